@@ -1,0 +1,113 @@
+"""The error a user sees: a status, a machine-readable name, a precise message and its layout.
+
+Every layer raises `UserError` (or a subclass) for a caller's mistake; anything else that escapes is
+our fault and becomes a 500 whose body carries only an exception id. The layout of nested texts
+(``Prefix:`` and bullets) is shared by the API, the HTTP source and the start-up errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+__all__ = ["NestedError", "UserError", "camel_case", "format_nested", "sentence"]
+
+_ONE_LINE_LIMIT = 60
+_ENDS_LIKE_A_WORD = re.compile(r"[a-zA-Z0-9'\"]$")
+_WORD_BREAK = re.compile(r"[_\s-]+(\w)")
+
+
+class UserError(Exception):
+    """A caller's mistake.
+
+    :param message: what is wrong, without capital letter and final dot (`sentence` adds them).
+    :param status: the HTTP status that answers it.
+    :param name: machine-readable, lowerCamelCase, without the listener's prefix; a name with a dot
+        comes from another API and is passed through unchanged.
+    :param exception_id: the id under which another API logged the failure, if it told one.
+    """
+
+    status = 400
+    name = "badRequest"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        name: str | None = None,
+        exception_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        if status is not None:
+            self.status = status
+        if name is not None:
+            self.name = name
+        self.exception_id = exception_id
+
+
+class NestedError(UserError):
+    """Several problems, or one problem with a context, printed with `format_nested`."""
+
+    def __init__(
+        self,
+        prefix: str,
+        children: Sequence[Exception | str],
+        *,
+        status: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            format_nested(prefix, [str(child) for child in children]), status=status, name=name
+        )
+        self.prefix = prefix
+        self.children = tuple(children)
+
+    def sentences(self) -> str:
+        """The same layout with every message in sentence form (only the prefix lacks the dot)."""
+        return format_nested(
+            sentence(self.prefix),
+            [
+                child.sentences() if isinstance(child, NestedError) else sentence(str(child))
+                for child in self.children
+            ],
+        )
+
+
+def sentence(text: str) -> str:
+    """*text* with a capital first letter and, if it ends like a word, a final dot."""
+    text = text.rstrip(" ")
+    if text:
+        text = text[0].upper() + text[1:]
+    return text + "." if _ENDS_LIKE_A_WORD.search(text) else text
+
+
+def format_nested(prefix: str, children: Sequence[str]) -> str:
+    """*prefix* and its causes: on one line if there is one short cause, else a bullet for each.
+
+    An empty *prefix* with one child is that child; with several, the bare bullets.
+    """
+    if not prefix:
+        return (
+            children[0] if len(children) == 1 else "\n".join(_bullet(child) for child in children)
+        )
+    if not children:
+        return prefix
+    head = prefix.rstrip(".,:") + ":"
+    if (
+        len(children) == 1
+        and "\n" not in children[0]
+        and len(prefix) + len(children[0]) + 2 <= _ONE_LINE_LIMIT
+    ):
+        return f"{head} {children[0]}"
+    return "\n".join([head, *(_bullet(child) for child in children)])
+
+
+def _bullet(text: str) -> str:
+    return "- " + text.replace("\n", "\n  ")
+
+
+def camel_case(name: str) -> str:
+    """``missing_field`` as ``missingField``, ``deleted source not found`` likewise."""
+    return _WORD_BREAK.sub(lambda match: match[1].upper(), name)
