@@ -31,6 +31,7 @@ def field(
     name: str | None = None,
     omit_empty: bool = False,
     keep_none: bool = False,
+    empty_text: bool = False,
     flatten: bool = False,
     **attributes: Any,
 ) -> Any:
@@ -39,6 +40,7 @@ def field(
     :param name: the member's name, if it isn't the attribute's name in lowerCamelCase.
     :param omit_empty: leave the member out when its value is false, zero or empty.
     :param keep_none: write ``None`` as ``null`` (by default the member is left out).
+    :param empty_text: write ``None`` as ``""`` (the zero time).
     :param flatten: put the members of this value (an attrs class) into the parent's object.
     :param attributes: passed on to `attrs.field`.
     """
@@ -47,6 +49,7 @@ def field(
         "name": name,
         "omit_empty": omit_empty,
         "keep_none": keep_none,
+        "empty_text": empty_text,
         "flatten": flatten,
     }
     return attrs.field(metadata=metadata, **attributes)
@@ -60,6 +63,7 @@ class _Member:
     required: bool
     omit_empty: bool
     keep_none: bool
+    empty_text: bool
     flatten: bool
 
 
@@ -86,6 +90,7 @@ def _members(cls: type) -> tuple[_Member, ...]:
                 required=attribute.default is attrs.NOTHING,
                 omit_empty=options.get("omit_empty", False),
                 keep_none=options.get("keep_none", False),
+                empty_text=options.get("empty_text", False),
                 flatten=options.get("flatten", False),
             )
         )
@@ -107,6 +112,9 @@ def _unstructure_attrs(value: Any) -> dict[str, Any]:
         if member.flatten:
             if item is not None:
                 plain.update(_unstructure_attrs(item))
+            continue
+        if item is None and member.empty_text:
+            plain[member.name] = ""
             continue
         if item is None and not member.keep_none:
             continue

@@ -1,0 +1,58 @@
+"""One change of definitions, and what else has to happen in the same transaction.
+
+A *change* is made inside the body of an atomic operation. The repository of definitions tells its
+`SinkHooks` what happens to sinks; the storage model implements them, so that opening, closing and
+rotating files is part of the very transaction that changes the definition.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+import attrs
+
+from stream.definition.entity import By, Sink, Source
+from stream.etcd import AtomicTxn
+
+__all__ = ["Change", "NoHooks", "SinkHooks"]
+
+
+@attrs.frozen
+class Change:
+    """:ivar txn: the running attempt of the atomic operation.
+    :ivar now: one time for everything that the change writes.
+    :ivar by: who makes it.
+    """
+
+    txn: AtomicTxn
+    now: datetime
+    by: By
+
+
+class SinkHooks(Protocol):
+    """Called by the repository before the new definition is written, in the same transaction."""
+
+    async def sink_activated(self, change: Change, source: Source, sink: Sink) -> None:
+        """The sink was created, undeleted or enabled: it needs an open file."""
+
+    async def sink_deactivated(self, change: Change, sink: Sink) -> None:
+        """The sink was deleted or disabled: its open file is closed."""
+
+    async def sink_modified(self, change: Change, source: Source, sink: Sink) -> None:
+        """An enabled sink has another content: its file is rotated."""
+
+    async def sink_deleted(self, change: Change, sink: Sink) -> None:
+        """The sink was deleted (after `sink_deactivated`, if it was enabled)."""
+
+
+class NoHooks:
+    """For tests of definitions alone."""
+
+    async def sink_activated(self, change: Change, source: Source, sink: Sink) -> None: ...
+
+    async def sink_deactivated(self, change: Change, sink: Sink) -> None: ...
+
+    async def sink_modified(self, change: Change, source: Source, sink: Sink) -> None: ...
+
+    async def sink_deleted(self, change: Change, sink: Sink) -> None: ...

@@ -1,0 +1,203 @@
+"""Branch, source and sink as they are stored, and the parts they share.
+
+The order of attributes is the order of members in the stored JSON. The changes that a definition
+can go through are in `stream.definition.lifecycle`; nothing here decides or writes anything.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+import attrs
+
+from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.mapping.columns import Mapping
+from stream.values.codec import field
+
+__all__ = [
+    "SYSTEM",
+    "Branch",
+    "By",
+    "Created",
+    "Deleted",
+    "Disabled",
+    "Enabled",
+    "HttpSource",
+    "KeboolaTable",
+    "OtlpSource",
+    "SettingOverride",
+    "Sink",
+    "Source",
+    "TableSink",
+    "Undeleted",
+    "Version",
+]
+
+
+@attrs.frozen
+class By:
+    """Who made a change."""
+
+    type: str
+    token_id: str = field(default="", omit_empty=True)
+    token_desc: str = field(default="", omit_empty=True)
+    user_id: str = field(default="", omit_empty=True)
+    user_name: str = field(default="", omit_empty=True)
+
+
+SYSTEM = By("system")
+
+
+@attrs.frozen
+class Created:
+    at: datetime
+    by: By
+
+
+@attrs.frozen
+class Version:
+    """One version of a source or a sink; numbers start at 1 and have no gaps."""
+
+    number: int
+    hash: str
+    description: str
+    at: datetime
+    by: By
+
+
+@attrs.frozen
+class Disabled:
+    """:ivar directly: false if it came from the parent; only such children are enabled with it."""
+
+    directly: bool
+    at: datetime
+    reason: str
+    by: By
+
+
+@attrs.frozen
+class Enabled:
+    at: datetime
+    by: By
+
+
+@attrs.frozen
+class Deleted:
+    """:ivar directly: false if it came from the parent; only such are undeleted with it."""
+
+    directly: bool
+    at: datetime
+    by: By
+
+
+@attrs.frozen
+class Undeleted:
+    at: datetime
+    by: By
+
+
+@attrs.frozen
+class SettingOverride:
+    """A setting that differs from the service's configuration for one source or sink.
+
+    :ivar key: full path, e.g. ``storage.level.staging.upload.trigger.count``.
+    :ivar value: as the user sent it.
+    """
+
+    key: str
+    value: Any
+
+
+@attrs.frozen(kw_only=True)
+class Branch:
+    key: BranchKey = field(flatten=True)
+    created: Created
+    disabled: Disabled | None = None
+    enabled: Enabled | None = None
+    deleted: Deleted | None = None
+    undeleted: Undeleted | None = None
+    is_default: bool
+
+
+@attrs.frozen
+class HttpSource:
+    secret: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class OtlpSource:
+    secret: str = attrs.field(repr=False)
+
+
+SourceType = Literal["http", "otlp"]
+
+
+@attrs.frozen(kw_only=True)
+class Source:
+    """Where records come in. Exactly the part named by `type` is present."""
+
+    key: SourceKey = field(flatten=True)
+    created: Created
+    version: Version
+    disabled: Disabled | None = None
+    enabled: Enabled | None = None
+    deleted: Deleted | None = None
+    undeleted: Undeleted | None = None
+    type: SourceType
+    name: str
+    description: str = field(default="", omit_empty=True)
+    config: tuple[SettingOverride, ...] = field(default=(), omit_empty=True)
+    http: HttpSource | None = None
+    otlp: OtlpSource | None = None
+
+    @property
+    def secret(self) -> str:
+        """The secret of the part in use."""
+        part = self.http if self.type == "http" else self.otlp
+        if part is None:
+            raise ValueError(f'source "{self.key}" of type "{self.type}" has no secret')
+        return part.secret
+
+    @property
+    def is_enabled(self) -> bool:
+        return self.disabled is None
+
+
+@attrs.frozen
+class KeboolaTable:
+    table_id: str
+
+
+@attrs.frozen
+class TableSink:
+    type: Literal["keboola"]
+    keboola: KeboolaTable
+    mapping: Mapping
+
+
+@attrs.frozen(kw_only=True)
+class Sink:
+    """Where the records of a source go: the rows of a table."""
+
+    key: SinkKey = field(flatten=True)
+    created: Created
+    version: Version
+    disabled: Disabled | None = None
+    enabled: Enabled | None = None
+    deleted: Deleted | None = None
+    undeleted: Undeleted | None = None
+    type: Literal["table"]
+    name: str
+    description: str = field(default="", omit_empty=True)
+    config: tuple[SettingOverride, ...] = field(default=(), omit_empty=True)
+    allowed_signals: tuple[str, ...] = field(default=(), omit_empty=True)
+    table: TableSink
+
+    @property
+    def is_enabled(self) -> bool:
+        return self.disabled is None
+
+    def accepts(self, signal: str) -> bool:
+        """Whether records of this OTLP *signal* (empty for HTTP records) go to this sink."""
+        return not signal or not self.allowed_signals or signal in self.allowed_signals

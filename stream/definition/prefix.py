@@ -1,0 +1,49 @@
+"""Where definitions live in etcd. Every prefix ends with a slash."""
+
+from __future__ import annotations
+
+from stream.definition.key import BranchKey, SinkKey, SourceKey
+
+__all__ = [
+    "BRANCH_ACTIVE",
+    "BRANCH_DELETED",
+    "SINK_ACTIVE",
+    "SINK_DELETED",
+    "SINK_VERSION",
+    "SOURCE_ACTIVE",
+    "SOURCE_DELETED",
+    "SOURCE_VERSION",
+    "children",
+    "sink_version",
+    "source_version",
+    "version_text",
+]
+
+BRANCH_ACTIVE = "definition/branch/active/"
+BRANCH_DELETED = "definition/branch/deleted/"
+SOURCE_ACTIVE = "definition/source/active/"
+SOURCE_DELETED = "definition/source/deleted/"
+SOURCE_VERSION = "definition/source/version/"
+SINK_ACTIVE = "definition/sink/active/"
+SINK_DELETED = "definition/sink/deleted/"
+SINK_VERSION = "definition/sink/version/"
+
+_DIGITS = 10
+
+
+def version_text(number: int) -> str:
+    """A version number as in keys: ten digits with leading zeros."""
+    return f"{number:0{_DIGITS}d}"
+
+
+def source_version(key: SourceKey, number: int) -> str:
+    return f"{SOURCE_VERSION}{key}/{version_text(number)}"
+
+
+def sink_version(key: SinkKey, number: int) -> str:
+    return f"{SINK_VERSION}{key}/{version_text(number)}"
+
+
+def children(prefix: str, key: BranchKey | SourceKey | SinkKey) -> str:
+    """The prefix of everything directly or indirectly below *key*."""
+    return f"{prefix}{key}/"

@@ -1,0 +1,62 @@
+"""When a failed operation on a file or a slice is tried again."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime, timedelta
+from typing import Self
+
+import attrs
+
+from stream.values.codec import field
+from stream.values.utctime import to_nanoseconds
+
+__all__ = ["NO_RETRY", "Retry", "backoff"]
+
+_FIRST = timedelta(minutes=2)
+_FACTOR = 4
+_MAXIMUM = timedelta(hours=3)
+_JITTER = 0.1
+
+
+def backoff(attempt: int, failed_at: datetime, *, jitter: float = _JITTER) -> timedelta:
+    """The delay after the *attempt*-th failure: 2 min × 4 each time, at most 3 h, ± *jitter*.
+
+    The jitter follows from the time of the failure, so equal input gives an equal delay.
+    """
+    delay = min(_FIRST * _FACTOR ** min(attempt - 1, 10), _MAXIMUM)
+    factor = random.Random(to_nanoseconds(failed_at)).uniform(1 - jitter, 1 + jitter)
+    return delay * factor if jitter else delay
+
+
+@attrs.frozen
+class Retry:
+    """Failed attempts since the last change of state; all fields are empty when there were none."""
+
+    retry_attempt: int = field(default=0, omit_empty=True)
+    retry_reason: str = field(default="", omit_empty=True)
+    first_failed_at: datetime | None = None
+    last_failed_at: datetime | None = None
+    retry_after: datetime | None = None
+
+    def failed(self, now: datetime, reason: str, *, delay: timedelta | None = None) -> Self:
+        """One more failure.
+
+        :param delay: a fixed delay for errors that a soon retry can't mend; else `backoff`.
+        """
+        attempt = self.retry_attempt + 1
+        return attrs.evolve(
+            self,
+            retry_attempt=attempt,
+            retry_reason=reason,
+            first_failed_at=self.first_failed_at or now,
+            last_failed_at=now,
+            retry_after=now + (backoff(attempt, now) if delay is None else delay),
+        )
+
+    def allows(self, now: datetime) -> bool:
+        """Whether the operation may be tried."""
+        return self.retry_attempt == 0 or (self.retry_after is not None and self.retry_after < now)
+
+
+NO_RETRY = Retry()

@@ -1,0 +1,145 @@
+"""The states of files and slices, the levels they lie at, and which combinations may exist.
+
+```
+file    writing → closing → importing → imported
+slice   writing → closing → uploading → uploaded → imported
+```
+"""
+
+from __future__ import annotations
+
+import enum
+
+from stream.errors import UserError
+
+__all__ = [
+    "FILE_LEVEL",
+    "SLICE_LEVEL",
+    "FileState",
+    "InvalidFileState",
+    "InvalidSliceState",
+    "Level",
+    "SliceState",
+    "check_combination",
+    "check_file_transition",
+    "check_slice_transition",
+]
+
+
+class FileState(enum.Enum):
+    WRITING = "writing"
+    CLOSING = "closing"
+    IMPORTING = "importing"
+    IMPORTED = "imported"
+
+
+class SliceState(enum.Enum):
+    WRITING = "writing"
+    CLOSING = "closing"
+    UPLOADING = "uploading"
+    UPLOADED = "uploaded"
+    IMPORTED = "imported"
+
+
+class Level(enum.Enum):
+    """Where the data lie: on a volume, in staging storage, in the target table."""
+
+    LOCAL = "local"
+    STAGING = "staging"
+    TARGET = "target"
+
+
+FILE_LEVEL = {
+    FileState.WRITING: Level.LOCAL,
+    FileState.CLOSING: Level.LOCAL,
+    FileState.IMPORTING: Level.STAGING,
+    FileState.IMPORTED: Level.TARGET,
+}
+
+SLICE_LEVEL = {
+    SliceState.WRITING: Level.LOCAL,
+    SliceState.CLOSING: Level.LOCAL,
+    SliceState.UPLOADING: Level.LOCAL,
+    SliceState.UPLOADED: Level.STAGING,
+    SliceState.IMPORTED: Level.TARGET,
+}
+
+_FILE_NEXT = {
+    FileState.WRITING: FileState.CLOSING,
+    FileState.CLOSING: FileState.IMPORTING,
+    FileState.IMPORTING: FileState.IMPORTED,
+}
+
+_SLICE_NEXT = {
+    SliceState.WRITING: SliceState.CLOSING,
+    SliceState.CLOSING: SliceState.UPLOADING,
+    SliceState.UPLOADING: SliceState.UPLOADED,
+    SliceState.UPLOADED: SliceState.IMPORTED,
+}
+
+_ALLOWED = {
+    FileState.WRITING: {
+        SliceState.WRITING,
+        SliceState.CLOSING,
+        SliceState.UPLOADING,
+        SliceState.UPLOADED,
+    },
+    FileState.CLOSING: {SliceState.CLOSING, SliceState.UPLOADING, SliceState.UPLOADED},
+    FileState.IMPORTING: {SliceState.UPLOADED},
+    FileState.IMPORTED: {SliceState.IMPORTED},
+}
+
+
+class InvalidFileState(UserError):
+    """The file is not in the state that the operation starts from: somebody else was faster."""
+
+    name = "invalidFileState"
+
+
+class InvalidSliceState(UserError):
+    """The slice is not in the state that the operation starts from: somebody else was faster."""
+
+    name = "invalidSliceState"
+
+
+def check_file_transition(
+    file: object, found: FileState, expected: FileState, to: FileState
+) -> None:
+    """Raise unless a file *found* in a state may go from *expected* *to* the next one.
+
+    :param file: the file's key, for the message.
+    """
+    if _FILE_NEXT.get(expected) is not to:
+        raise UserError(
+            f'unexpected file "{file}" state transition from "{expected.value}" to "{to.value}"'
+        )
+    if found is not expected:
+        raise InvalidFileState(
+            f'invalid file state transition: file "{file}" is in "{found.value}" state, '
+            f'expected "{expected.value}"'
+        )
+
+
+def check_slice_transition(
+    slice_: object, found: SliceState, expected: SliceState, to: SliceState
+) -> None:
+    """Raise unless a slice *found* in a state may go from *expected* *to* the next one.
+
+    :param slice_: the slice's key, for the message.
+    """
+    if _SLICE_NEXT.get(expected) is not to:
+        raise UserError(
+            f'unexpected slice "{slice_}" state transition from "{expected.value}" to "{to.value}"'
+        )
+    if found is not expected:
+        raise InvalidSliceState(
+            f'slice "{slice_}" is in "{found.value}" state, expected "{expected.value}"'
+        )
+
+
+def check_combination(file: FileState, slice_: SliceState) -> None:
+    """Raise unless a file in this state may hold a slice in that one."""
+    if slice_ not in _ALLOWED[file]:
+        raise UserError(
+            f'unexpected combination: file state "{file.value}" and slice state "{slice_.value}"'
+        )

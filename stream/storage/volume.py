@@ -1,0 +1,28 @@
+"""A registered volume: a local disk attached to a writer node."""
+
+from __future__ import annotations
+
+import attrs
+
+from stream.values.codec import field
+
+__all__ = ["Volume"]
+
+
+@attrs.frozen
+class Volume:
+    """What a writer node tells of a volume while it holds it, under a lease.
+
+    :ivar node_address: ``host:port`` of the writer's listener.
+    :ivar type: first level below the volumes path, lower-case; sinks prefer types.
+    :ivar label: second level below the volumes path.
+    :ivar drained: the volume takes no new slices; what it holds is uploaded as usual.
+    """
+
+    volume_id: str
+    node_id: str
+    node_address: str
+    path: str
+    type: str
+    label: str
+    drained: bool = field(default=False, omit_empty=True)
