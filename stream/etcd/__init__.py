@@ -1,0 +1,45 @@
+"""etcd as the service uses it: client, mirror, atomic operation, session, lock, distribution.
+
+Only this package talks to etcd, and only `request` knows how requests are spelled.
+"""
+
+from stream.etcd.atomic import AtomicConflict, AtomicTxn, LockLost, atomic
+from stream.etcd.client import EtcdClient, RangeResult
+from stream.etcd.distribution import Group, HashRing
+from stream.etcd.embedded import EmbeddedEtcd
+from stream.etcd.errors import (
+    Compacted,
+    EtcdError,
+    EtcdUnavailable,
+    LeaseNotFound,
+    TxnTooLarge,
+)
+from stream.etcd.lock import Lock, LockTimeout
+from stream.etcd.mirror import Batch, Change, Mirror
+from stream.etcd.request import KeyValue
+from stream.etcd.session import Registration, Session
+
+__all__ = [
+    "AtomicConflict",
+    "AtomicTxn",
+    "Batch",
+    "Change",
+    "Compacted",
+    "EmbeddedEtcd",
+    "EtcdClient",
+    "EtcdError",
+    "EtcdUnavailable",
+    "Group",
+    "HashRing",
+    "KeyValue",
+    "LeaseNotFound",
+    "Lock",
+    "LockLost",
+    "LockTimeout",
+    "Mirror",
+    "RangeResult",
+    "Registration",
+    "Session",
+    "TxnTooLarge",
+    "atomic",
+]

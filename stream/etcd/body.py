@@ -1,0 +1,64 @@
+"""Bodies of requests and answers as bytes."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IConsumer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.iweb import IBodyProducer, IResponse
+from zope.interface import implementer
+
+__all__ = ["BytesBody", "read_body"]
+
+
+@implementer(IBodyProducer)
+class BytesBody:
+    """Writes all its bytes at once."""
+
+    def __init__(self, data: bytes) -> None:
+        self.length = len(data)
+        self._data = data
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Everything is written already."""
+
+    def resumeProducing(self) -> None:
+        """Everything is written already."""
+
+    def stopProducing(self) -> None:
+        """Everything is written already."""
+
+
+def read_body(response: IResponse) -> Deferred[bytes]:
+    """The whole body; cancelling the Deferred closes the connection."""
+    collector = _Collector()
+    response.deliverBody(collector)
+    return collector.body
+
+
+class _Collector(Protocol):
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self.body: Deferred[bytes] = Deferred(self._cancelled)
+
+    def _cancelled(self, _: Deferred[bytes]) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.body.called:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.body.callback(b"".join(self._pieces))
+        else:
+            self.body.errback(reason)

@@ -1,0 +1,240 @@
+"""Keys and values below the service's namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from stream.etcd.errors import EtcdUnavailable
+from stream.etcd.request import (
+    KeyValue,
+    delete_operation,
+    encoded,
+    get_operation,
+    key_set,
+    key_value,
+    put_operation,
+    transaction,
+)
+from stream.etcd.transport import Transport
+from stream.etcd.watch import WatchStream
+
+__all__ = ["EtcdClient", "RangeResult", "TxnResult"]
+
+_log = Logger()
+
+PAGE_KEYS = 1000
+_CONNECT_RETRY_SECONDS = 0.25
+
+
+@attrs.frozen
+class RangeResult:
+    """:ivar revision: of the whole store when the range was read.
+    :ivar count: keys in the range, whatever the limit.
+    """
+
+    kvs: tuple[KeyValue, ...]
+    revision: int
+    count: int
+    more: bool
+
+
+@attrs.frozen
+class TxnResult:
+    """:ivar reads: results of the get operations of the branch that was taken, in order."""
+
+    succeeded: bool
+    revision: int
+    reads: tuple[tuple[KeyValue, ...], ...]
+
+
+class EtcdClient(Service):
+    """:param endpoints: ``host:port`` or URLs.
+    :param namespace: put before every key; ends with a slash.
+    :param connect_timeout: seconds to wait for the cluster at the start.
+    :param request_timeout: seconds for one request.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoints: Sequence[str],
+        namespace: str,
+        *,
+        username: str = "",
+        password: str = "",
+        connect_timeout: float = 30.0,
+        request_timeout: float = 10.0,
+    ) -> None:
+        self.namespace = namespace.strip("/") + "/" if namespace.strip("/") else ""
+        self.reactor = reactor
+        self._endpoints = ", ".join(endpoints)
+        self._connect_timeout = connect_timeout
+        self._transport = Transport(reactor, endpoints, username, password, request_timeout)
+
+    async def startService(self) -> None:
+        """Fires when the cluster has answered; fails with `EtcdUnavailable` after the timeout."""
+        super().startService()
+        deadline = self.reactor.seconds() + self._connect_timeout
+        while True:
+            try:
+                await self.call("kv/range", key_set(f"{self.namespace}connect")._marshal())
+            except EtcdUnavailable as error:
+                if self.reactor.seconds() >= deadline:
+                    raise EtcdUnavailable(
+                        f'cannot connect to etcd "{self._endpoints}": {error}'
+                    ) from None
+                await deferLater(self.reactor, _CONNECT_RETRY_SECONDS)
+            else:
+                _log.info("connected to etcd cluster {endpoints}", endpoints=self._endpoints)
+                return
+
+    async def stopService(self) -> None:
+        super().stopService()
+        await self._transport.close()
+
+    async def call(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Any other method of the gateway, e.g. ``lease/grant``; keys in it are absolute."""
+        return await self._transport.call(method, body)
+
+    async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
+        found = await self.read(key, revision=revision)
+        return found.kvs[0] if found.kvs else None
+
+    async def read(self, key: str, *, revision: int = 0, **options: Any) -> RangeResult:
+        """One request: a key, or all keys below a prefix that ends with a slash."""
+        body = {**key_set(self.namespace + key)._marshal(), **options}
+        if revision:
+            body["revision"] = revision
+        return self._range_result(await self.call("kv/range", body))
+
+    async def range(
+        self,
+        prefix: str,
+        *,
+        limit: int = 0,
+        revision: int = 0,
+        start_after: str = "",
+        end: str | None = None,
+        descending: bool = False,
+        keys_only: bool = False,
+    ) -> RangeResult:
+        """All keys below *prefix*, in pages but at one revision.
+
+        :param prefix: ends with a slash.
+        :param limit: the most keys to return; 0 for all.
+        :param start_after: only keys behind this one; relative to *prefix*.
+        :param end: only keys before this one; relative to *prefix*.
+        """
+        wanted = self._bounds(prefix, start_after, end)
+        options: dict[str, Any] = {"keys_only": True} if keys_only else {}
+        if descending:
+            options |= {"sort_order": "DESCEND", "sort_target": "KEY"}
+            page = limit
+        else:
+            page = min(limit, PAGE_KEYS) if limit else PAGE_KEYS
+        kvs: list[KeyValue] = []
+        count = 0
+        while True:
+            body = {**wanted, **options}
+            if page:
+                body["limit"] = page
+            if revision:
+                body["revision"] = revision
+            result = self._range_result(await self.call("kv/range", body))
+            revision = revision or result.revision
+            count = count or result.count
+            kvs += result.kvs
+            if not result.more or not result.kvs or (limit and len(kvs) >= limit):
+                return RangeResult(tuple(kvs), revision, count, result.more)
+            wanted["key"] = encoded(f"{self.namespace}{kvs[-1].key}\0")
+            if limit:
+                page = min(limit - len(kvs), PAGE_KEYS)
+
+    def _bounds(self, prefix: str, start_after: str, end: str | None) -> dict[str, Any]:
+        wanted: dict[str, Any] = key_set(self.namespace + prefix)._marshal()
+        if start_after:
+            wanted["key"] = encoded(f"{self.namespace}{prefix}{start_after}\0")
+        if end is not None:
+            wanted["range_end"] = encoded(f"{self.namespace}{prefix}{end}")
+        return wanted
+
+    def _range_result(self, answer: dict[str, Any]) -> RangeResult:
+        return RangeResult(
+            kvs=tuple(key_value(kv, self.namespace) for kv in answer.get("kvs", ())),
+            revision=int(answer["header"]["revision"]),
+            count=int(answer.get("count", 0)),
+            more=bool(answer.get("more", False)),
+        )
+
+    async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
+        """Returns the revision of the put."""
+        body = put_operation(self.namespace + key, value, lease)._marshal()["request_put"]
+        answer = await self.call("kv/put", body)
+        return int(answer["header"]["revision"])
+
+    async def delete(self, key: str) -> bool:
+        """Whether the key existed."""
+        return await self._delete(key) > 0
+
+    async def delete_prefix(self, prefix: str) -> int:
+        """How many keys below *prefix* (it ends with a slash) were deleted."""
+        return await self._delete(prefix)
+
+    async def _delete(self, key: str) -> int:
+        body = delete_operation(self.namespace + key)._marshal()["request_delete_range"]
+        answer = await self.call("kv/deleterange", body)
+        return int(answer.get("deleted", 0))
+
+    async def commit(
+        self, compare: list[Any], success: list[Any], failure: list[Any] | None = None
+    ) -> TxnResult:
+        """A transaction; its comparisons and operations name absolute keys."""
+        answer = await self.call("kv/txn", transaction(compare, success, failure))
+        reads = tuple(
+            tuple(key_value(kv, self.namespace) for kv in item["response_range"].get("kvs", ()))
+            for item in answer.get("responses", ())
+            if "response_range" in item
+        )
+        return TxnResult(
+            bool(answer.get("succeeded", False)), int(answer["header"]["revision"]), reads
+        )
+
+    async def get_many(
+        self, keys: Sequence[str], *, revision: int = 0
+    ) -> tuple[dict[str, KeyValue | None], int]:
+        """Several keys in one request, at one revision; and that revision."""
+        operations = [get_operation(self.namespace + key) for key in keys]
+        body = transaction([], operations)
+        if revision:
+            for operation in body["success"]:
+                operation["request_range"]["revision"] = revision
+        answer = await self.call("kv/txn", body)
+        found: dict[str, KeyValue | None] = {}
+        for key, item in zip(keys, answer.get("responses", ()), strict=True):
+            kvs = item["response_range"].get("kvs", ())
+            found[key] = key_value(kvs[0], self.namespace) if kvs else None
+        return found, int(answer["header"]["revision"])
+
+    async def watch(self, key: str, start_revision: int) -> WatchStream:
+        """Changes of a key, or of all keys below a prefix, from *start_revision* on.
+
+        Fires when etcd has accepted the watch; raises `EtcdError`s.
+        """
+        request = {
+            "create_request": {
+                **key_set(self.namespace + key)._marshal(),
+                "start_revision": start_revision,
+                "progress_notify": True,
+            }
+        }
+        response = await self._transport.stream("watch", request)
+        stream = WatchStream(self.namespace)
+        response.deliverBody(stream)
+        await stream.created
+        return stream

@@ -1,0 +1,130 @@
+"""Spreading work over the nodes of a group: who owns a key is computed alike on every node."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import xxhash
+from twisted.application.service import Service
+from twisted.logger import Logger
+
+from stream.etcd.client import EtcdClient
+from stream.etcd.mirror import Batch, Mirror
+from stream.etcd.request import KeyValue
+from stream.etcd.session import Registration, Session
+
+__all__ = ["Group", "HashRing"]
+
+_log = Logger()
+
+POINTS_PER_NODE = 128
+
+
+class HashRing:
+    """A consistent hash ring: a node that comes or goes moves only about its own share of keys.
+
+    :param nodes: node ids, in any order.
+    """
+
+    def __init__(self, nodes: Iterable[str]) -> None:
+        points = sorted(
+            (_hash(f"{node}\0{i}"), node) for node in set(nodes) for i in range(POINTS_PER_NODE)
+        )
+        self._hashes = [point for point, _ in points]
+        self._nodes = [node for _, node in points]
+
+    def owner(self, key: str) -> str | None:
+        """The node that cares for *key*; ``None`` if there are no nodes."""
+        if not self._nodes:
+            return None
+        return self._nodes[bisect_right(self._hashes, _hash(key)) % len(self._nodes)]
+
+
+def _hash(text: str) -> int:
+    return xxhash.xxh64_intdigest(text.encode())
+
+
+class Group(Service):
+    """This node's membership in a group.
+
+    :param grouping_interval: seconds; changes that come close together are told once.
+    """
+
+    def __init__(
+        self,
+        client: EtcdClient,
+        session: Session,
+        name: str,
+        node_id: str,
+        *,
+        grouping_interval: float,
+        reactor: Any,
+    ) -> None:
+        self.name = name
+        self._session = session
+        self._node_id = node_id
+        self._interval = grouping_interval
+        self._reactor = reactor
+        self._prefix = f"runtime/distribution/group/{name}/nodes/"
+        self._registration: Registration | None = None
+        self._ring = HashRing(())
+        self._nodes: tuple[str, ...] = ()
+        self._listeners: list[Callable[[], None]] = []
+        self._telling: Any = None
+        self._mirror: Mirror[str] = Mirror(client, self._prefix, _node_id, on_change=self._changed)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Ids of all nodes of the group, sorted."""
+        return self._nodes
+
+    def is_owner(self, key: str) -> bool:
+        """Whether this node cares for *key*, as far as it knows the group."""
+        return self._ring.owner(key) == self._node_id
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call *listener* after nodes came or went."""
+        self._listeners.append(listener)
+
+    async def startService(self) -> None:
+        """Fires when the node is registered and sees itself."""
+        super().startService()
+        self._registration = await self._session.register(
+            f"{self._prefix}{self._node_id}", self._node_id.encode()
+        )
+        await self._mirror.startService()
+        if self._node_id not in self._nodes:
+            raise RuntimeError(
+                f'self-discovery failed: missing "{self._node_id}" in discovered nodes'
+            )
+
+    async def stopService(self) -> None:
+        """Leave the group."""
+        super().stopService()
+        if self._telling is not None and self._telling.active():
+            self._telling.cancel()
+        await self._mirror.stopService()
+        if self._registration is not None:
+            await self._registration.remove()
+
+    def _changed(self, batch: Batch[str]) -> None:
+        before = set(self._nodes)
+        self._nodes = tuple(sorted(self._mirror.items.values()))
+        self._ring = HashRing(self._nodes)
+        for node in sorted(set(self._nodes) - before):
+            _log.info('found a new node "{node}"', node=node, group=self.name)
+        for node in sorted(before - set(self._nodes)):
+            _log.info('the node "{node}" gone', node=node, group=self.name)
+        if before and before != set(self._nodes) and self._telling is None:
+            self._telling = self._reactor.callLater(self._interval, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        for listener in list(self._listeners):
+            listener()
+
+
+def _node_id(kv: KeyValue) -> str:
+    return kv.value.decode()

@@ -1,0 +1,133 @@
+"""How requests to etcd's JSON gateway are spelled; the only module that knows txaioetcd.
+
+Its types assemble keys, comparisons and operations. What they lack is added here by subclasses:
+comparisons of a range, leases given by number, sorting and limits come out as they should.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from txaioetcd import (
+    Comp,
+    CompCreated,
+    CompModified,
+    KeySet,
+    OpDel,
+    OpGet,
+    OpSet,
+    Transaction,
+)
+
+__all__ = [
+    "KeyValue",
+    "compare_created",
+    "compare_modified",
+    "delete_operation",
+    "encoded",
+    "get_operation",
+    "key_set",
+    "key_value",
+    "put_operation",
+    "transaction",
+]
+
+
+@attrs.frozen
+class KeyValue:
+    """:ivar key: without the namespace.
+    :ivar lease: id of the lease that the key lives under; 0 if none.
+    """
+
+    key: str
+    value: bytes = attrs.field(repr=False)
+    create_revision: int
+    mod_revision: int
+    version: int
+    lease: int
+
+
+def key_value(plain: Mapping[str, Any], namespace: str) -> KeyValue:
+    """Read a key-value pair of an answer; zero values are left out there."""
+    return KeyValue(
+        key=b64decode(plain["key"]).decode().removeprefix(namespace),
+        value=b64decode(plain.get("value", "")),
+        create_revision=int(plain.get("create_revision", 0)),
+        mod_revision=int(plain.get("mod_revision", 0)),
+        version=int(plain.get("version", 0)),
+        lease=int(plain.get("lease", 0)),
+    )
+
+
+def key_set(key: str) -> KeySet:
+    """One key, or, if *key* ends with a slash, everything below it."""
+    return KeySet(key.encode(), prefix=True if key.endswith("/") else None)
+
+
+class _RangeCompare(CompModified):  # type: ignore[misc]
+    """A comparison that must hold for every key of a range."""
+
+    def __init__(self, keys: KeySet, compare: str, mod_revision: int) -> None:
+        super().__init__(keys.key, compare, mod_revision)
+        self._keys = keys
+
+    def _marshal(self) -> dict[str, Any]:
+        return {**super()._marshal(), **self._keys._marshal()}
+
+
+class _LeasedSet(OpSet):  # type: ignore[misc]
+    """A put under a lease that is known by its number."""
+
+    def __init__(self, key: bytes, value: bytes, lease_id: int) -> None:
+        super().__init__(key, value)
+        self._lease_id = lease_id
+
+    def _marshal(self) -> dict[str, Any]:
+        marshalled: dict[str, Any] = super()._marshal()
+        if self._lease_id:
+            marshalled["request_put"]["lease"] = self._lease_id
+        return marshalled
+
+
+def compare_modified(key: str, operator: str, revision: int) -> Comp:
+    """The last modification of a key, or of all keys below a prefix, against *revision*.
+
+    :param operator: ``==``, ``<`` or ``>``. A key that doesn't exist has revision 0.
+    """
+    if key.endswith("/"):
+        return _RangeCompare(key_set(key), operator, revision)
+    return CompModified(key.encode(), operator, revision)
+
+
+def compare_created(key: str, operator: str, revision: int) -> Comp:
+    """The creation of a key against *revision*."""
+    return CompCreated(key.encode(), operator, revision)
+
+
+def put_operation(key: str, value: bytes, lease_id: int = 0) -> OpSet:
+    return _LeasedSet(key.encode(), value, lease_id)
+
+
+def get_operation(key: str) -> OpGet:
+    return OpGet(key_set(key))
+
+
+def delete_operation(key: str) -> OpDel:
+    """Delete one key, or, if *key* ends with a slash, everything below it."""
+    return OpDel(key_set(key))
+
+
+def transaction(
+    compare: list[Comp], success: list[Any], failure: list[Any] | None = None
+) -> dict[str, Any]:
+    """The request of a transaction."""
+    marshalled: dict[str, Any] = Transaction(compare, success, failure or [])._marshal()
+    return marshalled
+
+
+def encoded(text: str) -> str:
+    """A key in the form that the gateway expects."""
+    return b64encode(text.encode()).decode()

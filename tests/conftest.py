@@ -1,0 +1,78 @@
+"""What all tests share: a real etcd, and a client with a namespace of its own for each test."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from stream.etcd import EtcdClient
+from stream.etcd.embedded import etcd_binary
+
+_START_SECONDS = 30
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def etcd_url() -> Iterator[str]:
+    """The URL of an etcd that lives as long as the test run."""
+    url = f"http://127.0.0.1:{free_port()}"
+    with tempfile.TemporaryDirectory(prefix="stream-etcd-") as data:
+        process = subprocess.Popen(
+            [
+                etcd_binary(),
+                f"--data-dir={data}",
+                f"--listen-client-urls={url}",
+                f"--advertise-client-urls={url}",
+                f"--listen-peer-urls=http://127.0.0.1:{free_port()}",
+                "--max-txn-ops=1024",
+                "--unsafe-no-fsync",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _wait_healthy(url, process)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _wait_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"etcd ended with {process.returncode}")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=1) as answer:
+                if b'"true"' in answer.read():
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    raise RuntimeError("etcd did not start")
+
+
+@pytest_twisted.async_yield_fixture()
+async def etcd(etcd_url: str) -> AsyncIterator[EtcdClient]:
+    """A started client whose namespace no other test uses."""
+    client = EtcdClient(reactor, [etcd_url], f"test-{secrets.token_hex(8)}")
+    await client.startService()
+    yield client
+    await client.delete_prefix("")
+    await client.stopService()
