@@ -1,0 +1,30 @@
+"""Random ids by which a request or a failure is found in the log."""
+
+from __future__ import annotations
+
+import secrets
+import string
+
+__all__ = ["exception_id", "random_id", "request_id"]
+
+_ALPHABET = string.digits + string.ascii_letters
+_REQUEST_ID_LENGTH = 15
+
+
+def random_id(length: int) -> str:
+    """*length* random digits and letters, unpredictable."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+def request_id() -> str:
+    """A new id of one request."""
+    return random_id(_REQUEST_ID_LENGTH)
+
+
+def exception_id(service: str, request: str | None = None) -> str:
+    """The id under which a failure is logged and which its response tells.
+
+    :param service: what failed, e.g. ``keboola-stream-api``.
+    :param request: the id of the request that failed, a new one if there is none.
+    """
+    return f"{service}-{request or request_id()}"

@@ -1,0 +1,406 @@
+"""The metrics of the service, in a registry of their own without any of the process or runtime.
+
+`Metrics` has a family for each name that dashboards know, and methods that add what happened.
+A family that nothing was added to shows only its help. Durations are in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import attrs
+from prometheus_client import CollectorRegistry, Info
+from prometheus_client.exposition import generate_latest
+
+from stream.ops.families import DEFAULT_BUCKETS_MS, Counter, Family, Gauge, Histogram
+
+__all__ = [
+    "Call",
+    "Metrics",
+    "Operation",
+    "SinkLabels",
+    "SinkMeter",
+    "SourceLabels",
+    "SourceMeter",
+    "VolumeLabels",
+]
+
+C = TypeVar("C", Counter, Gauge, Histogram)
+Operation = Literal[
+    "filerotation", "slicerotation", "fileimport", "sliceupload", "filecleanup", "jobcleanup"
+]
+_OPERATIONS: tuple[Operation, ...] = (
+    "filerotation",
+    "slicerotation",
+    "fileimport",
+    "sliceupload",
+    "filecleanup",
+    "jobcleanup",
+)
+# A call of a client, with its repetitions; the decoding of its answer; one physical request.
+Call = Literal["client_request", "client_request_parse", "http_request"]
+_CALLS: tuple[Call, ...] = ("client_request", "client_request_parse", "http_request")
+_OPERATION_BUCKETS_MS = (
+    *(0, 10, 30, 100, 300, 1000, 3000, 10000),
+    *(30000, 100000, 300000, 1000000),
+)
+_LAG_BUCKETS_MS = (1, 5, 10, 25, 50, 100, 250, 500, 1000, 5000)
+_SOURCE = ("project_id", "branch_id", "source_id")
+_SINK = (*_SOURCE, "sink_id")
+_VOLUME = ("volume_id", "volume_type", "volume_label", "volume_path")
+_REQUEST = ("http_method", "http_url_host", "http_url_path", "http_status_code")
+_PREFIX = "keboola_go_"
+
+
+@attrs.frozen
+class SourceLabels:
+    project_id: str
+    branch_id: str
+    source_id: str
+
+    def as_labels(self) -> dict[str, str]:
+        return attrs.asdict(self)
+
+
+@attrs.frozen
+class SinkLabels(SourceLabels):
+    sink_id: str
+
+
+@attrs.frozen
+class VolumeLabels:
+    volume_id: str
+    volume_type: str
+    volume_label: str
+    volume_path: str
+
+    def as_labels(self) -> dict[str, str]:
+        return attrs.asdict(self)
+
+
+class SourceMeter:
+    """Counts the records of one source; kept by whoever handles them."""
+
+    def __init__(
+        self, durations: Family[Histogram], sizes: Family[Counter], labels: Mapping[str, str]
+    ) -> None:
+        self._families = durations, sizes
+        self._labels = dict(labels)
+        self._children: dict[bool, tuple[Histogram, Counter]] = {}
+
+    def record(self, milliseconds: float, size: int, *, failed: bool = False) -> None:
+        """A record of *size* bytes was answered after *milliseconds*."""
+        children = self._children.get(failed)
+        if children is None:
+            labels = {**self._labels, "has_error": "true" if failed else "false"}
+            durations, sizes = self._families
+            children = self._children[failed] = durations.labels(labels), sizes.labels(labels)
+        children[0].observe(milliseconds)
+        children[1].add(size)
+
+
+class SinkMeter:
+    """Counts the records of one sink; kept by its pipeline."""
+
+    def __init__(
+        self, durations: Family[Histogram], sizes: Family[Counter], labels: Mapping[str, str]
+    ) -> None:
+        self._families = durations, sizes
+        self._labels = dict(labels)
+        self._children: dict[str, tuple[Histogram, Counter]] = {}
+
+    def record(
+        self, milliseconds: float, encoded: int, *, error_type: str = "", records: int = 1
+    ) -> None:
+        """*records* records, *encoded* bytes in all, were written in *milliseconds* each."""
+        children = self._children.get(error_type)
+        if children is None:
+            labels = {**self._labels, "error_type": error_type}
+            durations, sizes = self._families
+            children = durations.labels(labels), sizes.labels(labels)
+            self._children[error_type] = children
+        children[0].observe(milliseconds, records)
+        children[1].add(encoded)
+
+
+class Metrics:
+    """All families. One object per process.
+
+    :ivar registry: the library's registry with everything in it.
+    """
+
+    def __init__(self, service_name: str = "stream") -> None:
+        self.registry = CollectorRegistry()
+        self._families: dict[str, Family[Any]] = {}
+        Info("target", "Target metadata.", registry=self.registry).info(
+            {"service_name": service_name}
+        )
+        self._define_records()
+        self._define_operations()
+        self._define_node()
+        self._define_requests()
+
+    def page(self) -> bytes:
+        """Everything in the Prometheus text format."""
+        return generate_latest(self.registry)
+
+    def counter(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Family[Counter]:
+        """The counter *name* (scraped with ``_total``), registered when it is asked for first."""
+        return self._registered(Family(name, help_text, labels, Counter))
+
+    def gauge(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Family[Gauge]:
+        """The gauge *name*, registered when it is asked for first."""
+        return self._registered(Family(name, help_text, labels, Gauge))
+
+    def histogram(
+        self,
+        name: str,
+        help_text: str,
+        labels: Sequence[str] = (),
+        buckets: Sequence[float] = DEFAULT_BUCKETS_MS,
+    ) -> Family[Histogram]:
+        """The histogram *name*, registered when it is asked for first."""
+        bounds = tuple(buckets)
+        return self._registered(Family(name, help_text, labels, lambda: Histogram(bounds)))
+
+    def source_meter(self, source: SourceLabels, source_type: str) -> SourceMeter:
+        """What counts the records of *source*."""
+        labels = {**source.as_labels(), "source_type": source_type}
+        return SourceMeter(self._source_duration, self._source_bytes, labels)
+
+    def sink_meter(self, sink: SinkLabels, sink_type: str) -> SinkMeter:
+        """What counts the records of *sink*."""
+        labels = {**sink.as_labels(), "sink_type": sink_type}
+        return SinkMeter(self._sink_duration, self._sink_bytes, labels)
+
+    def forget(self, labels: SourceLabels) -> None:
+        """Drop everything about a source (with its sinks) or a sink that was deleted.
+
+        Meters made for it before no longer show.
+        """
+        values = labels.as_labels()
+        for family in self._families.values():
+            family.forget(values)
+
+    def operation_finished(
+        self,
+        sink: SinkLabels,
+        operation: Operation,
+        milliseconds: float,
+        *,
+        condition: str = "",
+        error_type: str = "",
+        compressed: int = 0,
+        uncompressed: int = 0,
+    ) -> None:
+        """A rotation, upload, import or cleanup ended.
+
+        :param condition: what a rotation was triggered by.
+        :param error_type: empty after a success.
+        :param compressed: bytes that were worked on, counted after a success only.
+        :param uncompressed: the same before compression.
+        """
+        labels = {
+            **sink.as_labels(),
+            "operation": operation,
+            "condition": condition,
+            "error_type": error_type,
+        }
+        self._operation_duration.labels(labels).observe(milliseconds)
+        if not error_type and (compressed or uncompressed):
+            self._operation_compressed.labels(labels).add(compressed)
+            self._operation_uncompressed.labels(labels).add(uncompressed)
+
+    def operation_failed(self, sink: SinkLabels, operation: Operation, attempt: int = 1) -> None:
+        """An operation failed for the *attempt*-th time."""
+        labels = {**sink.as_labels(), "operation": operation}
+        self._operation_failures[operation].labels(labels).observe(attempt)
+
+    def volume_space(self, volume: VolumeLabels, used: float, total: float) -> None:
+        """The disk of *volume* has *total* bytes, of which *used* are taken."""
+        self._disk_used.labels(volume.as_labels()).set(used)
+        self._disk_total.labels(volume.as_labels()).set(total)
+
+    def file_descriptors(self, used: int, total: int) -> None:
+        """The process may open *total* files and has *used* of them open."""
+        self._descriptors_used.labels({}).set(used)
+        self._descriptors_total.labels({}).set(total)
+
+    def task_started(self, task_type: str) -> None:
+        self._tasks_running.labels({"task_type": task_type}).add(1)
+
+    def task_finished(
+        self,
+        task_type: str,
+        milliseconds: float,
+        *,
+        error_type: str = "",
+        application_error: bool = False,
+    ) -> None:
+        """A task that was started ended.
+
+        :param error_type: empty after a success.
+        :param application_error: the failure was ours, not the user's.
+        """
+        self._tasks_running.labels({"task_type": task_type}).add(-1)
+        labels = {"task_type": task_type, "is_success": "false" if error_type else "true"}
+        if error_type:
+            labels["is_application_error"] = "true" if application_error else "false"
+            labels["error_type"] = error_type
+        self._task_duration.labels(labels).observe(milliseconds)
+
+    def mirror_size(
+        self, kind: Literal["map", "tree"], prefix: str, keys: int, memory: int
+    ) -> None:
+        """The mirror of *prefix* holds *keys* keys, about *memory* bytes."""
+        self._mirror_keys[kind].labels({"prefix": prefix}).set(keys)
+        self._mirror_memory[kind].labels({"prefix": prefix}).set(memory)
+
+    def call_started(self, call: Call, method: str, host: str) -> None:
+        """A call of another service began."""
+        labels = {"http_method": method, "http_url_host": host}
+        self._calls_in_flight[call].labels(labels).add(1)
+
+    def call_finished(
+        self, call: Call, method: str, host: str, path: str, status: int, milliseconds: float
+    ) -> None:
+        """A call that was started ended.
+
+        :param path: with placeholders in place of ids, there must not be too many of them.
+        :param status: 0 if there was no answer.
+        """
+        in_flight = {"http_method": method, "http_url_host": host}
+        self._calls_in_flight[call].labels(in_flight).add(-1)
+        labels = {**in_flight, "http_url_path": path, "http_status_code": str(status)}
+        self._call_duration[call].labels(labels).observe(milliseconds)
+
+    def bytes_transferred(
+        self, method: str, host: str, path: str, status: int, sent: int, received: int
+    ) -> None:
+        """The bodies of one physical request and its response had these sizes."""
+        labels = {
+            "http_method": method,
+            "http_url_host": host,
+            "http_url_path": path,
+            "http_status_code": str(status),
+        }
+        self._request_bytes.labels(labels).add(sent)
+        self._response_bytes.labels(labels).add(received)
+
+    def reactor_lag(self, milliseconds: float) -> None:
+        """The reactor came to something *milliseconds* later than it should have."""
+        self._reactor_lag.labels({}).observe(milliseconds)
+
+    def _registered(self, family: Family[C]) -> Family[C]:
+        known: Family[C] | None = self._families.get(family.name)
+        if known is not None:
+            if known.label_names != family.label_names:
+                raise ValueError(f"{family.name} already has other labels")
+            return known
+        self._families[family.name] = family
+        self.registry.register(family)
+        return family
+
+    def _define_records(self) -> None:
+        source = (*_SOURCE, "has_error", "source_type")
+        self._source_duration = self.histogram(
+            f"{_PREFIX}stream_source_record_duration_milliseconds",
+            "Duration of one record in its source.",
+            source,
+        )
+        self._source_bytes = self.counter(
+            f"{_PREFIX}stream_source_in_bytes_B", "Bytes of the records of a source.", source
+        )
+        sink = (*_SINK, "error_type", "sink_type")
+        self._sink_duration = self.histogram(
+            f"{_PREFIX}stream_sink_record_duration_milliseconds",
+            "Duration of writing one record to a sink.",
+            sink,
+        )
+        self._sink_bytes = self.counter(
+            f"{_PREFIX}stream_sink_encoded_bytes_B", "Bytes of the rows of a sink.", sink
+        )
+
+    def _define_operations(self) -> None:
+        stream = f"{_PREFIX}stream_operation_"
+        labels = (*_SINK, "error_type", "operation", "condition")
+        self._operation_duration = self.histogram(
+            f"{stream}duration_milliseconds",
+            "Duration of rotations, uploads, imports and cleanups.",
+            labels,
+            _OPERATION_BUCKETS_MS,
+        )
+        self._operation_compressed = self.counter(
+            f"{stream}bytes_compressed_B", "Compressed bytes that were worked on.", labels
+        )
+        self._operation_uncompressed = self.counter(
+            f"{stream}bytes_uncompressed_B", "The same bytes before compression.", labels
+        )
+        self._operation_failures = {
+            operation: self.histogram(
+                f"{stream}{operation}_failed_count",
+                "Failures, by the number of the attempt.",
+                (*_SINK, "operation"),
+            )
+            for operation in _OPERATIONS
+        }
+
+    def _define_node(self) -> None:
+        writer = f"{_PREFIX}stream_writer_"
+        self._disk_used = self.gauge(f"{writer}disk_used_B", "Used bytes of a volume.", _VOLUME)
+        self._disk_total = self.gauge(f"{writer}disk_total_B", "All bytes of a volume.", _VOLUME)
+        self._descriptors_used = self.gauge(
+            f"{writer}file_descriptor_used_fd", "Open file descriptors."
+        )
+        self._descriptors_total = self.gauge(
+            f"{writer}file_descriptor_total_fd", "File descriptors that may be opened."
+        )
+        self._tasks_running = self.gauge(f"{_PREFIX}task_running", "Running tasks.", ["task_type"])
+        self._task_duration = self.histogram(
+            f"{_PREFIX}task_duration_milliseconds",
+            "Duration of tasks.",
+            ("task_type", "is_success", "is_application_error", "error_type"),
+        )
+        self._mirror_keys = {
+            kind: self.gauge(
+                f"{_PREFIX}mirror_{kind}_num_keys_count", "Keys in a mirror of etcd.", ["prefix"]
+            )
+            for kind in ("map", "tree")
+        }
+        self._mirror_memory = {
+            kind: self.gauge(
+                f"{_PREFIX}mirror_{kind}_memory_usage_bytes", "Bytes of a mirror.", ["prefix"]
+            )
+            for kind in ("map", "tree")
+        }
+        self._reactor_lag = self.histogram(
+            "stream_reactor_lag_milliseconds",
+            "How late the reactor comes to what is due.",
+            (),
+            _LAG_BUCKETS_MS,
+        )
+
+    def _define_requests(self) -> None:
+        self._calls_in_flight = {
+            call: self.gauge(
+                f"{_PREFIX}{call}_in_flight",
+                "Running calls of other services.",
+                ("http_method", "http_url_host"),
+            )
+            for call in _CALLS
+        }
+        self._call_duration = {
+            call: self.histogram(
+                f"{_PREFIX}{call}_duration_milliseconds",
+                "Duration of calls of other services.",
+                _REQUEST,
+            )
+            for call in _CALLS
+        }
+        self._request_bytes = self.counter(
+            f"{_PREFIX}http_request_content_length_bytes", "Bytes of request bodies.", _REQUEST
+        )
+        self._response_bytes = self.counter(
+            f"{_PREFIX}http_response_content_length_bytes", "Bytes of response bodies.", _REQUEST
+        )

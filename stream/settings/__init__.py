@@ -1,0 +1,137 @@
+"""The settings: one typed tree, read from files, environment and flags.
+
+`load` gives a checked `Settings`; `LEAVES` is the flat table of everything that can be set. The
+class of a section is named after it; what a source or sink may replace for itself is in
+`stream.settings.overrides`.
+"""
+
+from stream.settings.address import split_address
+from stream.settings.declare import Leaf
+from stream.settings.dump import dump, masked
+from stream.settings.errors import SettingsError
+from stream.settings.flags import SPECIAL_FLAGS, CommandLine, parse_argv
+from stream.settings.level import (
+    ImportSettings,
+    ImportTriggerSettings,
+    StagingLevelSettings,
+    StagingOperatorSettings,
+    StorageLevel,
+    TargetLevelSettings,
+    TargetOperatorSettings,
+    UploadSettings,
+    UploadTriggerSettings,
+)
+from stream.settings.loading import load
+from stream.settings.local import (
+    CompressionSettings,
+    EncoderSettings,
+    EncodingSettings,
+    GzipSettings,
+    LocalLevelSettings,
+    SyncSettings,
+    VolumeAssignmentSettings,
+    VolumeRegistrationSettings,
+    VolumeSettings,
+    WriterAllocationSettings,
+    WriterNetworkSettings,
+    WriterSettings,
+)
+from stream.settings.nearest import nearest
+from stream.settings.storage import (
+    DiskCleanupSettings,
+    JobCleanupSettings,
+    MetadataCleanupSettings,
+    StatisticsCacheL2Settings,
+    StatisticsCacheSettings,
+    StatisticsSettings,
+    StatisticsSyncSettings,
+    StorageSettings,
+)
+from stream.settings.tree import (
+    LEAVES,
+    AESEncryptionSettings,
+    APISettings,
+    AWSEncryptionSettings,
+    AzureEncryptionSettings,
+    DatadogProfilerSettings,
+    DatadogSettings,
+    DistributionSettings,
+    EncryptionSettings,
+    EtcdSettings,
+    GCPEncryptionSettings,
+    HTTPSourceSettings,
+    KeboolaTableSettings,
+    MetricsSettings,
+    PprofSettings,
+    SandboxSettings,
+    Settings,
+    SinkSettings,
+    SourceSettings,
+    TableSinkSettings,
+    TaskSettings,
+)
+from stream.settings.usage import help_text
+
+__all__ = [
+    "LEAVES",
+    "SPECIAL_FLAGS",
+    "AESEncryptionSettings",
+    "APISettings",
+    "AWSEncryptionSettings",
+    "AzureEncryptionSettings",
+    "CommandLine",
+    "CompressionSettings",
+    "DatadogProfilerSettings",
+    "DatadogSettings",
+    "DiskCleanupSettings",
+    "DistributionSettings",
+    "EncoderSettings",
+    "EncodingSettings",
+    "EncryptionSettings",
+    "EtcdSettings",
+    "GCPEncryptionSettings",
+    "GzipSettings",
+    "HTTPSourceSettings",
+    "ImportSettings",
+    "ImportTriggerSettings",
+    "JobCleanupSettings",
+    "KeboolaTableSettings",
+    "Leaf",
+    "LocalLevelSettings",
+    "MetadataCleanupSettings",
+    "MetricsSettings",
+    "PprofSettings",
+    "SandboxSettings",
+    "Settings",
+    "SettingsError",
+    "SinkSettings",
+    "SourceSettings",
+    "StagingLevelSettings",
+    "StagingOperatorSettings",
+    "StatisticsCacheL2Settings",
+    "StatisticsCacheSettings",
+    "StatisticsSettings",
+    "StatisticsSyncSettings",
+    "StorageLevel",
+    "StorageSettings",
+    "SyncSettings",
+    "TableSinkSettings",
+    "TargetLevelSettings",
+    "TargetOperatorSettings",
+    "TaskSettings",
+    "UploadSettings",
+    "UploadTriggerSettings",
+    "VolumeAssignmentSettings",
+    "VolumeRegistrationSettings",
+    "VolumeSettings",
+    "WriterAllocationSettings",
+    "WriterNetworkSettings",
+    "WriterSettings",
+    "dump",
+    "help_text",
+    "load",
+    "masked",
+    "nearest",
+    "parse_argv",
+    "split_address",
+]

@@ -1,0 +1,35 @@
+"""Addresses as settings write them: ``host:port``, ``[::1]:port``, ``:port``."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+__all__ = ["is_host", "split_address"]
+
+_LABEL = re.compile(r"(?!-)[a-zA-Z0-9_-]{1,63}(?<!-)")
+_MAX_HOST = 253
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """The host (without brackets, empty for every interface) and the port of *text*.
+
+    Raises ValueError.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError("the port is missing")
+    if not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError("the port is not a number from 0 to 65535")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        ipaddress.IPv6Address(host)
+    elif host and not is_host(host):
+        raise ValueError("the host is not valid")
+    return host, int(port)
+
+
+def is_host(text: str) -> bool:
+    """Whether *text* is a DNS name or an IPv4 address."""
+    name = text.removesuffix(".")
+    return 0 < len(name) <= _MAX_HOST and all(_LABEL.fullmatch(part) for part in name.split("."))

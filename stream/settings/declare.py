@@ -1,0 +1,211 @@
+"""How a setting is declared: one attrs field carries everything that is known about it.
+
+`setting` makes the field of a leaf, `group` that of a section. `leaves_of` walks a settings class
+and gives the flat table from which flags, environment variables, files, dumps, help and the
+settings of sources and sinks are made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar, cast, get_type_hints
+
+import attrs
+
+from stream.settings.rules import Rule
+from stream.values.bytesize import ByteSize
+from stream.values.duration import Duration
+
+__all__ = [
+    "Leaf",
+    "Override",
+    "flag_name",
+    "group",
+    "leaves_of",
+    "setting",
+    "size",
+    "span",
+    "with_values",
+]
+
+T = TypeVar("T")
+Override = Literal["user", "protected"]
+
+ENV_PREFIX = "STREAM_"
+_DECLARATION = "stream.setting"
+_SECTION = "stream.section"
+_CAPITALS = re.compile(r"[A-Z]+")
+_SEPARATORS = re.compile(r"[. -]+")
+
+span = Duration.parse
+size = ByteSize.parse
+
+
+@attrs.frozen
+class _Declaration:
+    usage: str
+    rule: str
+    key: str | None
+    secret: bool
+    override: Override | None
+    published_rule: str | None
+    unsigned: bool
+    shown_default: str | None
+
+
+@attrs.frozen
+class Leaf:
+    """One setting.
+
+    :ivar key: path in a configuration file, e.g. ``source.http.maxConnections``.
+    :ivar path: names of the attributes that lead to the value.
+    :ivar flag: name on the command line, without the dashes in front.
+    :ivar env: name of the environment variable.
+    :ivar type: ``str``, ``int``, ``bool``, ``bytes``, ``tuple``, `Duration` or `ByteSize`.
+    :ivar usage: a sentence for people.
+    :ivar rule: what the value must obey.
+    :ivar published_rule: the rule as the API tells it; differs where we allow more than clients of
+        the original were told.
+    :ivar secret: the value is never shown.
+    :ivar override: who may replace the value for one source or sink: ``user`` anybody who may
+        change the source, ``protected`` nobody through the API, ``None`` it isn't listed there.
+    :ivar unsigned: an integer that the API calls ``uint64``.
+    """
+
+    key: str
+    path: tuple[str, ...]
+    flag: str
+    env: str
+    type: type
+    default: Any = attrs.field(repr=False)
+    shown_default: str | None
+    usage: str
+    rule: Rule
+    published_rule: str
+    secret: bool
+    override: Override | None
+    unsigned: bool
+
+    @property
+    def is_bool(self) -> bool:
+        return self.type is bool
+
+    @property
+    def is_list(self) -> bool:
+        return self.type is tuple
+
+    def get(self, settings: object) -> Any:
+        """The value of this leaf in *settings*."""
+        value = settings
+        for name in self.path:
+            value = getattr(value, name)
+        return value
+
+
+def setting(
+    default: Any,
+    usage: str,
+    *,
+    rule: str = "",
+    key: str | None = None,
+    secret: bool = False,
+    override: Override | None = None,
+    published_rule: str | None = None,
+    unsigned: bool = False,
+    shown_default: str | None = None,
+) -> Any:
+    """The attrs field of one leaf.
+
+    :param default: the built-in value, of the type that the annotation names.
+    :param usage: a sentence for people.
+    :param rule: comma-separated conditions, see `stream.settings.rules`.
+    :param key: last segment of the path, if it isn't the attribute's name in lowerCamelCase.
+    :param shown_default: what help says instead of a default that depends on the machine.
+
+    The other parameters are those of `Leaf`.
+    """
+    declaration = _Declaration(
+        usage, rule, key, secret, override, published_rule, unsigned, shown_default
+    )
+    return attrs.field(default=default, repr=not secret, metadata={_DECLARATION: declaration})
+
+
+def group(cls: type[T], *, key: str | None = None) -> T:
+    """The attrs field of a section.
+
+    :param key: segment of the path, if it isn't the attribute's name in lowerCamelCase.
+    """
+    return attrs.field(factory=cls, metadata={_SECTION: key})
+
+
+def flag_name(key: str) -> str:
+    """``storage.statistics.cache.L2.enabled`` as ``storage-statistics-cache-l2-enabled``.
+
+    A run of capitals is one word: ``debugHTTPClient`` becomes ``debug-httpclient``.
+    """
+    return _SEPARATORS.sub("-", _CAPITALS.sub(r"-\g<0>", key)).strip("-").lower()
+
+
+def leaves_of(cls: type) -> tuple[Leaf, ...]:
+    """The settings below *cls* in the order of their declaration."""
+    return tuple(_walk(cls, "", ()))
+
+
+def _walk(cls: type, prefix: str, path: tuple[str, ...]) -> Iterator[Leaf]:
+    hints = get_type_hints(cls)
+    for attribute in attrs.fields(cast(Any, cls)):
+        here = (*path, attribute.name)
+        if _SECTION in attribute.metadata:
+            segment = attribute.metadata[_SECTION] or _camel(attribute.name)
+            yield from _walk(hints[attribute.name], f"{prefix}{segment}.", here)
+        else:
+            declaration: _Declaration = attribute.metadata[_DECLARATION]
+            yield _leaf(
+                declaration,
+                prefix + (declaration.key or _camel(attribute.name)),
+                here,
+                hints[attribute.name],
+                attribute.default,
+            )
+
+
+def _leaf(
+    declaration: _Declaration, key: str, path: tuple[str, ...], hint: Any, default: Any
+) -> Leaf:
+    flag = flag_name(key)
+    published = declaration.published_rule
+    return Leaf(
+        key=key,
+        path=path,
+        flag=flag,
+        env=ENV_PREFIX + flag.upper().replace("-", "_"),
+        type=getattr(hint, "__origin__", hint),
+        default=default,
+        shown_default=declaration.shown_default,
+        usage=declaration.usage,
+        rule=Rule.parse(declaration.rule),
+        published_rule=declaration.rule if published is None else published,
+        secret=declaration.secret,
+        override=declaration.override,
+        unsigned=declaration.unsigned,
+    )
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.strip("_").split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+def with_values(tree: T, values: Mapping[tuple[str, ...], Any]) -> T:
+    """A copy of *tree* (a settings class' instance) with the values at the given paths replaced."""
+    here: dict[str, Any] = {}
+    below: dict[str, dict[tuple[str, ...], Any]] = {}
+    for path, value in values.items():
+        if len(path) == 1:
+            here[path[0]] = value
+        else:
+            below.setdefault(path[0], {})[path[1:]] = value
+    for name, part in below.items():
+        here[name] = with_values(getattr(tree, name), part)
+    return attrs.evolve(cast(Any, tree), **here)  # type: ignore[no-any-return]

@@ -1,0 +1,95 @@
+"""The settings in force, printed: JSON for machines, commented YAML to start a file from.
+
+Secrets are masked, sections without a meaning are left out, the order is that of the declaration.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+from stream.settings.declare import Leaf
+from stream.settings.errors import SettingsError
+from stream.settings.sources import MASK
+from stream.settings.tree import LEAVES, Settings
+from stream.settings.validate import applies
+
+__all__ = ["dump", "masked"]
+
+_INDENT = "    "
+
+
+def masked(settings: Settings) -> dict[str, Any]:
+    """*settings* as nested dicts of plain values without secrets, for the log at the start."""
+    tree: dict[str, Any] = {}
+    for leaf in LEAVES:
+        if applies(leaf, settings):
+            *sections, name = leaf.key.split(".")
+            part = tree
+            for section in sections:
+                part = part.setdefault(section, {})
+            part[name] = _plain(leaf, settings)
+    return tree
+
+
+def dump(settings: Settings, form: str) -> str:
+    """*settings* as text, without a final newline.
+
+    :param form: ``json``, ``yaml`` or ``yml``; another one raises SettingsError.
+    """
+    if form == "json":
+        return json.dumps(masked(settings), indent=2, ensure_ascii=False)
+    if form in {"yaml", "yml"}:
+        return _yaml(settings)
+    raise SettingsError([f'Unexpected dump format "{form}": expected "json", "yml" or "yaml".'])
+
+
+def _plain(leaf: Leaf, settings: Settings) -> Any:
+    value = leaf.get(settings)
+    if leaf.secret:
+        return MASK
+    if leaf.is_list:
+        return list(value)
+    if value == "" and leaf.rule.argument("url") is not None:
+        return None
+    # ByteSize is an int, but people write sizes and durations as text.
+    return value if type(value) in {bool, int, str} else str(value)
+
+
+def _yaml(settings: Settings) -> str:
+    lines: list[str] = []
+    open_sections: list[str] = []
+    for leaf in LEAVES:
+        if not applies(leaf, settings):
+            continue
+        *sections, name = leaf.key.split(".")
+        same = 0
+        while open_sections[same : same + 1] == sections[same : same + 1] and same < len(sections):
+            same += 1
+        lines += [f"{_INDENT * depth}{sections[depth]}:" for depth in range(same, len(sections))]
+        open_sections = sections
+        indent = _INDENT * len(sections)
+        value = _plain(leaf, settings)
+        lines.append(f"{indent}# {_comment(leaf, value)}")
+        lines += _yaml_value(indent, name, value)
+    return "\n".join(lines)
+
+
+def _comment(leaf: Leaf, value: Any) -> str:
+    sentence = leaf.usage if leaf.usage.endswith(".") else f"{leaf.usage}."
+    if not leaf.rule.text or leaf.secret or value is None:
+        return sentence
+    return f"{sentence} Validation rules: {leaf.rule.text}"
+
+
+def _yaml_value(indent: str, name: str, value: Any) -> list[str]:
+    if isinstance(value, list) and value:
+        return [f"{indent}{name}:", *(f"{indent}{_INDENT}- {_scalar(item)}" for item in value)]
+    return [f"{indent}{name}: {'[]' if value == [] else _scalar(value)}"]
+
+
+def _scalar(value: Any) -> str:
+    text: str = yaml.safe_dump(value, allow_unicode=True, width=2**31)
+    return text.removesuffix("...\n").rstrip("\n")

@@ -1,0 +1,123 @@
+"""The command line, read the way its users know it.
+
+``--name value`` and ``--name=value``, a boolean without a value, flags and components mixed in any
+order, ``--`` ends the flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from stream.errors import sentence
+from stream.settings.errors import SettingsError
+from stream.settings.nearest import close
+from stream.settings.tree import LEAVES
+
+__all__ = ["SPECIAL_FLAGS", "CommandLine", "SpecialFlag", "parse_argv"]
+
+
+@attrs.frozen
+class SpecialFlag:
+    """A flag that isn't a setting.
+
+    :ivar kind: ``bool``, ``string`` or ``strings`` (may be repeated).
+    """
+
+    name: str
+    kind: str
+    usage: str
+
+
+SPECIAL_FLAGS: Mapping[str, SpecialFlag] = {
+    flag.name: flag
+    for flag in (
+        SpecialFlag("config-file", "strings", "Path to a configuration file, may be repeated."),
+        SpecialFlag(
+            "dump-config",
+            "string",
+            'Dump the effective configuration to STDOUT, "json" or "yaml".',
+        ),
+        SpecialFlag("help", "bool", "Print this text."),
+        SpecialFlag("version", "bool", "Print the version."),
+    )
+}
+_BOOLS = {leaf.flag for leaf in LEAVES if leaf.is_bool} | {
+    flag.name for flag in SPECIAL_FLAGS.values() if flag.kind == "bool"
+}
+_LISTS = {leaf.flag for leaf in LEAVES if leaf.is_list} | {
+    flag.name for flag in SPECIAL_FLAGS.values() if flag.kind == "strings"
+}
+_KNOWN = {leaf.flag for leaf in LEAVES} | set(SPECIAL_FLAGS)
+
+
+@attrs.frozen
+class CommandLine:
+    """What a command line says.
+
+    :ivar flags: settings by the name of their flag, for `stream.settings.load`.
+    :ivar special: the values of `SPECIAL_FLAGS` that were given; ``config-file`` is a list.
+    :ivar arguments: everything that is no flag: the components.
+    """
+
+    flags: dict[str, str | list[str]] = attrs.field(repr=False)
+    special: dict[str, str | list[str]]
+    arguments: tuple[str, ...]
+
+    @property
+    def config_files(self) -> tuple[str, ...]:
+        paths = self.special.get("config-file", [])
+        return tuple(path.strip() for text in paths for path in text.split(",") if path.strip())
+
+
+def parse_argv(argv: Sequence[str]) -> CommandLine:
+    """Take a command line (without the program's name) apart.
+
+    Raises SettingsError for an unknown flag and for a flag without its value.
+    """
+    flags: dict[str, str | list[str]] = {}
+    arguments: list[str] = []
+    rest = list(argv)
+    while rest:
+        item = rest.pop(0)
+        if item == "--":
+            arguments += rest
+            break
+        if item == "-h":
+            item = "--help"
+        if not item.startswith("-") or item == "-":
+            arguments.append(item)
+            continue
+        name, equals, value = item.removeprefix("--").partition("=")
+        if not item.startswith("--") or name not in _KNOWN:
+            raise unknown_flag(item.partition("=")[0])
+        if not equals:
+            value = _value_after(name, rest)
+        if name in _LISTS:
+            earlier = flags.setdefault(name, [])
+            assert isinstance(earlier, list)
+            earlier.append(value)
+        else:
+            flags[name] = value
+    special = {name: flags.pop(name) for name in SPECIAL_FLAGS if name in flags}
+    return CommandLine(flags, special, tuple(arguments))
+
+
+def unknown_flag(flag: str) -> SettingsError:
+    """The error for *flag*, written with its dashes."""
+    meant = close(flag) if flag.startswith("--") else None
+    hint = f", did you mean {meant}?" if meant else ""
+    return _unparsable(f"unknown flag: {flag}{hint}")
+
+
+def _unparsable(reason: str) -> SettingsError:
+    return SettingsError([sentence(f"cannot parse flags: {reason}")])
+
+
+def _value_after(name: str, rest: list[str]) -> str:
+    if name in _BOOLS:
+        return "true"
+    if not rest:
+        raise _unparsable(f"flag needs an argument: --{name}")
+    return rest.pop(0)

@@ -1,0 +1,252 @@
+"""Settings that a source or a sink may replace for itself: 27 leaves below ``storage.level``.
+
+An override is a pair of a key and the raw JSON value as its user sent it. A file is opened with the
+service's settings, over which its source's overrides are laid, and over those its sink's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from stream.errors import NestedError, UserError
+from stream.settings.declare import Leaf, with_values
+from stream.settings.level import StorageLevel
+from stream.settings.tree import LEAVES
+from stream.values.bytesize import ByteSize
+from stream.values.duration import Duration
+
+__all__ = [
+    "OVERRIDABLE",
+    "SettingItem",
+    "check_patch",
+    "describe",
+    "merge",
+    "patched",
+]
+
+Overrides = Sequence[tuple[str, object]]
+
+OVERRIDABLE: tuple[Leaf, ...] = tuple(leaf for leaf in LEAVES if leaf.override is not None)
+"""The leaves in the order of their declaration, which is that of error texts."""
+
+_BY_KEY = {leaf.key: leaf for leaf in OVERRIDABLE}
+_LEVEL_DEPTH = len(("storage", "level"))
+_MAX_SHOWN_VALUE = 20
+_MAX_SHOWN_KEYS = 50
+_TYPE_NAMES: dict[type, str] = {str: "string", int: "int", bool: "bool", tuple: "[]string"}
+# API clients know the types of values under the names that the original's language has for them.
+_EXPECTED = {**_TYPE_NAMES, ByteSize: "datasize.ByteSize", Duration: "duration.Duration"}
+_MAX_NANOSECONDS = 2**63 - 1
+_MAX_BYTES = 2**64 - 1
+
+
+@attrs.frozen
+class SettingItem:
+    """One row of the settings of a source or sink.
+
+    :ivar value: plain: text for sizes and durations.
+    :ivar default_value: what the service's settings say.
+    :ivar overwritten: there is an override, even if it equals the default.
+    """
+
+    key: str
+    type: str
+    description: str
+    value: Any
+    default_value: Any
+    overwritten: bool
+    protected: bool
+    validation: str | None = None
+
+
+class _Unset:
+    """An override that sets nothing: null, or empty text for a size or a duration."""
+
+
+_UNSET = _Unset()
+
+
+def describe(storage_level: StorageLevel, overrides: Overrides) -> list[SettingItem]:
+    """All overridable settings, sorted by key.
+
+    :param storage_level: of the service's settings.
+    :param overrides: of this source or sink alone.
+    """
+    given = dict(overrides)
+    effective = merge(storage_level, overrides)
+    return [
+        SettingItem(
+            key=leaf.key,
+            type=_TYPE_NAMES.get(leaf.type, "string"),
+            description=leaf.usage,
+            value=_plain(_get(leaf, effective)),
+            default_value=_plain(_get(leaf, storage_level)),
+            overwritten=leaf.key in given,
+            protected=leaf.override == "protected",
+            validation=leaf.published_rule or None,
+        )
+        for leaf in sorted(OVERRIDABLE, key=lambda leaf: leaf.key)
+    ]
+
+
+def merge(storage_level: StorageLevel, *override_lists: Overrides) -> StorageLevel:
+    """*storage_level* with the overrides of each list laid over it, later lists win.
+
+    Stored overrides were checked when they came. One that is no longer understood is left out, so
+    that it can't keep a file from being opened.
+    """
+    values: dict[tuple[str, ...], Any] = {}
+    for overrides in override_lists:
+        for key, raw in overrides:
+            leaf = _BY_KEY.get(key)
+            if leaf is None:
+                continue
+            try:
+                value = _read(leaf, raw)
+            except _Invalid:
+                continue
+            if value is not _UNSET:
+                values[leaf.path[_LEVEL_DEPTH:]] = value
+    return with_values(storage_level, values)
+
+
+def patched(stored: Overrides, patch: Overrides) -> list[tuple[str, object]]:
+    """The overrides to store, sorted by key; a null in *patch* removes the stored override."""
+    merged = {**dict(stored), **dict(patch)}
+    return [(key, merged[key]) for key in sorted(merged) if merged[key] is not None]
+
+
+def check_patch(items: Overrides) -> None:
+    """Refuse a patch that may not be stored.
+
+    Raises UserError 400 that lists everything that is wrong with keys and values, or 403 if the
+    only fault is that keys are protected.
+    """
+    counts = Counter(key for key, _ in items)
+    for key, count in counts.items():
+        if count > 1:
+            raise UserError(f'key "{key}" is defined multiple times')
+    given = dict(items)
+    problems: list[str] = []
+    protected: list[str] = []
+    for leaf in OVERRIDABLE:
+        if leaf.key not in given:
+            continue
+        try:
+            _check(leaf, given[leaf.key])
+        except _Invalid as error:
+            problems.append(str(error))
+        if leaf.override == "protected":
+            protected.append(leaf.key)
+    unknown = sorted(set(given) - set(_BY_KEY))
+    if unknown:
+        problems.append(f'key not found: "{_cut(_listed(unknown), _MAX_SHOWN_KEYS)}"')
+    if problems:
+        raise NestedError("", problems)
+    if protected:
+        raise UserError(
+            f'cannot modify protected keys: "{_listed(protected)}"', status=403, name="forbidden"
+        )
+
+
+class _Invalid(Exception):
+    """A value doesn't fit its setting; the text is for the user."""
+
+
+def _check(leaf: Leaf, raw: object) -> None:
+    value = _read(leaf, raw)
+    # Of a protected setting it matters more that it is protected than that it is out of range.
+    if value is _UNSET or leaf.override == "protected":
+        return
+    problem = leaf.rule.violation(value, zero_is_a_number=True)
+    if problem is not None:
+        shown = _cut(str(_plain(value)), _MAX_SHOWN_VALUE)
+        raise _Invalid(f'invalid "{leaf.key}" value "{shown}": {problem}')
+
+
+def _read(leaf: Leaf, raw: object) -> Any:
+    """The typed value of *raw*, or `_UNSET`. Raises _Invalid."""
+    if raw is None:
+        return _UNSET
+    if leaf.type in {Duration, ByteSize} and isinstance(raw, str):
+        return _read_text(leaf, raw) if raw else _UNSET
+    if leaf.type in {int, Duration, ByteSize} and _is_number(raw):
+        return _read_number(leaf, raw)
+    if leaf.type is tuple and isinstance(raw, list):
+        for index, item in enumerate(raw):
+            if not isinstance(item, str):
+                found = f'index {index}: found type "{_found(item)}", expected "string"'
+                raise _Invalid(f'invalid "{leaf.key}" value: {found}')
+        return tuple(raw)
+    if leaf.type in {bool, str} and isinstance(raw, leaf.type):
+        return raw
+    expected = "uint64" if leaf.unsigned else _EXPECTED[leaf.type]
+    raise _Invalid(f'invalid "{leaf.key}" value: found type "{_found(raw)}", expected "{expected}"')
+
+
+def _read_text(leaf: Leaf, raw: str) -> Duration | ByteSize:
+    if leaf.type is Duration:
+        try:
+            return Duration.parse(raw)
+        except ValueError as error:
+            raise _Invalid(f'invalid "{leaf.key}": {error}') from None
+    try:
+        return ByteSize.parse(raw)
+    except ValueError as error:
+        shown = _cut(raw, _MAX_SHOWN_VALUE)
+        raise _Invalid(f'invalid "{leaf.key}" value "{shown}": {error}') from None
+
+
+def _read_number(leaf: Leaf, raw: Any) -> int | Duration | ByteSize:
+    """A count, bytes or nanoseconds; the fraction is cut off."""
+    largest = _MAX_BYTES if leaf.type is ByteSize or leaf.unsigned else _MAX_NANOSECONDS
+    if not math.isfinite(raw) or not -largest <= raw <= largest:
+        shown = _cut(str(raw), _MAX_SHOWN_VALUE)
+        raise _Invalid(f'invalid "{leaf.key}" value "{shown}": value out of range')
+    number = int(raw)
+    if leaf.type is Duration:
+        return Duration(number)
+    return ByteSize(number) if leaf.type is ByteSize else number
+
+
+def _is_number(raw: object) -> bool:
+    return isinstance(raw, int | float) and not isinstance(raw, bool)
+
+
+def _found(raw: object) -> str:
+    if isinstance(raw, bool):
+        return "bool"
+    if isinstance(raw, int | float):
+        return "float64"
+    if isinstance(raw, str):
+        return "string"
+    if raw is None:
+        return "nil"
+    return "[]interface {}" if isinstance(raw, list | tuple) else "map[string]interface {}"
+
+
+def _get(leaf: Leaf, storage_level: StorageLevel) -> Any:
+    value: Any = storage_level
+    for name in leaf.path[_LEVEL_DEPTH:]:
+        value = getattr(value, name)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return value if type(value) in {bool, int, str} else str(value)
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return '", "'.join(keys)
+
+
+def _cut(text: str, size: int) -> str:
+    data = text.encode()
+    return text if len(data) <= size else data[:size].decode(errors="ignore") + "…"

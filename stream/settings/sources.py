@@ -1,0 +1,163 @@
+"""Where values come from: configuration files, environment variables, flags.
+
+Each source gives raw values by key; nothing is converted here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+
+from stream.settings.declare import ENV_PREFIX, Leaf
+from stream.settings.nearest import nearest
+from stream.settings.tree import LEAVES, LEAVES_BY_KEY
+
+__all__ = ["MASK", "ConfigFileError", "Raw", "from_env", "from_file", "from_flags"]
+
+MASK = "*****"
+_LEAVES_BY_ENV = {leaf.env: leaf for leaf in LEAVES}
+_LEAVES_BY_FLAG = {leaf.flag: leaf for leaf in LEAVES}
+_SECTIONS = {
+    ".".join(parts[:depth])
+    for parts in (leaf.key.split(".") for leaf in LEAVES)
+    for depth in range(1, len(parts))
+}
+# Variables with our prefix that aren't settings: the list of files, tests, the load scripts run
+# from the same shell, and what Kubernetes puts into each pod for a service named stream-….
+_OTHER_VARIABLES = re.compile(
+    r"STREAM_(CONFIG_FILE|TEST_.*|PAYLOAD_SIZE|SYNC_MODE|SYNC_WAIT"
+    r"|(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?))"
+)
+
+
+@attrs.frozen
+class Raw:
+    """A value as it was given.
+
+    :ivar origin: where it is from, for error texts.
+    """
+
+    leaf: Leaf
+    value: Any = attrs.field(repr=False)
+    origin: str
+
+
+class ConfigFileError(Exception):
+    """A configuration file can't be read or decoded."""
+
+
+class _TextLoader(yaml.SafeLoader):
+    """Reads each scalar as the text it is; types are known from the settings, not from YAML.
+
+    So ``1.10`` isn't shortened and ``no`` stays what was written. Only null is told apart.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [
+            (tag, pattern)
+            for tag, pattern in resolvers
+            if tag in {"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"}
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def from_file(path: str) -> tuple[list[Raw], list[str]]:
+    """The values in the file at *path*, and a text for each key that doesn't exist.
+
+    A null, and the mask that a dump shows in place of a secret, set nothing.
+    Raises ConfigFileError.
+    """
+    values: list[Raw] = []
+    unknown: list[str] = []
+    origin = f'the config file "{path}"'
+    for key, value in _flatten(_read(path), ""):
+        leaf = LEAVES_BY_KEY.get(key)
+        if leaf is None and key in _SECTIONS:
+            unknown.append(f'"{key}" in {origin} is a section, not a value')
+        elif leaf is None:
+            unknown.append(f'unknown key "{key}" in {origin}, did you mean "{nearest(key)}"?')
+        elif value is not None and not (leaf.secret and value == MASK):
+            values.append(Raw(leaf, value, origin))
+    return values, unknown
+
+
+def from_env(environ: Mapping[str, str]) -> tuple[list[Raw], list[str]]:
+    """The values in the environment, and a text for each ``STREAM_`` variable of no setting."""
+    values: list[Raw] = []
+    unknown: list[str] = []
+    for name, value in environ.items():
+        if not name.startswith(ENV_PREFIX):
+            continue
+        leaf = _LEAVES_BY_ENV.get(name)
+        if leaf is not None:
+            values.append(Raw(leaf, value, f"the environment variable {name}"))
+        elif not _OTHER_VARIABLES.fullmatch(name):
+            unknown.append(f"unknown environment variable {name}, did you mean {nearest(name)}?")
+    return values, sorted(unknown)
+
+
+def from_flags(flags: Mapping[str, str | Sequence[str]]) -> tuple[list[Raw], list[str]]:
+    """The values on the command line, and the flags (with dashes) that don't exist."""
+    values: list[Raw] = []
+    unknown: list[str] = []
+    for name, value in flags.items():
+        leaf = _LEAVES_BY_FLAG.get(name)
+        if leaf is None:
+            unknown.append(f"--{name}")
+            continue
+        joined = value if isinstance(value, str) else ",".join(value)
+        values.append(Raw(leaf, joined, f"the flag --{name}"))
+    return values, unknown
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and key not in LEAVES_BY_KEY:
+            yield from _flatten(value, f"{key}.")
+        elif value is not None or key not in _SECTIONS:
+            yield key, value
+
+
+def _read(path: str) -> Mapping[Any, Any]:
+    extension = Path(path).suffix
+    if extension not in {".yml", ".yaml", ".json"}:
+        raise ConfigFileError(
+            f'unexpected format "{extension}" of the config file "{path}":'
+            ' expected one of "yml", "yaml", "json"'
+        )
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigFileError(f'cannot read config file "{path}": {reason}') from error
+    language = "JSON" if extension == ".json" else "YAML"
+    try:
+        tree = json.loads(text) if language == "JSON" else yaml.load(text, _TextLoader)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = _where(error)
+        raise ConfigFileError(f'cannot decode {language} config file "{path}": {reason}') from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, Mapping):
+        raise ConfigFileError(
+            f'cannot decode {language} config file "{path}": expected sections and keys'
+        )
+    return tree
+
+
+def _where(error: Exception) -> str:
+    """The reason and the place, without the excerpt of the file, which may hold a secret."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem}, line {mark.line + 1}, column {mark.column + 1}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, line {error.lineno}, column {error.colno}"
+    return type(error).__name__

@@ -1,0 +1,129 @@
+"""The settings under ``storage``: volumes, statistics, cleanup; its levels are in `level`."""
+
+# ruff: noqa: RUF009 — `setting` and `group` make attrs fields
+
+from __future__ import annotations
+
+import attrs
+
+from stream.settings.declare import group, setting, span
+from stream.settings.level import StorageLevel
+from stream.values.duration import Duration
+
+__all__ = [
+    "DiskCleanupSettings",
+    "JobCleanupSettings",
+    "MetadataCleanupSettings",
+    "StatisticsCacheL2Settings",
+    "StatisticsCacheSettings",
+    "StatisticsSettings",
+    "StatisticsSyncSettings",
+    "StorageSettings",
+]
+
+
+@attrs.frozen
+class StatisticsSyncSettings:
+    interval: Duration = setting(
+        span("1s"),
+        "Interval of writing the statistics to the database.",
+        rule="required,minDuration=100ms,maxDuration=5s",
+    )
+    timeout: Duration = setting(
+        span("30s"),
+        "Timeout of one write of the statistics.",
+        rule="required,minDuration=1s,maxDuration=1m",
+    )
+
+
+@attrs.frozen
+class StatisticsCacheL2Settings:
+    enabled: bool = setting(
+        True, "Answer totals from a cache of sums instead of adding them up for each request."
+    )
+    interval: Duration = setting(
+        span("1s"),
+        "Interval of throwing the cached sums away.",
+        rule="required,minDuration=100ms,maxDuration=5s",
+    )
+
+
+@attrs.frozen
+class StatisticsCacheSettings:
+    l2: StatisticsCacheL2Settings = group(StatisticsCacheL2Settings, key="L2")
+
+
+@attrs.frozen
+class StatisticsSettings:
+    sync: StatisticsSyncSettings = group(StatisticsSyncSettings)
+    cache: StatisticsCacheSettings = group(StatisticsCacheSettings)
+
+
+@attrs.frozen
+class MetadataCleanupSettings:
+    enable: bool = setting(True, "Delete the records of expired files and their slices.")
+    concurrency: int = setting(
+        50, "How many files are cleaned up at once.", rule="required,min=1,max=500"
+    )
+    error_tolerance: int = setting(
+        10, "How many failures end one round of the cleanup.", rule="required,min=0,max=100"
+    )
+    archived_file_retention_per_sink: int = setting(
+        30, "How many imported files of each sink are kept.", rule="required,min=0,max=100"
+    )
+    active_file_expiration: Duration = setting(
+        span("168h"),
+        "Age at which a file that was not imported is given up and deleted.",
+        rule="required,minDuration=1h,maxDuration=720h,gtefield=archivedFileExpiration",
+    )
+    archived_file_expiration: Duration = setting(
+        span("1h"),
+        "Age at which an imported file is deleted.",
+        rule="required,minDuration=15m,maxDuration=720h",
+    )
+    interval: Duration = setting(
+        span("10m"),
+        "Interval of the cleanup of file records.",
+        rule="required,minDuration=30s,maxDuration=24h",
+    )
+
+
+@attrs.frozen
+class JobCleanupSettings:
+    enable: bool = setting(True, "Delete the records of finished import jobs.")
+    concurrency: int = setting(
+        50, "How many jobs are looked at at once.", rule="required,min=1,max=500"
+    )
+    error_tolerance: int = setting(
+        10, "How many failures end one round of the cleanup.", rule="required,min=0,max=100"
+    )
+    interval: Duration = setting(
+        span("30s"),
+        "Interval of the cleanup of job records.",
+        rule="required,minDuration=5s,maxDuration=10m",
+    )
+
+
+@attrs.frozen
+class DiskCleanupSettings:
+    enabled: bool = setting(True, "Delete files of slices that are no longer in the database.")
+    interval: Duration = setting(
+        span("5m"),
+        "Interval of the cleanup of volumes.",
+        rule="required,minDuration=5m,maxDuration=24h",
+    )
+    concurrency: int = setting(
+        50, "How many slices are looked at at once.", rule="required,min=1,max=500"
+    )
+
+
+@attrs.frozen
+class StorageSettings:
+    volumes_path: str = setting(
+        "", "Directory with the volumes, each as {type}/{label}.", rule="required"
+    )
+    statistics: StatisticsSettings = group(StatisticsSettings)
+    metadata_cleanup: MetadataCleanupSettings = group(MetadataCleanupSettings)
+    job_cleanup: JobCleanupSettings = group(JobCleanupSettings)
+    disk_cleanup: DiskCleanupSettings = group(DiskCleanupSettings)
+    level: StorageLevel = group(StorageLevel)

@@ -1,0 +1,308 @@
+"""The settings of the service: a typed tree, each leaf declared once, and the table made of it."""
+
+# ruff: noqa: RUF009 — `setting` and `group` make attrs fields
+
+from __future__ import annotations
+
+import socket
+
+import attrs
+
+from stream.settings.declare import Leaf, group, leaves_of, setting, size, span
+from stream.settings.storage import StorageSettings
+from stream.values.bytesize import ByteSize
+from stream.values.duration import Duration
+
+__all__ = [
+    "LEAVES",
+    "LEAVES_BY_KEY",
+    "AESEncryptionSettings",
+    "APISettings",
+    "AWSEncryptionSettings",
+    "AzureEncryptionSettings",
+    "DatadogProfilerSettings",
+    "DatadogSettings",
+    "DistributionSettings",
+    "EncryptionSettings",
+    "EtcdSettings",
+    "GCPEncryptionSettings",
+    "HTTPSourceSettings",
+    "KeboolaTableSettings",
+    "MetricsSettings",
+    "PprofSettings",
+    "SandboxSettings",
+    "Settings",
+    "SinkSettings",
+    "SourceSettings",
+    "TableSinkSettings",
+    "TaskSettings",
+]
+
+
+@attrs.frozen
+class PprofSettings:
+    enabled: bool = setting(False, "Serve profiles of the running process over HTTP.")
+    listen: str = setting(
+        "127.0.0.1:4000",
+        "Address of the profiling HTTP server. It shows the inside of the process: keep it local.",
+        rule="required,hostname_port",
+    )
+
+
+@attrs.frozen
+class DatadogProfilerSettings:
+    enabled: bool = setting(False, "Send profiles to Datadog.")
+    cpu: bool = setting(True, "Profile the CPU time.")
+    memory: bool = setting(True, "Profile the memory.")
+    block: bool = setting(False, "Profile blocking, may have a big overhead.")
+    mutex: bool = setting(False, "Profile waiting for locks, may have a big overhead.")
+    goroutine: bool = setting(False, "Profile concurrent calls, may have a big overhead.")
+
+
+@attrs.frozen
+class DatadogSettings:
+    enabled: bool = setting(True, "Send traces to Datadog.")
+    debug: bool = setting(False, "Log what the tracer does.")
+    profiler: DatadogProfilerSettings = group(DatadogProfilerSettings)
+
+
+@attrs.frozen
+class EtcdSettings:
+    endpoint: str = setting(
+        "", "Address of etcd, host:port, several separated by a comma.", rule="required"
+    )
+    namespace: str = setting("", "Prefix of all keys in etcd.", rule="required")
+    username: str = setting("", "User name for etcd, empty = no authentication.")
+    password: str = setting("", "Password for etcd.", secret=True)
+    connect_timeout: Duration = setting(
+        span("30s"), "How long to wait for etcd at the start.", rule="required"
+    )
+    keep_alive_timeout: Duration = setting(
+        span("5s"), "After how long without an answer a connection is dead.", rule="required"
+    )
+    keep_alive_interval: Duration = setting(
+        span("10s"), "Interval of checking idle connections.", rule="required"
+    )
+    debug_log: bool = setting(False, "Log each operation of the etcd client to stderr.")
+    data_dir: str = setting(
+        "",
+        "Directory of the etcd that the service runs itself; the endpoint may be left out then.",
+    )
+
+
+@attrs.frozen
+class MetricsSettings:
+    listen: str = setting(
+        "0.0.0.0:9000", "Address of the Prometheus metrics.", rule="required,hostname_port"
+    )
+
+
+@attrs.frozen
+class TaskSettings:
+    ttl_seconds: int = setting(
+        15, "Seconds after which the tasks of a node that died are failed.", rule="required"
+    )
+    cleanup_enabled: bool = setting(True, "Delete the records of old tasks.")
+    cleanup_interval: Duration = setting(
+        span("1h"), "Interval of the cleanup of task records.", rule="required"
+    )
+
+
+@attrs.frozen
+class APISettings:
+    listen: str = setting("0.0.0.0:8000", "Address of the API.", rule="required,hostname_port")
+    public_url: str = setting(
+        "http://localhost:8000", "URL of the API for its users.", rule="required,url"
+    )
+    task: TaskSettings = group(TaskSettings)
+    kubernetes_token_path: str = setting(
+        "", "File with the token of the Kubernetes service account, empty = off."
+    )
+
+
+@attrs.frozen
+class DistributionSettings:
+    grant_timeout: Duration = setting(
+        span("5s"),
+        "Timeout of getting an etcd lease.",
+        rule="required,minDuration=1s,maxDuration=1m",
+    )
+    startup_timeout: Duration = setting(
+        span("1m"),
+        "Timeout of registering the node in a group.",
+        rule="required,minDuration=1s,maxDuration=5m",
+    )
+    shutdown_timeout: Duration = setting(
+        span("10s"),
+        "Timeout of removing the node from a group.",
+        rule="required,minDuration=1s,maxDuration=5m",
+    )
+    events_group_interval: Duration = setting(
+        span("5s"),
+        "Changes of a group within this interval are handled together, 0 = no grouping.",
+        rule="maxDuration=30s",
+    )
+    ttl_seconds: int = setting(
+        15,
+        "Seconds after which a node that died is no longer in its groups.",
+        rule="required,min=1,max=30",
+    )
+
+
+@attrs.frozen
+class HTTPSourceSettings:
+    listen: str = setting(
+        "0.0.0.0:7000", "Address of the HTTP source.", rule="required,hostname_port"
+    )
+    public_url: str = setting("", "URL of the HTTP source for producers.", rule="required,url")
+    request_timeout: Duration = setting(
+        span("30s"),
+        "Timeout of reading a request and of answering it.",
+        rule="required,minDuration=1s,maxDuration=60s",
+    )
+    idle_timeout: Duration = setting(
+        span("30s"),
+        "How long a connection may wait for its next request.",
+        rule="required,minDuration=1s,maxDuration=60s",
+    )
+    max_connections: int = setting(
+        200000, "Max number of simultaneous connections.", rule="required,min=100,max=1000000"
+    )
+    read_buffer_size: ByteSize = setting(
+        size("16KB"),
+        "Read buffer of a connection, all request headers must fit in.",
+        rule="required,minBytes=1kB,maxBytes=1MB",
+    )
+    write_buffer_size: ByteSize = setting(
+        size("4KB"),
+        "Write buffer of a connection, all response headers must fit in.",
+        rule="required,minBytes=1kB,maxBytes=1MB",
+    )
+    max_request_body_size: ByteSize = setting(
+        size("1MB"), "Max size of a request body.", rule="required,minBytes=100B,maxBytes=4MB"
+    )
+    trusted_proxies: tuple[str, ...] = setting(
+        (),
+        "Addresses and networks of the proxies whose X-Forwarded-For header is believed.",
+        rule="networks",
+    )
+
+
+@attrs.frozen
+class SourceSettings:
+    http: HTTPSourceSettings = group(HTTPSourceSettings)
+
+
+@attrs.frozen
+class KeboolaTableSettings:
+    event_send_timeout: Duration = setting(
+        span("30s"), "Timeout of sending an event to the Storage API."
+    )
+    job_limit: int = setting(2, "Max number of simultaneous import jobs of one sink.")
+
+
+@attrs.frozen
+class TableSinkSettings:
+    keboola: KeboolaTableSettings = group(KeboolaTableSettings)
+
+
+@attrs.frozen
+class SinkSettings:
+    table: TableSinkSettings = group(TableSinkSettings)
+
+
+@attrs.frozen
+class AESEncryptionSettings:
+    secret_key: bytes = setting(
+        b"", "Key of 32 bytes, base64 encoded.", rule="required,len=32", secret=True
+    )
+
+
+@attrs.frozen
+class GCPEncryptionSettings:
+    kms_key_id: str = setting("", "Name of the key in Google Cloud KMS.", rule="required")
+
+
+@attrs.frozen
+class AWSEncryptionSettings:
+    region: str = setting("", "AWS region of the key.", rule="required")
+    kms_key_id: str = setting("", "Id of the key in AWS KMS.", rule="required")
+
+
+@attrs.frozen
+class AzureEncryptionSettings:
+    key_vault_url: str = setting("", "URL of the Azure key vault.", rule="required,url")
+    key_name: str = setting("", "Name of the key in the vault.", rule="required")
+
+
+@attrs.frozen
+class EncryptionSettings:
+    """How stored tokens are encrypted; only the section of the chosen provider has a meaning."""
+
+    provider: str = setting(
+        "none",
+        "Encryption of stored tokens: none, aes, gcp, aws, azure.",
+        rule="required,oneof=none aes gcp aws azure",
+    )
+    aes: AESEncryptionSettings = group(AESEncryptionSettings)
+    gcp: GCPEncryptionSettings = group(GCPEncryptionSettings)
+    aws: AWSEncryptionSettings = group(AWSEncryptionSettings)
+    azure: AzureEncryptionSettings = group(AzureEncryptionSettings)
+
+
+@attrs.frozen
+class SandboxSettings:
+    """The local stand-in for the Storage API."""
+
+    listen: str = setting(
+        "127.0.0.1:8001", "Address of the sandbox's Storage API.", rule="required,hostname_port"
+    )
+    token: str = setting(
+        "sandbox-token", "Token that the sandbox accepts.", rule="required", secret=True
+    )
+    project_id: int = setting(123, "Id of the sandbox's project.", rule="required")
+    branch_id: int = setting(456, "Id of the default branch of the project.", rule="required")
+    path: str = setting("", "Directory of the sandbox's tables and staged files.")
+
+
+@attrs.frozen
+class Settings:
+    """Everything that can be set. Made by `stream.settings.load`, which also checks it."""
+
+    debug_log: bool = setting(False, "Log also what is of use only when looking for a fault.")
+    debug_http_client: bool = setting(
+        False,
+        "Log each request to other services with its response.",
+        key="debugHTTPClient",
+    )
+    node_id: str = setting(
+        socket.gethostname(),
+        "Name of the node, unique in the cluster.",
+        rule="required",
+        key="nodeID",
+        shown_default="host name of the machine",
+    )
+    watch_telemetry_interval: Duration = setting(
+        span("5m"), "Interval of measuring the mirrors of etcd prefixes."
+    )
+    hostname: str = setting(
+        "localhost", "Host name under which other nodes reach this one.", rule="required"
+    )
+    storage_api_host: str = setting(
+        "", "Host or URL of the Storage API.", rule="required,host_or_url"
+    )
+    pprof: PprofSettings = group(PprofSettings)
+    datadog: DatadogSettings = group(DatadogSettings)
+    etcd: EtcdSettings = group(EtcdSettings)
+    metrics: MetricsSettings = group(MetricsSettings)
+    api: APISettings = group(APISettings)
+    distribution: DistributionSettings = group(DistributionSettings)
+    source: SourceSettings = group(SourceSettings)
+    sink: SinkSettings = group(SinkSettings)
+    storage: StorageSettings = group(StorageSettings)
+    encryption: EncryptionSettings = group(EncryptionSettings)
+    sandbox: SandboxSettings = group(SandboxSettings)
+
+
+LEAVES: tuple[Leaf, ...] = leaves_of(Settings)
+LEAVES_BY_KEY: dict[str, Leaf] = {leaf.key: leaf for leaf in LEAVES}

@@ -1,0 +1,105 @@
+"""Normalising of values and the checks of a whole tree, field by field and across fields."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from urllib.parse import urlsplit
+
+import attrs
+
+from stream.settings.declare import Leaf, with_values
+from stream.settings.tree import LEAVES, LEAVES_BY_KEY, EncryptionSettings, Settings
+
+__all__ = ["applies", "normalise", "problems_of"]
+
+_PROVIDER_SECTIONS = ("aes", "gcp", "aws", "azure")
+
+
+def applies(leaf: Leaf, settings: Settings) -> bool:
+    """Whether *leaf* has a meaning: of the encryption sections only the chosen one has."""
+    section, _, name = leaf.key.partition(".")
+    provider, dot, _ = name.partition(".")
+    return section != "encryption" or not dot or provider == settings.encryption.provider
+
+
+def normalise(settings: Settings) -> Settings:
+    """*settings* with tidied addresses, and without the secrets of providers not chosen."""
+    return with_values(
+        settings,
+        {
+            ("etcd", "endpoint"): settings.etcd.endpoint.strip(" \t/"),
+            ("etcd", "namespace"): _namespace(settings.etcd.namespace),
+            ("storage_api_host",): settings.storage_api_host.strip().rstrip("/"),
+            ("api", "public_url"): _public_url(settings.api.public_url),
+            ("source", "http", "public_url"): _public_url(settings.source.http.public_url),
+            ("encryption",): _only_chosen(settings.encryption),
+        },
+    )
+
+
+def problems_of(settings: Settings, unreadable: Collection[str] = ()) -> list[str]:
+    """What is wrong with *settings*, one text for each problem.
+
+    :param unreadable: keys whose problem is already known, they are not looked at.
+    """
+    own = dict(_own_checks(settings))
+    problems = [text for key, text in own.items() if text and key not in unreadable]
+    for leaf in LEAVES:
+        if leaf.key in own or leaf.key in unreadable or not applies(leaf, settings):
+            continue
+        problem = leaf.rule.violation(leaf.get(settings)) or _against_sibling(leaf, settings)
+        if problem is not None:
+            problems.append(f'"{leaf.key}" {problem}')
+    return problems
+
+
+def _own_checks(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Keys that their rule isn't applied to, each with its problem (empty if all is well)."""
+    # A node that runs etcd itself knows the address only once etcd has started.
+    if not settings.etcd.endpoint:
+        yield (
+            "etcd.endpoint",
+            "" if settings.etcd.data_dir else 'invalid "etcd": etcd endpoint is not set',
+        )
+    if not settings.etcd.namespace:
+        yield "etcd.namespace", 'invalid "etcd": etcd namespace is not set'
+    if not settings.api.public_url:
+        yield "api.publicUrl", 'invalid "api": public address is not set'
+    network = settings.storage.level.local.writer.network
+    if network.transport == "kcp":
+        yield (
+            "storage.level.local.writer.network.transport",
+            'invalid "storage.level.local.writer.network.transport": '
+            'the transport "kcp" is not supported, use "tcp"',
+        )
+
+
+def _against_sibling(leaf: Leaf, settings: Settings) -> str | None:
+    sibling = leaf.rule.argument("gtefield")
+    if sibling is None:
+        return None
+    other = LEAVES_BY_KEY[f"{leaf.key.rpartition('.')[0]}.{sibling}"]
+    if leaf.get(settings) >= other.get(settings):
+        return None
+    return f'must be greater than or equal to "{other.key}"'
+
+
+def _namespace(text: str) -> str:
+    trimmed = text.strip(" \t/")
+    return f"{trimmed}/" if trimmed else ""
+
+
+def _public_url(text: str) -> str:
+    trimmed = text.strip().rstrip("/")
+    if not trimmed or urlsplit(trimmed).scheme in {"http", "https"}:
+        return trimmed
+    # A host with a port would be taken for a scheme; anything with "://" is left to the rule.
+    return trimmed if "://" in trimmed else f"https://{trimmed.lstrip('/')}"
+
+
+def _only_chosen(encryption: EncryptionSettings) -> EncryptionSettings:
+    empty = EncryptionSettings()
+    dropped = {
+        name: getattr(empty, name) for name in _PROVIDER_SECTIONS if name != encryption.provider
+    }
+    return attrs.evolve(encryption, **dropped)

@@ -1,0 +1,105 @@
+"""Dumps and help."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import attrs
+import pytest
+import yaml
+
+from stream.settings import LEAVES, Settings, SettingsError, dump, help_text, load, masked
+from tests.settings.samples import KEY, VALID
+
+FLAGS: dict[str, str | list[str]] = {
+    "etcd-password": "p4ssw0rd",
+    "encryption-provider": "aes",
+    "encryption-aes-secret-key": KEY,
+}
+
+
+@pytest.mark.parametrize("form", ["yaml", "yml", "json"])
+def test_secrets_are_masked(form: str) -> None:
+    """A dump shows that there is a secret, not which."""
+    text = dump(load(FLAGS, VALID), form)
+    assert "p4ssw0rd" not in text
+    assert KEY not in text
+    tree = json.loads(text) if form == "json" else yaml.safe_load(text)
+    assert tree["etcd"]["password"] == "*****"
+    assert tree["encryption"] == {"provider": "aes", "aes": {"secretKey": "*****"}}
+
+
+def test_both_forms_say_the_same() -> None:
+    """YAML and JSON differ in form only."""
+    settings = load(FLAGS, VALID)
+    assert json.loads(dump(settings, "json")) == yaml.safe_load(dump(settings, "yaml"))
+    assert json.loads(dump(settings, "json")) == masked(settings)
+
+
+def test_order_is_that_of_the_declaration() -> None:
+    """Keys come in the order of the tree."""
+    keys: list[str] = []
+
+    def walk(tree: dict[str, object], prefix: str) -> None:
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+            else:
+                keys.append(prefix + name)
+
+    walk(masked(Settings()), "")
+    expected = [leaf.key for leaf in LEAVES if not leaf.key.startswith("encryption.")]
+    provider = expected.index("sandbox.listen")
+    assert keys == [*expected[:provider], "encryption.provider", *expected[provider:]]
+
+
+def test_yaml_layout() -> None:
+    """Four blanks of indent, a comment with the rules above each leaf."""
+    lines = dump(Settings(), "yaml").split("\n")
+    start = lines.index("source:")
+    assert lines[start + 1 : start + 6] == [
+        "    http:",
+        "        # Address of the HTTP source. Validation rules: required,hostname_port",
+        "        listen: 0.0.0.0:7000",
+        "        # URL of the HTTP source for producers.",
+        "        publicUrl: null",
+    ]
+    assert "        trustedProxies: []" in lines
+    types = lines.index("                    preferredTypes:")
+    assert lines[types + 1] == "                        - default"
+
+
+def test_defaults() -> None:
+    """The defaults are those of the file beside this one: a changed one is seen in review."""
+    settings = attrs.evolve(Settings(), node_id="my-node")
+    expected = (Path(__file__).parent / "defaults.yaml").read_text()
+    assert dump(settings, "yaml") + "\n" == expected
+
+
+def test_a_dump_can_be_loaded(tmp_path: Path) -> None:
+    """A dump as configuration file gives the same settings, but for the secrets."""
+    path = tmp_path / "dump.yaml"
+    settings = load({"source-http-trusted-proxies": "10.0.0.0/8"}, VALID)
+    path.write_text(dump(settings, "yaml"))
+    assert load({}, {}, [str(path)]) == settings
+
+
+def test_unknown_form() -> None:
+    """Another form is refused with the known ones."""
+    with pytest.raises(SettingsError) as caught:
+        dump(Settings(), "x")
+    assert str(caught.value) == 'Unexpected dump format "x": expected "json", "yml" or "yaml".'
+
+
+def test_help() -> None:
+    """Help lists each flag, sorted, and no secret default."""
+    text = help_text("service")
+    assert text.startswith('Usage of "service":\n')
+    flags = [line.split()[0] for line in text.split("\n") if line.startswith("      --")]
+    assert flags == sorted(flags)
+    assert {f"--{leaf.flag}" for leaf in LEAVES} < set(flags)
+    assert {"--config-file", "--dump-config", "--help", "--version"} < set(flags)
+    assert '"sandbox-token"' not in text
+    assert '(default "0.0.0.0:8000")' in text
+    assert '"--foo-bar" becomes the "STREAM_FOO_BAR" ENV' in text

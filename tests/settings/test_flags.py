@@ -1,0 +1,57 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from stream.settings import SettingsError, parse_argv
+
+
+def test_forms_of_flags() -> None:
+    """Flags and components mix; a boolean needs no value; two dashes end the flags."""
+    line = parse_argv(
+        ["api", "--node-id", "n1", "--hostname=h", "--debug-log", "http-source", "--", "--x"]
+    )
+    assert line.flags == {"node-id": "n1", "hostname": "h", "debug-log": "true"}
+    assert line.arguments == ("api", "http-source", "--x")
+
+
+def test_boolean_with_a_value() -> None:
+    """Only an equals sign gives a boolean a value."""
+    line = parse_argv(["--datadog-enabled=false", "api"])
+    assert line.flags == {"datadog-enabled": "false"}
+    assert line.arguments == ("api",)
+
+
+def test_lists_and_special_flags() -> None:
+    """Repeated list flags are collected; what is no setting is kept apart."""
+    line = parse_argv(
+        [
+            *("--config-file", "a.yaml,b.json", "--config-file=c.yml", "--dump-config", "yaml"),
+            *("--source-http-trusted-proxies", "::1", "--source-http-trusted-proxies=::2", "-h"),
+        ]
+    )
+    assert line.config_files == ("a.yaml", "b.json", "c.yml")
+    assert line.special["dump-config"] == "yaml"
+    assert line.special["help"] == "true"
+    assert line.flags == {"source-http-trusted-proxies": ["::1", "::2"]}
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["--foo"], "Cannot parse flags: unknown flag: --foo."),
+        (["--foo=bar"], "Cannot parse flags: unknown flag: --foo."),
+        (["-x"], "Cannot parse flags: unknown flag: -x."),
+        (["--node-id"], "Cannot parse flags: flag needs an argument: --node-id."),
+        (
+            ["--etcd-endpoints"],
+            "Cannot parse flags: unknown flag: --etcd-endpoints, did you mean --etcd-endpoint?",
+        ),
+    ],
+)
+def test_bad_command_lines(argv: list[str], text: str) -> None:
+    """What isn't understood is named."""
+    with pytest.raises(SettingsError) as caught:
+        parse_argv(argv)
+    assert str(caught.value) == text

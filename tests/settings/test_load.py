@@ -1,0 +1,362 @@
+"""Where values come from, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.settings import LEAVES, Leaf, SettingsError, load
+from stream.settings.convert import convert
+from stream.values.bytesize import ByteSize
+from stream.values.duration import Duration
+from tests.settings.samples import FIXED, KEY, VALID, environment_for, text_for
+
+CHANGEABLE = [leaf for leaf in LEAVES if leaf.key not in FIXED]
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for segment in reversed(key.split(".")):
+        value = {segment: value}
+    return value  # type: ignore[no-any-return]
+
+
+def _write(path: Path, key: str, value: Any) -> str:
+    tree = _nested(key, value)
+    path.write_text(json.dumps(tree) if path.suffix == ".json" else yaml.safe_dump(tree))
+    return str(path)
+
+
+def _native(leaf: Leaf, text: str) -> Any:
+    if leaf.is_bool:
+        return text == "true"
+    if leaf.type is int:
+        return int(text)
+    return text.split(",") if leaf.is_list else text
+
+
+@pytest.mark.parametrize("leaf", CHANGEABLE, ids=lambda leaf: leaf.key)
+def test_each_source_changes_each_setting(leaf: Leaf, tmp_path: Path) -> None:
+    """Flag, variable, YAML and JSON set the same value, and it isn't the default."""
+    environ = environment_for(leaf)
+    text = text_for(leaf)
+    expected = convert(leaf.type, text)
+    assert expected != leaf.default
+    yaml_file = _write(tmp_path / "c.yaml", leaf.key, _native(leaf, text))
+    json_file = _write(tmp_path / "c.json", leaf.key, _native(leaf, text))
+    assert leaf.get(load({leaf.flag: text}, environ)) == expected
+    assert leaf.get(load({}, {**environ, leaf.env: text})) == expected
+    assert leaf.get(load({}, environ, [yaml_file])) == expected
+    assert leaf.get(load({}, environ, [json_file])) == expected
+
+
+def test_defaults() -> None:
+    """What nobody sets has the default."""
+    settings = load({}, VALID)
+    assert settings.api.task.ttl_seconds == 15
+    assert settings.hostname == "localhost"
+    assert settings.node_id
+
+
+def test_precedence(tmp_path: Path) -> None:
+    """A flag beats a variable, that a later file, that an earlier file, that a default."""
+    first = _write(tmp_path / "1.yml", "etcd.namespace", "first")
+    second = _write(tmp_path / "2.json", "etcd.namespace", "second")
+    last = _write(tmp_path / "3.yaml", "etcd.namespace", "last")
+    environ = {key: value for key, value in VALID.items() if key != "STREAM_ETCD_NAMESPACE"}
+
+    def namespace(flags: dict[str, str | list[str]], more: dict[str, str], *files: str) -> str:
+        preset = {"etcd.namespace": "preset"}
+        return load(flags, {**environ, **more}, files, defaults=preset).etcd.namespace
+
+    assert namespace({}, {}) == "preset/"
+    assert namespace({}, {}, first) == "first/"
+    assert namespace({}, {}, first, second) == "second/"
+    assert namespace({}, {"STREAM_CONFIG_FILE": last}, first, second) == "last/"
+    variable = {"STREAM_CONFIG_FILE": last, "STREAM_ETCD_NAMESPACE": "env"}
+    assert namespace({}, variable, first) == "env/"
+    assert namespace({"etcd-namespace": "flag"}, variable, first) == "flag/"
+
+
+def test_files_are_merged_leaf_by_leaf(tmp_path: Path) -> None:
+    """A later file doesn't wipe the other keys of a section."""
+    first = _write(tmp_path / "1.yaml", "etcd", {"username": "u", "connectTimeout": "9s"})
+    second = _write(tmp_path / "2.yaml", "etcd", {"username": "v"})
+    settings = load({}, VALID, [first, second])
+    assert settings.etcd.username == "v"
+    assert settings.etcd.connect_timeout == Duration.parse("9s")
+
+
+def test_empty_variable_is_set(tmp_path: Path) -> None:
+    """A variable that is there but empty hides the file's value."""
+    path = _write(tmp_path / "c.yaml", "etcd.username", "root")
+    assert load({}, {**VALID, "STREAM_ETCD_USERNAME": ""}, [path]).etcd.username == ""
+    with pytest.raises(SettingsError, match='"nodeID" is a required field'):
+        load({}, {**VALID, "STREAM_NODE_ID": ""})
+
+
+def test_null_and_mask_set_nothing(tmp_path: Path) -> None:
+    """A dump can be used as a file: nulls and masked secrets leave the value to others."""
+    path = tmp_path / "c.yaml"
+    path.write_text("etcd:\n  password: '*****'\n  username:\nsource: null\n")
+    settings = load({}, {**VALID, "STREAM_ETCD_USERNAME": "root"}, [str(path)])
+    assert settings.etcd.password == ""
+    assert settings.etcd.username == "root"
+
+
+def test_yaml_scalars_keep_their_text(tmp_path: Path) -> None:
+    """YAML's own ideas about numbers and booleans don't change a text."""
+    path = tmp_path / "c.yaml"
+    path.write_text("nodeID: 1.10\nhostname: no\napi: {task: {cleanupEnabled: off}}\n")
+    settings = load({}, VALID, [str(path)])
+    assert settings.node_id == "1.10"
+    assert settings.hostname == "no"
+    assert settings.api.task.cleanup_enabled is False
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "value"),
+    [
+        (int, "42", 42),
+        (int, 42.0, 42),
+        (int, "", 0),
+        (bool, "True", True),
+        (bool, 0, False),
+        (bool, "", False),
+        (str, 12, "12"),
+        (str, True, "true"),
+        (tuple, "a, b,", ("a", "b")),
+        (tuple, "[a,b]", ("a", "b")),
+        (tuple, "", ()),
+        (tuple, ["a", 1], ("a", "1")),
+        (ByteSize, 123, ByteSize(123)),
+        (ByteSize, "64kb", ByteSize(65536)),
+        (Duration, "1m30s", Duration.of_seconds(90)),
+        (Duration, "", Duration(0)),
+        (bytes, "aGVsbG8=", b"hello"),
+    ],
+)
+def test_lenient_typing(kind: type, raw: object, value: object) -> None:
+    """Text and numbers stand for one another where the meaning is clear."""
+    assert convert(kind, raw) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw"),
+    [
+        (int, "1.5"),
+        (int, "٣x"),
+        (int, 2**70),
+        (bool, "maybe"),
+        (Duration, 30),
+        (ByteSize, "-1"),
+        (ByteSize, "big"),
+        (bytes, "%%%"),
+        (int, [1]),
+        (str, {}),
+        (tuple, {}),
+        (tuple, [[1]]),
+    ],
+)
+def test_values_that_do_not_fit(kind: type, raw: object) -> None:
+    """What has no clear meaning is refused."""
+    with pytest.raises(ValueError):
+        convert(kind, raw)
+
+
+@given(st.sampled_from([str, int, bool, bytes, tuple, Duration, ByteSize]), st.text())
+def test_any_text_converts_or_is_refused(kind: type, text: str) -> None:
+    """No text makes the conversion fail in another way than by ValueError."""
+    with contextlib.suppress(ValueError):
+        assert isinstance(convert(kind, text), kind)
+
+
+def _problems(flags: dict[str, Any], environ: dict[str, str], *files: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(flags, environ, files)
+    return caught.value.printed()
+
+
+def test_all_problems_at_once() -> None:
+    """Unknown names, undecodable and invalid values are told together, in the common layout."""
+    environ = {
+        "STREAM_METRICS_LISTEN_ADDRESS": "0.0.0.0:9001",
+        "STREAM_API_TASK_TTL_SECONDS": "foo",
+        "STREAM_NODE_ID": "",
+    }
+    assert _problems({}, environ) == (
+        "Error:\n"
+        "- Value error:\n"
+        "  - Unknown environment variable STREAM_METRICS_LISTEN_ADDRESS,"
+        " did you mean STREAM_METRICS_LISTEN?\n"
+        "- Decode error:\n"
+        '  - Invalid "api.task.ttlSeconds" value "foo"'
+        " in the environment variable STREAM_API_TASK_TTL_SECONDS: expected an integer.\n"
+        "- Configuration is not valid:\n"
+        '  - Invalid "etcd": etcd endpoint is not set.\n'
+        '  - Invalid "etcd": etcd namespace is not set.\n'
+        '  - "nodeID" is a required field\n'
+        '  - "storageApiHost" is a required field\n'
+        '  - "source.http.publicUrl" is a required field\n'
+        '  - "storage.volumesPath" is a required field'
+    )
+
+
+def test_one_problem() -> None:
+    """A single problem that doesn't fit on the line has a bullet of its own."""
+    assert _problems({}, {**VALID, "STREAM_ETCD_ENDPOINT": " "}) == (
+        'Error:\n- Configuration is not valid:\n  - Invalid "etcd": etcd endpoint is not set.'
+    )
+
+
+def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    """A misspelt key in a file is an error that tells the right one."""
+    path = _write(tmp_path / "c.yaml", "source.http.lisen", "x:1")
+    assert 'Unknown key "source.http.lisen"' in _problems({}, VALID, path)
+    assert 'did you mean "source.http.listen"?' in _problems({}, VALID, path)
+
+
+def test_section_with_a_value(tmp_path: Path) -> None:
+    """A value in place of a section is told, and the other way round."""
+    path = _write(tmp_path / "c.json", "source.http", 1)
+    assert '"source.http" in the config file' in _problems({}, VALID, path)
+    path = _write(tmp_path / "d.json", "nodeID", {"a": 1})
+    assert "expected a text, found a section" in _problems({}, VALID, path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "STREAM_TEST_ANYTHING",
+        "STREAM_PAYLOAD_SIZE",
+        "STREAM_SYNC_WAIT",
+        "STREAM_API_SERVICE_HOST",
+        "STREAM_API_SERVICE_PORT_HTTP",
+        "STREAM_HTTP_SOURCE_PORT_80_TCP_ADDR",
+        "STREAM_ETCD_PORT",
+        "OTHER_VARIABLE",
+    ],
+)
+def test_variables_of_others(name: str) -> None:
+    """Names of tests, load scripts and of Kubernetes' service links aren't ours to judge."""
+    load({}, {**VALID, name: "x"})
+
+
+def test_unknown_flag() -> None:
+    """An unknown flag ends the reading at once."""
+    assert _problems({"foo": "1"}, VALID) == "Error: Cannot parse flags: unknown flag: --foo."
+    assert "did you mean --node-id?" in _problems({"node-idd": "1"}, VALID)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        (
+            "c.toml",
+            "",
+            'Unexpected format ".toml" of the config file "{path}":'
+            ' expected one of "yml", "yaml", "json".',
+        ),
+        ("c.yaml", "a: [", 'Cannot decode YAML config file "{path}": '),
+        ("c.yaml", "- 1", 'Cannot decode YAML config file "{path}": expected sections and keys.'),
+        ("c.json", "{", 'Cannot decode JSON config file "{path}": '),
+    ],
+)
+def test_bad_files(tmp_path: Path, name: str, content: str, text: str) -> None:
+    """A file that can't be used is named, and nothing else is complained about."""
+    path = tmp_path / name
+    path.write_text(content)
+    printed = _problems({}, {}, str(path))
+    assert text.replace("{path}", str(path)) in printed
+    assert "required" not in printed
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    """A file that isn't there is told."""
+    path = str(tmp_path / "no.json")
+    assert f'Cannot read config file "{path}": No such file or directory.' in _problems(
+        {}, VALID, path
+    )
+
+
+def test_secrets_are_not_in_errors(tmp_path: Path) -> None:
+    """An undecodable secret is named, not shown."""
+    environ = {
+        **VALID,
+        "STREAM_ENCRYPTION_PROVIDER": "aes",
+        "STREAM_ENCRYPTION_AES_SECRET_KEY": "%my-key%",
+    }
+    printed = _problems({}, environ)
+    assert 'Invalid "encryption.aes.secretKey" in the environment variable' in printed
+    assert "my-key" not in printed
+    path = tmp_path / "c.yaml"
+    path.write_text("etcd:\n  password: [my-key\n")
+    assert "my-key" not in _problems({}, VALID, str(path))
+
+
+def test_normalising() -> None:
+    """Addresses and prefixes are tidied before they are checked."""
+    settings = load(
+        {
+            "etcd-endpoint": " etcd:2379/ ",
+            "etcd-namespace": " /stream/ ",
+            "api-public-url": "stream.keboola.com/",
+            "source-http-public-url": "https://in.keboola.com/",
+        },
+        VALID,
+    )
+    assert settings.etcd.endpoint == "etcd:2379"
+    assert settings.etcd.namespace == "stream/"
+    assert settings.api.public_url == "https://stream.keboola.com"
+    assert settings.source.http.public_url == "https://in.keboola.com"
+
+
+def test_own_checks() -> None:
+    """Checks that no rule of a single field can say."""
+    assert 'Invalid "api": public address is not set.' in _problems({"api-public-url": ""}, VALID)
+    kcp = {"storage-level-local-writer-network-transport": "kcp"}
+    assert 'the transport "kcp" is not supported, use "tcp".' in _problems(kcp, VALID)
+    older = {"storage-metadata-cleanup-active-file-expiration": "1h"}
+    older["storage-metadata-cleanup-archived-file-expiration"] = "2h"
+    assert (
+        '"storage.metadataCleanup.activeFileExpiration" must be greater than or equal to'
+        ' "storage.metadataCleanup.archivedFileExpiration"'
+    ) in _problems(older, VALID)
+
+
+def test_local_etcd_needs_no_endpoint() -> None:
+    """A node that runs etcd itself learns the address from it."""
+    settings = load({"etcd-endpoint": "", "etcd-data-dir": "/tmp/etcd"}, VALID)
+    assert settings.etcd.endpoint == ""
+
+
+def test_encryption_sections() -> None:
+    """Only the chosen provider's section is required, and the others are dropped."""
+    flags: dict[str, Any] = {"encryption-provider": "aes", "encryption-aws-region": "eu"}
+    problem = '"encryption.aes.secretKey" is a required field'
+    assert problem in _problems(flags, VALID)
+    settings = load({**flags, "encryption-aes-secret-key": KEY}, VALID)
+    assert settings.encryption.aes.secret_key == b"k" * 32
+    assert settings.encryption.aws.region == ""
+    short = {**flags, "encryption-aes-secret-key": "aGVsbG8="}
+    assert "is invalid: must be 32 bytes long" in _problems(short, VALID)
+
+
+def test_lists_from_repeated_flags() -> None:
+    """A list flag may be given several times and with commas."""
+    settings = load({"source-http-trusted-proxies": ["10.0.0.1,10.0.0.2", "::1"]}, VALID)
+    assert settings.source.http.trusted_proxies == ("10.0.0.1", "10.0.0.2", "::1")
+
+
+def test_unusable_settings_are_kept_for_a_dump() -> None:
+    """What could be read is there although it isn't valid."""
+    with pytest.raises(SettingsError) as caught:
+        load({"etcd-username": "root"}, {})
+    assert caught.value.settings is not None
+    assert caught.value.settings.etcd.username == "root"

@@ -1,0 +1,330 @@
+"""Settings of one source or sink."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.errors import NestedError, UserError, sentence
+from stream.settings import Settings, StorageLevel
+from stream.settings.overrides import OVERRIDABLE, check_patch, describe, merge, patched
+from stream.values.bytesize import ByteSize
+from stream.values.codec import to_plain
+from stream.values.duration import Duration
+
+PREFIX = "storage.level."
+WAIT = f"{PREFIX}local.encoding.sync.wait"
+BLOCK_SIZE = f"{PREFIX}local.encoding.compression.gzip.blockSize"
+UPLOAD_COUNT = f"{PREFIX}staging.upload.trigger.count"
+UPLOAD_SIZE = f"{PREFIX}staging.upload.trigger.size"
+UPLOAD_INTERVAL = f"{PREFIX}staging.upload.trigger.interval"
+IMPORT_INTERVAL = f"{PREFIX}target.import.trigger.interval"
+TYPES = f"{PREFIX}local.volume.assignment.preferredTypes"
+
+# Key (below the prefix), type, default, protected, validation, as clients of the API know them.
+EXPECTED: list[tuple[str, str, Any, bool, str | None]] = [
+    (
+        "local.encoding.compression.gzip.blockSize",
+        "string",
+        "256KB",
+        True,
+        "required,minBytes=16kB,maxBytes=100MB",
+    ),
+    ("local.encoding.compression.gzip.concurrency", "int", 0, True, None),
+    (
+        "local.encoding.compression.gzip.implementation",
+        "string",
+        "parallel",
+        True,
+        "required,oneof=standard fast parallel",
+    ),
+    ("local.encoding.compression.gzip.level", "int", 1, True, "min=1,max=9"),
+    ("local.encoding.compression.type", "string", "gzip", True, "required,oneof=none gzip"),
+    ("local.encoding.encoder.concurrency", "int", 0, True, "min=0,max=256"),
+    ("local.encoding.encoder.type", "string", "csv", True, "required,oneof=csv"),
+    ("local.encoding.failedChunksThreshold", "int", 3, True, "required,min=1,max=100"),
+    ("local.encoding.inputBuffer", "string", "2MB", True, "maxBytes=16MB"),
+    (
+        "local.encoding.maxChunkSize",
+        "string",
+        "512KB",
+        True,
+        "required,minBytes=64kB,maxBytes=1MB",
+    ),
+    (
+        "local.encoding.sync.checkInterval",
+        "string",
+        "5ms",
+        True,
+        "required,minDuration=1ms,maxDuration=30s",
+    ),
+    (
+        "local.encoding.sync.compressedBytesTrigger",
+        "string",
+        "256KB",
+        True,
+        "required,minBytes=100B,maxBytes=100MB",
+    ),
+    ("local.encoding.sync.countTrigger", "int", 10000, True, "required,min=1,max=1000000"),
+    (
+        "local.encoding.sync.intervalTrigger",
+        "string",
+        "50ms",
+        True,
+        "required,minDuration=10ms,maxDuration=30s",
+    ),
+    ("local.encoding.sync.mode", "string", "disk", True, "required,oneof=disk cache"),
+    (
+        "local.encoding.sync.uncompressedBytesTrigger",
+        "string",
+        "1MB",
+        True,
+        "required,minBytes=100B,maxBytes=500MB",
+    ),
+    ("local.encoding.sync.wait", "bool", True, False, None),
+    ("local.volume.assignment.count", "int", 1, True, "required,min=1,max=100"),
+    (
+        "local.volume.assignment.preferredTypes",
+        "[]string",
+        ["default"],
+        True,
+        "required,min=1",
+    ),
+    ("staging.upload.trigger.count", "int", 10000, False, "required,min=1,max=10000000"),
+    (
+        "staging.upload.trigger.interval",
+        "string",
+        "30s",
+        False,
+        "required,minDuration=1s,maxDuration=30m",
+    ),
+    (
+        "staging.upload.trigger.size",
+        "string",
+        "5MB",
+        False,
+        "required,minBytes=100B,maxBytes=50MB",
+    ),
+    ("target.import.trigger.count", "int", 50000, False, "required,min=1,max=10000000"),
+    (
+        "target.import.trigger.expiration",
+        "string",
+        "30m0s",
+        True,
+        "required,minDuration=5m,maxDuration=45m",
+    ),
+    (
+        "target.import.trigger.interval",
+        "string",
+        "1m0s",
+        False,
+        "required,minDuration=30s,maxDuration=24h",
+    ),
+    (
+        "target.import.trigger.size",
+        "string",
+        "50MB",
+        False,
+        "required,minBytes=100B,maxBytes=500MB",
+    ),
+    ("target.import.trigger.slicesCount", "int", 100, True, "required,min=1,max=200"),
+]
+
+
+def _level() -> StorageLevel:
+    return Settings().storage.level
+
+
+def _refusal(*items: tuple[str, object]) -> tuple[int, str, str]:
+    with pytest.raises(UserError) as caught:
+        check_patch(items)
+    error = caught.value
+    text = error.sentences() if isinstance(error, NestedError) else sentence(error.message)
+    return error.status, error.name, text
+
+
+def test_describe_defaults() -> None:
+    """All 27 settings, sorted by key, in the form of the API."""
+    rows = [to_plain(item) for item in describe(_level(), [])]
+    expected = []
+    for key, kind, value, protected, validation in EXPECTED:
+        row = {
+            "key": PREFIX + key,
+            "type": kind,
+            "value": value,
+            "defaultValue": value,
+            "overwritten": False,
+            "protected": protected,
+        }
+        expected.append(row if validation is None else {**row, "validation": validation})
+    assert [{k: v for k, v in row.items() if k != "description"} for row in rows] == expected
+    assert list(rows[0]) == [
+        *("key", "type", "description", "value", "defaultValue", "overwritten", "protected"),
+        "validation",
+    ]
+    assert rows[0]["description"] == "GZIP parallel block size."
+
+
+def test_describe_overrides() -> None:
+    """An override shows in printed form beside the default, also when it equals it."""
+    items = describe(
+        _level(), [(IMPORT_INTERVAL, "90s"), (UPLOAD_SIZE, 2048), (WAIT, True), (TYPES, ["a"])]
+    )
+    rows = {item.key: item for item in items}
+    assert (rows[IMPORT_INTERVAL].value, rows[IMPORT_INTERVAL].default_value) == ("1m30s", "1m0s")
+    assert rows[UPLOAD_SIZE].value == "2KB"
+    assert rows[TYPES].value == ["a"]
+    assert rows[WAIT].overwritten
+    assert not rows[UPLOAD_COUNT].overwritten
+
+
+def test_merge_order() -> None:
+    """A sink's override lies over its source's, that over the service's settings."""
+    source = [(UPLOAD_COUNT, 5), (UPLOAD_SIZE, "1KB")]
+    sink = [(UPLOAD_COUNT, 7.9)]
+    trigger = merge(_level(), source, sink).staging.upload.trigger
+    assert (trigger.count, trigger.size) == (7, ByteSize(1024))
+    assert trigger.interval == Duration.of_seconds(30)
+    assert merge(_level(), source).staging.upload.trigger.count == 5
+
+
+def test_merge_survives_what_is_stored() -> None:
+    """Unknown keys, values that don't fit and nulls change nothing."""
+    stored = [("gone", 1), (UPLOAD_COUNT, "x"), (UPLOAD_SIZE, ""), (UPLOAD_INTERVAL, None)]
+    assert merge(_level(), stored) == _level()
+
+
+def test_patched() -> None:
+    """A patch replaces by key, null removes, and the result is sorted."""
+    stored = [(WAIT, False), (UPLOAD_COUNT, 5)]
+    patch = [(UPLOAD_SIZE, "12MB"), (UPLOAD_COUNT, 6), (WAIT, None)]
+    assert patched(stored, patch) == [(UPLOAD_COUNT, 6), (UPLOAD_SIZE, "12MB")]
+    assert patched(stored, []) == sorted(stored)
+
+
+def test_good_patches() -> None:
+    """What fits, nulls and empty texts pass."""
+    check_patch([])
+    check_patch(
+        [
+            (UPLOAD_INTERVAL, "45s"),
+            (UPLOAD_SIZE, "12MB"),
+            (UPLOAD_COUNT, 1.9),
+            (IMPORT_INTERVAL, 60_000_000_000),
+            (WAIT, False),
+        ]
+    )
+    check_patch([(UPLOAD_SIZE, ""), (UPLOAD_INTERVAL, ""), (WAIT, None)])
+
+
+def test_several_problems_in_order_of_the_configuration() -> None:
+    """The order of the request doesn't matter, unknown keys come last."""
+    assert _refusal((UPLOAD_INTERVAL, "foo"), ("b", 1), (UPLOAD_SIZE, "bar"), ("a", 1)) == (
+        400,
+        "badRequest",
+        f'- Invalid "{UPLOAD_SIZE}" value "bar": invalid syntax.\n'
+        f'- Invalid "{UPLOAD_INTERVAL}": time: invalid duration "foo".\n'
+        '- Key not found: "a", "b".',
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        (WAIT, "yes", ' value: found type "string", expected "bool".'),
+        (UPLOAD_COUNT, "1", ' value: found type "string", expected "uint64".'),
+        (UPLOAD_COUNT, True, ' value: found type "bool", expected "uint64".'),
+        (UPLOAD_SIZE, [], ' value: found type "[]interface {}", expected "datasize.ByteSize".'),
+        (
+            UPLOAD_INTERVAL,
+            {},
+            ' value: found type "map[string]interface {}", expected "duration.Duration".',
+        ),
+        (TYPES, ["a", 1], ' value: index 1: found type "float64", expected "string".'),
+        (TYPES, "a", ' value: found type "string", expected "[]string".'),
+        (
+            f"{PREFIX}local.encoding.sync.mode",
+            1,
+            ' value: found type "float64", expected "string".',
+        ),
+        (UPLOAD_SIZE, "0123456789012345678901", ' value "01234567890123456789…": invalid syntax.'),
+        (UPLOAD_COUNT, 0, ' value "0": must be 1 or greater.'),
+        (UPLOAD_COUNT, -3, ' value "-3": must be 1 or greater.'),
+        (UPLOAD_COUNT, 1e40, ' value "1e+40": value out of range.'),
+        (UPLOAD_SIZE, "51MB", ' value "51MB": must be 50MB or less.'),
+        (UPLOAD_INTERVAL, "31m", ' value "31m0s": must be 30m or less.'),
+        (IMPORT_INTERVAL, "999ms", ' value "999ms": must be 1s or greater.'),
+    ],
+)
+def test_bad_values(key: str, value: object, problem: str) -> None:
+    """A value of a wrong type, form or size is told with the key."""
+    assert _refusal((key, value)) == (400, "badRequest", f'Invalid "{key}"{problem}')
+
+
+def test_limits_pass() -> None:
+    """Values on the limits are within."""
+    check_patch([(UPLOAD_COUNT, 1), (UPLOAD_SIZE, "50MB"), (IMPORT_INTERVAL, "1s")])
+    check_patch([(UPLOAD_COUNT, 10_000_000), (UPLOAD_SIZE, 100), (IMPORT_INTERVAL, "24h")])
+
+
+def test_key_twice() -> None:
+    """A key that comes twice is told alone."""
+    assert _refusal(("a.b", 1), (UPLOAD_SIZE, "bar"), ("a.b", 2)) == (
+        400,
+        "badRequest",
+        'Key "a.b" is defined multiple times.',
+    )
+
+
+def test_unknown_keys_are_cut() -> None:
+    """A long list of unknown keys is cut after 50 bytes."""
+    keys = [("k" * 30, 1), ("l" * 30, 1)]
+    expected = f'Key not found: "{"k" * 30}", "{"l" * 16}…".'
+    status, _, text = _refusal(*keys)
+    assert (status, text) == (400, expected)
+
+
+def test_protected_keys() -> None:
+    """Protected keys are refused once nothing else is wrong, in the order of the configuration."""
+    concurrency = f"{PREFIX}local.encoding.encoder.concurrency"
+    assert _refusal((BLOCK_SIZE, "128KB")) == (
+        403,
+        "forbidden",
+        f'Cannot modify protected keys: "{BLOCK_SIZE}".',
+    )
+    assert _refusal((BLOCK_SIZE, None), (concurrency, 999))[2] == (
+        f'Cannot modify protected keys: "{concurrency}", "{BLOCK_SIZE}".'
+    )
+    assert _refusal((BLOCK_SIZE, "128KB"), (UPLOAD_SIZE, "bar"))[0] == 400
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([leaf.key for leaf in OVERRIDABLE if leaf.override == "user"]),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text()
+        | st.lists(st.text())
+        | st.dictionaries(st.text(), st.text()),
+    )
+)
+def test_any_json_is_taken_or_refused(patch: dict[str, object]) -> None:
+    """What a check lets pass can be described and opened with; all else is the user's fault."""
+    items = list(patch.items())
+    try:
+        check_patch(items)
+    except UserError as error:
+        assert error.status == 400
+        return
+    level = merge(_level(), items)
+    for leaf in OVERRIDABLE:
+        value: Any = level
+        for name in leaf.path[2:]:
+            value = getattr(value, name)
+        assert leaf.rule.violation(value) is None
+    assert len(describe(_level(), items)) == len(OVERRIDABLE) == 27
