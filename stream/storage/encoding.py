@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import attrs
 
-from stream.settings import EncodingSettings
+from stream.settings.local import EncodingSettings
 from stream.values.bytesize import ByteSize
 from stream.values.codec import from_plain, to_plain
 from stream.values.duration import Duration

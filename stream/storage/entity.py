@@ -7,7 +7,7 @@ later change of the sink or of a setting never affects data that is already open
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 import attrs
 
@@ -170,7 +170,8 @@ class File:
         Raises `InvalidFileState` unless the file is in the *expected* state.
         """
         check_file_transition(self.key, self.state, expected, to)
-        return attrs.evolve(self, state=to, retry=NO_RETRY, **{f"{to.value}_at": now})
+        reached: Any = {f"{to.value}_at": now}
+        return attrs.evolve(self, state=to, retry=NO_RETRY, **reached)
 
 
 @attrs.frozen
@@ -253,4 +254,5 @@ class Slice:
         Raises `InvalidSliceState` unless the slice is in the *expected* state.
         """
         check_slice_transition(self.key, self.state, expected, to)
-        return attrs.evolve(self, state=to, retry=NO_RETRY, **{f"{to.value}_at": now})
+        reached: Any = {f"{to.value}_at": now}
+        return attrs.evolve(self, state=to, retry=NO_RETRY, **reached)

@@ -24,7 +24,7 @@ def backoff(attempt: int, failed_at: datetime, *, jitter: float = _JITTER) -> ti
 
     The jitter follows from the time of the failure, so equal input gives an equal delay.
     """
-    delay = min(_FIRST * _FACTOR ** min(attempt - 1, 10), _MAXIMUM)
+    delay = min(_FIRST * int(_FACTOR ** min(attempt - 1, 10)), _MAXIMUM)
     factor = random.Random(to_nanoseconds(failed_at)).uniform(1 - jitter, 1 + jitter)
     return delay * factor if jitter else delay
 

@@ -43,7 +43,7 @@ class WriterError(Exception):
 
 
 class WriterUnavailable(WriterError):
-    """The connection is down or the writer doesn't answer: what was sent may or may not be stored."""
+    """No connection or no answer: what was sent may or may not be stored."""
 
 
 class WriterDraining(WriterError):

@@ -1,0 +1,122 @@
+"""What can be refused about definitions, with the texts and names that users know."""
+
+from __future__ import annotations
+
+from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.definition.prefix import version_text
+from stream.errors import UserError
+
+__all__ = [
+    "CountLimitReached",
+    "DefinitionExists",
+    "DefinitionNotFound",
+    "branch_limit_reached",
+    "branch_not_found",
+    "deleted_sink_not_found",
+    "deleted_source_not_found",
+    "sink_exists",
+    "sink_limit_reached",
+    "sink_not_found",
+    "sink_version_not_found",
+    "source_exists",
+    "source_limit_reached",
+    "source_not_found",
+    "source_version_not_found",
+    "version_limit_reached",
+]
+
+
+class DefinitionNotFound(UserError):
+    """There is no such branch, source, sink or version."""
+
+    status = 404
+
+
+class DefinitionExists(UserError):
+    """The id is taken by another live source or sink."""
+
+    status = 409
+
+
+class CountLimitReached(UserError):
+    """There are as many as there may be."""
+
+    status = 409
+
+
+def branch_not_found(key: BranchKey) -> DefinitionNotFound:
+    return DefinitionNotFound(
+        f'branch "{key.branch_id}" not found in the project', name="branchNotFound"
+    )
+
+
+def source_not_found(key: SourceKey) -> DefinitionNotFound:
+    return DefinitionNotFound(
+        f'source "{key.source_id}" not found in the branch', name="sourceNotFound"
+    )
+
+
+def sink_not_found(key: SinkKey) -> DefinitionNotFound:
+    return DefinitionNotFound(f'sink "{key.sink_id}" not found in the source', name="sinkNotFound")
+
+
+def deleted_source_not_found(key: SourceKey) -> DefinitionNotFound:
+    return DefinitionNotFound(
+        f'deleted source "{key.source_id}" not found in the branch', name="deletedSourceNotFound"
+    )
+
+
+def deleted_sink_not_found(key: SinkKey) -> DefinitionNotFound:
+    return DefinitionNotFound(
+        f'deleted sink "{key.sink_id}" not found in the source', name="deletedSinkNotFound"
+    )
+
+
+def source_version_not_found(key: SourceKey, number: int) -> DefinitionNotFound:
+    return DefinitionNotFound(
+        f'source version "{key.source_id}/{version_text(number)}" not found in the branch',
+        name="sourceVersionNotFound",
+    )
+
+
+def sink_version_not_found(key: SinkKey, number: int) -> DefinitionNotFound:
+    return DefinitionNotFound(
+        f'sink version "{key.sink_id}/{version_text(number)}" not found in the source',
+        name="sinkVersionNotFound",
+    )
+
+
+def source_exists(key: SourceKey) -> DefinitionExists:
+    return DefinitionExists(
+        f'source "{key.source_id}" already exists in the branch', name="sourceAlreadyExists"
+    )
+
+
+def sink_exists(key: SinkKey) -> DefinitionExists:
+    return DefinitionExists(
+        f'sink "{key.sink_id}" already exists in the source', name="sinkAlreadyExists"
+    )
+
+
+def branch_limit_reached(maximum: int) -> CountLimitReached:
+    return _limit("branch", "project", maximum)
+
+
+def source_limit_reached(maximum: int) -> CountLimitReached:
+    return _limit("source", "branch", maximum)
+
+
+def sink_limit_reached(maximum: int) -> CountLimitReached:
+    return _limit("sink", "source", maximum)
+
+
+def version_limit_reached(of: str, maximum: int) -> CountLimitReached:
+    """:param of: ``source`` or ``sink``."""
+    return _limit("version", of, maximum)
+
+
+def _limit(what: str, where: str, maximum: int) -> CountLimitReached:
+    return CountLimitReached(
+        f"{what} count limit reached in the {where}, the maximum is {maximum}",
+        name=f"{what}CountLimitReached",
+    )

@@ -1,0 +1,205 @@
+"""What a definition goes through: versions, switching, deletion, another secret.
+
+Pure functions from an entity to the entity after the change. When a change makes a new version is
+decided by `stream.definition.repository`; here is only what it looks like.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypeVar
+
+import attrs
+import orjson
+import xxhash
+
+from stream.definition.entity import (
+    Branch,
+    By,
+    Created,
+    Deleted,
+    Disabled,
+    Enabled,
+    HttpSource,
+    OtlpSource,
+    SettingOverride,
+    Sink,
+    Source,
+    SourceType,
+    TableSink,
+    Undeleted,
+    Version,
+)
+from stream.definition.key import SinkKey, SourceKey
+from stream.values.codec import to_plain
+
+__all__ = [
+    "DISABLED_BY_API",
+    "DISABLED_WITH_SOURCE",
+    "content_hash",
+    "delete",
+    "disable",
+    "enable",
+    "is_active",
+    "new_sink",
+    "new_source",
+    "next_version",
+    "revive",
+    "rollback",
+    "undelete",
+    "with_overrides",
+    "with_secret",
+]
+
+E = TypeVar("E", Source, Sink)
+S = TypeVar("S", Branch, Source, Sink)
+
+DISABLED_BY_API = "API"
+DISABLED_WITH_SOURCE = "Auto-disabled with the parent source."
+
+_NOT_CONTENT = ("version", "created")
+_HASH_DIGITS = 16
+
+
+def content_hash(entity: Source | Sink) -> str:
+    """16 hexadecimal digits that are equal for equal content.
+
+    The version and the circumstances of the creation are not content.
+    """
+    plain = {name: part for name, part in to_plain(entity).items() if name not in _NOT_CONTENT}
+    canonical = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
+    return f"{xxhash.xxh64_intdigest(canonical):0{_HASH_DIGITS}x}"
+
+
+def is_active(entity: Source | Sink | None) -> bool:
+    """Whether records go through: it exists, isn't deleted and is enabled."""
+    return entity is not None and entity.deleted is None and entity.disabled is None
+
+
+def new_source(
+    key: SourceKey,
+    *,
+    type: SourceType,
+    name: str,
+    secret: str,
+    at: datetime,
+    by: By,
+    description: str = "",
+    config: tuple[SettingOverride, ...] = (),
+) -> Source:
+    """A source that is created now, in its first version."""
+    draft = Source(
+        key=key,
+        created=Created(at, by),
+        version=_unnumbered(at, by),
+        type=type,
+        name=name,
+        description=description,
+        config=config,
+    )
+    return next_version(with_secret(draft, type, secret), "New source.", at, by)
+
+
+def new_sink(
+    key: SinkKey,
+    *,
+    name: str,
+    table: TableSink,
+    at: datetime,
+    by: By,
+    description: str = "",
+    config: tuple[SettingOverride, ...] = (),
+    allowed_signals: tuple[str, ...] = (),
+) -> Sink:
+    """A sink that is created now, in its first version."""
+    draft = Sink(
+        key=key,
+        created=Created(at, by),
+        version=_unnumbered(at, by),
+        type="table",
+        name=name,
+        description=description,
+        config=config,
+        allowed_signals=allowed_signals,
+        table=table,
+    )
+    return next_version(draft, "New sink.", at, by)
+
+
+def _unnumbered(at: datetime, by: By) -> Version:
+    return Version(number=0, hash="", description="", at=at, by=by)
+
+
+def next_version(entity: E, description: str, at: datetime, by: By) -> E:
+    """*entity* with the number after its present one."""
+    version = Version(
+        number=entity.version.number + 1,
+        hash=content_hash(entity),
+        description=description,
+        at=at,
+        by=by,
+    )
+    return attrs.evolve(entity, version=version)
+
+
+def revive(created: E, deleted: E, at: datetime, by: By) -> E:
+    """*created*, made over the id of something *deleted*: creation and numbering go on."""
+    undeleted = attrs.evolve(
+        created,
+        created=deleted.created,
+        version=attrs.evolve(created.version, number=deleted.version.number),
+        undeleted=Undeleted(at, by),
+    )
+    return next_version(undeleted, created.version.description, at, by)
+
+
+def disable(entity: S, at: datetime, by: By, *, directly: bool, reason: str) -> S:
+    """:param directly: false if it is disabled together with its parent."""
+    disabled = Disabled(directly=directly, at=at, reason=reason, by=by)
+    return attrs.evolve(entity, disabled=disabled, enabled=None)
+
+
+def enable(entity: S, at: datetime, by: By) -> S:
+    return attrs.evolve(entity, disabled=None, enabled=Enabled(at, by))
+
+
+def delete(entity: S, at: datetime, by: By, *, directly: bool) -> S:
+    """:param directly: false if it is deleted together with its parent."""
+    return attrs.evolve(entity, deleted=Deleted(directly, at, by), undeleted=None)
+
+
+def undelete(entity: S, at: datetime, by: By) -> S:
+    return attrs.evolve(entity, deleted=None, undeleted=Undeleted(at, by))
+
+
+def rollback(latest: E, target: E, at: datetime, by: By) -> E:
+    """The content of *target* as the version after *latest*.
+
+    Whether it is enabled and deleted isn't content: that stays as it is now.
+    """
+    content = attrs.evolve(
+        target,
+        version=latest.version,
+        disabled=latest.disabled,
+        enabled=latest.enabled,
+        deleted=latest.deleted,
+        undeleted=latest.undeleted,
+    )
+    return next_version(content, f'Rollback to version "{target.version.number}".', at, by)
+
+
+def with_secret(source: Source, type: SourceType, secret: str) -> Source:
+    """*source* of this type and with this secret, without the part of another type."""
+    return attrs.evolve(
+        source,
+        type=type,
+        http=HttpSource(secret) if type == "http" else None,
+        otlp=OtlpSource(secret) if type == "otlp" else None,
+    )
+
+
+def with_overrides(entity: E, overrides: list[tuple[str, object]]) -> E:
+    """*entity* with exactly these overrides of settings."""
+    return attrs.evolve(
+        entity, config=tuple(SettingOverride(key, value) for key, value in overrides)
+    )

@@ -1,0 +1,325 @@
+"""Definitions: every change of branches, sources and sinks, made in a running transaction.
+
+The methods read, check limits, decide which version a change makes and what happens to children,
+and write. They tell `SinkHooks` what becomes of sinks before the new definition is written, so that
+files are opened and closed in the same transaction. Nothing here calls another service, so a body
+that uses it can be run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from stream.definition import errors, lifecycle, prefix
+from stream.definition.change import Change, NoHooks, SinkHooks
+from stream.definition.entity import Branch, Created, Sink, Source
+from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.definition.store import SINKS, SOURCES
+from stream.values.codec import decode, encode
+
+__all__ = [
+    "MAX_BRANCHES",
+    "MAX_SINKS",
+    "MAX_SOURCES",
+    "MAX_VERSIONS",
+    "Definitions",
+]
+
+MAX_BRANCHES = 100
+"""Of a project."""
+MAX_SOURCES = 100
+"""Live ones of a branch."""
+MAX_SINKS = 100
+"""Live ones of a source."""
+MAX_VERSIONS = 1000
+"""Of a source or sink."""
+
+
+class Definitions:
+    """:param hooks: told what happens to sinks."""
+
+    def __init__(self, hooks: SinkHooks | None = None) -> None:
+        self._hooks: SinkHooks = hooks or NoHooks()
+
+    # Branches
+
+    async def branch(self, change: Change, key: BranchKey) -> Branch:
+        """Raises `DefinitionNotFound`."""
+        stored = await change.txn.get(f"{prefix.BRANCH_ACTIVE}{key}")
+        if stored is None:
+            raise errors.branch_not_found(key)
+        return decode(Branch, stored.value)
+
+    async def create_branch(self, change: Change, key: BranchKey, *, is_default: bool) -> Branch:
+        """The branch *key*, which is recorded if it isn't yet. Raises `CountLimitReached`."""
+        known = await change.txn.range(f"{prefix.BRANCH_ACTIVE}{key.project_id}/")
+        path = f"{prefix.BRANCH_ACTIVE}{key}"
+        for stored in known:
+            if stored.key == path:
+                return decode(Branch, stored.value)
+        if len(known) >= MAX_BRANCHES:
+            raise errors.branch_limit_reached(MAX_BRANCHES)
+        branch = Branch(key=key, created=Created(change.now, change.by), is_default=is_default)
+        change.txn.put(path, encode(branch))
+        return branch
+
+    # Sources
+
+    async def source(self, change: Change, key: SourceKey) -> Source:
+        """The live source. Raises `DefinitionNotFound`."""
+        source = await SOURCES.live(change.txn, key)
+        if source is None:
+            raise errors.source_not_found(key)
+        return source
+
+    async def create_source(self, change: Change, new: Source) -> Source:
+        """Store *new*, made by `lifecycle.new_source`; over a deleted id, numbering goes on.
+
+        Raises `DefinitionExists` or `CountLimitReached`.
+        """
+        if await SOURCES.live(change.txn, new.key) is not None:
+            raise errors.source_exists(new.key)
+        await self._check_source_count(change, new.key.branch_key)
+        deleted = await SOURCES.removed(change.txn, new.key)
+        if deleted is not None:
+            new = lifecycle.revive(new, deleted, change.now, change.by)
+        SOURCES.save(change, new)
+        return new
+
+    async def update_source(
+        self, change: Change, key: SourceKey, description: str, patch: Callable[[Source], Source]
+    ) -> Source:
+        """Make a new version of a source, even if *patch* changes nothing.
+
+        :param description: of the version.
+        :param patch: from the present content to the new one.
+        """
+        source = await self.source(change, key)
+        _check_version_count("source", source)
+        return self._new_source_version(change, patch(source), description)
+
+    async def rollback_source(self, change: Change, key: SourceKey, number: int) -> Source:
+        """Make the content of version *number* the newest version."""
+        source = await self.source(change, key)
+        target = await SOURCES.version(change.txn, key, number)
+        if target is None:
+            raise errors.source_version_not_found(key, number)
+        rolled_back = lifecycle.rollback(source, target, change.now, change.by)
+        SOURCES.save(change, rolled_back)
+        return rolled_back
+
+    async def disable_source(self, change: Change, key: SourceKey) -> Source:
+        """Disable a source and with it its enabled sinks; nothing happens if it is disabled."""
+        source = await self.source(change, key)
+        if source.disabled is not None:
+            return source
+        disabled = lifecycle.disable(
+            source, change.now, change.by, directly=True, reason=lifecycle.DISABLED_BY_API
+        )
+        disabled = self._new_source_version(change, disabled, "Disabled.")
+        for sink in await SINKS.all_live(change.txn, key):
+            if sink.disabled is None:
+                with_parent = lifecycle.disable(
+                    sink,
+                    change.now,
+                    change.by,
+                    directly=False,
+                    reason=lifecycle.DISABLED_WITH_SOURCE,
+                )
+                await self._save_sink(change, disabled, sink, with_parent)
+        return disabled
+
+    async def enable_source(self, change: Change, key: SourceKey) -> Source:
+        """Enable a source and the sinks that were disabled with it."""
+        source = await self.source(change, key)
+        if source.disabled is None or not source.disabled.directly:
+            return source
+        enabled = lifecycle.enable(source, change.now, change.by)
+        enabled = self._new_source_version(change, enabled, "Enabled.")
+        for sink in await SINKS.all_live(change.txn, key):
+            if sink.disabled is not None and not sink.disabled.directly:
+                with_parent = lifecycle.enable(sink, change.now, change.by)
+                await self._save_sink(change, enabled, sink, with_parent)
+        return enabled
+
+    async def delete_source(self, change: Change, key: SourceKey) -> Source:
+        """Delete a source, so that it can be undeleted, and its live sinks with it."""
+        source = await self.source(change, key)
+        deleted = lifecycle.delete(source, change.now, change.by, directly=True)
+        for sink in await SINKS.all_live(change.txn, key):
+            with_parent = lifecycle.delete(sink, change.now, change.by, directly=False)
+            await self._save_sink(change, deleted, sink, with_parent)
+        SOURCES.save(change, deleted)
+        return deleted
+
+    async def purge_source(self, change: Change, key: SourceKey) -> tuple[Source, list[Sink]]:
+        """Delete a source and its sinks for good, with their history.
+
+        Returns the source and all its sinks, live ones first, then those deleted before.
+        """
+        source = await self.source(change, key)
+        live = await SINKS.all_live(change.txn, key)
+        removed = await SINKS.all_removed(change.txn, key)
+        for sink in live:
+            deleted = lifecycle.delete(sink, change.now, change.by, directly=False)
+            await self._tell(change, source, sink, deleted)
+        SINKS.purge_children(change, key)
+        SOURCES.purge(change, key)
+        return source, [*live, *removed]
+
+    async def undelete_source(self, change: Change, key: SourceKey) -> Source:
+        """Bring back a deleted source and the sinks that were deleted with it."""
+        deleted = await SOURCES.removed(change.txn, key)
+        if deleted is None or deleted.deleted is None:
+            raise errors.deleted_source_not_found(key)
+        if not deleted.deleted.directly:
+            return deleted
+        await self._check_source_count(change, key.branch_key)
+        description = f'Undeleted to version "{deleted.version.number}".'
+        source = lifecycle.undelete(deleted, change.now, change.by)
+        source = self._new_source_version(change, source, description)
+        for sink in await SINKS.all_removed(change.txn, key):
+            if sink.deleted is not None and not sink.deleted.directly:
+                with_parent = lifecycle.undelete(sink, change.now, change.by)
+                await self._save_sink(change, source, sink, with_parent)
+        return source
+
+    def _new_source_version(self, change: Change, source: Source, description: str) -> Source:
+        source = lifecycle.next_version(source, description, change.now, change.by)
+        SOURCES.save(change, source)
+        return source
+
+    async def _check_source_count(self, change: Change, branch: BranchKey) -> None:
+        if len(await SOURCES.all_live(change.txn, branch)) >= MAX_SOURCES:
+            raise errors.source_limit_reached(MAX_SOURCES)
+
+    # Sinks
+
+    async def sink(self, change: Change, key: SinkKey) -> Sink:
+        """The live sink. Raises `DefinitionNotFound`."""
+        sink = await SINKS.live(change.txn, key)
+        if sink is None:
+            raise errors.sink_not_found(key)
+        return sink
+
+    async def create_sink(self, change: Change, new: Sink) -> Sink:
+        """Store *new*, made by `lifecycle.new_sink`; over a deleted id, numbering goes on.
+
+        Raises `DefinitionNotFound` for the source, `DefinitionExists` or `CountLimitReached`.
+        """
+        new.table.mapping.validate()
+        source = await self.source(change, new.key.source_key)
+        if await SINKS.live(change.txn, new.key) is not None:
+            raise errors.sink_exists(new.key)
+        await self._check_sink_count(change, source.key)
+        deleted = await SINKS.removed(change.txn, new.key)
+        if deleted is not None:
+            new = lifecycle.revive(new, deleted, change.now, change.by)
+        await self._save_sink(change, source, deleted, new)
+        return new
+
+    async def update_sink(
+        self, change: Change, key: SinkKey, description: str, patch: Callable[[Sink], Sink]
+    ) -> Sink:
+        """Make a new version of a sink, even if *patch* changes nothing.
+
+        :param description: of the version.
+        :param patch: from the present content to the new one.
+        """
+        sink = await self.sink(change, key)
+        _check_version_count("sink", sink)
+        patched = patch(sink)
+        patched.table.mapping.validate()
+        return await self._new_sink_version(change, sink, patched, description)
+
+    async def rollback_sink(self, change: Change, key: SinkKey, number: int) -> Sink:
+        """Make the content of version *number* the newest version."""
+        source = await self.source(change, key.source_key)
+        sink = await self.sink(change, key)
+        target = await SINKS.version(change.txn, key, number)
+        if target is None:
+            raise errors.sink_version_not_found(key, number)
+        rolled_back = lifecycle.rollback(sink, target, change.now, change.by)
+        await self._save_sink(change, source, sink, rolled_back)
+        return rolled_back
+
+    async def disable_sink(self, change: Change, key: SinkKey) -> Sink:
+        """Disable a sink; nothing happens if it is disabled."""
+        sink = await self.sink(change, key)
+        if sink.disabled is not None:
+            return sink
+        disabled = lifecycle.disable(
+            sink, change.now, change.by, directly=True, reason=lifecycle.DISABLED_BY_API
+        )
+        return await self._new_sink_version(change, sink, disabled, "Disabled.")
+
+    async def enable_sink(self, change: Change, key: SinkKey) -> Sink:
+        """Enable a sink; one that was disabled with its source is enabled only with it."""
+        sink = await self.sink(change, key)
+        if sink.disabled is None or not sink.disabled.directly:
+            return sink
+        enabled = lifecycle.enable(sink, change.now, change.by)
+        return await self._new_sink_version(change, sink, enabled, "Enabled.")
+
+    async def delete_sink(self, change: Change, key: SinkKey) -> Sink:
+        """Delete a sink, so that it can be undeleted."""
+        source = await self.source(change, key.source_key)
+        sink = await self.sink(change, key)
+        deleted = lifecycle.delete(sink, change.now, change.by, directly=True)
+        await self._save_sink(change, source, sink, deleted)
+        return deleted
+
+    async def undelete_sink(self, change: Change, key: SinkKey) -> Sink:
+        """Bring back a deleted sink; one that was deleted with its source comes back with it."""
+        source = await self.source(change, key.source_key)
+        deleted = await SINKS.removed(change.txn, key)
+        if deleted is None or deleted.deleted is None:
+            raise errors.deleted_sink_not_found(key)
+        if not deleted.deleted.directly:
+            return deleted
+        await self._check_sink_count(change, source.key)
+        sink = lifecycle.undelete(deleted, change.now, change.by)
+        description = f'Undeleted to version "{deleted.version.number}".'
+        return await self._new_sink_version(change, deleted, sink, description)
+
+    async def sinks(self, change: Change, key: SourceKey) -> Sequence[Sink]:
+        """All live sinks of a source by id."""
+        return await SINKS.all_live(change.txn, key)
+
+    async def _new_sink_version(
+        self, change: Change, old: Sink, new: Sink, description: str
+    ) -> Sink:
+        source = await self.source(change, old.key.source_key)
+        new = lifecycle.next_version(new, description, change.now, change.by)
+        await self._save_sink(change, source, old, new)
+        return new
+
+    async def _save_sink(self, change: Change, source: Source, old: Sink | None, new: Sink) -> None:
+        await self._tell(change, source, old, new)
+        SINKS.save(change, new)
+
+    async def _tell(self, change: Change, source: Source, old: Sink | None, new: Sink) -> None:
+        """Call the hooks for the step from *old* to *new*.
+
+        Only a sink that is enabled has an open file, so only such a sink's file is rotated, and an
+        undeleted sink that is still disabled gets none.
+        """
+        was_active, is_active = lifecycle.is_active(old), lifecycle.is_active(new)
+        if is_active and not was_active:
+            await self._hooks.sink_activated(change, source, new)
+        elif was_active and not is_active:
+            await self._hooks.sink_deactivated(change, new)
+        elif is_active and old != new:
+            await self._hooks.sink_modified(change, source, new)
+        if new.deleted is not None and (old is None or old.deleted is None):
+            await self._hooks.sink_deleted(change, new)
+
+    async def _check_sink_count(self, change: Change, source: SourceKey) -> None:
+        if len(await SINKS.all_live(change.txn, source)) >= MAX_SINKS:
+            raise errors.sink_limit_reached(MAX_SINKS)
+
+
+def _check_version_count(of: str, entity: Source | Sink) -> None:
+    # Numbers have no gaps, so the newest number is the count.
+    if entity.version.number >= MAX_VERSIONS:
+        raise errors.version_limit_reached(of, MAX_VERSIONS)

@@ -1,0 +1,95 @@
+"""How versioned definitions lie in etcd: live, deleted, and their history.
+
+A live entity is written twice, under ``active`` and as the history record of its current version; a
+deleted one is moved to ``deleted``, its history stays. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import attrs
+
+from stream.definition import prefix
+from stream.definition.change import Change
+from stream.definition.entity import Sink, Source
+from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.etcd import AtomicTxn
+from stream.values.codec import decode, encode
+
+__all__ = ["SINKS", "SOURCES", "EntityStore"]
+
+E = TypeVar("E", Source, Sink)
+
+Key = SourceKey | SinkKey
+Parent = BranchKey | SourceKey
+
+
+@attrs.frozen
+class EntityStore(Generic[E]):
+    """One kind of definitions.
+
+    :ivar kind: the class.
+    :ivar active: prefix of live ones.
+    :ivar deleted: prefix of deleted ones.
+    :ivar history: prefix of all versions.
+    """
+
+    kind: type[E]
+    active: str
+    deleted: str
+    history: str
+
+    async def live(self, txn: AtomicTxn, key: Key) -> E | None:
+        return await self._get(txn, f"{self.active}{key}")
+
+    async def removed(self, txn: AtomicTxn, key: Key) -> E | None:
+        return await self._get(txn, f"{self.deleted}{key}")
+
+    async def version(self, txn: AtomicTxn, key: Key, number: int) -> E | None:
+        return await self._get(txn, self.version_key(key, number))
+
+    async def all_live(self, txn: AtomicTxn, parent: Parent) -> list[E]:
+        """All live ones of *parent* by id."""
+        return await self._range(txn, prefix.children(self.active, parent))
+
+    async def all_removed(self, txn: AtomicTxn, parent: Parent) -> list[E]:
+        """All deleted ones of *parent* by id."""
+        return await self._range(txn, prefix.children(self.deleted, parent))
+
+    def version_key(self, key: Key, number: int) -> str:
+        return f"{self.history}{key}/{prefix.version_text(number)}"
+
+    def save(self, change: Change, entity: E) -> None:
+        """Write *entity* to where it belongs, and remove it from where it was."""
+        txn, key, data = change.txn, entity.key, encode(entity)
+        if entity.deleted is not None:
+            txn.put(f"{self.deleted}{key}", data)
+            txn.delete(f"{self.active}{key}")
+            return
+        txn.put(f"{self.active}{key}", data)
+        txn.put(self.version_key(key, entity.version.number), data)
+        if entity.undeleted is not None and entity.undeleted.at == change.now:
+            txn.delete(f"{self.deleted}{key}")
+
+    def purge(self, change: Change, key: Key) -> None:
+        """Remove every trace of one definition."""
+        change.txn.delete(f"{self.active}{key}")
+        change.txn.delete(f"{self.deleted}{key}")
+        change.txn.delete_prefix(prefix.children(self.history, key))
+
+    def purge_children(self, change: Change, parent: Parent) -> None:
+        """Remove every trace of all definitions of *parent*."""
+        for where in (self.active, self.deleted, self.history):
+            change.txn.delete_prefix(prefix.children(where, parent))
+
+    async def _get(self, txn: AtomicTxn, key: str) -> E | None:
+        stored = await txn.get(key)
+        return None if stored is None else decode(self.kind, stored.value)
+
+    async def _range(self, txn: AtomicTxn, where: str) -> list[E]:
+        return [decode(self.kind, stored.value) for stored in await txn.range(where)]
+
+
+SOURCES = EntityStore(Source, prefix.SOURCE_ACTIVE, prefix.SOURCE_DELETED, prefix.SOURCE_VERSION)
+SINKS = EntityStore(Sink, prefix.SINK_ACTIVE, prefix.SINK_DELETED, prefix.SINK_VERSION)

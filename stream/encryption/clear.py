@@ -1,0 +1,27 @@
+"""No encryption: the record holds the value in clear, and the encrypted text stays empty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from zope.interface import implementer
+
+from stream.encryption.interface import DecryptionFailed, IEncryptor
+
+__all__ = ["ClearEncryptor"]
+
+
+@implementer(IEncryptor)
+class ClearEncryptor:
+    """See the module."""
+
+    enabled = False
+
+    def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
+        """See `IEncryptor.encrypt`."""
+        return ""
+
+    def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
+        """Always fails: what is encrypted was written under other settings."""
+        raise DecryptionFailed("encryption is off, an encrypted value can't be opened")

@@ -1,0 +1,119 @@
+"""How a failed Storage API call looks to callers, to users and in the log."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from stream.errors import UserError, camel_case
+
+__all__ = ["JobDeadlineExceeded", "JobFailed", "StorageApiError", "name_of_status"]
+
+
+def name_of_status(status: int) -> str:
+    """The error name of an HTTP *status* that came without a machine code: ``gatewayTimeout``."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        return "storageApiError"
+    words = phrase.replace("'", "").replace("-", " ").title()
+    return camel_case(words[0].lower() + words[1:])
+
+
+class StorageApiError(UserError):
+    """The Storage API refused a call, answered nonsense, or could not be reached.
+
+    ``message`` is the API's own text and ``name`` its machine code; ``str()`` adds what an operator
+    needs to find the call. Neither holds the token.
+
+    :param method: the HTTP method of the call.
+    :param url: the whole URL (it carries no secret).
+    :param status: the API's status, or 502 / 504 when there was no usable answer.
+    :param code: the API's machine code, ``""`` if it told none.
+    :param answered: whether the API answered at all.
+    :param retried: whether at least one repetition was made.
+    :param maybe_applied: whether the call may have had its effect although it failed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        method: str,
+        url: str,
+        status: int,
+        code: str = "",
+        name: str | None = None,
+        exception_id: str | None = None,
+        answered: bool = True,
+        retried: bool = False,
+        maybe_applied: bool = False,
+    ) -> None:
+        super().__init__(
+            message,
+            status=status,
+            name=code or name or name_of_status(status),
+            exception_id=exception_id,
+        )
+        self.method = method
+        self.url = url
+        self.code = code
+        self.answered = answered
+        self.retried = retried
+        self.maybe_applied = maybe_applied
+
+    def __str__(self) -> str:
+        parts = [f'{self.message}, method: "{self.method}", url: "{self.url}"']
+        if self.answered:
+            parts.append(f'httpCode: "{self.status}"')
+        if self.code:
+            parts.append(f'errCode: "{self.code}"')
+        if self.exception_id:
+            parts.append(f'exceptionId: "{self.exception_id}"')
+        return ", ".join(parts)
+
+    def code_ends_with(self, ending: str) -> bool:
+        """Whether the machine code ends with *ending*, in whatever case."""
+        return self.code.lower().endswith(ending.lower())
+
+    @property
+    def is_not_found(self) -> bool:
+        """Whether the API answered that the thing does not exist."""
+        return self.answered and self.status == 404
+
+
+class JobFailed(UserError):
+    """A storage job ended with an error.
+
+    :param job_id: the job.
+    :param reason: the job's error message.
+    :param code: the job's machine code, ``""`` if it has none.
+    """
+
+    def __init__(
+        self, job_id: int, reason: str, *, code: str = "", exception_id: str | None = None
+    ) -> None:
+        suffix = f" (exception id: {exception_id})" if exception_id else ""
+        super().__init__(
+            f'job "{job_id}" failed: {reason}{suffix}',
+            name=code or "storageJobFailed",
+            exception_id=exception_id,
+        )
+        self.job_id = job_id
+        self.code = code
+
+
+class JobDeadlineExceeded(UserError):
+    """A storage job was still running when the caller's time was over; it may yet succeed.
+
+    :param job_id: the job, so that waiting can be resumed.
+    :param status: the last status seen.
+    """
+
+    def __init__(self, job_id: int, status: str) -> None:
+        super().__init__(
+            f'job "{job_id}" is still {status}: deadline exceeded',
+            status=504,
+            name="storageJobDeadlineExceeded",
+        )
+        self.job_id = job_id
+        self.job_status = status

@@ -1,0 +1,105 @@
+"""Events: what the service tells the project's event log. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import attrs
+import orjson
+
+from stream.values.utctime import format_time
+
+__all__ = ["Event", "EventParams", "EventStatistics"]
+
+
+@attrs.frozen
+class EventParams:
+    """What an event is about.
+
+    :param sink_id: ``""`` in events of a source.
+    :param source_name: left out when empty.
+    """
+
+    project_id: int
+    branch_id: int
+    source_id: str
+    sink_id: str = ""
+    source_name: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As the API gets it."""
+        params: dict[str, Any] = {
+            "branchId": self.branch_id,
+            "projectId": self.project_id,
+            "sinkId": self.sink_id,
+            "sourceId": self.source_id,
+            "streamId": f"{self.project_id}/{self.branch_id}/{self.source_id}",
+        }
+        if self.source_name:
+            params["sourceName"] = self.source_name
+        return params
+
+
+@attrs.frozen
+class EventStatistics:
+    """Amounts of a slice or file; sizes in bytes."""
+
+    first_record_at: datetime
+    last_record_at: datetime
+    records_count: int
+    slices_count: int
+    uncompressed_size: int
+    compressed_size: int
+    staging_size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As the API gets it."""
+        return {
+            "firstRecordAt": format_time(self.first_record_at),
+            "lastRecordAt": format_time(self.last_record_at),
+            "recordsCount": self.records_count,
+            "slicesCount": self.slices_count,
+            "uncompressedSize": self.uncompressed_size,
+            "compressedSize": self.compressed_size,
+            "stagingSize": self.staging_size,
+        }
+
+
+@attrs.frozen
+class Event:
+    """One event.
+
+    :param component: for example ``keboola.stream.sliceUpload``.
+    :param message: for people.
+    :param duration: seconds; the API gets whole ones.
+    :param params: what it is about.
+    :param error: why the operation failed; ``None`` if it didn't.
+    :param statistics: what was moved; left out when nothing was, and in failures.
+    """
+
+    component: str
+    message: str
+    duration: float
+    params: EventParams
+    error: str | None = None
+    statistics: EventStatistics | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The request's body: params and results are JSON inside strings."""
+        return {
+            "component": self.component,
+            "message": self.message,
+            "type": "info" if self.error is None else "error",
+            "duration": int(self.duration),
+            "runId": "",
+            "params": orjson.dumps(self.params.to_json()).decode(),
+            "results": orjson.dumps(self._results()).decode(),
+        }
+
+    def _results(self) -> dict[str, Any] | None:
+        if self.error is not None:
+            return {"error": self.error}
+        if self.statistics is not None and self.statistics.records_count > 0:
+            return {"statistics": self.statistics.to_json()}
+        return None

@@ -1,0 +1,195 @@
+"""Files into tables: the import job, started once and joined by every later attempt.
+
+Note [Once-only import]: the job's id is stored before anybody waits for it, so whoever comes next
+joins the same job. Between the start of the job and the storing of its id a crash would make the
+next attempt start a second one; the call itself is never repeated blindly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.application.service import Service
+from twisted.logger import Logger
+
+from stream.definition.key import SinkKey
+from stream.encryption.interface import IEncryptor
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, Batch, EtcdClient, KeyValue, Mirror, Session, atomic
+from stream.keboola.client import StorageApi
+from stream.keboola.errors import JobDeadlineExceeded, StorageApiError
+from stream.keboola.events import EventSender
+from stream.keboola.provider import load_sink_token
+from stream.keboola.records import (
+    JOBS,
+    FileRecord,
+    JobRecord,
+    decode_file,
+    encode_record,
+    file_record_key,
+    job_record_key,
+)
+from stream.keboola.token import Token
+from stream.keboola.uploads import load_file_record
+from stream.storage.entity import File
+from stream.storage.key import FileKey, JobKey
+from stream.storage.statistics_reads import one_file_statistics
+from stream.values.codec import decode
+
+__all__ = ["FileImporter", "RunningJobs"]
+
+_log = Logger()
+
+
+class RunningJobs(Service):
+    """How many import jobs each sink has running, from their records.
+
+    :param limit: jobs that a sink may have at the same time.
+    """
+
+    def __init__(self, client: EtcdClient, limit: int) -> None:
+        self._limit = limit
+        self._counts: dict[SinkKey, int] = {}
+        self._mirror: Mirror[JobRecord] = Mirror(client, JOBS, _decode_job, on_change=self._changed)
+
+    async def startService(self) -> None:
+        super().startService()
+        await self._mirror.startService()
+
+    async def stopService(self) -> None:
+        super().stopService()
+        await self._mirror.stopService()
+
+    def allow(self, file: FileKey) -> bool:
+        """Whether the sink may start one more job."""
+        return self._counts.get(file.sink_key, 0) < self._limit
+
+    @property
+    def records(self) -> list[JobRecord]:
+        return list(self._mirror.items.values())
+
+    def _changed(self, batch: Batch[JobRecord]) -> None:
+        self._counts = {}
+        for record in self._mirror.items.values():
+            sink = record.key.sink_key
+            self._counts[sink] = self._counts.get(sink, 0) + 1
+
+
+def _decode_job(kv: KeyValue) -> JobRecord:
+    return decode(JobRecord, kv.value)
+
+
+class FileImporter:
+    """:param job_timeout: seconds to wait for a job in one attempt."""
+
+    def __init__(
+        self,
+        client: EtcdClient,
+        session: Session,
+        api: StorageApi,
+        encryptor: IEncryptor,
+        events: EventSender,
+        reactor: Any,
+        *,
+        job_timeout: float,
+    ) -> None:
+        self._client = client
+        self._session = session
+        self._api = api
+        self._encryptor = encryptor
+        self._events = events
+        self._reactor = reactor
+        self._job_timeout = job_timeout
+
+    async def import_file(self, file: File) -> None:
+        """Import the file; safe to be repeated after any failure or crash."""
+        token = await load_sink_token(self._client, self._encryptor, file.key.sink_key)
+        record = await load_file_record(self._client, file.key)
+        if file.staging.is_empty:
+            await self._delete_empty(token, record)
+            return
+        started = self._reactor.seconds()
+        problem: Exception | None = None
+        try:
+            await self._import(token, record)
+        except Exception as error:
+            problem = error
+            raise
+        finally:
+            statistics = await one_file_statistics(self._client, file.key)
+            self._events.send(
+                token,
+                "fileImport",
+                "File import",
+                file.key.sink_key,
+                seconds=self._reactor.seconds() - started,
+                error=problem,
+                statistics=statistics.staging,
+            )
+
+    async def _delete_empty(self, token: Token, record: FileRecord) -> None:
+        try:
+            await self._api.delete_file(token, record.file_key.branch_id, record.file_id)
+        except UserError as error:
+            _log.warn("cannot delete an empty staging file: {error}", error=error)
+
+    async def _import(self, token: Token, record: FileRecord) -> None:
+        """Note [Once-only import]."""
+        job_id = record.storage_job_id
+        if job_id is not None:
+            job = await self._api.get_job(token, job_id)
+            if job.status == "success":
+                return
+            if job.status == "error":
+                _log.warn("import job {job_id} failed, a new one is started", job_id=job_id)
+                job_id = None
+        if job_id is None:
+            job_id = await self._start_job(token, record)
+        try:
+            await self._api.wait_job(token, job_id, timeout=self._job_timeout)
+        except JobDeadlineExceeded:
+            raise UserError(
+                "wait for import operation deadline exceeded", status=504, name="importTimeout"
+            ) from None
+        await self._forget_job(record.sink_key, job_id)
+
+    async def _start_job(self, token: Token, record: FileRecord) -> int:
+        job = await self._api.import_async(
+            token,
+            record.file_key.branch_id,
+            record.table_id,
+            file_id=record.file_id,
+            columns=record.columns,
+        )
+        job_key = JobKey.of(record.sink_key, str(job.id))
+
+        async def store(txn: AtomicTxn) -> None:
+            stored = await txn.get(file_record_key(record.file_key))
+            latest = decode_file(stored.value) if stored else record
+            txn.put(
+                file_record_key(record.file_key),
+                encode_record(attrs.evolve(latest, storage_job_id=job.id)),
+            )
+            txn.put(job_record_key(job_key), encode_record(JobRecord(job_key)))
+
+        await atomic(self._client, store)
+        return job.id
+
+    async def _forget_job(self, sink: SinkKey, job_id: int) -> None:
+        """Free the sink's slot at once; the cleanup would do it later."""
+        await self._client.delete(job_record_key(JobKey.of(sink, str(job_id))))
+
+    async def forget_finished(self, record: JobRecord) -> bool:
+        """Delete the record of a job that doesn't run any more; false if it still runs."""
+        try:
+            token = await load_sink_token(self._client, self._encryptor, record.key.sink_key)
+            job = await self._api.get_job(token, int(record.key.job_id))
+        except StorageApiError as error:
+            if not error.is_not_found:
+                raise
+        else:
+            if not job.is_finished:
+                return False
+        await self._client.delete(job_record_key(record.key))
+        return True

@@ -1,0 +1,56 @@
+"""The secret that authorises a call, in a wrapper that no log line or repr can open by accident."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import attrs
+
+from stream.errors import UserError
+
+__all__ = ["Token"]
+
+_VISIBLE_ASCII = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+_BEARER = "Bearer "
+
+
+def _check(_instance: object, _attribute: object, value: str) -> None:
+    if _VISIBLE_ASCII.fullmatch(value) is None:
+        raise UserError("invalid access token", status=401, name="storage.tokenInvalid")
+
+
+@attrs.frozen(repr=False)
+class Token:
+    """A Storage API token.
+
+    :param value: the token's text. Anything that can't stand in a header is refused with a
+        `UserError` 401 ``storage.tokenInvalid``, as the API itself would refuse it.
+    """
+
+    value: str = attrs.field(validator=_check)
+
+    @classmethod
+    def of(cls, token: Token | str) -> Token:
+        """*token* itself, or *token* wrapped."""
+        return token if isinstance(token, Token) else cls(token)
+
+    def __repr__(self) -> str:
+        return "Token(***)"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def header(self) -> tuple[str, str]:
+        """Name and value of the header that carries the token."""
+        if self.value.startswith(_BEARER):
+            return "Authorization", self.value
+        return "X-StorageApi-Token", self.value
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the token: a key for caches that must not hold the secret itself."""
+        return hashlib.sha256(self.value.encode("ascii")).digest()
+
+    def hidden_in(self, text: str) -> str:
+        """*text* with every occurrence of the token masked."""
+        return text.replace(self.value.removeprefix(_BEARER), "***")

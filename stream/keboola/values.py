@@ -1,0 +1,218 @@
+"""What the Storage API answers, as values.
+
+Each ``from_reply`` takes decoded JSON and raises ValueError, KeyError or TypeError (or
+AttributeError) for something else; the client turns that into one error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from stream.staging.upload import FileUpload
+
+__all__ = [
+    "Admin",
+    "Branch",
+    "Bucket",
+    "FileUpload",
+    "Index",
+    "Job",
+    "JobError",
+    "SinkToken",
+    "Table",
+    "TableMetadata",
+    "TokenInfo",
+]
+
+
+@attrs.frozen
+class Index:
+    """What the API offers."""
+
+    features: frozenset[str]
+
+    @classmethod
+    def from_reply(cls, reply: Mapping[str, Any]) -> Index:
+        return cls(features=frozenset(map(str, reply.get("features") or ())))
+
+
+@attrs.frozen
+class Admin:
+    """The person behind a master token; *role* is ``admin`` for those who may write."""
+
+    id: int
+    name: str
+    role: str
+
+
+@attrs.frozen
+class TokenInfo:
+    """Whose a token is and what it may do.
+
+    :param admin: ``None`` for tokens that belong to no person.
+    """
+
+    id: str
+    description: str
+    is_master: bool
+    project_id: int
+    project_name: str
+    admin: Admin | None = None
+
+    @classmethod
+    def from_reply(cls, reply: Mapping[str, Any]) -> TokenInfo:
+        admin, owner = reply.get("admin"), reply["owner"]
+        return cls(
+            id=str(reply["id"]),
+            description=str(reply.get("description") or ""),
+            is_master=reply.get("isMasterToken") is True,
+            project_id=int(owner["id"]),
+            project_name=str(owner.get("name") or ""),
+            admin=Admin(
+                id=int(admin["id"]),
+                name=str(admin.get("name") or ""),
+                role=str(admin.get("role") or ""),
+            )
+            if admin
+            else None,
+        )
+
+
+@attrs.frozen
+class Branch:
+    """A development branch of a project."""
+
+    id: int
+    name: str
+    is_default: bool
+
+    @classmethod
+    def from_reply(cls, reply: Mapping[str, Any]) -> Branch:
+        return cls(
+            id=int(reply["id"]),
+            name=str(reply.get("name") or ""),
+            is_default=reply.get("isDefault") is True,
+        )
+
+
+@attrs.frozen
+class Bucket:
+    """A bucket of tables."""
+
+    id: str
+
+    @classmethod
+    def from_reply(cls, reply: Mapping[str, Any]) -> Bucket:
+        return cls(id=str(reply["id"]))
+
+
+@attrs.frozen
+class SinkToken:
+    """A token made for one sink; it can be stored as it is.
+
+    :param token: the secret.
+    """
+
+    id: str
+    description: str
+    token: str = attrs.field(repr=False)
+
+    @classmethod
+    def from_reply(cls, reply: Mapping[str, Any]) -> SinkToken:
+        return cls(
+            id=str(reply["id"]),
+            description=str(reply.get("description") or ""),
+            token=str(reply["token"]),
+        )
+
+
+@attrs.frozen
+class TableMetadata:
+    """One entry of a table's metadata."""
+
+    key: str
+    value: str
+    provider: str
+
+
+@attrs.frozen
+class Table:
+    """A table.
+
+    :param columns: names in order.
+    :param primary_key: names in order; empty if there is none.
+    """
+
+    id: str
+    columns: tuple[str, ...]
+    primary_key: tuple[str, ...]
+    metadata: tuple[TableMetadata, ...] = ()
+
+    @classmethod
+    def from_reply(cls, reply: Mapping[str, Any]) -> Table:
+        return cls(
+            id=str(reply["id"]),
+            columns=tuple(map(str, reply["columns"])),
+            primary_key=tuple(map(str, reply.get("primaryKey") or ())),
+            metadata=tuple(
+                TableMetadata(
+                    key=str(entry["key"]),
+                    value=str(entry.get("value") or ""),
+                    provider=str(entry.get("provider") or ""),
+                )
+                for entry in reply.get("metadata") or ()
+            ),
+        )
+
+    def metadata_value(self, key: str) -> str | None:
+        """The value stored under *key*, or ``None``."""
+        return next((entry.value for entry in self.metadata if entry.key == key), None)
+
+
+@attrs.frozen
+class JobError:
+    """Why a job failed."""
+
+    message: str
+    code: str = ""
+    exception_id: str = ""
+
+
+@attrs.frozen
+class Job:
+    """A storage job.
+
+    :param status: ``waiting``, ``processing``, ``success`` or ``error``.
+    :param results: its results, ``{}`` if there are none.
+    :param error: set when the status is ``error``.
+    """
+
+    id: int
+    status: str
+    results: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    error: JobError | None = None
+
+    @classmethod
+    def from_reply(cls, reply: Mapping[str, Any]) -> Job:
+        status, results = str(reply["status"]), reply.get("results")
+        problem = reply.get("error") or {}
+        return cls(
+            id=int(reply["id"]),
+            status=status,
+            # An empty object comes as an empty list.
+            results=dict(results) if isinstance(results, Mapping) else {},
+            error=JobError(
+                message=str(problem.get("message") or "no reason given"),
+                code=str(problem.get("code") or ""),
+                exception_id=str(problem.get("exceptionId") or ""),
+            )
+            if status == "error"
+            else None,
+        )
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status in ("success", "error")

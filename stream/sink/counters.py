@@ -1,0 +1,45 @@
+"""What one source node has stored in one slice: kept in memory, put to etcd by the collector."""
+
+from __future__ import annotations
+
+import attrs
+
+from stream.storage.statistics import Statistics
+from stream.values.bytesize import ByteSize
+from stream.values.utctime import from_milliseconds
+
+__all__ = ["SliceCounters"]
+
+
+@attrs.define
+class SliceCounters:
+    """:ivar first_at: receive time of the first record, milliseconds since the epoch, 0 if none.
+    :ivar last_at: the same of the last record.
+    """
+
+    records: int = 0
+    uncompressed: int = 0
+    compressed: int = 0
+    first_at: int = 0
+    last_at: int = 0
+
+    def add(
+        self, records: int, uncompressed: int, compressed: int, first_at: int, last_at: int
+    ) -> None:
+        """Count a stored group. Sizes are bytes, times milliseconds since the epoch."""
+        self.records += records
+        self.uncompressed += uncompressed
+        self.compressed += compressed
+        self.first_at = min(self.first_at, first_at) if self.first_at else first_at
+        self.last_at = max(self.last_at, last_at)
+
+    def statistics(self) -> Statistics:
+        if not self.records:
+            return Statistics()
+        return Statistics(
+            first_record_at=from_milliseconds(self.first_at),
+            last_record_at=from_milliseconds(self.last_at),
+            records_count=self.records,
+            uncompressed_size=ByteSize(self.uncompressed),
+            compressed_size=ByteSize(self.compressed),
+        )

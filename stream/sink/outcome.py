@@ -1,0 +1,69 @@
+"""What becomes of a row, and who is told."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+from stream.errors import NestedError, UserError
+from stream.values.utctime import format_time
+
+__all__ = [
+    "ACCEPTED",
+    "PROCESSED",
+    "Waiter",
+    "no_opened_slice",
+    "no_pipeline_ready",
+    "not_stored",
+    "shutting_down",
+    "unknown_fate",
+]
+
+PROCESSED = 200
+"""Stored as durably as the sink's settings ask."""
+
+ACCEPTED = 202
+"""Taken, but not waited for: the sink's settings say so."""
+
+
+class Waiter(Protocol):
+    """A request that waits until its row is stored.
+
+    The request itself plays this part, so that a record costs no Deferred, closure or timer.
+    """
+
+    def stored(self) -> None:
+        """The row is stored; called at most once, and not after `failed`."""
+
+    def failed(self, error: UserError) -> None:
+        """The row isn't acknowledged; called at most once, and not after `stored`."""
+
+
+def no_pipeline_ready() -> UserError:
+    """Every slice pipeline of the sink is opening, stalled or full."""
+    return UserError("no pipeline is ready", status=503, name="noPipelineReady")
+
+
+def no_opened_slice(next_attempt: datetime) -> UserError:
+    """The sink has no slice that this node may write to."""
+    return UserError(
+        "cannot open sink pipeline: no opened slice found, "
+        f"next attempt after {format_time(next_attempt)}",
+        status=503,
+        name="noOpenedSliceFound",
+    )
+
+
+def shutting_down() -> UserError:
+    """The node takes no more records."""
+    return UserError("node is shutting down", status=503, name="shutdown")
+
+
+def not_stored(cause: Exception) -> UserError:
+    """The row is certainly not stored; a retry is safe."""
+    return NestedError("row not stored", [cause], status=503, name="notStored")
+
+
+def unknown_fate(cause: Exception) -> UserError:
+    """The row may or may not be stored; a retry can duplicate it."""
+    return NestedError("error when waiting for sync", [cause], status=500, name="genericError")

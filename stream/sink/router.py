@@ -1,0 +1,262 @@
+"""The sinks and open slices of a source node: where each record goes.
+
+The router mirrors active sinks and slices at level local. Records find the sinks of their source
+here; changes of slices open and close pipelines, strictly in the order of the changes, and only
+when every slice closed by a change is really closed the node reports that change's revision.
+
+Note [Close sync]: the report means "whatever was closed up to this revision I no longer write to".
+Coordinators wait for the lowest report before they let a slice be uploaded. The report lives under
+the node's lease, and a node without a lease takes no records: a node that can't report can't write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.logger import Logger
+
+from stream.definition import prefix as definition_prefix
+from stream.definition.entity import Sink
+from stream.definition.key import SinkKey, SourceKey
+from stream.errors import UserError
+from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, Registration, Session
+from stream.record.context import RecordContext
+from stream.sink.balancing import slice_share
+from stream.sink.outcome import Waiter, no_opened_slice, shutting_down
+from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
+from stream.storage import prefix as storage_prefix
+from stream.storage.entity import Slice
+from stream.storage.key import SliceKey
+from stream.storage.state import Level, SliceState
+from stream.values.codec import decode
+from stream.values.utctime import from_milliseconds
+
+__all__ = ["SinkRouter", "SinkTarget"]
+
+_log = Logger()
+
+RETRY_AFTER_MILLISECONDS = 100
+"""When a sink without an open slice is worth another try."""
+
+
+@attrs.define(eq=False)
+class SinkTarget:
+    """One sink, as the source sees it."""
+
+    key: SinkKey
+    enabled: bool
+    allowed_signals: tuple[str, ...]
+    _router: SinkRouter
+    _pipeline: SinkPipeline | None = None
+
+    def accepts(self, signal: str) -> bool:
+        """Whether the sink takes records of this OTLP *signal* (empty for HTTP records)."""
+        return self.enabled and (
+            not signal or not self.allowed_signals or signal in self.allowed_signals
+        )
+
+    def write(self, record: RecordContext, waiter: Waiter) -> int | None:
+        """See `SinkPipeline.write`; also raises UserError if the node takes no records."""
+        pipeline = self._pipeline
+        if pipeline is None:
+            pipeline = self._pipeline = self._router.open(self.key, record.timestamp_ms)
+        refusal = self._router.refusal
+        if refusal is not None:
+            raise refusal
+        return pipeline.write(record, waiter)
+
+
+class SinkRouter(Service):
+    """:param nodes: ids of all source nodes, sorted, as this node knows them.
+    :param minimum_slices: slices that each source node writes to, if a sink has so many.
+    """
+
+    def __init__(
+        self,
+        client: EtcdClient,
+        session: Session,
+        context: PipelineContext,
+        *,
+        nodes: Callable[[], Sequence[str]],
+        minimum_slices: int,
+    ) -> None:
+        self._session = session
+        self._context = context
+        self._nodes = nodes
+        self._minimum_slices = minimum_slices
+        self._targets: dict[SourceKey, dict[str, SinkTarget]] = {}
+        self._eligible: dict[SourceKey, tuple[tuple[str, SinkTarget], ...]] = {}
+        self._writing: dict[SinkKey, dict[SliceKey, Slice]] = {}
+        self._pipelines: dict[SinkKey, SinkPipeline] = {}
+        self._report: Registration | None = None
+        self._sinks: Mirror[Sink] = Mirror(
+            client, definition_prefix.SINK_ACTIVE, _decode_sink, on_change=self._sinks_changed
+        )
+        self._slices: Mirror[Slice] = Mirror(
+            client,
+            storage_prefix.slice_level(Level.LOCAL),
+            _decode_slice,
+            on_change=self._slices_changed,
+        )
+        self.refusal: UserError | None = shutting_down()
+
+    async def startService(self) -> None:
+        """Fires when all sinks and slices are known and the node has reported itself."""
+        super().startService()
+        self._report = await self._session.register(
+            f"{storage_prefix.CLOSE_SYNC}{self._context.node_id}", b"0"
+        )
+        await self._sinks.startService()
+        await self._slices.startService()
+        self.refusal = None
+
+    async def stopService(self) -> None:
+        """Fires when every row is answered, every slice file closed and the report withdrawn."""
+        super().stopService()
+        self.refusal = shutting_down()
+        await self._sinks.stopService()
+        await self._slices.stopService()
+        closing = [ensureDeferred(p.close(self.refusal)) for p in self._pipelines.values()]
+        await _settled(closing, "cannot close a sink pipeline")
+        if self._report is not None:
+            await self._report.remove()
+
+    def session_lost(self) -> None:
+        """Note [Close sync]: without a lease nobody would wait for this node."""
+        self.refusal = UserError(
+            "the node has lost its lease in etcd", status=503, name="leaseLost"
+        )
+
+    def session_renewed(self) -> None:
+        if self.running:
+            self.refusal = None
+
+    # Records.
+
+    def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, SinkTarget]]:
+        """The enabled sinks of a source that take records of *signal* (empty for HTTP records).
+
+        :returns: ids and targets, sorted by id.
+        """
+        eligible = self._eligible.get(source, ())
+        if not signal:
+            return eligible
+        return [(sink_id, target) for sink_id, target in eligible if target.accepts(signal)]
+
+    def open(self, key: SinkKey, now_ms: int) -> SinkPipeline:
+        """The pipeline of a sink; opened by its first record.
+
+        Raises UserError if the sink has no slice that this node may write to.
+        """
+        pipeline = self._pipelines.get(key)
+        if pipeline is not None:
+            return pipeline
+        share = self._share(key)
+        if not share:
+            raise no_opened_slice(from_milliseconds(now_ms + RETRY_AFTER_MILLISECONDS))
+        _log.info("opening sink pipeline", sink_id=str(key))
+        pipeline = self._pipelines[key] = SinkPipeline(self._context)
+        ensureDeferred(pipeline.update(share)).addErrback(
+            lambda failure: _log.failure("cannot open sink pipeline", failure)
+        )
+        return pipeline
+
+    def _share(self, key: SinkKey) -> list[Slice]:
+        slices = self._writing.get(key, {})
+        return slice_share(
+            [slices[slice_key] for slice_key in sorted(slices)],
+            self._nodes(),
+            self._context.node_id,
+            self._minimum_slices,
+        )
+
+    # Changes of sinks.
+
+    def _sinks_changed(self, batch: Batch[Sink]) -> None:
+        known = self._targets
+        if batch.reset:
+            self._targets = {}
+        touched: set[SourceKey] = set(known) if batch.reset else set()
+        for change in batch.changes:
+            key = SinkKey.parse(change.key.removeprefix(definition_prefix.SINK_ACTIVE))
+            source = key.source_key
+            touched.add(source)
+            if change.value is None:
+                self._targets.get(source, {}).pop(key.sink_id, None)
+                continue
+            sink = change.value
+            target = known.get(source, {}).get(key.sink_id)
+            if target is None:
+                target = SinkTarget(key, sink.is_enabled, sink.allowed_signals, self)
+            target.enabled, target.allowed_signals = sink.is_enabled, sink.allowed_signals
+            self._targets.setdefault(source, {})[key.sink_id] = target
+        for source in touched:
+            targets = self._targets.get(source, {})
+            eligible = tuple((i, targets[i]) for i in sorted(targets) if targets[i].enabled)
+            if eligible:
+                self._eligible[source] = eligible
+            else:
+                self._eligible.pop(source, None)
+
+    # Changes of slices.
+
+    async def _slices_changed(self, batch: Batch[Slice]) -> None:
+        touched = set(self._writing) if batch.reset else set()
+        if batch.reset:
+            self._writing = {}
+        for change in batch.changes:
+            key = SliceKey.parse(change.key.removeprefix(storage_prefix.slice_level(Level.LOCAL)))
+            touched.add(key.sink_key)
+            slices = self._writing.setdefault(key.sink_key, {})
+            if change.value is not None and change.value.state is SliceState.WRITING:
+                slices[key] = change.value
+            else:
+                slices.pop(key, None)
+            if not slices:
+                del self._writing[key.sink_key]
+        await self._update_pipelines(touched)
+        if self._report is not None:
+            await self._report.update(str(batch.revision).encode())
+
+    async def nodes_changed(self) -> None:
+        """Other source nodes came or went: share the slices anew."""
+        await self._update_pipelines(set(self._pipelines))
+
+    async def _update_pipelines(self, touched: set[SinkKey]) -> None:
+        updating: list[Deferred[None]] = []
+        for key in touched:
+            pipeline = self._pipelines.get(key)
+            if pipeline is None:
+                continue
+            share = self._share(key)
+            if share:
+                updating.append(ensureDeferred(pipeline.update(share)))
+            else:
+                updating.append(ensureDeferred(self._close_pipeline(key)))
+        await _settled(updating, "cannot update a sink pipeline")
+
+    async def _close_pipeline(self, key: SinkKey) -> None:
+        pipeline = self._pipelines.pop(key)
+        target = self._targets.get(key.source_key, {}).get(key.sink_id)
+        if target is not None:
+            target._pipeline = None
+        await pipeline.close(UserError("no pipeline", status=503, name="noPipeline"))
+        _log.info("closed sink pipeline: no active slice", sink_id=str(key))
+
+
+async def _settled(deferreds: list[Deferred[None]], message: str) -> None:
+    """Wait for all; a failure is logged and doesn't stop the others."""
+    for success, result in await DeferredList(deferreds, consumeErrors=True):
+        if not success:
+            _log.failure(message, result)
+
+
+def _decode_sink(kv: KeyValue) -> Sink:
+    return decode(Sink, kv.value)
+
+
+def _decode_slice(kv: KeyValue) -> Slice:
+    return decode(Slice, kv.value)

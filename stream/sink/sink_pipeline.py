@@ -1,0 +1,185 @@
+"""The records of one sink: rendered, and balanced over the slices that this node writes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock, ensureDeferred
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from stream.errors import UserError
+from stream.mapping.columns import Mapping
+from stream.mapping.render import compile_renderer
+from stream.record.context import RecordContext
+from stream.sink.balancing import Balancer
+from stream.sink.counters import SliceCounters
+from stream.sink.group import Group
+from stream.sink.outcome import ACCEPTED, Waiter, no_pipeline_ready
+from stream.sink.slice_pipeline import SlicePipeline
+from stream.storage.entity import Slice
+from stream.storage.key import SliceKey
+from stream.storage.network.interface import SliceOpener
+from stream.values.bytesize import ByteSize
+
+__all__ = ["CountersCollector", "PipelineContext", "SinkPipeline"]
+
+_log = Logger()
+
+CLOSE_SECONDS = 30.0
+"""How long a closing slice pipeline waits for the writer; less than coordinators wait for us."""
+
+Renderer = Callable[[RecordContext], bytes]
+
+
+class CountersCollector(Protocol):
+    """Stores what the pipelines count (`stream.sink.collector`)."""
+
+    def opened(self, key: SliceKey, counters: SliceCounters) -> None:
+        """The counters of a slice are to be stored from now on."""
+
+    async def closed(self, key: SliceKey) -> None:
+        """Fires when the final counters are stored."""
+
+
+@attrs.frozen(kw_only=True)
+class PipelineContext:
+    """What all pipelines of a node share."""
+
+    node_id: str
+    opener: SliceOpener
+    reactor: Any
+    pool: ThreadPool
+    collector: CountersCollector
+    balancer: Balancer
+    renderers: dict[tuple[Mapping, ByteSize], Renderer] = attrs.Factory(dict)
+
+    def renderer(self, slice_: Slice) -> Renderer:
+        """The compiled renderer of the slice's mapping, shared by equal mappings."""
+        key = (slice_.mapping, slice_.encoding.encoder.row_size_limit)
+        renderer = self.renderers.get(key)
+        if renderer is None:
+            renderer = self.renderers[key] = compile_renderer(*key)
+        return renderer
+
+
+@attrs.frozen(eq=False)
+class _Target:
+    """An open slice with what the hot path needs at hand."""
+
+    pipeline: SlicePipeline
+    render: Renderer
+    wait: bool
+
+
+class SinkPipeline:
+    """Writes to the slices given by `update`; opened by the first record of the sink."""
+
+    def __init__(self, context: PipelineContext) -> None:
+        self._context = context
+        self._targets: tuple[_Target, ...] = ()
+        self._stopped: UserError | None = None
+        self._updating = DeferredLock()
+
+    def write(self, record: RecordContext, waiter: Waiter) -> int | None:
+        """Render *record* and hand it to a ready slice.
+
+        :returns: `ACCEPTED` if the sink's settings don't wait; ``None`` if *waiter* will be told.
+        :raises UserError: the record can't be rendered, or no slice takes it.
+        """
+        target = self._pick()
+        row = target.render(record)
+        if target.wait:
+            target.pipeline.write(row, record.timestamp_ms, waiter)
+            return None
+        target.pipeline.write(row, record.timestamp_ms, None)
+        return ACCEPTED
+
+    def _pick(self) -> _Target:
+        targets = self._targets
+        count = len(targets)
+        if count:
+            start = self._context.balancer.start(count)
+            for i in range(count):
+                target = targets[(start + i) % count]
+                if target.pipeline.ready:
+                    return target
+            for target in targets:
+                if target.pipeline.opening:
+                    return target
+        raise self._stopped or no_pipeline_ready()
+
+    def _reroute(self, origin: SlicePipeline, group: Group) -> bool:
+        """Offer a group that *origin* could not store to a slice with the same mapping."""
+        for target in self._targets:
+            pipeline = target.pipeline
+            if (
+                pipeline is not origin
+                and pipeline.ready
+                and pipeline.slice.mapping == origin.slice.mapping
+            ):
+                pipeline.adopt(group)
+                return True
+        return False
+
+    async def update(self, slices: Sequence[Slice]) -> None:
+        """Write to *slices* from now on (sorted by key), and close what isn't among them.
+
+        New slices are opened and awaited for a short time before the switch, if nothing else is
+        ready; the old ones take records until then. Fires when the old ones are closed and their
+        statistics stored; calls are carried out one after another.
+        """
+        await self._updating.run(lambda: ensureDeferred(self._update(slices)))
+
+    async def _update(self, slices: Sequence[Slice]) -> None:
+        if self._stopped is not None:
+            return
+        known = {target.pipeline.slice.key: target for target in self._targets}
+        wanted = {slice_.key for slice_ in slices}
+        opened: list[Deferred[None]] = []
+        targets = []
+        for slice_ in slices:
+            target = known.get(slice_.key)
+            if target is None:
+                target, opening = self._open(slice_)
+                opened.append(opening)
+            targets.append(target)
+        if opened and not any(t.pipeline.ready for t in targets):
+            if not known:
+                self._targets = tuple(targets)  # nothing to fall back on: rows may wait here
+            await DeferredList(opened, fireOnOneCallback=True)
+        self._targets = tuple(targets)
+        await self._close([t.pipeline for key, t in known.items() if key not in wanted])
+
+    def _open(self, slice_: Slice) -> tuple[_Target, Deferred[None]]:
+        context = self._context
+        pipeline = SlicePipeline(
+            slice_,
+            node_id=context.node_id,
+            opener=context.opener,
+            reactor=context.reactor,
+            pool=context.pool,
+            reroute=self._reroute,
+        )
+        context.collector.opened(slice_.key, pipeline.counters)
+        target = _Target(pipeline, context.renderer(slice_), slice_.encoding.sync.wait)
+        return target, pipeline.start()
+
+    async def _close(self, pipelines: Sequence[SlicePipeline]) -> None:
+        await DeferredList(
+            [ensureDeferred(self._close_one(pipeline)) for pipeline in pipelines],
+            fireOnOneErrback=True,
+            consumeErrors=True,
+        )
+
+    async def _close_one(self, pipeline: SlicePipeline) -> None:
+        await pipeline.close(CLOSE_SECONDS)
+        await self._context.collector.closed(pipeline.slice.key)
+
+    async def close(self, reason: UserError) -> None:
+        """Take no more records (they fail with *reason*) and close every slice."""
+        self._stopped = reason
+        targets, self._targets = self._targets, ()
+        await self._close([target.pipeline for target in targets])

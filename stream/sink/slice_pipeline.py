@@ -1,0 +1,468 @@
+"""The way of rows into one slice: group, compress, append, sync, answer.
+
+Group commit: an idle pipeline commits at the end of the reactor's turn, a busy one collects while
+the previous group is on its way. The sync triggers of the slice are upper bounds: they let a second
+group go out beside one that takes long, so the disk, not a rhythm, sets the pace.
+
+Note [Resending]: a group is kept until the writer acknowledged it at the level that the slice asks
+for. When the connection breaks, what became of the groups on their way is unknown; the file is
+opened again with the acknowledged length, the writer cuts it there, and they are sent again. So an
+interruption neither loses nor doubles a row.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from stream.errors import UserError
+from stream.sink.compression import compressor
+from stream.sink.counters import SliceCounters
+from stream.sink.group import Group, SentGroup
+from stream.sink.outcome import Waiter, no_pipeline_ready, not_stored, unknown_fate
+from stream.storage.entity import Slice
+from stream.storage.network.interface import (
+    NoSpace,
+    SliceFile,
+    SliceOpener,
+    SliceSealed,
+    SyncLevel,
+    WriterDraining,
+    WriterError,
+    WriterUnavailable,
+)
+
+__all__ = ["PipelineState", "SlicePipeline"]
+
+_log = Logger()
+
+HELD_LIMIT_BYTES = 8 * 1024 * 1024
+"""Rows that one pipeline holds before it counts as full; at least two of the largest groups."""
+
+INLINE_COMPRESSION_BYTES = 64 * 1024
+"""Below this a hop to a thread costs more than the compression itself."""
+
+MAX_SENT_GROUPS = 2
+"""Groups on their way: while one waits for the disk the next travels."""
+
+STALL_SECONDS = 5.0
+"""An append without an answer for so long makes the pipeline count as not ready."""
+
+OPENING_GRACE_SECONDS = 3.0
+"""How long rows may wait for a pipeline that is still opening."""
+
+_REOPEN_FIRST_SECONDS = 0.1
+_REOPEN_MAX_SECONDS = 15.0
+
+
+class PipelineState(enum.Enum):
+    OPENING = "opening"
+    """No file yet; rows are taken for a short grace period."""
+    READY = "ready"
+    STALLED = "stalled"
+    """The file was lost and is being opened again; no rows are taken."""
+    CLOSING = "closing"
+    """What is held is sent; no rows are taken."""
+    CLOSED = "closed"
+
+
+class SlicePipeline:
+    """:param slice_: the slice, in state ``writing``.
+    :param reroute: offers a group that was certainly not stored to another slice of the sink;
+        false if nobody takes it.
+    """
+
+    def __init__(
+        self,
+        slice_: Slice,
+        *,
+        node_id: str,
+        opener: SliceOpener,
+        reactor: Any,
+        pool: ThreadPool,
+        reroute: Callable[[SlicePipeline, Group], bool],
+        jitter: random.Random | None = None,
+    ) -> None:
+        self.slice = slice_
+        self.counters = SliceCounters()
+        self.state = PipelineState.OPENING
+        self._node_id = node_id
+        self._opener = opener
+        self._reactor = reactor
+        self._pool = pool
+        self._reroute = reroute
+        self._jitter = jitter or random.Random()
+        encoding = slice_.encoding
+        self._compress = compressor(encoding.compression)
+        self._level = SyncLevel.SYNCED if encoding.sync.mode == "disk" else SyncLevel.WRITTEN
+        self._group_limit = min(encoding.sync.uncompressed_bytes_trigger, encoding.max_chunk_size)
+        self._count_limit = encoding.sync.count_trigger
+        self._held_limit = max(HELD_LIMIT_BYTES, 2 * encoding.max_chunk_size)
+        self._file: SliceFile | None = None
+        self._generation = 0
+        self._acknowledged = -1
+        self._offset = 0
+        self._open = Group()
+        self._full: deque[Group] = deque()
+        self._sent: deque[SentGroup] = deque()
+        self._held = 0
+        self._commit_call: IDelayedCall | None = None
+        self._interval_call: IDelayedCall | None = None
+        self._interval = encoding.sync.interval_trigger.seconds
+        self._reopen_call: IDelayedCall | None = None
+        self._grace_call: IDelayedCall | None = None
+        self._reopen_delay = _REOPEN_FIRST_SECONDS
+        self._opening: Deferred[SliceFile] | None = None
+        self._when_opened: list[Deferred[None]] = []
+        self._when_empty: list[Deferred[None]] = []
+
+    # Taking rows.
+
+    @property
+    def ready(self) -> bool:
+        """Whether the balancer may offer a record to this pipeline."""
+        return (
+            self.state is PipelineState.READY
+            and self._held < self._held_limit
+            and not self._overdue()
+        )
+
+    @property
+    def opening(self) -> bool:
+        """Whether rows may wait here although there is no file yet."""
+        return self.state is PipelineState.OPENING and self._held < self._held_limit
+
+    def _overdue(self) -> bool:
+        return bool(self._sent and self._reactor.seconds() - self._sent[0].sent_at > STALL_SECONDS)
+
+    def write(self, row: bytes, received_at: int, waiter: Waiter | None) -> None:
+        """Take a row. Only to be called if `ready` or `opening` just said so.
+
+        :param row: one CSV row with its line feed.
+        :param received_at: receive time of the record, milliseconds since the epoch.
+        :param waiter: who is told; ``None`` if nobody waits.
+        """
+        group = self._open
+        if group.rows and group.size + len(row) > self._group_limit:
+            self._full.append(group)
+            group = self._open = Group()
+        group.add(row, received_at, waiter)
+        self._held += len(row)
+        if group.size >= self._group_limit or len(group.rows) >= self._count_limit:
+            self._full.append(group)
+            self._open = Group()
+        if self._commit_call is None:
+            if not self._sent or (self._full and len(self._sent) < MAX_SENT_GROUPS):
+                self._commit_call = self._reactor.callLater(0, self._commit)
+            elif self._interval_call is None:
+                self._interval_call = self._reactor.callLater(self._interval, self._interval_passed)
+
+    def adopt(self, group: Group) -> None:
+        """Take over a group that another slice of the sink could not store."""
+        self._full.append(group)
+        self._held += group.size
+        self._commit()
+
+    def _interval_passed(self) -> None:
+        """The oldest open row has waited long enough: a second group may go out."""
+        self._interval_call = None
+        if self._open.rows and len(self._sent) < MAX_SENT_GROUPS:
+            self._full.append(self._open)
+            self._open = Group()
+            self._commit()
+
+    # Sending groups.
+
+    def _commit(self) -> None:
+        if self._commit_call is not None and self._commit_call.active():
+            self._commit_call.cancel()
+        self._commit_call = None
+        while self._file is not None and len(self._sent) < MAX_SENT_GROUPS:
+            if self._full:
+                group = self._full.popleft()
+            elif self._open.rows and not self._sent:
+                group, self._open = self._open, Group()
+            else:
+                break
+            self._send(group)
+        self._check_empty()
+
+    def _send(self, group: Group) -> None:
+        sent = SentGroup(group, self._reactor.seconds())
+        self._sent.append(sent)
+        plain = b"".join(group.rows)
+        if len(plain) <= INLINE_COMPRESSION_BYTES:
+            sent.data = self._compress(plain)
+            self._append_ready()
+            return
+        compressed: Deferred[bytes] = deferToThreadPool(
+            self._reactor, self._pool, self._compress, plain
+        )
+        compressed.addCallbacks(
+            self._compressed, self._compression_failed, callbackArgs=(sent,), errbackArgs=(sent,)
+        )
+
+    def _compressed(self, data: bytes, sent: SentGroup) -> None:
+        sent.data = data
+        self._append_ready()
+
+    def _compression_failed(self, failure: Failure, sent: SentGroup) -> None:
+        _log.failure("cannot compress a group", failure)
+        if sent in self._sent:
+            self._sent.remove(sent)
+            self._held -= sent.group.size
+            sent.group.failed(unknown_fate(_error(failure)))
+        self._commit()
+
+    def _append_ready(self) -> None:
+        """Append what is compressed, in order, up to the first group that isn't."""
+        for sent in self._sent:
+            if not sent.data or self._file is None:
+                return
+            if sent.offset >= 0:
+                continue
+            sent.offset = self._offset
+            self._offset += len(sent.data)
+            appended = self._file.append(sent.offset, sent.data, level=self._level)
+            appended.addCallbacks(
+                self._acknowledge,
+                self._append_failed,
+                callbackArgs=(sent, self._generation),
+                errbackArgs=(self._generation,),
+            )
+
+    def _acknowledge(self, end: int, sent: SentGroup, generation: int) -> None:
+        if generation != self._generation:
+            return  # Note [Resending]: it is on its way again, and only that counts
+        self._acknowledged = end
+        self._sent.remove(sent)
+        group = sent.group
+        self._held -= group.size
+        self.counters.add(
+            len(group.rows), group.size, len(sent.data), group.first_at, group.last_at
+        )
+        self._commit()
+        group.stored()
+
+    # Failures.
+
+    def _append_failed(self, failure: Failure, generation: int) -> None:
+        if generation != self._generation:
+            return
+        if failure.check(WriterError) is None:
+            _log.failure("unexpected failure of an append", failure)
+        # A refused append leaves nothing behind, and those after it are refused for their offset.
+        self._lose_file(
+            _error(failure), sent_refused=failure.check(NoSpace, SliceSealed) is not None
+        )
+
+    def draining(self) -> None:
+        """The writer is stopping: send what is held, close the file, come back when it is up."""
+        if self.state is not PipelineState.READY or self._file is None:
+            return
+        self.state = PipelineState.STALLED
+        generation = self._generation
+
+        def leave(_: None) -> None:
+            if generation == self._generation:
+                self._lose_file(WriterDraining("the writer is stopping"))
+
+        flushed = self._flushed()
+        flushed.addCallback(leave)
+        flushed.addErrback(lambda f: _log.failure("cannot leave a stopping writer", f))
+
+    def lost(self, reason: WriterError) -> None:
+        """The writer or the connection to it gave the file up."""
+        self._lose_file(reason)
+
+    def _lose_file(self, error: Exception, *, sent_refused: bool = False) -> None:
+        if self.state is PipelineState.CLOSED:
+            return
+        self._generation += 1
+        file, self._file = self._file, None
+        if file is not None:
+            file.close().addErrback(lambda _: None)  # best effort: the file is lost already
+            _log.warn("slice file lost: {error}", error=error, slice_id=str(self.slice.key))
+        if isinstance(error, NoSpace | SliceSealed):
+            self._give_up_all(error, sent_refused=sent_refused)
+        if isinstance(error, SliceSealed):
+            self._finish()
+            return
+        for sent in self._sent:
+            sent.offset = -1
+        if self.state is PipelineState.READY:
+            self.state = PipelineState.STALLED
+        self._reopen_later()
+
+    def _take_all(self) -> tuple[list[Group], list[Group]]:
+        """Hold nothing any more; what was held: groups on their way, and those never sent."""
+        sent = [sent.group for sent in self._sent]
+        unsent = [group for group in (*self._full, self._open) if group.rows]
+        self._sent.clear()
+        self._full.clear()
+        self._open = Group()
+        self._held = 0
+        return sent, unsent
+
+    def _give_up_all(self, error: Exception, *, sent_refused: bool) -> None:
+        """Hand every row that is certainly not stored to another slice, or fail it."""
+        sent, unsent = self._take_all()
+        if not sent_refused:
+            for group in sent:
+                group.failed(unknown_fate(error))
+            sent = []
+        for group in (*sent, *unsent):
+            if not self._reroute(self, group):
+                group.failed(not_stored(error))
+        self._check_empty()
+
+    # Opening.
+
+    def start(self) -> Deferred[None]:
+        """Open the file. Fires when it is open, or after the grace period without one."""
+        self._grace_call = self._reactor.callLater(OPENING_GRACE_SECONDS, self._grace_over)
+        opened: Deferred[None] = Deferred()
+        self._when_opened.append(opened)
+        self._reopen()
+        return opened
+
+    def _grace_over(self) -> None:
+        self._grace_call = None
+        if self.state is PipelineState.OPENING:
+            self.state = PipelineState.STALLED
+            _, unsent = self._take_all()
+            for group in unsent:
+                if not self._reroute(self, group):
+                    group.failed(no_pipeline_ready())
+        self._tell_opened()
+
+    def _tell_opened(self) -> None:
+        waiting, self._when_opened = self._when_opened, []
+        for deferred in waiting:
+            deferred.callback(None)
+
+    def _reopen_later(self) -> None:
+        if self._reopen_call is not None or self._opening is not None:
+            return
+        delay = self._reopen_delay * self._jitter.uniform(0.9, 1.1)
+        self._reopen_delay = min(self._reopen_delay * 2, _REOPEN_MAX_SECONDS)
+        self._reopen_call = self._reactor.callLater(delay, self._reopen)
+
+    def _reopen(self) -> None:
+        self._reopen_call = None
+        self._opening = self._opener.open(
+            self.slice, self._node_id, self, resume=self._acknowledged
+        )
+        self._opening.addCallbacks(self._opened, self._open_failed)
+
+    def _opened(self, file: SliceFile) -> None:
+        self._opening = None
+        if self.state is PipelineState.CLOSED:
+            file.close().addErrback(lambda _: None)
+            return
+        if file.length < self._acknowledged:
+            _log.error(
+                "slice file is shorter than acknowledged: {length} of {acknowledged} bytes",
+                length=file.length,
+                acknowledged=self._acknowledged,
+                slice_id=str(self.slice.key),
+            )
+        self._file = file
+        self._offset = self._acknowledged = file.length
+        self._reopen_delay = _REOPEN_FIRST_SECONDS
+        if self.state in (PipelineState.OPENING, PipelineState.STALLED):
+            self.state = PipelineState.READY
+        self._append_ready()
+        self._commit()
+        self._tell_opened()
+
+    def _open_failed(self, failure: Failure) -> None:
+        self._opening = None
+        if self.state is PipelineState.CLOSED:
+            return
+        if failure.check(SliceSealed):
+            self._lose_file(_error(failure))
+            return
+        if failure.check(WriterError) is None:
+            _log.failure("cannot open a slice file", failure)
+        else:
+            _log.warn(
+                "cannot open a slice file: {error}",
+                error=failure.value,
+                slice_id=str(self.slice.key),
+            )
+        self._reopen_later()
+
+    # Closing.
+
+    def _flushed(self) -> Deferred[None]:
+        """Fires when no row is held any more."""
+        if not self._held:
+            return succeed(None)
+        empty: Deferred[None] = Deferred()
+        self._when_empty.append(empty)
+        self._commit()
+        return empty
+
+    def _check_empty(self) -> None:
+        if not self._held and self._when_empty:
+            waiting, self._when_empty = self._when_empty, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    async def close(self, timeout: float) -> None:
+        """Send what is held, sync and close the file; after *timeout* seconds give up.
+
+        Rows that could not be sent by then are failed as of unknown fate.
+        """
+        if self.state is PipelineState.CLOSED:
+            return
+        self.state = PipelineState.CLOSING
+        flushed = self._flushed()
+        give_up = self._reactor.callLater(timeout, self._abandon)
+        await flushed
+        if give_up.active():
+            give_up.cancel()
+        file, self._file = self._file, None
+        self._finish()
+        if file is not None:
+            closed = file.close()
+            closed.addErrback(
+                lambda f: _log.warn("cannot close a slice file: {error}", error=f.value)
+            )
+            await closed
+
+    def _abandon(self) -> None:
+        error: UserError = unknown_fate(WriterUnavailable("the writer did not answer in time"))
+        self._generation += 1
+        sent, unsent = self._take_all()
+        for group in (*sent, *unsent):
+            group.failed(error)
+        self._check_empty()
+
+    def _finish(self) -> None:
+        """Stop every timer; the pipeline is over."""
+        self.state = PipelineState.CLOSED
+        calls = (self._commit_call, self._interval_call, self._reopen_call, self._grace_call)
+        for call in calls:
+            if call is not None and call.active():
+                call.cancel()
+        self._commit_call = self._interval_call = self._reopen_call = self._grace_call = None
+        self._tell_opened()
+        self._check_empty()
+
+
+def _error(failure: Failure) -> Exception:
+    """The exception of a failed Deferred."""
+    error = failure.value
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))

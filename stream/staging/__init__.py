@@ -1,0 +1,28 @@
+"""Staging: the object store where slices wait for their import, and the manifest that lists them.
+
+Which store it is (S3, Azure Blob, Google Cloud Storage, a folder) and with which short-lived
+credentials is told by the Storage API when it prepares a file.
+"""
+
+from stream.staging.chunks import Chunks, bytes_chunks, file_chunks
+from stream.staging.errors import CredentialsExpired, ObjectMismatch, StagingError
+from stream.staging.location import MANIFEST_NAME, manifest_body
+from stream.staging.open import open_store
+from stream.staging.store import IStagingStore, StagingStore, StoredObject
+from stream.staging.upload import FileUpload
+
+__all__ = [
+    "MANIFEST_NAME",
+    "Chunks",
+    "CredentialsExpired",
+    "FileUpload",
+    "IStagingStore",
+    "ObjectMismatch",
+    "StagingError",
+    "StagingStore",
+    "StoredObject",
+    "bytes_chunks",
+    "file_chunks",
+    "manifest_body",
+    "open_store",
+]

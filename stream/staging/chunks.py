@@ -1,0 +1,76 @@
+"""Bodies as restartable streams of bytes: pieces of files, regrouped into equal parts.
+
+Everything here runs in a pool thread, never in the reactor's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+__all__ = ["Chunks", "SentBody", "bytes_chunks", "file_chunks"]
+
+#: Starts the body from its first byte; called once for each upload.
+Chunks = Callable[[], Iterator[bytes]]
+
+_READ_BYTES = 1024 * 1024
+
+
+def bytes_chunks(body: bytes) -> Chunks:
+    """A small *body* that is in memory already."""
+    return lambda: iter((body,))
+
+
+def file_chunks(paths: Sequence[Path]) -> Chunks:
+    """The contents of *paths*, joined in the given order."""
+
+    def read() -> Iterator[bytes]:
+        for path in paths:
+            with path.open("rb", buffering=0) as file:
+                while data := file.read(_READ_BYTES):
+                    yield data
+
+    return read
+
+
+class SentBody:
+    """Regroups a body into parts of exactly *part_size* bytes (the last is what remains).
+
+    It counts and digests what passes, so that afterwards the sender knows what it sent.
+
+    :ivar size: bytes that passed so far.
+    :ivar digests: MD5 of each part that passed.
+    """
+
+    def __init__(self, chunks: Iterator[bytes], part_size: int, stopped: Callable[[], bool]):
+        self._chunks = chunks
+        self._part_size = part_size
+        self._stopped = stopped
+        self.size = 0
+        self.digests: list[bytes] = []
+
+    def parts(self) -> Iterator[bytes]:
+        """The parts in order. Raises InterruptedError when the upload was given up."""
+        pending = bytearray()
+        for chunk in self._chunks:
+            if self._stopped():
+                raise InterruptedError("the upload was cancelled")
+            pending += chunk
+            while len(pending) >= self._part_size:
+                yield self._passed(bytes(pending[: self._part_size]))
+                del pending[: self._part_size]
+        if pending:
+            yield self._passed(bytes(pending))
+
+    def _passed(self, part: bytes) -> bytes:
+        self.size += len(part)
+        self.digests.append(hashlib.md5(part, usedforsecurity=False).digest())
+        return part
+
+    def expected_etag(self, *, multipart: bool) -> str:
+        """The ETag a store computes that derives ETags from MD5, without the quotes."""
+        if not multipart:
+            return (self.digests[0] if self.digests else hashlib.md5(b"").digest()).hex()
+        joined = hashlib.md5(b"".join(self.digests), usedforsecurity=False).hexdigest()
+        return f"{joined}-{len(self.digests)}"

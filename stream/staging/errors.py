@@ -1,0 +1,41 @@
+"""Why an object did not reach staging, and whether trying again can help."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from stream.values.utctime import format_time
+
+__all__ = ["CredentialsExpired", "ObjectMismatch", "StagingError"]
+
+
+class StagingError(Exception):
+    """An object could not be stored. Its text never holds credentials.
+
+    :param retryable: whether the same upload may succeed later.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class CredentialsExpired(StagingError):
+    """The file's credentials are of no use any more; no repetition can help.
+
+    :param file_key: the file they belong to.
+    :param expiration: when they ended.
+    """
+
+    def __init__(self, file_key: str, expiration: datetime) -> None:
+        super().__init__(
+            f"upload credentials have expired: credentials for file {file_key} "
+            f"expired at {format_time(expiration)}",
+            retryable=False,
+        )
+        self.file_key = file_key
+        self.expiration = expiration
+
+
+class ObjectMismatch(StagingError):
+    """What the store holds is not what was sent; the upload must be made again."""

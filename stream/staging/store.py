@@ -1,0 +1,127 @@
+"""Staging stores as their callers see them: put an object, in a pool thread, verified."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+from zope.interface import Attribute, Interface, implementer
+
+from stream.staging.chunks import Chunks, bytes_chunks
+from stream.staging.errors import CredentialsExpired, StagingError
+from stream.staging.location import MANIFEST_NAME, Location, manifest_body
+from stream.staging.upload import FileUpload
+from stream.values.utctime import from_timestamp
+
+__all__ = ["Backend", "IStagingStore", "StagingStore", "StoredObject"]
+
+
+@attrs.frozen
+class StoredObject:
+    """An object that is durably stored.
+
+    :param url: as a manifest lists it.
+    :param size: bytes.
+    :param etag: the store's tag, without quotes; ``""`` if it gives none.
+    :param verified: whether the store itself confirmed size or digest; ``False`` when the
+        credentials allow to write but not to look.
+    """
+
+    url: str
+    size: int
+    etag: str
+    verified: bool
+
+
+class Backend(Protocol):
+    """What a provider implements. Runs in a pool thread and may block."""
+
+    def put(self, key: str, chunks: Chunks, stopped: Callable[[], bool]) -> StoredObject:
+        """Store the whole body under *key*, or nothing; the result's URL is left empty."""
+
+
+class IStagingStore(Interface):
+    """The objects of one staging file."""
+
+    upload: FileUpload = Attribute("The prepared file this store writes to.")
+
+    def put(name: str, chunks: Chunks) -> Deferred[StoredObject]:  # noqa: N805
+        """Store the object *name*, replacing an older one.
+
+        Nobody can see a part of it. Cancelling gives the upload up at its next chunk; its thread
+        may run on for a moment.
+
+        :raises CredentialsExpired: before any byte is read.
+        :raises StagingError: it could not be stored.
+        """
+
+    def put_manifest(slice_names: Iterable[str]) -> Deferred[StoredObject]:  # noqa: N805
+        """Replace the manifest by one that lists *slice_names* in the given order."""
+
+
+@implementer(IStagingStore)
+class StagingStore:
+    """A provider's backend behind the checks that are the same for all of them.
+
+    :param upload: the prepared file.
+    :param file_key: the file's key, for messages.
+    :param location: where the objects go.
+    :param backend: how they get there.
+    :param reactor: tells the time.
+    :param pool: runs the uploads; its size bounds how many run at once.
+    """
+
+    def __init__(
+        self,
+        upload: FileUpload,
+        file_key: str,
+        location: Location,
+        backend: Backend,
+        reactor: Any,
+        pool: ThreadPool,
+    ) -> None:
+        self.upload = upload
+        self._file_key = file_key
+        self._location = location
+        self._backend = backend
+        self._reactor = reactor
+        self._pool = pool
+
+    def put(self, name: str, chunks: Chunks) -> Deferred[StoredObject]:
+        """See `IStagingStore.put`."""
+        return Deferred.fromCoroutine(self._put(name, chunks))
+
+    def put_manifest(self, slice_names: Iterable[str]) -> Deferred[StoredObject]:
+        """See `IStagingStore.put_manifest`."""
+        return self.put(MANIFEST_NAME, bytes_chunks(manifest_body(self.upload, slice_names)))
+
+    async def _put(self, name: str, chunks: Chunks) -> StoredObject:
+        key, url = self._location.key(name), self._location.url(name)
+        self._require_live(self._now())
+        given_up = threading.Event()
+        running = deferToThreadPool(
+            self._reactor, self._pool, self._backend.put, key, chunks, given_up.is_set
+        )
+        try:
+            stored = await running
+        except StagingError:
+            # Refused for credentials that ended on the way: say that, not what the store said.
+            self._require_live(self._now())
+            raise
+        finally:
+            given_up.set()
+        return attrs.evolve(stored, url=url)
+
+    def _now(self) -> datetime:
+        return from_timestamp(self._reactor.seconds())
+
+    def _require_live(self, now: datetime) -> None:
+        expiration = self.upload.expiration
+        if expiration is not None and self.upload.expired(now):
+            raise CredentialsExpired(self._file_key, expiration)

@@ -1,0 +1,93 @@
+"""The staging file the Storage API prepared: where its objects go, and until when.
+
+The API describes each provider's bucket in an object of its own (``uploadParams``,
+``absUploadParams``, ``gcsUploadParams``; ``localUploadParams`` for a folder on this machine).
+That object is kept as it came, because it is stored again with the file's record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+
+from stream.values.utctime import format_time
+
+__all__ = ["PARAMETER_KEYS", "FileUpload", "parse_iso_time"]
+
+#: Provider → the member of the reply that holds its parameters, in the order they are looked for.
+PARAMETER_KEYS = {
+    "aws": "uploadParams",
+    "azure": "absUploadParams",
+    "gcp": "gcsUploadParams",
+    "local": "localUploadParams",
+}
+
+
+def parse_iso_time(text: str) -> datetime:
+    """An ISO 8601 time as UTC; one without a zone is UTC. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
+
+
+@attrs.frozen
+class FileUpload:
+    """A prepared staging file.
+
+    :param id: the file's id in the Storage API.
+    :param name: its name there.
+    :param provider: ``aws``, ``azure``, ``gcp`` or ``local``.
+    :param region: the bucket's region, ``""`` if unknown.
+    :param credentials: the provider's parameter object as it came; secret.
+    :param expiration: when the credentials stop working; ``None`` if that is not known.
+    """
+
+    id: int
+    name: str
+    provider: str
+    region: str
+    credentials: dict[str, Any] = attrs.field(repr=False)
+    expiration: datetime | None = None
+
+    @classmethod
+    def from_reply(cls, reply: Mapping[str, Any]) -> FileUpload:
+        """Read the reply to a file's preparation. Raises ValueError, KeyError or TypeError."""
+        provider = str(reply.get("provider") or "")
+        # The parameters that came decide, as a provider's name alone can't be used to upload.
+        key = next((key for key in PARAMETER_KEYS.values() if reply.get(key)), None)
+        if key is None:
+            raise ValueError(f'no upload parameters for provider "{provider}"')
+        credentials = dict(reply[key])
+        return cls(
+            id=int(reply["id"]),
+            name=str(reply.get("name") or ""),
+            provider=provider,
+            region=str(reply.get("region") or ""),
+            credentials=credentials,
+            expiration=_expiration(key, credentials, reply),
+        )
+
+    def expired(self, now: datetime) -> bool:
+        """Whether the credentials no longer work at *now*."""
+        return self.expiration is not None and self.expiration <= now
+
+    def expiration_text(self) -> str:
+        """The expiration for people, ``never`` if there is none."""
+        return "never" if self.expiration is None else format_time(self.expiration)
+
+
+def _expiration(
+    key: str, parameters: Mapping[str, Any], reply: Mapping[str, Any]
+) -> datetime | None:
+    if key == "gcsUploadParams":
+        lifetime = timedelta(seconds=float(parameters["expires_in"]))
+        return parse_iso_time(reply["created"]) + lifetime
+    if key == "uploadParams":
+        text = parameters["credentials"].get("Expiration")
+    elif key == "absUploadParams":
+        text = parameters["absCredentials"].get("expiration")
+    else:
+        text = parameters.get("expiration")
+    return parse_iso_time(text) if text else None

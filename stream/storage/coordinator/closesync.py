@@ -1,0 +1,52 @@
+"""Up to which revision every source node has closed what was closed. See `stream.sink.router`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.application.service import Service
+
+from stream.etcd import Batch, EtcdClient, KeyValue, Mirror
+from stream.storage.prefix import CLOSE_SYNC
+
+__all__ = ["CloseSync"]
+
+
+class CloseSync(Service):
+    """:param on_change: called after each change of `lowest`."""
+
+    def __init__(self, client: EtcdClient, on_change: Callable[[], None]) -> None:
+        self._client = client
+        self._on_change = on_change
+        self._mirror: Mirror[int] = Mirror(client, CLOSE_SYNC, _decode, on_change=self._changed)
+
+    async def startService(self) -> None:
+        super().startService()
+        await self._mirror.startService()
+
+    async def stopService(self) -> None:
+        super().stopService()
+        await self._mirror.stopService()
+
+    def reached(self, revision: int) -> bool:
+        """Whether, by the mirror, no node writes any more to what was closed up to *revision*.
+
+        The mirror may lag behind, so this is a hint: `confirm` decides.
+        """
+        return all(report >= revision for report in self._mirror.items.values())
+
+    async def confirm(self, revision: int) -> bool:
+        """The same from etcd itself.
+
+        A node whose lease has ended no longer counts; without any node nobody writes. A node that
+        appears after this read already sees as closed what was closed before it.
+        """
+        reports = await self._client.range(CLOSE_SYNC)
+        return all(int(report.value) >= revision for report in reports.kvs)
+
+    def _changed(self, batch: Batch[int]) -> None:
+        self._on_change()
+
+
+def _decode(kv: KeyValue) -> int:
+    return int(kv.value)

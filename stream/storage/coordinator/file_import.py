@@ -1,0 +1,85 @@
+"""Files: ``importing`` → ``imported``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from twisted.internet.defer import ensureDeferred
+from twisted.logger import Logger
+
+from stream.etcd import AtomicTxn, atomic
+from stream.settings.level import TargetOperatorSettings
+from stream.storage import prefix
+from stream.storage.coordinator.work import CoordinatorWork
+from stream.storage.entity import File
+from stream.storage.operator import Item, Operator
+from stream.storage.state import FileState, InvalidFileState, Level
+
+__all__ = ["FileImport"]
+
+_log = Logger()
+
+CONCURRENCY = 20
+
+
+class FileImport:
+    """:param is_owner: whether this node cares for a source, by the source's key.
+    :param import_file: imports the file into its table; safe to be repeated.
+    """
+
+    def __init__(
+        self,
+        work: CoordinatorWork,
+        import_file: Callable[[File], Awaitable[None]],
+        settings: TargetOperatorSettings,
+        is_owner: Callable[[str], bool],
+    ) -> None:
+        self._work = work
+        self._import_file = import_file
+        self._settings = settings
+        self._is_owner = is_owner
+        self.operator: Operator[File] = Operator(
+            "storage.node.operator.file.import",
+            prefix=prefix.file_level(Level.STAGING),
+            due=self._due,
+            act=self._act,
+            interval=settings.file_import_check_interval.seconds,
+            concurrency=CONCURRENCY,
+            reactor=work.reactor,
+        )
+
+    def _due(self, item: Item[File]) -> bool:
+        file = item.value
+        return (
+            file.state is FileState.IMPORTING
+            and self._is_owner(str(file.key.source_key))
+            and self._work.sink_enabled(file.key.sink_key)
+            and file.retry.allows(self._work.now())
+        )
+
+    async def _act(self, item: Item[File]) -> None:
+        file = item.value
+        acting = ensureDeferred(self._import(file))
+        acting.addTimeout(self._settings.file_import_timeout.seconds, self._work.reactor)
+        try:
+            await acting
+        except Exception as error:
+            _log.error("file import failed: {error}", error=error, file_id=str(file.key))
+            await self._work.file_failed(file.key, error)
+
+    async def _import(self, file: File) -> None:
+        timeout = self._settings.file_import_timeout.seconds
+        async with self._work.file_lock(file.key, timeout) as lock:
+            await self._import_file(file)
+
+            async def body(txn: AtomicTxn) -> None:
+                await self._work.repository.file_to_imported(txn, file.key, self._work.now())
+
+            try:
+                await atomic(self._work.client, body, lock=lock)
+            except InvalidFileState as error:
+                _log.warn(
+                    "file {file_id} is imported already: {error}", file_id=file.key, error=error
+                )
+                return
+        _log.info("imported file {file_id}", file_id=file.key)

@@ -1,0 +1,186 @@
+"""Files: ``writing`` → a new file and ``closing`` → ``importing``.
+
+The staging file of the new file is prepared before the transaction. A closing file goes on when
+none of its slices lies at level local any more; a slow upload costs no failed attempt, since each
+change of its slices wakes the file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from twisted.internet.defer import ensureDeferred
+from twisted.logger import Logger
+
+from stream.etcd import AtomicTxn, Batch, atomic
+from stream.settings.level import TargetOperatorSettings
+from stream.storage import prefix
+from stream.storage.coordinator.statistics_cache import StatisticsCache
+from stream.storage.coordinator.triggers import Decision, file_rotation
+from stream.storage.coordinator.work import CoordinatorWork
+from stream.storage.entity import File, Slice
+from stream.storage.key import FileKey, SliceKey
+from stream.storage.operator import Item, Operator
+from stream.storage.prepared import FileProvider, PreparedFile
+from stream.storage.state import FileState, InvalidFileState, Level
+from stream.storage.statistics_reads import one_file_statistics
+
+__all__ = ["FileRotation"]
+
+_log = Logger()
+
+CONCURRENCY = 20
+_GOES_ON_WHEN_THROTTLED = {
+    "expiration": "file rotation: sink is throttled but file is near expiration",
+    "maxSlices": "file rotation: sink is throttled but file has too many slices",
+}
+
+
+class FileRotation:
+    """:param is_owner: whether this node cares for a source, by the source's key.
+    :param can_import: whether the target takes one more file of the sink.
+    """
+
+    def __init__(
+        self,
+        work: CoordinatorWork,
+        statistics: StatisticsCache,
+        provider: FileProvider,
+        settings: TargetOperatorSettings,
+        is_owner: Callable[[str], bool],
+        can_import: Callable[[FileKey], bool],
+    ) -> None:
+        self._work = work
+        self._statistics = statistics
+        self._provider = provider
+        self._settings = settings
+        self._is_owner = is_owner
+        self._can_import = can_import
+        self._local_slices: Counter[str] = Counter()
+        self.operator: Operator[File] = Operator(
+            "storage.node.operator.file.rotation",
+            prefix=prefix.file_level(Level.LOCAL),
+            due=self._due,
+            act=self._act,
+            interval=settings.file_rotation_check_interval.seconds,
+            concurrency=CONCURRENCY,
+            reactor=work.reactor,
+        )
+
+    def slices_changed(self, batch: Batch[Slice]) -> None:
+        """Count the slices of each file at level local; the last one that leaves wakes the file."""
+        if batch.reset:
+            self._local_slices.clear()
+        for change in batch.changes:
+            text = change.key.removeprefix(prefix.slice_level(Level.LOCAL))
+            file = str(SliceKey.parse(text).file_key)
+            appeared = change.previous is None or batch.reset
+            if change.value is not None and appeared:
+                self._local_slices[file] += 1
+            elif change.value is None and change.previous is not None:
+                self._local_slices[file] -= 1
+                if self._local_slices[file] <= 0:
+                    del self._local_slices[file]
+                    self.operator.wake(file)
+
+    def _due(self, item: Item[File]) -> bool:
+        file = item.value
+        if not self._is_owner(str(file.key.source_key)):
+            return False
+        if not file.retry.allows(self._work.now()):
+            return False
+        if file.state is FileState.CLOSING:
+            return item.key not in self._local_slices
+        return (
+            file.state is FileState.WRITING
+            and self._work.sink_enabled(file.key.sink_key)
+            and self._decide(file).rotate
+            and not self._throttled(file)
+        )
+
+    def _decide(self, file: File) -> Decision:
+        return file_rotation(
+            file.target.import_,
+            file.key.file_opened_at,
+            file.staging.expiration,
+            self._statistics.file(file.key).total,
+            self._work.now(),
+        )
+
+    def _throttled(self, file: File) -> bool:
+        if self._can_import(file.key):
+            return False
+        condition = self._decide(file).condition
+        message = _GOES_ON_WHEN_THROTTLED.get(condition)
+        if message is None:
+            _log.debug("skipping file rotation: sink is throttled", file_id=str(file.key))
+            return True
+        _log.error(message, file_id=str(file.key))
+        return False
+
+    async def _act(self, item: Item[File]) -> None:
+        file = item.value
+        if file.state is FileState.WRITING:
+            acting = ensureDeferred(self._rotate(file))
+            acting.addTimeout(self._settings.file_rotation_timeout.seconds, self._work.reactor)
+        else:
+            acting = ensureDeferred(self._close(file.key))
+            acting.addTimeout(self._settings.file_close_timeout.seconds, self._work.reactor)
+        try:
+            await acting
+        except Exception as error:
+            _log.error("file rotation failed: {error}", error=error, file_id=str(file.key))
+            await self._work.file_failed(file.key, error)
+
+    async def _rotate(self, file: File) -> None:
+        decision = self._decide(file)
+        source = self._work.source(file.key.source_key)
+        sink = self._work.sink(file.key.sink_key)
+        if source is None or sink is None:
+            return
+        timeout = self._settings.file_rotation_timeout.seconds
+        async with self._work.file_lock(file.key, timeout) as lock:
+            now = self._work.now()
+            prepared = await self._provider.prepare(source, sink, now, token=None)
+
+            async def body(txn: AtomicTxn) -> File | None:
+                return await self._work.repository.rotate_file(
+                    txn, file.key, prepared, source, sink
+                )
+
+            opened = await self._commit_or_discard(
+                atomic(self._work.client, body, lock=lock), prepared
+            )
+        if opened is None:
+            _log.info("skipped file rotation, file {file_id} is closed", file_id=file.key)
+        else:
+            _log.info("rotated file {file_id}: {cause}", file_id=file.key, cause=decision.cause)
+
+    async def _commit_or_discard(
+        self, committing: Awaitable[File | None], prepared: PreparedFile
+    ) -> File | None:
+        opened = None
+        try:
+            opened = await committing
+        finally:
+            if opened is None:
+                await self._provider.discard(prepared)
+        await self._provider.committed(prepared)
+        return opened
+
+    async def _close(self, key: FileKey) -> None:
+        statistics = await one_file_statistics(self._work.client, key)
+        is_empty = statistics.total.records_count == 0
+        timeout = self._settings.file_close_timeout.seconds
+        async with self._work.file_lock(key, timeout) as lock:
+
+            async def body(txn: AtomicTxn) -> None:
+                await self._work.repository.file_to_importing(txn, key, is_empty, self._work.now())
+
+            try:
+                await atomic(self._work.client, body, lock=lock)
+            except InvalidFileState as error:
+                _log.warn("file {file_id} is closed already: {error}", file_id=key, error=error)
+                return
+        _log.info("closed file {file_id}", file_id=key, is_empty=is_empty)

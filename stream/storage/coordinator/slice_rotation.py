@@ -1,0 +1,141 @@
+"""Slices: ``writing`` → a new slice and ``closing`` → ``uploading``.
+
+Note [Closing a slice]: a slice becomes ``uploading`` only after every source node has reported that
+it no longer writes to it, however long that takes; a node that died is dropped by its lease. Only
+then its statistics are final, and they are read from etcd itself, not from the cache, to decide
+whether the slice is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import ensureDeferred
+from twisted.logger import Logger
+
+from stream.etcd import AtomicTxn, atomic
+from stream.settings.level import StagingOperatorSettings
+from stream.storage import prefix
+from stream.storage.coordinator.closesync import CloseSync
+from stream.storage.coordinator.statistics_cache import StatisticsCache
+from stream.storage.coordinator.triggers import Decision, slice_rotation
+from stream.storage.coordinator.work import CoordinatorWork
+from stream.storage.entity import Slice
+from stream.storage.key import SliceKey
+from stream.storage.operator import Item, NotYet, Operator
+from stream.storage.state import InvalidSliceState, Level, SliceState
+from stream.storage.statistics_reads import slice_statistics
+
+__all__ = ["SliceRotation"]
+
+_log = Logger()
+
+CONCURRENCY = 20
+
+
+class SliceRotation:
+    """:param is_owner: whether this node cares for a source, by the source's key."""
+
+    def __init__(
+        self,
+        work: CoordinatorWork,
+        statistics: StatisticsCache,
+        close_sync: CloseSync,
+        settings: StagingOperatorSettings,
+        is_owner: Callable[[str], bool],
+    ) -> None:
+        self._work = work
+        self._statistics = statistics
+        self._close_sync = close_sync
+        self._settings = settings
+        self._is_owner = is_owner
+        self.operator: Operator[Slice] = Operator(
+            "storage.node.operator.slice.rotation",
+            prefix=prefix.slice_level(Level.LOCAL),
+            due=self._due,
+            act=self._act,
+            interval=settings.slice_rotation_check_interval.seconds,
+            concurrency=CONCURRENCY,
+            reactor=work.reactor,
+        )
+
+    def close_sync_changed(self) -> None:
+        """A source node has reported: closing slices may go on."""
+        for item in self.operator.items.values():
+            if item.value.state is SliceState.CLOSING:
+                self.operator.wake(item.key)
+
+    def _due(self, item: Item[Slice]) -> bool:
+        slice_ = item.value
+        if not self._is_owner(str(slice_.key.source_key)):
+            return False
+        if not slice_.retry.allows(self._work.now()):
+            return False
+        if slice_.state is SliceState.WRITING:
+            return self._decide(slice_).rotate
+        return slice_.state is SliceState.CLOSING and self._close_sync.reached(item.mod_revision)
+
+    def _decide(self, slice_: Slice) -> Decision:
+        return slice_rotation(
+            slice_.staging.upload,
+            slice_.key.slice_opened_at,
+            self._statistics.slice(slice_.key).local,
+            self._work.now(),
+        )
+
+    async def _act(self, item: Item[Slice]) -> None:
+        if item.value.state is SliceState.WRITING:
+            acting = ensureDeferred(self._rotate(item.value))
+            acting.addTimeout(self._settings.slice_rotation_timeout.seconds, self._work.reactor)
+        else:
+            acting = ensureDeferred(self._close(item))
+            acting.addTimeout(self._settings.slice_close_timeout.seconds, self._work.reactor)
+        try:
+            await acting
+        except NotYet:
+            raise
+        except Exception as error:
+            await self._failed(item.value.key, error)
+
+    async def _rotate(self, slice_: Slice) -> None:
+        decision = self._decide(slice_)
+        timeout = self._settings.slice_rotation_timeout.seconds
+        async with self._work.file_lock(slice_.key.file_key, timeout) as lock:
+
+            async def body(txn: AtomicTxn) -> Slice | None:
+                return await self._work.repository.rotate_slice(txn, slice_.key, self._work.now())
+
+            opened = await atomic(self._work.client, body, lock=lock)
+        if opened is None:
+            _log.info("skipped slice rotation, slice {slice_id} is closed", slice_id=slice_.key)
+        else:
+            _log.info(
+                "rotated slice {slice_id}: {cause}", slice_id=slice_.key, cause=decision.cause
+            )
+
+    async def _close(self, item: Item[Slice]) -> None:
+        key = item.value.key
+        if not await self._close_sync.confirm(item.mod_revision):
+            raise NotYet(f"a source node still writes to the slice {key}")
+        statistics = await slice_statistics(self._work.client, key)
+        is_empty = statistics.total.records_count == 0
+
+        async def body(txn: AtomicTxn) -> None:
+            await self._work.repository.slice_to_uploading(txn, key, is_empty, self._work.now())
+
+        try:
+            await atomic(self._work.client, body)
+        except InvalidSliceState as error:
+            _log.info("slice {slice_id} is closed already: {error}", slice_id=key, error=error)
+            return
+        _log.info("closed slice {slice_id}", slice_id=key, is_empty=is_empty)
+
+    async def _failed(self, key: SliceKey, error: Exception) -> None:
+        _log.error("slice rotation failed: {error}", error=error, slice_id=str(key))
+
+        reason = str(error)
+
+        async def body(txn: AtomicTxn) -> None:
+            await self._work.repository.slice_failed(txn, key, reason, self._work.now())
+
+        await atomic(self._work.client, body)

@@ -1,0 +1,72 @@
+"""What the operators of the coordinator share: the sinks, the cluster lock of a file, the clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from stream.definition import prefix as definition_prefix
+from stream.definition.entity import Sink, Source
+from stream.definition.key import SinkKey, SourceKey
+from stream.etcd import AtomicTxn, EtcdClient, KeyValue, Lock, Mirror, Session, atomic
+from stream.storage.key import FileKey
+from stream.storage.repository import StorageRepository
+from stream.values.codec import decode
+
+__all__ = ["CoordinatorWork"]
+
+
+@attrs.frozen(kw_only=True)
+class CoordinatorWork:
+    """:ivar now: the time in UTC.
+    :ivar sinks: active sinks.
+    :ivar sources: active sources.
+    """
+
+    client: EtcdClient
+    session: Session
+    repository: StorageRepository
+    reactor: Any
+    now: Callable[[], datetime]
+    sinks: Mirror[Sink]
+    sources: Mirror[Source]
+
+    def sink(self, key: SinkKey) -> Sink | None:
+        return self.sinks.items.get(f"{definition_prefix.SINK_ACTIVE}{key}")
+
+    def source(self, key: SourceKey) -> Source | None:
+        return self.sources.items.get(f"{definition_prefix.SOURCE_ACTIVE}{key}")
+
+    def sink_enabled(self, key: SinkKey) -> bool:
+        sink = self.sink(key)
+        return sink is not None and sink.is_enabled
+
+    @asynccontextmanager
+    async def file_lock(self, key: FileKey, timeout: float) -> AsyncIterator[Lock]:
+        """The one lock under which anybody in the cluster changes a file or rotates its slices."""
+        lock = await self.session.lock(f"operator.file.{key}", timeout=timeout)
+        try:
+            yield lock
+        finally:
+            await lock.release()
+
+    async def file_failed(self, key: FileKey, error: Exception) -> None:
+        """Record a failed attempt; the file rests until its next one."""
+        reason = str(error)
+
+        async def body(txn: AtomicTxn) -> None:
+            await self.repository.file_failed(txn, key, reason, self.now())
+
+        await atomic(self.client, body)
+
+
+def decode_sink(kv: KeyValue) -> Sink:
+    return decode(Sink, kv.value)
+
+
+def decode_source(kv: KeyValue) -> Source:
+    return decode(Source, kv.value)

@@ -1,0 +1,121 @@
+"""A writer in memory whose answers the test gives, and requests that remember their answer."""
+
+from __future__ import annotations
+
+import attrs
+from twisted.internet.defer import Deferred, fail, succeed
+
+from stream.errors import UserError
+from stream.storage.entity import Slice
+from stream.storage.network.interface import (
+    SliceFile,
+    SliceFileListener,
+    SyncLevel,
+    WriterError,
+    WrongOffset,
+)
+
+__all__ = ["FakeOpener", "FakeSliceFile", "FakeWaiter"]
+
+
+@attrs.define(eq=False)
+class FakeWaiter:
+    """:ivar outcome: ``stored``, the error, or ``None`` while unanswered."""
+
+    outcome: str | UserError | None = None
+
+    def stored(self) -> None:
+        assert self.outcome is None, "answered twice"
+        self.outcome = "stored"
+
+    def failed(self, error: UserError) -> None:
+        assert self.outcome is None, "answered twice"
+        self.outcome = error
+
+
+@attrs.define(eq=False)
+class FakeSliceFile:
+    """Appends wait until the test answers them, unless `at_once`.
+
+    :ivar disk: what is stored; shared by all openings of the slice.
+    :ivar waiting: appends not yet answered.
+    """
+
+    disk: bytearray
+    at_once: bool
+    length: int = 0
+    closed: bool = False
+    waiting: list[tuple[int, bytes, Deferred[int]]] = attrs.Factory(list)
+    levels: list[SyncLevel] = attrs.Factory(list)
+
+    def append(self, offset: int, data: bytes, *, level: SyncLevel) -> Deferred[int]:
+        self.levels.append(level)
+        if self.at_once:
+            return self._store(offset, data)
+        answer: Deferred[int] = Deferred()
+        self.waiting.append((offset, data, answer))
+        return answer
+
+    def _store(self, offset: int, data: bytes) -> Deferred[int]:
+        if bytes(self.disk[offset : offset + len(data)]) == data:
+            return succeed(offset + len(data))
+        if offset != len(self.disk):
+            return fail(WrongOffset(len(self.disk)))
+        self.disk += data
+        return succeed(len(self.disk))
+
+    def answer(self) -> None:
+        """Store the oldest waiting append and acknowledge it."""
+        offset, data, answer = self.waiting.pop(0)
+        self._store(offset, data).chainDeferred(answer)
+
+    def refuse(self, error: WriterError, *, stored: bool = False) -> None:
+        """Fail the oldest waiting append; *stored* if its bytes reached the disk all the same."""
+        offset, data, answer = self.waiting.pop(0)
+        if stored:
+            self._store(offset, data)
+        answer.errback(error)
+
+    def close(self) -> Deferred[None]:
+        self.closed = True
+        return succeed(None)
+
+
+@attrs.define(eq=False)
+class FakeOpener:
+    """:ivar files: every opening, the latest last.
+    :ivar refusals: errors of the next openings.
+    :ivar held: if set, openings wait for `release`.
+    """
+
+    at_once: bool = True
+    disk: dict[str, bytearray] = attrs.Factory(dict)
+    files: list[FakeSliceFile] = attrs.Factory(list)
+    listeners: list[SliceFileListener] = attrs.Factory(list)
+    refusals: list[WriterError] = attrs.Factory(list)
+    held: bool = False
+    resumes: list[int] = attrs.Factory(list)
+    _waiting: list[tuple[Deferred[SliceFile], FakeSliceFile]] = attrs.Factory(list)
+
+    def open(
+        self, slice_: Slice, source_node_id: str, listener: SliceFileListener, *, resume: int = -1
+    ) -> Deferred[SliceFile]:
+        self.resumes.append(resume)
+        if self.refusals:
+            return fail(self.refusals.pop(0))
+        disk = self.disk.setdefault(str(slice_.key), bytearray())
+        if resume >= 0:
+            del disk[resume:]
+        file = FakeSliceFile(disk, self.at_once, len(disk))
+        self.files.append(file)
+        self.listeners.append(listener)
+        if self.held:
+            opened: Deferred[SliceFile] = Deferred()
+            self._waiting.append((opened, file))
+            return opened
+        return succeed(file)
+
+    def release(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for opened, file in waiting:
+            opened.callback(file)

@@ -1,0 +1,355 @@
+"""Group commit, resending and closing, on a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import pytest
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import Clock
+from twisted.python.threadpool import ThreadPool
+from twisted.trial.unittest import SynchronousTestCase
+
+from stream.errors import UserError
+from stream.sink.group import Group
+from stream.sink.slice_pipeline import (
+    HELD_LIMIT_BYTES,
+    OPENING_GRACE_SECONDS,
+    STALL_SECONDS,
+    PipelineState,
+    SlicePipeline,
+)
+from stream.storage.encoding import Encoding
+from stream.storage.network.interface import (
+    NoSpace,
+    SliceSealed,
+    SyncLevel,
+    WriterUnavailable,
+)
+from stream.values.bytesize import ByteSize
+from tests.sink.fakes import FakeOpener, FakeWaiter
+from tests.storage.samples import ENCODING, sample_slice, uncompressed
+
+
+class _NoThreads(ThreadPool):
+    """Runs at once what a pool would run in a thread, so that the clock is all that moves."""
+
+    def callInThreadWithCallback(  # type: ignore[override]
+        self, done: Callable[[bool, object], None], work: Callable[..., object], *args: object
+    ) -> None:
+        done(True, work(*args))
+
+
+class _Reactor(Clock):
+    def callFromThread(self, call: Callable[..., object], *args: object) -> None:
+        call(*args)
+
+
+class PipelineTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = _Reactor()
+        self.opener = FakeOpener(at_once=False)
+        self.rerouted: list[Group] = []
+        self.takes_rerouted = False
+
+    def pipeline(self, encoding: Encoding | None = None) -> SlicePipeline:
+        pipeline = SlicePipeline(
+            sample_slice(encoding=encoding or uncompressed()),
+            node_id="node-1",
+            opener=self.opener,
+            reactor=self.clock,
+            pool=_NoThreads(),
+            reroute=self._reroute,
+        )
+        pipeline.start()
+        return pipeline
+
+    def _reroute(self, origin: SlicePipeline, group: Group) -> bool:
+        self.rerouted.append(group)
+        return self.takes_rerouted
+
+    def write(self, pipeline: SlicePipeline, *rows: bytes) -> list[FakeWaiter]:
+        waiters = []
+        for row in rows:
+            waiter = FakeWaiter()
+            pipeline.write(row, 1000, waiter)
+            waiters.append(waiter)
+        return waiters
+
+    @property
+    def file(self):  # type: ignore[no-untyped-def]
+        return self.opener.files[-1]
+
+    @property
+    def stored(self) -> bytes:
+        return bytes(next(iter(self.opener.disk.values())))
+
+    def test_rows_of_one_turn_are_one_append(self) -> None:
+        """An idle pipeline commits what came in during the reactor's turn, at once."""
+        pipeline = self.pipeline()
+        waiters = self.write(pipeline, b"a\n", b"b\n")
+        assert not self.file.waiting
+        self.clock.advance(0)
+        assert [data for _, data, _ in self.file.waiting] == [b"a\nb\n"]
+        assert [w.outcome for w in waiters] == [None, None]
+        self.file.answer()
+        assert [w.outcome for w in waiters] == ["stored", "stored"]
+
+    def test_rows_collect_while_a_group_is_on_its_way(self) -> None:
+        """A busy pipeline sends the next group when the last one is acknowledged."""
+        pipeline = self.pipeline()
+        self.write(pipeline, b"a\n")
+        self.clock.advance(0)
+        later = self.write(pipeline, b"b\n", b"c\n")
+        self.clock.advance(0.001)
+        assert len(self.file.waiting) == 1
+        self.file.answer()
+        assert [data for _, data, _ in self.file.waiting] == [b"b\nc\n"]
+        assert [w.outcome for w in later] == [None, None]
+
+    def test_a_second_group_goes_out_after_the_interval(self) -> None:
+        """Rows never wait longer than the interval trigger for a slow disk."""
+        pipeline = self.pipeline()
+        self.write(pipeline, b"a\n")
+        self.clock.advance(0)
+        self.write(pipeline, b"b\n")
+        self.clock.advance(0.049)
+        assert len(self.file.waiting) == 1
+        self.clock.advance(0.001)
+        assert [offset for offset, _, _ in self.file.waiting] == [0, 2]
+
+    def test_the_count_trigger_closes_a_group(self) -> None:
+        """A group never holds more records than the trigger says."""
+        encoding = uncompressed()
+        encoding = attrs.evolve(encoding, sync=attrs.evolve(encoding.sync, count_trigger=2))
+        pipeline = self.pipeline(encoding)
+        self.write(pipeline, b"a\n", b"b\n", b"c\n")
+        self.clock.advance(0)
+        assert [data for _, data, _ in self.file.waiting] == [b"a\nb\n"]
+
+    def test_the_size_trigger_closes_a_group(self) -> None:
+        """A group never holds more bytes than the trigger says, unless it is a single row."""
+        encoding = uncompressed()
+        sync = attrs.evolve(encoding.sync, uncompressed_bytes_trigger=ByteSize(100))
+        pipeline = self.pipeline(attrs.evolve(encoding, sync=sync))
+        self.write(pipeline, b"x" * 60, b"y" * 60, b"z" * 200)
+        self.clock.advance(0)
+        assert [len(data) for _, data, _ in self.file.waiting] == [60, 60]
+        self.file.answer()
+        assert [len(data) for _, data, _ in self.file.waiting] == [60, 200]
+
+    def test_the_level_follows_the_sync_mode(self) -> None:
+        """Mode disk asks for a sync, mode cache for a write."""
+        encoding = uncompressed()
+        cache = attrs.evolve(encoding, sync=attrs.evolve(encoding.sync, mode="cache"))
+        for wanted, expected in ((encoding, SyncLevel.SYNCED), (cache, SyncLevel.WRITTEN)):
+            pipeline = self.pipeline(wanted)
+            self.write(pipeline, b"a\n")
+            self.clock.advance(0)
+            assert self.file.levels == [expected]
+
+    def test_a_lost_connection_neither_loses_nor_doubles(self) -> None:
+        """Groups of unknown fate are sent again behind what was acknowledged."""
+        for stored in (False, True):
+            self.opener = FakeOpener(at_once=False)
+            pipeline = self.pipeline()
+            first = self.write(pipeline, b"a\n")
+            self.clock.advance(0)
+            self.file.answer()
+            second = self.write(pipeline, b"b\n")
+            self.clock.advance(0)
+            self.file.refuse(WriterUnavailable("gone"), stored=stored)
+            assert not pipeline.ready
+            self.clock.advance(0.2)
+            assert self.opener.resumes == [-1, 2]
+            assert pipeline.ready
+            self.file.answer()
+            assert self.stored == b"a\nb\n"
+            assert [w.outcome for w in (*first, *second)] == ["stored", "stored"]
+
+    def test_a_late_answer_of_a_lost_file_counts_for_nothing(self) -> None:
+        """Only the latest sending of a group can acknowledge it."""
+        pipeline = self.pipeline()
+        (waiter,) = self.write(pipeline, b"a\n")
+        self.clock.advance(0)
+        old = self.file
+        self.opener.listeners[-1].lost(WriterUnavailable("gone"))
+        self.clock.advance(0.2)
+        old.answer()
+        assert waiter.outcome is None
+        self.file.answer()
+        assert waiter.outcome == "stored"
+        assert self.stored == b"a\n"
+
+    def test_refused_rows_go_to_another_slice(self) -> None:
+        """What a full volume certainly did not store is offered to the sink's other slices."""
+        self.takes_rerouted = True
+        pipeline = self.pipeline()
+        (waiter,) = self.write(pipeline, b"a\n")
+        self.clock.advance(0)
+        self.file.refuse(NoSpace("full"))
+        assert [group.rows for group in self.rerouted] == [[b"a\n"]]
+        assert waiter.outcome is None
+        assert not pipeline.ready
+
+    def test_refused_rows_without_another_slice_are_answered(self) -> None:
+        """Nobody takes them: producers are told that a retry is safe."""
+        pipeline = self.pipeline()
+        (waiter,) = self.write(pipeline, b"a\n")
+        self.clock.advance(0)
+        self.file.refuse(SliceSealed("uploading"))
+        assert isinstance(waiter.outcome, UserError)
+        assert waiter.outcome.status == 503
+        assert pipeline.state is PipelineState.CLOSED
+
+    def test_rows_on_their_way_to_a_sealed_slice_are_of_unknown_fate(self) -> None:
+        """They may be in the file: 500, not 503, and never on another slice."""
+        pipeline = self.pipeline()
+        (waiter,) = self.write(pipeline, b"a\n")
+        self.clock.advance(0)
+        self.opener.listeners[-1].lost(SliceSealed("uploading"))
+        assert isinstance(waiter.outcome, UserError)
+        assert waiter.outcome.status == 500
+        assert not self.rerouted
+
+    def test_rows_wait_for_a_file_that_is_opening(self) -> None:
+        """The first rows of a slice don't fail while its file is being opened."""
+        self.opener.held = True
+        pipeline = self.pipeline()
+        assert pipeline.opening
+        assert not pipeline.ready
+        (waiter,) = self.write(pipeline, b"a\n")
+        self.clock.advance(1)
+        self.opener.release()
+        self.file.answer()
+        assert waiter.outcome == "stored"
+        assert pipeline.ready
+
+    def test_rows_do_not_wait_for_ever(self) -> None:
+        """After the grace period they are refused, and the pipeline takes no more."""
+        self.opener.held = True
+        pipeline = self.pipeline()
+        (waiter,) = self.write(pipeline, b"a\n")
+        self.clock.advance(OPENING_GRACE_SECONDS)
+        assert isinstance(waiter.outcome, UserError)
+        assert waiter.outcome.name == "noPipelineReady"
+        assert not pipeline.opening
+        self.opener.release()
+        assert pipeline.ready
+
+    def test_a_full_pipeline_takes_no_more(self) -> None:
+        """The rows that a pipeline holds are bounded."""
+        pipeline = self.pipeline()
+        row = b"x" * 100_000
+        count = 0
+        while pipeline.ready:
+            self.write(pipeline, row)
+            self.clock.advance(0)
+            count += 1
+        assert count == -(-HELD_LIMIT_BYTES // len(row))
+        while self.file.waiting:
+            self.file.answer()
+        assert pipeline.ready
+
+    def test_a_silent_writer_makes_the_pipeline_not_ready(self) -> None:
+        """An append without an answer isn't followed by more records."""
+        pipeline = self.pipeline()
+        self.write(pipeline, b"a\n")
+        self.clock.advance(0)
+        self.clock.advance(STALL_SECONDS)
+        assert pipeline.ready
+        self.clock.advance(0.1)
+        assert not pipeline.ready
+        self.file.answer()
+        assert pipeline.ready
+
+    def test_close_sends_what_is_held(self) -> None:
+        """Closing waits for every row, then for the file."""
+        pipeline = self.pipeline()
+        waiters = self.write(pipeline, b"a\n", b"b\n")
+        closing = ensureDeferred(pipeline.close(30))
+        assert not pipeline.ready
+        self.assertNoResult(closing)
+        self.file.answer()
+        self.successResultOf(closing)
+        assert self.file.closed
+        assert [w.outcome for w in waiters] == ["stored", "stored"]
+        assert pipeline.counters.records == 2
+        assert not self.clock.getDelayedCalls()
+
+    def test_close_is_bounded(self) -> None:
+        """A dead writer can't hold up the closing for ever; its rows are of unknown fate."""
+        pipeline = self.pipeline()
+        (waiter,) = self.write(pipeline, b"a\n")
+        self.clock.advance(0)
+        closing = ensureDeferred(pipeline.close(30))
+        self.clock.advance(30)
+        self.successResultOf(closing)
+        assert isinstance(waiter.outcome, UserError)
+        assert waiter.outcome.status == 500
+        assert not self.clock.getDelayedCalls()
+
+    def test_a_draining_writer_is_left_and_found_again(self) -> None:
+        """Rows are flushed, the file closed, and the slice opened again when the writer is up."""
+        pipeline = self.pipeline()
+        (waiter,) = self.write(pipeline, b"a\n")
+        self.clock.advance(0)
+        left = self.file
+        self.opener.listeners[-1].draining()
+        assert not pipeline.ready
+        left.answer()
+        assert waiter.outcome == "stored"
+        assert left.closed
+        self.opener.refusals.append(WriterUnavailable("down"))
+        self.clock.advance(0.2)
+        assert not pipeline.ready
+        self.clock.advance(0.5)
+        assert pipeline.ready
+        assert self.opener.resumes == [-1, 2, 2]
+
+    def test_a_pipeline_closed_while_opening_opens_nothing(self) -> None:
+        """The file that arrives late is closed at once."""
+        self.opener.held = True
+        pipeline = self.pipeline()
+        self.successResultOf(ensureDeferred(pipeline.close(30)))
+        self.opener.release()
+        assert self.file.closed
+        assert not self.clock.getDelayedCalls()
+
+    def test_compressed_groups_can_be_read_at_every_end(self) -> None:
+        """Each group is a complete gzip member."""
+        import gzip
+
+        pipeline = self.pipeline(ENCODING)
+        for row in (b'"a"\n', b'"b"\n' * 30_000):
+            self.write(pipeline, row)
+            self.clock.advance(0)
+            self.file.answer()
+            assert gzip.decompress(self.stored).endswith(row)
+
+
+@pytest.mark.parametrize("answers", range(4))
+def test_counters_follow_acknowledgements(answers: int) -> None:
+    """Only what is stored is counted."""
+    clock = _Reactor()
+    opener = FakeOpener(at_once=False)
+    pipeline = SlicePipeline(
+        sample_slice(encoding=uncompressed()),
+        node_id="node-1",
+        opener=opener,
+        reactor=clock,
+        pool=_NoThreads(),
+        reroute=lambda *_: False,
+    )
+    pipeline.start()
+    for moment in (5, 6, 7):
+        pipeline.write(b"row\n", moment, None)
+        clock.advance(0)
+        if moment - 5 < answers:
+            opener.files[-1].answer()
+    counters = pipeline.counters
+    stored = min(answers, 3)
+    assert (counters.records, counters.uncompressed) == (stored, 4 * stored)
+    assert counters.first_at == (5 if stored else 0)
+    assert counters.last_at == (4 + stored if stored else 0)

@@ -1,0 +1,110 @@
+"""Rotation conditions at, below and above each threshold, and which of them decides."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+
+from stream.storage.coordinator.triggers import file_rotation, slice_rotation
+from stream.storage.entity import ImportConfig, ImportTrigger, UploadConfig, UploadTrigger
+from stream.storage.statistics import Statistics
+from stream.values.bytesize import ByteSize
+from stream.values.duration import Duration
+
+_NOW = datetime(2024, 1, 1, 12, tzinfo=UTC)
+_UPLOAD = UploadConfig(
+    Duration.parse("10s"), UploadTrigger(100, ByteSize(1000), Duration.parse("30s"))
+)
+_IMPORT = ImportConfig(
+    50,
+    Duration.parse("60s"),
+    ImportTrigger(100, ByteSize(1000), Duration.parse("5m"), 20, Duration.parse("30m")),
+)
+
+
+def _statistics(records: int, size: int = 0, slices: int = 1) -> Statistics:
+    return Statistics(records_count=records, compressed_size=ByteSize(size), slices_count=slices)
+
+
+def _ago(seconds: float) -> datetime:
+    return _NOW - timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("age", "statistics", "condition", "cause"),
+    [
+        (9.9, _statistics(1000), "none", "min interval between uploads is not met"),
+        (10, _statistics(0, 5000), "none", "no record"),
+        (10, _statistics(99, 999), "none", "no condition met"),
+        (
+            10,
+            _statistics(100),
+            "recordCount",
+            "count threshold met, records count: 100, threshold: 100",
+        ),
+        (
+            10,
+            _statistics(100, 1000),
+            "recordCount",
+            "count threshold met, records count: 100, threshold: 100",
+        ),
+        (
+            10,
+            _statistics(99, 1000),
+            "size",
+            "size threshold met, compressed size: 1000B, threshold: 1000B",
+        ),
+        (29.9, _statistics(1), "none", "no condition met"),
+        (
+            30,
+            _statistics(1),
+            "time",
+            "time threshold met, opened at: 2024-01-01T11:59:30.000Z, passed: 30s threshold: 30s",
+        ),
+    ],
+)
+def test_slice_rotation(age: float, statistics: Statistics, condition: str, cause: str) -> None:
+    """The first condition met decides, and says why."""
+    decision = slice_rotation(_UPLOAD, _ago(age), statistics, _NOW)
+    assert (decision.condition, decision.cause) == (condition, cause)
+    assert decision.rotate is (condition != "none")
+
+
+@pytest.mark.parametrize(
+    ("age", "expires_in", "statistics", "condition"),
+    [
+        (1, 3600, _statistics(0, slices=50), "maxSlices"),
+        (59.9, 60, _statistics(1000, 9999, slices=49), "none"),
+        (60, 1800, _statistics(0), "expiration"),
+        (60, 1801, _statistics(0), "none"),
+        (60, None, _statistics(0), "none"),
+        (60, 3600, _statistics(0, slices=20), "sliceCount"),
+        (60, 3600, _statistics(0, slices=19), "none"),
+        (60, 3600, _statistics(100), "recordCount"),
+        (60, 3600, _statistics(99, 1000), "size"),
+        (60, 3600, _statistics(99, 999), "none"),
+        (299.9, 3600, _statistics(1), "none"),
+        (300, 3600, _statistics(1), "time"),
+        (300, 3600, _statistics(0), "none"),
+    ],
+)
+def test_file_rotation(
+    age: float, expires_in: int | None, statistics: Statistics, condition: str
+) -> None:
+    """The first condition met decides: too many slices beats even the minimal interval."""
+    expiration = None if expires_in is None else _NOW + timedelta(seconds=expires_in)
+    decision = file_rotation(_IMPORT, _ago(age), expiration, statistics, _NOW)
+    assert decision.condition == condition
+    assert decision.rotate is (condition != "none")
+
+
+def test_an_idle_file_is_rotated_near_the_end_of_its_credentials() -> None:
+    """Without records the file still needs new credentials in time."""
+    decision = file_rotation(_IMPORT, _ago(9999), _NOW, attrs.evolve(_statistics(0)), _NOW)
+    assert decision.rotate
+    assert decision.cause == (
+        "expiration threshold met, expiration: 2024-01-01T12:00:00.000Z, remains: 0s, "
+        "threshold: 30m0s"
+    )

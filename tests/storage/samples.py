@@ -1,0 +1,59 @@
+"""Sample records of the storage model, shared by tests."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import attrs
+
+from stream.mapping.columns import mapping_from_plain
+from stream.settings import Settings
+from stream.storage.encoding import Encoding
+from stream.storage.entity import (
+    LocalSlice,
+    Slice,
+    SliceStaging,
+    UploadConfig,
+    UploadTrigger,
+)
+from stream.storage.key import SliceKey
+from stream.storage.state import SliceState
+from stream.values.bytesize import ByteSize
+from stream.values.duration import Duration
+
+OPENED_AT = datetime(2000, 1, 1, 1, tzinfo=UTC)
+
+MAPPING = mapping_from_plain({"columns": [{"type": "body", "name": "body"}]})
+
+ENCODING = Encoding.of(Settings().storage.level.local.encoding)
+
+
+def sample_slice(
+    sink_id: str = "my-sink",
+    volume_id: str = "my-volume",
+    opened_at: datetime = OPENED_AT,
+    encoding: Encoding = ENCODING,
+) -> Slice:
+    """A slice in state ``writing`` with default settings."""
+    return Slice(
+        key=SliceKey(123, 456, "my-source", sink_id, OPENED_AT, volume_id, opened_at),
+        state=SliceState.WRITING,
+        mapping=MAPPING,
+        encoding=encoding,
+        local=LocalSlice("123/456/my-source/my-sink/file/slice", "slice", "csv.gz"),
+        staging=SliceStaging(
+            "slice.gz",
+            "keboola",
+            "gzip",
+            UploadConfig(
+                Duration.parse("10s"), UploadTrigger(10, ByteSize(1000), Duration.parse("30s"))
+            ),
+        ),
+    )
+
+
+def uncompressed(encoding: Encoding = ENCODING) -> Encoding:
+    """The same encoding without compression, so that tests can read what was appended."""
+    return attrs.evolve(
+        encoding, compression=attrs.evolve(encoding.compression, type="none", gzip=None)
+    )

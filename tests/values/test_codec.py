@@ -1,0 +1,73 @@
+"""attrs values as JSON."""
+
+from __future__ import annotations
+
+import enum
+from datetime import UTC, datetime
+
+import attrs
+import pytest
+
+from stream.values.bytesize import ByteSize
+from stream.values.codec import decode, encode, field
+from stream.values.duration import Duration
+
+
+class _Colour(enum.Enum):
+    RED = "red"
+
+
+@attrs.frozen
+class _Key:
+    project_id: int
+    source_id: str
+
+
+@attrs.frozen
+class _Record:
+    key: _Key = field(flatten=True)
+    opened_at: datetime
+    colour: _Colour
+    wait: Duration
+    limit: ByteSize
+    note: str = field(default="", omit_empty=True)
+    reason: str | None = None
+    token: str | None = field(default=None, keep_none=True)
+    last_at: datetime | None = field(default=None, empty_text=True)
+    parts: tuple[_Key, ...] = ()
+
+
+_RECORD = _Record(
+    _Key(1, "s"),
+    datetime(2000, 1, 1, tzinfo=UTC),
+    _Colour.RED,
+    Duration.parse("90s"),
+    ByteSize(1536 * 1024),
+    parts=(_Key(2, "t"),),
+)
+
+
+def test_the_form_of_records() -> None:
+    """Members in order, keys flattened, camel case, what is unset left out."""
+    assert encode(_RECORD) == (
+        b'{"projectId":1,"sourceId":"s","openedAt":"2000-01-01T00:00:00.000Z","colour":"red",'
+        b'"wait":"1m30s","limit":"1536KB","token":null,"lastAt":"",'
+        b'"parts":[{"projectId":2,"sourceId":"t"}]}'
+    )
+
+
+def test_reads_what_it_wrote() -> None:
+    """Nothing is lost on the way."""
+    assert decode(_Record, encode(_RECORD)) == _RECORD
+
+
+def test_unknown_members_are_ignored() -> None:
+    """A record of a newer version can be read."""
+    assert decode(_Key, b'{"projectId":1,"sourceId":"s","new":true}') == _Key(1, "s")
+
+
+@pytest.mark.parametrize("data", [b"{}", b"[]", b'{"projectId":"x","sourceId":"s"}', b"{"])
+def test_what_does_not_fit_is_an_error(data: bytes) -> None:
+    """A damaged record is reported, never half read."""
+    with pytest.raises(ValueError):
+        decode(_Key, data)
