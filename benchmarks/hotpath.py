@@ -1,0 +1,168 @@
+"""How many records a second the way from received bytes to a rendered row takes, on one core.
+
+In one process and without sockets: what is measured is the parser, the handler, the mapping, and
+all of them together behind a connection whose transport throws the answers away. Run it on an
+otherwise idle machine; figures are to be compared with one another only::
+
+    python benchmarks/hotpath.py [--seconds 1.0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import count
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+
+from stream.definition.key import SourceKey
+from stream.mapping.columns import (
+    Column,
+    DatetimeColumn,
+    HeadersColumn,
+    Mapping,
+    PathColumn,
+    Template,
+    TemplateColumn,
+    UuidColumn,
+)
+from stream.mapping.render import compile_renderer
+from stream.record.context import RecordContext
+from stream.record.headers import RecordHeaders
+from stream.source.dispatcher import Dispatcher, SourceEntry
+from stream.source.http.handler import IngestHandler
+from stream.source.http.head import HeadReader
+from stream.source.http.parser import RequestParser
+from stream.source.http.protocol import IngestFactory, Limits
+from stream.source.interfaces import IAnswer, ISinkWriter
+
+KEY = SourceKey(1, 1, "bench")
+SECRET = "s" * 48
+ROW_LIMIT = 1536 * 1024
+BODY = b'{"id":"abc-123","n":12.50,"pad":"' + b"x" * 984 + b'"}'
+REPORT = (UuidColumn("id"), DatetimeColumn("at"), PathColumn("p", path="id"))
+
+
+class RenderingSink:
+    """A sink that renders and has stored at once."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._render = compile_renderer(Mapping(tuple(columns)), ROW_LIMIT)
+
+    def write(self, record: RecordContext, answer: IAnswer, /) -> int | None:
+        self._render(record)
+        answer.stored()
+        return None
+
+
+class OneSink:
+    def __init__(self, sink: ISinkWriter) -> None:
+        self._sinks = (("sink", sink),)
+
+    def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, ISinkWriter]]:
+        return self._sinks
+
+
+class NoTransport:
+    """Takes everything and keeps nothing."""
+
+    def writeSomeData(self, data: bytes) -> int:
+        return len(data)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+def request(number: int | None = None) -> bytes:
+    """*number* makes the head differ from all others."""
+    trace = b"" if number is None else b"Traceparent: 00-%032d-01\r\n" % number
+    return (
+        (
+            f"POST /stream/1/bench/{SECRET} HTTP/1.1\r\nHost: localhost:7000\r\n"
+            f"User-Agent: bench\r\n"
+            f"Accept: */*\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(BODY)}\r\n"
+        ).encode()
+        + trace
+        + b"\r\n"
+        + BODY
+    )
+
+
+def connection(columns: Sequence[Column]) -> Callable[[bytes], None]:
+    """What receives the bytes of one client."""
+    dispatcher = Dispatcher("http")
+    dispatcher.put(SourceEntry(KEY, "http", True, SECRET))
+    handler = IngestHandler(dispatcher, OneSink(RenderingSink(columns)), clock=time.time)
+    factory = IngestFactory(handler, Limits(), Clock())
+    protocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))
+    assert protocol is not None
+    transport: Any = NoTransport()
+    protocol.makeConnection(transport)
+    return protocol.dataReceived
+
+
+def rate(step: Callable[[], object], seconds: float) -> float:
+    """Steps a second; the best of three rounds."""
+    best = 0.0
+    for _ in range(3):
+        done = 0
+        started = time.perf_counter()
+        while (passed := time.perf_counter() - started) < seconds / 3:
+            for _ in range(200):
+                step()
+            done += 200
+        best = max(best, done / passed)
+    return best
+
+
+def render_new_record(render: Callable[[RecordContext], bytes], headers: RecordHeaders) -> None:
+    render(RecordContext(0, "192.0.2.1", headers, BODY))
+
+
+def cases() -> Iterator[tuple[str, Callable[[], object]]]:
+    same = request()
+    parser = RequestParser(HeadReader(), 16 * 1024, 1024 * 1024)
+    numbers = count()
+
+    def parse(data: bytes) -> None:
+        parser.feed(data)
+        assert parser.next_request() is not None
+
+    yield "parse, same head", lambda: parse(same)
+    yield "parse, new head each time", lambda: parse(request(next(numbers)))
+    headers = RecordHeaders(((b"content-type", b"application/json"), (b"host", b"x")))
+    template = TemplateColumn("t", template=Template("jsonnet", "Body('id') + Ip()"))
+    call = TemplateColumn("t", template=Template("jsonnet", "Body('id')"))
+    mappings: dict[str, Sequence[Column]] = {
+        "uuid, datetime, path": REPORT,
+        "path, number with a fraction": (PathColumn("p", path="n"),),
+        "headers": (HeadersColumn("h"),),
+        "template, one call": (call,),
+        "template, expression": (template,),
+    }
+    for name, columns in mappings.items():
+        render = compile_renderer(Mapping(tuple(columns)), ROW_LIMIT)
+        yield f"render {name}", partial(render_new_record, render, headers)
+    receive = connection(REPORT)
+    yield "connection to row, same head", lambda: receive(same)
+    yield "connection to row, new head each time", lambda: receive(request(next(numbers)))
+    pipelined = same * 16
+    yield "connection to row, 16 requests at once (x16)", lambda: receive(pipelined)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--seconds", type=float, default=1.0, help="for each figure")
+    seconds = options.parse_args().seconds
+    for name, step in cases():
+        figure = rate(step, seconds)
+        print(f"{name:46} {figure:12,.0f}/s {1e6 / figure:9.2f} us")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""The columns of a table mapping as users define them and as they are stored.
+
+The order of attributes is the order of members in the stored JSON. What a column renders is in
+`stream.mapping.render`; here is only its definition and what can be wrong with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as AnyMapping
+from typing import Any, ClassVar, Literal
+
+import attrs
+
+from stream.errors import UserError
+from stream.values.codec import field, from_plain, register_union, to_plain
+
+__all__ = [
+    "COLUMN_TYPES",
+    "MAX_COLUMNS",
+    "MAX_TEMPLATE_CHARACTERS",
+    "BodyColumn",
+    "Column",
+    "DatetimeColumn",
+    "HeadersColumn",
+    "IpColumn",
+    "Mapping",
+    "PathColumn",
+    "Template",
+    "TemplateColumn",
+    "UuidColumn",
+    "column_from_plain",
+    "mapping_from_plain",
+    "mapping_to_plain",
+]
+
+MAX_COLUMNS = 100
+MAX_TEMPLATE_CHARACTERS = 4096
+
+
+@attrs.frozen
+class Template:
+    """:ivar language: only ``jsonnet`` is known.
+    :ivar content: the snippet, 1 to 4096 characters.
+    """
+
+    language: str
+    content: str
+
+
+@attrs.frozen
+class UuidColumn:
+    """A new version 7 UUID for every row."""
+
+    TYPE: ClassVar[str] = "uuid"
+    type: Literal["uuid"] = attrs.field(default="uuid", init=False)
+    name: str
+    primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+
+
+@attrs.frozen
+class DatetimeColumn:
+    """When the record was received, in UTC with milliseconds."""
+
+    TYPE: ClassVar[str] = "datetime"
+    type: Literal["datetime"] = attrs.field(default="datetime", init=False)
+    name: str
+    primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+
+
+@attrs.frozen
+class IpColumn:
+    """The client's address."""
+
+    TYPE: ClassVar[str] = "ip"
+    type: Literal["ip"] = attrs.field(default="ip", init=False)
+    name: str
+    primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+
+
+@attrs.frozen
+class BodyColumn:
+    """The body as it was received."""
+
+    TYPE: ClassVar[str] = "body"
+    type: Literal["body"] = attrs.field(default="body", init=False)
+    name: str
+    primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+
+
+@attrs.frozen
+class HeadersColumn:
+    """All headers as a JSON object."""
+
+    TYPE: ClassVar[str] = "headers"
+    type: Literal["headers"] = attrs.field(default="headers", init=False)
+    name: str
+    primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+
+
+@attrs.frozen
+class PathColumn:
+    """The value at a path in the parsed body.
+
+    :ivar path: e.g. ``user.tags[0]``.
+    :ivar raw_string: a string is rendered without JSON's quotes and escapes.
+    :ivar default_value: rendered, like a string of the body, when there is nothing at the path.
+    """
+
+    TYPE: ClassVar[str] = "path"
+    type: Literal["path"] = attrs.field(default="path", init=False)
+    name: str
+    primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+    path: str = attrs.field(kw_only=True)
+    raw_string: bool = field(default=False, omit_empty=True, kw_only=True)
+    default_value: str | None = attrs.field(default=None, kw_only=True)
+
+
+@attrs.frozen
+class TemplateColumn:
+    """What a template makes of the record.
+
+    :ivar raw_string: a string is rendered without JSON's quotes and escapes.
+    """
+
+    TYPE: ClassVar[str] = "template"
+    type: Literal["template"] = attrs.field(default="template", init=False)
+    name: str
+    primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+    raw_string: bool = field(default=False, omit_empty=True, kw_only=True)
+    template: Template = attrs.field(kw_only=True)
+
+
+Column = (
+    UuidColumn
+    | DatetimeColumn
+    | IpColumn
+    | BodyColumn
+    | HeadersColumn
+    | PathColumn
+    | TemplateColumn
+)
+
+_CLASSES: dict[str, type[Column]] = {
+    cls.TYPE: cls
+    for cls in (
+        UuidColumn,
+        DatetimeColumn,
+        IpColumn,
+        BodyColumn,
+        HeadersColumn,
+        PathColumn,
+        TemplateColumn,
+    )
+}
+COLUMN_TYPES = tuple(_CLASSES)
+
+
+@attrs.frozen
+class Mapping:
+    """The columns of a table's rows, in their order."""
+
+    columns: tuple[Column, ...]
+
+    def validate(self) -> None:
+        """Raises UserError with the first thing that is wrong.
+
+        Templates are only checked for presence here; `stream.mapping.jsonnet.check_template`
+        reads them.
+        """
+        if not self.columns:
+            raise UserError('"columns" must contain at least 1 item')
+        if len(self.columns) > MAX_COLUMNS:
+            raise UserError(f'"columns" must contain at most {MAX_COLUMNS} items')
+        for index, column in enumerate(self.columns):
+            if not column.name:
+                raise UserError(f'"columns[{index}].name" is a required field')
+        for column in self.columns:
+            _validate_column(column)
+
+
+def _validate_column(column: Column) -> None:
+    if isinstance(column, PathColumn) and not column.path:
+        raise UserError(f'column "{column.name}" is missing path')
+    if isinstance(column, TemplateColumn):
+        template = column.template
+        if not template.content or not template.language:
+            raise UserError(f'column "{column.name}" is missing template')
+        if len(template.content) > MAX_TEMPLATE_CHARACTERS:
+            raise UserError(
+                f'column "{column.name}" template is invalid: '
+                f"it is longer than {MAX_TEMPLATE_CHARACTERS} characters"
+            )
+
+
+def column_from_plain(plain: Any) -> Column:
+    """The column that *plain* describes; unknown members are ignored. Raises UserError."""
+    if not isinstance(plain, AnyMapping):
+        raise UserError("a column must be an object")
+    name, kind = plain.get("name"), plain.get("type")
+    cls = _CLASSES.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        raise UserError(f'invalid column type "{kind}"')
+    if not isinstance(name, str):
+        raise UserError('"name" of a column is a required field')
+    if cls is PathColumn and plain.get("path") is None:
+        raise UserError(f'column "{name}" is missing path')
+    if cls is TemplateColumn and plain.get("template") is None:
+        raise UserError(f'column "{name}" is missing template')
+    members = {key: item for key, item in plain.items() if key != "type"}
+    try:
+        return from_plain(cls, members)
+    except ValueError as error:
+        raise UserError(f'column "{name}" is invalid: {error}') from error
+
+
+def mapping_from_plain(plain: Any) -> Mapping:
+    """The validated mapping that *plain*, e.g. a part of a request, describes. Raises UserError."""
+    if not isinstance(plain, AnyMapping) or plain.get("columns") is None:
+        raise UserError('"columns" is a required field')
+    columns = plain["columns"]
+    if not isinstance(columns, list | tuple):
+        raise UserError('"columns" must be an array')
+    for index, item in enumerate(columns):
+        if isinstance(item, AnyMapping) and not item.get("name"):
+            raise UserError(f'"columns[{index}].name" is a required field')
+    mapping = Mapping(tuple(column_from_plain(item) for item in columns))
+    mapping.validate()
+    return mapping
+
+
+def mapping_to_plain(mapping: Mapping) -> dict[str, Any]:
+    """*mapping* in its stored form."""
+    plain: dict[str, Any] = to_plain(mapping)
+    return plain
+
+
+def _read_stored(plain: Any) -> Column:
+    try:
+        return column_from_plain(plain)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+register_union(Column, _read_stored)

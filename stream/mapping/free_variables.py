@@ -1,0 +1,134 @@
+"""Which variables a Jsonnet snippet uses without defining them anywhere.
+
+The engine notices an unknown variable only where it is evaluated, so a misspelt name in a branch
+that is rarely taken would first show in production. A name that is defined in any part of the
+snippet counts as known in all of it: what remains is found when the template runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import attrs
+
+__all__ = ["Use", "unknown_variable"]
+
+_TOKEN = re.compile(
+    r"""
+    (?P<skip>\s+|//[^\n]*|\#[^\n]*|/\*.*?\*/)
+  | (?P<text>\|\|\|-?[ \t]*\n.*?\n[ \t]*\|\|\| | @'(?:[^']|'')*' | @"(?:[^"]|"")*"
+      | '(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*")
+  | (?P<number>\d[\w.]*(?:(?<=[eE])[+-]\d+)?)
+  | (?P<name>[A-Za-z_]\w*)
+  | (?P<sign>==|=|[{}\[\](),;.] | [^\s\w])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_KEYWORDS = frozenset(
+    (
+        *("assert", "else", "error", "false", "for", "function", "if", "import", "importbin"),
+        *("importstr", "in", "local", "null", "self", "super", "tailstrict", "then", "true"),
+    )
+)
+_OPENING = {"{", "[", "("}
+_CLOSING = {"}", "]", ")"}
+
+
+@attrs.frozen
+class Use:
+    """Where a variable is used; lines and columns start at 1, `end` is behind the name."""
+
+    name: str
+    line: int
+    start: int
+    end: int
+
+
+@attrs.frozen
+class _Token:
+    kind: str
+    text: str
+    position: int
+
+
+def unknown_variable(content: str, known: set[str]) -> Use | None:
+    """The first use of a variable that is neither *known* nor defined in *content*."""
+    defined, used = _Names(list(_tokens(content))).read()
+    for token in used:
+        if token.text not in defined and token.text not in known:
+            before = content[: token.position]
+            column = token.position - (before.rfind("\n") + 1) + 1
+            return Use(token.text, before.count("\n") + 1, column, column + len(token.text))
+    return None
+
+
+def _tokens(content: str) -> Iterator[_Token]:
+    for match in _TOKEN.finditer(content):
+        if match.lastgroup and match.lastgroup != "skip":
+            yield _Token(match.lastgroup, match[0], match.start())
+
+
+class _Names:
+    """:ivar _brackets: open brackets; ``(`` of a parameter list is ``params``.
+    :ivar _locals: how many brackets were open at each unfinished ``local``.
+    """
+
+    def __init__(self, tokens: list[_Token]) -> None:
+        self._tokens = tokens
+        self._brackets: list[str] = []
+        self._locals: list[int] = []
+        self._defined: set[str] = set()
+        self._used: list[_Token] = []
+
+    def read(self) -> tuple[set[str], list[_Token]]:
+        previous = ""
+        names_follow_parameters = False  # the token before was a name that is being defined
+        for index, token in enumerate(self._tokens):
+            following = self._tokens[index + 1].text if index + 1 < len(self._tokens) else ""
+            if token.kind == "name" and token.text not in _KEYWORDS:
+                names_follow_parameters = self._name(token, previous, following)
+            else:
+                if token.kind == "sign":
+                    is_parameters = names_follow_parameters or previous == "function"
+                    self._sign(token.text, is_parameters)
+                elif token.text == "local" and not self._starts_member(previous):
+                    self._locals.append(len(self._brackets))
+                names_follow_parameters = False
+            previous = token.text if token.kind in ("name", "sign") else ""
+        return self._defined, self._used
+
+    def _starts_member(self, previous: str) -> bool:
+        return self._top() == "{" and previous in ("{", ",")
+
+    def _top(self) -> str:
+        return self._brackets[-1] if self._brackets else ""
+
+    def _name(self, token: _Token, previous: str, following: str) -> bool:
+        """Note a name; true if its parameters may follow."""
+        if previous == "." or (previous in ("(", ",") and following == "=" and self._top() == "("):
+            return False  # a field of something, or a named argument
+        continues_local = (
+            previous == "," and self._locals and self._locals[-1] == len(self._brackets)
+        )
+        if previous == "local" or continues_local:
+            self._defined.add(token.text)
+            return True
+        if self._starts_member(previous):
+            return True  # a field's name
+        if previous == "for" or (self._top() == "params" and previous in ("(", ",")):
+            self._defined.add(token.text)
+            return False
+        self._used.append(token)
+        return False
+
+    def _sign(self, sign: str, is_parameters: bool) -> None:
+        if sign in _OPENING:
+            self._brackets.append("params" if sign == "(" and is_parameters else sign)
+        elif sign in _CLOSING:
+            if self._brackets:
+                self._brackets.pop()
+            while self._locals and self._locals[-1] > len(self._brackets):
+                self._locals.pop()
+        elif sign == ";" and self._locals and self._locals[-1] == len(self._brackets):
+            self._locals.pop()

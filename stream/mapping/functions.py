@@ -1,0 +1,127 @@
+"""The functions that templates call to reach the record, and their results as JSON text."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stream.errors import UserError
+from stream.mapping.strftime import format_datetime
+from stream.record.context import RecordContext
+from stream.record.headers import canonical_name
+from stream.record.path import ABSENT, find_strictly, parse_path
+
+__all__ = ["FUNCTIONS", "NO_DEFAULT", "to_json"]
+
+NO_DEFAULT = "<<~~errOnUndefined~~>>"
+"""Stands for a missing ``default`` argument: Jsonnet functions can't tell it from a given one."""
+
+_DEFAULT_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+_EXACT_INTEGER = 2**53
+_UNSAFE = re.compile('["\\\\\x00-\x1f\x7f-\x9f]')
+_SHORT_ESCAPES = {
+    '"': '\\"',
+    "\\": "\\\\",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+}
+
+
+def _ip(record: RecordContext) -> str:
+    return record.client_ip
+
+
+def _now(record: RecordContext, pattern: Any = _DEFAULT_FORMAT) -> str:
+    if not isinstance(pattern, str):
+        raise UserError("parameter must be a string")
+    return format_datetime(record.timestamp_ms, pattern)
+
+
+def _header_str(record: RecordContext) -> str:
+    return record.headers.text
+
+
+def _header(record: RecordContext, name: Any = "", default: Any = NO_DEFAULT) -> Any:
+    if not isinstance(name, str):
+        raise UserError("parameter must be a string")
+    if not name:
+        return record.headers.map
+    name = canonical_name(name)
+    value = record.headers.map.get(name)
+    if value is not None:
+        return value
+    if default == NO_DEFAULT:
+        raise UserError(f'header "{name}" not found')
+    return default
+
+
+def _body_str(record: RecordContext) -> str:
+    return record.body.decode("utf-8", "replace")
+
+
+def _body(record: RecordContext, path: Any = "", default: Any = NO_DEFAULT) -> Any:
+    if not isinstance(path, str):
+        raise UserError("first parameter must be a string")
+    value = find_strictly(record.template_body(), parse_path(path))
+    if value is not ABSENT:
+        return _doubles(value)
+    if default == NO_DEFAULT:
+        raise UserError(f'path "{path}" not found in the body')
+    return default
+
+
+def _doubles(value: Any) -> Any:
+    """*value* with integers that a double can't hold rounded, as all numbers of templates are."""
+    kind = type(value)
+    if kind is int:
+        return float(value) if abs(value) > _EXACT_INTEGER else value
+    if kind is dict:
+        return {key: _doubles(item) for key, item in value.items()}
+    if kind is list:
+        return [_doubles(item) for item in value]
+    return value
+
+
+FUNCTIONS: Mapping[str, tuple[str, tuple[str, ...], Callable[..., Any]]] = {
+    "Ip": ("", (), _ip),
+    "Now": (f'format="{_DEFAULT_FORMAT}"', ("format",), _now),
+    "HeaderStr": ("", (), _header_str),
+    "Header": (f'header="", default="{NO_DEFAULT}"', ("header", "default"), _header),
+    "BodyStr": ("", (), _body_str),
+    "Body": (f'path="", default="{NO_DEFAULT}"', ("path", "default"), _body),
+}
+"""By name: parameters in Jsonnet with their defaults, their names, and what is called."""
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON the way Jsonnet prints it: keys sorted, numbers as doubles.
+
+    Integral numbers have all their digits, others seventeen significant ones.
+    """
+    if isinstance(value, str):
+        return '"' + _UNSAFE.sub(_escape, value) + '"'
+    if value is None:
+        return "null"
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    if isinstance(value, int | float):
+        number = float(value)
+        if not math.isfinite(number):
+            raise UserError("number is too large")
+        return f"{number:.0f}" if number == math.floor(number) else f"{number:.17g}"
+    if isinstance(value, Mapping):
+        members = [f"{to_json(key)}:{to_json(value[key])}" for key in sorted(value)]
+        return "{" + ",".join(members) + "}"
+    return "[" + ",".join([to_json(item) for item in value]) + "]"
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    return _SHORT_ESCAPES.get(character) or f"\\u{ord(character):04x}"

@@ -1,0 +1,189 @@
+"""From a record to the CSV row of a table.
+
+A mapping is compiled once. A row is rendered with the expectation that all goes well; only if
+something does not, it is rendered again column by column, to find which column is to blame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+import uuid_utils
+
+from stream.errors import NestedError, UserError
+from stream.mapping.columns import (
+    BodyColumn,
+    Column,
+    DatetimeColumn,
+    HeadersColumn,
+    IpColumn,
+    Mapping,
+    PathColumn,
+    TemplateColumn,
+    UuidColumn,
+)
+from stream.mapping.jsonnet import compile_template
+from stream.record.context import RecordContext, datetime_text
+from stream.record.headers import html_safe
+from stream.record.jsontree import JsonPath, text_bytes
+from stream.record.path import ABSENT, find_strictly, parse_path
+from stream.values.bytesize import ByteSize
+
+__all__ = ["RowTooBig", "compile_renderer", "render_cells"]
+
+Cell = Callable[[RecordContext], bytes]
+
+
+class RowTooBig(UserError):
+    """The row is over the limit with the named column.
+
+    :cvar verbatim: the message is shown as it is, neither as a sentence nor behind a context.
+    """
+
+    status = 413
+    name = "payloadTooLarge"
+    verbatim = True
+
+    def __init__(self, column: str, limit: int) -> None:
+        super().__init__(
+            f'too big CSV row, column: "{column}", row limit: {ByteSize(limit).human()}'
+        )
+
+
+def compile_renderer(mapping: Mapping, row_size_limit: int) -> Callable[[RecordContext], bytes]:
+    """The function that renders rows of *mapping*: quoted cells, and a line feed at the end.
+
+    :param row_size_limit: bytes of a row without the line feed.
+
+    The function raises UserError: the record can't be rendered, or not within the limit.
+    """
+    columns = tuple((column.name, _quotable(column)) for column in mapping.columns)
+    cells = tuple(cell for _, cell in columns)
+    join = b'","'.join
+
+    def render(record: RecordContext) -> bytes:
+        try:
+            row = b'"%b"\n' % join([cell(record) for cell in cells])
+        except UserError:
+            return _render_carefully(columns, record, row_size_limit)
+        if len(row) - 1 > row_size_limit:
+            return _render_carefully(columns, record, row_size_limit)
+        return row
+
+    return render
+
+
+def _render_carefully(
+    columns: tuple[tuple[str, Cell], ...], record: RecordContext, row_size_limit: int
+) -> bytes:
+    row = b""
+    for name, cell in columns:
+        try:
+            text = cell(record)
+        except UserError as error:
+            raise _column_failed(name, error) from error
+        row += b'%b"%b"' % (b"," if row else b"", text)
+        if len(row) > row_size_limit:
+            raise RowTooBig(name, row_size_limit)
+    return row + b"\n"
+
+
+def _column_failed(name: str, error: UserError) -> UserError:
+    if getattr(error, "verbatim", False) or getattr(error, "alone", False):
+        return error
+    return NestedError(
+        f'cannot convert column "{name}" to CSV value',
+        [error],
+        status=error.status,
+        name=error.name,
+    )
+
+
+def render_cells(mapping: Mapping, record: RecordContext) -> list[tuple[str, str]]:
+    """Names of columns and the texts of their cells, without CSV quoting: what users test with.
+
+    Raises UserError (422) naming the first column that can't be rendered, and why.
+    """
+    cells = []
+    for column in mapping.columns:
+        try:
+            text = _cell(column)(record)
+        except UserError as error:
+            raise UserError(
+                f'invalid value for column "{column.name}": {error}',
+                status=422,
+                name="unprocessableContent",
+            ) from error
+        cells.append((column.name, text.decode("utf-8", "replace")))
+    return cells
+
+
+def _quotable(column: Column) -> Cell:
+    """The cell's text with its quotes doubled."""
+    cell = _cell(column)
+    if isinstance(column, UuidColumn | DatetimeColumn | IpColumn):
+        return cell  # never holds a quote
+    if isinstance(column, HeadersColumn):
+        return lambda record: record.headers.csv_cell
+    if isinstance(column, BodyColumn):
+        return lambda record: record.body.replace(b'"', b'""')
+    return lambda record: cell(record).replace(b'"', b'""')
+
+
+def _cell(column: Column) -> Cell:
+    if isinstance(column, UuidColumn):
+        return _uuid
+    if isinstance(column, DatetimeColumn):
+        return lambda record: datetime_text(record.timestamp_ms)
+    if isinstance(column, IpColumn):
+        return lambda record: record.client_ip.encode()
+    if isinstance(column, BodyColumn):
+        return lambda record: record.body
+    if isinstance(column, HeadersColumn):
+        return lambda record: record.headers.json.encode()
+    if isinstance(column, PathColumn):
+        return _path_cell(column)
+    return _template_cell(column)
+
+
+def _uuid(_: RecordContext) -> bytes:
+    return str(uuid_utils.uuid7()).encode()
+
+
+def _template_cell(column: TemplateColumn) -> Cell:
+    template = column.template
+    return compile_template(template.language, template.content, column.raw_string)
+
+
+def _path_cell(column: PathColumn) -> Cell:
+    path, raw_string = column.path, column.raw_string
+    in_tree = JsonPath(path).render
+    steps = parse_path(path)
+    default: bytes | None = None
+    if column.default_value is not None:
+        text = column.default_value
+        default = text_bytes(text) if raw_string else _plain_json(text)
+
+    def render(record: RecordContext) -> bytes:
+        if record.is_json_tree:
+            found = in_tree(record.body, record.json, raw_string)
+        else:
+            value = find_strictly(record.body_map, steps)
+            if value is ABSENT:
+                found = None
+            elif raw_string and isinstance(value, str):
+                found = text_bytes(value)
+            else:
+                found = html_safe(_plain_json(value).decode()).encode()
+        if found is not None:
+            return found
+        if default is not None:
+            return default
+        raise UserError(f'path "{path}" not found in the body')
+
+    return render
+
+
+def _plain_json(value: object) -> bytes:
+    return orjson.dumps(value)

@@ -1,0 +1,128 @@
+"""One record on its way to the sinks.
+
+Parsed forms of the body are made on first use and shared by all columns of all sinks; so is the
+error if it can't be parsed.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from stream.errors import NestedError, UserError
+from stream.record.errors import InvalidJson, UnsupportedMediaType
+from stream.record.form import parse_form
+from stream.record.headers import BodyKind, RecordHeaders
+from stream.record.jsontree import parse_json
+
+__all__ = ["RecordContext", "datetime_text"]
+
+_UNSET: Any = object()
+
+
+class RecordContext:
+    """:ivar timestamp_ms: when it was received, milliseconds since the epoch.
+    :ivar client_ip: who sent it.
+    :ivar headers: its headers.
+    :ivar body: as received.
+    :ivar signal: ``logs``, ``metrics`` or ``traces`` of an OTLP record; else empty.
+
+    :param body_map: the parsed body, if it is known already (OTLP records).
+    """
+
+    __slots__ = ("_json", "_map", "body", "client_ip", "headers", "signal", "timestamp_ms")
+
+    def __init__(
+        self,
+        timestamp_ms: int,
+        client_ip: str,
+        headers: RecordHeaders,
+        body: bytes,
+        signal: str = "",
+        body_map: Any = _UNSET,
+    ) -> None:
+        self.timestamp_ms = timestamp_ms
+        self.client_ip = client_ip
+        self.headers = headers
+        self.body = body
+        self.signal = signal
+        self._json = _UNSET
+        self._map = body_map
+
+    @property
+    def is_json_tree(self) -> bool:
+        """Whether paths look into the JSON text rather than into `body_map`."""
+        return self.headers.kind is BodyKind.JSON
+
+    @property
+    def json(self) -> Any:
+        """The body as a JSON document. Raises InvalidJson."""
+        value = self._json
+        if value is _UNSET:
+            try:
+                value = parse_json(self.body)
+            except InvalidJson as error:
+                value = error
+            self._json = value
+        if type(value) is InvalidJson:
+            raise value.with_traceback(None)
+        return value
+
+    @property
+    def body_map(self) -> Any:
+        """The body as nested dicts and lists; an object, or ``None`` for JSON's ``null``.
+
+        Raises UserError: not parseable, not an object, or of another content type.
+        """
+        value = self._map
+        if value is _UNSET:
+            try:
+                value = self._parse_map()
+            except UserError as error:
+                value = error
+            self._map = value
+        if isinstance(value, UserError):
+            raise value.with_traceback(None)
+        return value
+
+    def _parse_map(self) -> Any:
+        kind = self.headers.kind
+        if kind is BodyKind.FORM:
+            return parse_form(self.body)
+        if kind is BodyKind.OTHER:
+            raise UnsupportedMediaType(self.headers.content_type)
+        try:
+            value = self.json
+        except InvalidJson as error:
+            raise UserError(f"invalid JSON: {error.reason}") from None
+        if value is not None and not isinstance(value, dict):
+            raise UserError("invalid JSON: the body must be an object")
+        return value
+
+    def template_body(self) -> dict[str, Any]:
+        """`body_map` for templates, with the context in the error."""
+        try:
+            value = self.body_map
+        except UserError as error:
+            raise NestedError(
+                "cannot parse request body", [error], status=error.status, name=error.name
+            ) from None
+        if value is None:
+            raise NestedError("cannot parse request body", ["the body is null"])
+        assert isinstance(value, dict)
+        return value
+
+
+_formatted: tuple[int, bytes] = (-1, b"")
+"""The last second and its text: records come in the order of time, many in a second."""
+
+
+def datetime_text(timestamp_ms: int) -> bytes:
+    """``2006-01-02T15:04:05.000Z`` in UTC."""
+    global _formatted
+    second, milliseconds = divmod(timestamp_ms, 1000)
+    last, text = _formatted
+    if second != last:
+        text = f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}".encode()
+        _formatted = (second, text)
+    return b"%b.%03dZ" % (text, milliseconds)

@@ -1,0 +1,44 @@
+"""Why a body can't be read as its content type says."""
+
+from __future__ import annotations
+
+from stream.errors import NestedError, UserError
+
+__all__ = ["InvalidForm", "InvalidJson", "UnsupportedMediaType"]
+
+
+class UnsupportedMediaType(UserError):
+    """The body is neither JSON nor a form.
+
+    :cvar verbatim: the message is shown as it is, neither as a sentence nor behind a context.
+    """
+
+    status = 415
+    name = "unsupportedMediaType"
+    verbatim = True
+
+    def __init__(self, content_type: str) -> None:
+        super().__init__(
+            f'unsupported content type "{content_type}", supported types: '
+            "application/json and application/x-www-form-urlencoded"
+        )
+
+
+class InvalidForm(UserError):
+    """The form is malformed.
+
+    :cvar alone: the message is shown without a context.
+    """
+
+    alone = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"invalid form data: {reason}")
+
+
+class InvalidJson(NestedError):
+    """The body isn't valid JSON, or not within the limits."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("cannot parse request json", [reason])
+        self.reason = reason

@@ -1,0 +1,142 @@
+"""Headers of a record in the forms that columns and templates use, each made on first use.
+
+One value is shared by all records whose request heads are the same bytes, so what is derived here
+is derived once per client rather than once per record.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import orjson
+
+__all__ = ["BodyKind", "RecordHeaders", "canonical_name", "html_safe"]
+
+_JSON_TYPE = re.compile(r"application/(?:[a-z0-9.\-]+\+)?json")
+_FORM_TYPE = "application/x-www-form-urlencoded"
+_CONTENT_TYPE_LENGTH = len("content-type")
+_OMITTED_WHEN_EMPTY = frozenset({"Host", "Content-Type", "User-Agent"})
+_UNSAFE = re.compile("[<>&\u2028\u2029]")
+
+
+class BodyKind(enum.Enum):
+    """How the body is to be read."""
+
+    JSON = "json"
+    FORM = "form"
+    OTHER = "other"
+
+
+def canonical_name(name: str) -> str:
+    """``x-foo-BAR`` as ``X-Foo-Bar``."""
+    return "-".join([part.capitalize() for part in name.split("-")])
+
+
+_MAX_REMEMBERED_BYTES = 128
+
+
+@lru_cache(maxsize=1024)
+def _remembered_name(name: bytes) -> str:
+    return canonical_name(name.decode("utf-8", "replace"))
+
+
+def _canonical(name: bytes) -> str:
+    if len(name) <= _MAX_REMEMBERED_BYTES:
+        return _remembered_name(name)
+    return canonical_name(name.decode("utf-8", "replace"))
+
+
+def html_safe(text: str) -> str:
+    """JSON *text* with ``<``, ``>``, ``&``, U+2028 and U+2029 escaped."""
+    if _UNSAFE.search(text) is None:
+        return text
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _read_type(given: bytes) -> tuple[str, BodyKind]:
+    text = given.decode("utf-8", "replace")
+    essence = text.partition(";")[0].strip().lower()
+    if _JSON_TYPE.fullmatch(essence):
+        return text, BodyKind.JSON
+    if essence.startswith(_FORM_TYPE):
+        return text, BodyKind.FORM
+    return text, BodyKind.OTHER
+
+
+_remembered_type = lru_cache(maxsize=256)(_read_type)
+
+
+class RecordHeaders:
+    """:ivar raw: names and values as received, in that order.
+    :ivar content_type: as received; empty if there is none.
+    :ivar kind: what the content type says of the body: parameters and case don't matter.
+
+    :param raw: the same.
+    """
+
+    __slots__ = ("_cell", "_map", "_text", "content_type", "kind", "raw")
+
+    def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
+        self.raw = raw
+        self._map: dict[str, str] | None = None
+        self._text: str | None = None
+        self._cell: bytes | None = None
+        given = b""
+        for name, value in raw:
+            if len(name) == _CONTENT_TYPE_LENGTH and name.lower() == b"content-type":
+                given = value
+                break
+        self.content_type, self.kind = (
+            _remembered_type(given) if len(given) <= _MAX_REMEMBERED_BYTES else _read_type(given)
+        )
+
+    @property
+    def map(self) -> dict[str, str]:
+        """First values by canonical name, sorted by name. Not to be changed."""
+        if self._map is None:
+            self._map = dict(sorted(_first_values(self.raw)))
+        return self._map
+
+    @property
+    def text(self) -> str:
+        """A line ``Name: value`` for each header, sorted bytewise."""
+        if self._text is None:
+            lines = [f"{name}: {value}\n" for name, value in self.map.items()]
+            self._text = "".join(sorted(lines, key=str.encode))
+        return self._text
+
+    @property
+    def json(self) -> str:
+        """The map as compact JSON, safe to be put into HTML."""
+        return html_safe(orjson.dumps(self.map).decode())
+
+    @property
+    def csv_cell(self) -> bytes:
+        """`json` with quotes doubled, for a quoted CSV cell."""
+        if self._cell is None:
+            self._cell = self.json.encode().replace(b'"', b'""')
+        return self._cell
+
+
+def _first_values(raw: Sequence[tuple[bytes, bytes]]) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    cookies: list[str] = []
+    for raw_name, raw_value in raw:
+        name = _canonical(raw_name)
+        value = raw_value.decode("utf-8", "replace")
+        if name == "Cookie":
+            cookies += [pair.strip() for pair in value.split(";") if pair.strip()]
+            continue
+        if name in seen:
+            continue
+        seen.add(name)
+        if name == "Connection" and value.lower() != "close":
+            continue
+        if not value and name in _OMITTED_WHEN_EMPTY:
+            continue
+        yield name, value
+    if cookies:
+        yield "Cookie", "; ".join(cookies)

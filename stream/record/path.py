@@ -1,0 +1,64 @@
+"""Paths into a parsed body: ``user.tags[0]``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import attrs
+
+__all__ = ["ABSENT", "PathStep", "find_strictly", "parse_path"]
+
+_SEPARATOR = re.compile(r"[.\[]")
+_INDEX_PART = re.compile(r"(\d+)\]")
+_MAX_INDEX_DIGITS = 18
+
+ABSENT: Any = object()
+"""What a lookup returns when there is nothing at the path (``None`` is JSON's null)."""
+
+
+@attrs.frozen
+class PathStep:
+    """One part of a path.
+
+    :ivar text: the part without brackets.
+    :ivar index: set if the part was written as an array index.
+    """
+
+    text: str
+    index: int | None = None
+
+    @property
+    def as_index(self) -> int | None:
+        """The array item that the part can mean, even if it was written as a key."""
+        if self.index is None and self.text.isascii() and self.text.isdigit():
+            return int(self.text) if len(self.text) <= _MAX_INDEX_DIGITS else None
+        return self.index
+
+
+def parse_path(path: str) -> tuple[PathStep, ...]:
+    """Split at ``.`` and ``[``; empty parts don't count."""
+    steps = []
+    for part in _SEPARATOR.split(path):
+        if not part:
+            continue
+        match = _INDEX_PART.fullmatch(part)
+        if match is None or not part.isascii() or len(part) > _MAX_INDEX_DIGITS:
+            steps.append(PathStep(part))
+        else:
+            steps.append(PathStep(match[1], int(match[1])))
+    return tuple(steps)
+
+
+def find_strictly(value: Any, steps: tuple[PathStep, ...]) -> Any:
+    """The value at *steps*, or `ABSENT`; an index only matches arrays, a key only objects."""
+    for step in steps:
+        if step.index is None:
+            if not isinstance(value, dict) or step.text not in value:
+                return ABSENT
+            value = value[step.text]
+        else:
+            if not isinstance(value, list) or step.index >= len(value):
+                return ABSENT
+            value = value[step.index]
+    return value

@@ -1,0 +1,1 @@
+"""Where records come in: which sources exist, and the listeners."""

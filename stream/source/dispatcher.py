@@ -1,0 +1,95 @@
+"""Which source a request is meant for: an index of the active sources of all projects.
+
+It is fed from outside with what changes and knows nothing of where that comes from.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Literal
+
+import attrs
+
+from stream.definition.key import SourceKey
+from stream.errors import UserError
+
+__all__ = ["Dispatcher", "SourceEntry"]
+
+
+@attrs.frozen
+class SourceEntry:
+    """What is known of a source in one branch.
+
+    :ivar secret: of its URL.
+    """
+
+    key: SourceKey
+    type: Literal["http", "otlp"]
+    enabled: bool
+    secret: str = attrs.field(repr=False)
+
+
+class Dispatcher:
+    """Finds sources by project, id and secret.
+
+    :param type: only sources of this type are found: the secret of one type never opens the other.
+    """
+
+    def __init__(self, type: Literal["http", "otlp"]) -> None:
+        self._type = type
+        self._sources: dict[tuple[int, str], tuple[tuple[bytes, SourceEntry], ...]] = {}
+        self._closed = False
+
+    def put(self, entry: SourceEntry) -> None:
+        """Add a source, or replace what was known of it. Takes effect at once."""
+        self.remove(entry.key)
+        if entry.type == self._type:
+            place = (entry.key.project_id, entry.key.source_id)
+            entries = [*self._sources.get(place, ()), (entry.secret.encode(), entry)]
+            entries.sort(key=lambda item: str(item[1].key.branch_id))
+            self._sources[place] = tuple(entries)
+
+    def remove(self, key: SourceKey) -> None:
+        """Forget the source in its branch; nothing happens if it isn't known."""
+        place = (key.project_id, key.source_id)
+        rest = tuple(item for item in self._sources.get(place, ()) if item[1].key != key)
+        if rest:
+            self._sources[place] = rest
+        else:
+            self._sources.pop(place, None)
+
+    def clear(self) -> None:
+        """Forget all sources, before they are all put again."""
+        self._sources.clear()
+
+    def close(self) -> None:
+        """Refuse every lookup from now on."""
+        self._closed = True
+
+    def lookup(self, project_id: int, source_id: str, secret: str) -> tuple[SourceKey, ...]:
+        """See `stream.source.interfaces.IDispatcher`.
+
+        A wrong secret can't be told from an unknown source, also not by the time it takes.
+        """
+        if self._closed:
+            raise UserError("node is shutting down", status=503, name="shutdown")
+        given = secret.encode("utf-8", "surrogateescape")
+        matched = [
+            entry
+            for expected, entry in self._sources.get((project_id, source_id), ())
+            if hmac.compare_digest(expected, given)
+        ]
+        enabled = tuple([entry.key for entry in matched if entry.enabled])
+        if enabled:
+            return enabled
+        if matched:
+            raise UserError(
+                "the specified source is disabled in all branches",
+                status=404,
+                name="disabledSource",
+            )
+        raise UserError(
+            "the specified combination of projectID, sourceID and secret was not found",
+            status=404,
+            name="noSourceFound",
+        )

@@ -1,0 +1,1 @@
+"""The HTTP listener for records: parser, protocol, routes and answers."""

@@ -1,0 +1,218 @@
+"""Requests that wait for their sinks, and the result document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from stream.definition.key import SourceKey
+from stream.errors import UserError
+from stream.source.http import responses
+
+__all__ = ["Connection", "ManyAnswers", "ReportFailure", "SingleAnswer", "SinkAnswer"]
+
+PROCESSED = 200
+ACCEPTED = 202
+_WRITE_FAILED = "stream.in.writeFailed"
+
+
+class Connection(Protocol):
+    """What an answer needs of the connection that its request came on.
+
+    :ivar pending: what the connection waits for. An answer that comes too late, after a timeout or
+        a lost connection, finds something else there, and is dropped.
+    :ivar peer_ip: the other side's address.
+    """
+
+    pending: object
+    peer_ip: str
+
+    def finish(self, answer: bytes, /) -> None:
+        """Send the answer to the pending request."""
+
+
+ReportFailure = Callable[[SourceKey, int, Sequence[tuple[str, Exception]]], None]
+"""Source, number of its sinks, and ids and errors of those that failed."""
+
+
+class SingleAnswer:
+    """A request for one sink of one source: the usual case, kept as cheap as can be."""
+
+    __slots__ = ("_connection", "_report", "_sink_id", "_source", "_verbose")
+
+    def __init__(
+        self,
+        connection: Connection,
+        source: SourceKey,
+        sink_id: str,
+        verbose: bool,
+        report: ReportFailure,
+    ) -> None:
+        self._connection = connection
+        self._source = source
+        self._sink_id = sink_id
+        self._verbose = verbose
+        self._report = report
+
+    def stored(self) -> None:
+        if self._connection.pending is self:
+            if self._verbose:
+                self._finish_with_document(PROCESSED, None)
+            else:
+                self._connection.finish(responses.OK)
+
+    def accepted(self, status: int) -> None:
+        """The sink doesn't wait, and says so with *status*."""
+        if self._verbose or status not in (PROCESSED, ACCEPTED):
+            self._finish_with_document(status, None)
+        else:
+            self._connection.finish(responses.ACCEPTED if status == ACCEPTED else responses.OK)
+
+    def failed(self, error: Exception) -> None:
+        self._report(self._source, 1, ((self._sink_id, error),))
+        if self._connection.pending is self:
+            self._finish_with_document(_status(error), error)
+
+    def _finish_with_document(self, status: int, error: Exception | None) -> None:
+        self._connection.finish(
+            _document([(self._source, [(self._sink_id, status, error)])], status)
+        )
+
+
+class SinkAnswer:
+    """The answer of one of several sinks.
+
+    :ivar status: 0 until there is one.
+    """
+
+    __slots__ = ("_all", "error", "sink_id", "status")
+
+    def __init__(self, all_answers: ManyAnswers, sink_id: str) -> None:
+        self._all = all_answers
+        self.sink_id = sink_id
+        self.status = 0
+        self.error: Exception | None = None
+
+    def stored(self) -> None:
+        self.accepted(PROCESSED)
+
+    def accepted(self, status: int) -> None:
+        """The sink doesn't wait, and says so with *status*."""
+        if not self.status:
+            self.status = status
+            self._all.one_more()
+
+    def failed(self, error: Exception) -> None:
+        if not self.status:
+            self.status = _status(error)
+            self.error = error
+            self._all.one_more()
+
+
+class ManyAnswers:
+    """A request for any number of sinks of any number of sources.
+
+    :param sinks: sources sorted as they are to be shown, with the ids of their sinks.
+
+    :ivar sources: the answers of each source's sinks.
+    """
+
+    __slots__ = ("_connection", "_missing", "_report", "_verbose", "sources")
+
+    def __init__(
+        self,
+        connection: Connection,
+        sinks: Sequence[tuple[SourceKey, Sequence[str]]],
+        verbose: bool,
+        report: ReportFailure,
+    ) -> None:
+        self._connection = connection
+        self._verbose = verbose
+        self._report = report
+        self.sources = tuple(
+            (source, tuple(SinkAnswer(self, sink_id) for sink_id in sink_ids))
+            for source, sink_ids in sinks
+        )
+        self._missing = sum(len(answers) for _, answers in self.sources)
+
+    def one_more(self) -> None:
+        """A sink has answered."""
+        self._missing -= 1
+        if not self._missing:
+            self._all_there()
+
+    def _all_there(self) -> None:
+        status = PROCESSED
+        failed = False
+        for source, answers in self.sources:
+            errors = []
+            for answer in answers:
+                status = max(status, answer.status)
+                if answer.error is not None:
+                    errors.append((answer.sink_id, answer.error))
+            if errors:
+                failed = True
+                self._report(source, len(answers), errors)
+        if self._connection.pending is not self:
+            return
+        if not failed and not self._verbose and status in (PROCESSED, ACCEPTED):
+            self._connection.finish(responses.ACCEPTED if status == ACCEPTED else responses.OK)
+            return
+        outcome = [
+            (source, [(answer.sink_id, answer.status, answer.error) for answer in answers])
+            for source, answers in self.sources
+        ]
+        self._connection.finish(_document(outcome, status))
+
+    def nothing_to_wait_for(self) -> bytes:
+        """The answer if no source has a sink that takes the record."""
+        if not self._verbose:
+            return responses.OK
+        return _document([(source, []) for source, _ in self.sources], PROCESSED)
+
+
+def _status(error: Exception) -> int:
+    return error.status if isinstance(error, UserError) else 500
+
+
+SinkOutcome = tuple[str, int, Exception | None]
+
+
+def _document(outcome: Sequence[tuple[SourceKey, Sequence[SinkOutcome]]], status: int) -> bytes:
+    every = [sink for _, sinks in outcome for sink in sinks]
+    sources = []
+    for source, sinks in outcome:
+        members: dict[str, Any] = {
+            "projectId": source.project_id,
+            "sourceId": source.source_id,
+            "branchId": source.branch_id,
+            **_summary(sinks, max([PROCESSED, *(sink[1] for sink in sinks)])),
+        }
+        if sinks:
+            members["sinks"] = [_sink_members(*sink) for sink in sinks]
+        sources.append(members)
+    return responses.document(status, {**_summary(every, status), "sources": sources})
+
+
+def _summary(sinks: Sequence[SinkOutcome], status: int) -> dict[str, Any]:
+    count = len(sinks)
+    stored = sum(1 for sink in sinks if sink[2] is None)
+    if not count:
+        return {"statusCode": status, "message": "No enabled sink found."}
+    if stored == count:
+        message = f"Successfully written to {count}/{count} sinks."
+        return {"statusCode": status, "message": message}
+    message = f"Written to {stored}/{count} sinks."
+    return {"statusCode": status, "error": _WRITE_FAILED, "message": message}
+
+
+def _sink_members(sink_id: str, status: int, error: Exception | None) -> dict[str, Any]:
+    if error is None:
+        message = "accepted" if status == ACCEPTED else "processed"
+        return {"sinkId": sink_id, "statusCode": status, "message": message}
+    return {
+        "sinkId": sink_id,
+        "statusCode": status,
+        "error": responses.error_name(error, "genericError"),
+        "message": responses.error_message(error),
+    }

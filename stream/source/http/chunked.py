@@ -1,0 +1,135 @@
+"""The chunked transfer coding of a request body, decoded as it arrives."""
+
+from __future__ import annotations
+
+import re
+
+from stream.source.http.errors import BodyTooLarge, HeaderTooLarge, MalformedRequest
+from stream.source.http.head import FIELD
+
+__all__ = ["ChunkedBody"]
+
+MAX_SIZE_LINE_BYTES = 256
+"""A chunk's size and its extensions."""
+
+MAX_CHUNKS = 100_000
+"""Of one body; a chunk costs the same time, however little it holds."""
+
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})(;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
+_BEFORE_DATA, _DATA, _AFTER_DATA, _TRAILERS = range(4)
+
+
+class ChunkedBody:
+    """Decodes one body.
+
+    :param max_body: bytes of the decoded body.
+    :param max_overhead: bytes of extensions and trailers, which are read and thrown away.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_data",
+        "_left",
+        "_max_body",
+        "_max_overhead",
+        "_overhead",
+        "_size",
+        "_state",
+    )
+
+    def __init__(self, max_body: int, max_overhead: int) -> None:
+        self._max_body = max_body
+        self._max_overhead = max_overhead
+        self._overhead = 0
+        self._data = bytearray()  # a list would cost more than tiny chunks hold
+        self._size = 0
+        self._chunks = 0
+        self._left = 0
+        self._state = _BEFORE_DATA
+
+    @property
+    def body(self) -> bytes:
+        return bytes(self._data)
+
+    def decode(self, data: bytes) -> tuple[bool, bytes]:
+        """Take what can be taken of *data*.
+
+        :returns: whether the body is complete, and the rest of *data*: what follows the body, or
+            what is to be given again with more behind it.
+        :raises MalformedRequest: invalid framing.
+        :raises BodyTooLarge: as soon as a chunk that would exceed the limit is announced.
+        """
+        position = 0
+        while True:
+            if self._state == _BEFORE_DATA:
+                following = self._read_size(data, position)
+            elif self._state == _DATA:
+                following = self._read_data(data, position)
+            elif self._state == _AFTER_DATA:
+                following = self._read_end_of_data(data, position)
+            else:
+                following = self._read_trailer(data, position)
+                if following is not None and following == position + 2 and self._done:
+                    return True, data[following:]
+            if following is None:
+                return False, data[position:]
+            position = following
+
+    @property
+    def _done(self) -> bool:
+        return self._left < 0
+
+    def _read_size(self, data: bytes, position: int) -> int | None:
+        match = _SIZE_LINE.match(data, position, position + MAX_SIZE_LINE_BYTES)
+        if match is None:
+            if data.find(b"\n", position) >= 0 or len(data) - position >= MAX_SIZE_LINE_BYTES:
+                raise MalformedRequest("invalid chunk size")
+            return None
+        self._count_overhead(len(match[2] or b""))
+        self._chunks += 1
+        if self._chunks > MAX_CHUNKS:
+            raise MalformedRequest("too many chunks")
+        self._left = int(match[1], 16)
+        self._size += self._left
+        if self._size > self._max_body:
+            raise BodyTooLarge(self._max_body)
+        self._state = _DATA if self._left else _TRAILERS
+        return match.end()
+
+    def _read_data(self, data: bytes, position: int) -> int | None:
+        part = data[position : position + self._left]
+        if not part:
+            return None
+        self._data += part
+        self._left -= len(part)
+        if not self._left:
+            self._state = _AFTER_DATA
+        return position + len(part)
+
+    def _read_end_of_data(self, data: bytes, position: int) -> int | None:
+        ending = data[position : position + 2]
+        if ending == b"\r\n":
+            self._state = _BEFORE_DATA
+            return position + 2
+        if ending in (b"", b"\r"):
+            return None
+        raise MalformedRequest("a chunk is longer than its size")
+
+    def _read_trailer(self, data: bytes, position: int) -> int | None:
+        if data.startswith(b"\r\n", position):
+            self._left = -1
+            return position + 2
+        match = FIELD.match(data, position)
+        if match is None:
+            if data.find(b"\n", position) >= 0:
+                raise MalformedRequest("invalid trailer")
+            if self._overhead + len(data) - position > self._max_overhead:
+                raise HeaderTooLarge(self._max_overhead)
+            return None
+        self._count_overhead(match.end() - position)
+        return match.end()
+
+    def _count_overhead(self, count: int) -> None:
+        self._overhead += count
+        if self._overhead > self._max_overhead:
+            raise HeaderTooLarge(self._max_overhead)

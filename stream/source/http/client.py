@@ -1,0 +1,66 @@
+"""Who sent a request: the peer, unless the peer is a proxy that is trusted to say who did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from stream.source.http.head import Head
+
+__all__ = ["ClientAddress"]
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+class ClientAddress:
+    """Finds the address of a request's client.
+
+    :param trusted_proxies: networks (``10.0.0.0/8``) or addresses of proxies. Raises ValueError.
+    """
+
+    def __init__(self, trusted_proxies: Sequence[str] = ()) -> None:
+        self._trusted: tuple[Network, ...] = tuple(
+            ip_network(text, strict=False) for text in trusted_proxies
+        )
+
+    @property
+    def is_peer(self) -> bool:
+        """No proxy is trusted, so it is always the peer."""
+        return not self._trusted
+
+    def find(self, peer: str, head: Head) -> str:
+        """The nearest hop that is no trusted proxy; *peer* if nothing better is known."""
+        client = peer
+        hops = [
+            hop
+            for name, value in head.headers.raw
+            if name.lower() == b"x-forwarded-for"
+            for hop in value.decode("latin-1").split(",")
+        ]
+        while self._is_trusted(client) and hops:
+            hop = _read(hops.pop())
+            if hop is None:
+                break
+            client = str(hop)
+        return client
+
+    def _is_trusted(self, text: str) -> bool:
+        address = _read(text)
+        return address is not None and any(address in network for network in self._trusted)
+
+
+def _read(text: str) -> Address | None:
+    """An address with an optional port: ``1.2.3.4:80``, ``[::1]:80``."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address

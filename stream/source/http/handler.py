@@ -1,0 +1,221 @@
+"""From a request to its answer: routes, sources, sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.logger import Logger, LogLevel
+
+from stream.definition.key import SourceKey
+from stream.errors import UserError
+from stream.record.context import RecordContext
+from stream.source.http import responses
+from stream.source.http.answers import Connection, ManyAnswers, SingleAnswer, SinkAnswer
+from stream.source.http.client import ClientAddress
+from stream.source.http.head import Head
+from stream.source.http.parser import Request
+from stream.source.http.route import Health, Ingest, NotFound, Route, find_route
+from stream.source.interfaces import IDispatcher, IRouter, ISinkWriter
+
+__all__ = ["IngestHandler"]
+
+LOG_INTERVAL = 1.0
+"""Seconds between two log entries about failed requests: overload must not become log load."""
+
+_HEALTH_METHODS = "GET, OPTIONS"
+_INGEST_METHODS = "OPTIONS, POST"
+
+
+class IngestHandler:
+    """Answers requests of the HTTP listener.
+
+    :param dispatcher: finds sources of type ``http``.
+    :param clock: seconds since the epoch.
+    :param client_address: who counts as the sender.
+    :param new_exception_id: makes the id that a client is told when the fault is ours.
+    """
+
+    def __init__(
+        self,
+        dispatcher: IDispatcher,
+        router: IRouter,
+        *,
+        clock: Callable[[], float],
+        client_address: ClientAddress | None = None,
+        new_exception_id: Callable[[], str] = responses.new_exception_id,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._router = router
+        self._clock = clock
+        self._client_address = client_address or ClientAddress()
+        self._peer_is_client = self._client_address.is_peer
+        self._new_exception_id = new_exception_id
+        self._log = _LimitedLog(clock)
+
+    def handle(self, request: Request, connection: Connection) -> bytes | None:
+        """Answer *request*, or set the connection's `pending` to what will answer it.
+
+        :returns: the answer if it is known at once, else ``None``.
+        """
+        head = request.head
+        route = head.route
+        if route is None:
+            route = head.route = find_route(head.target)
+        if type(route) is Ingest and head.method == b"POST":
+            try:
+                return self._ingest(route, request, connection)
+            except UserError as error:
+                self._log.warn(
+                    "dispatch failed: {reason}",
+                    project_id=route.project,
+                    source_id=route.source_id,
+                    reason=str(error),
+                )
+                return self.refuse(error)
+        return self._answer_without_record(head, route)  # type: ignore[arg-type]
+
+    def refuse(self, error: UserError) -> bytes:
+        """The answer to a request that can't be read, or leads nowhere."""
+        return responses.error_envelope(
+            error, self._new_exception_id() if error.status >= 500 else ""
+        )
+
+    def crashed(self) -> bytes:
+        """The answer when the fault is ours; to be called while the exception is handled."""
+        exception_id = self._new_exception_id()
+        self._log.failure("request failed, exception id {exception_id}", exception_id)
+        return responses.error_envelope(
+            UserError("", status=500, name="internalError"), exception_id
+        )
+
+    def _answer_without_record(self, head: Head, route: Route) -> bytes:
+        if isinstance(route, NotFound):
+            return self.refuse(
+                UserError(
+                    "not found, please send data using "
+                    "POST /stream/<projectID>/<sourceID>/<secret>",
+                    status=404,
+                    name="routeNotFound",
+                )
+            )
+        is_health = isinstance(route, Health)
+        if head.method == b"OPTIONS":
+            return responses.OPTIONS_HEALTH if is_health else responses.OPTIONS_INGEST
+        if is_health and head.method == b"GET":
+            return responses.HEALTH
+        return responses.method_not_allowed(_HEALTH_METHODS if is_health else _INGEST_METHODS)
+
+    def _ingest(self, route: Ingest, request: Request, connection: Connection) -> bytes | None:
+        project_id = route.project_id
+        if project_id is None:
+            raise UserError(f'invalid project ID "{route.project}"')
+        sources = self._dispatcher.lookup(project_id, route.source_id, route.secret)
+        head = request.head
+        peer = connection.peer_ip
+        record = RecordContext(
+            int(self._clock() * 1000),
+            peer if self._peer_is_client else self._client_address.find(peer, head),
+            head.headers,
+            request.body,
+        )
+        if len(sources) == 1:
+            source = sources[0]
+            sinks = self._router.eligible(source, "")
+            if len(sinks) == 1:
+                sink_id, writer = sinks[0]
+                answer = SingleAnswer(
+                    connection, source, sink_id, route.verbose, self._report_failure
+                )
+                connection.pending = answer
+                self._write(writer, record, answer)
+                return None
+            return self._write_to_many(((source, sinks),), record, route.verbose, connection)
+        targets = tuple((source, self._router.eligible(source, "")) for source in sources)
+        return self._write_to_many(targets, record, route.verbose, connection)
+
+    def _write_to_many(
+        self,
+        targets: Sequence[tuple[SourceKey, Sequence[tuple[str, ISinkWriter]]]],
+        record: RecordContext,
+        verbose: bool,
+        connection: Connection,
+    ) -> bytes | None:
+        answers = ManyAnswers(
+            connection,
+            [(source, [sink_id for sink_id, _ in sinks]) for source, sinks in targets],
+            verbose,
+            self._report_failure,
+        )
+        if not any(sinks for _, sinks in targets):
+            return answers.nothing_to_wait_for()
+        connection.pending = answers
+        for (_, sinks), (_, sink_answers) in zip(targets, answers.sources, strict=True):
+            for (_, writer), answer in zip(sinks, sink_answers, strict=True):
+                self._write(writer, record, answer)
+        return None
+
+    def _write(
+        self, writer: ISinkWriter, record: RecordContext, answer: SingleAnswer | SinkAnswer
+    ) -> None:
+        try:
+            status = writer.write(record, answer)
+        except UserError as error:
+            answer.failed(error)
+        except Exception as error:
+            self._log.failure("write record error: {reason}", str(error))
+            answer.failed(error)
+        else:
+            if status is not None:
+                answer.accepted(status)
+
+    def _report_failure(
+        self, source: SourceKey, sinks: int, failed: Sequence[tuple[str, Exception]]
+    ) -> None:
+        if not self._log.is_due():
+            return
+        ours = any(not isinstance(error, UserError) or error.status >= 500 for _, error in failed)
+        self._log.write(
+            LogLevel.error if ours else LogLevel.warn,
+            "source record processing failed: {failed}/{sinks} sinks failed. "
+            "Failed sinks: {reasons}",
+            source=str(source),
+            failed=len(failed),
+            sinks=sinks,
+            reasons="; ".join(
+                f"sink {sink_id}: {responses.error_message(error)}" for sink_id, error in failed
+            ),
+        )
+
+
+class _LimitedLog:
+    """A log that leaves entries out, and counts them, when there are too many."""
+
+    _log = Logger(namespace="http-source")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next = 0.0
+        self._left_out = 0
+
+    def is_due(self) -> bool:
+        """Whether the next entry is written; if not, it counts as left out."""
+        now = self._clock()
+        if now < self._next:
+            self._left_out += 1
+            return False
+        self._next = now + LOG_INTERVAL
+        return True
+
+    def warn(self, template: str, **fields: object) -> None:
+        if self.is_due():
+            self.write(LogLevel.warn, template, **fields)
+
+    def failure(self, template: str, value: str) -> None:
+        """The exception being handled; never left out."""
+        self._log.failure(template, reason=value, exception_id=value)
+
+    def write(self, level: LogLevel, template: str, **fields: object) -> None:
+        left_out, self._left_out = self._left_out, 0
+        if left_out:
+            template += " ({left_out} similar entries left out)"
+        self._log.emit(level, template, left_out=left_out, **fields)

@@ -1,0 +1,147 @@
+"""The head of a request: request line and headers, read strictly.
+
+What two servers could read in two ways is how requests are smuggled past a proxy. So everything
+doubtful is refused rather than repaired: bare line feeds, folded headers, blanks before a colon,
+control characters, repeated or conflicting lengths, unknown transfer codings.
+"""
+
+from __future__ import annotations
+
+import re
+
+from stream.record.headers import RecordHeaders
+from stream.source.http.errors import MalformedRequest, UnknownExpectation
+
+__all__ = ["FIELD", "Head", "HeadReader", "read_head"]
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_FIELD = rb"(" + _TOKEN + rb"++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\r\n"
+FIELD = re.compile(_FIELD)
+_REQUEST_LINE = re.compile(rb"([A-Za-z]" + _TOKEN + rb"{0,31}+) ([\x21-\x7e]++) HTTP/1\.([01])\r\n")
+_FIELDS_AND_END = re.compile(rb"(?:" + _FIELD.replace(b"(", b"(?:") + rb")*+\r\n")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+
+_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"expect", b"host"))
+
+
+class Head:
+    """A request without its body.
+
+    :ivar method: e.g. ``b"POST"``.
+    :ivar target: as received, e.g. ``b"/stream/1/source/secret?verbose=true"``.
+    :ivar version: 0 or 1, the minor number of HTTP.
+    :ivar headers: its headers.
+    :ivar length: bytes of the body; 0 if `chunked`.
+    :ivar keep_alive: whether the client may send another request on the connection.
+    :ivar expects_continue: whether the client waits for a go-ahead before it sends the body.
+    :ivar plain: the answer needs no change for the client's sake (version, method, closing).
+    :ivar route: room for what the target leads to, found out by the handler.
+    """
+
+    __slots__ = (
+        "chunked",
+        "expects_continue",
+        "headers",
+        "keep_alive",
+        "length",
+        "method",
+        "plain",
+        "route",
+        "target",
+        "version",
+    )
+
+    def __init__(self, method: bytes, target: bytes, version: int, headers: RecordHeaders) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+        self.length = 0
+        self.chunked = False
+        self.keep_alive = version == 1
+        self.expects_continue = False
+        self.route: object = None
+        self._read_framing()
+        self.plain = version == 1 and self.keep_alive and method != b"HEAD"
+
+    def _read_framing(self) -> None:
+        found: dict[bytes, list[bytes]] = {}
+        for name, value in self.headers.raw:
+            lower = name.lower()
+            if lower in _FRAMING:
+                found.setdefault(lower, []).append(value)
+        hosts = len(found.get(b"host", ()))
+        if hosts > 1 or (hosts == 0 and self.version == 1):
+            raise MalformedRequest("exactly one Host header is required")
+        self._read_body_framing(
+            found.get(b"content-length", []), found.get(b"transfer-encoding", [])
+        )
+        if b"connection" in found:
+            self._read_connection(b",".join(found[b"connection"]))
+        if b"expect" in found:
+            if any(value.lower() != b"100-continue" for value in found[b"expect"]):
+                raise UnknownExpectation
+            self.expects_continue = self.version == 1
+
+    def _read_body_framing(self, lengths: list[bytes], codings: list[bytes]) -> None:
+        if codings:
+            if lengths:
+                raise MalformedRequest("both Content-Length and Transfer-Encoding are given")
+            if self.version == 0:
+                raise MalformedRequest("HTTP/1.0 has no Transfer-Encoding")
+            if len(codings) > 1 or codings[0].lower() != b"chunked":
+                raise MalformedRequest('the only supported Transfer-Encoding is "chunked"')
+            self.chunked = True
+        elif lengths:
+            if len(lengths) > 1:
+                raise MalformedRequest("Content-Length is given more than once")
+            if _LENGTH.fullmatch(lengths[0]) is None:
+                raise MalformedRequest("invalid Content-Length")
+            self.length = int(lengths[0])
+
+    def _read_connection(self, value: bytes) -> None:
+        options = {option.strip().lower() for option in value.split(b",")}
+        if b"close" in options:
+            self.keep_alive = False
+        elif b"keep-alive" in options:
+            self.keep_alive = True
+
+
+def read_head(data: bytes) -> Head:
+    """Read *data*, which ends with the first empty line.
+
+    Raises MalformedRequest, UnknownExpectation.
+    """
+    line = _REQUEST_LINE.match(data)
+    if line is None:
+        raise MalformedRequest("invalid request line")
+    if _FIELDS_AND_END.fullmatch(data, line.end()) is None:
+        raise MalformedRequest("invalid header")
+    raw = tuple([(name, value.rstrip(b" \t")) for name, value in FIELD.findall(data, line.end())])
+    return Head(line[1], line[2], 1 if line[3] == b"1" else 0, RecordHeaders(raw))
+
+
+class HeadReader:
+    """`read_head`, remembering recent heads: most clients send the same bytes again and again.
+
+    Clients whose every head differs (a trace id, say) only cost the room, which is bounded.
+    """
+
+    MAX_HEADS = 1024
+    MAX_REMEMBERED_BYTES = 2048
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Head] = {}
+
+    def read(self, data: bytes) -> Head:
+        """See `read_head`. The same value may be returned for many requests."""
+        head = self._known.get(data)
+        if head is None:
+            head = read_head(data)
+            if len(data) <= self.MAX_REMEMBERED_BYTES:
+                if len(self._known) >= self.MAX_HEADS:
+                    self._known.clear()
+                self._known[data] = head
+        return head

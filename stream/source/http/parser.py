@@ -1,0 +1,174 @@
+"""Requests out of the bytes of one connection: strict, bounded, one request at a time.
+
+Nothing is parsed ahead: bytes behind a request stay bytes until the next one is asked for, so a
+client that sends a thousand requests at once costs no more than the bytes in one read.
+"""
+
+from __future__ import annotations
+
+import re
+
+from stream.source.http.chunked import ChunkedBody
+from stream.source.http.errors import BodyTooLarge, HeaderTooLarge, MalformedRequest
+from stream.source.http.head import Head, HeadReader
+
+__all__ = ["Request", "RequestParser"]
+
+_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+_NEVER_IN_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_FIRST_BYTE = re.compile(rb"[A-Za-z]|\r(?:\n|\Z)")
+
+
+class Request:
+    """A request with its whole body."""
+
+    __slots__ = ("body", "head")
+
+    def __init__(self, head: Head, body: bytes) -> None:
+        self.head = head
+        self.body = body
+
+
+class RequestParser:
+    """Feed it what arrives, and ask for requests.
+
+    After an error the connection can't be used any more: where the next request would start is
+    unknown.
+
+    :param heads: shared by all connections.
+    :param max_head: bytes of request line and headers, with the empty line.
+    :param max_body: bytes of a body, as received or, if chunked, decoded.
+
+    :ivar wants_continue: the client waits for ``100 Continue`` before it sends the body of the
+        request at hand; whoever sends it sets this to false.
+    """
+
+    __slots__ = (
+        "_body",
+        "_body_left",
+        "_chunked",
+        "_data",
+        "_head",
+        "_heads",
+        "_max_body",
+        "_max_head",
+        "_searched",
+        "wants_continue",
+    )
+
+    def __init__(self, heads: HeadReader, max_head: int, max_body: int) -> None:
+        self._heads = heads
+        self._max_head = max_head
+        self._max_body = max_body
+        self._data = b""
+        self._searched = 0
+        self._head: Head | None = None
+        self._chunked: ChunkedBody | None = None
+        self._body = bytearray()
+        self._body_left = 0
+        self.wants_continue = False
+
+    @property
+    def is_empty(self) -> bool:
+        """No byte of a further request has arrived."""
+        return not self._data and self._head is None
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes; nothing is parsed yet."""
+        if self._body_left:
+            self._feed_body(data)
+        elif self._data:
+            self._data += data
+        else:
+            self._data = data
+
+    def _feed_body(self, data: bytes) -> None:
+        size = len(data)
+        if size > self._body_left:
+            self._data = data[self._body_left :]
+            data = data[: self._body_left]
+            size = self._body_left
+        self._body += data
+        self._body_left -= size
+
+    def next_request(self) -> Request | None:
+        """The next complete request, or ``None`` if more bytes are needed.
+
+        :raises MalformedRequest: invalid, or open to several readings.
+        :raises HeaderTooLarge: the head is over the limit.
+        :raises BodyTooLarge: the body is, or is announced to be, over the limit.
+        :raises UnknownExpectation: an ``Expect`` header that can't be met.
+        """
+        if self._head is not None:
+            return self._finish_body(self._head)
+        data = self._data
+        if not data:
+            return None
+        end = data.find(b"\r\n\r\n", self._searched)
+        if end < 0 or data[0] == 0x0D:
+            return self._without_whole_head(data)
+        end += 4
+        if end > self._max_head:
+            raise HeaderTooLarge(self._max_head)
+        self._searched = 0
+        head = self._heads.read(data[:end])
+        length = head.length
+        if length > self._max_body:
+            raise BodyTooLarge(self._max_body)
+        if not head.chunked:
+            total = end + length
+            if len(data) == total:
+                self._data = b""
+                return Request(head, data[end:])
+            if len(data) > total:
+                self._data = data[total:]
+                return Request(head, data[end:total])
+        return self._start_body(head, data[end:])
+
+    def _without_whole_head(self, data: bytes) -> Request | None:
+        if data.startswith(b"\r\n"):
+            # Empty lines before a request are allowed: some clients end bodies with one.
+            start = 2
+            while data.startswith(b"\r\n", start):
+                start += 2
+            self._data = data[start:]
+            self._searched = 0
+            return self.next_request()
+        if _FIRST_BYTE.match(data) is None:
+            raise MalformedRequest("invalid request line")
+        start = max(self._searched - 1, 0)
+        fault = _BARE_LINE_FEED.search(data, start) or _NEVER_IN_HEAD.search(data, start)
+        if len(data) >= self._max_head and (fault is None or fault.start() >= self._max_head):
+            raise HeaderTooLarge(self._max_head)
+        if fault is not None:
+            raise MalformedRequest("invalid header")
+        self._searched = max(len(data) - 3, 0)
+        return None
+
+    def _start_body(self, head: Head, data: bytes) -> Request | None:
+        self._head = head
+        if head.chunked:
+            self._chunked = ChunkedBody(self._max_body, self._max_head)
+            self._data = data
+        else:
+            self._data = b""
+            self._body = bytearray(data)
+            self._body_left = head.length - len(data)
+        self.wants_continue = head.expects_continue and not data
+        return self._finish_body(head)
+
+    def _finish_body(self, head: Head) -> Request | None:
+        if self._chunked is not None:
+            complete, self._data = self._chunked.decode(self._data)
+            if not complete:
+                return None
+            body = self._chunked.body
+            self._chunked = None
+        else:
+            if self._body_left:
+                return None
+            body = bytes(self._body)
+            self._body = bytearray()
+        self._head = None
+        self.wants_continue = False
+        return Request(head, body)

@@ -1,0 +1,432 @@
+"""Connections of the HTTP listener: bytes in, answers out, in the order of the requests.
+
+Note [One request at a time]: a connection handles its next request only when the one before is
+answered. So answers keep their order without any bookkeeping, and a client holds at most one record
+and one read's worth of bytes, however much it sends ahead: when bytes arrive while a request waits,
+reading pauses. Reading isn't paused before, since most clients wait for their answer anyway.
+
+Note [Coarse time]: timeouts are looked at by one timer of the factory, which also keeps the time
+that connections note. A request costs no timer; in return a timeout fires up to two ticks late.
+
+Note [Direct send]: an answer nearly always fits into the socket's buffer. Sending it at once saves
+two changes of the poll set and a turn of the reactor. The first time that it doesn't fit, or that
+something is wrong with the socket, the transport takes over for the rest of the connection: nothing
+is ever sent past what the transport still holds.
+
+Note [Lingering close]: closing a socket with unread bytes makes the kernel reset the connection,
+and the client may lose the very answer that tells it why. So after a refusal only our half is
+closed, and what still arrives is thrown away for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from typing import Protocol as Interface
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from stream.errors import UserError
+from stream.source.http import responses
+from stream.source.http.answers import Connection
+from stream.source.http.head import Head, HeadReader
+from stream.source.http.parser import Request, RequestParser
+
+__all__ = ["IngestFactory", "IngestProtocol", "Limits", "RequestHandler"]
+
+LINGER_SECONDS = 5.0
+LINGER_BYTES = 16 * 1024 * 1024
+
+MAX_REFUSED_CONNECTIONS = 1000
+"""Connections over the limit that are told so; beyond that they are just closed."""
+
+_log = Logger(namespace="http-source")
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Bounds of the listener; times are seconds, sizes bytes.
+
+    :ivar request_timeout: from the whole request to the answer.
+    :ivar idle_timeout: without a byte from a client that we don't keep waiting.
+    :ivar max_head: request line and headers.
+    :ivar max_body: body as received.
+    :ivar shutdown_timeout: what `IngestFactory.stop` leaves requests to finish.
+    """
+
+    request_timeout: float = 30.0
+    idle_timeout: float = 30.0
+    max_connections: int = 200_000
+    max_head: int = 16 * 1024
+    max_body: int = 1024 * 1024
+    shutdown_timeout: float = 30.0
+
+
+class RequestHandler(Interface):
+    """What answers requests; see `stream.source.http.handler.IngestHandler`."""
+
+    def handle(self, request: Request, connection: Connection, /) -> bytes | None: ...
+
+    def refuse(self, error: UserError, /) -> bytes: ...
+
+    def crashed(self) -> bytes: ...
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class IngestProtocol(Protocol):
+    """One connection.
+
+    :ivar pending: what will answer the request at hand; ``None`` if there is none.
+    :ivar peer_ip: the other side's address.
+    :ivar since: factory time of the last step: bytes received, request begun, closing begun.
+    """
+
+    transport: Any
+    factory: IngestFactory
+
+    def __init__(self, parser: RequestParser, handler: RequestHandler, peer_ip: str) -> None:
+        self.pending: object = None
+        self.peer_ip = peer_ip
+        self.since = 0.0
+        self._parser = parser
+        self._handler = handler
+        self._head: Head | None = None
+        self._out: list[bytes] = []
+        self._advancing = False
+        self._reading_paused = False
+        self._output_full = False
+        self._input_ended = False
+        self._closing = False
+        self._discarded = 0
+        self._send_now: Callable[[bytes], int | BaseException] | None = None
+
+    def connectionMade(self) -> None:
+        transport = self.transport
+        self._send_now = getattr(transport, "writeSomeData", None)
+        transport.setTcpNoDelay(True)
+        transport.setTcpKeepAlive(True)
+        transport.registerProducer(self, True)
+        self.factory.connected(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.pending = None
+        self._closing = True
+        self.factory.disconnected(self)
+
+    # Input
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._closing:
+            self._discard(data)
+            return
+        self._parser.feed(data)
+        if self.pending is None and not self._output_full:
+            self.since = self.factory.now
+            self._advance()
+        elif not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pauseProducing()
+
+    def readConnectionLost(self) -> None:
+        """The client has said all it has to say; it may still wait for an answer."""
+        self._input_ended = True
+        if self._closing:
+            self.transport.loseConnection()
+        elif self.pending is None:
+            self._close()
+
+    def writeConnectionLost(self) -> None:
+        """We closed our half."""
+
+    def _discard(self, data: bytes) -> None:
+        self._discarded += len(data)
+        if self._discarded > LINGER_BYTES:
+            self.transport.abortConnection()
+
+    def _advance(self) -> None:
+        """Handle requests until one has to wait, or there is no whole one."""
+        parser, handler = self._parser, self._handler
+        self._advancing = True
+        try:
+            while self.pending is None and not self._closing and not self._output_full:
+                request = parser.next_request()
+                if request is None:
+                    if parser.wants_continue:
+                        parser.wants_continue = False
+                        self._out.append(responses.CONTINUE)
+                    break
+                self._head = request.head
+                answer = handler.handle(request, self)
+                if answer is not None:
+                    self.finish(answer)
+        except UserError as error:
+            self._refuse(handler.refuse(error))
+        except Exception:
+            self._refuse(handler.crashed())
+        finally:
+            self._advancing = False
+        if self._out:
+            self._flush()
+        self._choose_reading()
+
+    def _choose_reading(self) -> None:
+        """Read on as soon as nothing waits; see Note [One request at a time]."""
+        if not self._reading_paused or self.pending is not None or self._output_full:
+            return
+        if not self._input_ended:
+            self._reading_paused = False
+            self.transport.resumeProducing()
+
+    # Output
+
+    def finish(self, answer: bytes) -> None:
+        """Send the answer to the request at hand, and go on."""
+        self.pending = None
+        head = self._head
+        assert head is not None
+        if not head.plain or self.factory.draining or self._input_ended:
+            answer = self._adapt(head, answer)
+        if self._advancing:
+            self._out.append(answer)
+            return
+        self.since = self.factory.now
+        self._write(answer)
+        if self._closing:
+            self._close()
+        elif self._reading_paused or not self._parser.is_empty:
+            self._advance()
+
+    def _adapt(self, head: Head, answer: bytes) -> bytes:
+        """*answer* as this client needs it; decides whether it is the last one."""
+        if head.method == b"HEAD":
+            answer = responses.without_body(answer)
+        last_read = self.factory.draining or self._input_ended
+        if not head.keep_alive or (last_read and self._parser.is_empty):
+            self._closing = True
+            return responses.closing(answer)
+        return answer if head.version else responses.keeping_alive(answer)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        self._write(out[0] if len(out) == 1 else b"".join(out))
+        if self._closing:
+            self._close()
+
+    def _write(self, data: bytes) -> None:
+        """Send *data*, see Note [Direct send]."""
+        send = self._send_now
+        if send is not None:
+            sent = send(data)
+            if sent == len(data):
+                return
+            self._send_now = None
+            if isinstance(sent, int):
+                data = data[sent:]
+        self.transport.write(data)
+
+    def _refuse(self, answer: bytes) -> None:
+        """Send a last answer; see Note [Lingering close]."""
+        self.pending = None
+        self._closing = True
+        self._out.append(responses.closing(answer))
+        out, self._out = self._out, []
+        self._write(b"".join(out))
+        self._linger()
+
+    def _linger(self) -> None:
+        self.since = self.factory.now
+        self.transport.unregisterProducer()
+        if self._input_ended:
+            self.transport.loseConnection()
+            return
+        self.transport.loseWriteConnection()
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resumeProducing()
+
+    def _close(self) -> None:
+        """Close when everything is written. A paused producer would keep that from happening."""
+        self._closing = True
+        self.since = self.factory.now
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def pauseProducing(self) -> None:
+        """The client doesn't take its answers: no more requests until it does."""
+        self._output_full = True
+
+    def resumeProducing(self) -> None:
+        self._output_full = False
+        if self.pending is None and not self._closing:
+            self._advance()
+
+    def stopProducing(self) -> None:
+        """The connection is lost; `connectionLost` follows."""
+
+    # Time
+
+    def drain(self) -> None:
+        """Close unless there is a request to answer first."""
+        if self.pending is None and not self._closing and self._parser.is_empty:
+            self._close()
+
+    def check_timeouts(self, now: float, limits: Limits, tick: float) -> None:
+        """Called at every tick of the factory."""
+        waited = now - self.since - tick
+        if self._closing:
+            if waited > LINGER_SECONDS:
+                self.transport.abortConnection()
+        elif self.pending is not None:
+            if waited > limits.request_timeout:
+                self._refuse(responses.REQUEST_TIMEOUT)
+        elif waited > limits.idle_timeout:
+            if self._output_full:
+                self.transport.abortConnection()
+            else:
+                self._close()
+
+
+class _RefusedProtocol(Protocol):
+    """A connection over the limit: it is told so, and closed."""
+
+    transport: Any
+    factory: IngestFactory
+
+    def __init__(self) -> None:
+        self.since = 0.0
+
+    def connectionMade(self) -> None:
+        self.since = self.factory.now
+        self.factory.refused.add(self)
+        self.transport.write(responses.TOO_MANY_CONNECTIONS)
+        self.transport.loseWriteConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.factory.refused.discard(self)
+
+
+class IngestFactory(Factory):
+    """Makes connections, counts them, keeps their time, and ends them.
+
+    :param reactor: for time.
+
+    :ivar now: reactor time of the last tick.
+    :ivar draining: whether answers are the last ones of their connections.
+    :ivar refused: connections over the limit that are being told so.
+    """
+
+    noisy = False
+
+    def __init__(self, handler: RequestHandler, limits: Limits, reactor: IReactorTime) -> None:
+        self.now = reactor.seconds()
+        self.draining = False
+        self.refused: set[_RefusedProtocol] = set()
+        self._handler = handler
+        self._limits = limits
+        self._reactor = reactor
+        self._heads = HeadReader()
+        self._connections: set[IngestProtocol] = set()
+        self._tick = min(1.0, limits.request_timeout / 4, limits.idle_timeout / 4)
+        self._ticking = LoopingCall(self._on_tick)
+        self._ticking.clock = reactor
+        self._stopped: list[Deferred[None]] = []
+        self._stop_timeout: IDelayedCall | None = None
+
+    @property
+    def connection_count(self) -> int:
+        """Open connections, without those being refused."""
+        return len(self._connections)
+
+    def startFactory(self) -> None:
+        if not self._ticking.running:
+            self._ticking.start(self._tick, now=False).addErrback(
+                lambda failure: _log.failure("timeouts stopped", failure)
+            )
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        if len(self._connections) >= self._limits.max_connections:
+            if len(self.refused) >= MAX_REFUSED_CONNECTIONS:
+                return None
+            refusal = _RefusedProtocol()
+            refusal.factory = self
+            return refusal
+        parser = RequestParser(self._heads, self._limits.max_head, self._limits.max_body)
+        connection = IngestProtocol(parser, self._handler, getattr(addr, "host", ""))
+        connection.factory = self
+        return connection
+
+    def connected(self, connection: IngestProtocol) -> None:
+        """A connection is ready; it counts from now on."""
+        connection.since = self.now
+        self._connections.add(connection)
+
+    def disconnected(self, connection: IngestProtocol) -> None:
+        """A connection is gone."""
+        self._connections.discard(connection)
+        if self.draining and not self._connections:
+            self._all_gone()
+
+    def _on_tick(self) -> None:
+        """See Note [Coarse time]."""
+        self.now = now = self._reactor.seconds()
+        limits, tick = self._limits, self._tick
+        for connection in tuple(self._connections):
+            try:
+                connection.check_timeouts(now, limits, tick)
+            except Exception:
+                _log.failure("a connection's timeouts can't be checked")
+        for refusal in tuple(self.refused):
+            if now - refusal.since > LINGER_SECONDS:
+                refusal.transport.abortConnection()
+
+    def stop(self) -> Deferred[None]:
+        """Close idle connections, answer what was read with ``Connection: close``.
+
+        The port is to be closed before. Fires when no connection is left; those that take longer
+        than the shutdown timeout are cut off.
+        """
+        self.draining = True
+        for connection in tuple(self._connections):
+            connection.drain()
+        if not self._connections:
+            self._all_gone()
+            return succeed(None)
+        if self._stop_timeout is None:
+            self._stop_timeout = self._reactor.callLater(
+                self._limits.shutdown_timeout, self._cut_off
+            )
+        stopped: Deferred[None] = Deferred()
+        self._stopped.append(stopped)
+        return stopped
+
+    def _cut_off(self) -> None:
+        self._stop_timeout = None
+        _log.warn(
+            "{connections} connections did not finish in time, closing them",
+            connections=len(self._connections),
+        )
+        for connection in tuple(self._connections):
+            connection.transport.abortConnection()
+
+    def _all_gone(self) -> None:
+        if self._stop_timeout is not None:
+            self._stop_timeout.cancel()
+            self._stop_timeout = None
+        if self._ticking.running:
+            self._ticking.stop()
+        stopped, self._stopped = self._stopped, []
+        for waiting in stopped:
+            waiting.callback(None)

@@ -1,0 +1,115 @@
+"""What the target of a request leads to."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import attrs
+
+__all__ = ["Health", "Ingest", "NotFound", "Route", "find_route"]
+
+_PLAIN_INGEST = re.compile(
+    rb"/stream/([^/?%#]+)/([0-9A-Za-z_\-]+)/([0-9A-Za-z]+)(?:\?(verbose=true)?)?"
+)
+_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://[^/?#]*")
+_PROJECT_ID = re.compile(r"[+-]?[0-9]{1,19}")
+_SEPARATORS = re.compile(rb"//+")
+
+
+@attrs.frozen
+class Health:
+    """The health check."""
+
+
+@attrs.frozen
+class NotFound:
+    """No route has this path."""
+
+
+@attrs.frozen
+class Ingest:
+    """The URL of a source.
+
+    :ivar project: as given; see `project_id`.
+    :ivar verbose: whether the client asks for a result document.
+    """
+
+    project: str
+    source_id: str
+    secret: str = attrs.field(repr=False)
+    verbose: bool = False
+    project_id: int | None = attrs.field(init=False)
+
+    @project_id.default
+    def _read_project_id(self) -> int | None:
+        if _PROJECT_ID.fullmatch(self.project) is None:
+            return None
+        number = int(self.project)
+        return number if -(2**63) <= number < 2**63 else None
+
+
+Route = Health | Ingest | NotFound
+
+
+MAX_REMEMBERED_BYTES = 256
+MAX_REMEMBERED_ROUTES = 4096
+
+
+def find_route(target: bytes) -> Route:
+    """The route of a request target, with or without escapes, dots and doubled slashes."""
+    return _remembered(target) if len(target) <= MAX_REMEMBERED_BYTES else _find(target)
+
+
+def _find(target: bytes) -> Route:
+    match = _PLAIN_INGEST.fullmatch(target)
+    if match is not None and match[1] not in (b".", b".."):
+        return Ingest(_text(match[1]), _text(match[2]), _text(match[3]), match[4] is not None)
+    absolute = _ABSOLUTE.match(target)
+    if absolute is not None:
+        target = target[absolute.end() :] or b"/"
+    path, _, query = target.partition(b"#")[0].partition(b"?")
+    parts = _normalise(unquote_to_bytes(path)).split(b"/")
+    if parts == [b"", b"health-check"]:
+        return Health()
+    if len(parts) == 5 and parts[:2] == [b"", b"stream"] and parts[2] and parts[3]:
+        project, source_id, secret = (_text(part) for part in parts[2:])
+        return Ingest(project, source_id, secret, _is_verbose(query))
+    return NotFound()
+
+
+_remembered = lru_cache(maxsize=MAX_REMEMBERED_ROUTES)(_find)
+
+
+def _text(part: bytes) -> str:
+    return part.decode("utf-8", "replace")
+
+
+def _normalise(path: bytes) -> bytes:
+    """*path* without empty, ``.`` and ``..`` segments; a final slash stays."""
+    path = _SEPARATORS.sub(b"/", path)
+    if b"/." not in path:
+        return path
+    segments: list[bytes] = []
+    parts = path.split(b"/")[1:]
+    for part in parts:
+        if part == b"..":
+            if segments:
+                segments.pop()
+        elif part != b".":
+            segments.append(part)
+    if parts[-1] in (b".", b".."):
+        segments.append(b"")
+    return b"/" + b"/".join(segments)
+
+
+def _is_verbose(query: bytes) -> bool:
+    if b"verbose" not in unquote_to_bytes(query):
+        return False
+    for name, value in parse_qsl(
+        query.decode("latin-1"), keep_blank_values=True, encoding="utf-8", errors="replace"
+    ):
+        if name == "verbose":
+            return value == "true"
+    return False

@@ -1,0 +1,57 @@
+"""What the listeners need of the rest of a source node.
+
+Per record there is no Deferred, closure or timer: the request itself is told what became of it, so
+a sink that commits records in groups keeps a list of requests and answers them in one loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from stream.definition.key import SourceKey
+from stream.errors import UserError
+from stream.record.context import RecordContext
+
+__all__ = ["IAnswer", "IDispatcher", "IRouter", "ISinkWriter"]
+
+
+class IAnswer(Protocol):
+    """One sink's answer to one request. Exactly one of the methods is called, once."""
+
+    def stored(self) -> None:
+        """The row is as durable as the sink's settings ask."""
+
+    def failed(self, error: UserError) -> None:
+        """The row isn't acknowledged."""
+
+
+class ISinkWriter(Protocol):
+    """Where the records of one sink go."""
+
+    def write(self, record: RecordContext, answer: IAnswer, /) -> int | None:
+        """Render and take *record*.
+
+        :returns: a status (202) if nothing is to be waited for and *answer* won't be called;
+            ``None`` if *answer* will be.
+        :raises UserError: not taken; *answer* won't be called.
+        """
+
+
+class IDispatcher(Protocol):
+    """Knows the sources of all projects."""
+
+    def lookup(self, project_id: int, source_id: str, secret: str) -> tuple[SourceKey, ...]:
+        """The enabled sources in all branches, sorted by branch id as text; at least one.
+
+        :raises UserError: 404 ``noSourceFound`` or ``disabledSource``, 503 ``shutdown``.
+        """
+
+
+class IRouter(Protocol):
+    """Knows the sinks of all sources."""
+
+    def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, ISinkWriter]]:
+        """Ids and writers of the enabled sinks that take records of *signal* (empty for HTTP
+        records), sorted by id.
+        """

@@ -1,0 +1,193 @@
+"""Template columns."""
+
+from __future__ import annotations
+
+import pytest
+
+from stream.errors import UserError
+from stream.mapping.functions import to_json
+from stream.mapping.jsonnet import check_template, compile_template
+from stream.mapping.strftime import format_datetime
+from stream.record.context import RecordContext
+from stream.record.headers import RecordHeaders
+
+RECORD = RecordContext(
+    1714557600123,
+    "203.0.113.7",
+    RecordHeaders(((b"content-type", b"application/json"), (b"x-foo", b"bar"))),
+    b'{"a":{"b":[1,"x"]},"n":null,"f":42.1,"big":12345678901234567890}',
+)
+
+
+def _render(content: str, raw_string: bool = False, record: RecordContext = RECORD) -> str:
+    return compile_template("jsonnet", content, raw_string)(record).decode()
+
+
+def _both_ways(content: str, raw_string: bool = False) -> str:
+    """The result of a single call, which has to be the engine's result too."""
+    result = _render(content, raw_string)
+    assert _render(f"local x = 1; {content}", raw_string) == result
+    return result
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("Ip()", '"203.0.113.7"'),
+        ("Now()", '"2024-05-01T10:00:00.123Z"'),
+        (" Now( '%d.%m.%Y' ) ", '"01.05.2024"'),
+        ("Header('x-foo')", '"bar"'),
+        ("Header()", '{"Content-Type":"application/json","X-Foo":"bar"}'),
+        ("Header('nope', 'd')", '"d"'),
+        ("HeaderStr()", '"Content-Type: application/json\\nX-Foo: bar\\n"'),
+        ("Body('a.b[1]')", '"x"'),
+        ("Body('a')", '{"b":[1,"x"]}'),
+        ("Body('n', 'd')", "null"),
+        ("Body('f')", "42.100000000000001"),
+        ("Body('big')", "12345678901234567168"),
+        ('Body("nope", null)', "null"),
+        ("Body(\"nope\", 'd')", '"d"'),
+        ("Body('a[0]', false)", "false"),
+    ],
+)
+def test_single_calls(content: str, expected: str) -> None:
+    """They give the same with and without the engine."""
+    assert _both_ways(content) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("Body('a').b[0] + 1", "2"),
+        ("Body(default={x: 1}, path='nope')", '{"x":1}'),
+        ("{b: 2, a:: 1, c: [true, null]}", '{"b":2,"c":[true,null]}'),
+        ("std.md5(Body('a.b[1]'))", '"9dd4e461268c8034f5c8564e155c67a6"'),
+        ("1/3", "0.33333333333333331"),
+        ("'\\u007f<>&\\u2028'", '"\\u007f<>&\u2028"'),
+        ("[x for x in Body('a.b')]", '[1,"x"]'),
+        ("std.length(BodyStr())", "64"),
+    ],
+)
+def test_expressions(content: str, expected: str) -> None:
+    """Everything else is evaluated; keys are sorted, hidden fields left out."""
+    assert _render(content) == expected
+
+
+def test_raw_strings() -> None:
+    """Only strings lose their quotes."""
+    assert _render("'a\"b'", True) == 'a"b'
+    assert _both_ways("Body('a')", True) == '{"b":[1,"x"]}'
+    assert _both_ways("Body('a.b[1]')", True) == "x"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Body('nope')", 'path "nope" not found in the body'),
+        ("1 + Body('nope')", 'path "nope" not found in the body'),
+        ("Header('x-nope')", 'header "X-Nope" not found'),
+        ("Header(1)", "parameter must be a string"),
+        ("Body(1)", "first parameter must be a string"),
+        ("Now('%Q')", 'datetime format "%Q" is invalid: unknown specifier "%Q"'),
+        ("Now('%')", 'datetime format "%" is invalid: stray "%" at the end'),
+        ("Unknown", "Unknown variable: Unknown"),
+        ("error 'boom'", "boom"),
+        ("local f(x) = f(x + 1) + 1; f(1)", "max stack frames exceeded."),
+        ("import 'x'", "imports are not enabled"),
+        ("importstr '/etc/passwd'", "imports are not enabled"),
+        ("importbin '/etc/passwd'", "imports are not enabled"),
+    ],
+)
+def test_failures(content: str, message: str) -> None:
+    """The cause is told without a trace."""
+    with pytest.raises(UserError) as caught:
+        _render(content)
+    assert str(caught.value) == message
+
+
+def test_body_of_another_type() -> None:
+    """Templates that need a parsed body say which types there are."""
+    record = RecordContext(0, "", RecordHeaders(()), b"x")
+    assert _render("BodyStr()", record=record) == '"x"'
+    for content in ("Body()", "[Body('a')]"):
+        with pytest.raises(UserError) as caught:
+            _render(content, record=record)
+        assert str(caught.value) == (
+            'cannot parse request body:\n- unsupported content type "", supported types: '
+            "application/json and application/x-www-form-urlencoded"
+        )
+
+
+def test_only_jsonnet() -> None:
+    """There is one language."""
+    with pytest.raises(
+        UserError, match=r'^unsupported language "lua", only "jsonnet" is supported$'
+    ):
+        compile_template("lua", "1", False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Body('a')",
+        "local x = 1, y(a, b=2) = a + b; [x, y(a=1, b=2)]",
+        "{local z = 1, x: z, y(q):: q, 'k': self.x, [Ip()]: $.x, a+: {}, assert self.x > 0}",
+        "[i for i in std.range(1, 3) if i > 1]",
+        "{[k]: 1 for k in ['a']}",
+        "(function(x, y=2) x + y)(1)",
+        "// Unknown\n# Unknown\n/* Unknown */ 'Unknown' + \"Unknown\"",
+        "|||\n  Unknown\n||| + @'Unknown'",
+        "error 'not run'",
+        "Header().Unknown",
+        "local a = 1; local b = a; a + b",
+        "std.map(function(x) x, [1])",
+        "import 'x'",
+    ],
+)
+def test_valid_templates(content: str) -> None:
+    """They are read, not run."""
+    check_template(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Invalid", "1:1-8 Unknown variable: Invalid"),
+        ("1 +\n  foo", "2:3-6 Unknown variable: foo"),
+        ("if false then foo else 1", "1:15-18 Unknown variable: foo"),
+        ("{a: b}", "1:5-6 Unknown variable: b"),
+        ("local f(x) = y; f(1)", "1:14-15 Unknown variable: y"),
+        ("f(x=1)", "1:1-2 Unknown variable: f"),
+    ],
+)
+def test_unknown_variables(content: str, message: str) -> None:
+    """The place of the first one is told."""
+    with pytest.raises(UserError) as caught:
+        check_template(content)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("content", ["{a:1", "", "1 1", "local x = 1", "1)", "{a:1}}"])
+def test_syntax_errors(content: str) -> None:
+    """They have a place and no trace."""
+    with pytest.raises(UserError, match=r"^\d+:\d+ expected ") as caught:
+        check_template(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_are_doubles() -> None:
+    """Integral ones have all digits, others seventeen significant ones."""
+    assert to_json([1, -0.0, 1e21, 0.1, 1e-7, True]) == (
+        "[1,-0,1000000000000000000000,0.10000000000000001,9.9999999999999995e-08,true]"
+    )
+
+
+def test_datetime_formats() -> None:
+    """Names are English, hours of half days start at 12."""
+    at = 1714557600123
+    assert format_datetime(at, "%A %a %B %b %C %D %d %e|%F %H %I %j %k %l %M %m") == (
+        "Wednesday Wed May May 20 05/01/24 01  1|2024-05-01 10 10 122 10 10 00 05"
+    )
+    assert format_datetime(at, "%p %R %r %S %T %U %u %V %v %W %w %Y %y %Z %z %h %% %f%n%t") == (
+        "AM 10:00 10:00:00 AM 00 10:00:00 17 3 18  1-May-2024 18 3 2024 24 UTC +0000 May % 123\n\t"
+    )

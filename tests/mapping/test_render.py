@@ -1,0 +1,213 @@
+"""CSV rows of records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.errors import NestedError, UserError
+from stream.mapping.columns import (
+    BodyColumn,
+    Column,
+    DatetimeColumn,
+    HeadersColumn,
+    IpColumn,
+    Mapping,
+    PathColumn,
+    Template,
+    TemplateColumn,
+    UuidColumn,
+)
+from stream.mapping.render import RowTooBig, compile_renderer, render_cells
+from stream.record.context import RecordContext
+from stream.record.headers import RecordHeaders
+
+LIMIT = 1536 * 1024
+
+
+def _record(
+    body: bytes, content_type: str = "application/json", *more: tuple[bytes, bytes]
+) -> RecordContext:
+    raw = ((b"Content-Type", content_type.encode()), *more)
+    return RecordContext(1714557600123, "203.0.113.7", RecordHeaders(raw), body)
+
+
+def _row(record: RecordContext, *columns: Column, limit: int = LIMIT) -> str:
+    return compile_renderer(Mapping(columns), limit)(record).decode()
+
+
+def _cell(record: RecordContext, column: Column) -> str:
+    row = _row(record, column)
+    assert row.endswith("\n")
+    return row[:-1]
+
+
+def _template(content: str, raw_string: bool = False) -> TemplateColumn:
+    return TemplateColumn("t", template=Template("jsonnet", content), raw_string=raw_string)
+
+
+def test_static_columns() -> None:
+    """Every cell is quoted and quotes are doubled; the uuid is of version 7."""
+    record = _record(
+        b'{"a":"x \\"q\\""}',
+        "application/json",
+        (b"Host", b"in.example.com"),
+        (b"accept", b"*/*"),
+        (b"X-Forwarded-For", b"9.9.9.9"),
+        (b"Content-Length", b"15"),
+    )
+    row = _row(
+        record,
+        UuidColumn("id"),
+        DatetimeColumn("t"),
+        IpColumn("ip"),
+        BodyColumn("b"),
+        HeadersColumn("h"),
+    )
+    identifier = row[1:37]
+    assert uuid.UUID(identifier).version == 7 and identifier == identifier.lower()
+    assert re.fullmatch(r'"[0-9a-f-]{36}","2024-05-01T10:00:00\.123Z","203\.0\.113\.7",.*\n', row)
+    assert row.endswith(
+        '"{""a"":""x \\""q\\""""}","{""Accept"":""*/*"",""Content-Length"":""15"",'
+        '""Content-Type"":""application/json"",""Host"":""in.example.com"",'
+        '""X-Forwarded-For"":""9.9.9.9""}"\n'
+    )
+
+
+JSON = b'{"o":{"id":10.50,"i":[{"s":"A<1>"},{"s":"y\\n"}]},"big":12345678901234567890}'
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        (PathColumn("p", path="o.id"), '"10.50"'),
+        (_template("Body('o.id')"), '"10.5"'),
+        (PathColumn("p", path="big"), '"12345678901234567890"'),
+        (_template("Body('big')"), '"12345678901234567168"'),
+        (PathColumn("p", path="o.i[0].s"), '"""A<1>"""'),
+        (PathColumn("p", path="o.i[0].s", raw_string=True), '"A<1>"'),
+        (PathColumn("p", path="o.i"), '"[{""s"":""A<1>""},{""s"":""y\\n""}]"'),
+        (PathColumn("p", path="o.i[1].s", raw_string=True), '"y\n"'),
+        (PathColumn("p", path="none", default_value="n/a"), '"""n/a"""'),
+        (PathColumn("p", path="none", default_value="n/a", raw_string=True), '"n/a"'),
+        (PathColumn("p", path="none", default_value=""), '""""""'),
+        (PathColumn("p", path="none", default_value="", raw_string=True), '""'),
+        (
+            _template("{z: 1, a: Now('%Y-%m-%d'), h: Header('x-miss', null)}"),
+            '"{""a"":""2024-05-01"",""h"":null,""z"":1}"',
+        ),
+    ],
+)
+def test_json_bodies(column: Column, cell: str) -> None:
+    """Paths keep the spelling of the source, templates print doubles."""
+    assert _cell(_record(JSON), column) == cell
+
+
+def test_form_bodies() -> None:
+    """Paths and templates see the form's nested values."""
+    record = _record(
+        b"user[name]=J%C3%A1n+%3Cb%3E&tags[]=a&tags[]=b&n=5",
+        "application/x-www-form-urlencoded; charset=UTF-8",
+    )
+    row = _row(
+        record,
+        PathColumn("a", path="user.name", raw_string=True),
+        PathColumn("b", path="user.name"),
+        PathColumn("c", path="tags"),
+        PathColumn("d", path="n"),
+        _template("Body()"),
+    )
+    assert row == (
+        '"Ján <b>","""Ján \\u003cb\\u003e""","[""a"",""b""]","""5""",'
+        '"{""n"":""5"",""tags"":[""a"",""b""],""user"":{""name"":""Ján <b>""}}"\n'
+    )
+
+
+def test_missing_value_names_column_and_path() -> None:
+    """The producer is told which path of which column is missing."""
+    with pytest.raises(NestedError) as caught:
+        _row(_record(b"{}"), PathColumn("p", path="a.b"))
+    assert caught.value.sentences() == (
+        'Cannot convert column "p" to CSV value:\n- Path "a.b" not found in the body.'
+    )
+    assert (caught.value.status, caught.value.name) == (400, "badRequest")
+
+
+def test_invalid_body_is_an_error_even_with_a_default() -> None:
+    """A default replaces a missing value, not a broken document."""
+    column = PathColumn("p", path="a", default_value="x")
+    with pytest.raises(UserError, match='column "p"') as caught:
+        _row(_record(b"{"), column)
+    assert caught.value.status == 400
+    with pytest.raises(UserError, match=r"^invalid form data: path cannot be empty$"):
+        _row(_record(b"=", "application/x-www-form-urlencoded"), column)
+    with pytest.raises(UserError, match=r'^unsupported content type "text/plain"') as caught:
+        _row(_record(b"{}", "text/plain"), column)
+    assert caught.value.status == 415
+
+
+def test_row_limit_is_exact_and_names_the_column() -> None:
+    """Quotes and commas count, the line feed doesn't; the first column over it is named."""
+    columns = (BodyColumn("a"), BodyColumn("b"), IpColumn("c"))
+    row = '"xy","xy","203.0.113.7"\n'
+    record = _record(b"xy")
+    assert _row(record, *columns, limit=len(row) - 1) == row
+    for limit, name in [(len(row) - 2, "c"), (8, "b"), (3, "a")]:
+        with pytest.raises(RowTooBig) as caught:
+            _row(record, *columns, limit=limit)
+        assert str(caught.value) == f'too big CSV row, column: "{name}", row limit: {limit} B'
+        assert (caught.value.status, caught.value.name) == (413, "payloadTooLarge")
+
+
+def test_row_limit_comes_before_a_later_fault() -> None:
+    """Columns are judged in their order."""
+    with pytest.raises(RowTooBig, match=r"1\.5 KB"):
+        _row(
+            _record(b'"' + b"x" * 2000 + b'"'),
+            BodyColumn("b"),
+            PathColumn("p", path="missing"),
+            limit=1536,
+        )
+
+
+def test_cells_for_users_who_test() -> None:
+    """Texts are unquoted; the first column that fails is named."""
+    mapping = Mapping((PathColumn("p", path="key"), BodyColumn("b")))
+    assert render_cells(mapping, _record(b'{"key":"v"}')) == [("p", '"v"'), ("b", '{"key":"v"}')]
+    with pytest.raises(UserError) as caught:
+        render_cells(mapping, _record(b"{}"))
+    assert str(caught.value) == 'invalid value for column "p": path "key" not found in the body'
+    assert (caught.value.status, caught.value.name) == (422, "unprocessableContent")
+
+
+def test_bytes_stay_bytes() -> None:
+    """No byte of a body is changed, whatever its encoding."""
+    record = _record(b'\x00\xff"\r\n', "application/octet-stream")
+    assert compile_renderer(Mapping((BodyColumn("b"),)), LIMIT)(record) == b'"\x00\xff""\r\n"\n'
+
+
+_text = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), max_size=20)
+
+
+@given(_text, st.lists(_text, min_size=1, max_size=3))
+def test_rows_read_back(body: str, defaults: list[str]) -> None:
+    """A CSV reader gets exactly the cells that went in."""
+    columns: tuple[Column, ...] = (
+        BodyColumn("b"),
+        *(PathColumn("p", path="x", default_value=d, raw_string=True) for d in defaults),
+    )
+    record = RecordContext(
+        0,
+        "::1",
+        RecordHeaders(((b"content-type", b"application/x-www-form-urlencoded"),)),
+        body.encode(),
+        body_map={},
+    )
+    row = _row(record, *columns)
+    assert list(csv.reader(io.StringIO(row, newline=""), strict=True)) == [[body, *defaults]]

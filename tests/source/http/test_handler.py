@@ -1,0 +1,446 @@
+"""Routes, errors and result documents of the HTTP listener."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from stream.definition.key import SourceKey
+from stream.errors import NestedError, UserError
+from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
+from stream.mapping.render import compile_renderer
+from stream.record.context import RecordContext
+from stream.source.dispatcher import Dispatcher, SourceEntry
+from stream.source.http.client import ClientAddress
+from stream.source.http.handler import IngestHandler
+from stream.source.http.head import HeadReader
+from stream.source.http.parser import RequestParser
+from stream.source.http.route import Ingest, NotFound, find_route
+from stream.source.interfaces import IAnswer, ISinkWriter
+
+KEY = SourceKey(123, 111, "my-source")
+SECRET = "K" * 48
+PATH = f"/stream/123/my-source/{SECRET}"
+
+
+class FakeSink:
+    """A sink that renders at once and answers as it is told to."""
+
+    def __init__(self, outcome: Any = 200, columns: Sequence[Column] = (BodyColumn("b"),)) -> None:
+        self._render = compile_renderer(Mapping(tuple(columns)), 1000)
+        self.outcome = outcome
+        self.rows: list[bytes] = []
+        self.records: list[RecordContext] = []
+        self.waiting: list[IAnswer] = []
+
+    def write(self, record: RecordContext, answer: IAnswer, /) -> int | None:
+        self.records.append(record)
+        self.rows.append(self._render(record))
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        if self.outcome == 202:
+            return 202
+        if self.outcome == "wait":
+            self.waiting.append(answer)
+        else:
+            answer.stored()
+        return None
+
+
+class FakeRouter:
+    def __init__(self) -> None:
+        self.sinks: dict[SourceKey, list[tuple[str, ISinkWriter]]] = {}
+
+    def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, ISinkWriter]]:
+        assert signal == ""
+        return self.sinks.get(source, [])
+
+
+class FakeConnection:
+    def __init__(self) -> None:
+        self.pending: object = None
+        self.peer_ip = "203.0.113.7"
+        self.answers: list[bytes] = []
+
+    def finish(self, answer: bytes, /) -> None:
+        self.pending = None
+        self.answers.append(answer)
+
+
+class Listener:
+    def __init__(
+        self, proxies: Sequence[str] = (), clock: Callable[[], float] | None = None
+    ) -> None:
+        self.dispatcher = Dispatcher("http")
+        self.dispatcher.put(SourceEntry(KEY, "http", True, SECRET))
+        self.router = FakeRouter()
+        self.handler = IngestHandler(
+            self.dispatcher,
+            self.router,
+            clock=clock or (lambda: 1714557600.1239),
+            client_address=ClientAddress(proxies),
+            new_exception_id=lambda: "keboola-stream-0123456789abcde",
+        )
+        self.connection = FakeConnection()
+
+    def send(
+        self,
+        target: str = PATH,
+        body: bytes = b"",
+        method: str = "POST",
+        headers: str = "",
+    ) -> bytes | None:
+        """The answer, or ``None`` if there is none yet."""
+        parser = RequestParser(HeadReader(), 10_000, 10_000)
+        parser.feed(
+            f"{method} {target} HTTP/1.1\r\nHost: in.example.com\r\n{headers}"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        request = parser.next_request()
+        assert request is not None
+        answer = self.handler.handle(request, self.connection)
+        if answer is None and self.connection.answers:
+            return self.connection.answers.pop()
+        return answer
+
+    def get(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, str], bytes]:
+        return _split(self.send(*args, **kwargs))
+
+    def document(self, *args: Any, **kwargs: Any) -> Any:
+        _, headers, body = self.get(*args, **kwargs)
+        assert headers["Content-Type"] == "application/json"
+        return json.loads(body)
+
+
+def _split(answer: bytes | None) -> tuple[int, dict[str, str], bytes]:
+    assert answer is not None
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert int(headers["Content-Length"]) == len(body)
+    return int(first.split()[1]), headers, body
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+def test_health_check(listener: Listener) -> None:
+    """It says OK without looking at anything."""
+    status, headers, body = listener.get("/health-check", method="GET")
+    assert (status, body, headers["Content-Type"]) == (200, b"OK\n", "text/plain")
+    assert headers["Server"] == "Keboola/Stream/HTTPSource"
+    assert "Date" not in headers
+
+
+def test_stored_record_is_answered_with_plain_ok(listener: Listener) -> None:
+    """One sink that stored the record: 200 and two letters."""
+    sink = FakeSink()
+    listener.router.sinks[KEY] = [("k", sink)]
+    status, headers, body = listener.get(body=b'{"a":1}')
+    assert (status, body, headers["Content-Type"]) == (200, b"OK", "text/plain")
+    record = sink.records[0]
+    assert record.client_ip == "203.0.113.7"
+    assert record.timestamp_ms == 1714557600123
+    assert record.headers.map["Host"] == "in.example.com"
+    assert sink.rows == [b'"{""a"":1}"\n']
+
+
+def test_accepted_record_is_answered_with_202(listener: Listener) -> None:
+    """A sink that doesn't wait says so."""
+    listener.router.sinks[KEY] = [("k", FakeSink(202))]
+    assert listener.get()[::2] == (202, b"OK")
+    listener.router.sinks[KEY].append(("l", FakeSink()))
+    assert listener.get()[::2] == (202, b"OK")
+    document = listener.document(PATH + "?verbose=true")
+    assert [sink["message"] for sink in document["sources"][0]["sinks"]] == [
+        "accepted",
+        "processed",
+    ]
+
+
+def test_answer_comes_when_the_sink_has_stored(listener: Listener) -> None:
+    """Until then there is none; a second one, or one after the connection went on, is dropped."""
+    sink = FakeSink("wait")
+    listener.router.sinks[KEY] = [("k", sink)]
+    assert listener.send() is None
+    sink.waiting[0].stored()
+    sink.waiting[0].stored()
+    assert len(listener.connection.answers) == 1
+
+
+def test_answer_waits_for_all_sinks(listener: Listener) -> None:
+    """With several sinks the last one decides when the answer leaves."""
+    first, second = FakeSink("wait"), FakeSink("wait")
+    listener.router.sinks[KEY] = [("a", first), ("b", second)]
+    assert listener.send() is None
+    second.waiting[0].failed(UserError("no pipeline is ready", status=503, name="noPipelineReady"))
+    assert listener.connection.answers == []
+    first.waiting[0].stored()
+    status, headers, body = _split(listener.connection.answers[0])
+    assert status == 503 and headers["Retry-After"] == "1"
+    assert json.loads(body)["sources"][0]["sinks"][1] == {
+        "sinkId": "b",
+        "statusCode": 503,
+        "error": "stream.in.noPipelineReady",
+        "message": "No pipeline is ready.",
+    }
+
+
+def test_partial_failure_document(listener: Listener) -> None:
+    """The worst status wins; members have a fixed order and two blanks of indentation."""
+    path = FakeSink(columns=[PathColumn("p", path="a")])
+    listener.router.sinks[KEY] = [("raw", FakeSink()), ("t", path)]
+    status, _, body = listener.get(body=b"<a>", headers="Content-Type: text/plain\r\n")
+    assert status == 415
+    assert (
+        body.decode()
+        == """{
+  "statusCode": 415,
+  "error": "stream.in.writeFailed",
+  "message": "Written to 1/2 sinks.",
+  "sources": [
+    {
+      "projectId": 123,
+      "sourceId": "my-source",
+      "branchId": 111,
+      "statusCode": 415,
+      "error": "stream.in.writeFailed",
+      "message": "Written to 1/2 sinks.",
+      "sinks": [
+        {
+          "sinkId": "raw",
+          "statusCode": 200,
+          "message": "processed"
+        },
+        {
+          "sinkId": "t",
+          "statusCode": 415,
+          "error": "stream.in.unsupportedMediaType",
+          "message": "unsupported content type \\"text/plain\\", supported types: \
+application/json and application/x-www-form-urlencoded"
+        }
+      ]
+    }
+  ]
+}
+"""
+    )
+
+
+def test_json_with_a_charset_is_json(listener: Listener) -> None:
+    """Parameters of the content type don't matter."""
+    path = FakeSink(columns=[PathColumn("p", path="a")])
+    listener.router.sinks[KEY] = [("raw", FakeSink()), ("t", path)]
+    headers = "Content-Type: application/json; charset=utf-8\r\n"
+    assert listener.get(body=b'{"a":1}', headers=headers)[0] == 200
+    assert path.rows == [b'"1"\n']
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "name", "message"),
+    [
+        (
+            b'{"a":1}',
+            "application/json",
+            400,
+            "stream.in.badRequest",
+            'Cannot convert column "p" to CSV value:\n- Path "x" not found in the body.',
+        ),
+        (
+            b"a=%zz",
+            "application/x-www-form-urlencoded",
+            400,
+            "stream.in.badRequest",
+            'Invalid form data: invalid URL escape "%zz".',
+        ),
+        (
+            b'{"x":"' + b"y" * 2000 + b'"}',
+            "application/json",
+            413,
+            "stream.in.payloadTooLarge",
+            'too big CSV row, column: "p", row limit: 1000 B',
+        ),
+    ],
+)
+def test_records_that_cannot_be_rendered(
+    listener: Listener, body: bytes, content_type: str, status: int, name: str, message: str
+) -> None:
+    """They are the producer's fault, and say why."""
+    listener.router.sinks[KEY] = [("k", FakeSink(columns=[PathColumn("p", path="x")]))]
+    document = listener.document(body=body, headers=f"Content-Type: {content_type}\r\n")
+    assert document["statusCode"] == status
+    assert document["message"] == "Written to 0/1 sinks."
+    sink = document["sources"][0]["sinks"][0]
+    assert (sink["statusCode"], sink["error"], sink["message"]) == (status, name, message)
+
+
+def test_unexpected_exception_of_a_sink_tells_nothing(listener: Listener) -> None:
+    """Our own fault is a 500 whose text shows no internals."""
+    listener.router.sinks[KEY] = [("k", FakeSink(KeyError("internal detail")))]
+    document = listener.document()
+    sink = document["sources"][0]["sinks"][0]
+    assert (sink["statusCode"], sink["error"]) == (500, "stream.in.genericError")
+    assert "internal detail" not in json.dumps(document)
+
+
+def test_nested_errors_are_sentences(listener: Listener) -> None:
+    """Every part of a nested error has its capital letter and dot."""
+    error = NestedError("cannot open sink pipeline", ["one", "two"], status=503, name="noPipeline")
+    listener.router.sinks[KEY] = [("k", FakeSink(error))]
+    sink = listener.document()["sources"][0]["sinks"][0]
+    assert sink["message"] == "Cannot open sink pipeline:\n- One.\n- Two."
+
+
+def test_source_without_sinks_drops_the_record(listener: Listener) -> None:
+    """There is nothing to store, which is fine."""
+    assert listener.get()[::2] == (200, b"OK")
+    document = listener.document(PATH + "?verbose=true")
+    assert document["message"] == "No enabled sink found."
+    assert "sinks" not in document["sources"][0] and "error" not in document
+
+
+def test_all_branches_get_the_record(listener: Listener) -> None:
+    """Sources are shown sorted by branch id as text."""
+    other = SourceKey(123, 22, "my-source")
+    listener.dispatcher.put(SourceEntry(other, "http", True, SECRET))
+    sinks = {KEY: FakeSink(), other: FakeSink()}
+    for key, sink in sinks.items():
+        listener.router.sinks[key] = [("k", sink)]
+    document = listener.document(PATH + "?verbose=true")
+    assert document["message"] == "Successfully written to 2/2 sinks."
+    assert [source["branchId"] for source in document["sources"]] == [111, 22]
+    assert all(len(sink.rows) == 1 for sink in sinks.values())
+
+
+@pytest.mark.parametrize(
+    "target", ["/", "/stream/1/s", PATH + "/", PATH + "/x", "/STREAM/1/s/k", "*"]
+)
+def test_unknown_routes(listener: Listener, target: str) -> None:
+    """The envelope has a fixed layout, HTML-safe text and no content type."""
+    status, headers, body = listener.get(target)
+    assert status == 404 and "Content-Type" not in headers
+    assert body == (
+        b'{\n  "statusCode": 404,\n  "error": "stream.in.routeNotFound",\n'
+        b'  "message": "Not found, please send data using POST '
+        b'/stream/\\u003cprojectID\\u003e/\\u003csourceID\\u003e/\\u003csecret\\u003e"\n}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "message"),
+    [
+        (f"/stream/foo/my-source/{SECRET}", 400, 'Invalid project ID "foo".'),
+        (f"/stream/{'9' * 19}/my-source/{SECRET}", 400, f'Invalid project ID "{"9" * 19}".'),
+        (
+            "/stream/123/my-source/",
+            404,
+            "The specified combination of projectID, sourceID and secret was not found.",
+        ),
+    ],
+)
+def test_refused_urls(listener: Listener, target: str, status: int, message: str) -> None:
+    """Invalid ids and unknown sources have an envelope of their own."""
+    answer = listener.get(target)
+    assert (answer[0], json.loads(answer[2])["message"]) == (status, message)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        f"/stream/0123/my-source/{SECRET}",
+        f"/stream/%31%32%33/my-source/{SECRET}",
+        f"//stream/./x/../+123//my-source/{SECRET}",
+        f"http://in.example.com/stream/123/my-source/{SECRET}?x=y#z",
+        PATH + "?",
+    ],
+)
+def test_other_spellings_of_the_url(listener: Listener, target: str) -> None:
+    """Escapes, dots, doubled slashes and absolute URLs are understood."""
+    assert listener.get(target)[::2] == (200, b"OK")
+
+
+@pytest.mark.parametrize(
+    ("query", "verbose"),
+    [
+        ("verbose=true", True),
+        ("verbose=tru%65&verbose=no", True),
+        ("a=b&%76erbose=true", True),
+        ("verbose=True", False),
+        ("verbose=1", False),
+        ("verbose", False),
+        ("verbose=no&verbose=true", False),
+        ("notverbose=true", False),
+    ],
+)
+def test_only_the_first_verbose_counts(query: str, verbose: bool) -> None:
+    """And only the exact value ``true``."""
+    route = find_route(f"/stream/1/s/k?{query}".encode())
+    assert isinstance(route, Ingest) and route.verbose is verbose
+
+
+def test_dots_leave_no_route() -> None:
+    """Segments that climb out of the path are no ids."""
+    assert isinstance(find_route(b"/stream/1/../k"), NotFound)
+    assert isinstance(find_route(b"/stream/../1/s/k"), NotFound)
+    assert isinstance(find_route(b"/stream/./s/k"), NotFound)
+    assert isinstance(find_route(b"/stream//s/k"), NotFound)
+
+
+def test_other_methods(listener: Listener) -> None:
+    """405 has an empty body and says what is allowed; OPTIONS answers for browsers."""
+    for method in ("GET", "HEAD", "PUT", "DELETE"):
+        status, headers, body = listener.get(method=method)
+        assert (status, body, headers["Allow"]) == (405, b"", "OPTIONS, POST")
+    status, headers, body = listener.get("/health-check", method="HEAD")
+    assert (status, body, headers["Allow"]) == (405, b"", "GET, OPTIONS")
+    status, headers, body = listener.get("/stream/9/unknown/x", method="OPTIONS")
+    assert (status, body) == (200, b"")
+    assert headers["Access-Control-Allow-Origin"] == "*"
+    assert headers["Access-Control-Allow-Methods"] == headers["Allow"] == "OPTIONS, POST"
+    status, headers, _ = listener.get("/health-check", method="OPTIONS")
+    assert headers["Allow"] == "GET, OPTIONS"
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_shutdown_is_503_with_an_exception_id(listener: Listener) -> None:
+    """A closed dispatcher refuses; the text of such errors is always the same."""
+    listener.dispatcher.close()
+    status, headers, body = listener.get()
+    assert status == 503 and headers["Retry-After"] == "1"
+    assert json.loads(body) == {
+        "statusCode": 503,
+        "error": "stream.in.shutdown",
+        "message": "Application error. Please contact our support support@keboola.com with "
+        "exception id (keboola-stream-0123456789abcde) attached.",
+        "exceptionId": "keboola-stream-0123456789abcde",
+    }
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "expected"),
+    [
+        ((), "9.9.9.9", "203.0.113.7"),
+        (("203.0.113.0/24",), "9.9.9.9", "9.9.9.9"),
+        (("203.0.113.7",), "8.8.8.8, 9.9.9.9", "9.9.9.9"),
+        (("203.0.113.7", "9.9.9.9"), "8.8.8.8 , 9.9.9.9:1234", "8.8.8.8"),
+        (("203.0.113.7",), "[2001:db8::1]:80", "2001:db8::1"),
+        (("203.0.113.7",), "nonsense", "203.0.113.7"),
+        (("10.0.0.0/8",), "9.9.9.9", "203.0.113.7"),
+        (("203.0.113.7", "9.9.9.9"), "9.9.9.9", "9.9.9.9"),
+    ],
+)
+def test_client_behind_trusted_proxies(
+    proxies: tuple[str, ...], forwarded: str, expected: str
+) -> None:
+    """Only what a trusted proxy says of the hop before it is believed."""
+    listener = Listener(proxies)
+    sink = FakeSink()
+    listener.router.sinks[KEY] = [("k", sink)]
+    listener.get(headers=f"X-Forwarded-For: {forwarded}\r\n")
+    assert sink.records[0].client_ip == expected

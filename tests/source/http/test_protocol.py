@@ -1,0 +1,362 @@
+"""Connections: order, timeouts, limits, draining."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import connectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from stream.errors import UserError
+from stream.source.http import responses
+from stream.source.http.answers import Connection
+from stream.source.http.parser import Request
+from stream.source.http.protocol import (
+    LINGER_BYTES,
+    LINGER_SECONDS,
+    IngestFactory,
+    IngestProtocol,
+    Limits,
+)
+
+LIMITS = Limits(
+    request_timeout=30,
+    idle_timeout=20,
+    max_connections=3,
+    max_head=256,
+    max_body=64,
+    shutdown_timeout=10,
+)
+
+
+class FakeTransport(StringTransport):
+    """A string transport with a TCP connection's other methods."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.half_closed = False
+        self.no_delay = False
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self.no_delay = enabled
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        pass
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
+
+
+class FakeHandler:
+    """Answers with the target, at once for ``/now…``, else when told."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[bytes, Callable[[bytes], None]]] = []
+
+    def handle(self, request: Request, connection: Connection) -> bytes | None:
+        target = request.head.target
+        if target == b"/crash":
+            raise RuntimeError("broken")
+        if target.startswith(b"/now"):
+            return responses.response(200, target)
+        token = object()
+        connection.pending = token
+
+        def answer(body: bytes) -> None:
+            if connection.pending is token:
+                connection.finish(responses.response(200, body))
+
+        self.waiting.append((target, answer))
+        return None
+
+    def answer_next(self) -> None:
+        target, answer = self.waiting.pop(0)
+        answer(target)
+
+    def refuse(self, error: UserError) -> bytes:
+        return responses.error_envelope(error, "id")
+
+    def crashed(self) -> bytes:
+        return responses.error_envelope(UserError("", status=500, name="internalError"), "id")
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.handler = FakeHandler()
+        self.factory = IngestFactory(self.handler, LIMITS, self.clock)
+        self.factory.startFactory()
+
+    def connect(self) -> tuple[IngestProtocol, FakeTransport]:
+        protocol = self.factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))
+        assert protocol is not None
+        transport = FakeTransport()
+        protocol.makeConnection(transport)
+        return protocol, transport  # type: ignore[return-value]
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(int(seconds * 4)):
+            self.clock.advance(0.25)
+
+
+def _get(target: bytes, *headers: bytes, version: bytes = b"1.1") -> bytes:
+    return b"\r\n".join([b"GET " + target + b" HTTP/" + version, b"Host: x", *headers, b"", b""])
+
+
+def _bodies(transport: FakeTransport) -> list[bytes]:
+    return [part.split(b"\r\n\r\n")[1] for part in transport.value().split(b"HTTP/1.1 ")[1:]]
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+def test_answers_keep_the_order_of_pipelined_requests(listener: Listener) -> None:
+    """Requests sent ahead wait for the ones before them."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/a") + _get(b"/now") + _get(b"/b") + _get(b"/now2"))
+    assert transport.value() == b""
+    assert [target for target, _ in listener.handler.waiting] == [b"/a"]
+    listener.handler.answer_next()
+    assert _bodies(transport) == [b"/a", b"/now"]
+    listener.handler.answer_next()
+    assert _bodies(transport) == [b"/a", b"/now", b"/b", b"/now2"]
+
+
+def test_answers_known_at_once_leave_in_one_write(listener: Listener) -> None:
+    """A burst of requests is answered with one write."""
+    protocol, transport = listener.connect()
+    writes: list[bytes] = []
+    transport.write = writes.append  # type: ignore[method-assign]
+    protocol.dataReceived(_get(b"/now") * 5)
+    assert len(writes) == 1 and writes[0].count(b"HTTP/1.1 200 OK") == 5
+    assert transport.no_delay
+
+
+def test_reading_pauses_only_while_a_request_waits(listener: Listener) -> None:
+    """Bytes that arrive while a request waits pause the connection until it is answered."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/a"))
+    assert transport.producerState == "producing"
+    protocol.dataReceived(_get(b"/b")[:10])
+    assert transport.producerState == "paused"
+    listener.handler.answer_next()
+    assert transport.producerState == "producing"
+    protocol.dataReceived(_get(b"/b")[10:])
+    listener.handler.answer_next()
+    assert _bodies(transport) == [b"/a", b"/b"]
+
+
+def test_a_client_that_takes_no_answers_gets_no_requests_handled(listener: Listener) -> None:
+    """While the transport's buffer is full nothing more is handled."""
+    protocol, transport = listener.connect()
+    protocol.pauseProducing()
+    protocol.dataReceived(_get(b"/now"))
+    assert transport.value() == b""
+    protocol.resumeProducing()
+    assert _bodies(transport) == [b"/now"]
+
+
+def test_malformed_request_is_refused_and_the_connection_closed(listener: Listener) -> None:
+    """The client is told, our half closes, and what it still sends is thrown away."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/now") + b"GET / HTTP/1.1\r\nbroken\r\n\r\n")
+    assert transport.value().count(b"HTTP/1.1 ") == 2
+    assert b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n" in transport.value()
+    assert b'"error": "stream.in.badRequest"' in transport.value()
+    assert transport.half_closed and not transport.disconnecting
+    transport.clear()
+    protocol.dataReceived(_get(b"/now"))
+    assert transport.value() == b""
+
+
+def test_a_lingering_connection_is_cut_off(listener: Listener) -> None:
+    """After a refusal a client may not go on sending for long, nor much."""
+    first, transport = listener.connect()
+    first.dataReceived(b"\x00")
+    listener.pass_time(LINGER_SECONDS + 3)
+    assert transport.disconnected
+    second, transport = listener.connect()
+    second.dataReceived(b"\x00")
+    second.dataReceived(bytes(LINGER_BYTES))
+    assert not transport.disconnected
+    second.dataReceived(b"x")
+    assert transport.disconnected
+
+
+def test_too_large_requests_are_refused(listener: Listener) -> None:
+    """Heads and bodies over the limit get 413."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/" + b"a" * 256))
+    assert b"HTTP/1.1 413 " in transport.value() and b"headerTooLarge" in transport.value()
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/now", b"Content-Length: 65"))
+    assert b"bodyTooLarge" in transport.value() and transport.half_closed
+
+
+def test_a_crash_is_answered(listener: Listener) -> None:
+    """Our own fault is a 500, after which the connection closes."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/crash"))
+    assert b"HTTP/1.1 500 " in transport.value() and transport.half_closed
+
+
+def test_continue_is_sent_before_the_body(listener: Listener) -> None:
+    """A client that asks before it sends the body is told to go on, once."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/now", b"Expect: 100-continue", b"Content-Length: 2"))
+    assert transport.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    protocol.dataReceived(b"a")
+    protocol.dataReceived(b"b")
+    assert transport.value().count(b"100 Continue") == 1
+    assert transport.value().endswith(b"/now")
+
+
+def test_old_clients_and_closing_clients(listener: Listener) -> None:
+    """HTTP/1.0 closes unless asked to stay; Connection: close closes."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/now", b"Connection: keep-alive", version=b"1.0"))
+    assert b"Connection: keep-alive\r\n" in transport.value() and not transport.disconnecting
+    protocol.dataReceived(_get(b"/now", version=b"1.0"))
+    assert b"Connection: close\r\n" in transport.value() and transport.disconnecting
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/a", b"Connection: close"))
+    assert not transport.disconnecting
+    listener.handler.answer_next()
+    assert b"Connection: close\r\n" in transport.value() and transport.disconnecting
+
+
+def test_head_requests_get_no_body(listener: Listener) -> None:
+    """The answer to HEAD has the length of the body, but not the body."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(b"HEAD /now HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert transport.value().endswith(b"Content-Length: 4\r\n\r\n")
+
+
+def test_slow_request_times_out_and_its_late_answer_is_dropped(listener: Listener) -> None:
+    """After the request timeout the client gets 408; the sink's answer changes nothing."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/a"))
+    listener.pass_time(LIMITS.request_timeout)
+    assert transport.value() == b""
+    listener.pass_time(2.5)
+    assert transport.value() == responses.closing(responses.REQUEST_TIMEOUT)
+    assert b"Server:" not in transport.value()
+    listener.handler.answer_next()
+    assert transport.value() == responses.closing(responses.REQUEST_TIMEOUT)
+
+
+def test_idle_connections_close(listener: Listener) -> None:
+    """A connection without a byte for the idle timeout closes; each byte starts it anew."""
+    protocol, transport = listener.connect()
+    listener.pass_time(LIMITS.idle_timeout - 1)
+    protocol.dataReceived(b"G")
+    listener.pass_time(LIMITS.idle_timeout)
+    assert not transport.disconnecting
+    listener.pass_time(3)
+    assert transport.disconnecting and transport.value() == b""
+
+
+def test_connections_over_the_limit_are_told(listener: Listener) -> None:
+    """The limit is exact; a place that becomes free is used again."""
+    connections = [listener.connect() for _ in range(3)]
+    assert all(transport.value() == b"" for _, transport in connections)
+    refused, transport = listener.connect()
+    assert transport.value() == responses.TOO_MANY_CONNECTIONS
+    assert b"Server.Concurrency limit exceeded" in transport.value()
+    assert listener.factory.connection_count == 3
+    listener.pass_time(LINGER_SECONDS + 2)
+    assert transport.disconnected
+    refused.connectionLost(connectionDone)
+    connections[0][0].connectionLost(connectionDone)
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/now"))
+    assert _bodies(transport) == [b"/now"]
+
+
+def test_half_closed_client_still_gets_its_answer(listener: Listener) -> None:
+    """A client that ends its half after the request is answered, and then closed."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/a"))
+    protocol.readConnectionLost()
+    assert not transport.disconnecting
+    listener.handler.answer_next()
+    assert _bodies(transport) == [b"/a"] and transport.disconnecting
+    protocol, transport = listener.connect()
+    protocol.readConnectionLost()
+    assert transport.disconnecting
+
+
+def test_lost_connection_forgets_its_request(listener: Listener) -> None:
+    """The answer to a client that is gone is dropped."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/a"))
+    protocol.connectionLost(connectionDone)
+    listener.handler.answer_next()
+    assert transport.value() == b""
+
+
+def _fired(deferred: Deferred[None]) -> bool:
+    return deferred.called
+
+
+def test_stop_answers_what_was_read(listener: Listener) -> None:
+    """Idle connections close at once, others after their last answer, which says so."""
+    _, idle = listener.connect()
+    busy, transport = listener.connect()
+    busy.dataReceived(_get(b"/a") + _get(b"/b"))
+    half, half_transport = listener.connect()
+    half.dataReceived(b"GET /now HT")
+    stopped = listener.factory.stop()
+    assert idle.disconnecting and not transport.disconnecting
+    assert not half_transport.disconnecting
+    listener.handler.answer_next()
+    assert b"Connection: close" not in transport.value()
+    listener.handler.answer_next()
+    assert transport.value().count(b"Connection: close") == 1 and transport.disconnecting
+    half.dataReceived(b"TP/1.1\r\nHost: x\r\n\r\n")
+    assert b"Connection: close" in half_transport.value() and half_transport.disconnecting
+    for protocol in tuple(listener.factory._connections):
+        assert not _fired(stopped)
+        protocol.connectionLost(connectionDone)
+    assert _fired(stopped)
+    assert listener.clock.getDelayedCalls() == []
+
+
+def test_stop_cuts_off_what_takes_too_long(listener: Listener) -> None:
+    """A request that isn't answered within the shutdown timeout is given up."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/a"))
+    stopped = listener.factory.stop()
+    listener.pass_time(LIMITS.shutdown_timeout + 1)
+    assert transport.disconnected
+    protocol.connectionLost(connectionDone)
+    assert _fired(stopped)
+
+
+def test_stop_without_connections_is_done_at_once(listener: Listener) -> None:
+    """Nothing to wait for, and no timer is left."""
+    assert _fired(listener.factory.stop())
+    assert listener.clock.getDelayedCalls() == []
+
+
+def test_direct_send_never_overtakes_the_transport(listener: Listener) -> None:
+    """After the first answer that the socket doesn't take whole, the transport sends."""
+    protocol, transport = listener.connect()
+    sent: list[bytes] = []
+
+    def send_five_bytes(data: bytes) -> int:
+        sent.append(data[:5])
+        return 5
+
+    protocol._send_now = send_five_bytes
+    protocol.dataReceived(_get(b"/now") + _get(b"/now2"))
+    protocol.dataReceived(_get(b"/now3"))
+    assert len(sent) == 1
+    assert (b"".join(sent) + transport.value()).count(b"HTTP/1.1 200 OK") == 3
+    assert transport.value().endswith(b"/now3")

@@ -1,0 +1,85 @@
+"""Which source a URL opens."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from stream.definition.key import SourceKey
+from stream.errors import UserError
+from stream.source.dispatcher import Dispatcher, SourceEntry
+
+SECRET = "s" * 48
+
+
+def _entry(
+    branch: int = 1,
+    source_id: str = "my-source",
+    *,
+    enabled: bool = True,
+    secret: str = SECRET,
+    kind: Literal["http", "otlp"] = "http",
+) -> SourceEntry:
+    return SourceEntry(SourceKey(7, branch, source_id), kind, enabled, secret)
+
+
+def _dispatcher(*entries: SourceEntry) -> Dispatcher:
+    dispatcher = Dispatcher("http")
+    for entry in entries:
+        dispatcher.put(entry)
+    return dispatcher
+
+
+def _refusal(
+    dispatcher: Dispatcher, source_id: str = "my-source", secret: str = SECRET, project: int = 7
+) -> tuple[int, str]:
+    with pytest.raises(UserError) as caught:
+        dispatcher.lookup(project, source_id, secret)
+    return caught.value.status, caught.value.name
+
+
+def test_finds_the_source_in_all_branches_sorted_as_text() -> None:
+    """A secret shared by branches opens all of them."""
+    dispatcher = _dispatcher(_entry(9), _entry(10), _entry(11, enabled=False))
+    assert [key.branch_id for key in dispatcher.lookup(7, "my-source", SECRET)] == [10, 9]
+
+
+def test_nothing_but_the_exact_source_is_found() -> None:
+    """Another id, secret, project or type is unknown, and the beginning of an id is too."""
+    dispatcher = _dispatcher(_entry(), _entry(2, "other", kind="otlp"))
+    not_found = (404, "noSourceFound")
+    assert _refusal(dispatcher, "my") == not_found
+    assert _refusal(dispatcher, secret=SECRET[:-1]) == not_found
+    assert _refusal(dispatcher, secret="é") == not_found
+    assert _refusal(dispatcher, secret="") == not_found
+    assert _refusal(dispatcher, project=8) == not_found
+    assert _refusal(dispatcher, "other") == not_found
+
+
+def test_disabled_in_all_branches_is_said_to_who_knows_the_secret() -> None:
+    """Only with the right secret does one learn that a source is disabled."""
+    dispatcher = _dispatcher(_entry(enabled=False))
+    assert _refusal(dispatcher) == (404, "disabledSource")
+    assert _refusal(dispatcher, secret="x") == (404, "noSourceFound")
+
+
+def test_changes_take_effect_at_once() -> None:
+    """A rotated secret replaces the old one; a removed source is gone; a closed one refuses."""
+    dispatcher = _dispatcher(_entry())
+    dispatcher.put(_entry(secret="new"))
+    assert _refusal(dispatcher) == (404, "noSourceFound")
+    assert dispatcher.lookup(7, "my-source", "new")
+    dispatcher.remove(_entry().key)
+    dispatcher.remove(_entry().key)
+    assert _refusal(dispatcher, secret="new") == (404, "noSourceFound")
+    dispatcher.put(_entry())
+    dispatcher.clear()
+    assert _refusal(dispatcher) == (404, "noSourceFound")
+    dispatcher.close()
+    assert _refusal(dispatcher) == (503, "shutdown")
+
+
+def test_the_secret_is_not_in_the_repr() -> None:
+    """Nothing that is logged can show it."""
+    assert SECRET not in repr(_entry())
