@@ -92,9 +92,11 @@ def source_exists(key: SourceKey) -> DefinitionExists:
     )
 
 
-def sink_exists(key: SinkKey) -> DefinitionExists:
+def sink_exists(key: SinkKey, *, being_created: bool = False) -> DefinitionExists:
+    """:param being_created: somebody else is creating it at this moment."""
+    shown = str(key) if being_created else key.sink_id
     return DefinitionExists(
-        f'sink "{key.sink_id}" already exists in the source', name="sinkAlreadyExists"
+        f'sink "{shown}" already exists in the source', name="sinkAlreadyExists"
     )
 
 

@@ -101,7 +101,7 @@ class Mirror(Service, Generic[T]):
             await self._following
 
     def _stopped(self, failure: Failure) -> None:
-        if failure.check(CancelledError) is None:
+        if self.running and failure.check(CancelledError) is None:
             _log.failure("mirror of {prefix} stopped", failure, prefix=self._prefix)
 
     def wait_revision(self, revision: int, timeout: float) -> Deferred[None]:

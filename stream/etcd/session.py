@@ -1,7 +1,8 @@
 """A lease with a keep-alive, and what lives under it: registrations and locks.
 
 The session knows by its own clock when the lease must have ended, even if etcd can't be reached,
-and tells its user then. It gets a new lease as soon as etcd is back and puts every registration again.
+and tells its user then. It gets a new lease as soon as etcd is back, and puts every registration
+again.
 """
 
 from __future__ import annotations

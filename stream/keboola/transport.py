@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-call"
+"""One HTTP exchange with the Storage API: request out, whole bounded reply back, or why not."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ class HealthCheck(Resource):
     isLeaf = True
 
     def __init__(self, text: bytes) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._text = text
 
     def render_GET(self, request: Request) -> bytes:

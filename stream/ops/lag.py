@@ -23,11 +23,11 @@ class ReactorLag(Service):
         self._call: IDelayedCall | None = None
 
     def startService(self) -> None:
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()
         self._schedule()
 
     def stopService(self) -> None:
-        super().stopService()  # type: ignore[no-untyped-call]
+        super().stopService()
         if self._call is not None:
             self._call.cancel()
             self._call = None

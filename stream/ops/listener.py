@@ -47,7 +47,7 @@ class MetricsListener(Service):
         self._address = address
         # One thread: a page is made after the other, and never on the reactor's time.
         self._threads = ThreadPool(0, 1, name="metrics")
-        root = _Root()  # type: ignore[no-untyped-call]
+        root = _Root()
         self._page = MetricsPage(reactor, self._threads, metrics)
         root.putChild(b"metrics", self._page)
         root.putChild(b"health-check", HealthCheck(b"OK"))
@@ -58,12 +58,12 @@ class MetricsListener(Service):
         self.port: IListeningPort | None = None
 
     def startService(self) -> Deferred[None]:
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()
         self._log.info('starting HTTP server on "{address}"', address=self._address)
         return Deferred.fromCoroutine(self._start())
 
     def stopService(self) -> Deferred[None]:
-        super().stopService()  # type: ignore[no-untyped-call]
+        super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _start(self) -> None:
@@ -100,7 +100,7 @@ class MetricsPage(Resource):
     _log = Logger(namespace="stream.metrics")
 
     def __init__(self, reactor: Any, threads: ThreadPool, metrics: Metrics) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._reactor = reactor
         self._threads = threads
         self._metrics = metrics

@@ -20,7 +20,7 @@ from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
 from stream.values.utctime import format_time, parse_time
 
-__all__ = ["decode", "encode", "field", "from_plain", "to_plain"]
+__all__ = ["decode", "encode", "field", "from_plain", "register_union", "to_plain"]
 
 T = TypeVar("T")
 _OPTIONS = "stream.codec"
@@ -158,6 +158,14 @@ _converter.register_unstructure_hook_func(
     lambda cls: isinstance(cls, type) and issubclass(cls, enum.Enum), lambda member: member.value
 )
 _converter.register_unstructure_hook_func(lambda cls: cls is Any, _converter.unstructure)
+
+
+def register_union(union: Any, read: Callable[[Any], Any]) -> None:
+    """Tell how to read a member of *union* (attrs classes), which only its content can tell apart.
+
+    :param read: the value that a plain object describes; raises ValueError.
+    """
+    _converter.register_structure_hook(union, lambda plain, _: read(plain))
 
 
 def to_plain(value: Any) -> Any:

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["format_time", "from_timestamp", "parse_time", "to_nanoseconds"]
+__all__ = ["format_time", "from_milliseconds", "from_timestamp", "parse_time", "to_nanoseconds"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def from_timestamp(seconds: float) -> datetime:
     """The UTC time *seconds* after the epoch, cut to whole milliseconds."""
-    return _EPOCH + timedelta(milliseconds=int(seconds * 1000))
+    return from_milliseconds(int(seconds * 1000))
+
+
+def from_milliseconds(milliseconds: int) -> datetime:
+    """The UTC time *milliseconds* after the epoch."""
+    return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
 def format_time(moment: datetime) -> str:

@@ -7,8 +7,7 @@ change of its slices wakes the file.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
@@ -57,7 +56,7 @@ class FileRotation:
         self._settings = settings
         self._is_owner = is_owner
         self._can_import = can_import
-        self._local_slices: Counter[str] = Counter()
+        self._local_slices: dict[str, set[str]] = {}
         self.operator: Operator[File] = Operator(
             "storage.node.operator.file.rotation",
             prefix=prefix.file_level(Level.LOCAL),
@@ -69,20 +68,24 @@ class FileRotation:
         )
 
     def slices_changed(self, batch: Batch[Slice]) -> None:
-        """Count the slices of each file at level local; the last one that leaves wakes the file."""
+        """Know the slices of each file at level local; the last one that leaves wakes the file."""
         if batch.reset:
             self._local_slices.clear()
         for change in batch.changes:
-            text = change.key.removeprefix(prefix.slice_level(Level.LOCAL))
-            file = str(SliceKey.parse(text).file_key)
-            appeared = change.previous is None or batch.reset
-            if change.value is not None and appeared:
-                self._local_slices[file] += 1
-            elif change.value is None and change.previous is not None:
-                self._local_slices[file] -= 1
-                if self._local_slices[file] <= 0:
-                    del self._local_slices[file]
-                    self.operator.wake(file)
+            key = change.key.removeprefix(prefix.slice_level(Level.LOCAL))
+            file = str(SliceKey.parse(key).file_key)
+            if change.value is not None:
+                self._local_slices.setdefault(file, set()).add(key)
+                continue
+            slices = self._local_slices.get(file, set())
+            slices.discard(key)
+            if not slices:
+                self._local_slices.pop(file, None)
+                self.operator.wake(file)
+
+    def slices_of(self, file: str) -> Sequence[str]:
+        """Keys of the file's slices at level local."""
+        return tuple(self._local_slices.get(file, ()))
 
     def _due(self, item: Item[File]) -> bool:
         file = item.value

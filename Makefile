@@ -1,0 +1,59 @@
+# Every task of the project; `make help` lists them.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+COMPONENTS := etcd,sandbox,api,http-source,storage-writer,storage-reader,storage-coordinator
+CONFIG ?= provisioning/local/stream.yaml
+VOLUME := var/volumes/default/001
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-unit test-e2e lint fix bench clean lock
+
+help: ## List the tasks
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(STAMP): setup.cfg requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, set PYTHON=" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
+	touch $(STAMP)
+
+install: $(STAMP) ## Make the virtual environment .venv with everything in it
+
+run: install ## Run everything on this machine, with an etcd and a local Storage API
+	@mkdir -p $(VOLUME)
+	exec $(BIN)/twistd -n --pidfile= stream --components=$(COMPONENTS) --config-file $(CONFIG)
+
+test: install lint test-unit test-e2e ## Run the linters and all tests
+
+test-unit: install ## Run the unit tests
+	$(BIN)/python -m pytest -q -m "not e2e"
+
+test-e2e: install ## Run the tests that start the real processes
+	$(BIN)/python -m pytest -q -m e2e
+
+lint: install ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: install ## Mend what the linters can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## Measure throughput and latency against the baselines; needs wrk
+	$(BIN)/python -m benchmarks
+
+lock: ## Renew requirements.lock from setup.cfg
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet --upgrade pip setuptools wheel
+	$(VENV)-lock/bin/pip install --quiet --editable ".[dev]"
+	$(VENV)-lock/bin/pip freeze --exclude-editable --all --exclude pip > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean: ## Remove the virtual environment, caches and the data of local runs
+	rm -rf $(VENV) var target build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,149 @@
+"""The routes: each operation with its handler, and what is answered where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+import orjson
+from klein import Klein
+from klein.interfaces import IKleinRequest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.routing import RequestRedirect
+
+from stream.api.call import Answer, Handler, Identity
+from stream.api.errors import error_answer, is_our_fault
+from stream.api.guard import Guard, Incoming
+from stream.api.http import ApiRequest, clean_path, error_body, put
+from stream.api.operation import Operation
+from stream.errors import UserError
+
+__all__ = ["REQUEST_SECONDS", "build_app"]
+
+REQUEST_SECONDS = 30.0
+"""For answering a request; tasks outlive it."""
+
+_log = Logger(namespace="stream.api")
+
+
+def build_app(
+    reactor: Any, guard: Guard, operations: Mapping[str, Operation], handlers: Mapping[str, Handler]
+) -> Klein:
+    """An application that answers all *operations*.
+
+    :param handlers: by id of the operation.
+
+    Raises ValueError unless there is exactly one handler for each operation.
+    """
+    if set(operations) != set(handlers):
+        odd = ", ".join(sorted(set(operations) ^ set(handlers)))
+        raise ValueError(f"operations and handlers don't fit together: {odd}")
+    app = Klein()
+    for operation in operations.values():
+        route = operation.path.replace("{*", "<path:").replace("{", "<").replace("}", ">")
+        endpoint = _Endpoint(reactor, guard, operation, handlers[operation.id])
+        app.route(route, methods=[operation.method], endpoint=operation.id)(endpoint.serve)
+    app.handle_errors(HTTPException)(_no_route)
+    return app
+
+
+class _Endpoint:
+    """One operation on its route."""
+
+    def __init__(self, reactor: Any, guard: Guard, operation: Operation, handler: Handler) -> None:
+        self._reactor = reactor
+        self._guard = guard
+        self._operation = operation
+        self._handler = handler
+
+    # Klein names routes after their functions.
+    __name__ = "endpoint"
+
+    async def _answer(self, request: ApiRequest, path: Mapping[str, str]) -> Answer:
+        def known(identity: Identity) -> None:
+            request.project_id = identity.info.project_id
+
+        call = await self._guard.admit(self._operation, _incoming(request, path), known)
+        return self._as_answer(await self._handler(call))
+
+    def _as_answer(self, result: Any) -> Answer:
+        if isinstance(result, Answer):
+            return result
+        body = orjson.dumps(result) + b"\n"
+        return Answer(status=self._operation.status, body=body, content_type="application/json")
+
+    def serve(self, request: Any, **path: str) -> Deferred[bytes]:
+        """The body of the answer; never fails but when it is cancelled."""
+        answering = Deferred.fromCoroutine(self._answer(request, path))
+        answering.addTimeout(REQUEST_SECONDS, self._reactor)
+        answering.addErrback(self._failed, request)
+        return answering.addCallback(lambda answer: put(request, answer))
+
+    def _failed(self, failure: Failure, request: ApiRequest) -> Answer:
+        problem = failure.value
+        assert problem is not None
+        if isinstance(problem, CancelledError):
+            failure.raiseException()  # the client has gone
+        error = error_answer(problem, request.id)
+        if is_our_fault(problem):
+            _log.failure(
+                "request failed",
+                failure,
+                request_id=request.id,
+                operation=self._operation.id,
+                exception_id=error.exception_id,
+            )
+        elif error.status >= 500:
+            _log.warn(
+                "request failed: {error}",
+                error=str(problem),
+                request_id=request.id,
+                operation=self._operation.id,
+                exception_id=error.exception_id,
+            )
+        return error_body(error)
+
+
+def _incoming(request: ApiRequest, path: Mapping[str, str]) -> Incoming:
+    query: dict[str, str] = {}
+    _, _, text = request.uri.partition(b"?")
+    for name, value in parse_qsl(text.decode("utf-8", "replace"), keep_blank_values=True):
+        query.setdefault(name, value)
+    assert request.content is not None
+    return Incoming(
+        path=path,
+        query=query,
+        headers=tuple(
+            (name, value)
+            for name, values in request.requestHeaders.getAllRawHeaders()
+            for value in values
+        ),
+        body=request.content.read(),
+        client_ip=getattr(request.getClientAddress(), "host", ""),
+        request_id=request.id,
+    )
+
+
+def _no_route(request: Any, failure: Failure) -> bytes:
+    """The path is unknown, misspelled, or doesn't know the method."""
+    path = "/" + "/".join(part.decode() for part in request.postpath)
+    known = IKleinRequest(request).mapper.allowed_methods(clean_path(path))
+    if known and (clean_path(path) != path or isinstance(failure.value, RequestRedirect)):
+        query = request.uri.partition(b"?")[1:]
+        location = quote(clean_path(path), safe="/:@!$&'()*+,;=~") + b"".join(query).decode()
+        return put(request, Answer(status=301, headers=(("Location", location),)))
+    if isinstance(failure.value, MethodNotAllowed):
+        if request.method == b"OPTIONS":
+            return put(request, Answer(status=204))
+        methods = sorted(set(failure.value.valid_methods or ()) - {"HEAD"})
+        headers = tuple(("Allow", method) for method in methods)
+        return put(request, Answer(status=405, headers=headers))
+    error = error_answer(
+        UserError(f'no endpoint found for path "{path}"', status=404, name="endpointNotFound"),
+        request.id,
+    )
+    return put(request, error_body(error))

@@ -1,0 +1,178 @@
+"""The API as a service: its tasks, its routes, its port."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import DeferredList, TimeoutError, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from stream.api.aggregation import Aggregation
+from stream.api.app import build_app
+from stream.api.auth import Branches
+from stream.api.background import ChangeTasks, SourceEvents
+from stream.api.documentation import Documentation
+from stream.api.guard import Guard
+from stream.api.http import ApiSite, Front
+from stream.api.mapping_test import MappingTest
+from stream.api.operations import OPERATIONS
+from stream.api.settings import EntitySettings
+from stream.api.sinks import Sinks
+from stream.api.sources import Sources
+from stream.api.statistics import SinkStatistics
+from stream.api.tasks import Tasks
+from stream.api.versions import Versions
+from stream.api.views import Urls
+from stream.definition.reads import DefinitionReads
+from stream.etcd import EtcdClient, Group, Session
+from stream.keboola import StorageApi, TokenVerifier
+from stream.ops.endpoint import server_endpoint
+from stream.ops.metrics import Metrics
+from stream.settings import Settings
+from stream.storage.opening import DefinitionChanges
+from stream.task.cleanup import TaskCleanup
+from stream.task.executor import TaskExecutor
+from stream.task.store import TaskStore
+
+__all__ = ["ApiService"]
+
+DRAIN_SECONDS = 30.0
+"""How long requests that are being answered are waited for at the end."""
+
+_CLEANUP_GROUP = "task.cleanup"
+
+
+class ApiService(Service):
+    """The configuration API.
+
+    startService fires when the port is open, or with the reason why it can't be; stopService when
+    requests are answered and tasks have ended.
+
+    :param client: started.
+    :param session: started; its lease holds the locks of tasks.
+    :param changes: makes changes of definitions with what they mean for files.
+    :param storage_api: of the projects.
+    :param verifier: of tokens.
+    """
+
+    name = "api"
+    _log = Logger(namespace="stream.api")
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        *,
+        client: EtcdClient,
+        session: Session,
+        changes: DefinitionChanges,
+        storage_api: StorageApi,
+        verifier: TokenVerifier,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._listen = settings.api.listen
+        self._port: IListeningPort | None = None
+        store = TaskStore(client)
+        self._executor = TaskExecutor(
+            reactor, client, session, node_id=settings.node_id, metrics=metrics
+        )
+        self._cleanup: list[Service] = []
+        if settings.api.task.cleanup_enabled:
+            group = Group(
+                client,
+                session,
+                _CLEANUP_GROUP,
+                settings.node_id,
+                grouping_interval=settings.distribution.events_group_interval.seconds,
+                reactor=reactor,
+            )
+            cleanup = TaskCleanup(
+                reactor,
+                store,
+                is_owner=lambda: group.is_owner(_CLEANUP_GROUP),
+                interval=settings.api.task.cleanup_interval.seconds,
+            )
+            self._cleanup = [group, cleanup]
+        urls = Urls(
+            settings.api.public_url.rstrip("/"), settings.source.http.public_url.rstrip("/")
+        )
+        reads = DefinitionReads(client)
+        tasks = ChangeTasks(self._executor, changes, urls)
+        events = SourceEvents(
+            reactor,
+            storage_api,
+            timeout=settings.sink.table.keboola.event_send_timeout.seconds,
+        )
+        resources = (
+            Documentation(urls=urls),
+            Sources(
+                reads=reads,
+                tasks=tasks,
+                events=events,
+                urls=urls,
+                session=session,
+                storage_api=storage_api,
+            ),
+            Sinks(reads=reads, tasks=tasks, session=session),
+            Versions(reads=reads, tasks=tasks),
+            EntitySettings(reads=reads, tasks=tasks, level=settings.storage.level),
+            SinkStatistics(client=client, reads=reads, tasks=tasks),
+            Tasks(store=store, urls=urls),
+            Aggregation(client=client, reads=reads, urls=urls),
+            MappingTest(reads=reads, now=reactor.seconds),
+        )
+        handlers = {
+            operation: handler
+            for resource in resources
+            for operation, handler in resource.handlers().items()
+        }
+        guard = Guard(verifier, Branches(reactor, client, storage_api))
+        app = build_app(reactor, guard, OPERATIONS, handlers)
+        self._front = Front(reactor, app.resource())
+        self._site = ApiSite(self._front, reactor)
+
+    @property
+    def port_number(self) -> int:
+        """The port that is open."""
+        if self._port is None:
+            raise ValueError("the API isn't listening")
+        number: int = self._port.getHost().port  # type: ignore[attr-defined]
+        return number
+
+    async def startService(self) -> None:
+        super().startService()
+        await maybeDeferred(self._executor.startService)
+        for service in self._cleanup:
+            await maybeDeferred(service.startService)
+        self._log.info('starting HTTP server on "{address}"', address=self._listen)
+        self._port = await server_endpoint(self._reactor, self._listen).listen(self._site)
+        self._log.info(
+            'started HTTP server on "{address}", port {port}',
+            address=self._listen,
+            port=self.port_number,
+        )
+
+    async def stopService(self) -> None:
+        super().stopService()
+        port, self._port = self._port, None
+        if port is not None:
+            self._log.info('shutting down HTTP server at "{address}"', address=self._listen)
+            await maybeDeferred(port.stopListening)
+            await self._answered()
+            self._site.hang_up()
+            self._log.info("HTTP server shutdown finished")
+        for service in reversed(self._cleanup):
+            await maybeDeferred(service.stopService)
+        await maybeDeferred(self._executor.stopService)
+
+    async def _answered(self) -> None:
+        """Wait for the requests that are being answered, but not for ever."""
+        waiting = DeferredList(self._front.in_flight)
+        waiting.addTimeout(DRAIN_SECONDS, self._reactor)
+        try:
+            await waiting
+        except TimeoutError:
+            self._log.warn("gave up waiting for requests")

@@ -1,0 +1,195 @@
+"""Sources: created, shown, changed, deleted, switched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from stream.api.background import ChangeTasks, SourceEvents, sinks_lock
+from stream.api.call import Call, Handler
+from stream.api.views import Urls, page_view
+from stream.definition import errors, lifecycle
+from stream.definition.change import Change
+from stream.definition.entity import Source
+from stream.definition.key import SourceKey
+from stream.definition.reads import DefinitionReads
+from stream.definition.repository import Definitions
+from stream.definition.secret import new_secret
+from stream.definition.slug import slug
+from stream.errors import UserError
+from stream.etcd import Session
+from stream.keboola import StorageApi
+from stream.keboola.destination import delete_destinations
+from stream.task.executor import TaskRun
+
+__all__ = ["Sources", "entity_id"]
+
+
+def entity_id(body: Any, member: str) -> str:
+    """The id that was asked for, or one made from the name. Raises UserError if it is empty."""
+    made = slug(body.get(member, body["name"]))
+    if not made:
+        raise UserError(f'"{member}" must not be empty')
+    return made
+
+
+class Sources:
+    """:param events: sent when a source is created, deleted or switched."""
+
+    def __init__(
+        self,
+        *,
+        reads: DefinitionReads,
+        tasks: ChangeTasks,
+        events: SourceEvents,
+        urls: Urls,
+        session: Session,
+        storage_api: StorageApi,
+    ) -> None:
+        self._reads = reads
+        self._tasks = tasks
+        self._events = events
+        self._urls = urls
+        self._session = session
+        self._storage_api = storage_api
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "CreateSource": self.create,
+            "ListSources": self.list,
+            "ListDeletedSources": self.list_deleted,
+            "GetSource": self.get,
+            "UpdateSource": self.update,
+            "DeleteSource": self.delete,
+            "DisableSource": self.disable,
+            "EnableSource": self.enable,
+            "UndeleteSource": self.undelete,
+            "RotateSourceSecret": self.rotate_secret,
+        }
+
+    async def create(self, call: Call) -> Any:
+        body = call.body
+        key = call.branch.source(entity_id(body, "sourceId"))
+        if await self._reads.find_source(key) is not None:
+            raise errors.source_exists(key)
+        secret = new_secret()
+
+        async def create(change: Change, definitions: Definitions) -> Source:
+            new = lifecycle.new_source(
+                key,
+                type=body["type"],
+                name=body["name"],
+                description=body.get("description", ""),
+                secret=secret,
+                at=change.now,
+                by=change.by,
+            )
+            return await definitions.create_source(change, new)
+
+        work = self._events.around(
+            call, key, body["name"], "create", lambda run: self._tasks.apply(call.identity, create)
+        )
+        return await self._tasks.work(call, key, "Source has been created successfully.", work)
+
+    async def get(self, call: Call) -> Any:
+        return self._urls.source_view(await self._reads.source(call.source_key))
+
+    async def list(self, call: Call) -> Any:
+        return await self._list(call, deleted=False)
+
+    async def list_deleted(self, call: Call) -> Any:
+        return await self._list(call, deleted=True)
+
+    async def _list(self, call: Call, *, deleted: bool) -> Any:
+        after, limit = call.parameters["afterId"], call.parameters["limit"]
+        page = await self._reads.sources_page(call.branch, after, limit, deleted=deleted)
+        ids = [source.key.source_id for source in page.items]
+        return {
+            "projectId": call.branch.project_id,
+            "branchId": call.branch.branch_id,
+            "page": page_view(limit, page.total, after, ids),
+            "sources": [self._urls.source_view(source) for source in page.items],
+        }
+
+    async def update(self, call: Call) -> Any:
+        body, key = call.body, call.source_key
+        await self._reads.source(key)
+        secret = new_secret()
+
+        def patch(source: Source) -> Source:
+            given = {name: body[name] for name in ("name", "description") if name in body}
+            patched: Source = attrs.evolve(source, **given)
+            type = body.get("type", source.type)
+            return patched if type == source.type else lifecycle.with_secret(patched, type, secret)
+
+        return await self._tasks.change(
+            call,
+            key,
+            "Source has been updated successfully.",
+            lambda change, definitions: definitions.update_source(
+                change, key, body.get("changeDescription", "Updated."), patch
+            ),
+        )
+
+    async def rotate_secret(self, call: Call) -> Any:
+        secret = new_secret()
+        source = await self._tasks.apply(
+            call.identity,
+            lambda change, definitions: definitions.update_source(
+                change,
+                call.source_key,
+                "Rotated secret.",
+                lambda source: lifecycle.with_secret(source, source.type, secret),
+            ),
+        )
+        return self._urls.source_view(source)
+
+    async def delete(self, call: Call) -> Any:
+        key = call.source_key
+        source = await self._reads.source(key)
+        if not call.parameters["cascade"]:
+            return await self._switch(call, source, "delete")
+        work = self._events.around(
+            call, key, source.name, "delete", lambda run: self._purge(call, key, run)
+        )
+        return await self._tasks.work(
+            call, key, "Source and its destination tables and bucket have been deleted.", work
+        )
+
+    async def _purge(self, call: Call, key: SourceKey, run: TaskRun) -> None:
+        async with await sinks_lock(self._session, key):
+            _, sinks = await self._tasks.apply(
+                call.identity, lambda change, definitions: definitions.purge_source(change, key)
+            )
+            # From here on the source is gone, whatever happens to its tables.
+            run.outputs = self._tasks.outputs(key)
+            await delete_destinations(self._storage_api, call.identity.token.value, sinks)
+
+    async def disable(self, call: Call) -> Any:
+        return await self._switch(call, await self._reads.source(call.source_key), "disable")
+
+    async def enable(self, call: Call) -> Any:
+        return await self._switch(call, await self._reads.source(call.source_key), "enable")
+
+    async def undelete(self, call: Call) -> Any:
+        deleted = await self._reads.deleted_source(call.source_key)
+        return await self._switch(call, deleted, "undelete")
+
+    async def _switch(self, call: Call, source: Source, verb: str) -> Any:
+        key = source.key
+
+        async def switch(change: Change, definitions: Definitions) -> Source:
+            if verb == "delete":
+                return await definitions.delete_source(change, key)
+            if verb == "undelete":
+                return await definitions.undelete_source(change, key)
+            if verb == "disable":
+                return await definitions.disable_source(change, key)
+            return await definitions.enable_source(change, key)
+
+        work = self._events.around(
+            call, key, source.name, verb, lambda run: self._tasks.apply(call.identity, switch)
+        )
+        done = f"{verb.removesuffix('e')}ed"
+        return await self._tasks.work(call, key, f"Source has been {done} successfully.", work)

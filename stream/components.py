@@ -1,0 +1,231 @@
+"""The table of components, and how those of a process are put together.
+
+The order of starting is fixed: what others need comes first. It is also the reverse of stopping, so
+that a source answers its last request before the writer behind it goes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.defer import ensureDeferred
+from twisted.logger import (
+    FilteringLogObserver,
+    Logger,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogPublisher,
+)
+
+from stream.api.service import ApiService
+from stream.errors import UserError
+from stream.etcd import EmbeddedEtcd
+from stream.keboola.verifier import TokenVerifier
+from stream.node import Node
+from stream.ops.chain import ServiceChain
+from stream.ops.endpoint import server_endpoint
+from stream.ops.listener import MetricsListener
+from stream.ops.log import LineObserver, form_for
+from stream.sandbox.service import SandboxService
+from stream.settings import Settings
+from stream.sink.balancing import Balancer
+from stream.sink.collector import Collector
+from stream.sink.router import SinkRouter
+from stream.sink.sink_pipeline import PipelineContext
+from stream.source.http.service import HttpSourceService
+from stream.storage.coordinator.service import StorageCoordinatorService
+from stream.storage.network.client import WriterClients
+from stream.storage.reader.service import StorageReaderService
+from stream.storage.writer.service import StorageWriterService
+
+__all__ = ["build"]
+
+_log = Logger(namespace="stream")
+
+SOURCE_GROUP = "storage.router.sources.http-source"
+
+
+def build(settings: Settings, components: Sequence[str], *, reactor: Any) -> IService:
+    """The services of *components* with everything that they share, in the order of starting."""
+    _install_log(settings)
+    _log.info("enabled components: {names}", names=",".join(sorted(components)))
+    node = Node(settings, reactor)
+    chain = ServiceChain([_metrics(node)])
+    writer: StorageWriterService | None = None
+    if "etcd" in components:
+        chain.append(_etcd(node))
+    if "sandbox" in components:
+        chain.append(_sandbox(node))
+    for name, make in _BUILDERS.items():
+        if name in components:
+            before = len(node.services)
+            services = _http_source(node, writer) if name == "http-source" else make(node)
+            for service in (*node.services[before:], *services):
+                chain.append(service)
+            if name == "storage-writer":
+                assert isinstance(services[-1], StorageWriterService)
+                writer = services[-1]
+    return chain
+
+
+def _install_log(settings: Settings) -> None:
+    """Our log takes the place of what Twisted's runner has set up."""
+    minimum = LogLevel.debug if settings.debug_log else LogLevel.info
+    stdout = sys.__stdout__ or sys.stdout  # the runner has put its log in the place of stdout
+    observer = LineObserver(stdout, form=form_for(stdout), minimum=minimum)
+    levels = LogLevelFilterPredicate(defaultLogLevel=minimum)
+    for namespace in ("twisted", "log_legacy"):
+        levels.setLogLevelForNamespace(namespace, LogLevel.warn)
+    for old in list(globalLogPublisher._observers):
+        globalLogPublisher.removeObserver(old)
+    globalLogPublisher.addObserver(FilteringLogObserver(observer, [levels]))
+
+
+def _metrics(node: Node) -> IService:
+    listen = node.settings.metrics.listen
+    return MetricsListener(
+        node.reactor, server_endpoint(node.reactor, listen), node.metrics, listen
+    )
+
+
+def _etcd(node: Node) -> IService:
+    etcd = node.settings.etcd
+    if not etcd.data_dir:
+        raise UserError('the component "etcd" needs "etcd.dataDir" (STREAM_ETCD_DATA_DIR)')
+    return EmbeddedEtcd(node.reactor, etcd.endpoint, etcd.data_dir)
+
+
+def _sandbox(node: Node) -> IService:
+    sandbox = node.settings.sandbox
+    if not sandbox.path:
+        raise UserError('the component "sandbox" needs "sandbox.path" (STREAM_SANDBOX_PATH)')
+    return SandboxService(
+        node.reactor,
+        listen=sandbox.listen,
+        path=sandbox.path,
+        token=sandbox.token,
+        project_id=sandbox.project_id,
+        branch_id=sandbox.branch_id,
+    )
+
+
+def _coordinator(node: Node) -> list[IService]:
+    _ = node.client, node.session, node.repository
+    return [
+        StorageCoordinatorService(
+            node.reactor,
+            node.client,
+            node.session,
+            node.coordinator_work,
+            node.settings,
+            node.file_provider,
+            node.importer,
+            node.group,
+        )
+    ]
+
+
+def _writer(node: Node) -> list[IService]:
+    settings = node.settings
+    return [
+        StorageWriterService(
+            node.reactor,
+            node.client,
+            node.volume_session,
+            node_id=settings.node_id,
+            address_host=settings.hostname,
+            volumes_path=settings.storage.volumes_path,
+            network=settings.storage.level.local.writer.network,
+            cleanup=settings.storage.disk_cleanup,
+        )
+    ]
+
+
+def _reader(node: Node) -> list[IService]:
+    settings = node.settings
+    _ = node.client, node.session
+    return [
+        StorageReaderService(
+            node.reactor,
+            node.client,
+            node.repository,
+            node.uploader,
+            volumes_path=settings.storage.volumes_path,
+            settings=settings.storage.level.staging.operator,
+            pool=node.pool,
+            now=node.now,
+        )
+    ]
+
+
+def _api(node: Node) -> list[IService]:
+    _ = node.client, node.session, node.definition_changes
+    return [
+        ApiService(
+            node.reactor,
+            node.settings,
+            client=node.client,
+            session=node.session,
+            changes=node.definition_changes,
+            storage_api=node.storage_api,
+            verifier=TokenVerifier(node.reactor, node.storage_api),
+            metrics=node.metrics,
+        )
+    ]
+
+
+def _http_source(node: Node, writer: StorageWriterService | None) -> list[IService]:
+    settings = node.settings
+    network = settings.storage.level.local.writer.network
+    _ = node.client, node.session, node.volumes, node.pool
+    group = node.group(SOURCE_GROUP)
+    clients = WriterClients(
+        node.reactor,
+        settings.node_id,
+        network,
+        node.volume,
+        local=writer.writer if writer is not None else None,
+        is_local=writer.writer.has_volume if writer is not None else lambda _: False,
+    )
+    collector = Collector(
+        node.client,
+        settings.node_id,
+        settings.storage.statistics.sync.interval.seconds,
+        node.reactor,
+    )
+    router = SinkRouter(
+        node.client,
+        node.session,
+        PipelineContext(
+            node_id=settings.node_id,
+            opener=clients,
+            reactor=node.reactor,
+            pool=node.pool,
+            collector=collector,
+            balancer=Balancer(network.pipeline_balancer),
+        ),
+        nodes=lambda: group.nodes,
+        minimum_slices=network.min_slices_per_source_node,
+    )
+    node.session.on_lost.append(router.session_lost)
+    node.session.on_renewed.append(router.session_renewed)
+    group.on_change(
+        lambda: ensureDeferred(router.nodes_changed()).addErrback(
+            lambda failure: _log.failure("cannot share the slices anew", failure)
+        )
+    )
+    source = HttpSourceService(node.reactor, node.client, settings.source.http, router)
+    return [group, clients, collector, router, source]
+
+
+_BUILDERS: dict[str, Callable[[Node], list[IService]]] = {
+    "storage-coordinator": _coordinator,
+    "storage-writer": _writer,
+    "storage-reader": _reader,
+    "api": _api,
+    "http-source": lambda node: _http_source(node, None),
+}
+"""By name, in the order of starting."""

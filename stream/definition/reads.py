@@ -1,0 +1,167 @@
+"""Reading definitions outside of changes: single ones, and pages of lists."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import attrs
+
+from stream.definition import errors, prefix
+from stream.definition.entity import Sink, Source
+from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.definition.store import SINKS, SOURCES, EntityStore
+from stream.etcd import EtcdClient
+from stream.values.codec import decode
+
+__all__ = ["DefinitionReads", "Page", "padded"]
+
+E = TypeVar("E", Source, Sink)
+
+_VERSION_DIGITS = len(prefix.version_text(0))
+
+
+@attrs.frozen
+class Page(Generic[E]):
+    """A part of a list.
+
+    :ivar total: how many there are, on all pages; of versions, behind the start of this page.
+    """
+
+    items: tuple[E, ...]
+    total: int
+
+
+def padded(version: str) -> str:
+    """The number of a version as in its key; an empty text stays empty."""
+    return version.rjust(_VERSION_DIGITS, "0") if version else ""
+
+
+class DefinitionReads:
+    """:param client: started."""
+
+    def __init__(self, client: EtcdClient) -> None:
+        self._client = client
+
+    async def find_source(self, key: SourceKey) -> Source | None:
+        """The live source, if there is one."""
+        return await self._get(Source, f"{SOURCES.active}{key}", key.source_id)
+
+    async def source(self, key: SourceKey) -> Source:
+        """The live source. Raises `DefinitionNotFound`."""
+        source = await self.find_source(key)
+        if source is None:
+            raise errors.source_not_found(key)
+        return source
+
+    async def deleted_source(self, key: SourceKey) -> Source:
+        """The deleted source. Raises `DefinitionNotFound`."""
+        source = await self._get(Source, f"{SOURCES.deleted}{key}", key.source_id)
+        if source is None:
+            raise errors.deleted_source_not_found(key)
+        return source
+
+    async def find_sink(self, key: SinkKey) -> Sink | None:
+        """The live sink, if there is one."""
+        return await self._get(Sink, f"{SINKS.active}{key}", key.source_id, key.sink_id)
+
+    async def sink(self, key: SinkKey) -> Sink:
+        """The live sink. Raises `DefinitionNotFound`."""
+        sink = await self.find_sink(key)
+        if sink is None:
+            raise errors.sink_not_found(key)
+        return sink
+
+    async def sink_in_source(self, key: SinkKey) -> Sink:
+        """The live sink of a live source; it is the source that is missed first.
+
+        Raises `DefinitionNotFound`.
+        """
+        if "/" in key.source_id or "/" in key.sink_id:
+            raise errors.source_not_found(key.source_key)
+        source, sink = f"{SOURCES.active}{key.source_key}", f"{SINKS.active}{key}"
+        found, _ = await self._client.get_many([source, sink])
+        if found[source] is None:
+            raise errors.source_not_found(key.source_key)
+        stored = found[sink]
+        if stored is None:
+            raise errors.sink_not_found(key)
+        return decode(Sink, stored.value)
+
+    async def deleted_sink(self, key: SinkKey) -> Sink:
+        """The deleted sink. Raises `DefinitionNotFound`."""
+        sink = await self._get(Sink, f"{SINKS.deleted}{key}", key.source_id, key.sink_id)
+        if sink is None:
+            raise errors.deleted_sink_not_found(key)
+        return sink
+
+    async def source_version(self, key: SourceKey, number: int) -> Source:
+        """Raises `DefinitionNotFound`."""
+        version = await self._get(Source, SOURCES.version_key(key, number), key.source_id)
+        if version is None:
+            raise errors.source_version_not_found(key, number)
+        return version
+
+    async def sink_version(self, key: SinkKey, number: int) -> Sink:
+        """Raises `DefinitionNotFound`."""
+        version = await self._get(Sink, SINKS.version_key(key, number), key.source_id, key.sink_id)
+        if version is None:
+            raise errors.sink_version_not_found(key, number)
+        return version
+
+    async def sinks(self, key: SourceKey) -> list[Sink]:
+        """All live sinks of a source by id."""
+        found = await self._client.range(prefix.children(SINKS.active, key))
+        return [decode(Sink, stored.value) for stored in found.kvs]
+
+    async def sources_page(
+        self, branch: BranchKey, after: str, limit: int, *, deleted: bool = False
+    ) -> Page[Source]:
+        """:param after: start behind this id."""
+        return await self._page(SOURCES, branch, after, limit, deleted)
+
+    async def sinks_page(
+        self, source: SourceKey, after: str, limit: int, *, deleted: bool = False
+    ) -> Page[Sink]:
+        """:param after: start behind this id."""
+        return await self._page(SINKS, source, after, limit, deleted)
+
+    async def source_versions_page(self, key: SourceKey, after: str, limit: int) -> Page[Source]:
+        """:param after: start behind this number."""
+        return await self._versions_page(SOURCES, key, after, limit)
+
+    async def sink_versions_page(self, key: SinkKey, after: str, limit: int) -> Page[Sink]:
+        """:param after: start behind this number."""
+        return await self._versions_page(SINKS, key, after, limit)
+
+    async def _page(
+        self,
+        store: EntityStore[E],
+        parent: BranchKey | SourceKey,
+        after: str,
+        limit: int,
+        deleted: bool,
+    ) -> Page[E]:
+        where = prefix.children(store.deleted if deleted else store.active, parent)
+        found = await self._client.range(where, limit=limit, start_after=after)
+        total = found.count
+        if after:
+            # The count of a range that starts later lacks those before; same snapshot.
+            whole = await self._client.range(
+                where, limit=1, revision=found.revision, keys_only=True
+            )
+            total = whole.count
+        return Page(tuple(decode(store.kind, stored.value) for stored in found.kvs), total)
+
+    async def _versions_page(
+        self, store: EntityStore[E], key: SourceKey | SinkKey, after: str, limit: int
+    ) -> Page[E]:
+        where = prefix.children(store.history, key)
+        found = await self._client.range(where, limit=limit, start_after=padded(after))
+        return Page(tuple(decode(store.kind, stored.value) for stored in found.kvs), found.count)
+
+    async def _get(self, kind: type[E], path: str, *ids: str) -> E | None:
+        # An id with a slash would name a key of something else.
+        if any("/" in part for part in ids):
+            return None
+        stored = await self._client.get(path)
+        return None if stored is None else decode(kind, stored.value)

@@ -1,0 +1,223 @@
+"""What the components of one node share: etcd, the session, the Storage API, the storage model.
+
+Everything is made on first use and started, in the order of use, by whoever composes the node
+(`stream.components`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from stream.definition import prefix as definition_prefix
+from stream.encryption import encryptor_from
+from stream.encryption.interface import IEncryptor
+from stream.etcd import EtcdClient, Group, Mirror, Session
+from stream.keboola.client import StorageApi
+from stream.keboola.events import EventSender
+from stream.keboola.imports import FileImporter
+from stream.keboola.provider import KeboolaFileProvider
+from stream.keboola.uploads import SliceUploader
+from stream.ops.metrics import Metrics
+from stream.settings import Settings
+from stream.storage import prefix as storage_prefix
+from stream.storage.coordinator.work import CoordinatorWork, decode_sink, decode_source
+from stream.storage.opening import DefinitionChanges
+from stream.storage.repository import StorageRepository
+from stream.storage.volume import Volume
+from stream.values.codec import decode
+from stream.values.utctime import from_timestamp
+
+__all__ = ["Node", "PoolService"]
+
+SESSION_TTL_SECONDS = 15
+_THREADS = 4
+
+
+class PoolService(Service):
+    """A bounded thread pool that lives as long as the node."""
+
+    def __init__(self, reactor: Any, name: str, threads: int) -> None:
+        self._reactor = reactor
+        self.pool = ThreadPool(0, threads, name=name)
+
+    def startService(self) -> None:
+        super().startService()
+        self.pool.start()
+
+    def stopService(self) -> Deferred[None]:
+        """Fires when no thread runs any more."""
+        super().stopService()
+        stopped: Deferred[None] = deferToThreadPool(
+            self._reactor, self._reactor.getThreadPool(), self.pool.stop
+        )
+        return stopped
+
+
+class StorageApiService(Service):
+    """Closes the connections to the Storage API at the end."""
+
+    def __init__(self, api: StorageApi) -> None:
+        self.api = api
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self.api.close())
+
+
+class Node:
+    """:param fail: stops the process because of a failure.
+
+    :ivar services: what has been made and must be started, in order.
+    """
+
+    def __init__(self, settings: Settings, reactor: Any) -> None:
+        self.settings = settings
+        self.reactor = reactor
+        self.metrics = Metrics()
+        self.services: list[IService] = []
+
+    def _add(self, service: Any) -> Any:
+        self.services.append(service)
+        return service
+
+    def now(self) -> datetime:
+        return from_timestamp(self.reactor.seconds())
+
+    @cached_property
+    def client(self) -> EtcdClient:
+        etcd = self.settings.etcd
+        client: EtcdClient = self._add(
+            EtcdClient(
+                self.reactor,
+                [part.strip() for part in etcd.endpoint.split(",") if part.strip()],
+                etcd.namespace,
+                username=etcd.username,
+                password=etcd.password,
+                connect_timeout=etcd.connect_timeout.seconds,
+            )
+        )
+        return client
+
+    @cached_property
+    def session(self) -> Session:
+        session: Session = self._add(
+            Session(self.client, ttl=SESSION_TTL_SECONDS, reactor=self.reactor)
+        )
+        return session
+
+    @cached_property
+    def volume_session(self) -> Session:
+        """Volumes have a lease of their own: another time to live."""
+        ttl = self.settings.storage.level.local.volume.registration.ttl_seconds
+        session: Session = self._add(Session(self.client, ttl=ttl, reactor=self.reactor))
+        return session
+
+    @cached_property
+    def pool(self) -> ThreadPool:
+        """For uploads and compression."""
+        service: PoolService = self._add(PoolService(self.reactor, "work", _THREADS))
+        return service.pool
+
+    def group(self, name: str) -> Group:
+        """This node's membership in a group; whoever asks starts it."""
+        distribution = self.settings.distribution
+        return Group(
+            self.client,
+            self.session,
+            name,
+            self.settings.node_id,
+            grouping_interval=distribution.events_group_interval.seconds,
+            reactor=self.reactor,
+        )
+
+    @cached_property
+    def storage_api(self) -> StorageApi:
+        service: StorageApiService = self._add(
+            StorageApiService(StorageApi(self.reactor, self.settings.storage_api_host))
+        )
+        return service.api
+
+    @cached_property
+    def encryptor(self) -> IEncryptor:
+        encryption = self.settings.encryption
+        return encryptor_from(encryption.provider, encryption.aes.secret_key)
+
+    @cached_property
+    def volumes(self) -> Mirror[Volume]:
+        """The volumes registered in the cluster."""
+        mirror: Mirror[Volume] = self._add(
+            Mirror(
+                self.client,
+                storage_prefix.WRITER_VOLUME,
+                lambda kv: decode(Volume, kv.value),
+            )
+        )
+        return mirror
+
+    def registered_volumes(self) -> Sequence[Volume]:
+        return list(self.volumes.items.values())
+
+    def volume(self, volume_id: str) -> Volume | None:
+        return self.volumes.items.get(f"{storage_prefix.WRITER_VOLUME}{volume_id}")
+
+    @cached_property
+    def repository(self) -> StorageRepository:
+        _ = self.volumes
+        return StorageRepository(self.settings.storage.level, self.registered_volumes)
+
+    @cached_property
+    def file_provider(self) -> KeboolaFileProvider:
+        return KeboolaFileProvider(self.client, self.storage_api, self.encryptor, self.reactor)
+
+    @cached_property
+    def definition_changes(self) -> DefinitionChanges:
+        return DefinitionChanges(self.client, self.repository, self.file_provider, self.now)
+
+    @cached_property
+    def events(self) -> EventSender:
+        timeout = self.settings.sink.table.keboola.event_send_timeout.seconds
+        return EventSender(self.storage_api, timeout, self.reactor)
+
+    @cached_property
+    def uploader(self) -> SliceUploader:
+        return SliceUploader(
+            self.client,
+            self.session,
+            self.encryptor,
+            self.events,
+            self.pool,
+            self.reactor,
+            lock_timeout=self.settings.storage.level.staging.operator.slice_upload_timeout.seconds,
+        )
+
+    @cached_property
+    def importer(self) -> FileImporter:
+        return FileImporter(
+            self.client,
+            self.session,
+            self.storage_api,
+            self.encryptor,
+            self.events,
+            self.reactor,
+            job_timeout=self.settings.storage.level.target.operator.file_import_timeout.seconds,
+        )
+
+    @cached_property
+    def coordinator_work(self) -> CoordinatorWork:
+        return CoordinatorWork(
+            client=self.client,
+            session=self.session,
+            repository=self.repository,
+            reactor=self.reactor,
+            now=self.now,
+            sinks=Mirror(self.client, definition_prefix.SINK_ACTIVE, decode_sink),
+            sources=Mirror(self.client, definition_prefix.SOURCE_ACTIVE, decode_source),
+        )

@@ -1,0 +1,160 @@
+"""The front door: from a command line to services.
+
+``twistd stream --components=api,http-source`` and ``stream-service api http-source`` are the same.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+import stream
+import twisted
+from stream.defaults import defaults_for
+from stream.errors import UserError, format_nested, sentence
+from stream.settings import Settings, SettingsError, dump, help_text, load, parse_argv
+
+__all__ = ["Options", "main", "makeService"]
+
+NAMES = (
+    "api",
+    "http-source",
+    "storage-writer",
+    "storage-reader",
+    "storage-coordinator",
+    "etcd",
+    "sandbox",
+)
+"""Valid components: the service's own five, a local etcd and a local Storage API."""
+
+_PROGRAM = "stream-service"
+
+
+class Options(usage.Options):
+    """The command line behind ``twistd stream``, after `parseOptions`:
+
+    :ivar components: the chosen components, in the order of `NAMES`.
+    :ivar settings: checked settings.
+    """
+
+    longdesc = "Every setting is a flag, an environment variable and a key of a configuration file."
+
+    components: tuple[str, ...] = ()
+    settings: Settings
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        argv = list(sys.argv[1:] if options is None else options)
+        try:
+            self._parse(argv)
+        except SettingsError as error:
+            _refuse(error.printed())
+        except UserError as error:
+            _refuse(format_nested("Error", [sentence(str(error))]))
+
+    def _parse(self, argv: list[str]) -> None:
+        named, rest = _take_components(argv)
+        line = parse_argv(rest)
+        if "help" in line.special:
+            print(help_text(_PROGRAM))
+            raise SystemExit(0)
+        if "version" in line.special:
+            print(_version())
+            raise SystemExit(0)
+        chosen = {*named, *line.arguments}
+        environ = dict(os.environ)
+        form = line.special.get("dump-config")
+        if isinstance(form, str):
+            _dump(form, line.flags, environ, line.config_files)
+        self.components = check_components(chosen)
+        self.settings = load(
+            line.flags,
+            environ,
+            line.config_files,
+            defaults=defaults_for(self.components, line.flags, environ),
+        )
+
+
+def _take_components(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The values of ``--components`` and the rest of the command line."""
+    named: list[str] = []
+    rest: list[str] = []
+    items = iter(argv)
+    for item in items:
+        if item == "--components":
+            named += next(items, "").split(",")
+        elif item.startswith("--components="):
+            named += item.removeprefix("--components=").split(",")
+        else:
+            rest.append(item)
+    return [name.strip() for name in named if name.strip()], rest
+
+
+def check_components(chosen: set[str]) -> tuple[str, ...]:
+    """*chosen* in the order of `NAMES`. Raises UserError for none and for unknown ones."""
+    valid = ", ".join(NAMES)
+    unknown = sorted(chosen - set(NAMES))
+    if unknown:
+        listed = ", ".join(f'"{name}"' for name in unknown)
+        raise UserError(f"unexpected service component: {listed}, valid components: {valid}")
+    if not chosen:
+        raise UserError(
+            "specify at least one service component as a positional argument, "
+            f"valid components: {valid}"
+        )
+    return tuple(name for name in NAMES if name in chosen)
+
+
+def _dump(form: str, flags: dict[str, Any], environ: dict[str, str], files: Sequence[str]) -> None:
+    """Print the effective settings and exit."""
+    print("Writing configuration dump.\n", file=sys.stderr)
+    try:
+        settings = load(flags, environ, files)
+    except SettingsError as error:
+        if error.settings is not None:
+            print(dump(error.settings, form))
+        _refuse(error.printed())
+    print(dump(settings, form))
+    raise SystemExit(0)
+
+
+def _version() -> str:
+    return (
+        f"stream {stream.__version__}, Python {platform.python_version()}, "
+        f"Twisted {twisted.__version__}"
+    )
+
+
+def _refuse(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+    raise SystemExit(1)
+
+
+def makeService(options: Options) -> IService:
+    """The root service for the chosen components; nothing is opened before the reactor runs."""
+    from twisted.internet import reactor
+
+    from stream.components import build
+    from stream.process import Process
+    from stream.quickstart import announce
+
+    settings, components = options.settings, options.components
+    process = Process(
+        lambda: build(settings, components, reactor=reactor),
+        reactor=reactor,
+        ready=lambda: announce(settings, components),
+    )
+    return process  # noqa: RET504 — the factory above names it
+
+
+def main() -> None:
+    """The console script: its arguments are component names and flags."""
+    from twisted.scripts.twistd import run
+
+    sys.argv = ["twistd", "--nodaemon", "--pidfile=", "stream", *sys.argv[1:]]
+    run()

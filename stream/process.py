@@ -1,0 +1,103 @@
+"""The process: signals, start and stop, and an exit code that tells failure from success."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from stream.errors import UserError, sentence
+
+__all__ = ["Process"]
+
+_log = Logger()
+
+_REASONS = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupt"}
+
+
+class Process(Service):
+    """The root service of the plugin.
+
+    :param build: makes what is to run; called when the reactor runs.
+    :param ready: called when everything is ready.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], IService],
+        *,
+        reactor: Any,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._build = build
+        self._reactor = reactor
+        self._ready = ready
+        self._main: IService | None = None
+        self._starting: Deferred[None] | None = None
+        self._exiting = False
+
+    def startService(self) -> None:
+        super().startService()
+        self._reactor.callWhenRunning(self._start)
+
+    def _start(self) -> None:
+        for number in _REASONS:
+            signal.signal(number, self._on_signal)
+        self._starting = ensureDeferred(self._run())
+        self._starting.addErrback(self._failed)
+
+    async def _run(self) -> None:
+        self._main = self._build()
+        await maybeDeferred(self._main.startService)
+        if not self._exiting:
+            self._ready()
+
+    def _failed(self, failure: Failure) -> None:
+        self._main = None
+        if self._exiting:
+            return
+        if failure.check(UserError) is None:
+            _log.failure("cannot start", failure)
+        self.fail(failure.getErrorMessage())
+
+    def fail(self, reason: str) -> None:
+        """Stop because of a failure: the exit code will tell."""
+        # The runner has put its log in the place of stderr.
+        print(f"Error: {sentence(reason)}", file=sys.__stderr__, flush=True)
+        atexit.register(_exit_with_failure)
+        self.exit(reason)
+
+    def exit(self, reason: str) -> None:
+        """Stop; the first reason wins."""
+        if self._exiting:
+            return
+        self._exiting = True
+        _log.info("exiting ({reason})", reason=reason)
+        self._reactor.stop()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        reason = _REASONS[signal.Signals(number)]
+        self._reactor.callFromThread(self.exit, reason)
+
+    async def stopService(self) -> None:
+        """Fires when everything has drained."""
+        super().stopService()
+        if self._main is not None:
+            await maybeDeferred(self._main.stopService)
+        _log.info("exited")
+
+
+def _exit_with_failure() -> None:
+    """Twisted's runner ends with 0 whatever happened."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,58 @@
+"""What a local run prints once it is ready: where everything is, and a first record to try."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from stream.settings import Settings
+
+__all__ = ["announce", "quick_start"]
+
+_TEMPLATE = """
+Stream is ready.
+
+  API         {api}            (OpenAPI: {api}/v1/documentation/)
+  source      {source}
+  sandbox     {sandbox}        tables: {database}
+  token       {token}
+
+Quick start: define a source and a sink, push a record, read it back.
+
+  API={api} TOKEN={token}
+  curl -s $API/v1/branches/default/sources -H "X-StorageApi-Token: $TOKEN" \\
+    --json '{{"type":"http","name":"My Source"}}'
+  curl -s $API/v1/branches/default/sources/my-source/sinks -H "X-StorageApi-Token: $TOKEN" \\
+    --json '{{"type":"table","name":"My Sink","table":{{"type":"keboola","tableId":"in.c-demo.events",
+         "mapping":{{"columns":[{{"type":"uuid","name":"id"}},{{"type":"datetime","name":"at"}},
+         {{"type":"path","name":"user","path":"user.name","rawString":true}},{{"type":"body","name":"body"}}]}}}}}}'
+  URL=$(curl -s $API/v1/branches/default/sources/my-source -H "X-StorageApi-Token: $TOKEN" \\
+    | python3 -c 'import json, sys; print(json.load(sys.stdin)["http"]["url"])')
+  curl -s $URL --json '{{"user":{{"name":"Ada"}}}}'
+
+and a few seconds later
+
+  python3 -c 'import sqlite3; print(*sqlite3.connect("{database}").execute(
+    "SELECT * FROM \\"in.c-demo.events\\""), sep="\\n")'
+"""
+
+
+def quick_start(settings: Settings) -> str:
+    """The text for *settings*."""
+    return _TEMPLATE.format(
+        api=settings.api.public_url,
+        source=settings.source.http.public_url,
+        sandbox=f"http://{settings.sandbox.listen}",
+        token=settings.sandbox.token,
+        database=Path(settings.sandbox.path).absolute()
+        / f"project-{settings.sandbox.project_id}"
+        / "data.sqlite",
+    )
+
+
+def announce(settings: Settings, components: Sequence[str]) -> None:
+    """Print the quick start of a run that has everything; other runs are ready silently."""
+    if {"api", "http-source", "sandbox"} <= set(components):
+        # The runner has put its log in the place of stdout.
+        print(quick_start(settings), file=sys.__stdout__, flush=True)

@@ -1,0 +1,81 @@
+"""The routes of all resources as one Klein application, and the site that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from weakref import WeakSet
+
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.server import Site
+from werkzeug.exceptions import HTTPException
+
+from stream.errors import UserError
+from stream.sandbox.http import Access, BoundedRequest, Call, Gate, Reply, Route, json_reply
+
+__all__ = ["SandboxSite", "build_app", "health_route"]
+
+
+async def _healthy(call: Call) -> Reply:
+    return json_reply({"status": "ok"})
+
+
+def health_route() -> Route:
+    """``GET /health-check``."""
+    return Route("healthCheck", "GET", "/health-check", _healthy, Access.PUBLIC)
+
+
+def build_app(gate: Gate, routes: Iterable[Route]) -> Klein:
+    """An application in which *gate* answers each of *routes*, and misses have the same form."""
+    app = Klein()
+    for route in routes:
+        app.route(route.path, methods=[route.method], endpoint=route.name)(_endpoint(gate, route))
+
+    def miss(request: IRequest, failure: Failure) -> bytes:
+        error = failure.value
+        assert isinstance(error, HTTPException)
+        reply = gate.error_reply(
+            UserError(error.description or error.name, status=error.code or 404, name="notFound")
+        )
+        request.setResponseCode(reply.status)
+        request.setHeader(b"content-type", b"application/json")
+        return reply.content
+
+    app.handle_errors(HTTPException)(miss)
+    return app
+
+
+def _endpoint(gate: Gate, route: Route) -> Any:
+    def endpoint(request: Any, **args: str) -> Deferred[Any]:
+        return gate.serve(route, request, args)
+
+    return endpoint
+
+
+class SandboxSite(Site):
+    """A site that keeps no access log and can hang up on idle clients."""
+
+    def __init__(self, app: Klein) -> None:
+        super().__init__(
+            app.resource(), requestFactory=BoundedRequest
+        )
+        self._connections: WeakSet[Any] = WeakSet()
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        protocol = super().buildProtocol(addr)
+        if protocol is not None:
+            self._connections.add(protocol)
+        return protocol
+
+    def log(self, request: Any) -> None:
+        """Nothing: what matters is logged where it happens."""
+
+    def hang_up(self) -> None:
+        """Close the connections, after what was written to them is sent."""
+        for connection in list(self._connections):
+            if connection.transport is not None:
+                connection.loseConnection()

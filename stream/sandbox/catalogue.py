@@ -1,0 +1,138 @@
+"""Tables as ``meta.sqlite`` knows them: definition, metadata, row count.
+
+Functions take a connection and run inside a transaction of that file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import orjson
+
+from stream.errors import UserError
+from stream.sandbox.http import not_found
+from stream.sandbox.rows import Applied
+
+__all__ = ["Table", "add_table", "find_table", "forget_table", "list_tables", "no_table"]
+
+_SELECT = (
+    "SELECT id, bucket_id, name, columns, primary_key, rows_count, created, changed, last_import"
+    " FROM tables"
+)
+
+
+@attrs.frozen
+class Table:
+    id: str
+    bucket_id: str
+    name: str
+    columns: tuple[str, ...]
+    primary_key: tuple[str, ...]
+    rows_count: int
+    created: str
+    changed: str
+    last_import: str | None
+
+
+def _table(row: Sequence[Any]) -> Table:
+    id, bucket_id, name, columns, primary_key, *rest = row
+    return Table(
+        id, bucket_id, name, tuple(orjson.loads(columns)), tuple(orjson.loads(primary_key)), *rest
+    )
+
+
+def no_table(table_id: str) -> UserError:
+    return not_found(f'table "{table_id}" not found', "storage.tables.notFound")
+
+
+def find_table(meta: sqlite3.Connection, table_id: str) -> Table:
+    """:raises UserError: 404, there is no such table."""
+    row = meta.execute(f"{_SELECT} WHERE id = ?", (table_id,)).fetchone()
+    if row is None:
+        raise no_table(table_id)
+    return _table(row)
+
+
+def list_tables(meta: sqlite3.Connection) -> list[Table]:
+    return [_table(row) for row in meta.execute(f"{_SELECT} ORDER BY id")]
+
+
+def table_exists(meta: sqlite3.Connection, table_id: str) -> bool:
+    """Whether a table has that id in any case of its letters."""
+    sql = "SELECT 1 FROM tables WHERE id = ? COLLATE NOCASE"
+    return meta.execute(sql, (table_id,)).fetchone() is not None
+
+
+def add_table(meta: sqlite3.Connection, table: Table) -> None:
+    """:raises UserError: 400, it exists; 404, its bucket doesn't."""
+    if table_exists(meta, table.id):
+        raise UserError(f'table "{table.id}" already exists', name="storage.tables.alreadyExists")
+    try:
+        meta.execute(
+            "INSERT INTO tables (id, bucket_id, name, columns, primary_key, created, changed)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                table.id,
+                table.bucket_id,
+                table.name,
+                orjson.dumps(table.columns).decode(),
+                orjson.dumps(table.primary_key).decode(),
+                table.created,
+                table.changed,
+            ),
+        )
+    except sqlite3.IntegrityError as error:
+        raise not_found(
+            f'bucket "{table.bucket_id}" not found', "storage.buckets.notFound"
+        ) from error
+
+
+def forget_table(meta: sqlite3.Connection, table_id: str) -> None:
+    """:raises UserError: 404, there is no such table."""
+    if not meta.execute("DELETE FROM tables WHERE id = ?", (table_id,)).rowcount:
+        raise no_table(table_id)
+
+
+def note_import(meta: sqlite3.Connection, table_id: str, applied: Applied, now: str) -> None:
+    meta.execute(
+        "UPDATE tables SET rows_count = ?, last_import = ?, changed = ? WHERE id = ?",
+        (applied.table_rows, now, now, table_id),
+    )
+
+
+def put_metadata(
+    meta: sqlite3.Connection,
+    table_id: str,
+    provider: str,
+    values: Sequence[tuple[str, str]],
+    now: str,
+) -> list[dict[str, Any]]:
+    """Set values by provider and key; returns all metadata of the table."""
+    find_table(meta, table_id)
+    meta.executemany(
+        "INSERT INTO table_metadata (table_id, provider, key, value, timestamp)"
+        " VALUES (?, ?, ?, ?, ?) ON CONFLICT (table_id, provider, key)"
+        " DO UPDATE SET value = excluded.value, timestamp = excluded.timestamp",
+        [(table_id, provider, key, value, now) for key, value in values],
+    )
+    return metadata(meta, table_id)
+
+
+def metadata(meta: sqlite3.Connection, table_id: str) -> list[dict[str, Any]]:
+    rows = meta.execute(
+        "SELECT id, key, value, provider, timestamp FROM table_metadata WHERE table_id = ?"
+        " ORDER BY id",
+        (table_id,),
+    )
+    names = ("id", "key", "value", "provider", "timestamp")
+    # Ids of metadata are strings in the API.
+    return [dict(zip(names, (str(row[0]), *row[1:]), strict=True)) for row in rows]
+
+
+def find_with_metadata(
+    meta: sqlite3.Connection, table_id: str
+) -> tuple[Table, list[dict[str, Any]]]:
+    return find_table(meta, table_id), metadata(meta, table_id)

@@ -1,0 +1,106 @@
+"""CSV bytes → batches of rows, streaming, in bounded memory.
+
+Reads RFC 4180 (any mix of quoted and plain fields, line ends LF or CRLF, separators and line ends
+inside quotes) and therefore also what sinks write: every field quoted, LF after each row. The
+standard library's reader does the parsing, in strict mode; what is added here are the bounds, the
+number of fields, and two decisions:
+
+* **Bytes that aren't UTF-8** become U+FFFD. A TEXT column can't hold them, and a BLOB among texts
+  would surprise every query; one damaged value must not refuse a whole load either. NUL characters
+  are kept.
+* **An empty line** is a row with one empty field, which is what it means in a table of one column
+  and a wrong number of fields in any other.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+__all__ = ["MAX_ROW_CHARS", "CsvError", "row_batches"]
+
+MAX_ROW_CHARS = 32 * 1024 * 1024
+"""The longest row, quotes included; also the longest field, which it contains."""
+
+# The reader's own limit of 128 KiB per field is global to the process; it is only ever raised.
+csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARS))
+
+
+class CsvError(Exception):
+    """The bytes aren't CSV rows of the expected width; names the row (from 1) and the fault."""
+
+
+class _Lines:
+    """The physical lines of a stream; `taken` counts the characters since it was last zeroed."""
+
+    def __init__(self, stream: BinaryIO, max_chars: int) -> None:
+        self.taken = 0
+        self._max_chars = max_chars
+        # newline="\n": a line ends at LF only, and nothing is translated, so that CR and CRLF
+        # inside quotes survive. The wrapper's decoder carries characters cut between two reads.
+        self._text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="\n")
+
+    def __iter__(self) -> Iterator[str]:
+        readline, limit = self._text.readline, self._max_chars
+        while line := readline(limit + 1):
+            self.taken += len(line)
+            if self.taken > limit:
+                raise CsvError(f"is longer than {limit} characters")
+            yield line
+
+    def release(self) -> None:
+        """Let go of the stream without closing it."""
+        self._text.detach()
+
+
+def row_batches(
+    stream: BinaryIO,
+    fields: int,
+    *,
+    delimiter: str = ",",
+    enclosure: str = '"',
+    max_rows: int = 5000,
+    max_chars: int = 4 * 1024 * 1024,
+    max_row_chars: int = MAX_ROW_CHARS,
+) -> Iterator[list[list[str]]]:
+    """Yield the rows of *stream* in non-empty batches; the stream is left open.
+
+    :param stream: a readable binary file, at its beginning.
+    :param fields: how many fields each row has to have.
+    :param max_rows: a batch has no more rows than this, and ends with the row that makes it longer
+        than *max_chars* characters.
+    :raises CsvError: for malformed quoting, a wrong number of fields, or a row that is too long.
+        Rows before it may have been yielded.
+    """
+    lines = _Lines(stream, max_row_chars)
+    reader = csv.reader(lines, delimiter=delimiter, quotechar=enclosure, strict=True)
+    done, size = 0, 0
+    batch: list[list[str]] = []
+    try:
+        for row in reader:
+            if len(row) != fields:
+                row = row or [""]
+                if len(row) != fields:
+                    raise CsvError(f"has {len(row)} fields, expected {fields}")
+            batch.append(row)
+            size += lines.taken
+            lines.taken = 0
+            if len(batch) >= max_rows or size >= max_chars:
+                yield batch
+                done += len(batch)
+                batch, size = [], 0
+    except (CsvError, csv.Error) as error:
+        raise CsvError(f"row {done + len(batch) + 1} {_reason(error)}") from error
+    finally:
+        lines.release()
+    if batch:
+        yield batch
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, CsvError):
+        return str(error)
+    # The reader's texts ("unexpected end of data") are about the parse, not about the row.
+    return f"is not valid CSV: {cast(str, error.args[0])}"

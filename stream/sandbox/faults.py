@@ -1,0 +1,114 @@
+"""Failures on demand: the next calls of a route are delayed or answered with an error.
+
+Tests of a client's retries use it through ``POST /_local/faults``. A route is named as in the table
+of routes (``createBucket``); ``*`` is every route of the API, and ``job`` is not a route but the
+import jobs themselves.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from stream.errors import UserError
+from stream.sandbox.body import Body, invalid
+
+__all__ = ["JOB", "MAX_DELAY_SECONDS", "Fault", "Faults", "parse_fault"]
+
+JOB = "job"
+ANY = "*"
+MAX_FAULTS = 100
+MAX_TIMES = 1_000_000
+MAX_DELAY_SECONDS = 600.0
+
+
+@attrs.frozen
+class Fault:
+    """What happens instead of, or around, a call.
+
+    :param status: answer with this status; 0 leaves the answer alone (a delay only). An import job
+        ends with an error whatever the number.
+    :param delay: seconds to wait first.
+    :param after_effect: do the work, then answer with the error all the same.
+    :param expires_in: for ``prepareFile``: life of the credentials in seconds, may be negative.
+    """
+
+    route: str
+    status: int = 0
+    code: str = "storage.injectedFault"
+    message: str = "Injected fault"
+    delay: float = 0.0
+    after_effect: bool = False
+    expires_in: float | None = None
+
+    def error(self) -> UserError:
+        """The answer, for a fault that has a status."""
+        return UserError(self.message, status=self.status, name=self.code)
+
+
+class Faults:
+    """The faults that wait to happen, first in, first out for each route."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Fault, int]] = []
+
+    def add(self, fault: Fault, times: int) -> None:
+        """Let *fault* happen to the next *times* calls of its route."""
+        if len(self._waiting) >= MAX_FAULTS:
+            raise invalid(f"there are already {MAX_FAULTS} faults waiting")
+        self._waiting.append((fault, times))
+
+    def take(self, route: str) -> Fault | None:
+        """The fault for this call of *route*, which uses it up."""
+        for position, (fault, times) in enumerate(self._waiting):
+            if fault.route == route or (fault.route == ANY and route != JOB):
+                if times > 1:
+                    self._waiting[position] = (fault, times - 1)
+                else:
+                    del self._waiting[position]
+                return fault
+        return None
+
+    def clear(self) -> None:
+        self._waiting.clear()
+
+    def waiting(self) -> list[dict[str, object]]:
+        """What still waits, as JSON."""
+        return [
+            {
+                "route": fault.route,
+                "times": times,
+                "status": fault.status,
+                "code": fault.code,
+                "message": fault.message,
+                "delay": fault.delay,
+                "afterEffect": fault.after_effect,
+                "expiresIn": fault.expires_in,
+            }
+            for fault, times in self._waiting
+        ]
+
+
+def parse_fault(body: Body, routes: frozenset[str]) -> tuple[Fault, int]:
+    """The fault a request describes and how many times it shall happen (default 1)."""
+    route = body.text("route")
+    if route not in routes | {ANY, JOB}:
+        raise invalid(f'unknown route "{route}"')
+    status = body.integer("status", 0, most=599)
+    if 0 < status < 400 or (route == JOB and body.flag("afterEffect")):
+        raise invalid('"status" must be an error; a job has no "afterEffect"')
+    delay = body.number("delay", 0.0, least=0.0, most=MAX_DELAY_SECONDS)
+    expires_in = (
+        body.number("expiresIn", 0.0, least=-1e9, most=1e9) if "expiresIn" in body else None
+    )
+    if not status and not delay and expires_in is None:
+        status = 503
+    fault = Fault(
+        route=route,
+        status=status,
+        code=body.text("code", "storage.injectedFault", max_chars=200),
+        message=body.text("message", "Injected fault", max_chars=2000),
+        delay=delay,
+        after_effect=body.flag("afterEffect"),
+        expires_in=expires_in,
+    )
+    return fault, body.integer("times", 1, least=1, most=MAX_TIMES)

@@ -1,0 +1,87 @@
+"""For tests on this machine: faults on demand, and emptying everything."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from twisted.internet.defer import DeferredLock
+
+from stream.sandbox import rows
+from stream.sandbox.faults import Faults, parse_fault
+from stream.sandbox.http import Access, Call, Reply, Route, json_reply
+from stream.sandbox.project import Project
+from stream.sandbox.runner import JobRunner
+from stream.sandbox.store import remove_objects
+
+__all__ = ["LocalControl"]
+
+
+class LocalControl:
+    """``/_local/…``; only a sandbox that nobody else can reach has it.
+
+    :param fault_routes: names of the routes that can fail on demand.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        runner: JobRunner,
+        faults: Faults,
+        catalogue_lock: DeferredLock,
+        fault_routes: frozenset[str],
+    ) -> None:
+        self._project = project
+        self._runner = runner
+        self._faults = faults
+        self._lock = catalogue_lock
+        self._fault_routes = fault_routes
+        self._one_reset = DeferredLock()
+
+    def routes(self) -> list[Route]:
+        faults = "/_local/faults"
+        return [
+            Route("listFaults", "GET", faults, self.list_faults, Access.LOCAL),
+            Route("addFault", "POST", faults, self.add_fault, Access.LOCAL),
+            Route("clearFaults", "DELETE", faults, self.clear_faults, Access.LOCAL),
+            Route("reset", "POST", "/_local/reset", self.reset, Access.LOCAL),
+        ]
+
+    async def list_faults(self, call: Call) -> Reply:
+        return json_reply({"faults": self._faults.waiting()})
+
+    async def add_fault(self, call: Call) -> Reply:
+        fault, times = parse_fault(call.body(), self._fault_routes)
+        self._faults.add(fault, times)
+        return json_reply({"faults": self._faults.waiting()}, 201)
+
+    async def clear_faults(self, call: Call) -> Reply:
+        self._faults.clear()
+        return Reply(status=204)
+
+    async def reset(self, call: Call) -> Reply:
+        """Remove buckets, tables, files, jobs, events, sink tokens and waiting faults.
+
+        Ids go on from where they were, so that no old one means something new.
+        """
+        async with self._one_reset:
+            await self._runner.stop()
+            try:
+                async with self._lock:
+                    await self._empty()
+            finally:
+                self._runner.start()
+        return Reply(status=204)
+
+    async def _empty(self) -> None:
+        store = self._project.store
+        self._faults.clear()
+        # The catalogue first: rows that nobody knows are tidied away at the next start, a table
+        # that is known and has lost its rows would be an error to all who ask for it.
+        await store.meta.write(_empty_meta)
+        await store.data.write(rows.drop_all)
+        await store.in_thread(remove_objects, store.staging)
+
+
+def _empty_meta(meta: sqlite3.Connection) -> None:
+    for table in ("events", "jobs", "files", "table_metadata", "tables", "buckets", "tokens"):
+        meta.execute(f"DELETE FROM {table}")

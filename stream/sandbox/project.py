@@ -1,0 +1,45 @@
+"""What all resources share: the store, the project's identity and its settings."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import attrs
+
+from stream.sandbox.auth import FixedTokens
+from stream.sandbox.http import Call, not_found
+from stream.sandbox.store import Store
+
+__all__ = ["DEFAULT_CREDENTIALS_LIFE", "Project"]
+
+DEFAULT_CREDENTIALS_LIFE = timedelta(hours=12)
+"""A file is rotated when its credentials have 30 min left, so their life must be much longer."""
+
+
+@attrs.define
+class Project:
+    """One project with one branch.
+
+    :param base_url: under which clients reach the sandbox; set once the port is known.
+    :param credentials_life: how long an upload may start after its file was prepared.
+    """
+
+    store: Store
+    project_id: int
+    branch_id: int
+    fixed_tokens: FixedTokens
+    started: str
+    base_url: str = ""
+    credentials_life: timedelta = DEFAULT_CREDENTIALS_LIFE
+
+    @property
+    def name(self) -> str:
+        return f"Local project {self.project_id}"
+
+    def require_branch(self, call: Call) -> None:
+        """:raises UserError: 404, the path names another branch."""
+        self.find_branch(call.args["branch"])
+
+    def find_branch(self, text: str) -> None:
+        if text not in (str(self.branch_id), "default"):
+            raise not_found(f'branch "{text}" not found', "storage.branches.notFound")

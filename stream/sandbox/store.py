@@ -1,0 +1,136 @@
+"""The sandbox's directory: two databases, the staging folder, and the lock that keeps it ours.
+
+::
+
+    <path>/project-<id>/lock          held while a sandbox uses the directory
+    <path>/project-<id>/meta.sqlite   buckets, tables, files, jobs, tokens, events
+    <path>/project-<id>/data.sqlite   the rows: a table per storage table
+    <path>/project-<id>/staging/      objects of staged files: <fileId>/<name>
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from stream.errors import UserError
+from stream.sandbox.database import Database
+
+__all__ = ["Reactor", "Store", "iso_time", "remove_objects"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Reactor(IReactorTime, IReactorFromThreads):
+    """What the store asks of a reactor: the time, and a way back from its threads."""
+
+
+def iso_time(seconds: float) -> str:
+    """*seconds* since the epoch in the API's form, ``2006-01-02T15:04:05+0000``."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S+0000")
+
+
+class Store:
+    """Both databases and the staging folder, opened and closed together."""
+
+    def __init__(self, reactor: Reactor, path: Path, project_id: int) -> None:
+        self.folder = path.absolute() / f"project-{project_id}"
+        self.staging = self.folder / "staging"
+        self.meta = Database(reactor, self.folder / "meta.sqlite", "meta", readers=4)
+        self.data = Database(reactor, self.folder / "data.sqlite", "data")
+        self._reactor = reactor
+        self._files_pool = ThreadPool(0, 2, name="sandbox-files")
+        self._lock: int | None = None
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._reactor.seconds()
+
+    def now_iso(self) -> str:
+        return iso_time(self.now())
+
+    async def in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run *work* where it may wait for the disk."""
+        return await deferToThreadPool(self._reactor, self._files_pool, work, *args, **kwargs)
+
+    async def open(self) -> None:
+        """Lock the directory and open what is in it, creating what is missing.
+
+        :raises UserError: another process uses it, or the two databases don't belong together.
+        """
+        self._files_pool.start()
+        try:
+            self._lock = await self.in_thread(_lock_folder, self.folder)
+            await self.in_thread(self.staging.mkdir, exist_ok=True)
+            await self.meta.open()
+            await self.data.open()
+            store_id = await self.meta.write(_store_id, self.now_iso())
+            await self.data.write(_belong_to, store_id)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close the files and give the directory back. Does nothing the second time."""
+        await self.data.close()
+        await self.meta.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        self._files_pool.stop()
+
+
+def _lock_folder(folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise UserError(
+            f'directory "{folder}" is used by another running sandbox', name="sandbox.locked"
+        ) from error
+    return handle
+
+
+def _store_id(meta: sqlite3.Connection, now: str) -> str:
+    row = meta.execute("SELECT id FROM store").fetchone()
+    if row is None:
+        row = (uuid.uuid4().hex,)
+        meta.execute("INSERT INTO store (id, created) VALUES (?, ?)", (row[0], now))
+    return str(row[0])
+
+
+def _belong_to(data: sqlite3.Connection, store_id: str) -> None:
+    # With a meta.sqlite that isn't its own, the rows' tables would look like leftovers, and job
+    # ids would start again, so that new jobs would be taken for applied ones.
+    row = data.execute("SELECT id FROM _store").fetchone()
+    if row is None:
+        data.execute("INSERT INTO _store (id) VALUES (?)", (store_id,))
+    elif row[0] != store_id:
+        raise UserError(
+            "data.sqlite does not belong to the meta.sqlite beside it: move both away, or restore"
+            " the one that is missing",
+            name="sandbox.mixedFiles",
+        )
+
+
+def remove_objects(staging: Path, file_ids: list[int] | None = None) -> None:
+    """Remove the staged objects of *file_ids*, or of all files."""
+    folders = (
+        list(staging.iterdir()) if file_ids is None else [staging / str(id) for id in file_ids]
+    )
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,101 @@
+"""The http-source component: sources and sinks from etcd, the listener, the pipelines behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from stream.definition import prefix
+from stream.definition.entity import Source
+from stream.definition.key import SourceKey
+from stream.etcd import Batch, EtcdClient, KeyValue, Mirror
+from stream.ops.endpoint import server_endpoint
+from stream.settings.tree import HTTPSourceSettings
+from stream.source.dispatcher import Dispatcher, SourceEntry
+from stream.source.http.client import ClientAddress
+from stream.source.http.handler import IngestHandler
+from stream.source.http.protocol import IngestFactory, Limits
+from stream.source.interfaces import IRouter
+from stream.values.codec import decode
+
+__all__ = ["HttpSourceService"]
+
+_log = Logger(namespace="stream.http-source")
+
+BACKLOG = 4096
+"""Connections that wait to be accepted when many clients come at once."""
+
+
+class HttpSourceService(Service):
+    """:param router: knows the sinks; runs from before the start until after the stop."""
+
+    def __init__(
+        self, reactor: Any, client: EtcdClient, settings: HTTPSourceSettings, router: IRouter
+    ) -> None:
+        self._reactor = reactor
+        self._listen = settings.listen
+        self._dispatcher = Dispatcher("http")
+        self._sources: Mirror[SourceEntry] = Mirror(
+            client, prefix.SOURCE_ACTIVE, _entry, on_change=self._sources_changed
+        )
+        handler = IngestHandler(
+            self._dispatcher,
+            router,
+            clock=reactor.seconds,
+            client_address=ClientAddress(settings.trusted_proxies),
+        )
+        self._factory = IngestFactory(handler, _limits(settings), reactor)
+        self.port: IListeningPort | None = None
+
+    async def startService(self) -> None:
+        """Fires when all sources are known and the port is open."""
+        super().startService()
+        _log.info("starting HTTP source node")
+        await self._sources.startService()
+        endpoint = server_endpoint(self._reactor, self._listen, backlog=BACKLOG)
+        self.port = await endpoint.listen(self._factory)
+        _log.info('started HTTP source on "{listen}"', listen=self._listen)
+
+    async def stopService(self) -> None:
+        """Fires when no connection is open any more and every request read was answered."""
+        super().stopService()
+        _log.info('shutting down HTTP source at "{listen}"', listen=self._listen)
+        if self.port is not None:
+            await maybeDeferred(self.port.stopListening)
+            await self._factory.stop()
+        self._dispatcher.close()
+        await self._sources.stopService()
+        _log.info("HTTP source shutdown done")
+
+    def _sources_changed(self, batch: Batch[SourceEntry]) -> None:
+        if batch.reset:
+            self._dispatcher.clear()
+        for change in batch.changes:
+            if change.value is not None:
+                self._dispatcher.put(change.value)
+            else:
+                self._dispatcher.remove(_source_key(change.key))
+
+
+def _entry(kv: KeyValue) -> SourceEntry:
+    source = decode(Source, kv.value)
+    return SourceEntry(source.key, source.type, source.is_enabled, source.secret)
+
+
+def _source_key(key: str) -> SourceKey:
+    project, branch, source = key.removeprefix(prefix.SOURCE_ACTIVE).split("/")
+    return SourceKey(int(project), int(branch), source)
+
+
+def _limits(settings: HTTPSourceSettings) -> Limits:
+    return Limits(
+        max_head=settings.read_buffer_size,
+        max_body=settings.max_request_body_size,
+        max_connections=settings.max_connections,
+        request_timeout=settings.request_timeout.seconds,
+        idle_timeout=settings.idle_timeout.seconds,
+    )

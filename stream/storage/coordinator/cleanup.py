@@ -1,0 +1,199 @@
+"""Periodic cleanup: records of old files, and of import jobs that have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, ensureDeferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from stream.definition.entity import Sink
+from stream.definition.prefix import SINK_ACTIVE, SINK_DELETED
+from stream.keboola.imports import FileImporter, RunningJobs
+from stream.keboola.records import JobRecord, file_record_key
+from stream.settings.storage import JobCleanupSettings, MetadataCleanupSettings
+from stream.storage import records
+from stream.storage.coordinator.work import CoordinatorWork
+from stream.storage.entity import File
+from stream.storage.state import FileState
+from stream.values.codec import decode
+
+__all__ = ["JobCleanup", "MetadataCleanup", "expired_files"]
+
+_log = Logger()
+T = TypeVar("T")
+
+RUN_SECONDS = 300.0
+
+
+class _Periodic(Service):
+    """Runs at the start and then at an interval; one run at a time, bounded in time."""
+
+    def __init__(self, reactor: Any, interval: float, concurrency: int, tolerance: int) -> None:
+        self._reactor = reactor
+        self._interval = interval
+        self._tolerance = tolerance
+        self._slots = DeferredSemaphore(concurrency)
+        self._loop = LoopingCall(self._run_once)
+        self._loop.clock = reactor
+        self._running: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._loop.start(self._interval, now=True).addErrback(
+            lambda failure: _log.failure("cleanup stopped", failure)
+        )
+
+    async def stopService(self) -> None:
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+        if self._running is not None:
+            self._running.cancel()
+            await self._running
+
+    def _run_once(self) -> Deferred[None]:
+        self._running = ensureDeferred(self.run())
+        self._running.addTimeout(RUN_SECONDS, self._reactor)
+        self._running.addErrback(lambda failure: _log.failure("cleanup failed", failure))
+        return self._running
+
+    async def run(self) -> None:
+        """One run."""
+        raise NotImplementedError
+
+    async def each(self, items: Sequence[T], act: Callable[[T], Awaitable[bool]]) -> list[int]:
+        """Act on all items; counts of those that were deleted, retained and failed."""
+        counts = [0, 0, 0]
+
+        async def one(item: T) -> None:
+            if counts[2] > self._tolerance:
+                return
+            try:
+                counts[0 if await act(item) else 1] += 1
+            except Exception:
+                counts[2] += 1
+                _log.failure("cannot clean up {item}", item=item)
+
+        await DeferredList([self._slots.run(one, item) for item in items])
+        return counts
+
+
+class MetadataCleanup(_Periodic):
+    """:param is_owner: whether this node cares for a project, by its id."""
+
+    def __init__(
+        self,
+        work: CoordinatorWork,
+        settings: MetadataCleanupSettings,
+        is_owner: Callable[[str], bool],
+    ) -> None:
+        super().__init__(
+            work.reactor, settings.interval.seconds, settings.concurrency, settings.error_tolerance
+        )
+        self._work = work
+        self._settings = settings
+        self._is_owner = is_owner
+
+    async def run(self) -> None:
+        expired: list[File] = []
+        retained = 0
+        for sink in await self._sinks():
+            files = await records.read_files(self._work.client, sink.key)
+            due = expired_files(files, self._settings, self._work.now())
+            retained += len(files) - len(due)
+            expired += due
+        deleted, kept, errors = await self.each(expired, self._delete)
+        _log.info(
+            "cleanup deleted {deleted} files, retained {retained} files, {errors} errors",
+            deleted=deleted,
+            retained=retained + kept,
+            errors=errors,
+        )
+
+    async def _sinks(self) -> list[Sink]:
+        """Active and deleted sinks of the projects that this node cares for."""
+        sinks = []
+        for where in (SINK_ACTIVE, SINK_DELETED):
+            for kv in (await self._work.client.range(where)).kvs:
+                sink = decode(Sink, kv.value)
+                if self._is_owner(str(sink.key.project_id)):
+                    sinks.append(sink)
+        return sinks
+
+    async def _delete(self, file: File) -> bool:
+        """Under the lock that the operators use; false if somebody works on the file."""
+        lock = await self._work.session.try_lock(f"operator.file.{file.key}")
+        if lock is None:
+            return False
+        async with lock:
+            statistics = await self._work.repository.delete_file(
+                self._work.client, file.key, lock, [file_record_key(file.key)]
+            )
+        if file.state is FileState.IMPORTED:
+            _log.info("deleted expired file {file_id}", file_id=str(file.key))
+        else:
+            _log.warn(
+                "deleted the file {file_id} that was never imported, with {count} records",
+                file_id=str(file.key),
+                state=file.state.value,
+                count=statistics.records_count,
+            )
+        return True
+
+
+def expired_files(
+    files: Sequence[File], settings: MetadataCleanupSettings, now: datetime
+) -> list[File]:
+    """Which files of a sink are to be deleted. Pure.
+
+    Imported ones go when they are old enough, but the newest stay; others only when they have been
+    stuck for so long that their data count as lost.
+    """
+    newest_first = sorted(files, key=lambda file: file.key, reverse=True)
+    expired = []
+    for index, file in enumerate(newest_first):
+        age = (now - file.last_change_at).total_seconds()
+        if file.state is FileState.IMPORTED:
+            old = age >= settings.archived_file_expiration.seconds
+            if old and index > settings.archived_file_retention_per_sink:
+                expired.append(file)
+        elif age >= settings.active_file_expiration.seconds:
+            expired.append(file)
+    return expired
+
+
+class JobCleanup(_Periodic):
+    """:param is_owner: whether this node cares for a project, by its id."""
+
+    def __init__(
+        self,
+        work: CoordinatorWork,
+        settings: JobCleanupSettings,
+        is_owner: Callable[[str], bool],
+        jobs: RunningJobs,
+        importer: FileImporter,
+    ) -> None:
+        super().__init__(
+            work.reactor, settings.interval.seconds, settings.concurrency, settings.error_tolerance
+        )
+        self._is_owner = is_owner
+        self._jobs = jobs
+        self._importer = importer
+
+    async def run(self) -> None:
+        owned: list[JobRecord] = [
+            record for record in self._jobs.records if self._is_owner(str(record.key.project_id))
+        ]
+        deleted, retained, errors = await self.each(owned, self._importer.forget_finished)
+        if deleted or errors:
+            _log.info(
+                "cleanup deleted {deleted} jobs, retained {retained} jobs, {errors} errors",
+                deleted=deleted,
+                retained=retained,
+                errors=errors,
+            )

@@ -1,0 +1,159 @@
+"""The storage-coordinator component: all operators, their groups and mirrors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+
+from stream.etcd import Batch, EtcdClient, Group, KeyValue, Mirror, Session
+from stream.keboola.imports import FileImporter, RunningJobs
+from stream.ops.chain import ServiceChain
+from stream.settings import Settings
+from stream.storage import prefix
+from stream.storage.coordinator.cleanup import JobCleanup, MetadataCleanup
+from stream.storage.coordinator.closesync import CloseSync
+from stream.storage.coordinator.file_import import FileImport
+from stream.storage.coordinator.file_rotation import FileRotation
+from stream.storage.coordinator.slice_rotation import SliceRotation
+from stream.storage.coordinator.statistics_cache import StatisticsCache
+from stream.storage.coordinator.work import CoordinatorWork
+from stream.storage.entity import File, Slice
+from stream.storage.prepared import FileProvider
+from stream.storage.state import Level
+from stream.values.codec import decode
+
+__all__ = ["StorageCoordinatorService"]
+
+
+class StorageCoordinatorService(Service):
+    """:param group: makes this node's membership in a group, by the group's name."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: EtcdClient,
+        session: Session,
+        work: CoordinatorWork,
+        settings: Settings,
+        provider: FileProvider,
+        importer: FileImporter,
+        group: Callable[[str], Group],
+    ) -> None:
+        level = settings.storage.level
+        groups = {
+            name: group(name)
+            for name in (
+                "operator.file.rotation",
+                "operator.slice.rotation",
+                "operator.file.import",
+                "storage.metadata.cleanup",
+                "storage.jobs.cleanup",
+            )
+        }
+        jobs = RunningJobs(client, settings.sink.table.keboola.job_limit)
+        self._statistics = StatisticsCache(client, self._statistics_changed)
+        self._close_sync = CloseSync(client, self._close_sync_changed)
+        self._slice_rotation = SliceRotation(
+            work,
+            self._statistics,
+            self._close_sync,
+            level.staging.operator,
+            groups["operator.slice.rotation"].is_owner,
+        )
+        self._file_rotation = FileRotation(
+            work,
+            self._statistics,
+            provider,
+            level.target.operator,
+            groups["operator.file.rotation"].is_owner,
+            jobs.allow,
+        )
+        self._file_import = FileImport(
+            work,
+            importer.import_file,
+            level.target.operator,
+            groups["operator.file.import"].is_owner,
+        )
+        local_slices: Mirror[Slice] = Mirror(
+            client, prefix.slice_level(Level.LOCAL), _decode_slice, on_change=self._slices_changed
+        )
+        local_files: Mirror[File] = Mirror(
+            client,
+            prefix.file_level(Level.LOCAL),
+            _decode_file,
+            on_change=self._file_rotation.operator.changed,
+        )
+        staged_files: Mirror[File] = Mirror(
+            client,
+            prefix.file_level(Level.STAGING),
+            _decode_file,
+            on_change=self._file_import.operator.changed,
+        )
+        self._services = ServiceChain(
+            [
+                *groups.values(),
+                work.sources,
+                work.sinks,
+                jobs,
+                self._statistics,
+                self._close_sync,
+                local_slices,
+                local_files,
+                staged_files,
+                self._file_rotation.operator,
+                self._slice_rotation.operator,
+                self._file_import.operator,
+            ]
+        )
+        if settings.storage.metadata_cleanup.enable:
+            owner = groups["storage.metadata.cleanup"].is_owner
+            self._services.append(MetadataCleanup(work, settings.storage.metadata_cleanup, owner))
+        if settings.storage.job_cleanup.enable:
+            owner = groups["storage.jobs.cleanup"].is_owner
+            self._services.append(
+                JobCleanup(work, settings.storage.job_cleanup, owner, jobs, importer)
+            )
+        for member in groups.values():
+            member.on_change(self._topology_changed)
+
+    async def startService(self) -> None:
+        """Fires when every mirror is loaded and the operators run."""
+        super().startService()
+        await self._services.startService()
+
+    async def stopService(self) -> None:
+        """Fires when no operation runs any more."""
+        super().stopService()
+        await self._services.stopService()
+
+    def _statistics_changed(self, file: str) -> None:
+        """Rotation by count and size needs no tick: new statistics are looked at when they come."""
+        self._file_rotation.operator.wake(file)
+        for key in self._file_rotation.slices_of(file):
+            self._slice_rotation.operator.wake(key)
+
+    def _close_sync_changed(self) -> None:
+        self._slice_rotation.close_sync_changed()
+
+    def _slices_changed(self, batch: Batch[Slice]) -> None:
+        self._slice_rotation.operator.changed(batch)
+        self._file_rotation.slices_changed(batch)
+
+    def _topology_changed(self) -> None:
+        """Other nodes came or went: what was theirs may be ours now."""
+        for operator in (
+            self._file_rotation.operator,
+            self._slice_rotation.operator,
+            self._file_import.operator,
+        ):
+            operator.wake_all()
+
+
+def _decode_slice(kv: KeyValue) -> Slice:
+    return decode(Slice, kv.value)
+
+
+def _decode_file(kv: KeyValue) -> File:
+    return decode(File, kv.value)

@@ -1,0 +1,1 @@
+"""The storage reader: uploads closed slices from the volumes of this node to staging storage."""

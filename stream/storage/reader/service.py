@@ -1,0 +1,244 @@
+"""The storage-reader component: ``uploading`` → ``uploaded`` for slices on this node's volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from stream.definition import prefix as definition_prefix
+from stream.definition.entity import Sink
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, Batch, EtcdClient, KeyValue, Mirror, atomic
+from stream.keboola.uploads import SliceUploader
+from stream.settings.level import StagingOperatorSettings
+from stream.staging import StagingError
+from stream.storage import prefix
+from stream.storage.entity import Slice
+from stream.storage.operator import Item, Operator
+from stream.storage.reader.slice_files import CheckedFiles, check_files
+from stream.storage.repository import StorageRepository
+from stream.storage.state import InvalidSliceState, Level, SliceState
+from stream.storage.statistics import Statistics
+from stream.storage.statistics_reads import slice_statistics
+from stream.storage.volumes.local_volume import (
+    FoundVolume,
+    VolumeLock,
+    find_volumes,
+    read_volume_id,
+)
+from stream.values.bytesize import ByteSize
+from stream.values.codec import decode
+
+__all__ = ["StorageReaderService"]
+
+_log = Logger()
+
+CONCURRENCY = 8
+_WAIT_FOR_ID_SECONDS = 30.0
+_LOOK_FOR_ID_SECONDS = 0.5
+_NON_RETRYABLE_DELAY = timedelta(hours=2)
+_NON_RETRYABLE_ATTEMPTS = 50
+_NEVER = timedelta(days=3650)
+
+
+class StorageReaderService(Service):
+    """:param pool: a started pool for reading; uploads run in it, too.
+    :param now: the time in UTC.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: EtcdClient,
+        repository: StorageRepository,
+        uploader: SliceUploader,
+        *,
+        volumes_path: str,
+        settings: StagingOperatorSettings,
+        pool: ThreadPool,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._repository = repository
+        self._uploader = uploader
+        self._volumes_path = volumes_path
+        self._settings = settings
+        self._pool = pool
+        self._now = now
+        self._volumes: dict[str, FoundVolume] = {}
+        self._locks: list[VolumeLock] = []
+        self._operator: Operator[Slice] = Operator(
+            "storage.node.operator.slice.upload",
+            prefix=prefix.slice_level(Level.LOCAL),
+            due=self._due,
+            act=self._act,
+            interval=settings.slice_upload_check_interval.seconds,
+            concurrency=CONCURRENCY,
+            reactor=reactor,
+        )
+        self._sinks: Mirror[bool] = Mirror(
+            client,
+            definition_prefix.SINK_ACTIVE,
+            lambda kv: decode(Sink, kv.value).is_enabled,
+            on_change=lambda _: self._operator.wake_all(),
+        )
+        self._slices: Mirror[Slice] = Mirror(
+            client,
+            prefix.slice_level(Level.LOCAL),
+            _decode_slice,
+            on_change=self._slices_changed,
+        )
+
+    async def startService(self) -> None:
+        """Fires when the volumes are locked and all slices are known."""
+        super().startService()
+        try:
+            for found in find_volumes(self._volumes_path):
+                volume_id = await self._wait_for_id(found)
+                self._locks.append(VolumeLock(found, "reader"))
+                self._volumes[volume_id] = found
+        except BaseException:
+            self._release()
+            raise
+        await self._sinks.startService()
+        await self._slices.startService()
+        self._operator.startService()
+
+    async def stopService(self) -> None:
+        """Fires when the uploads that run have ended."""
+        super().stopService()
+        await self._operator.stopService()
+        await self._slices.stopService()
+        await self._sinks.stopService()
+        self._release()
+
+    def _release(self) -> None:
+        for lock in self._locks:
+            lock.release()
+        self._locks = []
+
+    async def _wait_for_id(self, found: FoundVolume) -> str:
+        """The writer makes the id; it may start after us."""
+        deadline = self._reactor.seconds() + _WAIT_FOR_ID_SECONDS
+        while True:
+            volume_id = read_volume_id(found)
+            if volume_id is not None:
+                return volume_id
+            if self._reactor.seconds() >= deadline:
+                raise UserError(f'volume "{found.path}" has no id: no writer has opened it')
+            await deferLater(self._reactor, _LOOK_FOR_ID_SECONDS)
+
+    def _slices_changed(self, batch: Batch[Slice]) -> None:
+        self._operator.changed(batch)
+
+    def _due(self, item: Item[Slice]) -> bool:
+        slice_ = item.value
+        return (
+            slice_.state is SliceState.UPLOADING
+            and slice_.key.volume_id in self._volumes
+            and bool(self._sinks.items.get(f"{definition_prefix.SINK_ACTIVE}{slice_.key.sink_key}"))
+            and slice_.retry.allows(self._now())
+        )
+
+    async def _act(self, item: Item[Slice]) -> None:
+        acting = ensureDeferred(self._upload(item.value))
+        acting.addTimeout(self._settings.slice_upload_timeout.seconds, self._reactor)
+        try:
+            await acting
+        except Exception as error:
+            await self._failed(item.value, error)
+
+    async def _upload(self, slice_: Slice) -> None:
+        statistics = (await slice_statistics(self._client, slice_.key)).local
+        files: CheckedFiles = await deferToThreadPool(
+            self._reactor,
+            self._pool,
+            check_files,
+            self._volumes[slice_.key.volume_id].path,
+            slice_.local,
+            slice_.encoding.compression.type,
+        )
+        if files.damaged:
+            _log.error(
+                "cut off unreadable ends of {names}", names=files.damaged, slice_id=str(slice_.key)
+            )
+        if statistics.records_count > files.rows:
+            _log.error(
+                "the slice {slice_id} has {found} rows on disk, {counted} were counted",
+                slice_id=str(slice_.key),
+                found=files.rows,
+                counted=statistics.records_count,
+            )
+        if not files.rows:
+            await self._uploaded(slice_, files)
+            return
+        started = self._reactor.seconds()
+        problem: Exception | None = None
+        try:
+            store = await self._uploader.upload(slice_, files.chunks())
+            async with self._uploader.listed(store, slice_):
+                await self._uploaded(slice_, files)
+        except Exception as error:
+            problem = error
+            raise
+        finally:
+            await self._uploader.report(
+                slice_, self._reactor.seconds() - started, problem, statistics
+            )
+        _log.info(
+            "uploaded slice {slice_id}",
+            slice_id=str(slice_.key),
+            rows=files.rows,
+            bytes=files.size,
+        )
+
+    async def _uploaded(self, slice_: Slice, files: CheckedFiles) -> None:
+        counted = Statistics(
+            records_count=files.rows,
+            uncompressed_size=ByteSize(files.uncompressed),
+            compressed_size=ByteSize(files.size),
+        )
+
+        async def body(txn: AtomicTxn) -> None:
+            await self._repository.slice_to_uploaded(
+                txn, slice_.key, self._now(), is_empty=not files.rows, counted=counted
+            )
+
+        try:
+            await atomic(self._client, body)
+        except InvalidSliceState as error:
+            _log.warn("slice is uploaded already: {error}", error=error)
+
+    async def _failed(self, slice_: Slice, error: Exception) -> None:
+        reason = f"slice upload failed: {error}"
+        attempt = slice_.retry.retry_attempt + 1
+        delay = None
+        if isinstance(error, StagingError) and not error.retryable:
+            delay = _NON_RETRYABLE_DELAY if attempt < _NON_RETRYABLE_ATTEMPTS else _NEVER
+        if delay == _NEVER:
+            _log.error(
+                "slice upload permanently failed after {attempt} attempts: {error}",
+                attempt=attempt,
+                error=error,
+                slice_id=str(slice_.key),
+            )
+        else:
+            _log.error("{reason}", reason=reason, slice_id=str(slice_.key), attempt=attempt)
+
+        async def body(txn: AtomicTxn) -> None:
+            await self._repository.slice_failed(txn, slice_.key, reason, self._now(), delay)
+
+        await atomic(self._client, body)
+
+
+def _decode_slice(kv: KeyValue) -> Slice:
+    return decode(Slice, kv.value)

@@ -1,0 +1,144 @@
+"""A volume as found on a disk: ``<volumes path>/<type>/<label>/`` with its id and locks."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import string
+from pathlib import Path
+
+import attrs
+
+from stream.errors import UserError
+
+__all__ = [
+    "FoundVolume",
+    "VolumeLock",
+    "find_volumes",
+    "free_bytes",
+    "is_drained",
+    "make_volume_id",
+    "read_volume_id",
+    "sync_directory",
+]
+
+ID_FILE = "volume-id"
+DRAIN_FILE = "drain"
+_ID_LENGTH = 10
+_ID_ALPHABET = string.ascii_letters + string.digits
+_ID_MODE = 0o640
+
+
+@attrs.frozen
+class FoundVolume:
+    """:ivar type: lower-case.
+    :ivar label: as the directory is named.
+    """
+
+    path: Path
+    type: str
+    label: str
+
+
+def find_volumes(volumes_path: str) -> list[FoundVolume]:
+    """The volumes below a path, exactly two levels down. Raises UserError if there is none."""
+    root = Path(volumes_path)
+    if not root.is_dir():
+        raise UserError(f'volumes path "{root}" is not a directory')
+    found = [
+        FoundVolume(label.absolute(), type_.name.lower(), label.name)
+        for type_ in sorted(root.iterdir())
+        if type_.is_dir()
+        for label in sorted(type_.iterdir())
+        if label.is_dir()
+    ]
+    if not found:
+        raise UserError(
+            f'no volume found in "{root}": make a directory "{{type}}/{{label}}" for each disk'
+        )
+    return found
+
+
+def read_volume_id(volume: FoundVolume) -> str | None:
+    """The volume's id, or ``None`` if the writer hasn't made it yet."""
+    try:
+        text = (volume.path / ID_FILE).read_text().strip()
+    except FileNotFoundError:
+        return None
+    if not text or "/" in text:
+        raise UserError(f'"{volume.path / ID_FILE}" holds no volume id')
+    return text
+
+
+def make_volume_id(volume: FoundVolume) -> str:
+    """The volume's id, made and synced to disk if there is none.
+
+    Raises UserError if the volume can't be written.
+    """
+    known = read_volume_id(volume)
+    if known is not None:
+        return known
+    volume_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
+    path = volume.path / ID_FILE
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _ID_MODE)
+    except OSError as error:
+        raise _not_writable(volume, error) from None
+    try:
+        os.write(descriptor, volume_id.encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_directory(volume.path)
+    return volume_id
+
+
+def is_drained(volume: FoundVolume) -> bool:
+    """Whether an operator asks that nothing new is written here."""
+    return (volume.path / DRAIN_FILE).exists()
+
+
+def free_bytes(path: Path) -> tuple[int, int]:
+    """Bytes available to us and bytes in all on the disk of *path*."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+
+
+def sync_directory(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class VolumeLock:
+    """Keeps a second process of the same kind away from a volume.
+
+    :param kind: ``writer`` or ``reader``.
+
+    Raises UserError if another process holds the lock, or the volume can't be written.
+    """
+
+    def __init__(self, volume: FoundVolume, kind: str) -> None:
+        self._path = volume.path / f"{kind}.lock"
+        try:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, _ID_MODE)
+        except OSError as error:
+            raise _not_writable(volume, error) from None
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise UserError(f'cannot acquire {kind} lock "{self._path}": already locked') from None
+
+    def release(self) -> None:
+        """The file goes first: who opens it afterwards locks another one."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def _not_writable(volume: FoundVolume, error: OSError) -> UserError:
+    return UserError(f'volume "{volume.path}" is not writable: {error.strerror}')

@@ -1,0 +1,1 @@
+"""Background tasks: one at a time for each object, with a result that can be polled."""

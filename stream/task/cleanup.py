@@ -1,0 +1,95 @@
+"""Deletes the records of old tasks, on one node of the cluster at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from stream.task.entity import Task
+from stream.task.store import TaskStore
+from stream.values.utctime import from_timestamp
+
+__all__ = ["TaskCleanup", "is_expired"]
+
+SUCCESSFUL_FOR = timedelta(hours=1)
+OTHERS_FOR = timedelta(hours=48)
+RUN_SECONDS = 300.0
+"""How long one run may take; the next one goes on."""
+
+
+def is_expired(task: Task, now: datetime) -> bool:
+    """Whether nobody will ask for the task any more.
+
+    Successful ones are kept for an hour after their end, failed ones and those that never ended,
+    because their node died, for two days.
+    """
+    if task.is_successful:
+        return task.finished_at is not None and now - task.finished_at >= SUCCESSFUL_FOR
+    return now - (task.finished_at or task.created_at) >= OTHERS_FOR
+
+
+class TaskCleanup(Service):
+    """:param is_owner: whether this node is the one that cleans up, asked at each run.
+    :param interval: seconds between runs.
+    """
+
+    name = "task.cleanup"
+    _log = Logger(namespace="stream.task.cleanup")
+
+    def __init__(
+        self, reactor: Any, store: TaskStore, *, is_owner: Callable[[], bool], interval: float
+    ) -> None:
+        self._reactor = reactor
+        self._store = store
+        self._is_owner = is_owner
+        self._loop = LoopingCall(self._run)
+        self._loop.clock = reactor
+        self._interval = interval
+        self._running: Deferred[int] | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._loop.start(self._interval, now=False)
+        self._log.info("ready")
+
+    def stopService(self) -> Deferred[None]:
+        """Fires when no run is going on."""
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+
+    async def _run(self) -> None:
+        if not self._is_owner():
+            return
+        self._running = Deferred.fromCoroutine(self.clean_up())
+        self._running.addTimeout(RUN_SECONDS, self._reactor)
+        try:
+            count = await self._running
+            self._log.info("deleted {count} tasks", count=count)
+        except TimeoutError:
+            self._log.warn("cleanup timeout exceeded")
+        except Exception as error:
+            self._log.error("cannot clean up tasks: {error}", error=str(error))
+        finally:
+            self._running = None
+
+    async def clean_up(self) -> int:
+        """Delete all expired tasks; how many they were."""
+        now = from_timestamp(self._reactor.seconds())
+        count = 0
+        async for task in self._store.all():
+            if is_expired(task, now):
+                await self._store.delete(task)
+                count += 1
+        return count

@@ -1,0 +1,118 @@
+"""A task as it is stored. The order of attributes is the order of members in the stored JSON."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from stream.errors import NestedError, UserError, sentence
+from stream.values.codec import field
+from stream.values.utctime import format_time, to_nanoseconds
+
+__all__ = ["LOCK_PREFIX", "TASK_PREFIX", "Task", "TaskFailure", "finished", "task_id"]
+
+TASK_PREFIX = "task/"
+LOCK_PREFIX = "runtime/lock/task/"
+
+_UNKNOWN_NAME = "unknownError"
+_UNKNOWN_TEXT = "Unknown error"
+
+
+@attrs.frozen
+class TaskFailure:
+    """What the user is told of a failure.
+
+    :ivar message: a sentence.
+    :ivar exception_id: under which the failure was logged.
+    """
+
+    name: str
+    message: str
+    exception_id: str
+
+    @classmethod
+    def of(cls, problem: BaseException, exception_id: str) -> TaskFailure:
+        """Only a `UserError` has a text that is meant for the user."""
+        if not isinstance(problem, UserError):
+            return cls(_UNKNOWN_NAME, _UNKNOWN_TEXT, exception_id)
+        message = (
+            problem.sentences() if isinstance(problem, NestedError) else sentence(problem.message)
+        )
+        return cls(problem.name, message, problem.exception_id or exception_id)
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """:ivar task_id: type, object, time and a random ending; unique in the project.
+    :ivar node: the node that runs it.
+    :ivar lock: key of the lock that it holds while it runs.
+    :ivar result: a sentence, after success.
+    :ivar error: for operators, after a failure.
+    :ivar user_error: for the user, after a failure.
+    :ivar outputs: what the work was about.
+    :ivar duration: nanoseconds, when finished.
+    """
+
+    project_id: int
+    task_id: str
+    type: str
+    created_at: datetime
+    finished_at: datetime | None = None
+    node: str
+    lock: str
+    result: str = field(default="", omit_empty=True)
+    error: str = field(default="", omit_empty=True)
+    user_error: TaskFailure | None = None
+    outputs: dict[str, Any] | None = None
+    duration: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Where the record is stored."""
+        return f"{TASK_PREFIX}{self.project_id}/{self.task_id}"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finished_at is not None
+
+    @property
+    def is_successful(self) -> bool:
+        return self.is_finished and self.user_error is None and not self.error
+
+    @property
+    def status(self) -> str:
+        """``processing``, ``success`` or ``error``."""
+        if not self.is_finished:
+            return "processing"
+        return "success" if self.is_successful else "error"
+
+
+def task_id(type: str, object_id: str, created_at: datetime, ending: str) -> str:
+    """:param object_id: branch, source and sink, joined by slashes.
+    :param ending: random, tells apart tasks of the same millisecond.
+    """
+    return f"{type}/{object_id}/{format_time(created_at)}_{ending}"
+
+
+def finished(
+    task: Task,
+    at: datetime,
+    *,
+    result: str = "",
+    error: str = "",
+    failure: TaskFailure | None = None,
+    outputs: dict[str, Any] | None = None,
+) -> Task:
+    """*task* at its end."""
+    duration = to_nanoseconds(at) - to_nanoseconds(task.created_at)
+    return attrs.evolve(
+        task,
+        finished_at=at,
+        result=result,
+        error=error,
+        user_error=failure,
+        outputs=outputs,
+        duration=max(duration, 0),
+    )

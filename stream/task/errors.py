@@ -1,0 +1,42 @@
+"""What can keep a task from being started or from ending well."""
+
+from __future__ import annotations
+
+from stream.errors import UserError
+
+__all__ = ["TaskAlreadyRunning", "TaskNotFound", "TaskTimeout", "TooManyTasks"]
+
+
+class TaskAlreadyRunning(Exception):
+    """Another task holds the lock of the object.
+
+    :ivar object_key: the object.
+    """
+
+    def __init__(self, object_key: str) -> None:
+        super().__init__(f'task already running "{object_key}"')
+        self.object_key = object_key
+
+
+class TaskNotFound(UserError):
+    """There is no such task in the project."""
+
+    status = 404
+    name = "taskNotFound"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f'task "{task_id}" not found in the project')
+
+
+class TaskTimeout(Exception):
+    """The task ran longer than a task may."""
+
+    def __init__(self) -> None:
+        super().__init__("task timeout exceeded")
+
+
+class TooManyTasks(UserError):
+    """The node is busy or stopping; another try later will do."""
+
+    status = 503
+    name = "serviceUnavailable"

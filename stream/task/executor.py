@@ -1,0 +1,282 @@
+"""Runs tasks: in the background, one at a time for each object, with the end recorded.
+
+A task outlives the request that started it. While it runs, its object is locked on this node in
+memory and in the cluster by a key under the lease of the node's session, so that the lock goes when
+the node dies. The record of the end and the removal of the lock are one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet import defer
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, EtcdClient, EtcdUnavailable, Session, atomic
+from stream.ops.errortype import error_type
+from stream.ops.ids import exception_id, random_id
+from stream.ops.metrics import Metrics
+from stream.task.entity import LOCK_PREFIX, Task, TaskFailure, finished, task_id
+from stream.task.errors import TaskAlreadyRunning, TaskTimeout, TooManyTasks
+from stream.values.codec import encode
+from stream.values.utctime import from_timestamp
+
+__all__ = ["TASK_SECONDS", "TaskExecutor", "TaskRun"]
+
+TASK_SECONDS = 300.0
+"""How long a task may take."""
+ROLLBACK_SECONDS = 30.0
+"""How long all rollbacks of a task may take."""
+DRAIN_SECONDS = 30.0
+"""How long running tasks are waited for when the node stops."""
+MAX_RUNNING = 500
+"""How many tasks a node runs at once."""
+
+_EXCEPTION_PREFIX = "keboola-stream-api"
+_ENDING_LENGTH = 5
+_FIRST_RETRY = 0.1
+_MAX_RETRY = 5.0
+
+Rollback = Callable[[], Awaitable[object]]
+
+
+class TaskRun:
+    """What the body of a running task is given.
+
+    :ivar task: the task's record, as it was when it started.
+    :ivar outputs: to be set by the body as soon as they are true; a failed task keeps them.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.outputs: dict[str, Any] | None = None
+        self.rollbacks: list[Rollback] = []
+
+    def on_failure(self, rollback: Rollback) -> None:
+        """Undo something if the task fails: the last one added is called first."""
+        self.rollbacks.append(rollback)
+
+
+Body = Callable[[TaskRun], Awaitable[str]]
+"""Does the work; returns the text of the result."""
+
+
+class TaskExecutor(Service):
+    """:param client: started.
+    :param session: its lease holds the locks.
+    :param node_id: recorded in tasks and locks.
+    :param metrics: counts tasks.
+    """
+
+    name = "task"
+    _log = Logger(namespace="stream.task")
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: EtcdClient,
+        session: Session,
+        *,
+        node_id: str,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._session = session
+        self._node_id = node_id
+        self._metrics = metrics or Metrics()
+        self._running: dict[str, Deferred[None] | None] = {}
+
+    def startService(self) -> None:
+        super().startService()
+        self._log.info('node ID "{node_id}"', node_id=self._node_id)
+
+    def stopService(self) -> Deferred[None]:
+        """Fires when all tasks have ended; those that take too long are cancelled."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._drain())
+
+    async def start(
+        self, *, project_id: int, type: str, object_id: str, object_key: str, body: Body
+    ) -> Task:
+        """Start a task and return its record, without waiting for its end.
+
+        :param type: e.g. ``api.create.source``.
+        :param object_id: the object without its project, a part of the task's id.
+        :param object_key: what is locked.
+        :param body: does the work.
+
+        Raises `TaskAlreadyRunning`, `TooManyTasks`.
+        """
+        if not self.running or len(self._running) >= MAX_RUNNING:
+            raise TooManyTasks("the service is busy, please try again in a moment")
+        if object_key in self._running:
+            raise TaskAlreadyRunning(object_key)
+        self._running[object_key] = None
+        try:
+            now = self._now()
+            task = Task(
+                project_id=project_id,
+                task_id=task_id(type, object_id, now, random_id(_ENDING_LENGTH)),
+                type=type,
+                created_at=now,
+                node=self._node_id,
+                lock=f"{LOCK_PREFIX}{object_key}",
+            )
+            await self._record_start(task, object_key)
+        except BaseException:
+            del self._running[object_key]
+            raise
+        running = Deferred.fromCoroutine(self._run(task, body))
+        if not running.called:
+            self._running[object_key] = running
+        running.addErrback(self._lost, task)
+        running.addBoth(lambda _: self._running.pop(object_key, None))
+        return task
+
+    async def _record_start(self, task: Task, object_key: str) -> None:
+        lease = self._session.lease_id
+        if lease is None:
+            raise EtcdUnavailable("there is no session with etcd at the moment")
+
+        async def body(txn: AtomicTxn) -> None:
+            if await txn.get(task.lock) is not None:
+                raise TaskAlreadyRunning(object_key)
+            txn.put(task.lock, self._node_id.encode(), lease=lease)
+            txn.put(task.key, encode(task))
+
+        await atomic(self._client, body)
+
+    async def _run(self, task: Task, body: Body) -> None:
+        self._metrics.task_started(task.type)
+        self._log.info("started task", task=task.task_id)
+        run = TaskRun(task)
+        problem: BaseException | None = None
+        try:
+            result = await self._limited(_coroutine(body(run)), TASK_SECONDS)
+        except Exception as error:
+            problem = TaskTimeout() if isinstance(error, defer.TimeoutError) else error
+            ended = self._failed(task, run, problem)
+            await self._roll_back(task, run)
+        else:
+            ended = finished(task, self._now(), result=result, outputs=run.outputs)
+            self._log.info("task succeeded: {result}", task=task.task_id, result=result)
+        self._metrics.task_finished(
+            task.type,
+            (ended.duration or 0) / 1e6,
+            error_type=error_type(problem),
+            application_error=problem is not None and not isinstance(problem, UserError),
+        )
+        await self._record_end(ended)
+
+    def _failed(self, task: Task, run: TaskRun, problem: BaseException) -> Task:
+        failure = TaskFailure.of(problem, exception_id(_EXCEPTION_PREFIX))
+        if isinstance(problem, UserError):
+            self._log.warn(
+                "task failed: {error}",
+                task=task.task_id,
+                error=str(problem),
+                exception_id=failure.exception_id,
+            )
+        else:
+            self._log.failure(
+                "task failed",
+                Failure(problem),
+                task=task.task_id,
+                exception_id=failure.exception_id,
+            )
+        return finished(
+            task,
+            self._now(),
+            error=str(problem) or repr(problem),
+            failure=failure,
+            outputs=run.outputs,
+        )
+
+    async def _roll_back(self, task: Task, run: TaskRun) -> None:
+        async def all_of_them() -> None:
+            for rollback in reversed(run.rollbacks):
+                try:
+                    await rollback()
+                except Exception:
+                    self._log.failure("rollback failed", task=task.task_id)
+
+        if run.rollbacks:
+            try:
+                await self._limited(all_of_them(), ROLLBACK_SECONDS)
+            except defer.TimeoutError:
+                self._log.error("rollback timeout exceeded", task=task.task_id)
+
+    async def _record_end(self, task: Task) -> None:
+        """Write the record until it is written: whoever polls the task waits for it."""
+
+        async def body(txn: AtomicTxn) -> None:
+            txn.put(task.key, encode(task))
+            lock = await txn.get(task.lock)
+            if lock is not None and lock.value == self._node_id.encode():
+                txn.delete(task.lock)
+
+        delay = _FIRST_RETRY
+        while True:
+            try:
+                await atomic(self._client, body)
+            except Exception as error:
+                self._log.error(
+                    "cannot record the end of the task: {error}",
+                    task=task.task_id,
+                    error=str(error),
+                )
+                if not self.running:
+                    return
+                await deferLater(self._reactor, delay)
+                delay = min(delay * 2, _MAX_RETRY)
+            else:
+                return
+
+    async def _limited(self, work: Any, seconds: float) -> Any:
+        """Wait for a coroutine for at most so many seconds. Raises defer.TimeoutError."""
+        return await Deferred.fromCoroutine(work).addTimeout(seconds, self._reactor)
+
+    async def _drain(self) -> None:
+        waiting = [running for running in self._running.values() if running is not None]
+        if not waiting:
+            return
+        self._log.info("waiting for {count} tasks", count=len(waiting))
+        late = self._reactor.callLater(DRAIN_SECONDS, _cancel_all, waiting)
+        await DeferredList([_follow(running) for running in waiting])
+        if late.active():
+            late.cancel()
+
+    def _lost(self, failure: Any, task: Task) -> None:
+        self._log.failure("task was lost", failure, task=task.task_id)
+
+    def _now(self) -> datetime:
+        return from_timestamp(self._reactor.seconds())
+
+
+async def _coroutine(work: Awaitable[str]) -> str:
+    return await work
+
+
+def _cancel_all(running: list[Deferred[None]]) -> None:
+    for one in running:
+        one.cancel()
+
+
+def _follow(running: Deferred[None]) -> Deferred[None]:
+    """A Deferred that fires with *running*, whose own result is left alone."""
+    follower: Deferred[None] = Deferred()
+
+    def ended(result: Any) -> Any:
+        follower.callback(None)
+        return result
+
+    running.addBoth(ended)
+    return follower

@@ -1,0 +1,45 @@
+"""Reading the records of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from stream.etcd import EtcdClient
+from stream.task.entity import TASK_PREFIX, Task
+from stream.task.errors import TaskNotFound
+from stream.values.codec import decode
+
+__all__ = ["TaskStore"]
+
+_PAGE = 200
+
+
+class TaskStore:
+    """:param client: started."""
+
+    def __init__(self, client: EtcdClient) -> None:
+        self._client = client
+
+    async def get(self, project_id: int, task_id: str) -> Task:
+        """The task of this project. Raises `TaskNotFound`."""
+        stored = await self._client.get(f"{TASK_PREFIX}{project_id}/{task_id}")
+        if stored is None:
+            raise TaskNotFound(task_id)
+        return decode(Task, stored.value)
+
+    async def all(self) -> AsyncIterator[Task]:
+        """The tasks of all projects, read page by page."""
+        after = ""
+        while True:
+            page = await self._client.range(TASK_PREFIX, limit=_PAGE, start_after=after)
+            for stored in page.kvs:
+                after = stored.key
+                try:
+                    yield decode(Task, stored.value)
+                except ValueError:
+                    continue  # written by a newer version of the service
+            if not page.more:
+                return
+
+    async def delete(self, task: Task) -> None:
+        await self._client.delete(task.key)

@@ -1,0 +1,204 @@
+"""A running API over a real etcd and the local stand-in for the Storage API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest_twisted
+import treq
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.web.client import Agent
+
+from stream.api.service import ApiService
+from stream.encryption import encryptor_from
+from stream.etcd import EtcdClient, Session
+from stream.keboola import StorageApi, TokenVerifier
+from stream.keboola.provider import KeboolaFileProvider
+from stream.sandbox.auth import FixedToken
+from stream.sandbox.service import SandboxService
+from stream.settings import Settings
+from stream.storage.opening import DefinitionChanges
+from stream.storage.repository import StorageRepository
+from stream.storage.volume import Volume
+from stream.values.utctime import from_timestamp
+
+TOKEN = "123-456-a-secret-of-the-sandbox"
+PROJECT = 123
+BRANCH = 456
+_TASK_SECONDS = 20
+
+
+@attrs.frozen
+class Reply:
+    """An answer, read."""
+
+    status: int
+    headers: Any
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def header(self, name: str) -> str | None:
+        values = self.headers.getRawHeaders(name)
+        return values[0] if values else None
+
+
+class Api:
+    """Speaks to the running API.
+
+    :ivar etcd: its database.
+    """
+
+    def __init__(self, url: str, etcd: EtcdClient, storage_api: StorageApi) -> None:
+        self.url = url
+        self.etcd = etcd
+        self.storage_api = storage_api
+        self._client = treq.client.HTTPClient(Agent(reactor))
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        token: str | None = TOKEN,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+    ) -> Reply:
+        """One request; redirects are not followed."""
+        sent = dict(headers or {})
+        if token is not None:
+            sent["X-StorageApi-Token"] = token
+        if body is not None:
+            data = json.dumps(body).encode()
+            sent["Content-Type"] = "application/json"
+        response = await self._client.request(
+            method, self.url + path, headers=sent, data=data, allow_redirects=False
+        )
+        return Reply(response.code, response.headers, await response.content())
+
+    async def get(self, path: str) -> Any:
+        """The JSON of a successful GET."""
+        reply = await self.call("GET", path)
+        assert reply.status == 200, reply
+        return reply.json
+
+    async def finish(self, reply: Reply) -> Any:
+        """Poll the task that *reply* tells of until it is finished."""
+        assert reply.status == 202, reply
+        assert reply.json["status"] == "processing"
+        path = f"/v1/tasks/{reply.json['taskId']}"
+        for _ in range(_TASK_SECONDS * 50):
+            task = await self.get(path)
+            if task["isFinished"]:
+                return task
+            await deferLater(reactor, 0.02)
+        raise AssertionError(f"the task doesn't end: {task}")
+
+    async def run(self, method: str, path: str, body: Any = None) -> Any:
+        """Make a change and wait until it has succeeded."""
+        task = await self.finish(await self.call(method, path, body))
+        assert task["status"] == "success", task
+        return task
+
+    async def create_source(self, name: str = "My Source", type: str = "http") -> None:
+        await self.run("POST", SOURCES, {"type": type, "name": name})
+
+    async def create_sink(self, source: str = "my-source", **changes: Any) -> None:
+        await self.run("POST", f"{SOURCES}/{source}/sinks", sink_body(**changes))
+
+
+SOURCES = f"/v1/branches/{BRANCH}/sources"
+SOURCE = f"{SOURCES}/my-source"
+SINKS = f"{SOURCE}/sinks"
+SINK = f"{SINKS}/my-sink"
+
+
+def sink_body(**changes: Any) -> dict[str, Any]:
+    """The body that creates a sink."""
+    body: dict[str, Any] = {
+        "type": "table",
+        "name": "My Sink",
+        "table": {
+            "type": "keboola",
+            "tableId": "in.c-my-bucket.my-table",
+            "mapping": {
+                "columns": [{"type": "uuid", "name": "id"}, {"type": "body", "name": "body"}]
+            },
+        },
+    }
+    return body | changes
+
+
+@pytest_twisted.async_yield_fixture()
+async def sandbox(tmp_path: Path) -> AsyncIterator[SandboxService]:
+    """A running stand-in for the Storage API."""
+    service = SandboxService(
+        reactor,
+        listen="127.0.0.1:0",
+        path=str(tmp_path / "sandbox"),
+        token=TOKEN,
+        project_id=PROJECT,
+        branch_id=BRANCH,
+    )
+    await service.startService()
+    yield service
+    await service.stopService()
+
+
+@pytest_twisted.async_yield_fixture()
+async def api(etcd: EtcdClient, sandbox: SandboxService) -> AsyncIterator[Api]:
+    """The API, started on a free port."""
+    settings = Settings()
+    settings = attrs.evolve(
+        settings,
+        node_id="test-node",
+        api=attrs.evolve(
+            settings.api, listen="127.0.0.1:0", public_url="https://stream.keboola.local"
+        ),
+        source=attrs.evolve(
+            settings.source,
+            http=attrs.evolve(
+                settings.source.http, public_url="https://stream-in.keboola.local"
+            ),
+        ),
+    )
+    session = Session(etcd, ttl=15, reactor=reactor)
+    await session.startService()
+    storage_api = StorageApi(reactor, sandbox.url)
+    volume = Volume(
+        volume_id="my-volume",
+        node_id="test-node",
+        node_address="localhost:1",
+        path="hdd/my-volume",
+        type="default",
+        label="my-volume",
+    )
+    changes = DefinitionChanges(
+        etcd,
+        StorageRepository(settings.storage.level, lambda: [volume]),
+        KeboolaFileProvider(etcd, storage_api, encryptor_from("none", b""), reactor),
+        lambda: from_timestamp(reactor.seconds()),
+    )
+    service = ApiService(
+        reactor,
+        settings,
+        client=etcd,
+        session=session,
+        changes=changes,
+        storage_api=storage_api,
+        verifier=TokenVerifier(reactor, storage_api),
+    )
+    await service.startService()
+    yield Api(f"http://127.0.0.1:{service.port_number}", etcd, storage_api)
+    await service.stopService()
+    await session.stopService()
+    await storage_api.close()

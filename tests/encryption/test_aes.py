@@ -1,0 +1,107 @@
+"""AES encryption of stored secrets."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from typing import Any
+
+import orjson
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+from zope.interface.verify import verifyObject
+
+from stream.encryption import DecryptionFailed, IEncryptor, encryptor_from
+
+KEY = bytes(range(32))
+SINK = {"sink": "123/456/my-source/my-sink"}
+encryptor = encryptor_from("aes", KEY)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(json_values)
+def test_round_trip(value: Any) -> None:
+    """What was encrypted is read again with the same metadata."""
+    assert encryptor.decrypt(encryptor.encrypt(value, SINK), SINK) == value
+
+
+def test_form() -> None:
+    """The text is aes:: and base64 of nonce, ciphertext and tag, bound to compact JSON."""
+    verifyObject(IEncryptor, encryptor)
+    text = encryptor.encrypt({"token": "secret"}, SINK)
+    assert text.startswith("aes::")
+    blob = base64.b64decode(text[5:], validate=True)
+    bound = b'{"sink":"123/456/my-source/my-sink"}'
+    plain = AESGCM(KEY).decrypt(blob[:12], blob[12:], bound)
+    assert plain[0] == 1
+    assert orjson.loads(gzip.decompress(plain[1:])) == {"token": "secret"}
+
+
+def test_the_same_value_never_looks_the_same() -> None:
+    """Each encryption uses a fresh nonce."""
+    texts = {encryptor.encrypt("x", SINK) for _ in range(50)}
+    assert len({base64.b64decode(text[5:])[:12] for text in texts}) == 50
+
+
+@given(st.data())
+def test_any_changed_bit_is_noticed(data: st.DataObject) -> None:
+    """A text with one changed bit can't be opened."""
+    blob = bytearray(base64.b64decode(encryptor.encrypt("value", SINK)[5:]))
+    position = data.draw(st.integers(0, len(blob) * 8 - 1))
+    blob[position // 8] ^= 1 << position % 8
+    with pytest.raises(DecryptionFailed, match="another key"):
+        encryptor.decrypt("aes::" + base64.b64encode(bytes(blob)).decode(), SINK)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"sink": "other"}, {"file": SINK["sink"]}])
+def test_other_metadata(metadata: dict[str, str]) -> None:
+    """A value can't be opened as part of another record."""
+    with pytest.raises(DecryptionFailed):
+        encryptor.decrypt(encryptor.encrypt("x", SINK), metadata)
+
+
+def test_other_key() -> None:
+    """A value can't be opened with another key, and the error doesn't show either."""
+    text = encryptor.encrypt("my secret", SINK)
+    with pytest.raises(DecryptionFailed) as caught:
+        encryptor_from("aes", bytes(32)).decrypt(text, SINK)
+    assert "my secret" not in str(caught.value)
+
+
+def test_order_of_metadata_does_not_matter() -> None:
+    """Metadata is a map, whatever the order it was written in."""
+    text = encryptor.encrypt("x", {"a": "1", "b": "2"})
+    assert encryptor.decrypt(text, {"b": "2", "a": "1"}) == "x"
+
+
+def sealed(plain: bytes) -> str:
+    nonce = bytes(12)
+    blob = nonce + AESGCM(KEY).encrypt(nonce, plain, orjson.dumps(SINK))
+    return "aes::" + base64.b64encode(blob).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "does not begin"),
+        ("gcp::aes::AAAA", "does not begin"),
+        ("aes::?", "not base64"),
+        ("aes::AAAA", "too short"),
+        (sealed(b""), "unknown version"),
+        (sealed(b"\x02" + gzip.compress(b"1")), "unknown version"),
+        (sealed(b"\x01not gzip"), "damaged"),
+        (sealed(b"\x01" + gzip.compress(b"123")[:-9]), "damaged"),
+        (sealed(b"\x01" + gzip.compress(b"{not json")), "damaged"),
+    ],
+)
+def test_texts_that_cannot_be_opened(text: str, reason: str) -> None:
+    """Each kind of damage is told apart."""
+    with pytest.raises(DecryptionFailed, match=reason):
+        encryptor.decrypt(text, SINK)

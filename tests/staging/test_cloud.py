@@ -1,0 +1,267 @@
+"""What the cloud stores send, seen by a small server that behaves like a bucket."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as _reactor
+from twisted.python.threadpool import ThreadPool
+
+from stream.staging import FileUpload, ObjectMismatch, StagingError, bytes_chunks, open_store
+from stream.staging.cloud import PART_BYTES
+from stream.staging.store import StoredObject
+from tests.staging.uploads import aws, azure, gcp
+
+reactor: Any = _reactor
+SLICE = "2000-01-01T01:00:00.000Z_hdd-1.gz"
+
+
+class Bucket(BaseHTTPRequestHandler):
+    """Single and multipart uploads of one bucket; `Server` holds what it learns."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def _go(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.seen.append((self.command, self.path, dict(self.headers.items())))
+        status, etag, reply = self._answer(body)
+        self.send_response(status)
+        if etag:
+            self.send_header("ETag", f'"{etag}"')
+        size = len(self.server.content) if self.command == "HEAD" else len(reply)
+        self.send_header("Content-Length", str(size))
+        self.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def _answer(self, body: bytes) -> tuple[int, str, bytes]:
+        server = self.server
+        if self.command == "HEAD":
+            return server.head_status, "e", b""
+        if server.failures:
+            return server.failures.pop(0), "", b""
+        if self.command == "DELETE":
+            return 204, "", b""
+        if self.command == "POST" and "uploadId=" not in self.path:
+            return 200, "", b"<R><Bucket>b</Bucket><Key>k</Key><UploadId>U</UploadId></R>"
+        if self.command == "POST":
+            parts = [server.parts[number] for number in sorted(server.parts)]
+            server.content = b"".join(parts)[: server.keep]
+            digests = b"".join(hashlib.md5(part).digest() for part in parts)
+            etag = f"{hashlib.md5(digests).hexdigest()}-{len(parts)}"
+            return 200, "", f"<R><ETag>{server.etag or etag}</ETag></R>".encode()
+        if "partNumber=" in self.path:
+            number = int(self.path.partition("partNumber=")[2].partition("&")[0])
+            server.parts[number] = body
+            return 200, hashlib.md5(body).hexdigest(), b""
+        server.content = body[: server.keep]
+        return 201, server.etag or hashlib.md5(body).hexdigest(), b""
+
+    do_PUT = do_POST = do_HEAD = do_DELETE = _go
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+class Server(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Bucket)
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.parts: dict[int, bytes] = {}
+        self.content = b""
+        self.failures: list[int] = []
+        self.head_status = 200
+        self.etag = ""
+        self.keep: int | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def methods(self) -> list[str]:
+        return [method for method, _, _ in self.seen]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as started:
+        thread = threading.Thread(target=started.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield started
+        started.shutdown()
+        thread.join()
+
+
+async def put(
+    upload: FileUpload, pool: ThreadPool, body: bytes = b"abc", name: str = SLICE
+) -> StoredObject:
+    store = open_store(upload, file_key="f", reactor=reactor, pool=pool)
+    return await store.put(name, bytes_chunks(body))
+
+
+@pytest_twisted.ensureDeferred
+async def test_s3_small(server: Server, pool: ThreadPool) -> None:
+    """A small object is one signed PUT with the ACL and encryption the file was prepared with."""
+    stored = await put(aws(endpoint=server.url), pool)
+    assert stored.url == f"s3://buck/exp-2/1001/{SLICE}"
+    assert (stored.size, stored.verified) == (3, True)
+    ((method, path, headers),) = server.seen
+    assert (method, path.replace("%3A", ":")) == ("PUT", f"/buck/exp-2/1001/{SLICE}")
+    assert headers["x-amz-acl"] == "private"
+    assert headers["x-amz-server-side-encryption"] == "AES256"
+    assert headers["x-amz-security-token"] == "aws-session-token"
+    assert "x-amz-acl" in headers["authorization"].partition("SignedHeaders=")[2]
+    assert "/eu-west-1/s3/" in headers["authorization"]
+    assert server.content == b"abc"
+
+
+@pytest_twisted.ensureDeferred
+async def test_s3_multipart(server: Server, pool: ThreadPool) -> None:
+    """A big object goes up in parts of equal size, and its digest is compared."""
+    body = bytes(range(256)) * (PART_BYTES // 256 * 2 + 100)
+    stored = await put(aws(endpoint=server.url), pool, body)
+    assert (stored.size, stored.verified) == (len(body), True)
+    assert server.content == body
+    assert [len(part) for _, part in sorted(server.parts.items())][:2] == [PART_BYTES] * 2
+    assert "HEAD" not in server.methods
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_part_exactly_is_one_request(server: Server, pool: ThreadPool) -> None:
+    """A body of one whole part is not a multipart upload, one byte more is."""
+    await put(aws(endpoint=server.url), pool, bytes(PART_BYTES))
+    assert server.methods == ["PUT"]
+    await put(aws(endpoint=server.url), pool, bytes(PART_BYTES + 1))
+    assert server.methods.count("POST") == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_azure(server: Server, pool: ThreadPool) -> None:
+    """An Azure object is a block blob under the signature, verified by its size."""
+    stored = await put(azure(server.url), pool)
+    assert stored.url == f"azure://acc.blob.core.windows.net/cont/exp-2-1001-{SLICE}"
+    assert stored.verified
+    method, path, headers = server.seen[0]
+    target, _, query = path.partition("?")
+    assert (method, target.replace("%3A", ":")) == ("PUT", f"/cont/exp-2-1001-{SLICE}")
+    assert "sig=az%2Bsecret%3D" in query
+    assert headers["x-ms-blob-type"] == "BlockBlob"
+    assert server.methods == ["PUT", "HEAD"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_gcs(server: Server, pool: ThreadPool) -> None:
+    """A Google object carries the bearer token."""
+    upload = attrs.evolve(gcp(endpoint=server.url), expiration=None)
+    stored = await put(upload, pool)
+    assert stored.url == f"gs://buck/exp-2/1001/{SLICE}"
+    assert stored.verified
+    assert server.seen[0][2]["authorization"] == "Bearer gcs-secret-token"
+    assert server.content == b"abc"
+
+
+@pytest_twisted.ensureDeferred
+async def test_transient_errors_are_repeated(server: Server, pool: ThreadPool) -> None:
+    """Two server errors are hidden from the caller."""
+    server.failures = [503, 500]
+    assert (await put(aws(endpoint=server.url), pool)).size == 3
+    assert server.methods == ["PUT", "PUT", "PUT"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_wrong_digest(server: Server, pool: ThreadPool) -> None:
+    """An object whose digest differs from what was sent is an error that may be retried."""
+    server.etag = "0" * 32
+    with pytest.raises(ObjectMismatch, match="digest") as caught:
+        await put(aws(endpoint=server.url), pool)
+    assert caught.value.retryable
+
+
+@pytest_twisted.ensureDeferred
+async def test_wrong_size(server: Server, pool: ThreadPool) -> None:
+    """Where the ETag says nothing, the size is compared."""
+    server.keep = 2
+    with pytest.raises(ObjectMismatch, match="has 2 bytes, 3 were sent"):
+        await put(azure(server.url), pool)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_kms_etag_is_not_a_digest(server: Server, pool: ThreadPool) -> None:
+    """With a KMS key the ETag isn't taken for a digest; the size is compared instead."""
+    server.etag = "0" * 32
+    upload = aws(endpoint=server.url, **{"x-amz-server-side-encryption": "aws:kms"})
+    assert (await put(upload, pool)).verified
+    assert server.methods == ["PUT", "HEAD"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_credentials_that_may_not_look(server: Server, pool: ThreadPool) -> None:
+    """Credentials that may only write give an object that isn't verified, not an error."""
+    server.head_status = 403
+    stored = await put(azure(server.url), pool)
+    assert not stored.verified
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("status", [400, 403])
+async def test_errors_hold_no_secrets(server: Server, pool: ThreadPool, status: int) -> None:
+    """The text of a refusal shows neither keys nor signatures."""
+    for upload in (
+        aws(endpoint=server.url),
+        azure(server.url),
+        attrs.evolve(gcp(endpoint=server.url), expiration=None),
+    ):
+        server.failures = [status]
+        with pytest.raises(StagingError) as caught:
+            await put(upload, pool)
+        error = caught.value
+        assert "secret" not in f"{error} {error!r} {error.__cause__!r}"
+        assert "session-token" not in str(error)
+
+
+@pytest_twisted.ensureDeferred
+async def test_unreachable_store_shows_no_secrets(server: Server, pool: ThreadPool) -> None:
+    """A connection that fails names the store without the signature in its URL."""
+    upload = azure(server.url)
+    server.server_close()
+    with pytest.raises(StagingError) as caught:
+        await put(upload, pool)
+    assert caught.value.retryable
+    assert "secret" not in str(caught.value)
+
+
+@pytest_twisted.ensureDeferred
+async def test_failed_big_body_is_aborted(server: Server, pool: ThreadPool) -> None:
+    """A body that breaks after its first parts completes nothing, and its parts are given up."""
+
+    def broken() -> Iterator[bytes]:
+        yield bytes(3 * PART_BYTES)
+        raise RuntimeError("cannot read")
+
+    store = open_store(aws(endpoint=server.url), file_key="f", reactor=reactor, pool=pool)
+    with pytest.raises(RuntimeError, match="cannot read"):
+        await store.put("x", broken)
+    assert server.content == b""
+    assert server.methods[-1] == "DELETE"
+
+
+def test_bad_parameters_are_not_quoted(pool: ThreadPool) -> None:
+    """Parameters that can't be used are refused for good, without quoting them."""
+    upload = azure("secret://nowhere\n")
+    for bad in (
+        attrs.evolve(upload, credentials={**upload.credentials, "absCredentials": {}}),
+        attrs.evolve(aws(), credentials={**aws().credentials, "credentials": "secret"}),
+    ):
+        with pytest.raises(StagingError) as caught:
+            open_store(bad, file_key="f", reactor=reactor, pool=pool)
+        assert not caught.value.retryable
+        assert "secret" not in str(caught.value)
