@@ -59,6 +59,7 @@ class Process(Service):
         self._main = self._build()
         await maybeDeferred(self._main.startService)
         if not self._exiting:
+            _log.info("ready to serve")
             self._ready()
 
     def _failed(self, failure: Failure) -> None:

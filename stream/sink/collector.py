@@ -69,16 +69,20 @@ class Collector(Service):
 
     async def closed(self, key: SliceKey) -> None:
         """Fires when the final value is stored, however long etcd is away."""
+        await self.stored(key)
+        self._tracked.pop(key, None)
+
+    async def stored(self, key: SliceKey) -> None:
+        """Fires when the present value is stored, however long etcd is away."""
         tracked = self._tracked.get(key)
         while tracked is not None:
             try:
                 await self._store([tracked])
             except EtcdError:
-                _log.failure("cannot store the final statistics of a slice", slice_id=str(key))
+                _log.failure("cannot store the statistics of a slice", slice_id=str(key))
                 await deferLater(self._reactor, self._interval)
             else:
                 tracked = None
-        self._tracked.pop(key, None)
 
     async def _round(self) -> None:
         try:

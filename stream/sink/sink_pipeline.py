@@ -40,6 +40,9 @@ class CountersCollector(Protocol):
     def opened(self, key: SliceKey, counters: SliceCounters) -> None:
         """The counters of a slice are to be stored from now on."""
 
+    async def stored(self, key: SliceKey) -> None:
+        """Fires when the present counters are stored."""
+
     async def closed(self, key: SliceKey) -> None:
         """Fires when the final counters are stored."""
 
@@ -162,6 +165,7 @@ class SinkPipeline:
             reactor=context.reactor,
             pool=context.pool,
             reroute=self._reroute,
+            announce=lambda: ensureDeferred(context.collector.stored(slice_.key)),
         )
         context.collector.opened(slice_.key, pipeline.counters)
         target = _Target(pipeline, context.renderer(slice_), slice_.encoding.sync.wait)

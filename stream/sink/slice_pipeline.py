@@ -8,6 +8,11 @@ Note [Resending]: a group is kept until the writer acknowledged it at the level 
 for. When the connection breaks, what became of the groups on their way is unknown; the file is
 opened again with the acknowledged length, the writer cuts it there, and they are sent again. So an
 interruption neither loses nor doubles a row.
+
+Note [First record]: coordinators rotate and import by the statistics in etcd, which are put there
+once a second. A crash may lose the latest counts, which the reader mends, but must not make a slice
+with records look empty: it would never be rotated. So the first answer of a slice waits until its
+statistics are in etcd.
 """
 
 from __future__ import annotations
@@ -80,6 +85,7 @@ class SlicePipeline:
     """:param slice_: the slice, in state ``writing``.
     :param reroute: offers a group that was certainly not stored to another slice of the sink;
         false if nobody takes it.
+    :param announce: fires when the present counters of the slice are in etcd.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class SlicePipeline:
         reactor: Any,
         pool: ThreadPool,
         reroute: Callable[[SlicePipeline, Group], bool],
+        announce: Callable[[], Deferred[None]],
         jitter: random.Random | None = None,
     ) -> None:
         self.slice = slice_
@@ -101,6 +108,9 @@ class SlicePipeline:
         self._reactor = reactor
         self._pool = pool
         self._reroute = reroute
+        self._announce = announce
+        self._announced = False
+        self._unannounced: list[Group] = []
         self._jitter = jitter or random.Random()
         encoding = slice_.encoding
         self._compress = compressor(encoding.compression)
@@ -252,7 +262,21 @@ class SlicePipeline:
             len(group.rows), group.size, len(sent.data), group.first_at, group.last_at
         )
         self._commit()
-        group.stored()
+        if self._announced:
+            group.stored()
+            return
+        self._unannounced.append(group)
+        if len(self._unannounced) == 1:
+            announcing = self._announce()
+            announcing.addCallback(self._was_announced)
+            announcing.addErrback(lambda f: _log.failure("cannot announce a slice", f))
+
+    def _was_announced(self, _: None) -> None:
+        """Note [First record]: those who waited for it are answered."""
+        self._announced = True
+        groups, self._unannounced = self._unannounced, []
+        for group in groups:
+            group.stored()
 
     # Failures.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import attrs
 import pytest
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
@@ -52,6 +52,7 @@ class PipelineTests(SynchronousTestCase):
         self.opener = FakeOpener(at_once=False)
         self.rerouted: list[Group] = []
         self.takes_rerouted = False
+        self.announcement: Deferred[None] | None = None
 
     def pipeline(self, encoding: Encoding | None = None) -> SlicePipeline:
         pipeline = SlicePipeline(
@@ -61,9 +62,15 @@ class PipelineTests(SynchronousTestCase):
             reactor=self.clock,
             pool=_NoThreads(),
             reroute=self._reroute,
+            announce=self._announce,
         )
         pipeline.start()
         return pipeline
+
+    def _announce(self) -> Deferred[None]:
+        if self.announcement is None:
+            return succeed(None)
+        return self.announcement
 
     def _reroute(self, origin: SlicePipeline, group: Group) -> bool:
         self.rerouted.append(group)
@@ -317,6 +324,21 @@ class PipelineTests(SynchronousTestCase):
         assert self.file.closed
         assert not self.clock.getDelayedCalls()
 
+    def test_the_first_answer_waits_until_the_slice_is_known_to_have_records(self) -> None:
+        """A crash behind an answer can't leave a slice that looks empty."""
+        self.announcement = Deferred()
+        pipeline = self.pipeline()
+        first = self.write(pipeline, b"a\n")
+        self.clock.advance(0)
+        self.file.answer()
+        second = self.write(pipeline, b"b\n")
+        self.clock.advance(0)
+        self.file.answer()
+        assert [w.outcome for w in (*first, *second)] == [None, None]
+        assert self.stored == b"a\nb\n"
+        self.announcement.callback(None)
+        assert [w.outcome for w in (*first, *second)] == ["stored", "stored"]
+
     def test_compressed_groups_can_be_read_at_every_end(self) -> None:
         """Each group is a complete gzip member."""
         import gzip
@@ -341,6 +363,7 @@ def test_counters_follow_acknowledgements(answers: int) -> None:
         reactor=clock,
         pool=_NoThreads(),
         reroute=lambda *_: False,
+        announce=lambda: succeed(None),
     )
     pipeline.start()
     for moment in (5, 6, 7):

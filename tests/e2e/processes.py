@@ -1,0 +1,274 @@
+"""Real processes of the service on free ports, and what a user does with them over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from tests.conftest import free_port
+
+__all__ = ["ALL", "Deployment", "wait_for"]
+
+ALL = (
+    "etcd",
+    "sandbox",
+    "api",
+    "http-source",
+    "storage-writer",
+    "storage-reader",
+    "storage-coordinator",
+)
+TOKEN = "e2e-token"
+TABLE = "in.c-demo.events"
+COLUMNS = [
+    {"type": "uuid", "name": "uuid"},
+    {"type": "datetime", "name": "at"},
+    {"type": "ip", "name": "ip"},
+    {"type": "path", "name": "id", "path": "id", "rawString": True, "defaultValue": "none"},
+    {"type": "headers", "name": "headers"},
+    {"type": "body", "name": "body"},
+]
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 40.0
+_POLL_SECONDS = 0.05
+_PORTS = ("etcd", "sandbox", "api", "source", "writer")
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    """Ask *condition* until it is true; its value."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(_POLL_SECONDS)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+@attrs.define(eq=False)
+class Running:
+    """One process and what it prints."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    health: str
+
+    def kill(self) -> None:
+        """SIGKILL: no chance to clean up."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(_STOP_SECONDS)
+
+
+@attrs.define(eq=False)
+class Deployment:
+    """Directories, ports and settings of one deployment; processes come and go."""
+
+    root: Path
+    settings: dict[str, str] = attrs.Factory(dict)
+    ports: dict[str, int] = attrs.Factory(lambda: {name: free_port() for name in _PORTS})
+    running: list[Running] = attrs.Factory(list)
+
+    def __attrs_post_init__(self) -> None:
+        (self.root / "volumes" / "default" / "one").mkdir(parents=True, exist_ok=True)
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.ports['api']}"
+
+    def environment(self, node_id: str = "node-1") -> dict[str, str]:
+        """Settings by environment; whatever STREAM_ variables are set outside don't count."""
+        ports = self.ports
+        outside = {k: v for k, v in os.environ.items() if not k.startswith("STREAM_")}
+        return {
+            **outside,
+            "STREAM_NODE_ID": node_id,
+            "STREAM_HOSTNAME": "127.0.0.1",
+            "STREAM_ETCD_ENDPOINT": f"127.0.0.1:{ports['etcd']}",
+            "STREAM_ETCD_NAMESPACE": "e2e",
+            "STREAM_ETCD_DATA_DIR": str(self.root / "etcd"),
+            "STREAM_SANDBOX_LISTEN": f"127.0.0.1:{ports['sandbox']}",
+            "STREAM_SANDBOX_PATH": str(self.root / "sandbox"),
+            "STREAM_SANDBOX_TOKEN": TOKEN,
+            "STREAM_STORAGE_API_HOST": f"http://127.0.0.1:{ports['sandbox']}",
+            "STREAM_API_LISTEN": f"127.0.0.1:{ports['api']}",
+            "STREAM_API_PUBLIC_URL": self.api,
+            "STREAM_SOURCE_HTTP_LISTEN": f"127.0.0.1:{ports['source']}",
+            "STREAM_SOURCE_HTTP_PUBLIC_URL": f"http://127.0.0.1:{ports['source']}",
+            "STREAM_METRICS_LISTEN": f"127.0.0.1:{free_port()}",
+            "STREAM_STORAGE_VOLUMES_PATH": str(self.root / "volumes"),
+            "STREAM_STORAGE_LEVEL_LOCAL_WRITER_NETWORK_LISTEN": f"127.0.0.1:{ports['writer']}",
+            "STREAM_STORAGE_LEVEL_LOCAL_WRITER_ALLOCATION_STATIC": "1MB",
+            "STREAM_STORAGE_LEVEL_STAGING_OPERATOR_SLICE_ROTATION_CHECK_INTERVAL": "100ms",
+            "STREAM_STORAGE_LEVEL_STAGING_OPERATOR_SLICE_UPLOAD_CHECK_INTERVAL": "500ms",
+            "STREAM_STORAGE_LEVEL_STAGING_UPLOAD_MIN_INTERVAL": "1s",
+            "STREAM_STORAGE_LEVEL_STAGING_UPLOAD_TRIGGER_INTERVAL": "1s",
+            "STREAM_STORAGE_LEVEL_TARGET_OPERATOR_FILE_ROTATION_CHECK_INTERVAL": "100ms",
+            "STREAM_STORAGE_LEVEL_TARGET_OPERATOR_FILE_IMPORT_CHECK_INTERVAL": "500ms",
+            "STREAM_STORAGE_LEVEL_TARGET_IMPORT_MIN_INTERVAL": "1s",
+            "STREAM_STORAGE_LEVEL_TARGET_IMPORT_TRIGGER_INTERVAL": "1s",
+            **self.settings,
+        }
+
+    def command(self, components: Sequence[str]) -> list[str]:
+        twistd = Path(sys.executable).parent / "twistd"
+        return [str(twistd), "-n", "--pidfile=", "stream", f"--components={','.join(components)}"]
+
+    def start(self, *components: str, node_id: str = "node-1", **settings: str) -> Running:
+        """Start a process with *components*; returns when it is ready."""
+        running = self.spawn(*components, node_id=node_id, **settings)
+        self.wait_ready(running)
+        return running
+
+    def spawn(self, *components: str, node_id: str = "node-1", **settings: str) -> Running:
+        environment = {**self.environment(node_id), **settings}
+        log = self.root / f"{len(self.running):02d}-{components[0]}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                self.command(components),
+                env=environment,
+                cwd=self.root,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        running = Running(process, log, environment["STREAM_METRICS_LISTEN"])
+        self.running.append(running)
+        return running
+
+    def wait_ready(self, running: Running) -> None:
+        def ready() -> bool:
+            if running.process.poll() is not None:
+                raise AssertionError(f"the process ended:\n{running.log.read_text()}")
+            return b'"message":"ready to serve"' in running.log.read_bytes()
+
+        wait_for(ready, "readiness", _START_SECONDS)
+
+    def refused(self, *components: str, **settings: str) -> tuple[int, str]:
+        """The exit code and output of a process that can't start."""
+        ended = subprocess.run(
+            self.command(components),
+            env={**self.environment(), **settings},
+            cwd=self.root,
+            capture_output=True,
+            timeout=_START_SECONDS,
+            check=False,
+        )
+        return ended.returncode, (ended.stdout + ended.stderr).decode()
+
+    def stop_all(self) -> None:
+        """Stop what still runs, the latest first."""
+        for running in reversed(self.running):
+            if running.process.poll() is None:
+                running.process.terminate()
+                try:
+                    running.process.wait(_STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    running.kill()
+
+    # What a user does.
+
+    def call(
+        self, method: str, url: str, body: Any = None, *, token: str | None = TOKEN
+    ) -> tuple[int, Any]:
+        """A JSON call; status and decoded body."""
+        headers = {"X-StorageApi-Token": token} if token else {}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        data = None if body is None else json.dumps(body).encode()
+        status, answer = request(method, url, data, headers)
+        return status, json.loads(answer) if answer.startswith((b"{", b"[")) else answer.decode()
+
+    def task(self, method: str, url: str, body: Any = None) -> dict[str, Any]:
+        """Run a task and wait for its success; its outputs."""
+        status, task = self.call(method, url, body)
+        assert status == 202, (status, task)
+
+        def finished() -> Any:
+            _, latest = self.call("GET", task["url"])
+            return latest if latest["isFinished"] else None
+
+        ended = wait_for(finished, f"the end of the task {task['taskId']}")
+        assert ended["status"] == "success", ended
+        outputs: dict[str, Any] = ended["outputs"]
+        return outputs
+
+    def define(self, columns: Sequence[dict[str, Any]] = COLUMNS) -> str:
+        """A source with a table sink; the URL to push records to."""
+        sources = f"{self.api}/v1/branches/default/sources"
+        source = self.task("POST", sources, {"type": "http", "name": "My Source"})["url"]
+        mapping = {"columns": list(columns)}
+        self.task(
+            "POST",
+            f"{source}/sinks",
+            {
+                "type": "table",
+                "name": "My Sink",
+                "table": {"type": "keboola", "tableId": TABLE, "mapping": mapping},
+            },
+        )
+        _, answer = self.call("GET", source)
+        url: str = answer["http"]["url"]
+        return url
+
+    def push(self, url: str, body: Any) -> tuple[int, bytes]:
+        """Push one record."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return request("POST", url, data, {"Content-Type": "application/json"})
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Ask the sandbox's database, as any SQL tool can."""
+        path = self.root / "sandbox" / "project-123" / "data.sqlite"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            return connection.execute(sql).fetchall()
+
+    def ids(self) -> list[str]:
+        """The ids of the records in the table."""
+        try:
+            return [row[0] for row in self.query(f'SELECT id FROM "{TABLE}"')]
+        except sqlite3.OperationalError:
+            return []
+
+    def wait_ids(self, expected: set[str], seconds: float = 90.0) -> list[str]:
+        """Wait until all *expected* ids are in the table; all ids that are there."""
+        wait_for(lambda: expected <= set(self.ids()), f"{len(expected)} records", seconds)
+        return self.ids()
+
+
+def request(
+    method: str, url: str, body: bytes | None, headers: dict[str, str]
+) -> tuple[int, bytes]:
+    """One HTTP request on a connection of its own."""
+    parts = urlsplit(url)
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    with closing(http.client.HTTPConnection(parts.netloc, timeout=60)) as connection:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+@contextmanager
+def deployment(root: Path, **settings: str) -> Iterator[Deployment]:
+    """A deployment whose processes are stopped at the end."""
+    deployed = Deployment(root, settings)
+    try:
+        yield deployed
+    finally:
+        deployed.stop_all()

@@ -1,0 +1,87 @@
+"""Five processes, one of them killed under load: no acknowledged record is lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import Deployment, Running, wait_for
+
+_ROOT = Path(__file__).parents[2]
+
+
+def _start_separately(deployed: Deployment) -> dict[str, Running]:
+    """Each component in a process of its own."""
+    running = {"etcd": deployed.start("etcd"), "sandbox": deployed.start("sandbox")}
+    for name in (
+        "storage-writer",
+        "storage-reader",
+        "storage-coordinator",
+        "api",
+        "http-source",
+    ):
+        running[name] = deployed.start(name, node_id=name)
+    return running
+
+
+def _load(url: str, records: int, acknowledged: Path) -> subprocess.Popen[bytes]:
+    """Push records in the background."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.load",
+            url,
+            f"--records={records}",
+            "--connections=32",
+            f"--acknowledged={acknowledged}",
+            "--prefix=r",
+        ],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("victim", ["storage-writer", "http-source"])
+def test_no_acknowledged_record_is_lost(deployed: Deployment, tmp_path: Path, victim: str) -> None:
+    """The killed process comes back, and every record answered with 200 is in the table."""
+    running = _start_separately(deployed)
+    url = deployed.define()
+    acknowledged = tmp_path / "acknowledged"
+    load = _load(url, 6000, acknowledged)
+    wait_for(lambda: _written(deployed) > 20_000, "the first rows on disk")
+    running[victim].kill()
+    deployed.start(victim, node_id=victim)
+    output, _ = load.communicate(timeout=120)
+    result = json.loads(output)
+    ids = set(acknowledged.read_text().split())
+    assert len(ids) == result["statuses"]["200"]
+    assert len(ids) > 1000
+    stored = deployed.wait_ids(ids)
+    unanswered = result["records"] - len(ids)
+    assert len(stored) - len(ids) <= unanswered, "a record was stored twice"
+
+
+def _written(deployed: Deployment) -> int:
+    """Bytes in slice files."""
+    return sum(path.stat().st_size for path in deployed.root.glob("volumes/**/slice-*"))
+
+
+def test_a_stop_under_load_answers_everything(deployed: Deployment, tmp_path: Path) -> None:
+    """SIGTERM to a source: what it has read it answers, and what it answered is stored."""
+    running = _start_separately(deployed)
+    url = deployed.define()
+    acknowledged = tmp_path / "acknowledged"
+    load = _load(url, 6000, acknowledged)
+    wait_for(lambda: _written(deployed) > 20_000, "the first rows on disk")
+    assert running["http-source"].stop() == 0
+    deployed.start("http-source", node_id="http-source")
+    output, _ = load.communicate(timeout=120)
+    assert set(json.loads(output)["statuses"]) <= {"200", "0", "503"}
+    ids = set(acknowledged.read_text().split())
+    stored = deployed.wait_ids(ids)
+    assert len(stored) == len(set(stored)), "a record was stored twice"
