@@ -212,11 +212,12 @@ def _http_source(node: Node, writer: StorageWriterService | None) -> list[IServi
     )
     node.session.on_lost.append(router.session_lost)
     node.session.on_renewed.append(router.session_renewed)
-    group.on_change(
-        lambda: ensureDeferred(router.nodes_changed()).addErrback(
-            lambda failure: _log.failure("cannot share the slices anew", failure)
-        )
-    )
+
+    def share_anew() -> None:
+        sharing = ensureDeferred(router.nodes_changed())
+        sharing.addErrback(lambda failure: _log.failure("cannot share the slices anew", failure))
+
+    group.on_change(share_anew)
     source = HttpSourceService(node.reactor, node.client, settings.source.http, router)
     return [group, clients, collector, router, source]
 

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 import orjson
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
@@ -53,6 +53,7 @@ class ApiRequest(Request):
         self.project_id: int | None = None
         self.is_too_big = False
         self._bytes = 0
+        channel.site.connections.add(channel)
         self._late = channel.callLater(HEADERS_SECONDS, channel.loseConnection)
 
     def gotLength(self, length: int | None) -> None:
@@ -86,26 +87,22 @@ class ApiRequest(Request):
 
 
 class ApiSite(Site):
-    """A site whose requests are `ApiRequest`s and that leaves the log to `Front`."""
+    """A site whose requests are `ApiRequest`s and that leaves the log to `Front`.
+
+    :ivar connections: those that have sent a request.
+    """
 
     requestFactory = ApiRequest
     displayTracebacks = False
 
     def __init__(self, root: IResource, reactor: Any) -> None:
         super().__init__(root, reactor=reactor, timeout=HEADERS_SECONDS)
-        self._connections: WeakSet[Any] = WeakSet()
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        protocol = super().buildProtocol(addr)
-        if protocol is not None:
-            self._connections.add(protocol)
-        return protocol
+        self.connections: WeakSet[Any] = WeakSet()
 
     def hang_up(self) -> None:
         """Close the connections, after what was written to them is sent."""
-        for connection in list(self._connections):
-            if connection.transport is not None:
-                connection.loseConnection()
+        for connection in list(self.connections):
+            connection.loseConnection()
 
     def log(self, request: Any) -> None:
         """Nothing here."""

@@ -93,6 +93,7 @@ class TaskExecutor(Service):
         self._node_id = node_id
         self._metrics = metrics or Metrics()
         self._running: dict[str, Deferred[None] | None] = {}
+        self._ending: dict[str, Deferred[None]] = {}
 
     def startService(self) -> None:
         super().startService()
@@ -117,6 +118,10 @@ class TaskExecutor(Service):
         """
         if not self.running or len(self._running) >= MAX_RUNNING:
             raise TooManyTasks("the service is busy, please try again in a moment")
+        ending = self._ending.get(object_key)
+        if ending is not None:
+            # Its record may be visible already: whoever saw it must not be told that it runs.
+            await _follow(ending)
         if object_key in self._running:
             raise TaskAlreadyRunning(object_key)
         self._running[object_key] = None
@@ -138,8 +143,12 @@ class TaskExecutor(Service):
         if not running.called:
             self._running[object_key] = running
         running.addErrback(self._lost, task)
-        running.addBoth(lambda _: self._running.pop(object_key, None))
+        running.addBoth(self._forget, object_key)
         return task
+
+    def _forget(self, _: Any, object_key: str) -> None:
+        del self._running[object_key]
+        self._ending.pop(object_key, None)
 
     async def _record_start(self, task: Task, object_key: str) -> None:
         lease = self._session.lease_id
@@ -174,6 +183,10 @@ class TaskExecutor(Service):
             error_type=error_type(problem),
             application_error=problem is not None and not isinstance(problem, UserError),
         )
+        object_key = task.lock.removeprefix(LOCK_PREFIX)
+        running = self._running[object_key]
+        if running is not None:
+            self._ending[object_key] = running
         await self._record_end(ended)
 
     def _failed(self, task: Task, run: TaskRun, problem: BaseException) -> Task:

@@ -33,7 +33,7 @@ ALL = (
 )
 TOKEN = "e2e-token"
 TABLE = "in.c-demo.events"
-COLUMNS = [
+COLUMNS: list[dict[str, Any]] = [
     {"type": "uuid", "name": "uuid"},
     {"type": "datetime", "name": "at"},
     {"type": "ip", "name": "ip"},

@@ -13,9 +13,9 @@ from twisted.internet.defer import maybeDeferred
 from twisted.python.threadpool import ThreadPool
 
 from stream.keboola import StorageApi
+from stream.sandbox import SandboxService
 from tests.keboola.contract import ALL, Target
 
-sandbox: Any = pytest.importorskip("stream.sandbox")
 reactor: Any = _reactor
 TOKEN = "contract-master-token"
 
@@ -23,7 +23,7 @@ TOKEN = "contract-master-token"
 @pytest_twisted.async_yield_fixture()
 async def target(tmp_path: Path) -> AsyncIterator[Target]:
     """A fresh stand-in, a client of it, and a pool for staging."""
-    service = sandbox.SandboxService(
+    service = SandboxService(
         reactor,
         listen="127.0.0.1:0",
         path=str(tmp_path / "sandbox"),
@@ -35,10 +35,12 @@ async def target(tmp_path: Path) -> AsyncIterator[Target]:
     pool.start()
     await maybeDeferred(service.startService)
     api = StorageApi(reactor, service.url)
-    yield Target(api, TOKEN, 123, 456, reactor, pool)
-    await api.close()
-    await maybeDeferred(service.stopService)
-    pool.stop()
+    try:
+        yield Target(api, TOKEN, 123, 456, reactor, pool)
+        await api.close()
+        await maybeDeferred(service.stopService)
+    finally:
+        pool.stop()
 
 
 @pytest.mark.parametrize("check", ALL, ids=lambda check: check.__name__)

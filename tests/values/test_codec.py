@@ -23,7 +23,7 @@ class _Key:
     source_id: str
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class _Record:
     key: _Key = field(flatten=True)
     opened_at: datetime
@@ -38,11 +38,11 @@ class _Record:
 
 
 _RECORD = _Record(
-    _Key(1, "s"),
-    datetime(2000, 1, 1, tzinfo=UTC),
-    _Colour.RED,
-    Duration.parse("90s"),
-    ByteSize(1536 * 1024),
+    key=_Key(1, "s"),
+    opened_at=datetime(2000, 1, 1, tzinfo=UTC),
+    colour=_Colour.RED,
+    wait=Duration.parse("90s"),
+    limit=ByteSize(1536 * 1024),
     parts=(_Key(2, "t"),),
 )
 

@@ -1,0 +1,1 @@
+"""The configuration API: definitions over REST, as tasks, with everything that describes them."""
