@@ -1,8 +1,8 @@
 """A load generator that knows which of its records were acknowledged.
 
-Each connection keeps one request on its way; every record carries an id of its own. Unlike ``wrk`` it
-sends an exact number of records, counts every answer, and writes the ids answered with 200 to a file,
-so that they can be compared with what arrived in the table:
+Each connection keeps one request on its way; every record carries an id of its own. Unlike ``wrk``
+it sends an exact number of records, counts every answer, and writes the ids answered with 200 to a
+file, so that they can be compared with what arrived in the table:
 
     python -m benchmarks.load http://127.0.0.1:7000/stream/1/s/SECRET --records 100000
 """

@@ -216,6 +216,9 @@ def _times(**moments: datetime | None) -> Plain:
     return {name: format_time(moment) for name, moment in moments.items() if moment is not None}
 
 
+_OUTPUTS = ("url", "projectId", "branchId", "sourceId", "sinkId")
+
+
 def task_view(task: Task, urls: Urls) -> Plain:
     """A task; what isn't known while it runs is left out."""
     view: Plain = {
@@ -234,5 +237,5 @@ def task_view(task: Task, urls: Urls) -> Plain:
     elif task.user_error is not None:
         view["error"] = task.user_error.message
     if task.outputs is not None:
-        view["outputs"] = task.outputs
+        view["outputs"] = {name: task.outputs[name] for name in _OUTPUTS if name in task.outputs}
     return view

@@ -77,5 +77,7 @@ class SandboxSite(Site):
     def hang_up(self) -> None:
         """Close the connections, after what was written to them is sent."""
         for connection in list(self._connections):
-            if connection.transport is not None:
-                connection.loseConnection()
+            # The factory's protocol only stands before the one that speaks HTTP.
+            channel = connection._channel
+            if channel.transport is not None:
+                channel.loseConnection()

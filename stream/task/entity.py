@@ -51,7 +51,7 @@ class Task:
     :ivar result: a sentence, after success.
     :ivar error: for operators, after a failure.
     :ivar user_error: for the user, after a failure.
-    :ivar outputs: what the work was about.
+    :ivar outputs: what the work was about, by name.
     :ivar duration: nanoseconds, when finished.
     """
 
@@ -113,6 +113,6 @@ def finished(
         result=result,
         error=error,
         user_error=failure,
-        outputs=outputs,
+        outputs=None if outputs is None else dict(sorted(outputs.items())),
         duration=max(duration, 0),
     )

@@ -28,8 +28,6 @@ from stream.storage.repository import StorageRepository
 from stream.storage.volume import Volume
 from stream.values.utctime import from_timestamp
 
-import stream.sandbox.app as _app  # TEMP
-_app.SandboxSite.hang_up = lambda self: None  # TEMP
 TOKEN = "123-456-a-secret-of-the-sandbox"
 PROJECT = 123
 BRANCH = 456

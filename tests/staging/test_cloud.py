@@ -251,7 +251,9 @@ async def test_failed_big_body_is_aborted(server: Server, pool: ThreadPool) -> N
     with pytest.raises(RuntimeError, match="cannot read"):
         await store.put("x", broken)
     assert server.content == b""
-    assert server.methods[-1] == "DELETE"
+    # A part that was under way may be noticed after the abort, so the order says nothing.
+    assert "DELETE" in server.methods
+    assert server.methods.count("POST") == 1
 
 
 def test_bad_parameters_are_not_quoted(pool: ThreadPool) -> None:
