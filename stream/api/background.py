@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from stream.api.call import Call, Identity
+from stream.api.errors import as_user_error
 from stream.api.views import Urls, task_view
 from stream.definition.change import Change
 from stream.definition.key import SinkKey, SourceKey
@@ -59,7 +60,13 @@ class ChangeTasks:
         """Do any *work* in a task; the other parameters are those of `change`."""
 
         async def body(run: TaskRun) -> str:
-            await work(run)
+            try:
+                await work(run)
+            except Exception as problem:
+                told = as_user_error(problem)
+                if told is None or told is problem:
+                    raise
+                raise told from problem
             run.outputs = self.outputs(key)
             return result
 

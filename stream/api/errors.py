@@ -8,12 +8,12 @@ import attrs
 from twisted.internet.defer import FirstError, TimeoutError
 
 from stream.errors import NestedError, UserError, sentence
-from stream.etcd import AtomicConflict, EtcdError, EtcdUnavailable
+from stream.etcd import AtomicConflict, EtcdError, EtcdUnavailable, TxnTooLarge
 from stream.keboola import StorageApiError
 from stream.ops.ids import exception_id
 from stream.task.errors import TaskAlreadyRunning
 
-__all__ = ["ErrorAnswer", "error_answer", "is_our_fault"]
+__all__ = ["ErrorAnswer", "as_user_error", "error_answer", "is_our_fault"]
 
 _PREFIX = "stream.api."
 _EXCEPTION_PREFIX = "keboola-stream-api"
@@ -63,6 +63,15 @@ _USER_ERRORS: tuple[tuple[type[BaseException], UserError], ...] = (
             name="serviceUnavailable",
         ),
     ),
+    (
+        TxnTooLarge,
+        UserError(
+            "the change concerns too many sinks to be made at once, "
+            "please change some of them one by one first",
+            status=409,
+            name="changeTooLarge",
+        ),
+    ),
     (TimeoutError, UserError("the request took too long", status=408, name="requestTimeout")),
 )
 """What is said of failures that are nobody's mistake but not a defect either."""
@@ -71,7 +80,8 @@ _INTERNAL = (EtcdError, TaskAlreadyRunning)
 """Failures that are foreseen, but that users can do nothing about."""
 
 
-def _as_user_error(problem: BaseException) -> UserError | None:
+def as_user_error(problem: BaseException) -> UserError | None:
+    """What the user is told of *problem*; ``None`` if it is a defect of ours."""
     if isinstance(problem, StorageApiError) and not problem.answered:
         return _unavailable("the Storage API")
     if isinstance(problem, UserError):
@@ -84,7 +94,7 @@ def _as_user_error(problem: BaseException) -> UserError | None:
 
 def is_our_fault(problem: BaseException) -> bool:
     """Whether the failure is to be logged with its traceback."""
-    return _as_user_error(_unwrapped(problem)) is None
+    return as_user_error(_unwrapped(problem)) is None
 
 
 def _unwrapped(problem: BaseException) -> BaseException:
@@ -97,7 +107,7 @@ def _unwrapped(problem: BaseException) -> BaseException:
 def error_answer(problem: BaseException, request_id: str) -> ErrorAnswer:
     """What the user is told about *problem*."""
     problem = _unwrapped(problem)
-    told = _as_user_error(problem)
+    told = as_user_error(problem)
     if told is None:
         logged_as = exception_id(_EXCEPTION_PREFIX, request_id)
         return ErrorAnswer(

@@ -15,10 +15,12 @@ from stream.definition.change import Change, NoHooks, SinkHooks
 from stream.definition.entity import Branch, Created, Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.definition.store import SINKS, SOURCES
+from stream.errors import UserError
 from stream.values.codec import decode, encode
 
 __all__ = [
     "MAX_BRANCHES",
+    "MAX_ID_LENGTH",
     "MAX_SINKS",
     "MAX_SOURCES",
     "MAX_VERSIONS",
@@ -33,6 +35,8 @@ MAX_SINKS = 100
 """Live ones of a source."""
 MAX_VERSIONS = 1000
 """Of a source or sink."""
+MAX_ID_LENGTH = 48
+"""Characters of the id of a source or sink."""
 
 
 class Definitions:
@@ -77,6 +81,7 @@ class Definitions:
 
         Raises `DefinitionExists` or `CountLimitReached`.
         """
+        _check_id("source", new.key.source_id)
         if await SOURCES.live(change.txn, new.key) is not None:
             raise errors.source_exists(new.key)
         await self._check_source_count(change, new.key.branch_key)
@@ -207,6 +212,7 @@ class Definitions:
 
         Raises `DefinitionNotFound` for the source, `DefinitionExists` or `CountLimitReached`.
         """
+        _check_id("sink", new.key.sink_id)
         new.table.mapping.validate()
         source = await self.source(change, new.key.source_key)
         if await SINKS.live(change.txn, new.key) is not None:
@@ -317,6 +323,12 @@ class Definitions:
     async def _check_sink_count(self, change: Change, source: SourceKey) -> None:
         if len(await SINKS.all_live(change.txn, source)) >= MAX_SINKS:
             raise errors.sink_limit_reached(MAX_SINKS)
+
+
+def _check_id(of: str, made: str) -> None:
+    # An id made from a name or from another id can be longer than what it was made from.
+    if len(made) > MAX_ID_LENGTH:
+        raise UserError(f'the {of} id "{made}" is longer than {MAX_ID_LENGTH} characters')
 
 
 def _check_version_count(of: str, entity: Source | Sink) -> None:

@@ -7,18 +7,21 @@ from typing import Any
 
 import attrs
 from twisted.application.service import Service
+from twisted.internet.defer import TimeoutError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from stream.etcd.errors import EtcdUnavailable
+from stream.etcd.errors import EtcdUnavailable, InvalidToken
 from stream.etcd.request import (
     KeyValue,
     delete_operation,
+    directory,
     encoded,
     get_operation,
     key_set,
     key_value,
     put_operation,
+    single,
     transaction,
 )
 from stream.etcd.transport import Transport
@@ -29,6 +32,8 @@ __all__ = ["EtcdClient", "RangeResult", "TxnResult"]
 _log = Logger()
 
 PAGE_KEYS = 1000
+READS_PER_REQUEST = 100
+"""etcd takes 128 operations in a transaction, unless it is told otherwise."""
 _CONNECT_RETRY_SECONDS = 0.25
 
 
@@ -75,6 +80,7 @@ class EtcdClient(Service):
         self.reactor = reactor
         self._endpoints = ", ".join(endpoints)
         self._connect_timeout = connect_timeout
+        self._request_timeout = request_timeout
         self._transport = Transport(reactor, endpoints, username, password, request_timeout)
 
     async def startService(self) -> None:
@@ -83,9 +89,9 @@ class EtcdClient(Service):
         deadline = self.reactor.seconds() + self._connect_timeout
         while True:
             try:
-                await self.call("kv/range", key_set(f"{self.namespace}connect")._marshal())
+                await self.read("connect")
             except EtcdUnavailable as error:
-                if self.reactor.seconds() >= deadline:
+                if self.reactor.seconds() >= deadline or not self.running:
                     raise EtcdUnavailable(
                         f'cannot connect to etcd "{self._endpoints}": {error}'
                     ) from None
@@ -98,12 +104,23 @@ class EtcdClient(Service):
         super().stopService()
         await self._transport.close()
 
-    async def call(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Any other method of the gateway, e.g. ``lease/grant``; keys in it are absolute."""
-        return await self._transport.call(method, body)
+    async def call(
+        self,
+        method: str,
+        body: dict[str, Any],
+        *,
+        repeatable: bool = False,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """Any method of the gateway, e.g. ``lease/grant``; keys in it are absolute.
+
+        :param repeatable: it may be sent again when it is unknown whether etcd has done it.
+        :param timeout: seconds, instead of those for every request.
+        """
+        return await self._transport.call(method, body, repeatable=repeatable, timeout=timeout)
 
     async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
-        found = await self.read(key, revision=revision)
+        found = await self.read(single(key), revision=revision)
         return found.kvs[0] if found.kvs else None
 
     async def read(self, key: str, *, revision: int = 0, **options: Any) -> RangeResult:
@@ -111,7 +128,7 @@ class EtcdClient(Service):
         body = {**key_set(self.namespace + key)._marshal(), **options}
         if revision:
             body["revision"] = revision
-        return self._range_result(await self.call("kv/range", body))
+        return self._range_result(await self.call("kv/range", body, repeatable=True))
 
     async def range(
         self,
@@ -146,7 +163,7 @@ class EtcdClient(Service):
                 body["limit"] = page
             if revision:
                 body["revision"] = revision
-            result = self._range_result(await self.call("kv/range", body))
+            result = self._range_result(await self.call("kv/range", body, repeatable=True))
             revision = revision or result.revision
             count = count or result.count
             kvs += result.kvs
@@ -157,7 +174,7 @@ class EtcdClient(Service):
                 page = min(limit - len(kvs), PAGE_KEYS)
 
     def _bounds(self, prefix: str, start_after: str, end: str | None) -> dict[str, Any]:
-        wanted: dict[str, Any] = key_set(self.namespace + prefix)._marshal()
+        wanted: dict[str, Any] = key_set(self.namespace + directory(prefix))._marshal()
         if start_after:
             wanted["key"] = encoded(f"{self.namespace}{prefix}{start_after}\0")
         if end is not None:
@@ -174,17 +191,17 @@ class EtcdClient(Service):
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Returns the revision of the put."""
-        body = put_operation(self.namespace + key, value, lease)._marshal()["request_put"]
+        body = put_operation(self.namespace + single(key), value, lease)._marshal()["request_put"]
         answer = await self.call("kv/put", body)
         return int(answer["header"]["revision"])
 
     async def delete(self, key: str) -> bool:
         """Whether the key existed."""
-        return await self._delete(key) > 0
+        return await self._delete(single(key)) > 0
 
     async def delete_prefix(self, prefix: str) -> int:
-        """How many keys below *prefix* (it ends with a slash) were deleted."""
-        return await self._delete(prefix)
+        """Delete all keys below *prefix*; it ends with a slash. Returns how many there were."""
+        return await self._delete(directory(prefix))
 
     async def _delete(self, key: str) -> int:
         body = delete_operation(self.namespace + key)._marshal()["request_delete_range"]
@@ -208,18 +225,20 @@ class EtcdClient(Service):
     async def get_many(
         self, keys: Sequence[str], *, revision: int = 0
     ) -> tuple[dict[str, KeyValue | None], int]:
-        """Several keys in one request, at one revision; and that revision."""
-        operations = [get_operation(self.namespace + key) for key in keys]
-        body = transaction([], operations)
-        if revision:
-            for operation in body["success"]:
-                operation["request_range"]["revision"] = revision
-        answer = await self.call("kv/txn", body)
+        """Several keys at one revision, in as few requests as can be; and that revision."""
         found: dict[str, KeyValue | None] = {}
-        for key, item in zip(keys, answer.get("responses", ()), strict=True):
-            kvs = item["response_range"].get("kvs", ())
-            found[key] = key_value(kvs[0], self.namespace) if kvs else None
-        return found, int(answer["header"]["revision"])
+        for start in range(0, len(keys), READS_PER_REQUEST):
+            some = keys[start : start + READS_PER_REQUEST]
+            body = transaction([], [get_operation(self.namespace + single(key)) for key in some])
+            if revision:
+                for operation in body["success"]:
+                    operation["request_range"]["revision"] = revision
+            answer = await self.call("kv/txn", body, repeatable=True)
+            for key, item in zip(some, answer.get("responses", ()), strict=True):
+                kvs = item["response_range"].get("kvs", ())
+                found[key] = key_value(kvs[0], self.namespace) if kvs else None
+            revision = revision or int(answer["header"]["revision"])
+        return found, revision
 
     async def watch(self, key: str, start_revision: int) -> WatchStream:
         """Changes of a key, or of all keys below a prefix, from *start_revision* on.
@@ -233,8 +252,23 @@ class EtcdClient(Service):
                 "progress_notify": True,
             }
         }
+        try:
+            return await self._open_watch(request)
+        except InvalidToken:
+            self._transport.forget_token()
+            return await self._open_watch(request)
+
+    async def _open_watch(self, request: dict[str, Any]) -> WatchStream:
         response = await self._transport.stream("watch", request)
         stream = WatchStream(self.namespace)
         response.deliverBody(stream)
-        await stream.created
+        stream.created.addTimeout(self._request_timeout, self.reactor)
+        try:
+            await stream.created
+        except TimeoutError:
+            stream.cancel()
+            raise EtcdUnavailable("etcd does not answer to a watch") from None
+        except BaseException:
+            stream.cancel()
+            raise
         return stream

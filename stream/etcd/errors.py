@@ -8,6 +8,7 @@ __all__ = [
     "EtcdUnavailable",
     "InvalidToken",
     "LeaseNotFound",
+    "NotReached",
     "TxnTooLarge",
     "error_from",
 ]
@@ -15,6 +16,7 @@ __all__ = [
 _UNAVAILABLE_CODES = {2, 4, 8, 13, 14}
 """gRPC's Unknown, DeadlineExceeded, ResourceExhausted, Internal, Unavailable."""
 _UNAUTHENTICATED = 16
+_TOKEN_PROBLEMS = ("invalid auth token", "revision in header is old", "user name is empty")
 
 
 class EtcdError(Exception):
@@ -22,7 +24,14 @@ class EtcdError(Exception):
 
 
 class EtcdUnavailable(EtcdError):
-    """No endpoint answered, or etcd can't serve at the moment; worth another try."""
+    """etcd did not answer, or can't serve at the moment; worth another try.
+
+    Whether it did what was asked is unknown, unless this is `NotReached`.
+    """
+
+
+class NotReached(EtcdUnavailable):
+    """The request was not sent, as no endpoint took a connection."""
 
 
 class Compacted(EtcdError):
@@ -38,7 +47,7 @@ class TxnTooLarge(EtcdError):
 
 
 class InvalidToken(EtcdError):
-    """The authentication token has expired; a new one is needed."""
+    """The authentication token isn't valid any more; a new one is needed."""
 
 
 def error_from(code: int, message: str) -> EtcdError:
@@ -49,7 +58,7 @@ def error_from(code: int, message: str) -> EtcdError:
         return LeaseNotFound(message)
     if "too many operations" in message:
         return TxnTooLarge(message)
-    if code == _UNAUTHENTICATED or "invalid auth token" in message:
+    if code == _UNAUTHENTICATED or any(problem in message for problem in _TOKEN_PROBLEMS):
         return InvalidToken(message)
     if code in _UNAVAILABLE_CODES:
         return EtcdUnavailable(message)

@@ -7,7 +7,7 @@ comparisons of a range, leases given by number, sorting and limits come out as t
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -27,10 +27,13 @@ __all__ = [
     "compare_created",
     "compare_modified",
     "delete_operation",
+    "delete_range_operation",
+    "directory",
     "encoded",
     "get_operation",
     "key_set",
     "key_value",
+    "single",
     "put_operation",
     "transaction",
 ]
@@ -62,8 +65,24 @@ def key_value(plain: Mapping[str, Any], namespace: str) -> KeyValue:
     )
 
 
+def single(key: str) -> str:
+    """*key*, if it names one key. A slash at the end would stand for everything below it."""
+    if not key or key.endswith("/"):
+        raise ValueError(f'"{key}" is not the name of one key')
+    return key
+
+
+def directory(prefix: str) -> str:
+    """*prefix*, if it ends with a slash, or is empty: the whole namespace."""
+    if prefix and not prefix.endswith("/"):
+        raise ValueError(f'the prefix "{prefix}" has no slash at the end')
+    return prefix
+
+
 def key_set(key: str) -> KeySet:
-    """One key, or, if *key* ends with a slash, everything below it."""
+    """One key, or, if *key* ends with a slash, everything below it; all keys if it is empty."""
+    if not key:
+        return KeySet(b"\0", range_end=b"\0")
     return KeySet(key.encode(), prefix=True if key.endswith("/") else None)
 
 
@@ -97,7 +116,7 @@ def compare_modified(key: str, operator: str, revision: int) -> Comp:
 
     :param operator: ``==``, ``<`` or ``>``. A key that doesn't exist has revision 0.
     """
-    if key.endswith("/"):
+    if not key or key.endswith("/"):
         return _RangeCompare(key_set(key), operator, revision)
     return CompModified(key.encode(), operator, revision)
 
@@ -118,6 +137,17 @@ def get_operation(key: str) -> OpGet:
 def delete_operation(key: str) -> OpDel:
     """Delete one key, or, if *key* ends with a slash, everything below it."""
     return OpDel(key_set(key))
+
+
+def delete_range_operation(prefix: str, spared: Sequence[str]) -> list[OpDel]:
+    """Delete everything below *prefix* but the sorted keys *spared*, which are below it."""
+    whole = key_set(prefix)._marshal()
+    start, end = b64decode(whole["key"]), b64decode(whole["range_end"])
+    operations = []
+    for key in spared:
+        operations.append(OpDel(KeySet(start, range_end=key.encode())))
+        start = key.encode() + b"\0"
+    return [*operations, OpDel(KeySet(start, range_end=end))]
 
 
 def transaction(

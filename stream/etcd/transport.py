@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import orjson
-from twisted.internet.defer import Deferred, TimeoutError, ensureDeferred
-from twisted.internet.error import ConnectError, ConnectionClosed
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, ensureDeferred
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.web.client import (
     Agent,
     HTTPConnectionPool,
     PartialDownloadError,
+    RequestNotSent,
     RequestTransmissionFailed,
     ResponseFailed,
-    ResponseNeverReceived,
 )
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from stream.etcd.body import BytesBody, read_body
-from stream.etcd.errors import EtcdUnavailable, InvalidToken, error_from
+from stream.etcd.connection import ProbedEndpoints
+from stream.etcd.errors import EtcdError, EtcdUnavailable, InvalidToken, NotReached, error_from
 
 __all__ = ["Transport"]
 
-_log = Logger()
+T = TypeVar("T")
 
-CONNECT_SECONDS = 3.0
 _POOL_SIZE = 16
-_NETWORK_ERRORS = (
-    ConnectError,
+_IDLE_SECONDS = 30.0
+_REQUIRE_LEADER = b"Grpc-Metadata-hasleader"
+"""A member that is cut off from the others ends its watches, rather than keep them silent."""
+_NOT_SENT = (ConnectError, DNSLookupError, RequestNotSent)
+_BROKEN = (
     ConnectionClosed,
     PartialDownloadError,
     RequestTransmissionFailed,
     ResponseFailed,
-    ResponseNeverReceived,
-    TimeoutError,
     OSError,
 )
 
@@ -62,74 +62,119 @@ class Transport:
         random.shuffle(self._endpoints)
         self._username = username
         self._password = password
-        self._token = ""
+        self._token: str | None = None
+        self._authenticating = DeferredLock()
         self._timeout = request_timeout
         self._pool = HTTPConnectionPool(reactor, persistent=True)
         self._pool.maxPersistentPerHost = _POOL_SIZE
         self._pool.retryAutomatically = False
-        self._agent = Agent(reactor, connectTimeout=CONNECT_SECONDS, pool=self._pool)
-        self._streaming_agent = Agent(reactor, connectTimeout=CONNECT_SECONDS)
+        self._pool.cachedConnectionTimeout = _IDLE_SECONDS
+        endpoint_factory = ProbedEndpoints(reactor)
+        self._agent = Agent.usingEndpointFactory(reactor, endpoint_factory, self._pool)
+        self._streaming_agent = Agent.usingEndpointFactory(reactor, endpoint_factory)
 
     def close(self) -> Deferred[None]:
         """Close the idle connections."""
         return cast("Deferred[None]", self._pool.closeCachedConnections())
 
-    async def call(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def call(
+        self,
+        method: str,
+        body: Mapping[str, Any],
+        *,
+        repeatable: bool = False,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
         """Call ``/v3/<method>``; every endpoint is tried once.
 
-        Raises `EtcdUnavailable` if none answers, and other `EtcdError`s.
+        A request that has been sent goes to the next endpoint only if it is *repeatable*. Then it
+        also has one more attempt, as a kept connection may turn out to be closed.
+
+        Raises `NotReached` if it was not sent, `EtcdUnavailable` if there is no usable answer, and
+        other `EtcdError`s.
         """
         data = orjson.dumps(body)
-        problem = ""
-        for _ in range(len(self._endpoints)):
+        seconds = self._timeout if timeout is None else timeout
+        left = len(self._endpoints)
+        spare = 1 if repeatable else 0
+        problem: EtcdUnavailable = NotReached("etcd was not called")
+        while left:
+            left -= 1
             endpoint = self._endpoints[0]
             try:
-                return await self._call_authenticated(endpoint, method, data)
-            except _NETWORK_ERRORS as error:
-                problem = f"{endpoint}: {_text(error)}"
-                self._next_endpoint(endpoint)
-        raise EtcdUnavailable(f"etcd does not answer: {problem}")
+                return await self._call_authenticated(endpoint, method, data, seconds)
+            except NotReached as error:
+                problem = problem if _is_sent(problem) else error
+            except EtcdUnavailable as error:
+                problem = error
+                if not repeatable:
+                    left = 0
+                elif isinstance(error.__cause__, _BROKEN):
+                    left, spare = left + spare, 0
+            self._next_endpoint(endpoint)
+        raise problem
 
     async def stream(self, method: str, body: Mapping[str, Any]) -> IResponse:
         """Call a method with a streaming answer; fires when its head has come."""
         endpoint = self._endpoints[0]
         try:
             token = await self._valid_token(endpoint)
-            response = await self._request(
-                self._streaming_agent, endpoint, method, orjson.dumps(body), token
+            return await self._timed(
+                endpoint, self._open(endpoint, method, orjson.dumps(body), token), self._timeout
             )
-        except _NETWORK_ERRORS as error:
+        except EtcdUnavailable:
             self._next_endpoint(endpoint)
-            raise EtcdUnavailable(f"etcd does not answer: {endpoint}: {_text(error)}") from error
+            raise
+
+    async def _open(self, endpoint: str, method: str, data: bytes, token: str) -> IResponse:
+        response = await self._request(self._streaming_agent, endpoint, method, data, token)
         if response.code != 200:
-            try:
-                await self._read(response)
-            except InvalidToken:
-                self._token = ""
-                raise
+            await self._read(response)
+            raise EtcdUnavailable(f"etcd answered {response.code} to {method}")
         return response
+
+    def forget_token(self) -> None:
+        """Get a new token for the next request."""
+        self._token = None
 
     def _next_endpoint(self, failed: str) -> None:
         if self._endpoints[0] == failed:
             self._endpoints.append(self._endpoints.pop(0))
 
-    async def _call_authenticated(self, endpoint: str, method: str, data: bytes) -> dict[str, Any]:
+    async def _call_authenticated(
+        self, endpoint: str, method: str, data: bytes, seconds: float
+    ) -> dict[str, Any]:
         token = await self._valid_token(endpoint)
         try:
-            return await self._call_once(endpoint, method, data, token)
+            return await self._call_once(endpoint, method, data, token, seconds)
         except InvalidToken:
             if not self._username:
                 raise
             if self._token == token:
-                self._token = ""
-            return await self._call_once(endpoint, method, data, await self._valid_token(endpoint))
+                self._token = None
+            token = await self._valid_token(endpoint)
+            return await self._call_once(endpoint, method, data, token, seconds)
 
     async def _call_once(
-        self, endpoint: str, method: str, data: bytes, token: str
+        self, endpoint: str, method: str, data: bytes, token: str, seconds: float
     ) -> dict[str, Any]:
-        called = ensureDeferred(self._call_and_read(endpoint, method, data, token))
-        called.addTimeout(self._timeout, self._reactor)
-        return await called
+        return await self._timed(
+            endpoint, self._call_and_read(endpoint, method, data, token), seconds
+        )
+
+    async def _timed(self, endpoint: str, calling: Coroutine[Any, Any, T], seconds: float) -> T:
+        """The result of a call that may take some *seconds*; its network problems as EtcdError."""
+        called = ensureDeferred(calling)
+        called.addTimeout(seconds, self._reactor)
+        try:
+            return await called
+        except TimeoutError:
+            problem = f"no answer within {seconds:g} s"
+            raise EtcdUnavailable(f"etcd does not answer: {endpoint}: {problem}") from None
+        except _NOT_SENT as error:
+            raise NotReached(f"etcd does not answer: {endpoint}: {_text(error)}") from error
+        except _BROKEN as error:
+            raise EtcdUnavailable(f"etcd does not answer: {endpoint}: {_text(error)}") from error
 
     async def _call_and_read(
         self, endpoint: str, method: str, data: bytes, token: str
@@ -140,7 +185,7 @@ class Transport:
     async def _request(
         self, agent: Agent, endpoint: str, method: str, data: bytes, token: str
     ) -> IResponse:
-        headers = Headers({b"Content-Type": [b"application/json"]})
+        headers = Headers({b"Content-Type": [b"application/json"], _REQUIRE_LEADER: [b"true"]})
         if token:
             headers.addRawHeader(b"Authorization", token.encode())
         response: IResponse = await agent.request(
@@ -162,13 +207,28 @@ class Transport:
         )
 
     async def _valid_token(self, endpoint: str) -> str:
-        """The present token, or a new one."""
-        if not self._username or self._token:
+        """The present token, or a new one; empty if there is no authentication."""
+        if not self._username:
+            return ""
+        if self._token is not None:
             return self._token
+        await self._authenticating.acquire()  # one request, however many wait for it
+        try:
+            if self._token is None:
+                self._token = await self._new_token(endpoint)
+            return self._token
+        finally:
+            self._authenticating.release()
+
+    async def _new_token(self, endpoint: str) -> str:
         data = orjson.dumps({"name": self._username, "password": self._password})
-        answer = await self._call_once(endpoint, "auth/authenticate", data, "")
-        self._token = str(answer.get("token", ""))
-        return self._token
+        try:
+            answer = await self._call_once(endpoint, "auth/authenticate", data, "", self._timeout)
+        except EtcdError as error:
+            if "authentication is not enabled" in str(error):
+                return ""
+            raise
+        return str(answer.get("token", ""))
 
 
 def _url(endpoint: str) -> str:
@@ -176,5 +236,12 @@ def _url(endpoint: str) -> str:
     return trimmed if "://" in trimmed else f"http://{trimmed}"
 
 
+def _is_sent(problem: EtcdUnavailable) -> bool:
+    return not isinstance(problem, NotReached)
+
+
 def _text(error: BaseException) -> str:
+    reasons = getattr(error, "reasons", None)
+    if reasons:
+        return _text(reasons[0].value)
     return str(error) or type(error).__name__

@@ -17,14 +17,14 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable, error_from
+from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable, InvalidToken, error_from
 from stream.etcd.request import KeyValue, key_value
 
 __all__ = ["Event", "LineSplitter", "WatchBatch", "WatchStream"]
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
-_PAUSE_AT = 256
-_RESUME_AT = 64
+_PAUSE_AT_BATCHES = 256
+_PAUSE_AT_BYTES = 8 * 1024 * 1024
 
 
 @attrs.frozen
@@ -87,7 +87,8 @@ class WatchStream(Protocol):
         self._is_created = False
         self._namespace = namespace
         self._splitter = LineSplitter()
-        self._batches: deque[WatchBatch] = deque()
+        self._batches: deque[tuple[WatchBatch, int]] = deque()
+        self._waiting_bytes = 0
         self._waiting: Deferred[WatchBatch] | None = None
         self._problem: EtcdError | None = None
         self._paused = False
@@ -95,7 +96,8 @@ class WatchStream(Protocol):
     def next(self) -> Deferred[WatchBatch]:
         """The next batch. Fails when the stream has ended: `Compacted`, `EtcdUnavailable`, …"""
         if self._batches:
-            batch = self._batches.popleft()
+            batch, size = self._batches.popleft()
+            self._waiting_bytes -= size
             self._resume()
             return succeed(batch)
         self._waiting = Deferred(lambda _: self._forget())
@@ -112,18 +114,17 @@ class WatchStream(Protocol):
         """End the watch."""
         self._problem = self._problem or EtcdUnavailable("the watch was cancelled")
         if self.transport is not None:
-            abort = getattr(self.transport, "abortConnection", self.transport.loseConnection)
-            abort()
+            self.transport.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
         try:
             for line in self._splitter.feed(data):
-                self._line(orjson.loads(line))
-        except (ValueError, KeyError) as error:
+                self._line(orjson.loads(line), len(line))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._end(EtcdUnavailable(f"unreadable watch: {error}"))
             self.cancel()
 
-    def _line(self, answer: dict[str, Any]) -> None:
+    def _line(self, answer: dict[str, Any], size: int) -> None:
         if "error" in answer:
             problem = answer["error"]
             self._end(error_from(int(problem.get("grpc_code", 2)), str(problem.get("message"))))
@@ -139,12 +140,17 @@ class WatchStream(Protocol):
         events = tuple(self._event(event) for event in result.get("events", ()))
         if events or not result.get("created"):
             reached = max((event.mod_revision for event in events), default=revision)
-            self._deliver(WatchBatch(reached, events))
+            self._deliver(WatchBatch(reached, events), size)
 
     def _canceled(self, result: dict[str, Any]) -> None:
         compacted = int(result.get("compact_revision", 0))
         reason = str(result.get("cancel_reason", "cancelled by etcd"))
-        self._end(Compacted(reason) if compacted else error_from(2, reason))
+        if compacted:
+            self._end(Compacted(reason))
+        elif not self._is_created and "permission denied" in reason:
+            self._end(InvalidToken(reason))  # all that etcd says about a token it doesn't know
+        else:
+            self._end(error_from(2, reason))
 
     def _event(self, event: dict[str, Any]) -> Event:
         kv = event["kv"]
@@ -154,18 +160,25 @@ class WatchStream(Protocol):
         found = key_value(kv, self._namespace)
         return Event(found.key, found, found.mod_revision)
 
-    def _deliver(self, batch: WatchBatch) -> None:
+    def _deliver(self, batch: WatchBatch, size: int) -> None:
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             waiting.callback(batch)
             return
-        self._batches.append(batch)
-        if len(self._batches) >= _PAUSE_AT and not self._paused:
+        self._batches.append((batch, size))
+        self._waiting_bytes += size
+        if not self._paused and (
+            len(self._batches) >= _PAUSE_AT_BATCHES or self._waiting_bytes >= _PAUSE_AT_BYTES
+        ):
             self._paused = True
             self._producer().pauseProducing()
 
     def _resume(self) -> None:
-        if self._paused and len(self._batches) <= _RESUME_AT:
+        if (
+            self._paused
+            and len(self._batches) <= _PAUSE_AT_BATCHES // 4
+            and self._waiting_bytes <= _PAUSE_AT_BYTES // 4
+        ):
             self._paused = False
             self._producer().resumeProducing()
 

@@ -1,0 +1,67 @@
+"""Connections to etcd that notice when the other end is gone.
+
+A watch may be silent for hours; without probes it would never learn that a machine or a firewall
+in between has dropped the connection.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.web.client import URI, BrowserLikePolicyForHTTPS
+from twisted.web.error import SchemeNotSupported
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+__all__ = ["ProbedEndpoints"]
+
+CONNECT_SECONDS = 3.0
+_PROBE_OPTIONS = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Seconds of silence before the first probe, seconds between probes, probes without answer."""
+_USER_TIMEOUT = {"TCP_USER_TIMEOUT": 20_000}
+"""Milliseconds that sent data may stay without acknowledgement."""
+
+
+@implementer(IAgentEndpointFactory)
+class ProbedEndpoints:
+    """Endpoints for an Agent."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._policy = BrowserLikePolicyForHTTPS()
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        probed = _Probed(
+            HostnameEndpoint(self._reactor, uri.host.decode(), uri.port, timeout=CONNECT_SECONDS)
+        )
+        if uri.scheme == b"http":
+            return probed
+        if uri.scheme == b"https":
+            creator = self._policy.creatorForNetloc(uri.host, uri.port)
+            return cast(IStreamClientEndpoint, wrapClientTLS(creator, probed))
+        raise SchemeNotSupported(f"unsupported scheme: {uri.scheme!r}")
+
+
+@implementer(IStreamClientEndpoint)
+class _Probed:
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        connecting: Deferred[Any] = self._endpoint.connect(protocolFactory)
+        return connecting.addCallback(_probe)
+
+
+def _probe(protocol: Any) -> Any:
+    """Have the kernel probe the connection. Not every system has every option."""
+    protocol.transport.setTcpKeepAlive(True)
+    handle = protocol.transport.getHandle()
+    for name, value in (_PROBE_OPTIONS | _USER_TIMEOUT).items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            handle.setsockopt(socket.IPPROTO_TCP, option, value)
+    return protocol

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import attrs
+import pytest
+import pytest_twisted
+
+from stream.definition import lifecycle
+from stream.definition.change import Change
+from stream.definition.entity import Sink, Source
+from stream.definition.errors import CountLimitReached, DefinitionExists, DefinitionNotFound
+from stream.definition.key import BranchKey
+from stream.definition.repository import MAX_SINKS, MAX_VERSIONS, Definitions
+from stream.errors import UserError
+from stream.mapping.columns import BodyColumn, Mapping
+from tests.definition.conftest import BRANCH, SINK, SOURCE, TABLE, World
+
+ensure = pytest_twisted.ensureDeferred
+
+
+async def rename(world: World, name: str) -> Sink:
+    return await world.change(
+        lambda change, definitions: definitions.update_sink(
+            change, SINK, "Updated.", lambda sink: attrs.evolve(sink, name=name)
+        )
+    )
+
+
+@ensure
+async def test_a_created_source_is_stored_twice(world: World) -> None:
+    """The live record and the history record of version 1 are written."""
+    await world.create_source()
+    assert await world.keys("definition/source/") == [
+        "active/123/456/my-source",
+        "version/123/456/my-source/0000000001",
+    ]
+
+
+@ensure
+async def test_an_id_is_used_once(world: World) -> None:
+    """A second source or sink with the id of a live one is refused."""
+    await world.create_source()
+    with pytest.raises(DefinitionExists, match='source "my-source" already exists in the branch'):
+        await world.create_source()
+    await world.create_sink()
+    with pytest.raises(DefinitionExists, match='sink "my-sink" already exists in the source'):
+        await world.create_sink()
+
+
+@ensure
+async def test_a_sink_needs_its_source(world: World) -> None:
+    """Nothing can be created below a source that isn't there."""
+    with pytest.raises(DefinitionNotFound, match='source "my-source" not found in the branch'):
+        await world.create_sink()
+
+
+@ensure
+async def test_hooks_follow_the_life_of_a_sink(world: World) -> None:
+    """Files are opened, rotated and closed as the sink comes, changes and goes."""
+    await world.create_source()
+    await world.create_sink()
+    assert world.hooks.told == [("activated", "my-sink")]
+    await rename(world, "Other")
+    assert world.hooks.told == [("modified", "my-sink")]
+    await world.change(lambda change, definitions: definitions.disable_sink(change, SINK))
+    assert world.hooks.told == [("deactivated", "my-sink")]
+    await rename(world, "Third")
+    assert world.hooks.told == []
+    await world.change(lambda change, definitions: definitions.enable_sink(change, SINK))
+    assert world.hooks.told == [("activated", "my-sink")]
+    await world.change(lambda change, definitions: definitions.delete_sink(change, SINK))
+    assert world.hooks.told == [("deactivated", "my-sink"), ("deleted", "my-sink")]
+    await world.change(lambda change, definitions: definitions.undelete_sink(change, SINK))
+    assert world.hooks.told == [("activated", "my-sink")]
+
+
+@ensure
+async def test_a_disabled_sink_comes_back_without_a_file(world: World) -> None:
+    """A sink that was disabled when it was deleted isn't activated by undeleting it."""
+    await world.create_source()
+    await world.create_sink()
+    await world.change(lambda change, definitions: definitions.disable_sink(change, SINK))
+    await world.change(lambda change, definitions: definitions.delete_sink(change, SINK))
+    assert world.hooks.told == [("deleted", "my-sink")]
+    sink = await world.change(lambda change, definitions: definitions.undelete_sink(change, SINK))
+    assert world.hooks.told == []
+    assert sink.disabled is not None
+
+
+@ensure
+async def test_disabling_a_source_takes_enabled_sinks_along(world: World) -> None:
+    """Sinks disabled by the user stay so when the source is enabled again."""
+    await world.create_source()
+    await world.create_sink()
+    await world.create_sink(SOURCE.sink("off"))
+    off = SOURCE.sink("off")
+    await world.change(lambda change, definitions: definitions.disable_sink(change, off))
+
+    await world.change(lambda change, definitions: definitions.disable_source(change, SOURCE))
+    assert world.hooks.told == [("deactivated", "my-sink")]
+    sink = await world.change(lambda change, definitions: definitions.sink(change, SINK))
+    assert sink.disabled is not None
+    assert not sink.disabled.directly
+    assert sink.disabled.reason == "Auto-disabled with the parent source."
+    assert sink.version.number == 1
+
+    # Only together with its source.
+    await world.change(lambda change, definitions: definitions.enable_sink(change, SINK))
+    assert world.hooks.told == []
+
+    await world.change(lambda change, definitions: definitions.enable_source(change, SOURCE))
+    assert world.hooks.told == [("activated", "my-sink")]
+
+
+@ensure
+async def test_switching_to_the_present_state_changes_nothing(world: World) -> None:
+    """Enabling what is enabled, and disabling what is disabled, makes no version."""
+    await world.create_source()
+    source = await world.change(
+        lambda change, definitions: definitions.enable_source(change, SOURCE)
+    )
+    assert source.version.number == 1
+    for _ in range(2):
+        source = await world.change(
+            lambda change, definitions: definitions.disable_source(change, SOURCE)
+        )
+    assert source.version.number == 2
+
+
+@ensure
+async def test_deletion_of_a_source_and_back(world: World) -> None:
+    """Sinks that were deleted before don't come back with their source."""
+    await world.create_source()
+    await world.create_sink()
+    gone = SOURCE.sink("gone")
+    await world.create_sink(gone)
+    await world.change(lambda change, definitions: definitions.delete_sink(change, gone))
+    await world.change(lambda change, definitions: definitions.delete_source(change, SOURCE))
+    assert await world.keys("definition/source/active/") == []
+    assert await world.keys("definition/sink/active/") == []
+    assert await world.keys("definition/source/deleted/") == ["123/456/my-source"]
+
+    source = await world.change(
+        lambda change, definitions: definitions.undelete_source(change, SOURCE)
+    )
+    assert source.version.description == 'Undeleted to version "1".'
+    assert source.version.number == 2
+    assert await world.keys("definition/source/deleted/") == []
+    assert await world.keys("definition/sink/active/") == ["123/456/my-source/my-sink"]
+    assert await world.keys("definition/sink/deleted/") == ["123/456/my-source/gone"]
+
+
+@ensure
+async def test_creation_over_a_deleted_id(world: World) -> None:
+    """A source created anew continues the versions; the sinks of the old one stay deleted."""
+    await world.create_source()
+    await world.create_sink()
+    await world.change(lambda change, definitions: definitions.delete_source(change, SOURCE))
+    source = await world.create_source(secret="t" * 48)
+    assert source.version.number == 2
+    assert source.secret == "t" * 48
+    assert await world.keys("definition/sink/active/") == []
+    # Deleted with its source, so it would come back with it alone.
+    await world.change(lambda change, definitions: definitions.undelete_sink(change, SINK))
+    assert await world.keys("definition/sink/active/") == []
+
+
+@ensure
+async def test_a_purged_source_leaves_nothing(world: World) -> None:
+    """After a purge the same id starts at version 1; all sinks are returned."""
+    await world.create_source()
+    await world.create_sink()
+    gone = SOURCE.sink("gone")
+    await world.create_sink(gone)
+    await world.change(lambda change, definitions: definitions.delete_sink(change, gone))
+    _, sinks = await world.change(
+        lambda change, definitions: definitions.purge_source(change, SOURCE)
+    )
+    assert [sink.key.sink_id for sink in sinks] == ["my-sink", "gone"]
+    assert world.hooks.told == [("deactivated", "my-sink"), ("deleted", "my-sink")]
+    assert await world.keys("definition/") == []
+    assert (await world.create_source()).version.number == 1
+
+
+@ensure
+async def test_rollback(world: World) -> None:
+    """The content of an older version becomes the newest; an unknown number is refused."""
+    await world.create_source()
+    await world.create_sink()
+    await rename(world, "Other")
+    sink = await world.change(
+        lambda change, definitions: definitions.rollback_sink(change, SINK, 1)
+    )
+    assert (sink.name, sink.version.number) == ("Name", 3)
+    assert world.hooks.told == [("modified", "my-sink")]
+    with pytest.raises(DefinitionNotFound, match='"my-sink/0000000025" not found in the source'):
+        await world.change(lambda change, definitions: definitions.rollback_sink(change, SINK, 25))
+
+
+@ensure
+async def test_counts_are_limited(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources of a branch, sinks of a source and branches of a project are limited."""
+    for name in ("MAX_SOURCES", "MAX_SINKS", "MAX_BRANCHES"):
+        monkeypatch.setattr(f"stream.definition.repository.{name}", 2)
+    for number in range(2):
+        await world.create_source(BRANCH.source(f"s{number}"))
+    with pytest.raises(CountLimitReached, match=r"source count limit reached in the branch, .* 2"):
+        await world.create_source()
+    for number in range(2):
+        await world.create_sink(BRANCH.source("s0").sink(f"k{number}"))
+    with pytest.raises(CountLimitReached, match=r"sink count limit reached in the source, .* 2"):
+        await world.create_sink(BRANCH.source("s0").sink("k2"))
+
+    async def record(number: int) -> None:
+        await world.change(
+            lambda change, definitions: definitions.create_branch(
+                change, BranchKey(123, number), is_default=True
+            )
+        )
+
+    await record(1)
+    await record(1)
+    await record(2)
+    with pytest.raises(CountLimitReached, match="branch count limit reached in the project"):
+        await record(3)
+
+
+@ensure
+async def test_versions_are_limited(world: World) -> None:
+    """The thousandth version is the last that an update may make; switching still works."""
+    await world.create_source()
+
+    def forward(source: Source) -> Source:
+        version = attrs.evolve(source.version, number=MAX_VERSIONS - 1)
+        return attrs.evolve(source, version=version)
+
+    async def update(change: Change, definitions: Definitions) -> Source:
+        return await definitions.update_source(change, SOURCE, "Updated.", forward)
+
+    assert (await world.change(update)).version.number == MAX_VERSIONS
+    with pytest.raises(CountLimitReached, match="version count limit reached in the source"):
+        await world.change(update)
+    source = await world.change(
+        lambda change, definitions: definitions.disable_source(change, SOURCE)
+    )
+    assert source.version.number == MAX_VERSIONS + 1
+
+
+@ensure
+async def test_what_the_schema_can_not_see_is_refused_when_stored(world: World) -> None:
+    """Columns without a name and ids that grew too long are not stored."""
+    await world.create_source()
+    await world.create_sink()
+    nameless = Mapping((BodyColumn(name=""),))
+    with pytest.raises(UserError, match=r"columns\[0\].name"):
+        await world.change(
+            lambda change, definitions: definitions.update_sink(
+                change,
+                SINK,
+                "Updated.",
+                lambda sink: attrs.evolve(sink, table=attrs.evolve(sink.table, mapping=nameless)),
+            )
+        )
+    with pytest.raises(UserError, match="longer than 48"):
+        await world.create_source(BRANCH.source("x" * 49))
+
+
+@ensure
+async def test_all_sinks_of_a_source_are_switched_in_one_transaction(world: World) -> None:
+    """A source with as many sinks as it can have is disabled and enabled as a whole."""
+    await world.create_source()
+
+    async def create_all(change: Change, definitions: Definitions) -> None:
+        for number in range(MAX_SINKS):
+            key = SOURCE.sink(f"k{number}")
+            sink = lifecycle.new_sink(key, name="Name", table=TABLE, at=change.now, by=change.by)
+            await definitions.create_sink(change, sink)
+
+    await world.change(create_all)
+    await world.change(lambda change, definitions: definitions.disable_source(change, SOURCE))
+    assert len(world.hooks.told) == 100
+    await world.change(lambda change, definitions: definitions.enable_source(change, SOURCE))
+    assert len(world.hooks.told) == 100

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet.task import Clock
+
+from stream.etcd import EtcdClient
+from stream.task.cleanup import TaskCleanup, is_expired
+from stream.task.entity import Task, TaskFailure, finished
+from stream.task.store import TaskStore
+from stream.values.codec import encode
+from stream.values.utctime import from_timestamp
+
+ensure = pytest_twisted.ensureDeferred
+
+START = from_timestamp(0)
+RUNNING = Task(
+    project_id=123,
+    task_id="api.create.source/456/s/1970-01-01T00:00:00.000Z_abcde",
+    type="api.create.source",
+    created_at=START,
+    node="n",
+    lock="runtime/lock/task/123/456/s",
+)
+SUCCESSFUL = finished(RUNNING, START, result="Done.")
+FAILED = finished(RUNNING, START, error="no", failure=TaskFailure("n", "No.", "id"))
+
+
+@pytest.mark.parametrize(
+    ("task", "hours"), [(RUNNING, 48), (SUCCESSFUL, 1), (FAILED, 48)], ids=["running", "ok", "bad"]
+)
+def test_tasks_are_kept_for_a_time(task: Task, hours: int) -> None:
+    """Successful tasks are kept for an hour, all others for two days."""
+    limit = START + timedelta(hours=hours)
+    assert is_expired(task, limit)
+    assert not is_expired(task, limit - timedelta(milliseconds=1))
+
+
+@ensure
+async def test_only_the_owner_cleans_up(etcd: EtcdClient) -> None:
+    """At each interval the owner of the group deletes what has expired, other nodes do nothing."""
+    await etcd.put(SUCCESSFUL.key, encode(SUCCESSFUL))
+    other = attrs.evolve(FAILED, task_id="api.create.source/456/t/x")
+    await etcd.put(other.key, encode(other))
+    await etcd.put("task/123/unreadable", b"{}")
+    store, clock = TaskStore(etcd), Clock()
+    clock.advance(7200)
+    cleanup = TaskCleanup(clock, store, is_owner=lambda: False, interval=3600.0)
+    cleanup.startService()
+    clock.advance(3600)
+    assert (await etcd.range("task/")).count == 3
+    await cleanup.stopService()
+    assert await cleanup.clean_up() == 1
+    left = await etcd.range("task/")
+    assert [stored.key for stored in left.kvs] == [other.key, "task/123/unreadable"]

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
+
+from stream.errors import UserError
+from stream.etcd import EtcdClient, Session
+from stream.task.entity import Task
+from stream.task.errors import TaskAlreadyRunning, TaskNotFound, TooManyTasks
+from stream.task.executor import TASK_SECONDS, Body, TaskExecutor, TaskRun
+from stream.task.store import TaskStore
+
+ensure = pytest_twisted.ensureDeferred
+KEY = "123/456/my-source"
+
+
+@attrs.frozen
+class Tasks:
+    """A started executor whose time stands still."""
+
+    client: EtcdClient
+    session: Session
+    clock: Clock
+    executor: TaskExecutor
+    store: TaskStore
+
+    async def start(self, body: Body, key: str = KEY) -> Task:
+        return await self.executor.start(
+            project_id=123,
+            type="api.create.source",
+            object_id=key.removeprefix("123/"),
+            object_key=key,
+            body=body,
+        )
+
+    async def end_of(self, task: Task) -> Task:
+        """The record after the end."""
+        while True:
+            stored = await self.store.get(123, task.task_id)
+            if stored.is_finished:
+                return stored
+            await deferLater(reactor, 0.01)
+
+
+@pytest_twisted.async_yield_fixture()
+async def tasks(etcd: EtcdClient) -> AsyncIterator[Tasks]:
+    session = Session(etcd, ttl=15, reactor=reactor)
+    await session.startService()
+    clock = Clock()
+    executor = TaskExecutor(clock, etcd, session, node_id="test-node")
+    executor.startService()
+    yield Tasks(etcd, session, clock, executor, TaskStore(etcd))
+    if executor.running:
+        await executor.stopService()
+    await session.stopService()
+
+
+@ensure
+async def test_a_task_runs_behind_its_request(tasks: Tasks) -> None:
+    """The record is there at once, locked, and tells the result at the end."""
+    gate: Deferred[None] = Deferred()
+
+    async def body(run: TaskRun) -> str:
+        await gate
+        run.outputs = {"sourceId": "my-source"}
+        return "Done."
+
+    task = await tasks.start(body)
+    assert task.task_id.startswith("api.create.source/456/my-source/1970-01-01T00:00:00.000Z_")
+    assert (await tasks.store.get(123, task.task_id)).status == "processing"
+    lock = await tasks.client.get(f"runtime/lock/task/{KEY}")
+    assert lock is not None
+    assert lock.lease == tasks.session.lease_id
+
+    tasks.clock.advance(2)
+    gate.callback(None)
+    ended = await tasks.end_of(task)
+    assert (ended.status, ended.result, ended.duration) == ("success", "Done.", 2_000_000_000)
+    assert ended.outputs == {"sourceId": "my-source"}
+    assert await tasks.client.get(f"runtime/lock/task/{KEY}") is None
+
+
+@ensure
+async def test_an_object_has_one_task_at_a_time(tasks: Tasks) -> None:
+    """A second task of an object is refused on this node and on others, another object's isn't."""
+    gate: Deferred[str] = Deferred()
+
+    async def body(run: TaskRun) -> str:
+        return await gate
+
+    async def quick(run: TaskRun) -> str:
+        return "Done."
+
+    first = await tasks.start(body)
+    with pytest.raises(TaskAlreadyRunning, match=KEY):
+        await tasks.start(quick)
+    elsewhere = TaskExecutor(tasks.clock, tasks.client, tasks.session, node_id="other-node")
+    elsewhere.startService()
+    with pytest.raises(TaskAlreadyRunning, match=KEY):
+        await attrs.evolve(tasks, executor=elsewhere).start(quick)
+    await tasks.end_of(await tasks.start(quick, f"{KEY}/my-sink"))
+
+    gate.callback("Done.")
+    await tasks.end_of(first)
+    await tasks.end_of(await tasks.start(quick))
+
+
+@ensure
+async def test_users_are_told_only_what_is_meant_for_them(tasks: Tasks) -> None:
+    """A user's mistake is shown as a sentence; of our own failures nothing is."""
+
+    async def refused(run: TaskRun) -> str:
+        raise UserError("the limit is reached", name="limitReached")
+
+    async def broken(run: TaskRun) -> str:
+        raise RuntimeError("internals")
+
+    ended = await tasks.end_of(await tasks.start(refused))
+    assert ended.status == "error"
+    assert ended.user_error is not None
+    assert ended.user_error.message == "The limit is reached."
+    assert ended.user_error.name == "limitReached"
+
+    ended = await tasks.end_of(await tasks.start(broken))
+    assert ended.user_error is not None
+    assert ended.user_error.message == "Unknown error"
+    assert ended.user_error.name == "unknownError"
+    assert ended.user_error.exception_id.startswith("keboola-stream-api-")
+    assert ended.error == "internals"
+
+
+@ensure
+async def test_a_failed_task_is_undone_backwards(tasks: Tasks) -> None:
+    """Rollbacks run last first, and one that fails doesn't keep the others from running."""
+    undone: list[int] = []
+
+    async def body(run: TaskRun) -> str:
+        for number in range(3):
+
+            async def undo(number: int = number) -> None:
+                undone.append(number)
+                if number == 1:
+                    raise RuntimeError("cannot undo")
+
+            run.on_failure(undo)
+        raise UserError("no")
+
+    await tasks.end_of(await tasks.start(body))
+    assert undone == [2, 1, 0]
+
+
+@ensure
+async def test_a_task_has_a_time_limit(tasks: Tasks) -> None:
+    """A task that doesn't end is cancelled after five minutes."""
+
+    async def body(run: TaskRun) -> str:
+        await Deferred()
+        return "Never."
+
+    task = await tasks.start(body)
+    tasks.clock.advance(TASK_SECONDS)
+    ended = await tasks.end_of(task)
+    assert ended.error == "task timeout exceeded"
+    assert ended.status == "error"
+
+
+@ensure
+async def test_stopping_waits_for_running_tasks(tasks: Tasks) -> None:
+    """The executor ends with its last task, and takes no new ones."""
+    gate: Deferred[str] = Deferred()
+
+    async def body(run: TaskRun) -> str:
+        return await gate
+
+    task = await tasks.start(body)
+    stopping = tasks.executor.stopService()
+    assert not stopping.called
+    with pytest.raises(TooManyTasks):
+        await tasks.start(body, f"{KEY}/other")
+    gate.callback("Done.")
+    await stopping
+    assert (await tasks.store.get(123, task.task_id)).status == "success"
+
+
+@ensure
+async def test_tasks_of_other_projects_are_not_found(tasks: Tasks) -> None:
+    """A task is found only in its own project."""
+
+    async def body(run: TaskRun) -> str:
+        return "Done."
+
+    task = await tasks.start(body)
+    await tasks.end_of(task)
+    with pytest.raises(TaskNotFound, match=r'task "api\.create\.source/.*" not found'):
+        await tasks.store.get(124, task.task_id)
