@@ -1,0 +1,78 @@
+"""Volumes as directories: finding, naming, locking."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from stream.errors import UserError
+from stream.storage.volumes.local_volume import (
+    FoundVolume,
+    VolumeLock,
+    find_volumes,
+    is_drained,
+    make_volume_id,
+    read_volume_id,
+)
+
+
+def _volume(root: Path, type_: str = "hdd", label: str = "one") -> FoundVolume:
+    path = root / type_ / label
+    path.mkdir(parents=True)
+    return FoundVolume(path, type_.lower(), label)
+
+
+def test_volumes_are_two_levels_down(tmp_path: Path) -> None:
+    """The type is lower-cased, the label isn't; files and deeper levels don't count."""
+    _volume(tmp_path, "HDD", "B")
+    _volume(tmp_path, "ssd", "a")
+    (tmp_path / "hdd.txt").write_text("")
+    (tmp_path / "ssd" / "a" / "deeper").mkdir()
+    assert [(v.type, v.label) for v in find_volumes(str(tmp_path))] == [("hdd", "B"), ("ssd", "a")]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"), [("empty", "no volume found in"), ("missing", "is not a directory")]
+)
+def test_a_path_without_volumes_is_refused(tmp_path: Path, path: str, message: str) -> None:
+    """The message names the path and what is expected there."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=message) as refused:
+        find_volumes(str(tmp_path / path))
+    assert path in str(refused.value)
+
+
+def test_the_id_is_made_once(tmp_path: Path) -> None:
+    """Ten letters or digits, kept for ever, blanks around it ignored."""
+    volume = _volume(tmp_path)
+    assert read_volume_id(volume) is None
+    made = make_volume_id(volume)
+    assert len(made) == 10
+    assert made.isalnum()
+    assert make_volume_id(volume) == made
+    assert stat.S_IMODE((volume.path / "volume-id").stat().st_mode) == 0o640
+    (volume.path / "volume-id").write_text(" other\n")
+    assert read_volume_id(volume) == "other"
+
+
+def test_a_lock_excludes_the_same_kind_only(tmp_path: Path) -> None:
+    """One writer and one reader may share a volume; a released lock can be taken again."""
+    volume = _volume(tmp_path)
+    writer = VolumeLock(volume, "writer")
+    reader = VolumeLock(volume, "reader")
+    with pytest.raises(UserError, match=r"cannot acquire writer lock .*: already locked"):
+        VolumeLock(volume, "writer")
+    writer.release()
+    VolumeLock(volume, "writer").release()
+    reader.release()
+    assert list(volume.path.iterdir()) == []
+
+
+def test_a_drain_file_is_seen_at_once(tmp_path: Path) -> None:
+    """An operator's file decides."""
+    volume = _volume(tmp_path)
+    assert not is_drained(volume)
+    (volume.path / "drain").touch()
+    assert is_drained(volume)

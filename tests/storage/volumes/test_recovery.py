@@ -1,0 +1,76 @@
+"""Up to where a slice file can be read, wherever a crash cut it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+from collections.abc import Callable
+from itertools import accumulate
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.storage.volumes.recovery import Readable, count_rows, readable_prefix
+
+_COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "none": lambda data: data,
+    "gzip": gzip.compress,
+    "zstd": zstandard.ZstdCompressor(write_checksum=True).compress,
+}
+
+_cells = st.text(alphabet='a"\n\0,ž', max_size=8)
+_rows = st.lists(_cells, min_size=1, max_size=3).map(
+    lambda cells: ",".join('"' + cell.replace('"', '""') + '"' for cell in cells).encode() + b"\n"
+)
+_groups = st.lists(st.lists(_rows, min_size=1, max_size=4), max_size=5)
+
+
+@given(_groups, st.sampled_from(sorted(_COMPRESSORS)), st.data())
+def test_the_longest_whole_prefix(
+    groups: list[list[bytes]], compression: str, data: st.DataObject
+) -> None:
+    """Any prefix of a file is readable exactly up to the end of its last whole part."""
+    parts = [_COMPRESSORS[compression](b"".join(rows)) for rows in groups]
+    if compression == "none":
+        parts = [row for rows in groups for row in rows]
+    ends = [0, *accumulate(len(part) for part in parts)]
+    file = b"".join(parts)
+    cut = data.draw(st.integers(min_value=0, max_value=len(file)))
+    readable = readable_prefix(io.BytesIO(file[:cut]), compression)
+    assert readable.length == max(end for end in ends if end <= cut)
+    if cut == len(file):
+        rows = [row for group in groups for row in group]
+        assert (readable.rows, readable.uncompressed) == (len(rows), len(b"".join(rows)))
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_zeros_behind_the_end_are_cut(compression: str) -> None:
+    """A loss of power can leave a file longer than what was written."""
+    part = _COMPRESSORS[compression](b'"a"\n')
+    assert readable_prefix(io.BytesIO(part + bytes(4096)), compression).length == len(part)
+
+
+def test_a_damaged_member_ends_what_can_be_read() -> None:
+    """Nothing behind a damaged part is taken for data."""
+    parts = [gzip.compress(b'"%d"\n' % i) for i in range(3)]
+    damaged = bytearray(b"".join(parts))
+    damaged[len(parts[0]) + 14] ^= 0xFF
+    assert readable_prefix(io.BytesIO(bytes(damaged)), "gzip") == Readable(len(parts[0]), 1, 4)
+
+
+def test_blocks_do_not_matter() -> None:
+    """A part larger than one block of reading is found like any other."""
+    rows = b"".join(b'"%s"\n' % os.urandom(60).hex().encode() for _ in range(40_000))
+    for compression, compress in _COMPRESSORS.items():
+        file = compress(rows)
+        assert readable_prefix(io.BytesIO(file), compression).length == len(file)
+        assert readable_prefix(io.BytesIO(file), compression).rows == 40_000
+
+
+@given(st.lists(_rows, max_size=6))
+def test_rows_are_counted_through_quotes(rows: list[bytes]) -> None:
+    """Line feeds inside of values end no row."""
+    assert count_rows(b"".join(rows)) == len(rows)
