@@ -9,7 +9,7 @@ CONFIG ?= provisioning/local/stream.yaml
 VOLUME := var/volumes/default/001
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench clean lock
+.PHONY: help install run test test-unit test-e2e lint fix bench bench-api chaos-api api-check clean lock
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ lint: install ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 fix: install ## Mend what the linters can mend
 	$(BIN)/ruff check --fix .
@@ -47,6 +47,15 @@ fix: install ## Mend what the linters can mend
 
 bench: install ## Measure throughput and latency against the baselines; needs wrk
 	$(BIN)/python -m benchmarks
+
+bench-api: install ## Measure reads of the API with 10,000 sinks; needs wrk
+	$(BIN)/python -m benchmarks.api_reads
+
+chaos-api: install ## Change sinks through two APIs with 200 clients, then check every invariant
+	$(BIN)/python -m benchmarks.api_stress
+
+api-check: install ## Hold the running API against its own OpenAPI document, thoroughly
+	$(BIN)/python -m tests.e2e.openapi
 
 lock: ## Renew requirements.lock from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock

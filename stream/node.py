@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from twisted.application.service import IService, Service
@@ -28,6 +28,7 @@ from stream.keboola.uploads import SliceUploader
 from stream.ops.metrics import Metrics
 from stream.settings import Settings
 from stream.storage import prefix as storage_prefix
+from stream.storage.allocation import largest_recent_slice
 from stream.storage.coordinator.work import CoordinatorWork, decode_sink, decode_source
 from stream.storage.opening import DefinitionChanges
 from stream.storage.repository import StorageRepository
@@ -171,7 +172,11 @@ class Node:
     @cached_property
     def repository(self) -> StorageRepository:
         _ = self.volumes
-        return StorageRepository(self.settings.storage.level, self.registered_volumes)
+        return StorageRepository(
+            self.settings.storage.level,
+            self.registered_volumes,
+            partial(largest_recent_slice, self.client),
+        )
 
     @cached_property
     def file_provider(self) -> KeboolaFileProvider:
@@ -202,7 +207,6 @@ class Node:
     def importer(self) -> FileImporter:
         return FileImporter(
             self.client,
-            self.session,
             self.storage_api,
             self.encryptor,
             self.events,

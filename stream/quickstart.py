@@ -24,9 +24,11 @@ Quick start: define a source and a sink, push a record, read it back.
   curl -s $API/v1/branches/default/sources -H "X-StorageApi-Token: $TOKEN" \\
     --json '{{"type":"http","name":"My Source"}}'
   curl -s $API/v1/branches/default/sources/my-source/sinks -H "X-StorageApi-Token: $TOKEN" \\
-    --json '{{"type":"table","name":"My Sink","table":{{"type":"keboola","tableId":"in.c-demo.events",
-         "mapping":{{"columns":[{{"type":"uuid","name":"id"}},{{"type":"datetime","name":"at"}},
-         {{"type":"path","name":"user","path":"user.name","rawString":true}},{{"type":"body","name":"body"}}]}}}}}}'
+    --json '{{"type":"table","name":"My Sink","table":{{
+         "type":"keboola","tableId":"in.c-demo.events","mapping":{{"columns":[
+         {{"type":"uuid","name":"id"}},{{"type":"datetime","name":"at"}},
+         {{"type":"path","name":"user","path":"user.name","rawString":true}},
+         {{"type":"body","name":"body"}}]}}}}}}'
   URL=$(curl -s $API/v1/branches/default/sources/my-source -H "X-StorageApi-Token: $TOKEN" \\
     | python3 -c 'import json, sys; print(json.load(sys.stdin)["http"]["url"])')
   curl -s $URL --json '{{"user":{{"name":"Ada"}}}}'

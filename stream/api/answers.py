@@ -31,10 +31,16 @@ _SOURCE_ID = Text(example="my-source")
 _SINK_ID = Text(example="my-sink")
 
 
-def _object(name: str, *members: tuple[str, Schema], optional: tuple[str, ...] = ()) -> Object:
+def _object(
+    name: str,
+    *members: tuple[str, Schema],
+    optional: tuple[str, ...] = (),
+    nullable: bool = False,
+) -> Object:
     """An object all of whose members are there, but the *optional* ones."""
     return Object(
         name=name,
+        nullable=nullable,
         members=tuple(
             Member(member, schema, required=member not in optional) for member, schema in members
         ),
@@ -169,15 +175,21 @@ SETTINGS_RESULT = _object(
     ),
 )
 
-_LEVEL = _object(
-    "Level",
-    ("firstRecordAt", _TIME),
-    ("lastRecordAt", _TIME),
-    ("recordsCount", _INT),
-    ("compressedSize", Integer(description="Bytes.")),
-    ("uncompressedSize", Integer(description="Bytes.")),
-    optional=("firstRecordAt", "lastRecordAt"),
-)
+
+def _level(name: str, *, nullable: bool = False) -> Object:
+    return _object(
+        name,
+        ("firstRecordAt", _TIME),
+        ("lastRecordAt", _TIME),
+        ("recordsCount", _INT),
+        ("compressedSize", Integer(description="Bytes.")),
+        ("uncompressedSize", Integer(description="Bytes.")),
+        optional=("firstRecordAt", "lastRecordAt"),
+        nullable=nullable,
+    )
+
+
+_LEVEL = _level("Level")
 _LEVELS = _object(
     "Levels",
     ("local", _LEVEL),
@@ -198,7 +210,11 @@ _FILE = _object(
     ("retryAfter", _TIME),
     (
         "statistics",
-        _object("SinkFileStatistics", ("total", _LEVEL), ("levels", _LEVELS)),
+        _object(
+            "SinkFileStatistics",
+            ("total", _level("SinkFileTotal", nullable=True)),
+            ("levels", _LEVELS),
+        ),
     ),
     optional=(
         *("closingAt", "importingAt", "importedAt"),

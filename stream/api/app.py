@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-import orjson
 from klein import Klein
 from klein.interfaces import IKleinRequest
 from twisted.internet.defer import CancelledError, Deferred
@@ -15,7 +14,7 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
-from stream.api.call import Answer, Handler, Identity
+from stream.api.call import Answer, Handler, Identity, json_answer, json_body
 from stream.api.errors import error_answer, is_our_fault
 from stream.api.guard import Guard, Incoming
 from stream.api.http import ApiRequest, clean_path, error_body, put
@@ -73,13 +72,13 @@ class _Endpoint:
     def _as_answer(self, result: Any) -> Answer:
         if isinstance(result, Answer):
             return result
-        body = orjson.dumps(result) + b"\n"
-        return Answer(status=self._operation.status, body=body, content_type="application/json")
+        return json_answer(json_body(result), self._operation.status)
 
     def serve(self, request: Any, **path: str) -> Deferred[bytes]:
         """The body of the answer; never fails but when it is cancelled."""
         answering = Deferred.fromCoroutine(self._answer(request, path))
-        answering.addTimeout(REQUEST_SECONDS, self._reactor)
+        if not answering.called:
+            answering.addTimeout(REQUEST_SECONDS, self._reactor)
         answering.addErrback(self._failed, request)
         return answering.addCallback(lambda answer: put(request, answer))
 
@@ -109,23 +108,34 @@ class _Endpoint:
 
 
 def _incoming(request: ApiRequest, path: Mapping[str, str]) -> Incoming:
-    query: dict[str, str] = {}
-    _, _, text = request.uri.partition(b"?")
-    for name, value in parse_qsl(text.decode("utf-8", "replace"), keep_blank_values=True):
-        query.setdefault(name, value)
-    assert request.content is not None
+    headers, content = request.requestHeaders, request.content
+    assert content is not None
+
+    def header(name: bytes) -> str:
+        values = headers.getRawHeaders(name)
+        return values[0].decode("utf-8", "replace") if values else ""
+
     return Incoming(
         path=path,
-        query=query,
-        headers=tuple(
-            (name, value)
-            for name, values in request.requestHeaders.getAllRawHeaders()
-            for value in values
+        query=_query(request.uri),
+        header=header,
+        headers=lambda: tuple(
+            (name, value) for name, values in headers.getAllRawHeaders() for value in values
         ),
-        body=request.content.read(),
+        body=content.read,
         client_ip=getattr(request.getClientAddress(), "host", ""),
         request_id=request.id,
     )
+
+
+def _query(uri: bytes) -> dict[str, str]:
+    """First values by name."""
+    _, _, text = uri.partition(b"?")
+    query: dict[str, str] = {}
+    if text:
+        for name, value in parse_qsl(text.decode("utf-8", "replace"), keep_blank_values=True):
+            query.setdefault(name, value)
+    return query
 
 
 def _no_route(request: Any, failure: Failure) -> bytes:

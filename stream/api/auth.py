@@ -9,14 +9,13 @@ from typing import Any
 from stream.api.call import Identity
 from stream.definition import prefix
 from stream.definition.change import Change
-from stream.definition.entity import Branch
 from stream.definition.key import BranchKey
+from stream.definition.live import LiveDefinitions
 from stream.definition.repository import Definitions
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.keboola import StorageApi, TokenVerifier
 from stream.keboola.token import Token
-from stream.values.codec import decode
 from stream.values.utctime import from_timestamp
 
 __all__ = ["Branches", "authenticate", "check_role", "token_of"]
@@ -81,9 +80,12 @@ class Branches:
     :param client: started.
     """
 
-    def __init__(self, reactor: Any, client: EtcdClient, storage_api: StorageApi) -> None:
+    def __init__(
+        self, reactor: Any, client: EtcdClient, live: LiveDefinitions, storage_api: StorageApi
+    ) -> None:
         self._reactor = reactor
         self._client = client
+        self._live = live
         self._storage_api = storage_api
 
     async def resolve(self, identity: Identity, text: str) -> BranchKey:
@@ -93,11 +95,11 @@ class Branches:
         """
         project = identity.info.project_id
         if text == "default":
-            return await self._known_default(project) or await self._ask_default(identity)
+            return self._live.default_branch(project) or await self._ask_default(identity)
         if _BRANCH_NUMBER.fullmatch(text) is None:
             raise UserError(f'invalid branch: expected "default" or <int>, given "{text}"')
         key = BranchKey(project, int(text))
-        if await self._client.get(f"{prefix.BRANCH_ACTIVE}{key}") is None:
+        if not self._live.has_branch(key) and not await self._is_recorded(key):
             branch = await self._storage_api.branch(identity.token, key.branch_id)
             if not branch.is_default:
                 raise UserError(
@@ -107,19 +109,15 @@ class Branches:
             await self._record(identity, key)
         return key
 
-    async def _known_default(self, project: int) -> BranchKey | None:
-        known = await self._client.range(f"{prefix.BRANCH_ACTIVE}{project}/")
-        for stored in known.kvs:
-            branch = decode(Branch, stored.value)
-            if branch.is_default:
-                return branch.key
-        return None
+    async def _is_recorded(self, key: BranchKey) -> bool:
+        return await self._client.get(f"{prefix.BRANCH_ACTIVE}{key}") is not None
 
     async def _ask_default(self, identity: Identity) -> BranchKey:
         for branch in await self._storage_api.branches(identity.token):
             if branch.is_default:
                 key = BranchKey(identity.info.project_id, branch.id)
-                await self._record(identity, key)
+                if not await self._is_recorded(key):
+                    await self._record(identity, key)
                 return key
         raise UserError("no default branch found", status=404, name="branchNotFound")
 

@@ -13,6 +13,7 @@ from stream.api.errors import as_user_error
 from stream.api.views import Urls, task_view
 from stream.definition.change import Change
 from stream.definition.key import SinkKey, SourceKey
+from stream.definition.live import LiveDefinitions
 from stream.definition.repository import Definitions
 from stream.etcd import Lock, Session
 from stream.keboola import Event, EventParams, StorageApi
@@ -21,7 +22,12 @@ from stream.task.executor import TASK_SECONDS, TaskExecutor, TaskRun
 
 __all__ = ["ChangeTasks", "SourceEvents", "sinks_lock"]
 
+_log = Logger(namespace="stream.api.events")
+
 T = TypeVar("T")
+
+PATIENCE_SECONDS = 5.0
+"""How long a request waits for the task before it; most changes take a fraction of a second."""
 
 ChangeBody = Callable[[Change, Definitions], Awaitable[T]]
 Work = Callable[[TaskRun], Awaitable[object]]
@@ -35,14 +41,26 @@ async def sinks_lock(session: Session, source: SourceKey) -> Lock:
 class ChangeTasks:
     """Starts a task for a call; its type is that of the operation."""
 
-    def __init__(self, executor: TaskExecutor, changes: DefinitionChanges, urls: Urls) -> None:
+    def __init__(
+        self,
+        executor: TaskExecutor,
+        changes: DefinitionChanges,
+        live: LiveDefinitions,
+        urls: Urls,
+    ) -> None:
         self._executor = executor
         self._changes = changes
+        self._live = live
         self._urls = urls
 
-    async def apply(self, identity: Identity, body: ChangeBody[T]) -> T:
-        """Make a change at once, for the caller and with the caller's token."""
-        return await self._changes.run(identity.by, body, token=identity.token.value)
+    async def apply(self, identity: Identity, key: SourceKey | SinkKey, body: ChangeBody[T]) -> T:
+        """Make a change at once, for the caller and with the caller's token.
+
+        :param key: of what is changed; the next read on this node finds it changed.
+        """
+        result = await self._changes.run(identity.by, body, token=identity.token.value)
+        await self._live.settle(key.source_key if isinstance(key, SinkKey) else key)
+        return result
 
     async def change(
         self, call: Call, key: SourceKey | SinkKey, result: str, body: ChangeBody[Any]
@@ -52,12 +70,21 @@ class ChangeTasks:
         :param key: of what is changed: it is locked, and named in the outputs.
         :param result: the text of the task after success.
         """
-        return await self.work(call, key, result, lambda run: self.apply(call.identity, body))
+        return await self.work(call, key, result, lambda run: self.apply(call.identity, key, body))
 
     async def work(
-        self, call: Call, key: SourceKey | SinkKey, result: str, work: Work
+        self,
+        call: Call,
+        key: SourceKey | SinkKey,
+        result: str,
+        work: Work,
+        *,
+        patience: float = PATIENCE_SECONDS,
     ) -> dict[str, Any]:
-        """Do any *work* in a task; the other parameters are those of `change`."""
+        """Do any *work* in a task; the other parameters are those of `change`.
+
+        :param patience: seconds to wait while another task has the object.
+        """
 
         async def body(run: TaskRun) -> str:
             try:
@@ -77,6 +104,7 @@ class ChangeTasks:
             object_id=object_id,
             object_key=str(key),
             body=body,
+            patience=patience,
         )
         return task_view(task, self._urls)
 
@@ -101,8 +129,6 @@ class SourceEvents:
 
     :param timeout: seconds that sending may take.
     """
-
-    _log = Logger(namespace="stream.api.events")
 
     def __init__(self, reactor: Any, api: StorageApi, *, timeout: float) -> None:
         self._reactor = reactor
@@ -142,5 +168,5 @@ class SourceEvents:
         sending = Deferred.fromCoroutine(self._api.send_event(identity.token, event))
         sending.addTimeout(self._timeout, self._reactor)
         sending.addErrback(
-            lambda failure: self._log.warn("cannot send an event: {error}", error=failure.value)
+            lambda failure: _log.warn("cannot send an event: {error}", error=failure.value)
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
+import orjson
 
 from stream.api.operation import Operation, Parameters
 from stream.definition.entity import By
@@ -13,7 +14,7 @@ from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.keboola import TokenInfo
 from stream.keboola.token import Token
 
-__all__ = ["Answer", "Call", "Handler", "Identity"]
+__all__ = ["Answer", "Call", "Handler", "Identity", "json_answer", "json_body"]
 
 
 @attrs.frozen
@@ -100,3 +101,23 @@ class Answer:
 
 Handler = Callable[[Call], Awaitable[Any]]
 """Returns an `Answer`, or the plain value of a JSON body."""
+
+
+def json_body(value: Any) -> bytes:
+    """A plain value as it is sent: compact, with a line feed at the end."""
+    return orjson.dumps(value) + b"\n"
+
+
+def json_list(head: dict[str, Any], name: str, items: Iterable[bytes]) -> bytes:
+    """A body whose last member is a list of bodies.
+
+    :param head: the other members.
+    :param items: as `json_body` makes them.
+    """
+    listed = b",".join(item[:-1] for item in items)
+    return orjson.dumps(head)[:-1] + b',"' + name.encode() + b'":[' + listed + b"]}\n"
+
+
+def json_answer(body: bytes, status: int = 200) -> Answer:
+    """:param body: JSON."""
+    return Answer(status=status, body=body, content_type="application/json")

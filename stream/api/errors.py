@@ -94,7 +94,8 @@ def as_user_error(problem: BaseException) -> UserError | None:
 
 def is_our_fault(problem: BaseException) -> bool:
     """Whether the failure is to be logged with its traceback."""
-    return as_user_error(_unwrapped(problem)) is None
+    problem = _unwrapped(problem)
+    return as_user_error(problem) is None and not isinstance(problem, TaskAlreadyRunning)
 
 
 def _unwrapped(problem: BaseException) -> BaseException:

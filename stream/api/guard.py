@@ -7,6 +7,7 @@ token, the branch, and the role. What the entity itself says comes after that, i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 
@@ -20,34 +21,27 @@ from stream.keboola import TokenVerifier
 __all__ = ["Guard", "Incoming"]
 
 _TOKEN_HEADER = "X-StorageApi-Token"
+_NO_BODY: Mapping[str, Any] = {}
 
 
 @attrs.frozen(kw_only=True)
 class Incoming:
-    """A request as it came.
+    """A request as it came; what isn't always needed is read when it is.
 
     :ivar path: parameters of the path.
     :ivar query: first values by name.
-    :ivar headers: names and values in their order.
+    :ivar header: the first value of the header with this name, empty if there is none.
+    :ivar headers: names and values of all headers in their order.
+    :ivar body: the whole body.
     """
 
     path: Mapping[str, str]
     query: Mapping[str, str]
-    headers: tuple[tuple[bytes, bytes], ...] = attrs.field(repr=False)
-    body: bytes = attrs.field(repr=False)
+    header: Callable[[bytes], str]
+    headers: Callable[[], tuple[tuple[bytes, bytes], ...]]
+    body: Callable[[], bytes]
     client_ip: str
     request_id: str
-
-    def header(self, name: str) -> str:
-        """The first value, empty if there is none.
-
-        :param name: in lower case.
-        """
-        wanted = name.encode()
-        for header, value in self.headers:
-            if header.lower() == wanted:
-                return value.decode("utf-8", "replace")
-        return ""
 
 
 class Guard:
@@ -67,50 +61,38 @@ class Guard:
 
         Raises UserError if the request is wrong or not allowed.
         """
-        body = {}
+        body: Mapping[str, Any] = _NO_BODY
         if operation.body is not None:
-            body = read_body(operation.body, incoming.body, incoming.header("content-type"))
+            body = read_body(operation.body, incoming.body(), incoming.header(b"content-type"))
         parameters, problems = operation.read_parameters(incoming.path, incoming.query)
         token, promoted = token_of(
-            incoming.header("x-storageapi-token"), incoming.header("authorization")
+            incoming.header(b"x-storageapi-token"), incoming.header(b"authorization")
         )
         if not operation.public and not token:
             problems.append(missing(_TOKEN_HEADER, "header"))
         if problems:
             raise problems_error(problems)
-        call = Call(
+        identity, branch = None, None
+        if not operation.public:
+            project = incoming.header(b"x-kbc-projectid")
+            identity = await authenticate(self._verifier, token, project)
+            on_caller(identity)
+            if "branchId" in parameters:
+                branch = await self._branches.resolve(identity, parameters["branchId"])
+            if operation.admin:
+                check_role(identity)
+        is_record = operation.raw_body
+        return Call(
             operation=operation,
             parameters=parameters,
             request_id=incoming.request_id,
             body=body,
+            raw_body=incoming.body() if is_record else b"",
+            raw_headers=_record_headers(incoming.headers(), promoted) if is_record else (),
             client_ip=incoming.client_ip,
+            identity=identity,
+            branch=branch,
         )
-        if operation.raw_body:
-            call = attrs.evolve(
-                call,
-                raw_body=incoming.body,
-                raw_headers=_record_headers(incoming.headers, promoted),
-            )
-        if operation.public:
-            return call
-        return await self._authorise(call, incoming, token, on_caller)
-
-    async def _authorise(
-        self,
-        call: Call,
-        incoming: Incoming,
-        token: str,
-        on_caller: Callable[[Identity], None],
-    ) -> Call:
-        project = incoming.header("x-kbc-projectid")
-        identity = await authenticate(self._verifier, token, project)
-        on_caller(identity)
-        branch = None
-        if "branchId" in call.parameters:
-            branch = await self._branches.resolve(identity, call.parameters["branchId"])
-        if call.operation.admin:
-            check_role(identity)
-        return attrs.evolve(call, identity=identity, branch=branch)
 
 
 def _record_headers(

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 import orjson
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
@@ -26,6 +26,8 @@ from stream.ops.ids import request_id
 
 __all__ = ["MAX_BODY_BYTES", "ApiRequest", "ApiSite", "Front", "clean_path", "error_body", "put"]
 
+_log = Logger(namespace="stream.api.http")
+
 MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_IN_FLIGHT = 1000
 """Requests that are being answered; more are refused at once."""
@@ -33,6 +35,7 @@ HEADERS_SECONDS = 10
 """For the head of a request, and for waiting for the next one."""
 BODY_SECONDS = 30
 """For the body."""
+_SWEEP_SECONDS = 1
 
 _METHODS = "GET, POST, PATCH, DELETE"
 _HEADERS = "Content-Type, X-StorageApi-Token, X-KBC-ProjectId"
@@ -53,13 +56,14 @@ class ApiRequest(Request):
         self.project_id: int | None = None
         self.is_too_big = False
         self._bytes = 0
-        channel.site.connections.add(channel)
-        self._late = channel.callLater(HEADERS_SECONDS, channel.loseConnection)
+        self._site: ApiSite = channel.site
+        self._site.connections.add(channel)
+        self._site.expect(self, HEADERS_SECONDS)
 
     def gotLength(self, length: int | None) -> None:
         """The head is complete. Unlike the base class, never use a file on disk."""
         self.content = BytesIO()
-        self._late.reset(BODY_SECONDS)
+        self._site.expect(self, BODY_SECONDS)
 
     def handleContentChunk(self, data: bytes) -> None:
         self._bytes += len(data)
@@ -69,7 +73,7 @@ class ApiRequest(Request):
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Unlike the base class, leave a form in the body alone: it may be a record."""
-        self._in_time()
+        self._site.deadlines.pop(self, None)
         assert self.content is not None
         self.content.seek(0, 0)
         self.args = {}
@@ -78,18 +82,15 @@ class ApiRequest(Request):
         self.process()
 
     def connectionLost(self, reason: Failure) -> None:
-        self._in_time()
+        self._site.deadlines.pop(self, None)
         super().connectionLost(reason)
-
-    def _in_time(self) -> None:
-        if self._late.active():
-            self._late.cancel()
 
 
 class ApiSite(Site):
     """A site whose requests are `ApiRequest`s and that leaves the log to `Front`.
 
     :ivar connections: those that have sent a request.
+    :ivar deadlines: of requests that haven't been received as a whole.
     """
 
     requestFactory = ApiRequest
@@ -98,11 +99,35 @@ class ApiSite(Site):
     def __init__(self, root: IResource, reactor: Any) -> None:
         super().__init__(root, reactor=reactor, timeout=HEADERS_SECONDS)
         self.connections: WeakSet[Any] = WeakSet()
+        self.deadlines: dict[ApiRequest, float] = {}
+        self._sweeping: IDelayedCall | None = None
+
+    def expect(self, request: ApiRequest, seconds: float) -> None:
+        """Hang up unless the next part of *request* has come within so many seconds.
+
+        One timer looks after all requests: most of them are complete before it could fire.
+        """
+        self.deadlines[request] = self.reactor.seconds() + seconds
+        if self._sweeping is None:
+            self._sweeping = self.reactor.callLater(_SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        now = self.reactor.seconds()
+        for request, deadline in list(self.deadlines.items()):
+            if deadline <= now and request.channel is not None:
+                del self.deadlines[request]
+                request.channel.loseConnection()
+        if self.deadlines:
+            self._sweeping = self.reactor.callLater(_SWEEP_SECONDS, self._sweep)
 
     def hang_up(self) -> None:
         """Close the connections, after what was written to them is sent."""
         for connection in list(self.connections):
             connection.loseConnection()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
 
     def log(self, request: Any) -> None:
         """Nothing here."""
@@ -142,7 +167,6 @@ class Front(Resource):
     """
 
     isLeaf = True
-    _log = Logger(namespace="stream.api.http")
 
     def __init__(self, reactor: IReactorTime, routes: IResource) -> None:
         super().__init__()
@@ -213,9 +237,7 @@ class Front(Resource):
         }
         if request.project_id is not None:
             fields["stream.projectId"] = request.project_id
-        self._log.info(
-            "req {http_status} {url}", url=request.uri.decode("utf-8", "replace"), **fields
-        )
+        _log.info("req {http_status} {url}", url=request.uri.decode("utf-8", "replace"), **fields)
 
 
 _PREFLIGHT = Answer(

@@ -9,8 +9,9 @@ import orjson
 import yaml
 
 from stream.api.answers import ERROR
+from stream.api.links import links
 from stream.api.operation import Operation, Parameter
-from stream.api.schema import Array, Boolean, Integer, Object, Schema, Text
+from stream.api.schema import Array, Boolean, Integer, Member, Object, Schema, Text
 
 __all__ = ["openapi2", "openapi3", "to_json", "to_yaml"]
 
@@ -33,7 +34,13 @@ _TAGS = (
     {"name": "test", "description": "Trying out a mapping."},
     {"name": "internal", "description": "For the user interface."},
 )
-_COMMON_ERRORS = ((400, "badRequest"), (401, "masterTokenRequired"), (500, "internalError"))
+_COMMON_ERRORS = (
+    (400, "badRequest"),
+    (401, "masterTokenRequired"),
+    (500, "internalError"),
+    (503, "serviceUnavailable"),
+)
+_BRANCH_ERRORS = ((404, "storage.branches.notFound"), (409, "branchCountLimitReached"))
 
 
 def to_json(document: Plain) -> bytes:
@@ -45,7 +52,7 @@ def to_yaml(document: Plain) -> bytes:
     return text.encode()
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Writes repeated parts out."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -54,7 +61,7 @@ class _Dumper(yaml.SafeDumper):
 
 def openapi2(operations: Iterable[Operation]) -> Plain:
     """The Swagger 2.0 document."""
-    parts = _Parts("#/definitions/")
+    parts = _Parts("#/definitions/", "x-nullable")
     paths = _paths(operations, parts, _operation2)
     return {
         "swagger": "2.0",
@@ -73,8 +80,14 @@ def openapi2(operations: Iterable[Operation]) -> Plain:
 
 def openapi3(operations: Iterable[Operation]) -> Plain:
     """The OpenAPI 3.0 document."""
-    parts = _Parts("#/components/schemas/")
+    parts = _Parts("#/components/schemas/", "nullable")
+    operations = tuple(operations)
     paths = _paths(operations, parts, _operation3)
+    for operation in operations:
+        further = links(operation, operations)
+        if further:
+            answers = paths[_path(operation)][operation.method.lower()]["responses"]
+            answers[str(operation.status)]["links"] = further
     return {
         "openapi": "3.0.3",
         "info": _info(),
@@ -106,24 +119,42 @@ def _info() -> Plain:
 class _Parts:
     """Collects the objects that have a name.
 
+    :param null: the keyword that allows null.
     :ivar named: by name.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, null: str) -> None:
         self._prefix = prefix
+        self._null = null
         self.named: dict[str, Plain] = {}
 
-    def schema(self, schema: Schema) -> Plain:
+    def request(self, schema: Schema) -> Plain:
+        """As `schema`, for a body that is read: in it, null is the same as absence."""
+        return self.schema(schema, lenient=True)
+
+    def schema(self, schema: Schema, *, lenient: bool = False) -> Plain:
         """*schema*, or a reference to it if it has a name."""
         if isinstance(schema, Object) and schema.name:
             if schema.name not in self.named:
                 self.named[schema.name] = {}
-                self.named[schema.name] = self._plain(schema)
+                self.named[schema.name] = self._plain(schema, lenient)
             return {"$ref": self._prefix + schema.name}
-        return self._plain(schema)
+        return self._plain(schema, lenient)
 
-    def _plain(self, schema: Schema) -> Plain:
+    def _member(self, member: Member, lenient: bool) -> Plain:
+        plain = self.schema(member.schema, lenient=lenient)
+        if not lenient or member.required or not member.schema.type:
+            return plain
+        if "$ref" in plain:
+            plain = {"allOf": [plain]}
+        if "enum" in plain:
+            plain["enum"].append(None)
+        return plain | {self._null: True}
+
+    def _plain(self, schema: Schema, lenient: bool) -> Plain:
         plain: Plain = {"type": schema.type} if schema.type else {}
+        if schema.nullable:
+            plain[self._null] = True
         if schema.description:
             plain["description"] = schema.description
         if schema.example is not None:
@@ -131,16 +162,23 @@ class _Parts:
         if isinstance(schema, Text):
             _put(plain, format=schema.format, default=schema.default, enum=list(schema.enum))
             _put(plain, minLength=schema.min_length, maxLength=schema.max_length)
+            _put(plain, pattern=schema.pattern)
         elif isinstance(schema, Integer):
-            _put(plain, minimum=schema.minimum, maximum=schema.maximum, default=schema.default)
+            _put(
+                plain,
+                format="int64",
+                minimum=schema.minimum,
+                maximum=schema.maximum,
+                default=schema.default,
+            )
         elif isinstance(schema, Boolean):
             _put(plain, default=schema.default)
         elif isinstance(schema, Array):
-            plain["items"] = self.schema(schema.items)
+            plain["items"] = self.schema(schema.items, lenient=lenient)
             _put(plain, minItems=schema.min_items, maxItems=schema.max_items)
         elif isinstance(schema, Object):
             plain["properties"] = {
-                member.name: self.schema(member.schema) for member in schema.members
+                member.name: self._member(member, lenient) for member in schema.members
             }
             _put(plain, required=[member.name for member in schema.members if member.required])
         return plain
@@ -161,9 +199,13 @@ def _paths(operations: Iterable[Operation], parts: _Parts, make: Any) -> Plain:
     paths: Plain = {}
     for operation in operations:
         if operation.published:
-            path = operation.path.replace("{*", "{")
-            paths.setdefault(path, {})[operation.method.lower()] = make(operation, parts)
+            of_path = paths.setdefault(_path(operation), {})
+            of_path[operation.method.lower()] = make(operation, parts)
     return paths
+
+
+def _path(operation: Operation) -> str:
+    return operation.path.replace("{*", "{")
 
 
 def _head(operation: Operation) -> Plain:
@@ -186,15 +228,18 @@ def _parameter(parameter: Parameter) -> Plain:
     }
     if parameter.description:
         plain["description"] = parameter.description
+    if parameter.place == "query":
+        plain["allowEmptyValue"] = True  # the same as absence
     return plain
 
 
 def _errors(operation: Operation) -> dict[int, list[str]]:
     """Names of errors by status."""
     common = () if operation.public else _COMMON_ERRORS
+    in_branch = any(parameter.name == "branchId" for parameter in operation.parameters)
     found: dict[int, list[str]] = {}
-    for status, name in (*operation.errors, *common):
-        found.setdefault(status, []).append(f"stream.api.{name}")
+    for status, name in (*operation.errors, *common, *(_BRANCH_ERRORS if in_branch else ())):
+        found.setdefault(status, []).append(name if "." in name else f"stream.api.{name}")
     return dict(sorted(found.items()))
 
 
@@ -210,7 +255,12 @@ def _operation2(operation: Operation, parts: _Parts) -> Plain:
         parameters.append(_parameter(parameter) | schema)
     if operation.body is not None:
         parameters.append(
-            {"name": "body", "in": "body", "required": True, "schema": parts.schema(operation.body)}
+            {
+                "name": "body",
+                "in": "body",
+                "required": True,
+                "schema": parts.request(operation.body),
+            }
         )
     if parameters:
         plain["parameters"] = parameters
@@ -235,7 +285,8 @@ def _operation3(operation: Operation, parts: _Parts) -> Plain:
             for parameter in operation.parameters
         ]
     if operation.body is not None:
-        plain["requestBody"] = {"required": True, "content": _json(parts, operation.body)}
+        body = {"application/json": {"schema": parts.request(operation.body)}}
+        plain["requestBody"] = {"required": True, "content": body}
     elif operation.raw_body:
         plain["requestBody"] = {"content": {"*/*": {"schema": {}}}}
     answer: Plain = {"description": _status_text(operation)}

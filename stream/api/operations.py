@@ -23,7 +23,7 @@ _SINK = f"{_SINKS}/{{sinkId}}"
 _BRANCH_ID = Parameter(
     name="branchId",
     place="path",
-    schema=Text(example="default"),
+    schema=Text(example="default", pattern="^(default|[0-9]{1,18})$"),
     description='Id of the branch or "default".',
 )
 _SOURCE_ID = Parameter(

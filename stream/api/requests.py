@@ -57,6 +57,7 @@ CREATE_SOURCE = Object(
 
 UPDATE_SOURCE = Object(
     name="UpdateSourceRequestBody",
+    nullable=True,
     members=(
         Member("changeDescription", _CHANGE_DESCRIPTION),
         Member("type", _SOURCE_TYPE),
@@ -169,6 +170,7 @@ CREATE_SINK = Object(
 
 UPDATE_SINK = Object(
     name="UpdateSinkRequestBody",
+    nullable=True,
     members=(
         Member("changeDescription", _CHANGE_DESCRIPTION),
         Member("type", _SINK_TYPE),
@@ -181,6 +183,7 @@ UPDATE_SINK = Object(
 
 SETTINGS_PATCH = Object(
     name="SettingsPatchRequestBody",
+    nullable=True,
     members=(
         Member("changeDescription", _CHANGE_DESCRIPTION),
         Member(

@@ -107,12 +107,14 @@ def _too_long(path: str, shown: str, length: int, maximum: int) -> Problem:
 class Schema:
     """:ivar type: of JSON values, in the words of JSON Schema; empty for any.
     :ivar go_type: as named in errors about types.
+    :ivar nullable: for the documentation: null may stand here.
     """
 
     type: str = ""
     go_type: str = ""
     description: str = ""
     example: Any = None
+    nullable: bool = False
 
     def read(self, value: Any, path: str) -> Any:
         """*value* without what isn't known here. Raises `DecodeError`.
@@ -147,6 +149,7 @@ class Text(Schema):
     :ivar min_length: characters.
     :ivar max_length: characters.
     :ivar format: for the documentation.
+    :ivar pattern: for the documentation.
     """
 
     type: str = "string"
@@ -155,6 +158,7 @@ class Text(Schema):
     min_length: int | None = None
     max_length: int | None = None
     format: str = ""
+    pattern: str = ""
     default: str | None = None
 
     def read(self, value: Any, path: str) -> str:

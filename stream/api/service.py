@@ -25,6 +25,7 @@ from stream.api.statistics import SinkStatistics
 from stream.api.tasks import Tasks
 from stream.api.versions import Versions
 from stream.api.views import Urls
+from stream.definition.live import LiveDefinitions
 from stream.definition.reads import DefinitionReads
 from stream.etcd import EtcdClient, Group, Session
 from stream.keboola import StorageApi, TokenVerifier
@@ -37,6 +38,8 @@ from stream.task.executor import TaskExecutor
 from stream.task.store import TaskStore
 
 __all__ = ["ApiService"]
+
+_log = Logger(namespace="stream.api")
 
 DRAIN_SECONDS = 30.0
 """How long requests that are being answered are waited for at the end."""
@@ -58,7 +61,6 @@ class ApiService(Service):
     """
 
     name = "api"
-    _log = Logger(namespace="stream.api")
 
     def __init__(
         self,
@@ -100,7 +102,8 @@ class ApiService(Service):
             settings.api.public_url.rstrip("/"), settings.source.http.public_url.rstrip("/")
         )
         reads = DefinitionReads(client)
-        tasks = ChangeTasks(self._executor, changes, urls)
+        live = self._live = LiveDefinitions(reactor, client, session)
+        tasks = ChangeTasks(self._executor, changes, live, urls)
         events = SourceEvents(
             reactor,
             storage_api,
@@ -110,17 +113,18 @@ class ApiService(Service):
             Documentation(urls=urls),
             Sources(
                 reads=reads,
+                live=live,
                 tasks=tasks,
                 events=events,
                 urls=urls,
                 session=session,
                 storage_api=storage_api,
             ),
-            Sinks(reads=reads, tasks=tasks, session=session),
+            Sinks(reads=reads, live=live, tasks=tasks, session=session),
             Versions(reads=reads, tasks=tasks),
             EntitySettings(reads=reads, tasks=tasks, level=settings.storage.level),
             SinkStatistics(client=client, reads=reads, tasks=tasks),
-            Tasks(store=store, urls=urls),
+            Tasks(store=store, live=live, urls=urls),
             Aggregation(client=client, reads=reads, urls=urls),
             MappingTest(reads=reads, now=reactor.seconds),
         )
@@ -129,7 +133,7 @@ class ApiService(Service):
             for resource in resources
             for operation, handler in resource.handlers().items()
         }
-        guard = Guard(verifier, Branches(reactor, client, storage_api))
+        guard = Guard(verifier, Branches(reactor, client, live, storage_api))
         app = build_app(reactor, guard, OPERATIONS, handlers)
         self._front = Front(reactor, app.resource())
         self._site = ApiSite(self._front, reactor)
@@ -144,12 +148,13 @@ class ApiService(Service):
 
     async def startService(self) -> None:
         super().startService()
+        await self._live.startService()
         await maybeDeferred(self._executor.startService)
         for service in self._cleanup:
             await maybeDeferred(service.startService)
-        self._log.info('starting HTTP server on "{address}"', address=self._listen)
+        _log.info('starting HTTP server on "{address}"', address=self._listen)
         self._port = await server_endpoint(self._reactor, self._listen).listen(self._site)
-        self._log.info(
+        _log.info(
             'started HTTP server on "{address}", port {port}',
             address=self._listen,
             port=self.port_number,
@@ -159,14 +164,15 @@ class ApiService(Service):
         super().stopService()
         port, self._port = self._port, None
         if port is not None:
-            self._log.info('shutting down HTTP server at "{address}"', address=self._listen)
+            _log.info('shutting down HTTP server at "{address}"', address=self._listen)
             await maybeDeferred(port.stopListening)
             await self._answered()
             self._site.hang_up()
-            self._log.info("HTTP server shutdown finished")
+            _log.info("HTTP server shutdown finished")
         for service in reversed(self._cleanup):
             await maybeDeferred(service.stopService)
         await maybeDeferred(self._executor.stopService)
+        await self._live.stopService()
 
     async def _answered(self) -> None:
         """Wait for the requests that are being answered, but not for ever."""
@@ -175,4 +181,4 @@ class ApiService(Service):
         try:
             await waiting
         except TimeoutError:
-            self._log.warn("gave up waiting for requests")
+            _log.warn("gave up waiting for requests")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
 from stream.api.background import ChangeTasks, sinks_lock
-from stream.api.call import Call, Handler
+from stream.api.call import Call, Handler, json_answer, json_body, json_list
 from stream.api.sources import entity_id
 from stream.api.tables import new_table, table_patch
 from stream.api.views import page_view, sink_view
@@ -15,6 +16,7 @@ from stream.definition import errors, lifecycle
 from stream.definition.change import Change
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
+from stream.definition.live import KnownPage, LiveDefinitions
 from stream.definition.reads import DefinitionReads
 from stream.definition.repository import Definitions
 from stream.etcd import Session
@@ -27,8 +29,16 @@ __all__ = ["Sinks"]
 class Sinks:
     """:param session: holds the lock under which tables are made."""
 
-    def __init__(self, *, reads: DefinitionReads, tasks: ChangeTasks, session: Session) -> None:
+    def __init__(
+        self,
+        *,
+        reads: DefinitionReads,
+        live: LiveDefinitions,
+        tasks: ChangeTasks,
+        session: Session,
+    ) -> None:
         self._reads = reads
+        self._live = live
         self._tasks = tasks
         self._session = session
 
@@ -67,15 +77,20 @@ class Sinks:
 
         async def work(run: TaskRun) -> None:
             async with await sinks_lock(self._session, key.source_key):
-                await self._tasks.apply(call.identity, create)
+                await self._tasks.apply(call.identity, key, create)
 
         try:
-            return await self._tasks.work(call, key, "Sink has been created successfully.", work)
+            return await self._tasks.work(
+                call, key, "Sink has been created successfully.", work, patience=0.0
+            )
         except TaskAlreadyRunning:
             # Whoever is making it is about to succeed, so that is what the caller is told.
             raise errors.sink_exists(key, being_created=True) from None
 
     async def get(self, call: Call) -> Any:
+        known = self._live.sink(call.sink_key)
+        if known is not None:
+            return json_answer(known.shown(_show))
         return sink_view(await self._reads.sink_in_source(call.sink_key))
 
     async def list(self, call: Call) -> Any:
@@ -86,15 +101,13 @@ class Sinks:
 
     async def _list(self, call: Call, *, deleted: bool) -> Any:
         after, limit = call.parameters["afterId"], call.parameters["limit"]
+        known = None if deleted else self._live.sinks_page(call.source_key, after, limit)
+        if known is not None:
+            return json_answer(known.shown(lambda page: _show_page(call, page)))
         await self._reads.source(call.source_key)
         page = await self._reads.sinks_page(call.source_key, after, limit, deleted=deleted)
-        return {
-            "projectId": call.branch.project_id,
-            "branchId": call.branch.branch_id,
-            "sourceId": call.source_key.source_id,
-            "page": page_view(limit, page.total, after, [sink.key.sink_id for sink in page.items]),
-            "sinks": [sink_view(sink) for sink in page.items],
-        }
+        head = _list_head(call, page.total, [sink.key.sink_id for sink in page.items])
+        return head | {"sinks": [sink_view(sink) for sink in page.items]}
 
     async def update(self, call: Call) -> Any:
         body, key = call.body, call.sink_key
@@ -114,6 +127,7 @@ class Sinks:
             async with await sinks_lock(self._session, key.source_key):
                 await self._tasks.apply(
                     call.identity,
+                    key,
                     lambda change, definitions: definitions.update_sink(
                         change, key, description, patch
                     ),
@@ -158,3 +172,22 @@ class Sinks:
             "Sink has been undeleted successfully.",
             lambda change, definitions: definitions.undelete_sink(change, key),
         )
+
+
+def _list_head(call: Call, total: int, ids: Sequence[str]) -> dict[str, Any]:
+    return {
+        "projectId": call.branch.project_id,
+        "branchId": call.branch.branch_id,
+        "sourceId": call.source_key.source_id,
+        "page": page_view(call.parameters["limit"], total, call.parameters["afterId"], ids),
+    }
+
+
+def _show_page(call: Call, page: KnownPage[Sink]) -> bytes:
+    ids = [entry.value.key.sink_id for entry in page.items]
+    shown = (entry.shown(_show) for entry in page.items)
+    return json_list(_list_head(call, page.total, ids), "sinks", shown)
+
+
+def _show(sink: Sink) -> bytes:
+    return json_body(sink_view(sink))

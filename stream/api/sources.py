@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
 from stream.api.background import ChangeTasks, SourceEvents, sinks_lock
-from stream.api.call import Call, Handler
+from stream.api.call import Call, Handler, json_answer, json_body, json_list
 from stream.api.views import Urls, page_view
 from stream.definition import errors, lifecycle
 from stream.definition.change import Change
 from stream.definition.entity import Source
 from stream.definition.key import SourceKey
+from stream.definition.live import KnownPage, LiveDefinitions
 from stream.definition.reads import DefinitionReads
 from stream.definition.repository import Definitions
 from stream.definition.secret import new_secret
@@ -24,6 +26,14 @@ from stream.keboola.destination import delete_destinations
 from stream.task.executor import TaskRun
 
 __all__ = ["Sources", "entity_id"]
+
+
+def _list_head(call: Call, total: int, ids: Sequence[str]) -> dict[str, Any]:
+    return {
+        "projectId": call.branch.project_id,
+        "branchId": call.branch.branch_id,
+        "page": page_view(call.parameters["limit"], total, call.parameters["afterId"], ids),
+    }
 
 
 def entity_id(body: Any, member: str) -> str:
@@ -41,6 +51,7 @@ class Sources:
         self,
         *,
         reads: DefinitionReads,
+        live: LiveDefinitions,
         tasks: ChangeTasks,
         events: SourceEvents,
         urls: Urls,
@@ -48,6 +59,7 @@ class Sources:
         storage_api: StorageApi,
     ) -> None:
         self._reads = reads
+        self._live = live
         self._tasks = tasks
         self._events = events
         self._urls = urls
@@ -87,13 +99,25 @@ class Sources:
             )
             return await definitions.create_source(change, new)
 
-        work = self._events.around(
-            call, key, body["name"], "create", lambda run: self._tasks.apply(call.identity, create)
-        )
-        return await self._tasks.work(call, key, "Source has been created successfully.", work)
+        async def work(run: TaskRun) -> None:
+            await self._tasks.apply(call.identity, key, create)
+
+        reported = self._events.around(call, key, body["name"], "create", work)
+        return await self._tasks.work(call, key, "Source has been created successfully.", reported)
 
     async def get(self, call: Call) -> Any:
+        known = self._live.source(call.source_key)
+        if known is not None:
+            return json_answer(known.shown(self._show))
         return self._urls.source_view(await self._reads.source(call.source_key))
+
+    def _show(self, source: Source) -> bytes:
+        return json_body(self._urls.source_view(source))
+
+    def _show_page(self, call: Call, page: KnownPage[Source]) -> bytes:
+        ids = [entry.value.key.source_id for entry in page.items]
+        shown = (entry.shown(self._show) for entry in page.items)
+        return json_list(_list_head(call, page.total, ids), "sources", shown)
 
     async def list(self, call: Call) -> Any:
         return await self._list(call, deleted=False)
@@ -103,14 +127,12 @@ class Sources:
 
     async def _list(self, call: Call, *, deleted: bool) -> Any:
         after, limit = call.parameters["afterId"], call.parameters["limit"]
+        known = None if deleted else self._live.sources_page(call.branch, after, limit)
+        if known is not None:
+            return json_answer(known.shown(lambda page: self._show_page(call, page)))
         page = await self._reads.sources_page(call.branch, after, limit, deleted=deleted)
-        ids = [source.key.source_id for source in page.items]
-        return {
-            "projectId": call.branch.project_id,
-            "branchId": call.branch.branch_id,
-            "page": page_view(limit, page.total, after, ids),
-            "sources": [self._urls.source_view(source) for source in page.items],
-        }
+        head = _list_head(call, page.total, [source.key.source_id for source in page.items])
+        return head | {"sources": [self._urls.source_view(source) for source in page.items]}
 
     async def update(self, call: Call) -> Any:
         body, key = call.body, call.source_key
@@ -136,6 +158,7 @@ class Sources:
         secret = new_secret()
         source = await self._tasks.apply(
             call.identity,
+            call.source_key,
             lambda change, definitions: definitions.update_source(
                 change,
                 call.source_key,
@@ -160,7 +183,9 @@ class Sources:
     async def _purge(self, call: Call, key: SourceKey, run: TaskRun) -> None:
         async with await sinks_lock(self._session, key):
             _, sinks = await self._tasks.apply(
-                call.identity, lambda change, definitions: definitions.purge_source(change, key)
+                call.identity,
+                key,
+                lambda change, definitions: definitions.purge_source(change, key),
             )
             # From here on the source is gone, whatever happens to its tables.
             run.outputs = self._tasks.outputs(key)
@@ -189,7 +214,7 @@ class Sources:
             return await definitions.enable_source(change, key)
 
         work = self._events.around(
-            call, key, source.name, verb, lambda run: self._tasks.apply(call.identity, switch)
+            call, key, source.name, verb, lambda run: self._tasks.apply(call.identity, key, switch)
         )
         done = f"{verb.removesuffix('e')}ed"
         return await self._tasks.work(call, key, f"Source has been {done} successfully.", work)

@@ -23,6 +23,8 @@ from stream.storage.statistics_reads import clear, file_statistics, last_reset, 
 
 __all__ = ["SinkStatistics", "files_of", "statistics_of"]
 
+_log = Logger(namespace="api")
+
 
 async def statistics_of(client: EtcdClient, key: SinkKey) -> dict[str, Any]:
     """The total and the levels of a sink."""
@@ -50,8 +52,6 @@ def _order(file: File) -> tuple[bool, bool, datetime]:
 
 
 class SinkStatistics:
-    _log = Logger(namespace="api")
-
     def __init__(self, *, client: EtcdClient, reads: DefinitionReads, tasks: ChangeTasks) -> None:
         self._client = client
         self._reads = reads
@@ -85,7 +85,7 @@ class SinkStatistics:
     async def clear_sink(self, call: Call) -> Answer:
         key = (await self._reads.sink_in_source(call.sink_key)).key
         await self._clear(call.identity, key)
-        self._log.info('Statistics clear for sink "{sink}" used 2 operations', sink=str(key))
+        _log.info('Statistics clear for sink "{sink}" used 2 operations', sink=str(key))
         return Answer()
 
     async def clear_source(self, call: Call) -> Answer:
@@ -95,7 +95,7 @@ class SinkStatistics:
             [Deferred.fromCoroutine(self._clear(call.identity, sink.key)) for sink in sinks],
             consumeErrors=True,
         )
-        self._log.info(
+        _log.info(
             'Statistics clear for source "{source}" reset {count} sinks',
             source=str(source.key),
             count=len(sinks),
@@ -106,4 +106,4 @@ class SinkStatistics:
         async def body(change: Change, definitions: Definitions) -> None:
             await clear(change, key)
 
-        await self._tasks.apply(identity, body)
+        await self._tasks.apply(identity, key, body)

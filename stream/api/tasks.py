@@ -6,14 +6,18 @@ from typing import Any
 
 from stream.api.call import Call, Handler
 from stream.api.views import Urls, task_view
+from stream.definition.key import SourceKey
+from stream.definition.live import LiveDefinitions
+from stream.task.entity import LOCK_PREFIX, Task
 from stream.task.store import TaskStore
 
 __all__ = ["Tasks"]
 
 
 class Tasks:
-    def __init__(self, *, store: TaskStore, urls: Urls) -> None:
+    def __init__(self, *, store: TaskStore, live: LiveDefinitions, urls: Urls) -> None:
         self._store = store
+        self._live = live
         self._urls = urls
 
     def handlers(self) -> dict[str, Handler]:
@@ -22,4 +26,13 @@ class Tasks:
     async def get(self, call: Call) -> Any:
         project = call.identity.info.project_id
         task = await self._store.get(project, call.parameters["taskId"])
+        if task.is_finished:
+            # Another node may have run it: what it did must be found by the caller's next read.
+            await self._live.settle(_source_of(task))
         return task_view(task, self._urls)
+
+
+def _source_of(task: Task) -> SourceKey:
+    """The source that the task is about, alone or with one of its sinks."""
+    project, branch, source = task.lock.removeprefix(LOCK_PREFIX).split("/")[:3]
+    return SourceKey(int(project), int(branch), source)

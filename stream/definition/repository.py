@@ -195,7 +195,7 @@ class Definitions:
         return source
 
     async def _check_source_count(self, change: Change, branch: BranchKey) -> None:
-        if len(await SOURCES.all_live(change.txn, branch)) >= MAX_SOURCES:
+        if await SOURCES.count_live(change.txn, branch) >= MAX_SOURCES:
             raise errors.source_limit_reached(MAX_SOURCES)
 
     # Sinks
@@ -321,7 +321,7 @@ class Definitions:
             await self._hooks.sink_deleted(change, new)
 
     async def _check_sink_count(self, change: Change, source: SourceKey) -> None:
-        if len(await SINKS.all_live(change.txn, source)) >= MAX_SINKS:
+        if await SINKS.count_live(change.txn, source) >= MAX_SINKS:
             raise errors.sink_limit_reached(MAX_SINKS)
 
 

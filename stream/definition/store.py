@@ -57,6 +57,10 @@ class EntityStore(Generic[E]):
         """All deleted ones of *parent* by id."""
         return await self._range(txn, prefix.children(self.deleted, parent))
 
+    async def count_live(self, txn: AtomicTxn, parent: Parent) -> int:
+        """How many of *parent* are live."""
+        return len(await txn.range(prefix.children(self.active, parent)))
+
     def version_key(self, key: Key, number: int) -> str:
         return f"{self.history}{key}/{prefix.version_text(number)}"
 

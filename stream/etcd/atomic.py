@@ -8,36 +8,52 @@ from an earlier run, nor call remote services.
 Note [Guards]: a key that was read must still have the revision read (0 if it didn't exist). Of a
 range that was read no key may be newer than the snapshot; since etcd can't compare counts, each key
 that was found must also still exist.
+
+Note [Doubt]: if etcd was reached but gave no answer to the transaction, it may be done. Running
+the body again would then count twice, or find its own work and call it a conflict. So we look
+first: the revisions of a key that we would have put tell whether all our puts came at once.
+Deletions leave nothing to recognise them by; with nothing else in the transaction, keys being gone
+is as good.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
+from twisted.internet.defer import DeferredLock
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from stream.etcd.client import EtcdClient
-from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable
+from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable, NotReached
 from stream.etcd.lock import Lock
 from stream.etcd.request import (
     KeyValue,
     compare_created,
     compare_modified,
     delete_operation,
+    delete_range_operation,
+    directory,
     get_operation,
     put_operation,
+    single,
 )
 
 __all__ = ["AtomicConflict", "AtomicTxn", "LockLost", "atomic"]
 
+_log = Logger()
 T = TypeVar("T")
+R = TypeVar("R")
 
 _FIRST_DELAY_SECONDS = 0.01
 _MAX_DELAY_SECONDS = 2.0
 _MAX_TIME_SECONDS = 15.0
+_LOOK_AGAIN_SECONDS = 0.1
+_MAX_HISTORY = 100
 
 
 class AtomicConflict(EtcdError):
@@ -55,17 +71,22 @@ class _Put:
 
 
 class AtomicTxn:
-    """One attempt of an atomic operation."""
+    """One attempt of an atomic operation.
+
+    :ivar in_doubt: etcd may have done the transaction, it gave no answer.
+    """
 
     def __init__(self, client: EtcdClient, lock: Lock | None = None) -> None:
         self._client = client
         self._locks = [] if lock is None else [lock]
         self._revision = 0
         self._keys: dict[str, KeyValue | None] = {}
-        self._ranges: dict[str, tuple[list[KeyValue], bool]] = {}
+        self._first_read = DeferredLock()
+        self._ranges: dict[str, tuple[Sequence[KeyValue], bool]] = {}
         self._writes: dict[str, _Put | None] = {}
         self._deleted_prefixes: list[str] = []
         self._callbacks: list[Callable[[int], None]] = []
+        self.in_doubt = False
 
     # Reading.
 
@@ -78,9 +99,7 @@ class AtomicTxn:
         unread = [key for key in dict.fromkeys(keys) if key not in self._keys]
         unread = [key for key in unread if key not in self._writes]
         if unread:
-            found, revision = await self._client.get_many(unread, revision=self._revision)
-            self._revision = self._revision or revision
-            self._keys.update(found)
+            self._keys.update(await self._at_snapshot(partial(self._read_keys, unread)))
         return {key: self._effective(key) for key in keys}
 
     async def range(self, prefix: str, *, track_deletes: bool = True) -> list[KeyValue]:
@@ -90,9 +109,10 @@ class AtomicTxn:
             the transaction has one condition however many keys there are.
         """
         if prefix not in self._ranges:
-            result = await self._client.range(prefix, revision=self._revision)
-            self._revision = self._revision or result.revision
-            self._ranges[prefix] = (list(result.kvs), track_deletes)
+            found = await self._at_snapshot(partial(self._read_range, prefix))
+            self._ranges[prefix] = (found, track_deletes)
+        elif track_deletes:
+            self._ranges[prefix] = (self._ranges[prefix][0], True)
         kvs = {kv.key: kv for kv in self._ranges[prefix][0]}
         for key in [key for key in self._writes if key.startswith(prefix)]:
             kvs.pop(key, None)
@@ -100,6 +120,26 @@ class AtomicTxn:
             if written is not None:
                 kvs[key] = written
         return [kvs[key] for key in sorted(kvs) if not self._is_deleted(key)]
+
+    async def _at_snapshot(self, read: Callable[[], Awaitable[R]]) -> R:
+        """The first read sets the revision of all others; those at the same time wait for it."""
+        if self._revision:
+            return await read()
+        await self._first_read.acquire()
+        try:
+            return await read()
+        finally:
+            self._first_read.release()
+
+    async def _read_keys(self, keys: Sequence[str]) -> dict[str, KeyValue | None]:
+        found, revision = await self._client.get_many(keys, revision=self._revision)
+        self._revision = self._revision or revision
+        return found
+
+    async def _read_range(self, prefix: str) -> tuple[KeyValue, ...]:
+        result = await self._client.range(prefix, revision=self._revision)
+        self._revision = self._revision or result.revision
+        return result.kvs
 
     def _effective(self, key: str) -> KeyValue | None:
         if key in self._writes:
@@ -118,18 +158,18 @@ class AtomicTxn:
     # Writing.
 
     def put(self, key: str, value: bytes, *, lease: int = 0) -> None:
-        self._writes[key] = _Put(value, lease)
+        self._writes[single(key)] = _Put(value, lease)
 
     def delete(self, key: str) -> None:
-        self._writes[key] = None
+        self._writes[single(key)] = None
 
     def delete_prefix(self, prefix: str) -> None:
-        """Delete everything below *prefix*; nothing may be put there in the same operation."""
-        self._deleted_prefixes.append(prefix)
+        """Delete everything below *prefix* but what is put there afterwards."""
+        self._deleted_prefixes.append(directory(prefix))
         for key in [key for key in self._writes if key.startswith(prefix)]:
             del self._writes[key]
 
-    async def require_lock(self, lock: Lock) -> None:
+    def require_lock(self, lock: Lock) -> None:
         """Write only if *lock* is still held; else the operation fails with `LockLost`."""
         self._locks.append(lock)
 
@@ -144,16 +184,14 @@ class AtomicTxn:
         if not self._writes and not self._deleted_prefixes:
             self._committed(self._revision)
             return True
-        namespace = self._client.namespace
-        operations = [
-            delete_operation(namespace + key)
-            if put is None
-            else put_operation(namespace + key, put.value, put.lease)
-            for key, put in self._writes.items()
-        ]
-        operations += [delete_operation(namespace + prefix) for prefix in self._deleted_prefixes]
-        locks = [get_operation(namespace + lock.key) for lock in self._locks]
-        result = await self._client.commit(self._guards(), operations, locks)
+        locks = [get_operation(self._client.namespace + lock.key) for lock in self._locks]
+        try:
+            result = await self._client.commit(self._guards(), self._operations(), locks)
+        except NotReached:
+            raise
+        except EtcdUnavailable:
+            self.in_doubt = True
+            raise
         if result.succeeded:
             self._committed(result.revision)
             return True
@@ -162,9 +200,62 @@ class AtomicTxn:
                 raise LockLost(f'lock "{lock.key}" is not held any more')
         return False
 
+    def _operations(self) -> list[Any]:
+        namespace = self._client.namespace
+        operations: list[Any] = [
+            delete_operation(namespace + key)
+            if put is None
+            else put_operation(namespace + key, put.value, put.lease)
+            for key, put in self._writes.items()
+        ]
+        puts = sorted(key for key, put in self._writes.items() if put is not None)
+        for prefix in self._deleted_prefixes:
+            spared = [namespace + key for key in puts if key.startswith(prefix)]
+            operations += delete_range_operation(namespace + prefix, spared)
+        return operations
+
     def _committed(self, revision: int) -> None:
         for callback in self._callbacks:
-            callback(revision)
+            try:
+                callback(revision)
+            except Exception:
+                _log.failure("a callback of a written operation failed")
+
+    async def settle(self) -> bool:
+        """Whether a commit without answer was done; Note [Doubt]."""
+        revision = await self._written_at()
+        if revision:
+            self._committed(revision)
+        return revision > 0
+
+    async def _written_at(self) -> int:
+        """The revision at which our writes were done; 0 if they weren't."""
+        puts = {key: put for key, put in self._writes.items() if put is not None}
+        if not self._revision:
+            return 0  # nothing was read, so writing it again does no harm
+        if not puts:
+            return await self._gone_at()
+        revision = 0
+        for _ in range(_MAX_HISTORY):
+            last = await self._client.get(next(iter(puts)), revision=revision)
+            if last is None or last.mod_revision <= self._revision:
+                return 0
+            found, _ = await self._client.get_many(list(puts), revision=last.mod_revision)
+            if all(_is_written(found[key], put, last.mod_revision) for key, put in puts.items()):
+                return last.mod_revision
+            revision = last.mod_revision - 1
+        return 0
+
+    async def _gone_at(self) -> int:
+        found, revision = await self._client.get_many(list(self._writes))
+        if any(found.values()):
+            return 0
+        for prefix in self._deleted_prefixes:
+            left = await self._client.range(prefix, limit=1, keys_only=True)
+            if left.kvs:
+                return 0
+            revision = revision or left.revision
+        return revision
 
     def _guards(self) -> list[Any]:
         """Note [Guards]."""
@@ -205,6 +296,7 @@ async def atomic(
     What *body* raises is passed on, and nothing is written.
     """
     started = client.reactor.seconds()
+    deadline = started + _MAX_TIME_SECONDS
     delay = _FIRST_DELAY_SECONDS
     attempt = 0
     while True:
@@ -213,15 +305,33 @@ async def atomic(
         txn = AtomicTxn(client, lock)
         try:
             result = await body(txn)
-            if await txn.commit():
+            if await _commit(client, txn, deadline):
                 return result
         except (EtcdUnavailable, Compacted) as error:
             problem = error
-        elapsed = client.reactor.seconds() - started
-        if elapsed >= _MAX_TIME_SECONDS:
+        now = client.reactor.seconds()
+        if now >= deadline:
             raise problem or AtomicConflict(
                 "atomic update failed: revision has been modified between GET and UPDATE op, "
-                f"attempt {attempt}, elapsed time {elapsed:.1f}s"
+                f"attempt {attempt}, elapsed time {now - started:.1f}s"
             )
         await deferLater(client.reactor, delay * random.uniform(0.8, 1.2))
         delay = min(delay * 2, _MAX_DELAY_SECONDS)
+
+
+async def _commit(client: EtcdClient, txn: AtomicTxn, deadline: float) -> bool:
+    """Commit; if there is no answer, find out what became of it."""
+    try:
+        return await txn.commit()
+    except EtcdUnavailable:
+        while txn.in_doubt and client.reactor.seconds() < deadline:
+            await deferLater(client.reactor, _LOOK_AGAIN_SECONDS)
+            try:
+                return await txn.settle()
+            except EtcdUnavailable as error:
+                _log.debug("an operation is still in doubt: {error}", error=error)
+        raise
+
+
+def _is_written(kv: KeyValue | None, put: _Put, revision: int) -> bool:
+    return kv is not None and kv.mod_revision == revision and kv.value == put.value

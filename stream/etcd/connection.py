@@ -7,7 +7,7 @@ in between has dropped the connection.
 from __future__ import annotations
 
 import socket
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
@@ -42,7 +42,7 @@ class ProbedEndpoints:
             return probed
         if uri.scheme == b"https":
             creator = self._policy.creatorForNetloc(uri.host, uri.port)
-            return cast(IStreamClientEndpoint, wrapClientTLS(creator, probed))
+            return wrapClientTLS(creator, probed)
         raise SchemeNotSupported(f"unsupported scheme: {uri.scheme!r}")
 
 

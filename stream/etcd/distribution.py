@@ -81,8 +81,11 @@ class Group(Service):
         return self._nodes
 
     def is_owner(self, key: str) -> bool:
-        """Whether this node cares for *key*, as far as it knows the group."""
-        return self._ring.owner(key) == self._node_id
+        """Whether this node cares for *key*, as far as it knows the group.
+
+        Without a lease it cares for nothing: the others count it out, even if it can't see that.
+        """
+        return self._session.lease_id is not None and self._ring.owner(key) == self._node_id
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call *listener* after nodes came or went."""
@@ -96,6 +99,7 @@ class Group(Service):
         )
         await self._mirror.startService()
         if self._node_id not in self._nodes:
+            await self.stopService()
             raise RuntimeError(
                 f'self-discovery failed: missing "{self._node_id}" in discovered nodes'
             )
@@ -123,7 +127,10 @@ class Group(Service):
     def _tell(self) -> None:
         self._telling = None
         for listener in list(self._listeners):
-            listener()
+            try:
+                listener()
+            except Exception:
+                _log.failure("a listener of group {group} failed", group=self.name)
 
 
 def _node_id(kv: KeyValue) -> str:

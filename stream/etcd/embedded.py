@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
@@ -30,6 +30,8 @@ _READY_SECONDS = 30.0
 _KILL_AFTER_SECONDS = 10.0
 _RESTART_FIRST_SECONDS = 0.5
 _RESTART_MAX_SECONDS = 30.0
+_LONG_LIFE_SECONDS = 60.0
+_MAX_LINE_BYTES = 16 * 1024
 
 _SHIM = """\
 import ctypes, os, signal, sys
@@ -73,6 +75,8 @@ class EmbeddedEtcd(Service):
         self._child: _Child | None = None
         self._restart: Any = None
         self._delay = _RESTART_FIRST_SECONDS
+        self._spawned_at = 0.0
+        self._starting: Deferred[None] | None = None
         self._last_lines: list[str] = []
 
     async def startService(self) -> None:
@@ -83,13 +87,18 @@ class EmbeddedEtcd(Service):
         self._spawn()
         endpoint = f"{self._host}:{self._port}"
         client = EtcdClient(self._reactor, [endpoint], "", connect_timeout=_READY_SECONDS)
+        self._starting = ensureDeferred(client.startService())
         try:
-            await client.startService()
-        except EtcdUnavailable:
+            await self._starting
+        except (EtcdUnavailable, CancelledError) as error:
+            is_cancelled = isinstance(error, CancelledError) and self._child is not None
             await self.stopService()
+            if is_cancelled:
+                raise
             said = self._last_lines[-1] if self._last_lines else "it said nothing"
             raise UserError(f"etcd did not start: {said}") from None
         finally:
+            self._starting = None
             await client.stopService()
         _log.info("etcd listens on {endpoint}", endpoint=endpoint)
 
@@ -106,6 +115,7 @@ class EmbeddedEtcd(Service):
     def _spawn(self) -> None:
         self._restart = None
         self._child = _Child(self)
+        self._spawned_at = self._reactor.seconds()
         url = f"http://{self._host}:{self._port}"
         arguments = [
             etcd_binary(),
@@ -137,6 +147,11 @@ class EmbeddedEtcd(Service):
         self._child = None
         if not self.running:
             return
+        if self._starting is not None:
+            self._starting.cancel()  # it will not answer
+            return
+        if self._reactor.seconds() - self._spawned_at >= _LONG_LIFE_SECONDS:
+            self._delay = _RESTART_FIRST_SECONDS
         _log.error(
             "etcd ended ({reason}), it is started again in {delay} s",
             reason=reason.getErrorMessage(),
@@ -175,6 +190,7 @@ class _Child(ProcessProtocol):
 
     def errReceived(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest = self._rest[-_MAX_LINE_BYTES:]
         for line in lines:
             self._owner.said(line.decode(errors="replace"))
 

@@ -16,6 +16,7 @@ __all__ = [
 _UNAVAILABLE_CODES = {2, 4, 8, 13, 14}
 """gRPC's Unknown, DeadlineExceeded, ResourceExhausted, Internal, Unavailable."""
 _UNAUTHENTICATED = 16
+_SIZE_PROBLEMS = ("too many operations", "request is too large", "larger than max")
 _TOKEN_PROBLEMS = ("invalid auth token", "revision in header is old", "user name is empty")
 
 
@@ -43,7 +44,7 @@ class LeaseNotFound(EtcdError):
 
 
 class TxnTooLarge(EtcdError):
-    """The transaction has more operations than etcd takes (``--max-txn-ops``)."""
+    """A request has more operations (``--max-txn-ops``) or bytes than etcd takes."""
 
 
 class InvalidToken(EtcdError):
@@ -56,7 +57,7 @@ def error_from(code: int, message: str) -> EtcdError:
         return Compacted(message)
     if "requested lease not found" in message:
         return LeaseNotFound(message)
-    if "too many operations" in message:
+    if any(problem in message for problem in _SIZE_PROBLEMS):
         return TxnTooLarge(message)
     if code == _UNAUTHENTICATED or any(problem in message for problem in _TOKEN_PROBLEMS):
         return InvalidToken(message)

@@ -2,28 +2,39 @@
 
 The key ``lock/<name>/<lease>`` lives under the session's lease; the oldest key of a name holds the
 lock, and each waits for the one before it to vanish.
+
+Note [Left keys]: a key of the queue that nobody waits for any more blocks everybody behind it, as
+long as the session lives. So whoever gives up deletes the key, even if it is unknown whether it was
+put; and if it can't be deleted now, the session tries again at its next turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import quote
 
-from stream.etcd.errors import EtcdError
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-__all__ = ["Lock", "LockTimeout", "lock_key", "lock_prefix"]
+from stream.etcd.client import EtcdClient
+from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable
+from stream.etcd.request import compare_created, get_operation, put_operation
+
+__all__ = ["Lock", "LockQueue", "LockTimeout"]
+
+_log = Logger()
+T = TypeVar("T")
+
+_RELEASE_SECONDS = 5.0
+_LOOK_AGAIN_SECONDS = 0.05
 
 
 class LockTimeout(EtcdError):
     """Somebody else held the lock for longer than the caller wanted to wait."""
-
-
-def lock_prefix(name: str) -> str:
-    return f"lock/{name}/"
-
-
-def lock_key(name: str, lease_id: int) -> str:
-    return f"{lock_prefix(name)}{lease_id:x}"
 
 
 class Lock:
@@ -56,3 +67,164 @@ class Lock:
         traceback: TracebackType | None,
     ) -> None:
         await self.release()
+
+
+class LockQueue:
+    """The locks of one session.
+
+    :param lease: gives the id of the session's valid lease.
+    """
+
+    def __init__(self, client: EtcdClient, reactor: Any, lease: Callable[[], int | None]) -> None:
+        self._client = client
+        self._reactor = reactor
+        self._lease = lease
+        self._local_locks: dict[str, DeferredLock] = {}
+        self._left: dict[str, str] = {}
+
+    async def acquire(self, name: str) -> Lock:
+        """Wait for the lock, until cancelled."""
+        local = self._local(name)
+        await local.acquire()
+        lock = await self._queue_up(name, local)
+        try:
+            while True:
+                predecessor = await self._predecessor(name, lock)
+                if predecessor is None:
+                    await self._check_queued(lock)
+                    return lock
+                await self._wait_gone(*predecessor)
+        except BaseException:
+            await lock.release()
+            raise
+
+    async def try_acquire(self, name: str) -> Lock | None:
+        """The lock, or ``None`` if somebody holds it."""
+        local = self._local(name)
+        if local.locked:
+            return None
+        await local.acquire()
+        lock = await self._queue_up(name, local)
+        try:
+            if await self._predecessor(name, lock) is None:
+                await self._check_queued(lock)
+                return lock
+        except BaseException:
+            await lock.release()
+            raise
+        await lock.release()
+        return None
+
+    async def tidy(self) -> None:
+        """Delete the keys that could not be deleted before; Note [Left keys]."""
+        for name, key in list(self._left.items()):
+            local = self._local(name)
+            if not local.locked:
+                await local.acquire()
+                del self._left[name]
+                await self._leave(name, key, local)
+
+    def _local(self, name: str) -> DeferredLock:
+        return self._local_locks.setdefault(name, DeferredLock())
+
+    async def _queue_up(self, name: str, local: DeferredLock) -> Lock:
+        """Put our key of the lock; a left key of ours is used on."""
+        lease = self._lease()
+        if lease is None:
+            self._release_local(name, local)
+            raise EtcdUnavailable("there is no valid lease")
+        key = f"{_prefix(name)}{lease:x}"
+        self._left.pop(name, None)
+
+        async def leave() -> None:
+            await self._leave(name, key, local)
+
+        def give_up(_: object) -> None:
+            ensureDeferred(leave()).addErrback(_not_left)
+
+        putting = ensureDeferred(self._put_key(key, lease))
+        try:
+            created = await _shielded(putting)
+        except BaseException:
+            putting.addBoth(give_up)  # not before it is done, else the key might come afterwards
+            raise
+        return Lock(key, created, leave)
+
+    async def _put_key(self, key: str, lease: int) -> int:
+        absolute = self._client.namespace + key
+        result = await self._client.commit(
+            [compare_created(absolute, "==", 0)],
+            [put_operation(absolute, b"", lease), get_operation(absolute)],
+            [get_operation(absolute)],
+        )
+        return result.reads[0][0].create_revision
+
+    async def _leave(self, name: str, key: str, local: DeferredLock) -> None:
+        deleting = ensureDeferred(self._client.delete(key))
+        deleting.addTimeout(_RELEASE_SECONDS, self._reactor)
+        self._left[name] = key
+        try:
+            await deleting
+            del self._left[name]
+        except (EtcdError, TimeoutError) as error:
+            _log.warn("cannot release {key} now: {error}", key=key, error=error)
+        finally:
+            self._release_local(name, local)
+
+    def _release_local(self, name: str, local: DeferredLock) -> None:
+        local.release()
+        if not local.locked and not local.waiting:
+            self._local_locks.pop(name, None)
+
+    async def _predecessor(self, name: str, lock: Lock) -> tuple[str, int] | None:
+        """The youngest key older than ours, and the revision up to which it was there."""
+        found = await self._client.read(
+            _prefix(name),
+            max_create_revision=lock.create_revision - 1,
+            limit=1,
+            sort_order="DESCEND",
+            sort_target="CREATE",
+            keys_only=True,
+        )
+        return (found.kvs[0].key, found.revision) if found.kvs else None
+
+    async def _check_queued(self, lock: Lock) -> None:
+        """Nobody being before us means nothing if our lease, and with it our key, is gone."""
+        kv = await self._client.get(lock.key)
+        if kv is None or kv.create_revision != lock.create_revision:
+            raise EtcdUnavailable("the lease has ended while waiting for the lock")
+
+    async def _wait_gone(self, key: str, revision: int) -> None:
+        stream = None
+        try:
+            stream = await self._client.watch(key, revision + 1)
+            while True:
+                batch = await stream.next()
+                if any(event.kv is None for event in batch.events):
+                    return
+        except (Compacted, EtcdUnavailable):
+            await deferLater(self._reactor, _LOOK_AGAIN_SECONDS)
+        finally:
+            if stream is not None:
+                stream.cancel()
+
+
+def _prefix(name: str) -> str:
+    """Where the keys of a lock are. Quoted, or lock ``a`` would wait for the keys of ``a/b``."""
+    return f"lock/{quote(name, safe='')}/"
+
+
+def _not_left(failure: Failure) -> None:
+    _log.failure("cannot leave the queue of a lock", failure)
+
+
+def _shielded(inner: Deferred[T]) -> Deferred[T]:
+    """Like *inner*, but cancelling it leaves *inner* alone."""
+    outer: Deferred[T] = Deferred()
+
+    def pass_on(result: T | Failure) -> None:
+        if not outer.called:
+            outer.callback(result)
+
+    inner.addBoth(pass_on)
+    return outer

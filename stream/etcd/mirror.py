@@ -14,13 +14,13 @@ from typing import Generic, TypeVar
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.etcd.client import EtcdClient
-from stream.etcd.errors import Compacted, EtcdError
+from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable
 from stream.etcd.request import KeyValue
 from stream.etcd.watch import Event, WatchStream
 
@@ -30,7 +30,9 @@ _log = Logger()
 T = TypeVar("T")
 
 _BACKOFF_FIRST_SECONDS = 0.05
-_BACKOFF_MAX_SECONDS = 60.0
+_BACKOFF_MAX_SECONDS = 5.0
+_SILENCE_SECONDS = 60.0
+"""After this long without changes, etcd is asked whether there really were none."""
 
 
 @attrs.frozen
@@ -75,8 +77,10 @@ class Mirror(Service, Generic[T]):
         self._decode = decode
         self._on_change = on_change
         self._items: dict[str, T] = {}
+        self._undecoded: set[str] = set()
         self.revision = 0
         self._stream: WatchStream | None = None
+        self._watches = 0
         self._following: Deferred[None] | None = None
         self._waiters: list[tuple[int, Deferred[None]]] = []
 
@@ -99,6 +103,9 @@ class Mirror(Service, Generic[T]):
         if self._following is not None:
             self._following.cancel()
             await self._following
+        waiters, self._waiters = self._waiters, []
+        for _, waiter in waiters:
+            waiter.cancel()
 
     def _stopped(self, failure: Failure) -> None:
         if self.running and failure.check(CancelledError) is None:
@@ -107,9 +114,12 @@ class Mirror(Service, Generic[T]):
     def wait_revision(self, revision: int, timeout: float) -> Deferred[None]:
         """Fires when the mirror contains everything up to *revision*.
 
-        Fails with ``TimeoutError`` of `twisted.internet.defer` after *timeout* seconds.
+        :param revision: of a write below the prefix; of other writes a mirror learns much later.
+
+        Fails with ``TimeoutError`` of `twisted.internet.defer` after *timeout* seconds, and with
+        ``CancelledError`` if the mirror stops before.
         """
-        waiter: Deferred[None] = Deferred()
+        waiter: Deferred[None] = Deferred(self._forget)
         if self.revision >= revision:
             waiter.callback(None)
             return waiter
@@ -117,17 +127,20 @@ class Mirror(Service, Generic[T]):
         waiter.addTimeout(timeout, self._client.reactor)
         return waiter
 
+    def _forget(self, waiter: Deferred[None]) -> None:
+        self._waiters = [(wanted, other) for wanted, other in self._waiters if other is not waiter]
+
     def _reached(self, revision: int) -> None:
         self.revision = revision
         due = [waiter for wanted, waiter in self._waiters if wanted <= revision]
         self._waiters = [(w, waiter) for w, waiter in self._waiters if w > revision]
         for waiter in due:
-            if not waiter.called:
-                waiter.callback(None)
+            waiter.callback(None)
 
     async def _load(self) -> None:
         result = await self._client.range(self._prefix)
         previous, self._items = self._items, {}
+        self._undecoded.clear()
         changes = []
         for kv in result.kvs:
             value = self._decoded(kv)
@@ -137,71 +150,93 @@ class Mirror(Service, Generic[T]):
         await self._hand_on(Batch(result.revision, True, tuple(changes)))
 
     async def _follow(self) -> None:
+        """Watch, and go on after whatever happens."""
         delay = _BACKOFF_FIRST_SECONDS
+        is_lost = False
         while self.running:
-            seen = self.revision
+            seen = self._watches
             try:
+                if is_lost:
+                    await self._load()
+                    is_lost = False
                 await self._watch()
+            except CancelledError:
+                raise
             except Compacted:
                 _log.warn("reading {prefix} again after a compaction", prefix=self._prefix)
-                await self._load_until_done()
-            except EtcdError as error:
+                is_lost = True
+            except Exception as error:
                 if not self.running:
                     return
-                if self.revision > seen:
-                    delay = _BACKOFF_FIRST_SECONDS
-                _log.warn(
-                    "watch of {prefix} broke, it goes on: {error}",
-                    prefix=self._prefix,
-                    error=error,
-                )
+                self._warn(error)
+                delay = _BACKOFF_FIRST_SECONDS if self._watches > seen else delay
                 await self._pause(delay)
                 delay = min(delay * 2, _BACKOFF_MAX_SECONDS)
 
-    async def _load_until_done(self) -> None:
-        delay = _BACKOFF_FIRST_SECONDS
-        while self.running:
-            try:
-                await self._load()
-            except EtcdError as error:
-                _log.warn("cannot read {prefix}: {error}", prefix=self._prefix, error=error)
-                await self._pause(delay)
-                delay = min(delay * 2, _BACKOFF_MAX_SECONDS)
-            else:
-                return
+    def _warn(self, error: Exception) -> None:
+        if isinstance(error, EtcdError):
+            _log.warn("watch of {prefix} broke: {error}", prefix=self._prefix, error=error)
+        else:
+            _log.failure("watch of {prefix} broke", prefix=self._prefix)
 
     async def _pause(self, delay: float) -> None:
         await deferLater(self._client.reactor, delay * random.uniform(0.8, 1.2))
 
     async def _watch(self) -> None:
-        self._stream = await self._client.watch(self._prefix, self.revision + 1)
+        self._stream = stream = await self._client.watch(self._prefix, self.revision + 1)
+        self._watches += 1
         try:
             while True:
-                batch = await self._stream.next()
+                try:
+                    batch = await stream.next().addTimeout(_SILENCE_SECONDS, self._client.reactor)
+                except TimeoutError:
+                    await self._check_unchanged()
+                    continue
                 if batch.events:
-                    changes = tuple(self._apply(event) for event in batch.events)
+                    found = [self._apply(event) for event in batch.events]
+                    changes = tuple(change for change in found if change is not None)
                     await self._hand_on(Batch(batch.revision, False, changes))
                 else:
                     self._reached(max(self.revision, batch.revision))
         finally:
-            self._stream.cancel()
+            stream.cancel()
             self._stream = None
 
-    def _apply(self, event: Event) -> Change[T]:
+    async def _check_unchanged(self) -> None:
+        """Ask whether a silent watch has missed something.
+
+        Nothing has changed if no key is newer than what we know, and there are as many keys. This
+        also moves `revision` on, or a compaction would pass it while nothing happens here.
+        """
+        found = await self._client.read(
+            self._prefix, min_mod_revision=self.revision + 1, limit=1, keys_only=True
+        )
+        if found.kvs or found.count != len(self._items) + len(self._undecoded):
+            raise EtcdUnavailable("the watch has missed changes")
+        self._reached(found.revision)
+
+    def _apply(self, event: Event) -> Change[T] | None:
+        """``None`` if the mirror has neither an old nor a new value."""
+        self._undecoded.discard(event.key)
         value = None if event.kv is None else self._decoded(event.kv)
         previous = self._items.get(event.key)
-        if value is None:
-            self._items.pop(event.key, None)
-        else:
+        if value is not None:
             self._items[event.key] = value
+        elif previous is not None:
+            del self._items[event.key]
+        else:
+            return None
         return Change(event.key, value, previous, event.mod_revision)
 
     def _decoded(self, kv: KeyValue) -> T | None:
+        value: T | None = None
         try:
-            return self._decode(kv)
+            value = self._decode(kv)
         except Exception:
             _log.failure("cannot decode {key}, it is left out", key=kv.key)
-            return None
+        if value is None:
+            self._undecoded.add(kv.key)
+        return value
 
     async def _hand_on(self, batch: Batch[T]) -> None:
         if self._on_change is not None:

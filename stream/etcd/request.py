@@ -33,8 +33,8 @@ __all__ = [
     "get_operation",
     "key_set",
     "key_value",
-    "single",
     "put_operation",
+    "single",
     "transaction",
 ]
 

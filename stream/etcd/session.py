@@ -23,9 +23,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.etcd.client import EtcdClient
-from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable, LeaseNotFound
-from stream.etcd.lock import Lock, LockTimeout, lock_key, lock_prefix
-from stream.etcd.request import compare_created, get_operation, put_operation
+from stream.etcd.errors import EtcdError, EtcdUnavailable, LeaseNotFound
+from stream.etcd.lock import Lock, LockQueue, LockTimeout
 
 __all__ = ["Registration", "Session"]
 
@@ -33,24 +32,34 @@ _log = Logger()
 
 _BACKOFF_FIRST_SECONDS = 0.05
 _BACKOFF_MAX_SECONDS = 5.0
-_RELEASE_SECONDS = 10.0
+_GIVE_BACK_SECONDS = 3.0
 
 
 class Registration:
-    """A key that exists while the session lives."""
+    """A key that exists while the session lives.
+
+    :ivar stored: lease and value that etcd is known to have.
+    :ivar turn: one write at a time, so that an older value never comes after a newer one.
+    """
 
     def __init__(self, session: Session, key: str, value: bytes) -> None:
         self._session = session
         self.key = key
         self.value = value
+        self.stored: tuple[int, bytes] | None = None
+        self.turn = DeferredLock()
 
     async def update(self, value: bytes) -> None:
-        """Change the value; if etcd is away, it is put with the next lease."""
+        """Change the value; if etcd is away, the session puts it as soon as it is back."""
         self.value = value
-        await self._session.put_registration(self)
+        try:
+            await self._session.store(self)
+        except EtcdUnavailable as error:
+            _log.warn("{key} is put later: {error}", key=self.key, error=error)
 
     async def remove(self) -> None:
-        await self._session.remove_registration(self)
+        """Delete the key; if etcd is away, the session does it as soon as it is back."""
+        await self._session.remove(self)
 
 
 class Session(Service):
@@ -68,11 +77,13 @@ class Session(Service):
         self._client = client
         self._ttl = ttl
         self._reactor = reactor
-        self._valid_until = 0.0
         self._registrations: dict[str, Registration] = {}
-        self._local_locks: dict[str, DeferredLock] = {}
+        self._left_keys: set[str] = set()
+        self._locks = LockQueue(client, reactor, lambda: self.lease_id)
+        self._lost_lease: int | None = None
         self._living: Deferred[None] | None = None
         self._expiry: Any = None
+        self._nap: Deferred[None] | None = None
 
     async def startService(self) -> None:
         """Fires when the first lease is granted."""
@@ -91,9 +102,12 @@ class Session(Service):
         self._cancel_expiry()
         if lease is not None:
             try:
-                await self._client.call("lease/revoke", {"ID": lease})
+                await self._revoke(lease)
             except EtcdError as error:
                 _log.warn("cannot revoke the lease, it will expire: {error}", error=error)
+
+    async def _revoke(self, lease: int) -> None:
+        await self._client.call("lease/revoke", {"ID": lease}, timeout=_GIVE_BACK_SECONDS)
 
     def _ended(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
@@ -102,15 +116,16 @@ class Session(Service):
     async def _grant(self) -> None:
         asked_at = self._reactor.seconds()
         answer = await self._client.call("lease/grant", {"TTL": self._ttl})
+        if not self.running:
+            return  # it expires
         self.lease_id = int(answer["ID"])
         self._extend(asked_at)
         _log.debug("granted lease {lease}", lease=f"{self.lease_id:x}")
 
     def _extend(self, asked_at: float) -> None:
         """The lease lives for its time from when we asked: etcd's clock started not before."""
-        self._valid_until = asked_at + self._ttl
         self._cancel_expiry()
-        delay = max(0.0, self._valid_until - self._reactor.seconds())
+        delay = max(0.0, asked_at + self._ttl - self._reactor.seconds())
         self._expiry = self._reactor.callLater(delay, self._expired)
 
     def _cancel_expiry(self) -> None:
@@ -119,34 +134,63 @@ class Session(Service):
         self._expiry = None
 
     def _expired(self) -> None:
-        self._expiry = None
+        self._cancel_expiry()
         if self.lease_id is None:
             return
-        _log.error("the lease has ended, etcd was not reached in time")
-        self.lease_id = None
-        for callback in list(self.on_lost):
-            callback()
+        _log.error("the lease has ended, etcd was not reached in time or has revoked it")
+        self._lost_lease, self.lease_id = self.lease_id, None
+        _tell(self.on_lost)
+        if self._nap is not None and not self._nap.called:
+            self._nap.callback(None)
 
     async def _live(self) -> None:
         delay = _BACKOFF_FIRST_SECONDS
         while self.running:
             try:
-                if self.lease_id is None:
-                    await self._renew()
-                await deferLater(self._reactor, self._ttl / 3)
-                if self.lease_id is not None:
-                    await self._keep_alive(self.lease_id)
+                await self._turn()
                 delay = _BACKOFF_FIRST_SECONDS
+            except CancelledError:
+                raise
             except EtcdError as error:
                 _log.warn("session: {error}", error=error)
                 await deferLater(self._reactor, delay)
                 delay = min(delay * 2, _BACKOFF_MAX_SECONDS)
+            except Exception:
+                _log.failure("session")
+                await deferLater(self._reactor, _BACKOFF_MAX_SECONDS)
+
+    async def _turn(self) -> None:
+        if self.lease_id is None:
+            await self._grant()
+        if self._lost_lease is not None:
+            await self._restore(self._lost_lease)
+        else:
+            await self._catch_up()
+        await self._sleep(self._ttl / 3)
+        if self.lease_id is not None:
+            await self._keep_alive(self.lease_id)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until the time has passed or the lease is lost."""
+        if self.lease_id is None:
+            return
+        self._nap = Deferred()
+        end = self._reactor.callLater(seconds, self._nap.callback, None)
+        try:
+            await self._nap
+        finally:
+            self._nap = None
+            if end.active():
+                end.cancel()
 
     async def _keep_alive(self, lease: int) -> None:
+        """One keep-alive, repeated while it may still help; a stuck connection is left early."""
         while True:
             asked_at = self._reactor.seconds()
             try:
-                answer = await self._client.call("lease/keepalive", {"ID": lease})
+                answer = await self._client.call(
+                    "lease/keepalive", {"ID": lease}, repeatable=True, timeout=self._ttl / 6
+                )
             except EtcdUnavailable:
                 if self.lease_id != lease:
                     raise
@@ -160,42 +204,96 @@ class Session(Service):
                 self._extend(asked_at)
             return
 
-    async def _renew(self) -> None:
-        await self._grant()
-        for registration in list(self._registrations.values()):
-            await self.put_registration(registration)
+    async def _restore(self, lost: int) -> None:
+        """Put everything under the new lease. What is under the lost one would only be in the way.
+
+        If that fails, the next turn does it again.
+        """
+        try:
+            await self._revoke(lost)
+        except LeaseNotFound:
+            _log.debug("the lost lease has expired")
+        await self._catch_up()
+        if self.lease_id is None:
+            return
+        self._lost_lease = None
         _log.info("the session has a new lease")
-        for callback in list(self.on_renewed):
-            callback()
+        _tell(self.on_renewed)
+
+    async def _catch_up(self) -> None:
+        """Do what was put off while etcd was away."""
+        for registration in list(self._registrations.values()):
+            await self.store(registration)
+        for key in list(self._left_keys):
+            await self._delete(key)
+        await self._locks.tidy()
 
     # Registrations.
 
     async def register(self, key: str, value: bytes) -> Registration:
-        """Put *key* under the lease, and again in every new session."""
+        """Put *key* under the lease, and again in every new session.
+
+        If there is no valid lease at the moment, it is put with the next one.
+        """
         registration = Registration(self, key, value)
         self._registrations[key] = registration
-        await self.put_registration(registration)
+        self._left_keys.discard(key)
+        try:
+            await self.store(registration)
+        except BaseException:
+            if self._registrations.get(key) is registration:
+                del self._registrations[key]
+                self._left_keys.add(key)
+            raise
         return registration
 
-    async def put_registration(self, registration: Registration) -> None:
-        lease = self.lease_id
-        if lease is None:
-            return  # it is put with the next lease
+    async def store(self, registration: Registration) -> None:
+        """Put the registration's present value, unless etcd has it."""
+        await registration.turn.acquire()
         try:
-            await self._client.put(registration.key, registration.value, lease=lease)
+            wanted = (self.lease_id or 0, registration.value)
+            is_known = self._registrations.get(registration.key) is registration
+            if not is_known or self.lease_id is None or registration.stored == wanted:
+                return
+            lease, value = wanted
+            registration.stored = None
+            await self._client.put(registration.key, value, lease=lease)
+            registration.stored = wanted
         except LeaseNotFound:
             if self.lease_id == lease:
                 self._expired()
+        finally:
+            registration.turn.release()
 
-    async def remove_registration(self, registration: Registration) -> None:
-        if self._registrations.pop(registration.key, None) is not None:
-            await self._client.delete(registration.key)
+    async def remove(self, registration: Registration) -> None:
+        """Delete the registration's key, behind all puts of it."""
+        key = registration.key
+        if self._registrations.get(key) is not registration:
+            return
+        del self._registrations[key]
+        self._left_keys.add(key)
+        await registration.turn.acquire()
+        registration.turn.release()
+        deleting = ensureDeferred(self._delete(key))
+        deleting.addTimeout(_GIVE_BACK_SECONDS, self._reactor)
+        try:
+            await deleting
+        except (EtcdError, TimeoutError) as error:
+            _log.warn("{key} is deleted later: {error}", key=key, error=error)
+
+    async def _delete(self, key: str) -> None:
+        await self._client.delete(key)
+        self._left_keys.discard(key)
+        again = self._registrations.get(key)
+        if again is not None:  # registered anew meanwhile; who knows which request came first
+            again.stored = None
+            await self.store(again)
 
     # Locks.
 
     async def lock(self, name: str, *, timeout: float) -> Lock:
         """Wait for the lock; raises `LockTimeout` after *timeout* seconds."""
-        acquiring = ensureDeferred(self._acquire(name))
+        acquiring = ensureDeferred(self._locks.acquire(name))
         acquiring.addTimeout(timeout, self._reactor)
         try:
             return await acquiring
@@ -204,93 +302,12 @@ class Session(Service):
 
     async def try_lock(self, name: str) -> Lock | None:
         """The lock, or ``None`` if somebody holds it."""
-        local = self._local_locks.setdefault(name, DeferredLock())
-        if local.locked:
-            return None
-        await local.acquire()
+        return await self._locks.try_acquire(name)
+
+
+def _tell(callbacks: list[Callable[[], None]]) -> None:
+    for callback in list(callbacks):
         try:
-            lock = await self._queue_up(name, local)
-            if await self._predecessor(name, lock.create_revision) is None:
-                return lock
-            await lock.release()
-        except BaseException:
-            self._release_local(name, local)
-            raise
-        return None
-
-    async def _acquire(self, name: str) -> Lock:
-        local = self._local_locks.setdefault(name, DeferredLock())
-        await local.acquire()
-        lock: Lock | None = None
-        try:
-            lock = await self._queue_up(name, local)
-            while True:
-                predecessor = await self._predecessor(name, lock.create_revision)
-                if predecessor is None:
-                    return lock
-                await self._wait_gone(*predecessor)
-        except BaseException:
-            if lock is not None:
-                await lock.release()
-            else:
-                self._release_local(name, local)
-            raise
-
-    async def _queue_up(self, name: str, local: DeferredLock) -> Lock:
-        """Put our key of the lock; an own key left by a failed release is used on."""
-        lease = self.lease_id
-        if lease is None:
-            raise EtcdUnavailable("there is no valid lease")
-        key = lock_key(name, lease)
-        absolute = self._client.namespace + key
-        result = await self._client.commit(
-            [compare_created(absolute, "==", 0)],
-            [put_operation(absolute, b"", lease), get_operation(absolute)],
-            [get_operation(absolute)],
-        )
-        created = result.reads[0][0].create_revision
-
-        async def release() -> None:
-            deleting = ensureDeferred(self._client.delete(key))
-            deleting.addTimeout(_RELEASE_SECONDS, self._reactor)
-            try:
-                await deleting
-            except (EtcdError, TimeoutError) as error:
-                _log.warn(
-                    "cannot release {key}, it goes with the lease: {error}", key=key, error=error
-                )
-            finally:
-                self._release_local(name, local)
-
-        return Lock(key, created, release)
-
-    def _release_local(self, name: str, local: DeferredLock) -> None:
-        local.release()
-        if not local.locked and not local.waiting:
-            self._local_locks.pop(name, None)
-
-    async def _predecessor(self, name: str, created: int) -> tuple[str, int] | None:
-        """The youngest key older than ours, and the revision up to which it was there."""
-        found = await self._client.read(
-            lock_prefix(name),
-            max_create_revision=created - 1,
-            limit=1,
-            sort_order="DESCEND",
-            sort_target="CREATE",
-            keys_only=True,
-        )
-        return (found.kvs[0].key, found.revision) if found.kvs else None
-
-    async def _wait_gone(self, key: str, revision: int) -> None:
-        stream = None
-        try:
-            stream = await self._client.watch(key, revision + 1)
-            while True:
-                batch = await stream.next()
-                if any(event.kv is None for event in batch.events):
-                    return
-        except (Compacted, EtcdUnavailable):
-            await deferLater(self._reactor, _BACKOFF_FIRST_SECONDS)  # look again
-        finally:
-            if stream is not None:
-                stream.cancel()
+            callback()
+        except Exception:
+            _log.failure("a listener of the session failed")

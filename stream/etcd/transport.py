@@ -7,13 +7,21 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import orjson
-from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, ensureDeferred
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredLock,
+    TimeoutError,
+    ensureDeferred,
+)
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.python.failure import Failure
+from twisted.web._newclient import RequestNotSent
 from twisted.web.client import (
     Agent,
     HTTPConnectionPool,
     PartialDownloadError,
-    RequestNotSent,
+    RequestGenerationFailed,
     RequestTransmissionFailed,
     ResponseFailed,
 )
@@ -29,13 +37,14 @@ __all__ = ["Transport"]
 T = TypeVar("T")
 
 _POOL_SIZE = 16
-_IDLE_SECONDS = 30.0
+_IDLE_SECONDS = 30
 _REQUIRE_LEADER = b"Grpc-Metadata-hasleader"
 """A member that is cut off from the others ends its watches, rather than keep them silent."""
 _NOT_SENT = (ConnectError, DNSLookupError, RequestNotSent)
 _BROKEN = (
     ConnectionClosed,
     PartialDownloadError,
+    RequestGenerationFailed,
     RequestTransmissionFailed,
     ResponseFailed,
     OSError,
@@ -164,10 +173,9 @@ class Transport:
 
     async def _timed(self, endpoint: str, calling: Coroutine[Any, Any, T], seconds: float) -> T:
         """The result of a call that may take some *seconds*; its network problems as EtcdError."""
-        called = ensureDeferred(calling)
-        called.addTimeout(seconds, self._reactor)
+        waiting = _bounded(self._reactor, ensureDeferred(calling), seconds)
         try:
-            return await called
+            return await waiting
         except TimeoutError:
             problem = f"no answer within {seconds:g} s"
             raise EtcdUnavailable(f"etcd does not answer: {endpoint}: {problem}") from None
@@ -238,6 +246,29 @@ def _url(endpoint: str) -> str:
 
 def _is_sent(problem: EtcdUnavailable) -> bool:
     return not isinstance(problem, NotReached)
+
+
+def _bounded(reactor: Any, called: Deferred[T], seconds: float) -> Deferred[T]:
+    """*called*, or TimeoutError, or CancelledError.
+
+    The Agent tells of a cancelled request as of a broken one or even of a host that isn't found,
+    so what became of *called* after its end doesn't count.
+    """
+
+    def end(error: Exception) -> None:
+        waiting.errback(error)
+        called.cancel()
+
+    def pass_on(result: T | Failure) -> None:
+        if timer.active():
+            timer.cancel()
+        if not waiting.called:
+            waiting.callback(result)
+
+    waiting: Deferred[T] = Deferred(lambda _: end(CancelledError()))
+    timer = reactor.callLater(seconds, end, TimeoutError())
+    called.addBoth(pass_on)
+    return waiting
 
 
 def _text(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
 Note [Once-only import]: the job's id is stored before anybody waits for it, so whoever comes next
 joins the same job. Between the start of the job and the storing of its id a crash would make the
-next attempt start a second one; the call itself is never repeated blindly.
+next attempt start a second one; the call itself is never repeated blindly, and storing is tried
+for as long as an import may take.
 """
 
 from __future__ import annotations
@@ -16,9 +17,19 @@ from twisted.logger import Logger
 from stream.definition.key import SinkKey
 from stream.encryption.interface import IEncryptor
 from stream.errors import UserError
-from stream.etcd import AtomicTxn, Batch, EtcdClient, KeyValue, Mirror, Session, atomic
+from stream.etcd import (
+    AtomicConflict,
+    AtomicTxn,
+    Batch,
+    EtcdClient,
+    EtcdError,
+    EtcdUnavailable,
+    KeyValue,
+    Mirror,
+    atomic,
+)
 from stream.keboola.client import StorageApi
-from stream.keboola.errors import JobDeadlineExceeded, StorageApiError
+from stream.keboola.errors import JobDeadlineExceeded, JobFailed, StorageApiError
 from stream.keboola.events import EventSender
 from stream.keboola.provider import load_sink_token
 from stream.keboola.records import (
@@ -29,6 +40,7 @@ from stream.keboola.records import (
     encode_record,
     file_record_key,
     job_record_key,
+    token_record_key,
 )
 from stream.keboola.token import Token
 from stream.keboola.uploads import load_file_record
@@ -86,7 +98,6 @@ class FileImporter:
     def __init__(
         self,
         client: EtcdClient,
-        session: Session,
         api: StorageApi,
         encryptor: IEncryptor,
         events: EventSender,
@@ -95,7 +106,6 @@ class FileImporter:
         job_timeout: float,
     ) -> None:
         self._client = client
-        self._session = session
         self._api = api
         self._encryptor = encryptor
         self._events = events
@@ -110,23 +120,30 @@ class FileImporter:
             await self._delete_empty(token, record)
             return
         started = self._reactor.seconds()
-        problem: Exception | None = None
         try:
             await self._import(token, record)
         except Exception as error:
-            problem = error
+            await self._report(token, file, self._reactor.seconds() - started, error)
             raise
-        finally:
-            statistics = await one_file_statistics(self._client, file.key)
-            self._events.send(
-                token,
-                "fileImport",
-                "File import",
-                file.key.sink_key,
-                seconds=self._reactor.seconds() - started,
-                error=problem,
-                statistics=statistics.staging,
-            )
+        await self._report(token, file, self._reactor.seconds() - started, None)
+
+    async def _report(
+        self, token: Token, file: File, seconds: float, error: Exception | None
+    ) -> None:
+        try:
+            statistics = (await one_file_statistics(self._client, file.key)).staging
+        except EtcdError as problem:
+            _log.warn("an event lacks its statistics: {error}", error=problem)
+            statistics = None
+        self._events.send(
+            token,
+            "fileImport",
+            "File import",
+            file.key.sink_key,
+            seconds=seconds,
+            error=error,
+            statistics=statistics,
+        )
 
     async def _delete_empty(self, token: Token, record: FileRecord) -> None:
         try:
@@ -139,6 +156,8 @@ class FileImporter:
         job_id = record.storage_job_id
         if job_id is not None:
             job = await self._api.get_job(token, job_id)
+            if job.is_finished:
+                await self._forget_job(record.sink_key, job_id)
             if job.status == "success":
                 return
             if job.status == "error":
@@ -152,6 +171,9 @@ class FileImporter:
             raise UserError(
                 "wait for import operation deadline exceeded", status=504, name="importTimeout"
             ) from None
+        except JobFailed:
+            await self._forget_job(record.sink_key, job_id)
+            raise
         await self._forget_job(record.sink_key, job_id)
 
     async def _start_job(self, token: Token, record: FileRecord) -> int:
@@ -173,15 +195,42 @@ class FileImporter:
             )
             txn.put(job_record_key(job_key), encode_record(JobRecord(job_key)))
 
-        await atomic(self._client, store)
-        return job.id
+        deadline = self._reactor.seconds() + self._job_timeout
+        while True:
+            try:
+                await atomic(self._client, store)
+                return job.id
+            except (EtcdUnavailable, AtomicConflict) as error:
+                # Each of these comes only after several seconds of attempts.
+                if self._reactor.seconds() >= deadline:
+                    raise
+                _log.error(
+                    "cannot store the id of import job {job_id}, trying on: {error}",
+                    job_id=job.id,
+                    error=error,
+                )
 
     async def _forget_job(self, sink: SinkKey, job_id: int) -> None:
-        """Free the sink's slot at once; the cleanup would do it later."""
-        await self._client.delete(job_record_key(JobKey.of(sink, str(job_id))))
+        """Free the sink's slot at once; if that fails, the cleanup does it later."""
+        try:
+            await self._client.delete(job_record_key(JobKey.of(sink, str(job_id))))
+        except EtcdError as error:
+            _log.warn(
+                "the record of import job {job_id} stays: {error}", job_id=job_id, error=error
+            )
 
     async def forget_finished(self, record: JobRecord) -> bool:
-        """Delete the record of a job that doesn't run any more; false if it still runs."""
+        """Delete the record of a job that doesn't run any more; false if it is kept.
+
+        It is kept while the job runs, and while nobody can tell: a disabled sink has no token.
+        """
+        if await self._client.get(token_record_key(record.key.sink_key)) is None:
+            _log.warn(
+                "the record of import job {job_id} stays: its sink has no token",
+                job_id=record.key.job_id,
+                sink_id=str(record.key.sink_key),
+            )
+            return False
         try:
             token = await load_sink_token(self._client, self._encryptor, record.key.sink_key)
             job = await self._api.get_job(token, int(record.key.job_id))

@@ -1,4 +1,9 @@
-"""Staging files, tables and tokens for the files of sinks; see `stream.storage.prepared`."""
+"""Staging files, tables and tokens for the files of sinks; see `stream.storage.prepared`.
+
+What is undone when a file isn't opened after all: the staging file and the new token. A table or
+bucket that was made on the way stays, since another sink may have found it in the meantime; the
+next attempt finds it, too.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
 from stream.encryption.interface import IEncryptor
 from stream.errors import UserError
-from stream.etcd import EtcdClient
+from stream.etcd import EtcdClient, EtcdError
 from stream.keboola.client import StorageApi
 from stream.keboola.destination import bucket_of, ensure_bucket, ensure_table
 from stream.keboola.records import (
@@ -28,6 +33,7 @@ from stream.keboola.records import (
     token_record_key,
 )
 from stream.keboola.token import Token
+from stream.keboola.values import SinkToken
 from stream.staging.upload import FileUpload
 from stream.storage.key import FileKey
 from stream.storage.prepared import PreparedFile
@@ -55,14 +61,23 @@ class _Made:
     """What was made remotely for a file, in order, so that it can be undone.
 
     :ivar user: the token of the user who asked; ``None`` in the background.
+    :ivar sink_token: the token to work with: the new one, or the stored one in the background.
+    :ivar new_token_id: id of the token made for the user.
     :ivar replaced: id of the sink's earlier token, obsolete once the new one is stored.
     """
 
-    sink_token: Token
-    user: Token | None = None
+    user: Token | None
+    sink_token: Token | None = None
     new_token_id: str = ""
     replaced: str = ""
     file_id: int = 0
+
+
+@attrs.frozen
+class _KeboolaFile(PreparedFile):
+    """A prepared file that remembers how to undo itself."""
+
+    made: _Made = attrs.field(repr=False, eq=False)
 
 
 class KeboolaFileProvider:
@@ -75,32 +90,35 @@ class KeboolaFileProvider:
         self._api = api
         self._encryptor = encryptor
         self._reactor = reactor
-        self._made: dict[FileKey, _Made] = {}
 
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> PreparedFile:
+        made = _Made(None if token is None else Token.of(token))
         file = FileKey.of(sink.key, opened_at)
-        records: list[tuple[str, bytes]] = []
-        if token is None:
-            made = _Made(await load_sink_token(self._client, self._encryptor, sink.key))
-        else:
-            made = await self._new_token(sink, Token.of(token), records)
-        self._made[file] = made
         try:
+            records = await self._ensure_token(sink, made)
             upload = await self._ensure_file(sink, opened_at, made)
+            columns = tuple(column.name for column in sink.table.mapping.columns)
+            record = FileRecord.seal(
+                file, sink.table.keboola.table_id, columns, upload, self._encryptor
+            )
         except BaseException:
-            await self._undo(file, sink.key.branch_id)
+            await self._undo(made, sink.key.branch_id)
             raise
-        made.file_id = upload.id
-        columns = tuple(column.name for column in sink.table.mapping.columns)
-        record = FileRecord.seal(
-            file, sink.table.keboola.table_id, columns, upload, self._encryptor
-        )
         records.append((file_record_key(file), encode_record(record)))
-        return PreparedFile(file, sink.table, PROVIDER, upload.expiration, tuple(records))
+        return _KeboolaFile(file, sink.table, PROVIDER, upload.expiration, tuple(records), made)
 
-    async def _new_token(self, sink: Sink, user: Token, records: list[tuple[str, bytes]]) -> _Made:
+    async def _ensure_token(self, sink: Sink, made: _Made) -> list[tuple[str, bytes]]:
+        """The stored token in the background, a new one for a user; the records to be put."""
+        if made.user is None:
+            made.sink_token = await load_sink_token(self._client, self._encryptor, sink.key)
+            return []
+        created = await self._new_token(sink, made.user, made)
+        record = TokenRecord.seal(sink.key, created, self._encryptor)
+        return [(token_record_key(sink.key), encode_record(record))]
+
+    async def _new_token(self, sink: Sink, user: Token, made: _Made) -> SinkToken:
         """A token of the sink's own, made anew since its bucket may have changed."""
         bucket_id = bucket_of(sink.table.keboola.table_id)
         await ensure_bucket(self._api, user, sink.key.branch_id, bucket_id)
@@ -108,72 +126,84 @@ class KeboolaFileProvider:
         created = await self._api.create_token(
             user, source_id=sink.key.source_id, sink_id=sink.key.sink_id, bucket_id=bucket_id
         )
-        record = TokenRecord.seal(sink.key, created, self._encryptor)
-        records.append((token_record_key(sink.key), encode_record(record)))
-        return _Made(
-            Token.of(created.token),
-            user,
-            created.id,
-            decode_token(before.value).token_id if before else "",
-        )
+        made.new_token_id = created.id
+        made.sink_token = Token.of(created.token)
+        made.replaced = decode_token(before.value).token_id if before else ""
+        return created
 
     async def _ensure_file(self, sink: Sink, opened_at: datetime, made: _Made) -> FileUpload:
+        assert made.sink_token is not None
         await ensure_table(self._api, made.sink_token, sink)
-        return await self._api.prepare_file(
+        upload = await self._api.prepare_file(
             made.sink_token,
             sink.key.branch_id,
             source_id=sink.key.source_id,
             sink_id=sink.key.sink_id,
             opened_at=opened_at,
         )
+        made.file_id = upload.id
+        return upload
 
     async def discard(self, prepared: PreparedFile) -> None:
-        await self._undo(prepared.key, prepared.key.branch_id)
-
-    async def _undo(self, file: FileKey, branch_id: int) -> None:
-        made = self._made.pop(file, None)
-        if made is None:
+        """Undo, unless the file is open after all: etcd's answer may have been lost."""
+        assert isinstance(prepared, _KeboolaFile)
+        try:
+            stored = await self._client.get(file_record_key(prepared.key))
+        except EtcdError as error:
+            # Better a token and a file too many than a sink whose token is gone.
+            _log.warn(
+                "what was prepared for the file {file_id} is left as it is: {error}",
+                file_id=str(prepared.key),
+                error=error,
+            )
             return
-        if made.file_id:
+        if stored is not None and stored.value in (value for _, value in prepared.records):
+            await self.committed(prepared)
+        else:
+            await self._undo(prepared.made, prepared.key.branch_id)
+
+    async def _undo(self, made: _Made, branch_id: int) -> None:
+        if made.file_id and made.sink_token is not None:
             await self._best_effort(
                 self._api.delete_file(made.sink_token, branch_id, made.file_id),
                 f"cannot delete the staging file {made.file_id}",
             )
         if made.user is not None and made.new_token_id:
-            await self._best_effort(
-                self._api.delete_token(made.user, made.new_token_id),
-                f"cannot delete the token {made.new_token_id}",
-            )
+            await self._delete_token(made.user, made.new_token_id)
 
     async def committed(self, prepared: PreparedFile) -> None:
-        made = self._made.pop(prepared.key, None)
-        if made is not None and made.user is not None and made.replaced:
-            await self._best_effort(
-                self._api.delete_token(made.user, made.replaced),
-                f"cannot delete the replaced token {made.replaced}",
-            )
+        assert isinstance(prepared, _KeboolaFile)
+        made = prepared.made
+        if made.user is not None and made.replaced:
+            await self._delete_token(made.user, made.replaced)
 
-    async def deactivated(self, change: Change, sink: Sink) -> None:
-        """The token record goes with the transaction, the token itself after it."""
+    async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
+        """The token record goes with the transaction, the token itself after it.
+
+        Only the user may delete tokens, the sink's own can't.
+        """
         stored = await change.txn.get(token_record_key(sink.key))
         if stored is None:
             return
         change.txn.delete(token_record_key(sink.key))
-        record = decode_token(stored.value)
+        if token is None:
+            return
+        user, token_id = Token.of(token), decode_token(stored.value).token_id
 
         def delete_token(_: int) -> None:
-            token = Token.of(record.unseal(self._encryptor).token)
-            ensureDeferred(
-                self._best_effort(
-                    self._api.delete_token(token, record.token_id),
-                    f"cannot delete the token {record.token_id}",
-                )
-            ).addErrback(lambda failure: _log.failure("cannot delete a token", failure))
+            ensureDeferred(self._delete_token(user, token_id)).addErrback(
+                lambda failure: _log.failure("cannot delete a token", failure)
+            )
 
         change.txn.on_commit(delete_token)
 
     async def deleted(self, change: Change, sink: Sink) -> None:
         change.txn.delete_prefix(job_records_of(sink.key))
+
+    async def _delete_token(self, user: Token, token_id: str) -> None:
+        await self._best_effort(
+            self._api.delete_token(user, token_id), f"cannot delete the token {token_id}"
+        )
 
     async def _best_effort(self, undoing: Awaitable[object], complaint: str) -> None:
         waiting = ensureDeferred(_awaited(undoing))

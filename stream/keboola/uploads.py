@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from stream.encryption.interface import IEncryptor
 from stream.errors import UserError
-from stream.etcd import EtcdClient, Session
+from stream.etcd import EtcdClient, EtcdError, Lock, Session
 from stream.keboola.events import EventSender
 from stream.keboola.provider import load_sink_token
 from stream.keboola.records import FileRecord, decode_file, file_record_key
@@ -22,6 +23,8 @@ from stream.storage.state import SliceState
 from stream.storage.statistics import Statistics
 
 __all__ = ["SliceUploader", "load_file_record"]
+
+_log = Logger()
 
 _UPLOADED = {SliceState.UPLOADED, SliceState.IMPORTED}
 
@@ -76,10 +79,11 @@ class SliceUploader:
         return store
 
     @asynccontextmanager
-    async def listed(self, store: StagingStore, slice_: Slice) -> AsyncIterator[None]:
+    async def listed(self, store: StagingStore, slice_: Slice) -> AsyncIterator[Lock]:
         """Write the manifest with this slice in it; the caller marks the slice as uploaded inside.
 
-        The lock lasts until then, or two uploads of a file would leave each other out.
+        The lock lasts until then, or two uploads of a file would leave each other out. So the
+        transaction that marks the slice should require the lock that this yields.
         """
         name = f"upload.bridge.keboola.manifest.{slice_.key.file_key}"
         lock = await self._session.lock(name, timeout=self._lock_timeout)
@@ -91,13 +95,17 @@ class SliceUploader:
                 if other.state in _UPLOADED and not other.local.is_empty
             ]
             await store.put_manifest(sorted({*names, slice_.staging.path}))
-            yield
+            yield lock
 
     async def report(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
     ) -> None:
-        """Send the event about an upload that was tried."""
-        token = await load_sink_token(self._client, self._encryptor, slice_.key.sink_key)
+        """Send the event about an upload that was tried; problems are only logged."""
+        try:
+            token = await load_sink_token(self._client, self._encryptor, slice_.key.sink_key)
+        except (UserError, EtcdError) as problem:
+            _log.warn("cannot send an event: {error}", error=problem)
+            return
         self._events.send(
             token,
             "sliceUpload",

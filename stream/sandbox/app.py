@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
-from weakref import WeakSet
 
 from klein import Klein
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
+from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.server import Site
@@ -56,28 +55,21 @@ def _endpoint(gate: Gate, route: Route) -> Any:
     return endpoint
 
 
-class SandboxSite(Site):
-    """A site that keeps no access log and can hang up on idle clients."""
-
-    def __init__(self, app: Klein) -> None:
-        super().__init__(
-            app.resource(), requestFactory=BoundedRequest
-        )
-        self._connections: WeakSet[Any] = WeakSet()
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        protocol = super().buildProtocol(addr)
-        if protocol is not None:
-            self._connections.add(protocol)
-        return protocol
+class _QuietSite(Site):
+    """A site that keeps no access log: what matters is logged where it happens."""
 
     def log(self, request: Any) -> None:
-        """Nothing: what matters is logged where it happens."""
+        """Nothing."""
+
+
+class SandboxSite(WrappingFactory):
+    """Serves an application, and can hang up on idle clients."""
+
+    def __init__(self, app: Klein) -> None:
+        site = _QuietSite(app.resource(), requestFactory=BoundedRequest)
+        super().__init__(site)
 
     def hang_up(self) -> None:
         """Close the connections, after what was written to them is sent."""
-        for connection in list(self._connections):
-            # The factory's protocol only stands before the one that speaks HTTP.
-            channel = connection._channel
-            if channel.transport is not None:
-                channel.loseConnection()
+        for connection in list(self.protocols):
+            connection.loseConnection()

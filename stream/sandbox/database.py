@@ -43,14 +43,21 @@ class Database:
         self.path = path
         self._reactor = reactor
         self._family = family
-        self._writer_pool = ThreadPool(1, 1, name=f"sandbox-{family}-writer")
-        self._reader_pool = ThreadPool(0, readers, name=f"sandbox-{family}-reader")
+        self._readers = readers
+        self._make_pools()
         self._writer: sqlite3.Connection | None = None
         self._local = threading.local()
         self._read_connections: list[sqlite3.Connection] = []
 
+    def _make_pools(self) -> None:
+        """A pool that was stopped can't be started again."""
+        self._writer_pool = ThreadPool(1, 1, name=f"sandbox-{self._family}-writer")
+        self._reader_pool = ThreadPool(0, self._readers, name=f"sandbox-{self._family}-reader")
+        self._is_open = False
+
     async def open(self) -> None:
         """Create or upgrade the file and start the threads."""
+        self._is_open = True
         self._writer_pool.start()
         self._reader_pool.start()
         try:
@@ -61,12 +68,15 @@ class Database:
 
     async def close(self) -> None:
         """Fires when both files of the database are closed; work that was queued has been done."""
+        if not self._is_open:
+            return
         # Readers first: the last connection to close is the one that tidies the log away.
         self._stop_readers()
         if self._writer is not None:
             await deferToThreadPool(self._reactor, self._writer_pool, self._writer.close)
             self._writer = None
         self._writer_pool.stop()
+        self._make_pools()
 
     async def write(
         self,

@@ -49,6 +49,12 @@ class Reply:
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
+def _content(request: object) -> bytes:
+    """The body of *request*, all of which has come."""
+    content: BinaryIO | None = getattr(request, "content", None)
+    return content.read() if content is not None else b""
+
+
 def json_reply(value: Any, status: int = 200) -> Reply:
     return Reply(orjson.dumps(value), status)
 
@@ -59,10 +65,14 @@ def not_found(message: str, code: str) -> UserError:
 
 @attrs.frozen
 class Call:
-    """One request, checked so far as all routes have in common."""
+    """One request, checked so far as all routes have in common.
+
+    :ivar content: the body, read at once: a client that hangs up closes the request's file.
+    """
 
     request: server.Request
     args: Mapping[str, str]
+    content: bytes = b""
     caller: Token | None = None
     fault: Fault | None = None
 
@@ -74,7 +84,7 @@ class Call:
         return self.caller
 
     def body(self) -> Body:
-        return Body.parse(cast(BinaryIO, self.request.content).read())
+        return Body.parse(self.content)
 
     def query(self, name: str) -> str | None:
         """The last value of a query parameter."""
@@ -167,7 +177,9 @@ class Gate:
             return ensureDeferred(self._refuse(request, "the sandbox is stopping"))
         if len(self._calls) >= MAX_CALLS_IN_FLIGHT:
             return ensureDeferred(self._refuse(request, "too many calls at once"))
-        work = ensureDeferred(self._answer(route, Call(cast(Any, request), args)))
+        work = ensureDeferred(
+            self._answer(route, Call(cast(Any, request), args, _content(request)))
+        )
         self._calls.add(work)
         # The router cancels what it was given when the client goes; it is given this, not the work.
         answer: Deferred[bytes] = Deferred()

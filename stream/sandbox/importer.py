@@ -162,9 +162,7 @@ def _open_object(path: Path) -> Iterator[BinaryIO]:
             yield plain
             return
         # Reads all members of a file, one after the other.
-        with igzip.IGzipFile(
-            fileobj=plain, mode="rb"
-        ) as unpacked:
+        with igzip.IGzipFile(fileobj=plain, mode="rb") as unpacked:
             yield cast(BinaryIO, unpacked)
 
 

@@ -154,13 +154,15 @@ class SandboxService(Service):
         if self._listening is None:
             return
         listening, self._listening = self._listening, None
-        await maybeDeferred(listening.stopListening)
-        await self._gate.drain()
-        await self._runner.stop()
-        self._tidying.stop()
-        await self._tidied  # fires when a run that is under way has ended
-        self._site.hang_up()
-        await self._project.store.close()
+        try:
+            await maybeDeferred(listening.stopListening)
+            await self._gate.drain()
+            await self._runner.stop()
+            self._tidying.stop()
+            await self._tidied  # fires when a run that is under way has ended
+            self._site.hang_up()
+        finally:
+            await self._project.store.close()
 
     async def _tidy(self) -> None:
         try:

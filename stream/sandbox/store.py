@@ -51,7 +51,7 @@ class Store:
         self.meta = Database(reactor, self.folder / "meta.sqlite", "meta", readers=4)
         self.data = Database(reactor, self.folder / "data.sqlite", "data")
         self._reactor = reactor
-        self._files_pool = ThreadPool(0, 2, name="sandbox-files")
+        self._files_pool: ThreadPool | None = None
         self._lock: int | None = None
 
     def now(self) -> float:
@@ -63,6 +63,7 @@ class Store:
 
     async def in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run *work* where it may wait for the disk."""
+        assert self._files_pool is not None, "the store is open"
         return await deferToThreadPool(self._reactor, self._files_pool, work, *args, **kwargs)
 
     async def open(self) -> None:
@@ -70,6 +71,7 @@ class Store:
 
         :raises UserError: another process uses it, or the two databases don't belong together.
         """
+        self._files_pool = ThreadPool(0, 2, name="sandbox-files")
         self._files_pool.start()
         try:
             self._lock = await self.in_thread(_lock_folder, self.folder)
@@ -89,7 +91,9 @@ class Store:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-        self._files_pool.stop()
+        pool, self._files_pool = self._files_pool, None
+        if pool is not None:
+            pool.stop()
 
 
 def _lock_folder(folder: Path) -> int:

@@ -1,19 +1,20 @@
 """Changes of definitions together with the files that they open and close.
 
 Note [Remote calls]: a file needs remote things (token, table, staging file), and a transaction may
-run several times. So the transaction never calls out. When it meets a sink that needs a file which
-isn't prepared, it ends with `FileNotPrepared`; the file is prepared, and the whole runs again. What
-was prepared and isn't used in the end is discarded.
+run several times. So the transaction never calls out. When it has met sinks that need a file which
+isn't prepared, it ends with `FilesNotPrepared`; these files are prepared, several at a time, and
+the whole runs again. What was prepared and isn't used in the end is discarded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import attrs
-from twisted.logger import Logger
+from twisted.internet.defer import DeferredList, DeferredSemaphore
+from twisted.python.failure import Failure
 
 from stream.definition.change import Change
 from stream.definition.entity import By, Sink, Source
@@ -23,27 +24,33 @@ from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.storage.prepared import FileProvider, PreparedFile
 from stream.storage.repository import StorageRepository
 
-__all__ = ["DefinitionChanges", "FileNotPrepared", "SinkFiles"]
+__all__ = ["DefinitionChanges", "FilesNotPrepared", "SinkFiles"]
 
-_log = Logger()
 T = TypeVar("T")
 
-MAX_PREPARATIONS = 1000
-"""Files that one change may open: more sinks than a source can have."""
+MAX_ROUNDS = 10
+"""How often a change may meet sinks that nobody knew of before."""
+
+PREPARED_AT_ONCE = 8
+"""Files of one change that are prepared at the same time."""
 
 
 @attrs.define
-class FileNotPrepared(Exception):
-    """A sink needs a file that must be prepared first."""
+class FilesNotPrepared(Exception):
+    """Sinks need files that must be prepared first."""
 
-    source: Source
-    sink: Sink
+    missing: tuple[tuple[Source, Sink], ...]
 
 
 class SinkFiles:
     """Opens, closes and rotates files as sinks change; see `stream.definition.change.SinkHooks`.
 
+    Made anew for each attempt.
+
+    :param prepared: what there is so far.
+    :param token: of the user who makes the change.
     :ivar used: sinks whose prepared file was opened in this attempt.
+    :ivar missing: sinks whose file isn't prepared; with any, the attempt must not be written.
     """
 
     def __init__(
@@ -51,11 +58,15 @@ class SinkFiles:
         repository: StorageRepository,
         provider: FileProvider,
         prepared: Mapping[SinkKey, PreparedFile],
+        *,
+        token: str | None = None,
     ) -> None:
         self._repository = repository
         self._provider = provider
         self._prepared = prepared
+        self._token = token
         self.used: set[SinkKey] = set()
+        self.missing: list[tuple[Source, Sink]] = []
 
     async def sink_activated(self, change: Change, source: Source, sink: Sink) -> None:
         await self._repository.close_files(change.txn, sink.key, change.now)
@@ -67,7 +78,7 @@ class SinkFiles:
 
     async def sink_deactivated(self, change: Change, sink: Sink) -> None:
         await self._repository.close_files(change.txn, sink.key, change.now)
-        await self._provider.deactivated(change, sink)
+        await self._provider.deactivated(change, sink, token=self._token)
 
     async def sink_deleted(self, change: Change, sink: Sink) -> None:
         await self._provider.deleted(change, sink)
@@ -75,7 +86,8 @@ class SinkFiles:
     async def _open(self, change: Change, source: Source, sink: Sink) -> None:
         prepared = self._prepared.get(sink.key)
         if prepared is None or prepared.table != sink.table:
-            raise FileNotPrepared(source, sink)
+            self.missing.append((source, sink))
+            return
         await self._repository.open_file(change.txn, source, sink, prepared)
         self.used.add(sink.key)
 
@@ -127,24 +139,42 @@ class DefinitionChanges:
         prepared: dict[SinkKey, PreparedFile],
         token: str | None,
     ) -> tuple[T, set[SinkKey]]:
-        preparations = 0
-        while True:
+        for _ in range(MAX_ROUNDS):
             now = self._now()
 
             async def attempt(txn: AtomicTxn, now: datetime = now) -> tuple[T, set[SinkKey]]:
-                files = SinkFiles(self._repository, self._provider, prepared)
+                files = SinkFiles(self._repository, self._provider, prepared, token=token)
                 result = await body(Change(txn, now, by), Definitions(files))
+                if files.missing:
+                    raise FilesNotPrepared(tuple(files.missing))
                 return result, files.used
 
             try:
                 return await atomic(self._client, attempt)
-            except FileNotPrepared as missing:
-                preparations += 1
-                if preparations > MAX_PREPARATIONS:
-                    raise RuntimeError("a change opens too many files") from missing
-                outdated = prepared.pop(missing.sink.key, None)
-                if outdated is not None:
-                    await self._provider.discard(outdated)
-                prepared[missing.sink.key] = await self._provider.prepare(
-                    missing.source, missing.sink, self._now(), token=token
-                )
+            except FilesNotPrepared as needed:
+                await self._prepare(needed.missing, prepared, token)
+        raise RuntimeError("the sinks of a change don't come to rest")
+
+    async def _prepare(
+        self,
+        missing: Sequence[tuple[Source, Sink]],
+        prepared: dict[SinkKey, PreparedFile],
+        token: str | None,
+    ) -> None:
+        """Prepare all *missing* files; the first failure is raised when every one has ended."""
+
+        async def one(source: Source, sink: Sink) -> None:
+            outdated = prepared.pop(sink.key, None)
+            if outdated is not None:
+                await self._provider.discard(outdated)
+            prepared[sink.key] = await self._provider.prepare(
+                source, sink, self._now(), token=token
+            )
+
+        slots = DeferredSemaphore(PREPARED_AT_ONCE)
+        results = await DeferredList(
+            [slots.run(one, source, sink) for source, sink in missing], consumeErrors=True
+        )
+        for success, result in results:
+            if not success:
+                cast(Any, cast(Failure, result)).raiseException()

@@ -43,7 +43,6 @@ class Item(Generic[T]):
     key: str
     value: T
     mod_revision: int
-    busy: bool = False
     processed: bool = False
 
 
@@ -78,7 +77,10 @@ class Operator(Service, Generic[T]):
         self._slots = DeferredSemaphore(concurrency)
         self._running: set[Deferred[None]] = set()
         self._tick_call: LoopingCall | None = None
-        self._woken: set[str] = set()
+        # Keys, not items: what is acted on may be deleted and come back meanwhile.
+        self._busy: set[str] = set()
+        self._woken_while_busy: set[str] = set()
+        self._woken: dict[str, None] = {}
         self._wake_call: Any = None
 
     def startService(self) -> None:
@@ -96,29 +98,28 @@ class Operator(Service, Generic[T]):
             self._tick_call.stop()
         if self._wake_call is not None and self._wake_call.active():
             self._wake_call.cancel()
+        self._wake_call = None
+        self._woken.clear()
         await DeferredList(list(self._running))
 
     def changed(self, batch: Batch[T]) -> None:
         """Take over a batch of the mirror of the watched prefix."""
         if batch.reset:
-            busy = {key: item for key, item in self.items.items() if item.busy}
             self.items.clear()
-        else:
-            busy = {}
         for change in batch.changes:
             key = change.key.removeprefix(self._prefix)
             if change.value is None:
                 self.items.pop(key, None)
                 continue
-            before = self.items.get(key) or busy.get(key)
-            item = Item(key, change.value, change.mod_revision)
-            item.busy = before.busy if before is not None else False
-            self.items[key] = item
+            self.items[key] = Item(key, change.value, change.mod_revision)
             self.wake(key)
 
     def wake(self, key: str) -> None:
-        """Look at an item soon: something that it waits for has changed."""
-        self._woken.add(key)
+        """Look at an item soon: something that it waits for has changed.
+
+        If it is acted on at the moment, look again when that ends: it may have come too late.
+        """
+        self._woken[key] = None
         if self.running and self._wake_call is None:
             self._wake_call = self._reactor.callLater(0, self._look_at_woken)
 
@@ -128,10 +129,12 @@ class Operator(Service, Generic[T]):
 
     def _look_at_woken(self) -> None:
         self._wake_call = None
-        woken, self._woken = self._woken, set()
+        woken, self._woken = self._woken, {}
         for key in woken:
             item = self.items.get(key)
-            if item is not None:
+            if key in self._busy:
+                self._woken_while_busy.add(key)
+            elif item is not None:
                 self._look_at(item)
 
     def _tick(self) -> None:
@@ -139,9 +142,11 @@ class Operator(Service, Generic[T]):
             self._look_at(item)
 
     def _look_at(self, item: Item[T]) -> None:
-        if item.busy or item.processed or not self.running or not self._is_due(item):
+        if item.key in self._busy or item.processed or not self.running:
             return
-        item.busy = True
+        if not self._is_due(item):
+            return
+        self._busy.add(item.key)
         done = self._slots.run(lambda: ensureDeferred(self._run(item)))
         self._running.add(done)
         done.addErrback(lambda failure: self._log.failure("operator failed", failure))
@@ -169,8 +174,7 @@ class Operator(Service, Generic[T]):
 
     def _finished(self, item: Item[T], done: Deferred[None]) -> None:
         self._running.discard(done)
-        item.busy = False
-        newest = self.items.get(item.key)
-        if newest is not None and newest is not item:
-            newest.busy = False
+        self._busy.discard(item.key)
+        if item.key in self._woken_while_busy:
+            self._woken_while_busy.discard(item.key)
             self.wake(item.key)

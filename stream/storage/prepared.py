@@ -44,13 +44,19 @@ class FileProvider(Protocol):
         """
 
     async def discard(self, prepared: PreparedFile) -> None:
-        """Undo `prepare`, since the file isn't opened; errors are only logged."""
+        """The file isn't opened, as far as the caller knows: undo `prepare`.
+
+        Errors are only logged. If the file is open after all, it is left as it is.
+        """
 
     async def committed(self, prepared: PreparedFile) -> None:
         """The file is open: remove what it replaced; errors are only logged."""
 
-    async def deactivated(self, change: Change, sink: Sink) -> None:
-        """The sink was disabled or deleted: delete what it doesn't need any more."""
+    async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
+        """The sink was disabled or deleted: delete what it doesn't need any more.
+
+        :param token: of the user who did it.
+        """
 
     async def deleted(self, change: Change, sink: Sink) -> None:
         """The sink was deleted."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import attrs
+from twisted.logger import Logger
 
 from stream.definition.key import SinkKey
 from stream.errors import UserError
@@ -21,6 +22,7 @@ from stream.storage.statistics import Statistics, total
 from stream.values.codec import decode, encode
 
 __all__ = [
+    "count_slices",
     "create_file",
     "create_slice",
     "delete_file_records",
@@ -38,6 +40,8 @@ __all__ = [
     "save_file",
     "save_slice",
 ]
+
+_log = Logger()
 
 
 async def read_file(client: EtcdClient, key: FileKey) -> File | None:
@@ -81,6 +85,11 @@ async def load_slice(txn: AtomicTxn, key: SliceKey) -> Slice:
 async def load_slices(txn: AtomicTxn, key: FileKey) -> list[Slice]:
     """All slices of the file, sorted by key."""
     return [decode(Slice, kv.value) for kv in await txn.range(f"{prefix.SLICE_ALL}{key}/")]
+
+
+async def count_slices(txn: AtomicTxn, key: FileKey) -> int:
+    """How many slices the file has; it may become fewer without a conflict."""
+    return len(await txn.range(f"{prefix.SLICE_ALL}{key}/", track_deletes=False))
 
 
 async def local_files(txn: AtomicTxn, key: SinkKey) -> list[File]:
@@ -156,6 +165,10 @@ async def move_statistics(
     for kv in kvs:
         slice_key, _, _ = kv.key.removeprefix(prefix.statistics(old)).rpartition("/")
         by_slice.setdefault(slice_key, []).append(decode(Statistics, kv.value))
+    if not by_slice:
+        _log.warn("no statistics records found below {key}", key=below)
+        if counted is not None:
+            by_slice[str(key)] = [Statistics(slices_count=1)]
     txn.delete_prefix(below)
     moved = []
     for slice_key, values in by_slice.items():
@@ -180,6 +193,8 @@ def delete_file_records(txn: AtomicTxn, file: File) -> None:
 
 
 def delete_slice_records(txn: AtomicTxn, slices: Sequence[Slice]) -> None:
+    """Delete slices that were read outside of *txn*: their level may have changed since."""
     for slice_ in slices:
-        for key in prefix.slice_keys(slice_.key, slice_.level):
-            txn.delete(key)
+        for level in Level:
+            for key in prefix.slice_keys(slice_.key, level):
+                txn.delete(key)

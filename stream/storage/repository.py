@@ -7,7 +7,7 @@ give the time and whatever was prepared remotely before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 
 import attrs
@@ -17,10 +17,11 @@ from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
 from stream.errors import UserError
-from stream.etcd import AtomicTxn, EtcdClient, Lock, atomic
+from stream.etcd import AtomicTxn, EtcdClient, EtcdError, Lock, atomic
 from stream.settings import StorageLevel
 from stream.settings.overrides import merge
 from stream.storage import prefix, records
+from stream.storage.allocation import allocated_space
 from stream.storage.assignment import assign_volumes
 from stream.storage.encoding import Encoding
 from stream.storage.entity import (
@@ -51,15 +52,29 @@ _log = Logger()
 
 SLICES_PER_DELETION = 50
 
+MAX_SLICES = 240
+"""Of a file. The transaction that imports it has four operations for each, and etcd takes 1024.
+
+Files are rotated long before; this holds when their rotation fails for hours.
+"""
+
 
 class StorageRepository:
     """:param settings: of the service; sources and sinks lay their overrides over them.
     :param volumes: the volumes registered at the moment.
+    :param largest_slice: bytes of the largest recent slice of a sink, to reserve as much for new
+        ones; without it they reserve the fixed size of the settings.
     """
 
-    def __init__(self, settings: StorageLevel, volumes: Callable[[], Sequence[Volume]]) -> None:
+    def __init__(
+        self,
+        settings: StorageLevel,
+        volumes: Callable[[], Sequence[Volume]],
+        largest_slice: Callable[[SinkKey], Awaitable[ByteSize]] | None = None,
+    ) -> None:
         self._settings = settings
         self._volumes = volumes
+        self._largest_slice = largest_slice
 
     # Opening.
 
@@ -78,11 +93,21 @@ class StorageRepository:
         await records.create_file(txn, file)
         for key, value in prepared.records:
             txn.put(key, value)
+        space = await self._space(file)
         for volume_id in file.local.assignment.volumes:
-            await records.create_slice(
-                txn, Slice.opened(file, volume_id, file.key.file_opened_at, _allocated(file))
-            )
+            slice_ = Slice.opened(file, volume_id, file.key.file_opened_at, space)
+            await records.create_slice(txn, slice_)
         return file
+
+    async def _space(self, file: File) -> ByteSize:
+        """What a new slice of the file reserves; an estimate that fails doesn't matter."""
+        largest = ByteSize(0)
+        if self._largest_slice is not None and file.local.allocation.enabled:
+            try:
+                largest = await self._largest_slice(file.key.sink_key)
+            except EtcdError as error:
+                _log.warn("cannot calculate slice pre-allocated size: {error}", error=error)
+        return allocated_space(file.local.allocation, largest)
 
     def _new_file(self, source: Source, sink: Sink, prepared: PreparedFile) -> File:
         overrides = [[(item.key, item.value) for item in of.config] for of in (source, sink)]
@@ -164,13 +189,17 @@ class StorageRepository:
     async def rotate_slice(self, txn: AtomicTxn, key: SliceKey, now: datetime) -> Slice | None:
         """Open a new slice on the same volume and close *key*.
 
-        ``None``, and nothing done, if slice or file aren't open any more.
+        ``None``, and nothing done, if slice or file aren't open any more, or if the file has as
+        many slices as one import can take: then the open ones grow until the file is rotated.
         """
         slice_ = await records.load_slice(txn, key)
         file = await records.load_file(txn, key.file_key)
         if slice_.state is not SliceState.WRITING or file.state is not FileState.WRITING:
             return None
-        opened = Slice.opened(file, key.volume_id, now, _allocated(file))
+        if await records.count_slices(txn, file.key) >= MAX_SLICES:
+            _log.error("the file {file_id} takes no more slices", file_id=str(file.key))
+            return None
+        opened = Slice.opened(file, key.volume_id, now, await self._space(file))
         await records.create_slice(txn, opened)
         self._close_slice(txn, slice_, now)
         return opened
@@ -326,8 +355,3 @@ async def _roll_up(txn: AtomicTxn, key: FileKey) -> Statistics:
         before = decode(Statistics, stored.value) if stored else Statistics()
         txn.put(where, encode(before + sums[Level.TARGET]))
     return total(sums.values())
-
-
-def _allocated(file: File) -> ByteSize:
-    allocation = file.local.allocation
-    return allocation.static if allocation.enabled else ByteSize(0)

@@ -17,6 +17,8 @@ from stream.values.utctime import from_timestamp
 
 __all__ = ["TaskCleanup", "is_expired"]
 
+_log = Logger(namespace="stream.task.cleanup")
+
 SUCCESSFUL_FOR = timedelta(hours=1)
 OTHERS_FOR = timedelta(hours=48)
 RUN_SECONDS = 300.0
@@ -40,7 +42,6 @@ class TaskCleanup(Service):
     """
 
     name = "task.cleanup"
-    _log = Logger(namespace="stream.task.cleanup")
 
     def __init__(
         self, reactor: Any, store: TaskStore, *, is_owner: Callable[[], bool], interval: float
@@ -56,7 +57,7 @@ class TaskCleanup(Service):
     def startService(self) -> None:
         super().startService()
         self._loop.start(self._interval, now=False)
-        self._log.info("ready")
+        _log.info("ready")
 
     def stopService(self) -> Deferred[None]:
         """Fires when no run is going on."""
@@ -76,11 +77,11 @@ class TaskCleanup(Service):
         self._running.addTimeout(RUN_SECONDS, self._reactor)
         try:
             count = await self._running
-            self._log.info("deleted {count} tasks", count=count)
+            _log.info("deleted {count} tasks", count=count)
         except TimeoutError:
-            self._log.warn("cleanup timeout exceeded")
+            _log.warn("cleanup timeout exceeded")
         except Exception as error:
-            self._log.error("cannot clean up tasks: {error}", error=str(error))
+            _log.error("cannot clean up tasks: {error}", error=str(error))
         finally:
             self._running = None
 

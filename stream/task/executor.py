@@ -30,6 +30,8 @@ from stream.values.utctime import from_timestamp
 
 __all__ = ["TASK_SECONDS", "TaskExecutor", "TaskRun"]
 
+_log = Logger(namespace="stream.task")
+
 TASK_SECONDS = 300.0
 """How long a task may take."""
 ROLLBACK_SECONDS = 30.0
@@ -41,6 +43,7 @@ MAX_RUNNING = 500
 
 _EXCEPTION_PREFIX = "keboola-stream-api"
 _ENDING_LENGTH = 5
+_LOCK_POLL = 0.05
 _FIRST_RETRY = 0.1
 _MAX_RETRY = 5.0
 
@@ -76,7 +79,6 @@ class TaskExecutor(Service):
     """
 
     name = "task"
-    _log = Logger(namespace="stream.task")
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class TaskExecutor(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._log.info('node ID "{node_id}"', node_id=self._node_id)
+        _log.info('node ID "{node_id}"', node_id=self._node_id)
 
     def stopService(self) -> Deferred[None]:
         """Fires when all tasks have ended; those that take too long are cancelled."""
@@ -105,7 +107,14 @@ class TaskExecutor(Service):
         return Deferred.fromCoroutine(self._drain())
 
     async def start(
-        self, *, project_id: int, type: str, object_id: str, object_key: str, body: Body
+        self,
+        *,
+        project_id: int,
+        type: str,
+        object_id: str,
+        object_key: str,
+        body: Body,
+        patience: float = 0.0,
     ) -> Task:
         """Start a task and return its record, without waiting for its end.
 
@@ -113,9 +122,22 @@ class TaskExecutor(Service):
         :param object_id: the object without its project, a part of the task's id.
         :param object_key: what is locked.
         :param body: does the work.
+        :param patience: seconds to wait while another task has the object.
 
         Raises `TaskAlreadyRunning`, `TooManyTasks`.
         """
+        deadline = self._reactor.seconds() + patience
+        while True:
+            try:
+                return await self._start(project_id, type, object_id, object_key, body)
+            except TaskAlreadyRunning:
+                if self._reactor.seconds() >= deadline:
+                    raise
+            await deferLater(self._reactor, _LOCK_POLL)
+
+    async def _start(
+        self, project_id: int, type: str, object_id: str, object_key: str, body: Body
+    ) -> Task:
         if not self.running or len(self._running) >= MAX_RUNNING:
             raise TooManyTasks("the service is busy, please try again in a moment")
         ending = self._ending.get(object_key)
@@ -165,7 +187,7 @@ class TaskExecutor(Service):
 
     async def _run(self, task: Task, body: Body) -> None:
         self._metrics.task_started(task.type)
-        self._log.info("started task", task=task.task_id)
+        _log.info("started task", task=task.task_id)
         run = TaskRun(task)
         problem: BaseException | None = None
         try:
@@ -176,7 +198,7 @@ class TaskExecutor(Service):
             await self._roll_back(task, run)
         else:
             ended = finished(task, self._now(), result=result, outputs=run.outputs)
-            self._log.info("task succeeded: {result}", task=task.task_id, result=result)
+            _log.info("task succeeded: {result}", task=task.task_id, result=result)
         self._metrics.task_finished(
             task.type,
             (ended.duration or 0) / 1e6,
@@ -192,14 +214,14 @@ class TaskExecutor(Service):
     def _failed(self, task: Task, run: TaskRun, problem: BaseException) -> Task:
         failure = TaskFailure.of(problem, exception_id(_EXCEPTION_PREFIX))
         if isinstance(problem, UserError):
-            self._log.warn(
+            _log.warn(
                 "task failed: {error}",
                 task=task.task_id,
                 error=str(problem),
                 exception_id=failure.exception_id,
             )
         else:
-            self._log.failure(
+            _log.failure(
                 "task failed",
                 Failure(problem),
                 task=task.task_id,
@@ -219,13 +241,13 @@ class TaskExecutor(Service):
                 try:
                     await rollback()
                 except Exception:
-                    self._log.failure("rollback failed", task=task.task_id)
+                    _log.failure("rollback failed", task=task.task_id)
 
         if run.rollbacks:
             try:
                 await self._limited(all_of_them(), ROLLBACK_SECONDS)
             except defer.TimeoutError:
-                self._log.error("rollback timeout exceeded", task=task.task_id)
+                _log.error("rollback timeout exceeded", task=task.task_id)
 
     async def _record_end(self, task: Task) -> None:
         """Write the record until it is written: whoever polls the task waits for it."""
@@ -241,7 +263,7 @@ class TaskExecutor(Service):
             try:
                 await atomic(self._client, body)
             except Exception as error:
-                self._log.error(
+                _log.error(
                     "cannot record the end of the task: {error}",
                     task=task.task_id,
                     error=str(error),
@@ -261,14 +283,14 @@ class TaskExecutor(Service):
         waiting = [running for running in self._running.values() if running is not None]
         if not waiting:
             return
-        self._log.info("waiting for {count} tasks", count=len(waiting))
+        _log.info("waiting for {count} tasks", count=len(waiting))
         late = self._reactor.callLater(DRAIN_SECONDS, _cancel_all, waiting)
         await DeferredList([_follow(running) for running in waiting])
         if late.active():
             late.cancel()
 
     def _lost(self, failure: Any, task: Task) -> None:
-        self._log.failure("task was lost", failure, task=task.task_id)
+        _log.failure("task was lost", failure, task=task.task_id)
 
     def _now(self) -> datetime:
         return from_timestamp(self._reactor.seconds())

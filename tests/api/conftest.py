@@ -11,7 +11,6 @@ import attrs
 import pytest_twisted
 import treq
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.web.client import Agent
 
@@ -29,6 +28,8 @@ from stream.storage.volume import Volume
 from stream.values.utctime import from_timestamp
 
 TOKEN = "123-456-a-secret-of-the-sandbox"
+READER = "123-457-an-administrator-who-may-only-read"
+MACHINE = "123-458-a-token-of-no-person"
 PROJECT = 123
 BRANCH = 456
 _TASK_SECONDS = 20
@@ -74,7 +75,8 @@ class Api:
         data: bytes | None = None,
     ) -> Reply:
         """One request; redirects are not followed."""
-        sent = dict(headers or {})
+        sent: dict[bytes | str, bytes | str] = {}
+        sent.update((headers or {}).items())
         if token is not None:
             sent["X-StorageApi-Token"] = token
         if body is not None:
@@ -148,10 +150,15 @@ async def sandbox(tmp_path: Path) -> AsyncIterator[SandboxService]:
         token=TOKEN,
         project_id=PROJECT,
         branch_id=BRANCH,
+        extra_tokens=[
+            FixedToken(READER, id="457", role="readOnly"),
+            FixedToken(MACHINE, id="458", is_master=False),
+        ],
     )
     await service.startService()
     yield service
-    await service.stopService()
+    if service.running:
+        await service.stopService()
 
 
 @pytest_twisted.async_yield_fixture()
@@ -166,9 +173,7 @@ async def api(etcd: EtcdClient, sandbox: SandboxService) -> AsyncIterator[Api]:
         ),
         source=attrs.evolve(
             settings.source,
-            http=attrs.evolve(
-                settings.source.http, public_url="https://stream-in.keboola.local"
-            ),
+            http=attrs.evolve(settings.source.http, public_url="https://stream-in.keboola.local"),
         ),
     )
     session = Session(etcd, ttl=15, reactor=reactor)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import attrs
 
@@ -11,9 +12,10 @@ from tests.definition.conftest import BY, SINK, SOURCE, START, TABLE
 LATER = START + timedelta(hours=1)
 
 
-def source(**changes: object) -> Source:
+def source(**changes: Any) -> Source:
     made = lifecycle.new_source(SOURCE, type="http", name="Name", secret="s" * 48, at=START, by=BY)
-    return attrs.evolve(made, **changes)
+    changed: Source = attrs.evolve(made, **changes)
+    return changed
 
 
 def test_a_new_entity_is_in_its_first_version() -> None:

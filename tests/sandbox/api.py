@@ -13,6 +13,7 @@ import treq
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.web.client import Agent
+from twisted.web.http_headers import Headers
 
 MASTER = "1-1-master-token-for-tests"
 BUCKET = "in.c-events"
@@ -31,7 +32,7 @@ class Answer:
 
 
 async def sleep(seconds: float) -> None:
-    await deferLater(reactor, seconds)  # type: ignore[arg-type]
+    await deferLater(reactor, seconds)
 
 
 @attrs.define
@@ -50,10 +51,11 @@ class Api:
         headers: dict[str, str] | None = None,
         data: bytes | None = None,
     ) -> Answer:
+        sent: dict[str, str] = {"X-StorageApi-Token": self.token, **(headers or {})}
         response = await treq.request(
             method,
             self.url + path,
-            headers={"X-StorageApi-Token": self.token, **(headers or {})},
+            headers=Headers({name: [value] for name, value in sent.items()}),
             data=json.dumps(body).encode() if body is not None else data,
             agent=Agent(reactor),
         )
@@ -144,7 +146,7 @@ class Api:
 
 
 def folder_of(file: dict[str, Any]) -> Path:
-    upload = file["localUploadParams"]
+    upload: dict[str, str] = file["localUploadParams"]
     return Path(upload["directory"]) / upload["key"]
 
 

@@ -33,9 +33,7 @@ class Child(ProcessProtocol):
         self._output = b""
         self._errors = b""
         args = [sys.executable, "-m", "tests.sandbox.child", str(path), point]
-        self._process = reactor.spawnProcess(  # type: ignore[attr-defined]
-            self, sys.executable, args, env=None, path=str(ROOT)
-        )
+        self._process = reactor.spawnProcess(self, sys.executable, args, env=None, path=str(ROOT))
 
     def outReceived(self, data: bytes) -> None:
         self._output += data
@@ -52,7 +50,7 @@ class Child(ProcessProtocol):
 
     async def death(self) -> None:
         """Fires when it has died by its own hand; fails if it lives on."""
-        await self.ended.addTimeout(60, reactor)  # type: ignore[arg-type]
+        await self.ended.addTimeout(60, reactor)
 
     async def kill(self) -> None:
         try:
@@ -171,7 +169,7 @@ async def test_a_table_that_was_being_made(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_bucket_that_was_being_removed(tmp_path: Path) -> None:
-    """Tables of a bucket that is gone are dropped after the restart, others and foreign ones stay."""
+    """Tables of a bucket that is gone are dropped after the restart, all others stay."""
     async with restarted(tmp_path) as api:
         await api.bucket()
         await api.table()

@@ -83,9 +83,9 @@ async def test_a_job_that_fails_once(api: Api) -> None:
 async def test_a_delay(api: Api) -> None:
     """The answer is right, and comes later."""
     await api.fault("verifyToken", delay=0.2)
-    started = reactor.seconds()  # type: ignore[attr-defined]
+    started = reactor.seconds()
     assert (await api.storage("GET", "tokens/verify")).status == 200
-    assert reactor.seconds() - started >= 0.2  # type: ignore[attr-defined]
+    assert reactor.seconds() - started >= 0.2
 
 
 @pytest_twisted.ensureDeferred

@@ -18,6 +18,8 @@ from tests.sandbox.api import BUCKET, TABLE, Api, csv_rows, sleep
 class Raw(Protocol):
     """A connection on which a test writes what it likes."""
 
+    transport: Any
+
     def __init__(self) -> None:
         self.received = b""
         self.closed: Deferred[None] = Deferred()
@@ -32,7 +34,8 @@ class Raw(Protocol):
 async def connect(api: Api) -> Raw:
     port = int(api.url.rsplit(":", 1)[1])
     endpoint = HostnameEndpoint(reactor, "127.0.0.1", port)
-    return await connectProtocol(endpoint, Raw())
+    connected: Raw = await connectProtocol(endpoint, Raw())
+    return connected
 
 
 @pytest_twisted.ensureDeferred
@@ -96,7 +99,7 @@ async def test_bodies_that_are_no_json_object(api: Api, body: bytes) -> None:
 @pytest_twisted.ensureDeferred
 async def test_too_many_calls_at_once(api: Api) -> None:
     """Calls beyond the limit are answered 503 at once, those before it later."""
-    await api.fault("verifyToken", times=MAX_CALLS_IN_FLIGHT, delay=0.5)
+    await api.fault("verifyToken", times=MAX_CALLS_IN_FLIGHT, delay=5)
     calls = [
         ensureDeferred(api.storage("GET", "tokens/verify")) for _ in range(MAX_CALLS_IN_FLIGHT + 5)
     ]

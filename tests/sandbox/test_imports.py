@@ -367,7 +367,7 @@ async def test_loads_of_one_table_follow_each_other(api: Api, service: SandboxSe
         answers.append(await api.load(file_id))
     for answer in answers:
         assert (await api.done(answer))["status"] == "success"
-    assert dict(stored(service))["1"] == "7"  # type: ignore[arg-type]
+    assert {row[0]: row[1] for row in stored(service)}["1"] == "7"
     assert await api.rows_count() == 9
 
 

@@ -59,7 +59,7 @@ async def test_a_bucket_needs_a_stage_and_a_name(api: Api, body: object) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_names_that_differ_in_case_only(api: Api) -> None:
-    """SQLite's names ignore case, so a bucket or table named like another in any case is refused."""
+    """SQLite's names ignore case: one named like another in any case is refused."""
     await api.bucket()
     answer = await api.branch("POST", "buckets", {"stage": "in", "name": "EVENTS"})
     assert answer.json["code"] == "storage.buckets.alreadyExists"

@@ -112,6 +112,33 @@ async def test_an_object_has_one_task_at_a_time(tasks: Tasks) -> None:
 
 
 @ensure
+async def test_a_patient_caller_waits_for_the_task_before(tasks: Tasks) -> None:
+    """A task that is asked for with patience starts when the one before it has ended."""
+    gate: Deferred[str] = Deferred()
+
+    async def slow(run: TaskRun) -> str:
+        return await gate
+
+    async def quick(run: TaskRun) -> str:
+        return "Done."
+
+    await tasks.start(slow)
+    waiting = Deferred.fromCoroutine(
+        tasks.executor.start(
+            project_id=123, type="t", object_id="o", object_key=KEY, body=quick, patience=1.0
+        )
+    )
+    tasks.clock.advance(0.5)
+    assert not waiting.called
+    gate.callback("Done.")
+    while not waiting.called:
+        await deferLater(reactor, 0.01)
+        tasks.clock.advance(0.05)
+    ended = await tasks.end_of(await waiting)
+    assert ended.result == "Done."
+
+
+@ensure
 async def test_users_are_told_only_what_is_meant_for_them(tasks: Tasks) -> None:
     """A user's mistake is shown as a sentence; of our own failures nothing is."""
 

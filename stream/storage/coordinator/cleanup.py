@@ -11,16 +11,16 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, en
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from stream.definition.entity import Sink
-from stream.definition.prefix import SINK_ACTIVE, SINK_DELETED
+from stream.definition.key import SinkKey
 from stream.keboola.imports import FileImporter, RunningJobs
 from stream.keboola.records import JobRecord, file_record_key
 from stream.settings.storage import JobCleanupSettings, MetadataCleanupSettings
 from stream.storage import records
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import File
+from stream.storage.key import FileKey
+from stream.storage.prefix import FILE_ALL
 from stream.storage.state import FileState
-from stream.values.codec import decode
 
 __all__ = ["JobCleanup", "MetadataCleanup", "expired_files"]
 
@@ -28,6 +28,7 @@ _log = Logger()
 T = TypeVar("T")
 
 RUN_SECONDS = 300.0
+_BEHIND_ALL_TIMES = "\x7f"
 
 
 class _Periodic(Service):
@@ -103,7 +104,7 @@ class MetadataCleanup(_Periodic):
         expired: list[File] = []
         retained = 0
         for sink in await self._sinks():
-            files = await records.read_files(self._work.client, sink.key)
+            files = await records.read_files(self._work.client, sink)
             due = expired_files(files, self._settings, self._work.now())
             retained += len(files) - len(due)
             expired += due
@@ -115,15 +116,23 @@ class MetadataCleanup(_Periodic):
             errors=errors,
         )
 
-    async def _sinks(self) -> list[Sink]:
-        """Active and deleted sinks of the projects that this node cares for."""
-        sinks = []
-        for where in (SINK_ACTIVE, SINK_DELETED):
-            for kv in (await self._work.client.range(where)).kvs:
-                sink = decode(Sink, kv.value)
-                if self._is_owner(str(sink.key.project_id)):
-                    sinks.append(sink)
-        return sinks
+    async def _sinks(self) -> list[SinkKey]:
+        """The sinks that have files, of the projects that this node cares for.
+
+        Found by their files, since a sink that was deleted for good leaves nothing else.
+        """
+        sinks: list[SinkKey] = []
+        behind = ""
+        while True:
+            found = await self._work.client.range(
+                FILE_ALL, limit=1, start_after=behind, keys_only=True
+            )
+            if not found.kvs:
+                return sinks
+            sink = FileKey.parse(found.kvs[0].key.removeprefix(FILE_ALL)).sink_key
+            if self._is_owner(str(sink.project_id)):
+                sinks.append(sink)
+            behind = f"{sink}/{_BEHIND_ALL_TIMES}"
 
     async def _delete(self, file: File) -> bool:
         """Under the lock that the operators use; false if somebody works on the file."""

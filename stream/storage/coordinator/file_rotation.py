@@ -20,7 +20,7 @@ from stream.storage.coordinator.triggers import Decision, file_rotation
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import File, Slice
 from stream.storage.key import FileKey, SliceKey
-from stream.storage.operator import Item, Operator
+from stream.storage.operator import Item, NotYet, Operator
 from stream.storage.prepared import FileProvider, PreparedFile
 from stream.storage.state import FileState, InvalidFileState, Level
 from stream.storage.statistics_reads import one_file_statistics
@@ -132,6 +132,8 @@ class FileRotation:
             acting.addTimeout(self._settings.file_close_timeout.seconds, self._work.reactor)
         try:
             await acting
+        except NotYet:
+            raise
         except Exception as error:
             _log.error("file rotation failed: {error}", error=error, file_id=str(file.key))
             await self._work.file_failed(file.key, error)
@@ -141,7 +143,7 @@ class FileRotation:
         source = self._work.source(file.key.source_key)
         sink = self._work.sink(file.key.sink_key)
         if source is None or sink is None:
-            return
+            raise NotYet(f"the sink of the file {file.key} is gone")
         timeout = self._settings.file_rotation_timeout.seconds
         async with self._work.file_lock(file.key, timeout) as lock:
             now = self._work.now()
@@ -156,9 +158,9 @@ class FileRotation:
                 atomic(self._work.client, body, lock=lock), prepared
             )
         if opened is None:
-            _log.info("skipped file rotation, file {file_id} is closed", file_id=file.key)
-        else:
-            _log.info("rotated file {file_id}: {cause}", file_id=file.key, cause=decision.cause)
+            # If the file is closed its new form comes; if the sink has changed, that of the sink.
+            raise NotYet(f"skipped rotation, the file {file.key} is closed or its sink has changed")
+        _log.info("rotated file {file_id}: {cause}", file_id=file.key, cause=decision.cause)
 
     async def _commit_or_discard(
         self, committing: Awaitable[File | None], prepared: PreparedFile
@@ -169,7 +171,8 @@ class FileRotation:
         finally:
             if opened is None:
                 await self._provider.discard(prepared)
-        await self._provider.committed(prepared)
+        if opened is not None:
+            await self._provider.committed(prepared)
         return opened
 
     async def _close(self, key: FileKey) -> None:

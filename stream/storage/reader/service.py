@@ -16,7 +16,7 @@ from twisted.python.threadpool import ThreadPool
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink
 from stream.errors import UserError
-from stream.etcd import AtomicTxn, Batch, EtcdClient, KeyValue, Mirror, atomic
+from stream.etcd import AtomicTxn, Batch, EtcdClient, KeyValue, Lock, Mirror, atomic
 from stream.keboola.uploads import SliceUploader
 from stream.settings.level import StagingOperatorSettings
 from stream.staging import StagingError
@@ -185,8 +185,8 @@ class StorageReaderService(Service):
         problem: Exception | None = None
         try:
             store = await self._uploader.upload(slice_, files.chunks())
-            async with self._uploader.listed(store, slice_):
-                await self._uploaded(slice_, files)
+            async with self._uploader.listed(store, slice_) as lock:
+                await self._uploaded(slice_, files, lock)
         except Exception as error:
             problem = error
             raise
@@ -201,7 +201,7 @@ class StorageReaderService(Service):
             bytes=files.size,
         )
 
-    async def _uploaded(self, slice_: Slice, files: CheckedFiles) -> None:
+    async def _uploaded(self, slice_: Slice, files: CheckedFiles, lock: Lock | None = None) -> None:
         counted = Statistics(
             records_count=files.rows,
             uncompressed_size=ByteSize(files.uncompressed),
@@ -214,7 +214,7 @@ class StorageReaderService(Service):
             )
 
         try:
-            await atomic(self._client, body)
+            await atomic(self._client, body, lock=lock)
         except InvalidSliceState as error:
             _log.warn("slice is uploaded already: {error}", error=error)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import string
+from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
@@ -19,6 +21,7 @@ __all__ = [
     "free_bytes",
     "is_drained",
     "make_volume_id",
+    "name_volumes",
     "read_volume_id",
     "sync_directory",
 ]
@@ -27,7 +30,8 @@ ID_FILE = "volume-id"
 DRAIN_FILE = "drain"
 _ID_LENGTH = 10
 _ID_ALPHABET = string.ascii_letters + string.digits
-_ID_MODE = 0o640
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+FILE_MODE = 0o640
 
 
 @attrs.frozen
@@ -63,10 +67,10 @@ def find_volumes(volumes_path: str) -> list[FoundVolume]:
 def read_volume_id(volume: FoundVolume) -> str | None:
     """The volume's id, or ``None`` if the writer hasn't made it yet."""
     try:
-        text = (volume.path / ID_FILE).read_text().strip()
+        text = (volume.path / ID_FILE).read_text(errors="replace").strip()
     except FileNotFoundError:
         return None
-    if not text or "/" in text:
+    if not _ID.fullmatch(text):
         raise UserError(f'"{volume.path / ID_FILE}" holds no volume id')
     return text
 
@@ -74,24 +78,44 @@ def read_volume_id(volume: FoundVolume) -> str | None:
 def make_volume_id(volume: FoundVolume) -> str:
     """The volume's id, made and synced to disk if there is none.
 
+    It appears with its content in one step, so that a reader which waits for it never sees half.
     Raises UserError if the volume can't be written.
     """
     known = read_volume_id(volume)
     if known is not None:
         return known
     volume_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
-    path = volume.path / ID_FILE
+    unfinished = volume.path / f".{ID_FILE}-{volume_id}"
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _ID_MODE)
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        try:
+            os.write(descriptor, volume_id.encode())
+            os.fsync(descriptor)
+            os.link(unfinished, volume.path / ID_FILE)
+        except FileExistsError:
+            return make_volume_id(volume)  # another process was faster
+        finally:
+            os.close(descriptor)
+            unfinished.unlink()
+        sync_directory(volume.path)
     except OSError as error:
         raise _not_writable(volume, error) from None
-    try:
-        os.write(descriptor, volume_id.encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    sync_directory(volume.path)
     return volume_id
+
+
+def name_volumes(found: Iterable[FoundVolume]) -> dict[str, FoundVolume]:
+    """The volumes by their ids, which are made where there are none.
+
+    Raises UserError if two have the same id (a copied disk), or one can't be written.
+    """
+    named: dict[str, list[FoundVolume]] = {}
+    for volume in found:
+        named.setdefault(make_volume_id(volume), []).append(volume)
+    for volume_id, volumes in named.items():
+        if len(volumes) > 1:
+            paths = ", ".join(f'"{volume.path}"' for volume in volumes)
+            raise UserError(f'found {len(volumes)} volumes with the ID "{volume_id}": {paths}')
+    return {volume_id: volumes[0] for volume_id, volumes in named.items()}
 
 
 def is_drained(volume: FoundVolume) -> bool:
@@ -124,18 +148,33 @@ class VolumeLock:
 
     def __init__(self, volume: FoundVolume, kind: str) -> None:
         self._path = volume.path / f"{kind}.lock"
+        while True:
+            try:
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+            except OSError as error:
+                raise _not_writable(volume, error) from None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise UserError(
+                    f'cannot acquire {kind} lock "{self._path}": already locked'
+                ) from None
+            if self._is_current(descriptor):
+                self._descriptor = descriptor
+                return
+            os.close(descriptor)
+
+    def _is_current(self, descriptor: int) -> bool:
+        """Whether we have locked the file that others will find, not one removed meanwhile."""
         try:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, _ID_MODE)
-        except OSError as error:
-            raise _not_writable(volume, error) from None
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._descriptor)
-            raise UserError(f'cannot acquire {kind} lock "{self._path}": already locked') from None
+            found = self._path.stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(os.fstat(descriptor), found)
 
     def release(self) -> None:
-        """The file goes first: who opens it afterwards locks another one."""
+        """The file goes first: who has it open already finds out that it is gone."""
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 

@@ -1,12 +1,21 @@
-"""One volume's appends: while a round is on the disk the next gathers; one sync serves all."""
+"""One volume's appends: while a round is on the disk the next gathers; one sync serves all.
+
+A round takes everything that is queued for any file of the volume, writes it, syncs each file of
+which somebody wants that, and answers all. Rounds run one after another, so a file is appended to
+by one thread at a time. Files are opened and closed beside the rounds: neither waits for the other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -15,11 +24,22 @@ from twisted.python.threadpool import ThreadPool
 from stream.storage.network.interface import SyncLevel, WriterError, WriterUnavailable
 from stream.storage.writer.disk import DiskFile
 
-__all__ = ["VolumeAppender"]
+__all__ = ["THREADS", "VolumeAppender"]
 
 _log = Logger()
 
+THREADS = 4
+"""One for the round, `JOBS` for opening and closing, the rest helps the round to sync."""
+JOBS = 2
+
 QUEUE_LIMIT_BYTES = 256 * 1024 * 1024
+"""More is refused."""
+CROWDED_BYTES = 64 * 1024 * 1024
+"""From here on source nodes aren't listened to any more, until `RELAXED_BYTES` are left."""
+RELAXED_BYTES = 32 * 1024 * 1024
+
+STUCK_SECONDS = 30.0
+"""A round that takes longer means that the disk hangs."""
 
 
 @attrs.frozen(eq=False)
@@ -27,97 +47,202 @@ class _Append:
     file: DiskFile
     offset: int
     data: bytes
+    crc: int | None
     level: SyncLevel
     done: Deferred[int]
 
 
 class VolumeAppender:
-    """Rounds run one after another in the pool, so a file is used by one thread at a time.
+    """:param pool: of the volume; a disk that hangs must not hold up other volumes.
 
-    :param pool: of the volume; a disk that hangs must not hold up other volumes.
+    :ivar is_stuck: the disk doesn't answer; appends are refused until it does.
     """
 
     def __init__(self, reactor: Any, pool: ThreadPool) -> None:
+        self.is_stuck = False
         self._reactor = reactor
         self._pool = pool
         self._queue: list[_Append] = []
-        self._queued_bytes = 0
-        self._jobs: list[tuple[Callable[[], object], Deferred[Any]]] = []
-        self._running = False
+        self._held_bytes = 0
+        self._unanswered: dict[DiskFile, int] = {}
+        self._settling: dict[DiskFile, list[Deferred[None]]] = {}
+        self._relaxing: list[Deferred[None]] = []
+        self._jobs = DeferredSemaphore(JOBS)
+        self._is_running = False
+        self._watchdog: IDelayedCall | None = None
 
-    def append(self, file: DiskFile, offset: int, data: bytes, level: SyncLevel) -> Deferred[int]:
-        """Fires with the file's new length once *level* is reached; fails with `WriterError`."""
-        if self._queued_bytes + len(data) > QUEUE_LIMIT_BYTES:
+    # For the writer.
+
+    def append(
+        self, file: DiskFile, offset: int, data: bytes, level: SyncLevel, crc: int | None = None
+    ) -> Deferred[int]:
+        """Fires with the file's new length once *level* is reached; fails with `WriterError`.
+
+        :param crc: CRC-32 that the data must have.
+        """
+        if self.is_stuck:
+            return fail(WriterUnavailable("the disk does not answer"))
+        if self._held_bytes + len(data) > QUEUE_LIMIT_BYTES:
             return fail(WriterUnavailable("too many bytes wait for the disk"))
         done: Deferred[int] = Deferred()
-        self._queue.append(_Append(file, offset, data, level, done))
-        self._queued_bytes += len(data)
+        self._queue.append(_Append(file, offset, data, crc, level, done))
+        self._held_bytes += len(data)
+        self._unanswered[file] = self._unanswered.get(file, 0) + 1
         self._next()
         return done
 
-    def run(self, job: Callable[[], object]) -> Deferred[Any]:
-        """Run something else that blocks (opening, closing), after what is queued already."""
-        done: Deferred[Any] = Deferred()
-        self._jobs.append((job, done))
-        self._next()
-        return done
+    def run(self, job: Callable[[], Any]) -> Deferred[Any]:
+        """Run something else that blocks, beside the appends."""
+        return self._jobs.run(deferToThreadPool, self._reactor, self._pool, job)
+
+    def close(self, file: DiskFile) -> Deferred[Any]:
+        """Sync and close the file after the appends that are queued for it."""
+        return self._settled(file).addCallback(lambda _: self.run(file.close))
+
+    def _settled(self, file: DiskFile) -> Deferred[None]:
+        if file not in self._unanswered:
+            return succeed(None)
+        settled: Deferred[None] = Deferred()
+        self._settling.setdefault(file, []).append(settled)
+        return settled
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more bytes wait than the disk will soon have taken."""
+        return self._held_bytes > CROWDED_BYTES
+
+    def relaxed(self) -> Deferred[None]:
+        """Fires when few bytes wait."""
+        if self._held_bytes <= RELAXED_BYTES:
+            return succeed(None)
+        relaxed: Deferred[None] = Deferred()
+        self._relaxing.append(relaxed)
+        return relaxed
+
+    # Rounds.
 
     def _next(self) -> None:
-        if self._running or not (self._queue or self._jobs):
+        if self._is_running or not self._queue:
             return
-        self._running = True
-        if self._queue:
-            batch, self._queue, self._queued_bytes = self._queue, [], 0
-            round_ = deferToThreadPool(self._reactor, self._pool, _round, batch)
-            round_.addCallbacks(
-                self._answer, self._round_failed, callbackArgs=(batch,), errbackArgs=(batch,)
-            )
-            return
-        job, done = self._jobs.pop(0)
-        ran = deferToThreadPool(self._reactor, self._pool, job)
-        ran.addBoth(self._job_ran, done)
+        self._is_running = True
+        batch, self._queue = self._queue, []
+        self._watchdog = self._reactor.callLater(STUCK_SECONDS, self._found_stuck)
+        round_ = deferToThreadPool(
+            self._reactor, self._pool, _round, batch, self._pool.callInThread
+        )
+        round_.addErrback(_round_failed, batch)
+        round_.addCallback(self._answer, batch)
 
-    def _job_ran(self, result: object, done: Deferred[Any]) -> None:
-        self._running = False
-        self._next()
-        if isinstance(result, Failure):
-            done.errback(result)
-        else:
-            done.callback(result)
+    def _found_stuck(self) -> None:
+        """Let nobody wait who need not; the fate of the running round stays open."""
+        self._watchdog = None
+        self.is_stuck = True
+        _log.error("the disk does not answer since {seconds} s", seconds=STUCK_SECONDS)
+        batch, self._queue = self._queue, []
+        self._finish(batch, [WriterUnavailable("the disk does not answer")] * len(batch))
 
     def _answer(self, results: Sequence[int | Exception], batch: Sequence[_Append]) -> None:
-        self._running = False
+        self._is_running = False
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        if self.is_stuck:
+            self.is_stuck = False
+            _log.warn("the disk answers again")
         self._next()
+        self._finish(batch, results)
+
+    def _finish(self, batch: Sequence[_Append], results: Sequence[int | Exception]) -> None:
         for item, result in zip(batch, results, strict=True):
+            self._held_bytes -= len(item.data)
             if isinstance(result, Exception):
                 item.done.errback(result)
             else:
                 item.done.callback(result)
+            left = self._unanswered[item.file] - 1
+            if left:
+                self._unanswered[item.file] = left
+            else:
+                del self._unanswered[item.file]
+                for settled in self._settling.pop(item.file, ()):
+                    settled.callback(None)
+        if self._relaxing and self._held_bytes <= RELAXED_BYTES:
+            relaxing, self._relaxing = self._relaxing, []
+            for relaxed in relaxing:
+                relaxed.callback(None)
 
-    def _round_failed(self, failure: Failure, batch: Sequence[_Append]) -> None:
-        _log.failure("a round of appends failed", failure)
-        self._running = False
-        self._next()
-        for item in batch:
-            item.done.errback(WriterUnavailable("the writer failed"))
+
+def _round_failed(failure: Failure, batch: Sequence[_Append]) -> list[Exception]:
+    _log.failure("a round of appends failed", failure)
+    return [WriterUnavailable("the writer failed") for _ in batch]
 
 
-def _round(batch: Sequence[_Append]) -> list[int | Exception]:
-    """In a thread: write everything, then sync each file once that anybody wants synced."""
-    results: list[int | Exception] = []
-    for item in batch:
-        try:
-            results.append(item.file.append(item.offset, item.data))
-        except WriterError as error:
-            results.append(error)
-    problems: dict[int, Exception] = {}
-    for file in {id(i.file): i.file for i in batch if i.level is SyncLevel.SYNCED}.values():
-        try:
-            file.sync()
-        except WriterError as error:
-            problems[id(file)] = error
+def _round(
+    batch: Sequence[_Append], spread: Callable[[Callable[[], None]], None]
+) -> list[int | WriterError]:
+    """In a thread: write everything, then sync each file once that anybody wants synced.
+
+    :param spread: runs something in another thread, sooner or later.
+    """
+    by_file: dict[DiskFile, list[int]] = {}
     for index, item in enumerate(batch):
-        problem = problems.get(id(item.file))
-        if problem is not None and not isinstance(results[index], Exception):
-            results[index] = problem
+        by_file.setdefault(item.file, []).append(index)
+    results: list[int | WriterError] = [0] * len(batch)
+    for file, indexes in by_file.items():
+        for index, result in zip(indexes, _write(file, [batch[i] for i in indexes]), strict=True):
+            results[index] = result
+    wanted = {item.file: None for item in batch if item.level is SyncLevel.SYNCED}
+    problems = _sync_all(wanted, spread)
+    for file, indexes in by_file.items():
+        problem = problems.get(file)
+        if problem is None:
+            file.promise()
+            continue
+        for index in indexes:
+            if not isinstance(results[index], WriterError):
+                results[index] = problem
     return results
+
+
+def _write(file: DiskFile, items: Sequence[_Append]) -> list[int | WriterError]:
+    """What is damaged is refused, and so is, by its offset, what follows it."""
+    good = [item for item in items if item.crc is None or zlib.crc32(item.data) == item.crc]
+    written = iter(file.append_many([(item.offset, item.data) for item in good]))
+    damaged = WriterUnavailable("the data were damaged on the way")
+    kept = set(good)
+    return [next(written) if item in kept else damaged for item in items]
+
+
+def _sync_all(
+    files: Iterable[DiskFile], spread: Callable[[Callable[[], None]], None]
+) -> dict[DiskFile, WriterError]:
+    """Sync *files*, several at a time: the disk can serve them together.
+
+    This thread works, too; so it doesn't matter whether the others ever get their turn.
+    """
+    left = deque(files)
+    count = len(left)
+    problems: dict[DiskFile, WriterError] = {}
+    ended = threading.Semaphore(0)
+
+    def work() -> None:
+        while True:
+            try:
+                file = left.popleft()
+            except IndexError:
+                return
+            try:
+                file.sync()
+            except WriterError as error:
+                problems[file] = error
+            except Exception as error:
+                problems[file] = WriterUnavailable(f"cannot sync: {error}")
+            finally:
+                ended.release()
+
+    for _ in range(min(count, THREADS - JOBS) - 1):
+        spread(work)
+    work()
+    for _ in range(count):
+        ended.acquire()
+    return problems

@@ -1,34 +1,58 @@
-"""Removes slice directories that no record in etcd belongs to any more."""
+"""Removes slice directories that no record in etcd belongs to any more. Everything here blocks.
+
+Only what looks like a slice's directory is ever touched, and symbolic links aren't followed: a
+volume may hold other things, too.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["remove_directories", "slice_directories"]
+__all__ = ["remove_directories", "remove_empty_parents", "slice_directories"]
 
 _SLICE_DEPTH = 6
-"""``project/branch/source/sink/file/slice``"""
+"""``project/branch/source/sink/file/slice``; the first two are numbers."""
+_NUMBERS = 2
 
 
 def slice_directories(volume: Path) -> list[str]:
-    """The slice directories of a volume, relative to it. Blocks."""
-    found = [volume]
-    for _ in range(_SLICE_DEPTH):
-        found = [child for parent in found for child in parent.iterdir() if child.is_dir()]
-    return [str(path.relative_to(volume)) for path in found]
+    """The slice directories of a volume, relative to it."""
+    return list(_directories(volume, _SLICE_DEPTH))
+
+
+def _directories(volume: Path, depth: int, path: str = "", level: int = 0) -> Iterator[str]:
+    """Directories *depth* levels down. One that can't be read is passed over."""
+    if level == depth:
+        yield path
+        return
+    try:
+        with os.scandir(volume / path) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for name in names:
+        if level >= _NUMBERS or name.isdigit():
+            yield from _directories(volume, depth, f"{path}/{name}" if path else name, level + 1)
 
 
 def remove_directories(volume: Path, directories: Iterable[str]) -> int:
-    """Remove *directories* and the parents that are empty then; how many were removed. Blocks."""
+    """Remove *directories*; how many of them are gone."""
     removed = 0
     for directory in directories:
         path = volume / directory
-        shutil.rmtree(path)
-        removed += 1
-        for parent in path.parents:
-            if parent == volume or any(parent.iterdir()):
-                break
-            parent.rmdir()
+        shutil.rmtree(path, ignore_errors=True)
+        removed += not path.exists()
     return removed
+
+
+def remove_empty_parents(volume: Path) -> None:
+    """Remove the directories above slices that hold nothing, the deepest first."""
+    for depth in range(_SLICE_DEPTH - 1, 0, -1):
+        for directory in list(_directories(volume, depth)):
+            try:
+                (volume / directory).rmdir()
+            except OSError:
+                continue  # it holds something, perhaps since a moment ago

@@ -5,17 +5,25 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from stream.storage.network.interface import NoSpace, WriterUnavailable, WrongOffset
-from stream.storage.volumes.local_volume import sync_directory
+from stream.storage.network.interface import (
+    NoSpace,
+    WriterError,
+    WriterUnavailable,
+    WrongOffset,
+)
+from stream.storage.volumes.local_volume import FILE_MODE, sync_directory
 from stream.storage.volumes.recovery import readable_prefix
 
 __all__ = ["DiskFile", "open_disk_file"]
 
 DIRECTORY_MODE = 0o750
-FILE_MODE = 0o640
 _KEEP_SIZE = 1
+_BUFFERS_PER_CALL = 1024
+"""The operating system takes no more of them at once."""
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -24,81 +32,166 @@ class DiskFile:
     """An open file; used by one thread at a time.
 
     Note [Failed sync]: after a failed sync nobody knows which bytes are on the disk, and a second
-    sync of the same descriptor can succeed without them. So the file is given up: it is opened
-    again, and cut to what had been acknowledged.
+    sync of the same descriptor can succeed without them. So the file is given up: it is cut to what
+    had been promised before, and has to be opened again.
 
     :ivar length: bytes written.
+    :ivar broken: why the file was given up; empty while it is good.
     """
 
     def __init__(self, descriptor: int, length: int) -> None:
         self.length = length
+        self.broken = ""
         self._descriptor = descriptor
         self._synced = length
-        self._broken = ""
+        self._promised = length
+        self._refusal: WriterError | None = None
+
+    def refuse(self, reason: WriterError) -> None:
+        """Let every append fail from now on that isn't written yet; from any thread."""
+        self._refusal = reason
+
+    def promise(self) -> None:
+        """What is written is about to be acknowledged: never cut it off."""
+        self._promised = self.length
+
+    # Writing.
 
     def append(self, offset: int, data: bytes) -> int:
         """Write *data*; the new length. A repetition of bytes already there changes nothing.
 
         Raises `WrongOffset`, `NoSpace` (nothing is kept) or `WriterUnavailable` (given up).
         """
-        self._check()
+        result = self.append_many([(offset, data)])[0]
+        if isinstance(result, WriterError):
+            raise result
+        return result
+
+    def append_many(self, appends: Sequence[tuple[int, bytes]]) -> list[int | WriterError]:
+        """Do what `append` does for each; those that follow one another go out in one call."""
+        results: list[int | WriterError] = []
+        run: list[bytes] = []
+        end = self.length
+        for offset, data in appends:
+            if offset != end:
+                results += self._write_run(run)
+                run, end = [], self.length
+            if offset == end:
+                run.append(data)
+                end += len(data)
+            else:
+                results.append(self._check_repeated(offset, data))
+        return results + self._write_run(run)
+
+    def _check_repeated(self, offset: int, data: bytes) -> int | WriterError:
+        refusal = self._failure()
+        if refusal is not None:
+            return refusal
         end = offset + len(data)
-        if offset < self.length:
-            if end <= self.length and os.pread(self._descriptor, len(data), offset) == data:
-                return end
-            raise WrongOffset(self.length)
-        if offset > self.length:
-            raise WrongOffset(self.length)
+        if not 0 <= offset <= end <= self.length:
+            return WrongOffset(self.length)
         try:
-            self._write_all(data, offset)
+            is_there = os.pread(self._descriptor, len(data), offset) == data
         except OSError as error:
-            self._cut_back(error)
-        self.length = end
-        return end
+            self._give_up(error)
+            return WriterUnavailable(f"cannot read: {error.strerror}")
+        return end if is_there else WrongOffset(self.length)
 
-    def _write_all(self, data: bytes, offset: int) -> None:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._descriptor, view, offset)
-            view = view[written:]
-            offset += written
+    def _write_run(self, run: list[bytes]) -> list[int | WriterError]:
+        """Append each of *run*. If the whole doesn't fit, as many as do, one by one."""
+        if not run:
+            return []
+        refusal = self._failure()
+        if refusal is not None:
+            return [refusal] * len(run)
+        start = self.length
+        try:
+            _write_all(self._descriptor, run, start)
+        except OSError as error:
+            problem = self._cut_back(error)
+            if len(run) == 1 or not isinstance(problem, NoSpace):
+                return [problem] * len(run)
+            return self._write_singly(run)
+        ends: list[int | WriterError] = []
+        for data in run:
+            self.length += len(data)
+            ends.append(self.length)
+        return ends
 
-    def _cut_back(self, error: OSError) -> None:
+    def _write_singly(self, run: list[bytes]) -> list[int | WriterError]:
+        """After one that doesn't fit none of the rest has its place any more."""
+        results: list[int | WriterError] = []
+        for data in run:
+            results += self._write_run([data])
+            if isinstance(results[-1], WriterError):
+                rest = len(run) - len(results)
+                return results + [self._failure() or WrongOffset(self.length)] * rest
+        return results
+
+    def _cut_back(self, error: OSError) -> WriterError:
         """Leave nothing of the failed append behind, and say what happened."""
         try:
             os.ftruncate(self._descriptor, self.length)
         except OSError as again:
-            self._broken = str(again)
-        if error.errno in _FULL and not self._broken:
-            raise NoSpace(f"the volume is full: {error.strerror}") from None
-        self._broken = self._broken or str(error)
-        raise WriterUnavailable(f"cannot write: {error.strerror}") from None
+            self.broken = str(again)
+        if error.errno in _FULL and not self.broken:
+            return NoSpace(f"the volume is full: {error.strerror}")
+        self.broken = self.broken or str(error)
+        return WriterUnavailable(f"cannot write: {error.strerror}")
+
+    # Syncing and closing.
 
     def sync(self) -> None:
         """Make what is written durable. Raises `WriterUnavailable`; see Note [Failed sync]."""
-        self._check()
+        if self.broken:
+            raise WriterUnavailable(f"the file was given up: {self.broken}")
         if self._synced == self.length:
             return
         length = self.length
         try:
             os.fdatasync(self._descriptor)
         except OSError as error:
-            self._broken = str(error)
+            self._give_up(error)
             raise WriterUnavailable(f"cannot sync: {error.strerror}") from None
         self._synced = length
 
-    def _check(self) -> None:
-        if self._broken:
-            raise WriterUnavailable(f"the file was given up: {self._broken}")
+    def _give_up(self, error: OSError) -> None:
+        self.broken = str(error)
+        try:
+            os.ftruncate(self._descriptor, max(self._promised, self._synced))
+        except OSError as again:
+            self.broken = f"{error}; {again}"
+
+    def _failure(self) -> WriterError | None:
+        if self._refusal is not None:
+            return self._refusal
+        if self.broken:
+            return WriterUnavailable(f"the file was given up: {self.broken}")
+        return None
 
     def close(self) -> None:
         """Sync, give back what was reserved beyond the end, and close."""
         try:
-            if not self._broken:
+            if not self.broken:
                 os.ftruncate(self._descriptor, self.length)
                 os.fsync(self._descriptor)
         finally:
             os.close(self._descriptor)
+
+
+def _write_all(descriptor: int, buffers: Sequence[bytes], offset: int) -> None:
+    """Write all of them, however few bytes the operating system takes at a time."""
+    left: list[bytes | memoryview] = [buffer for buffer in buffers if buffer]
+    while left:
+        written = os.pwritev(descriptor, left[:_BUFFERS_PER_CALL], offset)
+        offset += written
+        done = 0
+        while done < len(left) and written >= len(left[done]):
+            written -= len(left[done])
+            done += 1
+        del left[:done]
+        if written:
+            left[0] = memoryview(left[0])[written:]
 
 
 def open_disk_file(
@@ -113,30 +206,36 @@ def open_disk_file(
 
     Raises `NoSpace` or `WriterUnavailable`.
     """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         _make_directories(path.parent, root)
-        is_new = not path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        descriptor = os.open(path, flags, FILE_MODE)
     except OSError as error:
-        kind = NoSpace if error.errno in _FULL else WriterUnavailable
-        raise kind(f"cannot open the slice file: {error.strerror}") from None
+        raise _cannot_open(error) from None
     try:
-        if is_new:
-            sync_directory(path.parent)
+        _sync_entries(path.parent, root)
         length = os.fstat(descriptor).st_size
         if length:
             length = _cut(descriptor, length, resume, compression)
         elif reserve:
-            # A failure is of no harm: the space is taken when it is written.
-            _libc.fallocate(descriptor, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(reserve))
+            _reserve(descriptor, reserve)
     except OSError as error:
         os.close(descriptor)
-        raise WriterUnavailable(f"cannot open the slice file: {error.strerror}") from None
+        raise _cannot_open(error) from None
     return DiskFile(descriptor, length)
 
 
+def _cannot_open(error: OSError) -> WriterError:
+    kind = NoSpace if error.errno in _FULL else WriterUnavailable
+    return kind(f"cannot open the slice file: {error.strerror}")
+
+
 def _cut(descriptor: int, length: int, resume: int, compression: str) -> int:
-    """Remove what nobody was promised from the end of the file; its new length."""
+    """Remove what nobody was promised from the end of the file; its new length.
+
+    What stays is made durable: the process that wrote it may have ended before it did so, and from
+    now on it counts as stored.
+    """
     if resume >= 0:
         wanted = min(length, resume)
     else:
@@ -144,16 +243,43 @@ def _cut(descriptor: int, length: int, resume: int, compression: str) -> int:
             wanted = readable_prefix(file, compression).length
     if wanted < length:
         os.ftruncate(descriptor, wanted)
-        os.fsync(descriptor)
+    os.fsync(descriptor)
     return wanted
 
 
+def _reserve(descriptor: int, size: int) -> None:
+    """Take blocks ahead without changing the length.
+
+    A failure is of no harm: the space is taken when it is written.
+    """
+    fallocate = getattr(_libc, "fallocate", None)
+    if fallocate is not None:
+        fallocate(descriptor, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size))
+
+
+_ATTEMPTS = 3
+
+
 def _make_directories(path: Path, root: Path) -> None:
-    """Make *path* below *root*, and every new entry durable."""
-    missing = []
-    while path != root and not path.exists():
-        missing.append(path)
-        path = path.parent
-    for directory in reversed(missing):
-        directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-        sync_directory(directory.parent)
+    """Make *path* below *root*. The cleanup may remove a parent just before it gets a child."""
+    parents = [path, *path.parents]
+    missing = parents[: parents.index(root)]
+    for attempt in range(_ATTEMPTS):
+        try:
+            for directory in reversed(missing):
+                if not directory.is_dir():
+                    directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+            return
+        except FileNotFoundError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+
+
+def _sync_entries(path: Path, root: Path) -> None:
+    """Make every entry from the file up to *root* durable.
+
+    Also those of directories found: whoever made them may have been killed before syncing them.
+    """
+    parents = [path, *path.parents]
+    for directory in parents[: parents.index(root) + 1]:
+        sync_directory(directory)

@@ -1,13 +1,16 @@
-"""Serves the writer's files to source nodes in other processes; see `stream.storage.network`."""
+"""Serves the writer's files to source nodes in other processes; see `stream.storage.network`.
+
+Note [Crowded]: while more bytes wait for a volume's disk than it will soon have taken, nothing is
+read from the connections that bring them. So memory stays bounded whatever source nodes send.
+"""
 
 from __future__ import annotations
 
 import hmac
 import secrets
-import zlib
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols import amp
@@ -15,13 +18,9 @@ from twisted.python.failure import Failure
 
 from stream.storage.entity import Slice
 from stream.storage.network import commands
-from stream.storage.network.interface import (
-    SliceFile,
-    SyncLevel,
-    WriterError,
-    WriterUnavailable,
-)
-from stream.storage.writer.writer import StorageWriter
+from stream.storage.network.interface import SyncLevel, WriterError, WriterUnavailable
+from stream.storage.writer.appender import VolumeAppender
+from stream.storage.writer.writer import OpenFile, StorageWriter
 from stream.values.codec import decode
 
 __all__ = ["WriterFactory"]
@@ -29,6 +28,13 @@ __all__ = ["WriterFactory"]
 _log = Logger()
 
 MAX_FILES_PER_CONNECTION = 100_000
+SILENCE_SECONDS = 30.0
+
+_READ_BYTES = 64 * 1024
+"""What the transport hands on at once; it may hold the beginning of a call, too."""
+_MAX_CALL_BYTES = commands.MAX_APPEND_BYTES + 4 * _READ_BYTES
+_MAX_GREETING_BYTES = 2 * _READ_BYTES
+_LEVELS = frozenset(map(int, SyncLevel))
 _NONCE_BYTES = 32
 _HANDLE_BYTES = 16
 _HELLO_SECONDS = 10.0
@@ -58,29 +64,58 @@ class WriterConnection(amp.AMP):
         super().__init__()
         self._nonce = secrets.token_bytes(_NONCE_BYTES)
         self._node_id: str | None = None
-        self._files: dict[bytes, SliceFile] = {}
+        self._files: dict[bytes, OpenFile] = {}
+        self._opening = 0
+        self._is_lost = False
+        self._incomplete_bytes = 0
         self._told_draining = False
-        self._impatience: Any = None
+        self._crowded: VolumeAppender | None = None
+        self._impatience: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         self.factory.connections.add(self)
-        self._impatience = self.factory.reactor.callLater(
-            _HELLO_SECONDS, self.transport.abortConnection
-        )
+        self._wait_for_data(_HELLO_SECONDS)
+
+    def dataReceived(self, data: bytes) -> None:
+        """A call is kept in memory until it is complete, so its size has a limit."""
+        self._incomplete_bytes += len(data)
+        if self._node_id is not None:
+            self._wait_for_data(self.factory.silence_seconds)
+        if self._incomplete_bytes > (_MAX_CALL_BYTES if self._node_id else _MAX_GREETING_BYTES):
+            _log.warn("node {node} makes a call too big", node=self._node_id)
+            self.transport.abortConnection()
+            return
+        super().dataReceived(data)
+
+    def ampBoxReceived(self, box: amp.AmpBox) -> None:
+        self._incomplete_bytes = 0
+        super().ampBoxReceived(box)
+
+    def _wait_for_data(self, seconds: float) -> None:
+        if self._impatience is not None and self._impatience.active():
+            self._impatience.reset(seconds)
+        else:
+            self._impatience = self.factory.reactor.callLater(seconds, self._silent)
+
+    def _silent(self) -> None:
+        if self._crowded is not None:  # it is we who don't listen
+            self._wait_for_data(self.factory.silence_seconds)
+            return
+        _log.warn("node {node} is silent, the connection is cut", node=self._node_id)
+        self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._is_lost = True
         super().connectionLost(reason)
         self.factory.connections.discard(self)
-        if self._impatience.active():
+        if self._impatience is not None and self._impatience.active():
             self._impatience.cancel()
         files, self._files = self._files, {}
         for file in files.values():
-            file.close().addErrback(
-                lambda failure: _log.failure("cannot close a slice file", failure)
-            )
+            file.close()
 
     @commands.Challenge.responder
     def challenge(self) -> dict[str, object]:
@@ -93,9 +128,8 @@ class WriterConnection(amp.AMP):
             _log.warn("refused a connection of node {node}", node=node)
             self.factory.reactor.callLater(0, self.transport.loseConnection)
             raise commands.Unauthorized("another version or another secret")
-        if self._impatience.active():
-            self._impatience.cancel()
         self._node_id = node
+        self._wait_for_data(self.factory.silence_seconds)
         return {"version": commands.PROTOCOL_VERSION, "epoch": self.factory.epoch}
 
     def _require_hello(self) -> None:
@@ -103,51 +137,69 @@ class WriterConnection(amp.AMP):
             raise commands.Unauthorized("no greeting")
 
     @commands.Open.responder
-    def open(self, slice: bytes, node: str, resume: int) -> Deferred[dict[str, object]]:
+    async def open(self, slice: bytes, node: str, resume: int) -> dict[str, object]:
         self._require_hello()
-        if len(self._files) >= MAX_FILES_PER_CONNECTION:
+        if len(self._files) + self._opening >= MAX_FILES_PER_CONNECTION:
             raise commands.UnavailableOnWire("too many open files")
+        try:
+            decoded = decode(Slice, slice)
+        except ValueError as error:
+            raise commands.UnavailableOnWire(f"the slice can't be read: {error}") from None
         handle = secrets.token_bytes(_HANDLE_BYTES)
-        opening = self.factory.writer.open(
-            decode(Slice, slice), node, _Remote(self, handle), resume=resume
-        )
-
-        def opened(file: SliceFile) -> dict[str, object]:
-            if not self.transport.connected:
-                file.close().addErrback(lambda _: None)
-                raise commands.UnavailableOnWire("the connection is gone")
-            self._files[handle] = file
-            return {"handle": handle, "length": file.length}
-
-        return opening.addCallback(opened).addErrback(_on_wire)
+        self._opening += 1
+        try:
+            file = await self.factory.writer.open_file(decoded, node, _Remote(self, handle), resume)
+        except Exception as error:
+            raise _on_wire(error) from None
+        finally:
+            self._opening -= 1
+        if self._is_lost:
+            file.close()
+            raise commands.UnavailableOnWire("the connection is gone")
+        self._files[handle] = file
+        return {"handle": handle, "length": file.length}
 
     @commands.Append.responder
-    def append(
+    async def append(
         self, handle: bytes, offset: int, level: int, crc: int, data: bytes
-    ) -> Deferred[dict[str, object]]:
+    ) -> dict[str, object]:
         self._require_hello()
         file = self._file(handle)
-        if zlib.crc32(data) != crc:
-            raise commands.UnavailableOnWire("the data were damaged on the way")
-        appending = file.append(offset, data, level=SyncLevel(level))
-
-        def appended(end: int) -> dict[str, object]:
-            return {"end": end}
-
-        return appending.addCallback(appended).addErrback(_on_wire)
+        if level not in _LEVELS:
+            raise commands.UnavailableOnWire("there is no such level")
+        appending = file.append(offset, data, level=SyncLevel(level), crc=crc)
+        self._listen_less(file.appender)
+        try:
+            return {"end": await appending}
+        except Exception as error:
+            raise _on_wire(error) from None
 
     @commands.Close.responder
-    def close(self, handle: bytes) -> Deferred[dict[str, object]]:
+    async def close(self, handle: bytes) -> dict[str, object]:
         self._require_hello()
         file = self._file(handle)
         del self._files[handle]
-        return file.close().addCallback(lambda _: {})
+        await file.close()
+        return {}
 
     @commands.Ping.responder
     def ping(self) -> dict[str, object]:
         return {}
 
-    def _file(self, handle: bytes) -> SliceFile:
+    def _listen_less(self, appender: VolumeAppender) -> None:
+        """See Note [Crowded]."""
+        if self._crowded is None and appender.is_crowded and not self._is_lost:
+            self._crowded = appender
+            self.transport.pauseProducing()
+            appender.relaxed().addCallback(self._listen_again)
+
+    def _listen_again(self, _: None) -> None:
+        self._crowded = None
+        if not self._is_lost:
+            self._wait_for_data(self.factory.silence_seconds)
+            self.transport.resumeProducing()
+
+    def _file(self, handle: bytes) -> OpenFile:
         file = self._files.get(handle)
         if file is None:
             raise commands.UnavailableOnWire("no such file is open on this connection")
@@ -172,18 +224,17 @@ class WriterConnection(amp.AMP):
         told.addErrback(lambda failure: _log.debug("a source node is gone: {f}", f=failure.value))
 
 
-def _on_wire(failure: Failure) -> Failure:
-    error = failure.value
+def _on_wire(error: Exception) -> Exception:
+    """What the other end is told; of unexpected failures only that there was one."""
     if isinstance(error, WriterError):
-        return Failure(commands.to_wire(error))
-    if not isinstance(error, tuple(commands._ERRORS)):
-        _log.failure("a call of a source node failed", failure)
-        return Failure(commands.to_wire(WriterUnavailable("the writer failed")))
-    return failure
+        return commands.to_wire(error)
+    _log.failure("a call of a source node failed")
+    return commands.to_wire(WriterUnavailable("the writer failed"))
 
 
 class WriterFactory(Factory):
     """:param secret: shared with all source nodes; empty for none.
+    :param silence_seconds: a node that sends nothing for so long, not even pings, is cut off.
 
     :ivar epoch: differs in each life of the writer.
     """
@@ -191,9 +242,17 @@ class WriterFactory(Factory):
     protocol: Any = WriterConnection
     noisy = False
 
-    def __init__(self, writer: StorageWriter, secret: str, reactor: Any) -> None:
+    def __init__(
+        self,
+        writer: StorageWriter,
+        secret: str,
+        reactor: Any,
+        *,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
         self.writer = writer
         self.secret = secret
+        self.silence_seconds = silence_seconds
         self.reactor = reactor
         self.epoch = secrets.token_bytes(16)
         self.connections: set[WriterConnection] = set()

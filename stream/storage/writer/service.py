@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import orjson
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import DeferredList, ensureDeferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThreadPool
@@ -24,13 +25,18 @@ from stream.storage.key import SliceKey
 from stream.storage.state import Level, SliceState
 from stream.storage.volume import Volume
 from stream.storage.volumes.local_volume import (
+    FoundVolume,
     VolumeLock,
     find_volumes,
     free_bytes,
     is_drained,
-    make_volume_id,
+    name_volumes,
 )
-from stream.storage.writer.cleanup import remove_directories, slice_directories
+from stream.storage.writer.cleanup import (
+    remove_directories,
+    remove_empty_parents,
+    slice_directories,
+)
 from stream.storage.writer.server import WriterFactory
 from stream.storage.writer.writer import OpenVolume, StorageWriter
 from stream.values.codec import encode
@@ -42,7 +48,10 @@ _log = Logger()
 
 WATCH_VOLUMES_SECONDS = 1.0
 MIN_FREE_BYTES = 64 * 1024 * 1024
-"""Below it a volume counts as drained: what is open may still grow, nothing new comes."""
+
+CLEANUP_SECONDS = 300.0
+_CLEAN_AT_ONCE = 50
+"""Directories removed in one go: in between files can be opened."""
 
 _LEAVE_POLL_SECONDS = 0.05
 _WRITABLE = {SliceState.WRITING, SliceState.CLOSING}
@@ -52,6 +61,7 @@ class StorageWriterService(Service):
     """:param volumes_path: see `stream.storage.volumes.local_volume.find_volumes`.
     :param address_host: under which other nodes reach this one.
     :param measured: told the id, used and total bytes of each volume now and then.
+    :param min_free_bytes: a volume with less counts as drained: what is open may still grow.
 
     :ivar writer: opens files for pipelines in the same process.
     """
@@ -68,6 +78,7 @@ class StorageWriterService(Service):
         network: WriterNetworkSettings,
         cleanup: DiskCleanupSettings,
         measured: Callable[[Volume, int, int], None] = lambda *_: None,
+        min_free_bytes: int = MIN_FREE_BYTES,
     ) -> None:
         self.writer = StorageWriter(reactor, self._may_be_written)
         self._reactor = reactor
@@ -79,11 +90,19 @@ class StorageWriterService(Service):
         self._network = network
         self._cleanup = cleanup
         self._measured = measured
-        self._factory = WriterFactory(self.writer, network.secret, reactor)
+        self._min_free_bytes = min_free_bytes
+        self._factory = WriterFactory(
+            self.writer,
+            network.secret,
+            reactor,
+            silence_seconds=max(
+                2 * network.keep_alive_interval.seconds, network.stream_write_timeout.seconds
+            ),
+        )
         self._port: IListeningPort | None = None
         self._volumes: list[OpenVolume] = []
         self._locks: list[VolumeLock] = []
-        self._registrations: dict[str, tuple[Volume, Registration]] = {}
+        self._registrations: dict[str, Registration] = {}
         self._slices: Mirror[SliceState] = Mirror(
             client,
             prefix.slice_level(Level.LOCAL),
@@ -96,32 +115,41 @@ class StorageWriterService(Service):
         """Fires when the volumes are open, the port listens and everything is registered."""
         super().startService()
         try:
-            self._open_volumes()
+            await self._open_volumes()
             await self._slices.startService()
             endpoint = server_endpoint(self._reactor, self._network.listen)
             self._port = await endpoint.listen(self._factory)
+            _log.info('disk writer listening on "{address}"', address=self._network.listen)
+            await self._register()
         except BaseException:
+            await self._deregister()
             await self._release()
             raise
-        _log.info('disk writer listening on "{address}"', address=self._network.listen)
-        await self._register()
-        self._loop(self._watch_volumes, WATCH_VOLUMES_SECONDS)
+        for volume in self._volumes:
+            self._loop(partial(self._watch, volume), WATCH_VOLUMES_SECONDS)
         if self._cleanup.enabled:
             self._loop(self._clean_up, self._cleanup.interval.seconds, now=True)
         else:
             _log.info("local storage disk cleanup is disabled")
 
-    def _open_volumes(self) -> None:
-        for found in find_volumes(self._volumes_path):
-            volume_id = make_volume_id(found)
-            if self.writer.has_volume(volume_id):
-                raise RuntimeError(f'found several volumes with the ID "{volume_id}"')
-            self._locks.append(VolumeLock(found, "writer"))
+    async def _open_volumes(self) -> None:
+        named = await deferToThreadPool(
+            self._reactor, self._reactor.getThreadPool(), self._lock_volumes
+        )
+        for volume_id, found in named.items():
             volume = OpenVolume(found, volume_id, self._reactor)
             volume.pool.start()
             self._volumes.append(volume)
             self.writer.add_volume(volume)
+            await self._look_at(volume)
             _log.info("opened volume {volume_id}", volume_id=volume_id, path=str(found.path))
+
+    def _lock_volumes(self) -> dict[str, FoundVolume]:
+        """In a thread: only who holds the lock may make an id."""
+        found = find_volumes(self._volumes_path)
+        for volume in found:
+            self._locks.append(VolumeLock(volume, "writer"))
+        return name_volumes(found)
 
     def _loop(self, call: Callable[[], object], interval: float, *, now: bool = False) -> None:
         loop = LoopingCall(call)
@@ -135,15 +163,12 @@ class StorageWriterService(Service):
 
     async def _register(self) -> None:
         for volume in self._volumes:
-            value = self._describe(volume)
-            registration = await self._session.register(
-                f"{prefix.WRITER_VOLUME}{volume.volume_id}", encode(value)
+            self._registrations[volume.volume_id] = await self._session.register(
+                f"{prefix.WRITER_VOLUME}{volume.volume_id}", encode(self._describe(volume))
             )
-            self._registrations[volume.volume_id] = (value, registration)
 
     def _describe(self, volume: OpenVolume) -> Volume:
         assert self._port is not None
-        available, _ = free_bytes(volume.found.path)
         return Volume(
             volume_id=volume.volume_id,
             node_id=self._node_id,
@@ -151,27 +176,34 @@ class StorageWriterService(Service):
             path=str(volume.found.path),
             type=volume.found.type,
             label=volume.found.label,
-            drained=is_drained(volume.found) or available < MIN_FREE_BYTES,
+            drained=volume.drained,
         )
 
-    async def _watch_volumes(self) -> None:
-        """Tell others when a volume is drained or full, or isn't any more."""
-        for volume in self._volumes:
-            try:
-                before, registration = self._registrations[volume.volume_id]
-                value = self._describe(volume)
-                available, total = free_bytes(volume.found.path)
-                self._measured(value, total - available, total)
-                if value != before:
-                    _log.info(
-                        "set drained={drained}",
-                        drained=value.drained,
-                        volume_id=volume.volume_id,
-                    )
-                    self._registrations[volume.volume_id] = (value, registration)
-                    await registration.update(encode(value))
-            except Exception:
-                _log.failure("cannot look after the volume {id}", id=volume.volume_id)
+    async def _look_at(self, volume: OpenVolume) -> tuple[int, int]:
+        """Find out whether the volume takes anything new; bytes available and in all."""
+        drained, available, total = await deferToThreadPool(
+            self._reactor, volume.pool, _state_of, volume.found
+        )
+        is_drained = drained or available < self._min_free_bytes or volume.appender.is_stuck
+        if is_drained != volume.drained:
+            volume.drained = is_drained
+            _log.info("set drained={drained}", drained=is_drained, volume_id=volume.volume_id)
+        return available, total
+
+    async def _watch(self, volume: OpenVolume) -> None:
+        """Tell others when a volume is drained, full or stuck, or isn't any more."""
+        try:
+            if volume.appender.is_stuck:  # the disk would let us wait, too
+                volume.drained = True
+            else:
+                available, total = await self._look_at(volume)
+                self._measured(self._describe(volume), total - available, total)
+            registration = self._registrations.get(volume.volume_id)
+            value = encode(self._describe(volume))
+            if registration is not None and registration.value != value:
+                await registration.update(value)
+        except Exception:
+            _log.failure("cannot look after the volume {id}", id=volume.volume_id)
 
     # Sealing.
 
@@ -180,40 +212,54 @@ class StorageWriterService(Service):
         stored = await self._client.get(f"{prefix.slice_level(Level.LOCAL)}{key}")
         return stored is not None and _decode_state(stored) in _WRITABLE
 
-    def _slices_changed(self, batch: Batch[SliceState]) -> None:
+    async def _slices_changed(self, batch: Batch[SliceState]) -> None:
         for change in batch.changes:
-            if change.value not in _WRITABLE and change.previous in _WRITABLE:
-                text = change.key.removeprefix(prefix.slice_level(Level.LOCAL))
-                key = SliceKey.parse(text)
-                if self.writer.has_volume(key.volume_id):
-                    self.writer.seal(key)
+            if change.value not in _WRITABLE:
+                key = SliceKey.parse(change.key.removeprefix(prefix.slice_level(Level.LOCAL)))
+                self.writer.seal(key)
+        if batch.reset:
+            await self._seal_vanished()
+
+    async def _seal_vanished(self) -> None:
+        """After a gap in the watch nothing tells of slices that are gone. A slice that the mirror
+        doesn't know may as well be too new for it, so etcd is asked."""
+        for key in self.writer.open_slices:
+            known = f"{prefix.slice_level(Level.LOCAL)}{key}" in self._slices.items
+            if not known and not await self._may_be_written(key):
+                self.writer.seal(key)
 
     # Cleanup.
 
     async def _clean_up(self) -> None:
-        try:
-            removed = 0
-            for volume in self._volumes:
-                removed += await self._clean_volume(volume)
-            _log.info('removed "{count}" directories', count=removed)
-        except Exception:
-            _log.failure("disk cleanup failed, it is tried again")
+        """A volume that fails or hangs doesn't keep the others from being cleaned."""
+        cleaning = [ensureDeferred(self._clean_volume(volume)) for volume in self._volumes]
+        removed = 0
+        for each in cleaning:
+            each.addTimeout(CLEANUP_SECONDS, self._reactor)
+        await DeferredList(cleaning)
+        for each in cleaning:
+            try:
+                removed += await each
+            except Exception:
+                _log.failure("disk cleanup failed, it is tried again")
+        _log.info('removed "{count}" directories', count=removed)
 
     async def _clean_volume(self, volume: OpenVolume) -> int:
         """The disk is read before etcd, or a slice opened in between would look orphaned."""
         path = volume.found.path
-        pool = volume.pool
-        directories = await deferToThreadPool(self._reactor, pool, slice_directories, path)
+        directories = await volume.appender.run(lambda: slice_directories(path))
         known = await self._client.range(prefix.SLICE_ALL, keys_only=True)
         used = set()
         for kv in known.kvs:
             key = SliceKey.parse(kv.key.removeprefix(prefix.SLICE_ALL))
             if key.volume_id == volume.volume_id:
                 used.add(_directory_of(key))
+        removed = 0
         orphans = [directory for directory in directories if directory not in used]
-        removed: int = await deferToThreadPool(
-            self._reactor, pool, remove_directories, path, orphans
-        )
+        for start in range(0, len(orphans), _CLEAN_AT_ONCE):
+            part = orphans[start : start + _CLEAN_AT_ONCE]
+            removed += await volume.appender.run(partial(remove_directories, path, part))
+        await volume.appender.run(lambda: remove_empty_parents(path))
         return removed
 
     # Stopping.
@@ -221,9 +267,10 @@ class StorageWriterService(Service):
     async def stopService(self) -> None:
         """Fires when every pipeline has left or was cut off, and the volumes are free."""
         super().stopService()
-        for _, registration in self._registrations.values():
-            await registration.remove()
-        self._registrations.clear()
+        for loop in self._loops:
+            if loop.running:
+                loop.stop()
+        await self._deregister()
         self.writer.drain()
         deadline = self._reactor.seconds() + self._network.shutdown_timeout.seconds
         while self.writer.open_files and self._reactor.seconds() < deadline:
@@ -231,10 +278,16 @@ class StorageWriterService(Service):
         await self.writer.close()
         await self._release()
 
+    async def _deregister(self) -> None:
+        """Nothing new is assigned to these volumes. Whatever etcd says, the stop goes on."""
+        registrations, self._registrations = list(self._registrations.values()), {}
+        for registration in registrations:
+            try:
+                await registration.remove()
+            except Exception:
+                _log.failure("cannot deregister {key}", key=registration.key)
+
     async def _release(self) -> None:
-        for loop in self._loops:
-            if loop.running:
-                loop.stop()
         if self._slices.running:
             await self._slices.stopService()
         if self._port is not None:
@@ -245,7 +298,12 @@ class StorageWriterService(Service):
             await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), volume.pool.stop)
         for lock in self._locks:
             lock.release()
-        self._volumes, self._locks = [], []
+        self._volumes, self._locks, self._loops = [], [], []
+
+
+def _state_of(found: FoundVolume) -> tuple[bool, int, int]:
+    """In a thread."""
+    return (is_drained(found), *free_bytes(found.path))
 
 
 def _decode_state(kv: KeyValue) -> SliceState:

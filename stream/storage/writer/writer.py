@@ -1,4 +1,14 @@
-"""Opens slice files on this node's volumes, for pipelines in this process and for the server."""
+"""Opens slice files on this node's volumes, for pipelines in this process and for the server.
+
+Note [One opening at a time]: there is one open file for each slice and source node. A new opening
+ends the older one, whose connection may be dead without anybody knowing, and begins when that is
+closed; openings of the same file wait for one another. So the length that an opening finds is the
+length that its first append meets.
+
+Note [Sealing]: etcd is asked before a file is opened, and the mirror of slices tells when a slice
+may not be written any more. What the mirror says while a file is being opened is remembered until
+the opening ends, so it is missed by neither.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +16,16 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, fail
+import attrs
+from twisted.internet.defer import (
+    Deferred,
+    DeferredList,
+    DeferredLock,
+    ensureDeferred,
+    fail,
+)
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from stream.storage.entity import Slice
@@ -21,34 +39,38 @@ from stream.storage.network.interface import (
     WriterError,
     WriterUnavailable,
 )
-from stream.storage.volumes.local_volume import FoundVolume, is_drained
-from stream.storage.writer.appender import VolumeAppender
+from stream.storage.volumes.local_volume import FoundVolume
+from stream.storage.writer.appender import THREADS, VolumeAppender
 from stream.storage.writer.disk import DiskFile, open_disk_file
 
-__all__ = ["OpenVolume", "StorageWriter"]
+__all__ = ["OpenFile", "OpenVolume", "StorageWriter"]
 
 _log = Logger()
 
-THREADS_PER_VOLUME = 2
+_FileKey = tuple[SliceKey, str]
 
 
 class OpenVolume:
-    """A volume in use: its own threads, so that a hanging disk doesn't hold up the others."""
+    """A volume in use: its own threads, so that a hanging disk doesn't hold up the others.
+
+    :ivar drained: nothing new is opened here.
+    """
 
     def __init__(self, found: FoundVolume, volume_id: str, reactor: Any) -> None:
         self.found = found
         self.volume_id = volume_id
-        self.pool = ThreadPool(0, THREADS_PER_VOLUME, name=f"volume {volume_id}")
+        self.drained = False
+        self.pool = ThreadPool(0, THREADS, name=f"volume {volume_id}")
         self.appender = VolumeAppender(reactor, self.pool)
 
 
-class _OpenFile:
+class OpenFile:
     """A file opened for one pipeline; see `stream.storage.network.interface.SliceFile`."""
 
     def __init__(
         self,
         writer: StorageWriter,
-        key: tuple[SliceKey, str],
+        key: _FileKey,
         volume: OpenVolume,
         disk: DiskFile,
         listener: SliceFileListener,
@@ -56,40 +78,53 @@ class _OpenFile:
         self.length = disk.length
         self.key = key
         self.listener = listener
+        self.appender = volume.appender
         self._writer = writer
-        self._volume = volume
         self._disk = disk
         self._refusal: WriterError | None = None
-        self._closing: Deferred[None] | None = None
+        self._closing: Deferred[Any] | None = None
 
-    def append(self, offset: int, data: bytes, *, level: SyncLevel) -> Deferred[int]:
+    def append(
+        self, offset: int, data: bytes, *, level: SyncLevel, crc: int | None = None
+    ) -> Deferred[int]:
+        """:param crc: CRC-32 that the data must have, if they came from another process."""
         if self._refusal is not None:
             return fail(self._refusal)
-        return self._volume.appender.append(self._disk, offset, data, level)
+        appended = self.appender.append(self._disk, offset, data, level, crc)
+        return appended.addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> Failure:
+        if self._disk.broken and self._closing is None and isinstance(failure.value, WriterError):
+            _log.error(
+                "a slice file is given up: {error}", error=failure.value, slice_id=str(self.key[0])
+            )
+            self.end(failure.value)
+        return failure
 
     def close(self) -> Deferred[None]:
-        self._writer.forget(self)
+        """What was appended before is written and synced first."""
         return self._close(WriterUnavailable("the file is closed"))
 
     def end(self, reason: WriterError) -> Deferred[None]:
-        """Close from the writer's side; the pipeline is told."""
-        if self._closing is not None:
-            return _after(self._closing)
-        closed = self._close(reason)
-        self.listener.lost(reason)
-        return closed
+        """Close from the writer's side; the pipeline is told, what is queued is refused."""
+        if self._closing is None:
+            self._disk.refuse(reason)
+            self._close(reason)
+            self.listener.lost(reason)
+        return self._close(reason)
 
     def _close(self, refusal: WriterError) -> Deferred[None]:
         if self._closing is None:
             self._refusal = refusal
-            self._closing = self._volume.appender.run(self._disk.close)
+            self._closing = self.appender.close(self._disk)
             self._closing.addErrback(
                 lambda failure: _log.failure("cannot close a slice file", failure)
             )
+            self._closing.addCallback(lambda _: self._writer.forget(self))
         return _after(self._closing)
 
 
-def _after(deferred: Deferred[None]) -> Deferred[None]:
+def _after(deferred: Deferred[Any]) -> Deferred[None]:
     """Fires when *deferred* has; it can be waited for many times."""
     waiter: Deferred[None] = Deferred()
 
@@ -99,6 +134,18 @@ def _after(deferred: Deferred[None]) -> Deferred[None]:
 
     deferred.addBoth(fire)
     return waiter
+
+
+@attrs.define(eq=False)
+class _Turn:
+    """Note [One opening at a time].
+
+    :ivar sealed: the slice was sealed while the file was being opened.
+    """
+
+    lock: DeferredLock = attrs.Factory(DeferredLock)
+    users: int = 0
+    sealed: bool = False
 
 
 class StorageWriter:
@@ -112,7 +159,8 @@ class StorageWriter:
         self._reactor = reactor
         self._may_be_written = may_be_written
         self._volumes: dict[str, OpenVolume] = {}
-        self._files: dict[tuple[SliceKey, str], _OpenFile] = {}
+        self._files: dict[SliceKey, dict[str, OpenFile]] = {}
+        self._turns: dict[_FileKey, _Turn] = {}
         self._draining = False
 
     def add_volume(self, volume: OpenVolume) -> None:
@@ -123,24 +171,64 @@ class StorageWriter:
 
     @property
     def open_files(self) -> int:
-        return len(self._files)
+        """Files that aren't closed yet."""
+        return sum(len(files) for files in self._files.values())
+
+    @property
+    def open_slices(self) -> list[SliceKey]:
+        return list(self._files)
+
+    # Opening.
 
     def open(
         self, slice_: Slice, source_node_id: str, listener: SliceFileListener, *, resume: int = -1
     ) -> Deferred[SliceFile]:
-        return ensureDeferred(self._open(slice_, source_node_id, listener, resume))
+        waiting: Deferred[SliceFile] = Deferred()
 
-    async def _open(
+        def opened(file: OpenFile) -> None:
+            if waiting.called:  # cancelled: a thread can't be stopped half-way
+                file.close()
+            else:
+                waiting.callback(file)
+
+        opening = ensureDeferred(self.open_file(slice_, source_node_id, listener, resume))
+        opening.addCallbacks(opened, lambda f: None if waiting.called else waiting.errback(f))
+        return waiting
+
+    async def open_file(
         self, slice_: Slice, source_node_id: str, listener: SliceFileListener, resume: int
-    ) -> SliceFile:
-        volume = self._volume_for(slice_)
-        if not await self._may_be_written(slice_.key):
-            raise SliceSealed(f"the slice {slice_.key} is not written any more")
+    ) -> OpenFile:
+        """See `stream.storage.network.interface.SliceOpener.open`. Must not be cancelled."""
         key = (slice_.key, source_node_id)
-        older = self._files.pop(key, None)
+        turn = self._turns.setdefault(key, _Turn())
+        turn.users += 1
+        try:
+            await turn.lock.acquire()
+            try:
+                return await self._open_alone(turn, slice_, source_node_id, listener, resume)
+            finally:
+                turn.lock.release()
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[key]
+
+    async def _open_alone(
+        self,
+        turn: _Turn,
+        slice_: Slice,
+        source_node_id: str,
+        listener: SliceFileListener,
+        resume: int,
+    ) -> OpenFile:
+        key = (slice_.key, source_node_id)
+        volume = self._volume_for(slice_, resume)
+        path = _path_of(volume.found.path, slice_, source_node_id)
+        turn.sealed = False
+        await self._check_state(slice_.key)
+        older = self._files.get(slice_.key, {}).get(source_node_id)
         if older is not None:
             await older.end(WriterUnavailable("the file was opened again"))
-        path = _path_of(volume.found.path, slice_, source_node_id)
         disk = await volume.appender.run(
             lambda: open_disk_file(
                 path,
@@ -150,46 +238,77 @@ class StorageWriter:
                 reserve=slice_.local.allocated_disk_space,
             )
         )
-        file = _OpenFile(self, key, volume, disk, listener)
-        if self._draining:
+        file = OpenFile(self, key, volume, disk, listener)
+        self._files.setdefault(slice_.key, {})[source_node_id] = file
+        refusal = _draining() if self._draining else _sealed(slice_.key) if turn.sealed else None
+        if refusal is not None:
             await file.close()
-            raise WriterDraining("disk writer node is terminating")
-        newer = self._files.pop(key, None)
-        self._files[key] = file
-        if newer is not None:
-            await newer.end(WriterUnavailable("the file was opened again"))
+            raise refusal
         return file
 
-    def _volume_for(self, slice_: Slice) -> OpenVolume:
+    def _volume_for(self, slice_: Slice, resume: int) -> OpenVolume:
         if self._draining:
-            raise WriterDraining("disk writer node is terminating")
+            raise _draining()
         volume = self._volumes.get(slice_.key.volume_id)
         if volume is None:
             raise WriterUnavailable(f'volume "{slice_.key.volume_id}" is not on this node')
-        if is_drained(volume.found):
+        # Who resumes has begun before the volume was drained.
+        if volume.drained and resume < 0:
             raise WriterDraining(f'volume "{volume.volume_id}" is drained')
         return volume
 
-    def forget(self, file: _OpenFile) -> None:
-        if self._files.get(file.key) is file:
-            del self._files[file.key]
+    async def _check_state(self, key: SliceKey) -> None:
+        try:
+            is_open = await self._may_be_written(key)
+        except Exception as error:
+            raise WriterUnavailable(f"the state of the slice is unknown: {error}") from error
+        if not is_open:
+            raise _sealed(key)
+
+    def forget(self, file: OpenFile) -> None:
+        """The file is closed."""
+        key, source_node_id = file.key
+        files = self._files.get(key, {})
+        if files.get(source_node_id) is file:
+            del files[source_node_id]
+            if not files:
+                del self._files[key]
+
+    # Ending.
 
     def seal(self, key: SliceKey) -> None:
         """The slice has left the states in which it is written: refuse everything further."""
-        for file_key in [k for k in self._files if k[0] == key]:
-            self._files.pop(file_key).end(SliceSealed(f"the slice {key} is not written any more"))
+        for file in list(self._files.get(key, {}).values()):
+            file.end(_sealed(key))
+        for (slice_key, _), turn in self._turns.items():
+            if slice_key == key:
+                turn.sealed = True
 
     def drain(self) -> None:
         """Open nothing more, and ask every pipeline to leave."""
         self._draining = True
-        for file in list(self._files.values()):
+        for file in self._all_files():
             file.listener.draining()
 
     async def close(self) -> None:
         """Close every file, whoever uses it."""
         self._draining = True
-        files, self._files = list(self._files.values()), {}
-        await DeferredList([file.end(WriterDraining("the writer stopped")) for file in files])
+        for turn in list(self._turns.values()):
+            await turn.lock.run(lambda: None)
+        await DeferredList(
+            [file.end(WriterDraining("the writer stopped")) for file in self._all_files()]
+        )
+
+    def _all_files(self) -> list[OpenFile]:
+        return [file for files in self._files.values() for file in files.values()]
+
+
+def _draining() -> WriterDraining:
+    return WriterDraining("disk writer node is terminating")
+
+
+def _sealed(key: SliceKey) -> SliceSealed:
+    return SliceSealed(f"the slice {key} is not written any more")
 
 
 def _path_of(root: Path, slice_: Slice, source_node_id: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from stream.storage.volumes.local_volume import (
     find_volumes,
     is_drained,
     make_volume_id,
+    name_volumes,
     read_volume_id,
 )
 
@@ -76,3 +79,60 @@ def test_a_drain_file_is_seen_at_once(tmp_path: Path) -> None:
     assert not is_drained(volume)
     (volume.path / "drain").touch()
     assert is_drained(volume)
+
+
+def test_an_id_appears_with_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that waits for it never sees an empty file; a writer that fails leaves nothing."""
+    volume = _volume(tmp_path)
+
+    def fail(_: int) -> None:
+        assert read_volume_id(volume) is None
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stream.storage.volumes.local_volume.os.fsync", fail)
+        with pytest.raises(UserError, match="is not writable: input/output error"):
+            make_volume_id(volume)
+    assert list(volume.path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "a/b", "two words", ".."])
+def test_a_broken_id_is_refused(tmp_path: Path, content: str) -> None:
+    """It is part of keys and names."""
+    volume = _volume(tmp_path)
+    (volume.path / "volume-id").write_text(content)
+    with pytest.raises(UserError, match="holds no volume id"):
+        make_volume_id(volume)
+
+
+def test_volumes_have_different_ids(tmp_path: Path) -> None:
+    """A copied disk is found out."""
+    one, two = _volume(tmp_path, label="one"), _volume(tmp_path, label="two")
+    named = name_volumes([one, two])
+    assert set(named.values()) == {one, two}
+    (two.path / "volume-id").write_text(make_volume_id(one))
+    with pytest.raises(UserError, match="found 2 volumes with the ID"):
+        name_volumes([one, two])
+
+
+def test_a_lock_that_was_removed_meanwhile_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits on the file that the former owner removes would exclude nobody."""
+    volume = _volume(tmp_path)
+    former = VolumeLock(volume, "writer")
+    real = os.open
+
+    def slow(path: Path, *options: int) -> int:
+        descriptor = real(path, *options)
+        if (volume.path / "writer.lock").exists() and not released:
+            released.append(former)
+            former.release()
+        return descriptor
+
+    released: list[VolumeLock] = []
+    monkeypatch.setattr("stream.storage.volumes.local_volume.os.open", slow)
+    lock = VolumeLock(volume, "writer")
+    with pytest.raises(UserError, match="already locked"):
+        VolumeLock(volume, "writer")
+    lock.release()

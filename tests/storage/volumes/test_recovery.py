@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import tracemalloc
 from collections.abc import Callable
 from itertools import accumulate
 
@@ -13,7 +14,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.storage.volumes.recovery import Readable, count_rows, readable_prefix
+from stream.storage.volumes.recovery import Readable, RowCounter, readable_prefix
 
 _COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "none": lambda data: data,
@@ -70,7 +71,32 @@ def test_blocks_do_not_matter() -> None:
         assert readable_prefix(io.BytesIO(file), compression).rows == 40_000
 
 
-@given(st.lists(_rows, max_size=6))
-def test_rows_are_counted_through_quotes(rows: list[bytes]) -> None:
-    """Line feeds inside of values end no row."""
-    assert count_rows(b"".join(rows)) == len(rows)
+@given(st.lists(_rows, max_size=6), st.integers(min_value=1, max_value=9))
+def test_rows_are_counted_through_quotes(rows: list[bytes], size: int) -> None:
+    """Line feeds inside of values end no row, however the stream is cut into blocks."""
+    stream = b"".join(rows)
+    counter = RowCounter(strict=True)
+    for start in range(0, len(stream), size):
+        counter.feed(stream[start : start + size])
+    assert (counter.rows, counter.is_broken) == (len(rows), False)
+
+
+@given(st.lists(_rows, max_size=6), st.lists(_rows, max_size=2), st.binary(min_size=1, max_size=3))
+def test_a_hole_between_rows_ends_what_can_be_read(
+    rows: list[bytes], later: list[bytes], hole: bytes
+) -> None:
+    """Zeros that a loss of power left, and what was written behind them, aren't rows."""
+    file = b"".join(rows) + b"\0" + hole + b"".join(later)
+    readable = readable_prefix(io.BytesIO(file), "none")
+    assert (readable.length, readable.rows) == (len(b"".join(rows)), len(rows))
+
+
+def test_little_memory_is_needed_for_data_that_compress_well() -> None:
+    """A small file that holds very much is read piece by piece."""
+    member = gzip.compress(b'"' + b"x" * 200_000_000 + b'"\n', 1)
+    tracemalloc.start()
+    readable = readable_prefix(io.BytesIO(member), "gzip")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (readable.length, readable.rows) == (len(member), 1)
+    assert peak < 100_000_000

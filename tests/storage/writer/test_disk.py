@@ -5,13 +5,19 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stream.storage.network.interface import NoSpace, WriterUnavailable, WrongOffset
+from stream.storage.network.interface import (
+    NoSpace,
+    SliceSealed,
+    WriterUnavailable,
+    WrongOffset,
+)
 from stream.storage.writer import disk
 from stream.storage.writer.disk import DiskFile, open_disk_file
 
@@ -88,11 +94,45 @@ def test_what_was_acknowledged_decides_if_known(tmp_path: Path, resume: int, len
     again.close()
 
 
-def _failing(error: int) -> Callable[..., Any]:
-    def fail(*_: object) -> None:
+class FaultyDisk:
+    """Stands in for `os` in the module under test: some calls fail, or do less than asked.
+
+    :ivar calls: what was called, in order.
+    """
+
+    def __init__(self, **faults: Callable[..., Any]) -> None:
+        self._faults = faults
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        if not callable(real):
+            return real
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.calls.append(name)
+            return self._faults.get(name, real)(*arguments, **options)
+
+        return call
+
+
+def _failing(error: int, *, after: int = 0) -> Callable[..., Any]:
+    """Fails once the first *after* calls have written two bytes each."""
+    left = [after]
+
+    def fail(descriptor: int, buffers: Any = None, offset: int = 0) -> int:
+        if left[0]:
+            left[0] -= 1
+            return os.pwrite(descriptor, bytes(buffers[0])[:2], offset)
         raise OSError(error, os.strerror(error))
 
     return fail
+
+
+def _use(monkeypatch: pytest.MonkeyPatch, **faults: Callable[..., Any]) -> FaultyDisk:
+    faulty = FaultyDisk(**faults)
+    monkeypatch.setattr(disk, "os", faulty)
+    return faulty
 
 
 def test_a_full_disk_keeps_nothing_of_the_append(
@@ -101,16 +141,7 @@ def test_a_full_disk_keeps_nothing_of_the_append(
     """The file stays usable: what fits later is appended where the refused one would have been."""
     file = _open(tmp_path)
     file.append(0, b'"a"\n')
-    real = os.pwrite
-    written: list[int] = []
-
-    def half(descriptor: int, data: bytes, offset: int) -> int:
-        if written:
-            raise OSError(errno.ENOSPC, "full")
-        written.append(real(descriptor, bytes(data)[:2], offset))
-        return 2
-
-    monkeypatch.setattr(disk.os, "pwrite", half)
+    _use(monkeypatch, pwritev=_failing(errno.ENOSPC, after=1))
     with pytest.raises(NoSpace):
         file.append(4, b'"b"\n')
     monkeypatch.undo()
@@ -119,25 +150,71 @@ def test_a_full_disk_keeps_nothing_of_the_append(
     file.close()
 
 
-def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operating system may take only a part at a time."""
-    real = os.pwrite
-    monkeypatch.setattr(disk.os, "pwrite", lambda d, data, at: real(d, bytes(data)[:3], at))
+def test_of_many_appends_those_that_fit_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that doesn't is refused for want of space, the rest for their offset."""
     file = _open(tmp_path)
-    assert file.append(0, b"0123456789") == 10
+    room = 8
+
+    def limited(descriptor: int, buffers: Any, offset: int) -> int:
+        data = b"".join(bytes(buffer) for buffer in buffers)[: max(0, room - offset)]
+        if not data:
+            raise OSError(errno.ENOSPC, "full")
+        return os.pwrite(descriptor, data, offset)
+
+    _use(monkeypatch, pwritev=limited)
+    results = file.append_many([(0, b"aaa\n"), (4, b"bbb\n"), (8, b"ccc\n"), (12, b"d\n")])
+    assert results[:2] == [4, 8]
+    assert isinstance(results[2], NoSpace)
+    assert isinstance(results[3], WrongOffset)
+    file.close()
+    assert (tmp_path / _NAME).read_bytes() == b"aaa\nbbb\n"
+
+
+def test_a_full_disk_that_can_not_be_cut_ends_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows what is behind the end then."""
+    file = _open(tmp_path)
+    _use(monkeypatch, pwritev=_failing(errno.ENOSPC), ftruncate=_failing(errno.EIO))
+    with pytest.raises(WriterUnavailable):
+        file.append(0, b'"b"\n')
     monkeypatch.undo()
+    with pytest.raises(WriterUnavailable, match="given up"):
+        file.append(0, b'"b"\n')
+    file.close()
+
+
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operating system may take only a part at a time, in the middle of any of the appends."""
+    _use(
+        monkeypatch,
+        pwritev=lambda d, buffers, at: os.pwrite(d, b"".join(map(bytes, buffers))[:3], at),
+    )
+    file = _open(tmp_path)
+    assert file.append_many([(0, b"01234"), (5, b""), (5, b"5"), (6, b"6789")]) == [5, 5, 6, 10]
     file.close()
     assert (tmp_path / _NAME).read_bytes() == b"0123456789"
 
 
-@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+def test_very_many_appends_go_out_together(tmp_path: Path) -> None:
+    """More than one system call takes."""
+    file = _open(tmp_path)
+    appends = [(index * 5, b"%04d\n" % index) for index in range(3000)]
+    assert file.append_many(appends) == [(index + 1) * 5 for index in range(3000)]
+    file.close()
+    assert (tmp_path / _NAME).read_bytes() == b"".join(data for _, data in appends)
+
+
+@pytest.mark.parametrize("call", ["pwritev", "fdatasync"])
 def test_a_failing_disk_ends_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """After an error nothing more is acknowledged through the same descriptor."""
     file = _open(tmp_path)
     file.append(0, b'"a"\n')
-    monkeypatch.setattr(disk.os, call, _failing(errno.EIO))
+    _use(monkeypatch, **{call: _failing(errno.EIO)})
     with pytest.raises(WriterUnavailable):
         file.append(4, b'"b"\n')
         file.sync()
@@ -149,18 +226,119 @@ def test_a_failing_disk_ends_the_file(
     file.close()
 
 
-def test_new_directories_are_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the first acknowledgement every new entry on the way to the file is synced."""
+def test_after_a_failed_sync_only_what_was_promised_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was acknowledged in the cache mode isn't cut off with the rest."""
+    file = _open(tmp_path)
+    file.append(0, b"a\n")
+    file.sync()
+    file.append(2, b"b\n")
+    file.promise()
+    file.append(4, b"c\n")
+    _use(monkeypatch, fdatasync=_failing(errno.EIO))
+    with pytest.raises(WriterUnavailable, match="cannot sync"):
+        file.sync()
+    monkeypatch.undo()
+    assert (tmp_path / _NAME).read_bytes() == b"a\nb\n"
+    file.close()
+
+
+def test_an_unreadable_repetition_ends_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the bytes are there can't be said, so nothing is."""
+    file = _open(tmp_path)
+    file.append(0, b"a\n")
+    _use(monkeypatch, pread=_failing(errno.EIO))
+    with pytest.raises(WriterUnavailable):
+        file.append(0, b"a\n")
+    assert file.broken
+    file.close()
+
+
+def test_a_refused_file_takes_nothing_more(tmp_path: Path) -> None:
+    """What is queued when the slice is sealed isn't written."""
+    file = _open(tmp_path)
+    file.append(0, b"a\n")
+    file.refuse(SliceSealed("sealed"))
+    with pytest.raises(SliceSealed):
+        file.append(2, b"b\n")
+    with pytest.raises(SliceSealed):
+        file.append(0, b"a\n")
+    file.close()
+
+
+def test_entries_are_durable_before_the_file_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file and each directory up to the volume, also those that somebody else made.
+
+    Whoever made them may have been killed before they were synced.
+    """
     synced: list[Path] = []
-    monkeypatch.setattr(disk, "sync_directory", synced.append)
+
+    def note(path: Path) -> None:
+        assert (tmp_path / _NAME).exists()
+        synced.append(path)
+
+    monkeypatch.setattr(disk, "sync_directory", note)
+    expected = list((tmp_path / _NAME).parents)
+    expected = expected[: expected.index(tmp_path) + 1]
+    for _ in range(2):
+        _open(tmp_path).close()
+        assert synced == expected
+        synced.clear()
+
+
+def test_what_is_found_is_synced_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that wrote it may have been killed before it did so."""
+    path = tmp_path / _NAME
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'"a"\n')
+    faulty = _use(monkeypatch)
+    file = _open(tmp_path)
+    assert (file.length, "fsync" in faulty.calls) == (4, True)
+    file.close()
+
+
+def test_a_parent_removed_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cleanup may take an empty directory away just before it gets a child."""
+    real = Path.mkdir
+    removed: list[Path] = []
+
+    def interfering(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == "slice" and not removed:
+            removed.append(path.parent)
+            path.parent.rmdir()
+        real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", interfering)
+    file = _open(tmp_path)
+    assert removed
+    file.append(0, b"a\n")
+    file.close()
+
+
+def test_modes_of_what_is_made(tmp_path: Path) -> None:
+    """Only the owner writes, only the group reads."""
     _open(tmp_path).close()
-    expected = [tmp_path]
-    for part in Path(_NAME).parent.parts:
-        expected.append(expected[-1] / part)
-    assert synced == expected
-    synced.clear()
-    _open(tmp_path).close()
-    assert synced == []
+    assert stat.S_IMODE((tmp_path / _NAME).stat().st_mode) & ~0o640 == 0
+    assert stat.S_IMODE((tmp_path / _NAME).parent.stat().st_mode) & ~0o750 == 0
+
+
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    """A slice file is a file of the volume itself."""
+    path = tmp_path / _NAME
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(WriterUnavailable):
+        _open(tmp_path)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_file_that_can_not_be_opened_is_told(tmp_path: Path) -> None:
@@ -168,3 +346,22 @@ def test_a_file_that_can_not_be_opened_is_told(tmp_path: Path) -> None:
     (tmp_path / "123").write_text("in the way")
     with pytest.raises(WriterUnavailable, match="cannot open the slice file"):
         _open(tmp_path)
+
+
+def test_no_room_for_a_new_file_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the source offers another volume instead of trying again at once."""
+    _use(monkeypatch, open=_failing(errno.ENOSPC))
+    with pytest.raises(NoSpace):
+        _open(tmp_path)
+
+
+def test_a_reservation_that_fails_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every system can reserve."""
+    monkeypatch.setattr(disk, "_libc", object())
+    file = _open(tmp_path, reserve=1024 * 1024)
+    assert file.append(0, b"a\n") == 2
+    file.close()

@@ -1,0 +1,278 @@
+"""``python -m benchmarks.invariants``: does all that is stored fit together?
+
+Definitions, files, slices, statistics and tokens change in transactions, so what is checked here
+holds at every moment, under any load, not only when the service rests. Only with ``--resting`` it
+is also checked that nothing is under way any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.snapshot import Snapshot, read_snapshot
+from stream.definition import prefix as definitions
+from stream.definition.entity import Sink, Source
+from stream.errors import UserError
+from stream.storage import prefix as storage
+from stream.storage.entity import File, Slice
+from stream.storage.state import FileState, Level, SliceState, check_combination
+from stream.task.entity import LOCK_PREFIX
+from stream.values.codec import decode
+
+__all__ = ["acknowledged_changes", "at_rest", "violations"]
+
+_KEBOOLA_FILE = "storage/keboola/file/"
+_TOKEN = "storage/keboola/secret/token/"
+_SWITCHES = ("Disabled.", "Enabled.")
+
+Check = Callable[[Snapshot], Iterator[str]]
+
+
+def violations(snapshot: Snapshot) -> list[str]:
+    """What must hold at every moment, and doesn't."""
+    return [found for check in _CHECKS for found in check(snapshot)]
+
+
+def at_rest(snapshot: Snapshot) -> list[str]:
+    """What must hold when all tasks have ended, and doesn't."""
+    held = [f"the lock of {key} is still held" for key in snapshot.below(LOCK_PREFIX)]
+    unfinished = [
+        f"the task {key} has not ended"
+        for key, task in snapshot.tasks.items()
+        if not task.is_finished
+    ]
+    return held + unfinished
+
+
+def acknowledged_changes(
+    snapshot: Snapshot, expected: Mapping[str, Mapping[str, int]]
+) -> list[str]:
+    """Versions that were told to have been made and aren't there, or the other way round.
+
+    Switching a sink that is switched already succeeds without a version, so of these, less may be
+    there than was told.
+
+    :param expected: by key of the sink: how often a version with this description was made.
+    """
+    made: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for key, value in snapshot.below(definitions.SINK_VERSION).items():
+        description = decode(Sink, value).version.description
+        if description.startswith("Undeleted to version"):
+            description = "Undeleted."
+        made[key.rpartition("/")[0]][description] += 1
+    return [
+        f"sink {key}: {made[key][text]} versions {text!r}, {told} were told"
+        for key in sorted(made.keys() | expected.keys())
+        for text in sorted(made[key].keys() | expected.get(key, {}).keys())
+        if made[key][text] != (told := expected.get(key, {}).get(text, 0))
+        and not (text in _SWITCHES and made[key][text] < told)
+    ]
+
+
+# Files and slices.
+
+
+def _copies(snapshot: Snapshot) -> Iterator[str]:
+    """Each file and slice has one copy, at the level of its state."""
+    for what, all_of, level_of, entities in (
+        ("file", storage.FILE_ALL, storage.file_level, snapshot.files),
+        ("slice", storage.SLICE_ALL, storage.slice_level, snapshot.slices),
+    ):
+        yield from _level_copies(snapshot, what, all_of, level_of, entities)
+
+
+def _level_copies(
+    snapshot: Snapshot,
+    what: str,
+    all_of: str,
+    level_of: Callable[[Level], str],
+    entities: Mapping[str, File] | Mapping[str, Slice],
+) -> Iterator[str]:
+    stored = snapshot.below(all_of)
+    found: dict[str, list[Level]] = defaultdict(list)
+    for level in Level:
+        for key, value in snapshot.below(level_of(level)).items():
+            found[key].append(level)
+            if stored.get(key) != value:
+                yield f"{what} {key}: the copy at level {level.value} differs"
+    for key, entity in entities.items():
+        if found[key] != [entity.level]:
+            levels = [level.value for level in found[key]]
+            yield f"{what} {key} in state {entity.state.value} has copies at {levels}"
+        if str(entity.key) != key:
+            yield f"{what} {key}: its key says {entity.key}"
+
+
+def _times(snapshot: Snapshot) -> Iterator[str]:
+    """Exactly the states that were reached have a time."""
+    for file in snapshot.files.values():
+        yield from _times_of(f"file {file.key}", file, list(FileState))
+    for slice_ in snapshot.slices.values():
+        yield from _times_of(f"slice {slice_.key}", slice_, list(SliceState))
+
+
+def _times_of(what: str, entity: File | Slice, states: list[Any]) -> Iterator[str]:
+    reached = states.index(entity.state)
+    for position, state in enumerate(states[1:], start=1):
+        is_there = getattr(entity, f"{state.value}_at") is not None
+        if is_there != (position <= reached):
+            yield f"{what} in state {entity.state.value}: time of {state.value} is wrong"
+
+
+def _combinations(snapshot: Snapshot) -> Iterator[str]:
+    """Each slice has a file, whose state allows the state of the slice."""
+    files = snapshot.files
+    for slice_ in snapshot.slices.values():
+        file = files.get(str(slice_.key.file_key))
+        if file is None:
+            yield f"slice {slice_.key} has no file"
+            continue
+        try:
+            check_combination(file.state, slice_.state)
+        except UserError as error:
+            yield f"slice {slice_.key}: {error}"
+
+
+def _open_files(snapshot: Snapshot) -> Iterator[str]:
+    """Sinks that take records have one open file, with one open slice on each volume."""
+    open_files: dict[str, list[File]] = defaultdict(list)
+    for file in snapshot.files.values():
+        if file.state is FileState.WRITING:
+            open_files[str(file.key.sink_key)].append(file)
+    slices: dict[str, list[str]] = defaultdict(list)
+    for slice_ in snapshot.slices.values():
+        if slice_.state is SliceState.WRITING:
+            slices[str(slice_.key.file_key)].append(slice_.key.volume_id)
+    enabled = {key for key, sink in snapshot.sinks.items() if sink.is_enabled}
+    for key in sorted(enabled | open_files.keys()):
+        if len(open_files[key]) != int(key in enabled):
+            state = "enabled" if key in enabled else "disabled or deleted"
+            yield f"sink {key} is {state} and has {len(open_files[key])} open files"
+        for file in open_files[key]:
+            if sorted(slices[str(file.key)]) != sorted(file.local.assignment.volumes):
+                yield f"file {file.key}: open slices on {slices[str(file.key)]}"
+
+
+def _statistics(snapshot: Snapshot) -> Iterator[str]:
+    """Each slice is counted at its level, and nothing else is."""
+    slices = snapshot.slices
+    of_sinks = (storage.SUM_STATISTICS, storage.RESET_STATISTICS)
+    found: dict[str, set[Level]] = defaultdict(set)
+    for level in Level:
+        for key in snapshot.below(storage.statistics(level)):
+            of, _, name = key.rpartition("/")
+            if name == storage.OPEN_STATISTICS:
+                found[of].add(level)
+            elif name not in of_sinks and of not in slices:
+                yield f"statistics of {of}, which doesn't exist"
+    for key in sorted(found.keys() | slices.keys()):
+        expected = {slices[key].level} if key in slices else set()
+        if found[key] != expected:
+            yield f"slice {key}: counted at {sorted(level.value for level in found[key])}"
+
+
+def _remote(snapshot: Snapshot) -> Iterator[str]:
+    """Enabled sinks, and no others, have a token; files, and nothing else, have credentials."""
+    enabled = {key for key, sink in snapshot.sinks.items() if sink.is_enabled}
+    yield from _differing("token of sink", enabled, snapshot.below(_TOKEN))
+    yield from _differing("credentials of file", snapshot.files, snapshot.below(_KEBOOLA_FILE))
+
+
+def _differing(what: str, expected: Iterable[str], found: Iterable[str]) -> Iterator[str]:
+    expected, found = set(expected), set(found)
+    yield from (f"{what} {key} is missing" for key in sorted(expected - found))
+    yield from (f"{what} {key} shouldn't be there" for key in sorted(found - expected))
+
+
+# Definitions.
+
+
+def _definitions(snapshot: Snapshot) -> Iterator[str]:
+    """An entity is live or deleted, and its history has no gaps and ends with what it is."""
+    yield from _history(
+        snapshot,
+        Source,
+        definitions.SOURCE_ACTIVE,
+        definitions.SOURCE_DELETED,
+        definitions.SOURCE_VERSION,
+    )
+    yield from _history(
+        snapshot, Sink, definitions.SINK_ACTIVE, definitions.SINK_DELETED, definitions.SINK_VERSION
+    )
+    sources = snapshot.sources
+    for key in snapshot.sinks:
+        if key.rpartition("/")[0] not in sources:
+            yield f"sink {key} is live, its source isn't"
+
+
+def _history(
+    snapshot: Snapshot, kind: type[Source] | type[Sink], active: str, deleted: str, version: str
+) -> Iterator[str]:
+    live, removed = snapshot.below(active), snapshot.below(deleted)
+    numbers: dict[str, dict[int, bytes]] = defaultdict(dict)
+    for path, value in snapshot.below(version).items():
+        key, _, number = path.rpartition("/")
+        numbers[key][int(number)] = value
+        if decode(kind, value).version.number != int(number):
+            yield f"{path}: the number in the record differs"
+    yield from (f"{key} is both live and deleted" for key in live.keys() & removed.keys())
+    for key in sorted(numbers.keys() | live.keys() | removed.keys()):
+        history = numbers[key]
+        if sorted(history) != list(range(1, len(history) + 1)):
+            yield f"{key}: the versions {sorted(history)} have gaps"
+        if key in live and history.get(len(history)) != live[key]:
+            yield f"{key}: the live record isn't the newest version"
+        if key in removed and decode(kind, removed[key]).version.number != len(history):
+            yield f"{key}: the deleted record isn't the newest version"
+        if key not in live and key not in removed:
+            yield f"{key} has a history, but doesn't exist"
+
+
+_CHECKS: tuple[Check, ...] = (
+    _copies,
+    _times,
+    _combinations,
+    _open_files,
+    _statistics,
+    _remote,
+    _definitions,
+)
+
+
+def main() -> int:
+    """Check a deployment; the exit code is 1 if something is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.invariants", description=__doc__)
+    parser.add_argument("etcd", help="host:port")
+    parser.add_argument("--namespace", default="stream")
+    parser.add_argument("--resting", action="store_true", help="nothing may be under way")
+    parser.add_argument("--changes", type=Path, help="what `benchmarks.api_stress` was told")
+    options = parser.parse_args()
+    snapshot = read_snapshot(options.etcd, options.namespace)
+    found = violations(snapshot)
+    if options.resting:
+        found += at_rest(snapshot)
+    if options.changes:
+        found += acknowledged_changes(snapshot, json.loads(options.changes.read_text()))
+    summary = {
+        "keys": len(snapshot.kvs),
+        "sources": len(snapshot.sources),
+        "sinks": len(snapshot.sinks),
+        "versions": len(snapshot.below(definitions.SINK_VERSION)),
+        "files": len(snapshot.files),
+        "slices": len(snapshot.slices),
+        "tasks": len(snapshot.tasks),
+        "violations": len(found),
+    }
+    sys.stdout.write(json.dumps(summary) + "\n")
+    sys.stdout.writelines(f"{text}\n" for text in found)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

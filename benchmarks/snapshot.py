@@ -1,0 +1,91 @@
+"""All keys of a deployment at one moment, and what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from stream.definition import prefix as definitions
+from stream.definition.entity import Sink, Source
+from stream.definition.key import SinkKey, SourceKey
+from stream.etcd import EtcdClient
+from stream.storage import prefix as storage
+from stream.storage.entity import File, Slice
+from stream.task.entity import TASK_PREFIX, Task
+from stream.values.codec import decode
+
+__all__ = ["Snapshot", "read_snapshot"]
+
+PREFIXES = ("definition/", "storage/", "task/", "runtime/lock/task/")
+
+T = TypeVar("T")
+Key = SourceKey | SinkKey
+
+
+@attrs.frozen
+class Snapshot:
+    """:ivar kvs: values by key, all read at one revision."""
+
+    kvs: Mapping[str, bytes] = attrs.field(repr=False)
+
+    def below(self, prefix: str) -> dict[str, bytes]:
+        """Values by what follows *prefix* in their keys."""
+        return {key[len(prefix) :]: kv for key, kv in self.kvs.items() if key.startswith(prefix)}
+
+    def decoded(self, prefix: str, kind: type[T]) -> dict[str, T]:
+        return {key: decode(kind, value) for key, value in self.below(prefix).items()}
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        return self.decoded(definitions.SOURCE_ACTIVE, Source)
+
+    @property
+    def sinks(self) -> dict[str, Sink]:
+        return self.decoded(definitions.SINK_ACTIVE, Sink)
+
+    @property
+    def files(self) -> dict[str, File]:
+        return self.decoded(storage.FILE_ALL, File)
+
+    @property
+    def slices(self) -> dict[str, Slice]:
+        return self.decoded(storage.SLICE_ALL, Slice)
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        return self.decoded(TASK_PREFIX, Task)
+
+
+async def _read(reactor: Any, endpoint: str, namespace: str, kvs: dict[str, bytes]) -> None:
+    client = EtcdClient(reactor, [endpoint], namespace)
+    await client.startService()
+    try:
+        revision = 0
+        for prefix in PREFIXES:
+            result = await client.range(prefix, revision=revision)
+            revision = result.revision
+            kvs.update((kv.key, kv.value) for kv in result.kvs)
+    finally:
+        await client.stopService()
+
+
+def read_snapshot(endpoint: str, namespace: str) -> Snapshot:
+    """Read everything. Runs the reactor, so it can be called once in a process.
+
+    :param endpoint: of etcd, ``host:port``.
+    """
+    kvs: dict[str, bytes] = {}
+
+    def main(reactor: Any) -> Deferred[None]:
+        return Deferred.fromCoroutine(_read(reactor, endpoint, namespace, kvs))
+
+    try:
+        react(main)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    return Snapshot(kvs)

@@ -1,0 +1,256 @@
+"""Live definitions kept in memory, for answering reads at the speed of a dict.
+
+They follow etcd with the delay of a watch, some milliseconds. Three rules keep that from being
+seen: what isn't found here is asked for in etcd; whoever learns that a change is done waits until
+it has arrived here (`LiveDefinitions.settle`); and nothing is answered from memory while the node
+has lost touch with etcd.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, cast
+
+from twisted.application.service import Service
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from stream.definition import prefix
+from stream.definition.entity import Branch, Sink, Source
+from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, RangeResult, Session
+from stream.values.codec import decode
+
+__all__ = ["Entry", "KnownPage", "LiveDefinitions"]
+
+_log = Logger(namespace="stream.definition.live")
+
+E = TypeVar("E", Branch, Source, Sink)
+
+_FIRST_DELAY = 0.002
+_PAGES = 16
+"""Pages of one list that are kept."""
+_SETTLE_SECONDS = 2.0
+"""After this long a change that hasn't arrived isn't waited for any more."""
+
+
+class Entry(Generic[E]):
+    """A definition that is decoded, and shown, when it is first asked for.
+
+    :ivar mod_revision: when it was written.
+    """
+
+    __slots__ = ("_kind", "_shown", "_stored", "_value", "mod_revision")
+
+    def __init__(self, kind: type[E], stored: KeyValue) -> None:
+        self._kind: type[E] = kind
+        self._stored: bytes = stored.value
+        self._value: E | None = None
+        self._shown: bytes | None = None
+        self.mod_revision = stored.mod_revision
+
+    @property
+    def value(self) -> E:
+        if self._value is None:
+            self._value = decode(self._kind, self._stored)
+        return self._value
+
+    def shown(self, show: Callable[[E], bytes]) -> bytes:
+        """What *show* makes of the definition, made once."""
+        if self._shown is None:
+            self._shown = show(self.value)
+        return self._shown
+
+
+class KnownPage(Generic[E]):
+    """A part of a list, which is shown when it is first asked for.
+
+    :ivar total: how many there are, on all pages.
+    """
+
+    __slots__ = ("_shown", "items", "total")
+
+    def __init__(self, items: tuple[Entry[E], ...], total: int) -> None:
+        self.items: tuple[Entry[E], ...] = items
+        self.total = total
+        self._shown: bytes | None = None
+
+    def shown(self, show: Callable[[KnownPage[E]], bytes]) -> bytes:
+        """What *show* makes of the page, made once."""
+        if self._shown is None:
+            self._shown = show(self)
+        return self._shown
+
+
+class LiveDefinitions(Service):
+    """startService fires when everything is loaded.
+
+    :param client: started.
+    :param session: started; without a lease the memory isn't trusted.
+    """
+
+    def __init__(self, reactor: Any, client: EtcdClient, session: Session) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._session = session
+        self._sources_of = _Children()
+        self._sinks_of = _Children()
+        self._branches: Mirror[Entry[Branch]] = Mirror(
+            client,
+            prefix.BRANCH_ACTIVE,
+            lambda stored: Entry(Branch, stored),
+            on_change=self._branches_changed,
+        )
+        self._sources: Mirror[Entry[Source]] = Mirror(
+            client,
+            prefix.SOURCE_ACTIVE,
+            lambda stored: Entry(Source, stored),
+            on_change=self._sources_of.changed,
+        )
+        self._sinks: Mirror[Entry[Sink]] = Mirror(
+            client,
+            prefix.SINK_ACTIVE,
+            lambda stored: Entry(Sink, stored),
+            on_change=self._sinks_of.changed,
+        )
+        self._default_branches: dict[int, BranchKey] = {}
+
+    def _branches_changed(self, batch: Batch[Entry[Branch]]) -> None:
+        if batch.reset:
+            self._default_branches.clear()
+        for change in batch.changes:
+            gone = change.previous.value if change.previous and not change.value else None
+            if gone is not None and self._default_branches.get(gone.key.project_id) == gone.key:
+                del self._default_branches[gone.key.project_id]
+            if change.value is not None and change.value.value.is_default:
+                key = change.value.value.key
+                self._default_branches[key.project_id] = key
+
+    async def startService(self) -> None:
+        super().startService()
+        for mirror in (self._branches, self._sources, self._sinks):
+            await mirror.startService()
+
+    async def stopService(self) -> None:
+        super().stopService()
+        for mirror in (self._sinks, self._sources, self._branches):
+            await mirror.stopService()
+
+    @property
+    def _is_trusted(self) -> bool:
+        return self._session.lease_id is not None
+
+    def has_branch(self, key: BranchKey) -> bool:
+        """Whether the branch is known here."""
+        return self._is_trusted and f"{prefix.BRANCH_ACTIVE}{key}" in self._branches.items
+
+    def default_branch(self, project_id: int) -> BranchKey | None:
+        """The default branch of a project if it is known here."""
+        return self._default_branches.get(project_id) if self._is_trusted else None
+
+    def source(self, key: SourceKey) -> Entry[Source] | None:
+        """The live source if it is known here."""
+        return self._sources.items.get(f"{prefix.SOURCE_ACTIVE}{key}") if self._is_trusted else None
+
+    def sink(self, key: SinkKey) -> Entry[Sink] | None:
+        """The live sink of a live source if both are known here."""
+        if self.source(key.source_key) is None:
+            return None
+        return self._sinks.items.get(f"{prefix.SINK_ACTIVE}{key}")
+
+    def sources_page(self, branch: BranchKey, after: str, limit: int) -> KnownPage[Source] | None:
+        """A part of the list of live sources; ``None`` if it has to be asked for in etcd."""
+        if not self._is_trusted:
+            return None
+        where = f"{prefix.SOURCE_ACTIVE}{branch}"
+        return self._sources_of.page(self._sources.items, where, after, limit)
+
+    def sinks_page(self, source: SourceKey, after: str, limit: int) -> KnownPage[Sink] | None:
+        """A part of the list of live sinks of a live source; ``None`` as above."""
+        if self.source(source) is None:
+            return None
+        where = f"{prefix.SINK_ACTIVE}{source}"
+        return self._sinks_of.page(self._sinks.items, where, after, limit)
+
+    async def settle(self, source: SourceKey) -> None:
+        """Wait until what is known of a source and its sinks is what etcd has.
+
+        For whoever has seen a change done, so that the next read finds it.
+        """
+        deadline = self._reactor.seconds() + _SETTLE_SECONDS
+        delay = _FIRST_DELAY
+        while not await self._agrees(source):
+            if self._reactor.seconds() >= deadline:
+                _log.warn("changes of {source} are slow to arrive", source=str(source))
+                return
+            await deferLater(self._reactor, delay)
+            delay *= 2
+
+    async def _agrees(self, source: SourceKey) -> bool:
+        path = f"{prefix.SOURCE_ACTIVE}{source}"
+        found = await self._client.read(path, keys_only=True)
+        known = {path: self._sources.items[path]} if path in self._sources.items else {}
+        if not _is_caught_up(known, found):
+            return False
+        below = prefix.children(prefix.SINK_ACTIVE, source)
+        found = await self._client.range(below, keys_only=True)
+        keys = self._sinks_of.keys(below.rstrip("/"))
+        return _is_caught_up({key: self._sinks.items[key] for key in keys}, found)
+
+
+def _is_caught_up(known: Mapping[str, Entry[Any]], found: RangeResult) -> bool:
+    """Whether *known* is what was *found*, or newer: others may go on changing it meanwhile."""
+    stored = {kv.key: kv.mod_revision for kv in found.kvs}
+    return all(
+        key in known and known[key].mod_revision >= revision for key, revision in stored.items()
+    ) and all(key in stored or entry.mod_revision > found.revision for key, entry in known.items())
+
+
+class _Children:
+    """Keys by the key of their parent, in the order of lists."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, set[str]] = {}
+        self._sorted: dict[str, list[str]] = {}
+        self._pages: dict[str, dict[tuple[str, int], KnownPage[Any]]] = {}
+
+    def changed(self, batch: Batch[Any]) -> None:
+        if batch.reset:
+            self._keys.clear()
+            self._sorted.clear()
+            self._pages.clear()
+        for change in batch.changes:
+            of = change.key.rpartition("/")[0]
+            self._pages.pop(of, None)
+            if change.value is None:
+                self._keys.get(of, set()).discard(change.key)
+                if not self._keys.get(of):
+                    self._keys.pop(of, None)
+                self._sorted.pop(of, None)
+            elif change.key not in self._keys.setdefault(of, set()):
+                self._keys[of].add(change.key)
+                self._sorted.pop(of, None)
+
+    def keys(self, of: str) -> list[str]:
+        """All keys below *of* by id."""
+        if of not in self._keys:
+            return []
+        if of not in self._sorted:
+            self._sorted[of] = sorted(self._keys[of])
+        return self._sorted[of]
+
+    def page(self, items: Mapping[str, Entry[E]], of: str, after: str, limit: int) -> KnownPage[E]:
+        """:param after: start behind this id."""
+        known = self._pages.get(of, {}).get((after, limit))
+        if known is not None:
+            return cast(KnownPage[E], known)
+        keys = self.keys(of)
+        start = bisect_right(keys, f"{of}/{after}") if after else 0
+        page = KnownPage(tuple(items[key] for key in keys[start : start + limit]), len(keys))
+        if keys:
+            pages = self._pages.setdefault(of, {})
+            if len(pages) >= _PAGES:
+                pages.clear()
+            pages[after, limit] = page
+        return page

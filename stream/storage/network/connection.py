@@ -1,0 +1,363 @@
+"""The source node's end of a connection to a writer; see `commands` for the protocol.
+
+Note [Credit]: a pipeline may call `append` whenever it likes; how much is on the way is decided
+here. Few appends of one file and not more bytes of all files than the window are sent before their
+answers come, and nothing while the transport's buffer is full. Files take turns.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from typing import Any, cast
+
+import attrs
+from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from stream.settings.local import WriterNetworkSettings
+from stream.storage.entity import Slice
+from stream.storage.network import commands
+from stream.storage.network.interface import (
+    SliceFile,
+    SliceFileListener,
+    SyncLevel,
+    WriterError,
+    WriterUnavailable,
+)
+from stream.values.codec import encode
+
+__all__ = ["APPENDS_IN_FLIGHT", "Connection", "ConnectionFactory", "translated"]
+
+_log = Logger()
+
+APPENDS_IN_FLIGHT = 4
+"""Of one file: while some wait for the disk the next travel."""
+
+
+@attrs.frozen(eq=False)
+class Append:
+    """Bytes for a file, and who waits for them."""
+
+    offset: int
+    data: bytes
+    level: SyncLevel
+    done: Deferred[int]
+
+
+class RemoteFile:
+    """A `stream.storage.network.interface.SliceFile` behind a connection.
+
+    :ivar waiting: appends not sent yet.
+    :ivar in_flight: appends sent and not answered.
+    """
+
+    def __init__(
+        self, connection: Connection, handle: bytes, length: int, listener: SliceFileListener
+    ) -> None:
+        self.length = length
+        self.handle = handle
+        self.listener = listener
+        self.waiting: deque[Append] = deque()
+        self.in_flight = 0
+        self._connection = connection
+        self._refusal: WriterError | None = None
+        self._is_gone = False
+        self._closing: list[Deferred[None]] = []
+
+    def append(self, offset: int, data: bytes, *, level: SyncLevel) -> Deferred[int]:
+        if self._refusal is not None:
+            return fail(self._refusal)
+        if len(data) > commands.MAX_APPEND_BYTES:
+            return fail(ValueError(f"cannot append {len(data)} bytes at once"))
+        done: Deferred[int] = Deferred()
+        self.waiting.append(Append(offset, data, level, done))
+        self._connection.pump(self)
+        return done
+
+    def close(self) -> Deferred[None]:
+        if self._is_gone:
+            return succeed(None)
+        closed: Deferred[None] = Deferred()
+        self._closing.append(closed)
+        if self._refusal is None:
+            self._refusal = WriterUnavailable("the file is closed")
+            self.sent()
+        return closed
+
+    def sent(self) -> None:
+        """Behind its last append a file can be closed: the writer keeps the order."""
+        if self._closing and not self.waiting:
+            self._connection.close_file(self)
+
+    def gone(self) -> None:
+        """The writer has closed it, or nobody knows."""
+        self._is_gone = True
+        closing, self._closing = self._closing, []
+        for closed in closing:
+            closed.callback(None)
+
+    def lose(self, reason: WriterError) -> None:
+        """It can't be used any more. What is on the way gets answers of its own."""
+        was_closed = bool(self._closing)
+        self._refusal = reason
+        waiting, self.waiting = self.waiting, deque()
+        for append in waiting:
+            append.done.errback(reason)
+        self.gone()
+        if not was_closed:
+            self.listener.lost(reason)
+
+
+@implementer(IPushProducer)
+class Connection(amp.AMP):
+    """The connection to one writer.
+
+    :ivar files: files opened over it.
+    """
+
+    factory: ConnectionFactory
+    transport: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: dict[bytes, RemoteFile] = {}
+        self._is_accepted = False
+        self._accepting: list[Deferred[None]] = []
+        self._opening = 0
+        self._turns: dict[RemoteFile, None] = {}
+        self._bytes_in_flight = 0
+        self._is_paused = False
+        self._is_lost = False
+        self._pinging: LoopingCall | None = None
+        self._heard = True
+        self._silent_since = 0.0
+
+    # The life of the connection.
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
+        self.transport.registerProducer(self, True)
+        greeted = ensureDeferred(self._greet())
+        greeted.addTimeout(self.factory.settings.stream_open_timeout.seconds, self.factory.reactor)
+        greeted.addCallbacks(self._greeted, self._refused)
+
+    async def _greet(self) -> None:
+        answer = await self.callRemote(commands.Challenge)
+        node_id = self.factory.node_id
+        await self.callRemote(
+            commands.Hello,
+            version=commands.PROTOCOL_VERSION,
+            node=node_id,
+            proof=commands.proof(self.factory.settings.secret, answer["nonce"], node_id),
+        )
+
+    def _greeted(self, _: None) -> None:
+        self._pinging = LoopingCall(self._keep_alive)
+        self._pinging.clock = self.factory.reactor
+        self._pinging.start(self.factory.settings.keep_alive_interval.seconds, now=False)
+        self.factory.refusals = 0
+        self._is_accepted = True
+        accepting, self._accepting = self._accepting, []
+        for accepted in accepting:
+            accepted.callback(None)
+
+    def accepted(self) -> Deferred[None]:
+        """Fires once the writer has accepted us; fails with `WriterUnavailable`."""
+        if self._is_lost:
+            return fail(_lost())
+        if self._is_accepted:
+            return succeed(None)
+        accepted: Deferred[None] = Deferred()
+        self._accepting.append(accepted)
+        return accepted
+
+    def _refused(self, failure: Failure) -> None:
+        self.factory.refusals += 1
+        if not self._is_lost:
+            _log.error("the writer refused the connection: {error}", error=failure.value)
+            self.transport.abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._heard = True
+        super().dataReceived(data)
+
+    def _keep_alive(self) -> None:
+        """Whatever arrives is a sign of life.
+
+        Silence is judged at the next beat only: if this process itself had no time to listen, what
+        the writer sent meanwhile is read in between.
+        """
+        now = self.factory.reactor.seconds()
+        if self._heard:
+            self._heard = False
+            self._silent_since = now
+        elif now - self._silent_since >= self.factory.settings.stream_write_timeout.seconds:
+            _log.warn("the writer is silent, the connection is cut")
+            self.transport.abortConnection()
+            return
+        self.callRemote(commands.Ping).addErrback(lambda _: None)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._is_lost = True
+        self._turns.clear()
+        super().connectionLost(reason)
+        if self._pinging is not None and self._pinging.running:
+            self._pinging.stop()
+        accepting, self._accepting = self._accepting, []
+        for accepted in accepting:
+            accepted.errback(_lost())
+        files, self.files = self.files, {}
+        for file in files.values():
+            file.lose(_lost())
+
+    # Flow; Note [Credit].
+
+    def pauseProducing(self) -> None:
+        self._is_paused = True
+
+    def resumeProducing(self) -> None:
+        self._is_paused = False
+        if self.transport.disconnecting:
+            self.transport.unregisterProducer()  # or it would wait for us to produce
+        self._send_more()
+
+    def stopProducing(self) -> None:
+        """The connection is lost, which `connectionLost` handles."""
+
+    def pump(self, file: RemoteFile) -> None:
+        """Send what may be sent of *file*."""
+        if file.waiting and file.in_flight < APPENDS_IN_FLIGHT:
+            self._turns.setdefault(file)
+        self._send_more()
+
+    def _send_more(self) -> None:
+        window = self.factory.settings.stream_max_window
+        while self._turns and not self._is_paused and not self._is_lost:
+            file = next(iter(self._turns))
+            del self._turns[file]
+            if not file.waiting:
+                continue
+            size = len(file.waiting[0].data)
+            if self._bytes_in_flight and self._bytes_in_flight + size > window:
+                self._turns = {file: None, **self._turns}
+                return
+            self._send(file, file.waiting.popleft())
+            if file.waiting and file.in_flight < APPENDS_IN_FLIGHT:
+                self._turns[file] = None
+            file.sent()
+
+    def _send(self, file: RemoteFile, append: Append) -> None:
+        file.in_flight += 1
+        self._bytes_in_flight += len(append.data)
+        appended = self.callRemote(
+            commands.Append,
+            handle=file.handle,
+            offset=append.offset,
+            level=int(append.level),
+            crc=zlib.crc32(append.data),
+            data=append.data,
+        )
+        appended.addBoth(self._answered, file, append)
+
+    def _answered(self, result: Any, file: RemoteFile, append: Append) -> None:
+        file.in_flight -= 1
+        self._bytes_in_flight -= len(append.data)
+        if isinstance(result, Failure):
+            append.done.errback(translated(result))
+        else:
+            append.done.callback(result["end"])
+        if not self._is_lost:
+            self.pump(file)
+
+    # Files.
+
+    def open(
+        self, slice_: Slice, source_node_id: str, listener: SliceFileListener, resume: int
+    ) -> Deferred[SliceFile]:
+        """See `stream.storage.network.interface.SliceOpener`; may be cancelled."""
+        if self._opening >= self.factory.settings.max_waiting_streams_per_conn:
+            return fail(WriterUnavailable("too many files wait for being opened"))
+        self._opening += 1
+        waiting: Deferred[SliceFile] = Deferred()
+
+        def opened(answer: dict[str, Any]) -> None:
+            self._opening -= 1
+            file = RemoteFile(self, answer["handle"], answer["length"], listener)
+            if waiting.called:  # nobody waits for it any more
+                self.close_file(file)
+            else:
+                self.files[file.handle] = file
+                waiting.callback(file)
+
+        def failed(failure: Failure) -> None:
+            self._opening -= 1
+            if not waiting.called:
+                waiting.errback(translated(failure))
+
+        answered = self.callRemote(
+            commands.Open, slice=encode(slice_), node=source_node_id, resume=resume
+        )
+        answered.addCallbacks(opened, failed)
+        return waiting
+
+    def close_file(self, file: RemoteFile) -> None:
+        """Ask the writer to close *file*; it is gone afterwards, whatever the answer."""
+
+        def closed(_: object) -> None:
+            self.files.pop(file.handle, None)
+            file.gone()
+
+        answered = self.callRemote(commands.Close, handle=file.handle)
+        answered.addTimeout(
+            self.factory.settings.stream_close_timeout.seconds, self.factory.reactor
+        )
+        answered.addBoth(closed)
+
+    @commands.Draining.responder
+    def draining(self) -> dict[str, object]:
+        for file in list(self.files.values()):
+            file.listener.draining()
+        return {}
+
+    @commands.Lost.responder
+    def lost(self, handle: bytes, kind: bytes, reason: str) -> dict[str, object]:
+        file = self.files.pop(handle, None)
+        if file is not None:
+            file.lose(commands.error_of(kind, reason))
+        return {}
+
+
+def _lost() -> WriterUnavailable:
+    return WriterUnavailable("the connection to the writer was lost")
+
+
+def translated(failure: Failure) -> Failure:
+    """What a failed call means to a pipeline."""
+    return Failure(commands.from_wire(cast(BaseException, failure.value)))
+
+
+class ConnectionFactory(Factory):
+    """Makes the connections to one writer.
+
+    :param node_id: of this source node.
+
+    :ivar refusals: connections in a row that the writer didn't accept.
+    """
+
+    protocol: Any = Connection
+    noisy = False
+
+    def __init__(self, node_id: str, settings: WriterNetworkSettings, reactor: Any) -> None:
+        self.node_id = node_id
+        self.settings = settings
+        self.reactor = reactor
+        self.refusals = 0

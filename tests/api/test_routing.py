@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import pytest_twisted
+
+from stream.api.http import MAX_BODY_BYTES, clean_path
+from tests.api.conftest import SOURCE, SOURCES, Api
+
+ensure = pytest_twisted.ensureDeferred
+
+
+@ensure
+async def test_public_routes(api: Api) -> None:
+    """The root, the version and the health check need no token."""
+    root = await api.call("GET", "/", token=None)
+    assert (root.status, root.header("Location")) == (301, "/v1")
+    version = await api.call("GET", "/v1", token=None)
+    assert version.body == (
+        b'{"api":"stream","documentation":"https://stream.keboola.local/v1/documentation"}\n'
+    )
+    assert version.header("Content-Type") == "application/json"
+    health = await api.call("GET", "/health-check", token=None)
+    assert (health.body, health.header("Content-Type")) == (b"OK", "text/plain")
+
+
+@ensure
+async def test_every_answer_has_an_id(api: Api) -> None:
+    """The server makes the id of a request; one that is sent is ignored."""
+    for path in ("/v1", "/nowhere", SOURCES):
+        reply = await api.call("GET", path, headers={"X-Request-Id": "mine"})
+        sent = reply.header("X-Request-Id")
+        assert sent is not None
+        assert re.fullmatch(r"[0-9a-zA-Z]{15}", sent)
+
+
+@ensure
+async def test_unknown_paths(api: Api) -> None:
+    """An unknown path is told without its query, in an indented body."""
+    reply = await api.call("GET", "/foo/b%20r?x=1")
+    assert reply.status == 404
+    assert reply.body == (
+        b'{\n  "statusCode": 404,\n  "error": "stream.api.endpointNotFound",\n'
+        b'  "message": "No endpoint found for path \\"/foo/b r\\"."\n}\n'
+    )
+
+
+@ensure
+async def test_unknown_methods(api: Api) -> None:
+    """Where there is another method, that is told in a header each."""
+    reply = await api.call("PUT", SOURCE)
+    assert (reply.status, reply.body) == (405, b"")
+    assert reply.headers.getRawHeaders("Allow") == ["DELETE", "GET", "PATCH"]
+    assert (await api.call("OPTIONS", SOURCE)).status == 204
+
+
+@ensure
+async def test_head_is_get_without_a_body(api: Api) -> None:
+    """HEAD has the headers of GET."""
+    reply = await api.call("HEAD", "/v1")
+    assert (reply.status, reply.body) == (200, b"")
+    assert reply.header("Content-Length") == str(len((await api.call("GET", "/v1")).body))
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        (f"{SOURCES}/?limit=1", f"{SOURCES}?limit=1"),
+        (SOURCES.replace("/sources", "//sources"), SOURCES),
+        (f"{SOURCES}/x/../y", f"{SOURCES}/y"),
+        ("/v1/documentation", "/v1/documentation/"),
+        ("/v1/", "/v1"),
+    ],
+)
+@ensure
+async def test_misspelled_paths_lead_to_the_right_one(api: Api, path: str, location: str) -> None:
+    """Too many or too few slashes are answered by a redirect, with the query kept."""
+    reply = await api.call("GET", path)
+    assert (reply.status, reply.header("Location")) == (301, location)
+
+
+@ensure
+async def test_a_misspelled_path_of_nothing_is_not_found(api: Api) -> None:
+    """There is no redirect to a path that doesn't exist."""
+    assert (await api.call("GET", "/foo/")).status == 404
+
+
+def test_clean_paths() -> None:
+    """A clean path stays as it is."""
+    assert clean_path("/v1/tasks/a:b/c_d") == "/v1/tasks/a:b/c_d"
+    assert clean_path("//a/./b/../c/") == "/a/c"
+
+
+@ensure
+async def test_cors(api: Api) -> None:
+    """A browser on another origin may call, and is told so before it does."""
+    origin = {"Origin": "https://ui.example"}
+    reply = await api.call("GET", "/v1", headers=origin)
+    assert reply.header("Access-Control-Allow-Origin") == "https://ui.example"
+    assert reply.header("Vary") == "Origin"
+    preflight = await api.call(
+        "OPTIONS", SOURCES, headers=origin | {"Access-Control-Request-Method": "POST"}
+    )
+    assert (preflight.status, preflight.body) == (204, b"")
+    assert preflight.header("Access-Control-Allow-Methods") == "GET, POST, PATCH, DELETE"
+    assert preflight.header("Access-Control-Allow-Headers") == (
+        "Content-Type, X-StorageApi-Token, X-KBC-ProjectId"
+    )
+    assert (await api.call("GET", "/v1")).header("Access-Control-Allow-Origin") is None
+
+
+@ensure
+async def test_a_body_without_end_is_refused(api: Api) -> None:
+    """A body over the limit is answered with 413, whether or not its length was announced."""
+    reply = await api.call("POST", SOURCES, data=b" " * (MAX_BODY_BYTES + 1))
+    assert reply.status == 413
+    assert reply.json["error"] == "stream.api.payloadTooLarge"
+
+
+@ensure
+async def test_a_path_that_is_no_text(api: Api) -> None:
+    """A path that isn't UTF-8 is the client's mistake."""
+    reply = await api.call("GET", "/v1/%ff")
+    assert (reply.status, reply.json["error"]) == (400, "stream.api.badRequest")

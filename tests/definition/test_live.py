@@ -1,0 +1,98 @@
+"""Lists of live definitions from memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from stream.definition import lifecycle
+from stream.definition.change import Change
+from stream.definition.entity import SYSTEM, KeboolaTable, TableSink
+from stream.definition.key import BranchKey
+from stream.definition.live import LiveDefinitions
+from stream.definition.reads import DefinitionReads
+from stream.definition.repository import Definitions
+from stream.etcd import AtomicTxn, EtcdClient, Session, atomic
+from stream.mapping.columns import Mapping, column_from_plain
+
+BRANCH = BranchKey(1, 2)
+SOURCE = BRANCH.source("s")
+AT = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+@pytest_twisted.async_yield_fixture()
+async def live(etcd: EtcdClient) -> AsyncIterator[LiveDefinitions]:
+    session = Session(etcd, ttl=10, reactor=reactor)
+    await session.startService()
+    live = LiveDefinitions(reactor, etcd, session)
+    await live.startService()
+    yield live
+    await live.stopService()
+    await session.stopService()
+
+
+async def _define(etcd: EtcdClient, sinks: list[str]) -> None:
+    table = TableSink(
+        "keboola",
+        KeboolaTable("in.c-b.t"),
+        Mapping((column_from_plain({"type": "body", "name": "b"}),)),
+    )
+
+    async def body(txn: AtomicTxn) -> None:
+        change = Change(txn, AT, SYSTEM)
+        source = lifecycle.new_source(
+            SOURCE, type="http", name="s", secret="x" * 48, at=AT, by=SYSTEM
+        )
+        await Definitions().create_source(change, source)
+        for sink_id in sinks:
+            sink = lifecycle.new_sink(
+                SOURCE.sink(sink_id), name=sink_id, table=table, at=AT, by=SYSTEM
+            )
+            await Definitions().create_sink(change, sink)
+
+    await atomic(etcd, body)
+
+
+@pytest.mark.parametrize(
+    ("after", "limit"), [("", 100), ("", 2), ("a", 2), ("b", 100), ("bb", 1), ("z", 5)]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_page_is_what_etcd_has(
+    live: LiveDefinitions, etcd: EtcdClient, after: str, limit: int
+) -> None:
+    """A page from memory has the items, the order and the count of a page from etcd."""
+    await _define(etcd, ["b", "a", "c-d", "c", "b0"])
+    await live.settle(SOURCE)
+    page = live.sinks_page(SOURCE, after, limit)
+    assert page is not None
+    expected = await DefinitionReads(etcd).sinks_page(SOURCE, after, limit)
+    assert tuple(entry.value for entry in page.items) == expected.items
+    assert page.total == expected.total
+
+
+@pytest_twisted.ensureDeferred
+async def test_deleted_definitions_leave_the_lists(live: LiveDefinitions, etcd: EtcdClient) -> None:
+    """After a deletion, the sink, and then the source, isn't listed any more."""
+    await _define(etcd, ["a", "b"])
+
+    async def delete_sink(txn: AtomicTxn) -> None:
+        await Definitions().delete_sink(Change(txn, AT, SYSTEM), SOURCE.sink("a"))
+
+    async def delete_source(txn: AtomicTxn) -> None:
+        await Definitions().delete_source(Change(txn, AT, SYSTEM), SOURCE)
+
+    await atomic(etcd, delete_sink)
+    await live.settle(SOURCE)
+    page = live.sinks_page(SOURCE, "", 100)
+    assert page is not None
+    assert [entry.value.key.sink_id for entry in page.items] == ["b"]
+    await atomic(etcd, delete_source)
+    await live.settle(SOURCE)
+    sources = live.sources_page(BRANCH, "", 100)
+    assert sources is not None
+    assert sources.total == 0
+    assert live.sinks_page(SOURCE, "", 100) is None

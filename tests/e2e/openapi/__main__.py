@@ -1,0 +1,32 @@
+"""``python -m tests.e2e.openapi``: the running API against its own document.
+
+schemathesis makes requests from the OpenAPI 3.0 document, good ones and bad ones, follows its
+links, and compares each answer with what the document promises.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.e2e.openapi.run import run
+from tests.e2e.processes import deployment
+
+
+def main() -> int:
+    """Start a deployment, check it, and tell what was found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.e2e.openapi", description=__doc__)
+    parser.add_argument("--examples", type=int, default=50, help="requests for each operation")
+    parser.add_argument("--seed", type=int, help="repeat an earlier run")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root, deployment(Path(root)) as deployed:
+        deployed.start("etcd", "sandbox", "api", "storage-writer")
+        result = run(deployed, options.examples, options.seed)
+    sys.stdout.write(result.output)
+    return result.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

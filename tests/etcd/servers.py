@@ -1,0 +1,202 @@
+"""An etcd that a test may stop and start again, and a proxy that misbehaves on request."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from stream.etcd import EtcdClient
+from stream.etcd.embedded import etcd_binary
+from tests.conftest import free_port
+
+reactor: Any = _reactor
+
+
+class EtcdServer:
+    """A child process; its port and its data stay the same between starts."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._command = [
+            etcd_binary(),
+            f"--data-dir={directory}",
+            f"--listen-client-urls={self.url}",
+            f"--advertise-client-urls={self.url}",
+            f"--listen-peer-urls=http://127.0.0.1:{free_port()}",
+            "--unsafe-no-fsync",
+            *options,
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        client = EtcdClient(reactor, [self.url], "ready")
+        try:
+            await client.startService()
+        except Exception as error:
+            if "user name is empty" not in str(error):
+                raise
+        finally:
+            await client.stopService()
+
+    def kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait(10)
+
+
+class Proxy:
+    """Passes connections on to etcd.
+
+    :ivar is_blackhole: takes connections and bytes, but passes nothing on.
+    :ivar is_deaf: passes requests on, but no answers.
+    :ivar bytewise: passes answers on byte by byte.
+    :ivar cut_after: cuts the connection once so many bytes of answers have been passed on.
+    :ivar accepted: how many connections there were.
+    """
+
+    def __init__(self, target: str) -> None:
+        parts = urlsplit(target)
+        self.target = TCP4ClientEndpoint(reactor, str(parts.hostname), int(parts.port or 0))
+        self.is_blackhole = False
+        self.is_deaf = False
+        self.bytewise = False
+        self.cut_after: int | None = None
+        self.accepted = 0
+        self.connections: set[_Incoming] = set()
+        self._listening: IListeningPort | None = None
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def listen(self) -> None:
+        factory = Factory.forProtocol(_Incoming)
+        factory.proxy = self  # type: ignore[attr-defined]
+        self._listening = reactor.listenTCP(self.port, factory, interface="127.0.0.1")
+        self.port = self._listening.getHost().port  # type: ignore[union-attr]
+
+    async def refuse(self) -> None:
+        """Take no connections any more, and cut those that are there."""
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            await maybeDeferred(listening.stopListening)
+        await self.cut()
+
+    async def cut(self) -> None:
+        gone = [connection.gone for connection in self.connections]
+        for connection in list(self.connections):
+            connection.abort()
+        await gatherResults(gone)
+
+
+class _Incoming(Protocol):
+    factory: Any
+
+    def connectionMade(self) -> None:
+        self.gone: Deferred[None] = Deferred()
+        self._proxy: Proxy = self.factory.proxy
+        self._proxy.accepted += 1
+        self._proxy.connections.add(self)
+        self._early: list[bytes] = []
+        self._out: _Outgoing | None = None
+        self._is_gone = False
+        self.transport.setTcpNoDelay(True)  # type: ignore[union-attr]
+        connecting = connectProtocol(self._proxy.target, _Outgoing(self))
+        connecting.addCallbacks(self._connected, lambda _: self.abort())
+
+    def _connected(self, out: _Outgoing) -> None:
+        self._out = out
+        if self._is_gone:
+            out.abort()
+            return
+        for data in self._early:
+            self._forward(data)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._proxy.is_blackhole:
+            return
+        if self._out is None:
+            self._early.append(data)
+        else:
+            self._forward(data)
+
+    def _forward(self, data: bytes) -> None:
+        assert self._out is not None and self._out.transport is not None
+        self._out.transport.write(data)
+
+    def answer(self, data: bytes) -> None:
+        proxy = self._proxy
+        if proxy.is_blackhole or proxy.is_deaf or self._is_gone:
+            return
+        if proxy.cut_after is not None:
+            passed = data[: proxy.cut_after]
+            proxy.cut_after -= len(passed)
+            self._write(passed)
+            if not proxy.cut_after:
+                proxy.cut_after = None
+                self.transport.loseConnection()  # type: ignore[union-attr]
+            return
+        pieces = [data[i : i + 1] for i in range(len(data))] if proxy.bytewise else [data]
+        for piece in pieces:
+            self._write(piece)
+
+    def _write(self, data: bytes) -> None:
+        """Past the transport's buffer, so that small pieces stay small."""
+        assert self.transport is not None
+        if self._proxy.bytewise:
+            self.transport.getHandle().send(data)  # type: ignore[attr-defined]
+        else:
+            self.transport.write(data)
+
+    def abort(self) -> None:
+        self.transport.abortConnection()  # type: ignore[union-attr]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._is_gone = True
+        self._proxy.connections.discard(self)
+        if self._out is not None:
+            self._out.abort()
+        self.gone.callback(None)
+
+
+class _Outgoing(Protocol):
+    def __init__(self, incoming: _Incoming) -> None:
+        self._incoming = incoming
+
+    def dataReceived(self, data: bytes) -> None:
+        self._incoming.answer(data)
+
+    def abort(self) -> None:
+        self.transport.abortConnection()  # type: ignore[union-attr]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._incoming.abort()
+
+
+def fail(*_: object) -> None:
+    """A listener that fails."""
+    raise ZeroDivisionError
+
+
+async def until(condition: Any, *, seconds: float = 10.0) -> None:
+    """Wait until *condition* () is true; fails the test if it doesn't become so."""
+    deadline = reactor.seconds() + seconds
+    while not condition():
+        assert reactor.seconds() < deadline, "it did not happen in time"
+        await deferLater(reactor, 0.01)

@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import ensureDeferred, gatherResults
+
+from stream.etcd import (
+    AtomicConflict,
+    AtomicTxn,
+    EtcdClient,
+    EtcdUnavailable,
+    LockLost,
+    Session,
+    TxnTooLarge,
+    atomic,
+)
+from tests.etcd.servers import Proxy, fail, reactor
+
+
+async def _increment(txn: AtomicTxn) -> int:
+    kv = await txn.get("n")
+    number = int(kv.value) + 1 if kv else 1
+    txn.put("n", str(number).encode())
+    return number
+
+
+@pytest_twisted.ensureDeferred
+async def test_concurrent_increments(etcd: EtcdClient) -> None:
+    """No increment is lost, and each sees a number of its own."""
+    found = await gatherResults([ensureDeferred(atomic(etcd, _increment)) for _ in range(20)])
+    assert sorted(found) == list(range(1, 21))
+
+
+@pytest_twisted.ensureDeferred
+async def test_reads_its_own_writes(etcd: EtcdClient) -> None:
+    """Within an operation reads show what it has put and deleted, though nothing is written yet."""
+    for key in ("a/1", "a/2", "b/1", "b/2"):
+        await etcd.put(key, b"old")
+
+    async def body(txn: AtomicTxn) -> None:
+        async def values(prefix: str) -> dict[str, bytes]:
+            return {kv.key: kv.value for kv in await txn.range(prefix)}
+
+        txn.put("a/2", b"new")
+        txn.put("a/3", b"new")
+        txn.delete("a/1")
+        put, deleted = await txn.get("a/3"), await txn.get("a/1")
+        assert put is not None and put.value == b"new" and deleted is None
+        assert await values("a/") == {"a/2": b"new", "a/3": b"new"}
+        txn.put("b/0", b"vanishes")
+        assert len(await values("b/")) == 3
+        txn.delete_prefix("b/")
+        assert await values("b/") == {}
+        assert await txn.get_many(["b/0", "b/1"]) == {"b/0": None, "b/1": None}
+        txn.put("b/2", b"after")
+        txn.put("b/9", b"after")
+        assert await values("b/") == {"b/2": b"after", "b/9": b"after"}
+        assert (await etcd.range("b/")).count == 2
+
+    await atomic(etcd, body)
+    stored = {kv.key: kv.value for kv in (await etcd.range("")).kvs}
+    assert stored == {"a/2": b"new", "a/3": b"new", "b/2": b"after", "b/9": b"after"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_reads_at_one_revision(etcd: EtcdClient) -> None:
+    """All reads of an attempt are of the same moment, even those sent at the same time."""
+    await etcd.put("a", b"1")
+    await etcd.put("p/b", b"1")
+    runs = []
+
+    async def body(txn: AtomicTxn) -> list[bytes]:
+        runs.append(1)
+        found = [await txn.get("a")]
+        if len(runs) == 1:
+            await etcd.put("a", b"2")
+            await etcd.put("p/b", b"2")
+        found += await txn.range("p/")
+        others = [ensureDeferred(txn.get(key)) for key in ("p/b", "a")]
+        found += await gatherResults(others)
+        return [kv.value for kv in found if kv]
+
+    assert await atomic(etcd, body) == [b"1"] * 4
+    assert len(runs) == 1
+
+
+Disturb = Callable[[EtcdClient], Awaitable[Any]]
+
+
+@pytest.mark.parametrize(
+    ("disturb", "track_deletes", "runs"),
+    [
+        (lambda etcd: etcd.put("p/new", b""), True, 2),
+        (lambda etcd: etcd.put("p/a", b"changed"), True, 2),
+        (lambda etcd: etcd.delete("p/a"), True, 2),
+        (lambda etcd: etcd.put("p/new", b""), False, 2),
+        (lambda etcd: etcd.delete("p/a"), False, 1),
+        (lambda etcd: etcd.put("q/elsewhere", b""), True, 1),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_range_that_changes(
+    etcd: EtcdClient, disturb: Disturb, track_deletes: bool, runs: int
+) -> None:
+    """A key that comes, changes or goes in a range that was read makes the operation run again."""
+    await etcd.put("p/a", b"1")
+    await etcd.put("p/b", b"1")
+    seen = []
+
+    async def body(txn: AtomicTxn) -> None:
+        seen.append(await txn.range("p/", track_deletes=track_deletes))
+        if len(seen) == 1:
+            await disturb(etcd)
+        txn.put("result", b"x")
+
+    await atomic(etcd, body)
+    assert len(seen) == runs
+
+
+@pytest.mark.parametrize("before", [None, b"1"])
+@pytest_twisted.ensureDeferred
+async def test_key_that_changes(etcd: EtcdClient, before: bytes | None) -> None:
+    """A key that was read, or was read as missing, makes the operation run again if it changes."""
+    if before is not None:
+        await etcd.put("a", before)
+    seen = []
+
+    async def body(txn: AtomicTxn) -> None:
+        kv = await txn.get("a")
+        seen.append(kv.value if kv else None)
+        if len(seen) == 1:
+            await (etcd.put("a", b"2") if before is None else etcd.delete("a"))
+        txn.put("result", b"x")
+
+    await atomic(etcd, body)
+    assert seen == ([None, b"2"] if before is None else [b"1", None])
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_reading(etcd: EtcdClient) -> None:
+    """An operation that writes nothing gives its result, and can't conflict."""
+    revision = await etcd.put("a", b"1")
+    told: list[int] = []
+
+    async def body(txn: AtomicTxn) -> bytes:
+        txn.on_commit(told.append)
+        kv = await txn.get("a")
+        await etcd.put("a", b"2")
+        assert kv is not None
+        return kv.value
+
+    assert await atomic(etcd, body) == b"1"
+    assert told == [revision]
+
+
+@pytest_twisted.ensureDeferred
+async def test_failing_body(etcd: EtcdClient) -> None:
+    """What the body raises is passed on, and nothing is written or told."""
+    told: list[int] = []
+
+    async def body(txn: AtomicTxn) -> None:
+        txn.put("a", b"1")
+        txn.on_commit(told.append)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await atomic(etcd, body)
+    assert await etcd.get("a") is None and not told
+
+
+@pytest_twisted.ensureDeferred
+async def test_callbacks(etcd: EtcdClient) -> None:
+    """Callbacks learn the revision of the write, even if one of them fails."""
+    told: list[int] = []
+
+    async def body(txn: AtomicTxn) -> None:
+        txn.on_commit(fail)
+        txn.on_commit(told.append)
+        txn.put("a", b"1")
+
+    await atomic(etcd, body)
+    kv = await etcd.get("a")
+    assert kv is not None and told == [kv.mod_revision]
+
+
+@pytest_twisted.ensureDeferred
+async def test_limits(etcd: EtcdClient) -> None:
+    """A transaction that is larger than etcd allows is an error of its own, at once."""
+
+    async def many(txn: AtomicTxn) -> None:
+        for i in range(1025):
+            txn.put(f"p/{i}", b"")
+
+    with pytest.raises(TxnTooLarge):
+        await atomic(etcd, many)
+
+    for megabytes in (1.6, 3):
+
+        async def big(txn: AtomicTxn, size: int = int(megabytes * 1024 * 1024)) -> None:
+            txn.put("a", bytes(size))
+
+        with pytest.raises(TxnTooLarge):
+            await atomic(etcd, big)
+    assert (await etcd.range("")).count == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_endless_conflict(etcd: EtcdClient, monkeypatch: Any) -> None:
+    """After a while of nothing but conflicts the operation gives up."""
+    import sys
+
+    monkeypatch.setattr(sys.modules["stream.etcd.atomic"], "_MAX_TIME_SECONDS", 0.2)
+
+    async def body(txn: AtomicTxn) -> None:
+        await txn.get("a")
+        await etcd.put("a", b"")
+        txn.put("b", b"")
+
+    with pytest.raises(AtomicConflict, match="atomic update failed"):
+        await atomic(etcd, body)
+    assert await etcd.get("b") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_compacted_snapshot(etcd: EtcdClient) -> None:
+    """If the history is compacted between two reads the operation begins anew."""
+    runs = []
+
+    async def body(txn: AtomicTxn) -> None:
+        runs.append(1)
+        await txn.get("a")
+        if len(runs) == 1:
+            await etcd.put("x", b"")
+            await etcd.call("kv/compaction", {"revision": await etcd.put("x", b"")})
+        await txn.get("b")
+        txn.put("b", b"")
+
+    await atomic(etcd, body)
+    assert len(runs) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_lock_that_is_lost(etcd: EtcdClient) -> None:
+    """Without the lock that it needs an operation writes nothing, even if it is taken anew."""
+    session = Session(etcd, ttl=5, reactor=reactor)
+    await session.startService()
+    lock = await session.lock("name", timeout=5)
+    await atomic(etcd, _increment, lock=lock)
+
+    async def required(txn: AtomicTxn) -> None:
+        txn.require_lock(lock)
+        await _increment(txn)
+
+    await atomic(etcd, required)
+    await lock.release()
+    for _ in range(2):
+        with pytest.raises(LockLost, match="name"):
+            await atomic(etcd, _increment, lock=lock)
+        with pytest.raises(LockLost, match="name"):
+            await atomic(etcd, required)
+        await session.lock("name", timeout=5) if not _ else None
+    kv = await etcd.get("n")
+    assert kv is not None and kv.value == b"2"
+    await session.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_commit_without_answer(etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy) -> None:
+    """A transaction that was done, though its answer got lost, isn't done a second time."""
+    runs = []
+
+    async def create(txn: AtomicTxn) -> str:
+        runs.append(1)
+        assert await txn.get("new") is None, "it found its own work"
+        number = await _increment(txn)
+        txn.put("new", b"x")
+        proxy.cut_after = 10
+        return f"run {number}"
+
+    told: list[int] = []
+
+    async def told_body(txn: AtomicTxn) -> str:
+        txn.on_commit(told.append)
+        return await create(txn)
+
+    assert await atomic(proxied, told_body) == "run 1"
+    kv = await etcd.get("n")
+    assert kv is not None and kv.value == b"1" and told == [kv.mod_revision]
+    assert len(runs) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_commit_without_answer_and_others_meanwhile(
+    etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy, monkeypatch: Any
+) -> None:
+    """The own work is found even if others have built upon it."""
+    commit = proxied.commit
+    calls = []
+
+    async def cut(*args: Any) -> Any:
+        calls.append(1)
+        proxy.cut_after = 10
+        try:
+            return await commit(*args)
+        except EtcdUnavailable:
+            for _ in range(3):
+                await atomic(etcd, _increment)
+            raise
+
+    monkeypatch.setattr(proxied, "commit", cut)
+    assert await atomic(proxied, _increment) == 1
+    kv = await etcd.get("n")
+    assert kv is not None and kv.value == b"4" and len(calls) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_commit_that_never_arrived(
+    etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy, monkeypatch: Any
+) -> None:
+    """A transaction that was lost on its way is done by another run."""
+    commit = proxied.commit
+    runs = []
+
+    async def body(txn: AtomicTxn) -> int:
+        runs.append(1)
+        number = await _increment(txn)
+        txn.delete("other")
+        return number
+
+    async def lost(*args: Any) -> Any:
+        proxy.is_blackhole = len(runs) == 1
+        try:
+            return await commit(*args)
+        finally:
+            proxy.is_blackhole = False
+
+    monkeypatch.setattr(proxied, "commit", lost)
+    assert await atomic(proxied, body) == 1
+    kv = await etcd.get("n")
+    assert kv is not None and kv.value == b"1" and len(runs) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_deletion_without_answer(etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy) -> None:
+    """A deletion whose answer got lost isn't taken for somebody else's."""
+    await etcd.put("a", b"")
+    await etcd.put("p/x", b"")
+
+    async def body(txn: AtomicTxn) -> None:
+        assert await txn.get("a") is not None
+        txn.delete("a")
+        txn.delete_prefix("p/")
+        proxy.cut_after = 10
+
+    await atomic(proxied, body)
+    assert (await etcd.range("")).count == 0

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
+
+from stream.etcd import Compacted, EtcdClient, EtcdUnavailable, LeaseNotFound
+from stream.etcd.errors import NotReached
+from tests.conftest import free_port
+from tests.etcd.servers import EtcdServer, Proxy, reactor, until
+
+
+@pytest_twisted.ensureDeferred
+async def test_put_get_delete(etcd: EtcdClient) -> None:
+    """A key is there between its put and its deletion, with the revisions that etcd gave it."""
+    assert await etcd.get("a") is None
+    first = await etcd.put("a", b"one\x00\xff")
+    second = await etcd.put("a", b"two")
+    found = await etcd.get("a")
+    assert found is not None
+    assert (found.key, found.value, found.version) == ("a", b"two", 2)
+    assert (found.create_revision, found.mod_revision, found.lease) == (first, second, 0)
+    past = await etcd.get("a", revision=first)
+    assert past is not None and past.value == b"one\x00\xff"
+    assert await etcd.delete("a")
+    assert not await etcd.delete("a")
+    assert await etcd.get("a") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_namespaces_are_apart(etcd: EtcdClient, etcd_url: str) -> None:
+    """Clients with different namespaces don't see each other's keys, even if one begins alike."""
+    name = etcd.namespace.rstrip("/")
+    other = EtcdClient(reactor, [etcd_url], f"{name}2")
+    inner = EtcdClient(reactor, [etcd_url], f"/{name}/inner/")
+    await gatherResults([ensureDeferred(c.startService()) for c in (other, inner)])
+    await etcd.put("k", b"1")
+    await other.put("k", b"2")
+    await inner.put("k", b"3")
+    assert [kv.key for kv in (await etcd.range("")).kvs] == ["inner/k", "k"]
+    assert await etcd.delete_prefix("") == 2
+    assert await inner.get("k") is None
+    left = await other.get("k")
+    assert left is not None and left.value == b"2"
+    await other.delete_prefix("")
+    await gatherResults([ensureDeferred(c.stopService()) for c in (other, inner)])
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_namespace(server: EtcdServer) -> None:
+    """Without a namespace the whole store can be ranged over, watched and deleted."""
+    client = EtcdClient(reactor, [server.url], "")
+    await client.startService()
+    revision = await client.put("x/y", b"1")
+    await client.put("\x7f", b"2")
+    assert [kv.key for kv in (await client.range("")).kvs] == ["x/y", "\x7f"]
+    stream = await client.watch("", revision)
+    assert [event.key for event in (await stream.next()).events] == ["x/y", "\x7f"]
+    stream.cancel()
+    assert await client.delete_prefix("") == 2
+    assert (await client.range("")).kvs == ()
+    await client.stopService()
+
+
+async def _fill(client: EtcdClient, prefix: str, count: int) -> list[str]:
+    keys = [f"{prefix}{i:05}" for i in range(count)]
+    await gatherResults([ensureDeferred(client.put(key, key.encode())) for key in keys])
+    return keys
+
+
+@pytest_twisted.ensureDeferred
+async def test_pages_are_of_one_revision(etcd: EtcdClient, monkeypatch: Any) -> None:
+    """A range of many pages shows the keys as they were at its beginning."""
+    keys = await _fill(etcd, "p/", 2100)
+    await etcd.put("q/other", b"")
+    pages = []
+    call = etcd.call
+
+    async def disturbed(method: str, body: Any, **options: Any) -> Any:
+        answer = await call(method, body, **options)
+        pages.append(len(answer["kvs"]))
+        if len(pages) == 1:
+            await etcd.put("p/01500", b"changed")
+            await etcd.delete("p/02000")
+        return answer
+
+    monkeypatch.setattr(
+        etcd, "call", lambda m, b, **o: disturbed(m, b, **o) if m == "kv/range" else call(m, b, **o)
+    )
+    found = await etcd.range("p/")
+    assert pages == [1000, 1000, 100]
+    assert [kv.key for kv in found.kvs] == keys
+    assert found.kvs[1500].value == b"p/01500"
+    assert (found.count, found.more) == (2100, False)
+    limited = await etcd.range("p/", limit=1001)
+    assert [kv.key for kv in limited.kvs] == keys[:1001]
+    assert limited.more
+
+
+@pytest_twisted.ensureDeferred
+async def test_range_bounds(etcd: EtcdClient) -> None:
+    """A range can begin behind a key, end before one, go down, and leave out the values."""
+    await _fill(etcd, "p/", 6)
+
+    async def names(**options: Any) -> list[str]:
+        return [kv.key.removeprefix("p/0000") for kv in (await etcd.range("p/", **options)).kvs]
+
+    assert await names(start_after="00001") == ["2", "3", "4", "5"]
+    assert await names(end="00003") == ["0", "1", "2"]
+    assert await names(start_after="00001", end="00005", limit=2) == ["2", "3"]
+    assert await names(descending=True) == ["5", "4", "3", "2", "1", "0"]
+    assert await names(descending=True, end="00004", limit=2) == ["3", "2"]
+    bare = await etcd.range("p/", keys_only=True)
+    assert all(kv.value == b"" for kv in bare.kvs) and bare.kvs[0].mod_revision > 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_key_or_prefix(etcd: EtcdClient) -> None:
+    """What takes one key refuses a prefix, which would delete or read more than was meant."""
+    for bad in ("", "a/"):
+        with pytest.raises(ValueError, match="not the name of one key"):
+            await etcd.delete(bad)
+        with pytest.raises(ValueError, match="not the name of one key"):
+            await etcd.get(bad)
+        with pytest.raises(ValueError, match="not the name of one key"):
+            await etcd.put(bad, b"")
+    with pytest.raises(ValueError, match="no slash at the end"):
+        await etcd.delete_prefix("a")
+    with pytest.raises(ValueError, match="no slash at the end"):
+        await etcd.range("a")
+
+
+@pytest_twisted.ensureDeferred
+async def test_get_many(etcd: EtcdClient) -> None:
+    """More keys than etcd takes in a transaction by default come at one revision, too."""
+    keys = await _fill(etcd, "p/", 250)
+    found, revision = await etcd.get_many([*keys, "p/none"])
+    assert [kv.value.decode() for kv in found.values() if kv] == keys
+    assert found["p/none"] is None
+    await etcd.put("p/00249", b"later")
+    past, same = await etcd.get_many(keys, revision=revision)
+    assert same == revision
+    assert past["p/00249"] == found["p/00249"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_errors(etcd: EtcdClient) -> None:
+    """A lease that is gone and a revision that is compacted have errors of their own."""
+    with pytest.raises(LeaseNotFound):
+        await etcd.put("a", b"", lease=12345)
+    first = await etcd.put("a", b"")
+    second = await etcd.put("a", b"")
+    await etcd.call("kv/compaction", {"revision": second})
+    with pytest.raises(Compacted):
+        await etcd.get("a", revision=first)
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_endpoint_is_passed_over(etcd: EtcdClient, etcd_url: str) -> None:
+    """One living endpoint suffices, for requests and for watches, wherever it is in the list."""
+    dead = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    client = EtcdClient(reactor, [*dead, etcd_url], etcd.namespace)
+    await client.startService()
+    revision = await client.put("a", b"1")
+    stream = await client.watch("a", revision)
+    assert (await stream.next()).revision == revision
+    stream.cancel()
+    await client.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_unreachable_at_the_start() -> None:
+    """The start fails after the connect timeout, and says which endpoints there are."""
+    endpoint = f"127.0.0.1:{free_port()}"
+    client = EtcdClient(reactor, [endpoint], "x", connect_timeout=0.3)
+    with pytest.raises(EtcdUnavailable, match=f'cannot connect to etcd "{endpoint}".*refused'):
+        await client.startService()
+    with pytest.raises(NotReached):
+        await client.put("a", b"")
+    await client.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_answer_within_the_timeout(proxied: EtcdClient, proxy: Proxy) -> None:
+    """A request without answer fails after the request timeout, and names the endpoint."""
+    proxy.is_blackhole = True
+    began = reactor.seconds()
+    with pytest.raises(EtcdUnavailable, match=f"{proxy.port}: no answer within 1 s"):
+        await proxied.get("a")
+    assert 0.9 < reactor.seconds() - began < 4
+    with pytest.raises(EtcdUnavailable, match="no answer"):
+        await proxied.watch("a", 0)
+    await until(lambda: not proxy.connections)
+
+
+@pytest_twisted.ensureDeferred
+async def test_reads_survive_a_closed_connection(
+    etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy
+) -> None:
+    """A read whose kept connection is cut is sent again; a write is not, it might be done twice."""
+    await etcd.put("a", b"1")
+    proxy.cut_after = 10
+    found = await proxied.get("a")
+    assert found is not None and found.value == b"1"
+    proxy.cut_after = 10
+    with pytest.raises(EtcdUnavailable) as caught:
+        await proxied.put("a", b"2")
+    assert not isinstance(caught.value, NotReached)
+    found = await etcd.get("a")
+    assert found is not None and found.version == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_etcd_restarted(server: EtcdServer) -> None:
+    """Connections kept from before a restart don't fail the first request after it."""
+    client = EtcdClient(reactor, [server.url], "x")
+    await client.startService()
+    await gatherResults([ensureDeferred(client.put(f"k{i}", b"")) for i in range(10)])
+    server.kill()
+    await server.start()
+    await client.put("k", b"")
+    assert (await client.range("")).count == 11
+    await client.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelled_requests(proxied: EtcdClient, proxy: Proxy) -> None:
+    """Cancelling closes the connection, whether of a request or of a watch."""
+    proxy.is_deaf = True
+    for waiting in (proxied.get("a"), proxied.watch("a/", 0)):
+        called: Deferred[Any] = ensureDeferred(waiting)
+        before = proxy.accepted
+        await until(lambda before=before: proxy.connections and proxy.accepted >= before)
+        called.cancel()
+        with pytest.raises(CancelledError):
+            await called
+        await until(lambda: not proxy.connections)

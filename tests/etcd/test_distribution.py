@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import pytest_twisted
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import deferLater
+
+from stream.etcd import EtcdClient, Group, HashRing, Session
+from tests.etcd.servers import fail, reactor, until
+
+KEYS = [f"project/{i}" for i in range(4000)]
+nodes_strategy = st.lists(st.text(min_size=1, max_size=12), min_size=2, max_size=8, unique=True)
+
+
+@given(nodes_strategy, st.randoms(), st.text())
+def test_ring_is_the_same_everywhere(nodes: list[str], random: Any, key: str) -> None:
+    """The order in which nodes were found doesn't matter, and each owner is one of them."""
+    shuffled = [*nodes, nodes[0]]
+    random.shuffle(shuffled)
+    owner = HashRing(nodes).owner(key)
+    assert owner == HashRing(shuffled).owner(key)
+    assert owner in nodes
+
+
+@settings(max_examples=20, deadline=None)
+@given(nodes_strategy)
+def test_node_that_leaves_moves_only_its_share(nodes: list[str]) -> None:
+    """When a node goes, its keys move, about the n-th part of all, and no others."""
+    before, after = HashRing(nodes), HashRing(nodes[1:])
+    moved = 0
+    for key in KEYS:
+        owner = before.owner(key)
+        if owner == nodes[0]:
+            moved += 1
+        else:
+            assert after.owner(key) == owner
+    assert 0.4 < moved * len(nodes) / len(KEYS) < 1.8
+
+
+@settings(max_examples=20, deadline=None)
+@given(nodes_strategy)
+def test_balance(nodes: list[str]) -> None:
+    """No node has much more or much less than its share."""
+    ring = HashRing(nodes)
+    shares = Counter(ring.owner(key) for key in KEYS)
+    assert set(shares) == set(nodes)
+    for count in shares.values():
+        assert 0.4 < count * len(nodes) / len(KEYS) < 1.8
+
+
+def test_ring_stays_as_it_is() -> None:
+    """Nodes of different versions agree; without nodes nobody is the owner."""
+    ring = HashRing(["node-1", "node-2", "node-3"])
+    assert [ring.owner(f"key-{i}") for i in range(8)] == [
+        f"node-{i}" for i in [1, 3, 2, 1, 3, 1, 2, 2]
+    ]
+    assert HashRing(()).owner("key") is None
+
+
+async def _session(client: EtcdClient) -> Session:
+    session = Session(client, ttl=2, reactor=reactor)
+    await session.startService()
+    return session
+
+
+def _group(client: EtcdClient, session: Session, node: str) -> Group:
+    return Group(client, session, "g", node, grouping_interval=0.1, reactor=reactor)
+
+
+@pytest_twisted.ensureDeferred
+async def test_join_and_leave(etcd: EtcdClient) -> None:
+    """Nodes that come and go are seen by all, and each key has one owner."""
+    session = await _session(etcd)
+    groups = [_group(etcd, session, f"node-{i}") for i in range(3)]
+    told: list[tuple[str, ...]] = []
+    groups[0].on_change(fail)
+    groups[0].on_change(lambda: told.append(groups[0].nodes))
+    await groups[0].startService()
+    assert groups[0].nodes == ("node-0",) and groups[0].is_owner("any")
+    await groups[1].startService()
+    await groups[2].startService()
+    everybody = ("node-0", "node-1", "node-2")
+    await until(lambda: all(group.nodes == everybody for group in groups))
+    await until(lambda: told)
+    assert told == [everybody], "changes close together are told once"
+    for key in KEYS[:200]:
+        assert sum(group.is_owner(key) for group in groups) == 1
+    await groups[2].stopService()
+    await until(lambda: groups[0].nodes == groups[1].nodes == everybody[:2])
+    await until(lambda: len(told) == 2)
+    await groups[1].stopService()
+    await groups[0].stopService()
+    await deferLater(reactor, 0.15)
+    assert len(told) == 2, "a group that has stopped tells nothing"
+    assert (await etcd.range("runtime/distribution/")).count == 0
+    await session.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_node_without_lease(etcd: EtcdClient) -> None:
+    """A node whose lease has ended owns nothing, the others inherit; a new lease brings it back."""
+    sessions = [await _session(etcd), await _session(etcd)]
+    groups = [_group(etcd, session, f"node-{i}") for i, session in enumerate(sessions)]
+    for group in groups:
+        await group.startService()
+    await until(lambda: len(groups[0].nodes) == 2)
+    mine = next(key for key in KEYS if groups[1].is_owner(key))
+    lost: list[bool] = []
+    sessions[1].on_lost.append(lambda: lost.append(groups[1].is_owner(mine)))
+    await etcd.call("lease/revoke", {"ID": sessions[1].lease_id})
+    await until(lambda: groups[0].is_owner(mine))
+    await until(lambda: groups[1].is_owner(mine) and not groups[0].is_owner(mine))
+    assert lost == [False]
+    for group, session in zip(groups, sessions, strict=True):
+        await group.stopService()
+        await session.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_self_discovery(etcd: EtcdClient, monkeypatch: Any) -> None:
+    """A node that doesn't find itself in its group doesn't start."""
+    session = await _session(etcd)
+    monkeypatch.setattr(session, "lease_id", None)
+    with pytest.raises(RuntimeError, match='self-discovery failed: missing "node-0"'):
+        await _group(etcd, session, "node-0").startService()
+    monkeypatch.undo()
+    await session.stopService()

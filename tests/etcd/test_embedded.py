@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.task import deferLater
+
+from stream.errors import UserError
+from stream.etcd import EmbeddedEtcd, EtcdClient
+from stream.etcd import embedded as embedded_module
+from tests.conftest import free_port
+from tests.etcd.servers import reactor, until
+
+
+async def _client(endpoint: str) -> EtcdClient:
+    client = EtcdClient(reactor, [endpoint], "x", connect_timeout=15)
+    await client.startService()
+    return client
+
+
+def _alive(pid: int) -> bool:
+    """Whether the process runs; one that is dead but not yet waited for doesn't."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def _pid(embedded: EmbeddedEtcd) -> int:
+    assert embedded._child is not None and embedded._child.transport is not None
+    return int(embedded._child.transport.pid)
+
+
+@pytest_twisted.ensureDeferred
+async def test_data_stay(tmp_path: Path) -> None:
+    """What one run has stored the next one finds, and nobody else can read it."""
+    endpoint = f"127.0.0.1:{free_port()}"
+    for expected in (0, 1):
+        embedded = EmbeddedEtcd(reactor, endpoint, str(tmp_path / "deep" / "data"))
+        await embedded.startService()
+        client = await _client(endpoint)
+        assert (await client.range("")).count == expected
+        await client.put("a", b"1")
+        await client.stopService()
+        pid = _pid(embedded)
+        await embedded.stopService()
+        assert not _alive(pid)
+    assert (tmp_path / "deep" / "data").stat().st_mode & 0o077 == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_killed_child(tmp_path: Path) -> None:
+    """An etcd that ends unexpectedly is started again, with its data."""
+    endpoint = f"127.0.0.1:{free_port()}"
+    embedded = EmbeddedEtcd(reactor, endpoint, str(tmp_path / "data"))
+    await embedded.startService()
+    client = await _client(endpoint)
+    await client.put("a", b"1")
+    pid = _pid(embedded)
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: embedded._child is None)
+    await until(lambda: embedded._child is not None)
+    assert _pid(embedded) != pid
+    again = await _client(endpoint)
+    assert await again.get("a") is not None
+    for service in (client, again, embedded):
+        await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop_while_waiting_for_the_restart(tmp_path: Path) -> None:
+    """A stopped service doesn't start etcd any more."""
+    embedded = EmbeddedEtcd(reactor, f"127.0.0.1:{free_port()}", str(tmp_path / "data"))
+    await embedded.startService()
+    os.kill(_pid(embedded), signal.SIGKILL)
+    await until(lambda: embedded._child is None)
+    await embedded.stopService()
+    await deferLater(reactor, 0.7)
+    assert embedded._child is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_port_in_use(etcd_url: str, tmp_path: Path) -> None:
+    """Another server at the port is an error that names the address."""
+    endpoint = etcd_url.removeprefix("http://")
+    embedded = EmbeddedEtcd(reactor, endpoint, str(tmp_path / "data"))
+    with pytest.raises(
+        UserError, match=f'etcd cannot listen on "{endpoint}": Address already in use'
+    ):
+        await embedded.startService()
+    await embedded.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_etcd_that_ends_at_once(tmp_path: Path) -> None:
+    """If etcd can't use its data the start fails without waiting, with etcd's own words."""
+    (tmp_path / "member").write_text("not a directory")
+    embedded = EmbeddedEtcd(reactor, f"127.0.0.1:{free_port()}", str(tmp_path))
+    began = reactor.seconds()
+    with pytest.raises(UserError, match=r"etcd did not start: .*member"):
+        await embedded.startService()
+    assert reactor.seconds() - began < 10
+    assert embedded._child is None and not embedded.running
+
+
+@pytest_twisted.ensureDeferred
+async def test_etcd_that_does_not_end(tmp_path: Path, monkeypatch: Any) -> None:
+    """A child that doesn't end when asked is killed."""
+    monkeypatch.setattr(embedded_module, "_KILL_AFTER_SECONDS", 0.2)
+    embedded = EmbeddedEtcd(reactor, f"127.0.0.1:{free_port()}", str(tmp_path / "data"))
+    await embedded.startService()
+    pid = _pid(embedded)
+    os.kill(pid, signal.SIGSTOP)
+    await embedded.stopService()
+    assert not _alive(pid)
+
+
+_PARENT = """\
+import sys
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
+from stream.etcd import EmbeddedEtcd
+
+embedded = EmbeddedEtcd(reactor, sys.argv[1], sys.argv[2])
+starting = ensureDeferred(embedded.startService())
+starting.addCallback(lambda _: print(embedded._child.transport.pid, flush=True))
+reactor.run()
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_killed_parent(tmp_path: Path) -> None:
+    """etcd doesn't outlive a process that was killed, and the next one can use the data."""
+    endpoint = f"127.0.0.1:{free_port()}"
+    data = str(tmp_path / "data")
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT, endpoint, data], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert _alive(pid)
+        parent.kill()
+        parent.wait(10)
+    await until(lambda: not _alive(pid))
+    embedded = EmbeddedEtcd(reactor, endpoint, data)
+    await embedded.startService()
+    await embedded.stopService()

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
+from twisted.internet.task import deferLater
+
+from stream.etcd import EtcdClient, EtcdUnavailable, LockTimeout, Session
+from tests.etcd.servers import Proxy, reactor, until
+
+
+async def _session(client: EtcdClient, ttl: int = 5) -> Session:
+    session = Session(client, ttl=ttl, reactor=reactor)
+    await session.startService()
+    return session
+
+
+@pytest_twisted.async_yield_fixture()
+async def sessions(etcd: EtcdClient) -> AsyncIterator[list[Session]]:
+    """Three sessions, as of three processes."""
+    started = [await _session(etcd) for _ in range(3)]
+    yield started
+    await gatherResults([ensureDeferred(session.stopService()) for session in started])
+
+
+async def _keys(client: EtcdClient) -> list[str]:
+    return [kv.key for kv in (await client.range("lock/")).kvs]
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_at_a_time(etcd: EtcdClient, sessions: list[Session]) -> None:
+    """Of many users in many sessions only one at a time has the lock, and each gets it."""
+    inside: list[int] = []
+    done = []
+
+    async def use(number: int) -> None:
+        async with await sessions[number % 3].lock("name", timeout=20):
+            inside.append(number)
+            assert inside == [number]
+            await deferLater(reactor, 0.01)
+            assert inside == [number]
+            inside.clear()
+        done.append(number)
+
+    await gatherResults([ensureDeferred(use(i)) for i in range(12)])
+    assert sorted(done) == list(range(12))
+    assert await _keys(etcd) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_try_lock(etcd: EtcdClient, sessions: list[Session]) -> None:
+    """Trying gives the lock if it is free, or nothing at once, and leaves no key behind."""
+    lock = await sessions[0].try_lock("name")
+    assert lock is not None
+    assert await sessions[0].try_lock("name") is None
+    assert await sessions[1].try_lock("name") is None
+    assert await _keys(etcd) == [lock.key]
+    await lock.release()
+    await lock.release()
+    again = await sessions[1].try_lock("name")
+    assert again is not None
+    await again.release()
+
+
+@pytest_twisted.ensureDeferred
+async def test_names_below_each_other(sessions: list[Session]) -> None:
+    """Locks ``a`` and ``a/b`` have nothing to do with each other."""
+    below = await sessions[0].lock("a/b", timeout=1)
+    above = await sessions[1].lock("a", timeout=1)
+    await below.release()
+    await above.release()
+
+
+@pytest_twisted.ensureDeferred
+async def test_timeout(etcd: EtcdClient, sessions: list[Session]) -> None:
+    """Who has waited in vain leaves the queue, in the same session and in others."""
+    lock = await sessions[0].lock("name", timeout=1)
+    with pytest.raises(LockTimeout, match='lock "name" is held by somebody else'):
+        await sessions[0].lock("name", timeout=0.1)
+    with pytest.raises(LockTimeout):
+        await sessions[1].lock("name", timeout=0.2)
+    assert await _keys(etcd) == [lock.key]
+    waiting = ensureDeferred(sessions[2].lock("name", timeout=5))
+    await deferLater(reactor, 0.05)
+    await lock.release()
+    await (await waiting).release()
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelled_at_any_moment(etcd: EtcdClient, sessions: list[Session]) -> None:
+    """Whenever a waiter is cancelled, even while its key is being put, its key doesn't stay."""
+    held = await sessions[0].lock("name", timeout=1)
+    for delay in (0, 0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.05):
+        waiting: Deferred[Any] = ensureDeferred(sessions[1].lock("name", timeout=5))
+        if delay:
+            await deferLater(reactor, delay)
+        waiting.cancel()
+        with pytest.raises(CancelledError):
+            await waiting
+    await held.release()
+    lock = await sessions[2].lock("name", timeout=5)
+    while await _keys(etcd) != [lock.key]:
+        await deferLater(reactor, 0.01)
+    await lock.release()
+    own = await sessions[1].lock("name", timeout=1)
+    await own.release()
+
+
+@pytest_twisted.ensureDeferred
+async def test_release_without_lease(etcd: EtcdClient, sessions: list[Session]) -> None:
+    """A lock whose lease is gone can be released, and another session has it already."""
+    lock = await sessions[0].lock("name", timeout=1)
+    await etcd.call("lease/revoke", {"ID": sessions[0].lease_id})
+    other = await sessions[1].lock("name", timeout=1)
+    await lock.release()
+    assert await _keys(etcd) == [other.key]
+    await other.release()
+
+
+@pytest_twisted.ensureDeferred
+async def test_lease_lost_while_waiting(etcd: EtcdClient, sessions: list[Session]) -> None:
+    """A waiter whose lease has gone doesn't get the lock, nobody would see that it has it."""
+    held = await sessions[0].lock("name", timeout=1)
+    waiting = ensureDeferred(sessions[1].lock("name", timeout=5))
+    while len(await _keys(etcd)) < 2:
+        await deferLater(reactor, 0.01)
+    await etcd.call("lease/revoke", {"ID": sessions[1].lease_id})
+    await held.release()
+    with pytest.raises(EtcdUnavailable, match="lease has ended"):
+        await waiting
+    assert await sessions[2].try_lock("name") is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_key_whose_answer_got_lost(
+    etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy, sessions: list[Session]
+) -> None:
+    """A key that was put, though the answer got lost, is deleted by the session later."""
+    session = await _session(proxied)
+    proxy.cut_after = 10
+    with pytest.raises(EtcdUnavailable):
+        await session.lock("name", timeout=5)
+    await (await sessions[0].lock("name", timeout=5)).release()
+    lock = await session.lock("name", timeout=5)
+    await proxy.refuse()
+    await lock.release()
+    assert await _keys(etcd) == [lock.key]
+    proxy.listen()
+    await (await sessions[0].lock("name", timeout=5)).release()
+    await session.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_watch_broken_while_waiting(
+    etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy, sessions: list[Session]
+) -> None:
+    """A waiter whose connection breaks looks again, and gets the lock that was freed meanwhile."""
+    session = await _session(proxied)
+    held = await sessions[0].lock("name", timeout=1)
+    waiting = ensureDeferred(session.lock("name", timeout=10))
+    await until(lambda: len(proxy.connections) >= 2)
+    await deferLater(reactor, 0.05)
+    proxy.is_deaf = True
+    await held.release()
+    await deferLater(reactor, 0.05)
+    proxy.is_deaf = False
+    await proxy.cut()
+    await (await waiting).release()
+    await session.stopService()

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
+from twisted.internet.task import deferLater
+
+from stream.etcd import AtomicTxn, Batch, EtcdClient, EtcdUnavailable, KeyValue, Mirror, atomic
+from stream.etcd import mirror as mirror_module
+from tests.etcd.servers import EtcdServer, Proxy, reactor, until
+
+
+def _decode(kv: KeyValue) -> str:
+    return kv.value.decode()
+
+
+async def _started(
+    client: EtcdClient, batches: list[Batch[str]] | None = None, decode: Any = _decode
+) -> Mirror[str]:
+    mirror = Mirror(client, "m/", decode, on_change=None if batches is None else batches.append)
+    await mirror.startService()
+    return mirror
+
+
+@pytest_twisted.ensureDeferred
+async def test_follows(etcd: EtcdClient) -> None:
+    """A mirror has what is below its prefix, and tells of each change with old and new value."""
+    await etcd.put("m/a", b"1")
+    await etcd.put("mm/x", b"not below it")
+    batches: list[Batch[str]] = []
+    mirror = await _started(etcd, batches)
+    assert mirror.items == {"m/a": "1"}
+    assert batches[0].reset and batches[0].revision == mirror.revision
+    await etcd.put("m/a", b"2")
+    await etcd.delete("m/a")
+    revision = await etcd.put("m/b", b"3")
+    await mirror.wait_revision(revision, 5)
+    assert mirror.items == {"m/b": "3"}
+    changes = [change for batch in batches for change in batch.changes]
+    assert [(c.key, c.previous, c.value) for c in changes] == [
+        ("m/a", None, "1"),
+        ("m/a", "1", "2"),
+        ("m/a", "2", None),
+        ("m/b", None, "3"),
+    ]
+    assert not any(batch.reset for batch in batches[1:])
+    await mirror.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_batch_for_one_transaction(etcd: EtcdClient) -> None:
+    """What was written together is told together."""
+    batches: list[Batch[str]] = []
+    mirror = await _started(etcd, batches)
+
+    async def body(txn: AtomicTxn) -> None:
+        for i in range(50):
+            txn.put(f"m/{i}", b"x")
+
+    await atomic(etcd, body)
+    await until(lambda: len(mirror.items) == 50)
+    assert [len(batch.changes) for batch in batches] == [0, 50]
+    await mirror.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_batches_wait_for_each_other(etcd: EtcdClient) -> None:
+    """The next batch isn't applied before the handler of the last one is done."""
+    told: list[tuple[str, dict[str, str]]] = []
+    gates: list[Deferred[None]] = []
+
+    async def handle(batch: Batch[str]) -> None:
+        told.append(("begin", dict(mirror.items)))
+        gates.append(Deferred())
+        await gates[-1]
+        told.append(("end", dict(mirror.items)))
+
+    mirror = Mirror(etcd, "m/", _decode, on_change=handle)
+    starting = ensureDeferred(mirror.startService())
+    await until(lambda: len(gates) == 1)
+    await deferLater(reactor, 0.05)
+    assert not starting.called
+    gates[0].callback(None)
+    await starting
+    await etcd.put("m/a", b"1")
+    for i in (1, 2):
+        await until(lambda i=i: len(gates) == i + 1)
+        if i == 1:
+            revision = await etcd.put("m/a", b"2")
+        reached = mirror.wait_revision(revision, 5)
+        await deferLater(reactor, 0.05)
+        assert mirror.items == {"m/a": str(i)} and not reached.called
+        gates[i].callback(None)
+    await reached
+    assert [what for what, _ in told] == ["begin", "end"] * 3
+    await mirror.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_bad_value_and_failing_handler(etcd: EtcdClient) -> None:
+    """A value that can't be decoded is left out, a handler's failure is logged; it goes on."""
+    await etcd.put("m/bad", b"\xff")
+    await etcd.put("m/good", b"1")
+
+    def handle(batch: Batch[str]) -> None:
+        raise RuntimeError("the handler failed")
+
+    mirror = Mirror(etcd, "m/", _decode, on_change=handle)
+    await mirror.startService()
+    assert mirror.items == {"m/good": "1"}
+    await etcd.put("m/bad", b"now good")
+    await etcd.put("m/good", b"\xff")
+    await mirror.wait_revision(await etcd.put("m/c", b"3"), 5)
+    assert mirror.items == {"m/bad": "now good", "m/c": "3"}
+    await mirror.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_wait_revision(etcd: EtcdClient) -> None:
+    """Waiting ends at the revision, after the timeout, or with the mirror."""
+    mirror = await _started(etcd)
+    await mirror.wait_revision(mirror.revision, 0)
+    with pytest.raises(TimeoutError):
+        await mirror.wait_revision(mirror.revision + 1, 0.05)
+    waiting = mirror.wait_revision(mirror.revision + 1, 5)
+    await etcd.put("m/a", b"1")
+    await waiting
+    waiting = mirror.wait_revision(mirror.revision + 1000, 5)
+    await mirror.stopService()
+    with pytest.raises(CancelledError):
+        await waiting
+
+
+@pytest_twisted.ensureDeferred
+async def test_answers_in_single_bytes(etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy) -> None:
+    """Changes that come byte by byte are told like any other."""
+    mirror = await _started(proxied)
+    proxy.bytewise = True
+    await etcd.put("m/a", b"1")
+    await etcd.delete("m/a")
+    await mirror.wait_revision(await etcd.put("m/b", b"2"), 10)
+    assert mirror.items == {"m/b": "2"}
+    await mirror.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_cut_in_the_middle_of_an_event(
+    etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy
+) -> None:
+    """Wherever the connection is cut, no change is lost, and none is told twice."""
+    batches: list[Batch[str]] = []
+    mirror = await _started(proxied, batches)
+    for i, cut in enumerate([1, 7, 60, 120, 199, 250, 299, 330, 400]):
+        await until(lambda: proxy.connections)
+        proxy.cut_after = cut
+        for j in range(4):
+            revision = await etcd.put("m/a", f"{i}.{j}".encode())
+        await mirror.wait_revision(revision, 10)
+    values = [change.value for batch in batches for change in batch.changes]
+    assert values == [f"{i}.{j}" for i in range(9) for j in range(4)]
+    await mirror.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_compaction_while_cut_off(
+    etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy
+) -> None:
+    """When the history is gone the mirror is told its whole content again."""
+    await etcd.put("m/gone", b"1")
+    await etcd.put("m/kept", b"1")
+    batches: list[Batch[str]] = []
+    mirror = await _started(proxied, batches)
+    await proxy.refuse()
+    await etcd.delete("m/gone")
+    await etcd.put("m/kept", b"2")
+    revision = await etcd.put("m/new", b"1")
+    await etcd.call("kv/compaction", {"revision": revision})
+    proxy.listen()
+    await mirror.wait_revision(revision, 10)
+    assert mirror.items == {"m/kept": "2", "m/new": "1"}
+    assert len(batches) == 2 and batches[1].reset and batches[1].revision >= revision
+    assert {(c.key, c.previous, c.value) for c in batches[1].changes} == {
+        ("m/kept", "1", "2"),
+        ("m/new", None, "1"),
+    }
+    await mirror.wait_revision(await etcd.put("m/new", b"2"), 10)
+    assert mirror.items["m/new"] == "2" and not batches[-1].reset
+    await mirror.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_etcd_restarted(server: EtcdServer) -> None:
+    """A mirror lives through a restart of etcd."""
+    client = EtcdClient(reactor, [server.url], "x")
+    await client.startService()
+    await client.put("m/a", b"1")
+    batches: list[Batch[str]] = []
+    mirror = await _started(client, batches)
+    server.kill()
+    await deferLater(reactor, 0.3)
+    await server.start()
+    await mirror.wait_revision(await client.put("m/b", b"2"), 15)
+    assert mirror.items == {"m/a": "1", "m/b": "2"}
+    assert [batch.reset for batch in batches] == [True, False]
+    await mirror.stopService()
+    await client.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_silent_watch_is_checked(
+    etcd: EtcdClient, proxied: EtcdClient, proxy: Proxy, monkeypatch: Any
+) -> None:
+    """A watch whose connection has silently died is found out; an idle one is left alone."""
+    monkeypatch.setattr(mirror_module, "_SILENCE_SECONDS", 0.1)
+    await etcd.put("m/a", b"1")
+    await etcd.put("m/bad", b"\xff")
+    batches: list[Batch[str]] = []
+    mirror = await _started(proxied, batches)
+    await until(lambda: len(proxy.connections) == 2)
+    before = proxy.accepted
+    revision = await etcd.put("elsewhere", b"1")
+    await mirror.wait_revision(revision, 5)
+    assert proxy.accepted == before and len(batches) == 1
+    proxy.is_deaf = True
+    await etcd.delete("m/a")
+    await deferLater(reactor, 0.05)
+    proxy.is_deaf = False
+    await until(lambda: mirror.items == {})
+    assert [batch.reset for batch in batches] == [True, False]
+    await mirror.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop_without_etcd(proxied: EtcdClient, proxy: Proxy) -> None:
+    """A mirror stops at once whether etcd refuses or swallows its requests."""
+    for is_blackhole in (True, False):
+        mirror = await _started(proxied)
+        if is_blackhole:
+            proxy.is_blackhole = True
+            await proxy.cut()
+        else:
+            await proxy.refuse()
+        await deferLater(reactor, 0.3)
+        began = reactor.seconds()
+        await mirror.stopService()
+        assert reactor.seconds() - began < 0.5
+        proxy.is_blackhole = False
+    with pytest.raises(EtcdUnavailable):
+        await _started(proxied)
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop_while_a_handler_waits(etcd: EtcdClient) -> None:
+    """Stopping cancels what the handler waits for."""
+    forever: Deferred[None] = Deferred()
+
+    async def handle(batch: Batch[str]) -> None:
+        if not batch.reset:
+            await forever
+
+    mirror = Mirror(etcd, "m/", _decode, on_change=handle)
+    await mirror.startService()
+    await etcd.put("m/a", b"1")
+    await until(lambda: mirror.items)
+    await mirror.stopService()
+    assert forever.called

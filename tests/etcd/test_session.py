@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.task import deferLater
+
+from stream.etcd import EtcdClient, EtcdUnavailable, Session
+from tests.etcd.servers import Proxy, fail, reactor, until
+
+TTL = 2  # the shortest that etcd grants
+
+
+@pytest_twisted.async_yield_fixture()
+async def session(etcd: EtcdClient) -> AsyncIterator[Session]:
+    """A session with direct access to etcd."""
+    started = Session(etcd, ttl=TTL, reactor=reactor)
+    await started.startService()
+    yield started
+    await started.stopService()
+
+
+@pytest_twisted.async_yield_fixture()
+async def shaky(proxied: EtcdClient) -> AsyncIterator[Session]:
+    """A session through the proxy."""
+    started = Session(proxied, ttl=TTL, reactor=reactor)
+    await started.startService()
+    yield started
+    await started.stopService()
+
+
+def _heard(session: Session) -> list[str]:
+    heard: list[str] = []
+    session.on_lost.append(fail)  # one listener's failure isn't another's
+    session.on_lost.append(lambda: heard.append("lost"))
+    session.on_renewed.append(lambda: heard.append("renewed"))
+    return heard
+
+
+async def _value(client: EtcdClient, key: str) -> bytes | None:
+    kv = await client.get(key)
+    return None if kv is None else kv.value
+
+
+@pytest_twisted.ensureDeferred
+async def test_registration(etcd: EtcdClient, session: Session) -> None:
+    """A registration is put under the lease, changed, and removed."""
+    registration = await session.register("r/a", b"1")
+    kv = await etcd.get("r/a")
+    assert kv is not None and (kv.value, kv.lease) == (b"1", session.lease_id)
+    await registration.update(b"2")
+    assert await _value(etcd, "r/a") == b"2"
+    await registration.remove()
+    assert await _value(etcd, "r/a") is None
+    await registration.update(b"3")
+    assert await _value(etcd, "r/a") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_lease_lives_with_the_session(etcd: EtcdClient, session: Session) -> None:
+    """The lease outlives its ttl while the session lives, and goes when the session stops."""
+    heard = _heard(session)
+    await session.register("r/a", b"1")
+    await deferLater(reactor, TTL * 1.8)
+    assert await _value(etcd, "r/a") == b"1" and heard == []
+    await session.stopService()
+    assert await _value(etcd, "r/a") is None
+    assert session.lease_id is None and heard == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_revoked_lease(etcd: EtcdClient, session: Session) -> None:
+    """When the lease is gone everything is registered again under a new one."""
+    heard = _heard(session)
+    first = session.lease_id
+    await session.register("r/a", b"1")
+    removed = await session.register("r/b", b"1")
+    await removed.remove()
+    await etcd.call("lease/revoke", {"ID": first})
+    assert await _value(etcd, "r/a") is None
+    await until(lambda: "renewed" in heard)
+    assert heard == ["lost", "renewed"]
+    kv = await etcd.get("r/a")
+    assert kv is not None and (kv.value, kv.lease) == (b"1", session.lease_id)
+    assert session.lease_id != first
+    assert await _value(etcd, "r/b") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_revoked_lease_found_by_an_update(etcd: EtcdClient, session: Session) -> None:
+    """An update that finds the lease gone doesn't wait for the next keep-alive to tell."""
+    heard = _heard(session)
+    registration = await session.register("r/a", b"1")
+    await etcd.call("lease/revoke", {"ID": session.lease_id})
+    await registration.update(b"2")
+    assert heard == ["lost"]
+    await until(lambda: "renewed" in heard, seconds=0.3)
+    assert await _value(etcd, "r/a") == b"2"
+
+
+@pytest_twisted.ensureDeferred
+async def test_unreachable_etcd(etcd: EtcdClient, shaky: Session, proxy: Proxy) -> None:
+    """The session knows by itself that it is over, and comes back with etcd."""
+    heard = _heard(shaky)
+    first = shaky.lease_id
+    registration = await shaky.register("r/a", b"1")
+    proxy.is_blackhole = True
+    cut = reactor.seconds()
+    await until(lambda: heard)
+    lease = shaky.lease_id
+    assert heard == ["lost"] and lease is None
+    assert reactor.seconds() - cut <= TTL + 0.5
+    with pytest.raises(EtcdUnavailable, match="no valid lease"):
+        await shaky.lock("name", timeout=1)
+    await registration.update(b"2")
+    proxy.is_blackhole = False
+    await proxy.cut()
+    await until(lambda: "renewed" in heard)
+    kv = await etcd.get("r/a")
+    assert kv is not None and (kv.value, kv.lease) == (b"2", shaky.lease_id)
+    leases = (await etcd.call("lease/leases", {})).get("leases", [])
+    assert str(first) not in [lease["ID"] for lease in leases]
+
+
+@pytest_twisted.ensureDeferred
+async def test_short_outage(etcd: EtcdClient, shaky: Session, proxy: Proxy) -> None:
+    """A lease survives a stuck connection, and what was put off meanwhile is done."""
+    heard = _heard(shaky)
+    registration = await shaky.register("r/a", b"1")
+    other = await shaky.register("r/b", b"1")
+    await proxy.refuse()
+    await registration.update(b"2")
+    await other.remove()
+    assert await _value(etcd, "r/a") == b"1"
+    proxy.listen()
+    while (await _value(etcd, "r/a"), await _value(etcd, "r/b")) != (b"2", None):
+        await deferLater(reactor, 0.02)
+    assert heard == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_restore_that_fails_is_repeated(
+    etcd: EtcdClient, session: Session, monkeypatch: Any
+) -> None:
+    """If a registration can't be put under the new lease at first, it is later."""
+    heard = _heard(session)
+    await session.register("r/a", b"1")
+    put = etcd.put
+    failures = [EtcdUnavailable("once"), EtcdUnavailable("twice")]
+
+    async def failing(*args: Any, **kwargs: Any) -> int:
+        if failures:
+            raise failures.pop()
+        return await put(*args, **kwargs)
+
+    monkeypatch.setattr(etcd, "put", failing)
+    await etcd.call("lease/revoke", {"ID": session.lease_id})
+    await until(lambda: "renewed" in heard)
+    assert await _value(etcd, "r/a") == b"1" and not failures
+
+
+@pytest_twisted.ensureDeferred
+async def test_concurrent_updates(etcd: EtcdClient, session: Session, monkeypatch: Any) -> None:
+    """However slow the first of many updates is, the last one's value is there at the end."""
+    registration = await session.register("r/a", b"0")
+    put = etcd.put
+    gate: Deferred[None] = Deferred()
+    values = []
+
+    async def slow(key: str, value: bytes, **kwargs: Any) -> int:
+        values.append(value)
+        if len(values) == 1:
+            await gate
+        return await put(key, value, **kwargs)
+
+    monkeypatch.setattr(etcd, "put", slow)
+    updates = [ensureDeferred(registration.update(str(i).encode())) for i in range(1, 9)]
+    gate.callback(None)
+    await gatherResults(updates)
+    assert await _value(etcd, "r/a") == b"8"
+    assert values == [b"1", b"8"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_update_and_removal(etcd: EtcdClient, session: Session, monkeypatch: Any) -> None:
+    """A removal wins over an update that is still under way."""
+    registration = await session.register("r/a", b"0")
+    put = etcd.put
+    gate: Deferred[None] = Deferred()
+
+    async def slow(key: str, value: bytes, **kwargs: Any) -> int:
+        await gate
+        return await put(key, value, **kwargs)
+
+    monkeypatch.setattr(etcd, "put", slow)
+    both = [ensureDeferred(registration.update(b"1")), ensureDeferred(registration.remove())]
+    gate.callback(None)
+    await gatherResults(both)
+    assert await _value(etcd, "r/a") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop_without_etcd(proxied: EtcdClient, proxy: Proxy) -> None:
+    """A session stops in a few seconds whether etcd refuses or swallows its requests."""
+    for limit in (4.0, 0.5):
+        session = Session(proxied, ttl=60, reactor=reactor)
+        await session.startService()
+        lock = await session.lock("name", timeout=1)
+        if limit > 1:
+            proxy.is_blackhole = True
+        else:
+            await proxy.refuse()
+        began = reactor.seconds()
+        await session.stopService()
+        assert reactor.seconds() - began < limit
+        await lock.release()
+        proxy.is_blackhole = False
+        if limit > 1:
+            await proxied.delete_prefix("lock/")
+    session = Session(proxied, ttl=60, reactor=reactor)
+    with pytest.raises(EtcdUnavailable):
+        await session.startService()
+    await session.stopService()

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from base64 import b64encode
+from itertools import pairwise
+from typing import Any
+
+import orjson
+import pytest
+import pytest_twisted
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from stream.etcd import Compacted, EtcdClient, EtcdUnavailable
+from stream.etcd.errors import InvalidToken
+from stream.etcd.watch import Event, LineSplitter, WatchBatch, WatchStream
+
+
+@given(st.lists(st.binary().filter(bool)), st.lists(st.integers(0, 400)))
+def test_any_split_gives_the_same_lines(lines: list[bytes], cuts: list[int]) -> None:
+    """However a stream is cut into pieces, its lines are the same."""
+    lines = [line.replace(b"\n", b" ") + b"." for line in lines]
+    data = b"".join(line + b"\n" for line in lines)
+    bounds = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    splitter = LineSplitter()
+    found: list[bytes] = []
+    for start, end in pairwise(bounds):
+        found += splitter.feed(data[start:end])
+    assert found == lines
+
+
+@given(st.integers(1, 50), st.integers(1, 50))
+def test_endless_line(limit: int, piece: int) -> None:
+    """A line may be as long as the limit, and not a byte longer."""
+    splitter = LineSplitter(limit)
+    fed = 0
+    while fed + piece <= limit:
+        assert splitter.feed(b"x" * piece) == []
+        fed += piece
+    with pytest.raises(ValueError, match="longer than"):
+        splitter.feed(b"x" * piece)
+
+
+def _text(value: str) -> str:
+    return b64encode(value.encode()).decode()
+
+
+def _put(key: str, revision: int, value: str = "v") -> dict[str, Any]:
+    kv = {"key": _text(key), "value": _text(value), "mod_revision": str(revision)}
+    return {"kv": kv}
+
+
+def _answer(revision: int, *events: dict[str, Any], **more: Any) -> bytes:
+    result = {"header": {"revision": str(revision)}, "events": list(events), **more}
+    return orjson.dumps({"result": result}) + b"\n"
+
+
+def _stream() -> tuple[WatchStream, StringTransport]:
+    stream, transport = WatchStream("ns/"), StringTransport()
+    stream.makeConnection(transport)
+    return stream, transport
+
+
+def _error(failing: Deferred[Any]) -> BaseException:
+    caught: list[Failure] = []
+    failing.addErrback(caught.append)
+    return caught[0].value  # type: ignore[return-value]
+
+
+def _results(stream: WatchStream, count: int) -> list[WatchBatch]:
+    found: list[WatchBatch] = []
+    for _ in range(count):
+        stream.next().addCallback(found.append)
+    return found
+
+
+def test_every_split_of_an_answer() -> None:
+    """A watch cut into two pieces anywhere, or into single bytes, tells the same."""
+    deleted = {"type": "DELETE", "kv": {"key": _text("ns/b"), "mod_revision": "7"}}
+    data = _answer(5, created=True) + _answer(9, _put("ns/a", 6, "ö"), deleted) + _answer(12)
+    splits = [[data[:i], data[i:]] for i in range(len(data))]
+    splits.append([data[i : i + 1] for i in range(len(data))])
+    for pieces in splits:
+        stream, _ = _stream()
+        for piece in pieces:
+            stream.dataReceived(piece)
+        changes, progress = _results(stream, 2)
+        assert [event.key for event in changes.events] == ["a", "b"]
+        assert changes.events[0].kv is not None and changes.events[0].kv.value == "ö".encode()
+        assert changes.events[1].kv is None
+        assert (changes.revision, progress.revision, progress.events) == (7, 12, ())
+
+
+def test_reader_that_is_slower_than_etcd() -> None:
+    """The connection is paused at many or at big unread batches, and goes on when they are read."""
+    for value, count in (("v", 300), ("v" * 1_000_000, 20)):
+        stream, transport = _stream()
+        stream.dataReceived(_answer(1, created=True))
+        sent = 0
+        while transport.producerState == "producing":
+            sent += 1
+            stream.dataReceived(_answer(sent, _put("ns/a", sent, value)))
+        assert sent < count
+        found = _results(stream, sent)
+        assert [batch.revision for batch in found] == list(range(1, sent + 1))
+        assert transport.producerState == "producing"
+
+
+def test_end_comes_behind_the_batches() -> None:
+    """What came before the end of the stream is still delivered, then the error, each time."""
+    stream, _ = _stream()
+    stream.dataReceived(_answer(1, created=True) + _answer(2, _put("ns/a", 2)))
+    stream.connectionLost(Failure(ConnectionDone()))
+    assert [batch.revision for batch in _results(stream, 1)] == [2]
+    for _ in range(2):
+        assert isinstance(_error(stream.next()), EtcdUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (_answer(9, canceled=True, compact_revision="8"), Compacted),
+        (_answer(9, canceled=True, cancel_reason="etcdserver: permission denied"), InvalidToken),
+        (b'{"error":{"grpc_code":14,"message":"no leader"}}\n', EtcdUnavailable),
+        (b"<html>\n", EtcdUnavailable),
+        (b"[]\n", EtcdUnavailable),
+        (b'{"result":{}}\n', EtcdUnavailable),
+    ],
+)
+def test_refused_watch(line: bytes, kind: type[Exception]) -> None:
+    """A watch that isn't accepted fails with the reason."""
+    stream, _ = _stream()
+    stream.dataReceived(line)
+    assert isinstance(_error(stream.created), kind)
+    assert isinstance(_error(stream.next()), kind)
+
+
+def test_cancelled_next() -> None:
+    """A batch that comes after the waiting was given up is there for the next one."""
+    stream, _ = _stream()
+    stream.dataReceived(_answer(1, created=True))
+    waiting = stream.next()
+    waiting.addErrback(lambda _: None)
+    waiting.cancel()
+    stream.dataReceived(_answer(2, _put("ns/a", 2)))
+    assert [batch.revision for batch in _results(stream, 1)] == [2]
+
+
+@pytest_twisted.ensureDeferred
+async def test_watch_of_etcd(etcd: EtcdClient) -> None:
+    """A watch begins with what happened from its start revision on."""
+    start = await etcd.put("w/a", b"1")
+    await etcd.put("other/a", b"")
+    await etcd.delete("w/a")
+    stream = await etcd.watch("w/", start)
+    found: list[Event] = []
+    while len(found) < 2:
+        found += (await stream.next()).events
+    await etcd.put("w/b", b"2")
+    found += (await stream.next()).events
+    seen = [(event.key, event.kv.value if event.kv else None) for event in found]
+    assert seen == [("w/a", b"1"), ("w/a", None), ("w/b", b"2")]
+    assert [event.mod_revision for event in found] == [start, start + 2, start + 3]
+    stream.cancel()
+
+
+@pytest_twisted.ensureDeferred
+async def test_watch_from_a_compacted_revision(etcd: EtcdClient) -> None:
+    """A watch from a revision that isn't kept any more fails with Compacted."""
+    start = await etcd.put("w/a", b"1")
+    await etcd.put("w/a", b"2")
+    await etcd.call("kv/compaction", {"revision": await etcd.put("w/a", b"3")})
+    with pytest.raises(Compacted):
+        await (await etcd.watch("w/", start)).next()

@@ -1,0 +1,137 @@
+"""A coordinator over a real etcd, whose ticks come from the test's clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest_twisted
+from twisted.application.service import Service
+from twisted.internet import reactor as _reactor
+from twisted.internet.task import Clock, deferLater
+
+from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
+from stream.etcd import EtcdClient, Mirror, Session
+from stream.keboola.records import JobRecord
+from stream.settings import Settings
+from stream.storage.coordinator.service import StorageCoordinatorService
+from stream.storage.coordinator.work import CoordinatorWork, decode_sink, decode_source
+from stream.storage.entity import File
+from stream.storage.key import SliceKey
+from stream.storage.prefix import CLOSE_SYNC
+from stream.storage.state import SliceState
+from tests.storage.world import RecordingProvider, Storage
+
+reactor: Any = _reactor
+_PATIENCE_SECONDS = 10.0
+_LOOK_SECONDS = 0.005
+
+
+class FakeGroup(Service):
+    """A group in which this node owns what the test says."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+
+    def is_owner(self, key: str) -> bool:
+        return self._coordinator.owns(key)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        self._coordinator.topology_changed.append(callback)
+
+
+class FakeImporter:
+    """:ivar failures: raised by the next imports, one each."""
+
+    def __init__(self) -> None:
+        self.imported: list[File] = []
+        self.failures: list[Exception] = []
+
+    async def import_file(self, file: File) -> None:
+        self.imported.append(file)
+        if self.failures:
+            raise self.failures.pop(0)
+
+    async def forget_finished(self, record: JobRecord) -> bool:
+        return False
+
+
+class Coordinator:
+    """A `StorageCoordinatorService` with fakes around it.
+
+    :ivar owns: whether the node cares for a source or project.
+    """
+
+    def __init__(self, client: EtcdClient, session: Session) -> None:
+        self.storage = Storage(client)
+        self.client = client
+        self.clock = Clock()
+        self.provider = RecordingProvider()
+        self.importer = FakeImporter()
+        self.owns: Callable[[str], bool] = lambda key: True
+        self.topology_changed: list[Callable[[], None]] = []
+        self.work = CoordinatorWork(
+            client=client,
+            session=session,
+            repository=self.storage.repository,
+            reactor=self.clock,
+            now=lambda: self.storage.now,
+            sinks=Mirror(client, SINK_ACTIVE, decode_sink),
+            sources=Mirror(client, SOURCE_ACTIVE, decode_source),
+        )
+        importer: Any = self.importer
+        self.service = StorageCoordinatorService(
+            self.clock,
+            client,
+            session,
+            self.work,
+            Settings(),
+            self.provider,
+            importer,
+            lambda name: FakeGroup(self),  # type: ignore[arg-type,return-value]
+        )
+
+    def tick(self, seconds: float = 2.0) -> None:
+        """Let time pass for the operators, not for the records."""
+        self.clock.advance(seconds)
+
+    async def until(self, condition: Callable[[], Any]) -> Any:
+        """Wait for the first true answer of an asynchronous *condition*, and give it."""
+        deadline = reactor.seconds() + _PATIENCE_SECONDS
+        while reactor.seconds() < deadline:
+            self.clock.advance(0)
+            answer = await condition()
+            if answer:
+                return answer
+            await deferLater(reactor, _LOOK_SECONDS)
+        raise AssertionError("it didn't happen")
+
+    async def never(self, condition: Callable[[], Any], looks: int = 20) -> None:
+        """Make sure that an asynchronous *condition* stays false through several ticks."""
+        for _ in range(looks):
+            self.tick()
+            assert not await condition()
+            await deferLater(reactor, _LOOK_SECONDS)
+
+    async def report(self, node: str, revision: int) -> None:
+        """A source node says up to which revision it has closed what was closed."""
+        await self.client.put(f"{CLOSE_SYNC}{node}", str(revision).encode())
+
+    async def revision(self) -> int:
+        return (await self.client.range("storage/")).revision
+
+    async def slice_state(self, key: SliceKey) -> SliceState:
+        return (await self.storage.slice(key)).state
+
+
+@pytest_twisted.async_yield_fixture()
+async def coordinator(etcd: EtcdClient) -> AsyncIterator[Coordinator]:
+    """Not started, so that a test can prepare what is there at the start."""
+    session = Session(etcd, ttl=30, reactor=reactor)
+    await session.startService()
+    coordinator = Coordinator(etcd, session)
+    await coordinator.storage.define()
+    yield coordinator
+    if coordinator.service.running:
+        await coordinator.service.stopService()
+    await session.stopService()

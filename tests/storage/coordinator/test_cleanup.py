@@ -1,0 +1,185 @@
+"""Which files the cleanup deletes, and what is left of them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet.task import Clock
+
+from stream.definition import lifecycle
+from stream.definition.prefix import SINK_ACTIVE
+from stream.settings import Settings
+from stream.storage.coordinator.cleanup import MetadataCleanup, expired_files
+from stream.storage.entity import File
+from stream.storage.state import FileState
+from stream.storage.statistics_reads import sink_statistics
+from tests.storage.coordinator.conftest import Coordinator
+from tests.storage.samples import OPENED_AT
+from tests.storage.world import BY, SINK, SINK_KEY, SOURCE, Storage, prepared_file, sample_volume
+
+SETTINGS = Settings().storage.metadata_cleanup
+HOUR = timedelta(hours=1)
+
+
+def imported(index: int) -> File:
+    """The *index*-th file of a sink, imported right after it was opened."""
+    opened_at = OPENED_AT + timedelta(minutes=index)
+    storage = Storage(None, [sample_volume("vol-1")])  # type: ignore[arg-type]
+    file = storage.repository._new_file(SOURCE, SINK, prepared_file(SINK, opened_at))
+    return attrs.evolve(file, state=FileState.IMPORTED, imported_at=opened_at)
+
+
+def expired(files: list[File], age: timedelta) -> list[File]:
+    """What is expired when the newest file has this *age*."""
+    newest = max(file.last_change_at for file in files)
+    return expired_files(files, SETTINGS, newest + age)
+
+
+def test_newest_stay() -> None:
+    """However old they are, the newest 31 imported files of a sink are kept."""
+    files = [imported(index) for index in range(40)]
+    assert expired(files[:31], 1000 * HOUR) == []
+    assert expired(files[:32], 1000 * HOUR) == [files[0]]
+    assert set(expired(files, 1000 * HOUR)) == set(files[:9])
+    assert expired(files[::-1], HOUR) == expired(files, HOUR)
+
+
+def test_young_stay() -> None:
+    """An imported file is kept for an hour, however many newer ones there are."""
+    files = [imported(index) for index in range(100)]
+    # The newest is 1 minute old, the one at index i has 99 - i minutes more.
+    assert set(expired(files, timedelta(minutes=1))) == set(files[:41])
+    last_change = attrs.evolve(files[0], imported_at=files[-1].last_change_at)
+    assert last_change not in expired([last_change, *files[1:]], timedelta(minutes=1))
+
+
+def test_open_ones_count() -> None:
+    """Files that aren't imported count among the newest."""
+    files = [imported(index) for index in range(32)]
+    files[-1] = attrs.evolve(files[-1], state=FileState.WRITING, imported_at=None)
+    assert expired(files, 2 * HOUR) == [files[0]]
+
+
+@pytest.mark.parametrize("state", [FileState.CLOSING, FileState.IMPORTING])
+def test_stuck(state: FileState) -> None:
+    """A file that never got into its table is given up after a week in one state."""
+    closing_at = OPENED_AT + 24 * HOUR
+    file = attrs.evolve(imported(0), state=state, imported_at=None, closing_at=closing_at)
+    week = timedelta(days=7)
+    assert expired_files([file], SETTINGS, closing_at + week - HOUR) == []
+    assert expired_files([file], SETTINGS, closing_at + week) == [file]
+
+
+def _cleanup(coordinator: Coordinator) -> MetadataCleanup:
+    settings = attrs.evolve(SETTINGS, archived_file_retention_per_sink=0)
+    return MetadataCleanup(coordinator.work, settings, lambda key: coordinator.owns(key))
+
+
+async def _import(storage: Storage, records: int) -> File:
+    file = await storage.open_file()
+    (slice_,) = await storage.slices(file.key)
+    await storage.count(slice_.key, records)
+    await storage.close_files()
+    await storage.import_all(file.key)
+    return file
+
+
+@pytest_twisted.ensureDeferred
+async def test_run(coordinator: Coordinator) -> None:
+    """A run deletes old files with their records, and keeps what they imported in the sum."""
+    storage = coordinator.storage
+    old = await _import(storage, 5)
+    new = await _import(storage, 7)
+    await coordinator.client.put(f"storage/keboola/file/{old.key}", b"credentials")
+    storage.tick(3600)
+    await _cleanup(coordinator).run()
+    assert [file.key for file in await storage.files()] == [new.key]
+    assert await coordinator.client.get(f"storage/keboola/file/{old.key}") is None
+    assert (await sink_statistics(storage.client, SINK_KEY)).target.records_count == 12
+    await storage.check()
+
+
+@pytest.mark.parametrize("gone", ["deleted", "purged"])
+@pytest_twisted.ensureDeferred
+async def test_sinks_that_are_gone(coordinator: Coordinator, gone: str) -> None:
+    """Files of deleted sinks are cleaned up, even if nothing is left of the sink."""
+    storage = coordinator.storage
+    for _ in range(2):
+        await _import(storage, 5)
+    if gone == "deleted":
+        deleted = lifecycle.delete(SINK, storage.now, BY, directly=True)
+        await coordinator.storage.define(sink=deleted)
+        stored = await coordinator.client.get(f"{SINK_ACTIVE}{SINK_KEY}")
+        assert stored is not None
+        await coordinator.client.put(f"definition/sink/deleted/{SINK_KEY}", stored.value)
+    await coordinator.client.delete(f"{SINK_ACTIVE}{SINK_KEY}")
+    storage.tick(3600)
+    await _cleanup(coordinator).run()
+    assert len(await storage.files()) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_owner(coordinator: Coordinator) -> None:
+    """Another node's projects are left alone."""
+    for _ in range(2):
+        await _import(coordinator.storage, 5)
+    coordinator.storage.tick(3600)
+    coordinator.owns = lambda key: key != "123"
+    await _cleanup(coordinator).run()
+    assert len(await coordinator.storage.files()) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_locked_file(coordinator: Coordinator) -> None:
+    """A file that somebody works on is retained."""
+    storage = coordinator.storage
+    old = await _import(storage, 5)
+    await _import(storage, 5)
+    storage.tick(3600)
+    lock = await coordinator.work.session.lock(f"operator.file.{old.key}", timeout=5)
+    await _cleanup(coordinator).run()
+    assert len(await storage.files()) == 2
+    await lock.release()
+    await _cleanup(coordinator).run()
+    assert len(await storage.files()) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_tolerance(coordinator: Coordinator) -> None:
+    """After too many failures a run gives up."""
+    cleanup = _cleanup(coordinator)
+    tried: list[int] = []
+
+    async def fail(item: int) -> bool:
+        tried.append(item)
+        raise ValueError("broken")
+
+    counts = await cleanup.each(range(100), fail)
+    assert counts == [0, 0, SETTINGS.error_tolerance + 1]
+    assert len(tried) == SETTINGS.error_tolerance + 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_periodic(coordinator: Coordinator) -> None:
+    """A run is made at the start and at each interval, and none after the stop."""
+    runs: list[float] = []
+    cleanup = _cleanup(coordinator)
+    clock: Clock = coordinator.clock
+
+    async def run() -> None:
+        runs.append(clock.seconds())
+        if len(runs) == 2:
+            raise ValueError("broken")
+
+    cleanup.run = run  # type: ignore[method-assign]
+    cleanup.startService()
+    for _ in range(3):
+        clock.advance(SETTINGS.interval.seconds)
+    assert runs == [0, 600, 1200, 1800]
+    await cleanup.stopService()
+    clock.advance(SETTINGS.interval.seconds)
+    assert len(runs) == 4
+    assert clock.getDelayedCalls() == []

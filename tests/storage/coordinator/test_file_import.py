@@ -1,0 +1,80 @@
+"""Files that are importing get into their table."""
+
+from __future__ import annotations
+
+import pytest_twisted
+
+from stream.definition import lifecycle
+from stream.errors import UserError
+from stream.storage.entity import File
+from stream.storage.state import FileState
+from tests.storage.coordinator.conftest import Coordinator
+from tests.storage.world import BY, SINK
+
+
+async def importing_file(coordinator: Coordinator) -> File:
+    await coordinator.storage.open_file()
+    (file,) = await coordinator.storage.close_files()
+    await coordinator.storage.finish_slices(file.key)
+    return await coordinator.storage.to_importing(file.key)
+
+
+@pytest_twisted.ensureDeferred
+async def test_importing(coordinator: Coordinator) -> None:
+    """An imported file and its slices are marked as such."""
+    file = await importing_file(coordinator)
+    await coordinator.service.startService()
+
+    async def imported() -> bool:
+        return (await coordinator.storage.file(file.key)).state is FileState.IMPORTED
+
+    await coordinator.until(imported)
+    assert coordinator.importer.imported == [file]
+    await coordinator.storage.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_failed_import(coordinator: Coordinator) -> None:
+    """A failed import is recorded and tried again after the delay."""
+    file = await importing_file(coordinator)
+    coordinator.importer.failures.append(UserError("bad column"))
+    await coordinator.service.startService()
+
+    async def failed() -> bool:
+        return (await coordinator.storage.file(file.key)).retry.retry_attempt == 1
+
+    await coordinator.until(failed)
+    found = await coordinator.storage.file(file.key)
+    assert (found.state, found.retry.retry_reason) == (FileState.IMPORTING, "bad column")
+
+    async def imported() -> bool:
+        return (await coordinator.storage.file(file.key)).state is FileState.IMPORTED
+
+    await coordinator.never(imported, looks=5)
+    assert len(coordinator.importer.imported) == 1
+    coordinator.storage.tick(150)
+    coordinator.tick()
+    await coordinator.until(imported)
+    assert len(coordinator.importer.imported) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_disabled_sink(coordinator: Coordinator) -> None:
+    """What a disabled sink has staged waits until the sink is enabled."""
+    file = await importing_file(coordinator)
+    disabled = lifecycle.disable(SINK, coordinator.storage.now, BY, directly=True, reason="")
+    await coordinator.storage.define(sink=disabled)
+    await coordinator.service.startService()
+
+    async def imported() -> bool:
+        return (await coordinator.storage.file(file.key)).state is FileState.IMPORTED
+
+    await coordinator.never(imported)
+    assert coordinator.importer.imported == []
+    await coordinator.storage.define()
+
+    async def imported_at_a_tick() -> bool:
+        coordinator.tick()
+        return await imported()
+
+    await coordinator.until(imported_at_a_tick)

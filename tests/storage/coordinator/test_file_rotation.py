@@ -1,0 +1,216 @@
+"""Files are rotated when a trigger fires, and go on when their last slice is uploaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import pytest_twisted
+
+from stream.definition import lifecycle
+from stream.errors import UserError
+from stream.keboola.records import JobRecord, job_record_key
+from stream.storage.entity import File
+from stream.storage.key import FileKey, JobKey
+from stream.storage.state import FileState
+from stream.values.codec import encode
+from tests.storage.coordinator.conftest import Coordinator
+from tests.storage.world import BY, SINK, SINK_KEY
+
+ENOUGH = 50_000
+"""Records that trigger the import of a file by default."""
+
+
+def in_state(coordinator: Coordinator, key: FileKey, state: FileState) -> Callable[[], object]:
+    async def found() -> bool:
+        return (await coordinator.storage.file(key)).state is state
+
+    return found
+
+
+async def full_file(coordinator: Coordinator) -> File:
+    """A file with enough records to be imported, old enough for it."""
+    file = await coordinator.storage.open_file()
+    (slice_,) = await coordinator.storage.slices()
+    await coordinator.storage.count(slice_.key, ENOUGH)
+    coordinator.storage.tick(61)
+    return file
+
+
+@pytest_twisted.ensureDeferred
+async def test_rotation_by_count(coordinator: Coordinator) -> None:
+    """Enough records rotate a file; what was prepared for the new one is kept."""
+    file = await full_file(coordinator)
+    await coordinator.service.startService()
+    await coordinator.until(in_state(coordinator, file.key, FileState.CLOSING))
+    (opened,) = [f for f in await coordinator.storage.files() if f.state is FileState.WRITING]
+    (prepared,) = coordinator.provider.prepared
+    assert opened.key == prepared.key
+    assert coordinator.provider.tokens == [None]
+    await coordinator.service.stopService()
+    assert coordinator.provider.kept == [prepared]
+    assert coordinator.provider.discarded == []
+    await coordinator.storage.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_failed_preparation(coordinator: Coordinator) -> None:
+    """If nothing can be prepared the file stays open; the next attempt comes after the delay."""
+    file = await full_file(coordinator)
+    coordinator.provider.failures.append(UserError("no staging file"))
+    await coordinator.service.startService()
+
+    async def failed() -> bool:
+        return (await coordinator.storage.file(file.key)).retry.retry_attempt == 1
+
+    await coordinator.until(failed)
+    found = await coordinator.storage.file(file.key)
+    assert (found.state, found.retry.retry_reason) == (FileState.WRITING, "no staging file")
+    closing = in_state(coordinator, file.key, FileState.CLOSING)
+    await coordinator.never(closing, looks=5)
+    coordinator.storage.tick(150)
+    coordinator.tick()
+    await coordinator.until(closing)
+
+
+@pytest_twisted.ensureDeferred
+async def test_sink_changed_meanwhile(coordinator: Coordinator) -> None:
+    """A file that was prepared for a former version of the sink isn't opened."""
+    file = await full_file(coordinator)
+    renamed = lifecycle.next_version(
+        attrs.evolve(SINK, name="renamed"), "", coordinator.storage.now, BY
+    )
+
+    async def change_sink() -> None:
+        coordinator.provider.on_prepare = None
+        await coordinator.storage.define(sink=renamed)
+
+    coordinator.provider.on_prepare = change_sink
+    await coordinator.service.startService()
+
+    async def discarded() -> bool:
+        return bool(coordinator.provider.discarded)
+
+    await coordinator.until(discarded)
+    assert (await coordinator.storage.file(file.key)).state is FileState.WRITING
+    # The next tick sees the new version and rotates for it.
+    coordinator.storage.tick()
+
+    async def rotated() -> bool:
+        coordinator.tick()
+        return (await coordinator.storage.file(file.key)).state is FileState.CLOSING
+
+    await coordinator.until(rotated)
+    await coordinator.service.stopService()
+    assert coordinator.provider.discarded == coordinator.provider.prepared[:1]
+    assert coordinator.provider.kept == coordinator.provider.prepared[1:]
+
+
+@pytest_twisted.ensureDeferred
+async def test_closing(coordinator: Coordinator) -> None:
+    """A closing file goes on as soon as its last slice has left the volume, without a tick."""
+    await coordinator.storage.open_file()
+    (first,) = await coordinator.storage.slices()
+    await coordinator.storage.rotate_slice(first.key)
+    (file,) = await coordinator.storage.close_files()
+    # Source nodes that never report keep the operators from closing slices.
+    await coordinator.report("source-1", 1)
+    for slice_ in await coordinator.storage.slices():
+        await coordinator.storage.to_uploading(slice_.key)
+    await coordinator.storage.count(first.key, 1)
+    await coordinator.service.startService()
+    importing = in_state(coordinator, file.key, FileState.IMPORTING)
+    first_key, second_key = [s.key for s in await coordinator.storage.slices()]
+    await coordinator.storage.to_uploaded(first_key)
+    await coordinator.never(importing)
+    await coordinator.storage.to_uploaded(second_key)
+    seconds = coordinator.clock.seconds()
+    imported = in_state(coordinator, file.key, FileState.IMPORTED)
+    await coordinator.until(imported)
+    assert coordinator.clock.seconds() == seconds
+    found = await coordinator.storage.file(file.key)
+    assert found.retry.retry_attempt == 0
+    assert not found.staging.is_empty
+    await coordinator.storage.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_empty_file(coordinator: Coordinator) -> None:
+    """A file without records is marked as empty."""
+    await coordinator.storage.open_file()
+    (file,) = await coordinator.storage.close_files()
+    await coordinator.storage.finish_slices(file.key)
+    await coordinator.service.startService()
+    await coordinator.until(in_state(coordinator, file.key, FileState.IMPORTED))
+    assert (await coordinator.storage.file(file.key)).staging.is_empty
+    assert [f.staging.is_empty for f in coordinator.importer.imported] == [True]
+
+
+async def _throttle(coordinator: Coordinator) -> list[str]:
+    """Let the sink have as many import jobs as it may."""
+    keys = [job_record_key(JobKey.of(SINK_KEY, str(number))) for number in range(10)]
+    for number, key in enumerate(keys):
+        record = JobRecord(JobKey.of(SINK_KEY, str(number)))
+        await coordinator.client.put(key, encode(record))
+    return keys
+
+
+@pytest_twisted.ensureDeferred
+async def test_throttled(coordinator: Coordinator) -> None:
+    """A sink with too many running jobs gets no new file until one has ended."""
+    file = await full_file(coordinator)
+    keys = await _throttle(coordinator)
+    await coordinator.service.startService()
+    closing = in_state(coordinator, file.key, FileState.CLOSING)
+    await coordinator.never(closing)
+    assert coordinator.provider.prepared == []
+    for key in keys:
+        await coordinator.client.delete(key)
+
+    async def rotated() -> object:
+        coordinator.tick()
+        return await closing()  # type: ignore[misc]
+
+    await coordinator.until(rotated)
+
+
+@pytest_twisted.ensureDeferred
+async def test_throttled_near_expiration(coordinator: Coordinator) -> None:
+    """A file whose credentials end soon is rotated all the same, or its data couldn't be staged."""
+    file = await coordinator.storage.open_file()
+    coordinator.storage.tick(61)
+    expiring = attrs.evolve(
+        file,
+        staging=attrs.evolve(file.staging, expiration=coordinator.storage.now),
+    )
+    for key in (
+        f"storage/file/all/{file.key}",
+        f"storage/file/level/local/{file.key}",
+    ):
+        await coordinator.client.put(key, encode(expiring))
+    await _throttle(coordinator)
+    await coordinator.service.startService()
+    await coordinator.until(in_state(coordinator, file.key, FileState.CLOSING))
+
+
+@pytest_twisted.ensureDeferred
+async def test_disabled_sink(coordinator: Coordinator) -> None:
+    """The file of a disabled sink isn't rotated."""
+    file = await full_file(coordinator)
+    disabled = lifecycle.disable(SINK, coordinator.storage.now, BY, directly=True, reason="")
+    await coordinator.storage.define(sink=disabled)
+    await coordinator.service.startService()
+    await coordinator.never(in_state(coordinator, file.key, FileState.CLOSING))
+
+
+@pytest_twisted.ensureDeferred
+async def test_locked_file(coordinator: Coordinator) -> None:
+    """While another operator holds the file's lock the file isn't touched."""
+    file = await full_file(coordinator)
+    lock = await coordinator.work.session.lock(f"operator.file.{file.key}", timeout=5)
+    await coordinator.service.startService()
+    closing = in_state(coordinator, file.key, FileState.CLOSING)
+    await coordinator.never(closing, looks=5)
+    assert coordinator.provider.prepared == []
+    await lock.release()
+    await coordinator.until(closing)

@@ -1,0 +1,206 @@
+"""Slices are rotated when a trigger fires, and closed when nobody writes to them any more."""
+
+from __future__ import annotations
+
+import pytest_twisted
+
+from stream.storage.entity import Slice
+from stream.storage.prefix import CLOSE_SYNC
+from stream.storage.state import SliceState
+from tests.storage.coordinator.conftest import Coordinator
+
+ENOUGH = 10_000
+"""Records that trigger the upload of a slice by default."""
+
+
+async def open_slice(coordinator: Coordinator) -> Slice:
+    await coordinator.storage.open_file()
+    (slice_,) = await coordinator.storage.slices()
+    return slice_
+
+
+async def closing_slice(coordinator: Coordinator) -> Slice:
+    """A slice that was rotated away, in a file that is still open."""
+    slice_ = await open_slice(coordinator)
+    await coordinator.storage.rotate_slice(slice_.key)
+    return slice_
+
+
+@pytest_twisted.ensureDeferred
+async def test_rotation_by_count(coordinator: Coordinator) -> None:
+    """Enough records rotate a slice as soon as they are known, without a tick."""
+    slice_ = await open_slice(coordinator)
+    await coordinator.service.startService()
+    coordinator.storage.tick(11)
+    await coordinator.storage.count(slice_.key, ENOUGH)
+
+    async def rotated() -> bool:
+        return await coordinator.slice_state(slice_.key) is not SliceState.WRITING
+
+    await coordinator.until(rotated)
+    new = [s for s in await coordinator.storage.slices() if s.state is SliceState.WRITING]
+    assert [s.key.volume_id for s in new] == [slice_.key.volume_id]
+    await coordinator.storage.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_rotation_before_the_interval(coordinator: Coordinator) -> None:
+    """A slice isn't rotated before its shortest time, however many records it has."""
+    slice_ = await open_slice(coordinator)
+    await coordinator.storage.count(slice_.key, ENOUGH)
+    await coordinator.service.startService()
+
+    async def rotated() -> bool:
+        return await coordinator.slice_state(slice_.key) is not SliceState.WRITING
+
+    await coordinator.never(rotated)
+    coordinator.storage.tick(11)
+    coordinator.tick()
+    await coordinator.until(rotated)
+
+
+@pytest_twisted.ensureDeferred
+async def test_closing_waits_for_all_source_nodes(coordinator: Coordinator) -> None:
+    """A slice is uploaded only after every source node has stopped writing to it."""
+    slice_ = await closing_slice(coordinator)
+    revision = await coordinator.revision()
+    await coordinator.report("source-1", revision)
+    await coordinator.report("source-2", revision - 1)
+    await coordinator.service.startService()
+
+    async def closed() -> bool:
+        return await coordinator.slice_state(slice_.key) is SliceState.UPLOADING
+
+    await coordinator.never(closed)
+    await coordinator.report("source-2", revision)
+    await coordinator.until(closed)
+    await coordinator.storage.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_closing_without_a_vanished_node(coordinator: Coordinator) -> None:
+    """A node whose report vanished with its lease isn't waited for."""
+    slice_ = await closing_slice(coordinator)
+    revision = await coordinator.revision()
+    await coordinator.report("source-1", revision)
+    await coordinator.report("source-2", revision - 1)
+    await coordinator.service.startService()
+
+    async def closed() -> bool:
+        return await coordinator.slice_state(slice_.key) is SliceState.UPLOADING
+
+    await coordinator.never(closed, looks=5)
+    await coordinator.client.delete(f"{CLOSE_SYNC}source-2")
+    await coordinator.until(closed)
+
+
+@pytest_twisted.ensureDeferred
+async def test_closing_without_nodes(coordinator: Coordinator) -> None:
+    """Without any source node nobody writes."""
+    slice_ = await closing_slice(coordinator)
+    await coordinator.service.startService()
+
+    async def closed() -> bool:
+        return await coordinator.slice_state(slice_.key) is SliceState.UPLOADING
+
+    await coordinator.until(closed)
+
+
+@pytest_twisted.ensureDeferred
+async def test_closing_is_confirmed_by_etcd(coordinator: Coordinator) -> None:
+    """A report that the mirror doesn't know yet is waited for all the same."""
+    slice_ = await closing_slice(coordinator)
+    close_sync = coordinator.service._close_sync
+    close_sync.reached = lambda revision: True  # type: ignore[method-assign]
+    await coordinator.report("source-1", 1)
+    await coordinator.service.startService()
+
+    async def closed() -> bool:
+        return await coordinator.slice_state(slice_.key) is SliceState.UPLOADING
+
+    await coordinator.never(closed)
+    retry = (await coordinator.storage.slice(slice_.key)).retry
+    assert retry.retry_attempt == 0
+    await coordinator.report("source-1", await coordinator.revision())
+    await coordinator.until(closed)
+
+
+@pytest_twisted.ensureDeferred
+async def test_empty_by_etcd(coordinator: Coordinator) -> None:
+    """Whether a slice is empty is decided by etcd, not by statistics in memory."""
+    slice_ = await closing_slice(coordinator)
+    await coordinator.report("source-1", 1)
+    await coordinator.service.startService()
+    # From now on the memory learns nothing more.
+    await coordinator.service._statistics.stopService()
+    await coordinator.storage.count(slice_.key, 1)
+    await coordinator.report("source-1", await coordinator.revision())
+
+    async def closed() -> bool:
+        return await coordinator.slice_state(slice_.key) is SliceState.UPLOADING
+
+    await coordinator.until(closed)
+    assert coordinator.service._statistics.slice(slice_.key).total.records_count == 0
+    assert not (await coordinator.storage.slice(slice_.key)).local.is_empty
+    await coordinator.service._statistics.startService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_empty(coordinator: Coordinator) -> None:
+    """A slice without records is marked as empty."""
+    slice_ = await closing_slice(coordinator)
+    await coordinator.service.startService()
+
+    async def closed() -> bool:
+        return await coordinator.slice_state(slice_.key) is SliceState.UPLOADING
+
+    await coordinator.until(closed)
+    assert (await coordinator.storage.slice(slice_.key)).local.is_empty
+
+
+@pytest_twisted.ensureDeferred
+async def test_failed_rotation(coordinator: Coordinator) -> None:
+    """A failure is recorded in the slice, and the next attempt comes after the delay."""
+    slice_ = await open_slice(coordinator)
+    await coordinator.storage.count(slice_.key, ENOUGH)
+    coordinator.storage.tick(11)
+    repository = coordinator.storage.repository
+    rotate = repository.rotate_slice
+
+    async def fail(*_: object) -> None:
+        repository.rotate_slice = rotate  # type: ignore[method-assign]
+        raise ValueError("broken")
+
+    repository.rotate_slice = fail  # type: ignore[assignment,method-assign]
+    await coordinator.service.startService()
+
+    async def failed() -> bool:
+        return (await coordinator.storage.slice(slice_.key)).retry.retry_attempt == 1
+
+    await coordinator.until(failed)
+    assert (await coordinator.storage.slice(slice_.key)).retry.retry_reason == "broken"
+
+    async def rotated() -> bool:
+        return await coordinator.slice_state(slice_.key) is not SliceState.WRITING
+
+    await coordinator.never(rotated, looks=5)
+    coordinator.storage.tick(150)
+    coordinator.tick()
+    await coordinator.until(rotated)
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_owner(coordinator: Coordinator) -> None:
+    """What another node owns is left alone until it becomes ours."""
+    slice_ = await closing_slice(coordinator)
+    coordinator.owns = lambda key: False
+    await coordinator.service.startService()
+
+    async def closed() -> bool:
+        return await coordinator.slice_state(slice_.key) is SliceState.UPLOADING
+
+    await coordinator.never(closed)
+    coordinator.owns = lambda key: key == str(slice_.key.source_key)
+    for callback in coordinator.topology_changed:
+        callback()
+    await coordinator.until(closed)

@@ -1,0 +1,252 @@
+"""How much is sent before it is answered, and when the other end counts as dead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+
+from stream.settings import Settings
+from stream.settings.declare import with_values
+from stream.storage.network import commands
+from stream.storage.network.connection import (
+    APPENDS_IN_FLIGHT,
+    Connection,
+    ConnectionFactory,
+    RemoteFile,
+)
+from stream.storage.network.interface import SyncLevel, WriterError, WriterUnavailable
+from stream.values.bytesize import ByteSize
+from tests.storage.samples import sample_slice
+
+
+class Transport(StringTransport):
+    """Remembers that it was cut."""
+
+    aborted = False
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self.no_delay = enabled
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        pass
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+@attrs.define(eq=False)
+class Listener:
+    reasons: list[WriterError] = attrs.Factory(list)
+
+    def draining(self) -> None:
+        pass
+
+    def lost(self, reason: WriterError) -> None:
+        self.reasons.append(reason)
+
+
+class Wire:
+    """A connection that the writer has accepted; the test plays the writer.
+
+    :ivar calls: what was called and isn't answered.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, window: int = 8 * 1024 * 1024) -> None:
+        self.clock = Clock()
+        settings = with_values(
+            Settings().storage.level.local.writer.network,
+            {("stream_max_window",): ByteSize(window)},
+        )
+        self.factory = ConnectionFactory("source-1", settings, self.clock)
+        self.connection: Connection = self.factory.buildProtocol(None)  # type: ignore[assignment]
+        self.calls: list[tuple[type[amp.Command], dict[str, Any], Deferred[Any]]] = []
+        monkeypatch.setattr(self.connection, "callRemote", self._call)
+        self.transport = Transport()
+        self.connection.makeConnection(self.transport)
+        self.answer(commands.Challenge, {"nonce": b"n"})
+        self.answer(commands.Hello, {"version": 1, "epoch": b"e"})
+        self.listener = Listener()
+
+    def _call(self, command: type[amp.Command], **arguments: Any) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred()
+        self.calls.append((command, arguments, answer))
+        return answer
+
+    def sent(self, command: type[amp.Command]) -> list[dict[str, Any]]:
+        return [arguments for called, arguments, _ in self.calls if called is command]
+
+    def answer(self, command: type[amp.Command], result: Any) -> None:
+        """Answer the oldest such call."""
+        for index, (called, _, answer) in enumerate(self.calls):
+            if called is command:
+                del self.calls[index]
+                answer.callback(result)
+                return
+        raise AssertionError("no such call")
+
+    def open(self, handle: bytes = b"h") -> RemoteFile:
+        opening = self.connection.open(sample_slice(), "source-1", self.listener, -1)
+        self.answer(commands.Open, {"handle": handle, "length": 0})
+        opened: list[Any] = []
+        opening.addCallback(opened.append)
+        assert isinstance(opened[0], RemoteFile)
+        return opened[0]
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
+    return Wire(monkeypatch)
+
+
+def _append(file: RemoteFile, count: int, size: int = 10) -> list[Deferred[int]]:
+    return [
+        file.append(index * size, bytes(size), level=SyncLevel.SYNCED) for index in range(count)
+    ]
+
+
+def test_a_file_has_few_appends_on_the_way(wire: Wire) -> None:
+    """The rest follows as answers come, in order."""
+    answers = _append(wire.open(), 10)
+    assert len(wire.sent(commands.Append)) == APPENDS_IN_FLIGHT
+    for index in range(10):
+        wire.answer(commands.Append, {"end": (index + 1) * 10})
+        assert answers[index].called
+    assert wire.sent(commands.Append) == []
+
+
+def test_all_files_share_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take turns; something bigger than the whole window goes alone."""
+    wire = Wire(monkeypatch, window=25)
+    first, second = wire.open(b"1"), wire.open(b"2")
+    _append(first, 5)
+    _append(second, 2)
+    second.append(20, bytes(100), level=SyncLevel.SYNCED)
+    order = []
+    while wire.sent(commands.Append):
+        on_the_way = wire.sent(commands.Append)
+        size = sum(len(call["data"]) for call in on_the_way)
+        assert size <= 25 or len(on_the_way) == 1
+        order.append((on_the_way[0]["handle"], on_the_way[0]["offset"]))
+        wire.answer(commands.Append, {"end": 0})
+    assert [offset for handle, offset in order if handle == b"1"] == [0, 10, 20, 30, 40]
+    assert [offset for handle, offset in order if handle == b"2"] == [0, 10, 20]
+    assert order.index((b"2", 0)) < order.index((b"1", 30))
+
+
+def test_nothing_is_sent_while_the_transport_is_full(wire: Wire) -> None:
+    """What waits goes out when it has room again."""
+    file = wire.open()
+    wire.connection.pauseProducing()
+    _append(file, 2)
+    assert wire.sent(commands.Append) == []
+    wire.connection.resumeProducing()
+    assert len(wire.sent(commands.Append)) == 2
+
+
+def test_a_file_closes_behind_its_last_append(wire: Wire) -> None:
+    """The writer keeps the order, so the answers needn't be waited for."""
+    file = wire.open()
+    _append(file, APPENDS_IN_FLIGHT + 1)
+    closed = file.close()
+    assert wire.sent(commands.Close) == []
+    wire.answer(commands.Append, {"end": 10})
+    assert len(wire.sent(commands.Close)) == 1
+    wire.answer(commands.Close, {})
+    assert closed.called
+
+
+def test_closing_takes_no_longer_than_allowed(wire: Wire) -> None:
+    """A writer that doesn't answer holds nobody up."""
+    closed = wire.open().close()
+    wire.clock.advance(9)
+    assert not closed.called
+    wire.clock.advance(1)
+    assert closed.called
+
+
+def test_too_big_an_append_is_refused(wire: Wire) -> None:
+    """The writer wouldn't take it; the connection and the file stay good."""
+    file = wire.open()
+    refused = file.append(0, bytes(commands.MAX_APPEND_BYTES + 1), level=SyncLevel.SYNCED)
+    with pytest.raises(ValueError, match="cannot append"):
+        _result(refused)
+    assert wire.sent(commands.Append) == []
+
+
+def _result(deferred: Deferred[Any]) -> Any:
+    results: list[Any] = []
+    deferred.addBoth(results.append)
+    assert results, "no result yet"
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    return results[0]
+
+
+def test_a_lost_connection_fails_what_waits_and_what_is_on_the_way(wire: Wire) -> None:
+    """Every append is answered, every listener told, every later call refused."""
+    file = wire.open()
+    answers = _append(file, APPENDS_IN_FLIGHT + 2)
+    wire.connection.connectionLost(Failure(ConnectionLost()))
+    for _, _, answer in wire.calls:
+        answer.errback(ConnectionLost())
+    for answer in answers:
+        with pytest.raises(WriterUnavailable):
+            _result(answer)
+    assert len(wire.listener.reasons) == 1
+    with pytest.raises(WriterUnavailable):
+        _result(file.append(0, b"x", level=SyncLevel.SYNCED))
+    assert _result(file.close()) is None
+
+
+def test_openings_that_wait_are_bounded(wire: Wire) -> None:
+    """A writer that doesn't open anything collects no queue here."""
+    limit = wire.factory.settings.max_waiting_streams_per_conn
+    for _ in range(limit):
+        wire.connection.open(sample_slice(), "source-1", wire.listener, -1)
+    with pytest.raises(WriterUnavailable, match="too many"):
+        _result(wire.connection.open(sample_slice(), "source-1", wire.listener, -1))
+
+
+def test_a_file_opened_too_late_is_closed(wire: Wire) -> None:
+    """Nobody waits for it any more."""
+    opening = wire.connection.open(sample_slice(), "source-1", wire.listener, -1)
+    opening.addErrback(lambda _: None)
+    opening.cancel()
+    wire.answer(commands.Open, {"handle": b"late", "length": 0})
+    assert wire.sent(commands.Close) == [{"handle": b"late"}]
+
+
+def test_a_writer_that_says_nothing_is_left(wire: Wire) -> None:
+    """After the limit, and not before a beat in which it had the chance to speak."""
+    wire.clock.pump([5.0, 5.0])
+    assert not wire.transport.aborted
+    wire.clock.pump([5.0])
+    assert wire.transport.aborted
+
+
+def test_a_writer_that_says_anything_is_kept(wire: Wire) -> None:
+    """An answer to an append is as good as one to a ping."""
+    for _ in range(20):
+        wire.clock.advance(5.0)
+        wire.connection.dataReceived(b"\0\1")
+        wire.connection._heard = True
+    assert not wire.transport.aborted
+
+
+def test_a_pause_of_our_own_is_not_taken_for_silence(wire: Wire) -> None:
+    """What the writer sent meanwhile is read before it is judged."""
+    wire.clock.advance(120.0)
+    assert not wire.transport.aborted
+
+
+def test_small_packets_are_not_held_back(wire: Wire) -> None:
+    """Nagle's algorithm against delayed acknowledgements costs 40 ms a call."""
+    assert wire.transport.no_delay

@@ -1,0 +1,337 @@
+"""The frame of background operators, on a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import Clock
+
+from stream.etcd import Batch, Change
+from stream.storage.operator import Item, NotYet, Operator
+
+PREFIX = "watched/"
+INTERVAL = 10.0
+
+
+class Acts:
+    """What an operator does, under the test's control.
+
+    :ivar running: acts that were started and not ended, by key.
+    :ivar started: keys in the order of their acts.
+    :ivar overlaps: acts that were started beside one of the same key.
+    :ivar due: whether an item needs something.
+    """
+
+    def __init__(self, concurrency: int = 2) -> None:
+        self.clock = Clock()
+        self.running: dict[str, Deferred[None]] = {}
+        self.started: list[str] = []
+        self.values: list[str] = []
+        self.asked = 0
+        self.overlaps = 0
+        self.due: Callable[[Item[str]], bool] = lambda item: True
+        self._revision = 0
+        self.operator: Operator[str] = Operator(
+            "test",
+            prefix=PREFIX,
+            due=self._due,
+            act=self._act,
+            interval=INTERVAL,
+            concurrency=concurrency,
+            reactor=self.clock,
+        )
+
+    def _due(self, item: Item[str]) -> bool:
+        self.asked += 1
+        return self.due(item)
+
+    async def _act(self, item: Item[str]) -> None:
+        self.overlaps += item.key in self.running
+        self.started.append(item.key)
+        self.values.append(item.value)
+        self.running[item.key] = Deferred()
+        try:
+            await self.running[item.key]
+        finally:
+            del self.running[item.key]
+
+    def change(self, *changes: tuple[str, str | None], reset: bool = False) -> None:
+        """A batch of the mirror."""
+        self._revision += 1
+        self.operator.changed(
+            Batch(
+                self._revision,
+                reset,
+                tuple(
+                    Change(f"{PREFIX}{key}", value, None, self._revision) for key, value in changes
+                ),
+            )
+        )
+
+    def settle(self) -> None:
+        """Let what is to happen at once happen."""
+        self.clock.advance(0)
+        self.clock.advance(0)
+
+    def end(self, key: str) -> None:
+        self.running[key].callback(None)
+        self.settle()
+
+    def fail(self, key: str, error: Exception) -> None:
+        self.running[key].errback(error)
+        self.settle()
+
+    def tick(self) -> None:
+        self.clock.advance(INTERVAL)
+        self.settle()
+
+
+@pytest.fixture
+def acts() -> Acts:
+    """A started operator without items."""
+    acts = Acts()
+    acts.operator.startService()
+    return acts
+
+
+def stopping(acts: Acts) -> list[object]:
+    """Begin to stop; the list gets an element when the operator has stopped."""
+    done: list[object] = []
+    ensureDeferred(acts.operator.stopService()).addCallback(done.append)
+    return done
+
+
+def test_new_item(acts: Acts) -> None:
+    """A new item is looked at without waiting for a tick."""
+    acts.change(("a", "1"))
+    assert acts.started == []
+    acts.settle()
+    assert acts.started == ["a"]
+
+
+def test_items_before_the_start() -> None:
+    """What is known before the start is looked at when it starts, not earlier."""
+    acts = Acts()
+    acts.change(("a", "1"))
+    acts.settle()
+    assert acts.asked == 0
+    acts.operator.startService()
+    assert acts.started == ["a"]
+
+
+def test_not_due(acts: Acts) -> None:
+    """What isn't due is asked at each tick, and acted on once it is."""
+    acts.due = lambda item: False
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.tick()
+    acts.tick()
+    assert (acts.asked, acts.started) == (3, [])
+    acts.due = lambda item: True
+    acts.tick()
+    assert acts.started == ["a"]
+
+
+def test_single_flight(acts: Acts) -> None:
+    """While an item is acted on, neither ticks nor wakes nor changes start a second act."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.tick()
+    acts.operator.wake("a")
+    acts.settle()
+    acts.change(("a", "2"))
+    acts.settle()
+    acts.tick()
+    assert acts.started == ["a"]
+    assert acts.overlaps == 0
+
+
+def test_done(acts: Acts) -> None:
+    """After an act that succeeded the item rests until it changes."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.end("a")
+    acts.tick()
+    acts.operator.wake("a")
+    acts.settle()
+    assert acts.started == ["a"]
+    acts.change(("a", "2"))
+    acts.settle()
+    assert acts.values == ["1", "2"]
+
+
+def test_changed_during_the_act(acts: Acts) -> None:
+    """A form that came while the former was acted on is looked at right after."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.change(("a", "2"))
+    acts.change(("a", "3"))
+    acts.settle()
+    acts.end("a")
+    assert acts.values == ["1", "3"]
+
+
+def test_reset_during_the_act(acts: Acts) -> None:
+    """A reload of everything doesn't start a second act of a busy item, and drops what is gone."""
+    acts.change(("a", "1"), ("b", "1"))
+    acts.settle()
+    acts.change(("a", "1"), reset=True)
+    acts.settle()
+    acts.tick()
+    assert acts.started == ["a", "b"]
+    acts.end("b")
+    acts.end("a")
+    acts.tick()
+    assert acts.started == ["a", "b", "a"]
+
+
+def test_gone_and_back_during_the_act(acts: Acts) -> None:
+    """An item that is deleted and comes back isn't acted on beside itself."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.change(("a", None))
+    acts.change(("a", "2"))
+    acts.settle()
+    assert acts.started == ["a"]
+    acts.end("a")
+    assert acts.values == ["1", "2"]
+    assert acts.overlaps == 0
+
+
+def test_gone(acts: Acts) -> None:
+    """A deleted item isn't looked at, even if it was woken just before."""
+    acts.change(("a", "1"))
+    acts.change(("a", None))
+    acts.settle()
+    acts.tick()
+    assert acts.asked == 0
+
+
+def test_failure(acts: Acts) -> None:
+    """An act that failed is tried again at the next tick, not before."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.fail("a", ValueError("broken"))
+    assert acts.started == ["a"]
+    acts.tick()
+    assert acts.started == ["a", "a"]
+    acts.end("a")
+    acts.tick()
+    assert acts.started == ["a", "a"]
+
+
+def test_not_yet(acts: Acts) -> None:
+    """Too early is no end: the item is looked at again at the next tick or wake."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.fail("a", NotYet("later"))
+    acts.tick()
+    acts.fail("a", NotYet("later"))
+    acts.operator.wake("a")
+    acts.settle()
+    assert acts.started == ["a"] * 3
+
+
+def test_woken_during_the_act(acts: Acts) -> None:
+    """What an act waited for may come while it gives up; that isn't forgotten."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.operator.wake("a")
+    acts.settle()
+    acts.fail("a", NotYet("later"))
+    assert acts.started == ["a", "a"]
+
+
+def test_wake(acts: Acts) -> None:
+    """Many wakes of an item at once are one look; an unknown item is ignored."""
+    acts.due = lambda item: False
+    acts.change(("a", "1"), ("b", "1"))
+    acts.settle()
+    asked = acts.asked
+    for _ in range(5):
+        acts.operator.wake("a")
+    acts.operator.wake("unknown")
+    acts.settle()
+    assert acts.asked == asked + 1
+    acts.operator.wake_all()
+    acts.settle()
+    assert acts.asked == asked + 3
+
+
+def test_broken_due(acts: Acts) -> None:
+    """An item that can't be evaluated doesn't stop the others."""
+
+    def due(item: Item[str]) -> bool:
+        if item.key == "a":
+            raise ValueError("broken")
+        return True
+
+    acts.due = due
+    acts.change(("a", "1"), ("b", "1"))
+    acts.settle()
+    assert acts.started == ["b"]
+    acts.tick()
+    assert acts.operator.running
+
+
+def test_concurrency(acts: Acts) -> None:
+    """No more acts run at the same time than allowed; the rest follow in order."""
+    acts.change(*[(key, "1") for key in "abcde"])
+    acts.settle()
+    assert len(acts.running) == 2
+    acts.tick()
+    seen = list(acts.started)
+    while acts.running:
+        acts.end(next(iter(acts.running)))
+        assert len(acts.running) <= 2
+        seen = acts.started
+    assert sorted(seen) == list("abcde")
+
+
+def test_stop_waits(acts: Acts) -> None:
+    """Stopping waits for what runs, and starts nothing that is queued."""
+    acts.change(*[(key, "1") for key in "abcd"])
+    acts.settle()
+    first, second = list(acts.running)
+    done = stopping(acts)
+    acts.end(first)
+    assert done == []
+    acts.end(second)
+    assert done == [None]
+    assert len(acts.started) == 2
+
+
+def test_stopped(acts: Acts) -> None:
+    """After the stop nothing is looked at, and no call is left behind."""
+    acts.change(("a", "1"))
+    assert stopping(acts) == [None]
+    acts.change(("b", "1"))
+    acts.operator.wake_all()
+    acts.settle()
+    acts.tick()
+    assert acts.asked == 0
+    assert acts.clock.getDelayedCalls() == []
+
+
+def test_started_again(acts: Acts) -> None:
+    """An operator that is started again reacts to wakes as before."""
+    acts.change(("a", "1"))
+    assert stopping(acts) == [None]
+    acts.due = lambda item: False
+    acts.operator.startService()
+    asked = acts.asked
+    acts.operator.wake("a")
+    acts.settle()
+    assert acts.asked == asked + 1
+
+
+def test_unexpected_end(acts: Acts) -> None:
+    """An act that is cancelled from outside counts as failed; the operator goes on."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.running["a"].cancel()
+    acts.settle()
+    acts.tick()
+    assert acts.started == ["a", "a"]

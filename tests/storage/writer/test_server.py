@@ -1,0 +1,307 @@
+"""What the writer's port lets in, seen from the wire."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    TCP4ServerEndpoint,
+    connectProtocol,
+)
+from twisted.internet.protocol import connectionDone
+from twisted.internet.task import deferLater
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+
+from stream.storage.key import SliceKey
+from stream.storage.network import commands
+from stream.storage.network.interface import WriterUnavailable
+from stream.storage.volumes.local_volume import FoundVolume
+from stream.storage.writer import appender, server
+from stream.storage.writer.server import WriterFactory
+from stream.storage.writer.writer import OpenVolume, StorageWriter
+from stream.values.codec import encode
+from tests.storage.samples import sample_slice, uncompressed
+
+_SLICE = sample_slice(encoding=uncompressed())
+_SECRET = "shared"
+
+
+class Client(amp.AMP):
+    """Speaks the protocol without any manners.
+
+    :ivar lost: fires when the connection is closed.
+    """
+
+    transport: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: Deferred[None] = Deferred()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self.lost.callback(None)
+
+    async def greet(self, secret: str = _SECRET, version: int = 1, node: str = "n") -> Any:
+        nonce = (await self.callRemote(commands.Challenge))["nonce"]
+        proof = commands.proof(secret, nonce, node)
+        return await self.callRemote(commands.Hello, version=version, node=node, proof=proof)
+
+    async def open(self) -> bytes:
+        answer = await self.callRemote(commands.Open, slice=encode(_SLICE), node="n", resume=-1)
+        return bytes(answer["handle"])
+
+    def append(
+        self, handle: bytes, offset: int, data: bytes, *, crc: int | None = None, level: int = 2
+    ) -> Deferred[dict[str, int]]:
+        appended: Deferred[dict[str, int]] = self.callRemote(
+            commands.Append,
+            handle=handle,
+            offset=offset,
+            level=level,
+            crc=zlib.crc32(data) if crc is None else crc,
+            data=data,
+        )
+        return appended
+
+
+class Served:
+    """A writer on a free port of loopback."""
+
+    def __init__(self, path: Path) -> None:
+        async def may_be_written(_: SliceKey) -> bool:
+            return True
+
+        self.path = path
+        self.writer = StorageWriter(reactor, may_be_written)
+        self.volume = OpenVolume(FoundVolume(path, "hdd", "one"), "my-volume", reactor)
+        self.volume.pool.start()
+        self.writer.add_volume(self.volume)
+        self.factory = WriterFactory(self.writer, _SECRET, reactor)
+        self.clients: list[Client] = []
+        self.port: Any = None
+
+    async def connect(self, *, greeted: bool = True) -> Client:
+        if self.port is None:
+            here = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+            self.port = await here.listen(self.factory)
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.port.getHost().port)
+        client: Client = await connectProtocol(endpoint, Client())
+        self.clients.append(client)
+        if greeted:
+            await client.greet()
+        return client
+
+    async def stop(self) -> None:
+        for client in self.clients:
+            if not client.lost.called:
+                client.transport.loseConnection()
+                await client.lost
+        await self.port.stopListening()
+        await until(lambda: not self.factory.connections)
+        await self.writer.close()
+        self.volume.pool.stop()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await deferLater(reactor, 0.01)
+    raise AssertionError("it did not happen")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Any:
+    served = Served(tmp_path)
+    yield served
+    pytest_twisted.blockon(Deferred.fromCoroutine(served.stop()))
+
+
+@pytest.mark.parametrize("greeting", [{"secret": "wrong"}, {"secret": ""}, {"version": 2}], ids=str)
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_greeting_ends_the_connection(
+    served: Served, greeting: dict[str, Any]
+) -> None:
+    """Neither another secret nor another version gets in."""
+    client = await served.connect(greeted=False)
+    with pytest.raises(commands.Unauthorized):
+        await client.greet(**greeting)
+    await client.lost
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_proof_is_good_for_one_connection_and_node(served: Served) -> None:
+    """What was overheard elsewhere doesn't open the door."""
+    first = await served.connect(greeted=False)
+    second = await served.connect(greeted=False)
+    nonce = (await first.callRemote(commands.Challenge))["nonce"]
+    overheard = commands.proof(_SECRET, nonce, "n")
+    with pytest.raises(commands.Unauthorized):
+        await second.callRemote(commands.Hello, version=1, node="n", proof=overheard)
+    with pytest.raises(commands.Unauthorized):
+        await first.callRemote(commands.Hello, version=1, node="other", proof=overheard)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_done_before_the_greeting(served: Served) -> None:
+    """Every other call is refused."""
+    client = await served.connect(greeted=False)
+    with pytest.raises(commands.Unauthorized):
+        await client.open()
+    with pytest.raises(commands.Unauthorized):
+        await client.append(b"handle", 0, b"x")
+    with pytest.raises(commands.Unauthorized):
+        await client.callRemote(commands.Close, handle=b"handle")
+    assert list(served.path.iterdir()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_strangers_can_not_fill_the_memory(served: Served) -> None:
+    """A call that doesn't end is cut off, early before the greeting and at its limit after it."""
+    for greeted, limit in ((False, server._MAX_GREETING_BYTES), (True, server._MAX_CALL_BYTES)):
+        client = await served.connect(greeted=greeted)
+        endless = b"".join(
+            b"\0\x08%08d\xff\xff" % index + bytes(0xFFFF) for index in range(limit // 0xFFFF + 3)
+        )
+        client.transport.write(endless)
+        await client.lost
+    assert not served.factory.connections
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_never_greets_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data alone are no greeting."""
+    monkeypatch.setattr(server, "_HELLO_SECONDS", 0.05)
+    client = await served.connect(greeted=False)
+    await client.callRemote(commands.Challenge)
+    await client.lost
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_node_is_cut_off(served: Served) -> None:
+    """Its files are closed; one that pings stays."""
+    served.factory.silence_seconds = 0.5
+    silent, alive = await served.connect(), await served.connect()
+    await silent.open()
+    while not silent.lost.called:
+        await alive.callRemote(commands.Ping)
+        await deferLater(reactor, 0.02)
+    await until(lambda: not served.writer.open_files)
+    assert not alive.lost.called
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_handle_belongs_to_its_connection(served: Served) -> None:
+    """Another one can't write with it, and a closed one is dead."""
+    first, second = await served.connect(), await served.connect()
+    handle = await first.open()
+    with pytest.raises(commands.UnavailableOnWire):
+        await second.append(handle, 0, b"x\n")
+    assert (await first.append(handle, 0, b"a\n"))["end"] == 2
+    await first.callRemote(commands.Close, handle=handle)
+    with pytest.raises(commands.UnavailableOnWire):
+        await first.append(handle, 2, b"x\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_mistakes_are_answered_and_the_connection_goes_on(served: Served) -> None:
+    """Damaged data, another level, an offset below zero, a slice that can't be read."""
+    client = await served.connect()
+    handle = await client.open()
+    with pytest.raises(commands.UnavailableOnWire, match="damaged"):
+        await client.append(handle, 0, b"a\n", crc=1)
+    with pytest.raises(commands.UnavailableOnWire, match="level"):
+        await client.append(handle, 0, b"a\n", level=9)
+    with pytest.raises(commands.WrongOffsetOnWire, match="0"):
+        await client.append(handle, -1, b"a\n")
+    with pytest.raises(commands.UnavailableOnWire, match="can't be read"):
+        await client.callRemote(commands.Open, slice=b"{}", node="n", resume=-1)
+    assert (await client.append(handle, 0, b"a\n"))["end"] == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_unexpected_failures_are_not_described(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went wrong inside is for the log."""
+
+    async def fail(*_: object) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(served.writer, "open_file", fail)
+    client = await served.connect()
+    with pytest.raises(commands.UnavailableOnWire) as refused:
+        await client.open()
+    assert "detail" not in str(refused.value)
+
+
+@pytest_twisted.ensureDeferred
+async def test_open_files_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One connection can't take every descriptor."""
+    monkeypatch.setattr(server, "MAX_FILES_PER_CONNECTION", 1)
+    client = await served.connect()
+    await client.open()
+    with pytest.raises(commands.UnavailableOnWire, match="too many"):
+        await client.open()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_crowded_volume_is_not_fed_further(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection isn't read, nor taken for silent, until the disk has caught up."""
+    monkeypatch.setattr(appender, "CROWDED_BYTES", 0)
+    monkeypatch.setattr(appender, "RELAXED_BYTES", 0)
+    served.factory.silence_seconds = 0.3
+    client = await served.connect()
+    handle = await client.open()
+    (connection,) = served.factory.connections
+    relaxed: Deferred[None] = Deferred()
+    monkeypatch.setattr(served.volume.appender, "relaxed", lambda: relaxed)
+    assert (await client.append(handle, 0, b"a\n"))["end"] == 2
+    second = client.append(handle, 2, b"b\n")
+    await deferLater(reactor, 0.8)
+    assert not second.called
+    assert connection in served.factory.connections
+    served.factory.silence_seconds = 30.0
+    monkeypatch.undo()
+    relaxed.callback(None)
+    assert (await second)["end"] == 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_other_end_is_told_of_a_lost_file(served: Served) -> None:
+    """With the kind of the error."""
+    told: Deferred[tuple[bytes, bytes]] = Deferred()
+
+    class Listening(Client):
+        @commands.Lost.responder
+        def lost_file(self, handle: bytes, kind: bytes, reason: str) -> dict[str, object]:
+            told.callback((handle, kind))
+            return {}
+
+    await served.connect()
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", served.port.getHost().port)
+    client: Listening = await connectProtocol(endpoint, Listening())
+    served.clients.append(client)
+    await client.greet()
+    handle = await client.open()
+    served.writer.seal(_SLICE.key)
+    assert await told == (handle, b"SEALED")
+
+
+def test_errors_survive_the_wire() -> None:
+    """Unknown ones arrive as a writer that isn't there."""
+    for kind in commands._KINDS:
+        assert type(commands.from_wire(commands.to_wire(kind("why")))) is kind
+    assert type(commands.from_wire(RuntimeError("x"))) is WriterUnavailable

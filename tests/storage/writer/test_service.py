@@ -1,0 +1,340 @@
+"""The writer's service with a real etcd: registration, draining, sealing, cleaning, stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from stream.errors import UserError
+from stream.etcd import EtcdClient, Session
+from stream.settings import Settings
+from stream.settings.declare import with_values
+from stream.storage import prefix
+from stream.storage.entity import Slice, directory_name
+from stream.storage.key import SliceKey
+from stream.storage.network.client import WriterClients
+from stream.storage.network.interface import (
+    SliceFile,
+    SliceSealed,
+    SyncLevel,
+    WriterDraining,
+    WriterError,
+)
+from stream.storage.state import Level, SliceState
+from stream.storage.volume import Volume
+from stream.storage.writer import service as service_module
+from stream.storage.writer.service import StorageWriterService
+from stream.values.codec import decode, encode
+from stream.values.duration import Duration
+from stream.values.utctime import format_time
+from tests.storage.samples import sample_slice, uncompressed
+
+
+@attrs.define(eq=False)
+class Listener:
+    """Remembers what the writer said; leaves when asked to, if it has a file."""
+
+    reasons: list[WriterError] = attrs.Factory(list)
+    file: SliceFile | None = None
+    drained: int = 0
+
+    def draining(self) -> None:
+        self.drained += 1
+        if self.file is not None:
+            self.file.close()
+
+    def lost(self, reason: WriterError) -> None:
+        self.reasons.append(reason)
+
+
+class Node:
+    """A writer with what it needs."""
+
+    def __init__(self, client: EtcdClient, volumes: Path) -> None:
+        self.client = client
+        self.volumes = volumes
+        self.session = Session(client, ttl=10, reactor=reactor)
+        self.services: list[StorageWriterService] = []
+
+    async def start(self, **options: Any) -> StorageWriterService:
+        if not self.session.running:
+            await self.session.startService()
+        local = Settings().storage.level.local
+        network = with_values(
+            local.writer.network,
+            {
+                ("listen",): "127.0.0.1:0",
+                ("secret",): "shared",
+                ("shutdown_timeout",): options.pop("shutdown", Duration.parse("1s")),
+            },
+        )
+        service = StorageWriterService(
+            reactor,
+            self.client,
+            self.session,
+            node_id="writer-1",
+            address_host="127.0.0.1",
+            volumes_path=str(self.volumes),
+            network=network,
+            cleanup=Settings().storage.disk_cleanup,
+            **options,
+        )
+        await service.startService()
+        self.services.append(service)
+        return service
+
+    async def stop(self) -> None:
+        for service in self.services:
+            if service.running:
+                await service.stopService()
+        await self.session.stopService()
+
+    async def registered(self) -> list[Volume]:
+        found = await self.client.range(prefix.WRITER_VOLUME)
+        return [decode(Volume, kv.value) for kv in found.kvs]
+
+    async def put(self, slice_: Slice) -> None:
+        level = f"{prefix.slice_level(Level.LOCAL)}{slice_.key}"
+        await self.client.put(f"{prefix.SLICE_ALL}{slice_.key}", encode(slice_))
+        await self.client.put(level, encode(slice_))
+
+    async def remove(self, key: SliceKey) -> None:
+        await self.client.delete(f"{prefix.slice_level(Level.LOCAL)}{key}")
+
+
+@pytest.fixture
+def node(etcd: EtcdClient, tmp_path: Path) -> Any:
+    (tmp_path / "volumes" / "HDD" / "one").mkdir(parents=True)
+    node = Node(etcd, tmp_path / "volumes")
+    yield node
+    pytest_twisted.blockon(Deferred.fromCoroutine(node.stop()))
+
+
+async def _until(condition: Callable[[], Any]) -> None:
+    for _ in range(500):
+        met = condition()
+        if await met if hasattr(met, "__await__") else met:
+            return
+        await deferLater(reactor, 0.01)
+    raise AssertionError("it did not happen")
+
+
+async def _slice(node: Node, sink_id: str = "my-sink") -> Slice:
+    """A slice on the node's volume, known to etcd."""
+    (volume,) = await node.registered()
+    made = sample_slice(sink_id, volume.volume_id, encoding=uncompressed())
+    local = attrs.evolve(
+        made.local,
+        dir=f"{directory_name(str(made.key.file_key))}/"
+        f"{directory_name(format_time(made.key.slice_opened_at))}",
+    )
+    made = attrs.evolve(made, local=local)
+    await node.put(made)
+    return made
+
+
+@pytest_twisted.ensureDeferred
+async def test_volumes_are_registered_while_the_service_runs(node: Node) -> None:
+    """With the address on which it really listens; a stop takes them away."""
+    service = await node.start()
+    (volume,) = await node.registered()
+    assert volume.node_id == "writer-1"
+    assert (volume.type, volume.label, volume.drained) == ("hdd", "one", False)
+    assert volume.path == str(node.volumes / "HDD" / "one")
+    assert volume.node_address.startswith("127.0.0.1:")
+    assert not volume.node_address.endswith(":0")
+    assert len(volume.volume_id) == 10
+    await service.stopService()
+    assert await node.registered() == []
+    again = await node.start()
+    assert [found.volume_id for found in await node.registered()] == [volume.volume_id]
+    assert again.writer.has_volume(volume.volume_id)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_writer_is_kept_out(node: Node) -> None:
+    """It leaves nothing behind, and the first goes on."""
+    await node.start()
+    with pytest.raises(UserError, match="cannot acquire writer lock"):
+        await node.start()
+    assert len(await node.registered()) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_copied_volumes_are_refused(node: Node) -> None:
+    """Two disks with one id would hide one another; what was locked is given back."""
+    for label in ("one", "two"):
+        path = node.volumes / "HDD" / label
+        path.mkdir(exist_ok=True)
+        (path / "volume-id").write_text("same")
+    with pytest.raises(UserError, match='found 2 volumes with the ID "same"'):
+        await node.start()
+    (node.volumes / "HDD" / "two" / "volume-id").unlink()
+    await node.start()
+    assert len(await node.registered()) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_drain_file_is_told_to_all(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing new is opened while it is there."""
+    monkeypatch.setattr(service_module, "WATCH_VOLUMES_SECONDS", 0.02)
+    service = await node.start()
+    slice_ = await _slice(node)
+    drain = node.volumes / "HDD" / "one" / "drain"
+    drain.touch()
+
+    async def is_drained() -> bool:
+        return (await node.registered())[0].drained
+
+    await _until(is_drained)
+    with pytest.raises(WriterDraining):
+        await service.writer.open(slice_, "source-1", Listener())
+    drain.unlink()
+
+    async def is_back() -> bool:
+        return not (await node.registered())[0].drained
+
+    await _until(is_back)
+    await (await service.writer.open(slice_, "source-1", Listener())).close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_volume_without_room_counts_as_drained(node: Node) -> None:
+    """From the first moment on."""
+    await node.start(min_free_bytes=2**62)
+    assert [volume.drained for volume in await node.registered()] == [True]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slice_is_open_as_long_as_etcd_says_so(node: Node) -> None:
+    """Closing ones may still be written, uploading ones are sealed, unknown ones refused."""
+    service = await node.start()
+    slice_ = await _slice(node)
+    listener = Listener()
+    file = await service.writer.open(slice_, "source-1", listener)
+    now = slice_.key.slice_opened_at
+    closing = slice_.advance(SliceState.WRITING, SliceState.CLOSING, now)
+    await node.put(closing)
+    await file.append(0, b"a\n", level=SyncLevel.SYNCED)
+    await node.put(closing.advance(SliceState.CLOSING, SliceState.UPLOADING, now))
+    await _until(lambda: listener.reasons)
+    assert isinstance(listener.reasons[0], SliceSealed)
+    with pytest.raises(SliceSealed):
+        await service.writer.open(slice_, "source-1", Listener())
+    unknown = sample_slice("other", slice_.key.volume_id)
+    with pytest.raises(SliceSealed):
+        await service.writer.open(unknown, "source-1", Listener())
+    assert (node.volumes / "HDD/one" / slice_.local.dir / "slice-source-1.csv.gz").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slice_that_is_gone_is_sealed(node: Node) -> None:
+    """Also if nobody told, because the watch had a gap."""
+    service = await node.start()
+    first, second = await _slice(node), await _slice(node, "second")
+    listeners = [Listener(), Listener()]
+    for slice_, listener in zip((first, second), listeners, strict=True):
+        await service.writer.open(slice_, "source-1", listener)
+    await node.remove(first.key)
+    await _until(lambda: listeners[0].reasons)
+    assert listeners[1].reasons == []
+    await service._slices.stopService()
+    await node.remove(second.key)
+    await service._slices.startService()
+    await _until(lambda: listeners[1].reasons)
+
+
+@pytest_twisted.ensureDeferred
+async def test_orphaned_directories_are_removed(node: Node) -> None:
+    """At the start already; what etcd knows stays."""
+    first = await node.start()
+    slice_ = await _slice(node)
+    file = await first.writer.open(slice_, "source-1", Listener())
+    await file.append(0, b"a\n", level=SyncLevel.SYNCED)
+    await first.stopService()
+    orphan = node.volumes / "HDD/one/1/2/source/sink/file/slice"
+    orphan.mkdir(parents=True)
+    (orphan / "slice-x.csv").write_text("x")
+    await node.start()
+    await _until(lambda: not (node.volumes / "HDD/one/1").exists())
+    stored = node.volumes / "HDD/one" / slice_.local.dir / "slice-source-1.csv.gz"
+    assert stored.read_bytes() == b"a\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_waits_for_the_pipelines_to_leave(node: Node) -> None:
+    """They are asked to; no new volume is assigned from the first moment on."""
+    service = await node.start(shutdown=Duration.parse("20s"))
+    slice_ = await _slice(node)
+    listener = Listener()
+    file = await service.writer.open(slice_, "source-1", listener)
+    await file.append(0, b"a\n", level=SyncLevel.WRITTEN)
+    stopping = Deferred.fromCoroutine(service.stopService())
+    await _until(lambda: listener.drained)
+    assert await node.registered() == []
+    await file.append(2, b"b\n", level=SyncLevel.WRITTEN)
+    assert not stopping.called
+    await file.close()
+    await stopping
+    assert listener.reasons == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pipeline_that_does_not_leave_is_cut_off(node: Node) -> None:
+    """What it appended is on the disk; the volume is free for the next writer."""
+    service = await node.start()
+    slice_ = await _slice(node)
+    listener = Listener()
+    file = await service.writer.open(slice_, "source-1", listener)
+    await file.append(0, b"a\n", level=SyncLevel.WRITTEN)
+    await service.stopService()
+    assert isinstance(listener.reasons[0], WriterDraining)
+    assert not (node.volumes / "HDD/one/writer.lock").exists()
+    await node.start()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_goes_on_without_etcd(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are what matters; the registration ends with its lease."""
+    service = await node.start()
+
+    async def fail() -> None:
+        raise RuntimeError("etcd is away")
+
+    for registration in service._registrations.values():
+        monkeypatch.setattr(registration, "remove", fail)
+    await service.stopService()
+    assert not (node.volumes / "HDD/one/writer.lock").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_source_in_another_process_finds_the_writer(node: Node) -> None:
+    """By what is registered; it leaves when the writer stops, and forgets its address."""
+    service = await node.start()
+    slice_ = await _slice(node)
+    (volume,) = await node.registered()
+    known = {volume.volume_id: volume}
+    network = with_values(Settings().storage.level.local.writer.network, {("secret",): "shared"})
+    clients = WriterClients(reactor, "source-1", network, known.get)
+    clients.startService()
+    listener = Listener()
+    listener.file = file = await clients.open(slice_, "source-1", listener)
+    assert await file.append(0, b"a\n", level=SyncLevel.SYNCED) == 2
+    clients._forget_unregistered()
+    assert list(clients._writers) == [volume.node_address]
+    known.clear()
+    clients._forget_unregistered()
+    assert list(clients._writers) == [volume.node_address], "a file is open"
+    await service.stopService()
+    assert (listener.drained, listener.reasons) == (1, [])
+    clients._forget_unregistered()
+    assert list(clients._writers) == []
+    await clients.stopService()

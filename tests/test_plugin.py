@@ -1,0 +1,75 @@
+"""From a command line to components and settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from stream.errors import UserError
+from stream.plugin import NAMES, Options, check_components
+
+
+def _parse(monkeypatch: pytest.MonkeyPatch, *argv: str) -> Options:
+    monkeypatch.setenv("STREAM_ETCD_ENDPOINT", "127.0.0.1:2379")
+    options = Options()
+    options.parseOptions(list(argv))
+    return options
+
+
+def test_both_spellings_mean_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Components are named by a flag or as arguments, in any order, as often as one likes."""
+    expected = ("storage-writer", "storage-coordinator")
+    volumes = "--storage-volumes-path=/v"
+    for argv in (
+        ["--components=storage-coordinator,storage-writer"],
+        ["--components", "storage-writer", "storage-coordinator"],
+        ["storage-writer", "storage-coordinator", "storage-writer"],
+    ):
+        options = _parse(monkeypatch, *argv, volumes, "--storage-api-host=example.com")
+        assert options.components == expected
+        assert options.settings.storage.volumes_path == "/v"
+
+
+@pytest.mark.parametrize("chosen", [set(), {"foo"}, {"api", "foo", "bar"}])
+def test_a_wrong_choice_lists_what_is_valid(chosen: set[str]) -> None:
+    """Unknown names are quoted; the valid ones are all told."""
+    with pytest.raises(UserError) as refused:
+        check_components(chosen)
+    for name in NAMES:
+        assert name in str(refused.value)
+    for name in chosen - set(NAMES):
+        assert f'"{name}"' in str(refused.value)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["--dump-config=yaml"]])
+def test_questions_are_answered_with_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str]
+) -> None:
+    """They need no component, and the exit code is 0."""
+    needed = [
+        "--storage-api-host=example.com",
+        "--storage-volumes-path=/v",
+        "--source-http-public-url=http://x",
+        "--etcd-namespace=n",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        _parse(monkeypatch, *argv, *needed)
+    assert ended.value.code == 0
+    assert capsys.readouterr().out
+
+
+def test_a_wrong_flag_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The nearest flag is named, and the exit code tells of the failure."""
+    with pytest.raises(SystemExit) as ended:
+        _parse(monkeypatch, "api", "--api-listn=x")
+    assert ended.value.code == 1
+    assert "--api-listen" in capsys.readouterr().err
+
+
+def test_a_sandbox_in_the_process_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs it beside the other components need not say where it is."""
+    options = _parse(monkeypatch, "sandbox", "storage-coordinator", "--sandbox-listen=127.0.0.1:9")
+    assert options.settings.storage_api_host == "http://127.0.0.1:9"
+    options = _parse(monkeypatch, "etcd")
+    assert options.components == ("etcd",)

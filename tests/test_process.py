@@ -1,0 +1,84 @@
+"""Services in order, and a process that stops in order."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from stream.ops.chain import ServiceChain
+
+
+class _Member(Service):
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.log = log
+        self.label = name
+        self.started: Deferred[None] = Deferred()
+        self.stopped: Deferred[None] = Deferred()
+
+    def startService(self) -> Deferred[None]:
+        self.log.append(f"start {self.label}")
+        return self.started
+
+    def stopService(self) -> Deferred[None]:
+        self.log.append(f"stop {self.label}")
+        return self.stopped
+
+
+class ChainTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.log: list[str] = []
+        self.members = [_Member(name, self.log) for name in "abc"]
+        self.chain = ServiceChain(self.members)
+
+    def test_each_waits_for_the_one_before(self) -> None:
+        """The next service starts when the last one is ready, and the chain when all are."""
+        started = ensureDeferred(self.chain.startService())
+        assert self.log == ["start a"]
+        self.members[0].started.callback(None)
+        self.members[1].started.callback(None)
+        self.assertNoResult(started)
+        self.members[2].started.callback(None)
+        self.successResultOf(started)
+        self.log.clear()
+        stopped = ensureDeferred(self.chain.stopService())
+        assert self.log == ["stop c"]
+        for member in reversed(self.members):
+            member.stopped.callback(None)
+        self.successResultOf(stopped)
+        assert self.log == ["stop c", "stop b", "stop a"]
+
+    def test_a_failure_stops_what_runs(self) -> None:
+        """If one can't start, those before it are stopped and the failure is passed on."""
+        started = ensureDeferred(self.chain.startService())
+        self.members[0].started.callback(None)
+        self.members[0].stopped.callback(None)
+        self.members[1].started.errback(RuntimeError("no"))
+        self.failureResultOf(started, RuntimeError)
+        assert self.log == ["start a", "start b", "stop a"]
+
+    def test_a_failing_stop_does_not_keep_others_from_stopping(self) -> None:
+        """It is logged."""
+        for member in self.members:
+            member.started.callback(None)
+        self.successResultOf(ensureDeferred(self.chain.startService()))
+        self.members[2].stopped.errback(RuntimeError("no"))
+        self.members[1].stopped.callback(None)
+        self.members[0].stopped.callback(None)
+        self.successResultOf(ensureDeferred(self.chain.stopService()))
+        assert self.log[-1] == "stop a"
+        assert len(self.flushLoggedErrors(RuntimeError)) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_short_chains(count: int) -> None:
+    """A chain of nothing starts and stops at once."""
+    log: list[str] = []
+    members = [_Member("a", log) for _ in range(count)]
+    for member in members:
+        member.started.callback(None)
+        member.stopped.callback(None)
+    chain = ServiceChain(members)
+    assert ensureDeferred(chain.startService()).called
+    assert ensureDeferred(chain.stopService()).called
