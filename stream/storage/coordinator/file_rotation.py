@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
+from stream.errors import UserError
 from stream.etcd import AtomicTxn, Batch, atomic
 from stream.settings.level import TargetOperatorSettings
 from stream.storage import prefix
@@ -135,6 +136,8 @@ class FileRotation:
         except NotYet:
             raise
         except Exception as error:
+            if isinstance(error, UserError) and error.name == "noVolumeAvailable":
+                raise NotYet(str(error)) from error  # a writer that restarts is back in seconds
             _log.error("file rotation failed: {error}", error=error, file_id=str(file.key))
             await self._work.file_failed(file.key, error)
 
