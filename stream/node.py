@@ -17,9 +17,10 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition import prefix as definition_prefix
+from stream.definition.entity import Sink, Source
 from stream.encryption import encryptor_from
 from stream.encryption.interface import IEncryptor
-from stream.etcd import EtcdClient, Group, Mirror, Session
+from stream.etcd import EtcdClient, Group, Mirror, Session, json_values
 from stream.keboola.client import StorageApi
 from stream.keboola.events import EventSender
 from stream.keboola.imports import FileImporter
@@ -29,11 +30,10 @@ from stream.ops.metrics import Metrics
 from stream.settings import Settings
 from stream.storage import prefix as storage_prefix
 from stream.storage.allocation import largest_recent_slice
-from stream.storage.coordinator.work import CoordinatorWork, decode_sink, decode_source
+from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.opening import DefinitionChanges
 from stream.storage.repository import StorageRepository
 from stream.storage.volume import Volume
-from stream.values.codec import decode
 from stream.values.utctime import from_timestamp
 
 __all__ = ["Node", "PoolService"]
@@ -74,10 +74,7 @@ class StorageApiService(Service):
 
 
 class Node:
-    """:param fail: stops the process because of a failure.
-
-    :ivar services: what has been made and must be started, in order.
-    """
+    """:ivar services: what has been made and must be started, in order."""
 
     def __init__(self, settings: Settings, reactor: Any) -> None:
         self.settings = settings
@@ -158,7 +155,7 @@ class Node:
             Mirror(
                 self.client,
                 storage_prefix.WRITER_VOLUME,
-                lambda kv: decode(Volume, kv.value),
+                json_values(Volume),
             )
         )
         return mirror
@@ -222,6 +219,6 @@ class Node:
             repository=self.repository,
             reactor=self.reactor,
             now=self.now,
-            sinks=Mirror(self.client, definition_prefix.SINK_ACTIVE, decode_sink),
-            sources=Mirror(self.client, definition_prefix.SOURCE_ACTIVE, decode_source),
+            sinks=Mirror(self.client, definition_prefix.SINK_ACTIVE, json_values(Sink)),
+            sources=Mirror(self.client, definition_prefix.SOURCE_ACTIVE, json_values(Source)),
         )

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from stream.sandbox.store import tables_file
 from stream.settings import Settings
 
 __all__ = ["announce", "quick_start"]
@@ -47,9 +48,7 @@ def quick_start(settings: Settings) -> str:
         source=settings.source.http.public_url,
         sandbox=f"http://{settings.sandbox.listen}",
         token=settings.sandbox.token,
-        database=Path(settings.sandbox.path).absolute()
-        / f"project-{settings.sandbox.project_id}"
-        / "data.sqlite",
+        database=tables_file(Path(settings.sandbox.path), settings.sandbox.project_id),
     )
 
 

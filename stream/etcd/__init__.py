@@ -15,7 +15,7 @@ from stream.etcd.errors import (
     TxnTooLarge,
 )
 from stream.etcd.lock import Lock, LockTimeout
-from stream.etcd.mirror import Batch, Change, Mirror
+from stream.etcd.mirror import Batch, Change, Mirror, json_values
 from stream.etcd.request import KeyValue
 from stream.etcd.session import Registration, Session
 
@@ -42,4 +42,5 @@ __all__ = [
     "Session",
     "TxnTooLarge",
     "atomic",
+    "json_values",
 ]

@@ -23,8 +23,9 @@ from stream.etcd.client import EtcdClient
 from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable
 from stream.etcd.request import KeyValue
 from stream.etcd.watch import Event, WatchStream
+from stream.values.codec import decode
 
-__all__ = ["Batch", "Change", "Mirror"]
+__all__ = ["Batch", "Change", "Mirror", "json_values"]
 
 _log = Logger()
 T = TypeVar("T")
@@ -249,3 +250,8 @@ class Mirror(Service, Generic[T]):
             except Exception:
                 _log.failure("cannot handle a change of {prefix}", prefix=self._prefix)
         self._reached(batch.revision)
+
+
+def json_values(cls: type[T]) -> Callable[[KeyValue], T]:
+    """What a mirror of JSON records decodes its values with."""
+    return lambda kv: decode(cls, kv.value)

@@ -24,9 +24,9 @@ from stream.etcd import (
     EtcdClient,
     EtcdError,
     EtcdUnavailable,
-    KeyValue,
     Mirror,
     atomic,
+    json_values,
 )
 from stream.keboola.client import StorageApi
 from stream.keboola.errors import JobDeadlineExceeded, JobFailed, StorageApiError
@@ -47,7 +47,6 @@ from stream.keboola.uploads import load_file_record
 from stream.storage.entity import File
 from stream.storage.key import FileKey, JobKey
 from stream.storage.statistics_reads import one_file_statistics
-from stream.values.codec import decode
 
 __all__ = ["FileImporter", "RunningJobs"]
 
@@ -63,7 +62,9 @@ class RunningJobs(Service):
     def __init__(self, client: EtcdClient, limit: int) -> None:
         self._limit = limit
         self._counts: dict[SinkKey, int] = {}
-        self._mirror: Mirror[JobRecord] = Mirror(client, JOBS, _decode_job, on_change=self._changed)
+        self._mirror: Mirror[JobRecord] = Mirror(
+            client, JOBS, json_values(JobRecord), on_change=self._changed
+        )
 
     async def startService(self) -> None:
         super().startService()
@@ -86,10 +87,6 @@ class RunningJobs(Service):
         for record in self._mirror.items.values():
             sink = record.key.sink_key
             self._counts[sink] = self._counts.get(sink, 0) + 1
-
-
-def _decode_job(kv: KeyValue) -> JobRecord:
-    return decode(JobRecord, kv.value)
 
 
 class FileImporter:

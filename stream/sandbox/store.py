@@ -27,7 +27,14 @@ from twisted.python.threadpool import ThreadPool
 from stream.errors import UserError
 from stream.sandbox.database import Database
 
-__all__ = ["Reactor", "Store", "iso_time", "remove_objects"]
+__all__ = [
+    "Reactor",
+    "Store",
+    "iso_time",
+    "project_folder",
+    "remove_objects",
+    "tables_file",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,14 +49,24 @@ def iso_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S+0000")
 
 
+def project_folder(path: Path, project_id: int) -> Path:
+    """Where everything of a project lies."""
+    return path.absolute() / f"project-{project_id}"
+
+
+def tables_file(path: Path, project_id: int) -> Path:
+    """The SQLite file with the project's tables."""
+    return project_folder(path, project_id) / "data.sqlite"
+
+
 class Store:
     """Both databases and the staging folder, opened and closed together."""
 
     def __init__(self, reactor: Reactor, path: Path, project_id: int) -> None:
-        self.folder = path.absolute() / f"project-{project_id}"
+        self.folder = project_folder(path, project_id)
         self.staging = self.folder / "staging"
         self.meta = Database(reactor, self.folder / "meta.sqlite", "meta", readers=4)
-        self.data = Database(reactor, self.folder / "data.sqlite", "data")
+        self.data = Database(reactor, tables_file(path, project_id), "data")
         self._reactor = reactor
         self._files_pool: ThreadPool | None = None
         self._lock: int | None = None

@@ -22,7 +22,7 @@ from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey, SourceKey
 from stream.errors import UserError
-from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, Registration, Session
+from stream.etcd import Batch, EtcdClient, Mirror, Registration, Session, json_values
 from stream.record.context import RecordContext
 from stream.sink.balancing import slice_share
 from stream.sink.outcome import Waiter, no_opened_slice, shutting_down
@@ -31,7 +31,6 @@ from stream.storage import prefix as storage_prefix
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
 from stream.storage.state import Level, SliceState
-from stream.values.codec import decode
 from stream.values.utctime import from_milliseconds
 
 __all__ = ["SinkRouter", "SinkTarget"]
@@ -93,12 +92,12 @@ class SinkRouter(Service):
         self._pipelines: dict[SinkKey, SinkPipeline] = {}
         self._report: Registration | None = None
         self._sinks: Mirror[Sink] = Mirror(
-            client, definition_prefix.SINK_ACTIVE, _decode_sink, on_change=self._sinks_changed
+            client, definition_prefix.SINK_ACTIVE, json_values(Sink), on_change=self._sinks_changed
         )
         self._slices: Mirror[Slice] = Mirror(
             client,
             storage_prefix.slice_level(Level.LOCAL),
-            _decode_slice,
+            json_values(Slice),
             on_change=self._slices_changed,
         )
         self.refusal: UserError | None = shutting_down()
@@ -252,11 +251,3 @@ async def _settled(deferreds: list[Deferred[None]], message: str) -> None:
     for success, result in await DeferredList(deferreds, consumeErrors=True):
         if not success:
             _log.failure(message, result)
-
-
-def _decode_sink(kv: KeyValue) -> Sink:
-    return decode(Sink, kv.value)
-
-
-def _decode_slice(kv: KeyValue) -> Slice:
-    return decode(Slice, kv.value)

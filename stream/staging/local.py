@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from stream.ops.durable import sync_directory
 from stream.staging.chunks import Chunks
 from stream.staging.errors import ObjectMismatch, StagingError
 from stream.staging.store import StoredObject
@@ -50,7 +51,7 @@ class LocalBackend:
             folder = folder.parent
         for each in reversed(missing):
             each.mkdir(exist_ok=True)
-            _sync_folder(each.parent)
+            sync_directory(each.parent)
 
 
 def _write(target: Path, chunks: Chunks, stopped: Callable[[], bool]) -> int:
@@ -73,13 +74,5 @@ def _write(target: Path, chunks: Chunks, stopped: Callable[[], bool]) -> int:
     except BaseException:
         Path(hidden).unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    sync_directory(target.parent)
     return size
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -99,8 +99,7 @@ class FileRotation:
         return (
             file.state is FileState.WRITING
             and self._work.sink_enabled(file.key.sink_key)
-            and self._decide(file).rotate
-            and not self._throttled(file)
+            and self._may_rotate(file)
         )
 
     def _decide(self, file: File) -> Decision:
@@ -112,16 +111,17 @@ class FileRotation:
             self._work.now(),
         )
 
-    def _throttled(self, file: File) -> bool:
-        if self._can_import(file.key):
-            return False
-        condition = self._decide(file).condition
-        message = _GOES_ON_WHEN_THROTTLED.get(condition)
+    def _may_rotate(self, file: File) -> bool:
+        """Whether a condition is met, and the target takes the file or it can't wait for it."""
+        decision = self._decide(file)
+        if not decision.rotate or self._can_import(file.key):
+            return decision.rotate
+        message = _GOES_ON_WHEN_THROTTLED.get(decision.condition)
         if message is None:
             _log.debug("skipping file rotation: sink is throttled", file_id=str(file.key))
-            return True
+            return False
         _log.error(message, file_id=str(file.key))
-        return False
+        return True
 
     async def _act(self, item: Item[File]) -> None:
         file = item.value

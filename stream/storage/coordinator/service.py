@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.application.service import Service
 
-from stream.etcd import Batch, EtcdClient, Group, KeyValue, Mirror, Session
+from stream.etcd import Batch, EtcdClient, Group, Mirror, Session, json_values
 from stream.keboola.imports import FileImporter, RunningJobs
 from stream.ops.chain import ServiceChain
 from stream.settings import Settings
@@ -22,7 +22,6 @@ from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import File, Slice
 from stream.storage.prepared import FileProvider
 from stream.storage.state import Level
-from stream.values.codec import decode
 
 __all__ = ["StorageCoordinatorService"]
 
@@ -77,18 +76,21 @@ class StorageCoordinatorService(Service):
             groups["operator.file.import"].is_owner,
         )
         local_slices: Mirror[Slice] = Mirror(
-            client, prefix.slice_level(Level.LOCAL), _decode_slice, on_change=self._slices_changed
+            client,
+            prefix.slice_level(Level.LOCAL),
+            json_values(Slice),
+            on_change=self._slices_changed,
         )
         local_files: Mirror[File] = Mirror(
             client,
             prefix.file_level(Level.LOCAL),
-            _decode_file,
+            json_values(File),
             on_change=self._file_rotation.operator.changed,
         )
         staged_files: Mirror[File] = Mirror(
             client,
             prefix.file_level(Level.STAGING),
-            _decode_file,
+            json_values(File),
             on_change=self._file_import.operator.changed,
         )
         self._services = ServiceChain(
@@ -149,11 +151,3 @@ class StorageCoordinatorService(Service):
             self._file_import.operator,
         ):
             operator.wake_all()
-
-
-def _decode_slice(kv: KeyValue) -> Slice:
-    return decode(Slice, kv.value)
-
-
-def _decode_file(kv: KeyValue) -> File:
-    return decode(File, kv.value)

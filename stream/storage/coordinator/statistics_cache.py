@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 from twisted.application.service import Service
 
-from stream.etcd import Batch, EtcdClient, KeyValue, Mirror
+from stream.etcd import Batch, EtcdClient, Mirror, json_values
 from stream.storage.key import FileKey, SliceKey
 from stream.storage.state import Level
 from stream.storage.statistics import Aggregated, Statistics
-from stream.values.codec import decode
 
 __all__ = ["StatisticsCache"]
 
@@ -26,7 +25,9 @@ class StatisticsCache(Service):
         self._on_change = on_change
         self._by_file: dict[str, dict[tuple[Level, str], Statistics]] = {}
         self._sums: dict[str, Aggregated] = {}
-        self._mirror: Mirror[Statistics] = Mirror(client, _PREFIX, _decode, on_change=self._changed)
+        self._mirror: Mirror[Statistics] = Mirror(
+            client, _PREFIX, json_values(Statistics), on_change=self._changed
+        )
 
     async def startService(self) -> None:
         super().startService()
@@ -70,7 +71,3 @@ class StatisticsCache(Service):
         for file in touched:
             self._sums.pop(file, None)
             self._on_change(file)
-
-
-def _decode(kv: KeyValue) -> Statistics:
-    return decode(Statistics, kv.value)

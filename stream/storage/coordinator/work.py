@@ -12,10 +12,9 @@ import attrs
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey, SourceKey
-from stream.etcd import AtomicTxn, EtcdClient, KeyValue, Lock, Mirror, Session, atomic
+from stream.etcd import AtomicTxn, EtcdClient, Lock, Mirror, Session, atomic
 from stream.storage.key import FileKey
 from stream.storage.repository import StorageRepository
-from stream.values.codec import decode
 
 __all__ = ["CoordinatorWork"]
 
@@ -62,11 +61,3 @@ class CoordinatorWork:
             await self.repository.file_failed(txn, key, reason, self.now())
 
         await atomic(self.client, body)
-
-
-def decode_sink(kv: KeyValue) -> Sink:
-    return decode(Sink, kv.value)
-
-
-def decode_source(kv: KeyValue) -> Source:
-    return decode(Source, kv.value)

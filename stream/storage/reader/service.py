@@ -16,7 +16,7 @@ from twisted.python.threadpool import ThreadPool
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink
 from stream.errors import UserError
-from stream.etcd import AtomicTxn, Batch, EtcdClient, KeyValue, Lock, Mirror, atomic
+from stream.etcd import AtomicTxn, EtcdClient, Lock, Mirror, atomic, json_values
 from stream.keboola.uploads import SliceUploader
 from stream.settings.level import StagingOperatorSettings
 from stream.staging import StagingError
@@ -94,8 +94,8 @@ class StorageReaderService(Service):
         self._slices: Mirror[Slice] = Mirror(
             client,
             prefix.slice_level(Level.LOCAL),
-            _decode_slice,
-            on_change=self._slices_changed,
+            json_values(Slice),
+            on_change=self._operator.changed,
         )
 
     async def startService(self) -> None:
@@ -136,9 +136,6 @@ class StorageReaderService(Service):
             if self._reactor.seconds() >= deadline:
                 raise UserError(f'volume "{found.path}" has no id: no writer has opened it')
             await deferLater(self._reactor, _LOOK_FOR_ID_SECONDS)
-
-    def _slices_changed(self, batch: Batch[Slice]) -> None:
-        self._operator.changed(batch)
 
     def _due(self, item: Item[Slice]) -> bool:
         slice_ = item.value
@@ -238,7 +235,3 @@ class StorageReaderService(Service):
             await self._repository.slice_failed(txn, slice_.key, reason, self._now(), delay)
 
         await atomic(self._client, body)
-
-
-def _decode_slice(kv: KeyValue) -> Slice:
-    return decode(Slice, kv.value)

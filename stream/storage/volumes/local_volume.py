@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 
 from stream.errors import UserError
+from stream.ops.durable import sync_directory
 
 __all__ = [
     "FoundVolume",
@@ -23,7 +24,6 @@ __all__ = [
     "make_volume_id",
     "name_volumes",
     "read_volume_id",
-    "sync_directory",
 ]
 
 ID_FILE = "volume-id"
@@ -127,15 +127,6 @@ def free_bytes(path: Path) -> tuple[int, int]:
     """Bytes available to us and bytes in all on the disk of *path*."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
-
-
-def sync_directory(path: Path) -> None:
-    """Make the entries of a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class VolumeLock:

@@ -8,13 +8,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from stream.ops.durable import sync_directory
 from stream.storage.network.interface import (
     NoSpace,
     WriterError,
     WriterUnavailable,
     WrongOffset,
 )
-from stream.storage.volumes.local_volume import FILE_MODE, sync_directory
+from stream.storage.volumes.local_volume import FILE_MODE
 from stream.storage.volumes.recovery import readable_prefix
 
 __all__ = ["DiskFile", "open_disk_file"]

@@ -10,12 +10,13 @@ from twisted.application.service import Service
 from twisted.internet import reactor as _reactor
 from twisted.internet.task import Clock, deferLater
 
+from stream.definition.entity import Sink, Source
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
-from stream.etcd import EtcdClient, Mirror, Session
+from stream.etcd import EtcdClient, Mirror, Session, json_values
 from stream.keboola.records import JobRecord
 from stream.settings import Settings
 from stream.storage.coordinator.service import StorageCoordinatorService
-from stream.storage.coordinator.work import CoordinatorWork, decode_sink, decode_source
+from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import File
 from stream.storage.key import SliceKey
 from stream.storage.prefix import CLOSE_SYNC
@@ -76,8 +77,8 @@ class Coordinator:
             repository=self.storage.repository,
             reactor=self.clock,
             now=lambda: self.storage.now,
-            sinks=Mirror(client, SINK_ACTIVE, decode_sink),
-            sources=Mirror(client, SOURCE_ACTIVE, decode_source),
+            sinks=Mirror(client, SINK_ACTIVE, json_values(Sink)),
+            sources=Mirror(client, SOURCE_ACTIVE, json_values(Source)),
         )
         importer: Any = self.importer
         self.service = StorageCoordinatorService(
