@@ -218,7 +218,7 @@ def _http_source(node: Node, writer: StorageWriterService | None) -> list[IServi
         sharing.addErrback(lambda failure: _log.failure("cannot share the slices anew", failure))
 
     group.on_change(share_anew)
-    source = HttpSourceService(node.reactor, node.client, settings.source.http, router)
+    source = HttpSourceService(node.reactor, node.client, settings.source.http, router, node.pool)
     return [group, clients, collector, router, source]
 
 

@@ -15,9 +15,10 @@ from stream.record.form import parse_form
 from stream.record.headers import BodyKind, RecordHeaders
 from stream.record.jsontree import parse_json
 
-__all__ = ["RecordContext", "datetime_text"]
+__all__ = ["UNPARSED", "RecordContext", "datetime_text"]
 
-_UNSET: Any = object()
+UNPARSED: Any = object()
+"""In the place of a parsed form that isn't made yet."""
 
 
 class RecordContext:
@@ -28,6 +29,7 @@ class RecordContext:
     :ivar signal: ``logs``, ``metrics`` or ``traces`` of an OTLP record; else empty.
 
     :param body_map: the parsed body, if it is known already (OTLP records).
+    :param json: the JSON document in the body, if it is known already (batches).
     """
 
     __slots__ = ("_json", "_map", "body", "client_ip", "headers", "signal", "timestamp_ms")
@@ -39,14 +41,15 @@ class RecordContext:
         headers: RecordHeaders,
         body: bytes,
         signal: str = "",
-        body_map: Any = _UNSET,
+        body_map: Any = UNPARSED,
+        json: Any = UNPARSED,
     ) -> None:
         self.timestamp_ms = timestamp_ms
         self.client_ip = client_ip
         self.headers = headers
         self.body = body
         self.signal = signal
-        self._json = _UNSET
+        self._json = json
         self._map = body_map
 
     @property
@@ -58,7 +61,7 @@ class RecordContext:
     def json(self) -> Any:
         """The body as a JSON document. Raises InvalidJson."""
         value = self._json
-        if value is _UNSET:
+        if value is UNPARSED:
             try:
                 value = parse_json(self.body)
             except InvalidJson as error:
@@ -75,7 +78,7 @@ class RecordContext:
         Raises UserError: not parseable, not an object, or of another content type.
         """
         value = self._map
-        if value is _UNSET:
+        if value is UNPARSED:
             try:
                 value = self._parse_map()
             except UserError as error:
@@ -89,7 +92,7 @@ class RecordContext:
         kind = self.headers.kind
         if kind is BodyKind.FORM:
             return parse_form(self.body)
-        if kind is BodyKind.OTHER:
+        if kind is not BodyKind.JSON:
             raise UnsupportedMediaType(self.headers.content_type)
         try:
             value = self.json

@@ -16,6 +16,7 @@ import orjson
 __all__ = ["BodyKind", "RecordHeaders", "canonical_name", "html_safe"]
 
 _JSON_TYPE = re.compile(r"application/(?:[a-z0-9.\-]+\+)?json")
+_LINES_TYPE = re.compile(r"application/(?:x-)?(?:ndjson|jsonl|jsonlines|json-lines)")
 _FORM_TYPE = "application/x-www-form-urlencoded"
 _CONTENT_TYPE_LENGTH = len("content-type")
 _OMITTED_WHEN_EMPTY = frozenset({"Host", "Content-Type", "User-Agent"})
@@ -26,6 +27,8 @@ class BodyKind(enum.Enum):
     """How the body is to be read."""
 
     JSON = "json"
+    JSON_LINES = "jsonLines"
+    """A batch: each line is a JSON document of its own."""
     FORM = "form"
     OTHER = "other"
 
@@ -63,6 +66,8 @@ def _read_type(given: bytes) -> tuple[str, BodyKind]:
         return text, BodyKind.JSON
     if essence.startswith(_FORM_TYPE):
         return text, BodyKind.FORM
+    if _LINES_TYPE.fullmatch(essence):
+        return text, BodyKind.JSON_LINES
     return text, BodyKind.OTHER
 
 
@@ -77,13 +82,14 @@ class RecordHeaders:
     :param raw: the same.
     """
 
-    __slots__ = ("_cell", "_map", "_text", "content_type", "kind", "raw")
+    __slots__ = ("_cell", "_map", "_of_element", "_text", "content_type", "kind", "raw")
 
     def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
         self.raw = raw
         self._map: dict[str, str] | None = None
         self._text: str | None = None
         self._cell: bytes | None = None
+        self._of_element: RecordHeaders | None = None
         given = b""
         for name, value in raw:
             if len(name) == _CONTENT_TYPE_LENGTH and name.lower() == b"content-type":
@@ -92,6 +98,14 @@ class RecordHeaders:
         self.content_type, self.kind = (
             _remembered_type(given) if len(given) <= _MAX_REMEMBERED_BYTES else _read_type(given)
         )
+
+    @property
+    def of_element(self) -> RecordHeaders:
+        """The same headers, for one element of a batch: its body is JSON, whatever they say."""
+        if self._of_element is None:
+            self._of_element = RecordHeaders(self.raw)
+            self._of_element.kind = BodyKind.JSON
+        return self._of_element
 
     @property
     def map(self) -> dict[str, str]:

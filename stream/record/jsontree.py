@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -17,7 +18,7 @@ import orjson
 from stream.record.errors import InvalidJson
 from stream.record.path import ABSENT, PathStep, parse_path
 
-__all__ = ["MAX_DEPTH", "JsonPath", "parse_json", "text_bytes"]
+__all__ = ["MAX_DEPTH", "JsonPath", "array_items", "parse_json", "text_bytes"]
 
 MAX_DEPTH = 300
 """Objects and arrays inside one another."""
@@ -213,6 +214,23 @@ def _find_item(source: bytes, position: int, index: int) -> int | None:
             return match.start(1) if match[1] is not None else match.end()
         index -= 1
         position = match.end() if match[1] is not None else _after(source, match.end())
+
+
+def array_items(source: bytes) -> Iterator[bytes]:
+    """The source text of each item of the valid array that is all of *source*."""
+    position = source.index(b"[") + 1
+    while True:
+        match = _ITEM.match(source, position)
+        assert match is not None  # it also matches nothing
+        if match[1] is not None:
+            yield match[1]
+            position = match.end()
+            continue
+        start = match.end()
+        if source[start] == 0x5D:
+            return
+        yield source[start : _container_end(source, start)]
+        position = _after(source, start)
 
 
 def _after(source: bytes, position: int) -> int:

@@ -150,6 +150,20 @@ class DistributionSettings:
 
 
 @attrs.frozen
+class IdempotencySettings:
+    window: Duration = setting(
+        span("10m"),
+        "How long a request's idempotency key is remembered by the node that answered it.",
+        rule="required,minDuration=1s,maxDuration=24h",
+    )
+    max_keys: int = setting(
+        100000,
+        "Max number of remembered idempotency keys, the oldest give way.",
+        rule="required,min=1,max=10000000",
+    )
+
+
+@attrs.frozen
 class HTTPSourceSettings:
     listen: str = setting(
         "0.0.0.0:7000", "Address of the HTTP source.", rule="required,hostname_port"
@@ -181,6 +195,15 @@ class HTTPSourceSettings:
     max_request_body_size: ByteSize = setting(
         size("1MB"), "Max size of a request body.", rule="required,minBytes=100B,maxBytes=4MB"
     )
+    max_decoded_body_size: ByteSize = setting(
+        size("16MB"),
+        "Max size of a compressed request body when it is decompressed.",
+        rule="required,minBytes=100B,maxBytes=64MB",
+    )
+    max_batch_records: int = setting(
+        10000, "Max number of records in one request.", rule="required,min=1,max=100000"
+    )
+    idempotency: IdempotencySettings = group(IdempotencySettings)
     trusted_proxies: tuple[str, ...] = setting(
         (),
         "Addresses and networks of the proxies whose X-Forwarded-For header is believed.",

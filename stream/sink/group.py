@@ -12,8 +12,9 @@ __all__ = ["Group", "SentGroup"]
 
 @attrs.define(eq=False)
 class Group:
-    """:ivar rows: CSV rows, each with its line feed.
+    """:ivar rows: blocks of one or more CSV rows, each row with its line feed.
     :ivar waiting: the requests to answer; shorter than `rows` where nobody waits.
+    :ivar count: rows in all blocks.
     :ivar size: bytes in `rows`.
     :ivar first_at: receive time of the first record, milliseconds since the epoch.
     :ivar last_at: the same of the last one.
@@ -21,16 +22,18 @@ class Group:
 
     rows: list[bytes] = attrs.Factory(list)
     waiting: list[Waiter] = attrs.Factory(list)
+    count: int = 0
     size: int = 0
     first_at: int = 0
     last_at: int = 0
 
-    def add(self, row: bytes, received_at: int, waiter: Waiter | None) -> None:
+    def add(self, rows: bytes, count: int, received_at: int, waiter: Waiter | None) -> None:
         if not self.rows:
             self.first_at = received_at
         self.last_at = received_at
-        self.rows.append(row)
-        self.size += len(row)
+        self.rows.append(rows)
+        self.count += count
+        self.size += len(rows)
         if waiter is not None:
             self.waiting.append(waiter)
 

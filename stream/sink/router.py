@@ -26,7 +26,7 @@ from stream.etcd import Batch, EtcdClient, Mirror, Registration, Session, json_v
 from stream.record.context import RecordContext
 from stream.sink.balancing import slice_share
 from stream.sink.outcome import Waiter, no_opened_slice, shutting_down
-from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
+from stream.sink.sink_pipeline import PipelineContext, Renderer, SinkPipeline
 from stream.storage import prefix as storage_prefix
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
@@ -59,13 +59,25 @@ class SinkTarget:
 
     def write(self, record: RecordContext, waiter: Waiter) -> int | None:
         """See `SinkPipeline.write`; also raises UserError if the node takes no records."""
+        return self._opened(record.timestamp_ms).write(record, waiter)
+
+    def renderer(self, now_ms: int) -> Renderer:
+        """See `SinkPipeline.renderer`; *now_ms* is the time in milliseconds since the epoch."""
+        return self._opened(now_ms).renderer()
+
+    def write_rows(
+        self, rows: bytes, count: int, received_at: int, renderer: Renderer, waiter: Waiter
+    ) -> int | None:
+        """See `SinkPipeline.write_rows`; also raises UserError if the node takes no records."""
+        return self._opened(received_at).write_rows(rows, count, received_at, renderer, waiter)
+
+    def _opened(self, now_ms: int) -> SinkPipeline:
         pipeline = self._pipeline
         if pipeline is None:
-            pipeline = self._pipeline = self._router.open(self.key, record.timestamp_ms)
-        refusal = self._router.refusal
-        if refusal is not None:
-            raise refusal
-        return pipeline.write(record, waiter)
+            pipeline = self._pipeline = self._router.open(self.key, now_ms)
+        if self._router.refusal is not None:
+            raise self._router.refusal
+        return pipeline
 
 
 class SinkRouter(Service):

@@ -24,7 +24,7 @@ from stream.storage.key import SliceKey
 from stream.storage.network.interface import SliceOpener
 from stream.values.bytesize import ByteSize
 
-__all__ = ["CountersCollector", "PipelineContext", "SinkPipeline"]
+__all__ = ["CountersCollector", "PipelineContext", "Renderer", "SinkPipeline"]
 
 _log = Logger()
 
@@ -95,9 +95,33 @@ class SinkPipeline:
         target = self._pick()
         row = target.render(record)
         if target.wait:
-            target.pipeline.write(row, record.timestamp_ms, waiter)
+            target.pipeline.write(row, 1, record.timestamp_ms, waiter)
             return None
-        target.pipeline.write(row, record.timestamp_ms, None)
+        target.pipeline.write(row, 1, record.timestamp_ms, None)
+        return ACCEPTED
+
+    def renderer(self) -> Renderer:
+        """What renders rows for `write_rows`. Raises UserError if no slice takes any."""
+        return self._pick().render
+
+    def write_rows(
+        self, rows: bytes, count: int, received_at: int, renderer: Renderer, waiter: Waiter
+    ) -> int | None:
+        """Hand *count* rows to one slice, to be stored together or not at all.
+
+        :param renderer: what rendered them.
+        :returns: see `write`.
+        :raises UserError: no slice takes them, or only one with another mapping.
+        """
+        target = self._pick()
+        if target.render is not renderer:
+            raise UserError(
+                "the mapping of the sink has just changed", status=503, name="mappingChanged"
+            )
+        if target.wait:
+            target.pipeline.write(rows, count, received_at, waiter)
+            return None
+        target.pipeline.write(rows, count, received_at, None)
         return ACCEPTED
 
     def _pick(self) -> _Target:

@@ -155,20 +155,22 @@ class SlicePipeline:
     def _overdue(self) -> bool:
         return bool(self._sent and self._reactor.seconds() - self._sent[0].sent_at > STALL_SECONDS)
 
-    def write(self, row: bytes, received_at: int, waiter: Waiter | None) -> None:
-        """Take a row. Only to be called if `ready` or `opening` just said so.
+    def write(self, rows: bytes, count: int, received_at: int, waiter: Waiter | None) -> None:
+        """Take rows that are stored together or not at all.
 
-        :param row: one CSV row with its line feed.
-        :param received_at: receive time of the record, milliseconds since the epoch.
+        Only to be called if `ready` or `opening` just said so.
+
+        :param rows: *count* CSV rows, each with its line feed.
+        :param received_at: receive time of the records, milliseconds since the epoch.
         :param waiter: who is told; ``None`` if nobody waits.
         """
         group = self._open
-        if group.rows and group.size + len(row) > self._group_limit:
+        if group.rows and group.size + len(rows) > self._group_limit:
             self._full.append(group)
             group = self._open = Group()
-        group.add(row, received_at, waiter)
-        self._held += len(row)
-        if group.size >= self._group_limit or len(group.rows) >= self._count_limit:
+        group.add(rows, count, received_at, waiter)
+        self._held += len(rows)
+        if group.size >= self._group_limit or group.count >= self._count_limit:
             self._full.append(group)
             self._open = Group()
         if self._commit_call is None:
@@ -258,9 +260,7 @@ class SlicePipeline:
         self._sent.remove(sent)
         group = sent.group
         self._held -= group.size
-        self.counters.add(
-            len(group.rows), group.size, len(sent.data), group.first_at, group.last_at
-        )
+        self.counters.add(group.count, group.size, len(sent.data), group.first_at, group.last_at)
         self._commit()
         if self._announced:
             group.stored()

@@ -6,14 +6,18 @@ a sink that commits records in groups keeps a list of requests and answers them 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError
 from stream.record.context import RecordContext
 
-__all__ = ["IAnswer", "IDispatcher", "IRouter", "ISinkWriter"]
+__all__ = ["IAnswer", "IDispatcher", "IRouter", "ISinkWriter", "Renderer"]
+
+
+Renderer = Callable[[RecordContext], bytes]
+"""From a record to its row. Raises UserError."""
 
 
 class IAnswer(Protocol):
@@ -34,6 +38,24 @@ class ISinkWriter(Protocol):
 
         :returns: a status (202) if nothing is to be waited for and *answer* won't be called;
             ``None`` if *answer* will be.
+        :raises UserError: not taken; *answer* won't be called.
+        """
+
+    def renderer(self, now_ms: int, /) -> Renderer:
+        """What renders rows for `write_rows`.
+
+        :param now_ms: milliseconds since the epoch.
+        :raises UserError: the sink takes no records.
+        """
+
+    def write_rows(
+        self, rows: bytes, count: int, received_at: int, renderer: Renderer, answer: IAnswer, /
+    ) -> int | None:
+        """Take *count* rendered rows, to be stored together or not at all.
+
+        :param received_at: receive time of the records, milliseconds since the epoch.
+        :param renderer: what rendered them.
+        :returns: see `write`.
         :raises UserError: not taken; *answer* won't be called.
         """
 

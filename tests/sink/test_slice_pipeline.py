@@ -80,7 +80,7 @@ class PipelineTests(SynchronousTestCase):
         waiters = []
         for row in rows:
             waiter = FakeWaiter()
-            pipeline.write(row, 1000, waiter)
+            pipeline.write(row, 1, 1000, waiter)
             waiters.append(waiter)
         return waiters
 
@@ -367,7 +367,7 @@ def test_counters_follow_acknowledgements(answers: int) -> None:
     )
     pipeline.start()
     for moment in (5, 6, 7):
-        pipeline.write(b"row\n", moment, None)
+        pipeline.write(b"row\n", 1, moment, None)
         clock.advance(0)
         if moment - 5 < answers:
             opener.files[-1].answer()

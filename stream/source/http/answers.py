@@ -9,7 +9,17 @@ from stream.definition.key import SourceKey
 from stream.errors import UserError
 from stream.source.http import responses
 
-__all__ = ["Connection", "ManyAnswers", "ReportFailure", "SingleAnswer", "SinkAnswer"]
+__all__ = [
+    "ACCEPTED",
+    "PROCESSED",
+    "Connection",
+    "ManyAnswers",
+    "ReportFailure",
+    "SingleAnswer",
+    "SinkAnswer",
+    "outcome_members",
+    "status_of",
+]
 
 PROCESSED = 200
 ACCEPTED = 202
@@ -71,7 +81,7 @@ class SingleAnswer:
     def failed(self, error: Exception) -> None:
         self._report(self._source, 1, ((self._sink_id, error),))
         if self._connection.pending is self:
-            self._finish_with_document(_status(error), error)
+            self._finish_with_document(status_of(error), error)
 
     def _finish_with_document(self, status: int, error: Exception | None) -> None:
         self._connection.finish(
@@ -104,7 +114,7 @@ class SinkAnswer:
 
     def failed(self, error: Exception) -> None:
         if not self.status:
-            self.status = _status(error)
+            self.status = status_of(error)
             self.error = error
             self._all.one_more()
 
@@ -171,15 +181,24 @@ class ManyAnswers:
         return _document([(source, []) for source, _ in self.sources], PROCESSED)
 
 
-def _status(error: Exception) -> int:
+def status_of(error: Exception) -> int:
+    """The status that answers *error*."""
     return error.status if isinstance(error, UserError) else 500
 
 
 SinkOutcome = tuple[str, int, Exception | None]
+Outcome = Sequence[tuple[SourceKey, Sequence[SinkOutcome]]]
 
 
-def _document(outcome: Sequence[tuple[SourceKey, Sequence[SinkOutcome]]], status: int) -> bytes:
+def _document(outcome: Outcome, status: int) -> bytes:
     every = [sink for _, sinks in outcome for sink in sinks]
+    return responses.document(
+        status, {**_summary(every, status), "sources": outcome_members(outcome)}
+    )
+
+
+def outcome_members(outcome: Outcome) -> list[dict[str, Any]]:
+    """What became of a request at each sink of each source, for the result document."""
     sources = []
     for source, sinks in outcome:
         members: dict[str, Any] = {
@@ -191,7 +210,7 @@ def _document(outcome: Sequence[tuple[SourceKey, Sequence[SinkOutcome]]], status
         if sinks:
             members["sinks"] = [_sink_members(*sink) for sink in sinks]
         sources.append(members)
-    return responses.document(status, {**_summary(every, status), "sources": sources})
+    return sources
 
 
 def _summary(sinks: Sequence[SinkOutcome], status: int) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError
@@ -13,14 +15,18 @@ from stream.source.http import responses
 from stream.source.http.answers import Connection, ManyAnswers, SingleAnswer, SinkAnswer
 from stream.source.http.client import ClientAddress
 from stream.source.http.head import Head
+from stream.source.http.idempotency import Attempt, IdempotencyWindow
 from stream.source.http.parser import Request
 from stream.source.http.route import Health, Ingest, NotFound, Route, find_route
+from stream.source.http.special import BatchWriter, Decoder, is_batch
 from stream.source.interfaces import IDispatcher, IRouter, ISinkWriter
 
 __all__ = ["IngestHandler"]
 
 LOG_INTERVAL = 1.0
 """Seconds between two log entries about failed requests: overload must not become log load."""
+
+_log = Logger(namespace="http-source")
 
 _HEALTH_METHODS = "GET, OPTIONS"
 _INGEST_METHODS = "OPTIONS, POST"
@@ -31,6 +37,9 @@ class IngestHandler:
 
     :param dispatcher: finds sources of type ``http``.
     :param clock: seconds since the epoch.
+    :param window: remembers requests that came with a key.
+    :param decoder: decodes compressed bodies.
+    :param max_batch_records: records that one request may hold.
     :param client_address: who counts as the sender.
     :param new_exception_id: makes the id that a client is told when the fault is ours.
     """
@@ -41,6 +50,10 @@ class IngestHandler:
         router: IRouter,
         *,
         clock: Callable[[], float],
+        window: IdempotencyWindow,
+        decoder: Decoder,
+        max_batch_records: int,
+        reactor: Any,
         client_address: ClientAddress | None = None,
         new_exception_id: Callable[[], str] = responses.new_exception_id,
     ) -> None:
@@ -50,7 +63,12 @@ class IngestHandler:
         self._client_address = client_address or ClientAddress()
         self._peer_is_client = self._client_address.is_peer
         self._new_exception_id = new_exception_id
+        self._window = window
+        self._decoder = decoder
         self._log = _LimitedLog(clock)
+        self._batches = BatchWriter(
+            max_batch_records, reactor, report=self._report_failure, crashed=self.crashed
+        )
 
     def handle(self, request: Request, connection: Connection) -> bytes | None:
         """Answer *request*, or set the connection's `pending` to what will answer it.
@@ -80,10 +98,13 @@ class IngestHandler:
             error, self._new_exception_id() if error.status >= 500 else ""
         )
 
-    def crashed(self) -> bytes:
-        """The answer when the fault is ours; to be called while the exception is handled."""
+    def crashed(self, failure: Failure | None = None) -> bytes:
+        """The answer when the fault is ours.
+
+        :param failure: what happened; by default the exception that is being handled.
+        """
         exception_id = self._new_exception_id()
-        self._log.failure("request failed, exception id {exception_id}", exception_id)
+        self._log.failure("request failed, exception id {exception_id}", exception_id, failure)
         return responses.error_envelope(
             UserError("", status=500, name="internalError"), exception_id
         )
@@ -111,13 +132,9 @@ class IngestHandler:
             raise UserError(f'invalid project ID "{route.project}"')
         sources = self._dispatcher.lookup(project_id, route.source_id, route.secret)
         head = request.head
-        peer = connection.peer_ip
-        record = RecordContext(
-            int(self._clock() * 1000),
-            peer if self._peer_is_client else self._client_address.find(peer, head),
-            head.headers,
-            request.body,
-        )
+        if not head.ordinary or route.batch is not None:
+            return self._ingest_special(project_id, route, sources, request, connection)
+        record = self._record(head, request.body, connection)
         if len(sources) == 1:
             source = sources[0]
             sinks = self._router.eligible(source, "")
@@ -131,6 +148,89 @@ class IngestHandler:
                 return None
             return self._write_to_many(((source, sinks),), record, route.verbose, connection)
         targets = tuple((source, self._router.eligible(source, "")) for source in sources)
+        return self._write_to_many(targets, record, route.verbose, connection)
+
+    def _record(self, head: Head, body: bytes, connection: Connection) -> RecordContext:
+        peer = connection.peer_ip
+        return RecordContext(
+            int(self._clock() * 1000),
+            peer if self._peer_is_client else self._client_address.find(peer, head),
+            head.headers,
+            body,
+        )
+
+    def _ingest_special(
+        self,
+        project_id: int,
+        route: Ingest,
+        sources: Sequence[SourceKey],
+        request: Request,
+        connection: Connection,
+    ) -> bytes | None:
+        """A request with a key is carried out at most once; see `stream.source.http.special`."""
+        head = request.head
+        key = head.idempotency_key
+        if key is None:
+            return self._decode(route, sources, head, request.body, connection)
+        begun = self._window.begin(project_id, route.source_id, key, request.body, connection)
+        if not isinstance(begun, Attempt):
+            return begun
+        try:
+            answer = self._decode(route, sources, head, request.body, begun)
+        except UserError as error:
+            answer = self.refuse(error)
+        except Exception:
+            answer = self.crashed()
+        if answer is not None:
+            begun.finish(answer)
+        return None
+
+    def _decode(
+        self,
+        route: Ingest,
+        sources: Sequence[SourceKey],
+        head: Head,
+        body: bytes,
+        connection: Connection,
+    ) -> bytes | None:
+        if not head.encoding:
+            return self._write_body(route, sources, head, body, connection)
+        decoded = self._decoder.decode(head.encoding, body)
+        if isinstance(decoded, bytes):
+            return self._write_body(route, sources, head, decoded, connection)
+        connection.pending = decoded
+
+        def go_on(body: bytes) -> bytes | None:
+            if connection.pending is not decoded:
+                return None  # nobody waits any more
+            return self._write_body(route, sources, head, body, connection)
+
+        def refuse(failure: Failure) -> bytes:
+            error = failure.value
+            return self.refuse(error) if isinstance(error, UserError) else self.crashed(failure)
+
+        def finish(answer: bytes | None) -> None:
+            if answer is not None and connection.pending is decoded:
+                connection.finish(answer)
+
+        decoded.addCallback(go_on)
+        decoded.addErrback(refuse)
+        decoded.addCallback(finish)
+        decoded.addErrback(lambda failure: _log.failure("cannot answer a request", failure))
+        return None
+
+    def _write_body(
+        self,
+        route: Ingest,
+        sources: Sequence[SourceKey],
+        head: Head,
+        body: bytes,
+        connection: Connection,
+    ) -> bytes | None:
+        record = self._record(head, body, connection)
+        targets = tuple((source, self._router.eligible(source, "")) for source in sources)
+        if is_batch(route, head.headers):
+            return self._batches.write(record, targets, route.verbose, connection)
         return self._write_to_many(targets, record, route.verbose, connection)
 
     def _write_to_many(
@@ -210,9 +310,9 @@ class _LimitedLog:
         if self.is_due():
             self.write(LogLevel.warn, template, **fields)
 
-    def failure(self, template: str, value: str) -> None:
-        """The exception being handled; never left out."""
-        self._log.failure(template, reason=value, exception_id=value)
+    def failure(self, template: str, value: str, failure: Failure | None = None) -> None:
+        """*failure*, or the exception being handled; never left out."""
+        self._log.failure(template, failure, reason=value, exception_id=value)
 
     def write(self, level: LogLevel, template: str, **fields: object) -> None:
         left_out, self._left_out = self._left_out, 0

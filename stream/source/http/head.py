@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from stream.record.headers import RecordHeaders
+from stream.record.headers import BodyKind, RecordHeaders
 from stream.source.http.errors import MalformedRequest, UnknownExpectation
 
 __all__ = ["FIELD", "Head", "HeadReader", "read_head"]
@@ -21,7 +21,17 @@ _REQUEST_LINE = re.compile(rb"([A-Za-z]" + _TOKEN + rb"{0,31}+) ([\x21-\x7e]++) 
 _FIELDS_AND_END = re.compile(rb"(?:" + _FIELD.replace(b"(", b"(?:") + rb")*+\r\n")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection", b"expect", b"host"))
+_READ_HERE = frozenset(
+    (
+        b"connection",
+        b"content-encoding",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"idempotency-key",
+        b"transfer-encoding",
+    )
+)
 
 
 class Head:
@@ -34,17 +44,23 @@ class Head:
     :ivar length: bytes of the body; 0 if `chunked`.
     :ivar keep_alive: whether the client may send another request on the connection.
     :ivar expects_continue: whether the client waits for a go-ahead before it sends the body.
+    :ivar encoding: of the body, lower case; empty for none.
+    :ivar idempotency_key: what tells a repetition of this request; ``None`` for nothing.
+    :ivar ordinary: the body is one record as it is, and is taken whatever came before.
     :ivar plain: the answer needs no change for the client's sake (version, method, closing).
     :ivar route: room for what the target leads to, found out by the handler.
     """
 
     __slots__ = (
         "chunked",
+        "encoding",
         "expects_continue",
         "headers",
+        "idempotency_key",
         "keep_alive",
         "length",
         "method",
+        "ordinary",
         "plain",
         "route",
         "target",
@@ -60,15 +76,22 @@ class Head:
         self.chunked = False
         self.keep_alive = version == 1
         self.expects_continue = False
+        self.encoding = b""
+        self.idempotency_key: bytes | None = None
         self.route: object = None
-        self._read_framing()
+        self._read_headers()
         self.plain = version == 1 and self.keep_alive and method != b"HEAD"
+        self.ordinary = (
+            not self.encoding
+            and self.idempotency_key is None
+            and headers.kind is not BodyKind.JSON_LINES
+        )
 
-    def _read_framing(self) -> None:
+    def _read_headers(self) -> None:
         found: dict[bytes, list[bytes]] = {}
         for name, value in self.headers.raw:
             lower = name.lower()
-            if lower in _FRAMING:
+            if lower in _READ_HERE:
                 found.setdefault(lower, []).append(value)
         hosts = len(found.get(b"host", ()))
         if hosts > 1 or (hosts == 0 and self.version == 1):
@@ -82,6 +105,12 @@ class Head:
             if any(value.lower() != b"100-continue" for value in found[b"expect"]):
                 raise UnknownExpectation
             self.expects_continue = self.version == 1
+        if b"content-encoding" in found:
+            self.encoding = b",".join(found[b"content-encoding"]).strip().lower()
+            if self.encoding == b"identity":
+                self.encoding = b""
+        if b"idempotency-key" in found:
+            self.idempotency_key = b",".join(found[b"idempotency-key"])
 
     def _read_body_framing(self, lengths: list[bytes], codings: list[bytes]) -> None:
         if codings:
@@ -140,7 +169,7 @@ class HeadReader:
         head = self._known.get(data)
         if head is None:
             head = read_head(data)
-            if len(data) <= self.MAX_REMEMBERED_BYTES:
+            if len(data) <= self.MAX_REMEMBERED_BYTES and head.idempotency_key is None:
                 if len(self._known) >= self.MAX_HEADS:
                     self._known.clear()
                 self._known[data] = head

@@ -27,9 +27,11 @@ __all__ = [
     "error_envelope",
     "error_message",
     "error_name",
+    "is_success",
     "keeping_alive",
     "method_not_allowed",
     "new_exception_id",
+    "replayed",
     "response",
     "without_body",
 ]
@@ -78,6 +80,16 @@ def closing(answer: bytes) -> bytes:
 def keeping_alive(answer: bytes) -> bytes:
     """*answer*, telling an HTTP/1.0 client that the connection stays."""
     return answer.replace(b"\r\n", b"\r\nConnection: keep-alive\r\n", 1)
+
+
+def replayed(answer: bytes) -> bytes:
+    """*answer*, saying that it was given before and nothing was written again."""
+    return answer.replace(b"\r\n", b"\r\nIdempotency-Replayed: true\r\n", 1)
+
+
+def is_success(answer: bytes) -> bool:
+    """Whether the status of *answer* is one of success."""
+    return answer.startswith(b"HTTP/1.1 2")
 
 
 def without_body(answer: bytes) -> bytes:

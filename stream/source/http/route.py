@@ -34,12 +34,14 @@ class Ingest:
 
     :ivar project: as given; see `project_id`.
     :ivar verbose: whether the client asks for a result document.
+    :ivar batch: whether the client says that the body holds many records, or that it doesn't.
     """
 
     project: str
     source_id: str
     secret: str = attrs.field(repr=False)
     verbose: bool = False
+    batch: bool | None = None
     project_id: int | None = attrs.field(init=False)
 
     @project_id.default
@@ -75,7 +77,15 @@ def _find(target: bytes) -> Route:
         return Health()
     if len(parts) == 5 and parts[:2] == [b"", b"stream"] and parts[2] and parts[3]:
         project, source_id, secret = (_text(part) for part in parts[2:])
-        return Ingest(project, source_id, secret, _is_verbose(query))
+        options = _options(query)
+        batch = options.get("batch")
+        return Ingest(
+            project,
+            source_id,
+            secret,
+            options.get("verbose") == "true",
+            None if batch is None else batch == "true",
+        )
     return NotFound()
 
 
@@ -104,12 +114,12 @@ def _normalise(path: bytes) -> bytes:
     return b"/" + b"/".join(segments)
 
 
-def _is_verbose(query: bytes) -> bool:
-    if b"verbose" not in unquote_to_bytes(query):
-        return False
-    for name, value in parse_qsl(
-        query.decode("latin-1"), keep_blank_values=True, encoding="utf-8", errors="replace"
-    ):
-        if name == "verbose":
-            return value == "true"
-    return False
+def _options(query: bytes) -> dict[str, str]:
+    """The parameters of the query; the first of a repeated one counts."""
+    options: dict[str, str] = {}
+    if b"=" in query:
+        for name, value in parse_qsl(
+            query.decode("latin-1"), keep_blank_values=True, encoding="utf-8", errors="replace"
+        ):
+            options.setdefault(name, value)
+    return options

@@ -8,6 +8,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
 
 from stream.definition import prefix
 from stream.definition.entity import Source
@@ -18,7 +19,9 @@ from stream.settings.tree import HTTPSourceSettings
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
 from stream.source.http.handler import IngestHandler
+from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.protocol import IngestFactory, Limits
+from stream.source.http.special import Decoder
 from stream.source.interfaces import IRouter
 from stream.values.codec import decode
 
@@ -31,10 +34,17 @@ BACKLOG = 4096
 
 
 class HttpSourceService(Service):
-    """:param router: knows the sinks; runs from before the start until after the stop."""
+    """:param router: knows the sinks; runs from before the start until after the stop.
+    :param pool: where larger compressed bodies are decoded.
+    """
 
     def __init__(
-        self, reactor: Any, client: EtcdClient, settings: HTTPSourceSettings, router: IRouter
+        self,
+        reactor: Any,
+        client: EtcdClient,
+        settings: HTTPSourceSettings,
+        router: IRouter,
+        pool: ThreadPool,
     ) -> None:
         self._reactor = reactor
         self._listen = settings.listen
@@ -46,6 +56,14 @@ class HttpSourceService(Service):
             self._dispatcher,
             router,
             clock=reactor.seconds,
+            window=IdempotencyWindow(
+                settings.idempotency.window.seconds,
+                settings.idempotency.max_keys,
+                reactor.seconds,
+            ),
+            decoder=Decoder(settings.max_decoded_body_size, reactor, pool),
+            max_batch_records=settings.max_batch_records,
+            reactor=reactor,
             client_address=ClientAddress(settings.trusted_proxies),
         )
         self._factory = IngestFactory(handler, _limits(settings), reactor)

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SourceKey
 from stream.errors import NestedError, UserError
@@ -17,9 +20,11 @@ from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
 from stream.source.http.handler import IngestHandler
 from stream.source.http.head import HeadReader
+from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.parser import RequestParser
 from stream.source.http.route import Ingest, NotFound, find_route
-from stream.source.interfaces import IAnswer, ISinkWriter
+from stream.source.http.special import Decoder
+from stream.source.interfaces import IAnswer, ISinkWriter, Renderer
 
 KEY = SourceKey(123, 111, "my-source")
 SECRET = "K" * 48
@@ -27,7 +32,10 @@ PATH = f"/stream/123/my-source/{SECRET}"
 
 
 class FakeSink:
-    """A sink that renders at once and answers as it is told to."""
+    """A sink that renders at once and answers as it is told to.
+
+    :ivar blocks: what came as a whole, and how many rows it had.
+    """
 
     def __init__(self, outcome: Any = 200, columns: Sequence[Column] = (BodyColumn("b"),)) -> None:
         self._render = compile_renderer(Mapping(tuple(columns)), 1000)
@@ -35,10 +43,24 @@ class FakeSink:
         self.rows: list[bytes] = []
         self.records: list[RecordContext] = []
         self.waiting: list[IAnswer] = []
+        self.blocks: list[tuple[bytes, int]] = []
 
     def write(self, record: RecordContext, answer: IAnswer, /) -> int | None:
         self.records.append(record)
         self.rows.append(self._render(record))
+        return self._answer(answer)
+
+    def renderer(self, now_ms: int, /) -> Renderer:
+        return self._render
+
+    def write_rows(
+        self, rows: bytes, count: int, received_at: int, renderer: Renderer, answer: IAnswer, /
+    ) -> int | None:
+        assert renderer is self._render
+        self.blocks.append((rows, count))
+        return self._answer(answer)
+
+    def _answer(self, answer: IAnswer) -> int | None:
         if isinstance(self.outcome, Exception):
             raise self.outcome
         if self.outcome == 202:
@@ -59,6 +81,41 @@ class FakeRouter:
         return self.sinks.get(source, [])
 
 
+class InlinePool(ThreadPool):
+    """A pool whose thread is this one.
+
+    :ivar is_held: work waits for `release`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(0, 1)
+        self.is_held = False
+        self._held: list[Callable[[], None]] = []
+
+    def callInThreadWithCallback(self, onResult: Any, func: Any, *args: Any, **kwargs: Any) -> None:
+        def work() -> None:
+            try:
+                onResult(True, func(*args, **kwargs))
+            except Exception:
+                onResult(False, Failure())
+
+        if self.is_held:
+            self._held.append(work)
+        else:
+            work()
+
+    def release(self) -> None:
+        for work in self._held:
+            work()
+
+
+class InlineClock(Clock):
+    """A clock that lets threads call into the reactor."""
+
+    def callFromThread(self, func: Any, *args: Any, **kwargs: Any) -> None:
+        func(*args, **kwargs)
+
+
 class FakeConnection:
     def __init__(self) -> None:
         self.pending: object = None
@@ -77,10 +134,17 @@ class Listener:
         self.dispatcher = Dispatcher("http")
         self.dispatcher.put(SourceEntry(KEY, "http", True, SECRET))
         self.router = FakeRouter()
+        self.clock = InlineClock()
+        self.pool = InlinePool()
+        self.now = clock or (lambda: 1714557600.1239)
         self.handler = IngestHandler(
             self.dispatcher,
             self.router,
-            clock=clock or (lambda: 1714557600.1239),
+            clock=self.now,
+            window=IdempotencyWindow(60, 3, self.now),
+            decoder=Decoder(100_000, self.clock, self.pool),
+            max_batch_records=1000,
+            reactor=self.clock,
             client_address=ClientAddress(proxies),
             new_exception_id=lambda: "keboola-stream-0123456789abcde",
         )
@@ -94,7 +158,7 @@ class Listener:
         headers: str = "",
     ) -> bytes | None:
         """The answer, or ``None`` if there is none yet."""
-        parser = RequestParser(HeadReader(), 10_000, 10_000)
+        parser = RequestParser(HeadReader(), 10_000, 200_000)
         parser.feed(
             f"{method} {target} HTTP/1.1\r\nHost: in.example.com\r\n{headers}"
             f"Content-Length: {len(body)}\r\n\r\n".encode()

@@ -1,0 +1,182 @@
+"""Many records in one request: where one ends and the next begins, and their rows for each sink.
+
+Nothing of a batch is handed on before all of it is rendered. The rows that a sink gets travel as
+one block, so they are stored together or not at all; what can't be rendered is told apart by its
+place, never by a half-done answer. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Protocol
+
+import attrs
+
+from stream.errors import UserError
+from stream.record.context import UNPARSED, RecordContext
+from stream.record.errors import InvalidJson
+from stream.record.jsontree import array_items, parse_json
+
+__all__ = [
+    "MAX_ROWS_BYTES",
+    "BatchTooLarge",
+    "Element",
+    "Rejection",
+    "RowBlock",
+    "array_elements",
+    "line_elements",
+    "render_batch",
+]
+
+MAX_ROWS_BYTES = 4_000_000
+"""Of one block: compressed or not, it fits into one append to a slice file."""
+
+RECORDS_AT_ONCE = 64
+"""Rendered for one sink after the other, so that each body is parsed once."""
+
+Renderer = Callable[[RecordContext], bytes]
+
+
+class BatchTooLarge(UserError):
+    """More records, or more rows, than one request may hold."""
+
+    status = 413
+    name = "batchTooLarge"
+
+
+@attrs.frozen
+class Element:
+    """One record of a batch.
+
+    :ivar place: number of its line, from 1, or index in the array, from 0.
+    :ivar body: its source text.
+    :ivar parsed: the document in it, if it is known already.
+    """
+
+    place: int
+    body: bytes
+    parsed: Any = UNPARSED
+
+
+def line_elements(body: bytes, max_records: int) -> list[Element]:
+    """The lines of *body* that aren't blank. Raises BatchTooLarge."""
+    elements = [
+        Element(place, line[:-1] if line.endswith(b"\r") else line)
+        for place, line in enumerate(body.split(b"\n"), 1)
+        if line and not line.isspace()
+    ]
+    return _checked(elements, max_records)
+
+
+def array_elements(body: bytes, max_records: int) -> list[Element]:
+    """The items of the JSON array *body*. Raises InvalidJson, UserError, BatchTooLarge."""
+    items = parse_json(body)
+    if not isinstance(items, list):
+        raise InvalidJson("the body of a batch must be an array")
+    elements = [
+        Element(place, text, item)
+        for place, (text, item) in enumerate(zip(array_items(body), items, strict=True))
+    ]
+    return _checked(elements, max_records)
+
+
+def _checked(elements: list[Element], max_records: int) -> list[Element]:
+    if len(elements) > max_records:
+        raise BatchTooLarge(
+            f"the batch has {len(elements)} records, the maximum is {max_records}, please split it"
+        )
+    return elements
+
+
+@attrs.frozen
+class Rejection:
+    """A record that one sink can't take, whatever is tried again."""
+
+    place: int
+    error: UserError
+
+
+class Sink(Protocol):
+    """What a block needs of the sink that it is for."""
+
+    def renderer(self, now_ms: int, /) -> Renderer:
+        """Raises UserError: the sink takes no records."""
+
+
+class RowBlock:
+    """The rows of one batch for one sink.
+
+    :ivar rows: the rendered rows.
+    :ivar rejected: what couldn't be rendered.
+    :ivar error: why the sink gets nothing of the batch.
+    :ivar renderer: what rendered the rows.
+    """
+
+    def __init__(self, sink: Sink, now_ms: int) -> None:
+        self.rows: list[bytes] = []
+        self.rejected: list[Rejection] = []
+        self.error: Exception | None = None
+        self.renderer: Renderer | None = None
+        self._size = 0
+        try:
+            self.renderer = sink.renderer(now_ms)
+        except UserError as error:
+            self.error = error
+
+    def take(self, records: Sequence[tuple[int, RecordContext]]) -> None:
+        """Render *records*, unless the sink gets nothing anyway."""
+        render = self.renderer
+        if render is None or self.error is not None:
+            return
+        before = len(self.rows)
+        try:
+            try:
+                self.rows += [render(record) for _, record in records]
+            except UserError:
+                self._take_one_by_one(render, records)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._size += sum(map(len, islice(self.rows, before, None)))
+        if self._size > MAX_ROWS_BYTES:
+            self._fail(
+                BatchTooLarge(
+                    f"the rows of the batch have more than {MAX_ROWS_BYTES} bytes, please split it"
+                )
+            )
+
+    def _take_one_by_one(
+        self, render: Renderer, records: Sequence[tuple[int, RecordContext]]
+    ) -> None:
+        for place, record in records:
+            try:
+                self.rows.append(render(record))
+            except UserError as error:
+                self.rejected.append(Rejection(place, error.with_traceback(None)))
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        self.rows = []
+        self.rejected = []
+
+
+def render_batch(
+    elements: Sequence[Element], first: RecordContext, blocks: Sequence[RowBlock]
+) -> Iterator[None]:
+    """Fill *blocks*; a step of the iterator is a small piece of the work.
+
+    :param first: has what all records share; what its body is doesn't matter.
+    """
+    time, client_ip, headers = first.timestamp_ms, first.client_ip, first.headers.of_element
+    for start in range(0, len(elements), RECORDS_AT_ONCE):
+        records = [
+            (
+                element.place,
+                RecordContext(time, client_ip, headers, element.body, json=element.parsed),
+            )
+            for element in elements[start : start + RECORDS_AT_ONCE]
+        ]
+        for block in blocks:
+            block.take(records)
+        yield

@@ -1,0 +1,172 @@
+"""A request with many records: its way from the blocks of rows to the one answer that counts them.
+
+A record counts as accepted when every sink has stored it, as rejected when some sink can't take it
+whatever is tried again, and as failed when some sink couldn't store it now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stream.definition.key import SourceKey
+from stream.errors import UserError
+from stream.source.batch import Rejection, RowBlock
+from stream.source.http import responses
+from stream.source.http.answers import (
+    PROCESSED,
+    Connection,
+    ReportFailure,
+    outcome_members,
+    status_of,
+)
+
+__all__ = ["BatchAnswer", "BlockAnswer"]
+
+MULTI_STATUS = 207
+
+MAX_KINDS_OF_ERRORS = 100
+"""Different reasons of rejection that are told one by one; the places of all records are told."""
+
+
+class BlockAnswer:
+    """The answer of one sink. Plays `stream.source.interfaces.IAnswer`.
+
+    :ivar status: 0 until there is one.
+    """
+
+    __slots__ = ("_all", "block", "error", "sink_id", "status")
+
+    def __init__(self, all_answers: BatchAnswer, sink_id: str, block: RowBlock) -> None:
+        self._all = all_answers
+        self.sink_id = sink_id
+        self.block = block
+        self.status = 0
+        self.error: Exception | None = None
+
+    def stored(self) -> None:
+        self.accepted(PROCESSED)
+
+    def accepted(self, status: int) -> None:
+        """The sink has taken the block, and says so with *status*."""
+        if not self.status:
+            self.status = status
+            self._all.one_more()
+
+    def failed(self, error: Exception) -> None:
+        if not self.status:
+            self.status = status_of(error)
+            self.error = error
+            self._all.one_more()
+
+
+class BatchAnswer:
+    """:param count: records in the batch.
+    :param place_name: what the places of records are called in the answer.
+    :param sinks: sources sorted as they are to be shown, with ids and blocks of their sinks.
+
+    :ivar sources: the answers of each source's sinks.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        count: int,
+        place_name: str,
+        sinks: Sequence[tuple[SourceKey, Sequence[tuple[str, RowBlock]]]],
+        verbose: bool,
+        report: ReportFailure,
+    ) -> None:
+        self._connection = connection
+        self._count = count
+        self._place_name = place_name
+        self._verbose = verbose
+        self._report = report
+        self.sources = tuple(
+            (source, tuple(BlockAnswer(self, sink_id, block) for sink_id, block in blocks))
+            for source, blocks in sinks
+        )
+        self._missing = sum(len(answers) for _, answers in self.sources)
+
+    def one_more(self) -> None:
+        """A sink has answered."""
+        self._missing -= 1
+        if not self._missing:
+            for source, answers in self.sources:
+                errors = [(a.sink_id, a.error) for a in answers if a.error is not None]
+                if errors:
+                    self._report(source, len(answers), errors)
+            if self._connection.pending is self:
+                self._connection.finish(self.document())
+
+    def document(self) -> bytes:
+        """The answer, when every sink has given its own."""
+        answers = [answer for _, answers in self.sources for answer in answers]
+        rejected = len({r.place for answer in answers for r in answer.block.rejected})
+        is_failed = any(answer.error is not None for answer in answers)
+        failed = self._count - rejected if is_failed else 0
+        accepted = self._count - rejected - failed
+        status = self._status(answers, accepted, rejected)
+        members: dict[str, Any] = {"statusCode": status}
+        if is_failed:
+            members["error"] = "stream.in.writeFailed"
+        elif rejected:
+            members["error"] = "stream.in.recordsRejected"
+        members["message"] = (
+            f"Accepted {accepted}/{self._count} records." if answers else "No enabled sink found."
+        )
+        members |= {"accepted": accepted, "rejected": rejected}
+        if failed:
+            members["failed"] = failed
+        if rejected:
+            members["errors"] = self._errors()
+        if self._verbose or is_failed:
+            members["sources"] = outcome_members(
+                [
+                    (source, [(answer.sink_id, answer.status, answer.error) for answer in answers])
+                    for source, answers in self.sources
+                ]
+            )
+        return responses.document(status, members)
+
+    @staticmethod
+    def _status(answers: Sequence[BlockAnswer], accepted: int, rejected: int) -> int:
+        if any(answer.error is not None for answer in answers):
+            return max(answer.status for answer in answers)
+        if not rejected:
+            return max([PROCESSED, *(answer.status for answer in answers)])
+        if accepted:
+            return MULTI_STATUS
+        return max(r.error.status for answer in answers for r in answer.block.rejected)
+
+    def _errors(self) -> list[dict[str, Any]]:
+        """Why records were rejected: equal reasons of one sink are told once."""
+        groups: dict[tuple[int, str, int, str, str], list[int]] = {}
+        for source, answers in self.sources:
+            for answer in answers:
+                sink = (source.branch_id, answer.sink_id)
+                for rejection in answer.block.rejected:
+                    reason = _reason(rejection)
+                    if len(groups) >= MAX_KINDS_OF_ERRORS and (*sink, *reason) not in groups:
+                        reason = (400, "stream.in.recordsRejected", "Other errors.")
+                    groups.setdefault((*sink, *reason), []).append(rejection.place)
+        return [
+            {
+                "branchId": branch_id,
+                "sinkId": sink_id,
+                "statusCode": status,
+                "error": name,
+                "message": message,
+                self._place_name: places,
+            }
+            for (branch_id, sink_id, status, name, message), places in groups.items()
+        ]
+
+
+def _reason(rejection: Rejection) -> tuple[int, str, str]:
+    error: UserError = rejection.error
+    return (
+        error.status,
+        responses.error_name(error, "genericError"),
+        responses.error_message(error),
+    )

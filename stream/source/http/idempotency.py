@@ -1,0 +1,148 @@
+"""Requests that are sent again under the same key: answered again, not written again.
+
+A producer that got no answer, because the connection broke or its own patience ended, can't know
+whether its records were stored. If every attempt carries the same ``Idempotency-Key``, only the
+first one is carried out, and the others get its answer; also while the first one still waits.
+
+The memory is this process's own and bounded: by time, by the number of keys and by the size of the
+remembered answers. Behind a balancer, attempts must reach the same node to be recognised. Only
+success is remembered: what failed may be tried again under the same key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import blake2b
+
+import attrs
+
+from stream.errors import UserError
+from stream.source.http import responses
+from stream.source.http.answers import Connection
+
+__all__ = ["Attempt", "IdempotencyWindow"]
+
+MAX_ANSWER_BYTES = 64 * 1024
+"""Of an answer that is remembered; a longer one is replaced by a plain ``OK``."""
+
+MAX_REMEMBERED_BYTES = 64 * 1024 * 1024
+
+_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
+
+Scope = tuple[int, str, bytes]
+
+
+@attrs.frozen
+class _Stored:
+    """A successful answer, until when it is remembered, and which body it was for."""
+
+    answer: bytes
+    until: float
+    fingerprint: bytes
+
+
+class Attempt:
+    """The one attempt that is carried out; the request's connection to whoever answers it.
+
+    :ivar pending: see `stream.source.http.answers.Connection`.
+    :ivar fingerprint: of the request's body.
+    """
+
+    def __init__(self, window: IdempotencyWindow, scope: Scope, fingerprint: bytes) -> None:
+        self.pending: object = None
+        self.peer_ip = ""
+        self.fingerprint = fingerprint
+        self._window = window
+        self._scope = scope
+        self._waiting: list[Connection] = []
+
+    def join(self, connection: Connection) -> None:
+        """Answer *connection*, too."""
+        connection.pending = self
+        self._waiting.append(connection)
+
+    def finish(self, answer: bytes) -> None:
+        """Answer everyone who still waits."""
+        self.pending = None
+        self._window.settle(self._scope, self, answer)
+        waiting, self._waiting = self._waiting, []
+        for position, connection in enumerate(waiting):
+            if connection.pending is self:
+                connection.finish(answer if position == 0 else responses.replayed(answer))
+
+
+class IdempotencyWindow:
+    """:param seconds: how long a key is remembered.
+    :param max_keys: how many of them; the oldest ones give way.
+    """
+
+    def __init__(self, seconds: float, max_keys: int, clock: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._max_keys = max_keys
+        self._clock = clock
+        self._running: dict[Scope, Attempt] = {}
+        self._stored: OrderedDict[Scope, _Stored] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def begin(
+        self, project_id: int, source_id: str, key: bytes, body: bytes, connection: Connection
+    ) -> bytes | Attempt | None:
+        """What is to be done with a request.
+
+        :returns: the answer, if there is one already; an attempt that the request is to be carried
+            out with; ``None`` if another attempt will answer it.
+        :raises UserError: 400 for an invalid key, 422 for a key that came with another body.
+        """
+        if _KEY.fullmatch(key) is None:
+            raise UserError("an idempotency key has 1 to 255 visible ASCII characters")
+        scope = (project_id, source_id, key)
+        fingerprint = blake2b(body, digest_size=16).digest()
+        self._forget_old()
+        stored = self._stored.get(scope)
+        running = self._running.get(scope)
+        earlier = stored or running
+        if earlier is not None and earlier.fingerprint != fingerprint:
+            raise UserError(
+                "the idempotency key was used with another body",
+                status=422,
+                name="idempotencyKeyReused",
+            )
+        if stored is not None:
+            return responses.replayed(stored.answer)
+        if running is not None:
+            running.join(connection)
+            return None
+        attempt = self._running[scope] = Attempt(self, scope, fingerprint)
+        attempt.join(connection)
+        attempt.peer_ip = connection.peer_ip
+        return attempt
+
+    def settle(self, scope: Scope, attempt: Attempt, answer: bytes) -> None:
+        """The attempt has been answered."""
+        self._running.pop(scope, None)
+        if not responses.is_success(answer):
+            return
+        if len(answer) > MAX_ANSWER_BYTES:
+            answer = responses.OK
+        self._stored[scope] = _Stored(answer, self._clock() + self._seconds, attempt.fingerprint)
+        self._bytes += len(answer)
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        now = self._clock()
+        stored = self._stored
+        while stored:
+            scope, oldest = next(iter(stored.items()))
+            if (
+                oldest.until > now
+                and len(stored) <= self._max_keys
+                and self._bytes <= MAX_REMEMBERED_BYTES
+            ):
+                return
+            del stored[scope]
+            self._bytes -= len(oldest.answer)

@@ -1,0 +1,126 @@
+"""What is remembered of requests with a key, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+
+from stream.errors import UserError
+from stream.source.http import responses
+from stream.source.http.idempotency import MAX_ANSWER_BYTES, Attempt, IdempotencyWindow
+from tests.source.http.test_handler import FakeConnection
+
+FAILED = responses.response(503)
+
+
+class Window:
+    def __init__(self, max_keys: int = 10) -> None:
+        self.now = 0.0
+        self.window = IdempotencyWindow(60, max_keys, lambda: self.now)
+
+    def begin(
+        self, key: str = "k", body: bytes = b"", source: str = "s", project: int = 1
+    ) -> tuple[bytes | Attempt | None, FakeConnection]:
+        connection = FakeConnection()
+        return self.window.begin(project, source, key.encode(), body, connection), connection
+
+    def store(self, key: str) -> None:
+        attempt, _ = self.begin(key)
+        assert isinstance(attempt, Attempt)
+        attempt.finish(responses.OK)
+
+
+@pytest.fixture
+def window() -> Window:
+    return Window()
+
+
+def test_repetition_gets_the_first_answer(window: Window) -> None:
+    """And is told so in a header."""
+    window.store("k")
+    answer, _ = window.begin()
+    assert isinstance(answer, bytes)
+    assert b"\r\nIdempotency-Replayed: true\r\n" in answer
+    assert answer.endswith(b"OK")
+
+
+def test_repetition_waits_for_an_attempt_under_way(window: Window) -> None:
+    """One attempt is carried out, all connections are answered."""
+    attempt, first = window.begin()
+    repeated, second = window.begin()
+    assert isinstance(attempt, Attempt)
+    assert repeated is None
+    assert first.pending is attempt and second.pending is attempt
+    attempt.finish(responses.OK)
+    assert first.answers == [responses.OK]
+    assert second.answers == [responses.replayed(responses.OK)]
+
+
+def test_connection_that_went_on_gets_nothing(window: Window) -> None:
+    """The answer is remembered all the same."""
+    attempt, connection = window.begin()
+    assert isinstance(attempt, Attempt)
+    connection.pending = None
+    attempt.finish(responses.OK)
+    assert connection.answers == []
+    assert isinstance(window.begin()[0], bytes)
+
+
+def test_failure_is_forgotten(window: Window) -> None:
+    """The same key may be tried again; those who waited fail, too."""
+    attempt, _ = window.begin()
+    _, second = window.begin()
+    assert isinstance(attempt, Attempt)
+    attempt.finish(FAILED)
+    assert second.answers == [responses.replayed(FAILED)]
+    assert isinstance(window.begin()[0], Attempt)
+
+
+def test_key_belongs_to_a_source(window: Window) -> None:
+    """Other sources and projects may use the same one."""
+    window.store("k")
+    assert isinstance(window.begin(source="t")[0], Attempt)
+    assert isinstance(window.begin(project=2)[0], Attempt)
+
+
+def test_key_belongs_to_a_body(window: Window) -> None:
+    """Another body under the same key is a mistake that must not pass silently."""
+    window.begin(body=b"one")
+    with pytest.raises(UserError) as caught:
+        window.begin(body=b"two")
+    assert (caught.value.status, caught.value.name) == (422, "idempotencyKeyReused")
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\x7f"])
+def test_key_must_be_visible_and_short(window: Window, key: str) -> None:
+    """Anything else is refused, not ignored."""
+    with pytest.raises(UserError, match="1 to 255 visible"):
+        window.begin(key)
+
+
+def test_key_is_forgotten_in_time(window: Window) -> None:
+    """After the window the same request is carried out again."""
+    window.store("k")
+    window.now = 59.9
+    assert isinstance(window.begin()[0], bytes)
+    window.now = 60.0
+    assert isinstance(window.begin()[0], Attempt)
+
+
+def test_oldest_keys_give_way() -> None:
+    """The memory is bounded by the number of keys."""
+    window = Window(max_keys=2)
+    for key in "abc":
+        window.store(key)
+    assert len(window.window) == 2
+    assert isinstance(window.begin("b")[0], bytes)
+    assert isinstance(window.begin("a")[0], Attempt)
+
+
+def test_long_answer_is_not_kept(window: Window) -> None:
+    """Its repetition is told that all is well, without the details."""
+    attempt, connection = window.begin()
+    assert isinstance(attempt, Attempt)
+    long = responses.response(207, b"x" * MAX_ANSWER_BYTES)
+    attempt.finish(long)
+    assert connection.answers == [long]
+    assert window.begin()[0] == responses.replayed(responses.OK)

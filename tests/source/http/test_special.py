@@ -1,0 +1,267 @@
+"""Compressed bodies, batches and requests with a key, through the handler."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+
+from stream.errors import UserError
+from stream.mapping.columns import PathColumn
+from stream.source.http.special import INLINE_BYTES
+from tests.source.http.test_handler import KEY, PATH, FakeConnection, FakeSink, Listener
+
+LINES = "Content-Type: application/x-ndjson\r\n"
+JSON = "Content-Type: application/json\r\n"
+GZIP = "Content-Encoding: gzip\r\n"
+
+
+@pytest.fixture
+def sink() -> FakeSink:
+    return FakeSink(columns=[PathColumn("a", path="a")])
+
+
+@pytest.fixture
+def listener(sink: FakeSink) -> Listener:
+    listener = Listener()
+    listener.router.sinks[KEY] = [("k", sink)]
+    return listener
+
+
+def result(listener: Listener, body: bytes, target: str = PATH, headers: str = LINES) -> Any:
+    status, _, answer = listener.get(target, body, headers=headers)
+    document = json.loads(answer)
+    assert document["statusCode"] == status
+    return document
+
+
+# Compressed bodies.
+
+
+def test_compressed_body_is_one_record(listener: Listener, sink: FakeSink) -> None:
+    """What a sink sees is the decoded body."""
+    answer = listener.get(body=gzip.compress(b'{"a":1}'), headers=JSON + GZIP)
+    assert answer[::2] == (200, b"OK")
+    assert sink.rows == [b'"1"\n']
+
+
+def test_large_compressed_body_is_decoded_elsewhere(listener: Listener, sink: FakeSink) -> None:
+    """The answer comes later, and is the same."""
+    text = json.dumps({"a": 1, "b": "".join(chr(33 + i * i % 90) for i in range(60_000))}).encode()
+    body = gzip.compress(text, 0)
+    assert len(body) > INLINE_BYTES
+    assert listener.get(body=body, headers=JSON + GZIP)[::2] == (200, b"OK")
+    assert sink.records[0].body == text
+
+
+@pytest.mark.parametrize("size", [10, 50_000])
+def test_damaged_compressed_body_is_refused(listener: Listener, size: int) -> None:
+    """At once or later: a client's mistake."""
+    status, _, body = listener.get(body=b"x" * size, headers=JSON + GZIP)
+    assert (status, json.loads(body)["error"]) == (400, "stream.in.badRequest")
+
+
+def test_bomb_is_refused(listener: Listener, sink: FakeSink) -> None:
+    """The limit is the decoder's."""
+    status, _, body = listener.get(body=gzip.compress(bytes(200_000)), headers=JSON + GZIP)
+    assert (status, json.loads(body)["error"]) == (413, "stream.in.bodyTooLarge")
+    assert not sink.rows
+
+
+def test_answer_for_a_lost_connection_is_dropped(listener: Listener, sink: FakeSink) -> None:
+    """Nothing is written for a client that is gone before its body was decoded."""
+    pool = listener.pool
+    pool.is_held = True
+    assert listener.send(body=gzip.compress(b"{}" * 40_000, 0), headers=JSON + GZIP) is None
+    listener.connection.pending = None
+    pool.release()
+    assert (listener.connection.answers, sink.rows) == ([], [])
+
+
+# Batches.
+
+
+def test_lines_are_stored_as_one_block(listener: Listener, sink: FakeSink) -> None:
+    """All rows together, one answer that counts them."""
+    assert result(listener, b'{"a":1}\n{"a":2}\n') == {
+        "statusCode": 200,
+        "message": "Accepted 2/2 records.",
+        "accepted": 2,
+        "rejected": 0,
+    }
+    assert sink.blocks == [(b'"1"\n"2"\n', 2)]
+
+
+def test_array_is_a_batch_on_request(listener: Listener, sink: FakeSink) -> None:
+    """Otherwise it is a record like any other."""
+    assert result(listener, b'[{"a":1.0},{"a":2}]', PATH + "?batch=true", JSON)["accepted"] == 2
+    assert sink.blocks == [(b'"1.0"\n"2"\n', 2)]
+    listener.get(PATH, b'{"a":[1]}', headers=JSON)
+    assert sink.rows == [b'"[1]"\n']
+
+
+def test_lines_can_be_one_record(listener: Listener) -> None:
+    """``batch=false`` takes the body as it is."""
+    sink = FakeSink()
+    listener.router.sinks[KEY] = [("k", sink)]
+    assert listener.get(PATH + "?batch=false", b"1\n2", headers=LINES)[0] == 200
+    assert (sink.rows, sink.blocks) == ([b'"1\n2"\n'], [])
+
+
+def test_rejected_lines_are_named(listener: Listener, sink: FakeSink) -> None:
+    """The others are stored: 207, so that nobody takes it for complete success."""
+    document = result(listener, b'{"a":1}\n{}\nbroken\n\n{"b":1}\n')
+    assert document["statusCode"] == 207
+    assert document["error"] == "stream.in.recordsRejected"
+    assert document["message"] == "Accepted 1/4 records."
+    assert (document["accepted"], document["rejected"]) == (1, 3)
+    missing, broken = document["errors"]
+    assert missing == {
+        "branchId": 111,
+        "sinkId": "k",
+        "statusCode": 400,
+        "error": "stream.in.badRequest",
+        "message": 'Cannot convert column "a" to CSV value:\n- Path "a" not found in the body.',
+        "lines": [2, 5],
+    }
+    assert broken["lines"] == [3]
+    assert sink.blocks == [(b'"1"\n', 1)]
+
+
+def test_nothing_but_rejected_records_is_a_failure(listener: Listener, sink: FakeSink) -> None:
+    """Nothing was stored, so a plain client error says it best; items have indexes."""
+    document = result(listener, b"[{}]", PATH + "?batch=true", JSON)
+    assert (document["statusCode"], document["errors"][0]["indexes"]) == (400, [0])
+    assert sink.blocks == []
+
+
+def test_sink_that_fails_fails_the_whole_batch(listener: Listener, sink: FakeSink) -> None:
+    """Rejected records are still told apart: trying them again is useless."""
+    sink.outcome = UserError("row not stored", status=503, name="notStored")
+    document = result(listener, b'{"a":1}\n{}\n')
+    assert document["statusCode"] == 503
+    assert document["error"] == "stream.in.writeFailed"
+    counts = (document["accepted"], document["rejected"], document["failed"])
+    assert counts == (0, 1, 1)
+    assert document["sources"][0]["sinks"][0]["message"] == "Row not stored."
+
+
+def test_answer_comes_when_the_block_is_stored(listener: Listener, sink: FakeSink) -> None:
+    """As with a single record."""
+    sink.outcome = "wait"
+    assert listener.send(PATH, b'{"a":1}\n', headers=LINES) is None
+    sink.waiting[0].stored()
+    assert len(listener.connection.answers) == 1
+
+
+def test_sinks_that_do_not_wait_answer_202(listener: Listener, sink: FakeSink) -> None:
+    """The weaker promise counts."""
+    sink.outcome = 202
+    assert result(listener, b'{"a":1}\n')["statusCode"] == 202
+
+
+def test_several_sinks_reject_for_themselves(listener: Listener) -> None:
+    """A record counts as accepted only if every sink has it; verbose shows each."""
+    listener.router.sinks[KEY].append(("m", FakeSink()))
+    document = result(listener, b'{"a":1}\nbroken\n', PATH + "?verbose=true")
+    assert (document["statusCode"], document["accepted"], document["rejected"]) == (207, 1, 1)
+    assert [sink["sinkId"] for sink in document["sources"][0]["sinks"]] == ["k", "m"]
+
+
+def test_batch_without_a_sink(listener: Listener) -> None:
+    """Like a single record it is taken and dropped."""
+    listener.router.sinks[KEY] = []
+    document = result(listener, b"{}\n")
+    assert (document["statusCode"], document["message"]) == (200, "No enabled sink found.")
+
+
+def test_empty_batch(listener: Listener, sink: FakeSink) -> None:
+    """No records: nothing to do, nothing wrong."""
+    assert result(listener, b"\n")["message"] == "Accepted 0/0 records."
+    assert sink.blocks == []
+
+
+def test_batch_of_another_type_is_refused(listener: Listener) -> None:
+    """Where a record begins is known only of two content types."""
+    document = result(listener, b"a", PATH + "?batch=true", "Content-Type: text/plain\r\n")
+    assert (document["statusCode"], document["error"]) == (415, "stream.in.unsupportedMediaType")
+
+
+def test_too_many_records_are_refused(listener: Listener, sink: FakeSink) -> None:
+    """Nothing of such a batch is stored."""
+    document = result(listener, b"{}\n" * 1001)
+    assert (document["statusCode"], document["error"]) == (413, "stream.in.batchTooLarge")
+    assert sink.blocks == []
+
+
+def test_long_batch_lets_others_have_their_turn(
+    sink: FakeSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is worked on for a few milliseconds, then again after what else there is to do."""
+    listener = Listener()
+    listener.router.sinks[KEY] = [("k", sink)]
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(listener.clock, "seconds", lambda: next(ticks) * 0.004)
+    turns = []
+
+    def call_later(delay: float, work: Any, *args: Any) -> None:
+        assert delay == 0
+        turns.append((work, args))
+
+    monkeypatch.setattr(listener.clock, "callLater", call_later)
+    assert listener.send(PATH, b'{"a":1}\n' * 1000, headers=LINES) is None
+    for work, args in turns:
+        assert sink.blocks == []
+        work(*args)
+    assert len(turns) > 2
+    assert sink.blocks[0][1] == 1000
+
+
+def test_compressed_batch(listener: Listener, sink: FakeSink) -> None:
+    """Both at once."""
+    body = gzip.compress(b'{"a":1}\n' * 10)
+    assert result(listener, body, PATH, LINES + GZIP)["accepted"] == 10
+    assert sink.blocks[0][1] == 10
+
+
+# Keys.
+
+
+def test_same_key_is_not_written_twice(listener: Listener, sink: FakeSink) -> None:
+    """Single records and batches; another key is another request."""
+    for key in ("one", "one", "two"):
+        headers = f"{JSON}Idempotency-Key: {key}\r\n"
+        assert listener.get(body=b'{"a":1}', headers=headers)[::2] == (200, b"OK")
+    assert len(sink.rows) == 2
+
+
+def test_failed_attempt_is_tried_again(listener: Listener, sink: FakeSink) -> None:
+    """A key doesn't make a failure last."""
+    headers = f"{JSON}Idempotency-Key: one\r\n"
+    sink.outcome = UserError("full", status=503)
+    assert listener.get(body=b'{"a":1}', headers=headers)[0] == 503
+    sink.outcome = 200
+    assert listener.get(body=b'{"a":1}', headers=headers)[0] == 200
+
+
+def test_wrong_secret_is_noticed_before_the_key(listener: Listener) -> None:
+    """A remembered answer is only for those who may know it."""
+    headers = f"{JSON}Idempotency-Key: one\r\n"
+    listener.get(body=b'{"a":1}', headers=headers)
+    status, *_ = listener.get(PATH[:-1] + "x", b'{"a":1}', headers=headers)
+    assert status == 404
+
+
+def test_retry_on_a_new_connection_waits_for_the_first(listener: Listener, sink: FakeSink) -> None:
+    """The usual case: the connection broke while the record was being stored."""
+    headers = f"{JSON}Idempotency-Key: one\r\n"
+    sink.outcome = "wait"
+    assert listener.send(body=b'{"a":1}', headers=headers) is None
+    listener.connection.pending = None
+    listener.connection = FakeConnection()
+    assert listener.send(body=b'{"a":1}', headers=headers) is None
+    sink.waiting[0].stored()
+    assert len(listener.connection.answers) == 1
+    assert len(sink.rows) == 1

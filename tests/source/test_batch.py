@@ -1,0 +1,140 @@
+"""Where the records of a batch begin and end, and what becomes of each."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.errors import UserError
+from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
+from stream.mapping.render import compile_renderer
+from stream.record.context import RecordContext
+from stream.record.errors import InvalidJson
+from stream.record.headers import RecordHeaders
+from stream.source.batch import (
+    MAX_ROWS_BYTES,
+    RECORDS_AT_ONCE,
+    BatchTooLarge,
+    Renderer,
+    RowBlock,
+    array_elements,
+    line_elements,
+    render_batch,
+)
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+class FakeSink:
+    def __init__(self, *columns: Column) -> None:
+        self._render = compile_renderer(Mapping(columns), 2_000_000)
+
+    def renderer(self, now_ms: int, /) -> Renderer:
+        return self._render
+
+
+class ClosedSink:
+    def renderer(self, now_ms: int, /) -> Renderer:
+        raise UserError("no pipeline is ready", status=503, name="noPipelineReady")
+
+
+def record(content_type: str = "application/x-ndjson") -> RecordContext:
+    headers = RecordHeaders([(b"Content-Type", content_type.encode())])
+    return RecordContext(1714557600123, "203.0.113.7", headers, b"")
+
+
+def test_lines_keep_their_numbers() -> None:
+    """Blank lines are counted and left out; a carriage return belongs to the line's end."""
+    elements = line_elements(b'{"a":1}\n\n  \r\n{"a":2}\r\n[3]', 10)
+    assert [(e.place, e.body) for e in elements] == [(1, b'{"a":1}'), (4, b'{"a":2}'), (5, b"[3]")]
+
+
+@given(items=st.lists(JSON, max_size=8), indent=st.sampled_from([None, 1]))
+def test_array_is_cut_into_its_items(items: list[object], indent: int | None) -> None:
+    """Each item's text means what the item does."""
+    body = json.dumps(items, indent=indent).encode()
+    elements = array_elements(body, 10)
+    assert [element.place for element in elements] == list(range(len(items)))
+    for element, item in zip(elements, items, strict=True):
+        assert json.loads(element.body) == item
+        assert element.parsed == item
+
+
+def test_spelling_of_items_is_kept() -> None:
+    """Numbers are copied, not computed."""
+    assert [e.body for e in array_elements(b'[ 1.0 ,{"a" : 1e5}, "]" ]', 10)] == [
+        b"1.0",
+        b'{"a" : 1e5}',
+        b'"]"',
+    ]
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[1,]", b"[1", b"null", b"1"])
+def test_what_is_no_array_is_refused(body: bytes) -> None:
+    """Where the records begin nobody knows."""
+    with pytest.raises(InvalidJson):
+        array_elements(body, 10)
+
+
+def test_number_of_records_is_limited() -> None:
+    """One more than allowed refuses all of them."""
+    assert len(line_elements(b"1\n2\n3", 3)) == 3
+    with pytest.raises(BatchTooLarge, match="has 4 records, the maximum is 3"):
+        line_elements(b"1\n2\n3\n4", 3)
+    with pytest.raises(BatchTooLarge):
+        array_elements(b"[1,2,3,4]", 3)
+
+
+def test_rejected_records_are_told_and_the_others_rendered() -> None:
+    """Each sink decides for itself; order is kept across pieces of work."""
+    path = FakeSink(PathColumn("a", path="a"))
+    body = FakeSink(BodyColumn("b"))
+    lines = [b'{"a":%d}' % i for i in range(2 * RECORDS_AT_ONCE)]
+    lines[3] = b'{"b":1}'
+    lines[RECORDS_AT_ONCE] = b"broken"
+    blocks = [RowBlock(path, 0), RowBlock(body, 0), RowBlock(ClosedSink(), 0)]
+    elements = line_elements(b"\n".join(lines), 1000)
+    assert len(list(render_batch(elements, record(), blocks))) == 2
+    by_path, by_body, closed = blocks
+    assert [r.place for r in by_path.rejected] == [4, RECORDS_AT_ONCE + 1]
+    assert [r.error.status for r in by_path.rejected] == [400, 400]
+    expected = [i for i in range(len(lines)) if i not in (3, RECORDS_AT_ONCE)]
+    assert by_path.rows == [b'"%d"\n' % i for i in expected]
+    assert by_body.rows == [b'"%b"\n' % line.replace(b'"', b'""') for line in lines]
+    assert isinstance(closed.error, UserError) and not closed.rows
+
+
+def test_rows_of_a_batch_are_limited() -> None:
+    """A small body can make large rows; then the sink gets nothing of it."""
+    column = FakeSink(PathColumn("a", path="a", default_value="x" * 1_000_000, raw_string=True))
+    blocks = [RowBlock(column, 0)]
+    elements = line_elements(b"{}\n" * (MAX_ROWS_BYTES // 1_000_000), 1000)
+    list(render_batch(elements, record(), blocks))
+    assert isinstance(blocks[0].error, BatchTooLarge)
+    assert (blocks[0].rows, blocks[0].rejected) == ([], [])
+
+
+def test_fault_of_ours_costs_the_sink_the_batch() -> None:
+    """Unlike a rejection it isn't the record's fault, so nothing is left out silently."""
+
+    class Broken:
+        def renderer(self, now_ms: int, /) -> Renderer:
+            def render(_: RecordContext) -> bytes:
+                raise ZeroDivisionError
+
+            return render
+
+    blocks = [RowBlock(Broken(), 0)]
+    list(render_batch(line_elements(b"1\n2", 10), record(), blocks))
+    assert isinstance(blocks[0].error, ZeroDivisionError)
