@@ -18,6 +18,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
+from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SourceKey
 from stream.mapping.columns import (
@@ -36,12 +37,15 @@ from stream.record.headers import RecordHeaders
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.handler import IngestHandler
 from stream.source.http.head import HeadReader
+from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.parser import RequestParser
 from stream.source.http.protocol import IngestFactory, Limits
-from stream.source.interfaces import IAnswer, ISinkWriter
+from stream.source.http.special import Decoder
+from stream.source.interfaces import IAnswer, ISinkWriter, Renderer
 
 KEY = SourceKey(1, 1, "bench")
 SECRET = "s" * 48
+BATCH_RECORDS = 1000
 ROW_LIMIT = 1536 * 1024
 BODY = b'{"id":"abc-123","n":12.50,"pad":"' + b"x" * 984 + b'"}'
 REPORT = (UuidColumn("id"), DatetimeColumn("at"), PathColumn("p", path="id"))
@@ -55,6 +59,15 @@ class RenderingSink:
 
     def write(self, record: RecordContext, answer: IAnswer, /) -> int | None:
         self._render(record)
+        answer.stored()
+        return None
+
+    def renderer(self, now_ms: int, /) -> Renderer:
+        return self._render
+
+    def write_rows(
+        self, rows: bytes, count: int, received_at: int, renderer: Renderer, answer: IAnswer, /
+    ) -> int | None:
         answer.stored()
         return None
 
@@ -93,12 +106,30 @@ def request(number: int | None = None) -> bytes:
     )
 
 
+def batch() -> bytes:
+    """A request with `BATCH_RECORDS` lines."""
+    body = (BODY + b"\n") * BATCH_RECORDS
+    return (
+        f"POST /stream/1/bench/{SECRET} HTTP/1.1\r\nHost: localhost:7000\r\n"
+        f"Content-Type: application/x-ndjson\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
 def connection(columns: Sequence[Column]) -> Callable[[bytes], None]:
     """What receives the bytes of one client."""
     dispatcher = Dispatcher("http")
     dispatcher.put(SourceEntry(KEY, "http", True, SECRET))
-    handler = IngestHandler(dispatcher, OneSink(RenderingSink(columns)), clock=time.time)
-    factory = IngestFactory(handler, Limits(), Clock())
+    clock = Clock()
+    handler = IngestHandler(
+        dispatcher,
+        OneSink(RenderingSink(columns)),
+        clock=time.time,
+        window=IdempotencyWindow(60, 1000, time.time),
+        decoder=Decoder(1024 * 1024, clock, ThreadPool()),
+        max_batch_records=BATCH_RECORDS,
+        reactor=clock,
+    )
+    factory = IngestFactory(handler, Limits(), clock)
     protocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))
     assert protocol is not None
     transport: Any = NoTransport()
@@ -113,9 +144,9 @@ def rate(step: Callable[[], object], seconds: float) -> float:
         done = 0
         started = time.perf_counter()
         while (passed := time.perf_counter() - started) < seconds / 3:
-            for _ in range(200):
+            for _ in range(20):
                 step()
-            done += 200
+            done += 20
         best = max(best, done / passed)
     return best
 
@@ -152,6 +183,8 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "connection to row, same head", lambda: receive(same)
     yield "connection to row, new head each time", lambda: receive(request(next(numbers)))
     pipelined = same * 16
+    lines = batch()
+    yield f"connection to rows, {BATCH_RECORDS} lines (x{BATCH_RECORDS})", lambda: receive(lines)
     yield "connection to row, 16 requests at once (x16)", lambda: receive(pipelined)
 
 

@@ -27,12 +27,22 @@ class RecordContext:
     :ivar headers: its headers.
     :ivar body: as received.
     :ivar signal: ``logs``, ``metrics`` or ``traces`` of an OTLP record; else empty.
+    :ivar document: what `json` gives; `UNPARSED` before, or why there is none.
 
     :param body_map: the parsed body, if it is known already (OTLP records).
     :param json: the JSON document in the body, if it is known already (batches).
     """
 
-    __slots__ = ("_json", "_map", "body", "client_ip", "headers", "signal", "timestamp_ms")
+    __slots__ = (
+        "_map",
+        "_plain",
+        "body",
+        "client_ip",
+        "document",
+        "headers",
+        "signal",
+        "timestamp_ms",
+    )
 
     def __init__(
         self,
@@ -49,8 +59,9 @@ class RecordContext:
         self.headers = headers
         self.body = body
         self.signal = signal
-        self._json = json
+        self.document = json
         self._map = body_map
+        self._plain: bool | None = None
 
     @property
     def is_json_tree(self) -> bool:
@@ -58,15 +69,23 @@ class RecordContext:
         return self.headers.kind is BodyKind.JSON
 
     @property
+    def has_escapes(self) -> bool:
+        """Whether there is a backslash anywhere in the body."""
+        plain = self._plain
+        if plain is None:
+            plain = self._plain = b"\\" not in self.body
+        return not plain
+
+    @property
     def json(self) -> Any:
         """The body as a JSON document. Raises InvalidJson."""
-        value = self._json
+        value = self.document
         if value is UNPARSED:
             try:
                 value = parse_json(self.body)
             except InvalidJson as error:
                 value = error
-            self._json = value
+            self.document = value
         if type(value) is InvalidJson:
             raise value.with_traceback(None)
         return value
@@ -116,16 +135,21 @@ class RecordContext:
         return value
 
 
-_formatted: tuple[int, bytes] = (-1, b"")
-"""The last second and its text: records come in the order of time, many in a second."""
+_second: tuple[int, bytes] = (-1, b"")
+_millisecond: tuple[int, bytes] = (-1, b"")
+"""The last times and their texts: records come in the order of time, many at once."""
 
 
 def datetime_text(timestamp_ms: int) -> bytes:
     """``2006-01-02T15:04:05.000Z`` in UTC."""
-    global _formatted
+    global _second, _millisecond
+    if timestamp_ms == _millisecond[0]:
+        return _millisecond[1]
     second, milliseconds = divmod(timestamp_ms, 1000)
-    last, text = _formatted
+    last, text = _second
     if second != last:
         text = f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}".encode()
-        _formatted = (second, text)
-    return b"%b.%03dZ" % (text, milliseconds)
+        _second = (second, text)
+    text = b"%b.%03dZ" % (text, milliseconds)
+    _millisecond = (timestamp_ms, text)
+    return text

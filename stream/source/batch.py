@@ -45,24 +45,17 @@ class BatchTooLarge(UserError):
     name = "batchTooLarge"
 
 
-@attrs.frozen
-class Element:
-    """One record of a batch.
-
-    :ivar place: number of its line, from 1, or index in the array, from 0.
-    :ivar body: its source text.
-    :ivar parsed: the document in it, if it is known already.
-    """
-
-    place: int
-    body: bytes
-    parsed: Any = UNPARSED
+Element = tuple[int, bytes, Any]
+"""One record of a batch: the number of its line, from 1, or its index in the array, from 0; its
+source text; the document in it, or `UNPARSED`."""
 
 
 def line_elements(body: bytes, max_records: int) -> list[Element]:
     """The lines of *body* that aren't blank. Raises BatchTooLarge."""
+    if b"\r" in body:
+        body = body.replace(b"\r\n", b"\n")
     elements = [
-        Element(place, line[:-1] if line.endswith(b"\r") else line)
+        (place, line, UNPARSED)
         for place, line in enumerate(body.split(b"\n"), 1)
         if line and not line.isspace()
     ]
@@ -75,7 +68,7 @@ def array_elements(body: bytes, max_records: int) -> list[Element]:
     if not isinstance(items, list):
         raise InvalidJson("the body of a batch must be an array")
     elements = [
-        Element(place, text, item)
+        (place, text, item)
         for place, (text, item) in enumerate(zip(array_items(body), items, strict=True))
     ]
     return _checked(elements, max_records)
@@ -171,11 +164,8 @@ def render_batch(
     time, client_ip, headers = first.timestamp_ms, first.client_ip, first.headers.of_element
     for start in range(0, len(elements), RECORDS_AT_ONCE):
         records = [
-            (
-                element.place,
-                RecordContext(time, client_ip, headers, element.body, json=element.parsed),
-            )
-            for element in elements[start : start + RECORDS_AT_ONCE]
+            (place, RecordContext(time, client_ip, headers, body, json=parsed))
+            for place, body, parsed in elements[start : start + RECORDS_AT_ONCE]
         ]
         for block in blocks:
             block.take(records)
