@@ -20,7 +20,7 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks.__main__ import pinned
+from benchmarks.wrk import pinned
 from tests.conftest import free_port
 from tests.e2e.processes import TOKEN, Deployment, request, wait_for
 

@@ -1,0 +1,55 @@
+"""Many records in a request, against single ones and against the durable peer."""
+
+from __future__ import annotations
+
+import statistics
+
+from benchmarks.servers import influxdb, service
+from benchmarks.setting import Setting, cell, record_body
+from benchmarks.singles import INFLUX_LINE, warm_up_seconds
+from benchmarks.wrk import Figure, load
+
+__all__ = ["section"]
+
+NDJSON = "application/x-ndjson"
+CONNECTIONS = {1: 256, 100: 64, 1000: 16}
+"""Records in a request: connections."""
+
+
+def section(setting: Setting) -> list[str]:
+    ours: dict[int, list[Figure]] = {}
+    peer: dict[int, list[Figure]] = {}
+    for _ in range(setting.rounds):
+        for size, connections in CONNECTIONS.items():
+            with service(setting.data()) as running:
+                load(running.url, connections, warm_up_seconds, setting.single())
+                lines = (record_body() + "\n") * size
+                script = setting.script(NDJSON, lines) if size > 1 else setting.single()
+                run = load(running.url, connections, setting.seconds, script)
+                ours.setdefault(size, []).append(run)
+            try:
+                with influxdb(setting.data()) as url:
+                    script = setting.script("text/plain", (INFLUX_LINE + "\n") * size)
+                    run = load(url, connections, setting.seconds, script)
+                    peer.setdefault(size, []).append(run)
+            except FileNotFoundError:
+                pass  # not installed: its column stays empty
+    single = statistics.median(run.rate for run in ours[1])
+    table = [
+        "### Batches (NDJSON lines of the same size)",
+        "",
+        "| records a request | records/s, median (range) | ÷ single | p99 ms | errors "
+        "| InfluxDB 1.x, synced | stream ÷ it |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for size, runs in ours.items():
+        rate = statistics.median(run.rate for run in runs) * size
+        there = peer.get(size, [])
+        against = statistics.median(run.rate for run in there) * size if there else 0.0
+        ratio = f"{rate / against:.2f}" if against else ""
+        table.append(
+            f"| {size} | {cell(runs, size)} | {rate / single:.1f} "
+            f"| {statistics.median(r.p99 for r in runs):.1f} | {sum(r.errors for r in runs)} "
+            f"| {cell(there, size) if there else ''} | {ratio} |"
+        )
+    return [*table, ""]

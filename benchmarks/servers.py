@@ -1,0 +1,156 @@
+"""What is measured: the service, and the servers that it is held against, each on one core."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from benchmarks.wrk import SERVER_CPU, pinned
+from tests.conftest import free_port
+from tests.e2e.processes import ALL, Deployment
+
+__all__ = ["COLUMNS", "Service", "baseline", "influxdb", "service"]
+
+ROOT = Path(__file__).parents[1]
+COLUMNS: list[dict[str, Any]] = [
+    {"type": "uuid", "name": "id"},
+    {"type": "datetime", "name": "at"},
+    {"type": "path", "name": "user", "path": "user.name"},
+]
+_DEFAULT_TIMING = {
+    "STREAM_STORAGE_LEVEL_STAGING_OPERATOR_SLICE_ROTATION_CHECK_INTERVAL": "1s",
+    "STREAM_STORAGE_LEVEL_STAGING_OPERATOR_SLICE_UPLOAD_CHECK_INTERVAL": "2s",
+    "STREAM_STORAGE_LEVEL_STAGING_UPLOAD_MIN_INTERVAL": "10s",
+    "STREAM_STORAGE_LEVEL_STAGING_UPLOAD_TRIGGER_INTERVAL": "30s",
+    "STREAM_STORAGE_LEVEL_TARGET_OPERATOR_FILE_ROTATION_CHECK_INTERVAL": "1s",
+    "STREAM_STORAGE_LEVEL_TARGET_OPERATOR_FILE_IMPORT_CHECK_INTERVAL": "1s",
+    "STREAM_STORAGE_LEVEL_TARGET_IMPORT_MIN_INTERVAL": "60s",
+    "STREAM_STORAGE_LEVEL_TARGET_IMPORT_TRIGGER_INTERVAL": "60s",
+}
+_INFLUX_CONFIG = """\
+reporting-disabled = true
+bind-address = "127.0.0.1:{rpc}"
+[meta]
+dir = "{folder}/meta"
+[data]
+dir = "{folder}/data"
+wal-dir = "{folder}/wal"
+wal-fsync-delay = "0s"
+query-log-enabled = false
+[http]
+bind-address = "127.0.0.1:{port}"
+log-enabled = false
+[monitor]
+store-enabled = false
+"""
+
+
+class _Pinned(Deployment):
+    """The service on one core."""
+
+    def command(self, components: Sequence[str]) -> list[str]:
+        return pinned(SERVER_CPU, super().command(components))
+
+
+@attrs.define(eq=False)
+class Service:
+    """A running service.
+
+    :ivar url: of a source with a sink of `COLUMNS`.
+    """
+
+    deployed: Deployment
+    url: str
+
+    def source(self, name: str, sinks: Sequence[Sequence[dict[str, Any]]]) -> str:
+        """The URL of a further source with a sink for each list of columns."""
+        deployed = self.deployed
+        created = deployed.task(
+            "POST",
+            f"{deployed.api}/v1/branches/default/sources",
+            {"type": "http", "name": name, "sourceId": name},
+        )
+        for number, columns in enumerate(sinks):
+            table = {
+                "type": "keboola",
+                "tableId": f"in.c-bench.{name}-{number}",
+                "mapping": {"columns": list(columns)},
+            }
+            sink = {"type": "table", "name": f"Sink {number}", "table": table}
+            deployed.task("POST", f"{created['url']}/sinks", sink)
+        _, answer = deployed.call("GET", created["url"])
+        url: str = answer["http"]["url"]
+        return url
+
+
+@contextmanager
+def service(folder: Path, **settings: str) -> Iterator[Service]:
+    """The running service with all components in one process."""
+    deployed = _Pinned(folder, _DEFAULT_TIMING | settings)
+    try:
+        deployed.start(*ALL)
+        yield Service(deployed, deployed.define(COLUMNS))
+    finally:
+        deployed.stop_all()
+
+
+@contextmanager
+def baseline(name: str) -> Iterator[str]:
+    """A running baseline; its URL."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.baselines", name, str(port)]
+    with _running(command, f"http://127.0.0.1:{port}/", b"{}") as url:
+        yield url
+
+
+@contextmanager
+def influxdb(folder: Path) -> Iterator[str]:
+    """A running InfluxDB 1.x that syncs its log at each write; the URL to write to."""
+    if shutil.which("influxd") is None:
+        raise FileNotFoundError("influxd")
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    config = folder / "influxdb.conf"
+    config.write_text(_INFLUX_CONFIG.format(folder=folder, port=port, rpc=free_port()))
+    base = f"http://127.0.0.1:{port}"
+    with _running(["influxd", "-config", str(config)], f"{base}/ping", None):
+        create = urllib.request.Request(f"{base}/query?q=CREATE+DATABASE+bench", data=b"")
+        urllib.request.urlopen(create, timeout=10).close()
+        yield f"{base}/write?db=bench"
+
+
+@contextmanager
+def _running(command: Sequence[str], url: str, body: bytes | None) -> Iterator[str]:
+    environment = {**os.environ, "GOMAXPROCS": "1"}
+    process = subprocess.Popen(
+        pinned(SERVER_CPU, command), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        _wait(url, body)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait(url: str, body: bytes | None) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=1).close()
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"{url} does not answer")

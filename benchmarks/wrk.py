@@ -1,0 +1,75 @@
+"""Load from ``wrk``, bound to a core of its own, and what it measured."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+__all__ = ["LOAD_CPU", "SERVER_CPU", "Figure", "load", "pinned", "write_script"]
+
+SERVER_CPU, LOAD_CPU = "0", "1"
+
+
+@attrs.frozen
+class Figure:
+    """One run: requests answered per second, latencies in milliseconds, and answers that weren't
+    2xx."""
+
+    rate: float
+    p50: float
+    p99: float
+    errors: int
+
+
+def pinned(cpu: str, command: Sequence[str]) -> list[str]:
+    """*command* on one core, if the machine has two."""
+    if (os.cpu_count() or 1) < 2 or not shutil.which("taskset"):
+        return list(command)
+    return ["taskset", "-c", cpu, *command]
+
+
+def write_script(path: Path, content_type: str, body: str, delay_ms: float | None = None) -> Path:
+    """What wrk sends.
+
+    :param delay_ms: how long a connection rests before its next request, on average.
+    """
+    rest = ""
+    if delay_ms is not None:
+        rest = f"function delay() return math.random() * {2 * delay_ms:.3f} end\n"
+    path.write_text(
+        f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "{content_type}"\n'
+        f"wrk.body = [[\n{body}]]\n{rest}"  # Lua drops the line feed that follows [[
+    )
+    return path
+
+
+def load(url: str, connections: int, seconds: int, script: Path) -> Figure:
+    """Run wrk once."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+    output = subprocess.run(
+        pinned(LOAD_CPU, [*command, "--latency", "-s", str(script), url]),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    found = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
+    broken = re.search(r"connect (\d+), read (\d+), write (\d+), timeout (\d+)", output)
+    if found is None:
+        raise RuntimeError(f"wrk says:\n{output}")
+    errors = int(refused[1]) if refused else 0
+    errors += sum(int(number) for number in broken.groups()) if broken else 0
+    return Figure(float(found[1]), _latency(output, "50%"), _latency(output, "99%"), errors)
+
+
+def _latency(output: str, share: str) -> float:
+    found = re.search(rf"\s{share}\s+([\d.]+)(us|ms|s)", output)
+    if found is None:
+        return 0.0
+    return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]]
