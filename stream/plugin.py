@@ -18,6 +18,7 @@ import stream
 import twisted
 from stream.defaults import defaults_for
 from stream.errors import UserError, format_nested, sentence
+from stream.ops.reactor import install as install_reactor
 from stream.settings import Settings, SettingsError, dump, help_text, load, parse_argv
 
 __all__ = ["Options", "main", "makeService"]
@@ -50,6 +51,7 @@ class Options(usage.Options):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         argv = list(sys.argv[1:] if options is None else options)
+        install_reactor()
         try:
             self._parse(argv)
         except SettingsError as error:

@@ -47,6 +47,11 @@ from stream.source.http.parser import Request, RequestParser
 
 __all__ = ["IngestFactory", "IngestProtocol", "Limits", "RequestHandler"]
 
+FIRST_READ_BYTES = 4 * 1024
+MAX_READ_BYTES = 256 * 1024
+"""Most requests fit into the first read. Room for one is taken anew at every read, so it shouldn't
+be larger than needed; a connection that fills it gets four times as much for the next."""
+
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 16 * 1024 * 1024
 
@@ -111,14 +116,17 @@ class IngestProtocol(Protocol):
         self._input_ended = False
         self._closing = False
         self._discarded = 0
-        self._send_now: Callable[[bytes], int | BaseException] | None = None
+        self._read_size = 0
+        self._send_now: Callable[[bytes], int] | None = None
 
     def connectionMade(self) -> None:
         transport = self.transport
-        self._send_now = getattr(transport, "writeSomeData", None)
+        socket = getattr(transport, "socket", None)
+        self._send_now = None if socket is None else socket.send
         transport.setTcpNoDelay(True)
         transport.setTcpKeepAlive(True)
         transport.registerProducer(self, True)
+        transport.bufferSize = self._read_size = FIRST_READ_BYTES
         self.factory.connected(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -129,6 +137,8 @@ class IngestProtocol(Protocol):
     # Input
 
     def dataReceived(self, data: bytes) -> None:
+        if len(data) == self._read_size < MAX_READ_BYTES:
+            self.transport.bufferSize = self._read_size = 4 * self._read_size
         if self._closing:
             self._discard(data)
             return
@@ -229,12 +239,14 @@ class IngestProtocol(Protocol):
         """Send *data*, see Note [Direct send]."""
         send = self._send_now
         if send is not None:
-            sent = send(data)
+            try:
+                sent = send(data)
+            except OSError:
+                sent = 0  # whatever it is, the transport will meet it, too
             if sent == len(data):
                 return
             self._send_now = None
-            if isinstance(sent, int):
-                data = data[sent:]
+            data = data[sent:]
         self.transport.write(data)
 
     def _refuse(self, answer: bytes) -> None:

@@ -1,0 +1,51 @@
+"""Twisted's epoll reactor with a shorter way from an event to the connection that it is for.
+
+Twisted enters a log context around every event, for the sake of log entries that name the protocol
+they come from. Nothing here logs that way, and at tens of thousands of small requests a second the
+context is a tenth of the whole work. All else is Twisted's own.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+__all__ = ["install"]
+
+
+def install() -> bool:
+    """Install the reactor, unless one is installed already or the platform has no epoll.
+
+    :returns: whether it was installed.
+    """
+    if "twisted.internet.reactor" in sys.modules:
+        return False
+    try:
+        from twisted.internet.epollreactor import EPollReactor
+    except ImportError:
+        return False
+    from twisted.internet.main import installReactor
+
+    class DirectEPollReactor(EPollReactor):
+        """See the module."""
+
+        def doPoll(self, timeout: float | None) -> None:
+            """Wait for events and serve them.
+
+            :param timeout: seconds; ``None`` waits for ever.
+            """
+            selectables: dict[int, Any] = self._selectables
+            try:
+                events = self._poller.poll(-1 if timeout is None else timeout, len(selectables))
+            except InterruptedError:
+                return
+            serve = self._doReadOrWrite  # catches and logs whatever goes wrong
+            for descriptor, event in events:
+                selectable = selectables.get(descriptor)
+                if selectable is not None:
+                    serve(selectable, descriptor, event)
+
+        doIteration = doPoll
+
+    installReactor(DirectEPollReactor())
+    return True
