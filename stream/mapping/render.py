@@ -134,30 +134,42 @@ def _quotable(column: Column) -> Cell:
 
 
 def _quotable_path(column: PathColumn, cell: Cell) -> Cell:
-    """*cell* with its quotes doubled, with a short way for what most cells are.
+    """*cell* with its quotes doubled, with short ways for bodies as most programs print them.
 
-    A JSON body without any escape, where each key of the path occurs once, has nothing in it that
-    could need more than this: a string's text is its spelling and holds no quote.
+    In a body without any escape a string's text is its spelling, and holds no quote.
     """
     steps = parse_path(column.path)
     keys = tuple((step.text, text_bytes(f'"{step.text}"')) for step in steps)
+    raw_string = column.raw_string
+    form = b"%b" if raw_string else b'""%b""'
     has_odd_key = any('"' in step.text or "\\" in step.text for step in steps)
-    form = b"%b" if column.raw_string else b'""%b""'
 
     def render(record: RecordContext) -> bytes:
-        if record.headers.kind is BodyKind.JSON and not has_odd_key:
+        if record.headers.kind is BodyKind.JSON:
             value = record.document
             if type(value) is not dict:
                 value = record.json
-            source = record.body
-            for key, needle in keys:
-                if type(value) is not dict or source.count(needle) != 1:
+            for key, _ in keys:
+                if type(value) is not dict:
+                    value = None
                     break
                 value = value.get(key)
-            else:
-                if type(value) is str and not record.has_escapes:
-                    return form % value.encode()
+            if value is not None:
+                body = record.body
+                if type(value) is str and b"\\" not in body:
+                    if record.is_canonical or (not has_odd_key and all_once(body)):
+                        return form % value.encode()
+                elif record.is_canonical:
+                    if raw_string and type(value) is str:
+                        return value.encode().replace(b'"', b'""')
+                    return orjson.dumps(value).replace(b'"', b'""')
         return cell(record).replace(b'"', b'""')
+
+    def all_once(body: bytes) -> bool:
+        for _, needle in keys:  # noqa: SIM110 - a generator would double the time
+            if body.count(needle) != 1:
+                return False
+        return True
 
     return render
 

@@ -13,7 +13,7 @@ from stream.errors import NestedError, UserError
 from stream.record.errors import InvalidJson, UnsupportedMediaType
 from stream.record.form import parse_form
 from stream.record.headers import BodyKind, RecordHeaders
-from stream.record.jsontree import parse_json
+from stream.record.jsontree import is_canonical, parse_json
 
 __all__ = ["UNPARSED", "RecordContext", "datetime_text"]
 
@@ -34,8 +34,8 @@ class RecordContext:
     """
 
     __slots__ = (
+        "_canonical",
         "_map",
-        "_plain",
         "body",
         "client_ip",
         "document",
@@ -61,7 +61,7 @@ class RecordContext:
         self.signal = signal
         self.document = json
         self._map = body_map
-        self._plain: bool | None = None
+        self._canonical: bool | None = None
 
     @property
     def is_json_tree(self) -> bool:
@@ -69,12 +69,16 @@ class RecordContext:
         return self.headers.kind is BodyKind.JSON
 
     @property
-    def has_escapes(self) -> bool:
-        """Whether there is a backslash anywhere in the body."""
-        plain = self._plain
-        if plain is None:
-            plain = self._plain = b"\\" not in self.body
-        return not plain
+    def is_canonical(self) -> bool:
+        """Whether the body is exactly what its document is printed as: compact, no key twice.
+
+        Then every value is spelled as it is printed, and the body needn't be searched for it.
+        Raises InvalidJson.
+        """
+        canonical = self._canonical
+        if canonical is None:
+            canonical = self._canonical = is_canonical(self.body, self.json)
+        return canonical
 
     @property
     def json(self) -> Any:

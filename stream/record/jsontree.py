@@ -18,10 +18,13 @@ import orjson
 from stream.record.errors import InvalidJson
 from stream.record.path import ABSENT, PathStep, parse_path
 
-__all__ = ["MAX_DEPTH", "JsonPath", "array_items", "parse_json", "text_bytes"]
+__all__ = ["MAX_DEPTH", "JsonPath", "array_items", "is_canonical", "parse_json", "text_bytes"]
 
 MAX_DEPTH = 300
 """Objects and arrays inside one another."""
+
+SEARCHED_BYTES = 64
+_SPACED = b'": '
 
 _BLANK = rb"[ \t\r\n]*+"
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
@@ -54,6 +57,16 @@ def parse_json(source: bytes) -> Any:
     if _may_be_deep(source) and _too_deep(source):
         raise InvalidJson(f"it is nested deeper than {MAX_DEPTH} levels")
     return value
+
+
+def is_canonical(source: bytes, document: Any) -> bool:
+    """Whether printing *document* gives *source* again."""
+    if source.find(_SPACED, 0, SEARCHED_BYTES) >= 0:
+        return False  # what some printers do; it shows at the first key
+    try:
+        return orjson.dumps(document) == source
+    except orjson.JSONEncodeError:
+        return False  # lone surrogates
 
 
 def _parse_with_lone_surrogates(source: bytes) -> Any:

@@ -8,7 +8,7 @@ place, never by a half-done answer. Pure.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice, repeat
 from typing import Any, Protocol
 
 import attrs
@@ -54,11 +54,12 @@ def line_elements(body: bytes, max_records: int) -> list[Element]:
     """The lines of *body* that aren't blank. Raises BatchTooLarge."""
     if b"\r" in body:
         body = body.replace(b"\r\n", b"\n")
-    elements = [
-        (place, line, UNPARSED)
-        for place, line in enumerate(body.split(b"\n"), 1)
-        if line and not line.isspace()
-    ]
+    lines = body.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    elements: list[Element] = list(zip(count(1), lines, repeat(UNPARSED)))
+    if not all(lines) or any(map(bytes.isspace, lines)):
+        elements = [item for item in elements if item[1] and not item[1].isspace()]
     return _checked(elements, max_records)
 
 
