@@ -76,7 +76,7 @@ class Mirror(Service, Generic[T]):
         self._client = client
         self._prefix = prefix
         self._decode = decode
-        self._on_change = on_change
+        self._listeners = [] if on_change is None else [on_change]
         self._items: dict[str, T] = {}
         self._undecoded: set[str] = set()
         self.revision = 0
@@ -84,6 +84,10 @@ class Mirror(Service, Generic[T]):
         self._watches = 0
         self._following: Deferred[None] | None = None
         self._waiters: list[tuple[int, Deferred[None]]] = []
+
+    def listen(self, on_change: Callable[[Batch[T]], Awaitable[None] | None]) -> None:
+        """Tell somebody else of each batch, too; to be called before the start."""
+        self._listeners.append(on_change)
 
     @property
     def items(self) -> Mapping[str, T]:
@@ -240,9 +244,9 @@ class Mirror(Service, Generic[T]):
         return value
 
     async def _hand_on(self, batch: Batch[T]) -> None:
-        if self._on_change is not None:
+        for listener in self._listeners:
             try:
-                handled = self._on_change(batch)
+                handled = listener(batch)
                 if isawaitable(handled):
                     await handled
             except CancelledError:

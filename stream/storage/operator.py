@@ -1,9 +1,13 @@
 """The frame of background operators, shared by the coordinator and the reader.
 
-An operator holds the records that it watches as *items*. At an interval, and whenever something
-that it waits for changes, it asks the cheap synchronous `due` of each item and starts `act` on
-those that are. One item is acted on once at a time, the number of acts running is bounded, and a
-tick never queues an item twice.
+An operator holds the records that it watches as *items*. The cheap synchronous `wait` tells how
+long an item can be left alone as far as is known. The operator acts on it when that time is over,
+and asks again whenever something changes that the item waits for. So an idle operator costs
+nothing, however many items it has. One item is acted on once at a time, and the number of acts
+running is bounded.
+
+Note [Sweep]: an item that waits for a change only is asked again now and then all the same, so that
+a change that nobody thought of delays it, and doesn't block it.
 
 Neither a stale item nor a second operator at work on another node does harm: the transaction at the
 end of each act checks the state again.
@@ -11,13 +15,14 @@ end of each act checks the state again.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, ensureDeferred
-from twisted.internet.task import LoopingCall
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -27,9 +32,12 @@ __all__ = ["Item", "NotYet", "Operator"]
 
 T = TypeVar("T")
 
+SWEEP_SECONDS = 30.0
+_SPARE_MOMENTS = 100
+
 
 class NotYet(Exception):
-    """Raised by an act: nothing failed, but it is too early; look again at the next tick."""
+    """Raised by an act: nothing failed, but it is too early; look again after the interval."""
 
 
 @attrs.define(eq=False)
@@ -49,10 +57,11 @@ class Item(Generic[T]):
 class Operator(Service, Generic[T]):
     """:param name: for the log.
     :param prefix: of the watched keys; item keys are without it.
-    :param due: whether the item needs something now; cheap, without I/O.
+    :param wait: seconds until the item needs something, as far as is known; at most 0 if it does
+        now, ``None`` if only a change can make it. Cheap, without I/O.
     :param act: does it. If it returns, the item rests until it changes; if it raises, it is tried
-        again at the next tick.
-    :param interval: seconds between two ticks.
+        again after the interval.
+    :param interval: seconds.
     :param concurrency: acts running at the same time.
     """
 
@@ -61,7 +70,7 @@ class Operator(Service, Generic[T]):
         name: str,
         *,
         prefix: str,
-        due: Callable[[Item[T]], bool],
+        wait: Callable[[Item[T]], float | None],
         act: Callable[[Item[T]], Awaitable[None]],
         interval: float,
         concurrency: int,
@@ -70,13 +79,13 @@ class Operator(Service, Generic[T]):
         self.items: dict[str, Item[T]] = {}
         self._log = Logger(namespace=name)
         self._prefix = prefix
-        self._due = due
+        self._wait = wait
         self._act = act
         self._interval = interval
         self._reactor = reactor
         self._slots = DeferredSemaphore(concurrency)
         self._running: set[Deferred[None]] = set()
-        self._tick_call: LoopingCall | None = None
+        self._timers = _Timers(reactor, self._look_at_key)
         # Keys, not items: what is acted on may be deleted and come back meanwhile.
         self._busy: set[str] = set()
         self._woken_while_busy: set[str] = set()
@@ -85,17 +94,13 @@ class Operator(Service, Generic[T]):
 
     def startService(self) -> None:
         super().startService()
-        self._tick_call = LoopingCall(self._tick)
-        self._tick_call.clock = self._reactor
-        self._tick_call.start(self._interval, now=True).addErrback(
-            lambda failure: self._log.failure("operator stopped", failure)
-        )
+        for item in list(self.items.values()):
+            self._look_at(item)
 
     async def stopService(self) -> None:
         """Start nothing more; fires when what is running has ended."""
         super().stopService()
-        if self._tick_call is not None and self._tick_call.running:
-            self._tick_call.stop()
+        self._timers.stop()
         if self._wake_call is not None and self._wake_call.active():
             self._wake_call.cancel()
         self._wake_call = None
@@ -110,6 +115,7 @@ class Operator(Service, Generic[T]):
             key = change.key.removeprefix(self._prefix)
             if change.value is None:
                 self.items.pop(key, None)
+                self._timers.forget(key)
                 continue
             self.items[key] = Item(key, change.value, change.mod_revision)
             self.wake(key)
@@ -131,33 +137,38 @@ class Operator(Service, Generic[T]):
         self._wake_call = None
         woken, self._woken = self._woken, {}
         for key in woken:
-            item = self.items.get(key)
             if key in self._busy:
                 self._woken_while_busy.add(key)
-            elif item is not None:
-                self._look_at(item)
+            else:
+                self._look_at_key(key)
 
-    def _tick(self) -> None:
-        for item in list(self.items.values()):
+    def _look_at_key(self, key: str) -> None:
+        item = self.items.get(key)
+        if item is not None:
             self._look_at(item)
 
     def _look_at(self, item: Item[T]) -> None:
         if item.key in self._busy or item.processed or not self.running:
             return
-        if not self._is_due(item):
+        wait = self._wait_of(item)
+        if wait > 0:
+            self._timers.set(item.key, wait)
             return
+        self._timers.forget(item.key)
         self._busy.add(item.key)
         done = self._slots.run(lambda: ensureDeferred(self._run(item)))
         self._running.add(done)
         done.addErrback(lambda failure: self._log.failure("operator failed", failure))
         done.addBoth(lambda _: self._finished(item, done))
 
-    def _is_due(self, item: Item[T]) -> bool:
+    def _wait_of(self, item: Item[T]) -> float:
+        """See Note [Sweep]."""
         try:
-            return self._due(item)
+            wait = self._wait(item)
         except Exception:
             self._log.failure("cannot evaluate {key}", key=item.key)
-            return False
+            wait = None
+        return SWEEP_SECONDS if wait is None else min(wait, SWEEP_SECONDS)
 
     async def _run(self, item: Item[T]) -> None:
         if not self.running:
@@ -171,6 +182,9 @@ class Operator(Service, Generic[T]):
             self._log.failure("{key} failed, it is tried again", failure, key=item.key)
         else:
             item.processed = True
+            return
+        if self.running:
+            self._timers.set(item.key, self._interval)
 
     def _finished(self, item: Item[T], done: Deferred[None]) -> None:
         self._running.discard(done)
@@ -178,3 +192,63 @@ class Operator(Service, Generic[T]):
         if item.key in self._woken_while_busy:
             self._woken_while_busy.discard(item.key)
             self.wake(item.key)
+
+
+class _Timers:
+    """One moment for each key, behind a single timer of the reactor.
+
+    :param ring: called with each key whose moment has come; it has none any more.
+    """
+
+    def __init__(self, reactor: Any, ring: Callable[[str], None]) -> None:
+        self._reactor = reactor
+        self._ring = ring
+        self._moments: dict[str, float] = {}
+        self._heap: list[tuple[float, str]] = []  # also has moments that don't count any more
+        self._call: IDelayedCall | None = None
+        self._called_for = 0.0
+
+    def set(self, key: str, seconds: float) -> None:
+        """The key rings after *seconds*, and not when it was to ring before."""
+        moment = self._reactor.seconds() + seconds
+        self._moments[key] = moment
+        heapq.heappush(self._heap, (moment, key))
+        if len(self._heap) > 2 * len(self._moments) + _SPARE_MOMENTS:
+            self._heap = [(moment, key) for key, moment in self._moments.items()]
+            heapq.heapify(self._heap)
+        self._call_at(self._heap[0][0])
+
+    def forget(self, key: str) -> None:
+        """The key doesn't ring."""
+        self._moments.pop(key, None)
+
+    def stop(self) -> None:
+        """No key rings."""
+        self._moments.clear()
+        self._heap.clear()
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _call_at(self, moment: float) -> None:
+        if self._call is not None:
+            if self._called_for <= moment:
+                return
+            self._call.cancel()
+        self._called_for = moment
+        delay = max(0.0, moment - self._reactor.seconds())
+        self._call = self._reactor.callLater(delay, self._called)
+
+    def _called(self) -> None:
+        self._call = None
+        now = self._reactor.seconds()
+        due = []
+        while self._heap and self._heap[0][0] <= now:
+            moment, key = heapq.heappop(self._heap)
+            if self._moments.get(key) == moment:
+                del self._moments[key]
+                due.append(key)
+        for key in due:
+            self._ring(key)
+        if self._heap:
+            self._call_at(self._heap[0][0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from datetime import datetime, timedelta
 from typing import Self
@@ -17,6 +18,7 @@ _FIRST = timedelta(minutes=2)
 _FACTOR = 4
 _MAXIMUM = timedelta(hours=3)
 _JITTER = 0.1
+_SHORTEST_WAIT_SECONDS = 0.001
 
 
 def backoff(attempt: int, failed_at: datetime, *, jitter: float = _JITTER) -> timedelta:
@@ -57,6 +59,15 @@ class Retry:
     def allows(self, now: datetime) -> bool:
         """Whether the operation may be tried."""
         return self.retry_attempt == 0 or (self.retry_after is not None and self.retry_after < now)
+
+    def wait(self, now: datetime) -> float:
+        """Seconds until `allows` says yes; 0 if it does."""
+        if self.allows(now):
+            return 0.0
+        if self.retry_after is None:
+            return math.inf
+        # not zero at the very moment, which is still too early
+        return max((self.retry_after - now).total_seconds(), _SHORTEST_WAIT_SECONDS)
 
 
 NO_RETRY = Retry()

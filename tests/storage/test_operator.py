@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
 
 from stream.etcd import Batch, Change
-from stream.storage.operator import Item, NotYet, Operator
+from stream.storage.operator import SWEEP_SECONDS, Item, NotYet, Operator
 
 PREFIX = "watched/"
 INTERVAL = 10.0
@@ -21,7 +21,8 @@ class Acts:
     :ivar running: acts that were started and not ended, by key.
     :ivar started: keys in the order of their acts.
     :ivar overlaps: acts that were started beside one of the same key.
-    :ivar due: whether an item needs something.
+    :ivar due: whether an item needs something; if not, it is asked again after the interval.
+    :ivar wait: how long it doesn't, instead of `due`.
     """
 
     def __init__(self, concurrency: int = 2) -> None:
@@ -32,20 +33,23 @@ class Acts:
         self.asked = 0
         self.overlaps = 0
         self.due: Callable[[Item[str]], bool] = lambda item: True
+        self.wait: Callable[[Item[str]], float | None] | None = None
         self._revision = 0
         self.operator: Operator[str] = Operator(
             "test",
             prefix=PREFIX,
-            due=self._due,
+            wait=self._wait,
             act=self._act,
             interval=INTERVAL,
             concurrency=concurrency,
             reactor=self.clock,
         )
 
-    def _due(self, item: Item[str]) -> bool:
+    def _wait(self, item: Item[str]) -> float | None:
         self.asked += 1
-        return self.due(item)
+        if self.wait is not None:
+            return self.wait(item)
+        return 0 if self.due(item) else INTERVAL
 
     async def _act(self, item: Item[str]) -> None:
         self.overlaps += item.key in self.running
@@ -132,6 +136,56 @@ def test_not_due(acts: Acts) -> None:
     acts.due = lambda item: True
     acts.tick()
     assert acts.started == ["a"]
+
+
+def test_time_is_waited_for(acts: Acts) -> None:
+    """An item is asked again when the time that it told is over, and not before."""
+    ready_at = 7.5
+    acts.wait = lambda item: ready_at - acts.clock.seconds()
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.clock.advance(7.4)
+    assert (acts.asked, acts.started) == (1, [])
+    acts.clock.advance(0.1)
+    assert (acts.asked, acts.started) == (2, ["a"])
+
+
+def test_each_item_has_its_time(acts: Acts) -> None:
+    """Times are kept apart, whatever their order; a new one replaces the old one."""
+    times = {"a": 9.0, "b": 3.0, "c": 6.0}
+    acts.wait = lambda item: times[item.key] - acts.clock.seconds()
+    acts.change(*[(key, "1") for key in times])
+    acts.settle()
+    times["b"] = 8.0
+    acts.operator.wake("b")
+    acts.settle()
+    acts.clock.pump([1.0] * 9)
+    assert acts.started == ["c", "b"]  # and there is no third slot for "a"
+    acts.end("c")
+    assert acts.started == ["c", "b", "a"]
+
+
+def test_idle_items_cost_nothing(acts: Acts) -> None:
+    """What waits for a change is asked when it comes, or once in a long while."""
+    acts.wait = lambda item: None
+    acts.change(*[(str(number), "1") for number in range(1000)])
+    acts.settle()
+    acts.clock.pump([1.0] * int(SWEEP_SECONDS - 1))
+    assert acts.asked == 1000
+    acts.clock.advance(1)
+    assert acts.asked == 2000
+
+
+def test_gone_items_leave_no_timer(acts: Acts) -> None:
+    """Times of items that are deleted or act don't pile up."""
+    acts.wait = lambda item: 5.0
+    for number in range(1000):
+        acts.change((str(number), "1"))
+        acts.settle()
+        acts.change((str(number), None))
+    assert len(acts.operator._timers._heap) < 300
+    acts.clock.advance(5)
+    assert acts.asked == 1000
 
 
 def test_single_flight(acts: Acts) -> None:

@@ -41,21 +41,20 @@ class FileImport:
         self.operator: Operator[File] = Operator(
             "storage.node.operator.file.import",
             prefix=prefix.file_level(Level.STAGING),
-            due=self._due,
+            wait=self._wait,
             act=self._act,
             interval=settings.file_import_check_interval.seconds,
             concurrency=CONCURRENCY,
             reactor=work.reactor,
         )
 
-    def _due(self, item: Item[File]) -> bool:
+    def _wait(self, item: Item[File]) -> float | None:
         file = item.value
-        return (
-            file.state is FileState.IMPORTING
-            and self._is_owner(str(file.key.source_key))
-            and self._work.sink_enabled(file.key.sink_key)
-            and file.retry.allows(self._work.now())
-        )
+        if file.state is not FileState.IMPORTING or not self._is_owner(str(file.key.source_key)):
+            return None
+        if not self._work.sink_enabled(file.key.sink_key):
+            return None
+        return file.retry.wait(self._work.now())
 
     async def _act(self, item: Item[File]) -> None:
         file = item.value

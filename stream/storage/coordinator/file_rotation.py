@@ -61,7 +61,7 @@ class FileRotation:
         self.operator: Operator[File] = Operator(
             "storage.node.operator.file.rotation",
             prefix=prefix.file_level(Level.LOCAL),
-            due=self._due,
+            wait=self._wait,
             act=self._act,
             interval=settings.file_rotation_check_interval.seconds,
             concurrency=CONCURRENCY,
@@ -88,19 +88,18 @@ class FileRotation:
         """Keys of the file's slices at level local."""
         return tuple(self._local_slices.get(file, ()))
 
-    def _due(self, item: Item[File]) -> bool:
+    def _wait(self, item: Item[File]) -> float | None:
         file = item.value
         if not self._is_owner(str(file.key.source_key)):
-            return False
-        if not file.retry.allows(self._work.now()):
-            return False
+            return None
+        retry = file.retry.wait(self._work.now())
+        if retry:
+            return retry
         if file.state is FileState.CLOSING:
-            return item.key not in self._local_slices
-        return (
-            file.state is FileState.WRITING
-            and self._work.sink_enabled(file.key.sink_key)
-            and self._may_rotate(file)
-        )
+            return None if item.key in self._local_slices else 0
+        if file.state is FileState.WRITING and self._work.sink_enabled(file.key.sink_key):
+            return self._wait_for_rotation(file)
+        return None
 
     def _decide(self, file: File) -> Decision:
         return file_rotation(
@@ -111,17 +110,19 @@ class FileRotation:
             self._work.now(),
         )
 
-    def _may_rotate(self, file: File) -> bool:
-        """Whether a condition is met, and the target takes the file or it can't wait for it."""
+    def _wait_for_rotation(self, file: File) -> float | None:
+        """Until a condition is met, and the target takes the file or it can't wait for it."""
         decision = self._decide(file)
-        if not decision.rotate or self._can_import(file.key):
-            return decision.rotate
+        if not decision.rotate:
+            return decision.wait
+        if self._can_import(file.key):
+            return 0
         message = _GOES_ON_WHEN_THROTTLED.get(decision.condition)
         if message is None:
             _log.debug("skipping file rotation: sink is throttled", file_id=str(file.key))
-            return False
+            return self._settings.file_rotation_check_interval.seconds
         _log.error(message, file_id=str(file.key))
-        return True
+        return 0
 
     async def _act(self, item: Item[File]) -> None:
         file = item.value

@@ -7,6 +7,8 @@ from typing import Any
 
 from twisted.application.service import Service
 
+from stream.definition.entity import Sink
+from stream.definition.prefix import SINK_ACTIVE
 from stream.etcd import Batch, EtcdClient, Group, Mirror, Session, json_values
 from stream.keboola.imports import FileImporter, RunningJobs
 from stream.ops.chain import ServiceChain
@@ -51,6 +53,7 @@ class StorageCoordinatorService(Service):
                 "storage.jobs.cleanup",
             )
         }
+        work.sinks.listen(self._sinks_changed)
         jobs = RunningJobs(client, settings.sink.table.keboola.job_limit)
         self._statistics = StatisticsCache(client, self._statistics_changed)
         self._close_sync = CloseSync(client, self._close_sync_changed)
@@ -142,6 +145,14 @@ class StorageCoordinatorService(Service):
     def _slices_changed(self, batch: Batch[Slice]) -> None:
         self._slice_rotation.operator.changed(batch)
         self._file_rotation.slices_changed(batch)
+
+    def _sinks_changed(self, batch: Batch[Sink]) -> None:
+        """Files of a sink that was disabled may go on when it is enabled."""
+        sinks = {change.key.removeprefix(SINK_ACTIVE) for change in batch.changes}
+        for operator in (self._file_rotation.operator, self._file_import.operator):
+            for item in operator.items.values():
+                if str(item.value.key.sink_key) in sinks:
+                    operator.wake(item.key)
 
     def _topology_changed(self) -> None:
         """Other nodes came or went: what was theirs may be ours now."""

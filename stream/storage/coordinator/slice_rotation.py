@@ -52,7 +52,7 @@ class SliceRotation:
         self.operator: Operator[Slice] = Operator(
             "storage.node.operator.slice.rotation",
             prefix=prefix.slice_level(Level.LOCAL),
-            due=self._due,
+            wait=self._wait,
             act=self._act,
             interval=settings.slice_rotation_check_interval.seconds,
             concurrency=CONCURRENCY,
@@ -65,15 +65,19 @@ class SliceRotation:
             if item.value.state is SliceState.CLOSING:
                 self.operator.wake(item.key)
 
-    def _due(self, item: Item[Slice]) -> bool:
+    def _wait(self, item: Item[Slice]) -> float | None:
         slice_ = item.value
         if not self._is_owner(str(slice_.key.source_key)):
-            return False
-        if not slice_.retry.allows(self._work.now()):
-            return False
+            return None
+        retry = slice_.retry.wait(self._work.now())
+        if retry:
+            return retry
         if slice_.state is SliceState.WRITING:
-            return self._decide(slice_).rotate
-        return slice_.state is SliceState.CLOSING and self._close_sync.reached(item.mod_revision)
+            decision = self._decide(slice_)
+            return 0 if decision.rotate else decision.wait
+        if slice_.state is SliceState.CLOSING and self._close_sync.reached(item.mod_revision):
+            return 0
+        return None
 
     def _decide(self, slice_: Slice) -> Decision:
         return slice_rotation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 
 import attrs
@@ -19,20 +20,27 @@ class Decision:
     """:ivar rotate: whether to rotate now.
     :ivar condition: what decided, as in metrics.
     :ivar cause: the same for people.
+    :ivar wait: seconds after which time alone changes the decision; ``None`` if it never does.
     """
 
     rotate: bool
     condition: str
     cause: str
+    wait: float | None = None
 
 
-def _no(cause: str) -> Decision:
-    return Decision(False, "none", cause)
+def _no(cause: str, wait: float | None = None) -> Decision:
+    return Decision(False, "none", cause, wait)
 
 
 def _elapsed(since: datetime, now: datetime) -> Duration:
     """Cut to whole seconds."""
     return Duration.of_seconds(int((now - since).total_seconds()))
+
+
+def _until(since: datetime, interval: Duration, now: datetime) -> float:
+    """Seconds until *interval*, in whole seconds, has elapsed."""
+    return math.ceil(interval.seconds) - (now - since).total_seconds()
 
 
 def slice_rotation(
@@ -45,10 +53,14 @@ def slice_rotation(
     trigger = config.trigger
     elapsed = _elapsed(opened_at, now)
     if elapsed < config.min_interval:
-        return _no("min interval between uploads is not met")
+        wait = _until(opened_at, config.min_interval, now)
+        return _no("min interval between uploads is not met", wait)
     if local.records_count == 0:
         return _no("no record")
-    return _volume_of_data(local, trigger.count, trigger.size, trigger.interval, opened_at, elapsed)
+    wait = _until(opened_at, trigger.interval, now)
+    return _volume_of_data(
+        local, trigger.count, trigger.size, trigger.interval, opened_at, elapsed, wait
+    )
 
 
 def file_rotation(
@@ -73,8 +85,11 @@ def file_rotation(
         )
     elapsed = _elapsed(opened_at, now)
     if elapsed < config.min_interval:
-        return _no("min interval between imports is not met")
+        wait = _until(opened_at, config.min_interval, now)
+        return _no("min interval between imports is not met", wait)
+    near_expiration = math.inf
     if expiration is not None:
+        near_expiration = (expiration - now).total_seconds() - trigger.expiration.seconds
         remains = Duration.of_seconds(int((expiration - now).total_seconds()))
         if remains <= trigger.expiration:
             return Decision(
@@ -91,9 +106,10 @@ def file_rotation(
             f"threshold: {trigger.slices_count}",
         )
     if all_levels.records_count == 0:
-        return _no("no record")
+        return _no("no record", near_expiration if expiration is not None else None)
+    wait = min(near_expiration, _until(opened_at, trigger.interval, now))
     return _volume_of_data(
-        all_levels, trigger.count, trigger.size, trigger.interval, opened_at, elapsed
+        all_levels, trigger.count, trigger.size, trigger.interval, opened_at, elapsed, wait
     )
 
 
@@ -104,6 +120,7 @@ def _volume_of_data(
     interval: Duration,
     opened_at: datetime,
     elapsed: Duration,
+    wait: float,
 ) -> Decision:
     """The conditions that slices and files share: records, compressed bytes, age."""
     if statistics.records_count >= count:
@@ -125,4 +142,4 @@ def _volume_of_data(
             f"time threshold met, opened at: {format_time(opened_at)}, passed: {elapsed} "
             f"threshold: {interval}",
         )
-    return _no("no condition met")
+    return _no("no condition met", wait)

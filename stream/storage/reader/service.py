@@ -79,7 +79,7 @@ class StorageReaderService(Service):
         self._operator: Operator[Slice] = Operator(
             "storage.node.operator.slice.upload",
             prefix=prefix.slice_level(Level.LOCAL),
-            due=self._due,
+            wait=self._wait,
             act=self._act,
             interval=settings.slice_upload_check_interval.seconds,
             concurrency=CONCURRENCY,
@@ -137,14 +137,15 @@ class StorageReaderService(Service):
                 raise UserError(f'volume "{found.path}" has no id: no writer has opened it')
             await deferLater(self._reactor, _LOOK_FOR_ID_SECONDS)
 
-    def _due(self, item: Item[Slice]) -> bool:
+    def _wait(self, item: Item[Slice]) -> float | None:
         slice_ = item.value
-        return (
+        if (
             slice_.state is SliceState.UPLOADING
             and slice_.key.volume_id in self._volumes
-            and bool(self._sinks.items.get(f"{definition_prefix.SINK_ACTIVE}{slice_.key.sink_key}"))
-            and slice_.retry.allows(self._now())
-        )
+            and self._sinks.items.get(f"{definition_prefix.SINK_ACTIVE}{slice_.key.sink_key}")
+        ):
+            return slice_.retry.wait(self._now())
+        return None
 
     async def _act(self, item: Item[Slice]) -> None:
         acting = ensureDeferred(self._upload(item.value))

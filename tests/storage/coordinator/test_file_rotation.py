@@ -12,6 +12,7 @@ from stream.errors import UserError
 from stream.keboola.records import JobRecord, job_record_key
 from stream.storage.entity import File
 from stream.storage.key import FileKey, JobKey
+from stream.storage.operator import SWEEP_SECONDS
 from stream.storage.state import FileState
 from stream.values.codec import encode
 from tests.storage.coordinator.conftest import Coordinator
@@ -69,7 +70,7 @@ async def test_failed_preparation(coordinator: Coordinator) -> None:
     closing = in_state(coordinator, file.key, FileState.CLOSING)
     await coordinator.never(closing, looks=5)
     coordinator.storage.tick(150)
-    coordinator.tick()
+    coordinator.tick(SWEEP_SECONDS)
     await coordinator.until(closing)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest_twisted
 
 from stream.storage.entity import Slice
+from stream.storage.operator import SWEEP_SECONDS
 from stream.storage.prefix import CLOSE_SYNC
 from stream.storage.state import SliceState
 from tests.storage.coordinator.conftest import Coordinator
@@ -55,7 +56,7 @@ async def test_no_rotation_before_the_interval(coordinator: Coordinator) -> None
 
     await coordinator.never(rotated)
     coordinator.storage.tick(11)
-    coordinator.tick()
+    coordinator.tick(SWEEP_SECONDS)
     await coordinator.until(rotated)
 
 
@@ -185,7 +186,7 @@ async def test_failed_rotation(coordinator: Coordinator) -> None:
 
     await coordinator.never(rotated, looks=5)
     coordinator.storage.tick(150)
-    coordinator.tick()
+    coordinator.tick(SWEEP_SECONDS)
     await coordinator.until(rotated)
 
 

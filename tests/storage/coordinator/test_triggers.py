@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stream.storage.coordinator.triggers import file_rotation, slice_rotation
+from stream.storage.coordinator.triggers import Decision, file_rotation, slice_rotation
 from stream.storage.entity import ImportConfig, ImportTrigger, UploadConfig, UploadTrigger
 from stream.storage.statistics import Statistics
 from stream.values.bytesize import ByteSize
@@ -108,3 +110,35 @@ def test_an_idle_file_is_rotated_near_the_end_of_its_credentials() -> None:
         "expiration threshold met, expiration: 2024-01-01T12:00:00.000Z, remains: 0s, "
         "threshold: 30m0s"
     )
+
+
+@given(
+    elapsed=st.floats(0, 4000),
+    records=st.integers(0, 5),
+    min_interval=st.integers(0, 60),
+    interval=st.integers(1, 3000),
+)
+def test_slice_is_looked_at_when_time_decides(
+    elapsed: float, records: int, min_interval: int, interval: int
+) -> None:
+    """Before the told time nothing changes by itself; at it, either something does or a new time
+    is told; a slice without a time is never rotated by time alone."""
+    config = UploadConfig(
+        Duration.of_seconds(min_interval),
+        UploadTrigger(100, ByteSize(10**9), Duration.of_seconds(interval)),
+    )
+    statistics = Statistics(records_count=records)
+
+    def decide(at: float) -> Decision:
+        return slice_rotation(config, _NOW, statistics, _NOW + timedelta(seconds=at))
+
+    decision = decide(elapsed)
+    if decision.rotate:
+        return
+    if decision.wait is None:
+        assert not decide(elapsed + 10_000).rotate
+        return
+    assert decision.wait > 0
+    assert not decide(elapsed + max(decision.wait - 0.01, 0)).rotate
+    later = decide(elapsed + decision.wait + 0.001)
+    assert later.rotate or later.cause != decision.cause
