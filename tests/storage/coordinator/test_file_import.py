@@ -7,6 +7,7 @@ import pytest_twisted
 from stream.definition import lifecycle
 from stream.errors import UserError
 from stream.storage.entity import File
+from stream.storage.operator import SWEEP_SECONDS
 from stream.storage.state import FileState
 from tests.storage.coordinator.conftest import Coordinator
 from tests.storage.world import BY, SINK
@@ -53,7 +54,7 @@ async def test_failed_import(coordinator: Coordinator) -> None:
     await coordinator.never(imported, looks=5)
     assert len(coordinator.importer.imported) == 1
     coordinator.storage.tick(150)
-    coordinator.tick()
+    coordinator.tick(SWEEP_SECONDS)
     await coordinator.until(imported)
     assert len(coordinator.importer.imported) == 2
 
