@@ -40,7 +40,6 @@ def etcd_url() -> Iterator[str]:
                 f"--listen-client-urls={url}",
                 f"--advertise-client-urls={url}",
                 f"--listen-peer-urls=http://127.0.0.1:{free_port()}",
-                "--max-txn-ops=1024",
                 "--unsafe-no-fsync",
             ],
             stdout=subprocess.DEVNULL,

@@ -4,6 +4,11 @@ The methods read, check limits, decide which version a change makes and what hap
 and write. They tell `SinkHooks` what becomes of sinks before the new definition is written, so that
 files are opened and closed in the same transaction. Nothing here calls another service, so a body
 that uses it can be run again.
+
+Note [Pieces]: what happens to a source happens to its sinks, and with many sinks that is more than
+etcd takes in one transaction. So sinks go first, as many as fit, and the source goes with the last
+of them. Whoever asked commits what there is and asks again, until `Definitions.unfinished` is
+false. If that ends half-way the source is as it was before, and asking again later finishes it.
 """
 
 from __future__ import annotations
@@ -35,15 +40,22 @@ MAX_SINKS = 100
 """Live ones of a source."""
 MAX_VERSIONS = 1000
 """Of a source or sink."""
+MAX_OPERATIONS = 70
+"""Of a transaction to which a further sink may be added: etcd takes 128 by default, and one sink
+with its files and slices needs some forty of them at most."""
 MAX_ID_LENGTH = 48
 """Characters of the id of a source or sink."""
 
 
 class Definitions:
-    """:param hooks: told what happens to sinks."""
+    """:param hooks: told what happens to sinks.
+
+    :ivar unfinished: a change is to be committed and made again, see Note [Pieces].
+    """
 
     def __init__(self, hooks: SinkHooks | None = None) -> None:
         self._hooks: SinkHooks = hooks or NoHooks()
+        self.unfinished = False
 
     # Branches
 
@@ -56,7 +68,9 @@ class Definitions:
 
     async def create_branch(self, change: Change, key: BranchKey, *, is_default: bool) -> Branch:
         """The branch *key*, which is recorded if it isn't yet. Raises `CountLimitReached`."""
-        known = await change.txn.range(f"{prefix.BRANCH_ACTIVE}{key.project_id}/")
+        known = await change.txn.range(
+            f"{prefix.BRANCH_ACTIVE}{key.project_id}/", track_deletes=False
+        )
         path = f"{prefix.BRANCH_ACTIVE}{key}"
         for stored in known:
             if stored.key == path:
@@ -121,18 +135,19 @@ class Definitions:
         disabled = lifecycle.disable(
             source, change.now, change.by, directly=True, reason=lifecycle.DISABLED_BY_API
         )
-        disabled = self._new_source_version(change, disabled, "Disabled.")
-        for sink in await SINKS.all_live(change.txn, key):
-            if sink.disabled is None:
-                with_parent = lifecycle.disable(
-                    sink,
-                    change.now,
-                    change.by,
-                    directly=False,
-                    reason=lifecycle.DISABLED_WITH_SOURCE,
-                )
-                await self._save_sink(change, disabled, sink, with_parent)
-        return disabled
+        sinks = [sink for sink in await SINKS.all_live(change.txn, key) if sink.disabled is None]
+        for sink in sinks:
+            if self._is_full(change):
+                return source
+            with_parent = lifecycle.disable(
+                sink,
+                change.now,
+                change.by,
+                directly=False,
+                reason=lifecycle.DISABLED_WITH_SOURCE,
+            )
+            await self._save_sink(change, disabled, sink, with_parent)
+        return self._new_source_version(change, disabled, "Disabled.")
 
     async def enable_source(self, change: Change, key: SourceKey) -> Source:
         """Enable a source and the sinks that were disabled with it."""
@@ -140,18 +155,21 @@ class Definitions:
         if source.disabled is None or not source.disabled.directly:
             return source
         enabled = lifecycle.enable(source, change.now, change.by)
-        enabled = self._new_source_version(change, enabled, "Enabled.")
         for sink in await SINKS.all_live(change.txn, key):
             if sink.disabled is not None and not sink.disabled.directly:
+                if self._is_full(change):
+                    return source
                 with_parent = lifecycle.enable(sink, change.now, change.by)
                 await self._save_sink(change, enabled, sink, with_parent)
-        return enabled
+        return self._new_source_version(change, enabled, "Enabled.")
 
     async def delete_source(self, change: Change, key: SourceKey) -> Source:
         """Delete a source, so that it can be undeleted, and its live sinks with it."""
         source = await self.source(change, key)
         deleted = lifecycle.delete(source, change.now, change.by, directly=True)
         for sink in await SINKS.all_live(change.txn, key):
+            if self._is_full(change):
+                return source
             with_parent = lifecycle.delete(sink, change.now, change.by, directly=False)
             await self._save_sink(change, deleted, sink, with_parent)
         SOURCES.save(change, deleted)
@@ -182,12 +200,19 @@ class Definitions:
         await self._check_source_count(change, key.branch_key)
         description = f'Undeleted to version "{deleted.version.number}".'
         source = lifecycle.undelete(deleted, change.now, change.by)
-        source = self._new_source_version(change, source, description)
         for sink in await SINKS.all_removed(change.txn, key):
             if sink.deleted is not None and not sink.deleted.directly:
+                if self._is_full(change):
+                    return deleted
                 with_parent = lifecycle.undelete(sink, change.now, change.by)
                 await self._save_sink(change, source, sink, with_parent)
-        return source
+        return self._new_source_version(change, source, description)
+
+    def _is_full(self, change: Change) -> bool:
+        """Whether the rest has to wait for the next transaction, see Note [Pieces]."""
+        if change.txn.size > MAX_OPERATIONS:
+            self.unfinished = True
+        return self.unfinished
 
     def _new_source_version(self, change: Change, source: Source, description: str) -> Source:
         source = lifecycle.next_version(source, description, change.now, change.by)

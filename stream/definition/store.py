@@ -59,7 +59,7 @@ class EntityStore(Generic[E]):
 
     async def count_live(self, txn: AtomicTxn, parent: Parent) -> int:
         """How many of *parent* are live."""
-        return len(await txn.range(prefix.children(self.active, parent)))
+        return len(await txn.range(prefix.children(self.active, parent), track_deletes=False))
 
     def version_key(self, key: Key, number: int) -> str:
         return f"{self.history}{key}/{prefix.version_text(number)}"
@@ -92,7 +92,8 @@ class EntityStore(Generic[E]):
         return None if stored is None else decode(self.kind, stored.value)
 
     async def _range(self, txn: AtomicTxn, where: str) -> list[E]:
-        return [decode(self.kind, stored.value) for stored in await txn.range(where)]
+        found = await txn.range(where, track_deletes=False)
+        return [decode(self.kind, stored.value) for stored in found]
 
 
 SOURCES = EntityStore(Source, prefix.SOURCE_ACTIVE, prefix.SOURCE_DELETED, prefix.SOURCE_VERSION)

@@ -105,8 +105,9 @@ class AtomicTxn:
     async def range(self, prefix: str, *, track_deletes: bool = True) -> list[KeyValue]:
         """All keys below *prefix* (it ends with a slash), with this attempt's own writes.
 
-        :param track_deletes: whether a key that vanishes meanwhile is a conflict, too; without it
-            the transaction has one condition however many keys there are.
+        :param track_deletes: whether any key that vanishes meanwhile is a conflict, too; without it
+            only those that this attempt writes are, and the transaction has one condition however
+            many keys there are.
         """
         if prefix not in self._ranges:
             found = await self._at_snapshot(partial(self._read_range, prefix))
@@ -176,6 +177,15 @@ class AtomicTxn:
     def on_commit(self, callback: Callable[[int], None]) -> None:
         """Call *callback* with the revision once everything is written."""
         self._callbacks.append(callback)
+
+    @property
+    def size(self) -> int:
+        """Operations or conditions of the transaction so far, whichever are more."""
+        writes = len(self._writes) + len(self._deleted_prefixes)
+        conditions = len(self._keys) + len(self._locks)
+        for kvs, track_deletes in self._ranges.values():
+            conditions += 1 + (len(kvs) if track_deletes else 0)
+        return max(writes, conditions)
 
     # Committing.
 
@@ -266,12 +276,11 @@ class AtomicTxn:
         ]
         for prefix, (kvs, track_deletes) in self._ranges.items():
             guards.append(compare_modified(namespace + prefix, "<", self._revision + 1))
-            if track_deletes:
-                guards += [
-                    compare_modified(namespace + kv.key, ">", 0)
-                    for kv in kvs
-                    if kv.key not in self._keys
-                ]
+            guards += [
+                compare_modified(namespace + kv.key, ">", 0)
+                for kv in kvs
+                if kv.key not in self._keys and (track_deletes or kv.key in self._writes)
+            ]
         guards += [
             compare_created(namespace + lock.key, "==", lock.create_revision)
             for lock in self._locks

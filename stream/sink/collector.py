@@ -27,7 +27,8 @@ __all__ = ["Collector"]
 
 _log = Logger()
 
-SLICES_PER_TRANSACTION = 50
+SLICES_PER_TRANSACTION = 40
+"""Each has two conditions at first, and etcd takes 128 by default."""
 
 
 @attrs.define(eq=False)

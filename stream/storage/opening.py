@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import attrs
 from twisted.internet.defer import DeferredList, DeferredSemaphore
@@ -92,6 +92,19 @@ class SinkFiles:
         self.used.add(sink.key)
 
 
+@attrs.frozen
+class _Made(Generic[T]):
+    """What one transaction of a change has done.
+
+    :ivar used: sinks whose prepared file was opened.
+    :ivar unfinished: whether the change goes on in a further transaction.
+    """
+
+    result: T
+    used: set[SinkKey]
+    unfinished: bool
+
+
 class DefinitionChanges:
     """:param now: the time in UTC."""
 
@@ -114,23 +127,24 @@ class DefinitionChanges:
         *,
         token: str | None = None,
     ) -> T:
-        """Make a change, with everything that it means for files, in one transaction.
+        """Make a change, with everything that it means for files, in one transaction; or in
+        several, each of them safe on its own, see Note [Pieces] of `stream.definition.repository`.
 
         :param by: who makes it.
         :param body: may run several times.
         :param token: of the user, for what has to be made remotely.
         """
         prepared: dict[SinkKey, PreparedFile] = {}
-        used: set[SinkKey] = set()
         try:
-            result, used = await self._run(by, body, prepared, token)
+            while True:
+                made = await self._run(by, body, prepared, token)
+                for key in made.used:
+                    await self._provider.committed(prepared.pop(key))
+                if not made.unfinished:
+                    return made.result
         finally:
-            for key, file in prepared.items():
-                if key not in used:
-                    await self._provider.discard(file)
-        for key in used:
-            await self._provider.committed(prepared[key])
-        return result
+            for file in prepared.values():
+                await self._provider.discard(file)
 
     async def _run(
         self,
@@ -138,16 +152,17 @@ class DefinitionChanges:
         body: Callable[[Change, Definitions], Awaitable[T]],
         prepared: dict[SinkKey, PreparedFile],
         token: str | None,
-    ) -> tuple[T, set[SinkKey]]:
+    ) -> _Made[T]:
         for _ in range(MAX_ROUNDS):
             now = self._now()
 
-            async def attempt(txn: AtomicTxn, now: datetime = now) -> tuple[T, set[SinkKey]]:
+            async def attempt(txn: AtomicTxn, now: datetime = now) -> _Made[T]:
                 files = SinkFiles(self._repository, self._provider, prepared, token=token)
-                result = await body(Change(txn, now, by), Definitions(files))
+                definitions = Definitions(files)
+                result = await body(Change(txn, now, by), definitions)
                 if files.missing:
                     raise FilesNotPrepared(tuple(files.missing))
-                return result, files.used
+                return _Made(result, files.used, definitions.unfinished)
 
             try:
                 return await atomic(self._client, attempt)

@@ -84,7 +84,8 @@ async def load_slice(txn: AtomicTxn, key: SliceKey) -> Slice:
 
 async def load_slices(txn: AtomicTxn, key: FileKey) -> list[Slice]:
     """All slices of the file, sorted by key."""
-    return [decode(Slice, kv.value) for kv in await txn.range(f"{prefix.SLICE_ALL}{key}/")]
+    kvs = await txn.range(f"{prefix.SLICE_ALL}{key}/", track_deletes=False)
+    return [decode(Slice, kv.value) for kv in kvs]
 
 
 async def count_slices(txn: AtomicTxn, key: FileKey) -> int:
@@ -94,13 +95,13 @@ async def count_slices(txn: AtomicTxn, key: FileKey) -> int:
 
 async def local_files(txn: AtomicTxn, key: SinkKey) -> list[File]:
     """The files of the sink at level local, the oldest first."""
-    kvs = await txn.range(f"{prefix.file_level(Level.LOCAL)}{key}/")
+    kvs = await txn.range(f"{prefix.file_level(Level.LOCAL)}{key}/", track_deletes=False)
     return [decode(File, kv.value) for kv in kvs]
 
 
 async def local_slices(txn: AtomicTxn, key: object) -> list[Slice]:
     """The slices at level local below a file, or below a file on one volume."""
-    kvs = await txn.range(f"{prefix.slice_level(Level.LOCAL)}{key}/")
+    kvs = await txn.range(f"{prefix.slice_level(Level.LOCAL)}{key}/", track_deletes=False)
     return [decode(Slice, kv.value) for kv in kvs]
 
 
@@ -195,6 +196,6 @@ def delete_file_records(txn: AtomicTxn, file: File) -> None:
 def delete_slice_records(txn: AtomicTxn, slices: Sequence[Slice]) -> None:
     """Delete slices that were read outside of *txn*: their level may have changed since."""
     for slice_ in slices:
-        for level in Level:
-            for key in prefix.slice_keys(slice_.key, level):
-                txn.delete(key)
+        keys = (key for level in Level for key in prefix.slice_keys(slice_.key, level))
+        for key in dict.fromkeys(keys):
+            txn.delete(key)

@@ -50,13 +50,11 @@ __all__ = ["StorageRepository"]
 
 _log = Logger()
 
-SLICES_PER_DELETION = 50
+SLICES_PER_TRANSACTION = 20
+"""Each costs up to five operations or conditions, and etcd takes 128 of them by default."""
 
 MAX_SLICES = 240
-"""Of a file. The transaction that imports it has four operations for each, and etcd takes 1024.
-
-Files are rotated long before; this holds when their rotation fails for hours.
-"""
+"""Of a file. Files are rotated long before; this holds when their rotation fails for hours."""
 
 
 class StorageRepository:
@@ -259,16 +257,48 @@ class StorageRepository:
         records.save_file(txn, file, new)
         return new
 
-    async def file_to_imported(self, txn: AtomicTxn, key: FileKey, now: datetime) -> File:
-        """``importing`` → ``imported``, with all slices and statistics."""
-        file = await records.load_file(txn, key)
-        new = file.advance(FileState.IMPORTING, FileState.IMPORTED, now)
-        records.save_file(txn, file, new)
-        for slice_ in await records.load_slices(txn, key):
+    async def file_to_imported(
+        self, client: EtcdClient, key: FileKey, now: datetime, lock: Lock | None = None
+    ) -> File:
+        """``importing`` → ``imported``: some slices with their statistics after the other, then the
+        file.
+
+        What a crash leaves half done is finished by the next call: until then the file is
+        ``importing``, and its import is known to have succeeded.
+
+        Raises `InvalidFileState` if it isn't importing.
+        """
+        slices = await records.read_slices(client, key)
+        keys = [slice_.key for slice_ in slices if slice_.state is not SliceState.IMPORTED]
+        for start in range(0, len(keys), SLICES_PER_TRANSACTION):
+            part = keys[start : start + SLICES_PER_TRANSACTION]
+
+            async def import_some(txn: AtomicTxn, part: Sequence[SliceKey] = part) -> None:
+                await self._import_slices(txn, key, part, now)
+
+            await atomic(client, import_some, lock=lock)
+
+        async def import_file(txn: AtomicTxn) -> File:
+            file = await records.load_file(txn, key)
+            new = file.advance(FileState.IMPORTING, FileState.IMPORTED, now)
+            for slice_ in await records.load_slices(txn, key):
+                check_combination(new.state, slice_.state)
+            records.save_file(txn, file, new)
+            return new
+
+        return await atomic(client, import_file, lock=lock)
+
+    @staticmethod
+    async def _import_slices(
+        txn: AtomicTxn, file_key: FileKey, keys: Sequence[SliceKey], now: datetime
+    ) -> None:
+        file = await records.load_file(txn, file_key)
+        file.advance(FileState.IMPORTING, FileState.IMPORTED, now)
+        for key in keys:
+            slice_ = await records.load_slice(txn, key)
             imported = slice_.advance(SliceState.UPLOADED, SliceState.IMPORTED, now)
             records.save_slice(txn, slice_, imported)
-        await records.move_statistics(txn, key, Level.STAGING, Level.TARGET)
-        return new
+            await records.move_statistics(txn, key, Level.STAGING, Level.TARGET)
 
     # Failures.
 
@@ -314,8 +344,8 @@ class StorageRepository:
         :returns: the statistics of the file, all levels together.
         """
         slices = await records.read_slices(client, key)
-        for start in range(0, len(slices), SLICES_PER_DELETION):
-            part = slices[start : start + SLICES_PER_DELETION]
+        for start in range(0, len(slices), SLICES_PER_TRANSACTION):
+            part = slices[start : start + SLICES_PER_TRANSACTION]
 
             async def delete_some(txn: AtomicTxn, part: Sequence[Slice] = part) -> None:
                 records.delete_slice_records(txn, part)

@@ -85,7 +85,7 @@ _ALLOWED = {
         SliceState.UPLOADED,
     },
     FileState.CLOSING: {SliceState.CLOSING, SliceState.UPLOADING, SliceState.UPLOADED},
-    FileState.IMPORTING: {SliceState.UPLOADED},
+    FileState.IMPORTING: {SliceState.UPLOADED, SliceState.IMPORTED},
     FileState.IMPORTED: {SliceState.IMPORTED},
 }
 

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import attrs
 import pytest
 import pytest_twisted
 
-from stream.definition import lifecycle
 from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.errors import CountLimitReached, DefinitionExists, DefinitionNotFound
-from stream.definition.key import BranchKey
+from stream.definition.key import BranchKey, SourceKey
 from stream.definition.repository import MAX_SINKS, MAX_VERSIONS, Definitions
 from stream.errors import UserError
 from stream.mapping.columns import BodyColumn, Mapping
-from tests.definition.conftest import BRANCH, SINK, SOURCE, TABLE, World
+from tests.definition.conftest import BRANCH, SINK, SOURCE, World
+
+Step = Callable[[Definitions, Change, SourceKey], Awaitable[Source]]
 
 ensure = pytest_twisted.ensureDeferred
 
@@ -265,18 +268,32 @@ async def test_what_the_schema_can_not_see_is_refused_when_stored(world: World) 
 
 
 @ensure
-async def test_all_sinks_of_a_source_are_switched_in_one_transaction(world: World) -> None:
-    """A source with as many sinks as it can have is disabled and enabled as a whole."""
+async def test_many_sinks_are_switched_in_pieces(world: World) -> None:
+    """A source with as many sinks as it can have goes with the last of them, whatever the step."""
     await world.create_source()
+    for number in range(MAX_SINKS):
+        await world.create_sink(SOURCE.sink(f"k{number:03}"))
+    steps = (
+        Definitions.disable_source,
+        Definitions.enable_source,
+        Definitions.delete_source,
+        Definitions.undelete_source,
+    )
+    for step in steps:
+        pieces: list[bool] = []
+        told = 0
+        while not pieces or pieces[-1]:
 
-    async def create_all(change: Change, definitions: Definitions) -> None:
-        for number in range(MAX_SINKS):
-            key = SOURCE.sink(f"k{number}")
-            sink = lifecycle.new_sink(key, name="Name", table=TABLE, at=change.now, by=change.by)
-            await definitions.create_sink(change, sink)
+            async def change_some(
+                change: Change, definitions: Definitions, step: Step = step
+            ) -> bool:
+                await step(definitions, change, SOURCE)
+                return definitions.unfinished
 
-    await world.change(create_all)
-    await world.change(lambda change, definitions: definitions.disable_source(change, SOURCE))
-    assert len(world.hooks.told) == 100
-    await world.change(lambda change, definitions: definitions.enable_source(change, SOURCE))
-    assert len(world.hooks.told) == 100
+            pieces.append(await world.change(change_some))
+            told += len(world.hooks.told)
+        assert 1 < len(pieces) < MAX_SINKS
+        assert told >= MAX_SINKS
+    sinks = await world.change(lambda change, definitions: definitions.sinks(change, SOURCE))
+    assert len(sinks) == MAX_SINKS
+    assert all(sink.is_enabled for sink in sinks)

@@ -383,7 +383,7 @@ async def test_deleting(
     storage: Storage, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deleted file leaves nothing but what it imported, in the sum of its sink."""
-    monkeypatch.setattr("stream.storage.repository.SLICES_PER_DELETION", 1)
+    monkeypatch.setattr("stream.storage.repository.SLICES_PER_TRANSACTION", 1)
     await storage.define()
     for records in (5, 7):
         file = await storage.open_file()

@@ -28,6 +28,7 @@ _COMBINATIONS = {
     (FileState.CLOSING, SliceState.UPLOADING),
     (FileState.CLOSING, SliceState.UPLOADED),
     (FileState.IMPORTING, SliceState.UPLOADED),
+    (FileState.IMPORTING, SliceState.IMPORTED),
     (FileState.IMPORTED, SliceState.IMPORTED),
 }
 

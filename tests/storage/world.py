@@ -113,7 +113,7 @@ class Storage:
 
     async def to_imported(self, key: FileKey) -> File:
         now = self.tick()
-        return await self.step(lambda txn: self.repository.file_to_imported(txn, key, now))
+        return await self.repository.file_to_imported(self.client, key, now)
 
     async def finish_slices(self, key: FileKey) -> None:
         """All closed slices of a file up to ``uploaded``."""

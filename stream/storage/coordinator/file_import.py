@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
-from stream.etcd import AtomicTxn, atomic
 from stream.settings.level import TargetOperatorSettings
 from stream.storage import prefix
 from stream.storage.coordinator.work import CoordinatorWork
@@ -70,12 +69,10 @@ class FileImport:
         timeout = self._settings.file_import_timeout.seconds
         async with self._work.file_lock(file.key, timeout) as lock:
             await self._import_file(file)
-
-            async def body(txn: AtomicTxn) -> None:
-                await self._work.repository.file_to_imported(txn, file.key, self._work.now())
-
             try:
-                await atomic(self._work.client, body, lock=lock)
+                await self._work.repository.file_to_imported(
+                    self._work.client, file.key, self._work.now(), lock
+                )
             except InvalidFileState as error:
                 _log.warn(
                     "file {file_id} is imported already: {error}", file_id=file.key, error=error
