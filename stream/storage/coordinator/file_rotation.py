@@ -21,7 +21,7 @@ from stream.storage.coordinator.triggers import Decision, file_rotation
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import File, Slice
 from stream.storage.key import FileKey, SliceKey
-from stream.storage.operator import Item, NotYet, Operator
+from stream.storage.operator import BLAMELESS, Item, NotYet, Operator
 from stream.storage.prepared import FileProvider, PreparedFile
 from stream.storage.state import FileState, InvalidFileState, Level
 from stream.storage.statistics_reads import one_file_statistics
@@ -134,7 +134,7 @@ class FileRotation:
             acting.addTimeout(self._settings.file_close_timeout.seconds, self._work.reactor)
         try:
             await acting
-        except NotYet:
+        except BLAMELESS:
             raise
         except Exception as error:
             if isinstance(error, UserError) and error.name == "noVolumeAvailable":
