@@ -46,11 +46,13 @@ class Ended:
     """A process that ended.
 
     :ivar asked: whether it was told to.
+    :ivar was_ready: whether it had been ready; one that wasn't may not even know signals yet.
     """
 
     node: str
     code: int
     asked: bool
+    was_ready: bool
     log: Path
     words: str
 
@@ -180,7 +182,7 @@ class Cluster:
             asked = node.state is State.STOPPING
             log = node.running.log
             words = "" if asked and code == 0 else log.read_text(errors="replace")[-600:]
-            self.ended.append(Ended(node.name, code, asked, log, words))
+            self.ended.append(Ended(node.name, code, asked, node.ready, log, words))
             self._now(node, State.DOWN)
 
     def wait_ready(self, seconds: float = _BACK_SECONDS) -> None:
@@ -222,7 +224,7 @@ class Cluster:
             wait_for(gone, f"the end of {node.name}")
         except AssertionError:
             assert node.running is not None
-            self.ended.append(Ended(node.name, -1, True, node.running.log, "didn't stop"))
+            self.ended.append(Ended(node.name, -1, True, True, node.running.log, "didn't stop"))
             self.kill(node)
 
     def _now(self, node: Node, state: State) -> None:

@@ -29,6 +29,7 @@ _TICK_SECONDS = 0.1
 _POLL_SECONDS = 1.0
 _PRODUCERS_END_SECONDS = 240.0
 _TRACED = 30
+_BY_SIGTERM = -15
 _ITS_BRANCH = "/v1/branches/default/sources"
 
 
@@ -82,8 +83,6 @@ class _Run:
         pending, done_at = self._imported()
         accounts = balance(read_journal(self._journal), _rows(cluster))
         self._check_invariants()
-        for ended in cluster.ended:
-            settings.say(f"{ended.node} ended with {ended.code} {ended.words}".strip())
         notes = self._judge_ends()
         cluster.stop()
         self._judge_stop()
@@ -175,10 +174,11 @@ class _Run:
         """What ended unasked or badly."""
         notes = []
         for ended in self._cluster.ended:
-            text = f"{ended.node} ended with {ended.code} ({ended.log.name}) {ended.words[-200:]!r}"
-            if ended.asked and ended.code != 0:
+            text = f"{ended.node} ended with {ended.code} ({ended.log.name}) {ended.words[-300:]!r}"
+            is_fine = ended.code == 0 or (ended.code == _BY_SIGTERM and not ended.was_ready)
+            if ended.asked and not is_fine:
                 self._faults.append(f"told to stop, {text}")
-            elif not ended.asked and ended.words and _was_ready(ended.log):
+            elif not ended.asked and ended.was_ready:
                 self._faults.append(f"unasked, {text}")
             elif not ended.asked:
                 notes.append(f"could not start, was started again: {text}")
@@ -200,10 +200,6 @@ class _Run:
             if attempt.number in attempts:
                 attempts[attempt.number].append(attempt.line().strip())
         return [f"{number}: {attempts[number]} is in {places.get(number)}" for number in wanted]
-
-
-def _was_ready(log: Path) -> bool:
-    return "ready to serve" in log.read_text(errors="replace")
 
 
 def _table(change: int) -> dict[str, Any]:
