@@ -31,7 +31,7 @@ from stream.etcd import (
 from stream.keboola.client import StorageApi
 from stream.keboola.errors import JobDeadlineExceeded, JobFailed, StorageApiError
 from stream.keboola.events import EventSender
-from stream.keboola.provider import load_sink_token
+from stream.keboola.provider import load_sink_token, with_sink_token
 from stream.keboola.records import (
     JOBS,
     FileRecord,
@@ -111,22 +111,29 @@ class FileImporter:
 
     async def import_file(self, file: File) -> None:
         """Import the file; safe to be repeated after any failure or crash."""
-        token = await load_sink_token(self._client, self._encryptor, file.key.sink_key)
-        record = await load_file_record(self._client, file.key)
         if file.staging.is_empty:
-            await self._delete_empty(token, record)
+            token = await load_sink_token(self._client, self._encryptor, file.key.sink_key)
+            await self._delete_empty(token, await load_file_record(self._client, file.key))
             return
+
+        async def import_(token: Token) -> None:
+            # Read anew each time: the attempt before may have started the job.
+            await self._import(token, await load_file_record(self._client, file.key))
+
         started = self._reactor.seconds()
         try:
-            await self._import(token, record)
+            await with_sink_token(self._client, self._encryptor, file.key.sink_key, import_)
         except Exception as error:
-            await self._report(token, file, self._reactor.seconds() - started, error)
+            await self._report(file, self._reactor.seconds() - started, error)
             raise
-        await self._report(token, file, self._reactor.seconds() - started, None)
+        await self._report(file, self._reactor.seconds() - started, None)
 
-    async def _report(
-        self, token: Token, file: File, seconds: float, error: Exception | None
-    ) -> None:
+    async def _report(self, file: File, seconds: float, error: Exception | None) -> None:
+        try:
+            token = await load_sink_token(self._client, self._encryptor, file.key.sink_key)
+        except (UserError, EtcdError) as problem:
+            _log.warn("cannot send an event: {error}", error=problem)
+            return
         try:
             statistics = (await one_file_statistics(self._client, file.key)).staging
         except EtcdError as problem:

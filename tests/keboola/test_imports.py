@@ -19,7 +19,9 @@ from stream.keboola.imports import FileImporter, RunningJobs
 from stream.keboola.provider import KeboolaFileProvider
 from stream.keboola.records import (
     JobRecord,
+    TokenRecord,
     decode_file,
+    decode_token,
     encode_record,
     file_record_key,
     job_record_key,
@@ -50,6 +52,17 @@ class Setting:
     async def running(self) -> list[str]:
         found = await self.etcd.range(job_records_of(SINK_KEY))
         return [kv.key.removeprefix(job_records_of(SINK_KEY)) for kv in found.kvs]
+
+    async def replace_token(self) -> None:
+        """A user changes the sink: there is a new token, and the one before is gone."""
+        created = await self.api.create_token(
+            MASTER, source_id=SINK_KEY.source_id, sink_id=SINK_KEY.sink_id, bucket_id="in.c-bucket"
+        )
+        stored = await self.etcd.get(token_record_key(SINK_KEY))
+        assert stored is not None
+        await self.api.delete_token(MASTER, decode_token(stored.value).token_id)
+        record = TokenRecord.seal(SINK_KEY, created, encryptor_from("none"))
+        await self.etcd.put(token_record_key(SINK_KEY), encode_record(record))
 
     def events(self) -> list[str]:
         return [event.message for event in self.api.events]
@@ -120,6 +133,25 @@ async def test_a_job_that_ended_meanwhile_is_enough(setting: Setting) -> None:
     await setting.importer.import_file(setting.file)
     assert len(setting.api.imports) == 1
     assert await setting.running() == []
+
+
+@pytest.mark.parametrize("method", ["import_async", "wait_job"])
+@pytest_twisted.ensureDeferred
+async def test_the_token_is_replaced_meanwhile(setting: Setting, method: str) -> None:
+    """The import goes on with the new token, and joins the job if there is one already."""
+    setting.api.before[method] = setting.replace_token
+    await setting.importer.import_file(setting.file)
+    assert len(setting.api.imports) == 1
+    assert setting.events() == ["File import done."]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refused_token_that_was_not_replaced(setting: Setting) -> None:
+    """Nobody has a better one, so the attempt has failed."""
+    setting.api.failures["import_async"] = [refused(401)]
+    with pytest.raises(UserError, match="refused"):
+        await setting.importer.import_file(setting.file)
+    assert setting.api.imports == []
 
 
 @pytest_twisted.ensureDeferred
