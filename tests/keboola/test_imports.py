@@ -155,6 +155,57 @@ async def test_a_refused_token_that_was_not_replaced(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_job_whose_answer_was_lost_is_found(setting: Setting) -> None:
+    """The next attempt looks for it by the file, and starts no second one."""
+    setting.api.lost_answers = [refused(502)]
+    with pytest.raises(UserError, match="refused"):
+        await setting.importer.import_file(setting.file)
+    assert await setting.job_id() is None
+    await setting.importer.import_file(setting.file)
+    assert len(setting.api.imports) == 1
+    assert await setting.job_id() == setting.api.jobs[0].id
+
+
+@pytest_twisted.ensureDeferred
+async def test_that_a_job_is_asked_for_is_stored_first(setting: Setting) -> None:
+    """Whoever comes after a crash, however soon after the call, knows that he has to look."""
+    seen: list[bool] = []
+
+    async def look() -> None:
+        stored = await setting.etcd.get(file_record_key(setting.file.key))
+        assert stored is not None
+        seen.append(decode_file(stored.value).import_asked)
+
+    setting.api.before["import_async"] = look
+    await setting.importer.import_file(setting.file)
+    assert seen == [True]
+    assert setting.api.called("find_import") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_that_was_never_started_is_started(setting: Setting) -> None:
+    """A refused call has left no job to be found."""
+    setting.api.failures["import_async"] = [refused(500)]
+    with pytest.raises(UserError, match="refused"):
+        await setting.importer.import_file(setting.file)
+    await setting.importer.import_file(setting.file)
+    assert len(setting.api.called("find_import")) == 1
+    assert len(setting.api.imports) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_jobs_that_are_not_shown(setting: Setting) -> None:
+    """Where nobody can look, importing perhaps twice is better than perhaps never."""
+    setting.api.lost_answers = [refused(502)]
+    setting.api.failures["find_import"] = [refused(503), refused(403)]
+    for _ in range(2):
+        with pytest.raises(UserError, match="refused"):
+            await setting.importer.import_file(setting.file)
+    await setting.importer.import_file(setting.file)
+    assert len(setting.api.imports) == 2
+
+
+@pytest_twisted.ensureDeferred
 async def test_after_a_failed_job_comes_a_new_one(setting: Setting) -> None:
     """The failed one gives its slot back at once."""
     setting.api.job_states = ["error"]
@@ -197,7 +248,7 @@ async def test_storing_the_job_id_is_not_given_up(
     failures = [EtcdUnavailable("away"), EtcdUnavailable("away")]
 
     async def sometimes(*arguments: Any) -> Any:
-        if failures:
+        if setting.api.imports and failures:
             raise failures.pop()
         return await atomic(*arguments)
 
@@ -205,6 +256,7 @@ async def test_storing_the_job_id_is_not_given_up(
     await setting.importer.import_file(setting.file)
     assert await setting.job_id() == 1003
     assert len(setting.api.imports) == 1
+    assert failures == []
 
 
 @pytest_twisted.ensureDeferred
