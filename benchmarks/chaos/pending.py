@@ -16,10 +16,11 @@ from stream.storage import prefix
 from stream.storage.entity import File, Slice
 from stream.storage.state import FileState, Level, SliceState
 from stream.storage.statistics import Statistics
+from stream.task.entity import TASK_PREFIX, Task
 from stream.values.codec import decode
 from tests.e2e.processes import request
 
-__all__ = ["Pending", "read_pending"]
+__all__ = ["Pending", "read_pending", "unfinished_tasks"]
 
 T = TypeVar("T")
 
@@ -54,6 +55,12 @@ def read_pending(endpoint: str, namespace: str) -> Pending:
         [*_of_files(files), *_of_slices(slices, counted)],
         sum(file.state is FileState.IMPORTED for file in files.values()),
     )
+
+
+def unfinished_tasks(endpoint: str, namespace: str) -> list[str]:
+    """The ids of tasks that haven't ended."""
+    tasks = _decoded(_range(endpoint, namespace + "/", TASK_PREFIX), TASK_PREFIX, Task)
+    return [task.task_id for task in tasks.values() if not task.is_finished]
 
 
 def _of_files(files: dict[str, File]) -> Iterator[str]:

@@ -16,10 +16,10 @@ from benchmarks.chaos.changes import SinkChanges
 from benchmarks.chaos.cluster import Cluster
 from benchmarks.chaos.evidence import complaints, unhandled, whereabouts
 from benchmarks.chaos.killer import Killer, Plan
-from benchmarks.chaos.pending import Pending, read_pending
+from benchmarks.chaos.pending import Pending, read_pending, unfinished_tasks
 from benchmarks.chaos.producers import read_journal
 from benchmarks.chaos.report import Report
-from tests.e2e.processes import TABLE
+from tests.e2e.processes import TABLE, wait_for
 
 __all__ = ["Settings", "run"]
 
@@ -72,6 +72,7 @@ class _Run:
         self._cluster = cluster
         self._faults: list[str] = []
         self._journal = settings.root / "journal"
+        self._endpoint = f"127.0.0.1:{cluster.deployed.ports['etcd']}"
 
     def report(self) -> Report:
         settings, cluster = self._settings, self._cluster
@@ -82,6 +83,7 @@ class _Run:
         changes.finish()
         pending, done_at = self._imported()
         accounts = balance(read_journal(self._journal), _rows(cluster))
+        self._attempt(self._end_tasks)
         self._check_invariants()
         notes = self._judge_ends()
         cluster.stop()
@@ -136,15 +138,26 @@ class _Run:
         except AssertionError as error:
             self._faults.append(str(error))
 
+    def _end_tasks(self) -> None:
+        """Whoever asks for a task is told its end, even if the node that ran it has died."""
+        deployed = self._cluster.deployed
+
+        def ended() -> bool:
+            left = unfinished_tasks(self._endpoint, _NAMESPACE)
+            for task in left:
+                deployed.call("GET", f"{deployed.api}/v1/tasks/{task}")
+            return not left
+
+        wait_for(ended, "the end of all tasks")
+
     def _imported(self) -> tuple[Pending, float | None]:
         """Wait for everything; what is left, and when nothing was."""
         settings = self._settings
-        endpoint = f"127.0.0.1:{self._cluster.deployed.ports['etcd']}"
         end = time.monotonic() + settings.patience
         said = 0.0
         while True:
             self._cluster.watch()
-            pending = read_pending(endpoint, _NAMESPACE)
+            pending = read_pending(self._endpoint, _NAMESPACE)
             if not pending.items:
                 return pending, time.time()
             if time.monotonic() >= end:
@@ -159,7 +172,7 @@ class _Run:
         ended = subprocess.run(
             [
                 *(sys.executable, "-m", "benchmarks.invariants"),
-                f"127.0.0.1:{self._cluster.deployed.ports['etcd']}",
+                self._endpoint,
                 *(f"--namespace={_NAMESPACE}", "--resting"),
             ],
             cwd=ROOT,
