@@ -7,9 +7,12 @@ STAMP := $(VENV)/.installed
 COMPONENTS := etcd,sandbox,api,http-source,storage-writer,storage-reader,storage-coordinator
 CONFIG ?= provisioning/local/stream.yaml
 VOLUME := var/volumes/default/001
+DURATION ?= 600
+RATE ?= 500
+CHAOS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench bench-api chaos-api api-check clean lock
+.PHONY: help install run test test-unit test-e2e lint fix bench bench-api chaos chaos-api api-check clean lock
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +53,9 @@ bench: install ## Measure throughput and latency against the baselines; needs wr
 
 bench-api: install ## Measure reads of the API with 10,000 sinks; needs wrk
 	$(BIN)/python -m benchmarks.api_reads
+
+chaos: install ## Take processes down at random under load, then count the records
+	$(BIN)/python -m benchmarks.chaos --seconds=$(DURATION) --rate=$(RATE) $(CHAOS)
 
 chaos-api: install ## Change sinks through two APIs with 200 clients, then check every invariant
 	$(BIN)/python -m benchmarks.api_stress

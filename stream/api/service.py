@@ -33,6 +33,7 @@ from stream.ops.endpoint import server_endpoint
 from stream.ops.metrics import Metrics
 from stream.settings import Settings
 from stream.storage.opening import DefinitionChanges
+from stream.task.abandoned import AbandonedTasks
 from stream.task.cleanup import TaskCleanup
 from stream.task.executor import TaskExecutor
 from stream.task.store import TaskStore
@@ -78,6 +79,7 @@ class ApiService(Service):
         self._listen = settings.api.listen
         self._port: IListeningPort | None = None
         store = TaskStore(client)
+        abandoned = AbandonedTasks(reactor, client, settings.api.task.ttl_seconds)
         self._executor = TaskExecutor(
             reactor, client, session, node_id=settings.node_id, metrics=metrics
         )
@@ -124,7 +126,7 @@ class ApiService(Service):
             Versions(reads=reads, tasks=tasks),
             EntitySettings(reads=reads, tasks=tasks, level=settings.storage.level),
             SinkStatistics(client=client, reads=reads, tasks=tasks),
-            Tasks(store=store, live=live, urls=urls),
+            Tasks(store=store, abandoned=abandoned, live=live, urls=urls),
             Aggregation(client=client, reads=reads, urls=urls),
             MappingTest(reads=reads, now=reactor.seconds),
         )

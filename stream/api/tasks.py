@@ -8,6 +8,7 @@ from stream.api.call import Call, Handler
 from stream.api.views import Urls, task_view
 from stream.definition.key import SourceKey
 from stream.definition.live import LiveDefinitions
+from stream.task.abandoned import AbandonedTasks
 from stream.task.entity import LOCK_PREFIX, Task
 from stream.task.store import TaskStore
 
@@ -15,8 +16,16 @@ __all__ = ["Tasks"]
 
 
 class Tasks:
-    def __init__(self, *, store: TaskStore, live: LiveDefinitions, urls: Urls) -> None:
+    def __init__(
+        self,
+        *,
+        store: TaskStore,
+        abandoned: AbandonedTasks,
+        live: LiveDefinitions,
+        urls: Urls,
+    ) -> None:
         self._store = store
+        self._abandoned = abandoned
         self._live = live
         self._urls = urls
 
@@ -26,6 +35,7 @@ class Tasks:
     async def get(self, call: Call) -> Any:
         project = call.identity.info.project_id
         task = await self._store.get(project, call.parameters["taskId"])
+        task = await self._abandoned.settle(task)
         if task.is_finished:
             # Another node may have run it: what it did must be found by the caller's next read.
             await self._live.settle(_source_of(task))

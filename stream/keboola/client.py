@@ -42,6 +42,8 @@ _INDEX_LIFETIME = 300.0
 _WHOLE_BUCKET_NAMES = "disable-legacy-bucket-prefix"
 _BUCKET_DELETE_TIMEOUT = 180.0
 _TABLE_CREATE_TIMEOUT = 60.0
+_JOBS_PAGE = 100
+_SEARCHED_PAGES = 10
 
 
 class StorageApi:
@@ -285,6 +287,19 @@ class StorageApi:
         """
         call = Call("GET", ("jobs", str(job_id)), Token.of(token))
         return _read(await self._caller.make(call, budget=budget), Job.from_reply)
+
+    async def find_import(self, token: Token | str, file_id: int) -> Job | None:
+        """The newest job that imports a file and hasn't failed, among the newest jobs."""
+        for page in range(_SEARCHED_PAGES):
+            query = (("limit", str(_JOBS_PAGE)), ("offset", str(page * _JOBS_PAGE)))
+            answer = await self._caller.make(Call("GET", ("jobs",), Token.of(token), query))
+            jobs = _read(answer, lambda reply: tuple(Job.from_reply(item) for item in reply))
+            for job in jobs:
+                if job.file_id == file_id and job.status != "error":
+                    return job
+            if len(jobs) < _JOBS_PAGE:
+                break
+        return None
 
     async def wait_job(self, token: Token | str, job_id: int, *, timeout: float) -> Job:
         """Wait until a job has succeeded.

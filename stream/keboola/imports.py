@@ -1,9 +1,10 @@
 """Files into tables: the import job, started once and joined by every later attempt.
 
 Note [Once-only import]: the job's id is stored before anybody waits for it, so whoever comes next
-joins the same job. Between the start of the job and the storing of its id a crash would make the
-next attempt start a second one; the call itself is never repeated blindly, and storing is tried
-for as long as an import may take.
+joins the same job; storing is tried for as long as an import may take. The call that starts the job
+is never repeated blindly: that it will be made is stored before it, so whoever finds no id after a
+crash or a lost answer looks for the job of the file among the newest ones first. If the API doesn't
+show them to the sink's token, a second import is the lesser evil: no import would be a loss.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from stream.etcd import (
 from stream.keboola.client import StorageApi
 from stream.keboola.errors import JobDeadlineExceeded, JobFailed, StorageApiError
 from stream.keboola.events import EventSender
-from stream.keboola.provider import load_sink_token
+from stream.keboola.provider import load_sink_token, with_sink_token
 from stream.keboola.records import (
     JOBS,
     FileRecord,
@@ -44,6 +45,7 @@ from stream.keboola.records import (
 )
 from stream.keboola.token import Token
 from stream.keboola.uploads import load_file_record
+from stream.keboola.values import Job
 from stream.storage.entity import File
 from stream.storage.key import FileKey, JobKey
 from stream.storage.statistics_reads import one_file_statistics
@@ -51,6 +53,9 @@ from stream.storage.statistics_reads import one_file_statistics
 __all__ = ["FileImporter", "RunningJobs"]
 
 _log = Logger()
+
+_NOT_SHOWN = (400, 403, 404, 405, 501)
+"""Answers of an API that doesn't list its jobs, or not to the sink's token."""
 
 
 class RunningJobs(Service):
@@ -111,22 +116,29 @@ class FileImporter:
 
     async def import_file(self, file: File) -> None:
         """Import the file; safe to be repeated after any failure or crash."""
-        token = await load_sink_token(self._client, self._encryptor, file.key.sink_key)
-        record = await load_file_record(self._client, file.key)
         if file.staging.is_empty:
-            await self._delete_empty(token, record)
+            token = await load_sink_token(self._client, self._encryptor, file.key.sink_key)
+            await self._delete_empty(token, await load_file_record(self._client, file.key))
             return
+
+        async def import_(token: Token) -> None:
+            # Read anew each time: the attempt before may have started the job.
+            await self._import(token, await load_file_record(self._client, file.key))
+
         started = self._reactor.seconds()
         try:
-            await self._import(token, record)
+            await with_sink_token(self._client, self._encryptor, file.key.sink_key, import_)
         except Exception as error:
-            await self._report(token, file, self._reactor.seconds() - started, error)
+            await self._report(file, self._reactor.seconds() - started, error)
             raise
-        await self._report(token, file, self._reactor.seconds() - started, None)
+        await self._report(file, self._reactor.seconds() - started, None)
 
-    async def _report(
-        self, token: Token, file: File, seconds: float, error: Exception | None
-    ) -> None:
+    async def _report(self, file: File, seconds: float, error: Exception | None) -> None:
+        try:
+            token = await load_sink_token(self._client, self._encryptor, file.key.sink_key)
+        except (UserError, EtcdError) as problem:
+            _log.warn("cannot send an event: {error}", error=problem)
+            return
         try:
             statistics = (await one_file_statistics(self._client, file.key)).staging
         except EtcdError as problem:
@@ -174,36 +186,68 @@ class FileImporter:
         await self._forget_job(record.sink_key, job_id)
 
     async def _start_job(self, token: Token, record: FileRecord) -> int:
-        job = await self._api.import_async(
-            token,
-            record.file_key.branch_id,
-            record.table_id,
-            file_id=record.file_id,
-            columns=record.columns,
-        )
-        job_key = JobKey.of(record.sink_key, str(job.id))
+        """Note [Once-only import]."""
+        job = await self._started_before(token, record) if record.import_asked else None
+        if job is None:
+            await self._asking(record)
+            job = await self._api.import_async(
+                token,
+                record.file_key.branch_id,
+                record.table_id,
+                file_id=record.file_id,
+                columns=record.columns,
+            )
+        await self._store_job(record, job.id)
+        return job.id
+
+    async def _asking(self, record: FileRecord) -> None:
+        async def store(txn: AtomicTxn) -> None:
+            await _change(txn, record, import_asked=True)
+
+        if not record.import_asked:
+            await atomic(self._client, store)
+
+    async def _started_before(self, token: Token, record: FileRecord) -> Job | None:
+        """The job that an earlier attempt started without learning or storing its id."""
+        try:
+            job = await self._api.find_import(token, record.file_id)
+        except StorageApiError as error:
+            if error.status not in _NOT_SHOWN:
+                raise
+            _log.warn(
+                "cannot look for an import of the file {file_id}, it may be imported twice: "
+                "{error}",
+                file_id=str(record.file_key),
+                error=error,
+            )
+            return None
+        if job is not None:
+            _log.info(
+                "import job {job_id} was started before",
+                job_id=job.id,
+                file_id=str(record.file_key),
+            )
+        return job
+
+    async def _store_job(self, record: FileRecord, job_id: int) -> None:
+        job_key = JobKey.of(record.sink_key, str(job_id))
 
         async def store(txn: AtomicTxn) -> None:
-            stored = await txn.get(file_record_key(record.file_key))
-            latest = decode_file(stored.value) if stored else record
-            txn.put(
-                file_record_key(record.file_key),
-                encode_record(attrs.evolve(latest, storage_job_id=job.id)),
-            )
+            await _change(txn, record, storage_job_id=job_id)
             txn.put(job_record_key(job_key), encode_record(JobRecord(job_key)))
 
         deadline = self._reactor.seconds() + self._job_timeout
         while True:
             try:
                 await atomic(self._client, store)
-                return job.id
+                return
             except (EtcdUnavailable, AtomicConflict) as error:
                 # Each of these comes only after several seconds of attempts.
                 if self._reactor.seconds() >= deadline:
                     raise
                 _log.error(
                     "cannot store the id of import job {job_id}, trying on: {error}",
-                    job_id=job.id,
+                    job_id=job_id,
                     error=error,
                 )
 
@@ -239,3 +283,9 @@ class FileImporter:
                 return False
         await self._client.delete(job_record_key(record.key))
         return True
+
+
+async def _change(txn: AtomicTxn, record: FileRecord, **changes: Any) -> None:
+    stored = await txn.get(file_record_key(record.file_key))
+    latest = decode_file(stored.value) if stored else record
+    txn.put(file_record_key(record.file_key), encode_record(attrs.evolve(latest, **changes)))

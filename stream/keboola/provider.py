@@ -7,9 +7,9 @@ next attempt finds it, too.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import ensureDeferred
@@ -23,6 +23,7 @@ from stream.errors import UserError
 from stream.etcd import EtcdClient, EtcdError
 from stream.keboola.client import StorageApi
 from stream.keboola.destination import bucket_of, ensure_bucket, ensure_table
+from stream.keboola.errors import StorageApiError
 from stream.keboola.records import (
     FileRecord,
     TokenRecord,
@@ -38,12 +39,14 @@ from stream.staging.upload import FileUpload
 from stream.storage.key import FileKey
 from stream.storage.prepared import PreparedFile
 
-__all__ = ["KeboolaFileProvider", "load_sink_token"]
+__all__ = ["KeboolaFileProvider", "load_sink_token", "with_sink_token"]
 
 _log = Logger()
+T = TypeVar("T")
 
 PROVIDER = "keboola"
 _UNDO_SECONDS = 30.0
+_TOKEN_REFUSED = 401
 
 
 async def load_sink_token(client: EtcdClient, encryptor: IEncryptor, sink: SinkKey) -> Token:
@@ -54,6 +57,28 @@ async def load_sink_token(client: EtcdClient, encryptor: IEncryptor, sink: SinkK
             f'sink token "{sink}" not found in the database', status=404, name="sinkTokenNotFound"
         )
     return Token.of(decode_token(stored.value).unseal(encryptor).token)
+
+
+async def with_sink_token(
+    client: EtcdClient, encryptor: IEncryptor, sink: SinkKey, use: Callable[[Token], Awaitable[T]]
+) -> T:
+    """What *use* gives with the sink's token.
+
+    A user's change of the sink replaces the token, and the one before is deleted at once, however
+    long somebody works with it; so a refused token that was replaced meanwhile is no failure.
+
+    :param use: may run several times.
+    """
+    token = await load_sink_token(client, encryptor, sink)
+    while True:
+        try:
+            return await use(token)
+        except StorageApiError as error:
+            if error.status != _TOKEN_REFUSED:
+                raise
+            refused, token = token, await load_sink_token(client, encryptor, sink)
+            if token == refused:
+                raise
 
 
 @attrs.define
@@ -94,7 +119,15 @@ class KeboolaFileProvider:
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> PreparedFile:
-        made = _Made(None if token is None else Token.of(token))
+        if token is not None:
+            return await self._prepare(sink, opened_at, _Made(Token.of(token)))
+
+        def prepare(stored: Token) -> Awaitable[PreparedFile]:
+            return self._prepare(sink, opened_at, _Made(None, stored))
+
+        return await with_sink_token(self._client, self._encryptor, sink.key, prepare)
+
+    async def _prepare(self, sink: Sink, opened_at: datetime, made: _Made) -> PreparedFile:
         file = FileKey.of(sink.key, opened_at)
         try:
             records = await self._ensure_token(sink, made)
@@ -112,7 +145,6 @@ class KeboolaFileProvider:
     async def _ensure_token(self, sink: Sink, made: _Made) -> list[tuple[str, bytes]]:
         """The stored token in the background, a new one for a user; the records to be put."""
         if made.user is None:
-            made.sink_token = await load_sink_token(self._client, self._encryptor, sink.key)
             return []
         created = await self._new_token(sink, made.user, made)
         record = TokenRecord.seal(sink.key, created, self._encryptor)

@@ -81,6 +81,7 @@ class FileRecord:
     """The staging file of a file: where and how to upload, which import job runs.
 
     :ivar storage_job_id: the import job, once started.
+    :ivar import_asked: whether an import job may have been started, though its id isn't known.
     """
 
     file_key: FileKey = field(name="FileKey")
@@ -93,6 +94,7 @@ class FileRecord:
     file_id: int = field(name="FileID")
     file_name: str = field(name="FileName")
     expiration: str = field(name="CredentialsExpiration")
+    import_asked: bool = field(name="ImportAsked", default=False, omit_empty=True)
 
     @classmethod
     def seal(

@@ -188,12 +188,14 @@ class Job:
     :param status: ``waiting``, ``processing``, ``success`` or ``error``.
     :param results: its results, ``{}`` if there are none.
     :param error: set when the status is ``error``.
+    :param file_id: the file that the job imports, ``None`` if it does something else.
     """
 
     id: int
     status: str
     results: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     error: JobError | None = None
+    file_id: int | None = None
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> Job:
@@ -211,8 +213,20 @@ class Job:
             )
             if status == "error"
             else None,
+            file_id=_imported_file(reply.get("operationParams")),
         )
 
     @property
     def is_finished(self) -> bool:
         return self.status in ("success", "error")
+
+
+def _imported_file(parameters: object) -> int | None:
+    """The file is named as in the request, or as the source of the import."""
+    if not isinstance(parameters, Mapping):
+        return None
+    source = parameters.get("source")
+    found = parameters.get("dataFileId") or (
+        source.get("fileId") if isinstance(source, Mapping) else None
+    )
+    return int(found) if found else None

@@ -1,4 +1,4 @@
-"""Jobs: rows of ``jobs`` from waiting to success or error, and ``GET jobs/{id}``.
+"""Jobs: rows of ``jobs`` from waiting to success or error, ``GET jobs`` and ``GET jobs/{id}``.
 
 Functions that take a connection run inside a transaction of ``meta.sqlite``.
 """
@@ -37,6 +37,7 @@ CREATE_TABLE = "tableCreate"
 DELETE_BUCKET = "bucketDelete"
 IMPORT = "tableImport"
 KEPT_JOBS = 10_000
+MAX_LISTED_JOBS = 100
 
 
 @attrs.frozen
@@ -163,8 +164,12 @@ def trim(meta: sqlite3.Connection) -> None:
 
 
 def job_reply(job: Job, project: Project, status: int = 200) -> Reply:
+    return json_reply(job_detail(job, project), status)
+
+
+def job_detail(job: Job, project: Project) -> dict[str, Any]:
     """*job* as the API shows it; ``results`` is an empty list until there are any."""
-    reply = {
+    detail = {
         "id": job.id,
         "status": job.status,
         "url": f"{project.base_url}/v2/storage/jobs/{job.id}",
@@ -177,8 +182,8 @@ def job_reply(job: Job, project: Project, status: int = 200) -> Reply:
         "token": {"id": job.token_id},
     }
     if job.error is not None:
-        reply["error"] = job.error
-    return json_reply(reply, status)
+        detail["error"] = job.error
+    return detail
 
 
 class Jobs:
@@ -186,7 +191,18 @@ class Jobs:
         self._project = project
 
     def routes(self) -> list[Route]:
-        return [Route("getJob", "GET", "/v2/storage/jobs/<job>", self.get)]
+        return [
+            Route("listJobs", "GET", "/v2/storage/jobs", self.list_all),
+            Route("getJob", "GET", "/v2/storage/jobs/<job>", self.get),
+        ]
+
+    async def list_all(self, call: Call) -> Reply:
+        """The jobs that the caller may see, newest first."""
+        limit = call.query_number("limit", 20, least=1, most=MAX_LISTED_JOBS)
+        offset = call.query_number("offset", 0, least=0, most=KEPT_JOBS)
+        found = await self._project.store.meta.read(recent, KEPT_JOBS)
+        seen = [job for job in found if _may_see(call.token, job)]
+        return json_reply([job_detail(job, self._project) for job in seen[offset : offset + limit]])
 
     async def get(self, call: Call) -> Reply:
         job_id = call.id("job", "storage.jobs.notFound")
@@ -197,8 +213,12 @@ class Jobs:
         return job_reply(job, self._project)
 
 
-def _require_job(token: Token, job: Job) -> None:
+def _may_see(token: Token, job: Job) -> bool:
     # The token that replaces a sink's token follows the jobs its predecessor began.
     bucket_id = ".".join(job.target.split(".")[:2])
-    if not (token.is_master or token.id == job.token_id or bucket_id in token.bucket_permissions):
+    return token.is_master or token.id == job.token_id or bucket_id in token.bucket_permissions
+
+
+def _require_job(token: Token, job: Job) -> None:
+    if not _may_see(token, job):
         raise access_denied("the job belongs to another token")

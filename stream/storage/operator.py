@@ -9,6 +9,11 @@ running is bounded.
 Note [Sweep]: an item that waits for a change only is asked again now and then all the same, so that
 a change that nobody thought of delays it, and doesn't block it.
 
+Note [Blame]: a failed attempt is recorded with the item, which then rests for minutes, since the
+cause is most likely in the item or behind it. That etcd was away, or has ended our lease, says
+nothing about the item and ends for all items at once; so it is not recorded, and all of them are
+tried again after the interval.
+
 Neither a stale item nor a second operator at work on another node does harm: the transaction at the
 end of each act checks the state again.
 """
@@ -26,9 +31,9 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stream.etcd import Batch
+from stream.etcd import Batch, EtcdUnavailable, LeaseNotFound, LockLost
 
-__all__ = ["Item", "NotYet", "Operator"]
+__all__ = ["BLAMELESS", "Item", "NotYet", "Operator"]
 
 T = TypeVar("T")
 
@@ -38,6 +43,10 @@ _SPARE_MOMENTS = 100
 
 class NotYet(Exception):
     """Raised by an act: nothing failed, but it is too early; look again after the interval."""
+
+
+BLAMELESS = (NotYet, EtcdUnavailable, LeaseNotFound, LockLost)
+"""What an act lets through to the operator; see Note [Blame]."""
 
 
 @attrs.define(eq=False)
@@ -177,6 +186,8 @@ class Operator(Service, Generic[T]):
             await self._act(item)
         except NotYet as reason:
             self._log.debug("{key}: {reason}", key=item.key, reason=reason)
+        except BLAMELESS as reason:
+            self._log.warn("{key} has to wait for etcd: {reason}", key=item.key, reason=str(reason))
         except Exception:
             failure = Failure()
             self._log.failure("{key} failed, it is tried again", failure, key=item.key)

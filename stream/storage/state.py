@@ -16,6 +16,7 @@ __all__ = [
     "FILE_LEVEL",
     "SLICE_LEVEL",
     "FileState",
+    "InvalidCombination",
     "InvalidFileState",
     "InvalidSliceState",
     "Level",
@@ -102,6 +103,12 @@ class InvalidSliceState(UserError):
     name = "invalidSliceState"
 
 
+class InvalidCombination(UserError):
+    """The states of a file and one of its slices don't go together, or not yet."""
+
+    name = "invalidCombination"
+
+
 def check_file_transition(
     file: object, found: FileState, expected: FileState, to: FileState
 ) -> None:
@@ -140,6 +147,6 @@ def check_slice_transition(
 def check_combination(file: FileState, slice_: SliceState) -> None:
     """Raise unless a file in this state may hold a slice in that one."""
     if slice_ not in _ALLOWED[file]:
-        raise UserError(
+        raise InvalidCombination(
             f'unexpected combination: file state "{file.value}" and slice state "{slice_.value}"'
         )

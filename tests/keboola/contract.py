@@ -194,6 +194,9 @@ async def _imported(target: Target, made: SinkToken, table_id: str, rows: bytes)
     )
     finished = await api.wait_job(made.token, job.id, timeout=30)
     assert (finished.id, finished.status) == (job.id, "success")
+    found = await api.find_import(made.token, upload.id)
+    assert found is not None
+    assert found.id == job.id
 
 
 async def staged_slices_are_imported(target: Target) -> None:
@@ -221,6 +224,7 @@ async def import_without_manifest_fails(target: Target) -> None:
         with pytest.raises(JobFailed) as caught:
             await api.wait_job(made.token, job.id, timeout=30)
         assert caught.value.job_id == job.id
+        assert await api.find_import(made.token, upload.id) is None
 
 
 async def staging_file_can_be_deleted(target: Target) -> None:

@@ -29,6 +29,8 @@ class FakeStorageApi(StorageApi):
     :ivar failures: by method, raised by its next calls instead of an answer.
     :ivar before: by method, run before its next call, as something that happens meanwhile.
     :ivar tokens: live ones, by id.
+    :ivar jobs: those that were started and haven't failed, newest first.
+    :ivar lost_answers: raised after the next imports were started.
     :ivar job_states: what the next questions for a job's state are answered with.
     """
 
@@ -42,6 +44,8 @@ class FakeStorageApi(StorageApi):
         self.tokens: dict[str, str] = {"1": MASTER}
         self.files: dict[int, FileUpload] = {}
         self.imports: list[tuple[str, int, tuple[str, ...]]] = []
+        self.jobs: list[Job] = []
+        self.lost_answers: list[Exception] = []
         self.job_states: list[str] = []
         self.events: list[Event] = []
         self._ids = 1000
@@ -199,7 +203,14 @@ class FakeStorageApi(StorageApi):
     ) -> Job:
         await self._called("import_async", table_id, token)
         self.imports.append((table_id, file_id, tuple(columns)))
-        return Job(self._next_id(), "waiting")
+        self.jobs.insert(0, Job(self._next_id(), "waiting", file_id=file_id))
+        if self.lost_answers:
+            raise self.lost_answers.pop()
+        return self.jobs[0]
+
+    async def find_import(self, token: Token | str, file_id: int) -> Job | None:
+        await self._called("find_import", str(file_id), token)
+        return next((job for job in self.jobs if job.file_id == file_id), None)
 
     async def get_job(self, token: Token | str, job_id: int, *, budget: float | None = None) -> Job:
         await self._called("get_job", str(job_id), token)
@@ -210,6 +221,7 @@ class FakeStorageApi(StorageApi):
         await self._called("wait_job", str(job_id), token)
         status = self.job_states.pop(0) if self.job_states else "success"
         if status == "error":
+            self.jobs = [job for job in self.jobs if job.id != job_id]
             raise JobFailed(job_id, "bad rows")
         if status != "success":
             raise JobDeadlineExceeded(job_id, status)

@@ -19,7 +19,9 @@ from stream.keboola.imports import FileImporter, RunningJobs
 from stream.keboola.provider import KeboolaFileProvider
 from stream.keboola.records import (
     JobRecord,
+    TokenRecord,
     decode_file,
+    decode_token,
     encode_record,
     file_record_key,
     job_record_key,
@@ -50,6 +52,17 @@ class Setting:
     async def running(self) -> list[str]:
         found = await self.etcd.range(job_records_of(SINK_KEY))
         return [kv.key.removeprefix(job_records_of(SINK_KEY)) for kv in found.kvs]
+
+    async def replace_token(self) -> None:
+        """A user changes the sink: there is a new token, and the one before is gone."""
+        created = await self.api.create_token(
+            MASTER, source_id=SINK_KEY.source_id, sink_id=SINK_KEY.sink_id, bucket_id="in.c-bucket"
+        )
+        stored = await self.etcd.get(token_record_key(SINK_KEY))
+        assert stored is not None
+        await self.api.delete_token(MASTER, decode_token(stored.value).token_id)
+        record = TokenRecord.seal(SINK_KEY, created, encryptor_from("none"))
+        await self.etcd.put(token_record_key(SINK_KEY), encode_record(record))
 
     def events(self) -> list[str]:
         return [event.message for event in self.api.events]
@@ -122,6 +135,76 @@ async def test_a_job_that_ended_meanwhile_is_enough(setting: Setting) -> None:
     assert await setting.running() == []
 
 
+@pytest.mark.parametrize("method", ["import_async", "wait_job"])
+@pytest_twisted.ensureDeferred
+async def test_the_token_is_replaced_meanwhile(setting: Setting, method: str) -> None:
+    """The import goes on with the new token, and joins the job if there is one already."""
+    setting.api.before[method] = setting.replace_token
+    await setting.importer.import_file(setting.file)
+    assert len(setting.api.imports) == 1
+    assert setting.events() == ["File import done."]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refused_token_that_was_not_replaced(setting: Setting) -> None:
+    """Nobody has a better one, so the attempt has failed."""
+    setting.api.failures["import_async"] = [refused(401)]
+    with pytest.raises(UserError, match="refused"):
+        await setting.importer.import_file(setting.file)
+    assert setting.api.imports == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_whose_answer_was_lost_is_found(setting: Setting) -> None:
+    """The next attempt looks for it by the file, and starts no second one."""
+    setting.api.lost_answers = [refused(502)]
+    with pytest.raises(UserError, match="refused"):
+        await setting.importer.import_file(setting.file)
+    assert await setting.job_id() is None
+    await setting.importer.import_file(setting.file)
+    assert len(setting.api.imports) == 1
+    assert await setting.job_id() == setting.api.jobs[0].id
+
+
+@pytest_twisted.ensureDeferred
+async def test_that_a_job_is_asked_for_is_stored_first(setting: Setting) -> None:
+    """Whoever comes after a crash, however soon after the call, knows that he has to look."""
+    seen: list[bool] = []
+
+    async def look() -> None:
+        stored = await setting.etcd.get(file_record_key(setting.file.key))
+        assert stored is not None
+        seen.append(decode_file(stored.value).import_asked)
+
+    setting.api.before["import_async"] = look
+    await setting.importer.import_file(setting.file)
+    assert seen == [True]
+    assert setting.api.called("find_import") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_that_was_never_started_is_started(setting: Setting) -> None:
+    """A refused call has left no job to be found."""
+    setting.api.failures["import_async"] = [refused(500)]
+    with pytest.raises(UserError, match="refused"):
+        await setting.importer.import_file(setting.file)
+    await setting.importer.import_file(setting.file)
+    assert len(setting.api.called("find_import")) == 1
+    assert len(setting.api.imports) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_jobs_that_are_not_shown(setting: Setting) -> None:
+    """Where nobody can look, importing perhaps twice is better than perhaps never."""
+    setting.api.lost_answers = [refused(502)]
+    setting.api.failures["find_import"] = [refused(503), refused(403)]
+    for _ in range(2):
+        with pytest.raises(UserError, match="refused"):
+            await setting.importer.import_file(setting.file)
+    await setting.importer.import_file(setting.file)
+    assert len(setting.api.imports) == 2
+
+
 @pytest_twisted.ensureDeferred
 async def test_after_a_failed_job_comes_a_new_one(setting: Setting) -> None:
     """The failed one gives its slot back at once."""
@@ -165,7 +248,7 @@ async def test_storing_the_job_id_is_not_given_up(
     failures = [EtcdUnavailable("away"), EtcdUnavailable("away")]
 
     async def sometimes(*arguments: Any) -> Any:
-        if failures:
+        if setting.api.imports and failures:
             raise failures.pop()
         return await atomic(*arguments)
 
@@ -173,6 +256,7 @@ async def test_storing_the_job_id_is_not_given_up(
     await setting.importer.import_file(setting.file)
     assert await setting.job_id() == 1003
     assert len(setting.api.imports) == 1
+    assert failures == []
 
 
 @pytest_twisted.ensureDeferred

@@ -121,6 +121,23 @@ async def test_the_background_uses_the_stored_token(setting: Setting) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_token_is_replaced_meanwhile(setting: Setting) -> None:
+    """The background goes on with the new one."""
+    first = await setting.prepare()
+    await setting.store(first)
+
+    async def change() -> None:
+        changed = await setting.prepare(later=1)
+        await setting.store(changed)
+        await setting.provider.committed(changed)
+
+    setting.api.before["prepare_file"] = change
+    prepared = await setting.prepare(token=None, later=2)
+    assert len(setting.api.files) == 3
+    assert [key for key, _ in prepared.records] == [file_record_key(prepared.key)]
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_background_needs_a_stored_token(setting: Setting) -> None:
     """Without one nothing is called."""
     with pytest.raises(UserError, match=r"sink token .* not found in the database") as missing:

@@ -11,7 +11,7 @@ from stream.settings.level import TargetOperatorSettings
 from stream.storage import prefix
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import File
-from stream.storage.operator import Item, Operator
+from stream.storage.operator import BLAMELESS, Item, Operator
 from stream.storage.state import FileState, InvalidFileState, Level
 
 __all__ = ["FileImport"]
@@ -61,6 +61,8 @@ class FileImport:
         acting.addTimeout(self._settings.file_import_timeout.seconds, self._work.reactor)
         try:
             await acting
+        except BLAMELESS:
+            raise
         except Exception as error:
             _log.error("file import failed: {error}", error=error, file_id=str(file.key))
             await self._work.file_failed(file.key, error)

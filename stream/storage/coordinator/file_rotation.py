@@ -21,9 +21,9 @@ from stream.storage.coordinator.triggers import Decision, file_rotation
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import File, Slice
 from stream.storage.key import FileKey, SliceKey
-from stream.storage.operator import Item, NotYet, Operator
+from stream.storage.operator import BLAMELESS, Item, NotYet, Operator
 from stream.storage.prepared import FileProvider, PreparedFile
-from stream.storage.state import FileState, InvalidFileState, Level
+from stream.storage.state import FileState, InvalidCombination, InvalidFileState, Level
 from stream.storage.statistics_reads import one_file_statistics
 
 __all__ = ["FileRotation"]
@@ -134,7 +134,7 @@ class FileRotation:
             acting.addTimeout(self._settings.file_close_timeout.seconds, self._work.reactor)
         try:
             await acting
-        except NotYet:
+        except BLAMELESS:
             raise
         except Exception as error:
             if isinstance(error, UserError) and error.name == "noVolumeAvailable":
@@ -193,4 +193,7 @@ class FileRotation:
             except InvalidFileState as error:
                 _log.warn("file {file_id} is closed already: {error}", file_id=key, error=error)
                 return
+            except InvalidCombination as error:
+                # After a cut from etcd the file may be known again before its slices are.
+                raise NotYet(f"a slice of the file {key} is not uploaded: {error}") from error
         _log.info("closed file {file_id}", file_id=key, is_empty=is_empty)

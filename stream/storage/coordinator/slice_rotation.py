@@ -22,7 +22,7 @@ from stream.storage.coordinator.triggers import Decision, slice_rotation
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
-from stream.storage.operator import Item, NotYet, Operator
+from stream.storage.operator import BLAMELESS, Item, NotYet, Operator
 from stream.storage.state import InvalidSliceState, Level, SliceState
 from stream.storage.statistics_reads import slice_statistics
 
@@ -96,7 +96,7 @@ class SliceRotation:
             acting.addTimeout(self._settings.slice_close_timeout.seconds, self._work.reactor)
         try:
             await acting
-        except NotYet:
+        except BLAMELESS:
             raise
         except Exception as error:
             await self._failed(item.value.key, error)

@@ -22,7 +22,7 @@ from stream.settings.level import StagingOperatorSettings
 from stream.staging import StagingError
 from stream.storage import prefix
 from stream.storage.entity import Slice
-from stream.storage.operator import Item, Operator
+from stream.storage.operator import BLAMELESS, Item, Operator
 from stream.storage.reader.slice_files import CheckedFiles, check_files
 from stream.storage.repository import StorageRepository
 from stream.storage.state import InvalidSliceState, Level, SliceState
@@ -152,6 +152,8 @@ class StorageReaderService(Service):
         acting.addTimeout(self._settings.slice_upload_timeout.seconds, self._reactor)
         try:
             await acting
+        except BLAMELESS:
+            raise
         except Exception as error:
             await self._failed(item.value, error)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import pytest_twisted
 
 from stream.definition import lifecycle
 from stream.errors import UserError
+from stream.etcd import EtcdError, EtcdUnavailable, LeaseNotFound, LockLost
 from stream.storage.entity import File
 from stream.storage.operator import SWEEP_SECONDS
 from stream.storage.state import FileState
@@ -57,6 +59,30 @@ async def test_failed_import(coordinator: Coordinator) -> None:
     coordinator.tick(SWEEP_SECONDS)
     await coordinator.until(imported)
     assert len(coordinator.importer.imported) == 2
+
+
+@pytest.mark.parametrize(
+    "problem", [EtcdUnavailable("away"), LeaseNotFound("gone"), LockLost("not held")]
+)
+@pytest_twisted.ensureDeferred
+async def test_etcd_is_away(coordinator: Coordinator, problem: EtcdError) -> None:
+    """What etcd is to blame for isn't recorded with the file, which is tried again at once."""
+    file = await importing_file(coordinator)
+    coordinator.importer.failures.append(problem)
+    await coordinator.service.startService()
+
+    async def tried() -> bool:
+        return len(coordinator.importer.imported) == 1
+
+    await coordinator.until(tried)
+
+    async def imported_at_a_tick() -> bool:
+        coordinator.tick()
+        found = await coordinator.storage.file(file.key)
+        assert found.retry.retry_attempt == 0
+        return found.state is FileState.IMPORTED
+
+    await coordinator.until(imported_at_a_tick)
 
 
 @pytest_twisted.ensureDeferred

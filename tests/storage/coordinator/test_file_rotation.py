@@ -9,6 +9,7 @@ import pytest_twisted
 
 from stream.definition import lifecycle
 from stream.errors import UserError
+from stream.etcd import Batch
 from stream.keboola.records import JobRecord, job_record_key
 from stream.storage.entity import File
 from stream.storage.key import FileKey, JobKey
@@ -133,6 +134,25 @@ async def test_closing(coordinator: Coordinator) -> None:
     assert found.retry.retry_attempt == 0
     assert not found.staging.is_empty
     await coordinator.storage.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_closing_before_the_slices_are_known(coordinator: Coordinator) -> None:
+    """A file whose slices the mirror doesn't know yet costs no failed attempt."""
+    await coordinator.storage.open_file()
+    (slice_,) = await coordinator.storage.slices()
+    (file,) = await coordinator.storage.close_files()
+    await coordinator.report("source-1", 1)
+    await coordinator.storage.to_uploading(slice_.key)
+    await coordinator.storage.count(slice_.key, 1)
+    await coordinator.service.startService()
+    rotation = coordinator.service._file_rotation
+    rotation.slices_changed(Batch(1, True, ()))
+    rotation.operator.wake(str(file.key))
+    await coordinator.never(in_state(coordinator, file.key, FileState.IMPORTING))
+    assert (await coordinator.storage.file(file.key)).retry.retry_attempt == 0
+    await coordinator.storage.to_uploaded(slice_.key)
+    await coordinator.until(in_state(coordinator, file.key, FileState.IMPORTED))
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,85 @@
+"""What was answered against what is in the table. Plain functions over values."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+import attrs
+
+from benchmarks.chaos.producers import Attempt
+
+__all__ = ["Accounts", "balance"]
+
+_ACKNOWLEDGED = 200
+
+
+@attrs.frozen
+class Accounts:
+    """:ivar answers: attempts by status.
+    :ivar sent: records that were sent at least once.
+    :ivar acknowledged: records with an answer of 200.
+    :ivar rows: in the table.
+    :ivar distinct: records in the table.
+    :ivar lost: acknowledged records that aren't in the table.
+    :ivar unknown: numbers in the table that nobody sent.
+    :ivar present: records in the table though not acknowledged, by their last answer.
+    :ivar repeated: records with several rows, by the answers to their attempts.
+    :ivar surplus: records with more rows than attempts: the service itself repeated them.
+    :ivar last_acknowledged: seconds since the epoch.
+    """
+
+    answers: Counter[int]
+    sent: int
+    acknowledged: int
+    rows: int
+    distinct: int
+    lost: list[int]
+    unknown: list[int]
+    present: Counter[int]
+    repeated: Counter[tuple[int, ...]]
+    surplus: list[int]
+    last_acknowledged: float
+
+    @property
+    def is_balanced(self) -> bool:
+        return not (self.lost or self.unknown or self.surplus)
+
+
+def balance(attempts: Iterable[Attempt], rows: Mapping[int, int]) -> Accounts:
+    """Compare.
+
+    :param rows: how often each number is in the table.
+    """
+    statuses: dict[int, list[int]] = defaultdict(list)
+    last = 0.0
+    for attempt in attempts:
+        statuses[attempt.number].append(attempt.status)
+        if attempt.status == _ACKNOWLEDGED:
+            last = max(last, attempt.answered_at)
+    acknowledged = {number for number, all_ in statuses.items() if _ACKNOWLEDGED in all_}
+    return Accounts(
+        answers=Counter(status for all_ in statuses.values() for status in all_),
+        sent=len(statuses),
+        acknowledged=len(acknowledged),
+        rows=sum(rows.values()),
+        distinct=len(rows),
+        lost=sorted(acknowledged - rows.keys()),
+        unknown=sorted(rows.keys() - statuses.keys()),
+        present=Counter(
+            statuses[number][-1]
+            for number in rows
+            if number in statuses and number not in acknowledged
+        ),
+        repeated=Counter(
+            tuple(statuses[number])
+            for number, count in rows.items()
+            if count > 1 and number in statuses
+        ),
+        surplus=sorted(
+            number
+            for number, count in rows.items()
+            if number in statuses and count > len(statuses[number])
+        ),
+        last_acknowledged=last,
+    )

@@ -1,0 +1,274 @@
+"""The processes of a cluster: started, taken down in several ways, brought back."""
+
+from __future__ import annotations
+
+import enum
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from tests.e2e.processes import Deployment, Running, wait_for
+
+__all__ = ["Cluster", "Ended", "Node", "State"]
+
+_PORTS = range(12_000, 30_000)
+"""Outside of what the system gives to outgoing connections, which could take a dead node's port."""
+_READY = b'"message":"ready to serve"'
+_BACK_SECONDS = 180.0
+_TIMING = {
+    "STREAM_STORAGE_LEVEL_STAGING_UPLOAD_MIN_INTERVAL": "2s",
+    "STREAM_STORAGE_LEVEL_STAGING_UPLOAD_TRIGGER_INTERVAL": "2s",
+    "STREAM_STORAGE_LEVEL_TARGET_IMPORT_MIN_INTERVAL": "5s",
+    "STREAM_STORAGE_LEVEL_TARGET_IMPORT_TRIGGER_INTERVAL": "5s",
+    "STREAM_STORAGE_LEVEL_LOCAL_VOLUME_ASSIGNMENT_COUNT": "4",
+    # What is imported stays, for whoever has to find out what happened.
+    "STREAM_STORAGE_METADATA_CLEANUP_ARCHIVED_FILE_RETENTION_PER_SINK": "100",
+}
+
+
+class State(enum.Enum):
+    """What was last done to a node."""
+
+    UP = "up"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    DOWN = "down"
+
+
+@attrs.frozen
+class Ended:
+    """A process that ended.
+
+    :ivar asked: whether it was told to.
+    :ivar was_ready: whether it had been ready; one that wasn't may not even know signals yet.
+    """
+
+    node: str
+    code: int
+    asked: bool
+    was_ready: bool
+    log: Path
+    words: str
+
+
+@attrs.define(eq=False)
+class Node:
+    """One place in the cluster; processes come and go in it.
+
+    :ivar ready: that the process has been ready.
+    """
+
+    name: str
+    component: str
+    settings: dict[str, str]
+    state: State = State.DOWN
+    running: Running | None = None
+    since: float = 0.0
+    ready: bool = False
+
+    def signalled(self) -> list[int]:
+        """Process ids: the node's own, and before it that of the etcd that it runs."""
+        assert self.running is not None
+        own = self.running.process.pid
+        return [*(_children(own) if self.component == "etcd" else ()), own]
+
+
+@attrs.define(eq=False)
+class Cluster:
+    """:ivar ended: all processes that ended but for those that were killed, oldest first."""
+
+    deployed: Deployment
+    nodes: list[Node]
+    ended: list[Ended] = attrs.Factory(list)
+
+    @classmethod
+    def plan(cls, root: Path, seed: int) -> Cluster:
+        """Two sources, writers, readers and coordinators, one API, etcd and sandbox."""
+        ports = _free_ports(seed)
+        names = ("etcd", "sandbox", "api", "source", "writer")
+        deployed = Deployment(root, dict(_TIMING), {name: next(ports) for name in names})
+        nodes = [_node(name, name, ports) for name in ("etcd", "sandbox")]
+        for number in (1, 2):
+            volumes = root / f"volumes-{number}"
+            for label in ("a", "b"):
+                (volumes / "default" / label).mkdir(parents=True, exist_ok=True)
+            disk = {"STREAM_STORAGE_VOLUMES_PATH": str(volumes)}
+            nodes += [
+                _node(
+                    "storage-writer",
+                    f"writer-{number}",
+                    ports,
+                    STREAM_STORAGE_LEVEL_LOCAL_WRITER_NETWORK_LISTEN=f"127.0.0.1:{next(ports)}",
+                    **disk,
+                ),
+                _node("storage-reader", f"reader-{number}", ports, **disk),
+                _node("storage-coordinator", f"coordinator-{number}", ports),
+                _node(
+                    "http-source",
+                    f"source-{number}",
+                    ports,
+                    STREAM_SOURCE_HTTP_LISTEN=f"127.0.0.1:{next(ports)}",
+                ),
+            ]
+        nodes.append(_node("api", "api", ports))
+        return cls(deployed, nodes)
+
+    def start(self) -> None:
+        """Start everything; returns when it is ready."""
+        for node in self.nodes[:2]:
+            self.bring_back(node)
+            self.wait_ready()
+        for node in self.nodes[2:]:
+            self.bring_back(node)
+        self.wait_ready()
+
+    def source_urls(self, url: str) -> list[str]:
+        """The URL of a source at each node that serves it."""
+        path = "/" + url.split("/", 3)[3]
+        return [
+            f"http://{node.settings['STREAM_SOURCE_HTTP_LISTEN']}{path}"
+            for node in self.nodes
+            if node.component == "http-source"
+        ]
+
+    def of(self, *states: State) -> list[Node]:
+        return [node for node in self.nodes if node.state in states]
+
+    def bring_back(self, node: Node) -> None:
+        """Start or continue the node's process."""
+        if node.state is State.PAUSED:
+            _signal(node, signal.SIGCONT)
+        else:
+            node.running = self.deployed.spawn(node.component, node_id=node.name, **node.settings)
+            node.ready = False
+        self._now(node, State.UP)
+
+    def kill(self, node: Node) -> None:
+        """SIGKILL, of etcd too."""
+        pids = node.signalled()
+        for pid in pids:
+            _kill(pid, signal.SIGKILL)
+        assert node.running is not None
+        node.running.process.wait(10)
+        wait_for(lambda: not any(_is_alive(pid) for pid in pids), "the end of killed processes")
+        self._now(node, State.DOWN)
+
+    def pause(self, node: Node) -> None:
+        """SIGSTOP, of etcd too."""
+        _signal(node, signal.SIGSTOP)
+        self._now(node, State.PAUSED)
+
+    def terminate(self, node: Node) -> None:
+        """SIGTERM; `watch` finds out when the process has ended."""
+        assert node.running is not None
+        node.running.process.terminate()
+        self._now(node, State.STOPPING)
+
+    def watch(self) -> None:
+        """Notice what became ready or ended."""
+        for node in self.of(State.UP, State.STOPPING):
+            assert node.running is not None
+            if not node.ready and _READY in node.running.log.read_bytes():
+                node.ready = True
+            code = node.running.process.poll()
+            if code is None:
+                continue
+            asked = node.state is State.STOPPING
+            log = node.running.log
+            words = "" if asked and code == 0 else log.read_text(errors="replace")[-600:]
+            self.ended.append(Ended(node.name, code, asked, node.ready, log, words))
+            self._now(node, State.DOWN)
+
+    def wait_ready(self, seconds: float = _BACK_SECONDS) -> None:
+        """Until all that should run is ready."""
+
+        def ready() -> bool:
+            self.watch()
+            return all(node.ready for node in self.of(State.UP))
+
+        wait_for(ready, "readiness", seconds)
+
+    def heal(self, seconds: float = _BACK_SECONDS) -> None:
+        """Continue, start and wait until everything is ready; what ends is started again."""
+
+        def whole() -> bool:
+            self.watch()
+            for node in self.of(State.PAUSED, State.DOWN):
+                if node.state is State.PAUSED or time.monotonic() - node.since > 1.0:
+                    self.bring_back(node)
+            return all(node.state is State.UP and node.ready for node in self.nodes)
+
+        wait_for(whole, "the healing of the cluster", seconds)
+
+    def stop(self) -> None:
+        """Continue what is paused and stop everything, etcd last."""
+        for node in self.of(State.PAUSED):
+            self.bring_back(node)
+        for node in reversed(self.nodes):
+            if node.state is State.UP:
+                self.terminate(node)
+                self._wait_end(node)
+
+    def _wait_end(self, node: Node) -> None:
+        def gone() -> bool:
+            self.watch()
+            return node.state is State.DOWN
+
+        try:
+            wait_for(gone, f"the end of {node.name}")
+        except AssertionError:
+            assert node.running is not None
+            self.ended.append(Ended(node.name, -1, True, True, node.running.log, "didn't stop"))
+            self.kill(node)
+
+    def _now(self, node: Node, state: State) -> None:
+        node.state, node.since = state, time.monotonic()
+
+
+def _node(component: str, name: str, ports: Iterator[int], **settings: str) -> Node:
+    return Node(name, component, {"STREAM_METRICS_LISTEN": f"127.0.0.1:{next(ports)}", **settings})
+
+
+def _free_ports(seed: int) -> Iterator[int]:
+    for port in random.Random(f"ports {seed} {os.getpid()}").sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        yield port
+
+
+def _signal(node: Node, number: signal.Signals) -> None:
+    for pid in node.signalled():
+        _kill(pid, number)
+
+
+def _kill(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(child) for child in text.split()]
+
+
+def _is_alive(pid: int) -> bool:
+    """A zombie holds nothing any more."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(") ")[2][:1] not in ("Z", "X")

@@ -1,0 +1,107 @@
+"""What is still on its way to the table, as etcd knows it.
+
+Read through etcd's HTTP gateway, so that it can be asked for again and again without a reactor.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import TypeVar
+
+import attrs
+
+from stream.storage import prefix
+from stream.storage.entity import File, Slice
+from stream.storage.state import FileState, Level, SliceState
+from stream.storage.statistics import Statistics
+from stream.task.entity import TASK_PREFIX, Task
+from stream.values.codec import decode
+from tests.e2e.processes import request
+
+__all__ = ["Pending", "read_pending", "unfinished_tasks"]
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Pending:
+    """:ivar items: what isn't imported, with its state and the reason of its last failure.
+    :ivar imported: files that are.
+    """
+
+    items: list[str]
+    imported: int
+
+
+def read_pending(endpoint: str, namespace: str) -> Pending:
+    """What is on its way.
+
+    An open file or slice counts only if it has records: an empty one stays open.
+
+    :param endpoint: of etcd, ``host:port``.
+    """
+    kvs = _range(endpoint, namespace + "/", "storage/")
+    files = _decoded(kvs, prefix.FILE_ALL, File)
+    slices = _decoded(kvs, prefix.SLICE_ALL, Slice)
+    local = prefix.statistics(Level.LOCAL)
+    counted: dict[str, int] = {}
+    for key, value in kvs.items():
+        if key.startswith(local):
+            of = key[len(local) :].rpartition("/")[0]
+            counted[of] = counted.get(of, 0) + decode(Statistics, value).records_count
+    return Pending(
+        [*_of_files(files), *_of_slices(slices, counted)],
+        sum(file.state is FileState.IMPORTED for file in files.values()),
+    )
+
+
+def unfinished_tasks(endpoint: str, namespace: str) -> list[str]:
+    """The ids of tasks that haven't ended."""
+    tasks = _decoded(_range(endpoint, namespace + "/", TASK_PREFIX), TASK_PREFIX, Task)
+    return [task.task_id for task in tasks.values() if not task.is_finished]
+
+
+def _of_files(files: dict[str, File]) -> Iterator[str]:
+    for key, file in files.items():
+        if file.state not in (FileState.WRITING, FileState.IMPORTED):
+            yield f"file {key} is {file.state.value} {file.retry.retry_reason}".strip()
+
+
+def _of_slices(slices: dict[str, Slice], counted: dict[str, int]) -> Iterator[str]:
+    for key, slice_ in slices.items():
+        if slice_.state is SliceState.WRITING and counted.get(key):
+            yield f"slice {key} is writing and has {counted[key]} records"
+        elif slice_.state in (SliceState.CLOSING, SliceState.UPLOADING):
+            yield f"slice {key} is {slice_.state.value} {slice_.retry.retry_reason}".strip()
+        elif slice_.state is SliceState.UPLOADED and not slice_.local.is_empty:
+            yield f"slice {key} is uploaded, its file isn't imported"
+
+
+def _decoded(kvs: dict[str, bytes], below: str, kind: type[T]) -> dict[str, T]:
+    return {
+        key[len(below) :]: decode(kind, value)
+        for key, value in kvs.items()
+        if key.startswith(below)
+    }
+
+
+def _range(endpoint: str, namespace: str, below: str) -> dict[str, bytes]:
+    start = (namespace + below).encode()
+    body = {
+        "key": base64.b64encode(start).decode(),
+        "range_end": base64.b64encode(start[:-1] + bytes([start[-1] + 1])).decode(),
+    }
+    status, answer = request(
+        "POST",
+        f"http://{endpoint}/v3/kv/range",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    if status != 200:
+        raise ConnectionError(f"etcd answered {status}")
+    return {
+        base64.b64decode(kv["key"]).decode()[len(namespace) :]: base64.b64decode(kv["value"])
+        for kv in json.loads(answer).get("kvs", ())
+    }

@@ -1,0 +1,199 @@
+"""The producers: records at a steady rate, each with its number, and a journal of all answers.
+
+They are a process of their own, so that neither they nor those that kill hold the other up. A
+record goes to any source that accepts a connection, as behind a load balancer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import TextIO
+from urllib.parse import SplitResult, urlsplit
+
+import attrs
+
+__all__ = ["CUT_OFF", "SILENT", "Attempt", "read_journal"]
+
+CUT_OFF = 0
+"""The connection ended after the record was sent and before the answer."""
+SILENT = -1
+"""No answer came within the time."""
+
+_SILENCE_SECONDS = 40.0
+_RECONNECT_SECONDS = 0.1
+_RETRY_SECONDS = 0.5
+_LARGEST_BURST_SECONDS = 1.0
+_ACKNOWLEDGED = 200
+
+
+@attrs.frozen
+class Attempt:
+    """A record that was sent, perhaps not for the first time.
+
+    :ivar status: of the answer, `CUT_OFF` or `SILENT`.
+    :ivar source: the number of the source.
+    :ivar sent_at: seconds since the epoch.
+    :ivar answered_at: the same, also if the answer never came.
+    """
+
+    number: int
+    status: int
+    source: int
+    sent_at: float
+    answered_at: float
+
+    def line(self) -> str:
+        return (
+            f"{self.number} {self.status} {self.source} {self.sent_at:.6f} {self.answered_at:.6f}\n"
+        )
+
+    @classmethod
+    def of_line(cls, line: str) -> Attempt:
+        number, status, source, sent_at, answered_at = line.split()
+        return cls(int(number), int(status), int(source), float(sent_at), float(answered_at))
+
+
+def read_journal(path: Path) -> list[Attempt]:
+    """All attempts in the order of their ends."""
+    return [Attempt.of_line(line) for line in path.read_text().splitlines()]
+
+
+class _Producers:
+    """:ivar retry_until: when to give up on failed records; ``None`` = they are sent once."""
+
+    def __init__(
+        self, urls: list[str], rate: float, seconds: float, retry_seconds: float, journal: TextIO
+    ) -> None:
+        self._urls = [urlsplit(url) for url in urls]
+        self._rate = rate
+        self._end = time.monotonic() + seconds
+        self._retry_until = self._end + retry_seconds if retry_seconds else None
+        self._journal = journal
+        self._next_number = 0
+        self._next_moment = time.monotonic()
+
+    async def run(self, connections: int) -> None:
+        await asyncio.gather(*(self._produce(number) for number in range(connections)))
+
+    async def _produce(self, worker: int) -> None:
+        connection = _Connection(self._urls, worker)
+        try:
+            while (number := await self._turn()) is not None:
+                await self._deliver(connection, number)
+        finally:
+            connection.close()
+
+    async def _turn(self) -> int | None:
+        """The next record's number when it is time to send it."""
+        now = time.monotonic()
+        moment = max(self._next_moment, now - _LARGEST_BURST_SECONDS)
+        if max(moment, now) >= self._end:
+            return None
+        self._next_moment = moment + 1 / self._rate
+        number, self._next_number = self._next_number, self._next_number + 1
+        if moment > now:
+            await asyncio.sleep(moment - now)
+        return number
+
+    async def _deliver(self, connection: _Connection, number: int) -> None:
+        while True:
+            attempt = await connection.send(number, self._retry_until or self._end)
+            if attempt is None:
+                return  # nobody listened: it never left
+            self._journal.write(attempt.line())
+            if attempt.status == _ACKNOWLEDGED or self._retry_until is None:
+                return
+            if time.monotonic() >= self._retry_until:
+                return
+            connection.try_another_source()
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
+class _Connection:
+    """One record on its way at a time."""
+
+    def __init__(self, urls: list[SplitResult], worker: int) -> None:
+        self._urls = urls
+        self._source = worker % len(urls)
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    def try_another_source(self) -> None:
+        self.close()
+        self._source = (self._source + 1) % len(self._urls)
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+    async def send(self, number: int, until: float) -> Attempt | None:
+        """Send a record; ``None`` if no source accepted a connection *until* a moment."""
+        streams = await self._connected(until)
+        if streams is None:
+            return None
+        reader, writer = streams
+        source, sent_at = self._source, time.time()
+        try:
+            writer.write(_request(self._urls[source], number))
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                status, is_last = await _answer(reader)
+        except TimeoutError:
+            status, is_last = SILENT, True
+        except (OSError, EOFError, ValueError):
+            status, is_last = CUT_OFF, True
+        if is_last:
+            self.close()
+        return Attempt(number, status, source, sent_at, time.time())
+
+    async def _connected(
+        self, until: float
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        while self._streams is None:
+            url = self._urls[self._source]
+            try:
+                self._streams = await asyncio.open_connection(url.hostname, url.port)
+            except OSError:
+                if time.monotonic() >= until:
+                    return None
+                self.try_another_source()
+                await asyncio.sleep(_RECONNECT_SECONDS)
+        return self._streams
+
+
+def _request(url: SplitResult, number: int) -> bytes:
+    body = json.dumps({"id": number, "text": "x" * 100}).encode()
+    head = (
+        f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
+    """The status, and whether it is the last answer on this connection."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+    await reader.readexactly(int(fields.get(b"content-length", b"0")))
+    return int(head.split(b" ", 2)[1]), fields.get(b"connection") == b"close"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("urls", nargs="+")
+    parser.add_argument("--rate", type=float, required=True, help="records a second")
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--retry", type=float, default=0.0, help="seconds to go on after the end")
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--journal", type=Path, required=True)
+    options = parser.parse_args()
+    with options.journal.open("w", buffering=1 << 16) as journal:
+        producers = _Producers(options.urls, options.rate, options.seconds, options.retry, journal)
+        asyncio.run(producers.run(options.connections))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The figures of a run, as Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from benchmarks.chaos.accounts import Accounts
+from benchmarks.chaos.producers import CUT_OFF, SILENT
+
+__all__ = ["Report", "markdown"]
+
+_NAMES = {CUT_OFF: "cut off", SILENT: "no answer"}
+_SHOWN = 20
+
+
+@attrs.frozen
+class Report:
+    """:ivar kills: by component and kind.
+    :ivar tasks: changes of the sink through the API, by how they ended.
+    :ivar behind: seconds from the last acknowledgement to the last row in the table.
+    :ivar notes: what is worth a look, but not wrong by itself.
+    :ivar faults: what is wrong, apart from the accounts.
+    """
+
+    title: str
+    accounts: Accounts
+    kills: Counter[tuple[str, str]]
+    tasks: Counter[str]
+    files: int
+    behind: float | None
+    complaints: Counter[str]
+    notes: list[str]
+    faults: list[str]
+
+    @property
+    def is_good(self) -> bool:
+        return self.accounts.is_balanced and not self.faults
+
+
+def markdown(report: Report) -> str:
+    """The whole report."""
+    accounts = report.accounts
+    parts = [
+        f"## Chaos: {report.title}",
+        _kills(report.kills),
+        _table(
+            ("answer", "attempts"), ((_name(s), n) for s, n in sorted(accounts.answers.items()))
+        ),
+        _table(("records", ""), _records(report)),
+    ]
+    if accounts.repeated:
+        rows = ((_all(answers), n) for answers, n in accounts.repeated.most_common(_SHOWN))
+        parts.append(_table(("several rows; answers to the attempts", "records"), rows))
+    if report.complaints:
+        parts.append(_table(("logged errors", "times"), report.complaints.most_common(_SHOWN)))
+    parts += [_list("Notes", report.notes), _list("Faults", report.faults)]
+    parts.append("**Everything is right.**" if report.is_good else "**Something is wrong.**")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _records(report: Report) -> Iterable[tuple[str, object]]:
+    accounts = report.accounts
+    yield "sent", accounts.sent
+    yield "acknowledged", accounts.acknowledged
+    yield "rows in the table", accounts.rows
+    yield "distinct", accounts.distinct
+    yield "**lost**: acknowledged, not in the table", len(accounts.lost)
+    yield "not acknowledged, in the table", sum(accounts.present.values())
+    for status, count in sorted(accounts.present.items()):
+        yield f"… of these: {_name(status)}", count
+    yield "in the table several times", sum(accounts.repeated.values())
+    yield "**repeated by the service**: more rows than attempts", len(accounts.surplus)
+    yield "never sent, in the table", len(accounts.unknown)
+    yield "files imported", report.files
+    for end, count in sorted(report.tasks.items()):
+        yield f"changes of the sink: {end}", count
+    behind = "never" if report.behind is None else f"{report.behind:.1f} s"
+    yield "from the last acknowledgement to all rows", behind
+
+
+def _kills(kills: Counter[tuple[str, str]]) -> str:
+    kinds = sorted({kind for _, kind in kills})
+    components = sorted({component for component, _ in kills})
+    rows = [(component, *(kills[component, kind] for kind in kinds)) for component in components]
+    rows.append(("all", *(sum(kills[c, kind] for c in components) for kind in kinds)))
+    return _table(("taken down", *kinds), rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    lines += [
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _list(title: str, items: Sequence[str]) -> str:
+    if not items:
+        return ""
+    more = [f"- … {len(items) - _SHOWN} more"] if len(items) > _SHOWN else []
+    return "\n".join([f"{title}:", "", *(f"- {item}" for item in items[:_SHOWN]), *more])
+
+
+def _name(status: int) -> str:
+    return _NAMES.get(status, str(status))
+
+
+def _answers(accounts: Accounts) -> Iterable[tuple[str, int]]:
+    return ((_name(status), count) for status, count in sorted(accounts.answers.items()))
+
+
+def _all(statuses: Sequence[int]) -> str:
+    return ", ".join(_name(status) for status in statuses)

@@ -1,0 +1,70 @@
+"""Tasks whose node died: whoever asks for one gets an end, not ``processing`` for ever.
+
+Note [Who works on a task]: its record and its lock are written in one transaction, and the lock
+lives under the lease of the node that runs it. So if the lock is gone, or is another task's, which
+its revision tells, nobody works on the task any more. A node that was only cut off from etcd may
+come back and record the real end over ours, which is the better answer.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from twisted.logger import Logger
+
+from stream.etcd import AtomicTxn, EtcdClient, atomic
+from stream.ops.ids import exception_id
+from stream.task.entity import Task, TaskFailure, finished
+from stream.values.codec import decode, encode
+from stream.values.utctime import from_timestamp
+
+__all__ = ["AbandonedTasks"]
+
+_log = Logger(namespace="stream.task")
+
+_EXCEPTION_PREFIX = "keboola-stream-api"
+_NAME = "taskAbandoned"
+_MESSAGE = (
+    "The node that worked on the task has stopped. Please check whether the change was made, and "
+    "repeat it if it was not."
+)
+
+
+class AbandonedTasks:
+    """:param ttl: seconds that a task is left alone after its start."""
+
+    def __init__(self, reactor: Any, client: EtcdClient, ttl: float) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._ttl = timedelta(seconds=ttl)
+
+    async def settle(self, task: Task) -> Task:
+        """The task as it is now; if its node has died it is failed, and that is recorded."""
+        now = from_timestamp(self._reactor.seconds())
+        if task.is_finished or now - task.created_at < self._ttl:
+            return task
+        failure = TaskFailure(_NAME, _MESSAGE, exception_id(_EXCEPTION_PREFIX))
+        failed = finished(task, now, error=f'the node "{task.node}" has stopped', failure=failure)
+
+        async def body(txn: AtomicTxn) -> Task:
+            stored = await txn.get(task.key)
+            if stored is None:
+                return task
+            latest = decode(Task, stored.value)
+            lock = await txn.get(task.lock)
+            is_alive = lock is not None and lock.create_revision == stored.create_revision
+            if latest.is_finished or is_alive:
+                return latest
+            txn.put(task.key, encode(failed))
+            return failed
+
+        settled = await atomic(self._client, body)
+        if settled is failed:
+            _log.warn(
+                "task failed: its node {node} has stopped",
+                node=task.node,
+                task=task.task_id,
+                exception_id=failure.exception_id,
+            )
+        return settled
