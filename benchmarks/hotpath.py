@@ -126,6 +126,7 @@ def connection(columns: Sequence[Column]) -> Callable[[bytes], None]:
     clock = Clock()
     handler = IngestHandler(
         dispatcher,
+        Dispatcher("otlp"),
         OneSink(RenderingSink(columns)),
         clock=time.time,
         window=IdempotencyWindow(60, 1000, time.time),

@@ -17,9 +17,10 @@ from stream.source.http.client import ClientAddress
 from stream.source.http.head import Head
 from stream.source.http.idempotency import Attempt, IdempotencyWindow
 from stream.source.http.parser import Request
-from stream.source.http.route import Health, Ingest, NotFound, Route, find_route
+from stream.source.http.route import Health, Ingest, NotFound, Otlp, Route, find_route
 from stream.source.http.special import BatchWriter, Decoder, is_batch
 from stream.source.interfaces import IDispatcher, IRouter, ISinkWriter
+from stream.source.otlp.handler import OtlpHandler
 
 __all__ = ["IngestHandler"]
 
@@ -36,6 +37,7 @@ class IngestHandler:
     """Answers requests of the HTTP listener.
 
     :param dispatcher: finds sources of type ``http``.
+    :param otlp_dispatcher: finds sources of type ``otlp``.
     :param clock: seconds since the epoch.
     :param window: remembers requests that came with a key.
     :param decoder: decodes compressed bodies.
@@ -47,6 +49,7 @@ class IngestHandler:
     def __init__(
         self,
         dispatcher: IDispatcher,
+        otlp_dispatcher: IDispatcher,
         router: IRouter,
         *,
         clock: Callable[[], float],
@@ -63,6 +66,16 @@ class IngestHandler:
         self._client_address = client_address or ClientAddress()
         self._peer_is_client = self._client_address.is_peer
         self._new_exception_id = new_exception_id
+        self._otlp = OtlpHandler(
+            otlp_dispatcher,
+            router,
+            decoder,
+            reactor,
+            clock=clock,
+            client_ip=self._client_ip,
+            refuse=self.refuse,
+            crashed=self.crashed,
+        )
         self._window = window
         self._decoder = decoder
         self._log = _LimitedLog(clock)
@@ -79,9 +92,11 @@ class IngestHandler:
         route = head.route
         if route is None:
             route = head.route = find_route(head.target)
-        if type(route) is Ingest and head.method == b"POST":
+        if head.method == b"POST" and isinstance(route, Ingest | Otlp):
             try:
-                return self._ingest(route, request, connection)
+                if type(route) is Ingest:
+                    return self._ingest(route, request, connection)
+                return self._otlp.export(route, request, connection)  # type: ignore[arg-type]
             except UserError as error:
                 self._log.warn(
                     "dispatch failed: {reason}",
@@ -151,13 +166,15 @@ class IngestHandler:
         return self._write_to_many(targets, record, route.verbose, connection)
 
     def _record(self, head: Head, body: bytes, connection: Connection) -> RecordContext:
-        peer = connection.peer_ip
         return RecordContext(
             int(self._clock() * 1000),
-            peer if self._peer_is_client else self._client_address.find(peer, head),
+            self._client_ip(connection.peer_ip, head),
             head.headers,
             body,
         )
+
+    def _client_ip(self, peer: str, head: Head) -> str:
+        return peer if self._peer_is_client else self._client_address.find(peer, head)
 
     def _ingest_special(
         self,

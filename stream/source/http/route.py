@@ -8,13 +8,14 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import attrs
 
-__all__ = ["Health", "Ingest", "NotFound", "Route", "find_route"]
+__all__ = ["Health", "Ingest", "NotFound", "Otlp", "Route", "find_route"]
 
 _PLAIN_INGEST = re.compile(
     rb"/stream/([^/?%#]+)/([0-9A-Za-z_\-]+)/([0-9A-Za-z]+)(?:\?(verbose=true)?)?"
 )
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://[^/?#]*")
 _PROJECT_ID = re.compile(r"[+-]?[0-9]{1,19}")
+_SIGNALS = ("logs", "metrics", "traces")
 _SEPARATORS = re.compile(rb"//+")
 
 
@@ -45,14 +46,38 @@ class Ingest:
     project_id: int | None = attrs.field(init=False)
 
     @project_id.default
-    def _read_project_id(self) -> int | None:
-        if _PROJECT_ID.fullmatch(self.project) is None:
-            return None
-        number = int(self.project)
-        return number if -(2**63) <= number < 2**63 else None
+    def _default_project_id(self) -> int | None:
+        return _read_project_id(self.project)
 
 
-Route = Health | Ingest | NotFound
+@attrs.frozen
+class Otlp:
+    """The URL of an OTLP source.
+
+    :ivar project: as given; see `project_id`.
+    :ivar signal: ``logs``, ``metrics`` or ``traces``.
+    :ivar secret: empty if it isn't in the path.
+    """
+
+    project: str
+    source_id: str
+    signal: str
+    secret: str = attrs.field(default="", repr=False)
+    project_id: int | None = attrs.field(init=False)
+
+    @project_id.default
+    def _default_project_id(self) -> int | None:
+        return _read_project_id(self.project)
+
+
+def _read_project_id(text: str) -> int | None:
+    if _PROJECT_ID.fullmatch(text) is None:
+        return None
+    number = int(text)
+    return number if -(2**63) <= number < 2**63 else None
+
+
+Route = Health | Ingest | Otlp | NotFound
 
 
 MAX_REMEMBERED_BYTES = 256
@@ -75,6 +100,8 @@ def _find(target: bytes) -> Route:
     parts = _normalise(unquote_to_bytes(path)).split(b"/")
     if parts == [b"", b"health-check"]:
         return Health()
+    if parts[:2] == [b"", b"otlp"]:
+        return _find_otlp([_text(part) for part in parts[2:]])
     if len(parts) == 5 and parts[:2] == [b"", b"stream"] and parts[2] and parts[3]:
         project, source_id, secret = (_text(part) for part in parts[2:])
         options = _options(query)
@@ -87,6 +114,15 @@ def _find(target: bytes) -> Route:
             None if batch is None else batch == "true",
         )
     return NotFound()
+
+
+def _find_otlp(parts: list[str]) -> Route:
+    """The route below ``/otlp/``: project, source, perhaps the secret, ``v1`` and the signal."""
+    if len(parts) not in (4, 5) or parts[-2] != "v1" or parts[-1] not in _SIGNALS:
+        return NotFound()
+    if not all(parts[:-2]):
+        return NotFound()
+    return Otlp(parts[0], parts[1], parts[-1], parts[2] if len(parts) == 5 else "")
 
 
 _remembered = lru_cache(maxsize=MAX_REMEMBERED_ROUTES)(_find)

@@ -49,11 +49,13 @@ class HttpSourceService(Service):
         self._reactor = reactor
         self._listen = settings.listen
         self._dispatcher = Dispatcher("http")
+        self._otlp_dispatcher = Dispatcher("otlp")
         self._sources: Mirror[SourceEntry] = Mirror(
             client, prefix.SOURCE_ACTIVE, _entry, on_change=self._sources_changed
         )
         handler = IngestHandler(
             self._dispatcher,
+            self._otlp_dispatcher,
             router,
             clock=reactor.seconds,
             window=IdempotencyWindow(
@@ -85,18 +87,20 @@ class HttpSourceService(Service):
         if self.port is not None:
             await maybeDeferred(self.port.stopListening)
             await self._factory.stop()
-        self._dispatcher.close()
+        for dispatcher in (self._dispatcher, self._otlp_dispatcher):
+            dispatcher.close()
         await self._sources.stopService()
         _log.info("HTTP source shutdown done")
 
     def _sources_changed(self, batch: Batch[SourceEntry]) -> None:
-        if batch.reset:
-            self._dispatcher.clear()
-        for change in batch.changes:
-            if change.value is not None:
-                self._dispatcher.put(change.value)
-            else:
-                self._dispatcher.remove(_source_key(change.key))
+        for dispatcher in (self._dispatcher, self._otlp_dispatcher):
+            if batch.reset:
+                dispatcher.clear()
+            for change in batch.changes:
+                if change.value is not None:
+                    dispatcher.put(change.value)
+                else:
+                    dispatcher.remove(_source_key(change.key))
 
 
 def _entry(kv: KeyValue) -> SourceEntry:

@@ -75,9 +75,10 @@ class FakeSink:
 class FakeRouter:
     def __init__(self) -> None:
         self.sinks: dict[SourceKey, list[tuple[str, ISinkWriter]]] = {}
+        self.signals: list[str] = []
 
     def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, ISinkWriter]]:
-        assert signal == ""
+        self.signals.append(signal)
         return self.sinks.get(source, [])
 
 
@@ -132,6 +133,7 @@ class Listener:
         self, proxies: Sequence[str] = (), clock: Callable[[], float] | None = None
     ) -> None:
         self.dispatcher = Dispatcher("http")
+        self.otlp_dispatcher = Dispatcher("otlp")
         self.dispatcher.put(SourceEntry(KEY, "http", True, SECRET))
         self.router = FakeRouter()
         self.clock = InlineClock()
@@ -139,6 +141,7 @@ class Listener:
         self.now = clock or (lambda: 1714557600.1239)
         self.handler = IngestHandler(
             self.dispatcher,
+            self.otlp_dispatcher,
             self.router,
             clock=self.now,
             window=IdempotencyWindow(60, 3, self.now),

@@ -1,0 +1,1 @@
+"""OpenTelemetry over HTTP (OTLP): logs, metrics and traces as records."""

@@ -1,0 +1,236 @@
+"""Export requests as flat records: one for each log record, span or data point. Pure.
+
+Keys come in a fixed order. Optional ones are left out when they are empty, so that the default
+value of a path column applies; all others are always there.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from stream.source.otlp.decode import Signal
+
+__all__ = ["flatten", "time_text", "value_of"]
+
+Record = dict[str, Any]
+
+_MAX_INT64 = 2**63 - 1
+_NANOSECONDS = 10**9
+_KINDS = ("Unspecified", "Internal", "Server", "Client", "Producer", "Consumer")
+_STATUS_CODES = ("Unset", "Ok", "Error")
+_TEMPORALITIES = ("Unspecified", "Delta", "Cumulative")
+
+
+def flatten(signal: Signal, request: Any) -> Iterator[Record]:
+    """The records in a decoded *request*, in its order."""
+    if signal is Signal.LOGS:
+        return _logs(request)
+    if signal is Signal.TRACES:
+        return _spans(request)
+    return _data_points(request)
+
+
+def value_of(value: Any) -> Any:
+    """An ``AnyValue`` as JSON has it: bytes in base64, nothing as ``None``."""
+    kind = value.WhichOneof("value")
+    if kind is None:
+        return None
+    inner = getattr(value, kind)
+    if kind == "bytes_value":
+        return base64.b64encode(inner).decode()
+    if kind == "kvlist_value":
+        return attributes_of(inner.values)
+    if kind == "array_value":
+        return [value_of(item) for item in inner.values]
+    return inner
+
+
+def attributes_of(attributes: Iterable[Any]) -> Record:
+    """Attributes with their names whole; of repeated ones the last wins."""
+    return {attribute.key: value_of(attribute.value) for attribute in attributes}
+
+
+def time_text(nanoseconds: int) -> str:
+    """RFC 3339 in UTC with as many digits as needed; empty for 0 and for what no date can be."""
+    if not nanoseconds:
+        return ""
+    seconds, fraction = divmod(nanoseconds, _NANOSECONDS)
+    try:
+        text = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        return ""
+    digits = f".{fraction:09}".rstrip("0") if fraction else ""
+    return f"{text}{digits}Z"
+
+
+def _logs(request: Any) -> Iterator[Record]:
+    for resource_logs in request.resource_logs:
+        resource = attributes_of(resource_logs.resource.attributes)
+        for scope_logs in resource_logs.scope_logs:
+            scope = _scope(scope_logs.scope)
+            for log in scope_logs.log_records:
+                yield {
+                    "timestamp": time_text(log.time_unix_nano),
+                    "observed_timestamp": time_text(log.observed_time_unix_nano),
+                    "severity_number": log.severity_number,
+                    "severity_text": log.severity_text,
+                    "body": value_of(log.body),
+                    "flags": log.flags,
+                    **_id("trace_id", log.trace_id),
+                    **_id("span_id", log.span_id),
+                    "attributes": attributes_of(log.attributes),
+                    "resource": resource,
+                    "scope": scope,
+                }
+
+
+def _spans(request: Any) -> Iterator[Record]:
+    for resource_spans in request.resource_spans:
+        resource = attributes_of(resource_spans.resource.attributes)
+        for scope_spans in resource_spans.scope_spans:
+            scope = _scope(scope_spans.scope)
+            for span in scope_spans.spans:
+                yield {
+                    "timestamp": time_text(span.start_time_unix_nano),
+                    "end_timestamp": time_text(span.end_time_unix_nano),
+                    "trace_id": span.trace_id.hex(),
+                    "span_id": span.span_id.hex(),
+                    **_id("parent_span_id", span.parent_span_id),
+                    "trace_state": span.trace_state,
+                    "name": span.name,
+                    "kind": _name(_KINDS, span.kind),
+                    "flags": span.flags,
+                    "status_code": _name(_STATUS_CODES, span.status.code),
+                    "status_message": span.status.message,
+                    "attributes": attributes_of(span.attributes),
+                    "events": [_event(event) for event in span.events],
+                    "links": [_link(link) for link in span.links],
+                    "resource": resource,
+                    "scope": scope,
+                }
+
+
+def _event(event: Any) -> Record:
+    return {
+        "timestamp": time_text(event.time_unix_nano),
+        "name": event.name,
+        "attributes": attributes_of(event.attributes),
+    }
+
+
+def _link(link: Any) -> Record:
+    return {
+        "trace_id": link.trace_id.hex(),
+        "span_id": link.span_id.hex(),
+        "trace_state": link.trace_state,
+        "attributes": attributes_of(link.attributes),
+        "flags": link.flags,
+    }
+
+
+def _data_points(request: Any) -> Iterator[Record]:
+    for resource_metrics in request.resource_metrics:
+        resource = attributes_of(resource_metrics.resource.attributes)
+        for scope_metrics in resource_metrics.scope_metrics:
+            scope = _scope(scope_metrics.scope)
+            for metric in scope_metrics.metrics:
+                kind = metric.WhichOneof("data")
+                if kind is None:
+                    continue
+                data = getattr(metric, kind)
+                for point in data.data_points:
+                    yield {
+                        "metric_name": metric.name,
+                        "metric_description": metric.description,
+                        "metric_unit": metric.unit,
+                        "metric_type": kind,
+                        "resource": resource,
+                        "scope": scope,
+                        "start_timestamp": time_text(point.start_time_unix_nano),
+                        "timestamp": time_text(point.time_unix_nano),
+                        "attributes": attributes_of(point.attributes),
+                        **_POINTS[kind](point, data),
+                    }
+
+
+def _gauge(point: Any, _: Any) -> Record:
+    return {"value": _number(point)}
+
+
+def _sum(point: Any, data: Any) -> Record:
+    return {
+        "value": _number(point),
+        "is_monotonic": data.is_monotonic,
+        "aggregation_temporality": _name(_TEMPORALITIES, data.aggregation_temporality),
+    }
+
+
+def _histogram(point: Any, data: Any) -> Record:
+    return {
+        "count": _clamped(point.count),
+        **_optional(point, "sum", "min", "max"),
+        "bucket_counts": [_clamped(count) for count in point.bucket_counts],
+        "explicit_bounds": list(point.explicit_bounds),
+        "aggregation_temporality": _name(_TEMPORALITIES, data.aggregation_temporality),
+    }
+
+
+def _exponential_histogram(point: Any, data: Any) -> Record:
+    return {
+        "count": _clamped(point.count),
+        **_optional(point, "sum", "min", "max"),
+        "scale": point.scale,
+        "zero_count": _clamped(point.zero_count),
+        "aggregation_temporality": _name(_TEMPORALITIES, data.aggregation_temporality),
+    }
+
+
+def _summary(point: Any, _: Any) -> Record:
+    return {
+        "count": _clamped(point.count),
+        "sum": point.sum,
+        "quantile_values": [
+            {"quantile": item.quantile, "value": item.value} for item in point.quantile_values
+        ],
+    }
+
+
+_POINTS = {
+    "gauge": _gauge,
+    "sum": _sum,
+    "histogram": _histogram,
+    "exponential_histogram": _exponential_histogram,
+    "summary": _summary,
+}
+
+
+def _scope(scope: Any) -> Record:
+    return {"name": scope.name, "version": scope.version}
+
+
+def _id(name: str, value: bytes) -> Record:
+    return {name: value.hex()} if value else {}
+
+
+def _optional(point: Any, *names: str) -> Record:
+    return {name: getattr(point, name) for name in names if point.HasField(name)}
+
+
+def _number(point: Any) -> int | float | None:
+    kind = point.WhichOneof("value")
+    if kind is None:
+        return None
+    number: int | float = getattr(point, kind)
+    return number
+
+
+def _clamped(count: int) -> int:
+    """Counts are unsigned, JSON's readers mostly aren't."""
+    return min(count, _MAX_INT64)
+
+
+def _name(names: tuple[str, ...], number: int) -> str:
+    return names[number] if 0 <= number < len(names) else ""
