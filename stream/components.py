@@ -6,8 +6,9 @@ that a source answers its last request before the writer behind it goes.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import IService
@@ -29,6 +30,7 @@ from stream.ops.chain import ServiceChain
 from stream.ops.endpoint import server_endpoint
 from stream.ops.listener import MetricsListener
 from stream.ops.log import LineObserver, form_for
+from stream.ops.supervisor import Supervisor
 from stream.sandbox.service import SandboxService
 from stream.settings import Settings
 from stream.sink.balancing import Balancer
@@ -45,11 +47,24 @@ __all__ = ["build"]
 
 _log = Logger(namespace="stream")
 
+WORKER_STOP_SECONDS = 60.0
+"""A source leaves its requests 30 s to end; then it has to close its slices."""
+
 SOURCE_GROUP = "storage.router.sources.http-source"
 
 
-def build(settings: Settings, components: Sequence[str], *, reactor: Any) -> IService:
-    """The services of *components* with everything that they share, in the order of starting."""
+def build(
+    settings: Settings,
+    components: Sequence[str],
+    workers: Mapping[str, Sequence[str]],
+    *,
+    reactor: Any,
+) -> IService:
+    """The services of *components* with everything that they share, in the order of starting.
+
+    :param workers: command lines by name of the processes that take records; a single one of them
+        is done in this process instead.
+    """
     _install_log(settings)
     _log.info("enabled components: {names}", names=",".join(sorted(components)))
     node = Node(settings, reactor)
@@ -62,7 +77,12 @@ def build(settings: Settings, components: Sequence[str], *, reactor: Any) -> ISe
     for name, make in _BUILDERS.items():
         if name in components:
             before = len(node.services)
-            services = _http_source(node, writer) if name == "http-source" else make(node)
+            if name == "http-source" and len(workers) > 1:
+                services = [_workers(node, workers)]
+            elif name == "http-source":
+                services = _http_source(node, writer)
+            else:
+                services = make(node)
             for service in (*node.services[before:], *services):
                 chain.append(service)
             if name == "storage-writer":
@@ -175,6 +195,10 @@ def _api(node: Node) -> list[IService]:
             metrics=node.metrics,
         )
     ]
+
+
+def _workers(node: Node, commands: Mapping[str, Sequence[str]]) -> IService:
+    return Supervisor(node.reactor, commands, os.environ, WORKER_STOP_SECONDS)
 
 
 def _http_source(node: Node, writer: StorageWriterService | None) -> list[IService]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import IService
@@ -20,6 +20,7 @@ from stream.defaults import defaults_for
 from stream.errors import UserError, format_nested, sentence
 from stream.ops.reactor import install as install_reactor
 from stream.settings import Settings, SettingsError, dump, help_text, load, parse_argv
+from stream.workers import worker_commands
 
 __all__ = ["Options", "main", "makeService"]
 
@@ -42,12 +43,16 @@ class Options(usage.Options):
 
     :ivar components: the chosen components, in the order of `NAMES`.
     :ivar settings: checked settings.
+    :ivar is_worker: this process was started by another one.
+    :ivar workers: names and command lines of the processes that are to take records.
     """
 
     longdesc = "Every setting is a flag, an environment variable and a key of a configuration file."
 
     components: tuple[str, ...] = ()
     settings: Settings
+    is_worker = False
+    workers: Mapping[str, Sequence[str]] = {}
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         argv = list(sys.argv[1:] if options is None else options)
@@ -68,6 +73,10 @@ class Options(usage.Options):
         if "version" in line.special:
             print(_version())
             raise SystemExit(0)
+        workers = line.special.get("workers")
+        if isinstance(workers, str):
+            line.flags.setdefault("source-http-workers", workers)
+        self.is_worker = "worker" in line.special
         chosen = {*named, *line.arguments}
         environ = dict(os.environ)
         form = line.special.get("dump-config")
@@ -80,6 +89,7 @@ class Options(usage.Options):
             line.config_files,
             defaults=defaults_for(self.components, line.flags, environ),
         )
+        self.workers = worker_commands(self.settings, line.flags, line.config_files)
 
 
 def _take_components(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -142,16 +152,26 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from stream.components import build
+    from stream.ops.supervisor import ParentWatch, tell_ready
     from stream.process import Process
     from stream.quickstart import announce
 
     settings, components = options.settings, options.components
+
+    def ready() -> None:
+        announce(settings, components)
+        if options.is_worker:
+            tell_ready()
+
     process = Process(
-        lambda: build(settings, components, reactor=reactor),
+        lambda: build(settings, components, options.workers, reactor=reactor),
         reactor=reactor,
-        ready=lambda: announce(settings, components),
+        ready=ready,
     )
-    return process  # noqa: RET504 — the factory above names it
+    if options.is_worker:
+        watch = ParentWatch(reactor, lambda: process.exit("the parent process has ended"))
+        reactor.callWhenRunning(watch.startReading)
+    return process
 
 
 def main() -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+)
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from stream.settings.address import split_address
@@ -12,12 +18,35 @@ from stream.settings.address import split_address
 __all__ = ["server_endpoint"]
 
 
-def server_endpoint(reactor: Any, listen: str, *, backlog: int = 511) -> IStreamServerEndpoint:
+def server_endpoint(
+    reactor: Any, listen: str, *, backlog: int = 511, shared: bool = False
+) -> IStreamServerEndpoint:
     """The endpoint for *listen*, ``host:port``; without a host it is every IPv4 interface.
 
-    Raises ValueError for what isn't an address.
+    :param shared: whether other processes may listen on the same address. It is taken at once then,
+        and the kernel spreads connections over all that listen.
+
+    Raises ValueError for what isn't an address, and CannotListenError for a shared one in use.
     """
     host, port = split_address(listen)
+    if shared:
+        return _shared_endpoint(reactor, host, port, backlog)
     if ":" in host:
         return TCP6ServerEndpoint(reactor, port, backlog=backlog, interface=host)
     return TCP4ServerEndpoint(reactor, port, backlog=backlog, interface=host)
+
+
+def _shared_endpoint(reactor: Any, host: str, port: int, backlog: int) -> IStreamServerEndpoint:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind((host, port))
+        listening.listen(backlog)
+    except OSError as error:
+        listening.close()
+        raise CannotListenError(host, port, error) from error
+    # the endpoint closes the descriptor when it listens with a copy of it
+    return AdoptedStreamServerEndpoint(reactor, listening.detach(), family)

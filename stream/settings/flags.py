@@ -22,7 +22,7 @@ __all__ = ["SPECIAL_FLAGS", "CommandLine", "SpecialFlag", "parse_argv"]
 class SpecialFlag:
     """A flag that isn't a setting.
 
-    :ivar kind: ``bool``, ``string`` or ``strings`` (may be repeated).
+    :ivar kind: ``bool``, ``int``, ``string`` or ``strings`` (may be repeated).
     """
 
     name: str
@@ -41,6 +41,8 @@ SPECIAL_FLAGS: Mapping[str, SpecialFlag] = {
         ),
         SpecialFlag("help", "bool", "Print this text."),
         SpecialFlag("version", "bool", "Print the version."),
+        SpecialFlag("worker", "bool", "Started by another process: end when standard input does."),
+        SpecialFlag("workers", "int", "Short for --source-http-workers."),
     )
 }
 _BOOLS = {leaf.flag for leaf in LEAVES if leaf.is_bool} | {

@@ -204,6 +204,14 @@ class HTTPSourceSettings:
         10000, "Max number of records in one request.", rule="required,min=1,max=100000"
     )
     idempotency: IdempotencySettings = group(IdempotencySettings)
+    workers: int = setting(
+        1,
+        "Number of processes that take records on the same address.",
+        rule="required,min=1,max=64",
+    )
+    share_port: bool = setting(
+        False, "Whether other processes of this host may listen on the same address, too."
+    )
     trusted_proxies: tuple[str, ...] = setting(
         (),
         "Addresses and networks of the proxies whose X-Forwarded-For header is believed.",

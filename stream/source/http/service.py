@@ -48,6 +48,7 @@ class HttpSourceService(Service):
     ) -> None:
         self._reactor = reactor
         self._listen = settings.listen
+        self._share_port = settings.share_port
         self._dispatcher = Dispatcher("http")
         self._otlp_dispatcher = Dispatcher("otlp")
         self._sources: Mirror[SourceEntry] = Mirror(
@@ -76,7 +77,9 @@ class HttpSourceService(Service):
         super().startService()
         _log.info("starting HTTP source node")
         await self._sources.startService()
-        endpoint = server_endpoint(self._reactor, self._listen, backlog=BACKLOG)
+        endpoint = server_endpoint(
+            self._reactor, self._listen, backlog=BACKLOG, shared=self._share_port
+        )
         self.port = await endpoint.listen(self._factory)
         _log.info('started HTTP source on "{listen}"', listen=self._listen)
 

@@ -1,0 +1,205 @@
+"""Child processes that do the same work beside one another: started, watched, stopped.
+
+A child tells that it is ready over a pipe, and ends when its standard input does: so it never
+outlives the parent, however that ends. A child that ends unasked is started again after a while.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+from twisted.application.service import Service
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from stream.errors import UserError
+
+__all__ = ["READY_DESCRIPTOR", "ParentWatch", "Supervisor", "tell_ready"]
+
+_log = Logger(namespace="supervisor")
+
+READY_DESCRIPTOR = 3
+"""Of the pipe in the child."""
+
+_STDIN = 0
+_FIRST_DELAY_SECONDS = 1.0
+_MAX_DELAY_SECONDS = 30.0
+
+
+def tell_ready() -> None:
+    """In the child: everything is ready."""
+    os.write(READY_DESCRIPTOR, b"ready")
+    os.close(READY_DESCRIPTOR)
+
+
+class ParentWatch(FileDescriptor):
+    """In the child: notices that the parent is gone.
+
+    :param gone: called when it is, once.
+    """
+
+    def __init__(self, reactor: Any, gone: Callable[[], None]) -> None:
+        super().__init__(reactor)
+        self._gone = gone
+
+    def fileno(self) -> int:
+        return _STDIN
+
+    def doRead(self) -> None:
+        try:
+            data = os.read(_STDIN, 1024)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.stopReading()
+            self._gone()
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.stopReading()
+        self._gone()
+
+
+class Supervisor(Service):
+    """:param commands: what to run, one child for each: its name and its command line.
+    :param environment: of every child.
+    :param stop_timeout: seconds that children have to drain; after that they are killed.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        commands: Mapping[str, Sequence[str]],
+        environment: Mapping[str, str],
+        stop_timeout: float,
+    ) -> None:
+        self._stop_timeout = stop_timeout
+        self._reactor = reactor
+        self._children = [
+            _Child(reactor, name, command, environment) for name, command in commands.items()
+        ]
+
+    async def startService(self) -> None:
+        """Fires when every child is ready; fails with UserError if one ends before that."""
+        super().startService()
+        ready = [child.start() for child in self._children]
+        for success, result in await DeferredList(ready, consumeErrors=True):
+            if not success:
+                await self.stopService()
+                cast(Any, result).raiseException()
+
+    async def stopService(self) -> None:
+        """Tell every child to drain; fires when all have ended."""
+        super().stopService()
+        kill = self._reactor.callLater(self._stop_timeout, self._kill)
+        await DeferredList([child.stop() for child in self._children])
+        if kill.active():
+            kill.cancel()
+
+    def _kill(self) -> None:
+        for child in self._children:
+            child.kill()
+
+
+class _Child(ProcessProtocol):
+    """One child, through all its lives."""
+
+    def __init__(
+        self, reactor: Any, name: str, command: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
+        self._reactor = reactor
+        self._name = name
+        self._command = command
+        self._environment = environment
+        self._ready: Deferred[None] | None = None
+        self._ended: list[Deferred[None]] = []
+        self._stopping = False
+        self._is_up = False
+        self._delay = _FIRST_DELAY_SECONDS
+        self._again: IDelayedCall | None = None
+
+    def start(self) -> Deferred[None]:
+        """Fires when the child is ready for the first time."""
+        self._stopping = False
+        self._ready = Deferred()
+        self._spawn()
+        return self._ready
+
+    def _spawn(self) -> None:
+        self._again = None
+        self._is_up = True
+        self._reactor.spawnProcess(
+            self,
+            self._command[0],
+            self._command,
+            env=dict(self._environment),
+            childFDs={_STDIN: "w", 1: 1, 2: 2, READY_DESCRIPTOR: "r"},
+        )
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        if childFD == READY_DESCRIPTOR:
+            self._delay = _FIRST_DELAY_SECONDS
+            _log.info("{name} is ready", name=self._name)
+            self._tell_ready(None)
+
+    def _tell_ready(self, result: UserError | None) -> None:
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            if result is None:
+                ready.callback(None)
+            else:
+                ready.errback(result)
+
+    def processEnded(self, reason: Failure) -> None:
+        self._is_up = False
+        how = reason.getErrorMessage()
+        ended, self._ended = self._ended, []
+        for waiting in ended:
+            waiting.callback(None)
+        if self._stopping:
+            self._tell_ready(UserError(f"{self._name} was stopped"))
+        elif self._ready is not None:
+            self._stopping = True
+            self._tell_ready(UserError(f"{self._name} did not start: {how}"))
+        else:
+            _log.error(
+                "{name} ended, it is started again in {delay} s: {how}",
+                name=self._name,
+                delay=self._delay,
+                how=how,
+            )
+            self._again = self._reactor.callLater(self._delay, self._spawn)
+            self._delay = min(2 * self._delay, _MAX_DELAY_SECONDS)
+
+    def stop(self) -> Deferred[None]:
+        """Fires when the child has ended."""
+        self._stopping = True
+        ended: Deferred[None] = Deferred()
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if not self._is_up:
+            ended.callback(None)
+            return ended
+        self._ended.append(ended)
+        self._signal("TERM")
+        return ended
+
+    def kill(self) -> None:
+        """Nothing else has helped."""
+        if self._is_up:
+            _log.error("{name} did not drain in time, it is killed", name=self._name)
+            self._signal("KILL")
+
+    def _signal(self, name: str) -> None:
+        with suppress(ProcessExitedAlready):  # then its end is about to be told
+            cast(Any, self.transport).signalProcess(name)

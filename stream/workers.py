@@ -1,0 +1,52 @@
+"""How the worker processes of an http-source are started: the same command with other names.
+
+A worker is a source node of its own in etcd, with its own lease, its own share of slices and its
+own files in them. All workers listen on the same address; the kernel spreads connections.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from stream.settings import Settings
+from stream.settings.address import split_address
+
+__all__ = ["worker_commands"]
+
+
+def worker_commands(
+    settings: Settings, flags: Mapping[str, str | Sequence[str]], config_files: Sequence[str]
+) -> dict[str, list[str]]:
+    """Names and command lines of the workers.
+
+    :param settings: of the parent.
+    :param flags: that the parent was given; the environment and files are read again.
+    """
+    commands = {}
+    for number in range(1, settings.source.http.workers + 1):
+        name = f"{settings.node_id}-w{number}"
+        own = {
+            **flags,
+            "node-id": name,
+            "metrics-listen": _port_after(settings.metrics.listen, number),
+            "source-http-workers": "1",
+            "source-http-share-port": "true",
+        }
+        commands[name] = [
+            *(sys.executable, "-m", "stream", "http-source", "--worker"),
+            *(f"--config-file={path}" for path in config_files),
+            *(f"--{flag}={_text(value)}" for flag, value in own.items()),
+        ]
+    return commands
+
+
+def _port_after(listen: str, number: int) -> str:
+    """*listen* with a port of its own for each worker; any free port stays any."""
+    host, port = split_address(listen)
+    shown = f"[{host}]" if ":" in host else host
+    return f"{shown}:{port + number if port else 0}"
+
+
+def _text(value: str | Sequence[str]) -> str:
+    return value if isinstance(value, str) else ",".join(value)

@@ -1,0 +1,107 @@
+"""Several processes that take records on one address."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import free_port
+from tests.e2e.processes import ALL, Deployment, Running, wait_for
+
+_ROOT = Path(__file__).parents[2]
+
+
+def _load(url: str, records: int, acknowledged: Path, prefix: str) -> subprocess.Popen[bytes]:
+    command = [
+        *(sys.executable, "-m", "benchmarks.load", url),
+        f"--records={records}",
+        "--connections=32",
+        f"--acknowledged={acknowledged}",
+        f"--prefix={prefix}",
+    ]
+    return subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE)
+
+
+def _workers(running: Running) -> set[int]:
+    """Ids of the processes below a running one that take records."""
+    below = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
+    found = set()
+    for pid in below.read_text().split():
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue  # it has ended meanwhile
+        if b"--worker" in command.split(b"\0"):
+            found.add(int(pid))
+    return found
+
+
+def _written(deployed: Deployment) -> int:
+    """Bytes in slice files."""
+    return sum(path.stat().st_size for path in deployed.root.glob("volumes/**/slice-*"))
+
+
+def _ready(running: Running) -> int:
+    return running.log.read_bytes().count(b" is ready")
+
+
+def test_workers_share_the_address(deployed: Deployment, tmp_path: Path) -> None:
+    """A killed worker costs no acknowledged record and comes back; a stop drains all of them."""
+    running = deployed.start(*ALL, STREAM_SOURCE_HTTP_WORKERS="2")
+    url = deployed.define()
+    workers = _workers(running)
+    assert len(workers) == 2
+
+    first = tmp_path / "first"
+    load = _load(url, 4000, first, "a")
+    wait_for(lambda: len(list(deployed.root.glob("volumes/**/slice-*-w*"))) >= 2, "two files")
+    os.kill(min(workers), signal.SIGKILL)
+    output, _ = load.communicate(timeout=120)
+    assert json.loads(output)["statuses"]["200"] == len(first.read_text().split()) > 500
+    wait_for(lambda: len(_workers(running)) == 2 and _ready(running) >= 3, "the worker's return")
+
+    second = tmp_path / "second"
+    before = _written(deployed)
+    load = _load(url, 6000, second, "b")
+    wait_for(lambda: _written(deployed) > before + 20_000, "more rows on disk")
+    last = _workers(running)
+    assert running.stop() == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in last)
+
+    deployed.start(*ALL)
+    load.communicate(timeout=120)
+    acknowledged = {*first.read_text().split(), *second.read_text().split()}
+    stored = deployed.wait_ids(acknowledged)
+    assert len(stored) == len(set(stored)), "a record was stored twice"
+
+
+def test_workers_that_cannot_start(deployed: Deployment) -> None:
+    """A port that is taken is the parent's failure, and no child stays."""
+    deployed.start("etcd")
+    taken = deployed.start("http-source", node_id="other")
+    code, output = deployed.refused(
+        "http-source", STREAM_SOURCE_HTTP_WORKERS="2", STREAM_METRICS_LISTEN="127.0.0.1:0"
+    )
+    assert code == 1
+    assert "Address already in use" in output
+    assert "did not start" in output
+    assert taken.process.poll() is None
+
+
+def test_workers_end_with_their_parent(deployed: Deployment) -> None:
+    """However it ends, they drain and leave."""
+    deployed.start("etcd")
+    running = deployed.start(
+        "http-source",
+        STREAM_SOURCE_HTTP_WORKERS="2",
+        STREAM_METRICS_LISTEN=f"127.0.0.1:{free_port()}",
+    )
+    workers = _workers(running)
+    running.kill()
+    wait_for(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the end of the workers"
+    )

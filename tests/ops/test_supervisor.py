@@ -1,0 +1,101 @@
+"""Children that are started, watched and stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as _reactor
+from twisted.internet.task import deferLater
+
+from stream.errors import UserError
+from stream.ops.supervisor import Supervisor
+
+reactor: object = _reactor
+
+SERVES = """
+import os, signal, sys
+open(sys.argv[1], "a").write(f"{os.getpid()}\\n")
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+os.write(3, b"ready")
+os.close(3)
+sys.stdin.read()
+"""
+STUBBORN = SERVES.replace("lambda *_: sys.exit(0)", "signal.SIG_IGN").replace(
+    "sys.stdin.read()", "signal.pause()"
+)
+
+
+def supervisor(script: str, log: Path, *, names: str = "ab", timeout: float = 20) -> Supervisor:
+    commands = {name: [sys.executable, "-c", script, str(log)] for name in names}
+    return Supervisor(reactor, commands, os.environ, timeout)
+
+
+def lives(log: Path) -> list[int]:
+    """Ids of all processes that there were."""
+    return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if condition():
+            return
+        await deferLater(reactor, 0.05)  # type: ignore[arg-type]
+    raise AssertionError("it didn't happen")
+
+
+@pytest_twisted.ensureDeferred
+async def test_start_and_stop(tmp_path: Path) -> None:
+    """The start is over when all are ready, the stop when all are gone."""
+    log = tmp_path / "log"
+    children = supervisor(SERVES, log)
+    await children.startService()
+    assert len(lives(log)) == 2
+    await children.stopService()
+    assert not any(is_alive(pid) for pid in lives(log))
+
+
+@pytest_twisted.ensureDeferred
+async def test_lost_child_comes_back(tmp_path: Path) -> None:
+    """One that ends unasked is started again, the other one goes on."""
+    log = tmp_path / "log"
+    children = supervisor(SERVES, log)
+    await children.startService()
+    first, second = lives(log)
+    os.kill(first, 9)
+    await until(lambda: len(lives(log)) == 3)
+    assert is_alive(second)
+    await children.stopService()
+    assert not any(is_alive(pid) for pid in lives(log))
+
+
+@pytest_twisted.ensureDeferred
+async def test_child_that_cannot_start(tmp_path: Path) -> None:
+    """It fails the start as a whole; no other child stays."""
+    log = tmp_path / "log"
+    commands = {
+        "good": [sys.executable, "-c", SERVES, str(log)],
+        "bad": [sys.executable, "-c", "raise SystemExit(3)"],
+    }
+    children = Supervisor(reactor, commands, os.environ, 20)
+    with pytest.raises(UserError, match=r"bad did not start: .*exit code 3"):
+        await children.startService()
+    assert not any(is_alive(pid) for pid in lives(log))
+
+
+@pytest_twisted.ensureDeferred
+async def test_child_that_does_not_drain(tmp_path: Path) -> None:
+    """It is killed when its time is over."""
+    log = tmp_path / "log"
+    children = supervisor(STUBBORN, log, names="a", timeout=0.3)
+    await children.startService()
+    await children.stopService()
+    assert not any(is_alive(pid) for pid in lives(log))
