@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import rjsonnet
 
 from stream.errors import UserError
-from stream.mapping.free_variables import unknown_variable
+from stream.mapping.free_variables import unknown_variable, without_tailstrict
 from stream.mapping.functions import FUNCTIONS, to_json
+from stream.mapping.standard import STANDARD_CALLBACKS, standard_extension
 from stream.record.context import RecordContext
 from stream.record.jsontree import text_bytes
 
@@ -29,7 +31,9 @@ _DEFINITIONS = {
     name: f"local {name}({signature}) = std.native('{name}')({', '.join(names)});"
     for name, (signature, names, _) in FUNCTIONS.items()
 }
-_TRACE = re.compile(r"\n {4}(?:template:.*|during .*|field <.*|.* manifestification)(?=\n|$)")
+_TRACE = re.compile(
+    r"\n {4}(?:template:.*|<std>:.*|during .*|field <.*|.* manifestification)(?=\n|$)"
+)
 _PLACE = re.compile(r"\n {4}template:(\d+):(\d+)(?:-(\d+))?")
 _NOT_DEFINED = "variable is not defined: "
 _CALL = re.compile(
@@ -81,34 +85,52 @@ def _literal(text: str) -> Any:
 def _evaluation(content: str) -> Evaluate:
     # What the snippet can't use isn't worth reading at every evaluation.
     used = [(name, *FUNCTIONS[name][1:]) for name in FUNCTIONS if name in content]
-    snippet = " ".join(_DEFINITIONS[name] for name, _, _ in used) + "\n" + content
+    definitions = " ".join([standard_extension(content), *(_DEFINITIONS[name[0]] for name in used)])
+    snippet = f"{definitions}\n{without_tailstrict(content)}"
+    standard = [item for item in STANDARD_CALLBACKS.items() if item[0] in definitions]
 
     def evaluate(record: RecordContext) -> Any:
         causes: list[UserError] = []
         callbacks = {
-            name: (names, _native(function, record, causes)) for name, names, function in used
+            name: (names, _noting(causes, partial(function, record)))
+            for name, names, function in used
         }
+        for name, (names, function) in standard:
+            callbacks[name] = (names, _noting(causes, function))
         try:
-            result = rjsonnet.evaluate_snippet(
-                _FILE,
-                snippet,
-                max_stack=MAX_STACK,
-                import_callback=_refuse_import,
-                native_callbacks=callbacks,
-            )
+            result = _run(snippet, native_callbacks=callbacks)
         except (RuntimeError, ValueError) as error:
             raise (causes[0] if causes else UserError(_reason(str(error)))) from None
-        return json.loads(result, parse_int=float)
+        try:
+            return json.loads(result, parse_int=float)
+        except ValueError:
+            raise UserError("overflow") from None  # a number beyond all doubles
 
     return evaluate
 
 
-def _native(
-    function: Callable[..., Any], record: RecordContext, causes: list[UserError]
-) -> Callable[..., Any]:
+def _run(snippet: str, **options: Any) -> str:
+    """What the engine prints. Raises RuntimeError, ValueError."""
+    try:
+        return rjsonnet.evaluate_snippet(
+            _FILE, snippet, max_stack=MAX_STACK, import_callback=_refuse_import, **options
+        )
+    except (RuntimeError, ValueError):
+        raise
+    except BaseException as error:
+        # A fault of the engine, e.g. when a function is handed to a native one, is raised as
+        # something that isn't even an Exception. The engine is all right afterwards.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RuntimeError("the template uses a value where it can't be used") from None
+
+
+def _noting(causes: list[UserError], function: Callable[..., Any]) -> Callable[..., Any]:
+    """*function*, whose errors are also put among *causes*: the engine keeps only their texts."""
+
     def call(*arguments: Any) -> Any:
         try:
-            return function(record, *arguments)
+            return function(*arguments)
         except UserError as error:
             causes.append(error)
             raise
@@ -140,7 +162,7 @@ def check_template(content: str) -> None:
     # A function that lacks an argument is read, but not called.
     snippet = f"\nfunction(missing)\n{content}"
     try:
-        rjsonnet.evaluate_snippet(_FILE, snippet, import_callback=_refuse_import)
+        _run(snippet)
     except (RuntimeError, ValueError) as error:
         if str(error).startswith("syntax error"):
             raise UserError(_syntax_fault(str(error))) from None
