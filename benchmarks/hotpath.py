@@ -21,6 +21,7 @@ from twisted.internet.task import Clock
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SourceKey
+from stream.errors import UserError
 from stream.mapping.columns import (
     Column,
     DatetimeColumn,
@@ -70,6 +71,9 @@ class RenderingSink:
     ) -> int | None:
         answer.stored()
         return None
+
+    def rejected(self, record: RecordContext, error: UserError, /) -> None:
+        raise error
 
 
 class OneSink:

@@ -35,6 +35,7 @@ from stream.sandbox.service import SandboxService
 from stream.settings import Settings
 from stream.sink.balancing import Balancer
 from stream.sink.collector import Collector
+from stream.sink.dead_letter import DeadLetters
 from stream.sink.router import SinkRouter
 from stream.sink.sink_pipeline import PipelineContext
 from stream.source.http.service import HttpSourceService
@@ -220,6 +221,7 @@ def _http_source(node: Node, writer: StorageWriterService | None) -> list[IServi
         settings.storage.statistics.sync.interval.seconds,
         node.reactor,
     )
+    dead_letters = _dead_letters(node)
     router = SinkRouter(
         node.client,
         node.session,
@@ -230,6 +232,7 @@ def _http_source(node: Node, writer: StorageWriterService | None) -> list[IServi
             pool=node.pool,
             collector=collector,
             balancer=Balancer(network.pipeline_balancer),
+            dead_letters=dead_letters,
         ),
         nodes=lambda: group.nodes,
         minimum_slices=network.min_slices_per_source_node,
@@ -243,7 +246,25 @@ def _http_source(node: Node, writer: StorageWriterService | None) -> list[IServi
 
     group.on_change(share_anew)
     source = HttpSourceService(node.reactor, node.client, settings.source.http, router, node.pool)
-    return [group, clients, collector, router, source]
+    return [group, clients, collector, dead_letters, router, source]
+
+
+def _dead_letters(node: Node) -> DeadLetters:
+    settings = node.settings
+    family = node.metrics.counter(
+        "keboola_go_stream_sink_dead_letter_records",
+        "Records that couldn't be rendered, of sinks that keep them.",
+        ("result",),
+    )
+    return DeadLetters(
+        settings.source.dead_letter_path,
+        settings.node_id,
+        settings.sink.dead_letter,
+        node.reactor,
+        node.pool,
+        written=family.labels({"result": "written"}).add,
+        dropped=family.labels({"result": "dropped"}).add,
+    )
 
 
 _BUILDERS: dict[str, Callable[[Node], list[IService]]] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["NestedError", "UserError", "camel_case", "format_nested", "sentence"]
+__all__ = ["NestedError", "UserError", "camel_case", "format_nested", "record_message", "sentence"]
 
 _ONE_LINE_LIMIT = 60
 _ENDS_LIKE_A_WORD = re.compile(r"[a-zA-Z0-9'\"]$")
@@ -81,6 +81,13 @@ def sentence(text: str) -> str:
     if text:
         text = text[0].upper() + text[1:]
     return text + "." if _ENDS_LIKE_A_WORD.search(text) else text
+
+
+def record_message(error: UserError) -> str:
+    """What *error* tells the producer of a record: sentences, unless it has a fixed text."""
+    if getattr(error, "verbatim", False):
+        return str(error)
+    return error.sentences() if isinstance(error, NestedError) else sentence(str(error))
 
 
 def format_nested(prefix: str, children: Sequence[str]) -> str:

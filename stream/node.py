@@ -173,6 +173,7 @@ class Node:
             self.settings.storage.level,
             self.registered_volumes,
             partial(largest_recent_slice, self.client),
+            self.settings.sink.dead_letter,
         )
 
     @cached_property

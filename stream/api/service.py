@@ -124,7 +124,7 @@ class ApiService(Service):
             ),
             Sinks(reads=reads, live=live, tasks=tasks, session=session),
             Versions(reads=reads, tasks=tasks),
-            EntitySettings(reads=reads, tasks=tasks, level=settings.storage.level),
+            EntitySettings(reads=reads, tasks=tasks, settings=settings),
             SinkStatistics(client=client, reads=reads, tasks=tasks),
             Tasks(store=store, abandoned=abandoned, live=live, urls=urls),
             Aggregation(client=client, reads=reads, urls=urls),

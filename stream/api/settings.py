@@ -9,19 +9,19 @@ from stream.api.call import Call, Handler
 from stream.definition import lifecycle
 from stream.definition.entity import Sink, Source
 from stream.definition.reads import DefinitionReads
-from stream.settings import StorageLevel
+from stream.settings import Settings
 from stream.settings.overrides import SettingItem, check_patch, describe, patched
 
 __all__ = ["EntitySettings"]
 
 
 class EntitySettings:
-    """:param level: the service's own settings, from which each entity starts."""
+    """:param settings: the service's own, from which each entity starts."""
 
-    def __init__(self, *, reads: DefinitionReads, tasks: ChangeTasks, level: StorageLevel) -> None:
+    def __init__(self, *, reads: DefinitionReads, tasks: ChangeTasks, settings: Settings) -> None:
         self._reads = reads
         self._tasks = tasks
-        self._level = level
+        self._settings = settings
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -70,7 +70,7 @@ class EntitySettings:
         )
 
     def _result(self, entity: Source | Sink) -> Any:
-        return {"settings": [_item(item) for item in describe(self._level, _overrides(entity))]}
+        return {"settings": [_item(item) for item in describe(self._settings, _overrides(entity))]}
 
 
 def _overrides(entity: Source | Sink) -> list[tuple[str, object]]:

@@ -1,35 +1,39 @@
 """Template columns: Jsonnet snippets evaluated with the record's data.
 
-The engine reads a snippet at every evaluation. Snippets that are no more than one call of a record
-function, which most are, never get there: the call is made directly and printed the same way.
+They run in a process of their own (`stream.mapping.engine`). Snippets that are no more than one
+call of a record function, which most are, never get there: the call is made directly and printed
+the same way.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import rjsonnet
 
 from stream.errors import UserError
-from stream.mapping.free_variables import unknown_variable
+from stream.mapping.engine import Engine, EngineError, Program
+from stream.mapping.free_variables import unknown_variable, without_tailstrict
 from stream.mapping.functions import FUNCTIONS, to_json
+from stream.mapping.standard import STANDARD_CALLBACKS, standard_extension
 from stream.record.context import RecordContext
 from stream.record.jsontree import text_bytes
 
 __all__ = ["check_template", "compile_template"]
-
-MAX_STACK = 500
-"""Frames of a running template."""
 
 _FILE = "template"
 _DEFINITIONS = {
     name: f"local {name}({signature}) = std.native('{name}')({', '.join(names)});"
     for name, (signature, names, _) in FUNCTIONS.items()
 }
-_TRACE = re.compile(r"\n {4}(?:template:.*|during .*|field <.*|.* manifestification)(?=\n|$)")
+_TRACE = re.compile(
+    r"\n {4}(?:template:.*|<std>:.*|during .*|field <.*|argument <.*|array index \d+"
+    r"|function <.*|.* manifestification)(?=\n|$)"
+)
 _PLACE = re.compile(r"\n {4}template:(\d+):(\d+)(?:-(\d+))?")
 _NOT_DEFINED = "variable is not defined: "
 _CALL = re.compile(
@@ -38,6 +42,9 @@ _CALL = re.compile(
     r"(?:,\s*(?P<second>'[^'\\]*'|\"[^\"\\]*\"|null|true|false)\s*)?)?\)\s*"
 )
 _WORDS: dict[str, Any] = {"null": None, "true": True, "false": False}
+
+_engine = Engine()
+atexit.register(_engine.close)
 
 Evaluate = Callable[[RecordContext], Any]
 
@@ -79,45 +86,34 @@ def _literal(text: str) -> Any:
 
 
 def _evaluation(content: str) -> Evaluate:
-    # What the snippet can't use isn't worth reading at every evaluation.
-    used = [(name, *FUNCTIONS[name][1:]) for name in FUNCTIONS if name in content]
-    snippet = " ".join(_DEFINITIONS[name] for name, _, _ in used) + "\n" + content
+    # What the snippet can't use needn't be defined.
+    used = {name: FUNCTIONS[name] for name in FUNCTIONS if name in content}
+    definitions = " ".join([standard_extension(content), *(_DEFINITIONS[name] for name in used)])
+    standard = {name: f for name, f in STANDARD_CALLBACKS.items() if name in definitions}
+    natives = {
+        **{name: names for name, (_, names, _) in used.items()},
+        **{name: names for name, (names, _) in standard.items()},
+    }
+    program = Program(definitions, without_tailstrict(content), natives)
 
     def evaluate(record: RecordContext) -> Any:
-        causes: list[UserError] = []
-        callbacks = {
-            name: (names, _native(function, record, causes)) for name, names, function in used
-        }
+        def call(name: str, arguments: Sequence[Any]) -> Any:
+            if name in used:
+                return used[name][2](record, *arguments)
+            return standard[name][1](*arguments)
+
         try:
-            result = rjsonnet.evaluate_snippet(
-                _FILE,
-                snippet,
-                max_stack=MAX_STACK,
-                import_callback=_refuse_import,
-                native_callbacks=callbacks,
-            )
-        except (RuntimeError, ValueError) as error:
-            raise (causes[0] if causes else UserError(_reason(str(error)))) from None
-        return json.loads(result, parse_int=float)
+            result = _engine.evaluate(program, call)
+        except EngineError as error:
+            raise UserError(_reason(str(error))) from None
+        try:
+            return json.loads(result, parse_int=float)
+        except ValueError:
+            raise UserError("overflow") from None  # a number beyond all doubles
+        except RecursionError:
+            raise UserError("max stack frames exceeded.") from None
 
     return evaluate
-
-
-def _native(
-    function: Callable[..., Any], record: RecordContext, causes: list[UserError]
-) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
-        try:
-            return function(record, *arguments)
-        except UserError as error:
-            causes.append(error)
-            raise
-
-    return call
-
-
-def _refuse_import(directory: str, name: str) -> NoReturn:
-    raise RuntimeError("imports are not enabled")
 
 
 def _reason(text: str) -> str:
@@ -130,6 +126,10 @@ def _reason(text: str) -> str:
     if message.startswith(_NOT_DEFINED):
         return "Unknown variable: " + message.removeprefix(_NOT_DEFINED)
     return message
+
+
+def _refuse_import(directory: str, name: str) -> NoReturn:
+    raise RuntimeError("imports are not enabled")
 
 
 def check_template(content: str) -> None:

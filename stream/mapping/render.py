@@ -25,9 +25,10 @@ from stream.mapping.columns import (
 )
 from stream.mapping.jsonnet import compile_template
 from stream.record.context import RecordContext, datetime_text
-from stream.record.headers import BodyKind, html_safe
+from stream.record.headers import BodyKind
 from stream.record.jsontree import JsonPath, text_bytes
 from stream.record.path import ABSENT, find_strictly, parse_path
+from stream.record.printing import print_json
 from stream.values.bytesize import ByteSize
 
 __all__ = ["RowTooBig", "compile_renderer", "render_cells"]
@@ -206,7 +207,7 @@ def _path_cell(column: PathColumn) -> Cell:
     default: bytes | None = None
     if column.default_value is not None:
         text = column.default_value
-        default = text_bytes(text) if raw_string else _plain_json(text)
+        default = text_bytes(text) if raw_string else orjson.dumps(text)
 
     def render(record: RecordContext) -> bytes:
         if record.is_json_tree:
@@ -218,7 +219,7 @@ def _path_cell(column: PathColumn) -> Cell:
             elif raw_string and isinstance(value, str):
                 found = text_bytes(value)
             else:
-                found = html_safe(_plain_json(value).decode()).encode()
+                found = print_json(value).encode()
         if found is not None:
             return found
         if default is not None:
@@ -226,7 +227,3 @@ def _path_cell(column: PathColumn) -> Cell:
         raise UserError(f'path "{path}" not found in the body')
 
     return render
-
-
-def _plain_json(value: object) -> bytes:
-    return orjson.dumps(value)

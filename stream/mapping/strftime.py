@@ -21,7 +21,7 @@ _SPECIFIERS: dict[str, Callable[[datetime], str]] = {
     "B": lambda t: _MONTHS[t.month - 1],
     "b": lambda t: _MONTHS[t.month - 1][:3],
     "C": lambda t: f"{t.year // 100:02d}",
-    "c": lambda t: _all(t, "%v %X"),
+    "c": lambda t: _all(t, "%a %b %e %H:%M:%S %Y"),
     "D": lambda t: _all(t, "%m/%d/%y"),
     "d": lambda t: f"{t.day:02d}",
     "e": lambda t: f"{t.day:2d}",

@@ -15,7 +15,8 @@ import orjson
 
 __all__ = ["BodyKind", "RecordHeaders", "canonical_name", "html_safe"]
 
-_JSON_TYPE = re.compile(r"application/(?:[a-z0-9.\-]+\+)?json")
+_TOKEN = r"[a-z0-9!#$%&'*+.^_`|~-]+"
+_JSON_TYPE = re.compile(rf"application/json|{_TOKEN}/{_TOKEN}\+json")
 _LINES_TYPE = re.compile(r"application/(?:x-)?(?:ndjson|jsonl|jsonlines|json-lines)")
 _FORM_TYPE = "application/x-www-form-urlencoded"
 _CONTENT_TYPE_LENGTH = len("content-type")

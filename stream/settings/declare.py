@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-Override = Literal["user", "protected"]
+Override = Literal["user", "unlisted", "protected"]
 
 ENV_PREFIX = "STREAM_"
 _DECLARATION = "stream.setting"
@@ -69,7 +69,9 @@ class Leaf:
         the original were told.
     :ivar secret: the value is never shown.
     :ivar override: who may replace the value for one source or sink: ``user`` anybody who may
-        change the source, ``protected`` nobody through the API, ``None`` it isn't listed there.
+        change the source; ``unlisted`` likewise, but the API lists it only where it is replaced,
+        for clients that know the original's list; ``protected`` nobody through the API; ``None``
+        nobody, and it isn't listed there.
     :ivar unsigned: an integer that the API calls ``uint64``.
     """
 

@@ -1,4 +1,4 @@
-"""Settings that a source or a sink may replace for itself: 27 leaves below ``storage.level``.
+"""Settings that a source or a sink may replace for itself, most of them below ``storage.level``.
 
 An override is a pair of a key and the raw JSON value as its user sent it. A file is opened with the
 service's settings, over which its source's overrides are laid, and over those its sink's.
@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from stream.errors import NestedError, UserError
 from stream.settings.declare import Leaf, with_values
-from stream.settings.level import StorageLevel
-from stream.settings.tree import LEAVES
+from stream.settings.tree import LEAVES, Settings
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
 
 __all__ = [
+    "DEAD_LETTER",
     "OVERRIDABLE",
     "SettingItem",
     "check_patch",
@@ -29,13 +29,15 @@ __all__ = [
     "patched",
 ]
 
+T = TypeVar("T")
 Overrides = Sequence[tuple[str, object]]
 
 OVERRIDABLE: tuple[Leaf, ...] = tuple(leaf for leaf in LEAVES if leaf.override is not None)
 """The leaves in the order of their declaration, which is that of error texts."""
 
 _BY_KEY = {leaf.key: leaf for leaf in OVERRIDABLE}
-_LEVEL_DEPTH = len(("storage", "level"))
+STORAGE_LEVEL = ("storage", "level")
+DEAD_LETTER = ("sink", "dead_letter")
 _MAX_SHOWN_VALUE = 20
 _MAX_SHOWN_KEYS = 50
 _TYPE_NAMES: dict[type, str] = {str: "string", int: "int", bool: "bool", tuple: "[]string"}
@@ -71,31 +73,35 @@ class _Unset:
 _UNSET = _Unset()
 
 
-def describe(storage_level: StorageLevel, overrides: Overrides) -> list[SettingItem]:
-    """All overridable settings, sorted by key.
+def describe(settings: Settings, overrides: Overrides) -> list[SettingItem]:
+    """All overridable settings, sorted by key; unlisted ones only if they are overridden.
 
-    :param storage_level: of the service's settings.
+    :param settings: the service's.
     :param overrides: of this source or sink alone.
     """
     given = dict(overrides)
-    effective = merge(storage_level, overrides)
+    effective = merge(settings, overrides, below=())
     return [
         SettingItem(
             key=leaf.key,
             type=_TYPE_NAMES.get(leaf.type, "string"),
             description=leaf.usage,
-            value=_plain(_get(leaf, effective)),
-            default_value=_plain(_get(leaf, storage_level)),
+            value=_plain(leaf.get(effective)),
+            default_value=_plain(leaf.get(settings)),
             overwritten=leaf.key in given,
             protected=leaf.override == "protected",
             validation=leaf.published_rule or None,
         )
         for leaf in sorted(OVERRIDABLE, key=lambda leaf: leaf.key)
+        if leaf.override != "unlisted" or leaf.key in given
     ]
 
 
-def merge(storage_level: StorageLevel, *override_lists: Overrides) -> StorageLevel:
-    """*storage_level* with the overrides of each list laid over it, later lists win.
+def merge(tree: T, *override_lists: Overrides, below: tuple[str, ...] = STORAGE_LEVEL) -> T:
+    """*tree* with the overrides of each list laid over it, later lists win.
+
+    :param below: attributes that lead to *tree* from the service's settings; overrides of what
+        isn't there are left out.
 
     Stored overrides were checked when they came. One that is no longer understood is left out, so
     that it can't keep a file from being opened.
@@ -104,15 +110,15 @@ def merge(storage_level: StorageLevel, *override_lists: Overrides) -> StorageLev
     for overrides in override_lists:
         for key, raw in overrides:
             leaf = _BY_KEY.get(key)
-            if leaf is None:
+            if leaf is None or leaf.path[: len(below)] != below:
                 continue
             try:
                 value = _read(leaf, raw)
             except _Invalid:
                 continue
             if value is not _UNSET:
-                values[leaf.path[_LEVEL_DEPTH:]] = value
-    return with_values(storage_level, values)
+                values[leaf.path[len(below) :]] = value
+    return with_values(tree, values)
 
 
 def patched(stored: Overrides, patch: Overrides) -> list[tuple[str, object]]:
@@ -228,13 +234,6 @@ def _found(raw: object) -> str:
     if raw is None:
         return "nil"
     return "[]interface {}" if isinstance(raw, list | tuple) else "map[string]interface {}"
-
-
-def _get(leaf: Leaf, storage_level: StorageLevel) -> Any:
-    value: Any = storage_level
-    for name in leaf.path[_LEVEL_DEPTH:]:
-        value = getattr(value, name)
-    return value
 
 
 def _plain(value: Any) -> Any:

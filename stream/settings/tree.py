@@ -22,6 +22,7 @@ __all__ = [
     "AzureEncryptionSettings",
     "DatadogProfilerSettings",
     "DatadogSettings",
+    "DeadLetterSettings",
     "DistributionSettings",
     "EncryptionSettings",
     "EtcdSettings",
@@ -222,6 +223,10 @@ class HTTPSourceSettings:
 @attrs.frozen
 class SourceSettings:
     http: HTTPSourceSettings = group(HTTPSourceSettings)
+    dead_letter_path: str = setting(
+        "",
+        "Directory of the dead-letter files of this node, empty = it keeps none.",
+    )
 
 
 @attrs.frozen
@@ -238,8 +243,32 @@ class TableSinkSettings:
 
 
 @attrs.frozen
+class DeadLetterSettings:
+    """What becomes of records that can't be rendered, besides the answer that tells so."""
+
+    enabled: bool = setting(
+        False,
+        "Keep records that can't be rendered in a dead-letter file of the sink.",
+        override="unlisted",
+    )
+    max_size: ByteSize = setting(
+        size("64MB"),
+        "Max size of the dead-letter files of one sink on one source node.",
+        rule="required,minBytes=64kB,maxBytes=1GB",
+        override="unlisted",
+    )
+    max_age: Duration = setting(
+        span("168h"),
+        "Age at which dead-letter files are deleted.",
+        rule="required,minDuration=1m,maxDuration=8760h",
+        override="unlisted",
+    )
+
+
+@attrs.frozen
 class SinkSettings:
     table: TableSinkSettings = group(TableSinkSettings)
+    dead_letter: DeadLetterSettings = group(DeadLetterSettings)
 
 
 @attrs.frozen

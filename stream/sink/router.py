@@ -71,6 +71,11 @@ class SinkTarget:
         """See `SinkPipeline.write_rows`; also raises UserError if the node takes no records."""
         return self._opened(received_at).write_rows(rows, count, received_at, renderer, waiter)
 
+    def rejected(self, record: RecordContext, error: UserError) -> None:
+        """See `SinkPipeline.rejected`."""
+        if self._pipeline is not None:
+            self._pipeline.rejected(record, error)
+
     def _opened(self, now_ms: int) -> SinkPipeline:
         pipeline = self._pipeline
         if pipeline is None:
@@ -224,6 +229,7 @@ class SinkRouter(Service):
             slices = self._writing.setdefault(key.sink_key, {})
             if change.value is not None and change.value.state is SliceState.WRITING:
                 slices[key] = change.value
+                self._note_dead_letter(change.value)
             else:
                 slices.pop(key, None)
             if not slices:
@@ -231,6 +237,10 @@ class SinkRouter(Service):
         await self._update_pipelines(touched)
         if self._report is not None:
             await self._report.update(str(batch.revision).encode())
+
+    def _note_dead_letter(self, slice_: Slice) -> None:
+        if self._context.dead_letters is not None and slice_.dead_letter is not None:
+            self._context.dead_letters.known(slice_.key.sink_key, slice_.dead_letter)
 
     async def nodes_changed(self) -> None:
         """Other source nodes came or went: share the slices anew."""

@@ -16,6 +16,7 @@ from stream.mapping.render import compile_renderer
 from stream.record.context import RecordContext
 from stream.sink.balancing import Balancer
 from stream.sink.counters import SliceCounters
+from stream.sink.dead_letter import DeadLetters
 from stream.sink.group import Group
 from stream.sink.outcome import ACCEPTED, Waiter, no_pipeline_ready
 from stream.sink.slice_pipeline import SlicePipeline
@@ -57,6 +58,7 @@ class PipelineContext:
     pool: ThreadPool
     collector: CountersCollector
     balancer: Balancer
+    dead_letters: DeadLetters | None = None
     renderers: dict[tuple[Mapping, ByteSize], Renderer] = attrs.Factory(dict)
 
     def renderer(self, slice_: Slice) -> Renderer:
@@ -93,12 +95,27 @@ class SinkPipeline:
         :raises UserError: the record can't be rendered, or no slice takes it.
         """
         target = self._pick()
-        row = target.render(record)
+        row = self._render(target, record)
         if target.wait:
             target.pipeline.write(row, 1, record.timestamp_ms, waiter)
             return None
         target.pipeline.write(row, 1, record.timestamp_ms, None)
         return ACCEPTED
+
+    def _render(self, target: _Target, record: RecordContext) -> bytes:
+        try:
+            return target.render(record)
+        except UserError as error:
+            self.rejected(record, error)
+            raise
+
+    def rejected(self, record: RecordContext, error: UserError) -> None:
+        """*record* can't be rendered: keep it, if the sink's settings ask for it."""
+        dead_letters = self._context.dead_letters
+        for target in self._targets[:1]:
+            slice_ = target.pipeline.slice
+            if dead_letters is not None and slice_.dead_letter is not None:
+                dead_letters.offer(slice_.key.sink_key, slice_.dead_letter, record, error)
 
     def renderer(self) -> Renderer:
         """What renders rows for `write_rows`. Raises UserError if no slice takes any."""

@@ -89,6 +89,7 @@ class Rejection:
 
     place: int
     error: UserError
+    record: RecordContext
 
 
 class Sink(Protocol):
@@ -147,7 +148,7 @@ class RowBlock:
             try:
                 self.rows.append(render(record))
             except UserError as error:
-                self.rejected.append(Rejection(place, error.with_traceback(None)))
+                self.rejected.append(Rejection(place, error.with_traceback(None), record))
 
     def _fail(self, error: Exception) -> None:
         self.error = error

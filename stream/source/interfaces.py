@@ -59,6 +59,9 @@ class ISinkWriter(Protocol):
         :raises UserError: not taken; *answer* won't be called.
         """
 
+    def rejected(self, record: RecordContext, error: UserError, /) -> None:
+        """*record* of a batch couldn't be rendered, and the others were taken."""
+
 
 class IDispatcher(Protocol):
     """Knows the sources of all projects."""

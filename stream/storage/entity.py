@@ -33,6 +33,7 @@ __all__ = [
     "Allocation",
     "Assignment",
     "AssignmentConfig",
+    "DeadLetter",
     "File",
     "FileStaging",
     "FileTarget",
@@ -139,6 +140,17 @@ class FileTarget:
     import_: ImportConfig = field(name="import", alias="import_")
 
 
+@attrs.frozen
+class DeadLetter:
+    """How much is kept, and how long, of the records that can't be rendered for the sink.
+
+    :ivar max_size: bytes of the sink's files on one source node.
+    """
+
+    max_size: ByteSize
+    max_age: Duration
+
+
 @attrs.frozen(kw_only=True)
 class File:
     """One import unit."""
@@ -154,6 +166,7 @@ class File:
     local: LocalFile
     staging: FileStaging
     target: FileTarget
+    dead_letter: DeadLetter | None = None
 
     @property
     def level(self) -> Level:
@@ -217,6 +230,7 @@ class Slice:
     encoding: Encoding
     local: LocalSlice
     staging: SliceStaging
+    dead_letter: DeadLetter | None = None
 
     @classmethod
     def opened(
@@ -242,6 +256,7 @@ class Slice:
                 compression=file.staging.compression,
                 upload=file.staging.upload,
             ),
+            dead_letter=file.dead_letter,
         )
 
     @property

@@ -18,8 +18,8 @@ from stream.definition.key import SinkKey
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdError, Lock, atomic
-from stream.settings import StorageLevel
-from stream.settings.overrides import merge
+from stream.settings import DeadLetterSettings, StorageLevel
+from stream.settings.overrides import DEAD_LETTER, merge
 from stream.storage import prefix, records
 from stream.storage.allocation import allocated_space
 from stream.storage.assignment import assign_volumes
@@ -28,6 +28,7 @@ from stream.storage.entity import (
     Allocation,
     Assignment,
     AssignmentConfig,
+    DeadLetter,
     File,
     FileStaging,
     FileTarget,
@@ -62,6 +63,7 @@ class StorageRepository:
     :param volumes: the volumes registered at the moment.
     :param largest_slice: bytes of the largest recent slice of a sink, to reserve as much for new
         ones; without it they reserve the fixed size of the settings.
+    :param dead_letter: of the service, like the other settings.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class StorageRepository:
         settings: StorageLevel,
         volumes: Callable[[], Sequence[Volume]],
         largest_slice: Callable[[SinkKey], Awaitable[ByteSize]] | None = None,
+        dead_letter: DeadLetterSettings | None = None,
     ) -> None:
         self._settings = settings
+        self._dead_letter = dead_letter or DeadLetterSettings()
         self._volumes = volumes
         self._largest_slice = largest_slice
 
@@ -110,6 +114,7 @@ class StorageRepository:
     def _new_file(self, source: Source, sink: Sink, prepared: PreparedFile) -> File:
         overrides = [[(item.key, item.value) for item in of.config] for of in (source, sink)]
         level = merge(self._settings, *overrides)
+        dead_letter = merge(self._dead_letter, *overrides, below=DEAD_LETTER)
         config = from_plain(AssignmentConfig, to_plain(level.local.volume.assignment))
         opened_at = prepared.key.file_opened_at
         volumes = assign_volumes(self._volumes(), config, to_nanoseconds(opened_at))
@@ -137,6 +142,11 @@ class StorageRepository:
             target=FileTarget(
                 provider=prepared.provider,
                 import_=from_plain(ImportConfig, to_plain(level.target.import_)),
+            ),
+            dead_letter=(
+                DeadLetter(dead_letter.max_size, dead_letter.max_age)
+                if dead_letter.enabled
+                else None
             ),
         )
 

@@ -239,6 +239,13 @@ class Deployment:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             return connection.execute(sql).fetchall()
 
+    def rows(self, table: str) -> list[tuple[Any, ...]]:
+        """The rows of a table of the sandbox, none if there is no table yet."""
+        try:
+            return self.query(f'SELECT * FROM "{table}"')
+        except sqlite3.OperationalError:
+            return []
+
     def ids(self) -> list[str]:
         """The ids of the records in the table."""
         try:

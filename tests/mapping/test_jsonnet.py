@@ -66,6 +66,12 @@ def test_single_calls(content: str, expected: str) -> None:
         ("'\\u007f<>&\\u2028'", '"\\u007f<>&\u2028"'),
         ("[x for x in Body('a.b')]", '[1,"x"]'),
         ("std.length(BodyStr())", "64"),
+        ("Header(default='d', header='X-FOO')", '"bar"'),
+        ("Header(default='d', header='nope')", '"d"'),
+        ("Now(format='%H')", '"10"'),
+        ("Body(path='a.b[0]')", "1"),
+        ("local f(n, a) = if n == 0 then a else f(n - 1, a + n) tailstrict; f(9, 0)", "45"),
+        ("'a tailstrict b'", '"a tailstrict b"'),
     ],
 )
 def test_expressions(content: str, expected: str) -> None:
@@ -96,6 +102,15 @@ def test_raw_strings() -> None:
         ("import 'x'", "imports are not enabled"),
         ("importstr '/etc/passwd'", "imports are not enabled"),
         ("importbin '/etc/passwd'", "imports are not enabled"),
+        ("Now(1)", "parameter must be a string"),
+        ("local f(x) = f(x + 1) tailstrict; f(1)", "max stack frames exceeded."),
+        ("1e999", "overflow"),
+        (
+            "Body('nope', function(x) x)",
+            "the template uses a value where it can't be used",
+        ),
+        ("std.log2('a')", "expected a number"),
+        ("std.log10(0)", "not a number"),
     ],
 )
 def test_failures(content: str, message: str) -> None:
@@ -103,6 +118,28 @@ def test_failures(content: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         _render(content)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[std.log2(8), std.log10(1000), std.hypot(3, 4), std.atan2(0, 1)]", "[3,3,5,0]"),
+        ("std.rad2deg(std.deg2rad(180)) == 180 && std.pi > 3.14", "true"),
+        ("[std.trim(' \\u00a0a b\\n'), std.escapeStringXml('<')]", '["a b","&lt;"]'),
+        ("[std.isNull(null), std.isNull(1)]", "[true,false]"),
+        ("std.flattenDeepArray([[1, [2]], 3])", "[1,2,3]"),
+        ("std.sha256('a')[:8] + std.thisFile", '"ca978112template"'),
+    ],
+)
+def test_all_of_the_standard_library(content: str, expected: str) -> None:
+    """What the engine's own lacks is there, too."""
+    assert _render(content) == expected
+
+
+def test_traces_are_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    """A template can't write to the log of the service."""
+    assert _render("std.trace('noise', 1)") == "1"
+    assert capfd.readouterr() == ("", "")
 
 
 def test_body_of_another_type() -> None:
@@ -190,4 +227,8 @@ def test_datetime_formats() -> None:
     )
     assert format_datetime(at, "%p %R %r %S %T %U %u %V %v %W %w %Y %y %Z %z %h %% %f%n%t") == (
         "AM 10:00 10:00:00 AM 00 10:00:00 17 3 18  1-May-2024 18 3 2024 24 UTC +0000 May % 123\n\t"
+    )
+    assert format_datetime(at, "%c|%x|%X") == "Wed May  1 10:00:00 2024|05/01/24|10:00:00"
+    assert (
+        format_datetime(1704067200000, "%I %l %p %U %W %V %u %w %j") == "12 12 AM 00 01 01 1 1 001"
     )

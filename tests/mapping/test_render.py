@@ -129,6 +129,15 @@ def test_form_bodies() -> None:
     )
 
 
+def test_numbers_of_body_maps() -> None:
+    """Paths into a map that was never text print doubles in their shortest form."""
+    record = RecordContext(
+        0, "::1", RecordHeaders(()), b"", body_map={"d": 5.0, "i": 2**53 + 1, "l": [1e-7]}
+    )
+    columns = [PathColumn("p", path=path) for path in ("d", "i", "l")]
+    assert _row(record, *columns) == '"5","9007199254740993","[1e-7]"\n'
+
+
 def test_missing_value_names_column_and_path() -> None:
     """The producer is told which path of which column is missing."""
     with pytest.raises(NestedError) as caught:

@@ -9,8 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import NestedError, UserError, sentence
-from stream.settings import Settings, StorageLevel
-from stream.settings.overrides import OVERRIDABLE, check_patch, describe, merge, patched
+from stream.settings import DeadLetterSettings, Settings, StorageLevel
+from stream.settings.overrides import (
+    DEAD_LETTER,
+    OVERRIDABLE,
+    check_patch,
+    describe,
+    merge,
+    patched,
+)
 from stream.values.bytesize import ByteSize
 from stream.values.codec import to_plain
 from stream.values.duration import Duration
@@ -148,7 +155,7 @@ def _refusal(*items: tuple[str, object]) -> tuple[int, str, str]:
 
 def test_describe_defaults() -> None:
     """All 27 settings, sorted by key, in the form of the API."""
-    rows = [to_plain(item) for item in describe(_level(), [])]
+    rows = [to_plain(item) for item in describe(Settings(), [])]
     expected = []
     for key, kind, value, protected, validation in EXPECTED:
         row = {
@@ -171,7 +178,7 @@ def test_describe_defaults() -> None:
 def test_describe_overrides() -> None:
     """An override shows in printed form beside the default, also when it equals it."""
     items = describe(
-        _level(), [(IMPORT_INTERVAL, "90s"), (UPLOAD_SIZE, 2048), (WAIT, True), (TYPES, ["a"])]
+        Settings(), [(IMPORT_INTERVAL, "90s"), (UPLOAD_SIZE, 2048), (WAIT, True), (TYPES, ["a"])]
     )
     rows = {item.key: item for item in items}
     assert (rows[IMPORT_INTERVAL].value, rows[IMPORT_INTERVAL].default_value) == ("1m30s", "1m0s")
@@ -189,6 +196,23 @@ def test_merge_order() -> None:
     assert (trigger.count, trigger.size) == (7, ByteSize(1024))
     assert trigger.interval == Duration.of_seconds(30)
     assert merge(_level(), source).staging.upload.trigger.count == 5
+
+
+def test_dead_letters() -> None:
+    """They are set like the others, but shown only where they are set."""
+    stored = [("sink.deadLetter.enabled", True), ("sink.deadLetter.maxSize", "1MB")]
+    check_patch(stored)
+    rows = {item.key: item for item in describe(Settings(), stored)}
+    assert len(rows) == len(EXPECTED) + 2
+    assert (rows["sink.deadLetter.enabled"].value, rows["sink.deadLetter.maxSize"].value) == (
+        True,
+        "1MB",
+    )
+    assert rows["sink.deadLetter.maxSize"].default_value == "64MB"
+    merged = merge(Settings().sink.dead_letter, [*stored, (UPLOAD_COUNT, 1)], below=DEAD_LETTER)
+    assert merged == DeadLetterSettings(enabled=True, max_size=ByteSize(1024 * 1024))
+    assert merge(_level(), stored) == _level()
+    assert _refusal(("sink.deadLetter.maxSize", "2GB"))[0] == 400
 
 
 def test_merge_survives_what_is_stored() -> None:
@@ -303,7 +327,7 @@ def test_protected_keys() -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from([leaf.key for leaf in OVERRIDABLE if leaf.override == "user"]),
+        st.sampled_from([leaf.key for leaf in OVERRIDABLE if leaf.override != "protected"]),
         st.none()
         | st.booleans()
         | st.integers()
@@ -321,10 +345,9 @@ def test_any_json_is_taken_or_refused(patch: dict[str, object]) -> None:
     except UserError as error:
         assert error.status == 400
         return
-    level = merge(_level(), items)
+    merged = merge(Settings(), items, below=())
     for leaf in OVERRIDABLE:
-        value: Any = level
-        for name in leaf.path[2:]:
-            value = getattr(value, name)
+        value = leaf.get(merged)
         assert leaf.rule.violation(value) is None
-    assert len(describe(_level(), items)) == len(OVERRIDABLE) == 27
+    shown = {item.key for item in describe(Settings(), items)}
+    assert shown == {PREFIX + row[0] for row in EXPECTED} | set(patch)

@@ -7,13 +7,15 @@ from datetime import UTC, datetime, timedelta
 import attrs
 import pytest
 
-from stream.settings import Settings
-from stream.storage.entity import File, Slice, directory_name
+from stream.definition.entity import SettingOverride
+from stream.settings import DeadLetterSettings, Settings
+from stream.storage.entity import DeadLetter, File, Slice, directory_name
 from stream.storage.key import FileKey, SliceKey
 from stream.storage.repository import StorageRepository
 from stream.storage.state import FileState, InvalidFileState, InvalidSliceState, SliceState
 from stream.values.bytesize import ByteSize
 from stream.values.codec import decode, encode
+from stream.values.duration import Duration
 from tests.storage.samples import OPENED_AT, uncompressed
 from tests.storage.world import SINK, SINK_KEY, SOURCE, prepared_file, sample_volume
 
@@ -75,6 +77,21 @@ def test_file() -> None:
     """An open file with default settings."""
     assert encode(_file()) == FILE_JSON
     assert decode(File, FILE_JSON) == _file()
+
+
+def test_dead_letters_are_frozen_into_the_file() -> None:
+    """What source and sink say of dead letters is there only if they are kept."""
+    repository = StorageRepository(
+        Settings().storage.level, lambda: [sample_volume("v")], dead_letter=DeadLetterSettings()
+    )
+    source = attrs.evolve(SOURCE, config=(SettingOverride("sink.deadLetter.maxSize", "1MB"),))
+    sink = attrs.evolve(SINK, config=(SettingOverride("sink.deadLetter.enabled", True),))
+    prepared = prepared_file(SINK, OPENED_AT)
+    file = repository._new_file(source, sink, prepared)
+    assert file.dead_letter == DeadLetter(ByteSize(1024 * 1024), Duration.of_seconds(7 * 86400))
+    assert encode(_slice(file)).endswith(b',"deadLetter":{"maxSize":"1MB","maxAge":"168h0m0s"}}')
+    assert decode(Slice, encode(_slice(file))) == _slice(file)
+    assert repository._new_file(source, SINK, prepared).dead_letter is None
 
 
 def test_slice() -> None:

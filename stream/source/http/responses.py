@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from stream.errors import NestedError, UserError, sentence
+from stream.errors import UserError, record_message
 from stream.record.headers import html_safe
 
 __all__ = [
@@ -143,11 +143,7 @@ def error_name(error: BaseException, default: str = "internalError") -> str:
 
 def error_message(error: BaseException) -> str:
     """What a sink's error tells the client."""
-    if getattr(error, "verbatim", False):
-        return str(error)
-    if isinstance(error, NestedError):
-        return error.sentences()
-    return sentence(str(error)) if isinstance(error, UserError) else "Internal error."
+    return record_message(error) if isinstance(error, UserError) else "Internal error."
 
 
 def error_envelope(error: BaseException, exception_id: str = "") -> bytes:

@@ -162,7 +162,8 @@ def _hand_on(sink: ISinkWriter, answer: BlockAnswer, record: RecordContext) -> N
     block = answer.block
     if block.error is not None or block.renderer is None:
         answer.failed(block.error or RuntimeError("the block wasn't rendered"))
-    elif not block.rows:
+        return
+    if not block.rows:
         answer.stored()  # of nothing
     else:
         try:
@@ -171,6 +172,8 @@ def _hand_on(sink: ISinkWriter, answer: BlockAnswer, record: RecordContext) -> N
             )
         except UserError as error:
             answer.failed(error)
-        else:
-            if status is not None:
-                answer.accepted(status)
+            return  # all of it is sent again, the rejected records too
+        if status is not None:
+            answer.accepted(status)
+    for rejection in block.rejected:
+        sink.rejected(rejection.record, rejection.error)

@@ -35,6 +35,7 @@ class FakeSink:
     """A sink that renders at once and answers as it is told to.
 
     :ivar blocks: what came as a whole, and how many rows it had.
+    :ivar dead: bodies of rejected records of batches, and the names of their errors.
     """
 
     def __init__(self, outcome: Any = 200, columns: Sequence[Column] = (BodyColumn("b"),)) -> None:
@@ -44,6 +45,7 @@ class FakeSink:
         self.records: list[RecordContext] = []
         self.waiting: list[IAnswer] = []
         self.blocks: list[tuple[bytes, int]] = []
+        self.dead: list[tuple[bytes, str]] = []
 
     def write(self, record: RecordContext, answer: IAnswer, /) -> int | None:
         self.records.append(record)
@@ -59,6 +61,9 @@ class FakeSink:
         assert renderer is self._render
         self.blocks.append((rows, count))
         return self._answer(answer)
+
+    def rejected(self, record: RecordContext, error: UserError, /) -> None:
+        self.dead.append((record.body, error.name))
 
     def _answer(self, answer: IAnswer) -> int | None:
         if isinstance(self.outcome, Exception):

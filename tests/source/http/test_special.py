@@ -170,6 +170,19 @@ def test_several_sinks_reject_for_themselves(listener: Listener) -> None:
     assert [sink["sinkId"] for sink in document["sources"][0]["sinks"]] == ["k", "m"]
 
 
+def test_rejected_records_are_handed_over_once_the_others_are_taken(
+    listener: Listener, sink: FakeSink
+) -> None:
+    """A batch that is sent again as a whole brings its rejected records again."""
+    sink.outcome = UserError("no pipeline is ready", status=503, name="noPipelineReady")
+    assert result(listener, b'{"a":1}\nbroken\n')["statusCode"] == 503
+    assert sink.dead == []
+    sink.outcome = 200
+    assert result(listener, b'{"a":1}\nbroken\n')["statusCode"] == 207
+    assert result(listener, b"broken too\n")["statusCode"] == 400
+    assert sink.dead == [(b"broken", "badRequest"), (b"broken too", "badRequest")]
+
+
 def test_batch_without_a_sink(listener: Listener) -> None:
     """Like a single record it is taken and dropped."""
     listener.router.sinks[KEY] = []
