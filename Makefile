@@ -12,7 +12,7 @@ RATE ?= 500
 CHAOS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench bench-api chaos chaos-api api-check clean lock
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api api-check clean lock
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ fix: install ## Mend what the linters can mend
 
 bench: install ## Measure throughput and latency against the baselines; needs wrk
 	$(BIN)/python -m benchmarks
+
+abuse: install ## Show what bad clients do to the service, and to a good client meanwhile
+	$(BIN)/python -m benchmarks.abuse
 
 bench-api: install ## Measure reads of the API with 10,000 sinks; needs wrk
 	$(BIN)/python -m benchmarks.api_reads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -56,6 +57,7 @@ class Process(Service):
         self._starting.addErrback(self._failed)
 
     async def _run(self) -> None:
+        _raise_file_limit()
         self._main = self._build()
         await maybeDeferred(self._main.startService)
         if not self._exiting:
@@ -95,6 +97,12 @@ class Process(Service):
         if self._main is not None:
             await maybeDeferred(self._main.stopService)
         _log.info("exited")
+
+
+def _raise_file_limit() -> None:
+    """A connection is an open file, and the usual soft limit is for a person's shell."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _exit_with_failure() -> None:
