@@ -23,7 +23,6 @@ __all__ = [
     "WriterAllocationSettings",
     "WriterNetworkSettings",
     "WriterSettings",
-    "WriterTlsSettings",
 ]
 
 
@@ -178,18 +177,6 @@ class EncodingSettings:
 
 
 @attrs.frozen
-class WriterTlsSettings:
-    certificate: str = setting(
-        "",
-        "PEM file with the certificate that this node shows, empty = no TLS between the nodes.",
-    )
-    key: str = setting("", "PEM file with the key of the certificate.")
-    ca: str = setting(
-        "", "PEM file with the authorities that certificates of other nodes must have."
-    )
-
-
-@attrs.frozen
 class WriterNetworkSettings:
     listen: str = setting(
         "0.0.0.0:6000",
@@ -258,10 +245,9 @@ class WriterNetworkSettings:
     )
     secret: str = setting(
         "",
-        "Secret of source nodes and disk writers, proved to each other; empty = any may write.",
+        "Secret that source nodes must show to the disk writer, empty = any node may write.",
         secret=True,
     )
-    tls: WriterTlsSettings = group(WriterTlsSettings)
 
 
 @attrs.frozen

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from stream.ops.durable import sync_directory
 from stream.storage.network.interface import (
-    ContentConflict,
     NoSpace,
     WriterError,
     WriterUnavailable,
@@ -62,8 +61,7 @@ class DiskFile:
     def append(self, offset: int, data: bytes) -> int:
         """Write *data*; the new length. A repetition of bytes already there changes nothing.
 
-        Raises `WrongOffset`, `ContentConflict`, `NoSpace` (nothing is kept) or
-        `WriterUnavailable` (given up).
+        Raises `WrongOffset`, `NoSpace` (nothing is kept) or `WriterUnavailable` (given up).
         """
         result = self.append_many([(offset, data)])[0]
         if isinstance(result, WriterError):
@@ -98,9 +96,7 @@ class DiskFile:
         except OSError as error:
             self._give_up(error)
             return WriterUnavailable(f"cannot read: {error.strerror}")
-        if is_there:
-            return end
-        return ContentConflict(f"other bytes are stored from {offset} to {end}")
+        return end if is_there else WrongOffset(self.length)
 
     def _write_run(self, run: list[bytes]) -> list[int | WriterError]:
         """Append each of *run*. If the whole doesn't fit, as many as do, one by one."""
