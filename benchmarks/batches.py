@@ -6,7 +6,7 @@ import statistics
 
 from benchmarks.servers import influxdb, service
 from benchmarks.setting import Setting, cell, record_body
-from benchmarks.singles import INFLUX_LINE, warm_up_seconds
+from benchmarks.singles import INFLUX_LINE, WARM_UP_SECONDS
 from benchmarks.wrk import Figure, load
 
 __all__ = ["section"]
@@ -22,7 +22,7 @@ def section(setting: Setting) -> list[str]:
     for _ in range(setting.rounds):
         for size, connections in CONNECTIONS.items():
             with service(setting.data()) as running:
-                load(running.url, connections, warm_up_seconds, setting.single())
+                load(running.url, connections, WARM_UP_SECONDS, setting.single())
                 lines = (record_body() + "\n") * size
                 script = setting.script(NDJSON, lines) if size > 1 else setting.single()
                 run = load(running.url, connections, setting.seconds, script)

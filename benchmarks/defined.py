@@ -8,7 +8,7 @@ import time
 
 from benchmarks.servers import ROOT, service
 from benchmarks.setting import Setting, cell
-from benchmarks.singles import warm_up_seconds
+from benchmarks.singles import WARM_UP_SECONDS
 from benchmarks.wrk import Figure, load
 from tests.e2e.processes import Deployment
 
@@ -25,10 +25,10 @@ def section(setting: Setting) -> list[str]:
     ready = 0.0
     for _ in range(setting.rounds):
         with service(setting.data()) as running:
-            load(running.url, CONNECTIONS, warm_up_seconds, script)
+            load(running.url, CONNECTIONS, WARM_UP_SECONDS, script)
             few.append(load(running.url, CONNECTIONS, setting.seconds, script))
             _define(running.deployed)
-            load(running.url, CONNECTIONS, warm_up_seconds, script)
+            load(running.url, CONNECTIONS, WARM_UP_SECONDS, script)
             many.append(load(running.url, CONNECTIONS, setting.seconds, script))
             ready = max(ready, _source_start(running.deployed))
     rates = sum(run.rate for run in many) / sum(run.rate for run in few)

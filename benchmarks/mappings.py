@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.servers import COLUMNS, Service, service
 from benchmarks.setting import Setting, cell
-from benchmarks.singles import warm_up_seconds
+from benchmarks.singles import WARM_UP_SECONDS
 from benchmarks.wrk import Figure, load
 
 __all__ = ["section"]
@@ -45,7 +45,7 @@ def section(setting: Setting) -> list[str]:
     with service(setting.data()) as running:
         cases = _cases(running)
         for url in cases.values():
-            load(url, CONNECTIONS, warm_up_seconds, script)
+            load(url, CONNECTIONS, WARM_UP_SECONDS, script)
         for _ in range(setting.rounds):
             for name, url in cases.items():
                 run = load(url, CONNECTIONS, setting.seconds, script)

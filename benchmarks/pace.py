@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.servers import service
 from benchmarks.setting import JSON_TYPE, Setting, record_body
-from benchmarks.singles import warm_up_seconds
+from benchmarks.singles import WARM_UP_SECONDS
 from benchmarks.wrk import Figure, load
 
 __all__ = ["section"]
@@ -24,7 +24,7 @@ def section(setting: Setting) -> list[str]:
     folder = setting.data()
     syncs = _sync_ms(setting.folder)
     with service(folder) as running:
-        load(running.url, CONNECTIONS, warm_up_seconds, setting.single())
+        load(running.url, CONNECTIONS, WARM_UP_SECONDS, setting.single())
         peak = load(running.url, CONNECTIONS, setting.seconds, setting.single())
         runs = _paced(setting, running.url, SHARE * peak.rate)
     p99 = statistics.median(run.p99 for run in runs)
