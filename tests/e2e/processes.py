@@ -20,7 +20,7 @@ import attrs
 
 from tests.conftest import free_port
 
-__all__ = ["ALL", "Deployment", "wait_for"]
+__all__ = ["ALL", "Deployment", "start_load", "wait_for"]
 
 ALL = (
     "etcd",
@@ -42,6 +42,7 @@ COLUMNS: list[dict[str, Any]] = [
     {"type": "body", "name": "body"},
 ]
 
+_ROOT = Path(__file__).parents[2]
 _START_SECONDS = 60.0
 _STOP_SECONDS = 40.0
 _POLL_SECONDS = 0.05
@@ -233,6 +234,11 @@ class Deployment:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return request("POST", url, data, {"Content-Type": "application/json"})
 
+    @property
+    def written(self) -> int:
+        """Bytes in slice files."""
+        return sum(path.stat().st_size for path in self.root.glob("volumes/**/slice-*"))
+
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Ask the sandbox's database, as any SQL tool can."""
         path = self.root / "sandbox" / "project-123" / "data.sqlite"
@@ -257,6 +263,23 @@ class Deployment:
         """Wait until all *expected* ids are in the table; all ids that are there."""
         wait_for(lambda: expected <= set(self.ids()), f"{len(expected)} records", seconds)
         return self.ids()
+
+
+def start_load(
+    url: str, records: int, acknowledged: Path, prefix: str = "r"
+) -> subprocess.Popen[bytes]:
+    """Push records in the background; it prints what became of them.
+
+    :param acknowledged: file for the ids of those answered with 200.
+    """
+    command = [
+        *(sys.executable, "-m", "benchmarks.load", url),
+        f"--records={records}",
+        "--connections=32",
+        f"--acknowledged={acknowledged}",
+        f"--prefix={prefix}",
+    ]
+    return subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE)
 
 
 def request(

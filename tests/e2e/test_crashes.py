@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Deployment, Running, wait_for
-
-_ROOT = Path(__file__).parents[2]
+from tests.e2e.processes import Deployment, Running, start_load, wait_for
 
 
 def _start_separately(deployed: Deployment) -> dict[str, Running]:
@@ -28,32 +24,14 @@ def _start_separately(deployed: Deployment) -> dict[str, Running]:
     return running
 
 
-def _load(url: str, records: int, acknowledged: Path) -> subprocess.Popen[bytes]:
-    """Push records in the background."""
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "benchmarks.load",
-            url,
-            f"--records={records}",
-            "--connections=32",
-            f"--acknowledged={acknowledged}",
-            "--prefix=r",
-        ],
-        cwd=_ROOT,
-        stdout=subprocess.PIPE,
-    )
-
-
 @pytest.mark.parametrize("victim", ["storage-writer", "http-source"])
 def test_no_acknowledged_record_is_lost(deployed: Deployment, tmp_path: Path, victim: str) -> None:
     """The killed process comes back, and every record answered with 200 is in the table."""
     running = _start_separately(deployed)
     url = deployed.define()
     acknowledged = tmp_path / "acknowledged"
-    load = _load(url, 6000, acknowledged)
-    wait_for(lambda: _written(deployed) > 20_000, "the first rows on disk")
+    load = start_load(url, 6000, acknowledged)
+    wait_for(lambda: deployed.written > 20_000, "the first rows on disk")
     running[victim].kill()
     deployed.start(victim, node_id=victim)
     output, _ = load.communicate(timeout=120)
@@ -66,18 +44,13 @@ def test_no_acknowledged_record_is_lost(deployed: Deployment, tmp_path: Path, vi
     assert len(stored) - len(ids) <= unanswered, "a record was stored twice"
 
 
-def _written(deployed: Deployment) -> int:
-    """Bytes in slice files."""
-    return sum(path.stat().st_size for path in deployed.root.glob("volumes/**/slice-*"))
-
-
 def test_a_stop_under_load_answers_everything(deployed: Deployment, tmp_path: Path) -> None:
     """SIGTERM to a source: what it has read it answers, and what it answered is stored."""
     running = _start_separately(deployed)
     url = deployed.define()
     acknowledged = tmp_path / "acknowledged"
-    load = _load(url, 6000, acknowledged)
-    wait_for(lambda: _written(deployed) > 20_000, "the first rows on disk")
+    load = start_load(url, 6000, acknowledged)
+    wait_for(lambda: deployed.written > 20_000, "the first rows on disk")
     assert running["http-source"].stop() == 0
     deployed.start("http-source", node_id="http-source")
     output, _ = load.communicate(timeout=120)

@@ -5,25 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.conftest import free_port
-from tests.e2e.processes import ALL, Deployment, Running, wait_for
-
-_ROOT = Path(__file__).parents[2]
-
-
-def _load(url: str, records: int, acknowledged: Path, prefix: str) -> subprocess.Popen[bytes]:
-    command = [
-        *(sys.executable, "-m", "benchmarks.load", url),
-        f"--records={records}",
-        "--connections=32",
-        f"--acknowledged={acknowledged}",
-        f"--prefix={prefix}",
-    ]
-    return subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE)
+from tests.e2e.processes import ALL, Deployment, Running, start_load, wait_for
 
 
 def _workers(running: Running) -> set[int]:
@@ -40,11 +25,6 @@ def _workers(running: Running) -> set[int]:
     return found
 
 
-def _written(deployed: Deployment) -> int:
-    """Bytes in slice files."""
-    return sum(path.stat().st_size for path in deployed.root.glob("volumes/**/slice-*"))
-
-
 def _ready(running: Running) -> int:
     return running.log.read_bytes().count(b" is ready")
 
@@ -57,7 +37,7 @@ def test_workers_share_the_address(deployed: Deployment, tmp_path: Path) -> None
     assert len(workers) == 2
 
     first = tmp_path / "first"
-    load = _load(url, 4000, first, "a")
+    load = start_load(url, 4000, first, "a")
     wait_for(lambda: len(list(deployed.root.glob("volumes/**/slice-*-w*"))) >= 2, "two files")
     os.kill(min(workers), signal.SIGKILL)
     output, _ = load.communicate(timeout=120)
@@ -65,9 +45,9 @@ def test_workers_share_the_address(deployed: Deployment, tmp_path: Path) -> None
     wait_for(lambda: len(_workers(running)) == 2 and _ready(running) >= 3, "the worker's return")
 
     second = tmp_path / "second"
-    before = _written(deployed)
-    load = _load(url, 6000, second, "b")
-    wait_for(lambda: _written(deployed) > before + 20_000, "more rows on disk")
+    before = deployed.written
+    load = start_load(url, 6000, second, "b")
+    wait_for(lambda: deployed.written > before + 20_000, "more rows on disk")
     last = _workers(running)
     assert running.stop() == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in last)
