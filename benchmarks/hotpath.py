@@ -32,7 +32,7 @@ from stream.mapping.columns import (
     TemplateColumn,
     UuidColumn,
 )
-from stream.mapping.render import compile_renderer
+from stream.mapping.render import Renderer, compile_renderer
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
 from stream.source.dispatcher import Dispatcher, SourceEntry
@@ -42,7 +42,7 @@ from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.parser import RequestParser
 from stream.source.http.protocol import IngestFactory, Limits
 from stream.source.http.special import Decoder
-from stream.source.interfaces import IAnswer, ISinkWriter, Renderer
+from stream.source.interfaces import IAnswer, ISinkWriter
 
 KEY = SourceKey(1, 1, "bench")
 SECRET = "s" * 48

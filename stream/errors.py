@@ -10,9 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["NestedError", "UserError", "camel_case", "format_nested", "record_message", "sentence"]
+__all__ = [
+    "NestedError",
+    "UserError",
+    "camel_case",
+    "format_nested",
+    "record_error_name",
+    "record_message",
+    "sentence",
+]
 
 _ONE_LINE_LIMIT = 60
+_RECORD_PREFIX = "stream.in."
 _ENDS_LIKE_A_WORD = re.compile(r"[a-zA-Z0-9'\"]$")
 _WORD_BREAK = re.compile(r"[_\s-]+(\w)")
 
@@ -81,6 +90,11 @@ def sentence(text: str) -> str:
     if text:
         text = text[0].upper() + text[1:]
     return text + "." if _ENDS_LIKE_A_WORD.search(text) else text
+
+
+def record_error_name(name: str) -> str:
+    """An error's *name* as the producer of a record is told it: with the listener's prefix."""
+    return name if "." in name else _RECORD_PREFIX + name
 
 
 def record_message(error: UserError) -> str:

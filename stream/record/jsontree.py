@@ -170,6 +170,10 @@ class JsonPath:
         # A single byte is found faster than two, and most bodies have no escapes at all.
         if not self._exact_spelling or (b"\\" in source and b"\\u" in source):
             return False
+        return self.occurs_once(source)
+
+    def occurs_once(self, source: bytes) -> bool:
+        """Whether no key of the path is spelled more than once, as a key or as a value."""
         for needle in self._needles:  # noqa: SIM110 - a generator would double the time
             if source.count(needle) > 1:
                 return False

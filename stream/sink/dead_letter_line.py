@@ -13,7 +13,7 @@ from datetime import datetime
 import attrs
 import orjson
 
-from stream.errors import UserError, record_message
+from stream.errors import UserError, record_error_name, record_message
 from stream.record.context import RecordContext, datetime_text
 
 __all__ = ["DeadRecord", "time_of"]
@@ -24,7 +24,6 @@ _SECRET_HEADERS = frozenset(
         *("X-Storageapi-Token", "X-Api-Key"),
     }
 )
-_NAME_PREFIX = "stream.in."
 _TIME = slice(len('{"time":"'), len('{"time":"2024-05-01T10:00:00.123Z'))
 
 
@@ -47,12 +46,11 @@ class DeadRecord:
 
     @classmethod
     def of(cls, sink_id: str, record: RecordContext, error: UserError) -> DeadRecord:
-        name = error.name if "." in error.name else _NAME_PREFIX + error.name
         return cls(
             record.timestamp_ms,
             sink_id,
             error.status,
-            name,
+            record_error_name(error.name),
             record_message(error),
             record.client_ip,
             record.headers.map,

@@ -23,10 +23,11 @@ from stream.definition.entity import Sink
 from stream.definition.key import SinkKey, SourceKey
 from stream.errors import UserError
 from stream.etcd import Batch, EtcdClient, Mirror, Registration, Session, json_values
+from stream.mapping.render import Renderer
 from stream.record.context import RecordContext
 from stream.sink.balancing import slice_share
 from stream.sink.outcome import Waiter, no_opened_slice, shutting_down
-from stream.sink.sink_pipeline import PipelineContext, Renderer, SinkPipeline
+from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
 from stream.storage import prefix as storage_prefix
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey

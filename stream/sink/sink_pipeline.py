@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -12,7 +12,7 @@ from twisted.python.threadpool import ThreadPool
 
 from stream.errors import UserError
 from stream.mapping.columns import Mapping
-from stream.mapping.render import compile_renderer
+from stream.mapping.render import Renderer, compile_renderer
 from stream.record.context import RecordContext
 from stream.sink.balancing import Balancer
 from stream.sink.counters import SliceCounters
@@ -25,14 +25,12 @@ from stream.storage.key import SliceKey
 from stream.storage.network.interface import SliceOpener
 from stream.values.bytesize import ByteSize
 
-__all__ = ["CountersCollector", "PipelineContext", "Renderer", "SinkPipeline"]
+__all__ = ["CountersCollector", "PipelineContext", "SinkPipeline"]
 
 _log = Logger()
 
 CLOSE_SECONDS = 30.0
 """How long a closing slice pipeline waits for the writer; less than coordinators wait for us."""
-
-Renderer = Callable[[RecordContext], bytes]
 
 
 class CountersCollector(Protocol):

@@ -7,13 +7,14 @@ place, never by a half-done answer. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count, islice, repeat
 from typing import Any, Protocol
 
 import attrs
 
 from stream.errors import UserError
+from stream.mapping.render import Renderer
 from stream.record.context import UNPARSED, RecordContext
 from stream.record.errors import InvalidJson
 from stream.record.jsontree import array_items, parse_json
@@ -34,8 +35,6 @@ MAX_ROWS_BYTES = 4_000_000
 
 RECORDS_AT_ONCE = 64
 """Rendered for one sink after the other, so that each body is parsed once."""
-
-Renderer = Callable[[RecordContext], bytes]
 
 
 class BatchTooLarge(UserError):

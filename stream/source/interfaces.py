@@ -6,18 +6,15 @@ a sink that commits records in groups keeps a list of requests and answers them 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError
+from stream.mapping.render import Renderer
 from stream.record.context import RecordContext
 
-__all__ = ["IAnswer", "IDispatcher", "IRouter", "ISinkWriter", "Renderer"]
-
-
-Renderer = Callable[[RecordContext], bytes]
-"""From a record to its row. Raises UserError."""
+__all__ = ["IAnswer", "IDispatcher", "IRouter", "ISinkWriter"]
 
 
 class IAnswer(Protocol):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stream.errors import UserError
 from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
-from stream.mapping.render import compile_renderer
+from stream.mapping.render import Renderer, compile_renderer
 from stream.record.context import RecordContext
 from stream.record.errors import InvalidJson
 from stream.record.headers import RecordHeaders
@@ -18,7 +18,6 @@ from stream.source.batch import (
     MAX_ROWS_BYTES,
     RECORDS_AT_ONCE,
     BatchTooLarge,
-    Renderer,
     RowBlock,
     array_elements,
     line_elements,

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from twisted.logger import Logger
+
 from stream.definition.key import SourceKey
 from stream.errors import UserError
+from stream.record.context import RecordContext
 from stream.source.http import responses
+from stream.source.interfaces import IAnswer, ISinkWriter
 
 __all__ = [
     "ACCEPTED",
@@ -19,6 +23,7 @@ __all__ = [
     "SinkAnswer",
     "outcome_members",
     "status_of",
+    "write_record",
 ]
 
 PROCESSED = 200
@@ -89,6 +94,13 @@ class SingleAnswer:
         )
 
 
+class _Answers(Protocol):
+    """All answers to a request, told of each."""
+
+    def one_more(self) -> None:
+        """A sink has answered."""
+
+
 class SinkAnswer:
     """The answer of one of several sinks.
 
@@ -97,7 +109,7 @@ class SinkAnswer:
 
     __slots__ = ("_all", "error", "sink_id", "status")
 
-    def __init__(self, all_answers: ManyAnswers, sink_id: str) -> None:
+    def __init__(self, all_answers: _Answers, sink_id: str) -> None:
         self._all = all_answers
         self.sink_id = sink_id
         self.status = 0
@@ -179,6 +191,32 @@ class ManyAnswers:
         if not self._verbose:
             return responses.OK
         return _document([(source, []) for source, _ in self.sources], PROCESSED)
+
+
+class StatusAnswer(IAnswer, Protocol):
+    """An answer that can also be given at once."""
+
+    def accepted(self, status: int) -> None:
+        """The sink doesn't wait, and says so with *status*."""
+
+    def failed(self, error: Exception) -> None:
+        """The row isn't acknowledged."""
+
+
+def write_record(
+    sink: ISinkWriter, record: RecordContext, answer: StatusAnswer, log: Logger
+) -> None:
+    """Hand *record* to *sink*; *answer* is told what becomes of it, at once or later."""
+    try:
+        status = sink.write(record, answer)
+    except UserError as error:
+        answer.failed(error)
+    except Exception as error:
+        log.failure("write record error: {reason}", reason=str(error))
+        answer.failed(error)
+    else:
+        if status is not None:
+            answer.accepted(status)
 
 
 def status_of(error: Exception) -> int:

@@ -17,8 +17,8 @@ from stream.source.http.answers import (
     PROCESSED,
     Connection,
     ReportFailure,
+    SinkAnswer,
     outcome_members,
-    status_of,
 )
 
 __all__ = ["BatchAnswer", "BlockAnswer"]
@@ -29,35 +29,14 @@ MAX_KINDS_OF_ERRORS = 100
 """Different reasons of rejection that are told one by one; the places of all records are told."""
 
 
-class BlockAnswer:
-    """The answer of one sink. Plays `stream.source.interfaces.IAnswer`.
+class BlockAnswer(SinkAnswer):
+    """The answer of one sink to its block."""
 
-    :ivar status: 0 until there is one.
-    """
-
-    __slots__ = ("_all", "block", "error", "sink_id", "status")
+    __slots__ = ("block",)
 
     def __init__(self, all_answers: BatchAnswer, sink_id: str, block: RowBlock) -> None:
-        self._all = all_answers
-        self.sink_id = sink_id
+        super().__init__(all_answers, sink_id)
         self.block = block
-        self.status = 0
-        self.error: Exception | None = None
-
-    def stored(self) -> None:
-        self.accepted(PROCESSED)
-
-    def accepted(self, status: int) -> None:
-        """The sink has taken the block, and says so with *status*."""
-        if not self.status:
-            self.status = status
-            self._all.one_more()
-
-    def failed(self, error: Exception) -> None:
-        if not self.status:
-            self.status = status_of(error)
-            self.error = error
-            self._all.one_more()
 
 
 class BatchAnswer:

@@ -12,7 +12,7 @@ from stream.definition.key import SourceKey
 from stream.errors import UserError
 from stream.record.context import RecordContext
 from stream.source.http import responses
-from stream.source.http.answers import Connection, ManyAnswers, SingleAnswer, SinkAnswer
+from stream.source.http.answers import Connection, ManyAnswers, SingleAnswer, write_record
 from stream.source.http.client import ClientAddress
 from stream.source.http.head import Head
 from stream.source.http.idempotency import Attempt, IdempotencyWindow
@@ -73,8 +73,7 @@ class IngestHandler:
             reactor,
             clock=clock,
             client_ip=self._client_ip,
-            refuse=self.refuse,
-            crashed=self.crashed,
+            failed=self.failed,
         )
         self._window = window
         self._decoder = decoder
@@ -112,6 +111,11 @@ class IngestHandler:
         return responses.error_envelope(
             error, self._new_exception_id() if error.status >= 500 else ""
         )
+
+    def failed(self, failure: Failure) -> bytes:
+        """The answer to a request that failed as a whole, whoever's fault it is."""
+        error = failure.value
+        return self.refuse(error) if isinstance(error, UserError) else self.crashed(failure)
 
     def crashed(self, failure: Failure | None = None) -> bytes:
         """The answer when the fault is ours.
@@ -159,7 +163,7 @@ class IngestHandler:
                     connection, source, sink_id, route.verbose, self._report_failure
                 )
                 connection.pending = answer
-                self._write(writer, record, answer)
+                write_record(writer, record, answer, _log)
                 return None
             return self._write_to_many(((source, sinks),), record, route.verbose, connection)
         targets = tuple((source, self._router.eligible(source, "")) for source in sources)
@@ -194,10 +198,8 @@ class IngestHandler:
             return begun
         try:
             answer = self._decode(route, sources, head, request.body, begun)
-        except UserError as error:
-            answer = self.refuse(error)
         except Exception:
-            answer = self.crashed()
+            answer = self.failed(Failure())
         if answer is not None:
             begun.finish(answer)
         return None
@@ -210,31 +212,12 @@ class IngestHandler:
         body: bytes,
         connection: Connection,
     ) -> bytes | None:
+        def write(body: bytes) -> bytes | None:
+            return self._write_body(route, sources, head, body, connection)
+
         if not head.encoding:
-            return self._write_body(route, sources, head, body, connection)
-        decoded = self._decoder.decode(head.encoding, body)
-        if isinstance(decoded, bytes):
-            return self._write_body(route, sources, head, decoded, connection)
-        connection.pending = decoded
-
-        def go_on(body: bytes) -> bytes | None:
-            if connection.pending is not decoded:
-                return None  # nobody waits any more
-            return self._write_body(route, sources, head, body, connection)
-
-        def refuse(failure: Failure) -> bytes:
-            error = failure.value
-            return self.refuse(error) if isinstance(error, UserError) else self.crashed(failure)
-
-        def finish(answer: bytes | None) -> None:
-            if answer is not None and connection.pending is decoded:
-                connection.finish(answer)
-
-        decoded.addCallback(go_on)
-        decoded.addErrback(refuse)
-        decoded.addCallback(finish)
-        decoded.addErrback(lambda failure: _log.failure("cannot answer a request", failure))
-        return None
+            return write(body)
+        return self._decoder.answer(head.encoding, body, connection, write, self.failed)
 
     def _write_body(
         self,
@@ -268,22 +251,8 @@ class IngestHandler:
         connection.pending = answers
         for (_, sinks), (_, sink_answers) in zip(targets, answers.sources, strict=True):
             for (_, writer), answer in zip(sinks, sink_answers, strict=True):
-                self._write(writer, record, answer)
+                write_record(writer, record, answer, _log)
         return None
-
-    def _write(
-        self, writer: ISinkWriter, record: RecordContext, answer: SingleAnswer | SinkAnswer
-    ) -> None:
-        try:
-            status = writer.write(record, answer)
-        except UserError as error:
-            answer.failed(error)
-        except Exception as error:
-            self._log.failure("write record error: {reason}", str(error))
-            answer.failed(error)
-        else:
-            if status is not None:
-                answer.accepted(status)
 
     def _report_failure(
         self, source: SourceKey, sinks: int, failed: Sequence[tuple[str, Exception]]
@@ -307,8 +276,6 @@ class IngestHandler:
 class _LimitedLog:
     """A log that leaves entries out, and counts them, when there are too many."""
 
-    _log = Logger(namespace="http-source")
-
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._next = 0.0
@@ -329,10 +296,10 @@ class _LimitedLog:
 
     def failure(self, template: str, value: str, failure: Failure | None = None) -> None:
         """*failure*, or the exception being handled; never left out."""
-        self._log.failure(template, failure, reason=value, exception_id=value)
+        _log.failure(template, failure, reason=value, exception_id=value)
 
     def write(self, level: LogLevel, template: str, **fields: object) -> None:
         left_out, self._left_out = self._left_out, 0
         if left_out:
             template += " ({left_out} similar entries left out)"
-        self._log.emit(level, template, left_out=left_out, **fields)
+        _log.emit(level, template, left_out=left_out, **fields)

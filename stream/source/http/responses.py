@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from stream.errors import UserError, record_message
+from stream.errors import UserError, record_error_name, record_message
 from stream.record.headers import html_safe
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
 SERVER = "Keboola/Stream/HTTPSource"
 RETRY_AFTER_SECONDS = 1
 
-_NAME_PREFIX = "stream.in."
 _SUPPORT = (
     "Application error. Please contact our support support@keboola.com "
     "with exception id ({}) attached."
@@ -74,17 +73,22 @@ def response(
 
 def closing(answer: bytes) -> bytes:
     """*answer*, saying that the connection is closed after it."""
-    return answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+    return _with_header(answer, b"Connection: close")
 
 
 def keeping_alive(answer: bytes) -> bytes:
     """*answer*, telling an HTTP/1.0 client that the connection stays."""
-    return answer.replace(b"\r\n", b"\r\nConnection: keep-alive\r\n", 1)
+    return _with_header(answer, b"Connection: keep-alive")
 
 
 def replayed(answer: bytes) -> bytes:
     """*answer*, saying that it was given before and nothing was written again."""
-    return answer.replace(b"\r\n", b"\r\nIdempotency-Replayed: true\r\n", 1)
+    return _with_header(answer, b"Idempotency-Replayed: true")
+
+
+def _with_header(answer: bytes, line: bytes) -> bytes:
+    """*answer* with one more header, the first."""
+    return answer.replace(b"\r\n", b"\r\n" + line + b"\r\n", 1)
 
 
 def is_success(answer: bytes) -> bool:
@@ -137,8 +141,7 @@ def new_exception_id() -> str:
 
 def error_name(error: BaseException, default: str = "internalError") -> str:
     """The error's name with the listener's prefix."""
-    name = error.name if isinstance(error, UserError) else default
-    return name if "." in name else _NAME_PREFIX + name
+    return record_error_name(error.name if isinstance(error, UserError) else default)
 
 
 def error_message(error: BaseException) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SourceKey
@@ -25,13 +27,15 @@ from stream.source.http.encoding import decode_body
 from stream.source.http.route import Ingest
 from stream.source.interfaces import ISinkWriter
 
-__all__ = ["BatchWriter", "Decoder", "is_batch"]
+__all__ = ["SLICE_SECONDS", "BatchWriter", "Decoder", "is_batch"]
+
+_log = Logger(namespace="http-source")
 
 INLINE_BYTES = 8 * 1024
 """A compressed body up to this size is decoded at once: a thread would cost more."""
 
 SLICE_SECONDS = 0.005
-"""How long a batch is worked on before others have their turn."""
+"""How long a batch or an export is worked on before others have their turn."""
 
 Targets = Sequence[tuple[SourceKey, Sequence[tuple[str, ISinkWriter]]]]
 
@@ -61,14 +65,38 @@ class Decoder:
         self._reactor = reactor
         self._pool = pool
 
-    def decode(self, encoding: bytes, body: bytes) -> bytes | Deferred[bytes]:
-        """The decoded body, at once or later. Raises UserError, at once or later."""
+    def answer(
+        self,
+        encoding: bytes,
+        body: bytes,
+        connection: Connection,
+        take: Callable[[bytes], bytes | None],
+        failed: Callable[[Failure], bytes],
+    ) -> bytes | None:
+        """Decode *body* and hand it on.
+
+        :param take: takes the decoded body; gives the answer, or ``None`` if the connection gets
+            it later. Not called if nobody waits any more.
+        :param failed: the answer when that fails later.
+        :returns: the answer, or ``None`` if the connection gets it later.
+        :raises UserError: the body can't be decoded, if that is known at once.
+        """
         if len(body) <= INLINE_BYTES:
-            return decode_body(encoding, body, self._limit)
+            return take(decode_body(encoding, body, self._limit))
         decoding: Deferred[bytes] = deferToThreadPool(
             self._reactor, self._pool, decode_body, encoding, body, self._limit
         )
-        return decoding
+        connection.pending = decoding
+
+        def finish(answer: bytes | None) -> None:
+            if answer is not None and connection.pending is decoding:
+                connection.finish(answer)
+
+        taking = decoding.addCallback(lambda b: take(b) if connection.pending is decoding else None)
+        taking.addErrback(failed)
+        taking.addCallback(finish)
+        taking.addErrback(lambda failure: _log.failure("cannot answer a request", failure))
+        return None
 
 
 class BatchWriter:

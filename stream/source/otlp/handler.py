@@ -11,7 +11,6 @@ from typing import Any
 
 import attrs
 import orjson
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -19,11 +18,11 @@ from stream.definition.key import SourceKey
 from stream.errors import UserError
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders, html_safe
-from stream.source.http.answers import Connection, status_of
+from stream.source.http.answers import Connection, status_of, write_record
 from stream.source.http.head import Head
 from stream.source.http.parser import Request
 from stream.source.http.route import Otlp
-from stream.source.http.special import Decoder
+from stream.source.http.special import SLICE_SECONDS, Decoder
 from stream.source.interfaces import IDispatcher, IRouter
 from stream.source.otlp.decode import Encoding, Signal, decode_request, read_encoding
 from stream.source.otlp.flatten import Record, flatten
@@ -32,9 +31,6 @@ from stream.source.otlp.response import Outcome, export_answer
 __all__ = ["OtlpHandler"]
 
 _log = Logger(namespace="otlp-source")
-
-SLICE_SECONDS = 0.005
-"""How long an export is worked on before others have their turn."""
 
 _FAILED = 300
 _DECODED = (b"gzip", b"zstd")
@@ -47,8 +43,7 @@ class OtlpHandler:
     :param dispatcher: finds sources of type ``otlp``.
     :param clock: seconds since the epoch.
     :param client_ip: who sent a request that came from a peer.
-    :param refuse: the answer to a request that fails as a whole.
-    :param crashed: the answer when the fault is ours.
+    :param failed: the answer to a request that fails as a whole.
     """
 
     def __init__(
@@ -60,8 +55,7 @@ class OtlpHandler:
         *,
         clock: Callable[[], float],
         client_ip: Callable[[str, Head], str],
-        refuse: Callable[[UserError], bytes],
-        crashed: Callable[[Failure | None], bytes],
+        failed: Callable[[Failure], bytes],
     ) -> None:
         self._dispatcher = dispatcher
         self._router = router
@@ -69,8 +63,7 @@ class OtlpHandler:
         self._reactor = reactor
         self._clock = clock
         self._client_ip = client_ip
-        self._refuse = refuse
-        self._crashed = crashed
+        self._failed = failed
 
     def export(self, route: Otlp, request: Request, connection: Connection) -> bytes | None:
         """Answer *request*, or set the connection's `pending` to what will answer it.
@@ -92,35 +85,16 @@ class OtlpHandler:
             self._client_ip(connection.peer_ip, head),
             _without_authorization(head.headers),
         )
-        body: bytes | Deferred[bytes] = request.body
+
+        def take(body: bytes) -> None:
+            decoded = decode_request(export.signal, export.encoding, body)
+            answer = _ExportAnswer(export, connection)
+            connection.pending = answer
+            self._work(answer, flatten(export.signal, decoded))
+
         if head.encoding in _DECODED:
-            body = self._decoder.decode(head.encoding, request.body)
-        if isinstance(body, bytes):
-            return self._take(export, body, connection)
-        connection.pending = body
-        body.addCallback(lambda decoded: self._take_later(export, decoded, connection, body))
-        body.addErrback(lambda failure: self._failed(failure, connection, body))
-        return None
-
-    def _take_later(
-        self, export: _Export, body: bytes, connection: Connection, pending: object
-    ) -> None:
-        if connection.pending is pending:
-            answer = self._take(export, body, connection)
-            if answer is not None:
-                connection.finish(answer)
-
-    def _failed(self, failure: Failure, connection: Connection, pending: object) -> None:
-        error = failure.value
-        answer = self._refuse(error) if isinstance(error, UserError) else self._crashed(failure)
-        if connection.pending is pending:
-            connection.finish(answer)
-
-    def _take(self, export: _Export, body: bytes, connection: Connection) -> bytes | None:
-        request = decode_request(export.signal, export.encoding, body)
-        answer = _ExportAnswer(export, connection)
-        connection.pending = answer
-        self._work(answer, flatten(export.signal, request))
+            return self._decoder.answer(head.encoding, request.body, connection, take, self._failed)
+        take(request.body)
         return None
 
     def _work(self, answer: _ExportAnswer, records: Iterator[Record]) -> None:
@@ -133,7 +107,7 @@ class OtlpHandler:
                     self._reactor.callLater(0, self._work, answer, records)
                     return
         except Exception:
-            answer.crash(self._crashed(Failure()))
+            answer.crash(self._failed(Failure()))
         else:
             answer.all_handed_on()
 
@@ -151,16 +125,7 @@ class OtlpHandler:
         for source in export.sources:
             for _, sink in self._router.eligible(source, export.signal.value):
                 waiting.missing += 1
-                try:
-                    status = sink.write(record, waiting)
-                except UserError as error:
-                    waiting.failed(error)
-                except Exception as error:
-                    _log.failure("write record error: {reason}", reason=str(error))
-                    waiting.failed(error)
-                else:
-                    if status is not None:
-                        waiting.accepted(status)
+                write_record(sink, record, waiting, _log)
         waiting.one_less()
 
 

@@ -14,7 +14,7 @@ from twisted.python.threadpool import ThreadPool
 from stream.definition.key import SourceKey
 from stream.errors import NestedError, UserError
 from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
-from stream.mapping.render import compile_renderer
+from stream.mapping.render import Renderer, compile_renderer
 from stream.record.context import RecordContext
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
@@ -24,7 +24,7 @@ from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.parser import RequestParser
 from stream.source.http.route import Ingest, NotFound, find_route
 from stream.source.http.special import Decoder
-from stream.source.interfaces import IAnswer, ISinkWriter, Renderer
+from stream.source.interfaces import IAnswer, ISinkWriter
 
 KEY = SourceKey(123, 111, "my-source")
 SECRET = "K" * 48
