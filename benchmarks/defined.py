@@ -15,7 +15,7 @@ from tests.e2e.processes import Deployment
 __all__ = ["section"]
 
 CONNECTIONS = 256
-SOURCES, SINKS = 1000, 10
+SOURCES, SINKS = 100, 100
 
 
 def section(setting: Setting) -> list[str]:
@@ -52,6 +52,7 @@ def _define(deployed: Deployment) -> None:
             *(sys.executable, "-m", "benchmarks.definitions"),
             f"127.0.0.1:{deployed.ports['etcd']}",
             *("--namespace", deployed.environment()["STREAM_ETCD_NAMESPACE"]),
+            *("--branch", "457"),  # the limit of sources is one of a branch
             *("--sources", str(SOURCES), "--sinks", str(SINKS)),
         ],
         cwd=ROOT,

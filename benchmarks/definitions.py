@@ -25,7 +25,7 @@ from stream.etcd import AtomicTxn, EtcdClient, atomic
 
 __all__ = ["define"]
 
-SINKS_PER_CHANGE = 50
+SINKS_PER_CHANGE = 20
 _TABLE = {
     "type": "keboola",
     "mapping": {
