@@ -9,7 +9,7 @@ import attrs
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, fail
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -25,6 +25,7 @@ from stream.storage.network.interface import (
     WriterError,
     WriterUnavailable,
 )
+from stream.storage.network.tls import Credentials, credentials
 from stream.storage.volume import Volume
 
 __all__ = ["WriterClients"]
@@ -80,9 +81,12 @@ class WriterClients(Service):
         self._writers: dict[str, _Writer] = {}
         self._forgetting = LoopingCall(self._forget_unregistered)
         self._forgetting.clock = reactor
+        self._credentials: Credentials | None = None
 
     def startService(self) -> None:
+        """Raises UserError for certificates that can't be used."""
         super().startService()
+        self._credentials = credentials(self._settings.tls)
         self._forgetting.start(_FORGET_SECONDS, now=False)
 
     async def stopService(self) -> None:
@@ -139,7 +143,7 @@ class WriterClients(Service):
             host, port = split_address(address)
             factory = ConnectionFactory(self._node_id, self._settings, self._reactor)
             client = ClientService(
-                HostnameEndpoint(self._reactor, host or "127.0.0.1", port),
+                self._endpoint(host or "127.0.0.1", port),
                 factory,
                 # To the service a connection that the writer refuses is a success at first.
                 retryPolicy=lambda attempts: _REDIAL(attempts + factory.refusals),
@@ -148,6 +152,12 @@ class WriterClients(Service):
             writer = self._writers[address] = _Writer(client)
             client.startService()
         return writer
+
+    def _endpoint(self, host: str, port: int) -> Any:
+        endpoint = HostnameEndpoint(self._reactor, host, port)
+        if self._credentials is None:
+            return endpoint
+        return wrapClientTLS(self._credentials.client(host), endpoint)
 
 
 def _keep_writer_errors(failure: Failure) -> Failure:

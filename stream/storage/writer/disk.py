@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stream.ops.durable import sync_directory
 from stream.storage.network.interface import (
+    ContentConflict,
     NoSpace,
     WriterError,
     WriterUnavailable,
@@ -61,7 +62,8 @@ class DiskFile:
     def append(self, offset: int, data: bytes) -> int:
         """Write *data*; the new length. A repetition of bytes already there changes nothing.
 
-        Raises `WrongOffset`, `NoSpace` (nothing is kept) or `WriterUnavailable` (given up).
+        Raises `WrongOffset`, `ContentConflict`, `NoSpace` (nothing is kept) or
+        `WriterUnavailable` (given up).
         """
         result = self.append_many([(offset, data)])[0]
         if isinstance(result, WriterError):
@@ -96,7 +98,9 @@ class DiskFile:
         except OSError as error:
             self._give_up(error)
             return WriterUnavailable(f"cannot read: {error.strerror}")
-        return end if is_there else WrongOffset(self.length)
+        if is_there:
+            return end
+        return ContentConflict(f"other bytes are stored from {offset} to {end}")
 
     def _write_run(self, run: list[bytes]) -> list[int | WriterError]:
         """Append each of *run*. If the whole doesn't fit, as many as do, one by one."""

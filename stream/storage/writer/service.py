@@ -10,18 +10,21 @@ import orjson
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import DeferredList, ensureDeferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, Registration, Session
 from stream.ops.endpoint import server_endpoint
+from stream.settings.address import is_loopback, split_address
 from stream.settings.local import WriterNetworkSettings
 from stream.settings.storage import DiskCleanupSettings
 from stream.storage import prefix
 from stream.storage.entity import directory_name
 from stream.storage.key import SliceKey
+from stream.storage.network.tls import credentials
 from stream.storage.state import Level, SliceState
 from stream.storage.volume import Volume
 from stream.storage.volumes.local_volume import (
@@ -117,8 +120,7 @@ class StorageWriterService(Service):
         try:
             await self._open_volumes()
             await self._slices.startService()
-            endpoint = server_endpoint(self._reactor, self._network.listen)
-            self._port = await endpoint.listen(self._factory)
+            self._port = await self._listen()
             _log.info('disk writer listening on "{address}"', address=self._network.listen)
             await self._register()
         except BaseException:
@@ -131,6 +133,25 @@ class StorageWriterService(Service):
             self._loop(self._clean_up, self._cleanup.interval.seconds, now=True)
         else:
             _log.info("local storage disk cleanup is disabled")
+
+    async def _listen(self) -> IListeningPort:
+        found = await deferToThreadPool(
+            self._reactor, self._reactor.getThreadPool(), credentials, self._network.tls
+        )
+        host = split_address(self._network.listen)[0]
+        if found is None and not self._network.secret and not is_loopback(host):
+            _log.warn(
+                'any host that reaches "{address}" may write to the volumes: set '
+                "storage.level.local.writer.network.secret (and tls), or listen on 127.0.0.1",
+                address=self._network.listen,
+            )
+        factory: IProtocolFactory = self._factory
+        if found is not None:
+            factory = TLSMemoryBIOFactory(found.server(), False, factory)
+        port: IListeningPort = await server_endpoint(self._reactor, self._network.listen).listen(
+            factory
+        )
+        return port
 
     async def _open_volumes(self) -> None:
         named = await deferToThreadPool(
