@@ -46,8 +46,16 @@ class _Writer:
     """
 
     client: ClientService
+    factory: ConnectionFactory
     volumes: set[str] = attrs.Factory(set)
     connection: Connection | None = None
+
+    def stop(self) -> Deferred[None]:
+        """Fires when it is disconnected."""
+        for connection in self.factory.connections:
+            connection.leave()
+        stopped: Deferred[None] = self.client.stopService()
+        return stopped
 
 
 class WriterClients(Service):
@@ -95,7 +103,7 @@ class WriterClients(Service):
         if self._forgetting.running:
             self._forgetting.stop()
         writers, self._writers = list(self._writers.values()), {}
-        await DeferredList([writer.client.stopService() for writer in writers], consumeErrors=True)
+        await DeferredList([writer.stop() for writer in writers], consumeErrors=True)
 
     def _forget_unregistered(self) -> None:
         """A writer that left may never come back to its address; files still open are let end."""
@@ -105,7 +113,7 @@ class WriterClients(Service):
                 continue
             if writer.connection is None or not writer.connection.files:
                 del self._writers[address]
-                writer.client.stopService().addErrback(
+                writer.stop().addErrback(
                     lambda failure: _log.failure("cannot close a connection", failure)
                 )
 
@@ -149,7 +157,7 @@ class WriterClients(Service):
                 retryPolicy=lambda attempts: _REDIAL(attempts + factory.refusals),
                 clock=self._reactor,
             )
-            writer = self._writers[address] = _Writer(client)
+            writer = self._writers[address] = _Writer(client, factory)
             client.startService()
         return writer
 

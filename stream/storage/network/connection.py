@@ -149,6 +149,7 @@ class Connection(amp.AMP):
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
+        self.factory.connections.add(self)
         greeted = ensureDeferred(self._greet())
         greeted.addTimeout(self.factory.settings.stream_open_timeout.seconds, self.factory.reactor)
         greeted.addCallbacks(self._greeted, self._refused)
@@ -213,8 +214,13 @@ class Connection(amp.AMP):
             return
         self.callRemote(commands.Ping).addErrback(lambda _: None)
 
+    def leave(self) -> None:
+        """Let the transport close: with a producer TLS waits for what it may still produce."""
+        self.transport.unregisterProducer()
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._is_lost = True
+        self.factory.connections.discard(self)
         self._turns.clear()
         super().connectionLost(reason)
         if self._pinging is not None and self._pinging.running:
@@ -358,6 +364,7 @@ class ConnectionFactory(Factory):
     :param node_id: of this source node.
 
     :ivar refusals: connections in a row that the writer didn't accept.
+    :ivar connections: those that exist, accepted or not.
     """
 
     protocol: Any = Connection
@@ -368,3 +375,4 @@ class ConnectionFactory(Factory):
         self.settings = settings
         self.reactor = reactor
         self.refusals = 0
+        self.connections: set[Connection] = set()
