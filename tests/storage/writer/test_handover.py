@@ -133,14 +133,15 @@ class World:
 
 _events = st.lists(
     st.tuples(
-        st.sampled_from(["open", "append", "append", "append", "step", "step", "close"]),
+        st.sampled_from(["open", "append", "step", "append", "step", "close"]),
         st.integers(min_value=0, max_value=7),
     ),
+    min_size=12,
     max_size=40,
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=200)
 @given(_events)
 def test_the_later_opening_wins_in_every_order(events: list[tuple[str, int]]) -> None:
     """Rows of an earlier one are stored before it or refused, never between its rows."""
