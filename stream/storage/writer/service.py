@@ -64,6 +64,7 @@ class StorageWriterService(Service):
     """:param volumes_path: see `stream.storage.volumes.local_volume.find_volumes`.
     :param address_host: under which other nodes reach this one.
     :param measured: told the id, used and total bytes of each volume now and then.
+    :param damaged: told of each slice in which a damaged file was found.
     :param min_free_bytes: a volume with less counts as drained: what is open may still grow.
 
     :ivar writer: opens files for pipelines in the same process.
@@ -81,9 +82,10 @@ class StorageWriterService(Service):
         network: WriterNetworkSettings,
         cleanup: DiskCleanupSettings,
         measured: Callable[[Volume, int, int], None] = lambda *_: None,
+        damaged: Callable[[SliceKey], None] = lambda _: None,
         min_free_bytes: int = MIN_FREE_BYTES,
     ) -> None:
-        self.writer = StorageWriter(reactor, self._may_be_written)
+        self.writer = StorageWriter(reactor, self._may_be_written, damaged)
         self._reactor = reactor
         self._client = client
         self._session = session

@@ -151,12 +151,19 @@ class _Turn:
 class StorageWriter:
     """A `stream.storage.network.interface.SliceOpener` for the volumes of this node.
 
+    :param damaged: told of each file whose damaged original was set aside.
     :param may_be_written: whether a slice is in a state in which rows may come; asks etcd, since
         the mirror of slices may lag behind the pipeline that wants to open one.
     """
 
-    def __init__(self, reactor: Any, may_be_written: Callable[[SliceKey], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        may_be_written: Callable[[SliceKey], Awaitable[bool]],
+        damaged: Callable[[SliceKey], None] = lambda _: None,
+    ) -> None:
         self._reactor = reactor
+        self._damaged = damaged
         self._may_be_written = may_be_written
         self._volumes: dict[str, OpenVolume] = {}
         self._files: dict[SliceKey, dict[str, OpenFile]] = {}
@@ -238,6 +245,13 @@ class StorageWriter:
                 reserve=slice_.local.allocated_disk_space,
             )
         )
+        if disk.aside is not None:
+            _log.error(
+                "a slice file was damaged: what can be read of it is kept, the rest is in {aside}",
+                aside=str(disk.aside),
+                slice_id=str(slice_.key),
+            )
+            self._damaged(slice_.key)
         file = OpenFile(self, key, volume, disk, listener)
         self._files.setdefault(slice_.key, {})[source_node_id] = file
         refusal = _draining() if self._draining else _sealed(slice_.key) if turn.sealed else None
