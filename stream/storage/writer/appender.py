@@ -194,7 +194,7 @@ def _round(
     wanted = {item.file: None for item in batch if item.level is SyncLevel.SYNCED}
     problems = _sync_all(wanted, spread)
     for file, indexes in by_file.items():
-        problem = problems.get(file)
+        problem = problems.get(file) or _removal(file)
         if problem is None:
             file.promise()
             continue
@@ -202,6 +202,16 @@ def _round(
             if not isinstance(results[index], WriterError):
                 results[index] = problem
     return results
+
+
+def _removal(file: DiskFile) -> WriterError | None:
+    try:
+        file.check_linked()
+    except WriterError as error:
+        return error
+    except OSError as error:
+        return WriterUnavailable(f"cannot look at the file: {error.strerror}")
+    return None
 
 
 def _write(file: DiskFile, items: Sequence[_Append]) -> list[int | WriterError]:

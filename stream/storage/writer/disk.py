@@ -167,6 +167,12 @@ class DiskFile:
             raise WriterUnavailable(f"cannot sync: {error.strerror}") from None
         self._synced = length
 
+    def check_linked(self) -> None:
+        """Raises `WriterUnavailable` if the file was removed: what is in it nobody would find."""
+        if not self.broken and not os.fstat(self._descriptor).st_nlink:
+            self.broken = "it was removed"
+            raise WriterUnavailable("the slice file was removed")
+
     def _give_up(self, error: OSError) -> None:
         self.broken = str(error)
         try:

@@ -26,7 +26,6 @@ from twisted.internet.defer import (
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
@@ -42,6 +41,7 @@ from stream.storage.network.interface import (
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer.appender import THREADS, VolumeAppender
 from stream.storage.writer.disk import DiskFile, open_disk_file
+from stream.storage.writer.pool import VolumePool
 
 __all__ = ["OpenFile", "OpenVolume", "StorageWriter"]
 
@@ -54,13 +54,17 @@ class OpenVolume:
     """A volume in use: its own threads, so that a hanging disk doesn't hold up the others.
 
     :ivar drained: nothing new is opened here.
+    :ivar failed: the disk refused a write; others are asked first until it takes one again.
+    :ivar gone: something else is in the volume's place, nothing at all may be written there.
     """
 
     def __init__(self, found: FoundVolume, volume_id: str, reactor: Any) -> None:
         self.found = found
         self.volume_id = volume_id
         self.drained = False
-        self.pool = ThreadPool(0, THREADS, name=f"volume {volume_id}")
+        self.failed = False
+        self.gone = False
+        self.pool = VolumePool(0, THREADS, name=f"volume {volume_id}")
         self.appender = VolumeAppender(reactor, self.pool)
 
 
@@ -78,6 +82,7 @@ class OpenFile:
         self.length = disk.length
         self.key = key
         self.listener = listener
+        self.volume = volume
         self.appender = volume.appender
         self._writer = writer
         self._disk = disk
@@ -98,6 +103,7 @@ class OpenFile:
             _log.error(
                 "a slice file is given up: {error}", error=failure.value, slice_id=str(self.key[0])
             )
+            self.volume.failed = True
             self.end(failure.value)
         return failure
 
@@ -266,6 +272,8 @@ class StorageWriter:
         volume = self._volumes.get(slice_.key.volume_id)
         if volume is None:
             raise WriterUnavailable(f'volume "{slice_.key.volume_id}" is not on this node')
+        if volume.gone:
+            raise WriterUnavailable(f'volume "{volume.volume_id}" is gone')
         # Who resumes has begun before the volume was drained.
         if volume.drained and resume < 0:
             raise WriterDraining(f'volume "{volume.volume_id}" is drained')
@@ -297,6 +305,13 @@ class StorageWriter:
         for (slice_key, _), turn in self._turns.items():
             if slice_key == key:
                 turn.sealed = True
+
+    def lose_volume(self, volume: OpenVolume) -> None:
+        """Write nothing more to it: what is written there now, nobody would find."""
+        volume.gone = True
+        for file in self._all_files():
+            if file.volume is volume:
+                file.end(WriterUnavailable(f'volume "{volume.volume_id}" is gone'))
 
     def drain(self) -> None:
         """Open nothing more, and ask every pipeline to leave."""
