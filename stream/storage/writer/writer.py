@@ -325,7 +325,8 @@ class StorageWriter:
         for turn in list(self._turns.values()):
             await turn.lock.run(lambda: None)
         await DeferredList(
-            [file.end(WriterDraining("the writer stopped")) for file in self._all_files()]
+            [file.end(WriterDraining("the writer stopped")) for file in self._all_files()],
+            consumeErrors=True,  # whoever stops waiting cancels them
         )
 
     def _all_files(self) -> list[OpenFile]:
