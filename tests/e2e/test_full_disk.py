@@ -38,7 +38,8 @@ def test_a_full_disk_is_answered_with_503(deployed: Deployment, small_disk: Path
     deployed.start(*ALL)
     url = deployed.define()
     answers: Counter[int] = Counter()
-    stored, refused = set(), set()
+    stored: set[str] = set()
+    refused: set[str] = set()
 
     def push(name: str) -> int:
         status, _ = deployed.push(url, {"id": name, "noise": os.urandom(8_000).hex()})
