@@ -40,6 +40,7 @@ from stream.sink.router import SinkRouter
 from stream.sink.sink_pipeline import PipelineContext
 from stream.source.http.service import HttpSourceService
 from stream.storage.coordinator.service import StorageCoordinatorService
+from stream.storage.key import SliceKey
 from stream.storage.network.client import WriterClients
 from stream.storage.reader.service import StorageReaderService
 from stream.storage.writer.service import StorageWriterService
@@ -161,8 +162,19 @@ def _writer(node: Node) -> list[IService]:
             volumes_path=settings.storage.volumes_path,
             network=settings.storage.level.local.writer.network,
             cleanup=settings.storage.disk_cleanup,
+            damaged=_damaged(node),
         )
     ]
+
+
+def _damaged(node: Node) -> Callable[[SliceKey], None]:
+    """Counts slices in which a damaged file was found."""
+    family = node.metrics.counter(
+        "keboola_go_stream_storage_damaged",
+        "Slices in which a damaged file was found, by volume.",
+        ["volume_id"],
+    )
+    return lambda key: family.labels({"volume_id": key.volume_id}).add(1)
 
 
 def _reader(node: Node) -> list[IService]:
@@ -178,6 +190,7 @@ def _reader(node: Node) -> list[IService]:
             settings=settings.storage.level.staging.operator,
             pool=node.pool,
             now=node.now,
+            damaged=_damaged(node),
         )
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-__all__ = ["is_host", "split_address"]
+__all__ = ["is_host", "is_loopback", "split_address"]
 
 _LABEL = re.compile(r"(?!-)[a-zA-Z0-9_-]{1,63}(?<!-)")
 _MAX_HOST = 253
@@ -33,3 +33,11 @@ def is_host(text: str) -> bool:
     """Whether *text* is a DNS name or an IPv4 address."""
     name = text.removesuffix(".")
     return 0 < len(name) <= _MAX_HOST and all(_LABEL.fullmatch(part) for part in name.split("."))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches *host*; of names only ``localhost`` counts."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

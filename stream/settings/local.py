@@ -23,6 +23,7 @@ __all__ = [
     "WriterAllocationSettings",
     "WriterNetworkSettings",
     "WriterSettings",
+    "WriterTlsSettings",
 ]
 
 
@@ -177,6 +178,18 @@ class EncodingSettings:
 
 
 @attrs.frozen
+class WriterTlsSettings:
+    certificate: str = setting(
+        "",
+        "PEM file with the certificate that this node shows, empty = no TLS between the nodes.",
+    )
+    key: str = setting("", "PEM file with the key of the certificate.")
+    ca: str = setting(
+        "", "PEM file with the authorities that certificates of other nodes must have."
+    )
+
+
+@attrs.frozen
 class WriterNetworkSettings:
     listen: str = setting(
         "0.0.0.0:6000",
@@ -245,9 +258,10 @@ class WriterNetworkSettings:
     )
     secret: str = setting(
         "",
-        "Secret that source nodes must show to the disk writer, empty = any node may write.",
+        "Secret of source nodes and disk writers, proved to each other; empty = any may write.",
         secret=True,
     )
+    tls: WriterTlsSettings = group(WriterTlsSettings)
 
 
 @attrs.frozen

@@ -113,7 +113,7 @@ class DiskCleanupSettings:
         rule="required,minDuration=5m,maxDuration=24h",
     )
     concurrency: int = setting(
-        50, "How many slices are looked at at once.", rule="required,min=1,max=500"
+        50, "How many directories are removed in one go.", rule="required,min=1,max=500"
     )
 
 

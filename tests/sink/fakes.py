@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from stream.errors import UserError
 from stream.storage.entity import Slice
 from stream.storage.network.interface import (
+    ContentConflict,
     SliceFile,
     SliceFileListener,
     SyncLevel,
@@ -59,6 +60,8 @@ class FakeSliceFile:
     def _store(self, offset: int, data: bytes) -> Deferred[int]:
         if bytes(self.disk[offset : offset + len(data)]) == data:
             return succeed(offset + len(data))
+        if offset + len(data) <= len(self.disk):
+            return fail(ContentConflict("other bytes are stored"))
         if offset != len(self.disk):
             return fail(WrongOffset(len(self.disk)))
         self.disk += data

@@ -9,7 +9,7 @@ import attrs
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, fail
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -25,6 +25,7 @@ from stream.storage.network.interface import (
     WriterError,
     WriterUnavailable,
 )
+from stream.storage.network.tls import Credentials, credentials
 from stream.storage.volume import Volume
 
 __all__ = ["WriterClients"]
@@ -45,8 +46,16 @@ class _Writer:
     """
 
     client: ClientService
+    factory: ConnectionFactory
     volumes: set[str] = attrs.Factory(set)
     connection: Connection | None = None
+
+    def stop(self) -> Deferred[None]:
+        """Fires when it is disconnected."""
+        for connection in self.factory.connections:
+            connection.leave()
+        stopped: Deferred[None] = self.client.stopService()
+        return stopped
 
 
 class WriterClients(Service):
@@ -80,9 +89,12 @@ class WriterClients(Service):
         self._writers: dict[str, _Writer] = {}
         self._forgetting = LoopingCall(self._forget_unregistered)
         self._forgetting.clock = reactor
+        self._credentials: Credentials | None = None
 
     def startService(self) -> None:
+        """Raises UserError for certificates that can't be used."""
         super().startService()
+        self._credentials = credentials(self._settings.tls)
         self._forgetting.start(_FORGET_SECONDS, now=False)
 
     async def stopService(self) -> None:
@@ -91,7 +103,7 @@ class WriterClients(Service):
         if self._forgetting.running:
             self._forgetting.stop()
         writers, self._writers = list(self._writers.values()), {}
-        await DeferredList([writer.client.stopService() for writer in writers], consumeErrors=True)
+        await DeferredList([writer.stop() for writer in writers], consumeErrors=True)
 
     def _forget_unregistered(self) -> None:
         """A writer that left may never come back to its address; files still open are let end."""
@@ -101,7 +113,7 @@ class WriterClients(Service):
                 continue
             if writer.connection is None or not writer.connection.files:
                 del self._writers[address]
-                writer.client.stopService().addErrback(
+                writer.stop().addErrback(
                     lambda failure: _log.failure("cannot close a connection", failure)
                 )
 
@@ -139,15 +151,21 @@ class WriterClients(Service):
             host, port = split_address(address)
             factory = ConnectionFactory(self._node_id, self._settings, self._reactor)
             client = ClientService(
-                HostnameEndpoint(self._reactor, host or "127.0.0.1", port),
+                self._endpoint(host or "127.0.0.1", port),
                 factory,
                 # To the service a connection that the writer refuses is a success at first.
                 retryPolicy=lambda attempts: _REDIAL(attempts + factory.refusals),
                 clock=self._reactor,
             )
-            writer = self._writers[address] = _Writer(client)
+            writer = self._writers[address] = _Writer(client, factory)
             client.startService()
         return writer
+
+    def _endpoint(self, host: str, port: int) -> Any:
+        endpoint = HostnameEndpoint(self._reactor, host, port)
+        if self._credentials is None:
+            return endpoint
+        return wrapClientTLS(self._credentials.client(host), endpoint)
 
 
 def _keep_writer_errors(failure: Failure) -> Failure:

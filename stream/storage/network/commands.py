@@ -3,7 +3,7 @@
 ```
 source                                writer
   -> Challenge ()                     <- nonce
-  -> Hello (version, node, proof)     <- version, epoch          nothing else is accepted before
+  -> Hello (version, node, nonce, …)  <- version, epoch, proof   nothing else is accepted before
   -> Open (slice, node, resume)       <- handle, length
   -> Append (handle, offset, …)       <- end                     once the wanted level is reached
   -> Close (handle)                   <-
@@ -12,9 +12,10 @@ source                                writer
                                       -> Lost (handle, reason)   the file can't be used any more
 ```
 
-A handle is random and bound to its connection. An append tells where it goes, so one that is
-repeated after a broken connection is recognised. The proof is an HMAC over the nonce and the node's
-name with the shared secret, empty if none is configured.
+A handle is random and bound to its connection. An append tells where it goes and the CRC-32 of its
+data, so one that is repeated after a broken connection is recognised and one that was damaged on
+the way is refused. Each end proves that it knows the shared secret by an HMAC over both nonces and
+the node's name; the proofs are empty if no secret is configured.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from __future__ import annotations
 import hmac
 from typing import Any
 
+from isal import isal_zlib
 from twisted.protocols import amp
 
 from stream.storage.network.interface import (
+    ContentConflict,
     NoSpace,
     SliceSealed,
     WriterDraining,
@@ -45,12 +48,14 @@ __all__ = [
     "Open",
     "Ping",
     "Unauthorized",
+    "checksum",
     "from_wire",
-    "proof",
+    "source_proof",
     "to_wire",
+    "writer_proof",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 _PART_BYTES = 65_000
 _MAX_PARTS = 64
@@ -100,6 +105,10 @@ class UnavailableOnWire(Exception):
     pass
 
 
+class ConflictOnWire(Exception):
+    pass
+
+
 class WrongOffsetOnWire(Exception):
     """Its text is the length of the file."""
 
@@ -110,6 +119,7 @@ _ERRORS = {
     DrainingOnWire: b"DRAINING",
     UnavailableOnWire: b"UNAVAILABLE",
     WrongOffsetOnWire: b"WRONG_OFFSET",
+    ConflictOnWire: b"CONFLICT",
     Unauthorized: b"UNAUTHORIZED",
 }
 
@@ -118,6 +128,7 @@ _KINDS: dict[type[WriterError], type[Exception]] = {
     SliceSealed: SealedOnWire,
     WriterDraining: DrainingOnWire,
     WriterUnavailable: UnavailableOnWire,
+    ContentConflict: ConflictOnWire,
 }
 
 
@@ -138,11 +149,33 @@ def from_wire(error: BaseException) -> WriterError:
     return WriterUnavailable(str(error) or type(error).__name__)
 
 
-def proof(secret: str, nonce: bytes, node_id: str) -> bytes:
-    """What a node shows to prove that it knows the secret."""
+def checksum(data: bytes) -> int:
+    """CRC-32, several times faster than by `zlib`."""
+    crc: int = isal_zlib.crc32(data)
+    return crc
+
+
+def source_proof(secret: str, challenge: bytes, nonce: bytes, node_id: str) -> bytes:
+    """What a node shows to prove that it knows the secret.
+
+    :param challenge: the writer's nonce.
+    :param nonce: the node's own.
+    """
+    return _proof(b"source", secret, challenge, nonce, node_id)
+
+
+def writer_proof(secret: str, challenge: bytes, nonce: bytes, node_id: str) -> bytes:
+    """What the writer answers, so that rows don't go to a stranger on its address."""
+    return _proof(b"writer", secret, challenge, nonce, node_id)
+
+
+def _proof(end: bytes, secret: str, challenge: bytes, nonce: bytes, node_id: str) -> bytes:
+    """The name of the end keeps one's proof from serving as the other's."""
     if not secret:
         return b""
-    return hmac.digest(secret.encode(), nonce + node_id.encode(), "sha256")
+    parts = (end, challenge, nonce, node_id.encode())
+    message = b"".join(b"%d:%s," % (len(part), part) for part in parts)
+    return hmac.digest(secret.encode(), message, "sha256")
 
 
 class Challenge(amp.Command):
@@ -154,9 +187,14 @@ class Hello(amp.Command):
     arguments = [
         (b"version", amp.Integer()),
         (b"node", amp.Unicode()),
+        (b"nonce", amp.String()),
         (b"proof", amp.String()),
     ]
-    response = [(b"version", amp.Integer()), (b"epoch", amp.String())]
+    response = [
+        (b"version", amp.Integer()),
+        (b"epoch", amp.String()),
+        (b"proof", amp.String()),
+    ]
     errors = _ERRORS
 
 

@@ -7,7 +7,8 @@ answers come, and nothing while the transport's buffer is full. Files take turns
 
 from __future__ import annotations
 
-import zlib
+import hmac
+import secrets
 from collections import deque
 from typing import Any, cast
 
@@ -39,6 +40,8 @@ _log = Logger()
 
 APPENDS_IN_FLIGHT = 4
 """Of one file: while some wait for the disk the next travel."""
+
+_NONCE_BYTES = 32
 
 
 @attrs.frozen(eq=False)
@@ -146,19 +149,24 @@ class Connection(amp.AMP):
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
+        self.factory.connections.add(self)
         greeted = ensureDeferred(self._greet())
         greeted.addTimeout(self.factory.settings.stream_open_timeout.seconds, self.factory.reactor)
         greeted.addCallbacks(self._greeted, self._refused)
 
     async def _greet(self) -> None:
-        answer = await self.callRemote(commands.Challenge)
-        node_id = self.factory.node_id
-        await self.callRemote(
+        challenge = (await self.callRemote(commands.Challenge))["nonce"]
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        shared = (self.factory.settings.secret, challenge, nonce, self.factory.node_id)
+        answer = await self.callRemote(
             commands.Hello,
             version=commands.PROTOCOL_VERSION,
-            node=node_id,
-            proof=commands.proof(self.factory.settings.secret, answer["nonce"], node_id),
+            node=self.factory.node_id,
+            nonce=nonce,
+            proof=commands.source_proof(*shared),
         )
+        if not hmac.compare_digest(answer["proof"], commands.writer_proof(*shared)):
+            raise commands.Unauthorized("the writer has another secret")
 
     def _greeted(self, _: None) -> None:
         self._pinging = LoopingCall(self._keep_alive)
@@ -206,8 +214,13 @@ class Connection(amp.AMP):
             return
         self.callRemote(commands.Ping).addErrback(lambda _: None)
 
+    def leave(self) -> None:
+        """Let the transport close: with a producer TLS waits for what it may still produce."""
+        self.transport.unregisterProducer()
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._is_lost = True
+        self.factory.connections.discard(self)
         self._turns.clear()
         super().connectionLost(reason)
         if self._pinging is not None and self._pinging.running:
@@ -263,7 +276,7 @@ class Connection(amp.AMP):
             handle=file.handle,
             offset=append.offset,
             level=int(append.level),
-            crc=zlib.crc32(append.data),
+            crc=commands.checksum(append.data),
             data=append.data,
         )
         appended.addBoth(self._answered, file, append)
@@ -351,6 +364,7 @@ class ConnectionFactory(Factory):
     :param node_id: of this source node.
 
     :ivar refusals: connections in a row that the writer didn't accept.
+    :ivar connections: those that exist, accepted or not.
     """
 
     protocol: Any = Connection
@@ -361,3 +375,4 @@ class ConnectionFactory(Factory):
         self.settings = settings
         self.reactor = reactor
         self.refusals = 0
+        self.connections: set[Connection] = set()

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from stream.storage.entity import Slice
 
 __all__ = [
+    "ContentConflict",
     "NoSpace",
     "SliceFile",
     "SliceFileListener",
@@ -58,6 +59,10 @@ class SliceSealed(WriterError):
     """The slice has left the states in which it may be written; nothing of the append is kept."""
 
 
+class ContentConflict(WriterError):
+    """Other bytes are stored where the append says that its own are; they stay as they are."""
+
+
 class WrongOffset(WriterError):
     """The append doesn't continue the file and isn't a repetition of its end.
 
@@ -80,8 +85,9 @@ class SliceFile(Protocol):
     def append(self, offset: int, data: bytes, *, level: SyncLevel) -> Deferred[int]:
         """Append *data*, which must end at a position up to which the file can be read.
 
-        :param offset: the length of the file before. A repetition of the last append is recognised
-            and acknowledged, not written twice.
+        :param offset: the length of the file before. A repetition of an earlier append is
+            recognised by its place and its bytes and acknowledged, not written twice; other bytes
+            at a place already taken fail with `ContentConflict`.
         :returns: fires with the new length once *level* is reached; fails with a `WriterError`.
         """
 

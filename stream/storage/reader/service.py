@@ -22,6 +22,7 @@ from stream.settings.level import StagingOperatorSettings
 from stream.staging import StagingError
 from stream.storage import prefix
 from stream.storage.entity import Slice
+from stream.storage.key import SliceKey
 from stream.storage.operator import BLAMELESS, Item, Operator
 from stream.storage.reader.slice_files import CheckedFiles, check_files
 from stream.storage.repository import StorageRepository
@@ -52,6 +53,7 @@ _NEVER = timedelta(days=3650)
 class StorageReaderService(Service):
     """:param pool: a started pool for reading; uploads run in it, too.
     :param now: the time in UTC.
+    :param damaged: told of each slice in which a damaged file was found.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class StorageReaderService(Service):
         settings: StagingOperatorSettings,
         pool: ThreadPool,
         now: Callable[[], datetime],
+        damaged: Callable[[SliceKey], None] = lambda _: None,
     ) -> None:
+        self._damaged = damaged
         self._reactor = reactor
         self._client = client
         self._repository = repository
@@ -167,10 +171,17 @@ class StorageReaderService(Service):
             slice_.local,
             slice_.encoding.compression.type,
         )
+        if files.cut:
+            _log.error(
+                "cut off unreadable ends of {names}", names=files.cut, slice_id=str(slice_.key)
+            )
         if files.damaged:
             _log.error(
-                "cut off unreadable ends of {names}", names=files.damaged, slice_id=str(slice_.key)
+                "files of a slice are damaged: what can be read is uploaded, see {names}",
+                names=files.damaged,
+                slice_id=str(slice_.key),
             )
+            self._damaged(slice_.key)
         if statistics.records_count > files.rows:
             _log.error(
                 "the slice {slice_id} has {found} rows on disk, {counted} were counted",

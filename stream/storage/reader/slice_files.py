@@ -1,20 +1,25 @@
 """The files of one slice as one stream of bytes, checked before they are sent. Blocks.
 
-A slice has one file for each source node that wrote to it. Each is sent up to its last whole part;
-what a crash left behind that was never acknowledged. Joined gzip members are a legal gzip file, and
+A slice has one file for each source node that wrote to it. What a crash left behind its last whole
+part was never acknowledged and isn't sent. Of a file that is damaged before its end all other parts
+are sent, and the file is kept aside. Joined gzip members are a legal gzip file, and
 rows have no header, so joining is all there is to do.
 """
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 
 from stream.staging.chunks import Chunks
 from stream.storage.entity import LocalSlice
-from stream.storage.volumes.recovery import readable_prefix
+from stream.storage.volumes.aside import keep_aside, set_aside
+from stream.storage.volumes.damage import recover
 
 __all__ = ["CheckedFiles", "check_files"]
 
@@ -23,50 +28,66 @@ _BLOCK_BYTES = 1024 * 1024
 
 @attrs.frozen
 class CheckedFiles:
-    """:ivar files: paths with the bytes of each to send, in the order of names.
-    :ivar damaged: files with something behind their last whole part.
+    """:ivar files: paths with from and to where each is sent, in the order of names.
+    :ivar cut: names of files with something behind their last whole part.
+    :ivar damaged: names under which files are kept aside of which something else is missing.
     """
 
-    files: tuple[tuple[Path, int], ...]
+    files: tuple[tuple[Path, tuple[tuple[int, int], ...]], ...]
     rows: int
     uncompressed: int
+    cut: tuple[str, ...]
     damaged: tuple[str, ...]
 
     @property
     def size(self) -> int:
-        return sum(length for _, length in self.files)
+        return sum(end - start for _, parts in self.files for start, end in parts)
 
     def chunks(self) -> Chunks:
         """The bytes to send, read anew at each call."""
         return self._read
 
     def _read(self) -> Iterator[bytes]:
-        for path, length in self.files:
-            with path.open("rb", buffering=0) as file:
-                left = length
-                while left:
-                    block = file.read(min(left, _BLOCK_BYTES))
-                    if not block:
-                        raise OSError(f"{path.name} became shorter while it was read")
-                    left -= len(block)
-                    yield block
+        for path, parts in self.files:
+            with _open(path) as file:
+                for start, end in parts:
+                    file.seek(start)
+                    while start < end:
+                        block = file.read(min(end - start, _BLOCK_BYTES))
+                        if not block:
+                            raise OSError(f"{path.name} became shorter while it was read")
+                        start += len(block)
+                        yield block
+
+
+def _open(path: Path) -> BinaryIO:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFiles:
-    """Find and check the files of a slice; none at all is an empty slice."""
+    """Find and check the files of a slice; none at all is an empty slice.
+
+    What bears the name of such a file and is something else (a directory, a link) is set aside.
+    """
     directory = volume / local.dir
     pattern = f"{local.filename_prefix}-*.{local.filename_extension}"
     paths = sorted({*directory.glob(pattern), *directory.glob(f".{pattern}")})
     files = []
     rows = uncompressed = 0
-    damaged = []
+    cut, damaged = [], []
     for path in paths:
-        with path.open("rb", buffering=0) as file:
-            readable = readable_prefix(file, compression)
-            if path.stat().st_size != readable.length:
-                damaged.append(path.name)
-        rows += readable.rows
-        uncompressed += readable.uncompressed
-        if readable.length:
-            files.append((path, readable.length))
-    return CheckedFiles(tuple(files), rows, uncompressed, tuple(damaged))
+        if not stat.S_ISREG(path.lstat().st_mode):
+            damaged.append(set_aside(path).name)
+            continue
+        with _open(path) as file:
+            found = recover(file, compression)
+        if found.is_damaged:
+            damaged.append(keep_aside(path).name)
+        elif path.stat().st_size != found.size:
+            cut.append(path.name)
+        rows += found.rows
+        uncompressed += found.uncompressed
+        if found.parts:
+            files.append((path, found.parts))
+    return CheckedFiles(tuple(files), rows, uncompressed, tuple(cut), tuple(damaged))

@@ -17,7 +17,9 @@ from stream.ops.durable import sync_directory
 
 __all__ = [
     "FoundVolume",
+    "VolumeGone",
     "VolumeLock",
+    "check_volume",
     "find_volumes",
     "free_bytes",
     "is_drained",
@@ -32,6 +34,10 @@ _ID_LENGTH = 10
 _ID_ALPHABET = string.ascii_letters + string.digits
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 FILE_MODE = 0o640
+
+
+class VolumeGone(Exception):
+    """Not the volume that was opened."""
 
 
 @attrs.frozen
@@ -83,6 +89,7 @@ def make_volume_id(volume: FoundVolume) -> str:
     """
     known = read_volume_id(volume)
     if known is not None:
+        _sync_volume(volume)  # whoever made it may have been killed before it did so
         return known
     volume_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
     unfinished = volume.path / f".{ID_FILE}-{volume_id}"
@@ -97,10 +104,39 @@ def make_volume_id(volume: FoundVolume) -> str:
         finally:
             os.close(descriptor)
             unfinished.unlink()
+    except OSError as error:
+        raise _not_writable(volume, error) from None
+    _sync_volume(volume)
+    return volume_id
+
+
+def _sync_volume(volume: FoundVolume) -> None:
+    try:
         sync_directory(volume.path)
     except OSError as error:
         raise _not_writable(volume, error) from None
-    return volume_id
+
+
+def check_volume(volume: FoundVolume, volume_id: str, *, write: bool) -> None:
+    """Raises `VolumeGone` if another volume or none is there, or OSError if it can't be used.
+
+    :param write: also whether it takes a few bytes durably.
+    """
+    try:
+        found = read_volume_id(volume)
+    except UserError as error:
+        raise VolumeGone(str(error)) from None
+    if found != volume_id:
+        raise VolumeGone(f'volume "{volume_id}" is not in "{volume.path}" any more')
+    if write:
+        probe = volume.path / f".probe-{volume_id}"
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            os.write(descriptor, volume_id.encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+            probe.unlink()
 
 
 def name_volumes(found: Iterable[FoundVolume]) -> dict[str, FoundVolume]:

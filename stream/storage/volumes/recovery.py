@@ -4,11 +4,12 @@ A compressed file consists of whole gzip members or zstd frames, one for each gr
 file of rows. Whatever was acknowledged ends at such a boundary, so cutting there loses nothing.
 Reads in blocks and keeps nothing but the block.
 
-A part that can't be read ends the search: what follows it isn't looked at.
+A part that can't be read ends the search here; `damage` looks at what follows it.
 """
 
 from __future__ import annotations
 
+import errno
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
@@ -38,27 +39,41 @@ class Readable:
     """:ivar length: bytes of the file up to its last whole part.
     :ivar rows: rows in them.
     :ivar uncompressed: bytes of those rows.
+    :ivar is_corrupt: what follows isn't merely cut off.
+    :ivar is_rows: each part ends with a row, as all that sinks write do.
     """
 
     length: int
     rows: int
     uncompressed: int
+    is_corrupt: bool = attrs.field(default=False, eq=False)
+    is_rows: bool = attrs.field(default=True, eq=False)
 
 
-def readable_prefix(file: BinaryIO, compression: str) -> Readable:
-    """:param file: read from its beginning.
-    :param compression: ``none``, ``gzip`` or ``zstd``.
+def readable_prefix(file: BinaryIO, compression: str, start: int = 0) -> Readable:
+    """:param compression: ``none``, ``gzip`` or ``zstd``.
+    :param start: where in the file to begin; lengths count from there.
     """
     if compression == "none":
-        return _plain(_blocks(file, _BLOCK_BYTES))
+        return _plain(_blocks(file, _BLOCK_BYTES, start))
     if compression == "gzip":
-        return _compressed(_blocks(file, _GZIP_PIECE_BYTES), _gzip_member)
-    return _compressed(_blocks(file, _ZSTD_PIECE_BYTES), _zstd_frame)
+        return _compressed(_blocks(file, _GZIP_PIECE_BYTES, start), _gzip_member)
+    return _compressed(_blocks(file, _ZSTD_PIECE_BYTES, start), _zstd_frame)
 
 
-def _blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
-    file.seek(0)
-    while block := file.read(size):
+def _blocks(file: BinaryIO, size: int, start: int) -> Iterator[bytes | None]:
+    """The blocks of the file; ``None`` for one that the disk can't read, which is the last."""
+    file.seek(start)
+    while True:
+        try:
+            block = file.read(size)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            yield None
+            return
+        if not block:
+            return
         yield block
 
 
@@ -70,40 +85,51 @@ def _zstd_frame() -> Any:
     return zstandard.ZstdDecompressor().decompressobj()
 
 
-def _compressed(blocks: Iterator[bytes], new: Callable[[], Any]) -> Readable:
+def _compressed(blocks: Iterator[bytes | None], new: Callable[[], Any]) -> Readable:
     read = 0
     whole = Readable(0, 0, 0)
-    part, rows, size = new(), RowCounter(), 0
+    part, rows, size, ends_row = new(), RowCounter(), 0, False
     for block in blocks:
+        if block is None:
+            return attrs.evolve(whole, is_corrupt=True)
         read += len(block)
         rest = block
         while rest:
             try:
                 data = part.decompress(rest)
             except _CORRUPT:
-                return whole
-            rows.feed(data)
+                return attrs.evolve(whole, is_corrupt=True)
+            last = rows.feed(data)
+            if data:
+                ends_row = last == len(data) - 1
             size += len(data)
             if not part.eof:
                 break
             rest = part.unused_data
-            whole = Readable(read - len(rest), whole.rows + rows.rows, whole.uncompressed + size)
-            part, rows, size = new(), RowCounter(), 0
+            whole = Readable(
+                read - len(rest),
+                whole.rows + rows.rows,
+                whole.uncompressed + size,
+                is_rows=whole.is_rows and ends_row,
+            )
+            part, rows, size, ends_row = new(), RowCounter(), 0, False
     return whole
 
 
-def _plain(blocks: Iterator[bytes]) -> Readable:
+def _plain(blocks: Iterator[bytes | None]) -> Readable:
     position = 0
     end = 0
     rows = RowCounter(strict=True)
     for block in blocks:
+        if block is None:
+            return Readable(end, rows.rows, end, is_corrupt=True)
         last = rows.feed(block)
         if last >= 0:
             end = position + last + 1
         if rows.is_broken:
             break
         position += len(block)
-    return Readable(end, rows.rows, end)
+    return Readable(end, rows.rows, end, is_corrupt=rows.is_broken)
 
 
 class RowCounter:

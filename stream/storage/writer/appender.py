@@ -8,7 +8,6 @@ by one thread at a time. Files are opened and closed beside the rounds: neither 
 from __future__ import annotations
 
 import threading
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from stream.storage.network.commands import checksum
 from stream.storage.network.interface import SyncLevel, WriterError, WriterUnavailable
 from stream.storage.writer.disk import DiskFile
 
@@ -194,7 +194,7 @@ def _round(
     wanted = {item.file: None for item in batch if item.level is SyncLevel.SYNCED}
     problems = _sync_all(wanted, spread)
     for file, indexes in by_file.items():
-        problem = problems.get(file)
+        problem = problems.get(file) or _removal(file)
         if problem is None:
             file.promise()
             continue
@@ -204,9 +204,19 @@ def _round(
     return results
 
 
+def _removal(file: DiskFile) -> WriterError | None:
+    try:
+        file.check_linked()
+    except WriterError as error:
+        return error
+    except OSError as error:
+        return WriterUnavailable(f"cannot look at the file: {error.strerror}")
+    return None
+
+
 def _write(file: DiskFile, items: Sequence[_Append]) -> list[int | WriterError]:
     """What is damaged is refused, and so is, by its offset, what follows it."""
-    good = [item for item in items if item.crc is None or zlib.crc32(item.data) == item.crc]
+    good = [item for item in items if item.crc is None or checksum(item.data) == item.crc]
     written = iter(file.append_many([(item.offset, item.data) for item in good]))
     damaged = WriterUnavailable("the data were damaged on the way")
     kept = set(good)

@@ -5,26 +5,32 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from stream.ops.durable import sync_directory
 from stream.storage.network.interface import (
+    ContentConflict,
     NoSpace,
     WriterError,
     WriterUnavailable,
     WrongOffset,
 )
+from stream.storage.volumes.aside import mend, set_aside
+from stream.storage.volumes.damage import recover
 from stream.storage.volumes.local_volume import FILE_MODE
-from stream.storage.volumes.recovery import readable_prefix
 
 __all__ = ["DiskFile", "open_disk_file"]
 
 DIRECTORY_MODE = 0o750
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _KEEP_SIZE = 1
 _BUFFERS_PER_CALL = 1024
 """The operating system takes no more of them at once."""
 
+_UNUSABLE = {errno.EISDIR, errno.ELOOP, errno.EIO, errno.EACCES, errno.ENXIO, errno.ENODEV}
+"""Something is in the file's place that can't be written."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -38,10 +44,12 @@ class DiskFile:
 
     :ivar length: bytes written.
     :ivar broken: why the file was given up; empty while it is good.
+    :ivar aside: where something damaged that was found in its place is now.
     """
 
-    def __init__(self, descriptor: int, length: int) -> None:
+    def __init__(self, descriptor: int, length: int, aside: Path | None = None) -> None:
         self.length = length
+        self.aside = aside
         self.broken = ""
         self._descriptor = descriptor
         self._synced = length
@@ -61,7 +69,8 @@ class DiskFile:
     def append(self, offset: int, data: bytes) -> int:
         """Write *data*; the new length. A repetition of bytes already there changes nothing.
 
-        Raises `WrongOffset`, `NoSpace` (nothing is kept) or `WriterUnavailable` (given up).
+        Raises `WrongOffset`, `ContentConflict`, `NoSpace` (nothing is kept) or
+        `WriterUnavailable` (given up).
         """
         result = self.append_many([(offset, data)])[0]
         if isinstance(result, WriterError):
@@ -96,7 +105,9 @@ class DiskFile:
         except OSError as error:
             self._give_up(error)
             return WriterUnavailable(f"cannot read: {error.strerror}")
-        return end if is_there else WrongOffset(self.length)
+        if is_there:
+            return end
+        return ContentConflict(f"other bytes are stored from {offset} to {end}")
 
     def _write_run(self, run: list[bytes]) -> list[int | WriterError]:
         """Append each of *run*. If the whole doesn't fit, as many as do, one by one."""
@@ -156,6 +167,12 @@ class DiskFile:
             raise WriterUnavailable(f"cannot sync: {error.strerror}") from None
         self._synced = length
 
+    def check_linked(self) -> None:
+        """Raises `WriterUnavailable` if the file was removed: what is in it nobody would find."""
+        if not self.broken and not os.fstat(self._descriptor).st_nlink:
+            self.broken = "it was removed"
+            raise WriterUnavailable("the slice file was removed")
+
     def _give_up(self, error: OSError) -> None:
         self.broken = str(error)
         try:
@@ -202,28 +219,62 @@ def open_disk_file(
 
     :param root: of the volume; directories below it are made.
     :param resume: bytes acknowledged to the caller; the file is cut to it if longer. -1 if the
-        caller knows of none: the file is cut after its last whole part.
+        caller knows of none: the file is cut after its last whole part, and mended if it is
+        damaged before.
     :param reserve: bytes to reserve on the disk for a new file.
 
     Raises `NoSpace` or `WriterUnavailable`.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         _make_directories(path.parent, root)
-        descriptor = os.open(path, flags, FILE_MODE)
+        descriptor, aside = _open_regular(path)
     except OSError as error:
         raise _cannot_open(error) from None
     try:
-        _sync_entries(path.parent, root)
         length = os.fstat(descriptor).st_size
+        _sync_entries(path.parent, root)
         if length:
-            length = _cut(descriptor, length, resume, compression)
+            if resume < 0:
+                length, mended = _recover(descriptor, path, compression)
+                aside = mended or aside
+            else:
+                length = min(length, resume)
+            _cut(descriptor, length)
         elif reserve:
             _reserve(descriptor, reserve)
     except OSError as error:
         os.close(descriptor)
         raise _cannot_open(error) from None
-    return DiskFile(descriptor, length)
+    return DiskFile(descriptor, length, aside)
+
+
+def _open_regular(path: Path) -> tuple[int, Path | None]:
+    """Open or create the file. What isn't a file that can be written is set aside before."""
+    try:
+        descriptor = os.open(path, _FLAGS, FILE_MODE)
+    except OSError as error:
+        if error.errno not in _UNUSABLE or not os.path.lexists(path):
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor, None
+        os.close(descriptor)
+    aside = set_aside(path)
+    return os.open(path, _FLAGS | os.O_EXCL, FILE_MODE), aside
+
+
+def _recover(descriptor: int, path: Path, compression: str) -> tuple[int, Path | None]:
+    """How much of the file is good. A damaged one is replaced by what can be read of it, also
+    behind the descriptor; then it is told where the damaged one is now."""
+    with os.fdopen(os.dup(descriptor), "rb", buffering=0) as file:
+        recovered = recover(file, compression)
+        if not recovered.is_damaged:
+            return recovered.size, None
+        aside = mend(path, file, recovered.parts)
+    mended = os.open(path, _FLAGS, FILE_MODE)
+    os.dup2(mended, descriptor, inheritable=False)
+    os.close(mended)
+    return recovered.size, aside
 
 
 def _cannot_open(error: OSError) -> WriterError:
@@ -231,21 +282,14 @@ def _cannot_open(error: OSError) -> WriterError:
     return kind(f"cannot open the slice file: {error.strerror}")
 
 
-def _cut(descriptor: int, length: int, resume: int, compression: str) -> int:
-    """Remove what nobody was promised from the end of the file; its new length.
+def _cut(descriptor: int, length: int) -> None:
+    """Remove what nobody was promised from the end of the file.
 
     What stays is made durable: the process that wrote it may have ended before it did so, and from
     now on it counts as stored.
     """
-    if resume >= 0:
-        wanted = min(length, resume)
-    else:
-        with os.fdopen(os.dup(descriptor), "rb", buffering=0) as file:
-            wanted = readable_prefix(file, compression).length
-    if wanted < length:
-        os.ftruncate(descriptor, wanted)
+    os.ftruncate(descriptor, length)
     os.fsync(descriptor)
-    return wanted
 
 
 def _reserve(descriptor: int, size: int) -> None:

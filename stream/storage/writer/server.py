@@ -20,6 +20,7 @@ from stream.storage.entity import Slice
 from stream.storage.network import commands
 from stream.storage.network.interface import SyncLevel, WriterError, WriterUnavailable
 from stream.storage.writer.appender import VolumeAppender
+from stream.storage.writer.refusals import RefusalLog
 from stream.storage.writer.writer import OpenFile, StorageWriter
 from stream.values.codec import decode
 
@@ -38,6 +39,7 @@ _LEVELS = frozenset(map(int, SyncLevel))
 _NONCE_BYTES = 32
 _HANDLE_BYTES = 16
 _HELLO_SECONDS = 10.0
+_DETAIL_LENGTH = 200
 
 
 class _Remote:
@@ -67,6 +69,7 @@ class WriterConnection(amp.AMP):
         self._files: dict[bytes, OpenFile] = {}
         self._opening = 0
         self._is_lost = False
+        self._is_refused = False
         self._incomplete_bytes = 0
         self._told_draining = False
         self._crowded: VolumeAppender | None = None
@@ -108,6 +111,8 @@ class WriterConnection(amp.AMP):
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._node_id is None and not self._is_refused:
+            self._refused("no greeting", reason.getErrorMessage())
         self._is_lost = True
         super().connectionLost(reason)
         self.factory.connections.discard(self)
@@ -122,15 +127,26 @@ class WriterConnection(amp.AMP):
         return {"nonce": self._nonce}
 
     @commands.Hello.responder
-    def hello(self, version: int, node: str, proof: bytes) -> dict[str, object]:
-        expected = commands.proof(self.factory.secret, self._nonce, node)
-        if version != commands.PROTOCOL_VERSION or not hmac.compare_digest(proof, expected):
-            _log.warn("refused a connection of node {node}", node=node)
+    def hello(self, version: int, node: str, nonce: bytes, proof: bytes) -> dict[str, object]:
+        shared = (self.factory.secret, self._nonce, nonce, node)
+        is_known = hmac.compare_digest(proof, commands.source_proof(*shared))
+        if version != commands.PROTOCOL_VERSION or not is_known:
+            reason = "another secret" if version == commands.PROTOCOL_VERSION else "another version"
+            self._refused(reason, f"node {node!r}")
             self.factory.reactor.callLater(0, self.transport.loseConnection)
-            raise commands.Unauthorized("another version or another secret")
+            raise commands.Unauthorized(reason)
         self._node_id = node
         self._wait_for_data(self.factory.silence_seconds)
-        return {"version": commands.PROTOCOL_VERSION, "epoch": self.factory.epoch}
+        return {
+            "version": commands.PROTOCOL_VERSION,
+            "epoch": self.factory.epoch,
+            "proof": commands.writer_proof(*shared),
+        }
+
+    def _refused(self, reason: str, detail: str) -> None:
+        self._is_refused = True
+        peer = getattr(self.transport.getPeer(), "host", "?")
+        self.factory.refusals.refused(peer, f"{reason} ({detail[:_DETAIL_LENGTH]})")
 
     def _require_hello(self) -> None:
         if self._node_id is None:
@@ -255,6 +271,7 @@ class WriterFactory(Factory):
         self.silence_seconds = silence_seconds
         self.reactor = reactor
         self.epoch = secrets.token_bytes(16)
+        self.refusals = RefusalLog(reactor.seconds)
         self.connections: set[WriterConnection] = set()
 
     def close_connections(self) -> None:

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import orjson
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import DeferredList, ensureDeferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.defer import (
+    Deferred,
+    DeferredList,
+    TimeoutError,
+    ensureDeferred,
+    maybeDeferred,
+)
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, Registration, Session
 from stream.ops.endpoint import server_endpoint
+from stream.settings.address import is_loopback, split_address
 from stream.settings.local import WriterNetworkSettings
 from stream.settings.storage import DiskCleanupSettings
 from stream.storage import prefix
 from stream.storage.entity import directory_name
 from stream.storage.key import SliceKey
+from stream.storage.network.tls import credentials
 from stream.storage.state import Level, SliceState
 from stream.storage.volume import Volume
 from stream.storage.volumes.local_volume import (
     FoundVolume,
+    VolumeGone,
     VolumeLock,
+    check_volume,
     find_volumes,
     free_bytes,
     is_drained,
@@ -50,8 +62,8 @@ WATCH_VOLUMES_SECONDS = 1.0
 MIN_FREE_BYTES = 64 * 1024 * 1024
 
 CLEANUP_SECONDS = 300.0
-_CLEAN_AT_ONCE = 50
-"""Directories removed in one go: in between files can be opened."""
+STOP_SECONDS = 10.0
+"""How long a stop waits for a disk that may never answer, for its files and for its threads."""
 
 _LEAVE_POLL_SECONDS = 0.05
 _WRITABLE = {SliceState.WRITING, SliceState.CLOSING}
@@ -61,6 +73,7 @@ class StorageWriterService(Service):
     """:param volumes_path: see `stream.storage.volumes.local_volume.find_volumes`.
     :param address_host: under which other nodes reach this one.
     :param measured: told the id, used and total bytes of each volume now and then.
+    :param damaged: told of each slice in which a damaged file was found.
     :param min_free_bytes: a volume with less counts as drained: what is open may still grow.
 
     :ivar writer: opens files for pipelines in the same process.
@@ -78,9 +91,10 @@ class StorageWriterService(Service):
         network: WriterNetworkSettings,
         cleanup: DiskCleanupSettings,
         measured: Callable[[Volume, int, int], None] = lambda *_: None,
+        damaged: Callable[[SliceKey], None] = lambda _: None,
         min_free_bytes: int = MIN_FREE_BYTES,
     ) -> None:
-        self.writer = StorageWriter(reactor, self._may_be_written)
+        self.writer = StorageWriter(reactor, self._may_be_written, damaged)
         self._reactor = reactor
         self._client = client
         self._session = session
@@ -101,7 +115,7 @@ class StorageWriterService(Service):
         )
         self._port: IListeningPort | None = None
         self._volumes: list[OpenVolume] = []
-        self._locks: list[VolumeLock] = []
+        self._locks: dict[Path, VolumeLock] = {}
         self._registrations: dict[str, Registration] = {}
         self._slices: Mirror[SliceState] = Mirror(
             client,
@@ -117,8 +131,7 @@ class StorageWriterService(Service):
         try:
             await self._open_volumes()
             await self._slices.startService()
-            endpoint = server_endpoint(self._reactor, self._network.listen)
-            self._port = await endpoint.listen(self._factory)
+            self._port = await self._listen()
             _log.info('disk writer listening on "{address}"', address=self._network.listen)
             await self._register()
         except BaseException:
@@ -131,6 +144,25 @@ class StorageWriterService(Service):
             self._loop(self._clean_up, self._cleanup.interval.seconds, now=True)
         else:
             _log.info("local storage disk cleanup is disabled")
+
+    async def _listen(self) -> IListeningPort:
+        found = await deferToThreadPool(
+            self._reactor, self._reactor.getThreadPool(), credentials, self._network.tls
+        )
+        host = split_address(self._network.listen)[0]
+        if found is None and not self._network.secret and not is_loopback(host):
+            _log.warn(
+                'any host that reaches "{address}" may write to the volumes: set '
+                "storage.level.local.writer.network.secret (and tls), or listen on 127.0.0.1",
+                address=self._network.listen,
+            )
+        factory: IProtocolFactory = self._factory
+        if found is not None:
+            factory = TLSMemoryBIOFactory(found.server(), False, factory)
+        port: IListeningPort = await server_endpoint(self._reactor, self._network.listen).listen(
+            factory
+        )
+        return port
 
     async def _open_volumes(self) -> None:
         named = await deferToThreadPool(
@@ -148,7 +180,7 @@ class StorageWriterService(Service):
         """In a thread: only who holds the lock may make an id."""
         found = find_volumes(self._volumes_path)
         for volume in found:
-            self._locks.append(VolumeLock(volume, "writer"))
+            self._locks[volume.path] = VolumeLock(volume, "writer")
         return name_volumes(found)
 
     def _loop(self, call: Callable[[], object], interval: float, *, now: bool = False) -> None:
@@ -181,29 +213,51 @@ class StorageWriterService(Service):
 
     async def _look_at(self, volume: OpenVolume) -> tuple[int, int]:
         """Find out whether the volume takes anything new; bytes available and in all."""
-        drained, available, total = await deferToThreadPool(
-            self._reactor, volume.pool, _state_of, volume.found
+        looking: Deferred[tuple[bool, int, int]] = deferToThreadPool(
+            self._reactor, volume.pool, _state_of, volume.found, volume.volume_id, volume.failed
         )
-        is_drained = drained or available < self._min_free_bytes or volume.appender.is_stuck
-        if is_drained != volume.drained:
-            volume.drained = is_drained
-            _log.info("set drained={drained}", drained=is_drained, volume_id=volume.volume_id)
+        drained, available, total = await looking
+        volume.failed = volume.gone = False
+        self._set_drained(volume, drained or available < self._min_free_bytes)
         return available, total
 
+    def _set_drained(self, volume: OpenVolume, is_drained: bool, reason: object = "") -> None:
+        if is_drained == volume.drained:
+            return
+        volume.drained = is_drained
+        level = LogLevel.error if reason else LogLevel.info
+        _log.emit(
+            level,
+            "set drained={drained} {reason}",
+            drained=is_drained,
+            reason=str(reason),
+            volume_id=volume.volume_id,
+        )
+
     async def _watch(self, volume: OpenVolume) -> None:
-        """Tell others when a volume is drained, full or stuck, or isn't any more."""
+        """Tell others when a volume is drained, full, stuck, failing or gone, or isn't any more."""
         try:
-            if volume.appender.is_stuck:  # the disk would let us wait, too
-                volume.drained = True
-            else:
-                available, total = await self._look_at(volume)
-                self._measured(self._describe(volume), total - available, total)
+            await self._find_out(volume)
             registration = self._registrations.get(volume.volume_id)
             value = encode(self._describe(volume))
             if registration is not None and registration.value != value:
                 await registration.update(value)
         except Exception:
             _log.failure("cannot look after the volume {id}", id=volume.volume_id)
+
+    async def _find_out(self, volume: OpenVolume) -> None:
+        if volume.appender.is_stuck:  # the disk would let us wait, too
+            self._set_drained(volume, True, "the disk does not answer")
+            return
+        try:
+            available, total = await self._look_at(volume)
+        except VolumeGone as error:
+            self._set_drained(volume, True, error)
+            self.writer.lose_volume(volume)
+        except OSError as error:
+            self._set_drained(volume, True, error)
+        else:
+            self._measured(self._describe(volume), total - available, total)
 
     # Sealing.
 
@@ -256,8 +310,9 @@ class StorageWriterService(Service):
                 used.add(_directory_of(key))
         removed = 0
         orphans = [directory for directory in directories if directory not in used]
-        for start in range(0, len(orphans), _CLEAN_AT_ONCE):
-            part = orphans[start : start + _CLEAN_AT_ONCE]
+        at_once = self._cleanup.concurrency  # in between files can be opened
+        for start in range(0, len(orphans), at_once):
+            part = orphans[start : start + at_once]
             removed += await volume.appender.run(partial(remove_directories, path, part))
         await volume.appender.run(lambda: remove_empty_parents(path))
         return removed
@@ -275,7 +330,15 @@ class StorageWriterService(Service):
         deadline = self._reactor.seconds() + self._network.shutdown_timeout.seconds
         while self.writer.open_files and self._reactor.seconds() < deadline:
             await deferLater(self._reactor, _LEAVE_POLL_SECONDS)
-        await self.writer.close()
+        closing = ensureDeferred(self.writer.close())
+        closing.addTimeout(STOP_SECONDS, self._reactor)
+        try:
+            await closing
+        except TimeoutError:
+            _log.error(
+                "left {count} slice files open: the disk does not answer",
+                count=self.writer.open_files,
+            )
         await self._release()
 
     async def _deregister(self) -> None:
@@ -294,15 +357,28 @@ class StorageWriterService(Service):
             await maybeDeferred(self._port.stopListening)
             self._factory.close_connections()
             self._port = None
-        for volume in self._volumes:
-            await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), volume.pool.stop)
-        for lock in self._locks:
+        await DeferredList([ensureDeferred(self._leave(volume)) for volume in self._volumes])
+        for lock in self._locks.values():
             lock.release()
-        self._volumes, self._locks, self._loops = [], [], []
+        self._volumes, self._locks, self._loops = [], {}, []
+
+    async def _leave(self, volume: OpenVolume) -> None:
+        """A volume on which something still runs stays locked as long as the process lives."""
+        leaving = volume.pool.leave(self._reactor)
+        leaving.addTimeout(STOP_SECONDS, self._reactor)
+        try:
+            await leaving
+        except TimeoutError:
+            self._locks.pop(volume.found.path, None)
+            _log.error(
+                "volume {volume_id} is left locked: its disk does not answer",
+                volume_id=volume.volume_id,
+            )
 
 
-def _state_of(found: FoundVolume) -> tuple[bool, int, int]:
+def _state_of(found: FoundVolume, volume_id: str, write: bool) -> tuple[bool, int, int]:
     """In a thread."""
+    check_volume(found, volume_id, write=write)
     return (is_drained(found), *free_bytes(found.path))
 
 

@@ -26,7 +26,6 @@ from twisted.internet.defer import (
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
@@ -42,6 +41,7 @@ from stream.storage.network.interface import (
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer.appender import THREADS, VolumeAppender
 from stream.storage.writer.disk import DiskFile, open_disk_file
+from stream.storage.writer.pool import VolumePool
 
 __all__ = ["OpenFile", "OpenVolume", "StorageWriter"]
 
@@ -54,13 +54,17 @@ class OpenVolume:
     """A volume in use: its own threads, so that a hanging disk doesn't hold up the others.
 
     :ivar drained: nothing new is opened here.
+    :ivar failed: the disk refused a write; others are asked first until it takes one again.
+    :ivar gone: something else is in the volume's place, nothing at all may be written there.
     """
 
     def __init__(self, found: FoundVolume, volume_id: str, reactor: Any) -> None:
         self.found = found
         self.volume_id = volume_id
         self.drained = False
-        self.pool = ThreadPool(0, THREADS, name=f"volume {volume_id}")
+        self.failed = False
+        self.gone = False
+        self.pool = VolumePool(0, THREADS, name=f"volume {volume_id}")
         self.appender = VolumeAppender(reactor, self.pool)
 
 
@@ -78,6 +82,7 @@ class OpenFile:
         self.length = disk.length
         self.key = key
         self.listener = listener
+        self.volume = volume
         self.appender = volume.appender
         self._writer = writer
         self._disk = disk
@@ -98,6 +103,7 @@ class OpenFile:
             _log.error(
                 "a slice file is given up: {error}", error=failure.value, slice_id=str(self.key[0])
             )
+            self.volume.failed = True
             self.end(failure.value)
         return failure
 
@@ -151,12 +157,19 @@ class _Turn:
 class StorageWriter:
     """A `stream.storage.network.interface.SliceOpener` for the volumes of this node.
 
+    :param damaged: told of each file whose damaged original was set aside.
     :param may_be_written: whether a slice is in a state in which rows may come; asks etcd, since
         the mirror of slices may lag behind the pipeline that wants to open one.
     """
 
-    def __init__(self, reactor: Any, may_be_written: Callable[[SliceKey], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        may_be_written: Callable[[SliceKey], Awaitable[bool]],
+        damaged: Callable[[SliceKey], None] = lambda _: None,
+    ) -> None:
         self._reactor = reactor
+        self._damaged = damaged
         self._may_be_written = may_be_written
         self._volumes: dict[str, OpenVolume] = {}
         self._files: dict[SliceKey, dict[str, OpenFile]] = {}
@@ -238,6 +251,13 @@ class StorageWriter:
                 reserve=slice_.local.allocated_disk_space,
             )
         )
+        if disk.aside is not None:
+            _log.error(
+                "a slice file was damaged: what can be read of it is kept, the rest is in {aside}",
+                aside=str(disk.aside),
+                slice_id=str(slice_.key),
+            )
+            self._damaged(slice_.key)
         file = OpenFile(self, key, volume, disk, listener)
         self._files.setdefault(slice_.key, {})[source_node_id] = file
         refusal = _draining() if self._draining else _sealed(slice_.key) if turn.sealed else None
@@ -252,6 +272,8 @@ class StorageWriter:
         volume = self._volumes.get(slice_.key.volume_id)
         if volume is None:
             raise WriterUnavailable(f'volume "{slice_.key.volume_id}" is not on this node')
+        if volume.gone:
+            raise WriterUnavailable(f'volume "{volume.volume_id}" is gone')
         # Who resumes has begun before the volume was drained.
         if volume.drained and resume < 0:
             raise WriterDraining(f'volume "{volume.volume_id}" is drained')
@@ -284,6 +306,13 @@ class StorageWriter:
             if slice_key == key:
                 turn.sealed = True
 
+    def lose_volume(self, volume: OpenVolume) -> None:
+        """Write nothing more to it: what is written there now, nobody would find."""
+        volume.gone = True
+        for file in self._all_files():
+            if file.volume is volume:
+                file.end(WriterUnavailable(f'volume "{volume.volume_id}" is gone'))
+
     def drain(self) -> None:
         """Open nothing more, and ask every pipeline to leave."""
         self._draining = True
@@ -296,7 +325,8 @@ class StorageWriter:
         for turn in list(self._turns.values()):
             await turn.lock.run(lambda: None)
         await DeferredList(
-            [file.end(WriterDraining("the writer stopped")) for file in self._all_files()]
+            [file.end(WriterDraining("the writer stopped")) for file in self._all_files()],
+            consumeErrors=True,  # whoever stops waiting cancels them
         )
 
     def _all_files(self) -> list[OpenFile]:

@@ -59,11 +59,18 @@ class Wire:
     :ivar calls: what was called and isn't answered.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, window: int = 8 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        window: int = 8 * 1024 * 1024,
+        secret: str = "",
+        proof: bytes = b"",
+    ) -> None:
         self.clock = Clock()
         settings = with_values(
             Settings().storage.level.local.writer.network,
-            {("stream_max_window",): ByteSize(window)},
+            {("stream_max_window",): ByteSize(window), ("secret",): secret},
         )
         self.factory = ConnectionFactory("source-1", settings, self.clock)
         self.connection: Connection = self.factory.buildProtocol(None)  # type: ignore[assignment]
@@ -72,7 +79,7 @@ class Wire:
         self.transport = Transport()
         self.connection.makeConnection(self.transport)
         self.answer(commands.Challenge, {"nonce": b"n"})
-        self.answer(commands.Hello, {"version": 1, "epoch": b"e"})
+        self.answer(commands.Hello, {"version": 2, "epoch": b"e", "proof": proof})
         self.listener = Listener()
 
     def _call(self, command: type[amp.Command], **arguments: Any) -> Deferred[Any]:
@@ -110,6 +117,16 @@ def _append(file: RemoteFile, count: int, size: int = 10) -> list[Deferred[int]]
     return [
         file.append(index * size, bytes(size), level=SyncLevel.SYNCED) for index in range(count)
     ]
+
+
+@pytest.mark.parametrize("proof", [b"", b"guessed"])
+def test_a_writer_without_the_secret_gets_nothing(
+    monkeypatch: pytest.MonkeyPatch, proof: bytes
+) -> None:
+    """A stranger on the writer's address is left before any row is sent."""
+    wire = Wire(monkeypatch, secret="shared", proof=proof)
+    assert wire.transport.aborted
+    assert wire.factory.refusals == 1
 
 
 def test_a_file_has_few_appends_on_the_way(wire: Wire) -> None:

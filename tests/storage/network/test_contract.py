@@ -21,6 +21,7 @@ from stream.settings.declare import with_values
 from stream.storage.key import SliceKey
 from stream.storage.network.client import WriterClients
 from stream.storage.network.interface import (
+    ContentConflict,
     NoSpace,
     SliceFile,
     SliceOpener,
@@ -206,6 +207,18 @@ async def test_many_appends_in_flight_keep_their_order(provided: Provided) -> No
     assert [await answer for answer in answers] == [(i + 1) * 4 for i in range(50)]
     await file.close()
     assert provided.content() == b"".join(b"%03d\n" % i for i in range(50))
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_bytes_at_a_taken_place_are_refused(provided: Provided) -> None:
+    """A resend that isn't the same is a mistake or damage; what is stored stays."""
+    file, _ = await _open(provided)
+    await file.append(0, b"a\n", level=SyncLevel.SYNCED)
+    with pytest.raises(ContentConflict):
+        await file.append(0, b"b\n", level=SyncLevel.SYNCED)
+    assert await file.append(0, b"a\n", level=SyncLevel.SYNCED) == 2
+    await file.close()
+    assert provided.content() == b"a\n"
 
 
 @pytest.fixture(params=["local", "remote"])

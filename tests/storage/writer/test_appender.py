@@ -64,6 +64,9 @@ class FakeFile:
         if self.sync_error is not None:
             raise self.sync_error
 
+    def check_linked(self) -> None:
+        pass
+
     def promise(self) -> None:
         self.promises += 1
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from stream.storage.network.interface import (
+    ContentConflict,
     NoSpace,
     SliceSealed,
     WriterUnavailable,
@@ -50,15 +51,27 @@ def test_a_repeated_append_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / _NAME).stat().st_size == 8
 
 
-@pytest.mark.parametrize(("offset", "data"), [(5, b"x"), (0, b"other"), (2, b"longer than it")])
+@pytest.mark.parametrize(("offset", "data"), [(5, b"x"), (2, b"longer than it"), (-1, b"x")])
 def test_another_offset_is_refused(tmp_path: Path, offset: int, data: bytes) -> None:
-    """A gap, or other bytes where some are, are a mistake; the true length is told."""
+    """A gap and an overlap are mistakes; the true length is told."""
     file = _open(tmp_path)
     file.append(0, b'"a"\n')
     with pytest.raises(WrongOffset) as refused:
         file.append(offset, data)
     assert refused.value.length == 4
     file.close()
+
+
+def test_other_bytes_where_some_are_stay_out(tmp_path: Path) -> None:
+    """What is stored isn't replaced, and the file goes on."""
+    file = _open(tmp_path)
+    file.append(0, b'"a"\n')
+    file.append(4, b'"b"\n')
+    with pytest.raises(ContentConflict):
+        file.append(0, b'"x"\n')
+    assert file.append(8, b'"c"\n') == 12
+    file.close()
+    assert (tmp_path / _NAME).read_bytes() == b'"a"\n"b"\n"c"\n'
 
 
 def test_space_is_reserved_and_given_back(tmp_path: Path) -> None:
@@ -332,12 +345,14 @@ def test_modes_of_what_is_made(tmp_path: Path) -> None:
 
 
 def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
-    """A slice file is a file of the volume itself."""
+    """A slice file is a file of the volume itself; the link is set aside."""
     path = tmp_path / _NAME
     path.parent.mkdir(parents=True)
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(WriterUnavailable):
-        _open(tmp_path)
+    file = _open(tmp_path)
+    file.append(0, b"a\n")
+    file.close()
+    assert path.read_bytes() == b"a\n"
     assert not (tmp_path / "elsewhere").exists()
 
 

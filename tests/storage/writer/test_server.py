@@ -17,7 +17,8 @@ from twisted.internet.endpoints import (
     connectProtocol,
 )
 from twisted.internet.protocol import connectionDone
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
+from twisted.logger import capturedLogs
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
@@ -26,6 +27,7 @@ from stream.storage.network import commands
 from stream.storage.network.interface import WriterUnavailable
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer import appender, server
+from stream.storage.writer.refusals import RefusalLog
 from stream.storage.writer.server import WriterFactory
 from stream.storage.writer.writer import OpenVolume, StorageWriter
 from stream.values.codec import encode
@@ -51,10 +53,14 @@ class Client(amp.AMP):
         super().connectionLost(reason)
         self.lost.callback(None)
 
-    async def greet(self, secret: str = _SECRET, version: int = 1, node: str = "n") -> Any:
-        nonce = (await self.callRemote(commands.Challenge))["nonce"]
-        proof = commands.proof(secret, nonce, node)
-        return await self.callRemote(commands.Hello, version=version, node=node, proof=proof)
+    async def greet(
+        self, secret: str = _SECRET, version: int = commands.PROTOCOL_VERSION, node: str = "n"
+    ) -> Any:
+        challenge = (await self.callRemote(commands.Challenge))["nonce"]
+        return await self.hello(commands.source_proof(secret, challenge, b"", node), version, node)
+
+    def hello(self, proof: bytes, version: int = commands.PROTOCOL_VERSION, node: str = "n") -> Any:
+        return self.callRemote(commands.Hello, version=version, node=node, nonce=b"", proof=proof)
 
     async def open(self) -> bytes:
         answer = await self.callRemote(commands.Open, slice=encode(_SLICE), node="n", resume=-1)
@@ -121,13 +127,19 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture
+def caught() -> Any:
+    with capturedLogs() as events:
+        yield events
+
+
+@pytest.fixture
 def served(tmp_path: Path) -> Any:
     served = Served(tmp_path)
     yield served
     pytest_twisted.blockon(Deferred.fromCoroutine(served.stop()))
 
 
-@pytest.mark.parametrize("greeting", [{"secret": "wrong"}, {"secret": ""}, {"version": 2}], ids=str)
+@pytest.mark.parametrize("greeting", [{"secret": "wrong"}, {"secret": ""}, {"version": 1}], ids=str)
 @pytest_twisted.ensureDeferred
 async def test_a_wrong_greeting_ends_the_connection(
     served: Served, greeting: dict[str, Any]
@@ -145,11 +157,49 @@ async def test_a_proof_is_good_for_one_connection_and_node(served: Served) -> No
     first = await served.connect(greeted=False)
     second = await served.connect(greeted=False)
     nonce = (await first.callRemote(commands.Challenge))["nonce"]
-    overheard = commands.proof(_SECRET, nonce, "n")
+    overheard = commands.source_proof(_SECRET, nonce, b"", "n")
     with pytest.raises(commands.Unauthorized):
-        await second.callRemote(commands.Hello, version=1, node="n", proof=overheard)
+        await second.hello(overheard)
     with pytest.raises(commands.Unauthorized):
-        await first.callRemote(commands.Hello, version=1, node="other", proof=overheard)
+        await first.hello(overheard, node="other")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_writer_proves_itself_in_another_way(served: Served) -> None:
+    """Neither proof can be sent back as the other one, and the secret is in none of them."""
+    client = await served.connect(greeted=False)
+    challenge = (await client.callRemote(commands.Challenge))["nonce"]
+    shared = (_SECRET, challenge, b"", "n")
+    answer = await client.hello(commands.source_proof(*shared))
+    assert answer["proof"] == commands.writer_proof(*shared) != commands.source_proof(*shared)
+    assert _SECRET.encode() not in answer["proof"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_refused_connections_are_logged_now_and_then(
+    served: Served, caught: list[dict[str, Any]]
+) -> None:
+    """Once at first, whoever knocks and however often, and without what was shown."""
+    for _ in range(5):
+        client = await served.connect(greeted=False)
+        with pytest.raises(commands.Unauthorized):
+            await client.greet(secret="guessed")
+        await client.lost
+    refused = [event for event in caught if event["log_namespace"].endswith("refusals")]
+    assert [event["peer"] for event in refused] == ["127.0.0.1"]
+    assert "guessed" not in str(refused)
+
+
+def test_refusals_after_a_while_are_told_by_number() -> None:
+    """So the log says how many were left out."""
+    clock = Clock()
+    log = RefusalLog(clock.seconds)
+    with capturedLogs() as caught:
+        for _ in range(3):
+            log.refused("a", "why")
+        clock.advance(60)
+        log.refused("b", "why")
+    assert [(event["peer"], event["more"]) for event in caught] == [("a", 0), ("b", 2)]
 
 
 @pytest_twisted.ensureDeferred

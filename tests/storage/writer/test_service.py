@@ -12,11 +12,13 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs
 
 from stream.errors import UserError
 from stream.etcd import EtcdClient, Session
 from stream.settings import Settings
 from stream.settings.declare import with_values
+from stream.settings.local import WriterTlsSettings
 from stream.storage import prefix
 from stream.storage.entity import Slice, directory_name
 from stream.storage.key import SliceKey
@@ -27,6 +29,7 @@ from stream.storage.network.interface import (
     SyncLevel,
     WriterDraining,
     WriterError,
+    WriterUnavailable,
 )
 from stream.storage.state import Level, SliceState
 from stream.storage.volume import Volume
@@ -35,6 +38,7 @@ from stream.storage.writer.service import StorageWriterService
 from stream.values.codec import decode, encode
 from stream.values.duration import Duration
 from stream.values.utctime import format_time
+from tests.storage.network.authority import Authority
 from tests.storage.samples import sample_slice, uncompressed
 
 
@@ -74,6 +78,8 @@ class Node:
                 ("listen",): "127.0.0.1:0",
                 ("secret",): "shared",
                 ("shutdown_timeout",): options.pop("shutdown", Duration.parse("1s")),
+                ("tls",): options.pop("tls", WriterTlsSettings()),
+                **options.pop("network", {}),
             },
         )
         service = StorageWriterService(
@@ -338,3 +344,64 @@ async def test_a_source_in_another_process_finds_the_writer(node: Node) -> None:
     clients._forget_unregistered()
     assert list(clients._writers) == []
     await clients.stopService()
+
+
+async def _appended(node: Node, slice_: Slice, tls: WriterTlsSettings) -> int:
+    """What a source in another process, with certificates of its own, gets for a row."""
+    (volume,) = await node.registered()
+    network = with_values(
+        Settings().storage.level.local.writer.network,
+        {
+            ("secret",): "shared",
+            ("tls",): tls,
+            ("stream_open_timeout",): Duration.parse("1s"),
+        },
+    )
+    clients = WriterClients(reactor, "source-1", network, {volume.volume_id: volume}.get)
+    clients.startService()
+    try:
+        file = await clients.open(slice_, "source-1", Listener())
+        end = await file.append(0, b"a\n" * 100_000, level=SyncLevel.SYNCED)
+        await file.close()
+        return end
+    finally:
+        await clients.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_rows_travel_by_tls(node: Node, tmp_path: Path) -> None:
+    """Between nodes with certificates of one authority, over many records of TLS."""
+    authority = Authority(tmp_path)
+    await node.start(tls=authority.issue("writer"))
+    assert await _appended(node, await _slice(node), authority.issue("source")) == 200_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls_keeps_strangers_out(node: Node, tmp_path: Path) -> None:
+    """No certificate, one of another authority, and a writer on a foreign address."""
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    service = await node.start(tls=authority.issue("writer"))
+    slice_ = await _slice(node)
+    foreign = attrs.evolve(other.issue("source"), ca=str(authority.ca))
+    for tls in (WriterTlsSettings(), foreign, other.issue("trusting")):
+        with pytest.raises(WriterUnavailable):
+            await _appended(node, slice_, tls)
+    await service.stopService()
+    await node.start(tls=authority.issue("elsewhere", "192.0.2.1"))
+    with pytest.raises(WriterUnavailable):
+        await _appended(node, await _slice(node), authority.issue("source"))
+
+
+@pytest.mark.parametrize(
+    ("listen", "secret", "warned"),
+    [("0.0.0.0:0", "", True), ("0.0.0.0:0", "s", False), ("127.0.0.1:0", "", False)],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_open_door_is_warned_of(
+    node: Node, listen: str, secret: str, warned: bool
+) -> None:
+    """Who listens to other hosts without a secret is told so at the start."""
+    with capturedLogs() as events:
+        await node.start(network={("listen",): listen, ("secret",): secret})
+    texts = [event["log_format"] for event in events if event["log_format"]]
+    assert any("may write to the volumes" in text for text in texts) is warned

@@ -1,0 +1,111 @@
+"""Mutual TLS between source nodes and writers: both show a certificate of one authority."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from OpenSSL import crypto
+from twisted.internet.ssl import (
+    Certificate,
+    CertificateOptions,
+    KeyPair,
+    PrivateCertificate,
+    TLSVersion,
+    optionsForClientTLS,
+    trustRootFromCertificates,
+)
+
+from stream.errors import UserError
+from stream.settings.local import WriterTlsSettings
+
+__all__ = ["Credentials", "credentials"]
+
+_SECTION = "storage.level.local.writer.network.tls"
+_OLDEST = TLSVersion.TLSv1_2
+
+
+class Credentials:
+    """What both ends of the connection need, read from files.
+
+    :param chain: the node's certificate, then those between it and the authority.
+    """
+
+    def __init__(self, chain: list[Certificate], key: KeyPair, ca: list[Certificate]) -> None:
+        self._chain = chain
+        self._key = key
+        self._ca = ca
+
+    def server(self) -> CertificateOptions:
+        """For the writer: who has no certificate of the authority isn't let in."""
+        first, *rest = (certificate.original for certificate in self._chain)
+        return CertificateOptions(
+            privateKey=self._key.original,
+            certificate=first,
+            extraCertChain=rest,
+            trustRoot=trustRootFromCertificates(self._ca),
+            raiseMinimumTo=_OLDEST,
+        )
+
+    def client(self, host: str) -> Any:
+        """For a source node: the writer's certificate must be for *host*, a name or an address."""
+        return optionsForClientTLS(
+            host,
+            trustRoot=trustRootFromCertificates(self._ca),
+            clientCertificate=PrivateCertificate.fromCertificateAndKeyPair(
+                self._chain[0], self._key
+            ),
+            extraCertificateOptions={
+                "extraCertChain": [certificate.original for certificate in self._chain[1:]],
+                "raiseMinimumTo": _OLDEST,
+            },
+        )
+
+
+def credentials(settings: WriterTlsSettings) -> Credentials | None:
+    """The credentials in the files that the settings name; ``None`` if they name none.
+
+    Blocks. Raises UserError if one is missing or can't be read, or if they don't belong together.
+    """
+    paths = {"certificate": settings.certificate, "key": settings.key, "ca": settings.ca}
+    if not any(paths.values()):
+        return None
+    missing = [name for name, path in paths.items() if not path]
+    if missing:
+        raise UserError(f'"{_SECTION}.{missing[0]}" is not set: TLS needs certificate, key and ca')
+    chain = _certificates("certificate", settings.certificate)
+    key = _key(settings.key)
+    found = Credentials(chain, key, _certificates("ca", settings.ca))
+    try:
+        found.server().getContext().check_privatekey()
+    except Exception:
+        raise UserError(f'"{_SECTION}.key" does not belong to the certificate') from None
+    return found
+
+
+def _read(name: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f'"{_SECTION}.{name}": cannot read "{path}": {error.strerror}') from None
+
+
+def _certificates(name: str, path: str) -> list[Certificate]:
+    end = b"-----END CERTIFICATE-----"
+    pieces = [piece + end for piece in _read(name, path).split(end)[:-1]]
+    try:
+        found = [Certificate.loadPEM(piece) for piece in pieces]
+    except crypto.Error:
+        found = []
+    if not found:
+        raise UserError(f'"{_SECTION}.{name}": "{path}" holds no PEM certificate')
+    return found
+
+
+def _key(path: str) -> KeyPair:
+    data = _read("key", path)
+    try:
+        # Without a password given, OpenSSL would ask for one on the terminal.
+        return KeyPair(crypto.load_privatekey(crypto.FILETYPE_PEM, data, b""))
+    except (crypto.Error, ValueError, TypeError):
+        raise UserError(f'"{_SECTION}.key": "{path}" holds no PEM key without a password') from None

@@ -1,0 +1,83 @@
+"""Sets damaged files aside: a copy named ``*.damaged`` stays beside for whoever looks into it.
+
+Every step leaves the file either as it was or wholly mended, whenever the machine stops. Blocks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from stream.ops.durable import sync_directory
+
+__all__ = ["keep_aside", "mend", "set_aside"]
+
+_SUFFIX = ".damaged"
+_BLOCK_BYTES = 1024 * 1024
+_MAX_NAMES = 100
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is at *path*, whatever it is; its new name."""
+    for name in _names(path):
+        if not os.path.lexists(name):
+            path.rename(name)
+            sync_directory(path.parent)
+            return name
+    raise FileExistsError(f"{path.name} was set aside too often")
+
+
+def keep_aside(path: Path) -> Path:
+    """Give the file a second name, unless it has one already, and return that."""
+    for name in _names(path):
+        try:
+            os.link(path, name, follow_symlinks=False)
+        except FileExistsError:
+            if os.path.samestat(name.lstat(), path.lstat()):
+                return name
+            continue
+        sync_directory(path.parent)
+        return name
+    raise FileExistsError(f"{path.name} was set aside too often")
+
+
+def mend(path: Path, file: BinaryIO, parts: Sequence[tuple[int, int]]) -> Path:
+    """Replace the file by one of its readable *parts*; where the damaged one is now.
+
+    :param file: the same file, open for reading.
+    """
+    mended = path.with_name(f".{path.name}.mended")
+    mode = path.stat().st_mode & 0o777
+    mended.unlink(missing_ok=True)
+    descriptor = os.open(mended, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as target:
+            for start, end in parts:
+                _copy(file, target, start, end)
+            target.flush()
+            os.fsync(target.fileno())
+        kept = keep_aside(path)
+        mended.replace(path)
+    except BaseException:
+        mended.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+    return kept
+
+
+def _copy(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:
+    source.seek(start)
+    left = end - start
+    while left:
+        block = source.read(min(left, _BLOCK_BYTES))
+        if not block:
+            raise OSError("the file became shorter while it was read")
+        target.write(block)
+        left -= len(block)
+
+
+def _names(path: Path) -> list[Path]:
+    numbers = ["", *(f"-{number}" for number in range(2, _MAX_NAMES))]
+    return [path.with_name(f"{path.name}{_SUFFIX}{number}") for number in numbers]

@@ -1,0 +1,39 @@
+"""The threads of one volume. A disk that hangs for ever must not keep the process from ending."""
+
+from __future__ import annotations
+
+from threading import Thread
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.threadpool import ThreadPool
+
+__all__ = ["VolumePool"]
+
+
+class _Thread(Thread):
+    """The interpreter doesn't wait for it at its end."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options, daemon=True)
+
+
+class VolumePool(ThreadPool):
+    """A pool that can be left with a job that never ends."""
+
+    threadFactory = _Thread
+
+    def leave(self, reactor: Any) -> Deferred[None]:
+        """Stop the pool. Fires when the last job has ended; nobody has to wait for that."""
+        left: Deferred[None] = Deferred(lambda _: None)
+
+        def ended() -> None:
+            if not left.called:
+                left.callback(None)
+
+        def stop() -> None:
+            self.stop()
+            reactor.callFromThread(ended)
+
+        _Thread(target=stop, name=f"{self.name} stops").start()
+        return left

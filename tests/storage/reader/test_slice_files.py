@@ -1,0 +1,89 @@
+"""The files of a slice as they are uploaded, after a writer met a damaged one."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+import pytest
+
+from stream.storage.entity import LocalSlice
+from stream.storage.reader.slice_files import check_files
+from stream.storage.writer.disk import open_disk_file
+
+_LOCAL = LocalSlice("123/456/s/k/file/slice", "slice", "csv.gz")
+_PARTS = [gzip.compress(b'"%d"\n' % index) for index in range(3)]
+
+
+def _damaged() -> bytes:
+    middle = bytearray(_PARTS[1])
+    middle[-6] ^= 0xFF
+    return _PARTS[0] + bytes(middle) + _PARTS[2]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    made = tmp_path / _LOCAL.dir
+    made.mkdir(parents=True)
+    return made
+
+
+def _uploaded(volume: Path) -> bytes:
+    return gzip.decompress(b"".join(check_files(volume, _LOCAL, "gzip").chunks()()))
+
+
+def test_new_records_follow_the_good_ones_of_a_damaged_file(
+    tmp_path: Path, directory: Path
+) -> None:
+    """A source that comes back continues; nothing but what was damaged is missing in the upload."""
+    path = directory / "slice-n.csv.gz"
+    path.write_bytes(_damaged())
+    file = open_disk_file(path, tmp_path, resume=-1, compression="gzip", reserve=0)
+    assert file.aside == directory / "slice-n.csv.gz.damaged"
+    file.append(file.length, gzip.compress(b'"new"\n'))
+    file.close()
+    assert file.aside.read_bytes() == _damaged()
+    assert _uploaded(tmp_path) == b'"0"\n"2"\n"new"\n'
+    again = open_disk_file(path, tmp_path, resume=-1, compression="gzip", reserve=0)
+    assert again.aside is None
+    again.close()
+
+
+def test_a_file_damaged_after_its_last_record_is_uploaded_without_the_damage(
+    tmp_path: Path, directory: Path
+) -> None:
+    """Each time the same, and the original is kept aside once."""
+    (directory / "slice-n.csv.gz").write_bytes(_damaged())
+    for _ in range(2):
+        found = check_files(tmp_path, _LOCAL, "gzip")
+        assert (found.rows, found.damaged, found.cut) == (2, ("slice-n.csv.gz.damaged",), ())
+        assert found.size == len(b"".join(found.chunks()()))
+        assert _uploaded(tmp_path) == b'"0"\n"2"\n'
+    assert len(list(directory.iterdir())) == 2
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "fifo"])
+def test_something_else_in_the_place_of_a_file(tmp_path: Path, directory: Path, kind: str) -> None:
+    """It is set aside, by the reader and by the writer, and keeps nobody from going on."""
+    path = directory / "slice-n.csv.gz"
+    (directory / "slice-m.csv.gz").write_bytes(_PARTS[0])
+
+    def place() -> None:
+        if kind == "directory":
+            path.mkdir()
+        elif kind == "link":
+            path.symlink_to(tmp_path / "elsewhere")
+        else:
+            os.mkfifo(path)
+
+    place()
+    found = check_files(tmp_path, _LOCAL, "gzip")
+    assert (found.rows, found.damaged) == (1, ("slice-n.csv.gz.damaged",))
+    place()
+    file = open_disk_file(path, tmp_path, resume=-1, compression="gzip", reserve=0)
+    assert (file.length, file.aside) == (0, directory / "slice-n.csv.gz.damaged-2")
+    file.append(0, _PARTS[1])
+    file.close()
+    assert _uploaded(tmp_path) == b'"0"\n"1"\n'
+    assert not (tmp_path / "elsewhere").exists()

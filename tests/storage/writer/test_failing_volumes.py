@@ -1,0 +1,230 @@
+"""Volumes that hang, fail, fill up or vanish while a writer uses them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from stream.etcd import EtcdClient
+from stream.storage.entity import Slice
+from stream.storage.network.interface import NoSpace, SyncLevel, WriterError, WriterUnavailable
+from stream.storage.writer import appender as appender_module
+from stream.storage.writer import disk
+from stream.storage.writer import service as service_module
+from stream.storage.writer.service import StorageWriterService
+from tests.storage.samples import sample_slice, uncompressed
+from tests.storage.writer.test_disk import FaultyDisk
+from tests.storage.writer.test_service import Listener, Node, _until
+
+
+@pytest.fixture
+def node(etcd: EtcdClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(service_module, "WATCH_VOLUMES_SECONDS", 0.02)
+    for label in ("one", "two"):
+        (tmp_path / "volumes" / "hdd" / label).mkdir(parents=True)
+        (tmp_path / "volumes" / "hdd" / label / "volume-id").write_text(label)
+    node = Node(etcd, tmp_path / "volumes")
+    yield node
+    pytest_twisted.blockon(Deferred.fromCoroutine(node.stop()))
+
+
+async def _slice(node: Node, volume_id: str) -> Slice:
+    made = sample_slice(volume_id=volume_id, encoding=uncompressed())
+    await node.put(made)
+    return made
+
+
+async def _drained(node: Node, volume_id: str) -> bool:
+    return {volume.volume_id: volume.drained for volume in await node.registered()}[volume_id]
+
+
+class Hanging:
+    """A sync of files of one volume that waits until it is let go."""
+
+    def __init__(self, volume: Path) -> None:
+        self.volume = str(volume)
+        self.let_go = threading.Event()
+
+    def __call__(self, descriptor: int) -> None:
+        if str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith(self.volume):
+            self.let_go.wait(20)
+        os.fdatasync(descriptor)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hung_disk_holds_up_neither_others_nor_the_stop(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other volume goes on and is free at the end; the hung one stays locked."""
+    monkeypatch.setattr(service_module, "STOP_SECONDS", 0.2)
+    hanging = Hanging(node.volumes / "hdd" / "one")
+    monkeypatch.setattr(disk, "os", FaultyDisk(fdatasync=hanging))
+    service = await node.start()
+    first = await service.writer.open(await _slice(node, "one"), "s", Listener())
+    second = await service.writer.open(await _slice(node, "two"), "s", Listener())
+    stuck = first.append(0, b"a\n", level=SyncLevel.SYNCED)
+    stuck.addErrback(lambda _: None)
+    for index in range(20):
+        assert await second.append(index * 2, b"b\n", level=SyncLevel.SYNCED) == index * 2 + 2
+    assert not stuck.called
+    started = time.monotonic()
+    await service.stopService()
+    assert time.monotonic() - started < 5
+    assert (node.volumes / "hdd/one/writer.lock").exists()
+    assert not (node.volumes / "hdd/two/writer.lock").exists()
+    hanging.let_go.set()
+    await _until(lambda: stuck.called)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hung_disk_takes_no_new_slices(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it answers again."""
+    monkeypatch.setattr(appender_module, "STUCK_SECONDS", 0.05)
+    hanging = Hanging(node.volumes / "hdd" / "one")
+    monkeypatch.setattr(disk, "os", FaultyDisk(fdatasync=hanging))
+    service = await node.start()
+    file = await service.writer.open(await _slice(node, "one"), "s", Listener())
+    stuck = file.append(0, b"a\n", level=SyncLevel.SYNCED)
+    await _until(lambda: _drained(node, "one"))
+    assert not await _drained(node, "two")
+    hanging.let_go.set()
+    assert await stuck == 2
+    await _until(lambda: _not(_drained(node, "one")))
+
+
+async def _not(condition: Any) -> bool:
+    return not await condition
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [("fdatasync", errno.EIO), ("fdatasync", errno.ENOSPC), ("pwritev", errno.EROFS)],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_failing_disk_is_not_trusted(
+    node: Node, monkeypatch: pytest.MonkeyPatch, call: str, error: int
+) -> None:
+    """No acknowledgement, the file given up, the volume drained until it takes bytes again."""
+    service = await node.start()
+    slice_ = await _slice(node, "one")
+    listener = Listener()
+    file = await service.writer.open(slice_, "s", listener)
+    assert await file.append(0, b"a\n", level=SyncLevel.SYNCED) == 2
+
+    def fail(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "os", FaultyDisk(**{call: fail}))
+        patch.setattr(os, "fsync", lambda _: fail())
+        with pytest.raises(WriterUnavailable):
+            await file.append(2, b"b\n", level=SyncLevel.SYNCED)
+        with pytest.raises(WriterError):
+            await file.append(2, b"b\n", level=SyncLevel.SYNCED)
+        await _until(lambda: listener.reasons)
+        await _until(lambda: _drained(node, "one"))
+    await _until(lambda: _not(_drained(node, "one")))
+    again = await service.writer.open(slice_, "s", Listener(), resume=2)
+    assert again.length == 2
+    assert await again.append(2, b"b\n", level=SyncLevel.SYNCED) == 4
+    assert (node.volumes / "hdd/one" / slice_.local.dir / "slice-s.csv.gz").read_bytes() == (
+        b"a\nb\n"
+    )
+
+
+@pytest.mark.parametrize("level", [SyncLevel.WRITTEN, SyncLevel.SYNCED])
+@pytest_twisted.ensureDeferred
+async def test_rows_in_a_removed_file_are_not_acknowledged(node: Node, level: SyncLevel) -> None:
+    """Nobody would find them; a new file is made."""
+    service = await node.start()
+    slice_ = await _slice(node, "one")
+    file = await service.writer.open(slice_, "s", Listener())
+    await file.append(0, b"a\n", level=level)
+    shutil.rmtree(node.volumes / "hdd/one/123")
+    with pytest.raises(WriterUnavailable, match="removed"):
+        await file.append(2, b"b\n", level=level)
+    again = await service.writer.open(slice_, "s", Listener(), resume=2)
+    assert again.length == 0
+    assert await again.append(0, b"b\n", level=level) == 2
+
+
+@pytest.mark.parametrize("how", ["removed", "not mounted"])
+@pytest_twisted.ensureDeferred
+async def test_a_volume_that_is_gone_takes_nothing(node: Node, how: str) -> None:
+    """Its files are given up, and nothing is written where it was; it may come back."""
+    service = await node.start()
+    slice_ = await _slice(node, "one")
+    listener = Listener()
+    file = await service.writer.open(slice_, "s", listener)
+    await file.append(0, b"a\n", level=SyncLevel.SYNCED)
+    path, elsewhere = node.volumes / "hdd/one", node.volumes / "elsewhere"
+    path.rename(elsewhere)
+    if how == "not mounted":
+        path.mkdir()
+    await _until(lambda: listener.reasons)
+    await _until(lambda: _drained(node, "one"))
+    assert not await _drained(node, "two")
+    with pytest.raises(WriterUnavailable):
+        await file.append(2, b"b\n", level=SyncLevel.SYNCED)
+    with pytest.raises(WriterError, match="gone"):
+        await service.writer.open(slice_, "s", Listener(), resume=2)
+    if how == "not mounted":
+        assert list(path.iterdir()) == []
+        path.rmdir()
+    elsewhere.rename(path)
+    await _until(lambda: _not(_drained(node, "one")))
+    again = await service.writer.open(slice_, "s", Listener(), resume=2)
+    assert await again.append(2, b"b\n", level=SyncLevel.SYNCED) == 4
+
+
+@pytest.fixture
+def small(node: Node) -> Iterator[Path]:
+    """The volume ``one`` on a disk of its own, 256 KiB."""
+    path = node.volumes / "hdd" / "one"
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)],
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("a disk can't be mounted here")
+    (path / "volume-id").write_text("one")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+async def _fill(service: StorageWriterService, slice_: Slice) -> tuple[Any, int]:
+    file = await service.writer.open(slice_, "s", Listener())
+    end = 0
+    with pytest.raises(NoSpace):
+        while True:
+            end = await file.append(end, b"x" * 9_999 + b"\n", level=SyncLevel.SYNCED)
+    return file, end
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_disk_says_so_and_keeps_what_it_has(small: Path, node: Node) -> None:
+    """A real one: what was acknowledged is whole, others go on, and so does it with room again."""
+    (small / "ballast").write_bytes(bytes(60_000))
+    service = await node.start(min_free_bytes=0)
+    slice_ = await _slice(node, "one")
+    file, end = await _fill(service, slice_)
+    stored = small / slice_.local.dir / "slice-s.csv.gz"
+    assert stored.read_bytes() == (b"x" * 9_999 + b"\n") * (end // 10_000)
+    other = await service.writer.open(await _slice(node, "two"), "s", Listener())
+    assert await other.append(0, b"b\n", level=SyncLevel.SYNCED) == 2
+    (small / "ballast").unlink()
+    assert await file.append(end, b"y\n", level=SyncLevel.SYNCED) == end + 2
+    await file.close()
+    await service.stopService()
