@@ -13,7 +13,7 @@ from stream.definition.reads import DefinitionReads
 from stream.errors import NestedError, UserError
 from stream.mapping.render import render_cells
 from stream.record.context import RecordContext
-from stream.record.headers import RecordHeaders
+from stream.record.headers import RecordHeaders, html_safe
 
 __all__ = ["MappingTest"]
 
@@ -53,12 +53,12 @@ class MappingTest:
         if source.type == "http":
             return RecordContext(milliseconds, call.client_ip, headers, call.raw_body)
         flat = _flat_record(call.raw_body)
-        printed = json.dumps(flat, ensure_ascii=False, separators=(",", ":")).encode()
+        printed = json.dumps(flat, ensure_ascii=False, separators=(",", ":"))
         return RecordContext(
             milliseconds,
             call.client_ip,
             headers,
-            printed,
+            html_safe(printed).encode(),
             signal=call.parameters["signal"],
             body_map=flat,
         )

@@ -91,6 +91,10 @@ async def test_otlp(api: Api) -> None:
     record = b'{"severity_text": "INFO",  "n": 1}'
     assert await values(api, record) == [["INFO", '{"severity_text":"INFO","n":1}']]
     assert await values(api, record, "?signal=traces") == []
+    unsafe = b'{"severity_text": "<&>"}'
+    assert await values(api, unsafe, headers=JSON) == [
+        ["<&>", '{"severity_text":"\\u003c\\u0026\\u003e"}']
+    ]
     reply = await api.call("POST", f"{SOURCE}/test", data=b"[]")
     assert (reply.status, reply.json["message"]) == (
         400,

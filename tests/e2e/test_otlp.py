@@ -6,6 +6,7 @@ import json
 import logging
 from typing import Any
 
+from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -13,6 +14,7 @@ from opentelemetry.sdk._logs import LoggerProvider, LoggingHandler
 from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -106,12 +108,17 @@ def test_sdk_exports_become_rows(deployed: Deployment) -> None:
     assert outside[:3] == ("out of stock: 42", "ERROR", "")
     assert json.loads(outside[3])["attributes"]["sku"] == "A-42"
 
-    histogram, counter = _rows(deployed, "metrics", 2)
+    histogram, counter, sizes, temperature = _rows(deployed, "metrics", 4)
     assert counter[:3] == ("orders", "sum", "3")
     assert histogram[:3] == ("latency", "histogram", '"none"')
     record = json.loads(histogram[3])
     assert (record["count"], record["sum"], record["min"], record["max"]) == (2, 12.5, 0.5, 12.0)
     assert record["aggregation_temporality"] == "Cumulative"
+    assert temperature[:3] == ("temperature", "gauge", "21.5")
+    assert sizes[:3] == ("size", "exponential_histogram", '"none"')
+    record = json.loads(sizes[3])
+    assert (record["count"], record["sum"], record["zero_count"]) == (1, 8.0, 0)
+    assert isinstance(record["scale"], int)
 
 
 def _export_traces_and_logs(url: str) -> None:
@@ -135,11 +142,18 @@ def _export_traces_and_logs(url: str) -> None:
 
 
 def _export_metrics(base: str, headers: dict[str, str]) -> None:
-    exporter = OTLPMetricExporter(f"{base}/v1/metrics", headers=headers)
-    meters = MeterProvider([PeriodicExportingMetricReader(exporter)], resource=RESOURCE)
+    exporter = OTLPMetricExporter(
+        f"{base}/v1/metrics", headers=headers, compression=Compression.Gzip
+    )
+    exponential = View(instrument_name="size", aggregation=ExponentialBucketHistogramAggregation())
+    meters = MeterProvider(
+        [PeriodicExportingMetricReader(exporter)], resource=RESOURCE, views=[exponential]
+    )
     meter = meters.get_meter("shop")
     meter.create_counter("orders").add(3)
     latency = meter.create_histogram("latency", "ms")
     latency.record(0.5)
     latency.record(12.0)
+    meter.create_histogram("size", "By").record(8.0)
+    meter.create_gauge("temperature").set(21.5)
     meters.shutdown()

@@ -66,6 +66,7 @@ class IngestHandler:
         self._client_address = client_address or ClientAddress()
         self._peer_is_client = self._client_address.is_peer
         self._new_exception_id = new_exception_id
+        self._log = _LimitedLog(clock)
         self._otlp = OtlpHandler(
             otlp_dispatcher,
             router,
@@ -74,10 +75,10 @@ class IngestHandler:
             clock=clock,
             client_ip=self._client_ip,
             failed=self.failed,
+            warn=self._log.warn,
         )
         self._window = window
         self._decoder = decoder
-        self._log = _LimitedLog(clock)
         self._batches = BatchWriter(
             max_batch_records, reactor, report=self._report_failure, crashed=self.crashed
         )

@@ -7,7 +7,7 @@ so the first go to a thread, and the second are rendered a few milliseconds at a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -37,6 +37,9 @@ INLINE_BYTES = 8 * 1024
 SLICE_SECONDS = 0.005
 """How long a batch or an export is worked on before others have their turn."""
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 Targets = Sequence[tuple[SourceKey, Sequence[tuple[str, ISinkWriter]]]]
 
 
@@ -55,7 +58,7 @@ def is_batch(route: Ingest, headers: RecordHeaders) -> bool:
 
 
 class Decoder:
-    """Decodes compressed bodies.
+    """Decodes compressed bodies, and has threads for what else takes long to decode.
 
     :param limit: bytes of a decoded body.
     """
@@ -83,9 +86,7 @@ class Decoder:
         """
         if len(body) <= INLINE_BYTES:
             return take(decode_body(encoding, body, self._limit))
-        decoding: Deferred[bytes] = deferToThreadPool(
-            self._reactor, self._pool, decode_body, encoding, body, self._limit
-        )
+        decoding = self.in_thread(decode_body, encoding, body, self._limit)
         connection.pending = decoding
 
         def finish(answer: bytes | None) -> None:
@@ -97,6 +98,21 @@ class Decoder:
         taking.addCallback(finish)
         taking.addErrback(lambda failure: _log.failure("cannot answer a request", failure))
         return None
+
+    def decode(self, encoding: bytes, body: bytes) -> bytes | Deferred[bytes]:
+        """The decoded body, at once or later. Raises UserError, at once or later."""
+        if len(body) <= INLINE_BYTES:
+            return decode_body(encoding, body, self._limit)
+        return self.in_thread(decode_body, encoding, body, self._limit)
+
+    def in_thread(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Deferred[_T]:
+        """What *function* returns."""
+        running: Deferred[_T] = deferToThreadPool(
+            self._reactor, self._pool, function, *args, **kwargs
+        )
+        return running
 
 
 class BatchWriter:

@@ -1,12 +1,14 @@
 """Export requests as flat records: one for each log record, span or data point. Pure.
 
 Keys come in a fixed order. Optional ones are left out when they are empty, so that the default
-value of a path column applies; all others are always there.
+value of a path column applies; all others are always there. Numbers that JSON can't have, such as
+Prometheus' marks of stale series, become ``None``.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -45,6 +47,8 @@ def value_of(value: Any) -> Any:
         return attributes_of(inner.values)
     if kind == "array_value":
         return [value_of(item) for item in inner.values]
+    if kind == "double_value":
+        return _finite(inner)
     return inner
 
 
@@ -173,7 +177,7 @@ def _histogram(point: Any, data: Any) -> Record:
         "count": _clamped(point.count),
         **_optional(point, "sum", "min", "max"),
         "bucket_counts": [_clamped(count) for count in point.bucket_counts],
-        "explicit_bounds": list(point.explicit_bounds),
+        "explicit_bounds": [_finite(bound) for bound in point.explicit_bounds],
         "aggregation_temporality": _name(_TEMPORALITIES, data.aggregation_temporality),
     }
 
@@ -191,9 +195,10 @@ def _exponential_histogram(point: Any, data: Any) -> Record:
 def _summary(point: Any, _: Any) -> Record:
     return {
         "count": _clamped(point.count),
-        "sum": point.sum,
+        "sum": _finite(point.sum),
         "quantile_values": [
-            {"quantile": item.quantile, "value": item.value} for item in point.quantile_values
+            {"quantile": _finite(item.quantile), "value": _finite(item.value)}
+            for item in point.quantile_values
         ],
     }
 
@@ -216,7 +221,7 @@ def _id(name: str, value: bytes) -> Record:
 
 
 def _optional(point: Any, *names: str) -> Record:
-    return {name: getattr(point, name) for name in names if point.HasField(name)}
+    return {name: _finite(getattr(point, name)) for name in names if point.HasField(name)}
 
 
 def _number(point: Any) -> int | float | None:
@@ -224,7 +229,11 @@ def _number(point: Any) -> int | float | None:
     if kind is None:
         return None
     number: int | float = getattr(point, kind)
-    return number
+    return number if kind == "as_int" else _finite(number)
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def _clamped(count: int) -> int:

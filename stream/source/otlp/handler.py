@@ -2,22 +2,29 @@
 
 All records of an export are handed to their sinks, some milliseconds' worth at a time so that
 others have their turn, and the export is answered when every sink has answered for every record.
+
+A decoded export takes many times the memory of its bytes, and reading JSON takes 0.2 s for each MB.
+So large exports are decoded in a thread, and only one of them at a time is in memory: it is neither
+faster to decode two, nor would there be threads left for anything else. Exports that nobody waits
+for any more are given up, and what of them isn't handed on yet is not stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-import orjson
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError
 from stream.record.context import RecordContext
-from stream.record.headers import RecordHeaders, html_safe
+from stream.record.headers import RecordHeaders
+from stream.record.printing import print_json
+from stream.source.http import responses
 from stream.source.http.answers import Connection, status_of, write_record
 from stream.source.http.head import Head
 from stream.source.http.parser import Request
@@ -32,6 +39,12 @@ __all__ = ["OtlpHandler"]
 
 _log = Logger(namespace="otlp-source")
 
+INLINE_BYTES: Mapping[Encoding, int] = {Encoding.PROTOBUF: 1024 * 1024, Encoding.JSON: 32 * 1024}
+"""Exports up to this size are decoded at once: it takes some milliseconds."""
+
+MAX_LARGE_BYTES = 64 * 1024 * 1024
+"""Of larger exports that are decoded or wait for it; beyond that they are to come again."""
+
 _FAILED = 300
 _DECODED = (b"gzip", b"zstd")
 _BEARER = "bearer "
@@ -44,6 +57,7 @@ class OtlpHandler:
     :param clock: seconds since the epoch.
     :param client_ip: who sent a request that came from a peer.
     :param failed: the answer to a request that fails as a whole.
+    :param warn: takes the template and the fields of a log entry about rejected records.
     """
 
     def __init__(
@@ -56,6 +70,7 @@ class OtlpHandler:
         clock: Callable[[], float],
         client_ip: Callable[[str, Head], str],
         failed: Callable[[Failure], bytes],
+        warn: Callable[..., None],
     ) -> None:
         self._dispatcher = dispatcher
         self._router = router
@@ -64,6 +79,9 @@ class OtlpHandler:
         self._clock = clock
         self._client_ip = client_ip
         self._failed = failed
+        self._warn = warn
+        self._large = DeferredLock()
+        self._large_bytes = 0
 
     def export(self, route: Otlp, request: Request, connection: Connection) -> bytes | None:
         """Answer *request*, or set the connection's `pending` to what will answer it.
@@ -85,31 +103,86 @@ class OtlpHandler:
             self._client_ip(connection.peer_ip, head),
             _without_authorization(head.headers),
         )
-
-        def take(body: bytes) -> None:
-            decoded = decode_request(export.signal, export.encoding, body)
-            answer = _ExportAnswer(export, connection)
-            connection.pending = answer
-            self._work(answer, flatten(export.signal, decoded))
-
-        if head.encoding in _DECODED:
-            return self._decoder.answer(head.encoding, request.body, connection, take, self._failed)
-        take(request.body)
+        body = request.body
+        if head.encoding in _DECODED or len(body) > INLINE_BYTES[encoding]:
+            reading = connection.pending = object()
+            Deferred.fromCoroutine(
+                self._export_later(export, head.encoding, body, connection, reading)
+            )
+        else:
+            decoded = decode_request(export.signal, encoding, body)
+            Deferred.fromCoroutine(self._hand_on(export, decoded, connection))
         return None
 
-    def _work(self, answer: _ExportAnswer, records: Iterator[Record]) -> None:
-        """Hand on records for a while."""
+    async def _export_later(
+        self,
+        export: _Export,
+        content_encoding: bytes,
+        body: bytes,
+        connection: Connection,
+        reading: object,
+    ) -> None:
+        """Decode *body* and hand on its records, as long as *reading* is what is waited for."""
+        try:
+            if content_encoding in _DECODED:
+                body = await self._decompressed(content_encoding, body)
+            if len(body) <= INLINE_BYTES[export.encoding]:
+                if connection.pending is reading:
+                    decoded = decode_request(export.signal, export.encoding, body)
+                    await self._hand_on(export, decoded, connection)
+                return
+            await self._enter(len(body))
+            try:
+                if connection.pending is reading:
+                    decoded = await self._decoder.in_thread(
+                        decode_request, export.signal, export.encoding, body
+                    )
+                    if connection.pending is reading:
+                        await self._hand_on(export, decoded, connection)
+            finally:
+                self._leave(len(body))
+        except Exception:
+            answer = self._failed(Failure())
+            if connection.pending is reading:
+                connection.finish(answer)
+
+    async def _decompressed(self, content_encoding: bytes, body: bytes) -> bytes:
+        decoded = self._decoder.decode(content_encoding, body)
+        return decoded if isinstance(decoded, bytes) else await decoded
+
+    async def _enter(self, size: int) -> None:
+        """Wait until no other large export is worked on. Raises UserError: too many wait."""
+        if self._large_bytes and self._large_bytes + size > MAX_LARGE_BYTES:
+            raise UserError("too many large exports at once", status=503, name="overloaded")
+        self._large_bytes += size
+        await self._large.acquire()
+
+    def _leave(self, size: int) -> None:
+        self._large_bytes -= size
+        # Later, since those who wait no more would each leave from within the one before.
+        self._reactor.callLater(0, self._large.release)
+
+    async def _hand_on(self, export: _Export, decoded: Any, connection: Connection) -> None:
+        """Hand on all records, unless nobody waits any more. Never fails."""
+        answer = _ExportAnswer(export, connection, self._warn)
+        connection.pending = answer
         try:
             end = self._reactor.seconds() + SLICE_SECONDS
-            for record in records:
+            for record in flatten(export.signal, decoded):
                 self._write(answer, record)
                 if self._reactor.seconds() > end:
-                    self._reactor.callLater(0, self._work, answer, records)
-                    return
+                    await self._others_turn()
+                    if connection.pending is not answer:
+                        return
+                    end = self._reactor.seconds() + SLICE_SECONDS
+            answer.all_handed_on()
         except Exception:
             answer.crash(self._failed(Failure()))
-        else:
-            answer.all_handed_on()
+
+    async def _others_turn(self) -> None:
+        turn: Deferred[None] = Deferred()
+        self._reactor.callLater(0, turn.callback, None)
+        await turn
 
     def _write(self, answer: _ExportAnswer, flat: Record) -> None:
         export = answer.export
@@ -117,7 +190,7 @@ class OtlpHandler:
             export.timestamp_ms,
             export.client_ip,
             export.headers,
-            html_safe(orjson.dumps(flat).decode()).encode(),
+            print_json(flat).encode(),
             export.signal.value,
             flat,
         )
@@ -144,26 +217,30 @@ class _Export:
 class _ExportAnswer:
     """Counts what becomes of the records of one export, and answers it."""
 
-    def __init__(self, export: _Export, connection: Connection) -> None:
+    def __init__(self, export: _Export, connection: Connection, warn: Callable[..., None]) -> None:
         self.export = export
         self._connection = connection
+        self._warn = warn
         self._missing = 1  # for those that aren't handed on yet
         self._records = 0
         self._rejected = 0
         self._status = 200
         self._first_error = ""
+        self._first_reason = ""
 
     def next_record(self) -> _RecordAnswer:
         self._missing += 1
         self._records += 1
         return _RecordAnswer(self)
 
-    def settled(self, status: int) -> None:
+    def settled(self, status: int, reason: str) -> None:
         """Every sink has answered for one record, with *status* as the worst."""
         if status >= _FAILED:
             self._rejected += 1
             self._status = max(self._status, status)
-            self._first_error = self._first_error or f"sink write failed with status {status}"
+            if not self._first_error:
+                self._first_error = f"sink write failed with status {status}"
+                self._first_reason = reason
         self._one_less()
 
     def all_handed_on(self) -> None:
@@ -176,10 +253,24 @@ class _ExportAnswer:
 
     def _one_less(self) -> None:
         self._missing -= 1
-        if not self._missing and self._connection.pending is self:
+        if self._missing:
+            return
+        if self._rejected:
+            self._report()
+        if self._connection.pending is self:
             outcome = Outcome(self._records, self._rejected, self._status, self._first_error)
             export = self.export
             self._connection.finish(export_answer(export.signal, export.encoding, outcome))
+
+    def _report(self) -> None:
+        self._warn(
+            "{rejected} of {records} records of an export rejected, first error: {reason}",
+            source=", ".join(map(str, self.export.sources)),
+            signal=self.export.signal.value,
+            rejected=self._rejected,
+            records=self._records,
+            reason=self._first_reason,
+        )
 
 
 class _RecordAnswer:
@@ -188,12 +279,13 @@ class _RecordAnswer:
     :ivar missing: sinks that haven't answered, and one more while others may be added.
     """
 
-    __slots__ = ("_all", "_status", "missing")
+    __slots__ = ("_all", "_reason", "_status", "missing")
 
     def __init__(self, all_records: _ExportAnswer) -> None:
         self.missing = 1
         self._all = all_records
         self._status = 200
+        self._reason = ""
 
     def stored(self) -> None:
         self.one_less()
@@ -204,12 +296,13 @@ class _RecordAnswer:
 
     def failed(self, error: Exception) -> None:
         self._status = max(self._status, status_of(error))
+        self._reason = self._reason or responses.error_message(error)
         self.one_less()
 
     def one_less(self) -> None:
         self.missing -= 1
         if not self.missing:
-            self._all.settled(self._status)
+            self._all.settled(self._status, self._reason)
 
 
 def _bearer_token(headers: RecordHeaders) -> str:

@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+from twisted.logger import capturedLogs
 
 from stream.errors import UserError
-from stream.mapping.columns import Mapping, PathColumn, Template, TemplateColumn
+from stream.mapping.columns import BodyColumn, Mapping, PathColumn, Template, TemplateColumn
 from stream.mapping.render import compile_renderer
 from stream.record.context import RecordContext
 from stream.source.dispatcher import SourceEntry
 from stream.source.http.handler import IngestHandler
 from stream.source.interfaces import IAnswer
+from stream.source.otlp import handler
 from stream.source.otlp.decode import Encoding, Signal, decode_request
-from tests.source.http.test_handler import KEY, SECRET, FakeSink, Listener
+from stream.source.otlp.handler import INLINE_BYTES
+from tests.source.http.test_handler import KEY, SECRET, FakeConnection, FakeSink, Listener
 from tests.source.otlp.test_flatten import logs
 
 URL = "/otlp/123/my-source/v1/logs"
@@ -185,6 +188,125 @@ def test_long_export_lets_others_have_their_turn(
     assert len(turns) > 2
     assert len(listener.connection.answers) == 1
     assert len(sink(listener).records) == 20
+
+
+def large(count: int = 600) -> bytes:
+    body = export(*["x" * 50] * count)
+    assert len(body) > INLINE_BYTES[Encoding.JSON]
+    return body
+
+
+def second_connection(listener: Listener) -> FakeConnection:
+    """What was waited for goes on on the connection before."""
+    connection, listener.connection = listener.connection, FakeConnection()
+    return connection
+
+
+def test_large_exports_are_decoded_elsewhere_one_after_another(listener: Listener) -> None:
+    """The second begins when all records of the first are handed on."""
+    listener.pool.is_held = True
+    assert listener.send(URL, large(), headers=BEARER + JSON) is None
+    first = second_connection(listener)
+    assert listener.send(URL, large(), headers=BEARER + JSON) is None
+    listener.pool.is_held = False
+    listener.pool.release()
+    assert len(first.answers) == 1
+    assert (listener.connection.answers, len(sink(listener).records)) == ([], 600)
+    listener.clock.advance(0)
+    assert len(listener.connection.answers) == 1
+    assert len(sink(listener).records) == 1200
+
+
+def test_large_exports_that_nobody_waits_for_are_given_up(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While they wait, and while they are decoded; those behind them have their turn."""
+    decoded: list[int] = []
+
+    def decode(signal: Signal, encoding: Encoding, body: bytes) -> Any:
+        decoded.append(len(body))
+        return decode_request(signal, encoding, body)
+
+    monkeypatch.setattr(handler, "decode_request", decode)
+    listener.pool.is_held = True
+    lost = []
+    for _ in range(300):
+        assert listener.send(URL, large(), headers=BEARER + JSON) is None
+        lost.append(second_connection(listener))
+    assert listener.send(URL, large(700), headers=BEARER + JSON) is None
+    for connection in lost:
+        connection.pending = None
+    listener.pool.is_held = False
+    listener.pool.release()
+    for _ in lost:
+        listener.clock.advance(0)
+    assert decoded == [len(large()), len(large(700))]
+    assert not any(connection.answers for connection in lost)
+    assert len(listener.connection.answers) == 1
+    assert len(sink(listener).records) == 700
+
+
+def test_too_many_large_exports(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are to come again; one alone is always taken."""
+    monkeypatch.setattr(handler, "MAX_LARGE_BYTES", 1)
+    listener.pool.is_held = True
+    assert listener.send(URL, large(), headers=BEARER + JSON) is None
+    first = second_connection(listener)
+    status, headers, _ = listener.get(URL, large(), headers=BEARER + JSON)
+    assert (status, headers["Retry-After"]) == (503, "1")
+    listener.pool.is_held = False
+    listener.pool.release()
+    listener.clock.advance(0)
+    assert len(first.answers) == 1
+    assert listener.get(URL, large(), headers=BEARER + JSON)[0] == 200
+
+
+def test_large_export_that_cannot_be_read(listener: Listener) -> None:
+    """Refused as a small one; the next is read."""
+    status, _, body = listener.get(URL, large()[:-1], headers=BEARER + JSON)
+    assert (status, json.loads(body)["error"]) == (400, "stream.in.badRequest")
+    listener.clock.advance(0)
+    assert listener.get(URL, large(), headers=BEARER + JSON)[0] == 200
+
+
+def test_export_that_nobody_waits_for_is_not_handed_on_further(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a timeout the rest of its records costs nothing."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(listener.clock, "seconds", lambda: next(ticks) * 0.003)
+    turns: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(
+        listener.clock, "callLater", lambda delay, work, *args: turns.append((work, args))
+    )
+    assert listener.send(URL, export(*["r"] * 20), headers=BEARER + JSON) is None
+    listener.connection.pending = None
+    [(work, args)] = turns
+    work(*args)
+    assert len(turns) == 1
+    assert len(sink(listener).records) < 5
+    assert listener.connection.answers == []
+
+
+def test_doubles_are_printed_alike_in_both_encodings(listener: Listener) -> None:
+    """Whole ones without a fraction, in the record and in its columns."""
+    render = compile_renderer(Mapping((PathColumn("b", path="body"), BodyColumn("r"))), 10_000)
+    document = json.dumps(logs({"body": {"doubleValue": 3.0}})).encode()
+    encoded = decode_request(Signal.LOGS, Encoding.JSON, document).SerializeToString()
+    for headers, data in ((JSON, document), (PROTOBUF, encoded)):
+        assert listener.get(URL, data, headers=BEARER + headers)[0] == 200
+        row = render(sink(listener).records[-1])
+        assert row.startswith(b'"3","{')
+        assert b'""body"":3,' in row
+
+
+def test_rejected_records_are_logged(listener: Listener) -> None:
+    """Once for an export, with the first reason."""
+    with capturedLogs() as logged:
+        listener.get(URL, export("500", "a", "400"), headers=BEARER + JSON)
+    [entry] = [event for event in logged if "rejected" in event["log_format"]]
+    assert (entry["rejected"], entry["records"], entry["reason"]) == (2, 3, "Refused.")
+    assert SECRET not in str(entry)
 
 
 def test_fault_of_ours(listener: Listener) -> None:
