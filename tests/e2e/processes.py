@@ -157,7 +157,8 @@ class Deployment:
         def ready() -> bool:
             if running.process.poll() is not None:
                 raise AssertionError(f"the process ended:\n{running.log.read_text()}")
-            return b'"message":"ready to serve"' in running.log.read_bytes()
+            # A worker's line goes on with its node: its parent isn't ready yet.
+            return b'"message":"ready to serve","component":"process"}' in running.log.read_bytes()
 
         wait_for(ready, "readiness", _START_SECONDS)
 
