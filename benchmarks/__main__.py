@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import batches, defined, mappings, pace, singles
+from benchmarks import batches, defined, mappings, pace, singles, workers
 from benchmarks.servers import ROOT
 from benchmarks.setting import Setting
 
@@ -30,6 +30,7 @@ SECTIONS: dict[str, Callable[[Setting], list[str]]] = {
     "mappings": mappings.section,
     "pace": pace.section,
     "defined": defined.section,
+    "workers": workers.section,
 }
 """Name to what measures it and gives its lines of the report."""
 

@@ -95,9 +95,12 @@ class Service:
 
 
 @contextmanager
-def service(folder: Path, **settings: str) -> Iterator[Service]:
-    """The running service with all components in one process."""
-    deployed = _Pinned(folder, _DEFAULT_TIMING | settings)
+def service(folder: Path, *, bound: bool = True, **settings: str) -> Iterator[Service]:
+    """The running service with all components in one process.
+
+    :param bound: to one core.
+    """
+    deployed = (_Pinned if bound else Deployment)(folder, _DEFAULT_TIMING | settings)
     try:
         deployed.start(*ALL)
         yield Service(deployed, deployed.define(COLUMNS))

@@ -49,11 +49,15 @@ def write_script(path: Path, content_type: str, body: str, delay_ms: float | Non
     return path
 
 
-def load(url: str, connections: int, seconds: int, script: Path) -> Figure:
-    """Run wrk once."""
+def load(url: str, connections: int, seconds: int, script: Path, *, bound: bool = True) -> Figure:
+    """Run wrk once.
+
+    :param bound: to its core.
+    """
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+    command += ["--latency", "-s", str(script), url]
     output = subprocess.run(
-        pinned(LOAD_CPU, [*command, "--latency", "-s", str(script), url]),
+        pinned(LOAD_CPU, command) if bound else command,
         capture_output=True,
         text=True,
         check=True,

@@ -97,7 +97,9 @@ def _install_log(settings: Settings) -> None:
     """Our log takes the place of what Twisted's runner has set up."""
     minimum = LogLevel.debug if settings.debug_log else LogLevel.info
     stdout = sys.__stdout__ or sys.stdout  # the runner has put its log in the place of stdout
-    observer = LineObserver(stdout, form=form_for(stdout), minimum=minimum)
+    # Who shares the address with others shares the output, too.
+    node = settings.node_id if settings.source.http.share_port else ""
+    observer = LineObserver(stdout, form=form_for(stdout), minimum=minimum, node=node)
     levels = LogLevelFilterPredicate(defaultLogLevel=minimum)
     for namespace in ("twisted", "log_legacy"):
         levels.setLogLevelForNamespace(namespace, LogLevel.warn)

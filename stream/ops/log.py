@@ -80,13 +80,15 @@ def form_for(stream: TextIO) -> Form:
 class LineObserver:
     """Writes one line for each event.
 
+    :param node: name of the node in each line, if lines of several nodes come together.
     :ivar minimum: events below this level are dropped.
     """
 
     def __init__(
-        self, stream: TextIO, *, form: Form = "json", minimum: Any = LogLevel.info
+        self, stream: TextIO, *, form: Form = "json", minimum: Any = LogLevel.info, node: str = ""
     ) -> None:
         self._stream = stream
+        self._node = node
         self._format = _json_line if form == "json" else _text_lines
         self.minimum = minimum
 
@@ -94,7 +96,10 @@ class LineObserver:
         level = event.get("log_level") or LogLevel.info
         if _LEVEL_ORDER.index(level) < _LEVEL_ORDER.index(self.minimum):
             return
-        self._stream.write(self._format(_line(event, level)))
+        line = _line(event, level)
+        if self._node:
+            line.setdefault("nodeId", self._node)
+        self._stream.write(self._format(line))
         self._stream.flush()
 
 

@@ -84,6 +84,7 @@ class Supervisor(Service):
     ) -> None:
         self._stop_timeout = stop_timeout
         self._reactor = reactor
+        self._early: Any = None
         self._children = [
             _Child(reactor, name, command, environment) for name, command in commands.items()
         ]
@@ -91,11 +92,22 @@ class Supervisor(Service):
     async def startService(self) -> None:
         """Fires when every child is ready; fails with UserError if one ends before that."""
         super().startService()
-        ready = [child.start() for child in self._children]
-        for success, result in await DeferredList(ready, consumeErrors=True):
-            if not success:
-                await self.stopService()
-                cast(Any, result).raiseException()
+        # Whoever stops the process now doesn't know this service yet.
+        self._early = self._reactor.addSystemEventTrigger("before", "shutdown", self._stop_early)
+        try:
+            ready = [child.start() for child in self._children]
+            for success, result in await DeferredList(ready, consumeErrors=True):
+                if not success:
+                    await self.stopService()
+                    cast(Any, result).raiseException()
+        finally:
+            early, self._early = self._early, None
+            if early is not None:
+                self._reactor.removeSystemEventTrigger(early)
+
+    def _stop_early(self) -> Deferred[None]:
+        self._early = None  # what has been called can't be removed
+        return Deferred.fromCoroutine(self.stopService())
 
     async def stopService(self) -> None:
         """Tell every child to drain; fires when all have ended."""
@@ -130,20 +142,24 @@ class _Child(ProcessProtocol):
     def start(self) -> Deferred[None]:
         """Fires when the child is ready for the first time."""
         self._stopping = False
-        self._ready = Deferred()
+        ready = self._ready = Deferred()
         self._spawn()
-        return self._ready
+        return ready
 
     def _spawn(self) -> None:
         self._again = None
-        self._is_up = True
-        self._reactor.spawnProcess(
-            self,
-            self._command[0],
-            self._command,
-            env=dict(self._environment),
-            childFDs={_STDIN: "w", 1: 1, 2: 2, READY_DESCRIPTOR: "r"},
-        )
+        try:
+            self._reactor.spawnProcess(
+                self,
+                self._command[0],
+                self._command,
+                env=dict(self._environment),
+                childFDs={_STDIN: "w", 1: 1, 2: 2, READY_DESCRIPTOR: "r"},
+            )
+        except OSError as error:  # no room for a further process, for one
+            self._lost(str(error))
+        else:
+            self._is_up = True
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         if childFD == READY_DESCRIPTOR:
@@ -161,10 +177,13 @@ class _Child(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         self._is_up = False
-        how = reason.getErrorMessage()
         ended, self._ended = self._ended, []
         for waiting in ended:
             waiting.callback(None)
+        self._lost(reason.getErrorMessage())
+
+    def _lost(self, how: str) -> None:
+        """The child is not there: start it again, if it has been ready before."""
         if self._stopping:
             self._tell_ready(UserError(f"{self._name} was stopped"))
         elif self._ready is not None:

@@ -20,7 +20,7 @@ import attrs
 
 from tests.conftest import free_port
 
-__all__ = ["ALL", "Deployment", "start_load", "wait_for"]
+__all__ = ["ALL", "Deployment", "load_of", "wait_for"]
 
 ALL = (
     "etcd",
@@ -158,7 +158,8 @@ class Deployment:
         def ready() -> bool:
             if running.process.poll() is not None:
                 raise AssertionError(f"the process ended:\n{running.log.read_text()}")
-            return b'"message":"ready to serve"' in running.log.read_bytes()
+            # A worker's line goes on with its node: its parent isn't ready yet.
+            return b'"message":"ready to serve","component":"process"}' in running.log.read_bytes()
 
         wait_for(ready, "readiness", _START_SECONDS)
 
@@ -265,10 +266,13 @@ class Deployment:
         return self.ids()
 
 
-def start_load(
+@contextmanager
+def load_of(
     url: str, records: int, acknowledged: Path, prefix: str = "r"
-) -> subprocess.Popen[bytes]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """Push records in the background; it prints what became of them.
+
+    It tries again for as long as nobody listens, so it is ended in any case.
 
     :param acknowledged: file for the ids of those answered with 200.
     """
@@ -279,7 +283,11 @@ def start_load(
         f"--acknowledged={acknowledged}",
         f"--prefix={prefix}",
     ]
-    return subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE)
+    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def request(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Deployment, Running, start_load, wait_for
+from tests.e2e.processes import Deployment, Running, load_of, wait_for
 
 
 def _start_separately(deployed: Deployment) -> dict[str, Running]:
@@ -30,11 +30,11 @@ def test_no_acknowledged_record_is_lost(deployed: Deployment, tmp_path: Path, vi
     running = _start_separately(deployed)
     url = deployed.define()
     acknowledged = tmp_path / "acknowledged"
-    load = start_load(url, 6000, acknowledged)
-    wait_for(lambda: deployed.written > 20_000, "the first rows on disk")
-    running[victim].kill()
-    deployed.start(victim, node_id=victim)
-    output, _ = load.communicate(timeout=120)
+    with load_of(url, 6000, acknowledged) as load:
+        wait_for(lambda: deployed.written > 20_000, "the first rows on disk")
+        running[victim].kill()
+        deployed.start(victim, node_id=victim)
+        output, _ = load.communicate(timeout=120)
     result = json.loads(output)
     ids = set(acknowledged.read_text().split())
     assert len(ids) == result["statuses"]["200"]
@@ -49,11 +49,11 @@ def test_a_stop_under_load_answers_everything(deployed: Deployment, tmp_path: Pa
     running = _start_separately(deployed)
     url = deployed.define()
     acknowledged = tmp_path / "acknowledged"
-    load = start_load(url, 6000, acknowledged)
-    wait_for(lambda: deployed.written > 20_000, "the first rows on disk")
-    assert running["http-source"].stop() == 0
-    deployed.start("http-source", node_id="http-source")
-    output, _ = load.communicate(timeout=120)
+    with load_of(url, 6000, acknowledged) as load:
+        wait_for(lambda: deployed.written > 20_000, "the first rows on disk")
+        assert running["http-source"].stop() == 0
+        deployed.start("http-source", node_id="http-source")
+        output, _ = load.communicate(timeout=120)
     assert set(json.loads(output)["statuses"]) <= {"200", "0", "503"}
     ids = set(acknowledged.read_text().split())
     stored = deployed.wait_ids(ids)

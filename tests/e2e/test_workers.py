@@ -7,8 +7,13 @@ import os
 import signal
 from pathlib import Path
 
-from tests.conftest import free_port
-from tests.e2e.processes import ALL, Deployment, Running, start_load, wait_for
+from tests.e2e.processes import ALL, Deployment, Running, load_of, wait_for
+
+_TWO = {
+    "STREAM_SOURCE_HTTP_WORKERS": "2",
+    # Ports after a free one may be taken by outgoing connections.
+    "STREAM_METRICS_LISTEN": "127.0.0.1:0",
+}
 
 
 def _workers(running: Running) -> set[int]:
@@ -31,29 +36,29 @@ def _ready(running: Running) -> int:
 
 def test_workers_share_the_address(deployed: Deployment, tmp_path: Path) -> None:
     """A killed worker costs no acknowledged record and comes back; a stop drains all of them."""
-    running = deployed.start(*ALL, STREAM_SOURCE_HTTP_WORKERS="2")
+    running = deployed.start(*ALL, **_TWO)
     url = deployed.define()
     workers = _workers(running)
     assert len(workers) == 2
 
     first = tmp_path / "first"
-    load = start_load(url, 4000, first, "a")
-    wait_for(lambda: len(list(deployed.root.glob("volumes/**/slice-*-w*"))) >= 2, "two files")
-    os.kill(min(workers), signal.SIGKILL)
-    output, _ = load.communicate(timeout=120)
+    with load_of(url, 4000, first, "a") as load:
+        wait_for(lambda: len(list(deployed.root.glob("volumes/**/slice-*-w*"))) >= 2, "two files")
+        os.kill(min(workers), signal.SIGKILL)
+        output, _ = load.communicate(timeout=120)
     assert json.loads(output)["statuses"]["200"] == len(first.read_text().split()) > 500
     wait_for(lambda: len(_workers(running)) == 2 and _ready(running) >= 3, "the worker's return")
 
     second = tmp_path / "second"
     before = deployed.written
-    load = start_load(url, 6000, second, "b")
-    wait_for(lambda: deployed.written > before + 20_000, "more rows on disk")
-    last = _workers(running)
-    assert running.stop() == 0
-    assert not any(Path(f"/proc/{pid}").exists() for pid in last)
+    with load_of(url, 6000, second, "b") as load:
+        wait_for(lambda: deployed.written > before + 20_000, "more rows on disk")
+        last = _workers(running)
+        assert running.stop() == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in last)
 
-    deployed.start(*ALL)
-    load.communicate(timeout=120)
+        deployed.start(*ALL)
+        load.communicate(timeout=120)
     acknowledged = {*first.read_text().split(), *second.read_text().split()}
     stored = deployed.wait_ids(acknowledged)
     assert len(stored) == len(set(stored)), "a record was stored twice"
@@ -63,9 +68,7 @@ def test_workers_that_cannot_start(deployed: Deployment) -> None:
     """A port that is taken is the parent's failure, and no child stays."""
     deployed.start("etcd")
     taken = deployed.start("http-source", node_id="other")
-    code, output = deployed.refused(
-        "http-source", STREAM_SOURCE_HTTP_WORKERS="2", STREAM_METRICS_LISTEN="127.0.0.1:0"
-    )
+    code, output = deployed.refused("http-source", **_TWO)
     assert code == 1
     assert "Address already in use" in output
     assert "did not start" in output
@@ -75,13 +78,19 @@ def test_workers_that_cannot_start(deployed: Deployment) -> None:
 def test_workers_end_with_their_parent(deployed: Deployment) -> None:
     """However it ends, they drain and leave."""
     deployed.start("etcd")
-    running = deployed.start(
-        "http-source",
-        STREAM_SOURCE_HTTP_WORKERS="2",
-        STREAM_METRICS_LISTEN=f"127.0.0.1:{free_port()}",
-    )
+    running = deployed.start("http-source", **_TWO)
     workers = _workers(running)
     running.kill()
     wait_for(
         lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the end of the workers"
     )
+
+
+def test_stop_before_workers_are_ready(deployed: Deployment) -> None:
+    """The process ends after its workers, however early it is told to stop."""
+    deployed.start("etcd")
+    running = deployed.spawn("http-source", node_id="other", **_TWO)
+    wait_for(lambda: len(_workers(running)) == 2, "the start of the workers")
+    workers = _workers(running)
+    running.stop()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)

@@ -69,6 +69,18 @@ def test_levels(level: str, name: str) -> None:
     assert _line(stream)["level"] == name
 
 
+def test_name_of_the_node() -> None:
+    """It is in each line if asked for; what the event says of a node goes first."""
+    stream = io.StringIO()
+    observer = LineObserver(stream, node="n-w1")
+    observer({"log_format": "x"})
+    observer({"log_format": "x", "node_id": "other"})
+    assert [json.loads(line)["nodeId"] for line in stream.getvalue().splitlines()] == [
+        "n-w1",
+        "other",
+    ]
+
+
 def test_minimum_level() -> None:
     """What is below the minimum isn't written."""
     log, stream = _logger()

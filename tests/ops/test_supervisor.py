@@ -6,16 +6,18 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
+from twisted.internet.defer import DeferredList, ensureDeferred, maybeDeferred
 from twisted.internet.task import deferLater
 
 from stream.errors import UserError
 from stream.ops.supervisor import Supervisor
 
-reactor: object = _reactor
+reactor: Any = _reactor
 
 SERVES = """
 import os, signal, sys
@@ -28,6 +30,46 @@ sys.stdin.read()
 STUBBORN = SERVES.replace("lambda *_: sys.exit(0)", "signal.SIG_IGN").replace(
     "sys.stdin.read()", "signal.pause()"
 )
+
+SLOW = SERVES.replace('os.write(3, b"ready")\nos.close(3)\n', "")
+
+
+class _Around:
+    """The reactor, but for what is overridden."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+
+class _Stopping(_Around):
+    """One whose stop can be tried without the end of the tests."""
+
+    def __init__(self) -> None:
+        self._before: list[Callable[[], Any]] = []
+
+    def addSystemEventTrigger(self, phase: str, event: str, call: Callable[[], Any]) -> Any:
+        assert (phase, event) == ("before", "shutdown")
+        self._before.append(call)
+        return call
+
+    def removeSystemEventTrigger(self, trigger: Any) -> None:
+        self._before.remove(trigger)
+
+    async def stop(self) -> None:
+        await DeferredList([maybeDeferred(call) for call in list(self._before)])
+
+
+class _Full(_Around):
+    """One that can't start a process for a while."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.refusals = refusals
+
+    def spawnProcess(self, *args: Any, **kwargs: Any) -> Any:
+        if self.refusals:
+            self.refusals -= 1
+            raise BlockingIOError(11, "no room")
+        return reactor.spawnProcess(*args, **kwargs)
 
 
 def supervisor(script: str, log: Path, *, names: str = "ab", timeout: float = 20) -> Supervisor:
@@ -48,7 +90,7 @@ async def until(condition: Callable[[], bool]) -> None:
     for _ in range(400):
         if condition():
             return
-        await deferLater(reactor, 0.05)  # type: ignore[arg-type]
+        await deferLater(reactor, 0.05)
     raise AssertionError("it didn't happen")
 
 
@@ -97,5 +139,43 @@ async def test_child_that_does_not_drain(tmp_path: Path) -> None:
     log = tmp_path / "log"
     children = supervisor(STUBBORN, log, names="a", timeout=0.3)
     await children.startService()
+    await children.stopService()
+    assert not any(is_alive(pid) for pid in lives(log))
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop_before_ready(tmp_path: Path) -> None:
+    """Whoever stops the process meanwhile waits for children that aren't ready yet."""
+    log = tmp_path / "log"
+    stopping = _Stopping()
+    children = Supervisor(stopping, {"a": [sys.executable, "-c", SLOW, str(log)]}, os.environ, 20)
+    starting = ensureDeferred(children.startService())
+    await until(lambda: len(lives(log)) == 1)
+    await stopping.stop()
+    assert not any(is_alive(pid) for pid in lives(log))
+    with pytest.raises(UserError, match="a was stopped"):
+        await starting
+
+
+@pytest_twisted.ensureDeferred
+async def test_child_that_cannot_be_spawned(tmp_path: Path) -> None:
+    """A host without room for a process is a failure of the start, not a wait without end."""
+    full = _Full(refusals=1)
+    children = Supervisor(full, {"a": [sys.executable, "-c", SERVES, "x"]}, os.environ, 20)
+    with pytest.raises(UserError, match=r"a did not start: .*no room"):
+        await children.startService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_lost_child_comes_back_when_there_is_room(tmp_path: Path) -> None:
+    """A host without room for a process is asked again later."""
+    log = tmp_path / "log"
+    full = _Full()
+    children = Supervisor(full, {"a": [sys.executable, "-c", SERVES, str(log)]}, os.environ, 20)
+    await children.startService()
+    full.refusals = 1
+    os.kill(lives(log)[0], 9)
+    await until(lambda: len(lives(log)) == 2)
+    assert full.refusals == 0
     await children.stopService()
     assert not any(is_alive(pid) for pid in lives(log))
