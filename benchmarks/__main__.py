@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import batches, defined, mappings, pace, singles, workers
+from benchmarks import batches, defined, mappings, pace, singles, tails, workers
 from benchmarks.servers import ROOT
 from benchmarks.setting import Setting
 
@@ -31,6 +31,7 @@ SECTIONS: dict[str, Callable[[Setting], list[str]]] = {
     "pace": pace.section,
     "defined": defined.section,
     "workers": workers.section,
+    "tails": tails.section,
 }
 """Name to what measures it and gives its lines of the report."""
 

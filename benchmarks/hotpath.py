@@ -43,6 +43,7 @@ from stream.source.http.parser import RequestParser
 from stream.source.http.protocol import IngestFactory, Limits
 from stream.source.http.special import Decoder
 from stream.source.interfaces import IAnswer, ISinkWriter
+from stream.source.taps import Taps
 
 KEY = SourceKey(1, 1, "bench")
 SECRET = "s" * 48
@@ -137,6 +138,7 @@ def connection(columns: Sequence[Column]) -> Callable[[bytes], None]:
         decoder=Decoder(1024 * 1024, clock, ThreadPool()),
         max_batch_records=BATCH_RECORDS,
         reactor=clock,
+        taps=Taps(),
     )
     factory = IngestFactory(handler, Limits(), clock)
     protocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))

@@ -260,7 +260,14 @@ def _http_source(node: Node, writer: StorageWriterService | None) -> list[IServi
         sharing.addErrback(lambda failure: _log.failure("cannot share the slices anew", failure))
 
     group.on_change(share_anew)
-    source = HttpSourceService(node.reactor, node.client, settings.source.http, router, node.pool)
+    source = HttpSourceService(
+        node.reactor,
+        node.client,
+        settings.source.http,
+        router,
+        node.pool,
+        hostname=settings.hostname,
+    )
     return [group, clients, collector, dead_letters, router, source]
 
 

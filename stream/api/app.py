@@ -14,10 +14,11 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
-from stream.api.call import Answer, Handler, Identity, json_answer, json_body
+from stream.api.call import Answer, Handler, Identity, LastingAnswer, json_answer, json_body
 from stream.api.errors import error_answer, is_our_fault
 from stream.api.guard import Guard, Incoming
 from stream.api.http import ApiRequest, clean_path, error_body, put
+from stream.api.lasting import write_lasting
 from stream.api.operation import Operation
 from stream.errors import UserError
 
@@ -62,15 +63,15 @@ class _Endpoint:
     # Klein names routes after their functions.
     __name__ = "endpoint"
 
-    async def _answer(self, request: ApiRequest, path: Mapping[str, str]) -> Answer:
+    async def _answer(self, request: ApiRequest, path: Mapping[str, str]) -> Answer | LastingAnswer:
         def known(identity: Identity) -> None:
             request.project_id = identity.info.project_id
 
         call = await self._guard.admit(self._operation, _incoming(request, path), known)
         return self._as_answer(await self._handler(call))
 
-    def _as_answer(self, result: Any) -> Answer:
-        if isinstance(result, Answer):
+    def _as_answer(self, result: Any) -> Answer | LastingAnswer:
+        if isinstance(result, Answer | LastingAnswer):
             return result
         return json_answer(json_body(result), self._operation.status)
 
@@ -80,7 +81,22 @@ class _Endpoint:
         if not answering.called:
             answering.addTimeout(REQUEST_SECONDS, self._reactor)
         answering.addErrback(self._failed, request)
-        return answering.addCallback(lambda answer: put(request, answer))
+        return answering.addCallback(self._put, request)
+
+    def _put(self, answer: Answer | LastingAnswer, request: ApiRequest) -> bytes | Deferred[bytes]:
+        """What of the body remains to be written."""
+        if isinstance(answer, Answer):
+            return put(request, answer)
+        writing = Deferred.fromCoroutine(write_lasting(request, answer))
+        return writing.addErrback(self._broke_off, request)
+
+    def _broke_off(self, failure: Failure, request: ApiRequest) -> bytes:
+        """It is too late for an error: the connection is cut, so that nobody takes it for whole."""
+        if failure.check(CancelledError) is None:
+            _log.failure("an answer broke off", failure, request_id=request.id)
+            if request.channel is not None:
+                request.channel.forceAbortClient()
+        return b""
 
     def _failed(self, failure: Failure, request: ApiRequest) -> Answer:
         problem = failure.value

@@ -14,7 +14,17 @@ from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.keboola import TokenInfo
 from stream.keboola.token import Token
 
-__all__ = ["Answer", "Call", "Handler", "Identity", "json_answer", "json_body"]
+__all__ = [
+    "Answer",
+    "Call",
+    "Handler",
+    "Identity",
+    "LastingAnswer",
+    "Send",
+    "json_answer",
+    "json_body",
+    "json_list",
+]
 
 
 @attrs.frozen
@@ -99,8 +109,23 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+Send = Callable[[bytes], Awaitable[None]]
+"""Writes a part of a body; goes on when the client takes more."""
+
+
+@attrs.frozen(kw_only=True)
+class LastingAnswer:
+    """An answer whose body is written bit by bit, for as long as it takes.
+
+    :ivar write: writes the body; it is cancelled when the client has gone.
+    """
+
+    content_type: str
+    write: Callable[[Send], Awaitable[None]]
+
+
 Handler = Callable[[Call], Awaitable[Any]]
-"""Returns an `Answer`, or the plain value of a JSON body."""
+"""Returns an `Answer`, a `LastingAnswer`, or the plain value of a JSON body."""
 
 
 def json_body(value: Any) -> bytes:

@@ -267,6 +267,8 @@ def _operation2(operation: Operation, parts: _Parts) -> Plain:
     answer: Plain = {"description": _status_text(operation)}
     if operation.result is not None:
         answer["schema"] = parts.schema(operation.result)
+        if operation.content_type != "application/json":
+            plain["produces"] = [operation.content_type]
     responses: Plain = {str(operation.status): answer}
     for status, names in _errors(operation).items():
         responses[str(status)] = {
@@ -291,7 +293,9 @@ def _operation3(operation: Operation, parts: _Parts) -> Plain:
         plain["requestBody"] = {"content": {"*/*": {"schema": {}}}}
     answer: Plain = {"description": _status_text(operation)}
     if operation.result is not None:
-        answer["content"] = _json(parts, operation.result)
+        answer["content"] = {
+            operation.content_type: {"schema": parts.schema(operation.result)},
+        }
     responses: Plain = {str(operation.status): answer}
     for status, names in _errors(operation).items():
         responses[str(status)] = {

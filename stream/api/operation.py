@@ -72,6 +72,7 @@ class Operation:
     :ivar admin: needs an administrator's token.
     :ivar body: of the request; ``None`` if it has none, or any.
     :ivar result: of the answer; ``None`` if it has no body.
+    :ivar content_type: of an answer that isn't JSON.
     :ivar errors: names and statuses of errors beside those that all operations have.
     """
 
@@ -88,6 +89,7 @@ class Operation:
     body: Object | None = None
     raw_body: bool = False
     result: Schema | None = None
+    content_type: str = "application/json"
     status: int = 200
     errors: tuple[tuple[int, str], ...] = ()
     published: bool = True

@@ -248,6 +248,41 @@ _SOURCE_OPERATIONS = (
         errors=(_NO_SOURCE, (422, "unprocessableContent")),
     ),
     Operation(
+        id="TailSource",
+        method="GET",
+        path=f"{_SOURCE}/tail",
+        summary="Watch the newest records of a source.",
+        description=(
+            "Server-sent events: a record as it arrived, how many were left out, and the end. "
+            "Nothing that happened before the call is shown, and nothing is stored."
+        ),
+        tag="test",
+        parameters=(
+            *_OF_SOURCE,
+            Parameter(
+                name="rate",
+                place="query",
+                schema=Integer(minimum=1, maximum=100, default=10),
+                description="How many records a second each source node shows at most.",
+            ),
+            Parameter(
+                name="duration",
+                place="query",
+                schema=Integer(minimum=1, maximum=3600, default=300),
+                description="Seconds after which the answer ends.",
+            ),
+            Parameter(
+                name="limit",
+                place="query",
+                schema=Integer(minimum=1, maximum=100_000),
+                description="The answer ends after so many records.",
+            ),
+        ),
+        result=Text(description="Server-sent events."),
+        content_type="text/event-stream",
+        errors=(_NO_SOURCE,),
+    ),
+    Operation(
         id="SourceStatisticsClear",
         method="DELETE",
         path=f"{_SOURCE}/statistics/clear",

@@ -112,7 +112,10 @@ def _content(holder: Plain) -> str:
     content = holder.get("content", {})
     if "*/*" in content:
         return "any bytes"
-    return _type(content["application/json"]["schema"]) if content else ""
+    for media, form in content.items():
+        what = _type(form["schema"])
+        return what if media == "application/json" else f"{what}, <code>{escape(media)}</code>"
+    return ""
 
 
 def _named(name: str, schema: Plain) -> str:

@@ -22,6 +22,7 @@ from stream.api.settings import EntitySettings
 from stream.api.sinks import Sinks
 from stream.api.sources import Sources
 from stream.api.statistics import SinkStatistics
+from stream.api.tail import TailHub, Tails
 from stream.api.tasks import Tasks
 from stream.api.versions import Versions
 from stream.api.views import Urls
@@ -104,6 +105,7 @@ class ApiService(Service):
             settings.api.public_url.rstrip("/"), settings.source.http.public_url.rstrip("/")
         )
         reads = DefinitionReads(client)
+        self._tails = TailHub(reactor, session, settings.api.tail, hostname=settings.hostname)
         live = self._live = LiveDefinitions(reactor, client, session)
         tasks = ChangeTasks(self._executor, changes, live, urls)
         events = SourceEvents(
@@ -129,6 +131,7 @@ class ApiService(Service):
             Tasks(store=store, abandoned=abandoned, live=live, urls=urls),
             Aggregation(client=client, reads=reads, urls=urls),
             MappingTest(reads=reads, now=reactor.seconds),
+            Tails(hub=self._tails, reads=reads),
         )
         handlers = {
             operation: handler
@@ -152,6 +155,7 @@ class ApiService(Service):
         super().startService()
         await self._live.startService()
         await maybeDeferred(self._executor.startService)
+        await self._tails.startService()
         for service in self._cleanup:
             await maybeDeferred(service.startService)
         _log.info('starting HTTP server on "{address}"', address=self._listen)
@@ -168,9 +172,11 @@ class ApiService(Service):
         if port is not None:
             _log.info('shutting down HTTP server at "{address}"', address=self._listen)
             await maybeDeferred(port.stopListening)
+            self._tails.end_all()
             await self._answered()
             self._site.hang_up()
             _log.info("HTTP server shutdown finished")
+        await self._tails.stopService()
         for service in reversed(self._cleanup):
             await maybeDeferred(service.stopService)
         await maybeDeferred(self._executor.stopService)

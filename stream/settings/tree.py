@@ -110,12 +110,26 @@ class TaskSettings:
 
 
 @attrs.frozen
+class TailSettings:
+    listen: str = setting(
+        "127.0.0.1:0",
+        "Address to which source nodes send records of live tails; on loopback for a single "
+        "machine, port 0 takes a free one.",
+        rule="required,hostname_port",
+    )
+    max_concurrent: int = setting(
+        100, "Live tails that a node answers at the same time.", rule="min=0,max=1000"
+    )
+
+
+@attrs.frozen
 class APISettings:
     listen: str = setting("0.0.0.0:8000", "Address of the API.", rule="required,hostname_port")
     public_url: str = setting(
         "http://localhost:8000", "URL of the API for its users.", rule="required,url"
     )
     task: TaskSettings = group(TaskSettings)
+    tail: TailSettings = group(TailSettings)
     kubernetes_token_path: str = setting(
         "", "File with the token of the Kubernetes service account, empty = off."
     )

@@ -21,6 +21,7 @@ from stream.source.http.route import Health, Ingest, NotFound, Otlp, Route, find
 from stream.source.http.special import BatchWriter, Decoder, is_batch
 from stream.source.interfaces import IDispatcher, IRouter, ISinkWriter
 from stream.source.otlp.handler import OtlpHandler
+from stream.source.taps import Taps
 
 __all__ = ["IngestHandler"]
 
@@ -57,10 +58,12 @@ class IngestHandler:
         decoder: Decoder,
         max_batch_records: int,
         reactor: Any,
+        taps: Taps,
         client_address: ClientAddress | None = None,
         new_exception_id: Callable[[], str] = responses.new_exception_id,
     ) -> None:
         self._dispatcher = dispatcher
+        self._taps = taps
         self._router = router
         self._clock = clock
         self._client_address = client_address or ClientAddress()
@@ -76,11 +79,16 @@ class IngestHandler:
             client_ip=self._client_ip,
             failed=self.failed,
             warn=self._log.warn,
+            taps=taps,
         )
         self._window = window
         self._decoder = decoder
         self._batches = BatchWriter(
-            max_batch_records, reactor, report=self._report_failure, crashed=self.crashed
+            max_batch_records,
+            reactor,
+            report=self._report_failure,
+            crashed=self.crashed,
+            taps=taps,
         )
 
     def handle(self, request: Request, connection: Connection) -> bytes | None:
@@ -155,6 +163,8 @@ class IngestHandler:
         if not head.ordinary or route.batch is not None:
             return self._ingest_special(project_id, route, sources, request, connection)
         record = self._record(head, request.body, connection)
+        if self._taps:
+            self._taps.offer(sources, record)
         if len(sources) == 1:
             source = sources[0]
             sinks = self._router.eligible(source, "")
@@ -232,6 +242,8 @@ class IngestHandler:
         targets = tuple((source, self._router.eligible(source, "")) for source in sources)
         if is_batch(route, head.headers):
             return self._batches.write(record, targets, route.verbose, connection)
+        if self._taps:
+            self._taps.offer(sources, record)
         return self._write_to_many(targets, record, route.verbose, connection)
 
     def _write_to_many(

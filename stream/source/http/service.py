@@ -23,6 +23,8 @@ from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.protocol import IngestFactory, Limits
 from stream.source.http.special import Decoder
 from stream.source.interfaces import IRouter
+from stream.source.tail import TailSender
+from stream.source.taps import Taps
 from stream.values.codec import decode
 
 __all__ = ["HttpSourceService"]
@@ -36,6 +38,7 @@ BACKLOG = 4096
 class HttpSourceService(Service):
     """:param router: knows the sinks; runs from before the start until after the stop.
     :param pool: where larger compressed bodies are decoded.
+    :param hostname: under which other nodes reach this one.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class HttpSourceService(Service):
         settings: HTTPSourceSettings,
         router: IRouter,
         pool: ThreadPool,
+        *,
+        hostname: str,
     ) -> None:
         self._reactor = reactor
         self._listen = settings.listen
@@ -54,6 +59,8 @@ class HttpSourceService(Service):
         self._sources: Mirror[SourceEntry] = Mirror(
             client, prefix.SOURCE_ACTIVE, _entry, on_change=self._sources_changed
         )
+        taps = Taps()
+        self._tails = TailSender(reactor, client, taps, host=hostname)
         handler = IngestHandler(
             self._dispatcher,
             self._otlp_dispatcher,
@@ -67,6 +74,7 @@ class HttpSourceService(Service):
             decoder=Decoder(settings.max_decoded_body_size, reactor, pool),
             max_batch_records=settings.max_batch_records,
             reactor=reactor,
+            taps=taps,
             client_address=ClientAddress(settings.trusted_proxies),
         )
         self._factory = IngestFactory(handler, _limits(settings), reactor)
@@ -77,6 +85,7 @@ class HttpSourceService(Service):
         super().startService()
         _log.info("starting HTTP source node")
         await self._sources.startService()
+        await self._tails.startService()
         endpoint = server_endpoint(
             self._reactor, self._listen, backlog=BACKLOG, shared=self._share_port
         )
@@ -92,6 +101,7 @@ class HttpSourceService(Service):
             await self._factory.stop()
         for dispatcher in (self._dispatcher, self._otlp_dispatcher):
             dispatcher.close()
+        await self._tails.stopService()
         await self._sources.stopService()
         _log.info("HTTP source shutdown done")
 

@@ -26,6 +26,7 @@ from stream.source.http.batch_answer import BatchAnswer, BlockAnswer
 from stream.source.http.encoding import decode_body
 from stream.source.http.route import Ingest
 from stream.source.interfaces import ISinkWriter
+from stream.source.taps import Taps
 
 __all__ = ["SLICE_SECONDS", "BatchWriter", "Decoder", "is_batch"]
 
@@ -121,6 +122,7 @@ class BatchWriter:
     :param max_records: of one batch.
     :param report: told of sinks that failed.
     :param crashed: makes the answer when the fault is ours.
+    :param taps: of those who watch.
     """
 
     def __init__(
@@ -130,7 +132,9 @@ class BatchWriter:
         *,
         report: ReportFailure,
         crashed: Callable[[], bytes],
+        taps: Taps,
     ) -> None:
+        self._taps = taps
         self._max_records = max_records
         self._reactor = reactor
         self._report = report
@@ -148,6 +152,8 @@ class BatchWriter:
         in_lines = record.headers.kind is BodyKind.JSON_LINES
         read = line_elements if in_lines else array_elements
         elements = read(record.body, self._max_records)
+        if self._taps:
+            self._taps.offer_batch([source for source, _ in targets], record, elements)
         answer = BatchAnswer(
             connection,
             len(elements),

@@ -34,6 +34,7 @@ from stream.source.interfaces import IDispatcher, IRouter
 from stream.source.otlp.decode import Encoding, Signal, decode_request, read_encoding
 from stream.source.otlp.flatten import Record, flatten
 from stream.source.otlp.response import Outcome, export_answer
+from stream.source.taps import Taps
 
 __all__ = ["OtlpHandler"]
 
@@ -58,6 +59,7 @@ class OtlpHandler:
     :param client_ip: who sent a request that came from a peer.
     :param failed: the answer to a request that fails as a whole.
     :param warn: takes the template and the fields of a log entry about rejected records.
+    :param taps: of those who watch.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class OtlpHandler:
         client_ip: Callable[[str, Head], str],
         failed: Callable[[Failure], bytes],
         warn: Callable[..., None],
+        taps: Taps,
     ) -> None:
         self._dispatcher = dispatcher
         self._router = router
@@ -80,6 +83,7 @@ class OtlpHandler:
         self._client_ip = client_ip
         self._failed = failed
         self._warn = warn
+        self._taps = taps
         self._large = DeferredLock()
         self._large_bytes = 0
 
@@ -194,6 +198,8 @@ class OtlpHandler:
             export.signal.value,
             flat,
         )
+        if self._taps:
+            self._taps.offer(export.sources, record)
         waiting = answer.next_record()
         for source in export.sources:
             for _, sink in self._router.eligible(source, export.signal.value):

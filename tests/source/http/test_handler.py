@@ -25,6 +25,7 @@ from stream.source.http.parser import RequestParser
 from stream.source.http.route import Ingest, NotFound, find_route
 from stream.source.http.special import Decoder
 from stream.source.interfaces import IAnswer, ISinkWriter
+from stream.source.taps import Taps
 
 KEY = SourceKey(123, 111, "my-source")
 SECRET = "K" * 48
@@ -143,6 +144,7 @@ class Listener:
         self.router = FakeRouter()
         self.clock = InlineClock()
         self.pool = InlinePool()
+        self.taps = Taps()
         self.now = clock or (lambda: 1714557600.1239)
         self.handler = IngestHandler(
             self.dispatcher,
@@ -153,6 +155,7 @@ class Listener:
             decoder=Decoder(100_000, self.clock, self.pool),
             max_batch_records=1000,
             reactor=self.clock,
+            taps=self.taps,
             client_address=ClientAddress(proxies),
             new_exception_id=lambda: "keboola-stream-0123456789abcde",
         )

@@ -1,0 +1,62 @@
+"""The rate of single records while others watch their source."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import statistics
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from urllib.parse import urlsplit
+
+from benchmarks.servers import Service, service
+from benchmarks.setting import Setting, cell
+from benchmarks.singles import WARM_UP_SECONDS
+from benchmarks.wrk import load
+from tests.e2e.processes import TOKEN
+
+__all__ = ["section"]
+
+CONNECTIONS = 256
+RATE = 10
+WATCHERS = (0, 1, 10)
+
+
+def section(setting: Setting) -> list[str]:
+    rates: dict[int, list[float]] = {number: [] for number in WATCHERS}
+    for _ in range(setting.rounds):
+        with service(setting.data()) as running:
+            load(running.url, CONNECTIONS, WARM_UP_SECONDS, setting.single())
+            for number, found in rates.items():
+                with _watchers(running, number):
+                    run = load(running.url, CONNECTIONS, setting.seconds, setting.single())
+                    found.append(run.rate)
+    alone = statistics.median(rates[0])
+    return [
+        f"### Live tails of {RATE} records a second that nobody reads from, "
+        f"{CONNECTIONS} connections",
+        "",
+        "| tails | records/s, median (range) | ÷ without |",
+        "|---|---|---|",
+        *(
+            f"| {number} | {cell(found)} | {statistics.median(found) / alone:.2f} |"
+            for number, found in rates.items()
+        ),
+        "",
+    ]
+
+
+@contextmanager
+def _watchers(running: Service, number: int) -> Iterator[None]:
+    """Clients that ask for a tail, read its start, and nothing more."""
+    deployed = running.deployed
+    path = f"/v1/branches/default/sources/my-source/tail?rate={RATE}"
+    with ExitStack() as stack:
+        for _ in range(number):
+            client = http.client.HTTPConnection(urlsplit(deployed.api).netloc, timeout=30)
+            stack.enter_context(closing(client))
+            client.request("GET", path, headers={"X-StorageApi-Token": TOKEN})
+            answer = client.getresponse()
+            assert answer.readline() == b"event: start\n"
+            assert json.loads(answer.readline().partition(b" ")[2])["source"]
+        yield

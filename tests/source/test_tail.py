@@ -1,0 +1,155 @@
+"""Sending records to those who watch, over a real etcd and to a real port."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import orjson
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.logger import capturedLogs
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Site
+
+from stream.definition.tail import TailSubscription
+from stream.etcd import EtcdClient
+from stream.source.tail import TailSender
+from stream.source.taps import Taps
+from stream.values.codec import encode
+from stream.values.utctime import from_timestamp
+from tests.etcd.servers import until
+from tests.source.test_taps import SOURCE, record, subscription
+
+
+class Receiver(Resource):
+    """Plays the node of the API that asked."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.status = 204
+        self.samples: list[dict[str, Any]] = []
+        self.tokens: list[str] = []
+        self.address = ""
+
+    def render_POST(self, request: Any) -> bytes | int:
+        self.samples.append(orjson.loads(request.content.read()))
+        self.tokens.append(request.getHeader("authorization"))
+        if not self.status:
+            return NOT_DONE_YET
+        request.setResponseCode(self.status)
+        return b""
+
+
+@pytest_twisted.async_yield_fixture()
+async def receiver() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+    port = await endpoint.listen(Site(receiver))
+    receiver.address = f"127.0.0.1:{port.getHost().port}"
+    yield receiver
+    await port.stopListening()
+
+
+@attrs.define
+class Node:
+    """A source node as far as tails are concerned."""
+
+    taps: Taps
+    etcd: EtcdClient
+    receiver: Receiver
+
+    async def ask(self, **changes: Any) -> TailSubscription:
+        """Subscribe, and wait until the node knows."""
+        asked = subscription(
+            **{
+                "address": self.receiver.address,
+                "expires_at": from_timestamp(reactor.seconds()) + timedelta(minutes=1),
+                **changes,
+            }
+        )
+        await self.etcd.put(asked.key, encode(asked))
+        await until(lambda: bool(self.taps))
+        return asked
+
+
+@pytest_twisted.async_yield_fixture()
+async def node(etcd: EtcdClient, receiver: Receiver) -> AsyncIterator[Node]:
+    taps = Taps()
+    sender = TailSender(reactor, etcd, taps, host="localhost")
+    await sender.startService()
+    yield Node(taps, etcd, receiver)
+    await sender.stopService()
+    assert not taps
+
+
+@pytest_twisted.ensureDeferred
+async def test_records_are_sent_while_somebody_asks(node: Node) -> None:
+    """With the token of who asked, until the subscription goes."""
+    asked = await node.ask()
+    node.taps.offer([SOURCE], record(b"hello"))
+    await until(lambda: bool(node.receiver.samples))
+    assert node.receiver.samples[0]["records"][0]["body"] == "hello"
+    assert node.receiver.tokens == ["Bearer t"]
+    await node.etcd.delete(asked.key)
+    await until(lambda: not node.taps)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_wants_it_any_more(node: Node) -> None:
+    """The answer of the receiver ends the tap, even if its key stays."""
+    await node.ask()
+    node.receiver.status = 404
+    node.taps.offer([SOURCE], record())
+    await until(lambda: not node.taps)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_old_subscription(node: Node) -> None:
+    """Is forgotten by itself."""
+    await node.ask(expires_at=from_timestamp(1000.0))
+    await until(lambda: not node.taps)
+    assert not node.receiver.samples
+
+
+@pytest_twisted.ensureDeferred
+async def test_failures_are_counted(node: Node) -> None:
+    """A receiver that fails is told later how much it has missed."""
+    await node.ask()
+    node.receiver.status = 500
+    with capturedLogs() as log:
+        node.taps.offer([SOURCE], record())
+        await until(lambda: any("cannot send" in str(e.get("log_format")) for e in log))
+    assert "the answer is 500" in [str(event.get("error")) for event in log]
+    node.receiver.status = 204
+    await until(lambda: len(node.receiver.samples) > 1)
+    assert node.receiver.samples[-1] == {"overRate": 0, "overflow": 1, "records": []}
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop_while_sending(etcd: EtcdClient, receiver: Receiver) -> None:
+    """A receiver that doesn't answer holds nobody up."""
+    taps = Taps()
+    sender = TailSender(reactor, etcd, taps, host="localhost")
+    await sender.startService()
+    node = Node(taps, etcd, receiver)
+    await node.ask()
+    receiver.status = 0
+    taps.offer([SOURCE], record())
+    await until(lambda: bool(receiver.samples))
+    await Deferred.fromCoroutine(sender.stopService()).addTimeout(2, reactor)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_local_address_of_another_machine(node: Node) -> None:
+    """Gets nothing: here, that address belongs to somebody else."""
+    asked = subscription(address=node.receiver.address, host="another", id="two")
+    await node.etcd.put(asked.key, encode(asked))
+    await node.ask()
+    assert [tap.subscription.id for tap in node.taps[SOURCE]] == ["one"]
