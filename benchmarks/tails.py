@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from benchmarks.servers import Service, service
 from benchmarks.setting import Setting, cell
 from benchmarks.singles import WARM_UP_SECONDS
-from benchmarks.wrk import load
+from benchmarks.wrk import Figure, load
 from tests.e2e.processes import TOKEN
 
 __all__ = ["section"]
@@ -23,15 +23,15 @@ WATCHERS = (0, 1, 10)
 
 
 def section(setting: Setting) -> list[str]:
-    rates: dict[int, list[float]] = {number: [] for number in WATCHERS}
+    runs: dict[int, list[Figure]] = {number: [] for number in WATCHERS}
     for _ in range(setting.rounds):
         with service(setting.data()) as running:
             load(running.url, CONNECTIONS, WARM_UP_SECONDS, setting.single())
-            for number, found in rates.items():
+            for number, found in runs.items():
                 with _watchers(running, number):
                     run = load(running.url, CONNECTIONS, setting.seconds, setting.single())
-                    found.append(run.rate)
-    alone = statistics.median(rates[0])
+                    found.append(run)
+    alone = _rate(runs[0])
     return [
         f"### Live tails of {RATE} records a second that nobody reads from, "
         f"{CONNECTIONS} connections",
@@ -39,11 +39,15 @@ def section(setting: Setting) -> list[str]:
         "| tails | records/s, median (range) | ÷ without |",
         "|---|---|---|",
         *(
-            f"| {number} | {cell(found)} | {statistics.median(found) / alone:.2f} |"
-            for number, found in rates.items()
+            f"| {number} | {cell(found)} | {_rate(found) / alone:.2f} |"
+            for number, found in runs.items()
         ),
         "",
     ]
+
+
+def _rate(runs: list[Figure]) -> float:
+    return statistics.median(run.rate for run in runs)
 
 
 @contextmanager
