@@ -24,10 +24,10 @@ WATCHERS = (0, 1, 10)
 
 def section(setting: Setting) -> list[str]:
     runs: dict[int, list[Figure]] = {number: [] for number in WATCHERS}
-    for _ in range(setting.rounds):
+    for round in range(setting.rounds):
         with service(setting.data()) as running:
             load(running.url, CONNECTIONS, WARM_UP_SECONDS, setting.single())
-            for number, found in runs.items():
+            for number, found in sorted(runs.items(), reverse=round % 2 == 1):
                 with _watchers(running, number):
                     run = load(running.url, CONNECTIONS, setting.seconds, setting.single())
                     found.append(run)

@@ -225,7 +225,7 @@ class TailHub(Service):
 
 
 class _Receiver(Resource):
-    """Takes what source nodes send: ``POST /tail/<id>``."""
+    """Takes samples from source nodes, each for a watch; answers which watches have ended."""
 
     isLeaf = True
 
@@ -233,32 +233,26 @@ class _Receiver(Resource):
         super().__init__()
         self._watches = watches
 
-    def render(self, request: Any) -> bytes:
-        """204: more of it. 403, 404: nobody wants it any more."""
-        request.defaultContentType = None
-        request.setResponseCode(self._take(request))
-        return b""
-
-    def _take(self, request: Any) -> int:
-        if request.method != b"POST":
-            return 405
+    def render_POST(self, request: Any) -> bytes:
+        request.setHeader(b"Content-Type", b"application/json")
         if request.is_too_big:
-            return 413
-        prefix, _, watch_id = request.path.rpartition(b"/")
-        watch = self._watches.get(watch_id.decode("ascii", "replace"))
-        if prefix != b"/tail" or watch is None:
-            return 404
-        given = request.getHeader(b"authorization") or b""
-        if not hmac.compare_digest(given, b"Bearer " + watch.token.encode()):
-            return 403
+            request.setResponseCode(413)
+            return b"[]"
         try:
-            sample = orjson.loads(request.content.read())
-            records = [orjson.dumps(record) for record in sample["records"]]
-            over_rate, overflow = int(sample["overRate"]), int(sample["overflow"])
-        except (ValueError, TypeError, KeyError):
-            return 400
-        watch.put(records, over_rate, overflow)
-        return 204
+            samples = orjson.loads(request.content.read())
+            return orjson.dumps([s["id"] for s in samples if not self._take(s)])
+        except (ValueError, TypeError, KeyError, AttributeError):
+            request.setResponseCode(400)
+            return b"[]"
+
+    def _take(self, sample: Any) -> bool:
+        """Whether somebody watches; raises what wrong types raise."""
+        watch = self._watches.get(sample["id"])
+        if watch is None or not hmac.compare_digest(sample["token"].encode(), watch.token.encode()):
+            return False
+        records = [orjson.dumps(record) for record in sample["records"]]
+        watch.put(records, int(sample["overRate"]), int(sample["overflow"]))
+        return True
 
 
 class Tails:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any
 
+import orjson
+import treq
 from twisted.application.service import Service
 from twisted.internet.defer import (
     CancelledError,
@@ -23,27 +25,29 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IResponse
+from twisted.web.iweb import IResponse
 
-from stream.definition.key import SourceKey
 from stream.definition.tail import TAIL, TailSubscription
 from stream.etcd import Batch, EtcdClient, Mirror, json_values
 from stream.settings.address import is_loopback, split_address
-from stream.source.taps import MAX_TAPS, Sample, Tap, Taps
+from stream.source.taps import MAX_SENT_BYTES, Sample, Tap, Taps
 
 __all__ = ["TailSender"]
 
 _log = Logger(namespace="stream.tail")
 
-SEND_INTERVAL = 0.1
+SEND_INTERVAL = 0.2
 """Seconds between two rounds of sending."""
 SEND_SECONDS = 5.0
-"""For handing on one sample, with its answer."""
+"""For sending samples, with the answer."""
 PAUSE_SECONDS = 2.0
 """Before the next attempt after one that failed."""
 _CONNECT_SECONDS = 2.0
 _IDLE_SECONDS = 5.0
 """Less than the API leaves a connection open."""
+_MAX_ANSWER_BYTES = 64 * 1024
+
+Samples = list[tuple[Tap, Sample]]
 
 
 class TailSender(Service):
@@ -52,27 +56,17 @@ class TailSender(Service):
     :param client: started.
     :param taps: filled here, read by the listeners.
     :param host: under which other machines reach this one.
-    :param agent: makes the requests; by default one with kept connections.
     """
 
-    def __init__(
-        self,
-        reactor: Any,
-        client: EtcdClient,
-        taps: Taps,
-        *,
-        host: str,
-        agent: IAgent | None = None,
-    ) -> None:
+    def __init__(self, reactor: Any, client: EtcdClient, taps: Taps, *, host: str) -> None:
         self._reactor = reactor
         self._taps = taps
         self._host = host
         self._pool = HTTPConnectionPool(reactor, persistent=True)
         self._pool.cachedConnectionTimeout = _IDLE_SECONDS  # type: ignore[assignment]
         self._pool.retryAutomatically = False
-        self._agent: IAgent = agent or Agent(
-            reactor, connectTimeout=_CONNECT_SECONDS, pool=self._pool
-        )
+        self._agent = Agent(reactor, connectTimeout=_CONNECT_SECONDS, pool=self._pool)
+        self._open: dict[str, Tap] = {}
         self._outlets: dict[str, _Outlet] = {}
         self._mirror: Mirror[TailSubscription] = Mirror(
             client, TAIL, json_values(TailSubscription), on_change=self.changed
@@ -87,35 +81,29 @@ class TailSender(Service):
     async def stopService(self) -> None:
         super().stopService()
         await self._mirror.stopService()
-        outlets = list(self._outlets.values())
-        self._outlets.clear()
-        self._share()
-        sending = [outlet.sending for outlet in outlets if outlet.sending is not None]
+        sending = [each.sending for each in self._outlets.values() if each.sending is not None]
+        for key in list(self._open):
+            self._close(key)
         for each in sending:
             each.cancel()
         await DeferredList(sending)
         await maybeDeferred(self._pool.closeCachedConnections)
 
     def changed(self, batch: Batch[TailSubscription]) -> None:
-        """Open and close taps."""
+        """Open and close taps. The key of a subscription is never put with another value."""
         found = {change.key: change.value for change in batch.changes}
         if batch.reset:
-            found = dict.fromkeys(self._outlets) | found
+            found = dict.fromkeys(self._open) | found
         for key, subscription in found.items():
-            known = self._outlets.get(key)
             if subscription is None:
-                self._outlets.pop(key, None)
-            elif (known is None or known.tap.subscription != subscription) and (
-                self._is_ours(subscription)
-            ):
-                self._outlets[key] = _Outlet(Tap(subscription, self._reactor.seconds()))
-        self._share()
+                self._close(key)
+            elif key not in self._open and self._is_ours(subscription):
+                self._start(key, subscription)
 
     def _is_ours(self, subscription: TailSubscription) -> bool:
         """Whether the address leads to who asked: on loopback, it may lead to somebody else."""
-        if subscription.host == self._host or not is_loopback(
-            split_address(subscription.address)[0]
-        ):
+        host, _ = split_address(subscription.address)
+        if subscription.host == self._host or not is_loopback(host):
             return True
         _log.warn(
             "a tail of {source} gets nothing from here: {host} asks for it at a local address",
@@ -124,19 +112,27 @@ class TailSender(Service):
         )
         return False
 
-    def _share(self) -> None:
-        """Let the listeners know which taps there are."""
-        by_source: dict[SourceKey, tuple[Tap, ...]] = {}
-        for outlet in self._outlets.values():
-            source = outlet.tap.subscription.source
-            taps = by_source.get(source, ())
-            if len(taps) < MAX_TAPS:
-                by_source[source] = (*taps, outlet.tap)
-        self._taps.clear()
-        self._taps.update(by_source)
-        if self._outlets and not self._rounds.running:
+    def _start(self, key: str, subscription: TailSubscription) -> None:
+        tap = self._taps.add(subscription, self._reactor.seconds())
+        if tap is None:
+            _log.warn("too many tails of {source}", source=str(subscription.source))
+            return
+        self._open[key] = tap
+        outlet = self._outlets.setdefault(subscription.address, _Outlet(subscription.address))
+        outlet.taps[subscription.id] = tap
+        if not self._rounds.running:
             self._rounds.start(SEND_INTERVAL, now=False).addErrback(self._broke)
-        elif not self._outlets and self._rounds.running:
+
+    def _close(self, key: str) -> None:
+        tap = self._open.pop(key, None)
+        if tap is None:
+            return
+        self._taps.remove(tap)
+        outlet = self._outlets[tap.subscription.address]
+        del outlet.taps[tap.subscription.id]
+        if not outlet.taps:
+            del self._outlets[outlet.address]
+        if not self._outlets and self._rounds.running:
             self._rounds.stop()
 
     def _broke(self, failure: Failure) -> None:
@@ -144,77 +140,92 @@ class TailSender(Service):
 
     def _round(self) -> None:
         now = self._reactor.seconds()
-        for key, outlet in list(self._outlets.items()):
-            tap = outlet.tap
+        for key, tap in list(self._open.items()):
             if tap.subscription.expires_at.timestamp() <= now:
-                self._forget(key, outlet)
-            elif outlet.sending is None and now >= outlet.not_before:
-                sample = tap.take()
-                if sample is not None:
-                    self._start(key, outlet, sample)
+                self._close(key)
             if tap.error is not None:
                 _log.warn("cannot show a record: {error}", error=tap.error)
                 tap.error = None
+        for outlet in self._outlets.values():
+            if outlet.sending is None and now >= outlet.not_before:
+                samples = outlet.take()
+                if samples:
+                    self._send(outlet, samples)
 
-    def _forget(self, key: str, outlet: _Outlet) -> None:
-        if self._outlets.get(key) is outlet:
-            del self._outlets[key]
-            self._share()
-
-    def _start(self, key: str, outlet: _Outlet, sample: Sample) -> None:
-        sending = Deferred.fromCoroutine(self._deliver(key, outlet, sample))
+    def _send(self, outlet: _Outlet, samples: Samples) -> None:
+        sending = Deferred.fromCoroutine(self._deliver(outlet, samples))
         sending.addErrback(lambda failure: _log.failure("cannot end sending", failure))
         if not sending.called:
             outlet.sending = sending
 
-    async def _deliver(self, key: str, outlet: _Outlet, sample: Sample) -> None:
-        """Send *sample*, or count it as left out. Never fails."""
-        subscription = outlet.tap.subscription
+    async def _deliver(self, outlet: _Outlet, samples: Samples) -> None:
+        """Send *samples*, or count them as left out. Never fails."""
         try:
-            sending = Deferred.fromCoroutine(self._send(subscription, sample))
-            if not await sending.addTimeout(SEND_SECONDS, self._reactor):
-                self._forget(key, outlet)
+            posting = Deferred.fromCoroutine(self._post(outlet.address, samples))
+            for ended in await posting.addTimeout(SEND_SECONDS, self._reactor):
+                tap = outlet.taps.get(ended)
+                if tap is not None:
+                    self._close(tap.subscription.key)
         except CancelledError:
             return  # the service stops
         except Exception as error:
-            outlet.tap.not_sent(sample)
+            for tap, sample in samples:
+                tap.not_sent(sample)
             outlet.not_before = self._reactor.seconds() + PAUSE_SECONDS
             is_slow = isinstance(error, TimeoutError)
             _log.warn(
-                "cannot send records of a live tail to {address}: {error}",
-                address=subscription.address,
+                "cannot send records of live tails to {address}: {error}",
+                address=outlet.address,
                 error=f"no answer within {SEND_SECONDS:g} s" if is_slow else str(error),
             )
         finally:
             outlet.sending = None
 
-    async def _send(self, subscription: TailSubscription, sample: Sample) -> bool:
-        """Whether the receiver wants more. Fails if it doesn't answer as one."""
+    async def _post(self, address: str, samples: Samples) -> list[str]:
+        """Ids of tails that nobody watches any more. Fails if the answer isn't a receiver's."""
+        encoded = [sample.encode(tap.subscription) for tap, sample in samples]
         response: IResponse = await self._agent.request(
             b"POST",
-            f"http://{subscription.address}/tail/{subscription.id}".encode(),
-            Headers({"Authorization": [f"Bearer {subscription.token}"]}),
-            FileBodyProducer(BytesIO(sample.encode())),
+            f"http://{address}/tail".encode(),
+            Headers({"Content-Type": ["application/json"]}),
+            FileBodyProducer(BytesIO(b"[" + b",".join(encoded) + b"]")),
         )
-        response.deliverBody(_Unread())
-        if response.code in (403, 404):
-            return False
-        if response.code != 204:
+        length = response.length  # a text if it is unknown
+        if response.code != 200 or not isinstance(length, int) or length > _MAX_ANSWER_BYTES:
+            response.deliverBody(_Unread())
             raise ValueError(f"the answer is {response.code}")
-        return True
+        return [str(ended) for ended in orjson.loads(await treq.content(response))]
 
 
 class _Outlet:
-    """A tap with what is being sent of it."""
+    """What goes to one address.
 
-    def __init__(self, tap: Tap) -> None:
-        self.tap = tap
+    :ivar taps: by id of the subscription.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.taps: dict[str, Tap] = {}
         self.sending: Deferred[None] | None = None
         self.not_before = 0.0
 
+    def take(self) -> Samples:
+        """What is to be sent next."""
+        samples = []
+        size = 0
+        for id, tap in list(self.taps.items()):
+            if size > MAX_SENT_BYTES:
+                break
+            sample = tap.take()
+            if sample is not None:
+                samples.append((tap, sample))
+                size += sum(map(len, sample.records))
+                self.taps[id] = self.taps.pop(id)  # the others come first next time
+        return samples
+
 
 class _Unread(Protocol):
-    """Ends the connection of an answer that has a body: there is nothing to be read in it."""
+    """Ends the connection of an answer that isn't worth reading."""
 
     def dataReceived(self, data: bytes) -> None:
         if self.transport is not None:

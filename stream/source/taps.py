@@ -18,10 +18,10 @@ from stream.record.tail import shown_record
 from stream.source.batch import Element
 from stream.values.bucket import TokenBucket
 
-__all__ = ["MAX_QUEUE_BYTES", "MAX_SENT_BYTES", "MAX_TAPS", "Sample", "Tap", "Taps"]
+__all__ = ["MAX_QUEUE_BYTES", "MAX_SENT_BYTES", "MAX_TAPS", "Sample", "Tap", "Taps", "Watched"]
 
 MAX_TAPS = 50
-"""Of one source on one node; further ones get nothing."""
+"""Of one source on one node; further subscriptions get nothing from it."""
 MAX_QUEUE_BYTES = 512 * 1024
 """Shown records of one tap that wait to be sent."""
 MAX_SENT_BYTES = 256 * 1024
@@ -41,14 +41,21 @@ class Sample:
     over_rate: int
     overflow: int
 
-    def encode(self) -> bytes:
-        """As JSON."""
-        counts = b'{"overRate":%d,"overflow":%d,"records":[' % (self.over_rate, self.overflow)
-        return counts + b",".join(self.records) + b"]}"
+    def encode(self, subscription: TailSubscription) -> bytes:
+        """As JSON, with what shows that it was asked for."""
+        head = b'{"id":"%s","token":"%s","overRate":%d,"overflow":%d,"records":[' % (
+            subscription.id.encode(),
+            subscription.token.encode(),
+            self.over_rate,
+            self.overflow,
+        )
+        return head + b",".join(self.records) + b"]}"
 
 
 class Tap:
     """Takes records for one subscription.
+
+    :param watched: whose records are taken.
 
     :ivar error: what went wrong with a record last; whoever tells of it clears it.
     """
@@ -56,40 +63,46 @@ class Tap:
     __slots__ = (
         "_bucket",
         "_bytes",
+        "_granted",
         "_over_rate",
         "_overflow",
         "_queue",
+        "_seen",
+        "_watched",
         "error",
         "subscription",
     )
 
-    def __init__(self, subscription: TailSubscription, now: float) -> None:
+    def __init__(self, subscription: TailSubscription, watched: Watched, now: float) -> None:
         self.subscription = subscription
         self.error: Exception | None = None
+        self._watched = watched
+        self._seen = watched.offered
+        self._granted = 0
         self._bucket = TokenBucket(subscription.rate, now)
         self._queue: deque[bytes] = deque()
         self._bytes = 0
         self._over_rate = 0
         self._overflow = 0
 
+    @property
+    def due(self) -> float:
+        """When the next record may be shown, seconds since the epoch."""
+        return self._bucket.due
+
     def offer(self, record: RecordContext) -> None:
-        """Take *record*, or count it."""
+        """Take *record*, if the rate allows it."""
         if self._bucket.take(record.timestamp_ms / 1000):
             self._put(record)
-        else:
-            self._over_rate += 1
 
     def offer_batch(self, shared: RecordContext, elements: Sequence[Element]) -> None:
-        """Take the first ones of a batch, count the others.
-
-        :param shared: has what all records of the batch share.
-        """
+        """Take as many of the first elements as the rate allows."""
         granted = self._bucket.take(shared.timestamp_ms / 1000, len(elements))
-        self._over_rate += len(elements) - granted
         for _, body, _ in elements[:granted]:
             self._put(RecordContext(shared.timestamp_ms, shared.client_ip, shared.headers, body))
 
     def _put(self, record: RecordContext) -> None:
+        self._granted += 1
         try:
             shown = shown_record(record, self.subscription.max_body_bytes)
         except Exception as error:
@@ -104,7 +117,11 @@ class Tap:
 
     def take(self) -> Sample | None:
         """What is to be sent next, if anything."""
-        if not (self._queue or self._over_rate or self._overflow):
+        offered = self._watched.offered
+        over_rate = self._over_rate + offered - self._seen - self._granted
+        self._seen, self._granted = offered, 0
+        self._over_rate = 0
+        if not (self._queue or over_rate or self._overflow):
             return None
         records: list[bytes] = []
         size = 0
@@ -112,8 +129,8 @@ class Tap:
             records.append(self._queue.popleft())
             size += len(records[-1])
         self._bytes -= size
-        sample = Sample(tuple(records), self._over_rate, self._overflow)
-        self._over_rate = self._overflow = 0
+        sample = Sample(tuple(records), over_rate, self._overflow)
+        self._overflow = 0
         return sample
 
     def not_sent(self, sample: Sample) -> None:
@@ -122,19 +139,83 @@ class Tap:
         self._overflow += sample.overflow + len(sample.records)
 
 
-class Taps(dict[SourceKey, tuple[Tap, ...]]):
-    """The taps of all sources. Empty, and so false, while nobody watches any of them."""
+class Watched:
+    """A source that somebody watches.
+
+    Most records of a busy source aren't shown to anybody. They cost a count and a comparison,
+    however many watch.
+
+    :ivar offered: records so far.
+    """
+
+    __slots__ = ("_quiet_from", "_quiet_to", "offered", "taps")
+
+    def __init__(self) -> None:
+        self.taps: list[Tap] = []
+        self.offered = 0
+        self._quiet_from = self._quiet_to = 0.0
+
+    def offer(self, record: RecordContext) -> None:
+        """Show *record*, if one is due."""
+        self.offered += 1
+        if not self._quiet_from <= record.timestamp_ms < self._quiet_to:
+            for tap in self.taps:
+                tap.offer(record)
+            self.renew()
+
+    def offer_batch(self, shared: RecordContext, elements: Sequence[Element]) -> None:
+        """Show records of a batch, if one is due.
+
+        :param shared: has what all records of the batch share.
+        """
+        self.offered += len(elements)
+        if not self._quiet_from <= shared.timestamp_ms < self._quiet_to:
+            for tap in self.taps:
+                tap.offer_batch(shared, elements)
+            self.renew()
+
+    def renew(self) -> None:
+        """Find anew how long no record is due; not longer than a second, so that a clock that is
+        set back keeps nobody waiting.
+        """
+        self._quiet_to = 1000 * min((tap.due for tap in self.taps), default=0.0)
+        self._quiet_from = self._quiet_to - 1000
+
+
+class Taps(dict[SourceKey, Watched]):
+    """The sources that are watched. Empty, and so false, while nobody watches any of them."""
+
+    def add(self, subscription: TailSubscription, now: float) -> Tap | None:
+        """Open a tap; ``None`` if the source has as many as it may have."""
+        watched = self.setdefault(subscription.source, Watched())
+        if len(watched.taps) >= MAX_TAPS:
+            return None
+        tap = Tap(subscription, watched, now)
+        watched.taps.append(tap)
+        watched.renew()
+        return tap
+
+    def remove(self, tap: Tap) -> None:
+        """Close *tap*."""
+        source = tap.subscription.source
+        watched = self[source]
+        watched.taps.remove(tap)
+        watched.renew()
+        if not watched.taps:
+            del self[source]
 
     def offer(self, sources: Sequence[SourceKey], record: RecordContext) -> None:
         """Show *record* to those who watch one of its sources."""
         for source in sources:
-            for tap in self.get(source, ()):
-                tap.offer(record)
+            watched = self.get(source)
+            if watched is not None:
+                watched.offer(record)
 
     def offer_batch(
         self, sources: Sequence[SourceKey], shared: RecordContext, elements: Sequence[Element]
     ) -> None:
-        """Show the records of a batch; see `Tap.offer_batch`."""
+        """Show the records of a batch; see `Watched.offer_batch`."""
         for source in sources:
-            for tap in self.get(source, ()):
-                tap.offer_batch(shared, elements)
+            watched = self.get(source)
+            if watched is not None:
+                watched.offer_batch(shared, elements)

@@ -20,6 +20,11 @@ class TokenBucket:
         self._tokens = float(rate)
         self._at = now
 
+    @property
+    def due(self) -> float:
+        """From when on one thing may pass."""
+        return self._at + max(0.0, 1.0 - self._tokens) / self._rate
+
     def take(self, now: float, wanted: int = 1) -> int:
         """How many of *wanted* may pass."""
         tokens = self._tokens

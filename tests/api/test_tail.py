@@ -160,13 +160,10 @@ class Hub:
         found = (await self.etcd.range(TAIL)).kvs
         return json.loads(found[0].value)
 
-    async def post(self, path: str, token: str, body: bytes, method: str = "POST") -> int:
-        """The status of a request to the port for source nodes."""
-        url = f"http://{self.hub.address}{path}"
-        headers = Headers({"Authorization": [f"Bearer {token}"]})
-        response = await treq.request(method, url, headers=headers, data=body, persistent=False)
-        await response.content()
-        return int(response.code)
+    async def post(self, body: bytes) -> tuple[int, Any]:
+        """What the port for source nodes answers."""
+        response = await treq.post(f"http://{self.hub.address}/tail", data=body, persistent=False)
+        return response.code, json.loads(await response.content())
 
 
 @pytest_twisted.async_yield_fixture()
@@ -186,19 +183,24 @@ async def test_what_source_nodes_send(hub: Hub) -> None:
     watching = hub.watch()
     await until(lambda: b"start" in hub.sent)
     key = await hub.key()
-    path, token = f"/tail/{key['id']}", key["token"]
-    sample = b'{"records":[{"body":"x"}],"overRate":0,"overflow":1}'
-    assert await hub.post(path, token, sample) == 204
-    assert await hub.post(path, "wrong", sample) == 403
-    assert await hub.post("/tail/unknown", token, sample) == 404
-    assert await hub.post(path, token, b"{") == 400
-    assert await hub.post(path, token, b"[]") == 400
-    assert await hub.post(path, token, b"x" * 17_000_000) == 413
-    assert await hub.post(path, token, b"", "GET") == 405
+    sample = {"id": key["id"], "token": key["token"], "overRate": 0, "overflow": 1}
+    known = {**sample, "records": [{"body": "x"}]}
+    others = [{**known, "token": "wrong"}, {**known, "id": "unknown"}]
+    assert await hub.post(json.dumps([known, *others]).encode()) == (200, [key["id"], "unknown"])
+    strange = {**known, "token": 7}
+    for body in (
+        b"{",
+        b"[1]",
+        b"{}}",
+        json.dumps([sample]).encode(),
+        json.dumps([strange]).encode(),
+    ):
+        assert await hub.post(body) == (400, [])
+    assert (await hub.post(b"x" * 17_000_000))[0] == 413
     hub.hub.end_all()
     await watching
     assert [name for name, _ in events(hub.sent)] == ["start", "record", "dropped", "end"]
-    assert await hub.post(path, token, sample) == 404
+    assert await hub.post(json.dumps([known]).encode()) == (200, [key["id"]])
 
 
 @pytest_twisted.ensureDeferred

@@ -33,18 +33,17 @@ class Receiver(Resource):
 
     def __init__(self) -> None:
         super().__init__()
-        self.status = 204
+        self.status = 200
+        self.ended: list[str] = []
         self.samples: list[dict[str, Any]] = []
-        self.tokens: list[str] = []
         self.address = ""
 
     def render_POST(self, request: Any) -> bytes | int:
-        self.samples.append(orjson.loads(request.content.read()))
-        self.tokens.append(request.getHeader("authorization"))
+        self.samples += orjson.loads(request.content.read())
         if not self.status:
             return NOT_DONE_YET
         request.setResponseCode(self.status)
-        return b""
+        return orjson.dumps(self.ended)
 
 
 @pytest_twisted.async_yield_fixture()
@@ -96,7 +95,7 @@ async def test_records_are_sent_while_somebody_asks(node: Node) -> None:
     node.taps.offer([SOURCE], record(b"hello"))
     await until(lambda: bool(node.receiver.samples))
     assert node.receiver.samples[0]["records"][0]["body"] == "hello"
-    assert node.receiver.tokens == ["Bearer t"]
+    assert node.receiver.samples[0]["token"] == "t"
     await node.etcd.delete(asked.key)
     await until(lambda: not node.taps)
 
@@ -105,7 +104,7 @@ async def test_records_are_sent_while_somebody_asks(node: Node) -> None:
 async def test_nobody_wants_it_any_more(node: Node) -> None:
     """The answer of the receiver ends the tap, even if its key stays."""
     await node.ask()
-    node.receiver.status = 404
+    node.receiver.ended = ["unknown", "one"]
     node.taps.offer([SOURCE], record())
     await until(lambda: not node.taps)
 
@@ -127,9 +126,10 @@ async def test_failures_are_counted(node: Node) -> None:
         node.taps.offer([SOURCE], record())
         await until(lambda: any("cannot send" in str(e.get("log_format")) for e in log))
     assert "the answer is 500" in [str(event.get("error")) for event in log]
-    node.receiver.status = 204
+    node.receiver.status = 200
     await until(lambda: len(node.receiver.samples) > 1)
-    assert node.receiver.samples[-1] == {"overRate": 0, "overflow": 1, "records": []}
+    told = {"id": "one", "token": "t", "overRate": 0, "overflow": 1, "records": []}
+    assert node.receiver.samples[-1] == told
 
 
 @pytest_twisted.ensureDeferred
@@ -152,4 +152,4 @@ async def test_a_local_address_of_another_machine(node: Node) -> None:
     asked = subscription(address=node.receiver.address, host="another", id="two")
     await node.etcd.put(asked.key, encode(asked))
     await node.ask()
-    assert [tap.subscription.id for tap in node.taps[SOURCE]] == ["one"]
+    assert [tap.subscription.id for tap in node.taps[SOURCE].taps] == ["one"]

@@ -10,7 +10,7 @@ from stream.definition.key import SourceKey
 from stream.definition.tail import TailSubscription
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
-from stream.source.taps import MAX_QUEUE_BYTES, MAX_SENT_BYTES, Tap, Taps
+from stream.source.taps import MAX_QUEUE_BYTES, MAX_SENT_BYTES, MAX_TAPS, Tap, Taps
 from stream.values.utctime import from_timestamp
 
 SOURCE = SourceKey(123, 456, "my-source")
@@ -35,6 +35,12 @@ def record(body: bytes = b"{}", at: float = 0.0) -> RecordContext:
     return RecordContext(int(at * 1000), "::1", RecordHeaders(()), body)
 
 
+def opened(taps: Taps, **changes: Any) -> Tap:
+    tap = taps.add(subscription(**changes), 0.0)
+    assert tap is not None
+    return tap
+
+
 def bodies(tap: Tap) -> list[str]:
     sample = tap.take()
     return [] if sample is None else [orjson.loads(shown)["body"] for shown in sample.records]
@@ -42,10 +48,11 @@ def bodies(tap: Tap) -> list[str]:
 
 def test_only_the_rate_is_shown() -> None:
     """What is over it is counted, and the count is told once."""
-    tap = Tap(subscription(rate=2), 0.0)
+    taps = Taps()
+    tap = opened(taps, rate=2)
     for text in (b"a", b"b", b"c"):
-        tap.offer(record(text))
-    tap.offer(record(b"d", at=1.0))
+        taps.offer([SOURCE], record(text))
+    taps.offer([SOURCE], record(b"d", at=1.0))
     sample = tap.take()
     assert sample is not None
     assert [orjson.loads(shown)["body"] for shown in sample.records] == ["a", "b", "d"]
@@ -55,19 +62,23 @@ def test_only_the_rate_is_shown() -> None:
 
 def test_batches() -> None:
     """The first ones of a batch, as far as the rate allows."""
-    tap = Tap(subscription(rate=2), 0.0)
-    tap.offer_batch(record(), [(place, b"%d" % place, place) for place in range(1, 6)])
+    taps = Taps()
+    tap = opened(taps, rate=2)
+    elements = [(place, b"%d" % place, place) for place in range(1, 6)]
+    taps.offer_batch([SOURCE], record(), elements)
+    taps.offer_batch([SOURCE], record(at=0.5), elements)
     sample = tap.take()
     assert sample is not None
-    assert [orjson.loads(shown)["body"] for shown in sample.records] == ["1", "2"]
-    assert sample.over_rate == 3
+    assert [orjson.loads(shown)["body"] for shown in sample.records] == ["1", "2", "1"]
+    assert sample.over_rate == 7
 
 
 def test_the_queue_is_bounded() -> None:
     """Many large records are left out and counted; a sample isn't larger than it may be."""
-    tap = Tap(subscription(rate=100), 0.0)
+    taps = Taps()
+    tap = opened(taps, rate=100)
     for _ in range(100):
-        tap.offer(record(b"x" * 16_000))
+        taps.offer([SOURCE], record(b"x" * 16_000))
     kept, samples = 0, []
     while (sample := tap.take()) is not None:
         samples.append(sample)
@@ -75,14 +86,15 @@ def test_the_queue_is_bounded() -> None:
         assert sum(map(len, sample.records)) <= MAX_SENT_BYTES
     assert 0 < kept * 16_000 <= MAX_QUEUE_BYTES
     assert samples[0].overflow == 100 - kept
-    assert all(sample.overflow == 0 for sample in samples[1:])
+    assert all((sample.over_rate, sample.overflow) == (0, 0) for sample in samples[1:])
 
 
 def test_what_was_not_sent_is_counted() -> None:
     """The watcher learns how many it hasn't seen."""
-    tap = Tap(subscription(rate=2), 0.0)
+    taps = Taps()
+    tap = opened(taps, rate=2)
     for _ in range(3):
-        tap.offer(record())
+        taps.offer([SOURCE], record())
     sample = tap.take()
     assert sample is not None
     tap.not_sent(sample)
@@ -93,22 +105,49 @@ def test_what_was_not_sent_is_counted() -> None:
 
 def test_taps_of_a_source() -> None:
     """Each source's watchers see its records alone; without watchers nothing is done."""
-    first, second = Tap(subscription(), 0.0), Tap(subscription(), 0.0)
-    taps = Taps({SOURCE: (first, second)})
+    taps = Taps()
+    assert not taps
+    first, second = opened(taps, id="one"), opened(taps, id="two")
     assert taps
-    assert not Taps()
     taps.offer([SOURCE, OTHER], record(b"mine"))
     taps.offer([OTHER], record(b"another's"))
     assert bodies(first) == bodies(second) == ["mine"]
-    assert bodies(first) == []
+    taps.remove(first)
+    taps.offer([SOURCE], record(b"more"))
+    assert (bodies(first), bodies(second)) == ([], ["more"])
+    taps.remove(second)
+    assert not taps
+
+
+def test_taps_have_rates_of_their_own() -> None:
+    """A slow one holds no other back, and a new one begins at once."""
+    taps = Taps()
+    slow, fast = opened(taps, id="slow", rate=1), opened(taps, id="fast", rate=10)
+    for tenth in range(20):
+        taps.offer([SOURCE], record(at=tenth / 10))
+    late = opened(taps, id="late", rate=1)
+    taps.offer([SOURCE], record(b"late", at=1.91))
+    assert bodies(late) == ["late"]
+    assert len(bodies(slow)) == 2
+    assert len(bodies(fast)) == 21
+
+
+def test_no_more_than_so_many_taps() -> None:
+    """Of one source."""
+    taps = Taps()
+    for _ in range(MAX_TAPS):
+        opened(taps)
+    assert taps.add(subscription(), 0.0) is None
+    assert taps.add(subscription(source=OTHER), 0.0) is not None
 
 
 def test_a_record_that_cannot_be_shown() -> None:
     """Is counted; ingestion never learns of it."""
-    tap = Tap(subscription(), 0.0)
+    taps = Taps()
+    tap = opened(taps)
     broken: Any = record()
     broken.body = None
-    tap.offer(broken)
+    taps.offer([SOURCE], broken)
     assert isinstance(tap.error, TypeError)
     sample = tap.take()
     assert sample is not None
