@@ -60,7 +60,7 @@ class RenderingSink:
         self._render = compile_renderer(Mapping(tuple(columns)), ROW_LIMIT)
 
     def write(self, record: RecordContext, answer: IAnswer, /) -> int | None:
-        self._render(record)
+        self._render.row(record)
         answer.stored()
         return None
 
@@ -115,9 +115,9 @@ def request(number: int | None = None) -> bytes:
     )
 
 
-def batch() -> bytes:
+def batch(line: bytes) -> bytes:
     """A request with `BATCH_RECORDS` lines."""
-    body = (BODY + b"\n") * BATCH_RECORDS
+    body = (line + b"\n") * BATCH_RECORDS
     return (
         f"POST /stream/1/bench/{SECRET} HTTP/1.1\r\nHost: localhost:7000\r\n"
         f"Content-Type: application/x-ndjson\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -188,14 +188,15 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
         "template, expression": (template,),
     }
     for name, columns in mappings.items():
-        render = compile_renderer(Mapping(tuple(columns)), ROW_LIMIT)
+        render = compile_renderer(Mapping(tuple(columns)), ROW_LIMIT).row
         yield f"render {name}", partial(render_new_record, render, headers)
     receive = connection(REPORT)
     yield "connection to row, same head", lambda: receive(same)
     yield "connection to row, new head each time", lambda: receive(request(next(numbers)))
     pipelined = same * 16
-    lines = batch()
-    yield f"connection to rows, {BATCH_RECORDS} lines (x{BATCH_RECORDS})", lambda: receive(lines)
+    for name, line in (("as printed", BODY.replace(b"12.50", b"12.5")), ("others", BODY)):
+        lines = batch(line)
+        yield f"connection to rows, {BATCH_RECORDS} lines, {name}", partial(receive, lines)
     yield "connection to row, 16 requests at once (x16)", lambda: receive(pipelined)
 
 

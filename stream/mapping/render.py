@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import attrs
 import orjson
 import uuid_utils
 
@@ -24,6 +25,8 @@ from stream.mapping.columns import (
     UuidColumn,
 )
 from stream.mapping.jsonnet import compile_template
+from stream.mapping.render_block import BlockRenderer, compile_block_renderer
+from stream.record.block import RecordBlock
 from stream.record.context import RecordContext, datetime_text
 from stream.record.headers import BodyKind
 from stream.record.jsontree import JsonPath, text_bytes
@@ -35,8 +38,26 @@ __all__ = ["Renderer", "RowTooBig", "compile_renderer", "render_cells"]
 
 Cell = Callable[[RecordContext], bytes]
 
-Renderer = Callable[[RecordContext], bytes]
-"""From a record to its row, with a line feed at the end. Raises UserError."""
+
+@attrs.frozen(eq=False)
+class Renderer:
+    """A compiled mapping.
+
+    :ivar row: from a record to its row, with a line feed at the end. Raises UserError: the record
+        can't be rendered, or not within the limit.
+    """
+
+    row: Callable[[RecordContext], bytes]
+    _row_size_limit: int
+    _block: BlockRenderer
+
+    def rows(self, block: RecordBlock) -> list[bytes]:
+        """What `row` gives for each record of *block*. Raises UserError if any of them fails."""
+        if block.documents is not None:
+            rows = self._block(block)
+            if max(map(len, rows)) - 1 <= self._row_size_limit:
+                return rows
+        return list(map(self.row, block.records))
 
 
 class RowTooBig(UserError):
@@ -56,11 +77,9 @@ class RowTooBig(UserError):
 
 
 def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
-    """The function that renders rows of *mapping*: quoted cells, and a line feed at the end.
+    """What renders rows of *mapping*: quoted cells, and a line feed at the end.
 
     :param row_size_limit: bytes of a row without the line feed.
-
-    The function raises UserError: the record can't be rendered, or not within the limit.
     """
     columns = tuple((column.name, _quotable(column)) for column in mapping.columns)
     cells = tuple(cell for _, cell in columns)
@@ -75,7 +94,8 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
             return _render_carefully(columns, record, row_size_limit)
         return row
 
-    return render
+    block = compile_block_renderer(list(zip(mapping.columns, cells, strict=True)))
+    return Renderer(render, row_size_limit, block)
 
 
 def _render_carefully(

@@ -31,6 +31,7 @@ class RecordContext:
 
     :param body_map: the parsed body, if it is known already (OTLP records).
     :param json: the JSON document in the body, if it is known already (batches).
+    :param canonical: what `is_canonical` gives, if it is known already.
     """
 
     __slots__ = (
@@ -53,6 +54,7 @@ class RecordContext:
         signal: str = "",
         body_map: Any = UNPARSED,
         json: Any = UNPARSED,
+        canonical: bool | None = None,
     ) -> None:
         self.timestamp_ms = timestamp_ms
         self.client_ip = client_ip
@@ -61,7 +63,7 @@ class RecordContext:
         self.signal = signal
         self.document = json
         self._map = body_map
-        self._canonical: bool | None = None
+        self._canonical = canonical
 
     @property
     def is_json_tree(self) -> bool:

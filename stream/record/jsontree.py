@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -18,7 +18,15 @@ import orjson
 from stream.record.errors import InvalidJson
 from stream.record.path import ABSENT, PathStep, parse_path
 
-__all__ = ["MAX_DEPTH", "JsonPath", "array_items", "is_canonical", "parse_json", "text_bytes"]
+__all__ = [
+    "MAX_DEPTH",
+    "JsonPath",
+    "array_items",
+    "canonical_documents",
+    "is_canonical",
+    "parse_json",
+    "text_bytes",
+]
 
 MAX_DEPTH = 300
 """Objects and arrays inside one another."""
@@ -67,6 +75,31 @@ def is_canonical(source: bytes, document: Any) -> bool:
         return orjson.dumps(document) == source
     except orjson.JSONEncodeError:
         return False  # lone surrogates
+
+
+def canonical_documents(sources: Sequence[bytes]) -> list[Any] | None:
+    """The documents in *sources*, if each of them is canonical and none may be too deep.
+
+    They are parsed together, if the first one lets hope that it isn't in vain. Whether the
+    documents are the right ones, since a source may also hold two of them, or a part of one, shows
+    when they are printed.
+    """
+    try:
+        if not is_canonical(sources[0], orjson.loads(sources[0])):
+            return None
+    except orjson.JSONDecodeError:
+        return None
+    together = b",".join(sources)
+    brackets = together.count(b"[") + together.count(b"{")
+    if brackets > MAX_DEPTH and any(map(_may_be_deep, sources)):
+        return None
+    try:
+        documents = orjson.loads(b"[%b]" % together)
+        if list(map(orjson.dumps, documents)) != sources:
+            return None
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return None
+    return documents  # type: ignore[no-any-return]
 
 
 def _parse_with_lone_surrogates(source: bytes) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -73,7 +73,8 @@ class _Target:
     """An open slice with what the hot path needs at hand."""
 
     pipeline: SlicePipeline
-    render: Renderer
+    renderer: Renderer
+    render: Callable[[RecordContext], bytes]
     wait: bool
 
 
@@ -117,7 +118,7 @@ class SinkPipeline:
 
     def renderer(self) -> Renderer:
         """What renders rows for `write_rows`. Raises UserError if no slice takes any."""
-        return self._pick().render
+        return self._pick().renderer
 
     def write_rows(
         self, rows: bytes, count: int, received_at: int, renderer: Renderer, waiter: Waiter
@@ -129,7 +130,7 @@ class SinkPipeline:
         :raises UserError: no slice takes them, or only one with another mapping.
         """
         target = self._pick()
-        if target.render is not renderer:
+        if target.renderer is not renderer:
             raise UserError(
                 "the mapping of the sink has just changed", status=503, name="mappingChanged"
             )
@@ -207,7 +208,8 @@ class SinkPipeline:
             announce=lambda: ensureDeferred(context.collector.stored(slice_.key)),
         )
         context.collector.opened(slice_.key, pipeline.counters)
-        target = _Target(pipeline, context.renderer(slice_), slice_.encoding.sync.wait)
+        renderer = context.renderer(slice_)
+        target = _Target(pipeline, renderer, renderer.row, slice_.encoding.sync.wait)
         return target, pipeline.start()
 
     async def _close(self, pipelines: Sequence[SlicePipeline]) -> None:

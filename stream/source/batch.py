@@ -15,6 +15,7 @@ import attrs
 
 from stream.errors import UserError
 from stream.mapping.render import Renderer
+from stream.record.block import RecordBlock
 from stream.record.context import UNPARSED, RecordContext
 from stream.record.errors import InvalidJson
 from stream.record.jsontree import array_items, parse_json
@@ -118,17 +119,17 @@ class RowBlock:
         except UserError as error:
             self.error = error
 
-    def take(self, records: Sequence[tuple[int, RecordContext]]) -> None:
-        """Render *records*, unless the sink gets nothing anyway."""
-        render = self.renderer
-        if render is None or self.error is not None:
+    def take(self, places: Sequence[int], block: RecordBlock) -> None:
+        """Render the records of *block*, unless the sink gets nothing anyway."""
+        renderer = self.renderer
+        if renderer is None or self.error is not None:
             return
         before = len(self.rows)
         try:
             try:
-                self.rows += [render(record) for _, record in records]
+                self.rows += renderer.rows(block)
             except UserError:
-                self._take_one_by_one(render, records)
+                self._take_one_by_one(renderer, places, block)
         except Exception as error:
             self._fail(error)
             return
@@ -141,11 +142,11 @@ class RowBlock:
             )
 
     def _take_one_by_one(
-        self, render: Renderer, records: Sequence[tuple[int, RecordContext]]
+        self, renderer: Renderer, places: Sequence[int], block: RecordBlock
     ) -> None:
-        for place, record in records:
+        for place, record in zip(places, block.records, strict=True):
             try:
-                self.rows.append(render(record))
+                self.rows.append(renderer.row(record))
             except UserError as error:
                 self.rejected.append(Rejection(place, error.with_traceback(None), record))
 
@@ -162,12 +163,12 @@ def render_batch(
 
     :param first: has what all records share; what its body is doesn't matter.
     """
-    time, client_ip, headers = first.timestamp_ms, first.client_ip, first.headers.of_element
+    shared = RecordContext(
+        first.timestamp_ms, first.client_ip, first.headers.of_element, first.body
+    )
     for start in range(0, len(elements), RECORDS_AT_ONCE):
-        records = [
-            (place, RecordContext(time, client_ip, headers, body, json=parsed))
-            for place, body, parsed in elements[start : start + RECORDS_AT_ONCE]
-        ]
-        for block in blocks:
-            block.take(records)
+        places, bodies, parsed = zip(*elements[start : start + RECORDS_AT_ONCE], strict=True)
+        block = RecordBlock(shared, list(bodies), parsed)
+        for rows in blocks:
+            rows.take(places, block)
         yield

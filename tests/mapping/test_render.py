@@ -39,7 +39,7 @@ def _record(
 
 
 def _row(record: RecordContext, *columns: Column, limit: int = LIMIT) -> str:
-    return compile_renderer(Mapping(columns), limit)(record).decode()
+    return compile_renderer(Mapping(columns), limit).row(record).decode()
 
 
 def _cell(record: RecordContext, column: Column) -> str:
@@ -198,7 +198,7 @@ def test_cells_for_users_who_test() -> None:
 def test_bytes_stay_bytes() -> None:
     """No byte of a body is changed, whatever its encoding."""
     record = _record(b'\x00\xff"\r\n', "application/octet-stream")
-    assert compile_renderer(Mapping((BodyColumn("b"),)), LIMIT)(record) == b'"\x00\xff""\r\n"\n'
+    assert compile_renderer(Mapping((BodyColumn("b"),)), LIMIT).row(record) == b'"\x00\xff""\r\n"\n'
 
 
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), max_size=20)

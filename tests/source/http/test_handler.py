@@ -50,7 +50,7 @@ class FakeSink:
 
     def write(self, record: RecordContext, answer: IAnswer, /) -> int | None:
         self.records.append(record)
-        self.rows.append(self._render(record))
+        self.rows.append(self._render.row(record))
         return self._answer(answer)
 
     def renderer(self, now_ms: int, /) -> Renderer:

@@ -1,0 +1,50 @@
+"""Records that came together in one request, with a JSON document each.
+
+What they share is said once. Records of their own are made only for what must look at them one by
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stream.record.context import RecordContext
+from stream.record.jsontree import canonical_documents
+
+__all__ = ["RecordBlock"]
+
+
+class RecordBlock:
+    """:param shared: has what all records share; what its body is doesn't matter.
+    :param bodies: their source texts; at least one.
+    :param parsed: the document in each, if it is known, or `stream.record.context.UNPARSED`.
+
+    :ivar documents: the documents, if all bodies are exactly what their documents are printed as;
+        ``None`` if each has to be looked at.
+    """
+
+    __slots__ = ("_parsed", "_records", "bodies", "documents", "shared")
+
+    def __init__(
+        self, shared: RecordContext, bodies: Sequence[bytes], parsed: Sequence[Any]
+    ) -> None:
+        self.shared = shared
+        self.bodies = bodies
+        self.documents = canonical_documents(bodies)
+        self._parsed = parsed
+        self._records: list[RecordContext] | None = None
+
+    @property
+    def records(self) -> list[RecordContext]:
+        """One by one. The same objects for everybody, so that a body is parsed once."""
+        if self._records is None:
+            shared = self.shared
+            time, client_ip, headers = shared.timestamp_ms, shared.client_ip, shared.headers
+            documents = self._parsed if self.documents is None else self.documents
+            canonical = None if self.documents is None else True
+            self._records = [
+                RecordContext(time, client_ip, headers, body, json=json, canonical=canonical)
+                for body, json in zip(self.bodies, documents, strict=True)
+            ]
+        return self._records
