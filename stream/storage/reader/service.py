@@ -23,8 +23,8 @@ from stream.staging import StagingError
 from stream.storage import prefix
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
-from stream.storage.operator import BLAMELESS, Item, Operator
-from stream.storage.reader.slice_files import CheckedFiles, check_files
+from stream.storage.operator import BLAMELESS, Item, NotYet, Operator
+from stream.storage.reader.slice_files import CheckedFiles, FileInUse, check_files
 from stream.storage.repository import StorageRepository
 from stream.storage.state import InvalidSliceState, Level, SliceState
 from stream.storage.statistics import Statistics
@@ -163,14 +163,17 @@ class StorageReaderService(Service):
 
     async def _upload(self, slice_: Slice) -> None:
         statistics = (await slice_statistics(self._client, slice_.key)).local
-        files: CheckedFiles = await deferToThreadPool(
-            self._reactor,
-            self._pool,
-            check_files,
-            self._volumes[slice_.key.volume_id].path,
-            slice_.local,
-            slice_.encoding.compression.type,
-        )
+        try:
+            files: CheckedFiles = await deferToThreadPool(
+                self._reactor,
+                self._pool,
+                check_files,
+                self._volumes[slice_.key.volume_id].path,
+                slice_.local,
+                slice_.encoding.compression.type,
+            )
+        except FileInUse as reason:
+            raise NotYet(str(reason)) from None
         if files.cut:
             _log.error(
                 "cut off unreadable ends of {names}", names=files.cut, slice_id=str(slice_.key)

@@ -20,10 +20,15 @@ from stream.staging.chunks import Chunks
 from stream.storage.entity import LocalSlice
 from stream.storage.volumes.aside import keep_aside, set_aside
 from stream.storage.volumes.damage import recover
+from stream.storage.volumes.in_use import is_in_use
 
-__all__ = ["CheckedFiles", "check_files"]
+__all__ = ["CheckedFiles", "FileInUse", "check_files"]
 
 _BLOCK_BYTES = 1024 * 1024
+
+
+class FileInUse(Exception):
+    """The writer hasn't closed a file of the slice yet."""
 
 
 @attrs.frozen
@@ -69,6 +74,8 @@ def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFil
     """Find and check the files of a slice; none at all is an empty slice.
 
     What bears the name of such a file and is something else (a directory, a link) is set aside.
+
+    Raises `FileInUse`; what is in the files before the writer closes them isn't all.
     """
     directory = volume / local.dir
     pattern = f"{local.filename_prefix}-*.{local.filename_extension}"
@@ -81,6 +88,8 @@ def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFil
             damaged.append(set_aside(path).name)
             continue
         with _open(path) as file:
+            if is_in_use(file.fileno()):
+                raise FileInUse(f"the writer has {path.name} still open")
             found = recover(file, compression)
         if found.is_damaged:
             damaged.append(keep_aside(path).name)

@@ -19,6 +19,7 @@ from stream.storage.network.interface import (
 )
 from stream.storage.volumes.aside import mend, set_aside
 from stream.storage.volumes.damage import recover
+from stream.storage.volumes.in_use import lock_for_writing
 from stream.storage.volumes.local_volume import FILE_MODE
 
 __all__ = ["DiskFile", "open_disk_file"]
@@ -231,11 +232,14 @@ def open_disk_file(
     except OSError as error:
         raise _cannot_open(error) from None
     try:
+        _claim(descriptor)
         length = os.fstat(descriptor).st_size
         _sync_entries(path.parent, root)
         if length:
             if resume < 0:
                 length, mended = _recover(descriptor, path, compression)
+                if mended is not None:  # it is another file now
+                    _claim(descriptor)
                 aside = mended or aside
             else:
                 length = min(length, resume)
@@ -246,6 +250,12 @@ def open_disk_file(
         os.close(descriptor)
         raise _cannot_open(error) from None
     return DiskFile(descriptor, length, aside)
+
+
+def _claim(descriptor: int) -> None:
+    """Raises OSError while somebody else has the file in use."""
+    if not lock_for_writing(descriptor):
+        raise OSError(errno.EBUSY, "it is in use")
 
 
 def _open_regular(path: Path) -> tuple[int, Path | None]:

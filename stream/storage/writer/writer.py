@@ -5,9 +5,11 @@ ends the older one, whose connection may be dead without anybody knowing, and be
 closed; openings of the same file wait for one another. So the length that an opening finds is the
 length that its first append meets.
 
-Note [Sealing]: etcd is asked before a file is opened, and the mirror of slices tells when a slice
-may not be written any more. What the mirror says while a file is being opened is remembered until
-the opening ends, so it is missed by neither.
+Note [Sealing]: the mirror of slices tells when a slice may not be written any more. It may tell
+late, and a source node that lost its lease isn't waited for by anybody. So a file is locked as long
+as it is open, and the reader takes it for finished only when it isn't. etcd is asked again once the
+file is locked: whoever locks it after the reader has looked finds the slice sealed. What the mirror
+says while a file is being opened is remembered until the opening ends.
 """
 
 from __future__ import annotations
@@ -260,11 +262,21 @@ class StorageWriter:
             self._damaged(slice_.key)
         file = OpenFile(self, key, volume, disk, listener)
         self._files.setdefault(slice_.key, {})[source_node_id] = file
-        refusal = _draining() if self._draining else _sealed(slice_.key) if turn.sealed else None
+        refusal = await self._refusal(turn, slice_.key)
         if refusal is not None:
             await file.close()
             raise refusal
         return file
+
+    async def _refusal(self, turn: _Turn, key: SliceKey) -> WriterError | None:
+        """Why a file just opened may not be used; see Note [Sealing]."""
+        try:
+            await self._check_state(key)
+        except WriterError as error:
+            return error
+        if self._draining:
+            return _draining()
+        return _sealed(key) if turn.sealed else None
 
     def _volume_for(self, slice_: Slice, resume: int) -> OpenVolume:
         if self._draining:

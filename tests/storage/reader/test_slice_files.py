@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stream.storage.entity import LocalSlice
-from stream.storage.reader.slice_files import check_files
+from stream.storage.reader.slice_files import FileInUse, check_files
 from stream.storage.writer.disk import open_disk_file
 
 _LOCAL = LocalSlice("123/456/s/k/file/slice", "slice", "csv.gz")
@@ -48,6 +48,31 @@ def test_new_records_follow_the_good_ones_of_a_damaged_file(
     again = open_disk_file(path, tmp_path, resume=-1, compression="gzip", reserve=0)
     assert again.aside is None
     again.close()
+
+
+def test_a_file_still_open_for_writing_is_not_taken_for_finished(
+    tmp_path: Path, directory: Path
+) -> None:
+    """Whatever the states in etcd say: rows may still come."""
+    path = directory / "slice-n.csv.gz"
+    file = open_disk_file(path, tmp_path, resume=-1, compression="gzip", reserve=0)
+    file.append(0, gzip.compress(b'"early"\n'))
+    with pytest.raises(FileInUse, match="slice-n"):
+        check_files(tmp_path, _LOCAL, "gzip")
+    file.append(file.length, gzip.compress(b'"late"\n'))
+    file.close()
+    assert _uploaded(tmp_path) == b'"early"\n"late"\n'
+
+
+def test_a_mended_file_is_in_use_like_any_other(tmp_path: Path, directory: Path) -> None:
+    """It is another file than the one that was opened."""
+    path = directory / "slice-n.csv.gz"
+    path.write_bytes(_damaged())
+    file = open_disk_file(path, tmp_path, resume=-1, compression="gzip", reserve=0)
+    with pytest.raises(FileInUse):
+        check_files(tmp_path, _LOCAL, "gzip")
+    file.close()
+    assert _uploaded(tmp_path) == b'"0"\n"2"\n'
 
 
 def test_a_file_damaged_after_its_last_record_is_uploaded_without_the_damage(

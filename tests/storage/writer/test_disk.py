@@ -40,6 +40,17 @@ def test_appends_follow_one_another(tmp_path: Path) -> None:
     assert (tmp_path / _NAME).read_bytes() == b'"a"\n"b"\n'
 
 
+def test_a_file_in_use_is_not_opened(tmp_path: Path) -> None:
+    """Nothing of it is cut before the other one has closed it."""
+    file = _open(tmp_path)
+    file.append(0, b'"a"\n')
+    with pytest.raises(WriterUnavailable, match="in use"):
+        _open(tmp_path, resume=0)
+    file.close()
+    assert (tmp_path / _NAME).read_bytes() == b'"a"\n'
+    _open(tmp_path, resume=0).close()
+
+
 def test_a_repeated_append_changes_nothing(tmp_path: Path) -> None:
     """The bytes are there already: the answer is the same, the file too."""
     file = _open(tmp_path)

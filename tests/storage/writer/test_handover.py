@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from stream.storage.key import SliceKey
-from stream.storage.network.interface import SliceFile, SyncLevel, WriterError
+from stream.storage.network.interface import SliceFile, SliceSealed, SyncLevel, WriterError
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer.appender import VolumeAppender
 from stream.storage.writer.writer import OpenVolume, StorageWriter
@@ -163,3 +163,25 @@ def test_the_later_opening_wins_in_every_order(events: list[tuple[str, int]]) ->
         for owner in world.owners:
             assert owner.sent == len(owner.acknowledged) + len(owner.refused)
         assert world.writer.open_files == 1
+
+
+def test_a_slice_sealed_while_its_file_is_being_opened_is_refused(tmp_path: Path) -> None:
+    """etcd is asked again behind the lock that the reader looks at; the mirror may be late."""
+    reactor = StepReactor()
+    states = [True, False]
+
+    async def may_be_written(key: SliceKey) -> bool:
+        return states.pop(0)
+
+    writer = StorageWriter(reactor, may_be_written)
+    volume = OpenVolume(FoundVolume(tmp_path, "hdd", "1"), _SLICE.key.volume_id, reactor)
+    pool: Any = StepPool()
+    volume.appender = VolumeAppender(reactor, pool)
+    writer.add_volume(volume)
+    outcome: list[Any] = []
+    writer.open(_SLICE, "source-1", Owner(1)).addBoth(outcome.append)
+    while pool.waiting:
+        pool.waiting.pop(0)()
+    assert states == []
+    assert outcome[0].check(SliceSealed)
+    assert writer.open_files == 0
