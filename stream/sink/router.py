@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock, ensureDeferred
 from twisted.logger import Logger
 
 from stream.definition import prefix as definition_prefix
@@ -78,11 +78,11 @@ class SinkTarget:
             self._pipeline.rejected(record, error)
 
     def _opened(self, now_ms: int) -> SinkPipeline:
+        if self._router.refusal is not None:
+            raise self._router.refusal
         pipeline = self._pipeline
         if pipeline is None:
             pipeline = self._pipeline = self._router.open(self.key, now_ms)
-        if self._router.refusal is not None:
-            raise self._router.refusal
         return pipeline
 
 
@@ -109,6 +109,7 @@ class SinkRouter(Service):
         self._writing: dict[SinkKey, dict[SliceKey, Slice]] = {}
         self._pipelines: dict[SinkKey, SinkPipeline] = {}
         self._report: Registration | None = None
+        self._changing = DeferredLock()
         self._sinks: Mirror[Sink] = Mirror(
             client, definition_prefix.SINK_ACTIVE, json_values(Sink), on_change=self._sinks_changed
         )
@@ -134,10 +135,12 @@ class SinkRouter(Service):
         """Fires when every row is answered, every slice file closed and the report withdrawn."""
         super().stopService()
         self.refusal = shutting_down()
-        await self._sinks.stopService()
-        await self._slices.stopService()
+        changed = self._changing.acquire()  # what is being closed mustn't be cut off
         closing = [ensureDeferred(p.close(self.refusal)) for p in self._pipelines.values()]
         await _settled(closing, "cannot close a sink pipeline")
+        await changed
+        await self._sinks.stopService()
+        await self._slices.stopService()
         if self._report is not None:
             await self._report.remove()
 
@@ -235,7 +238,7 @@ class SinkRouter(Service):
                 slices.pop(key, None)
             if not slices:
                 del self._writing[key.sink_key]
-        await self._update_pipelines(touched)
+        await self._changing.run(self._update_pipelines, touched)
         if self._report is not None:
             await self._report.update(str(batch.revision).encode())
 
@@ -245,9 +248,10 @@ class SinkRouter(Service):
 
     async def nodes_changed(self) -> None:
         """Other source nodes came or went: share the slices anew."""
-        await self._update_pipelines(set(self._pipelines))
+        await self._changing.run(lambda: self._update_pipelines(set(self._pipelines)))
 
-    async def _update_pipelines(self, touched: set[SinkKey]) -> None:
+    def _update_pipelines(self, touched: set[SinkKey]) -> Deferred[None]:
+        """Fires when the pipelines write to what they are to write to, and nothing else."""
         updating: list[Deferred[None]] = []
         for key in touched:
             pipeline = self._pipelines.get(key)
@@ -258,14 +262,19 @@ class SinkRouter(Service):
                 updating.append(ensureDeferred(pipeline.update(share)))
             else:
                 updating.append(ensureDeferred(self._close_pipeline(key)))
-        await _settled(updating, "cannot update a sink pipeline")
+        return ensureDeferred(_settled(updating, "cannot update a sink pipeline"))
 
     async def _close_pipeline(self, key: SinkKey) -> None:
-        pipeline = self._pipelines.pop(key)
-        target = self._targets.get(key.source_key, {}).get(key.sink_id)
-        if target is not None:
-            target._pipeline = None
-        await pipeline.close(UserError("no pipeline", status=503, name="noPipeline"))
+        """Until it is closed, records are refused: there must not be two writers of one file."""
+        try:
+            await self._pipelines[key].close(
+                UserError("no pipeline", status=503, name="noPipeline")
+            )
+        finally:
+            del self._pipelines[key]
+            target = self._targets.get(key.source_key, {}).get(key.sink_id)
+            if target is not None:
+                target._pipeline = None
         _log.info("closed sink pipeline: no active slice", sink_id=str(key))
 
 

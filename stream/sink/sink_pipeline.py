@@ -141,6 +141,8 @@ class SinkPipeline:
         return ACCEPTED
 
     def _pick(self) -> _Target:
+        if self._stopped is not None:
+            raise self._stopped
         targets = self._targets
         count = len(targets)
         if count:
@@ -152,7 +154,7 @@ class SinkPipeline:
             for target in targets:
                 if target.pipeline.opening:
                     return target
-        raise self._stopped or no_pipeline_ready()
+        raise no_pipeline_ready()
 
     def _reroute(self, origin: SlicePipeline, group: Group) -> bool:
         """Offer a group that *origin* could not store to a slice with the same mapping."""
@@ -222,9 +224,15 @@ class SinkPipeline:
     async def _close_one(self, pipeline: SlicePipeline) -> None:
         await pipeline.close(CLOSE_SECONDS)
         await self._context.collector.closed(pipeline.slice.key)
+        pipeline.announced()  # the call for it may still be waiting for its answer
 
     async def close(self, reason: UserError) -> None:
         """Take no more records (they fail with *reason*) and close every slice."""
         self._stopped = reason
+        await self._close_all()
+        # A change that was being made may have put others in their place.
+        await self._updating.run(lambda: ensureDeferred(self._close_all()))
+
+    async def _close_all(self) -> None:
         targets, self._targets = self._targets, ()
         await self._close([target.pipeline for target in targets])

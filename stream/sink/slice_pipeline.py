@@ -268,11 +268,11 @@ class SlicePipeline:
         self._unannounced.append(group)
         if len(self._unannounced) == 1:
             announcing = self._announce()
-            announcing.addCallback(self._was_announced)
+            announcing.addCallback(lambda _: self.announced())
             announcing.addErrback(lambda f: _log.failure("cannot announce a slice", f))
 
-    def _was_announced(self, _: None) -> None:
-        """Note [First record]: those who waited for it are answered."""
+    def announced(self) -> None:
+        """Note [First record]: the statistics are in etcd; who waited for that is answered."""
         self._announced = True
         groups, self._unannounced = self._unannounced, []
         for group in groups:
