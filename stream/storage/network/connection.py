@@ -149,7 +149,7 @@ class Connection(amp.AMP):
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
-        self.factory.connections.add(self)
+        self.factory.connections[self] = None
         greeted = ensureDeferred(self._greet())
         greeted.addTimeout(self.factory.settings.stream_open_timeout.seconds, self.factory.reactor)
         greeted.addCallbacks(self._greeted, self._refused)
@@ -220,7 +220,7 @@ class Connection(amp.AMP):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._is_lost = True
-        self.factory.connections.discard(self)
+        self.factory.connections.pop(self, None)
         self._turns.clear()
         super().connectionLost(reason)
         if self._pinging is not None and self._pinging.running:
@@ -364,7 +364,7 @@ class ConnectionFactory(Factory):
     :param node_id: of this source node.
 
     :ivar refusals: connections in a row that the writer didn't accept.
-    :ivar connections: those that exist, accepted or not.
+    :ivar connections: those that exist, accepted or not, in the order in which they were made.
     """
 
     protocol: Any = Connection
@@ -375,4 +375,4 @@ class ConnectionFactory(Factory):
         self.settings = settings
         self.reactor = reactor
         self.refusals = 0
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}

@@ -79,7 +79,7 @@ class WriterConnection(amp.AMP):
         super().connectionMade()
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
-        self.factory.connections.add(self)
+        self.factory.connections[self] = None
         self._wait_for_data(_HELLO_SECONDS)
 
     def dataReceived(self, data: bytes) -> None:
@@ -115,7 +115,7 @@ class WriterConnection(amp.AMP):
             self._refused("no greeting", reason.getErrorMessage())
         self._is_lost = True
         super().connectionLost(reason)
-        self.factory.connections.discard(self)
+        self.factory.connections.pop(self, None)
         if self._impatience is not None and self._impatience.active():
             self._impatience.cancel()
         files, self._files = self._files, {}
@@ -253,6 +253,7 @@ class WriterFactory(Factory):
     :param silence_seconds: a node that sends nothing for so long, not even pings, is cut off.
 
     :ivar epoch: differs in each life of the writer.
+    :ivar connections: those that exist, in the order in which they came.
     """
 
     protocol: Any = WriterConnection
@@ -272,7 +273,7 @@ class WriterFactory(Factory):
         self.reactor = reactor
         self.epoch = secrets.token_bytes(16)
         self.refusals = RefusalLog(reactor.seconds)
-        self.connections: set[WriterConnection] = set()
+        self.connections: dict[WriterConnection, None] = {}
 
     def close_connections(self) -> None:
         """Cut every connection."""
