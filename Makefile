@@ -10,9 +10,10 @@ VOLUME := var/volumes/default/001
 DURATION ?= 600
 RATE ?= 500
 CHAOS ?=
+SEEDS ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api api-check clean lock
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api simulate api-check clean lock
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +63,9 @@ chaos: install ## Take processes down at random under load, then count the recor
 
 chaos-api: install ## Change sinks through two APIs with 200 clients, then check every invariant
 	$(BIN)/python -m benchmarks.api_stress
+
+simulate: install ## Run the way of records in virtual time, with SEEDS different lots of faults
+	$(BIN)/python -m tests.simulation --seeds=$(SEEDS)
 
 api-check: install ## Hold the running API against its own OpenAPI document, thoroughly
 	$(BIN)/python -m tests.e2e.openapi

@@ -1,0 +1,300 @@
+"""The service's processes, put together as `stream.components` does, without HTTP and import."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from stream.definition.entity import Sink, Source
+from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
+from stream.etcd import EtcdClient, Group, Mirror, Session, json_values
+from stream.ops.chain import ServiceChain
+from stream.settings import Settings, StorageLevel
+from stream.settings.local import WriterNetworkSettings
+from stream.sink.balancing import Balancer
+from stream.sink.collector import Collector
+from stream.sink.router import SinkRouter
+from stream.sink.sink_pipeline import PipelineContext
+from stream.storage import prefix
+from stream.storage.coordinator.closesync import CloseSync
+from stream.storage.coordinator.slice_rotation import SliceRotation
+from stream.storage.coordinator.statistics_cache import StatisticsCache
+from stream.storage.coordinator.work import CoordinatorWork
+from stream.storage.entity import Slice
+from stream.storage.network.client import WriterClients
+from stream.storage.reader.service import StorageReaderService
+from stream.storage.repository import StorageRepository
+from stream.storage.state import Level
+from stream.storage.volume import Volume
+from stream.storage.writer.service import StorageWriterService
+from stream.values.duration import Duration
+from tests.simulation.scheduler import Process
+from tests.storage.samples import OPENED_AT
+
+__all__ = ["Node", "build", "client_of", "level_settings", "time_of"]
+
+_log = Logger()
+
+_SOURCES = "storage.router.sources.http-source"
+_STATISTICS_SECONDS = 0.3
+
+
+@attrs.define(eq=False)
+class Node:
+    """One life of a node.
+
+    :ivar services: everything that it runs.
+    :ivar router: of a source node.
+    :ivar is_stopping: it was asked to end.
+    """
+
+    process: Process
+    services: ServiceChain
+    router: SinkRouter | None = None
+    is_stopping: bool = False
+    _started: Deferred[None] | None = None
+
+    def start(self) -> Deferred[None]:
+        """Fires when everything runs."""
+        self._started = ensureDeferred(self.services.startService())
+        return self._started
+
+    async def stop(self) -> None:
+        """Fires when everything has ended; begins when everything runs."""
+        self.is_stopping = True
+        if self._started is not None:
+            await self._started
+        await self.services.stopService()
+
+
+def time_of(process: Process) -> datetime:
+    """What the clock of the process shows."""
+    return OPENED_AT + timedelta(seconds=process.seconds())
+
+
+def level_settings(compression: str, sync_mode: str) -> StorageLevel:
+    """Slices of both volumes, rotated every second or two."""
+    level = Settings().storage.level
+    local = level.local
+    encoding = attrs.evolve(
+        local.encoding,
+        compression=attrs.evolve(
+            local.encoding.compression,
+            type=compression,
+            # What the faster ones give depends on what was in the memory before.
+            gzip=attrs.evolve(local.encoding.compression.gzip, implementation="standard"),
+        ),
+        sync=attrs.evolve(local.encoding.sync, mode=sync_mode),
+    )
+    assignment = attrs.evolve(local.volume.assignment, count=2)
+    upload = attrs.evolve(
+        level.staging.upload,
+        min_interval=Duration.parse("1s"),
+        trigger=attrs.evolve(level.staging.upload.trigger, count=20, interval=Duration.parse("2s")),
+    )
+    return attrs.evolve(
+        level,
+        local=attrs.evolve(
+            local,
+            encoding=encoding,
+            volume=attrs.evolve(local.volume, assignment=assignment),
+            writer=attrs.evolve(
+                local.writer, allocation=attrs.evolve(local.writer.allocation, enabled=False)
+            ),
+        ),
+        staging=attrs.evolve(level.staging, upload=upload),
+    )
+
+
+def _network_settings() -> WriterNetworkSettings:
+    return attrs.evolve(
+        Settings().storage.level.local.writer.network,
+        listen="127.0.0.1:0",
+        keep_alive_interval=Duration.parse("1s"),
+        stream_write_timeout=Duration.parse("2s"),
+        stream_open_timeout=Duration.parse("3s"),
+        stream_close_timeout=Duration.parse("3s"),
+        shutdown_timeout=Duration.parse("3s"),
+    )
+
+
+def client_of(process: Process, request_timeout: float = 3.0) -> EtcdClient:
+    """A client of the simulated etcd."""
+    return EtcdClient(process, ["etcd:2379"], "stream", request_timeout=request_timeout)
+
+
+class _Clients(WriterClients):
+    def _endpoint(self, host: str, port: int) -> Any:
+        return TCP4ClientEndpoint(self._reactor, host, port)
+
+
+def build(
+    kind: str,
+    node_id: str,
+    process: Process,
+    *,
+    ttl: int,
+    volumes: Path,
+    level: StorageLevel,
+    staged: Callable[[Slice, bytes], None],
+) -> Node:
+    """A node of *kind* ``source``, ``writer``, ``reader`` or ``coordinator``.
+
+    :param ttl: of leases, seconds.
+    :param volumes: of a writer or reader.
+    :param staged: takes what a reader uploads.
+    """
+    client = client_of(process)
+    if kind == "reader":
+        return Node(process, _reader(process, client, volumes, level, staged))
+    session = Session(client, ttl=ttl, reactor=process)
+    if kind == "writer":
+        return Node(process, _writer(process, client, session, node_id, volumes))
+    if kind == "coordinator":
+        return Node(process, _coordinator(process, client, session, node_id, level))
+    return _source(process, client, session, node_id)
+
+
+def _source(process: Process, client: EtcdClient, session: Session, node_id: str) -> Node:
+    volumes: Mirror[Volume] = Mirror(client, prefix.WRITER_VOLUME, json_values(Volume))
+    group = Group(client, session, _SOURCES, node_id, grouping_interval=0.5, reactor=process)
+    clients = _Clients(
+        process,
+        node_id,
+        _network_settings(),
+        lambda volume_id: volumes.items.get(f"{prefix.WRITER_VOLUME}{volume_id}"),
+    )
+    collector = Collector(client, node_id, _STATISTICS_SECONDS, process)
+    router = SinkRouter(
+        client,
+        session,
+        PipelineContext(
+            node_id=node_id,
+            opener=clients,
+            reactor=process,
+            pool=process.pool,
+            collector=collector,
+            balancer=Balancer("roundRobin"),
+        ),
+        nodes=lambda: group.nodes,
+        minimum_slices=2,
+    )
+    session.on_lost.append(router.session_lost)
+    session.on_renewed.append(router.session_renewed)
+
+    def share_anew() -> None:
+        ensureDeferred(router.nodes_changed()).addErrback(
+            lambda failure: _log.failure("cannot share the slices anew", failure)
+        )
+
+    group.on_change(share_anew)
+    chain = ServiceChain([client, session, volumes, group, clients, collector, router])
+    return Node(process, chain, router)
+
+
+def _writer(
+    process: Process, client: EtcdClient, session: Session, node_id: str, volumes: Path
+) -> ServiceChain:
+    writer = StorageWriterService(
+        process,
+        client,
+        session,
+        node_id=node_id,
+        address_host=process.host,
+        volumes_path=str(volumes),
+        network=_network_settings(),
+        cleanup=attrs.evolve(Settings().storage.disk_cleanup, enabled=False),
+        min_free_bytes=0,
+    )
+    return ServiceChain([client, session, writer])
+
+
+class _Uploader:
+    """In the place of the uploader to staging storage."""
+
+    def __init__(self, process: Any, staged: Callable[[Slice, bytes], None]) -> None:
+        self._process = process
+        self._staged = staged
+
+    async def upload(self, slice_: Slice, chunks: Callable[[], Any]) -> object:
+        content = await deferToThreadPool(
+            self._process, self._process.pool, lambda: b"".join(chunks())
+        )
+        self._staged(slice_, content)
+        return None
+
+    @asynccontextmanager
+    async def listed(self, store: object, slice_: Slice) -> AsyncIterator[None]:
+        yield None
+
+    async def report(self, *_: object) -> None:
+        """Nobody is told."""
+
+
+def _reader(
+    process: Process,
+    client: EtcdClient,
+    volumes: Path,
+    level: StorageLevel,
+    staged: Callable[[Slice, bytes], None],
+) -> ServiceChain:
+    uploader: Any = _Uploader(process, staged)
+    reader = StorageReaderService(
+        process,
+        client,
+        StorageRepository(level, lambda: ()),
+        uploader,
+        volumes_path=str(volumes),
+        settings=level.staging.operator,
+        pool=process.pool,
+        now=lambda: time_of(process),
+    )
+    return ServiceChain([client, reader])
+
+
+def _coordinator(
+    process: Process, client: EtcdClient, session: Session, node_id: str, level: StorageLevel
+) -> ServiceChain:
+    work = CoordinatorWork(
+        client=client,
+        session=session,
+        repository=StorageRepository(level, lambda: ()),
+        reactor=process,
+        now=lambda: time_of(process),
+        sinks=Mirror(client, SINK_ACTIVE, json_values(Sink)),
+        sources=Mirror(client, SOURCE_ACTIVE, json_values(Source)),
+    )
+    rotations: list[SliceRotation] = []
+
+    def wake() -> None:
+        for rotation in rotations:
+            rotation.close_sync_changed()
+
+    def counted(file: str) -> None:
+        for rotation in rotations:
+            for key in rotation.operator.items:
+                if key.startswith(file):
+                    rotation.operator.wake(key)
+
+    group = Group(client, session, "rotation", node_id, grouping_interval=0.5, reactor=process)
+    statistics = StatisticsCache(client, counted)
+    close_sync = CloseSync(client, wake)
+    rotation = SliceRotation(work, statistics, close_sync, level.staging.operator, group.is_owner)
+    rotations.append(rotation)
+    group.on_change(rotation.operator.wake_all)
+    slices: Mirror[Slice] = Mirror(
+        client,
+        prefix.slice_level(Level.LOCAL),
+        json_values(Slice),
+        on_change=rotation.operator.changed,
+    )
+    return ServiceChain([client, session, group, statistics, close_sync, slices, rotation.operator])

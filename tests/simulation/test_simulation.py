@@ -1,0 +1,78 @@
+"""A few seeds of the simulation; ``make simulate`` runs thousands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.variants import VARIANTS
+from tests.simulation.world import simulate
+
+_SEEDS = 60
+_PARTS = 6
+_ENOUGH_SEEDS = 200
+_ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("part", range(_PARTS))
+def test_the_promise_holds_whatever_breaks(part: int) -> None:
+    """A violation is shown with its seed; ``python -m tests.simulation --seed N`` replays it."""
+    broken = {}
+    acknowledged = faults = 0
+    for seed in range(part, _SEEDS, _PARTS):
+        result = simulate(seed)
+        acknowledged += result.acknowledged
+        faults += sum(result.faults.values())
+        if result.violations:
+            broken[seed] = result.violations
+    assert broken == {}
+    assert acknowledged > 100 * _SEEDS // _PARTS
+    assert faults > _SEEDS // _PARTS
+
+
+def test_without_faults_every_record_is_acknowledged() -> None:
+    """Then nothing is refused, and everything written is in a slice once."""
+    result = simulate(1, faults=())
+    assert result.violations == ()
+    assert result.written == result.acknowledged == result.rows > 100
+    assert result.slices > 3
+
+
+def test_a_seed_repeats_itself() -> None:
+    """Event for event."""
+    first, second, other = simulate(7), simulate(7), simulate(8)
+    assert (first.trace, first.steps) == (second.trace, second.steps)
+    assert first.trace != other.trace
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_a_seed_repeats_itself_in_another_process(hash_seed: str) -> None:
+    """Neither addresses nor the order of sets have a part in it."""
+    code = "from tests.simulation.world import simulate; print(simulate(7).trace)"
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(_ROOT)}
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=_ROOT,
+        env=environment,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert told.stdout.strip() == simulate(7).trace
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_a_broken_variant_is_found_out(name: str) -> None:
+    """The verdict of the simulation means something: it can be bad."""
+    variant = VARIANTS[name]
+    with variant.applied():
+        for number in range(_ENOUGH_SEEDS):
+            seed = variant.start + number
+            result = simulate(seed, faults=variant.faults, all_kinds=True)
+            if any(variant.symptom in violation for violation in result.violations):
+                return
+    pytest.fail(f"{_ENOUGH_SEEDS} seeds have not shown it")

@@ -1,0 +1,105 @@
+"""A pool whose threads are greenlets: they rest in every disk operation for as long as it takes.
+
+So jobs of different threads interleave there, and a process can be killed in the middle of one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import greenlet
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
+
+from tests.simulation.scheduler import Process, Scheduler
+
+__all__ = ["Pool", "Threading", "rest"]
+
+_HOP_SECONDS = 0.0001
+
+
+class Pool:
+    """:param size: jobs at the same time; the others wait."""
+
+    def __init__(self, process: Process, size: int) -> None:
+        self._process = process
+        self._free = size
+        self._jobs: deque[Callable[[], None]] = deque()
+        self.name = "pool"
+
+    def start(self) -> None:
+        """There is nothing to start."""
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
+    def leave(self, reactor: object) -> Deferred[None]:
+        return succeed(None)
+
+    def callInThread(self, f: Callable[..., Any], *args: Any) -> None:
+        self.callInThreadWithCallback(None, f, *args)
+
+    def callInThreadWithCallback(
+        self, told: Callable[[bool, Any], None] | None, f: Callable[..., Any], *args: Any, **kw: Any
+    ) -> None:
+        def job() -> None:
+            try:
+                success, result = True, f(*args, **kw)
+            except Exception:
+                success, result = False, Failure()
+            if told is not None:
+                told(success, result)
+            self._process.threads.discard(greenlet.getcurrent())
+            self._free += 1
+            self._next()
+
+        self._jobs.append(job)
+        self._next()
+
+    def _next(self) -> None:
+        while self._free and self._jobs:
+            self._free -= 1
+            scheduler = self._process.scheduler
+            thread = greenlet.greenlet(self._jobs.popleft(), parent=scheduler.main)
+            self._process.threads.add(thread)
+            delay = scheduler.random.uniform(0.0, _HOP_SECONDS)
+            scheduler.after(delay, thread.switch, "a thread", self._process)
+
+
+def rest(process: Process, seconds: float, label: str) -> None:
+    """In a thread: let others go on for so long. Elsewhere it takes no time."""
+    thread = greenlet.getcurrent()
+    if thread in process.threads:
+        process.scheduler.after(seconds, thread.switch, label, process)
+        process.scheduler.main.switch()
+
+
+class Threading:
+    """In the place of the module `threading` where threads wait for one another."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def Semaphore(self, value: int) -> _Semaphore:
+        return _Semaphore(self._scheduler, value)
+
+
+class _Semaphore:
+    def __init__(self, scheduler: Scheduler, value: int) -> None:
+        self._scheduler = scheduler
+        self._value = value
+        self._waiting: deque[greenlet.greenlet] = deque()
+
+    def acquire(self) -> None:
+        while not self._value:
+            self._waiting.append(greenlet.getcurrent())
+            self._scheduler.main.switch()
+        self._value -= 1
+
+    def release(self) -> None:
+        self._value += 1
+        if self._waiting:
+            process = self._scheduler.running
+            self._scheduler.after(0.0, self._waiting.popleft().switch, "a semaphore", process)

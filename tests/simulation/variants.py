@@ -1,0 +1,149 @@
+"""Ways of breaking the service on purpose, each of which the simulation must find out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import DeferredList, ensureDeferred
+
+from stream.definition.key import SinkKey
+from stream.errors import UserError
+from stream.sink.outcome import shutting_down
+from stream.sink.router import SinkRouter
+from stream.sink.sink_pipeline import CLOSE_SECONDS, SinkPipeline
+from stream.sink.slice_pipeline import SlicePipeline
+from stream.storage.network.interface import WriterError
+from stream.storage.writer import disk
+
+__all__ = ["VARIANTS", "Variant"]
+
+_Patches = dict[str, Any]
+
+
+@attrs.frozen
+class Variant:
+    """:ivar patches: what is replaced.
+    :ivar faults: those that bring it to light.
+    :ivar symptom: what the verdict says of it, among other things.
+    :ivar start: a seed that is likely to show it.
+    """
+
+    patches: _Patches
+    faults: tuple[str, ...]
+    symptom: str = ""
+    start: int = 0
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The service is broken in this way."""
+        with contextlib.ExitStack() as stack:
+            for target, replacement in self.patches.items():
+                stack.enter_context(mock.patch(target, replacement))
+            yield
+
+
+def _sync_nothing(
+    files: object, spread: Callable[[Callable[[], None]], None]
+) -> dict[disk.DiskFile, WriterError]:
+    return {}
+
+
+_open_disk_file = disk.open_disk_file
+
+
+def _ignore_resume(*args: Any, **options: Any) -> disk.DiskFile:
+    return _open_disk_file(*args, **{**options, "resume": -1})
+
+
+async def _confirm_at_once(self: object, revision: int) -> bool:
+    return True
+
+
+_slices_changed = SinkRouter._slices_changed
+
+
+async def _report_first(self: SinkRouter, batch: Any) -> None:
+    if self._report is not None:
+        await self._report.update(str(batch.revision).encode())
+    await _slices_changed(self, batch)
+
+
+async def _close_late(self: SinkRouter, key: SinkKey) -> None:
+    pipeline = self._pipelines.pop(key)
+    target = self._targets.get(key.source_key, {}).get(key.sink_id)
+    if target is not None:
+        target._pipeline = None
+    await pipeline.close(UserError("no pipeline", status=503, name="noPipeline"))
+
+
+async def _leave_waiting(self: SinkPipeline, pipeline: SlicePipeline) -> None:
+    await pipeline.close(CLOSE_SECONDS)
+    await self._context.collector.closed(pipeline.slice.key)
+
+
+async def _stop_in_the_middle(self: SinkRouter) -> None:
+    Service.stopService(self)
+    self.refusal = shutting_down()
+    await self._sinks.stopService()
+    await self._slices.stopService()
+    await DeferredList([ensureDeferred(p.close(self.refusal)) for p in self._pipelines.values()])
+    if self._report is not None:
+        await self._report.remove()
+
+
+VARIANTS = {
+    "answers before the sync": Variant(
+        {"stream.storage.writer.appender._sync_all": _sync_nothing}, ("power",), "is lost"
+    ),
+    "doesn't sync directories": Variant(
+        {"stream.storage.writer.disk._sync_entries": lambda path, root: None}, ("power",), "is lost"
+    ),
+    "doesn't cut what is sent again": Variant(
+        {"stream.storage.writer.writer.open_disk_file": _ignore_resume},
+        ("cut",),
+        "is there 2 times",
+    ),
+    "doesn't wait for source nodes": Variant(
+        {
+            "stream.storage.coordinator.closesync.CloseSync.reached": lambda self, revision: True,
+            "stream.storage.coordinator.closesync.CloseSync.confirm": _confirm_at_once,
+            "stream.storage.reader.slice_files.is_in_use": lambda descriptor: False,
+        },
+        ("block", "pause"),
+        start=14,
+    ),
+    "reports before it has closed": Variant(
+        {
+            "stream.sink.router.SinkRouter._slices_changed": _report_first,
+            "stream.storage.reader.slice_files.is_in_use": lambda descriptor: False,
+        },
+        ("block", "pause"),
+        start=9,
+    ),
+    "uploads what is still open": Variant(
+        {"stream.storage.reader.slice_files.is_in_use": lambda descriptor: False},
+        ("etcd", "pause", "watches", "block"),
+        "after it was uploaded",
+        start=33,
+    ),
+    "lets two pipelines write one file": Variant(
+        {"stream.sink.router.SinkRouter._close_pipeline": _close_late},
+        ("power", "block", "watches"),
+        start=14,
+    ),
+    "stops in the middle of a change": Variant(
+        {"stream.sink.router.SinkRouter.stopService": _stop_in_the_middle},
+        ("term", "pause"),
+        "without an answer",
+    ),
+    "forgets who waits for the first statistics": Variant(
+        {"stream.sink.sink_pipeline.SinkPipeline._close_one": _leave_waiting},
+        ("term",),
+        "without an answer",
+    ),
+}

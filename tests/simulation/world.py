@@ -1,0 +1,574 @@
+"""One run: nodes under load, faults, then peace until every slice is uploaded, then the verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import random
+import sys
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import attrs
+import orjson
+from twisted.internet.defer import ensureDeferred
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
+
+from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, atomic
+from stream.record.context import RecordContext
+from stream.record.headers import RecordHeaders
+from stream.storage import prefix
+from stream.storage.entity import Slice
+from stream.storage.repository import StorageRepository
+from stream.storage.state import Level
+from stream.storage.volume import Volume
+from stream.values.codec import encode
+from tests.simulation.disk import Disk, Os
+from tests.simulation.etcd import Etcd, EtcdTransport
+from tests.simulation.network import Network
+from tests.simulation.nodes import Node, build, client_of, level_settings, time_of
+from tests.simulation.scheduler import Process, Scheduler
+from tests.simulation.threads import Pool, Threading
+from tests.storage.world import SINK, SINK_KEY, SOURCE, SOURCE_KEY, prepared_file
+
+__all__ = ["FAULTS", "Result", "simulate"]
+
+_LOAD_SECONDS = (4.0, 8.0, 12.0)
+_PEACE_SECONDS = 2.0
+_PATIENCE_SECONDS = 900.0
+_WAIT_SECONDS = 0.06
+_FAULT_SECONDS = (0.4, 1.0)
+_COLLECTIONS = 3
+_HEADERS = RecordHeaders(())
+_POOL_SIZE = 4
+_SOURCES = ("source-1", "source-2")
+_DISKS = ("disk-1", "disk-2")
+
+
+@attrs.frozen
+class Result:
+    """:ivar violations: what must not be; empty if the promise was kept.
+    :ivar trace: hash of everything that happened.
+    :ivar faults: how often each kind of fault struck.
+    :ivar logged: failures that the service has logged with a traceback.
+    """
+
+    seed: int
+    violations: tuple[str, ...]
+    trace: str
+    steps: int
+    seconds: float
+    written: int
+    acknowledged: int
+    rows: int
+    slices: int
+    faults: Counter[str]
+    logged: Counter[str]
+
+
+@attrs.define(eq=False)
+class _Request:
+    """A producer's request with one record. It is told its fate once."""
+
+    number: int
+    world: World
+    process: Process
+    outcome: str = ""
+
+    def stored(self) -> None:
+        self._tell("stored")
+
+    def failed(self, error: UserError) -> None:
+        self._tell(error.name or "failed")
+
+    def _tell(self, outcome: str) -> None:
+        process = self.world.scheduler.running
+        if process is not None and process.is_dead:
+            return
+        if self.outcome:
+            self.world.violations.append(f"request {self.number} was answered twice")
+        self.outcome = outcome
+        self.world.scheduler.note(f"request {self.number} {outcome}")
+
+
+@attrs.define(eq=False)
+class _Place:
+    """Where a node lives: its lives come one after another.
+
+    :ivar node: the present one; ``None`` while it is down.
+    """
+
+    kind: str
+    name: str
+    host: str
+    node: Node | None = None
+    lives: int = 0
+
+
+class World:
+    """:param allowed: kinds of faults; of them each seed uses some, or all if *all_kinds*."""
+
+    def __init__(
+        self, seed: int, directory: Path, allowed: tuple[str, ...], all_kinds: bool
+    ) -> None:
+        self.scheduler = Scheduler(seed)
+        self.random = self.scheduler.random
+        self.network = Network(self.scheduler)
+        self.etcd = Etcd(self.scheduler)
+        self.os = Os(self.scheduler)
+        self.violations: list[str] = []
+        self.requests: list[_Request] = []
+        self.staged: dict[str, bytes] = {}
+        self.faults: Counter[str] = Counter()
+        self.logged: Counter[str] = Counter()
+        self._directory = directory
+        self._ttl = self.random.choice((2, 4))
+        self._load_seconds = self.random.choice(_LOAD_SECONDS)
+        self._fault_seconds = self.random.choice(_FAULT_SECONDS)
+        self._allowed = tuple(kind for kind in allowed if all_kinds or self.random.random() < 0.5)
+        self.compression = self.random.choice(("gzip", "gzip", "none"))
+        mode = "disk" if "power" in self._allowed else self.random.choice(("disk", "cache"))
+        self.level = level_settings(self.compression, mode)
+        self.places = [
+            *(_Place("source", name, name) for name in _SOURCES),
+            *(_Place("writer", f"writer-{host}", host) for host in _DISKS),
+            *(_Place("reader", f"reader-{host}", host) for host in _DISKS),
+            _Place("coordinator", "coordinator", "coordinator"),
+        ]
+        for host in _DISKS:
+            (directory / host / "default" / host).mkdir(parents=True)
+            (directory / host / "default" / host / "volume-id").write_text(host)
+            self.os.disks[host] = Disk(directory / host / "default" / host)
+
+    # Processes.
+
+    def process(self, name: str, host: str) -> Process:
+        process = Process(self.scheduler, name, host)
+        process.network = self.network
+        process.pool = Pool(process, _POOL_SIZE)
+        return process
+
+    def start(self, place: _Place) -> None:
+        """A new life; if it can't start it ends at once, and whoever looks after it tries again."""
+        place.lives += 1
+        process = self.process(f"{place.name}/{place.lives}", place.host)
+        node = build(
+            place.kind,
+            place.name,
+            process,
+            ttl=self._ttl,
+            volumes=self._directory / place.host,
+            level=self.level,
+            staged=self._staged,
+        )
+        place.node = node
+
+        def failed(_: object) -> None:
+            self.kill(place, node)
+
+        def begin() -> None:
+            node.start().addErrback(failed)
+
+        self.scheduler.after(0.0, begin, "starts", process)
+
+    def kill(self, place: _Place, node: Node) -> None:
+        node.process.kill()
+        if place.node is node:
+            place.node = None
+            self.scheduler.after(
+                self.random.expovariate(1 / 1.5), lambda: self.start(place), f"restart {place.name}"
+            )
+
+    def _staged(self, slice_: Slice, content: bytes) -> None:
+        self.staged[str(slice_.key)] = content
+
+    # Load.
+
+    def produce(self, place: _Place) -> None:
+        """A source node receives some records, now and then."""
+        if self.scheduler.now > self._load_seconds:
+            return
+        self.scheduler.after(
+            self.random.expovariate(1 / _WAIT_SECONDS), lambda: self.produce(place), "load"
+        )
+        node = place.node
+        if node is None or node.router is None or node.is_stopping:
+            return
+        router = node.router
+        for _ in range(self.random.choice((1, 1, 1, 2, 5))):
+            request = _Request(len(self.requests), self, node.process)
+            self.requests.append(request)
+            write = partial(self._write, node, router, request)
+            self.scheduler.after(0.0, write, "request", node.process)
+
+    def _write(self, node: Node, router: Any, request: _Request) -> None:
+        now = int(time_of(node.process).timestamp() * 1000)
+        record = RecordContext(now, "10.0.0.1", _HEADERS, b"r%d" % request.number)
+        targets = router.eligible(SOURCE_KEY, "")
+        if not targets:
+            request.failed(UserError("no sink", status=404, name="noSink"))
+        for _, target in targets:
+            try:
+                target.write(record, request)
+            except UserError as error:
+                request.failed(error)
+
+    # Faults.
+
+    def break_something(self) -> None:
+        """One fault, and the next one a while later."""
+        if self.scheduler.now > self._load_seconds or not self._allowed:
+            return
+        self.scheduler.after(
+            self.random.expovariate(1 / self._fault_seconds), self.break_something, "fault"
+        )
+        kind = self.random.choice(self._allowed)
+        self.faults[kind] += 1
+        self.scheduler.note(f"fault {kind}")
+        FAULTS[kind](self)
+
+    def _living(self) -> tuple[_Place, Node] | None:
+        living = [(place, place.node) for place in self.places if place.node is not None]
+        return self.random.choice(living) if living else None
+
+    def _kill_some(self) -> None:
+        """Soon, between any two of its events."""
+        found = self._living()
+        if found is not None:
+            place, node = found
+            node.process.meets(
+                1 + int(self.random.expovariate(1 / 40)), lambda: self.kill(place, node)
+            )
+
+    def _stop_some(self) -> None:
+        """SIGTERM."""
+        found = self._living()
+        if found is None:
+            return
+        place, node = found
+
+        def stopped(_: object) -> None:
+            asked = [request for request in self.requests if request.process is node.process]
+            left = [request.number for request in asked if not request.outcome]
+            if left:
+                self.violations.append(f"{node.process.name} left {left} without an answer")
+            self.kill(place, node)
+
+        def stop() -> None:
+            if not node.is_stopping:
+                ensureDeferred(node.stop()).addBoth(stopped)
+
+        self.scheduler.after(0.0, stop, "stops", node.process)
+        self.scheduler.after(40.0, lambda: self.kill(place, node), "is killed")
+
+    def _pause_some(self) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        found = self._living()
+        if found is not None:
+            process = found[1].process
+            until = self.scheduler.now + self.random.uniform(0.1, 2.5 * self._ttl)
+            process.stopped_until = max(process.stopped_until, until)
+
+    def _lose_power(self) -> None:
+        host = self.random.choice(_DISKS)
+        for place in self.places:
+            if place.host == host and place.node is not None:
+                self.kill(place, place.node)
+        self.os.disks[host].lose_power(self.scheduler)
+
+    def _cut(self) -> None:
+        connections = list(self.network.connections)
+        if connections:
+            self.random.choice(connections).cut()
+
+    def _block(self) -> None:
+        until = self.scheduler.now + self.random.uniform(0.1, 2.5 * self._ttl)
+        if self.random.random() < 0.5:
+            self.network.block(self.random.choice(_SOURCES), self.random.choice(_DISKS), until)
+        else:
+            host = self.random.choice((*_SOURCES, *_DISKS, "coordinator"))
+            self.network.block(host, "etcd", until)
+
+    def _etcd_leaves(self) -> None:
+        if self.etcd.is_away:
+            return
+        self.etcd.leave()
+        self.scheduler.after(self.random.uniform(0.1, 3.0), self.etcd.come_back, "etcd is back")
+
+    def _break_watches(self) -> None:
+        for watch in list(self.etcd.watches):
+            if self.random.random() < 0.5:
+                watch.cut()
+
+    def _refuse_writes(self) -> None:
+        disk = self.os.disks[self.random.choice(_DISKS)]
+        disk.refusing = self.random.choice((errno.ENOSPC, errno.EIO))
+
+        def again() -> None:
+            disk.refusing = 0
+
+        self.scheduler.after(self.random.uniform(0.05, 1.0), again, "the disk works")
+
+    def make_peace(self) -> None:
+        """Nothing breaks any more; what is down comes up."""
+        self.network.heal()
+        if self.etcd.is_away:
+            self.etcd.come_back()
+        for disk in self.os.disks.values():
+            disk.refusing = 0
+
+    # The run.
+
+    def run(self) -> None:
+        self._await(self._define())
+        for place in self.places:
+            self.start(place)
+        self.scheduler.run(self.scheduler.now + 1.0)
+        for place in self.places[: len(_SOURCES)]:
+            self.produce(place)
+        self.break_something()
+        self.scheduler.run(self._load_seconds)
+        self.make_peace()
+        self.scheduler.run(self.scheduler.now + _PEACE_SECONDS)
+        self._await(self._close())
+        deadline = self.scheduler.now + _PATIENCE_SECONDS
+        while self._unfinished() and self.scheduler.now < deadline:
+            self.scheduler.run(self.scheduler.now + 1.0)
+        self.scheduler.run(self.scheduler.now + 1.0)
+
+    def _await(self, coroutine: Any) -> None:
+        """Let the world's own process do something; it has no faults."""
+        outcome: list[Any] = []
+        process = self.process("world", "world")
+
+        def begin() -> None:
+            ensureDeferred(coroutine(process)).addBoth(outcome.append)
+
+        self.scheduler.after(0.0, begin, "begins", process)
+        self.scheduler.run(self.scheduler.now + 60.0, lambda: bool(outcome))
+        if outcome != [None]:
+            raise RuntimeError(f"the world is broken: {outcome}")
+
+    def _define(self) -> Callable[[Process], Any]:
+        volumes = [Volume(host, host, f"{host}:1", "", "default", host) for host in _DISKS]
+        repository = StorageRepository(self.level, lambda: volumes)
+
+        async def define(process: Process) -> None:
+            client = client_of(process, _PATIENCE_SECONDS)
+            await client.put(f"{SOURCE_ACTIVE}{SOURCE.key}", encode(SOURCE))
+            await client.put(f"{SINK_ACTIVE}{SINK.key}", encode(SINK))
+            prepared = prepared_file(SINK, time_of(process))
+
+            async def body(txn: AtomicTxn) -> None:
+                await repository.open_file(txn, SOURCE, SINK, prepared)
+
+            await atomic(client, body)
+
+        return define
+
+    def _close(self) -> Callable[[Process], Any]:
+        repository = StorageRepository(self.level, lambda: ())
+
+        async def close(process: Process) -> None:
+            async def body(txn: AtomicTxn) -> None:
+                await repository.close_files(txn, SINK_KEY, time_of(process))
+
+            await atomic(client_of(process, _PATIENCE_SECONDS), body)
+
+        return close
+
+    # The verdict.
+
+    def _stored(self, below: str) -> dict[str, Any]:
+        """What etcd holds below a key."""
+        start = f"stream/{below}"
+        return {
+            key.decode().removeprefix(start): orjson.loads(versions[-1][1].value)
+            for key, versions in self.etcd._versions.items()
+            if key.decode().startswith(start) and versions[-1][1] is not None
+        }
+
+    def _unfinished(self) -> list[str]:
+        slices = self._stored(prefix.SLICE_ALL)
+        return [key for key, value in slices.items() if value["state"] != "uploaded"]
+
+    def judge(self) -> tuple[list[str], int, int]:
+        """Violations, rows in staging, slices."""
+        found = list(self.violations)
+        found += [f"slice {key} is never uploaded" for key in self._unfinished()]
+        slices = self._stored(prefix.SLICE_ALL)
+        rows: Counter[int] = Counter()
+        for key, value in slices.items():
+            staged = self._rows(self.staged.get(key, b""))
+            rows.update(staged)
+            found += self._judge_slice(key, value, staged)
+        for number, count in rows.items():
+            if count > 1:
+                found.append(f"record {number} is there {count} times")
+        for request in self.requests:
+            if request.outcome == "stored" and not rows[request.number]:
+                found.append(f"record {request.number} is lost")
+            if request.outcome == "notStored" and rows[request.number]:
+                found.append(f"record {request.number} is there, although refused for certain")
+        return found, sum(rows.values()), len(slices)
+
+    def _judge_slice(self, key: str, value: Any, staged: list[int]) -> Iterator[str]:
+        volume = self.os.disks[key.split("/")[5]].root
+        on_disk: list[int] = []
+        for path in sorted((volume / value["local"]["dir"]).glob("slice-*")):
+            if not path.name.endswith(".damaged"):
+                on_disk += self._rows(path.read_bytes())
+        late = sorted(set(on_disk) - set(staged))
+        if late:
+            yield f"slice {key} got {late} after it was uploaded"
+        counts = self._stored(f"{prefix.statistics(Level.STAGING)}{key}/")
+        counted = sum(count.get("recordsCount", 0) for count in counts.values())
+        if value["state"] == "uploaded" and counted != len(staged):
+            yield f"slice {key} has {len(staged)} rows, {counted} are counted"
+
+    def _rows(self, content: bytes) -> list[int]:
+        plain = b""
+        while content and self.compression != "none":
+            member = zlib.decompressobj(31)
+            try:
+                rows = member.decompress(content)
+            except zlib.error:
+                break
+            if not member.eof:  # torn, so nobody was promised it
+                break
+            plain += rows
+            content = member.unused_data
+        if self.compression == "none":
+            plain = content
+        lines = plain.split(b"\n")[:-1]
+        return [int(line[2:-1]) for line in lines if line.startswith(b'"r')]
+
+
+FAULTS: dict[str, Callable[[World], None]] = {
+    "kill": World._kill_some,
+    "term": World._stop_some,
+    "pause": World._pause_some,
+    "power": World._lose_power,
+    "cut": World._cut,
+    "block": World._block,
+    "etcd": World._etcd_leaves,
+    "watches": World._break_watches,
+    "disk": World._refuse_writes,
+}
+
+
+@contextlib.contextmanager
+def _in_place(world: World) -> Iterator[None]:
+    """Put the world's network, disks and threads where the service's code finds them."""
+    scheduler = world.scheduler
+
+    def transport(
+        process: Process, endpoints: object, username: str, password: str, timeout: float
+    ) -> EtcdTransport:
+        return EtcdTransport(process, world.etcd, world.network, timeout)
+
+    def pool(minimum: int, maximum: int, name: str = "") -> Pool:
+        assert scheduler.running is not None
+        return Pool(scheduler.running, maximum)
+
+    seeded = SimpleNamespace(
+        Random=lambda: random.Random(scheduler.random.random()), uniform=scheduler.random.uniform
+    )
+    patches: dict[str, Any] = {
+        "stream.etcd.client.Transport": transport,
+        "stream.storage.writer.writer.VolumePool": pool,
+        "stream.storage.writer.disk.os": world.os,
+        "stream.storage.writer.disk.sync_directory": world.os.sync_directory,
+        "stream.storage.volumes.local_volume.os": world.os,
+        "stream.storage.writer.appender.threading": Threading(scheduler),
+        "stream.sink.slice_pipeline.random": seeded,
+        "stream.etcd.atomic.random": seeded,
+        "stream.etcd.mirror.random": seeded,
+        "stream.storage.network.client._REDIAL": lambda attempts: min(0.1 * 2**attempts, 5.0),
+    }
+    with contextlib.ExitStack() as stack:
+        for target, replacement in patches.items():
+            stack.enter_context(mock.patch(target, replacement))
+        yield
+
+
+@contextlib.contextmanager
+def _listened_to(world: World) -> Iterator[None]:
+    """Show what the service logs, and count its failures."""
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        world.scheduler.tell(f"log {formatEvent(event)}")
+        if "log_failure" in event:
+            failure = event["log_failure"]
+            world.logged[f"{event.get('log_format')}: {failure.type.__name__}"] += 1
+
+    # Nobody else, as some observers keep events, and with them all that there was.
+    with mock.patch.object(globalLogPublisher, "_observers", [observe]):
+        yield
+
+
+def simulate(
+    seed: int,
+    *,
+    faults: tuple[str, ...] = tuple(FAULTS),
+    all_kinds: bool = False,
+    watcher: Callable[[str], None] | None = None,
+) -> Result:
+    """Run the world of *seed*.
+
+    :param faults: kinds that may strike.
+    :param all_kinds: all of them do; else each seed has some.
+    :param watcher: told of everything in words.
+    """
+    gc.disable()
+    gc.freeze()  # what is there already needn't be looked through each time
+    try:
+        return _simulate(seed, faults, all_kinds, watcher)
+    finally:
+        with mock.patch.object(sys, "unraisablehook", lambda _: None):
+            for _ in range(_COLLECTIONS):
+                gc.collect()  # coroutines of killed processes never end well, nor at once
+        gc.unfreeze()
+        gc.enable()
+
+
+def _simulate(
+    seed: int, faults: tuple[str, ...], all_kinds: bool, watcher: Callable[[str], None] | None
+) -> Result:
+    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="stream-simulation-", dir=base) as directory:
+        world = World(seed, Path(directory), faults, all_kinds)
+        scheduler = world.scheduler
+        if watcher is not None:
+            scheduler.watch(watcher)
+        with _in_place(world), _listened_to(world):
+            try:
+                world.run()
+            finally:
+                scheduler.end()
+        violations, rows, slices = world.judge()
+        return Result(
+            seed,
+            tuple(violations),
+            scheduler.trace,
+            scheduler.steps,
+            scheduler.now,
+            len(world.requests),
+            sum(request.outcome == "stored" for request in world.requests),
+            rows,
+            slices,
+            world.faults,
+            world.logged,
+        )
