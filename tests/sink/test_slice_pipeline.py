@@ -103,6 +103,18 @@ class PipelineTests(SynchronousTestCase):
         self.file.answer()
         assert [w.outcome for w in waiters] == ["stored", "stored"]
 
+    def test_who_waits_for_the_statistics_is_answered_when_they_are_stored(self) -> None:
+        """Whichever call has stored them: the answer to the first may be lost."""
+        self.announcement = Deferred()
+        pipeline = self.pipeline()
+        (waiter,) = self.write(pipeline, b"a\n")
+        self.clock.advance(0)
+        self.file.answer()
+        assert waiter.outcome is None
+        pipeline.announced()
+        assert waiter.outcome == "stored"
+        self.announcement.callback(None)
+
     def test_rows_collect_while_a_group_is_on_its_way(self) -> None:
         """A busy pipeline sends the next group when the last one is acknowledged."""
         pipeline = self.pipeline()
