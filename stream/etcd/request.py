@@ -25,6 +25,7 @@ from txaioetcd import (
 __all__ = [
     "KeyValue",
     "compare_created",
+    "compare_lease",
     "compare_modified",
     "delete_operation",
     "delete_range_operation",
@@ -124,6 +125,21 @@ def compare_modified(key: str, operator: str, revision: int) -> Comp:
 def compare_created(key: str, operator: str, revision: int) -> Comp:
     """The creation of a key against *revision*."""
     return CompCreated(key.encode(), operator, revision)
+
+
+class _LeaseCompare(CompModified):  # type: ignore[misc]
+    """A comparison of the lease that a key lives under."""
+
+    def _marshal(self) -> dict[str, Any]:
+        marshalled: dict[str, Any] = super()._marshal()
+        marshalled["target"] = "LEASE"
+        marshalled["lease"] = marshalled.pop("mod_revision")
+        return marshalled
+
+
+def compare_lease(key: str, lease: int) -> Comp:
+    """Whether a key lives under *lease*. A key that doesn't exist has lease 0."""
+    return _LeaseCompare(key.encode(), "==", lease)
 
 
 def put_operation(key: str, value: bytes, lease_id: int = 0) -> OpSet:

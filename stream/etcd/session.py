@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import EtcdError, EtcdUnavailable, LeaseNotFound
 from stream.etcd.lock import Lock, LockQueue, LockTimeout
+from stream.etcd.request import compare_lease, delete_operation
 
 __all__ = ["Registration", "Session"]
 
@@ -282,7 +283,15 @@ class Session(Service):
             _log.warn("{key} is deleted later: {error}", key=key, error=error)
 
     async def _delete(self, key: str) -> None:
-        await self._client.delete(key)
+        """Delete it if it is ours: this may reach etcd when the next life of the node has put it.
+
+        What is under an earlier lease of ours ends with that.
+        """
+        if self.lease_id is not None:
+            absolute = self._client.namespace + key
+            await self._client.commit(
+                [compare_lease(absolute, self.lease_id)], [delete_operation(absolute)]
+            )
         self._left_keys.discard(key)
         again = self._registrations.get(key)
         if again is not None:  # registered anew meanwhile; who knows which request came first

@@ -224,3 +224,18 @@ async def test_stop_without_etcd(proxied: EtcdClient, proxy: Proxy) -> None:
     with pytest.raises(EtcdUnavailable):
         await session.startService()
     await session.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_next_life_of_a_node_has_put_is_not_deleted(etcd: EtcdClient) -> None:
+    """The request to delete a key may reach etcd when it is another session's already."""
+    ending, next_ = (Session(etcd, ttl=10, reactor=reactor) for _ in range(2))
+    await ending.startService()
+    await next_.startService()
+    registration = await ending.register("runtime/node", b"n")
+    await next_.register("runtime/node", b"n")
+    await registration.remove()
+    assert await etcd.get("runtime/node") is not None
+    await next_.stopService()
+    await ending.stopService()
+    assert await etcd.get("runtime/node") is None

@@ -31,7 +31,12 @@ _COMPARE: dict[str, Callable[[int, int], bool]] = {
     "GREATER": operator.gt,
     "NOT_EQUAL": operator.ne,
 }
-_FIELDS = {"MOD": "mod_revision", "CREATE": "create_revision", "VERSION": "version"}
+_FIELDS = {
+    "MOD": "mod_revision",
+    "CREATE": "create_revision",
+    "VERSION": "version",
+    "LEASE": "lease",
+}
 _LEASE_NOT_FOUND = "etcdserver: requested lease not found"
 
 
