@@ -148,7 +148,13 @@ class StorageRepository:
                 if dead_letter.enabled
                 else None
             ),
+            quota=self._quota(level.local.quota),
         )
+
+    def _quota(self, wanted: ByteSize) -> ByteSize:
+        """What a sink may buffer: its own quota can't be above that of the service."""
+        limit = self._settings.local.quota
+        return min(wanted or limit, limit) if limit else wanted
 
     # Closing and rotating.
 
