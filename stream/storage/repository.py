@@ -244,7 +244,7 @@ class StorageRepository:
         """``uploading`` → ``uploaded``; the statistics move to level staging.
 
         :param is_empty: what the reader found in the files, where it knows better.
-        :param counted: what the reader counted, if the statistics are known to be incomplete.
+        :param counted: what the reader counted in the files; takes the place of what was known.
 
         Raises `InvalidSliceState` if it isn't uploading.
         """
