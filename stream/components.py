@@ -36,6 +36,7 @@ from stream.settings import Settings
 from stream.sink.balancing import Balancer
 from stream.sink.collector import Collector
 from stream.sink.dead_letter import DeadLetters
+from stream.sink.quota import Quotas
 from stream.sink.router import SinkRouter
 from stream.sink.sink_pipeline import PipelineContext
 from stream.source.http.service import HttpSourceService
@@ -237,6 +238,9 @@ def _http_source(node: Node, writer: StorageWriterService | None) -> list[IServi
         node.reactor,
     )
     dead_letters = _dead_letters(node)
+    quotas = Quotas(
+        node.client, settings.storage.statistics.cache.l2.interval.seconds, node.reactor
+    )
     router = SinkRouter(
         node.client,
         node.session,
@@ -251,6 +255,8 @@ def _http_source(node: Node, writer: StorageWriterService | None) -> list[IServi
         ),
         nodes=lambda: group.nodes,
         minimum_slices=network.min_slices_per_source_node,
+        volume=node.volume,
+        quotas=quotas,
     )
     node.session.on_lost.append(router.session_lost)
     node.session.on_renewed.append(router.session_renewed)
@@ -268,7 +274,7 @@ def _http_source(node: Node, writer: StorageWriterService | None) -> list[IServi
         node.pool,
         hostname=settings.hostname,
     )
-    return [group, clients, collector, dead_letters, router, source]
+    return [group, clients, collector, dead_letters, quotas, router, source]
 
 
 def _dead_letters(node: Node) -> DeadLetters:

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from stream.api.call import Call, Identity
 from stream.api.errors import as_user_error
 from stream.api.views import Urls, task_view
+from stream.deadline import within
 from stream.definition.change import Change
 from stream.definition.key import SinkKey, SourceKey
 from stream.definition.live import LiveDefinitions
@@ -166,7 +167,7 @@ class SourceEvents:
 
     def _send(self, identity: Identity, event: Event) -> None:
         sending = Deferred.fromCoroutine(self._api.send_event(identity.token, event))
-        sending.addTimeout(self._timeout, self._reactor)
+        within(sending, self._timeout, self._reactor, "the sending of an event")
         sending.addErrback(
             lambda failure: _log.warn("cannot send an event: {error}", error=failure.value)
         )

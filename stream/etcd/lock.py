@@ -20,6 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.deadline import within
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable
 from stream.etcd.request import compare_created, get_operation, put_operation
@@ -161,7 +162,7 @@ class LockQueue:
 
     async def _leave(self, name: str, key: str, local: DeferredLock) -> None:
         deleting = ensureDeferred(self._client.delete(key))
-        deleting.addTimeout(_RELEASE_SECONDS, self._reactor)
+        within(deleting, _RELEASE_SECONDS, self._reactor, "the release of a lock")
         self._left[name] = key
         try:
             await deleting

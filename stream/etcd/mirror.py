@@ -19,6 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.deadline import within
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable
 from stream.etcd.request import KeyValue
@@ -129,7 +130,7 @@ class Mirror(Service, Generic[T]):
             waiter.callback(None)
             return waiter
         self._waiters.append((revision, waiter))
-        waiter.addTimeout(timeout, self._client.reactor)
+        within(waiter, timeout, self._client.reactor, f"the mirror of {self._prefix}")
         return waiter
 
     def _forget(self, waiter: Deferred[None]) -> None:

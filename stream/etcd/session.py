@@ -22,6 +22,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.deadline import within
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import EtcdError, EtcdUnavailable, LeaseNotFound
 from stream.etcd.lock import Lock, LockQueue, LockTimeout
@@ -276,7 +277,7 @@ class Session(Service):
         await registration.turn.acquire()
         registration.turn.release()
         deleting = ensureDeferred(self._delete(key))
-        deleting.addTimeout(_GIVE_BACK_SECONDS, self._reactor)
+        within(deleting, _GIVE_BACK_SECONDS, self._reactor, "the deletion of a key")
         try:
             await deleting
         except (EtcdError, TimeoutError) as error:

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
+from stream.deadline import within
 from stream.definition.key import SinkKey
 from stream.keboola.client import StorageApi
 from stream.keboola.event import Event, EventParams, EventStatistics
@@ -50,7 +51,7 @@ class EventSender:
             statistics=_event_statistics(statistics),
         )
         sending = ensureDeferred(self._api.send_event(token, event))
-        sending.addTimeout(self._timeout, self._reactor)
+        within(sending, self._timeout, self._reactor, "the sending of an event")
         sending.addErrback(
             lambda failure: _log.warn("cannot send an event: {error}", error=failure.value)
         )

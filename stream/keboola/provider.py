@@ -15,6 +15,7 @@ import attrs
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
+from stream.deadline import within
 from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
@@ -239,7 +240,7 @@ class KeboolaFileProvider:
 
     async def _best_effort(self, undoing: Awaitable[object], complaint: str) -> None:
         waiting = ensureDeferred(_awaited(undoing))
-        waiting.addTimeout(_UNDO_SECONDS, self._reactor)
+        within(waiting, _UNDO_SECONDS, self._reactor, "undoing")
         try:
             await waiting
         except Exception as error:

@@ -289,3 +289,8 @@ class LocalLevelSettings:
     volume: VolumeSettings = group(VolumeSettings)
     encoding: EncodingSettings = group(EncodingSettings)
     writer: WriterSettings = group(WriterSettings)
+    quota: ByteSize = setting(
+        size("0B"),
+        "Max compressed size of one sink's records on all local disks together, 0 = unlimited.",
+        override="unlisted",
+    )

@@ -3,28 +3,59 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from typing import TypeVar, cast
 
 __all__ = ["Balancer", "slice_share"]
 
 T = TypeVar("T")
 
+_NONE = object()
 
-def slice_share(slices: Sequence[T], nodes: Sequence[str], node_id: str, minimum: int) -> list[T]:
+
+def slice_share(
+    slices: Sequence[T],
+    nodes: Sequence[str],
+    node_id: str,
+    minimum: int,
+    writer_of: Callable[[T], str],
+) -> list[T]:
     """The slices of a sink that one of several source nodes writes to.
 
-    Every slice gets at least one node and every node at least *minimum* slices, if there are that
-    many. All nodes must give the same input.
+    Every slice gets at least one node and every node at least *minimum* slices of as many writers,
+    if there are that many: so the loss of one writer doesn't leave a node without a slice. All
+    nodes must give the same input; a node that doesn't may leave a slice unused, nothing worse.
 
     :param slices: sorted by key.
     :param nodes: sorted ids of all source nodes; a node that isn't among them gets nothing.
+    :param writer_of: id of the writer that holds a slice; empty if it isn't known.
     """
     if node_id not in nodes or not slices:
         return []
+    ordered = _alternating(slices, writer_of)
     count = min(max(-(-len(slices) // len(nodes)), minimum), len(slices))
     start = list(nodes).index(node_id) * count
-    return [slices[(start + i) % len(slices)] for i in range(count)]
+    turned = [ordered[(start + i) % len(ordered)] for i in range(len(ordered))]
+    share = turned[:count]
+    writers = {writer_of(slice_) for slice_ in share} - {""}
+    for slice_ in turned[count:]:
+        writer = writer_of(slice_)
+        if len(writers) >= minimum:
+            break
+        if writer and writer not in writers:
+            writers.add(writer)
+            share.append(slice_)
+    return share
+
+
+def _alternating(slices: Sequence[T], writer_of: Callable[[T], str]) -> list[T]:
+    """The first slice of each writer, then the second of each, and so on."""
+    by_writer: dict[str, list[T]] = {}
+    for slice_ in slices:
+        by_writer.setdefault(writer_of(slice_), []).append(slice_)
+    rounds = zip_longest(*(by_writer[writer] for writer in sorted(by_writer)), fillvalue=_NONE)
+    return [cast(T, slice_) for turn in rounds for slice_ in turn if slice_ is not _NONE]
 
 
 class Balancer:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from stream.errors import NestedError, UserError
+from stream.values.bytesize import ByteSize
 from stream.values.utctime import format_time
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "no_opened_slice",
     "no_pipeline_ready",
     "not_stored",
+    "over_quota",
     "shutting_down",
     "unknown_fate",
 ]
@@ -51,6 +53,15 @@ def no_opened_slice(next_attempt: datetime) -> UserError:
         f"next attempt after {format_time(next_attempt)}",
         status=503,
         name="noOpenedSliceFound",
+    )
+
+
+def over_quota(sink: str, buffered: ByteSize, quota: ByteSize) -> UserError:
+    """The local disks hold more of the sink than it may have there."""
+    return UserError(
+        f'full storage buffer for the sink "{sink}", buffered "{buffered}", quota "{quota}"',
+        status=507,
+        name="insufficientStorage",
     )
 
 

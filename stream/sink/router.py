@@ -27,11 +27,13 @@ from stream.mapping.render import Renderer
 from stream.record.context import RecordContext
 from stream.sink.balancing import slice_share
 from stream.sink.outcome import Waiter, no_opened_slice, shutting_down
+from stream.sink.quota import Quotas
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
 from stream.storage import prefix as storage_prefix
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
 from stream.storage.state import Level, SliceState
+from stream.storage.volume import Volume
 from stream.values.utctime import from_milliseconds
 
 __all__ = ["SinkRouter", "SinkTarget"]
@@ -83,12 +85,14 @@ class SinkTarget:
         pipeline = self._pipeline
         if pipeline is None:
             pipeline = self._pipeline = self._router.open(self.key, now_ms)
+        self._router.check(self.key)
         return pipeline
 
 
 class SinkRouter(Service):
     """:param nodes: ids of all source nodes, sorted, as this node knows them.
     :param minimum_slices: slices that each source node writes to, if a sink has so many.
+    :param volume: the registered volume with an id, ``None`` while its writer is away.
     """
 
     def __init__(
@@ -99,11 +103,17 @@ class SinkRouter(Service):
         *,
         nodes: Callable[[], Sequence[str]],
         minimum_slices: int,
+        volume: Callable[[str], Volume | None],
+        quotas: Quotas,
     ) -> None:
         self._session = session
         self._context = context
         self._nodes = nodes
         self._minimum_slices = minimum_slices
+        self._volume = volume
+        self._writers: dict[str, str] = {}
+        self._quotas = quotas
+        self._refused = quotas.refusals
         self._targets: dict[SourceKey, dict[str, SinkTarget]] = {}
         self._eligible: dict[SourceKey, tuple[tuple[str, SinkTarget], ...]] = {}
         self._writing: dict[SinkKey, dict[SliceKey, Slice]] = {}
@@ -166,6 +176,13 @@ class SinkRouter(Service):
             return eligible
         return [(sink_id, target) for sink_id, target in eligible if target.accepts(signal)]
 
+    def check(self, key: SinkKey) -> None:
+        """Raises UserError if the node takes no records, or none of this sink."""
+        if self.refusal is not None:
+            raise self.refusal
+        if self._refused and key in self._refused:
+            raise self._refused[key]
+
     def open(self, key: SinkKey, now_ms: int) -> SinkPipeline:
         """The pipeline of a sink; opened by its first record.
 
@@ -179,6 +196,7 @@ class SinkRouter(Service):
             raise no_opened_slice(from_milliseconds(now_ms + RETRY_AFTER_MILLISECONDS))
         _log.info("opening sink pipeline", sink_id=str(key))
         pipeline = self._pipelines[key] = SinkPipeline(self._context)
+        self._quotas.watch(key, share[-1].quota)
         ensureDeferred(pipeline.update(share)).addErrback(
             lambda failure: _log.failure("cannot open sink pipeline", failure)
         )
@@ -186,12 +204,22 @@ class SinkRouter(Service):
 
     def _share(self, key: SinkKey) -> list[Slice]:
         slices = self._writing.get(key, {})
-        return slice_share(
+        share = slice_share(
             [slices[slice_key] for slice_key in sorted(slices)],
             self._nodes(),
             self._context.node_id,
             self._minimum_slices,
+            self._writer_of,
         )
+        return sorted(share, key=lambda slice_: slice_.key)
+
+    def _writer_of(self, slice_: Slice) -> str:
+        """Where a volume was last seen: the shares don't move while its writer is away."""
+        volume_id = slice_.key.volume_id
+        volume = self._volume(volume_id)
+        if volume is not None:
+            self._writers[volume_id] = volume.node_id
+        return self._writers.get(volume_id, "")
 
     # Changes of sinks.
 
@@ -259,6 +287,7 @@ class SinkRouter(Service):
                 continue
             share = self._share(key)
             if share:
+                self._quotas.watch(key, share[-1].quota)
                 updating.append(ensureDeferred(pipeline.update(share)))
             else:
                 updating.append(ensureDeferred(self._close_pipeline(key)))
@@ -272,6 +301,7 @@ class SinkRouter(Service):
             )
         finally:
             del self._pipelines[key]
+            self._quotas.forget(key)
             target = self._targets.get(key.source_key, {}).get(key.sink_id)
             if target is not None:
                 target._pipeline = None

@@ -27,6 +27,7 @@ from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
+from stream.deadline import within
 from stream.definition.tail import TAIL, TailSubscription
 from stream.etcd import Batch, EtcdClient, Mirror, json_values
 from stream.settings.address import is_loopback, split_address
@@ -162,7 +163,7 @@ class TailSender(Service):
         """Send *samples*, or count them as left out. Never fails."""
         try:
             posting = Deferred.fromCoroutine(self._post(outlet.address, samples))
-            for ended in await posting.addTimeout(SEND_SECONDS, self._reactor):
+            for ended in await within(posting, SEND_SECONDS, self._reactor, "sending"):
                 tap = outlet.taps.get(ended)
                 if tap is not None:
                     self._close(tap.subscription.key)

@@ -167,6 +167,7 @@ class File:
     staging: FileStaging
     target: FileTarget
     dead_letter: DeadLetter | None = None
+    quota: ByteSize = field(default=_NOTHING, omit_empty=True)
 
     @property
     def level(self) -> Level:
@@ -231,6 +232,7 @@ class Slice:
     local: LocalSlice
     staging: SliceStaging
     dead_letter: DeadLetter | None = None
+    quota: ByteSize = field(default=_NOTHING, omit_empty=True)
 
     @classmethod
     def opened(
@@ -257,6 +259,7 @@ class Slice:
                 upload=file.staging.upload,
             ),
             dead_letter=file.dead_letter,
+            quota=file.quota,
         )
 
     @property

@@ -157,7 +157,7 @@ async def move_statistics(
     However many source nodes wrote to a slice, one key remains, so the transaction that imports a
     file doesn't grow with the cluster.
 
-    :param counted: of a single slice, by whoever has read its files; wins where it is more.
+    :param counted: of a single slice, by whoever has read its files: its counts are exact.
     :returns: the sum of all that was moved.
     """
     below = f"{prefix.statistics(old)}{key}/"
@@ -174,12 +174,12 @@ async def move_statistics(
     moved = []
     for slice_key, values in by_slice.items():
         value = total(values)
-        if counted is not None and counted.records_count > value.records_count:
+        if counted is not None:
             value = attrs.evolve(
                 value,
                 records_count=counted.records_count,
-                uncompressed_size=max(value.uncompressed_size, counted.uncompressed_size),
-                compressed_size=max(value.compressed_size, counted.compressed_size),
+                uncompressed_size=counted.uncompressed_size,
+                compressed_size=counted.compressed_size,
             )
         if new is Level.STAGING:
             value = attrs.evolve(value, staging_size=value.compressed_size)

@@ -148,7 +148,13 @@ class StorageRepository:
                 if dead_letter.enabled
                 else None
             ),
+            quota=self._quota(level.local.quota),
         )
+
+    def _quota(self, wanted: ByteSize) -> ByteSize:
+        """What a sink may buffer: its own quota can't be above that of the service."""
+        limit = self._settings.local.quota
+        return min(wanted or limit, limit) if limit else wanted
 
     # Closing and rotating.
 
@@ -238,7 +244,7 @@ class StorageRepository:
         """``uploading`` → ``uploaded``; the statistics move to level staging.
 
         :param is_empty: what the reader found in the files, where it knows better.
-        :param counted: what the reader counted, if the statistics are known to be incomplete.
+        :param counted: what the reader counted in the files; takes the place of what was known.
 
         Raises `InvalidSliceState` if it isn't uploading.
         """

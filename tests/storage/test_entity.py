@@ -9,6 +9,7 @@ import pytest
 
 from stream.definition.entity import SettingOverride
 from stream.settings import DeadLetterSettings, Settings
+from stream.settings.declare import with_values
 from stream.storage.entity import DeadLetter, File, Slice, directory_name
 from stream.storage.key import FileKey, SliceKey
 from stream.storage.repository import StorageRepository
@@ -92,6 +93,31 @@ def test_dead_letters_are_frozen_into_the_file() -> None:
     assert encode(_slice(file)).endswith(b',"deadLetter":{"maxSize":"1MB","maxAge":"168h0m0s"}}')
     assert decode(Slice, encode(_slice(file))) == _slice(file)
     assert repository._new_file(source, SINK, prepared).dead_letter is None
+
+
+@pytest.mark.parametrize(
+    ("service", "sink", "expected"),
+    [
+        ("0B", None, "0B"),
+        ("0B", "1MB", "1MB"),
+        ("2MB", None, "2MB"),
+        ("2MB", "1MB", "1MB"),
+        ("2MB", "3MB", "2MB"),
+        ("2MB", "0B", "2MB"),
+    ],
+)
+def test_a_sink_can_only_lower_the_quota(service: str, sink: str | None, expected: str) -> None:
+    """A quota is frozen into file and slice; a sink's own is never above that of the service."""
+    level = with_values(Settings().storage.level, {("local", "quota"): ByteSize.parse(service)})
+    repository = StorageRepository(level, lambda: [sample_volume("v")])
+    key = "storage.level.local.quota"
+    config = () if sink is None else (SettingOverride(key, sink),)
+    file = repository._new_file(
+        SOURCE, attrs.evolve(SINK, config=config), prepared_file(SINK, OPENED_AT)
+    )
+    assert str(_slice(file).quota) == str(file.quota) == expected
+    assert (b'"quota"' in encode(file)) is (expected != "0B")
+    assert decode(Slice, encode(_slice(file))) == _slice(file)
 
 
 def test_slice() -> None:

@@ -249,23 +249,25 @@ async def test_the_way_to_the_table(storage: Storage) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_counted_records(storage: Storage) -> None:
-    """What the reader has counted wins over fewer records in the statistics, not over more."""
+    """What the reader has counted takes the place of fewer records in the statistics."""
     await storage.open_file()
     (slice_,) = await storage.slices()
     await storage.count(slice_.key, 3)
     await storage.close_files()
     await storage.to_uploading(slice_.key)
-    counted = Statistics(records_count=5, uncompressed_size=ByteSize(99))
+    counted = Statistics(
+        records_count=5, uncompressed_size=ByteSize(99), compressed_size=ByteSize(9)
+    )
     await storage.to_uploaded(slice_.key, counted)
     found = (await slice_statistics(storage.client, slice_.key)).staging
     assert (found.records_count, found.slices_count) == (5, 1)
-    assert (found.uncompressed_size, found.compressed_size) == (99, 6)
+    assert (found.uncompressed_size, found.compressed_size, found.staging_size) == (99, 9, 9)
     await storage.check()
 
 
 @pytest_twisted.ensureDeferred
 async def test_counted_fewer_records(storage: Storage) -> None:
-    """What the reader has counted doesn't make statistics smaller."""
+    """Rows that are not in the files don't count, though they were acknowledged; times stay."""
     await storage.open_file()
     (slice_,) = await storage.slices()
     await storage.count(slice_.key, 3)
@@ -273,7 +275,8 @@ async def test_counted_fewer_records(storage: Storage) -> None:
     await storage.to_uploading(slice_.key)
     await storage.to_uploaded(slice_.key, Statistics(records_count=1))
     found = (await slice_statistics(storage.client, slice_.key)).staging
-    assert found.records_count == 3
+    assert found.records_count == 1
+    assert found.first_record_at is not None
 
 
 @pytest_twisted.ensureDeferred

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
+from stream.deadline import within
 from stream.settings.level import TargetOperatorSettings
 from stream.storage import prefix
 from stream.storage.coordinator.work import CoordinatorWork
@@ -58,7 +59,12 @@ class FileImport:
     async def _act(self, item: Item[File]) -> None:
         file = item.value
         acting = ensureDeferred(self._import(file))
-        acting.addTimeout(self._settings.file_import_timeout.seconds, self._work.reactor)
+        within(
+            acting,
+            self._settings.file_import_timeout.seconds,
+            self._work.reactor,
+            "the import of a file",
+        )
         try:
             await acting
         except BLAMELESS:

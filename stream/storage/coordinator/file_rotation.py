@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
+from stream.deadline import within
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, Batch, atomic
 from stream.settings.level import TargetOperatorSettings
@@ -128,10 +129,20 @@ class FileRotation:
         file = item.value
         if file.state is FileState.WRITING:
             acting = ensureDeferred(self._rotate(file))
-            acting.addTimeout(self._settings.file_rotation_timeout.seconds, self._work.reactor)
+            within(
+                acting,
+                self._settings.file_rotation_timeout.seconds,
+                self._work.reactor,
+                "the rotation of a file",
+            )
         else:
             acting = ensureDeferred(self._close(file.key))
-            acting.addTimeout(self._settings.file_close_timeout.seconds, self._work.reactor)
+            within(
+                acting,
+                self._settings.file_close_timeout.seconds,
+                self._work.reactor,
+                "the closing of a file",
+            )
         try:
             await acting
         except BLAMELESS:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
+from stream.deadline import within
 from stream.etcd import AtomicTxn, atomic
 from stream.settings.level import StagingOperatorSettings
 from stream.storage import prefix
@@ -90,10 +91,20 @@ class SliceRotation:
     async def _act(self, item: Item[Slice]) -> None:
         if item.value.state is SliceState.WRITING:
             acting = ensureDeferred(self._rotate(item.value))
-            acting.addTimeout(self._settings.slice_rotation_timeout.seconds, self._work.reactor)
+            within(
+                acting,
+                self._settings.slice_rotation_timeout.seconds,
+                self._work.reactor,
+                "the rotation of a slice",
+            )
         else:
             acting = ensureDeferred(self._close(item))
-            acting.addTimeout(self._settings.slice_close_timeout.seconds, self._work.reactor)
+            within(
+                acting,
+                self._settings.slice_close_timeout.seconds,
+                self._work.reactor,
+                "the closing of a slice",
+            )
         try:
             await acting
         except BLAMELESS:

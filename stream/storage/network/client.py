@@ -14,6 +14,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.deadline import within
 from stream.settings import split_address
 from stream.settings.local import WriterNetworkSettings
 from stream.storage.entity import Slice
@@ -127,7 +128,12 @@ class WriterClients(Service):
         if volume is None:
             return fail(WriterUnavailable(f'volume "{volume_id}" is not registered'))
         opening = ensureDeferred(self._open(volume, slice_, source_node_id, listener, resume))
-        opening.addTimeout(self._settings.stream_open_timeout.seconds, self._reactor)
+        within(
+            opening,
+            self._settings.stream_open_timeout.seconds,
+            self._reactor,
+            "the opening of a slice file",
+        )
         return opening.addErrback(_keep_writer_errors)
 
     async def _open(

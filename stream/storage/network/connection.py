@@ -22,6 +22,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from stream.deadline import within
 from stream.settings.local import WriterNetworkSettings
 from stream.storage.entity import Slice
 from stream.storage.network import commands
@@ -151,7 +152,12 @@ class Connection(amp.AMP):
         self.transport.registerProducer(self, True)
         self.factory.connections[self] = None
         greeted = ensureDeferred(self._greet())
-        greeted.addTimeout(self.factory.settings.stream_open_timeout.seconds, self.factory.reactor)
+        within(
+            greeted,
+            self.factory.settings.stream_open_timeout.seconds,
+            self.factory.reactor,
+            "the greeting of a writer",
+        )
         greeted.addCallbacks(self._greeted, self._refused)
 
     async def _greet(self) -> None:

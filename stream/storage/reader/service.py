@@ -13,6 +13,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from stream.deadline import within
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink
 from stream.errors import UserError
@@ -153,7 +154,12 @@ class StorageReaderService(Service):
 
     async def _act(self, item: Item[Slice]) -> None:
         acting = ensureDeferred(self._upload(item.value))
-        acting.addTimeout(self._settings.slice_upload_timeout.seconds, self._reactor)
+        within(
+            acting,
+            self._settings.slice_upload_timeout.seconds,
+            self._reactor,
+            "the upload of a slice",
+        )
         try:
             await acting
         except BLAMELESS:

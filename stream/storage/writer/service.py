@@ -23,6 +23,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, LogLevel
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from stream.deadline import within
 from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, Registration, Session
 from stream.ops.endpoint import server_endpoint
 from stream.settings.address import is_loopback, split_address
@@ -289,7 +290,7 @@ class StorageWriterService(Service):
         cleaning = [ensureDeferred(self._clean_volume(volume)) for volume in self._volumes]
         removed = 0
         for each in cleaning:
-            each.addTimeout(CLEANUP_SECONDS, self._reactor)
+            within(each, CLEANUP_SECONDS, self._reactor, "the cleanup of a volume")
         await DeferredList(cleaning)
         for each in cleaning:
             try:

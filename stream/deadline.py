@@ -1,0 +1,30 @@
+"""Deadlines whose end can be read: what took too long, and how long that was."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.python.failure import Failure
+
+__all__ = ["within"]
+
+T = TypeVar("T")
+
+
+def within(deferred: Deferred[T], seconds: float, reactor: Any, what: str) -> Deferred[T]:
+    """Cancel *deferred* after *seconds*; it fails with ``TimeoutError`` of `twisted` then.
+
+    The error of a plain ``addTimeout`` reads ``(10.0, 'Deferred')``, this one ``… took longer than
+    10 s``.
+
+    :param what: subject of that sentence: ``the upload of a slice``.
+    """
+
+    def told(result: T | Failure, timeout: float) -> T | Failure:
+        if isinstance(result, Failure):
+            result.trap(CancelledError)
+            raise TimeoutError(f"{what} took longer than {timeout:g} s")
+        return result
+
+    return deferred.addTimeout(seconds, reactor, told)

@@ -1,0 +1,338 @@
+"""Uploads of slices from a volume, over a real etcd and real files."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest_twisted
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.python.threadpool import ThreadPool
+
+from stream.etcd import EtcdClient
+from stream.settings import Settings
+from stream.staging import Chunks, StagingError
+from stream.storage.entity import Slice
+from stream.storage.reader.service import StorageReaderService
+from stream.storage.state import SliceState
+from stream.storage.statistics import Statistics
+from stream.storage.statistics_reads import slice_statistics
+from stream.values.duration import Duration
+from tests.storage.world import Storage
+
+reactor: Any = _reactor
+_PATIENCE_SECONDS = 10.0
+
+
+class FakeUploader:
+    """Staging in memory.
+
+    :ivar objects: bodies by slice path.
+    :ivar failures: raised by the next uploads after half of the body was read, one each.
+    :ivar hold: the next uploads wait for it.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.failures: list[Exception] = []
+        self.hold: Deferred[None] | None = None
+        self.started = 0
+        self.reported: list[str | None] = []
+        self.largest_chunk = 0
+        self.manifest: list[str] = []
+
+    async def upload(self, slice_: Slice, chunks: Chunks) -> object:
+        self.started += 1
+        if self.hold is not None:
+            await self.hold
+        body = await deferToThread(self._read, chunks)
+        self.objects[slice_.staging.path] = body
+        return self
+
+    def _read(self, chunks: Chunks) -> bytes:
+        body = bytearray()
+        for chunk in chunks():
+            self.largest_chunk = max(self.largest_chunk, len(chunk))
+            body += chunk
+            if self.failures:
+                raise self.failures.pop(0)
+        return bytes(body)
+
+    @asynccontextmanager
+    async def listed(self, store: object, slice_: Slice) -> AsyncIterator[None]:
+        self.manifest.append(slice_.staging.path)
+        yield None
+
+    async def report(
+        self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
+    ) -> None:
+        self.reported.append(None if error is None else str(error))
+
+
+class World:
+    """One volume with one slice in state ``uploading``."""
+
+    def __init__(self, etcd: EtcdClient, root: Path) -> None:
+        self.etcd = etcd
+        self.storage = Storage(etcd)
+        self.uploader = FakeUploader()
+        self.damaged: list[str] = []
+        self.volume = root / "default" / "one"
+        self.volume.mkdir(parents=True)
+        (self.volume / "volume-id").write_text("vol-1")
+        self.root = root
+        self.pool = ThreadPool(0, 4)
+        self.settings = Settings().storage.level.staging.operator
+        self.readers: list[StorageReaderService] = []
+
+    async def slice(self, counted: int = 0, *, is_empty: bool = False) -> Slice:
+        """A slice to upload, of which *counted* records are known."""
+        await self.storage.define()
+        self.storage.volumes = self.storage.volumes[:1]
+        file = await self.storage.open_file()
+        (slice_,) = await self.storage.slices(file.key)
+        if counted:
+            await self.storage.count(slice_.key, counted)
+        await self.storage.rotate_slice(slice_.key)
+        return await self.storage.to_uploading(slice_.key, is_empty)
+
+    def put(self, slice_: Slice, data: bytes, node: str = "n1") -> Path:
+        path = self.volume / slice_.local.dir / slice_.local.filename(node)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+    async def read(self) -> StorageReaderService:
+        """A started reader."""
+        uploader: Any = self.uploader
+        reader = StorageReaderService(
+            reactor,
+            self.etcd,
+            self.storage.repository,
+            uploader,
+            volumes_path=str(self.root),
+            settings=self.settings,
+            pool=self.pool,
+            now=lambda: self.storage.now,
+            damaged=lambda key: self.damaged.append(str(key)),
+        )
+        self.readers.append(reader)
+        await reader.startService()
+        return reader
+
+    async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
+        deadline = reactor.seconds() + _PATIENCE_SECONDS
+        while not await condition():
+            assert reactor.seconds() < deadline, "it didn't happen"
+            await deferLater(reactor, 0.01)
+
+    async def uploaded(self, slice_: Slice) -> Slice:
+        """The slice when it is uploaded."""
+
+        async def done() -> bool:
+            return (await self.storage.slice(slice_.key)).state is SliceState.UPLOADED
+
+        await self.until(done)
+        return await self.storage.slice(slice_.key)
+
+    async def failed(self, slice_: Slice, attempts: int = 1) -> Slice:
+        """The slice when so many attempts have failed."""
+
+        async def done() -> bool:
+            return (await self.storage.slice(slice_.key)).retry.retry_attempt == attempts
+
+        await self.until(done)
+        return await self.storage.slice(slice_.key)
+
+    async def statistics(self, slice_: Slice) -> Statistics:
+        return (await slice_statistics(self.etcd, slice_.key)).staging
+
+
+@pytest_twisted.async_yield_fixture()
+async def world(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[World]:
+    made = World(etcd, tmp_path)
+    made.pool.start()
+    yield made
+    for reader in made.readers:
+        if reader.running:
+            await reader.stopService()
+    made.pool.stop()
+
+
+def _group(*rows: bytes) -> bytes:
+    return gzip.compress(b"".join(b'"%s"\n' % row for row in rows))
+
+
+@pytest_twisted.ensureDeferred
+async def test_files_of_all_nodes_are_one_object_with_exact_statistics(world: World) -> None:
+    """What is counted after the upload is what is in the files, whatever was counted before."""
+    slice_ = await world.slice(counted=1)
+    first, second = _group(b"a", b"b"), _group(b"c")
+    world.put(slice_, first + second, "n1")
+    world.put(slice_, second, "n2")
+    await world.read()
+    await world.uploaded(slice_)
+    body = world.uploader.objects[slice_.staging.path]
+    assert body == first + second + second
+    assert world.uploader.manifest == [slice_.staging.path]
+    statistics = await world.statistics(slice_)
+    assert statistics.records_count == 4
+    assert statistics.uncompressed_size == len(gzip.decompress(body))
+    assert statistics.compressed_size == statistics.staging_size == len(body)
+    assert world.uploader.reported == [None]
+    await world.storage.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_empty_slice_is_not_uploaded(world: World) -> None:
+    """Without rows there is no object and no line in the manifest, but the slice is done."""
+    slice_ = await world.slice()
+    world.put(slice_, b"")
+    await world.read()
+    done = await world.uploaded(slice_)
+    assert done.local.is_empty
+    assert not world.uploader.started and not world.uploader.manifest
+    assert (await world.statistics(slice_)).records_count == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slice_that_was_called_empty_is_not(world: World) -> None:
+    """Rows on the disk beat a decision by statistics."""
+    slice_ = await world.slice(is_empty=True)
+    world.put(slice_, _group(b"a"))
+    await world.read()
+    done = await world.uploaded(slice_)
+    assert not done.local.is_empty
+    assert slice_.staging.path in world.uploader.objects
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_torn_end_is_not_sent(world: World) -> None:
+    """A group that a crash cut off was never acknowledged."""
+    slice_ = await world.slice()
+    whole = _group(b"a")
+    world.put(slice_, whole + _group(b"b")[:-3])
+    await world.read()
+    await world.uploaded(slice_)
+    assert world.uploader.objects[slice_.staging.path] == whole
+    assert (await world.statistics(slice_)).records_count == 1
+    assert not world.damaged
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_damaged_slice_is_uploaded_without_the_damage_and_reported(world: World) -> None:
+    """A flipped bit in the middle costs its group and nothing else."""
+    slice_ = await world.slice(counted=3)
+    parts = [_group(b"%d" % index) for index in range(3)]
+    broken = bytearray(parts[1])
+    broken[-6] ^= 0xFF
+    path = world.put(slice_, parts[0] + bytes(broken) + parts[2])
+    await world.read()
+    await world.uploaded(slice_)
+    assert world.uploader.objects[slice_.staging.path] == parts[0] + parts[2]
+    assert world.damaged == [str(slice_.key)]
+    assert path.with_name(path.name + ".damaged").exists()
+    assert (await world.statistics(slice_)).records_count == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_large_slice_goes_in_small_pieces(world: World) -> None:
+    """No more than a megabyte of a file is read at a time, and the object has its digest."""
+    slice_ = await world.slice()
+    data = b"".join(_group(os.urandom(300_000).hex().encode()) for _ in range(40))
+    world.put(slice_, data)
+    await world.read()
+    await world.uploaded(slice_)
+    body = world.uploader.objects[slice_.staging.path]
+    assert hashlib.sha256(body).digest() == hashlib.sha256(data).digest()
+    assert len(data) > 8 * 1024 * 1024
+    assert world.uploader.largest_chunk <= 1024 * 1024
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_repeated_upload_has_the_files_of_all_nodes(world: World) -> None:
+    """An upload that broke in its middle is tried again later, and as a whole."""
+    slice_ = await world.slice()
+    data = {node: _group(node.encode()) for node in ("n1", "n2", "n3")}
+    for node, group in data.items():
+        world.put(slice_, group, node)
+    world.uploader.failures.append(StagingError("the store went away"))
+    reader = await world.read()
+    failed = await world.failed(slice_)
+    assert failed.retry.retry_reason == "slice upload failed: the store went away"
+    assert failed.state is SliceState.UPLOADING
+    assert world.uploader.started == 1
+    await reader.stopService()
+    world.storage.tick(150)
+    await world.read()
+    done = await world.uploaded(slice_)
+    assert world.uploader.objects[slice_.staging.path] == b"".join(data.values())
+    assert done.retry.retry_attempt == 0
+    assert world.uploader.reported == ["the store went away", None]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failure_that_no_repetition_mends_waits_longer(world: World) -> None:
+    """Expired credentials are tried again after two hours, not after two minutes."""
+    slice_ = await world.slice()
+    world.put(slice_, _group(b"a"))
+    world.uploader.failures.append(StagingError("expired", retryable=False))
+    await world.read()
+    failed = await world.failed(slice_)
+    assert failed.retry.retry_after is not None
+    assert (failed.retry.retry_after - world.storage.now).total_seconds() == 7200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_waits_for_the_upload_that_runs(world: World) -> None:
+    """A reader that stops ends what it has begun, and begins nothing more."""
+    slice_ = await world.slice()
+    world.put(slice_, _group(b"a"))
+    hold = world.uploader.hold = Deferred()
+    reader = await world.read()
+
+    async def started() -> bool:
+        return bool(world.uploader.started)
+
+    await world.until(started)
+    stopping = ensureDeferred(reader.stopService())
+    await deferLater(reactor, 0.05)
+    assert not stopping.called
+    hold.callback(None)
+    await stopping
+    assert (await world.storage.slice(slice_.key)).state is SliceState.UPLOADED
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_that_takes_too_long_is_told_in_words(world: World) -> None:
+    """The reason of the failed attempt says what took how long."""
+    slice_ = await world.slice()
+    world.put(slice_, _group(b"a"))
+    world.settings = attrs.evolve(world.settings, slice_upload_timeout=Duration.parse("200ms"))
+    world.uploader.hold = Deferred()
+    await world.read()
+    failed = await world.failed(slice_)
+    assert failed.retry.retry_reason == (
+        "slice upload failed: the upload of a slice took longer than 0.2 s"
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_slices_of_other_volumes_are_left_alone(world: World) -> None:
+    """A reader touches only what lies on its own disks."""
+    (world.volume / "volume-id").write_text("vol-9")
+    slice_ = await world.slice()
+    world.put(slice_, _group(b"a"))
+    await world.read()
+    await deferLater(reactor, 0.05)
+    assert not world.uploader.started
+    assert (await world.storage.slice(slice_.key)).state is SliceState.UPLOADING
