@@ -10,9 +10,11 @@ VOLUME := var/volumes/default/001
 DURATION ?= 600
 RATE ?= 500
 CHAOS ?=
+HISTORIES ?= 300
+STEPS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api api-check clean lock
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api model api-check clean lock
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +64,9 @@ chaos: install ## Take processes down at random under load, then count the recor
 
 chaos-api: install ## Change sinks through two APIs with 200 clients, then check every invariant
 	$(BIN)/python -m benchmarks.api_stress
+
+model: install ## Random histories of files, slices and definitions, with races and crashes
+	MODEL_HISTORIES=$(HISTORIES) MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -q -s tests/storage/test_model.py
 
 api-check: install ## Hold the running API against its own OpenAPI document, thoroughly
 	$(BIN)/python -m tests.e2e.openapi
