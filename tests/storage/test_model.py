@@ -16,7 +16,7 @@ import pytest_twisted
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 
@@ -26,6 +26,7 @@ from stream.errors import UserError
 from stream.etcd import EtcdClient, Session
 from tests.storage.model import OPERATIONS, Cluster, Crashed, MortalClient
 
+reactor: Any = _reactor
 HISTORIES = int(os.environ.get("MODEL_HISTORIES", "15"))
 STEPS = int(os.environ.get("MODEL_STEPS", "40"))
 
@@ -120,7 +121,7 @@ async def test_histories(etcd: EtcdClient, etcd_url: str, monkeypatch: pytest.Mo
 
 
 def _run_histories() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Histories,
         settings=settings(
             max_examples=HISTORIES,
