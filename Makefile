@@ -11,9 +11,11 @@ DURATION ?= 600
 RATE ?= 500
 CHAOS ?=
 SEEDS ?= 5000
+HISTORIES ?= 300
+STEPS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api simulate api-check clean lock
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api simulate api-check clean lock model scale
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +68,12 @@ chaos-api: install ## Change sinks through two APIs with 200 clients, then check
 
 simulate: install ## Run the way of records in virtual time, with SEEDS different lots of faults
 	$(BIN)/python -m tests.simulation --seeds=$(SEEDS)
+
+model: install ## Random histories of files, slices and definitions, with races and crashes
+	MODEL_HISTORIES=$(HISTORIES) MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -q -s tests/storage/test_model.py
+
+scale: install ## Measure what a coordinator costs with 10, 1,000 and 10,000 open sinks
+	$(BIN)/python -m benchmarks.scale
 
 api-check: install ## Hold the running API against its own OpenAPI document, thoroughly
 	$(BIN)/python -m tests.e2e.openapi

@@ -3,6 +3,11 @@
 Everything below the prefix is read at one revision, then watched from the next one, so there is no
 gap. A broken watch goes on from the last revision seen; after a compaction everything is read again
 and handed on as a batch that replaces the content. Batches are handled strictly in order.
+
+Note [Restored]: an etcd that was restored from a snapshot starts again at the revision of the
+snapshot. A watch from a revision that it hasn't reached would stay silent, and what the restoring
+took back would never be told. So whoever watches again asks first whether etcd is behind what he
+has seen; if it is, everything is read again.
 """
 
 from __future__ import annotations
@@ -35,6 +40,10 @@ _BACKOFF_FIRST_SECONDS = 0.05
 _BACKOFF_MAX_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0
 """After this long without changes, etcd is asked whether there really were none."""
+
+
+class _Restored(EtcdError):
+    """See Note [Restored]."""
 
 
 @attrs.frozen
@@ -83,6 +92,7 @@ class Mirror(Service, Generic[T]):
         self.revision = 0
         self._stream: WatchStream | None = None
         self._watches = 0
+        self._is_again = False
         self._following: Deferred[None] | None = None
         self._waiters: list[tuple[int, Deferred[None]]] = []
 
@@ -171,6 +181,9 @@ class Mirror(Service, Generic[T]):
             except Compacted:
                 _log.warn("reading {prefix} again after a compaction", prefix=self._prefix)
                 is_lost = True
+            except _Restored:
+                _log.error("etcd was set back, reading {prefix} again", prefix=self._prefix)
+                is_lost = True
             except Exception as error:
                 if not self.running:
                     return
@@ -189,6 +202,10 @@ class Mirror(Service, Generic[T]):
         await deferLater(self._client.reactor, delay * random.uniform(0.8, 1.2))
 
     async def _watch(self) -> None:
+        if self._is_again:
+            asked = await self._client.read(self._prefix, limit=1, keys_only=True)
+            self._check_not_restored(asked.revision)
+        self._is_again = True
         self._stream = stream = await self._client.watch(self._prefix, self.revision + 1)
         self._watches += 1
         try:
@@ -217,9 +234,14 @@ class Mirror(Service, Generic[T]):
         found = await self._client.read(
             self._prefix, min_mod_revision=self.revision + 1, limit=1, keys_only=True
         )
+        self._check_not_restored(found.revision)
         if found.kvs or found.count != len(self._items) + len(self._undecoded):
             raise EtcdUnavailable("the watch has missed changes")
         self._reached(found.revision)
+
+    def _check_not_restored(self, revision: int) -> None:
+        if revision < self.revision:
+            raise _Restored
 
     def _apply(self, event: Event) -> Change[T] | None:
         """``None`` if the mirror has neither an old nor a new value."""

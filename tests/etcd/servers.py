@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class EtcdServer:
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.port = free_port()
+        self._directory = directory
         self.url = f"http://127.0.0.1:{self.port}"
         self._command = [
             etcd_binary(),
@@ -51,6 +53,20 @@ class EtcdServer:
                 raise
         finally:
             await client.stopService()
+
+    def save(self, snapshot: Path) -> None:
+        """Take a snapshot of what is stored."""
+        self._tool("etcdctl", f"--endpoints={self.url}", "snapshot", "save", str(snapshot))
+
+    def restore(self, snapshot: Path) -> None:
+        """Replace what is stored by a snapshot; etcd must not run."""
+        shutil.rmtree(self._directory)
+        self._tool("etcdutl", "snapshot", "restore", str(snapshot), f"--data-dir={self._directory}")
+
+    @staticmethod
+    def _tool(name: str, *arguments: str) -> None:
+        binary = Path(etcd_binary()).with_name(name)
+        subprocess.run([binary, *arguments], check=True, capture_output=True)
 
     def kill(self) -> None:
         process, self._process = self._process, None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -204,6 +205,29 @@ async def test_etcd_restarted(server: EtcdServer) -> None:
     await mirror.wait_revision(await client.put("m/b", b"2"), 15)
     assert mirror.items == {"m/a": "1", "m/b": "2"}
     assert [batch.reset for batch in batches] == [True, False]
+    await mirror.stopService()
+    await client.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_etcd_restored(server: EtcdServer, tmp_path: Path) -> None:
+    """A mirror holds what an etcd holds that was set back to an older snapshot, and follows it."""
+    client = EtcdClient(reactor, [server.url], "x")
+    await client.startService()
+    await client.put("m/a", b"old")
+    server.save(tmp_path / "snapshot")
+    for _ in range(20):
+        await client.put("m/a", b"new")
+    batches: list[Batch[str]] = []
+    mirror = await _started(client, batches)
+    assert mirror.items == {"m/a": "new"}
+    server.kill()
+    server.restore(tmp_path / "snapshot")
+    await server.start()
+    await until(lambda: mirror.items == {"m/a": "old"})
+    assert batches[-1].reset and batches[-1].revision == mirror.revision
+    await client.put("m/b", b"later")
+    await until(lambda: mirror.items == {"m/a": "old", "m/b": "later"})
     await mirror.stopService()
     await client.stopService()
 

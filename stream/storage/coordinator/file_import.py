@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from stream.deadline import within
 from stream.settings.level import TargetOperatorSettings
-from stream.storage import prefix
+from stream.storage import prefix, records
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import File
 from stream.storage.operator import BLAMELESS, Item, Operator
@@ -76,6 +76,10 @@ class FileImport:
     async def _import(self, file: File) -> None:
         timeout = self._settings.file_import_timeout.seconds
         async with self._work.file_lock(file.key, timeout) as lock:
+            current = await records.read_file(self._work.client, file.key)
+            if current is None or current.state is not FileState.IMPORTING:
+                _log.info("file {file_id} is imported already", file_id=file.key)
+                return  # by the node that held the lock before
             await self._import_file(file)
             try:
                 await self._work.repository.file_to_imported(

@@ -7,6 +7,7 @@ from datetime import timedelta
 import attrs
 import pytest
 import pytest_twisted
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 
 from stream.definition import lifecycle
@@ -16,7 +17,7 @@ from stream.storage.coordinator.cleanup import MetadataCleanup, expired_files
 from stream.storage.entity import File
 from stream.storage.state import FileState
 from stream.storage.statistics_reads import sink_statistics
-from tests.storage.coordinator.conftest import Coordinator
+from tests.storage.coordinator.conftest import Coordinator, reactor
 from tests.storage.samples import OPENED_AT
 from tests.storage.world import BY, SINK, SINK_KEY, SOURCE, Storage, prepared_file, sample_volume
 
@@ -145,6 +146,18 @@ async def test_locked_file(coordinator: Coordinator) -> None:
     await lock.release()
     await _cleanup(coordinator).run()
     assert len(await storage.files()) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_at_a_time(coordinator: Coordinator) -> None:
+    """A cleanup that does one thing at a time comes to its end, however much there is to do."""
+    for _ in range(5):
+        await _import(coordinator.storage, 5)
+    coordinator.storage.tick(3600)
+    settings = attrs.evolve(SETTINGS, archived_file_retention_per_sink=0, concurrency=1)
+    cleanup = MetadataCleanup(coordinator.work, settings, lambda key: True)
+    await ensureDeferred(cleanup.run()).addTimeout(10, reactor)
+    assert len(await coordinator.storage.files()) == 1
 
 
 @pytest_twisted.ensureDeferred
