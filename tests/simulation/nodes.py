@@ -22,6 +22,7 @@ from stream.settings import Settings, StorageLevel
 from stream.settings.local import WriterNetworkSettings
 from stream.sink.balancing import Balancer
 from stream.sink.collector import Collector
+from stream.sink.quota import Quotas
 from stream.sink.router import SinkRouter
 from stream.sink.sink_pipeline import PipelineContext
 from stream.storage import prefix
@@ -167,13 +168,13 @@ def build(
 def _source(process: Process, client: EtcdClient, session: Session, node_id: str) -> Node:
     volumes: Mirror[Volume] = Mirror(client, prefix.WRITER_VOLUME, json_values(Volume))
     group = Group(client, session, _SOURCES, node_id, grouping_interval=0.5, reactor=process)
-    clients = _Clients(
-        process,
-        node_id,
-        _network_settings(),
-        lambda volume_id: volumes.items.get(f"{prefix.WRITER_VOLUME}{volume_id}"),
-    )
+
+    def volume(volume_id: str) -> Volume | None:
+        return volumes.items.get(f"{prefix.WRITER_VOLUME}{volume_id}")
+
+    clients = _Clients(process, node_id, _network_settings(), volume)
     collector = Collector(client, node_id, _STATISTICS_SECONDS, process)
+    quotas = Quotas(client, _STATISTICS_SECONDS, process)
     router = SinkRouter(
         client,
         session,
@@ -187,6 +188,8 @@ def _source(process: Process, client: EtcdClient, session: Session, node_id: str
         ),
         nodes=lambda: group.nodes,
         minimum_slices=2,
+        volume=volume,
+        quotas=quotas,
     )
     session.on_lost.append(router.session_lost)
     session.on_renewed.append(router.session_renewed)
@@ -197,7 +200,7 @@ def _source(process: Process, client: EtcdClient, session: Session, node_id: str
         )
 
     group.on_change(share_anew)
-    chain = ServiceChain([client, session, volumes, group, clients, collector, router])
+    chain = ServiceChain([client, session, volumes, group, clients, collector, quotas, router])
     return Node(process, chain, router)
 
 
