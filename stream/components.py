@@ -28,6 +28,7 @@ from stream.keboola.verifier import TokenVerifier
 from stream.node import Node
 from stream.ops.chain import ServiceChain
 from stream.ops.endpoint import server_endpoint
+from stream.ops.lag import ReactorLag
 from stream.ops.listener import MetricsListener
 from stream.ops.log import LineObserver, form_for
 from stream.ops.supervisor import Supervisor
@@ -36,6 +37,7 @@ from stream.settings import Settings
 from stream.sink.balancing import Balancer
 from stream.sink.collector import Collector
 from stream.sink.dead_letter import DeadLetters
+from stream.sink.meters import SinkMeters
 from stream.sink.router import SinkRouter
 from stream.sink.sink_pipeline import PipelineContext
 from stream.source.http.service import HttpSourceService
@@ -44,6 +46,7 @@ from stream.storage.key import SliceKey
 from stream.storage.network.client import WriterClients
 from stream.storage.reader.service import StorageReaderService
 from stream.storage.writer.service import StorageWriterService
+from stream.telemetry import watch_descriptors, watch_source
 
 __all__ = ["build"]
 
@@ -70,7 +73,8 @@ def build(
     _install_log(settings)
     _log.info("enabled components: {names}", names=",".join(sorted(components)))
     node = Node(settings, reactor)
-    chain = ServiceChain([_metrics(node)])
+    watch_descriptors(node.metrics)
+    chain = ServiceChain([_metrics(node), ReactorLag(reactor, node.metrics)])
     writer: StorageWriterService | None = None
     if "etcd" in components:
         chain.append(_etcd(node))
@@ -165,17 +169,14 @@ def _writer(node: Node) -> list[IService]:
             network=settings.storage.level.local.writer.network,
             cleanup=settings.storage.disk_cleanup,
             damaged=_damaged(node),
+            metrics=node.metrics,
         )
     ]
 
 
 def _damaged(node: Node) -> Callable[[SliceKey], None]:
     """Counts slices in which a damaged file was found."""
-    family = node.metrics.counter(
-        "keboola_go_stream_storage_damaged",
-        "Slices in which a damaged file was found, by volume.",
-        ["volume_id"],
-    )
+    family = node.metrics.own("keboola_go_stream_storage_damaged")
     return lambda key: family.labels({"volume_id": key.volume_id}).add(1)
 
 
@@ -193,6 +194,7 @@ def _reader(node: Node) -> list[IService]:
             pool=node.pool,
             now=node.now,
             damaged=_damaged(node),
+            metrics=node.metrics,
         )
     ]
 
@@ -248,6 +250,7 @@ def _http_source(node: Node, writer: StorageWriterService | None) -> list[IServi
             collector=collector,
             balancer=Balancer(network.pipeline_balancer),
             dead_letters=dead_letters,
+            meters=SinkMeters(node.metrics, node.reactor.seconds),
         ),
         nodes=lambda: group.nodes,
         minimum_slices=network.min_slices_per_source_node,
@@ -267,17 +270,15 @@ def _http_source(node: Node, writer: StorageWriterService | None) -> list[IServi
         router,
         node.pool,
         hostname=settings.hostname,
+        metrics=node.metrics,
     )
+    watch_source(node.metrics, router, lambda: source.connections)
     return [group, clients, collector, dead_letters, router, source]
 
 
 def _dead_letters(node: Node) -> DeadLetters:
     settings = node.settings
-    family = node.metrics.counter(
-        "keboola_go_stream_sink_dead_letter_records",
-        "Records that couldn't be rendered, of sinks that keep them.",
-        ("result",),
-    )
+    family = node.metrics.own("keboola_go_stream_sink_dead_letter_records")
     return DeadLetters(
         settings.source.dead_letter_path,
         settings.node_id,

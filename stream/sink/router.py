@@ -11,7 +11,7 @@ the node's lease, and a node without a lease takes no records: a node that can't
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 from twisted.application.service import Service
@@ -28,6 +28,7 @@ from stream.record.context import RecordContext
 from stream.sink.balancing import slice_share
 from stream.sink.outcome import Waiter, no_opened_slice, shutting_down
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
+from stream.sink.slice_pipeline import SlicePipeline
 from stream.storage import prefix as storage_prefix
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
@@ -175,7 +176,7 @@ class SinkRouter(Service):
         if not share:
             raise no_opened_slice(from_milliseconds(now_ms + RETRY_AFTER_MILLISECONDS))
         _log.info("opening sink pipeline", sink_id=str(key))
-        pipeline = self._pipelines[key] = SinkPipeline(self._context)
+        pipeline = self._pipelines[key] = SinkPipeline(self._context, key)
         ensureDeferred(pipeline.update(share)).addErrback(
             lambda failure: _log.failure("cannot open sink pipeline", failure)
         )
@@ -190,6 +191,11 @@ class SinkRouter(Service):
             self._minimum_slices,
         )
 
+    def slices(self) -> Iterator[SlicePipeline]:
+        """All slices that this node writes to."""
+        for pipeline in self._pipelines.values():
+            yield from pipeline.slices
+
     # Changes of sinks.
 
     def _sinks_changed(self, batch: Batch[Sink]) -> None:
@@ -203,6 +209,8 @@ class SinkRouter(Service):
             touched.add(source)
             if change.value is None:
                 self._targets.get(source, {}).pop(key.sink_id, None)
+                if self._context.meters is not None:
+                    self._context.meters.forget(key)
                 continue
             sink = change.value
             target = known.get(source, {}).get(key.sink_id)

@@ -15,6 +15,7 @@ from stream.definition.entity import Source
 from stream.definition.key import SourceKey
 from stream.etcd import Batch, EtcdClient, KeyValue, Mirror
 from stream.ops.endpoint import server_endpoint
+from stream.ops.metrics import Metrics
 from stream.settings.tree import HTTPSourceSettings
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
@@ -23,6 +24,7 @@ from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.protocol import IngestFactory, Limits
 from stream.source.http.special import Decoder
 from stream.source.interfaces import IRouter
+from stream.source.meters import SourceMeters
 from stream.source.tail import TailSender
 from stream.source.taps import Taps
 from stream.values.codec import decode
@@ -39,6 +41,7 @@ class HttpSourceService(Service):
     """:param router: knows the sinks; runs from before the start until after the stop.
     :param pool: where larger compressed bodies are decoded.
     :param hostname: under which other nodes reach this one.
+    :param metrics: count the records.
     """
 
     def __init__(
@@ -50,7 +53,9 @@ class HttpSourceService(Service):
         pool: ThreadPool,
         *,
         hostname: str,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._meters = SourceMeters(metrics or Metrics(), reactor.seconds)
         self._reactor = reactor
         self._listen = settings.listen
         self._share_port = settings.share_port
@@ -75,6 +80,7 @@ class HttpSourceService(Service):
             max_batch_records=settings.max_batch_records,
             reactor=reactor,
             taps=taps,
+            meters=self._meters,
             client_address=ClientAddress(settings.trusted_proxies),
         )
         self._factory = IngestFactory(handler, _limits(settings), reactor)
@@ -105,6 +111,11 @@ class HttpSourceService(Service):
         await self._sources.stopService()
         _log.info("HTTP source shutdown done")
 
+    @property
+    def connections(self) -> int:
+        """Open connections of producers."""
+        return self._factory.connection_count
+
     def _sources_changed(self, batch: Batch[SourceEntry]) -> None:
         for dispatcher in (self._dispatcher, self._otlp_dispatcher):
             if batch.reset:
@@ -114,6 +125,7 @@ class HttpSourceService(Service):
                     dispatcher.put(change.value)
                 else:
                     dispatcher.remove(_source_key(change.key))
+                    self._meters.forget(_source_key(change.key))
 
 
 def _entry(kv: KeyValue) -> SourceEntry:

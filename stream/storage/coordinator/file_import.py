@@ -11,8 +11,10 @@ from stream.settings.level import TargetOperatorSettings
 from stream.storage import prefix
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import File
+from stream.storage.key import FileKey
 from stream.storage.operator import BLAMELESS, Item, Operator
 from stream.storage.state import FileState, InvalidFileState, Level
+from stream.storage.statistics import Aggregated
 
 __all__ = ["FileImport"]
 
@@ -24,6 +26,7 @@ CONCURRENCY = 20
 class FileImport:
     """:param is_owner: whether this node cares for a source, by the source's key.
     :param import_file: imports the file into its table; safe to be repeated.
+    :param statistics: of a file.
     """
 
     def __init__(
@@ -32,7 +35,9 @@ class FileImport:
         import_file: Callable[[File], Awaitable[None]],
         settings: TargetOperatorSettings,
         is_owner: Callable[[str], bool],
+        statistics: Callable[[FileKey], Aggregated],
     ) -> None:
+        self._statistics = statistics
         self._work = work
         self._import_file = import_file
         self._settings = settings
@@ -60,7 +65,11 @@ class FileImport:
         acting = ensureDeferred(self._import(file))
         acting.addTimeout(self._settings.file_import_timeout.seconds, self._work.reactor)
         try:
-            await acting
+            with self._work.meter.measured(
+                file.key.sink_key, "fileimport", file.retry.retry_attempt + 1
+            ) as outcome:
+                outcome.statistics = self._statistics(file.key).total
+                await acting
         except BLAMELESS:
             raise
         except Exception as error:
@@ -68,6 +77,7 @@ class FileImport:
             await self._work.file_failed(file.key, error)
 
     async def _import(self, file: File) -> None:
+        records = self._statistics(file.key).total.records_count
         timeout = self._settings.file_import_timeout.seconds
         async with self._work.file_lock(file.key, timeout) as lock:
             await self._import_file(file)
@@ -80,4 +90,5 @@ class FileImport:
                     "file {file_id} is imported already: {error}", file_id=file.key, error=error
                 )
                 return
+        self._work.meter.moved("stream_sink_imported_records", file.key.sink_key, records)
         _log.info("imported file {file_id}", file_id=file.key)

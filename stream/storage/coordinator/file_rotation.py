@@ -133,12 +133,16 @@ class FileRotation:
             acting = ensureDeferred(self._close(file.key))
             acting.addTimeout(self._settings.file_close_timeout.seconds, self._work.reactor)
         try:
-            await acting
+            with self._work.meter.measured(
+                file.key.sink_key, "filerotation", file.retry.retry_attempt + 1
+            ) as outcome:
+                if file.state is FileState.WRITING:
+                    outcome.condition = self._decide(file).condition
+                outcome.statistics = self._statistics.file(file.key).total
+                await _unless_no_volume(acting)
         except BLAMELESS:
             raise
         except Exception as error:
-            if isinstance(error, UserError) and error.name == "noVolumeAvailable":
-                raise NotYet(str(error)) from error  # a writer that restarts is back in seconds
             _log.error("file rotation failed: {error}", error=error, file_id=str(file.key))
             await self._work.file_failed(file.key, error)
 
@@ -197,3 +201,13 @@ class FileRotation:
                 # After a cut from etcd the file may be known again before its slices are.
                 raise NotYet(f"a slice of the file {key} is not uploaded: {error}") from error
         _log.info("closed file {file_id}", file_id=key, is_empty=is_empty)
+
+
+async def _unless_no_volume(acting: Awaitable[None]) -> None:
+    """A writer that restarts is back in seconds: that is no failure."""
+    try:
+        await acting
+    except UserError as error:
+        if error.name == "noVolumeAvailable":
+            raise NotYet(str(error)) from error
+        raise

@@ -94,8 +94,15 @@ class SliceRotation:
         else:
             acting = ensureDeferred(self._close(item))
             acting.addTimeout(self._settings.slice_close_timeout.seconds, self._work.reactor)
+        slice_ = item.value
         try:
-            await acting
+            with self._work.meter.measured(
+                slice_.key.sink_key, "slicerotation", slice_.retry.retry_attempt + 1
+            ) as outcome:
+                if slice_.state is SliceState.WRITING:
+                    outcome.condition = self._decide(slice_).condition
+                outcome.statistics = self._statistics.slice(slice_.key).total
+                await acting
         except BLAMELESS:
             raise
         except Exception as error:
