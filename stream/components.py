@@ -7,30 +7,25 @@ that a source answers its last request before the writer behind it goes.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import ensureDeferred
-from twisted.logger import (
-    FilteringLogObserver,
-    Logger,
-    LogLevel,
-    LogLevelFilterPredicate,
-    globalLogPublisher,
-)
+from twisted.logger import Logger
 
 from stream.api.service import ApiService
+from stream.console import Console, Parts
 from stream.errors import UserError
 from stream.etcd import EmbeddedEtcd
 from stream.keboola.verifier import TokenVerifier
 from stream.node import Node
 from stream.ops.chain import ServiceChain
+from stream.ops.debug import DebugListener
 from stream.ops.endpoint import server_endpoint
 from stream.ops.lag import ReactorLag
 from stream.ops.listener import MetricsListener
-from stream.ops.log import LineObserver, form_for
+from stream.ops.log_control import LogControl, parse_levels
 from stream.ops.supervisor import Supervisor
 from stream.sandbox.service import SandboxService
 from stream.settings import Settings
@@ -48,7 +43,7 @@ from stream.storage.reader.service import StorageReaderService
 from stream.storage.writer.service import StorageWriterService
 from stream.telemetry import watch_descriptors, watch_source
 
-__all__ = ["build"]
+__all__ = ["build", "log_of"]
 
 _log = Logger(namespace="stream")
 
@@ -64,15 +59,18 @@ def build(
     workers: Mapping[str, Sequence[str]],
     *,
     reactor: Any,
+    log: LogControl,
 ) -> IService:
     """The services of *components* with everything that they share, in the order of starting.
 
+    :param log: takes the place of what Twisted's runner has set up.
     :param workers: command lines by name of the processes that take records; a single one of them
         is done in this process instead.
     """
-    _install_log(settings)
+    log.install()
     _log.info("enabled components: {names}", names=",".join(sorted(components)))
     node = Node(settings, reactor)
+    parts = Parts(log, node.metrics)
     watch_descriptors(node.metrics)
     chain = ServiceChain([_metrics(node), ReactorLag(reactor, node.metrics)])
     writer: StorageWriterService | None = None
@@ -89,27 +87,70 @@ def build(
                 services = _http_source(node, writer)
             else:
                 services = make(node)
+            _note(parts, services)
             for service in (*node.services[before:], *services):
                 chain.append(service)
             if name == "storage-writer":
                 assert isinstance(services[-1], StorageWriterService)
                 writer = services[-1]
+    parts.client = vars(node).get("client")  # if anybody has asked for it
+    for service in _consoles(node, parts):
+        chain.append(service)
     return chain
 
 
-def _install_log(settings: Settings) -> None:
-    """Our log takes the place of what Twisted's runner has set up."""
-    minimum = LogLevel.debug if settings.debug_log else LogLevel.info
-    stdout = sys.__stdout__ or sys.stdout  # the runner has put its log in the place of stdout
-    # Who shares the address with others shares the output, too.
-    node = settings.node_id if settings.source.http.share_port else ""
-    observer = LineObserver(stdout, form=form_for(stdout), minimum=minimum, node=node)
-    levels = LogLevelFilterPredicate(defaultLogLevel=minimum)
-    for namespace in ("twisted", "log_legacy"):
-        levels.setLogLevelForNamespace(namespace, LogLevel.warn)
-    for old in list(globalLogPublisher._observers):
-        globalLogPublisher.removeObserver(old)
-    globalLogPublisher.addObserver(FilteringLogObserver(observer, [levels]))
+def _note(parts: Parts, services: Sequence[IService]) -> None:
+    """What the console has functions for."""
+    for service in services:
+        if isinstance(service, SinkRouter):
+            parts.router = service
+        elif isinstance(service, StorageWriterService):
+            parts.writer = service
+        elif isinstance(service, StorageCoordinatorService):
+            parts.coordinator = service
+
+
+def log_of(settings: Settings) -> LogControl:
+    """The log that *settings* ask for."""
+    levels = {"twisted": "warn", "log_legacy": "warn"}
+    if not settings.log.access_log:
+        levels["stream.api.http"] = "warn"
+    form: Any = None if settings.log.format == "auto" else settings.log.format
+    # Who shares the address, or the log file, with others shares the output, too.
+    is_shared = settings.source.http.share_port or settings.log.file
+    return LogControl(
+        settings.log.file,
+        form,
+        "debug" if settings.debug_log else "info",
+        {**levels, **parse_levels(settings.log.levels)},
+        node=settings.node_id if is_shared else "",
+    )
+
+
+def _consoles(node: Node, parts: Parts) -> list[IService]:
+    """Ways into the running process, if they are asked for."""
+    services: list[IService] = []
+    manhole, pprof = node.settings.manhole, node.settings.pprof
+    if manhole.enabled:
+        # Only here: SSH takes a while to import.
+        from stream.ops.manhole import ManholeService
+
+        services.append(
+            ManholeService(
+                server_endpoint(node.reactor, manhole.listen),
+                manhole.listen,
+                host_key=manhole.host_key,
+                authorized_keys=manhole.authorized_keys,
+                namespace=Console(parts).namespace(),
+            )
+        )
+    if pprof.enabled:
+        services.append(
+            DebugListener(
+                node.reactor, server_endpoint(node.reactor, pprof.listen), pprof.listen, parts.log
+            )
+        )
+    return services
 
 
 def _metrics(node: Node) -> IService:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
+from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, Batch, atomic
 from stream.settings.level import TargetOperatorSettings
@@ -58,6 +59,7 @@ class FileRotation:
         self._is_owner = is_owner
         self._can_import = can_import
         self._local_slices: dict[str, set[str]] = {}
+        self._forced: set[str] = set()
         self.operator: Operator[File] = Operator(
             "storage.node.operator.file.rotation",
             prefix=prefix.file_level(Level.LOCAL),
@@ -84,6 +86,18 @@ class FileRotation:
                 self._local_slices.pop(file, None)
                 self.operator.wake(file)
 
+    def force(self, sink: SinkKey) -> Sequence[FileKey]:
+        """Rotate the open files of *sink* now. Raises UserError if another node cares for it."""
+        if not self._is_owner(str(sink.source_key)):
+            raise UserError("another coordinator cares for the source, ask there")
+        forced = []
+        for item in self.operator.items.values():
+            if item.value.key.sink_key == sink and item.value.state is FileState.WRITING:
+                self._forced.add(item.key)
+                self.operator.wake(item.key)
+                forced.append(item.value.key)
+        return forced
+
     def slices_of(self, file: str) -> Sequence[str]:
         """Keys of the file's slices at level local."""
         return tuple(self._local_slices.get(file, ()))
@@ -102,6 +116,8 @@ class FileRotation:
         return None
 
     def _decide(self, file: File) -> Decision:
+        if str(file.key) in self._forced:
+            return Decision(True, "unknown", "an operator asked for it")
         return file_rotation(
             file.target.import_,
             file.key.file_opened_at,
@@ -148,6 +164,7 @@ class FileRotation:
 
     async def _rotate(self, file: File) -> None:
         decision = self._decide(file)
+        self._forced.discard(str(file.key))
         source = self._work.source(file.key.source_key)
         sink = self._work.sink(file.key.sink_key)
         if source is None or sink is None:

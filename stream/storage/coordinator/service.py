@@ -9,6 +9,7 @@ import attrs
 from twisted.application.service import Service
 
 from stream.definition.entity import Sink
+from stream.definition.key import SinkKey
 from stream.definition.prefix import SINK_ACTIVE
 from stream.etcd import Batch, EtcdClient, Group, Mirror, Session, json_values
 from stream.keboola.imports import FileImporter, RunningJobs
@@ -24,6 +25,7 @@ from stream.storage.coordinator.slice_rotation import SliceRotation
 from stream.storage.coordinator.statistics_cache import StatisticsCache
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import File, Slice
+from stream.storage.key import FileKey
 from stream.storage.operation_meter import measure_operator, sink_labels
 from stream.storage.operator import Operator
 from stream.storage.pending import pending_by_sink
@@ -165,6 +167,13 @@ class StorageCoordinatorService(Service):
             self._slice_rotation.operator,
             self._file_import.operator,
         )
+
+    def rotate(self, sink: SinkKey) -> Sequence[FileKey]:
+        """Rotate the open files of *sink* now, whatever its settings say.
+
+        :raises UserError: another coordinator cares for its source.
+        """
+        return self._file_rotation.force(sink)
 
     def _statistics_changed(self, file: str) -> None:
         """Rotation by count and size needs no tick: new statistics are looked at when they come."""

@@ -23,6 +23,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, LogLevel
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from stream.errors import UserError
 from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, Registration, Session
 from stream.ops.endpoint import server_endpoint
 from stream.ops.families import Histogram
@@ -37,6 +38,7 @@ from stream.storage.network.tls import credentials
 from stream.storage.state import Level, SliceState
 from stream.storage.volume import Volume
 from stream.storage.volumes.local_volume import (
+    DRAIN_FILE,
     FoundVolume,
     VolumeGone,
     VolumeLock,
@@ -275,6 +277,22 @@ class StorageWriterService(Service):
         else:
             self._metrics.volume_space(_labels(volume), total - available, total)
 
+    def drain_volume(self, volume: str, drained: bool) -> Deferred[Path]:
+        """Make or remove the file that drains a volume.
+
+        :param volume: its id, or its path.
+        :returns: its path.
+        :raises UserError: this node has no such volume.
+        """
+        for known in self._volumes:
+            if volume in (known.volume_id, str(known.found.path)):
+                done: Deferred[Path] = deferToThreadPool(
+                    self._reactor, known.pool, _drain, known.found.path, drained
+                )
+                return done
+        names = ", ".join(known.volume_id for known in self._volumes)
+        raise UserError(f'there is no volume "{volume}" here, there are: {names}')
+
     # Sealing.
 
     async def _may_be_written(self, key: SliceKey) -> bool:
@@ -395,6 +413,16 @@ class StorageWriterService(Service):
 def _labels(volume: OpenVolume) -> VolumeLabels:
     found = volume.found
     return VolumeLabels(volume.volume_id, found.type, found.label, str(found.path))
+
+
+def _drain(path: Path, drained: bool) -> Path:
+    """In a thread."""
+    drain = path / DRAIN_FILE
+    if drained:
+        drain.touch()
+    else:
+        drain.unlink(missing_ok=True)
+    return path
 
 
 def _state_of(found: FoundVolume, volume_id: str, write: bool) -> tuple[bool, int, int]:
