@@ -245,6 +245,10 @@ class _Console(Manhole):
         self.terminal.write(self.ps[self.pn])
         self.setInsertMode()
 
+    def terminalSize(self, width: int, height: int) -> None:
+        """Nothing is drawn anew: what was shown stays."""
+        self.width, self.height = width, height
+
     def connectionLost(self, reason: Any) -> None:
         _log.warn('"{user}" has left the console', user=self._user)
         super().connectionLost(reason)

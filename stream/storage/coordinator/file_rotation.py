@@ -185,7 +185,12 @@ class FileRotation:
         if opened is None:
             # If the file is closed its new form comes; if the sink has changed, that of the sink.
             raise NotYet(f"skipped rotation, the file {file.key} is closed or its sink has changed")
-        _log.info("rotated file {file_id}: {cause}", file_id=file.key, cause=decision.cause)
+        _log.info(
+            "rotated file {file_id}: {cause}",
+            file_id=file.key,
+            cause=decision.cause,
+            opened=opened.key,
+        )
 
     async def _commit_or_discard(
         self, committing: Awaitable[File | None], prepared: PreparedFile

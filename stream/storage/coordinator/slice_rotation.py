@@ -121,7 +121,10 @@ class SliceRotation:
             _log.info("skipped slice rotation, slice {slice_id} is closed", slice_id=slice_.key)
         else:
             _log.info(
-                "rotated slice {slice_id}: {cause}", slice_id=slice_.key, cause=decision.cause
+                "rotated slice {slice_id}: {cause}",
+                slice_id=slice_.key,
+                cause=decision.cause,
+                opened=opened.key,
             )
 
     async def _close(self, item: Item[Slice]) -> None:

@@ -203,6 +203,7 @@ class StorageReaderService(Service):
                 counted=statistics.records_count,
             )
         if not files.rows:
+            _log.info("slice {slice_id} has no rows to upload", slice_id=str(slice_.key))
             return await self._uploaded(slice_, files)
         started = self._reactor.seconds()
         problem: Exception | None = None
