@@ -33,6 +33,12 @@ __all__ = ["HttpSourceService"]
 
 _log = Logger(namespace="stream.http-source")
 
+_LAST_ACCEPTS = 64
+"""Each takes as many as come at once, at least one."""
+
+LEAVE_SECONDS = 1.0
+"""How long a connection in use may go on after the stop, to learn of it from an answer."""
+
 BACKLOG = 4096
 """Connections that wait to be accepted when many clients come at once."""
 
@@ -103,6 +109,7 @@ class HttpSourceService(Service):
         super().stopService()
         _log.info('shutting down HTTP source at "{listen}"', listen=self._listen)
         if self.port is not None:
+            _accept_waiting(self.port)
             await maybeDeferred(self.port.stopListening)
             await self._factory.stop()
         for dispatcher in (self._dispatcher, self._otlp_dispatcher):
@@ -133,6 +140,12 @@ def _entry(kv: KeyValue) -> SourceEntry:
     return SourceEntry(source.key, source.type, source.is_enabled, source.secret)
 
 
+def _accept_waiting(port: Any) -> None:
+    """Take the connections that wait to be accepted: with the port they would be reset."""
+    for _ in range(_LAST_ACCEPTS):
+        port.doRead()
+
+
 def _source_key(key: str) -> SourceKey:
     project, branch, source = key.removeprefix(prefix.SOURCE_ACTIVE).split("/")
     return SourceKey(int(project), int(branch), source)
@@ -145,4 +158,5 @@ def _limits(settings: HTTPSourceSettings) -> Limits:
         max_connections=settings.max_connections,
         request_timeout=settings.request_timeout.seconds,
         idle_timeout=settings.idle_timeout.seconds,
+        leave_seconds=LEAVE_SECONDS,
     )
