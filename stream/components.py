@@ -27,6 +27,7 @@ from stream.ops.lag import ReactorLag
 from stream.ops.listener import MetricsListener
 from stream.ops.log_control import LogControl, parse_levels
 from stream.ops.supervisor import Supervisor
+from stream.ops.tracing import TracingService
 from stream.sandbox.service import SandboxService
 from stream.settings import Settings
 from stream.sink.balancing import Balancer
@@ -72,7 +73,7 @@ def build(
     node = Node(settings, reactor)
     parts = Parts(log, node.metrics)
     watch_descriptors(node.metrics)
-    chain = ServiceChain([_metrics(node), ReactorLag(reactor, node.metrics)])
+    chain = ServiceChain([*_tracing(settings), _metrics(node), ReactorLag(reactor, node.metrics)])
     writer: StorageWriterService | None = None
     if "etcd" in components:
         chain.append(_etcd(node))
@@ -151,6 +152,13 @@ def _consoles(node: Node, parts: Parts) -> list[IService]:
             )
         )
     return services
+
+
+def _tracing(settings: Settings) -> list[IService]:
+    tracing = settings.tracing
+    if not tracing.enabled:
+        return []
+    return [TracingService(tracing.endpoint, tracing.sample_ratio, settings.node_id)]
 
 
 def _metrics(node: Node) -> IService:

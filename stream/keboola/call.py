@@ -15,6 +15,7 @@ from stream.keboola.retry import CALL_BUDGET, MAX_RETRIES, Outcome, may_retry, r
 from stream.keboola.token import Token
 from stream.keboola.transport import ExchangeFailed, Reply, Transport
 from stream.ops.metrics import Metrics
+from stream.ops.tracing import outgoing_headers
 
 __all__ = ["Answer", "Call", "Caller", "base_url"]
 
@@ -132,7 +133,7 @@ class Caller:
                     reply = await self._transport.exchange(
                         call.method,
                         url,
-                        headers,
+                        {**headers, **outgoing_headers()},
                         call.body,
                         timeout=max(deadline - self._reactor.seconds(), 0.001),
                         fresh=not call.idempotent,

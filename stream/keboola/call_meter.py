@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import attrs
 
 from stream.keboola.transport import Reply
 from stream.ops.metrics import Metrics
+from stream.ops.tracing import span
 
 __all__ = ["CallMeter", "MeasuredCall", "path_template"]
 
@@ -37,6 +38,11 @@ class MeasuredCall:
     status: int = 0
     reply: Reply | None = None
 
+    @property
+    def attributes(self) -> Mapping[str, str | int]:
+        """For its spans."""
+        return {"http.method": self.method, "http.route": self.path}
+
     def replied(self, reply: Reply) -> None:
         """The present request has this answer."""
         self.reply = reply
@@ -60,7 +66,8 @@ class CallMeter:
         started = self._reactor.seconds()
         self._metrics.call_started("client_request", method, self._host)
         try:
-            yield measured
+            with span("http.go.api.client.request", measured.attributes):
+                yield measured
         finally:
             self._finished("client_request", measured, self._reactor.seconds() - started)
 
@@ -71,7 +78,8 @@ class CallMeter:
         started = self._reactor.seconds()
         self._metrics.call_started("http_request", measured.method, self._host)
         try:
-            yield
+            with span("http.request", measured.attributes):
+                yield
         finally:
             self._finished("http_request", measured, self._reactor.seconds() - started)
             if measured.reply is not None:

@@ -11,6 +11,7 @@ import attrs
 from stream.definition.key import SinkKey
 from stream.ops.errortype import error_type
 from stream.ops.metrics import Metrics, Operation, SinkLabels
+from stream.ops.tracing import span
 from stream.storage.operator import BLAMELESS, Operator
 from stream.storage.statistics import Statistics
 
@@ -44,8 +45,10 @@ class OperationMeter:
         """
         outcome = Outcome()
         started = self.clock()
+        attributes: dict[str, str | int] = {"sink": str(key), "attempt": attempt}
         try:
-            yield outcome
+            with span(f"keboola.go.stream.operator.{operation}", attributes):
+                yield outcome
         except BLAMELESS:
             raise
         except Exception as error:

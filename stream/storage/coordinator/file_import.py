@@ -62,13 +62,13 @@ class FileImport:
 
     async def _act(self, item: Item[File]) -> None:
         file = item.value
-        acting = ensureDeferred(self._import(file))
-        acting.addTimeout(self._settings.file_import_timeout.seconds, self._work.reactor)
         try:
             with self._work.meter.measured(
                 file.key.sink_key, "fileimport", file.retry.retry_attempt + 1
             ) as outcome:
                 outcome.statistics = self._statistics(file.key).total
+                acting = ensureDeferred(self._import(file))
+                acting.addTimeout(self._settings.file_import_timeout.seconds, self._work.reactor)
                 await acting
         except BLAMELESS:
             raise

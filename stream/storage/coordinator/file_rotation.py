@@ -142,19 +142,19 @@ class FileRotation:
 
     async def _act(self, item: Item[File]) -> None:
         file = item.value
-        if file.state is FileState.WRITING:
-            acting = ensureDeferred(self._rotate(file))
-            acting.addTimeout(self._settings.file_rotation_timeout.seconds, self._work.reactor)
-        else:
-            acting = ensureDeferred(self._close(file.key))
-            acting.addTimeout(self._settings.file_close_timeout.seconds, self._work.reactor)
         try:
             with self._work.meter.measured(
                 file.key.sink_key, "filerotation", file.retry.retry_attempt + 1
             ) as outcome:
+                outcome.statistics = self._statistics.file(file.key).total
                 if file.state is FileState.WRITING:
                     outcome.condition = self._decide(file).condition
-                outcome.statistics = self._statistics.file(file.key).total
+                    acting = ensureDeferred(self._rotate(file))
+                    timeout = self._settings.file_rotation_timeout
+                else:
+                    acting = ensureDeferred(self._close(file.key))
+                    timeout = self._settings.file_close_timeout
+                acting.addTimeout(timeout.seconds, self._work.reactor)
                 await _unless_no_volume(acting)
         except BLAMELESS:
             raise

@@ -88,21 +88,20 @@ class SliceRotation:
         )
 
     async def _act(self, item: Item[Slice]) -> None:
-        if item.value.state is SliceState.WRITING:
-            acting = ensureDeferred(self._rotate(item.value))
-            acting.addTimeout(self._settings.slice_rotation_timeout.seconds, self._work.reactor)
-        else:
-            acting = ensureDeferred(self._close(item))
-            acting.addTimeout(self._settings.slice_close_timeout.seconds, self._work.reactor)
         slice_ = item.value
         try:
             with self._work.meter.measured(
                 slice_.key.sink_key, "slicerotation", slice_.retry.retry_attempt + 1
             ) as outcome:
+                outcome.statistics = self._statistics.slice(slice_.key).total
                 if slice_.state is SliceState.WRITING:
                     outcome.condition = self._decide(slice_).condition
-                outcome.statistics = self._statistics.slice(slice_.key).total
-                await acting
+                    acting = ensureDeferred(self._rotate(slice_))
+                    timeout = self._settings.slice_rotation_timeout
+                else:
+                    acting = ensureDeferred(self._close(item))
+                    timeout = self._settings.slice_close_timeout
+                await acting.addTimeout(timeout.seconds, self._work.reactor)
         except BLAMELESS:
             raise
         except Exception as error:

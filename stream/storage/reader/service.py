@@ -160,13 +160,13 @@ class StorageReaderService(Service):
         return None
 
     async def _act(self, item: Item[Slice]) -> None:
-        acting = ensureDeferred(self._upload(item.value))
-        acting.addTimeout(self._settings.slice_upload_timeout.seconds, self._reactor)
         slice_ = item.value
         try:
             with self._meter.measured(
                 slice_.key.sink_key, "sliceupload", slice_.retry.retry_attempt + 1
             ) as outcome:
+                acting = ensureDeferred(self._upload(slice_))
+                acting.addTimeout(self._settings.slice_upload_timeout.seconds, self._reactor)
                 outcome.statistics = await acting
         except BLAMELESS:
             raise
