@@ -26,6 +26,9 @@ __all__ = ["Span", "TracingService", "begin", "outgoing_headers", "span"]
 
 _log = Logger(namespace="stream.tracing")
 
+_EXPORT_SECONDS = 3.0
+"""For a batch, with its repetitions: a stop may have to wait for one."""
+
 _tracer: Any = None
 _present: ContextVar[Any] = ContextVar("span", default=None)
 _OFF: AbstractContextManager[None] = nullcontext()
@@ -147,7 +150,7 @@ class TracingService(Service):
             sampler=ParentBasedTraceIdRatio(self._percent / 100),
             shutdown_on_exit=False,
         )
-        exporter = OTLPSpanExporter(endpoint=self._endpoint)
+        exporter = OTLPSpanExporter(endpoint=self._endpoint, timeout=_EXPORT_SECONDS)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         _tracer = self._provider.get_tracer("stream")
         _log.info('spans are sent to "{endpoint}"', endpoint=self._endpoint)
