@@ -20,6 +20,7 @@ MAX_SECONDS = 300.0
 _INTERVAL_SECONDS = 0.005
 _MAX_DEPTH = 100
 _SHOWN = 30
+_WAITING = ("(threading.py:", "(queue.py:", "(selectors.py:")
 
 
 class Profile:
@@ -42,10 +43,15 @@ class Profile:
         return list(self.stacks.items())
 
     def summary(self) -> str:
-        """The functions in which most time was spent, themselves and with what they called."""
+        """The functions in which most time was spent, themselves and with what they called.
+
+        Threads that wait for work are left out; the reactor waits in ``doPoll``.
+        """
         own: Counter[str] = Counter()
         whole: Counter[str] = Counter()
         for stack, count in self.stacks.items():
+            if any(mark in stack[-1] for mark in _WAITING):
+                continue
             own[stack[-1]] += count
             for function in set(stack):
                 whole[function] += count

@@ -37,7 +37,11 @@ def test_summary() -> None:
     for _ in range(3):
         profile.add(("t", "outer", "inner"))
     profile.add(("t", "outer"))
+    profile.add(("pool", "worker", "Condition.wait (threading.py:1)"))
     lines = profile.summary().splitlines()
     assert lines[1].split() == ["75.0%", "75.0%", "inner"]
     assert lines[2].split() == ["25.0%", "100.0%", "outer"]
-    assert profile.folded() == "t;outer 1\nt;outer;inner 3\n"
+    assert (
+        profile.folded()
+        == "pool;worker;Condition.wait (threading.py:1) 1\nt;outer 1\nt;outer;inner 3\n"
+    )
