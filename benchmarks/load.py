@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -65,6 +66,7 @@ class _Connection(asyncio.Protocol):
         self._buffer = b""
         self._record: str | None = None
         self._sent_at = 0.0
+        self._has_sent = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -72,7 +74,16 @@ class _Connection(asyncio.Protocol):
         self._next()
 
     def _next(self) -> None:
+        if self._load.pause and self._record is None and self._has_sent:
+            asyncio.get_running_loop().call_later(self._load.pause, self._send)
+        else:
+            self._send()
+
+    def _send(self) -> None:
         assert self._transport is not None
+        if self._transport.is_closing():
+            return  # closed while nothing was on its way: `connection_lost` goes on
+        self._has_sent = True
         self._record = next(self._load.records, None)
         if self._record is None:
             self._transport.close()
@@ -119,7 +130,8 @@ def _content_length(head: bytes) -> int:
 
 
 class _Load:
-    def __init__(self, url: str, records: Iterator[str], padding: int) -> None:
+    def __init__(self, url: str, records: Iterator[str], padding: int, pause: float = 0.0) -> None:
+        self.pause = pause
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
         self.records = records
@@ -175,8 +187,10 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield from rest
 
 
-async def _run(url: str, records: int, connections: int, padding: int, prefix: str) -> Result:
-    load = _Load(url, (f"{prefix}{i}" for i in range(records)), padding)
+async def _run(
+    url: str, ids: Iterator[str], connections: int, padding: int, pause: float
+) -> Result:
+    load = _Load(url, ids, padding, pause)
     started = time.perf_counter()
     await load.run(connections)
     load.result.seconds = time.perf_counter() - started
@@ -184,14 +198,26 @@ async def _run(url: str, records: int, connections: int, padding: int, prefix: s
 
 
 def run(
-    url: str, *, records: int, connections: int = 64, padding: int = 0, prefix: str = ""
+    url: str,
+    *,
+    records: int,
+    connections: int = 64,
+    padding: int = 0,
+    prefix: str = "",
+    pause: float = 0.0,
+    until: Path | None = None,
 ) -> Result:
     """Send *records* records and wait for all answers.
 
     :param padding: bytes of filling in each body.
     :param prefix: of the ids.
+    :param pause: seconds between an answer and the next record of a connection.
+    :param until: file that ends the load before all records are sent, when it is there.
     """
-    return asyncio.run(_run(url, records, connections, padding, prefix))
+    ids = takewhile(
+        lambda _: until is None or not until.exists(), (f"{prefix}{i}" for i in range(records))
+    )
+    return asyncio.run(_run(url, ids, connections, padding, pause))
 
 
 def main() -> None:
@@ -202,6 +228,8 @@ def main() -> None:
     parser.add_argument("--padding", type=int, default=0, help="bytes of filling in each body")
     parser.add_argument("--prefix", default="", help="of the ids")
     parser.add_argument("--acknowledged", type=Path, help="file for the acknowledged ids")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds after each answer")
+    parser.add_argument("--until", type=Path, help="end when this file is there")
     arguments = parser.parse_args()
     result = run(
         arguments.url,
@@ -209,6 +237,8 @@ def main() -> None:
         connections=arguments.connections,
         padding=arguments.padding,
         prefix=arguments.prefix,
+        pause=arguments.pause,
+        until=arguments.until,
     )
     if arguments.acknowledged:
         arguments.acknowledged.write_text("\n".join(result.acknowledged) + "\n")

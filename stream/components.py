@@ -7,35 +7,33 @@ that a source answers its last request before the writer behind it goes.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import ensureDeferred
-from twisted.logger import (
-    FilteringLogObserver,
-    Logger,
-    LogLevel,
-    LogLevelFilterPredicate,
-    globalLogPublisher,
-)
+from twisted.logger import Logger
 
 from stream.api.service import ApiService
+from stream.console import Console, Parts
 from stream.errors import UserError
 from stream.etcd import EmbeddedEtcd
 from stream.keboola.verifier import TokenVerifier
 from stream.node import Node
 from stream.ops.chain import ServiceChain
+from stream.ops.debug import DebugListener
 from stream.ops.endpoint import server_endpoint
+from stream.ops.lag import ReactorLag
 from stream.ops.listener import MetricsListener
-from stream.ops.log import LineObserver, form_for
+from stream.ops.log_control import LogControl, parse_levels
 from stream.ops.supervisor import Supervisor
+from stream.ops.tracing import TracingService
 from stream.sandbox.service import SandboxService
 from stream.settings import Settings
 from stream.sink.balancing import Balancer
 from stream.sink.collector import Collector
 from stream.sink.dead_letter import DeadLetters
+from stream.sink.meters import SinkMeters
 from stream.sink.quota import Quotas
 from stream.sink.router import SinkRouter
 from stream.sink.sink_pipeline import PipelineContext
@@ -45,8 +43,9 @@ from stream.storage.key import SliceKey
 from stream.storage.network.client import WriterClients
 from stream.storage.reader.service import StorageReaderService
 from stream.storage.writer.service import StorageWriterService
+from stream.telemetry import watch_descriptors, watch_source
 
-__all__ = ["build"]
+__all__ = ["build", "log_of"]
 
 _log = Logger(namespace="stream")
 
@@ -62,16 +61,20 @@ def build(
     workers: Mapping[str, Sequence[str]],
     *,
     reactor: Any,
+    log: LogControl,
 ) -> IService:
     """The services of *components* with everything that they share, in the order of starting.
 
+    :param log: takes the place of what Twisted's runner has set up.
     :param workers: command lines by name of the processes that take records; a single one of them
         is done in this process instead.
     """
-    _install_log(settings)
+    log.install()
     _log.info("enabled components: {names}", names=",".join(sorted(components)))
     node = Node(settings, reactor)
-    chain = ServiceChain([_metrics(node)])
+    parts = Parts(log, node.metrics)
+    watch_descriptors(node.metrics)
+    chain = ServiceChain([*_tracing(settings), _metrics(node), ReactorLag(reactor, node.metrics)])
     writer: StorageWriterService | None = None
     if "etcd" in components:
         chain.append(_etcd(node))
@@ -86,27 +89,77 @@ def build(
                 services = _http_source(node, writer)
             else:
                 services = make(node)
+            _note(parts, services)
             for service in (*node.services[before:], *services):
                 chain.append(service)
             if name == "storage-writer":
                 assert isinstance(services[-1], StorageWriterService)
                 writer = services[-1]
+    parts.client = vars(node).get("client")  # if anybody has asked for it
+    for service in _consoles(node, parts):
+        chain.append(service)
     return chain
 
 
-def _install_log(settings: Settings) -> None:
-    """Our log takes the place of what Twisted's runner has set up."""
-    minimum = LogLevel.debug if settings.debug_log else LogLevel.info
-    stdout = sys.__stdout__ or sys.stdout  # the runner has put its log in the place of stdout
-    # Who shares the address with others shares the output, too.
-    node = settings.node_id if settings.source.http.share_port else ""
-    observer = LineObserver(stdout, form=form_for(stdout), minimum=minimum, node=node)
-    levels = LogLevelFilterPredicate(defaultLogLevel=minimum)
-    for namespace in ("twisted", "log_legacy"):
-        levels.setLogLevelForNamespace(namespace, LogLevel.warn)
-    for old in list(globalLogPublisher._observers):
-        globalLogPublisher.removeObserver(old)
-    globalLogPublisher.addObserver(FilteringLogObserver(observer, [levels]))
+def _note(parts: Parts, services: Sequence[IService]) -> None:
+    """What the console has functions for."""
+    for service in services:
+        if isinstance(service, SinkRouter):
+            parts.router = service
+        elif isinstance(service, StorageWriterService):
+            parts.writer = service
+        elif isinstance(service, StorageCoordinatorService):
+            parts.coordinator = service
+
+
+def log_of(settings: Settings) -> LogControl:
+    """The log that *settings* ask for."""
+    levels = {"twisted": "warn", "log_legacy": "warn"}
+    if not settings.log.access_log:
+        levels["stream.api.http"] = "warn"
+    form: Any = None if settings.log.format == "auto" else settings.log.format
+    # Who shares the address, or the log file, with others shares the output, too.
+    is_shared = settings.source.http.share_port or settings.log.file
+    return LogControl(
+        settings.log.file,
+        form,
+        "debug" if settings.debug_log else "info",
+        {**levels, **parse_levels(settings.log.levels)},
+        node=settings.node_id if is_shared else "",
+    )
+
+
+def _consoles(node: Node, parts: Parts) -> list[IService]:
+    """Ways into the running process, if they are asked for."""
+    services: list[IService] = []
+    manhole, pprof = node.settings.manhole, node.settings.pprof
+    if manhole.enabled:
+        # Only here: SSH takes a while to import.
+        from stream.ops.manhole import ManholeService
+
+        services.append(
+            ManholeService(
+                server_endpoint(node.reactor, manhole.listen),
+                manhole.listen,
+                host_key=manhole.host_key,
+                authorized_keys=manhole.authorized_keys,
+                namespace=Console(parts).namespace(),
+            )
+        )
+    if pprof.enabled:
+        services.append(
+            DebugListener(
+                node.reactor, server_endpoint(node.reactor, pprof.listen), pprof.listen, parts.log
+            )
+        )
+    return services
+
+
+def _tracing(settings: Settings) -> list[IService]:
+    tracing = settings.tracing
+    if not tracing.enabled:
+        return []
+    return [TracingService(tracing.endpoint, tracing.sample_ratio, settings.node_id)]
 
 
 def _metrics(node: Node) -> IService:
@@ -166,17 +219,14 @@ def _writer(node: Node) -> list[IService]:
             network=settings.storage.level.local.writer.network,
             cleanup=settings.storage.disk_cleanup,
             damaged=_damaged(node),
+            metrics=node.metrics,
         )
     ]
 
 
 def _damaged(node: Node) -> Callable[[SliceKey], None]:
     """Counts slices in which a damaged file was found."""
-    family = node.metrics.counter(
-        "keboola_go_stream_storage_damaged",
-        "Slices in which a damaged file was found, by volume.",
-        ["volume_id"],
-    )
+    family = node.metrics.own("keboola_go_stream_storage_damaged")
     return lambda key: family.labels({"volume_id": key.volume_id}).add(1)
 
 
@@ -194,6 +244,7 @@ def _reader(node: Node) -> list[IService]:
             pool=node.pool,
             now=node.now,
             damaged=_damaged(node),
+            metrics=node.metrics,
         )
     ]
 
@@ -252,6 +303,7 @@ def _http_source(node: Node, writer: StorageWriterService | None) -> list[IServi
             collector=collector,
             balancer=Balancer(network.pipeline_balancer),
             dead_letters=dead_letters,
+            meters=SinkMeters(node.metrics, node.reactor.seconds),
         ),
         nodes=lambda: group.nodes,
         minimum_slices=network.min_slices_per_source_node,
@@ -273,17 +325,15 @@ def _http_source(node: Node, writer: StorageWriterService | None) -> list[IServi
         router,
         node.pool,
         hostname=settings.hostname,
+        metrics=node.metrics,
     )
+    watch_source(node.metrics, router, lambda: source.connections)
     return [group, clients, collector, dead_letters, quotas, router, source]
 
 
 def _dead_letters(node: Node) -> DeadLetters:
     settings = node.settings
-    family = node.metrics.counter(
-        "keboola_go_stream_sink_dead_letter_records",
-        "Records that couldn't be rendered, of sinks that keep them.",
-        ("result",),
-    )
+    family = node.metrics.own("keboola_go_stream_sink_dead_letter_records")
     return DeadLetters(
         settings.source.dead_letter_path,
         settings.node_id,

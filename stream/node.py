@@ -32,8 +32,10 @@ from stream.storage import prefix as storage_prefix
 from stream.storage.allocation import largest_recent_slice
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.opening import DefinitionChanges
+from stream.storage.operation_meter import OperationMeter
 from stream.storage.repository import StorageRepository
 from stream.storage.volume import Volume
+from stream.telemetry import watch_etcd, watch_lease, watch_threads
 from stream.values.utctime import from_timestamp
 
 __all__ = ["Node", "PoolService"]
@@ -102,6 +104,7 @@ class Node:
                 connect_timeout=etcd.connect_timeout.seconds,
             )
         )
+        watch_etcd(self.metrics, client)
         return client
 
     @cached_property
@@ -109,6 +112,7 @@ class Node:
         session: Session = self._add(
             Session(self.client, ttl=SESSION_TTL_SECONDS, reactor=self.reactor)
         )
+        watch_lease(self.metrics, session)
         return session
 
     @cached_property
@@ -122,6 +126,7 @@ class Node:
     def pool(self) -> ThreadPool:
         """For uploads and compression."""
         service: PoolService = self._add(PoolService(self.reactor, "work", _THREADS))
+        watch_threads(self.metrics, {"work": service.pool, "reactor": self.reactor.getThreadPool()})
         return service.pool
 
     def group(self, name: str) -> Group:
@@ -139,7 +144,9 @@ class Node:
     @cached_property
     def storage_api(self) -> StorageApi:
         service: StorageApiService = self._add(
-            StorageApiService(StorageApi(self.reactor, self.settings.storage_api_host))
+            StorageApiService(
+                StorageApi(self.reactor, self.settings.storage_api_host, metrics=self.metrics)
+            )
         )
         return service.api
 
@@ -221,5 +228,6 @@ class Node:
             reactor=self.reactor,
             now=self.now,
             sinks=Mirror(self.client, definition_prefix.SINK_ACTIVE, json_values(Sink)),
+            meter=OperationMeter(self.metrics, self.reactor.seconds),
             sources=Mirror(self.client, definition_prefix.SOURCE_ACTIVE, json_values(Source)),
         )

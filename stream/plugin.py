@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -18,6 +18,7 @@ import stream
 import twisted
 from stream.defaults import defaults_for
 from stream.errors import UserError, format_nested, sentence
+from stream.ops.log_control import LogControl
 from stream.ops.reactor import install as install_reactor
 from stream.settings import Settings, SettingsError, dump, help_text, load, parse_argv
 from stream.workers import worker_commands
@@ -142,16 +143,23 @@ def _version() -> str:
     )
 
 
-def _refuse(text: str) -> None:
+def _refuse(text: str) -> NoReturn:
     print(text, file=sys.stderr, flush=True)
     raise SystemExit(1)
+
+
+def _log_or_refuse(log_of: Callable[[], LogControl]) -> LogControl:
+    try:
+        return log_of()
+    except UserError as error:
+        _refuse(format_nested("Error", [sentence(str(error))]))
 
 
 def makeService(options: Options) -> IService:
     """The root service for the chosen components; nothing is opened before the reactor runs."""
     from twisted.internet import reactor
 
-    from stream.components import build
+    from stream.components import build, log_of
     from stream.ops.supervisor import ParentWatch, tell_ready
     from stream.process import Process
     from stream.quickstart import announce
@@ -163,10 +171,12 @@ def makeService(options: Options) -> IService:
         if options.is_worker:
             tell_ready()
 
+    log = _log_or_refuse(lambda: log_of(settings))
     process = Process(
-        lambda: build(settings, components, options.workers, reactor=reactor),
+        lambda: build(settings, components, options.workers, reactor=reactor, log=log),
         reactor=reactor,
         ready=ready,
+        hangup=log.reopen,
     )
     if options.is_worker:
         watch = ParentWatch(reactor, lambda: process.exit("the parent process has ended"))

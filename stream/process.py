@@ -30,6 +30,7 @@ class Process(Service):
 
     :param build: makes what is to run; called when the reactor runs.
     :param ready: called when everything is ready.
+    :param hangup: called on SIGHUP.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class Process(Service):
         *,
         reactor: Any,
         ready: Callable[[], None] = lambda: None,
+        hangup: Callable[[], None] = lambda: None,
     ) -> None:
+        self._hangup = hangup
         self._build = build
         self._reactor = reactor
         self._ready = ready
@@ -53,6 +56,7 @@ class Process(Service):
     def _start(self) -> None:
         for number in _REASONS:
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_hangup)
         self._starting = ensureDeferred(self._run())
         self._starting.addErrback(self._failed)
 
@@ -90,6 +94,9 @@ class Process(Service):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         reason = _REASONS[signal.Signals(number)]
         self._reactor.callFromThread(self.exit, reason)
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._hangup)
 
     async def stopService(self) -> None:
         """Fires when everything has drained."""

@@ -30,6 +30,8 @@ def worker_commands(
             **flags,
             "node-id": name,
             "metrics-listen": _port_after(settings.metrics.listen, number),
+            "manhole-listen": _port_after(settings.manhole.listen, number),
+            "pprof-listen": _port_after(settings.pprof.listen, number),
             "source-http-workers": "1",
             "source-http-share-port": "true",
         }

@@ -32,6 +32,7 @@ def test_workers_have_names_and_ports_of_their_own(monkeypatch: pytest.MonkeyPat
         assert child.components == ("http-source",)
         assert child.settings.node_id == name
         assert child.settings.metrics.listen == f"[::1]:{9000 + number}"
+        assert child.settings.manhole.listen == f"127.0.0.1:{4022 + number}"
         assert child.settings.source.http.trusted_proxies == ("::1", "::2")
         assert child.settings.source.http.share_port
         assert child.settings.source.http.workers == 1

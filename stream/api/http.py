@@ -23,6 +23,7 @@ from stream.api.call import Answer
 from stream.api.errors import ErrorAnswer, error_answer
 from stream.errors import UserError
 from stream.ops.ids import request_id
+from stream.ops.tracing import begin
 
 __all__ = ["MAX_BODY_BYTES", "ApiRequest", "ApiSite", "Front", "clean_path", "error_body", "put"]
 
@@ -216,10 +217,19 @@ class Front(Resource):
         done: Deferred[None] = Deferred()
         self._in_flight[request] = done
         started = self._reactor.seconds()
+        traced = begin(
+            "http.server.request",
+            {"http.method": request.method.decode("latin-1"), "http.request_id": request.id},
+            request.getHeader("traceparent") or "",
+        )
 
         def ended(result: Any) -> None:
             del self._in_flight[request]
-            self._access(request, started, 499 if isinstance(result, Failure) else request.code)
+            status = 499 if isinstance(result, Failure) else request.code
+            traced.set("http.target", request.path.decode("utf-8", "replace"))
+            traced.set("http.status_code", status)
+            traced.end("failed" if status >= 500 else "")
+            self._access(request, started, status)
             done.callback(None)
 
         request.notifyFinish().addBoth(ended)

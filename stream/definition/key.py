@@ -21,7 +21,7 @@ class BranchKey:
         return SourceKey(self.project_id, self.branch_id, source_id)
 
 
-@attrs.frozen(order=True)
+@attrs.frozen(order=True, cache_hash=True)
 class SourceKey:
     """A source in a branch."""
 

@@ -63,6 +63,8 @@ class EtcdClient(Service):
     :param namespace: put before every key; ends with a slash.
     :param connect_timeout: seconds to wait for the cluster at the start.
     :param request_timeout: seconds for one request.
+
+    :ivar mirrors: those that follow a prefix at the moment, to be looked at.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class EtcdClient(Service):
     ) -> None:
         self.namespace = namespace.strip("/") + "/" if namespace.strip("/") else ""
         self.reactor = reactor
+        self.mirrors: set[Any] = set()
         self._endpoints = ", ".join(endpoints)
         self._connect_timeout = connect_timeout
         self._request_timeout = request_timeout

@@ -95,10 +95,31 @@ class Mirror(Service, Generic[T]):
         self._is_again = False
         self._following: Deferred[None] | None = None
         self._waiters: list[tuple[int, Deferred[None]]] = []
+        self._behind_since: float | None = None
+        self._sizes = (0, 0)
 
     def listen(self, on_change: Callable[[Batch[T]], Awaitable[None] | None]) -> None:
         """Tell somebody else of each batch, too; to be called before the start."""
         self._listeners.append(on_change)
+
+    @property
+    def prefix(self) -> str:
+        return self._prefix
+
+    @property
+    def lag_seconds(self) -> float:
+        """For how long it may be out of date: since the watch broke, or since a change came that
+        isn't handled yet. 0 while it follows. A silent watch counts as good for a minute."""
+        if self._behind_since is None:
+            return 0.0
+        now: float = self._client.reactor.seconds()
+        return max(0.0, now - self._behind_since)
+
+    @property
+    def stored_bytes(self) -> int:
+        """About how many bytes the content has in etcd: the number of keys times the mean size."""
+        count, size = self._sizes
+        return len(self._items) * size // count if count else 0
 
     @property
     def items(self) -> Mapping[str, T]:
@@ -108,12 +129,14 @@ class Mirror(Service, Generic[T]):
     async def startService(self) -> None:
         """Fires when the content is loaded and handed on."""
         super().startService()
+        self._client.mirrors.add(self)
         await self._load()
         self._following = ensureDeferred(self._follow())
         self._following.addErrback(self._stopped)
 
     async def stopService(self) -> None:
         super().stopService()
+        self._client.mirrors.discard(self)
         if self._stream is not None:
             self._stream.cancel()
         if self._following is not None:
@@ -208,6 +231,7 @@ class Mirror(Service, Generic[T]):
         self._is_again = True
         self._stream = stream = await self._client.watch(self._prefix, self.revision + 1)
         self._watches += 1
+        self._behind_since = None
         try:
             while True:
                 try:
@@ -216,14 +240,17 @@ class Mirror(Service, Generic[T]):
                     await self._check_unchanged()
                     continue
                 if batch.events:
+                    self._behind_since = self._client.reactor.seconds()
                     found = [self._apply(event) for event in batch.events]
                     changes = tuple(change for change in found if change is not None)
                     await self._hand_on(Batch(batch.revision, False, changes))
+                    self._behind_since = None
                 else:
                     self._reached(max(self.revision, batch.revision))
         finally:
             stream.cancel()
             self._stream = None
+            self._behind_since = self._client.reactor.seconds()
 
     async def _check_unchanged(self) -> None:
         """Ask whether a silent watch has missed something.
@@ -260,6 +287,8 @@ class Mirror(Service, Generic[T]):
         value: T | None = None
         try:
             value = self._decode(kv)
+            count, size = self._sizes
+            self._sizes = (count + 1, size + len(kv.key) + len(kv.value))
         except Exception:
             _log.failure("cannot decode {key}, it is left out", key=kv.key)
         if value is None:

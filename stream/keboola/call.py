@@ -9,10 +9,13 @@ from hyperlink import DecodedURL
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from stream.keboola.call_meter import CallMeter, MeasuredCall
 from stream.keboola.errors import StorageApiError
 from stream.keboola.retry import CALL_BUDGET, MAX_RETRIES, Outcome, may_retry, retry_delay
 from stream.keboola.token import Token
 from stream.keboola.transport import ExchangeFailed, Reply, Transport
+from stream.ops.metrics import Metrics
+from stream.ops.tracing import outgoing_headers
 
 __all__ = ["Answer", "Call", "Caller", "base_url"]
 
@@ -86,11 +89,18 @@ class Caller:
     :param root: from `base_url`.
     :param transport: makes the exchanges.
     :param budget: seconds one call may take in all.
+    :param metrics: measure the calls.
     """
 
     def __init__(
-        self, reactor: Any, root: DecodedURL, transport: Transport, budget: float = CALL_BUDGET
+        self,
+        reactor: Any,
+        root: DecodedURL,
+        transport: Transport,
+        budget: float = CALL_BUDGET,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._meter = CallMeter(metrics or Metrics(), reactor, root.host)
         self._reactor = reactor
         self._root = root
         self._transport = transport
@@ -102,6 +112,12 @@ class Caller:
         :param budget: a smaller budget, in seconds.
         :raises StorageApiError: the last failure.
         """
+        with self._meter.call(call.method, call.path) as measured:
+            answer = await self._make(call, budget, measured)
+            measured.status = answer.reply.status
+            return answer
+
+    async def _make(self, call: Call, budget: float | None, measured: MeasuredCall) -> Answer:
         limit = self._budget if budget is None else min(budget, self._budget)
         deadline = self._reactor.seconds() + limit
         url = self._root.child(*call.path).replace(query=call.query).to_uri().to_text()
@@ -113,14 +129,16 @@ class Caller:
         while True:
             outcome: Outcome | int
             try:
-                reply = await self._transport.exchange(
-                    call.method,
-                    url,
-                    headers,
-                    call.body,
-                    timeout=max(deadline - self._reactor.seconds(), 0.001),
-                    fresh=not call.idempotent,
-                )
+                with self._meter.request(measured):
+                    reply = await self._transport.exchange(
+                        call.method,
+                        url,
+                        {**headers, **outgoing_headers()},
+                        call.body,
+                        timeout=max(deadline - self._reactor.seconds(), 0.001),
+                        fresh=not call.idempotent,
+                    )
+                    measured.replied(reply)
             except ExchangeFailed as failed:
                 outcome = failed.outcome
                 problem = _no_answer(call, url, failed, retries > 0)

@@ -33,6 +33,7 @@ from stream.keboola.values import (
     Table,
     TokenInfo,
 )
+from stream.ops.metrics import Metrics
 
 __all__ = ["StorageApi"]
 
@@ -57,6 +58,7 @@ class StorageApi:
     :param pool: kept connections; by default a pool of its own.
     :param budget: seconds one call may take, repetitions included.
     :param connect_timeout: seconds.
+    :param metrics: measure the calls.
     :raises ValueError: an address that can't be used.
     """
 
@@ -68,10 +70,11 @@ class StorageApi:
         pool: HTTPConnectionPool | None = None,
         budget: float = CALL_BUDGET,
         connect_timeout: float = CONNECT_TIMEOUT,
+        metrics: Metrics | None = None,
     ) -> None:
         self._reactor = reactor
         self._transport = Transport(reactor, pool or persistent_pool(reactor), connect_timeout)
-        self._caller = Caller(reactor, base_url(host_or_url), self._transport, budget)
+        self._caller = Caller(reactor, base_url(host_or_url), self._transport, budget, metrics)
         self._index: tuple[float, Index] | None = None
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
@@ -48,11 +49,17 @@ class Reply:
     :param status: the HTTP status.
     :param phrase: its reason phrase.
     :param json: the decoded body, ``None`` if there was none or it was not JSON.
+    :param sent: bytes of the request's body.
+    :param received: bytes of the answer's body, as it is without its compression.
+    :param parse_seconds: how long reading the JSON took.
     """
 
     status: int
     phrase: str
     json: Any = attrs.field(repr=False)
+    sent: int = 0
+    received: int = 0
+    parse_seconds: float = 0.0
 
 
 class ExchangeFailed(Exception):
@@ -149,10 +156,15 @@ class Transport:
             raise
         except Exception as problem:
             raise _explained(problem) from None
+        started = time.perf_counter()
+        decoded = _decoded(response, data)
         return Reply(
             status=response.code,
             phrase=response.phrase.decode("latin-1"),
-            json=_decoded(response, data),
+            json=decoded,
+            sent=0 if producer is None else producer.size,
+            received=len(data),
+            parse_seconds=time.perf_counter() - started,
         )
 
 
@@ -163,7 +175,9 @@ class _JsonBody(FileBodyProducer):
     """
 
     def __init__(self, body: Any) -> None:
-        super().__init__(BytesIO(orjson.dumps(body)))
+        data = orjson.dumps(body)
+        super().__init__(BytesIO(data))
+        self.size = len(data)
         self.started = False
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:

@@ -40,8 +40,8 @@ class Gauge:
 
     __slots__ = ("_ask", "_value")
 
-    def __init__(self) -> None:
-        self._value = 0.0
+    def __init__(self, value: float = 0.0) -> None:
+        self._value = value
         self._ask: Callable[[], float] | None = None
 
     def set(self, value: float) -> None:
@@ -70,21 +70,21 @@ class Gauge:
 class Histogram:
     """A distribution: how many observations are not above each bound, and their sum."""
 
-    __slots__ = ("_bounds", "counts", "sum")
+    __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
         """Add *value*, *times* times."""
-        self.counts[bisect_left(self._bounds, value)] += times
+        self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
     def buckets(self) -> list[tuple[str, float]]:
         """Upper bounds as text with the number of observations not above them."""
-        bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+        bounds = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
         return list(zip(bounds, map(float, accumulate(self.counts)), strict=True))
 
 
@@ -131,6 +131,15 @@ class Family(Generic[C]):
         for key in list(self._children):
             if all(key[index] == value for index, value in wanted):
                 del self._children[key]
+
+    def replace(self, children: Mapping[tuple[str, ...], C]) -> None:
+        """Have these children alone, by their label values in the order of the names."""
+        self._children = dict(children)
+
+    @property
+    def kind(self) -> str:
+        """``counter``, ``gauge`` or ``histogram``."""
+        return type(self._make()).__name__.lower()
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the registry need not know the samples in advance."""

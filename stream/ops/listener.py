@@ -124,6 +124,7 @@ class MetricsPage(Resource):
 
     async def _answer(self, request: Request, gone: list[Failure]) -> None:
         try:
+            self._metrics.collect()
             page = await deferToThreadPool(self._reactor, self._threads, self._metrics.page)
         except Exception:
             self._log.failure("cannot make the metrics page")

@@ -92,6 +92,10 @@ class LineObserver:
         self._format = _json_line if form == "json" else _text_lines
         self.minimum = minimum
 
+    def redirect(self, stream: TextIO) -> None:
+        """Write to *stream* from now on."""
+        self._stream = stream
+
     def __call__(self, event: LogEvent) -> None:
         level = event.get("log_level") or LogLevel.info
         if _LEVEL_ORDER.index(level) < _LEVEL_ORDER.index(self.minimum):

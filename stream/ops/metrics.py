@@ -6,13 +6,16 @@ A family that nothing was added to shows only its help. Durations are in millise
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import attrs
 from prometheus_client import CollectorRegistry, Info
 from prometheus_client.exposition import generate_latest
+from twisted.logger import Logger
 
+from stream.ops.catalog import OWN, SINK_LABELS, SOURCE_LABELS, VOLUME_LABELS
 from stream.ops.families import DEFAULT_BUCKETS_MS, Counter, Family, Gauge, Histogram
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "VolumeLabels",
 ]
 
+_log = Logger()
 C = TypeVar("C", Counter, Gauge, Histogram)
 Operation = Literal[
     "filerotation", "slicerotation", "fileimport", "sliceupload", "filecleanup", "jobcleanup"
@@ -46,9 +50,7 @@ _OPERATION_BUCKETS_MS = (
     *(30000, 100000, 300000, 1000000),
 )
 _LAG_BUCKETS_MS = (1, 5, 10, 25, 50, 100, 250, 500, 1000, 5000)
-_SOURCE = ("project_id", "branch_id", "source_id")
-_SINK = (*_SOURCE, "sink_id")
-_VOLUME = ("volume_id", "volume_type", "volume_label", "volume_path")
+_SOURCE, _SINK, _VOLUME = SOURCE_LABELS, SINK_LABELS, VOLUME_LABELS
 _REQUEST = ("http_method", "http_url_host", "http_url_path", "http_status_code")
 _PREFIX = "keboola_go_"
 
@@ -80,24 +82,45 @@ class VolumeLabels:
 
 
 class SourceMeter:
-    """Counts the records of one source; kept by whoever handles them."""
+    """Counts the records of one source; kept by whoever handles them.
+
+    :param clock: seconds since the epoch.
+    """
+
+    __slots__ = ("_children", "_clock", "_families", "_labels")
 
     def __init__(
-        self, durations: Family[Histogram], sizes: Family[Counter], labels: Mapping[str, str]
+        self,
+        durations: Family[Histogram],
+        sizes: Family[Counter],
+        labels: Mapping[str, str],
+        clock: Callable[[], float],
     ) -> None:
         self._families = durations, sizes
         self._labels = dict(labels)
+        self._clock = clock
         self._children: dict[bool, tuple[Histogram, Counter]] = {}
 
-    def record(self, milliseconds: float, size: int, *, failed: bool = False) -> None:
-        """A record of *size* bytes was answered after *milliseconds*."""
+    def answered(self, at: int, size: int, *, failed: bool = False, records: int = 1) -> None:
+        """*records* records were answered, *size* bytes in all.
+
+        :param at: when they were received, milliseconds since the epoch.
+        """
         children = self._children.get(failed)
         if children is None:
-            labels = {**self._labels, "has_error": "true" if failed else "false"}
-            durations, sizes = self._families
-            children = self._children[failed] = durations.labels(labels), sizes.labels(labels)
-        children[0].observe(milliseconds)
-        children[1].add(size)
+            children = self._make(failed)
+        # Written out: this is done for each record.
+        durations, sizes = children
+        elapsed = self._clock() * 1000 - at
+        durations.counts[bisect_left(durations.bounds, elapsed)] += records
+        durations.sum += elapsed * records
+        sizes.value += size
+
+    def _make(self, failed: bool) -> tuple[Histogram, Counter]:
+        labels = {**self._labels, "has_error": "true" if failed else "false"}
+        durations, sizes = self._families
+        children = self._children[failed] = durations.labels(labels), sizes.labels(labels)
+        return children
 
 
 class SinkMeter:
@@ -140,10 +163,39 @@ class Metrics:
         self._define_operations()
         self._define_node()
         self._define_requests()
+        self._define_own()
+        self._collectors: list[Callable[[], None]] = []
+
+    def on_collect(self, collect: Callable[[], None]) -> None:
+        """Have *collect* called, in the reactor's thread, whenever a page is wanted.
+
+        It takes over what was counted elsewhere, and must be quick.
+        """
+        self._collectors.append(collect)
+
+    def collect(self) -> None:
+        """Bring up to date what is only counted when somebody looks; in the reactor's thread."""
+        for collect in self._collectors:
+            try:
+                collect()
+            except Exception:
+                _log.failure("cannot collect metrics")
 
     def page(self) -> bytes:
-        """Everything in the Prometheus text format."""
+        """Everything in the Prometheus text format; call `collect` before. From any thread."""
         return generate_latest(self.registry)
+
+    def families(self) -> Iterable[Family[Any]]:
+        """All families, in the order of their definition."""
+        return self._families.values()
+
+    def own(self, name: str) -> Family[Any]:
+        """The family *name* of `stream.ops.catalog`."""
+        return self._families[name]
+
+    def moved(self, name: str, sink: SinkLabels, records: int) -> None:
+        """*records* of *sink* have come as far as the counter *name* counts."""
+        self._families[name].labels(sink.as_labels()).add(records)
 
     def counter(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Family[Counter]:
         """The counter *name* (scraped with ``_total``), registered when it is asked for first."""
@@ -164,10 +216,12 @@ class Metrics:
         bounds = tuple(buckets)
         return self._registered(Family(name, help_text, labels, lambda: Histogram(bounds)))
 
-    def source_meter(self, source: SourceLabels, source_type: str) -> SourceMeter:
-        """What counts the records of *source*."""
+    def source_meter(
+        self, source: SourceLabels, source_type: str, clock: Callable[[], float]
+    ) -> SourceMeter:
+        """What counts the records of *source*; *clock* gives seconds since the epoch."""
         labels = {**source.as_labels(), "source_type": source_type}
-        return SourceMeter(self._source_duration, self._source_bytes, labels)
+        return SourceMeter(self._source_duration, self._source_bytes, labels, clock)
 
     def sink_meter(self, sink: SinkLabels, sink_type: str) -> SinkMeter:
         """What counts the records of *sink*."""
@@ -222,10 +276,9 @@ class Metrics:
         self._disk_used.labels(volume.as_labels()).set(used)
         self._disk_total.labels(volume.as_labels()).set(total)
 
-    def file_descriptors(self, used: int, total: int) -> None:
-        """The process may open *total* files and has *used* of them open."""
-        self._descriptors_used.labels({}).set(used)
-        self._descriptors_total.labels({}).set(total)
+    def descriptor_gauges(self) -> tuple[Gauge, Gauge]:
+        """Of the files that the process has open, and of those that it may open."""
+        return self._descriptors_used.labels({}), self._descriptors_total.labels({})
 
     def task_started(self, task_type: str) -> None:
         self._tasks_running.labels({"task_type": task_type}).add(1)
@@ -380,6 +433,15 @@ class Metrics:
             (),
             _LAG_BUCKETS_MS,
         )
+
+    def _define_own(self) -> None:
+        for family in OWN:
+            if family.kind == "counter":
+                self.counter(family.name, family.help_text, family.labels)
+            elif family.kind == "gauge":
+                self.gauge(family.name, family.help_text, family.labels)
+            else:
+                self.histogram(family.name, family.help_text, family.labels, family.buckets)
 
     def _define_requests(self) -> None:
         self._calls_in_flight = {

@@ -9,7 +9,8 @@ Conditions:
 - ``oneof=a b``: one of the words.
 - ``len=32``: that many bytes.
 - ``url``: an absolute http(s) URL. ``host_or_url``: that, or a host with or without a port.
-- ``hostname_port``: an address to listen on. ``networks``: a list of IP addresses or networks.
+- ``hostname_port``: an address to listen on. ``loopback_port``: likewise, on
+  loopback. ``networks``: a list of IP addresses or networks.
 - ``gtefield=name``: not less than that sibling. Only `stream.settings.validate` knows siblings.
 
 Numbers, durations and sizes below zero never pass, whatever the rule says.
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from stream.settings.address import is_host, split_address
+from stream.settings.address import is_host, is_loopback, split_address
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
 
@@ -153,6 +154,15 @@ def _hostname_port(value: Any, _: str) -> str | None:
     return None
 
 
+def _loopback_port(value: Any, argument: str) -> str | None:
+    problem = _hostname_port(value, argument)
+    if problem is not None:
+        return problem
+    if not is_loopback(split_address(value)[0]):
+        return "is invalid: must be an address of loopback, e.g. 127.0.0.1:4022"
+    return None
+
+
 def _networks(value: Any, _: str) -> str | None:
     for item in value:
         try:
@@ -174,5 +184,6 @@ _CHECKS: dict[str, Callable[[Any, str], str | None]] = {
     "url": _url,
     "host_or_url": _host_or_url,
     "hostname_port": _hostname_port,
+    "loopback_port": _loopback_port,
     "networks": _networks,
 }

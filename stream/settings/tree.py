@@ -29,6 +29,8 @@ __all__ = [
     "GCPEncryptionSettings",
     "HTTPSourceSettings",
     "KeboolaTableSettings",
+    "LogSettings",
+    "ManholeSettings",
     "MetricsSettings",
     "PprofSettings",
     "SandboxSettings",
@@ -37,6 +39,7 @@ __all__ = [
     "SourceSettings",
     "TableSinkSettings",
     "TaskSettings",
+    "TracingSettings",
 ]
 
 
@@ -47,6 +50,49 @@ class PprofSettings:
         "127.0.0.1:4000",
         "Address of the profiling HTTP server. It shows the inside of the process: keep it local.",
         rule="required,hostname_port",
+    )
+
+
+@attrs.frozen
+class ManholeSettings:
+    enabled: bool = setting(
+        False, "Offer a Python console of the running process over SSH. It can do anything."
+    )
+    listen: str = setting(
+        "127.0.0.1:4022",
+        "Address of the console; only this machine may reach it.",
+        rule="required,loopback_port",
+    )
+    host_key: str = setting("", "File with the private key of the console's SSH server.")
+    authorized_keys: str = setting(
+        "", "File with the public keys of those who may use the console."
+    )
+
+
+@attrs.frozen
+class LogSettings:
+    format: str = setting(
+        "auto",
+        "Lines of the log: json, text, or auto = text on a terminal, else json.",
+        rule="required,oneof=auto json text",
+    )
+    file: str = setting("", "Log file, opened again on SIGHUP; empty = standard output.")
+    access_log: bool = setting(True, "Log each request to the API.")
+    levels: tuple[str, ...] = setting(
+        (), "Levels of namespaces, e.g. etcd=debug, where they differ from the usual one."
+    )
+
+
+@attrs.frozen
+class TracingSettings:
+    enabled: bool = setting(False, "Send spans of OpenTelemetry; needs stream-service[tracing].")
+    endpoint: str = setting(
+        "http://127.0.0.1:4318/v1/traces",
+        "URL of the collector that takes spans by OTLP over HTTP.",
+        rule="required,url",
+    )
+    sample_ratio: int = setting(
+        100, "Of how many operations in a hundred spans are sent.", rule="min=0,max=100"
     )
 
 
@@ -366,6 +412,9 @@ class Settings:
         "", "Host or URL of the Storage API.", rule="required,host_or_url"
     )
     pprof: PprofSettings = group(PprofSettings)
+    manhole: ManholeSettings = group(ManholeSettings)
+    log: LogSettings = group(LogSettings)
+    tracing: TracingSettings = group(TracingSettings)
     datadog: DatadogSettings = group(DatadogSettings)
     etcd: EtcdSettings = group(EtcdSettings)
     metrics: MetricsSettings = group(MetricsSettings)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import attrs
 
 from stream.errors import UserError
 from stream.sink.outcome import Waiter
 
-__all__ = ["Group", "SentGroup"]
+__all__ = ["Group", "GroupMeter", "SentGroup"]
+
+
+class GroupMeter(Protocol):
+    """Counts what becomes of groups; see `stream.sink.meters`."""
+
+    def stored(self, group: Group, /) -> None:
+        """All of *group* is stored, and those who wait are told now."""
+
+    def failed(self, group: Group, error: UserError, /) -> None:
+        """Nothing of *group* is acknowledged."""
 
 
 @attrs.define(eq=False)
@@ -18,6 +30,9 @@ class Group:
     :ivar size: bytes in `rows`.
     :ivar first_at: receive time of the first record, milliseconds since the epoch.
     :ivar last_at: the same of the last one.
+    :ivar arrivals: for each earlier receive time the rows that had come by its end. So a row costs
+        a comparison, and yet it is known later how long each has waited.
+    :ivar meter: counts what becomes of the group.
     """
 
     rows: list[bytes] = attrs.Factory(list)
@@ -26,11 +41,16 @@ class Group:
     size: int = 0
     first_at: int = 0
     last_at: int = 0
+    arrivals: list[tuple[int, int]] = attrs.Factory(list)
+    meter: GroupMeter | None = None
 
     def add(self, rows: bytes, count: int, received_at: int, waiter: Waiter | None) -> None:
-        if not self.rows:
-            self.first_at = received_at
-        self.last_at = received_at
+        if received_at != self.last_at:
+            if self.rows:
+                self.arrivals.append((self.last_at, self.count))
+            else:
+                self.first_at = received_at
+            self.last_at = received_at
         self.rows.append(rows)
         self.count += count
         self.size += len(rows)
@@ -38,10 +58,14 @@ class Group:
             self.waiting.append(waiter)
 
     def stored(self) -> None:
+        if self.meter is not None:
+            self.meter.stored(self)
         for waiter in self.waiting:
             waiter.stored()
 
     def failed(self, error: UserError) -> None:
+        if self.meter is not None:
+            self.meter.failed(self, error)
         for waiter in self.waiting:
             waiter.failed(error)
 

@@ -11,7 +11,7 @@ the node's lease, and a node without a lease takes no records: a node that can't
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 from twisted.application.service import Service
@@ -29,6 +29,7 @@ from stream.sink.balancing import slice_share
 from stream.sink.outcome import Waiter, no_opened_slice, shutting_down
 from stream.sink.quota import Quotas
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
+from stream.sink.slice_pipeline import SlicePipeline
 from stream.storage import prefix as storage_prefix
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
@@ -195,7 +196,7 @@ class SinkRouter(Service):
         if not share:
             raise no_opened_slice(from_milliseconds(now_ms + RETRY_AFTER_MILLISECONDS))
         _log.info("opening sink pipeline", sink_id=str(key))
-        pipeline = self._pipelines[key] = SinkPipeline(self._context)
+        pipeline = self._pipelines[key] = SinkPipeline(self._context, key)
         self._quotas.watch(key, share[-1].quota)
         ensureDeferred(pipeline.update(share)).addErrback(
             lambda failure: _log.failure("cannot open sink pipeline", failure)
@@ -221,6 +222,11 @@ class SinkRouter(Service):
             self._writers[volume_id] = volume.node_id
         return self._writers.get(volume_id, "")
 
+    def slices(self) -> Iterator[SlicePipeline]:
+        """All slices that this node writes to."""
+        for pipeline in self._pipelines.values():
+            yield from pipeline.slices
+
     # Changes of sinks.
 
     def _sinks_changed(self, batch: Batch[Sink]) -> None:
@@ -234,6 +240,8 @@ class SinkRouter(Service):
             touched.add(source)
             if change.value is None:
                 self._targets.get(source, {}).pop(key.sink_id, None)
+                if self._context.meters is not None:
+                    self._context.meters.forget(key)
                 continue
             sink = change.value
             target = known.get(source, {}).get(key.sink_id)

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredLock, ensureD
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.mapping.columns import Mapping
 from stream.mapping.render import Renderer, compile_renderer
@@ -18,6 +19,7 @@ from stream.sink.balancing import Balancer
 from stream.sink.counters import SliceCounters
 from stream.sink.dead_letter import DeadLetters
 from stream.sink.group import Group
+from stream.sink.meters import SinkCounts, SinkMeters
 from stream.sink.outcome import ACCEPTED, Waiter, no_pipeline_ready
 from stream.sink.slice_pipeline import SlicePipeline
 from stream.storage.entity import Slice
@@ -57,6 +59,7 @@ class PipelineContext:
     collector: CountersCollector
     balancer: Balancer
     dead_letters: DeadLetters | None = None
+    meters: SinkMeters | None = None
     renderers: dict[tuple[Mapping, ByteSize], Renderer] = attrs.Factory(dict)
 
     def renderer(self, slice_: Slice) -> Renderer:
@@ -81,8 +84,12 @@ class _Target:
 class SinkPipeline:
     """Writes to the slices given by `update`; opened by the first record of the sink."""
 
-    def __init__(self, context: PipelineContext) -> None:
+    def __init__(self, context: PipelineContext, key: SinkKey | None = None) -> None:
+        """:param key: whose records they are, to count them; nobody's if ``None``."""
         self._context = context
+        self._meter: SinkCounts | None = None
+        if context.meters is not None and key is not None:
+            self._meter = context.meters.of(key)
         self._targets: tuple[_Target, ...] = ()
         self._stopped: UserError | None = None
         self._updating = DeferredLock()
@@ -99,7 +106,17 @@ class SinkPipeline:
             target.pipeline.write(row, 1, record.timestamp_ms, waiter)
             return None
         target.pipeline.write(row, 1, record.timestamp_ms, None)
+        self._accepted(1)
         return ACCEPTED
+
+    def _accepted(self, records: int) -> None:
+        if self._meter is not None:
+            self._meter.acknowledged(records)
+
+    @property
+    def slices(self) -> Sequence[SlicePipeline]:
+        """The slices that are written to."""
+        return [target.pipeline for target in self._targets]
 
     def _render(self, target: _Target, record: RecordContext) -> bytes:
         try:
@@ -110,6 +127,8 @@ class SinkPipeline:
 
     def rejected(self, record: RecordContext, error: UserError) -> None:
         """*record* can't be rendered: keep it, if the sink's settings ask for it."""
+        if self._meter is not None:
+            self._meter.rejected(error)
         dead_letters = self._context.dead_letters
         for target in self._targets[:1]:
             slice_ = target.pipeline.slice
@@ -138,6 +157,7 @@ class SinkPipeline:
             target.pipeline.write(rows, count, received_at, waiter)
             return None
         target.pipeline.write(rows, count, received_at, None)
+        self._accepted(count)
         return ACCEPTED
 
     def _pick(self) -> _Target:
@@ -208,6 +228,7 @@ class SinkPipeline:
             pool=context.pool,
             reroute=self._reroute,
             announce=lambda: ensureDeferred(context.collector.stored(slice_.key)),
+            meter=self._meter,
         )
         context.collector.opened(slice_.key, pipeline.counters)
         renderer = context.renderer(slice_)

@@ -34,6 +34,7 @@ from stream.errors import UserError
 from stream.sink.compression import compressor
 from stream.sink.counters import SliceCounters
 from stream.sink.group import Group, SentGroup
+from stream.sink.meters import SinkCounts
 from stream.sink.outcome import Waiter, no_pipeline_ready, not_stored, unknown_fate
 from stream.storage.entity import Slice
 from stream.storage.network.interface import (
@@ -86,6 +87,7 @@ class SlicePipeline:
     :param reroute: offers a group that was certainly not stored to another slice of the sink;
         false if nobody takes it.
     :param announce: fires when the present counters of the slice are in etcd.
+    :param meter: counts the records of the sink.
     """
 
     def __init__(
@@ -99,7 +101,9 @@ class SlicePipeline:
         reroute: Callable[[SlicePipeline, Group], bool],
         announce: Callable[[], Deferred[None]],
         jitter: random.Random | None = None,
+        meter: SinkCounts | None = None,
     ) -> None:
+        self._meter = meter
         self.slice = slice_
         self.counters = SliceCounters()
         self.state = PipelineState.OPENING
@@ -122,7 +126,7 @@ class SlicePipeline:
         self._generation = 0
         self._acknowledged = -1
         self._offset = 0
-        self._open = Group()
+        self._open = Group(meter=self._meter)
         self._full: deque[Group] = deque()
         self._sent: deque[SentGroup] = deque()
         self._held = 0
@@ -148,6 +152,11 @@ class SlicePipeline:
         )
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes of rows that aren't acknowledged by the writer yet."""
+        return self._held
+
+    @property
     def opening(self) -> bool:
         """Whether rows may wait here although there is no file yet."""
         return self.state is PipelineState.OPENING and self._held < self._held_limit
@@ -167,12 +176,12 @@ class SlicePipeline:
         group = self._open
         if group.rows and group.size + len(rows) > self._group_limit:
             self._full.append(group)
-            group = self._open = Group()
+            group = self._open = Group(meter=self._meter)
         group.add(rows, count, received_at, waiter)
         self._held += len(rows)
         if group.size >= self._group_limit or group.count >= self._count_limit:
             self._full.append(group)
-            self._open = Group()
+            self._open = Group(meter=self._meter)
         if self._commit_call is None:
             if not self._sent or (self._full and len(self._sent) < MAX_SENT_GROUPS):
                 self._commit_call = self._reactor.callLater(0, self._commit)
@@ -190,7 +199,7 @@ class SlicePipeline:
         self._interval_call = None
         if self._open.rows and len(self._sent) < MAX_SENT_GROUPS:
             self._full.append(self._open)
-            self._open = Group()
+            self._open = Group(meter=self._meter)
             self._commit()
 
     # Sending groups.
@@ -203,7 +212,7 @@ class SlicePipeline:
             if self._full:
                 group = self._full.popleft()
             elif self._open.rows and not self._sent:
-                group, self._open = self._open, Group()
+                group, self._open = self._open, Group(meter=self._meter)
             else:
                 break
             self._send(group)
@@ -260,6 +269,8 @@ class SlicePipeline:
         self._sent.remove(sent)
         group = sent.group
         self._held -= group.size
+        if self._meter is not None and self._level is SyncLevel.SYNCED:
+            self._meter.synced(group.count)
         self.counters.add(group.count, group.size, len(sent.data), group.first_at, group.last_at)
         self._commit()
         if self._announced:
@@ -334,7 +345,7 @@ class SlicePipeline:
         unsent = [group for group in (*self._full, self._open) if group.rows]
         self._sent.clear()
         self._full.clear()
-        self._open = Group()
+        self._open = Group(meter=self._meter)
         self._held = 0
         return sent, unsent
 

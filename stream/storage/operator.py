@@ -64,7 +64,7 @@ class Item(Generic[T]):
 
 
 class Operator(Service, Generic[T]):
-    """:param name: for the log.
+    """:param name: for the log and the metrics.
     :param prefix: of the watched keys; item keys are without it.
     :param wait: seconds until the item needs something, as far as is known; at most 0 if it does
         now, ``None`` if only a change can make it. Cheap, without I/O.
@@ -85,6 +85,7 @@ class Operator(Service, Generic[T]):
         concurrency: int,
         reactor: Any,
     ) -> None:
+        self.title = name
         self.items: dict[str, Item[T]] = {}
         self._log = Logger(namespace=name)
         self._prefix = prefix
@@ -100,6 +101,11 @@ class Operator(Service, Generic[T]):
         self._woken_while_busy: set[str] = set()
         self._woken: dict[str, None] = {}
         self._wake_call: Any = None
+
+    @property
+    def running_acts(self) -> int:
+        """Items that are acted on, or wait for their turn."""
+        return len(self._running)
 
     def startService(self) -> None:
         super().startService()

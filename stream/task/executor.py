@@ -23,6 +23,7 @@ from stream.etcd import AtomicTxn, EtcdClient, EtcdUnavailable, Session, atomic
 from stream.ops.errortype import error_type
 from stream.ops.ids import exception_id, random_id
 from stream.ops.metrics import Metrics
+from stream.ops.tracing import span
 from stream.task.entity import LOCK_PREFIX, Task, TaskFailure, finished, task_id
 from stream.task.errors import TaskAlreadyRunning, TaskTimeout, TooManyTasks
 from stream.values.codec import encode
@@ -191,7 +192,8 @@ class TaskExecutor(Service):
         run = TaskRun(task)
         problem: BaseException | None = None
         try:
-            result = await self._limited(_coroutine(body(run)), TASK_SECONDS)
+            with span("keboola.go.task", {"task": task.task_id, "type": task.type}):
+                result = await self._limited(_coroutine(body(run)), TASK_SECONDS)
         except Exception as error:
             problem = TaskTimeout() if isinstance(error, defer.TimeoutError) else error
             ended = self._failed(task, run, problem)

@@ -268,13 +268,14 @@ class Deployment:
 
 @contextmanager
 def load_of(
-    url: str, records: int, acknowledged: Path, prefix: str = "r"
+    url: str, records: int, acknowledged: Path, prefix: str = "r", options: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Push records in the background; it prints what became of them.
 
     It tries again for as long as nobody listens, so it is ended in any case.
 
     :param acknowledged: file for the ids of those answered with 200.
+    :param options: more of them, see `benchmarks.load`.
     """
     command = [
         *(sys.executable, "-m", "benchmarks.load", url),
@@ -282,6 +283,7 @@ def load_of(
         "--connections=32",
         f"--acknowledged={acknowledged}",
         f"--prefix={prefix}",
+        *options,
     ]
     with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE) as process:
         try:

@@ -68,7 +68,7 @@ def _value(metrics: Metrics, sample: str, **labels: str) -> float:
 
 def _scenario() -> Metrics:
     metrics = Metrics()
-    metrics.source_meter(SOURCE, "http").record(3, 100)
+    metrics.source_meter(SOURCE, "http", lambda: 1.003).answered(1000, 100)
     metrics.sink_meter(SINK, "table").record(12, 80, records=4)
     for operation in ("filerotation", "slicerotation", "fileimport", "sliceupload"):
         metrics.operation_failed(SINK, operation, 2)
@@ -77,7 +77,9 @@ def _scenario() -> Metrics:
     metrics.operation_finished(SINK, "sliceupload", 31, compressed=10, uncompressed=20)
     metrics.operation_finished(SINK, "filerotation", 5, condition="time", error_type="net")
     metrics.volume_space(VOLUME, 5, 50)
-    metrics.file_descriptors(12, 1024)
+    used, total = metrics.descriptor_gauges()
+    used.set(12)
+    total.set(1024)
     metrics.task_started("api.create.source")
     metrics.task_finished("api.create.source", 7)
     for kind in ("map", "tree"):
@@ -109,10 +111,10 @@ def test_empty_page() -> None:
 def test_records() -> None:
     """Records are counted by source and outcome, by sink and kind of error."""
     metrics = Metrics()
-    meter = metrics.source_meter(SOURCE, "http")
-    meter.record(3, 100)
-    meter.record(70, 50, failed=True)
-    meter.record(4, 1)
+    meter = metrics.source_meter(SOURCE, "http", lambda: 1.0)
+    meter.answered(997, 100)
+    meter.answered(930, 50, failed=True)
+    meter.answered(996, 1)
     duration = f"{PREFIX}stream_source_record_duration_milliseconds"
     labels = {"project_id": "1", "branch_id": "2", "source_id": "src", "source_type": "http"}
     assert _value(metrics, f"{duration}_count", has_error="false", **labels) == 2

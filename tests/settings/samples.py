@@ -33,6 +33,10 @@ _TEXTS = {
     "storage.level.local.encoding.sync.mode": "cache",
     "storage.level.local.writer.network.pipelineBalancer": "rand",
     "storage.metadataCleanup.activeFileExpiration": "100h",
+    "manhole.listen": "127.0.0.2:22",
+    "log.format": "text",
+    "log.levels": "etcd=debug,stream.sink=warn",
+    "tracing.endpoint": "https://collector.example.com/v1/traces",
     "source.http.trustedProxies": "10.0.0.0/8,192.168.1.1",
     "storage.level.local.volume.assignment.preferredTypes": "fast,slow",
 }

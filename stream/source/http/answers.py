@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import attrs
 from twisted.logger import Logger
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError
+from stream.ops.metrics import SourceMeter
 from stream.record.context import RecordContext
 from stream.source.http import responses
 from stream.source.interfaces import IAnswer, ISinkWriter
@@ -18,6 +20,7 @@ __all__ = [
     "PROCESSED",
     "Connection",
     "ManyAnswers",
+    "Received",
     "ReportFailure",
     "SingleAnswer",
     "SinkAnswer",
@@ -50,10 +53,42 @@ ReportFailure = Callable[[SourceKey, int, Sequence[tuple[str, Exception]]], None
 """Source, number of its sinks, and ids and errors of those that failed."""
 
 
-class SingleAnswer:
-    """A request for one sink of one source: the usual case, kept as cheap as can be."""
+@attrs.frozen
+class Received:
+    """A request with several answers to wait for, to be counted when they are all there.
 
-    __slots__ = ("_connection", "_report", "_sink_id", "_source", "_verbose")
+    :ivar meters: of its sources.
+    :ivar at: milliseconds since the epoch.
+    :ivar size: bytes of its body.
+    """
+
+    meters: Mapping[SourceKey, SourceMeter]
+    at: int
+    size: int
+
+    def answered(self, source: SourceKey, *, failed: bool, records: int = 1) -> None:
+        """Every sink of *source* has answered."""
+        self.meters[source].answered(self.at, self.size, failed=failed, records=records)
+
+
+class SingleAnswer:
+    """A request for one sink of one source: the usual case, kept as cheap as can be.
+
+    :param meter: of the source.
+    :param at: when the request was received, milliseconds since the epoch.
+    :param size: bytes of its body.
+    """
+
+    __slots__ = (
+        "_at",
+        "_connection",
+        "_meter",
+        "_report",
+        "_sink_id",
+        "_size",
+        "_source",
+        "_verbose",
+    )
 
     def __init__(
         self,
@@ -62,7 +97,13 @@ class SingleAnswer:
         sink_id: str,
         verbose: bool,
         report: ReportFailure,
+        meter: SourceMeter,
+        at: int,
+        size: int,
     ) -> None:
+        self._meter = meter
+        self._at = at
+        self._size = size
         self._connection = connection
         self._source = source
         self._sink_id = sink_id
@@ -70,6 +111,7 @@ class SingleAnswer:
         self._report = report
 
     def stored(self) -> None:
+        self._meter.answered(self._at, self._size)
         if self._connection.pending is self:
             if self._verbose:
                 self._finish_with_document(PROCESSED, None)
@@ -78,12 +120,14 @@ class SingleAnswer:
 
     def accepted(self, status: int) -> None:
         """The sink doesn't wait, and says so with *status*."""
+        self._meter.answered(self._at, self._size)
         if self._verbose or status not in (PROCESSED, ACCEPTED):
             self._finish_with_document(status, None)
         else:
             self._connection.finish(responses.ACCEPTED if status == ACCEPTED else responses.OK)
 
     def failed(self, error: Exception) -> None:
+        self._meter.answered(self._at, self._size, failed=True)
         self._report(self._source, 1, ((self._sink_id, error),))
         if self._connection.pending is self:
             self._finish_with_document(status_of(error), error)
@@ -135,11 +179,12 @@ class ManyAnswers:
     """A request for any number of sinks of any number of sources.
 
     :param sinks: sources sorted as they are to be shown, with the ids of their sinks.
+    :param received: counts the request.
 
     :ivar sources: the answers of each source's sinks.
     """
 
-    __slots__ = ("_connection", "_missing", "_report", "_verbose", "sources")
+    __slots__ = ("_connection", "_missing", "_received", "_report", "_verbose", "sources")
 
     def __init__(
         self,
@@ -147,7 +192,9 @@ class ManyAnswers:
         sinks: Sequence[tuple[SourceKey, Sequence[str]]],
         verbose: bool,
         report: ReportFailure,
+        received: Received,
     ) -> None:
+        self._received = received
         self._connection = connection
         self._verbose = verbose
         self._report = report
@@ -172,6 +219,7 @@ class ManyAnswers:
                 status = max(status, answer.status)
                 if answer.error is not None:
                     errors.append((answer.sink_id, answer.error))
+            self._received.answered(source, failed=bool(errors))
             if errors:
                 failed = True
                 self._report(source, len(answers), errors)
@@ -188,6 +236,8 @@ class ManyAnswers:
 
     def nothing_to_wait_for(self) -> bytes:
         """The answer if no source has a sink that takes the record."""
+        for source, _ in self.sources:
+            self._received.answered(source, failed=False)
         if not self._verbose:
             return responses.OK
         return _document([(source, []) for source, _ in self.sources], PROCESSED)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
+
 from stream.definition.key import SourceKey
 from stream.errors import UserError
 from stream.source.batch import Rejection, RowBlock
@@ -16,6 +18,7 @@ from stream.source.http import responses
 from stream.source.http.answers import (
     PROCESSED,
     Connection,
+    Received,
     ReportFailure,
     SinkAnswer,
     outcome_members,
@@ -43,6 +46,7 @@ class BatchAnswer:
     """:param count: records in the batch.
     :param place_name: what the places of records are called in the answer.
     :param sinks: sources sorted as they are to be shown, with ids and blocks of their sinks.
+    :param received: counts the records.
 
     :ivar sources: the answers of each source's sinks.
     """
@@ -55,7 +59,9 @@ class BatchAnswer:
         sinks: Sequence[tuple[SourceKey, Sequence[tuple[str, RowBlock]]]],
         verbose: bool,
         report: ReportFailure,
+        received: Received,
     ) -> None:
+        self._received = received
         self._connection = connection
         self._count = count
         self._place_name = place_name
@@ -73,10 +79,23 @@ class BatchAnswer:
         if not self._missing:
             for source, answers in self.sources:
                 errors = [(a.sink_id, a.error) for a in answers if a.error is not None]
+                self._count_records(source, answers)
                 if errors:
                     self._report(source, len(answers), errors)
             if self._connection.pending is self:
                 self._connection.finish(self.document())
+
+    def _count_records(self, source: SourceKey, answers: Sequence[BlockAnswer]) -> None:
+        """The body's bytes count once, with the records that were taken if there are any."""
+        failed = len({r.place for answer in answers for r in answer.block.rejected})
+        if any(answer.error is not None for answer in answers):
+            failed = self._count
+        received = self._received
+        if failed < self._count:
+            received.answered(source, failed=False, records=self._count - failed)
+            received = attrs.evolve(received, size=0)
+        if failed:
+            received.answered(source, failed=True, records=failed)
 
     def document(self) -> bytes:
         """The answer, when every sink has given its own."""

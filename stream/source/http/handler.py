@@ -10,9 +10,16 @@ from twisted.python.failure import Failure
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError
+from stream.ops.metrics import Metrics
 from stream.record.context import RecordContext
 from stream.source.http import responses
-from stream.source.http.answers import Connection, ManyAnswers, SingleAnswer, write_record
+from stream.source.http.answers import (
+    Connection,
+    ManyAnswers,
+    Received,
+    SingleAnswer,
+    write_record,
+)
 from stream.source.http.client import ClientAddress
 from stream.source.http.head import Head
 from stream.source.http.idempotency import Attempt, IdempotencyWindow
@@ -20,6 +27,7 @@ from stream.source.http.parser import Request
 from stream.source.http.route import Health, Ingest, NotFound, Otlp, Route, find_route
 from stream.source.http.special import BatchWriter, Decoder, is_batch
 from stream.source.interfaces import IDispatcher, IRouter, ISinkWriter
+from stream.source.meters import SourceMeters
 from stream.source.otlp.handler import OtlpHandler
 from stream.source.taps import Taps
 
@@ -43,6 +51,7 @@ class IngestHandler:
     :param window: remembers requests that came with a key.
     :param decoder: decodes compressed bodies.
     :param max_batch_records: records that one request may hold.
+    :param meters: of the sources.
     :param client_address: who counts as the sender.
     :param new_exception_id: makes the id that a client is told when the fault is ours.
     """
@@ -59,6 +68,7 @@ class IngestHandler:
         max_batch_records: int,
         reactor: Any,
         taps: Taps,
+        meters: SourceMeters | None = None,
         client_address: ClientAddress | None = None,
         new_exception_id: Callable[[], str] = responses.new_exception_id,
     ) -> None:
@@ -66,6 +76,8 @@ class IngestHandler:
         self._taps = taps
         self._router = router
         self._clock = clock
+        meters = meters or SourceMeters(Metrics(), clock)
+        self._meters = meters.http
         self._client_address = client_address or ClientAddress()
         self._peer_is_client = self._client_address.is_peer
         self._new_exception_id = new_exception_id
@@ -80,6 +92,7 @@ class IngestHandler:
             failed=self.failed,
             warn=self._log.warn,
             taps=taps,
+            meters=meters.otlp,
         )
         self._window = window
         self._decoder = decoder
@@ -89,6 +102,7 @@ class IngestHandler:
             report=self._report_failure,
             crashed=self.crashed,
             taps=taps,
+            meters=self._meters,
         )
 
     def handle(self, request: Request, connection: Connection) -> bytes | None:
@@ -171,7 +185,14 @@ class IngestHandler:
             if len(sinks) == 1:
                 sink_id, writer = sinks[0]
                 answer = SingleAnswer(
-                    connection, source, sink_id, route.verbose, self._report_failure
+                    connection,
+                    source,
+                    sink_id,
+                    route.verbose,
+                    self._report_failure,
+                    self._meters[source],
+                    record.timestamp_ms,
+                    len(request.body),
                 )
                 connection.pending = answer
                 write_record(writer, record, answer, _log)
@@ -258,6 +279,7 @@ class IngestHandler:
             [(source, [sink_id for sink_id, _ in sinks]) for source, sinks in targets],
             verbose,
             self._report_failure,
+            Received(self._meters, record.timestamp_ms, len(record.body)),
         )
         if not any(sinks for _, sinks in targets):
             return answers.nothing_to_wait_for()

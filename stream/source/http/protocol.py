@@ -70,6 +70,7 @@ class Limits:
     :ivar max_head: request line and headers.
     :ivar max_body: body as received.
     :ivar shutdown_timeout: what `IngestFactory.stop` leaves requests to finish.
+    :ivar leave_seconds: what it leaves idle connections, to learn of the stop from an answer.
     """
 
     request_timeout: float = 30.0
@@ -78,6 +79,7 @@ class Limits:
     max_head: int = 16 * 1024
     max_body: int = 1024 * 1024
     shutdown_timeout: float = 30.0
+    leave_seconds: float = 0.0
 
 
 class RequestHandler(Interface):
@@ -356,6 +358,7 @@ class IngestFactory(Factory):
         self._ticking.clock = reactor
         self._stopped: list[Deferred[None]] = []
         self._stop_timeout: IDelayedCall | None = None
+        self._leaving: IDelayedCall | None = None
 
     @property
     def connection_count(self) -> int:
@@ -405,17 +408,24 @@ class IngestFactory(Factory):
                 refusal.transport.abortConnection()
 
     def stop(self) -> Deferred[None]:
-        """Close idle connections, answer what was read with ``Connection: close``.
+        """Answer with ``Connection: close`` from now on, and close idle connections after a while.
+
+        A client whose connection is closed just when it sends its next request doesn't know what
+        became of it. So connections in use have the time to learn it from an answer.
 
         The port is to be closed before. Fires when no connection is left; those that take longer
         than the shutdown timeout are cut off.
         """
         self.draining = True
-        for connection in tuple(self._connections):
-            connection.drain()
         if not self._connections:
             self._all_gone()
             return succeed(None)
+        if self._limits.leave_seconds:
+            self._leaving = self._reactor.callLater(self._limits.leave_seconds, self._close_idle)
+        else:
+            self._close_idle()
+            if not self._connections:
+                return succeed(None)
         if self._stop_timeout is None:
             self._stop_timeout = self._reactor.callLater(
                 self._limits.shutdown_timeout, self._cut_off
@@ -423,6 +433,11 @@ class IngestFactory(Factory):
         stopped: Deferred[None] = Deferred()
         self._stopped.append(stopped)
         return stopped
+
+    def _close_idle(self) -> None:
+        self._leaving = None
+        for connection in tuple(self._connections):
+            connection.drain()
 
     def _cut_off(self) -> None:
         self._stop_timeout = None
@@ -437,6 +452,9 @@ class IngestFactory(Factory):
         if self._stop_timeout is not None:
             self._stop_timeout.cancel()
             self._stop_timeout = None
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
         if self._ticking.running:
             self._ticking.stop()
         stopped, self._stopped = self._stopped, []

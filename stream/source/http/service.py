@@ -15,6 +15,7 @@ from stream.definition.entity import Source
 from stream.definition.key import SourceKey
 from stream.etcd import Batch, EtcdClient, KeyValue, Mirror
 from stream.ops.endpoint import server_endpoint
+from stream.ops.metrics import Metrics
 from stream.settings.tree import HTTPSourceSettings
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
@@ -23,6 +24,7 @@ from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.protocol import IngestFactory, Limits
 from stream.source.http.special import Decoder
 from stream.source.interfaces import IRouter
+from stream.source.meters import SourceMeters
 from stream.source.tail import TailSender
 from stream.source.taps import Taps
 from stream.values.codec import decode
@@ -30,6 +32,12 @@ from stream.values.codec import decode
 __all__ = ["HttpSourceService"]
 
 _log = Logger(namespace="stream.http-source")
+
+_LAST_ACCEPTS = 64
+"""Each takes as many as come at once, at least one."""
+
+LEAVE_SECONDS = 1.0
+"""How long a connection in use may go on after the stop, to learn of it from an answer."""
 
 BACKLOG = 4096
 """Connections that wait to be accepted when many clients come at once."""
@@ -39,6 +47,7 @@ class HttpSourceService(Service):
     """:param router: knows the sinks; runs from before the start until after the stop.
     :param pool: where larger compressed bodies are decoded.
     :param hostname: under which other nodes reach this one.
+    :param metrics: count the records.
     """
 
     def __init__(
@@ -50,7 +59,9 @@ class HttpSourceService(Service):
         pool: ThreadPool,
         *,
         hostname: str,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._meters = SourceMeters(metrics or Metrics(), reactor.seconds)
         self._reactor = reactor
         self._listen = settings.listen
         self._share_port = settings.share_port
@@ -75,6 +86,7 @@ class HttpSourceService(Service):
             max_batch_records=settings.max_batch_records,
             reactor=reactor,
             taps=taps,
+            meters=self._meters,
             client_address=ClientAddress(settings.trusted_proxies),
         )
         self._factory = IngestFactory(handler, _limits(settings), reactor)
@@ -97,6 +109,7 @@ class HttpSourceService(Service):
         super().stopService()
         _log.info('shutting down HTTP source at "{listen}"', listen=self._listen)
         if self.port is not None:
+            _accept_waiting(self.port)
             await maybeDeferred(self.port.stopListening)
             await self._factory.stop()
         for dispatcher in (self._dispatcher, self._otlp_dispatcher):
@@ -104,6 +117,11 @@ class HttpSourceService(Service):
         await self._tails.stopService()
         await self._sources.stopService()
         _log.info("HTTP source shutdown done")
+
+    @property
+    def connections(self) -> int:
+        """Open connections of producers."""
+        return self._factory.connection_count
 
     def _sources_changed(self, batch: Batch[SourceEntry]) -> None:
         for dispatcher in (self._dispatcher, self._otlp_dispatcher):
@@ -114,11 +132,18 @@ class HttpSourceService(Service):
                     dispatcher.put(change.value)
                 else:
                     dispatcher.remove(_source_key(change.key))
+                    self._meters.forget(_source_key(change.key))
 
 
 def _entry(kv: KeyValue) -> SourceEntry:
     source = decode(Source, kv.value)
     return SourceEntry(source.key, source.type, source.is_enabled, source.secret)
+
+
+def _accept_waiting(port: Any) -> None:
+    """Take the connections that wait to be accepted: with the port they would be reset."""
+    for _ in range(_LAST_ACCEPTS):
+        port.doRead()
 
 
 def _source_key(key: str) -> SourceKey:
@@ -133,4 +158,5 @@ def _limits(settings: HTTPSourceSettings) -> Limits:
         max_connections=settings.max_connections,
         request_timeout=settings.request_timeout.seconds,
         idle_timeout=settings.idle_timeout.seconds,
+        leave_seconds=LEAVE_SECONDS,
     )

@@ -6,7 +6,7 @@ so the first go to a thread, and the second are rendered a few milliseconds at a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import attrs
@@ -18,10 +18,11 @@ from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError
+from stream.ops.metrics import SourceMeter
 from stream.record.context import RecordContext
 from stream.record.headers import BodyKind, RecordHeaders
 from stream.source.batch import RowBlock, array_elements, line_elements, render_batch
-from stream.source.http.answers import Connection, ReportFailure
+from stream.source.http.answers import Connection, Received, ReportFailure
 from stream.source.http.batch_answer import BatchAnswer, BlockAnswer
 from stream.source.http.encoding import decode_body
 from stream.source.http.route import Ingest
@@ -123,6 +124,7 @@ class BatchWriter:
     :param report: told of sinks that failed.
     :param crashed: makes the answer when the fault is ours.
     :param taps: of those who watch.
+    :param meters: of the sources.
     """
 
     def __init__(
@@ -133,8 +135,10 @@ class BatchWriter:
         report: ReportFailure,
         crashed: Callable[[], bytes],
         taps: Taps,
+        meters: Mapping[SourceKey, SourceMeter],
     ) -> None:
         self._taps = taps
+        self._meters = meters
         self._max_records = max_records
         self._reactor = reactor
         self._report = report
@@ -167,6 +171,7 @@ class BatchWriter:
             ],
             verbose,
             self._report,
+            Received(self._meters, record.timestamp_ms, len(record.body)),
         )
         waiting = [
             (sink, sink_answer)

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError
+from stream.ops.metrics import SourceMeter
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
 from stream.record.printing import print_json
@@ -60,6 +61,7 @@ class OtlpHandler:
     :param failed: the answer to a request that fails as a whole.
     :param warn: takes the template and the fields of a log entry about rejected records.
     :param taps: of those who watch.
+    :param meters: of the sources.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class OtlpHandler:
         failed: Callable[[Failure], bytes],
         warn: Callable[..., None],
         taps: Taps,
+        meters: Mapping[SourceKey, SourceMeter],
     ) -> None:
+        self._meters = meters
         self._dispatcher = dispatcher
         self._router = router
         self._decoder = decoder
@@ -168,7 +172,7 @@ class OtlpHandler:
 
     async def _hand_on(self, export: _Export, decoded: Any, connection: Connection) -> None:
         """Hand on all records, unless nobody waits any more. Never fails."""
-        answer = _ExportAnswer(export, connection, self._warn)
+        answer = _ExportAnswer(export, connection, self._warn, self._meters)
         connection.pending = answer
         try:
             end = self._reactor.seconds() + SLICE_SECONDS
@@ -200,7 +204,7 @@ class OtlpHandler:
         )
         if self._taps:
             self._taps.offer(export.sources, record)
-        waiting = answer.next_record()
+        waiting = answer.next_record(len(record.body))
         for source in export.sources:
             for _, sink in self._router.eligible(source, export.signal.value):
                 waiting.missing += 1
@@ -223,8 +227,15 @@ class _Export:
 class _ExportAnswer:
     """Counts what becomes of the records of one export, and answers it."""
 
-    def __init__(self, export: _Export, connection: Connection, warn: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        export: _Export,
+        connection: Connection,
+        warn: Callable[..., None],
+        meters: Mapping[SourceKey, SourceMeter],
+    ) -> None:
         self.export = export
+        self._meters = [meters[source] for source in export.sources]
         self._connection = connection
         self._warn = warn
         self._missing = 1  # for those that aren't handed on yet
@@ -234,13 +245,15 @@ class _ExportAnswer:
         self._first_error = ""
         self._first_reason = ""
 
-    def next_record(self) -> _RecordAnswer:
+    def next_record(self, size: int) -> _RecordAnswer:
         self._missing += 1
         self._records += 1
-        return _RecordAnswer(self)
+        return _RecordAnswer(self, size)
 
-    def settled(self, status: int, reason: str) -> None:
-        """Every sink has answered for one record, with *status* as the worst."""
+    def settled(self, status: int, reason: str, size: int) -> None:
+        """Every sink has answered for one record of *size* bytes, with *status* as the worst."""
+        for meter in self._meters:
+            meter.answered(self.export.timestamp_ms, size, failed=status >= _FAILED)
         if status >= _FAILED:
             self._rejected += 1
             self._status = max(self._status, status)
@@ -285,10 +298,11 @@ class _RecordAnswer:
     :ivar missing: sinks that haven't answered, and one more while others may be added.
     """
 
-    __slots__ = ("_all", "_reason", "_status", "missing")
+    __slots__ = ("_all", "_reason", "_size", "_status", "missing")
 
-    def __init__(self, all_records: _ExportAnswer) -> None:
+    def __init__(self, all_records: _ExportAnswer, size: int) -> None:
         self.missing = 1
+        self._size = size
         self._all = all_records
         self._status = 200
         self._reason = ""
@@ -308,7 +322,7 @@ class _RecordAnswer:
     def one_less(self) -> None:
         self.missing -= 1
         if not self.missing:
-            self._all.settled(self._status, self._reason)
+            self._all.settled(self._status, self._reason, self._size)
 
 
 def _bearer_token(headers: RecordHeaders) -> str:

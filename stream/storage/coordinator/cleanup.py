@@ -108,7 +108,7 @@ class MetadataCleanup(_Periodic):
             due = expired_files(files, self._settings, self._work.now())
             retained += len(files) - len(due)
             expired += due
-        deleted, kept, errors = await self.each(expired, self._delete)
+        deleted, kept, errors = await self.each(expired, self._delete_measured)
         _log.info(
             "cleanup deleted {deleted} files, retained {retained} files, {errors} errors",
             deleted=deleted,
@@ -133,6 +133,10 @@ class MetadataCleanup(_Periodic):
             if self._is_owner(str(sink.project_id)):
                 sinks.append(sink)
             behind = f"{sink}/{_BEHIND_ALL_TIMES}"
+
+    async def _delete_measured(self, file: File) -> bool:
+        with self._work.meter.measured(file.key.sink_key, "filecleanup"):
+            return await self._delete(file)
 
     async def _delete(self, file: File) -> bool:
         """Under the lock that the operators use; false if somebody works on the file."""
@@ -190,6 +194,7 @@ class JobCleanup(_Periodic):
         super().__init__(
             work.reactor, settings.interval.seconds, settings.concurrency, settings.error_tolerance
         )
+        self._work = work
         self._is_owner = is_owner
         self._jobs = jobs
         self._importer = importer
@@ -198,7 +203,7 @@ class JobCleanup(_Periodic):
         owned: list[JobRecord] = [
             record for record in self._jobs.records if self._is_owner(str(record.key.project_id))
         ]
-        deleted, retained, errors = await self.each(owned, self._importer.forget_finished)
+        deleted, retained, errors = await self.each(owned, self._forget_finished)
         if deleted or errors:
             _log.info(
                 "cleanup deleted {deleted} jobs, retained {retained} jobs, {errors} errors",
@@ -206,3 +211,7 @@ class JobCleanup(_Periodic):
                 retained=retained,
                 errors=errors,
             )
+
+    async def _forget_finished(self, record: JobRecord) -> bool:
+        with self._work.meter.measured(record.key.sink_key, "jobcleanup"):
+            return await self._importer.forget_finished(record)

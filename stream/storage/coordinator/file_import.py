@@ -12,8 +12,10 @@ from stream.settings.level import TargetOperatorSettings
 from stream.storage import prefix, records
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import File
+from stream.storage.key import FileKey
 from stream.storage.operator import BLAMELESS, Item, Operator
 from stream.storage.state import FileState, InvalidFileState, Level
+from stream.storage.statistics import Aggregated
 
 __all__ = ["FileImport"]
 
@@ -25,6 +27,7 @@ CONCURRENCY = 20
 class FileImport:
     """:param is_owner: whether this node cares for a source, by the source's key.
     :param import_file: imports the file into its table; safe to be repeated.
+    :param statistics: of a file.
     """
 
     def __init__(
@@ -33,7 +36,9 @@ class FileImport:
         import_file: Callable[[File], Awaitable[None]],
         settings: TargetOperatorSettings,
         is_owner: Callable[[str], bool],
+        statistics: Callable[[FileKey], Aggregated],
     ) -> None:
+        self._statistics = statistics
         self._work = work
         self._import_file = import_file
         self._settings = settings
@@ -58,15 +63,15 @@ class FileImport:
 
     async def _act(self, item: Item[File]) -> None:
         file = item.value
-        acting = ensureDeferred(self._import(file))
-        within(
-            acting,
-            self._settings.file_import_timeout.seconds,
-            self._work.reactor,
-            "the import of a file",
-        )
         try:
-            await acting
+            with self._work.meter.measured(
+                file.key.sink_key, "fileimport", file.retry.retry_attempt + 1
+            ) as outcome:
+                outcome.statistics = self._statistics(file.key).total
+                acting = ensureDeferred(self._import(file))
+                timeout = self._settings.file_import_timeout.seconds
+                within(acting, timeout, self._work.reactor, "the import of a file")
+                await acting
         except BLAMELESS:
             raise
         except Exception as error:
@@ -74,6 +79,7 @@ class FileImport:
             await self._work.file_failed(file.key, error)
 
     async def _import(self, file: File) -> None:
+        count = self._statistics(file.key).total.records_count
         timeout = self._settings.file_import_timeout.seconds
         async with self._work.file_lock(file.key, timeout) as lock:
             current = await records.read_file(self._work.client, file.key)
@@ -90,4 +96,5 @@ class FileImport:
                     "file {file_id} is imported already: {error}", file_id=file.key, error=error
                 )
                 return
+        self._work.meter.moved("stream_sink_imported_records", file.key.sink_key, count)
         _log.info("imported file {file_id}", file_id=file.key)

@@ -13,6 +13,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
 from stream.deadline import within
+from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, Batch, atomic
 from stream.settings.level import TargetOperatorSettings
@@ -59,6 +60,7 @@ class FileRotation:
         self._is_owner = is_owner
         self._can_import = can_import
         self._local_slices: dict[str, set[str]] = {}
+        self._forced: set[str] = set()
         self.operator: Operator[File] = Operator(
             "storage.node.operator.file.rotation",
             prefix=prefix.file_level(Level.LOCAL),
@@ -85,6 +87,18 @@ class FileRotation:
                 self._local_slices.pop(file, None)
                 self.operator.wake(file)
 
+    def force(self, sink: SinkKey) -> Sequence[FileKey]:
+        """Rotate the open files of *sink* now. Raises UserError if another node cares for it."""
+        if not self._is_owner(str(sink.source_key)):
+            raise UserError("another coordinator cares for the source, ask there")
+        forced = []
+        for item in self.operator.items.values():
+            if item.value.key.sink_key == sink and item.value.state is FileState.WRITING:
+                self._forced.add(item.key)
+                self.operator.wake(item.key)
+                forced.append(item.value.key)
+        return forced
+
     def slices_of(self, file: str) -> Sequence[str]:
         """Keys of the file's slices at level local."""
         return tuple(self._local_slices.get(file, ()))
@@ -103,6 +117,8 @@ class FileRotation:
         return None
 
     def _decide(self, file: File) -> Decision:
+        if str(file.key) in self._forced:
+            return Decision(True, "unknown", "an operator asked for it")
         return file_rotation(
             file.target.import_,
             file.key.file_opened_at,
@@ -127,34 +143,29 @@ class FileRotation:
 
     async def _act(self, item: Item[File]) -> None:
         file = item.value
-        if file.state is FileState.WRITING:
-            acting = ensureDeferred(self._rotate(file))
-            within(
-                acting,
-                self._settings.file_rotation_timeout.seconds,
-                self._work.reactor,
-                "the rotation of a file",
-            )
-        else:
-            acting = ensureDeferred(self._close(file.key))
-            within(
-                acting,
-                self._settings.file_close_timeout.seconds,
-                self._work.reactor,
-                "the closing of a file",
-            )
         try:
-            await acting
+            with self._work.meter.measured(
+                file.key.sink_key, "filerotation", file.retry.retry_attempt + 1
+            ) as outcome:
+                outcome.statistics = self._statistics.file(file.key).total
+                if file.state is FileState.WRITING:
+                    outcome.condition = self._decide(file).condition
+                    acting = ensureDeferred(self._rotate(file))
+                    timeout, what = self._settings.file_rotation_timeout, "the rotation of a file"
+                else:
+                    acting = ensureDeferred(self._close(file.key))
+                    timeout, what = self._settings.file_close_timeout, "the closing of a file"
+                within(acting, timeout.seconds, self._work.reactor, what)
+                await _unless_no_volume(acting)
         except BLAMELESS:
             raise
         except Exception as error:
-            if isinstance(error, UserError) and error.name == "noVolumeAvailable":
-                raise NotYet(str(error)) from error  # a writer that restarts is back in seconds
             _log.error("file rotation failed: {error}", error=error, file_id=str(file.key))
             await self._work.file_failed(file.key, error)
 
     async def _rotate(self, file: File) -> None:
         decision = self._decide(file)
+        self._forced.discard(str(file.key))
         source = self._work.source(file.key.source_key)
         sink = self._work.sink(file.key.sink_key)
         if source is None or sink is None:
@@ -175,7 +186,12 @@ class FileRotation:
         if opened is None:
             # If the file is closed its new form comes; if the sink has changed, that of the sink.
             raise NotYet(f"skipped rotation, the file {file.key} is closed or its sink has changed")
-        _log.info("rotated file {file_id}: {cause}", file_id=file.key, cause=decision.cause)
+        _log.info(
+            "rotated file {file_id}: {cause}",
+            file_id=file.key,
+            cause=decision.cause,
+            opened=opened.key,
+        )
 
     async def _commit_or_discard(
         self, committing: Awaitable[File | None], prepared: PreparedFile
@@ -208,3 +224,13 @@ class FileRotation:
                 # After a cut from etcd the file may be known again before its slices are.
                 raise NotYet(f"a slice of the file {key} is not uploaded: {error}") from error
         _log.info("closed file {file_id}", file_id=key, is_empty=is_empty)
+
+
+async def _unless_no_volume(acting: Awaitable[None]) -> None:
+    """A writer that restarts is back in seconds: that is no failure."""
+    try:
+        await acting
+    except UserError as error:
+        if error.name == "noVolumeAvailable":
+            raise NotYet(str(error)) from error
+        raise

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 from twisted.application.service import Service
 
 from stream.definition.entity import Sink
+from stream.definition.key import SinkKey
 from stream.definition.prefix import SINK_ACTIVE
 from stream.etcd import Batch, EtcdClient, Group, Mirror, Session, json_values
 from stream.keboola.imports import FileImporter, RunningJobs
 from stream.ops.chain import ServiceChain
+from stream.ops.families import Gauge
 from stream.settings import Settings
 from stream.storage import prefix
 from stream.storage.coordinator.cleanup import JobCleanup, MetadataCleanup
@@ -22,6 +25,10 @@ from stream.storage.coordinator.slice_rotation import SliceRotation
 from stream.storage.coordinator.statistics_cache import StatisticsCache
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import File, Slice
+from stream.storage.key import FileKey
+from stream.storage.operation_meter import measure_operator, sink_labels
+from stream.storage.operator import Operator
+from stream.storage.pending import pending_by_sink
 from stream.storage.prepared import FileProvider
 from stream.storage.state import Level
 
@@ -77,6 +84,7 @@ class StorageCoordinatorService(Service):
             importer.import_file,
             level.target.operator,
             groups["operator.file.import"].is_owner,
+            self._statistics.file,
         )
         local_slices: Mirror[Slice] = Mirror(
             client,
@@ -120,6 +128,9 @@ class StorageCoordinatorService(Service):
             self._services.append(
                 JobCleanup(work, settings.storage.job_cleanup, owner, jobs, importer)
             )
+        self._work = work
+        self._owns_imports = groups["operator.file.import"].is_owner
+        work.meter.metrics.on_collect(self._collect)
         for member in groups.values():
             member.on_change(self._topology_changed)
 
@@ -132,6 +143,37 @@ class StorageCoordinatorService(Service):
         """Fires when no operation runs any more."""
         super().stopService()
         await self._services.stopService()
+
+    def _collect(self) -> None:
+        """Tell what isn't in its table yet, of the sources that this node cares for."""
+        metrics, now = self._work.meter.metrics, self._work.now()
+        ages: dict[tuple[str, ...], Gauge] = {}
+        counts: dict[tuple[str, ...], Gauge] = {}
+        for key, pending in pending_by_sink(self._statistics.files()).items():
+            if self._owns_imports(str(key.source_key)):
+                labels = attrs.astuple(sink_labels(key))
+                ages[labels] = Gauge(max(0.0, (now - pending.oldest).total_seconds()))
+                counts[labels] = Gauge(pending.records)
+        metrics.own("stream_sink_oldest_record_age_seconds").replace(ages)
+        metrics.own("stream_sink_pending_records").replace(counts)
+        for operator in self.operators:
+            measure_operator(metrics, operator)
+
+    @property
+    def operators(self) -> Sequence[Operator[Any]]:
+        """All operators of this node."""
+        return (
+            self._file_rotation.operator,
+            self._slice_rotation.operator,
+            self._file_import.operator,
+        )
+
+    def rotate(self, sink: SinkKey) -> Sequence[FileKey]:
+        """Rotate the open files of *sink* now, whatever its settings say.
+
+        :raises UserError: another coordinator cares for its source.
+        """
+        return self._file_rotation.force(sink)
 
     def _statistics_changed(self, file: str) -> None:
         """Rotation by count and size needs no tick: new statistics are looked at when they come."""

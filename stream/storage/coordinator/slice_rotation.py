@@ -89,24 +89,22 @@ class SliceRotation:
         )
 
     async def _act(self, item: Item[Slice]) -> None:
-        if item.value.state is SliceState.WRITING:
-            acting = ensureDeferred(self._rotate(item.value))
-            within(
-                acting,
-                self._settings.slice_rotation_timeout.seconds,
-                self._work.reactor,
-                "the rotation of a slice",
-            )
-        else:
-            acting = ensureDeferred(self._close(item))
-            within(
-                acting,
-                self._settings.slice_close_timeout.seconds,
-                self._work.reactor,
-                "the closing of a slice",
-            )
+        slice_ = item.value
         try:
-            await acting
+            with self._work.meter.measured(
+                slice_.key.sink_key, "slicerotation", slice_.retry.retry_attempt + 1
+            ) as outcome:
+                outcome.statistics = self._statistics.slice(slice_.key).total
+                if slice_.state is SliceState.WRITING:
+                    outcome.condition = self._decide(slice_).condition
+                    acting = ensureDeferred(self._rotate(slice_))
+                    timeout = self._settings.slice_rotation_timeout
+                    what = "the rotation of a slice"
+                else:
+                    acting = ensureDeferred(self._close(item))
+                    timeout = self._settings.slice_close_timeout
+                    what = "the closing of a slice"
+                await within(acting, timeout.seconds, self._work.reactor, what)
         except BLAMELESS:
             raise
         except Exception as error:
@@ -125,7 +123,10 @@ class SliceRotation:
             _log.info("skipped slice rotation, slice {slice_id} is closed", slice_id=slice_.key)
         else:
             _log.info(
-                "rotated slice {slice_id}: {cause}", slice_id=slice_.key, cause=decision.cause
+                "rotated slice {slice_id}: {cause}",
+                slice_id=slice_.key,
+                cause=decision.cause,
+                opened=opened.key,
             )
 
     async def _close(self, item: Item[Slice]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from twisted.application.service import Service
 
@@ -43,6 +43,12 @@ class StatisticsCache(Service):
             values = self._by_file.get(text, {})
             self._sums[text] = Aggregated.of((level, value) for (level, _), value in values.items())
         return self._sums[text]
+
+    def files(self) -> Iterator[tuple[FileKey, Aggregated]]:
+        """All files that have statistics."""
+        for text in self._by_file:
+            key = FileKey.parse(text)
+            yield key, self.file(key)
 
     def slice(self, key: SliceKey) -> Aggregated:
         below = f"{key}/"

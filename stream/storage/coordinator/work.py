@@ -13,7 +13,9 @@ from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey, SourceKey
 from stream.etcd import AtomicTxn, EtcdClient, Lock, Mirror, Session, atomic
+from stream.ops.metrics import Metrics
 from stream.storage.key import FileKey
+from stream.storage.operation_meter import OperationMeter
 from stream.storage.repository import StorageRepository
 
 __all__ = ["CoordinatorWork"]
@@ -24,6 +26,7 @@ class CoordinatorWork:
     """:ivar now: the time in UTC.
     :ivar sinks: active sinks.
     :ivar sources: active sources.
+    :ivar meter: measures what the operators do.
     """
 
     client: EtcdClient
@@ -33,6 +36,11 @@ class CoordinatorWork:
     now: Callable[[], datetime]
     sinks: Mirror[Sink]
     sources: Mirror[Source]
+    meter: OperationMeter = attrs.field(
+        default=attrs.Factory(
+            lambda work: OperationMeter(Metrics(), work.reactor.seconds), takes_self=True
+        )
+    )
 
     def sink(self, key: SinkKey) -> Sink | None:
         return self.sinks.items.get(f"{definition_prefix.SINK_ACTIVE}{key}")

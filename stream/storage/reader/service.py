@@ -19,11 +19,13 @@ from stream.definition.entity import Sink
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, Lock, Mirror, atomic, json_values
 from stream.keboola.uploads import SliceUploader
+from stream.ops.metrics import Metrics
 from stream.settings.level import StagingOperatorSettings
 from stream.staging import StagingError
 from stream.storage import prefix
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
+from stream.storage.operation_meter import OperationMeter, measure_operator
 from stream.storage.operator import BLAMELESS, Item, NotYet, Operator
 from stream.storage.reader.slice_files import CheckedFiles, FileInUse, check_files
 from stream.storage.repository import StorageRepository
@@ -55,6 +57,7 @@ class StorageReaderService(Service):
     """:param pool: a started pool for reading; uploads run in it, too.
     :param now: the time in UTC.
     :param damaged: told of each slice in which a damaged file was found.
+    :param metrics: measure the uploads.
     """
 
     def __init__(
@@ -69,7 +72,9 @@ class StorageReaderService(Service):
         pool: ThreadPool,
         now: Callable[[], datetime],
         damaged: Callable[[SliceKey], None] = lambda _: None,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._meter = OperationMeter(metrics or Metrics(), reactor.seconds)
         self._damaged = damaged
         self._reactor = reactor
         self._client = client
@@ -117,6 +122,9 @@ class StorageReaderService(Service):
         await self._sinks.startService()
         await self._slices.startService()
         self._operator.startService()
+        self._meter.metrics.on_collect(
+            lambda: measure_operator(self._meter.metrics, self._operator)
+        )
 
     async def stopService(self) -> None:
         """Fires when the uploads that run have ended."""
@@ -153,21 +161,22 @@ class StorageReaderService(Service):
         return None
 
     async def _act(self, item: Item[Slice]) -> None:
-        acting = ensureDeferred(self._upload(item.value))
-        within(
-            acting,
-            self._settings.slice_upload_timeout.seconds,
-            self._reactor,
-            "the upload of a slice",
-        )
+        slice_ = item.value
         try:
-            await acting
+            with self._meter.measured(
+                slice_.key.sink_key, "sliceupload", slice_.retry.retry_attempt + 1
+            ) as outcome:
+                acting = ensureDeferred(self._upload(slice_))
+                timeout = self._settings.slice_upload_timeout.seconds
+                within(acting, timeout, self._reactor, "the upload of a slice")
+                outcome.statistics = await acting
         except BLAMELESS:
             raise
         except Exception as error:
             await self._failed(item.value, error)
 
-    async def _upload(self, slice_: Slice) -> None:
+    async def _upload(self, slice_: Slice) -> Statistics:
+        """What was uploaded."""
         statistics = (await slice_statistics(self._client, slice_.key)).local
         try:
             files: CheckedFiles = await deferToThreadPool(
@@ -199,14 +208,14 @@ class StorageReaderService(Service):
                 counted=statistics.records_count,
             )
         if not files.rows:
-            await self._uploaded(slice_, files)
-            return
+            _log.info("slice {slice_id} has no rows to upload", slice_id=str(slice_.key))
+            return await self._uploaded(slice_, files)
         started = self._reactor.seconds()
         problem: Exception | None = None
         try:
             store = await self._uploader.upload(slice_, files.chunks())
             async with self._uploader.listed(store, slice_) as lock:
-                await self._uploaded(slice_, files, lock)
+                counted = await self._uploaded(slice_, files, lock)
         except Exception as error:
             problem = error
             raise
@@ -220,8 +229,11 @@ class StorageReaderService(Service):
             rows=files.rows,
             bytes=files.size,
         )
+        return counted
 
-    async def _uploaded(self, slice_: Slice, files: CheckedFiles, lock: Lock | None = None) -> None:
+    async def _uploaded(
+        self, slice_: Slice, files: CheckedFiles, lock: Lock | None = None
+    ) -> Statistics:
         counted = Statistics(
             records_count=files.rows,
             uncompressed_size=ByteSize(files.uncompressed),
@@ -237,6 +249,9 @@ class StorageReaderService(Service):
             await atomic(self._client, body, lock=lock)
         except InvalidSliceState as error:
             _log.warn("slice is uploaded already: {error}", error=error)
+        else:
+            self._meter.moved("stream_sink_uploaded_records", slice_.key.sink_key, files.rows)
+        return counted
 
     async def _failed(self, slice_: Slice, error: Exception) -> None:
         reason = f"slice upload failed: {error}"

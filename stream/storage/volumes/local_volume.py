@@ -16,6 +16,7 @@ from stream.errors import UserError
 from stream.ops.durable import sync_directory
 
 __all__ = [
+    "DRAIN_FILE",
     "FoundVolume",
     "VolumeGone",
     "VolumeLock",

@@ -8,6 +8,7 @@ by one thread at a time. Files are opened and closed beside the rounds: neither 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -58,8 +59,12 @@ class VolumeAppender:
     :ivar is_stuck: the disk doesn't answer; appends are refused until it does.
     """
 
-    def __init__(self, reactor: Any, pool: ThreadPool) -> None:
+    def __init__(
+        self, reactor: Any, pool: ThreadPool, synced: Callable[[float], None] = lambda _: None
+    ) -> None:
+        """:param synced: told the seconds that each sync of a file took."""
         self.is_stuck = False
+        self._synced = synced
         self._reactor = reactor
         self._pool = pool
         self._queue: list[_Append] = []
@@ -107,6 +112,11 @@ class VolumeAppender:
         return settled
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes that wait for the disk."""
+        return self._held_bytes
+
+    @property
     def is_crowded(self) -> bool:
         """Whether more bytes wait than the disk will soon have taken."""
         return self._held_bytes > CROWDED_BYTES
@@ -127,11 +137,12 @@ class VolumeAppender:
         self._is_running = True
         batch, self._queue = self._queue, []
         self._watchdog = self._reactor.callLater(STUCK_SECONDS, self._found_stuck)
+        syncs: deque[float] = deque()
         round_ = deferToThreadPool(
-            self._reactor, self._pool, _round, batch, self._pool.callInThread
+            self._reactor, self._pool, _round, batch, self._pool.callInThread, syncs.append
         )
         round_.addErrback(_round_failed, batch)
-        round_.addCallback(self._answer, batch)
+        round_.addCallback(self._answer, batch, syncs)
 
     def _found_stuck(self) -> None:
         """Let nobody wait who need not; the fate of the running round stays open."""
@@ -141,7 +152,12 @@ class VolumeAppender:
         batch, self._queue = self._queue, []
         self._finish(batch, [WriterUnavailable("the disk does not answer")] * len(batch))
 
-    def _answer(self, results: Sequence[int | Exception], batch: Sequence[_Append]) -> None:
+    def _answer(
+        self,
+        results: Sequence[int | Exception],
+        batch: Sequence[_Append],
+        syncs: Iterable[float],
+    ) -> None:
         self._is_running = False
         if self._watchdog is not None:
             self._watchdog.cancel()
@@ -151,6 +167,8 @@ class VolumeAppender:
             _log.warn("the disk answers again")
         self._next()
         self._finish(batch, results)
+        for seconds in syncs:
+            self._synced(seconds)
 
     def _finish(self, batch: Sequence[_Append], results: Sequence[int | Exception]) -> None:
         for item, result in zip(batch, results, strict=True):
@@ -178,11 +196,14 @@ def _round_failed(failure: Failure, batch: Sequence[_Append]) -> list[Exception]
 
 
 def _round(
-    batch: Sequence[_Append], spread: Callable[[Callable[[], None]], None]
+    batch: Sequence[_Append],
+    spread: Callable[[Callable[[], None]], None],
+    synced: Callable[[float], None],
 ) -> list[int | WriterError]:
     """In a thread: write everything, then sync each file once that anybody wants synced.
 
     :param spread: runs something in another thread, sooner or later.
+    :param synced: told the seconds that each sync took, from any thread.
     """
     by_file: dict[DiskFile, list[int]] = {}
     for index, item in enumerate(batch):
@@ -192,7 +213,7 @@ def _round(
         for index, result in zip(indexes, _write(file, [batch[i] for i in indexes]), strict=True):
             results[index] = result
     wanted = {item.file: None for item in batch if item.level is SyncLevel.SYNCED}
-    problems = _sync_all(wanted, spread)
+    problems = _sync_all(wanted, spread, synced)
     for file, indexes in by_file.items():
         problem = problems.get(file) or _removal(file)
         if problem is None:
@@ -224,7 +245,9 @@ def _write(file: DiskFile, items: Sequence[_Append]) -> list[int | WriterError]:
 
 
 def _sync_all(
-    files: Iterable[DiskFile], spread: Callable[[Callable[[], None]], None]
+    files: Iterable[DiskFile],
+    spread: Callable[[Callable[[], None]], None],
+    synced: Callable[[float], None],
 ) -> dict[DiskFile, WriterError]:
     """Sync *files*, several at a time: the disk can serve them together.
 
@@ -241,8 +264,10 @@ def _sync_all(
                 file = left.popleft()
             except IndexError:
                 return
+            started = time.perf_counter()
             try:
-                file.sync()
+                if file.sync():
+                    synced(time.perf_counter() - started)
             except WriterError as error:
                 problems[file] = error
             except Exception as error:

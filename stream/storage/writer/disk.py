@@ -154,12 +154,15 @@ class DiskFile:
 
     # Syncing and closing.
 
-    def sync(self) -> None:
-        """Make what is written durable. Raises `WriterUnavailable`; see Note [Failed sync]."""
+    def sync(self) -> bool:
+        """Make what is written durable; whether the disk had to be asked.
+
+        Raises `WriterUnavailable`; see Note [Failed sync].
+        """
         if self.broken:
             raise WriterUnavailable(f"the file was given up: {self.broken}")
         if self._synced == self.length:
-            return
+            return False
         length = self.length
         try:
             os.fdatasync(self._descriptor)
@@ -167,6 +170,7 @@ class DiskFile:
             self._give_up(error)
             raise WriterUnavailable(f"cannot sync: {error.strerror}") from None
         self._synced = length
+        return True
 
     def check_linked(self) -> None:
         """Raises `WriterUnavailable` if the file was removed: what is in it nobody would find."""

@@ -24,8 +24,11 @@ from twisted.logger import Logger, LogLevel
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from stream.deadline import within
+from stream.errors import UserError
 from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, Registration, Session
 from stream.ops.endpoint import server_endpoint
+from stream.ops.families import Histogram
+from stream.ops.metrics import Metrics, VolumeLabels
 from stream.settings.address import is_loopback, split_address
 from stream.settings.local import WriterNetworkSettings
 from stream.settings.storage import DiskCleanupSettings
@@ -36,6 +39,7 @@ from stream.storage.network.tls import credentials
 from stream.storage.state import Level, SliceState
 from stream.storage.volume import Volume
 from stream.storage.volumes.local_volume import (
+    DRAIN_FILE,
     FoundVolume,
     VolumeGone,
     VolumeLock,
@@ -73,7 +77,7 @@ _WRITABLE = {SliceState.WRITING, SliceState.CLOSING}
 class StorageWriterService(Service):
     """:param volumes_path: see `stream.storage.volumes.local_volume.find_volumes`.
     :param address_host: under which other nodes reach this one.
-    :param measured: told the id, used and total bytes of each volume now and then.
+    :param metrics: tell about volumes, queues and syncs.
     :param damaged: told of each slice in which a damaged file was found.
     :param min_free_bytes: a volume with less counts as drained: what is open may still grow.
 
@@ -91,10 +95,11 @@ class StorageWriterService(Service):
         volumes_path: str,
         network: WriterNetworkSettings,
         cleanup: DiskCleanupSettings,
-        measured: Callable[[Volume, int, int], None] = lambda *_: None,
         damaged: Callable[[SliceKey], None] = lambda _: None,
         min_free_bytes: int = MIN_FREE_BYTES,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self.writer = StorageWriter(reactor, self._may_be_written, damaged)
         self._reactor = reactor
         self._client = client
@@ -104,7 +109,6 @@ class StorageWriterService(Service):
         self._volumes_path = volumes_path
         self._network = network
         self._cleanup = cleanup
-        self._measured = measured
         self._min_free_bytes = min_free_bytes
         self._factory = WriterFactory(
             self.writer,
@@ -139,6 +143,7 @@ class StorageWriterService(Service):
             await self._deregister()
             await self._release()
             raise
+        self._metrics.on_collect(self._collect)
         for volume in self._volumes:
             self._loop(partial(self._watch, volume), WATCH_VOLUMES_SECONDS)
         if self._cleanup.enabled:
@@ -170,12 +175,25 @@ class StorageWriterService(Service):
             self._reactor, self._reactor.getThreadPool(), self._lock_volumes
         )
         for volume_id, found in named.items():
-            volume = OpenVolume(found, volume_id, self._reactor)
+            volume = OpenVolume(found, volume_id, self._reactor, self._synced_on(volume_id))
             volume.pool.start()
             self._volumes.append(volume)
             self.writer.add_volume(volume)
             await self._look_at(volume)
             _log.info("opened volume {volume_id}", volume_id=volume_id, path=str(found.path))
+
+    def _synced_on(self, volume_id: str) -> Callable[[float], None]:
+        family = self._metrics.own("stream_writer_sync_milliseconds")
+        histogram: Histogram = family.labels({"volume_id": volume_id})
+        return lambda seconds: histogram.observe(seconds * 1000)
+
+    def _collect(self) -> None:
+        for volume in self._volumes:
+            labels = {"volume_id": volume.volume_id}
+            own = self._metrics.own
+            own("stream_writer_queue_bytes").labels(labels).set(volume.appender.held_bytes)
+            own("stream_writer_volume_drained").labels(labels).set(volume.drained)
+        self._metrics.own("stream_writer_open_files").labels({}).set(self.writer.open_files)
 
     def _lock_volumes(self) -> dict[str, FoundVolume]:
         """In a thread: only who holds the lock may make an id."""
@@ -258,7 +276,23 @@ class StorageWriterService(Service):
         except OSError as error:
             self._set_drained(volume, True, error)
         else:
-            self._measured(self._describe(volume), total - available, total)
+            self._metrics.volume_space(_labels(volume), total - available, total)
+
+    def drain_volume(self, volume: str, drained: bool) -> Deferred[Path]:
+        """Make or remove the file that drains a volume.
+
+        :param volume: its id, or its path.
+        :returns: its path.
+        :raises UserError: this node has no such volume.
+        """
+        for known in self._volumes:
+            if volume in (known.volume_id, str(known.found.path)):
+                done: Deferred[Path] = deferToThreadPool(
+                    self._reactor, known.pool, _drain, known.found.path, drained
+                )
+                return done
+        names = ", ".join(known.volume_id for known in self._volumes)
+        raise UserError(f'there is no volume "{volume}" here, there are: {names}')
 
     # Sealing.
 
@@ -375,6 +409,21 @@ class StorageWriterService(Service):
                 "volume {volume_id} is left locked: its disk does not answer",
                 volume_id=volume.volume_id,
             )
+
+
+def _labels(volume: OpenVolume) -> VolumeLabels:
+    found = volume.found
+    return VolumeLabels(volume.volume_id, found.type, found.label, str(found.path))
+
+
+def _drain(path: Path, drained: bool) -> Path:
+    """In a thread."""
+    drain = path / DRAIN_FILE
+    if drained:
+        drain.touch()
+    else:
+        drain.unlink(missing_ok=True)
+    return path
 
 
 def _state_of(found: FoundVolume, volume_id: str, write: bool) -> tuple[bool, int, int]:

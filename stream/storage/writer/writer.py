@@ -60,14 +60,21 @@ class OpenVolume:
     :ivar gone: something else is in the volume's place, nothing at all may be written there.
     """
 
-    def __init__(self, found: FoundVolume, volume_id: str, reactor: Any) -> None:
+    def __init__(
+        self,
+        found: FoundVolume,
+        volume_id: str,
+        reactor: Any,
+        synced: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """:param synced: told the seconds that each sync of a file took."""
         self.found = found
         self.volume_id = volume_id
         self.drained = False
         self.failed = False
         self.gone = False
         self.pool = VolumePool(0, THREADS, name=f"volume {volume_id}")
-        self.appender = VolumeAppender(reactor, self.pool)
+        self.appender = VolumeAppender(reactor, self.pool, synced)
 
 
 class OpenFile:

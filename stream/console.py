@@ -1,0 +1,168 @@
+"""What the console of a running process offers: functions with a sentence of help each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from stream.definition.key import SinkKey
+from stream.errors import UserError
+from stream.etcd import EtcdClient
+from stream.ops.log_control import LogControl
+from stream.ops.metrics import Metrics
+from stream.ops.sampler import sample
+from stream.sink.router import SinkRouter
+from stream.storage import prefix as storage_prefix
+from stream.storage.coordinator.service import StorageCoordinatorService
+from stream.storage.state import Level
+from stream.storage.writer.service import StorageWriterService
+
+__all__ = ["Console", "Parts", "Text"]
+
+_SHOWN = 200
+_WIDTH = 200
+
+
+class Text(str):
+    """Text that the console shows as it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self).rstrip("\n")
+
+
+@attrs.define
+class Parts:
+    """What this process consists of; ``None`` for what it hasn't.
+
+    :ivar client: of etcd.
+    """
+
+    log: LogControl
+    metrics: Metrics
+    client: EtcdClient | None = None
+    router: SinkRouter | None = None
+    writer: StorageWriterService | None = None
+    coordinator: StorageCoordinatorService | None = None
+
+
+class Console:
+    """The functions of the console."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def namespace(self) -> Mapping[str, Any]:
+        """Names for the console."""
+        functions: list[Callable[..., Any]] = [
+            *(self.help, self.slices, self.pipelines, self.mirror, self.metrics, self.loglevel),
+            *(self.drain, self.rotate, self.profile),
+        ]
+        return {function.__name__: function for function in functions}
+
+    def help(self) -> Text:
+        """What there is."""
+        lines = []
+        for name, function in self.namespace().items():
+            parameters = ", ".join(
+                parameter.name
+                if parameter.default is parameter.empty
+                else f"{parameter.name}={parameter.default!r}"
+                for parameter in inspect.signature(function).parameters.values()
+            )
+            lines.append(f"{name}({parameters}): {(function.__doc__ or '').partition(chr(10))[0]}")
+        return Text("\n".join(lines))
+
+    def slices(self) -> Text:
+        """The slices that aren't uploaded yet, as this process knows them, with their states."""
+        level = storage_prefix.slice_level(Level.LOCAL)
+        states = {
+            key.removeprefix(level): getattr(value, "state", value)
+            for mirror in self._mirrors()
+            if mirror.prefix == level
+            for key, value in mirror.items.items()
+        }
+        return _table(
+            f"{getattr(state, 'value', state)}  {key}" for key, state in sorted(states.items())
+        )
+
+    def pipelines(self) -> Text:
+        """The slices that this process writes to: state, waiting bytes, stored records."""
+        if self._parts.router is None:
+            raise UserError("this process takes no records")
+        return _table(
+            f"{p.state.value}  {p.held_bytes} B held  {p.counters.records} records  {p.slice.key}"
+            for p in self._parts.router.slices()
+        )
+
+    def mirror(self, prefix: str = "") -> Text:
+        """The mirrored prefixes of etcd; or the content of those that begin with a prefix."""
+        mirrors = sorted(self._mirrors(), key=lambda mirror: str(mirror.prefix))
+        if not prefix:
+            return _table(
+                f"{m.prefix}  {len(m.items)} keys  revision {m.revision}  lag {m.lag_seconds:.1f} s"
+                for m in mirrors
+            )
+        return _table(
+            f"{key}  {value!r}"[:_WIDTH]
+            for mirror in mirrors
+            if mirror.prefix.startswith(prefix)
+            for key, value in sorted(mirror.items.items())
+        )
+
+    def metrics(self, part: str = "") -> Text:
+        """The numbers of this process whose names contain a text."""
+        self._parts.metrics.collect()
+        page = self._parts.metrics.page().decode()
+        return _table(
+            line for line in page.splitlines() if part in line and not line.startswith("#")
+        )
+
+    def loglevel(self, namespace: str | None = None, level: str = "") -> Text:
+        """Set the log level of a namespace ("etcd", or "" for all); without any: the levels."""
+        if namespace is not None:
+            self._parts.log.set_level(namespace, level)
+        return _table(
+            f"{name or '(all others)'}: {level}" for name, level in self._parts.log.levels().items()
+        )
+
+    def drain(self, volume: str, on: bool = True) -> Deferred[Text]:
+        """Open no new slices on a volume (its id or path); on=False takes it back."""
+        if self._parts.writer is None:
+            raise UserError("this process has no volumes")
+        draining = self._parts.writer.drain_volume(volume, on)
+        return draining.addCallback(
+            lambda path: Text(f"{path} is {'drained' if on else 'taken back'} within a second")
+        )
+
+    def rotate(self, sink: str) -> Text:
+        """Close the open file of a sink ("project/branch/source/sink") and import it."""
+        if self._parts.coordinator is None:
+            raise UserError("this process doesn't coordinate")
+        try:
+            key = SinkKey.parse(sink)
+        except ValueError:
+            raise UserError('a sink is written "project/branch/source/sink"') from None
+        return _table(f"to be rotated: {file}" for file in self._parts.coordinator.rotate(key))
+
+    def profile(self, seconds: float = 10.0) -> Deferred[Text]:
+        """Where the process spends its time, looked at for some seconds."""
+        return deferToThread(sample, seconds).addCallback(lambda p: Text(p.summary()))
+
+    def _mirrors(self) -> list[Any]:
+        return [] if self._parts.client is None else list(self._parts.client.mirrors)
+
+
+def _table(lines: Any) -> Text:
+    found = list(lines)
+    if not found:
+        return Text("(nothing)")
+    if len(found) > _SHOWN:
+        found = [*found[:_SHOWN], f"… and {len(found) - _SHOWN} more"]
+    return Text("\n".join(found))

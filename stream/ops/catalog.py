@@ -1,0 +1,144 @@
+"""The families that the original product doesn't have: what the promise to producers needs.
+
+They are registered when the process starts, so that a dashboard finds each of them on every page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import attrs
+
+__all__ = ["OWN", "SINK_LABELS", "SOURCE_LABELS", "VOLUME_LABELS", "Definition"]
+
+SOURCE_LABELS = ("project_id", "branch_id", "source_id")
+SINK_LABELS = (*SOURCE_LABELS, "sink_id")
+VOLUME_LABELS = ("volume_id", "volume_type", "volume_label", "volume_path")
+
+_SYNC_BUCKETS_MS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000, 30000)
+
+
+@attrs.frozen
+class Definition:
+    """:ivar name: as scraped, a counter's without ``_total``.
+    :ivar buckets: of a histogram, upper bounds.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help_text: str
+    labels: Sequence[str] = ()
+    buckets: Sequence[float] = ()
+
+
+OWN: tuple[Definition, ...] = (
+    Definition(
+        "stream_sink_acknowledged_records",
+        "counter",
+        "Records that producers were told are taken: answered with 200, or 202 without waiting.",
+        SINK_LABELS,
+    ),
+    Definition(
+        "stream_sink_synced_records",
+        "counter",
+        "Records that a disk writer has confirmed after fdatasync.",
+        SINK_LABELS,
+    ),
+    Definition(
+        "stream_sink_uploaded_records",
+        "counter",
+        "Records of slices that were uploaded to staging.",
+        SINK_LABELS,
+    ),
+    Definition(
+        "stream_sink_imported_records",
+        "counter",
+        "Records of files that were imported into their tables.",
+        SINK_LABELS,
+    ),
+    Definition(
+        "stream_sink_oldest_record_age_seconds",
+        "gauge",
+        "Age of the oldest record that isn't in its table yet; none if all are there. "
+        "Told by the coordinator that cares for the source.",
+        SINK_LABELS,
+    ),
+    Definition(
+        "stream_sink_pending_records",
+        "gauge",
+        "Records that aren't in their table yet. Told by the same coordinator.",
+        SINK_LABELS,
+    ),
+    Definition(
+        "stream_sink_held_bytes",
+        "gauge",
+        "Bytes of rows that wait in this source node for a disk writer.",
+    ),
+    Definition(
+        "stream_sink_pipelines",
+        "gauge",
+        "Slices that this source node writes to, by the state of the way there.",
+        ("state",),
+    ),
+    Definition(
+        "stream_source_connections", "gauge", "Open connections of producers to this source node."
+    ),
+    Definition(
+        "stream_writer_queue_bytes",
+        "gauge",
+        "Bytes that wait for the disk of a volume.",
+        ("volume_id",),
+    ),
+    Definition(
+        "stream_writer_volume_drained",
+        "gauge",
+        "1 if a volume takes no new slices: drained by hand, full, failing or stuck.",
+        ("volume_id",),
+    ),
+    Definition("stream_writer_open_files", "gauge", "Open slice files of this disk writer."),
+    Definition(
+        "stream_writer_sync_milliseconds",
+        "histogram",
+        "Duration of fdatasync.",
+        ("volume_id",),
+        _SYNC_BUCKETS_MS,
+    ),
+    Definition(
+        "stream_operator_items",
+        "gauge",
+        "Files or slices that an operator watches.",
+        ("operator",),
+    ),
+    Definition(
+        "stream_operator_running",
+        "gauge",
+        "Files or slices that an operator works on, or that wait for their turn.",
+        ("operator",),
+    ),
+    Definition("stream_threads_waiting", "gauge", "Jobs that wait for a thread.", ("pool",)),
+    Definition(
+        "stream_etcd_watch_lag_seconds",
+        "gauge",
+        "For how long a mirror of an etcd prefix may be out of date: since its watch broke, or "
+        "since a change came that isn't handled yet; 0 while it follows.",
+        ("prefix",),
+    ),
+    Definition(
+        "stream_etcd_lease_held",
+        "gauge",
+        "1 while this node holds its lease in etcd; a source without it takes no records.",
+    ),
+    Definition(
+        "keboola_go_stream_storage_damaged",
+        "counter",
+        "Slices in which a damaged file was found, by volume.",
+        ("volume_id",),
+    ),
+    Definition(
+        "keboola_go_stream_sink_dead_letter_records",
+        "counter",
+        "Records that couldn't be rendered, of sinks that keep them.",
+        ("result",),
+    ),
+)

@@ -1,0 +1,48 @@
+"""The counts of the records of each source, by the way that they came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stream.definition.key import SourceKey
+from stream.ops.metrics import Metrics, SourceLabels, SourceMeter
+
+__all__ = ["SourceMeters"]
+
+
+class _ByKey(dict[SourceKey, SourceMeter]):
+    """Makes what is missing: in the usual case finding a meter is one look-up."""
+
+    def __init__(self, metrics: Metrics, source_type: str, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._metrics = metrics
+        self._type = source_type
+        self._clock = clock
+
+    def __missing__(self, key: SourceKey) -> SourceMeter:
+        meter = self._metrics.source_meter(_labels(key), self._type, self._clock)
+        self[key] = meter
+        return meter
+
+
+class SourceMeters:
+    """:param clock: seconds since the epoch.
+
+    :ivar http: meters of HTTP sources.
+    :ivar otlp: meters of sources that take exports of OpenTelemetry.
+    """
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._metrics = metrics
+        self.http = _ByKey(metrics, "http", clock)
+        self.otlp = _ByKey(metrics, "otlp", clock)
+
+    def forget(self, key: SourceKey) -> None:
+        """The source was deleted: its counts no longer show."""
+        http, otlp = self.http.pop(key, None), self.otlp.pop(key, None)
+        if http is not None or otlp is not None:
+            self._metrics.forget(_labels(key))
+
+
+def _labels(key: SourceKey) -> SourceLabels:
+    return SourceLabels(str(key.project_id), str(key.branch_id), key.source_id)

@@ -1,0 +1,78 @@
+"""What a node tells about itself when its metrics are asked for: etcd, threads, open files."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from twisted.python.threadpool import ThreadPool
+
+from stream.etcd import EtcdClient, Session
+from stream.ops.families import Gauge
+from stream.ops.metrics import Metrics
+from stream.sink.router import SinkRouter
+
+__all__ = ["watch_descriptors", "watch_etcd", "watch_lease", "watch_source", "watch_threads"]
+
+_TREES = ("definition/", "storage/")
+"""Keys of definitions, files, slices and statistics form a tree; the others are a plain map."""
+
+
+def watch_etcd(metrics: Metrics, client: EtcdClient) -> None:
+    """Tell about the mirrors of *client*."""
+
+    def collect() -> None:
+        lags: dict[tuple[str, ...], Gauge] = {}
+        sizes: dict[str, tuple[int, int]] = {}
+        for mirror in client.mirrors:
+            prefix = mirror.prefix
+            lag = max(mirror.lag_seconds, lags[prefix,].value if (prefix,) in lags else 0.0)
+            lags[prefix,] = Gauge(lag)
+            keys, size = sizes.get(prefix, (0, 0))
+            sizes[prefix] = keys + len(mirror.items), size + mirror.stored_bytes
+        metrics.own("stream_etcd_watch_lag_seconds").replace(lags)
+        for prefix, (keys, size) in sizes.items():
+            metrics.mirror_size("tree" if prefix.startswith(_TREES) else "map", prefix, keys, size)
+
+    metrics.on_collect(collect)
+
+
+def watch_lease(metrics: Metrics, session: Session) -> None:
+    """Tell whether *session* has a lease."""
+    gauge: Gauge = metrics.own("stream_etcd_lease_held").labels({})
+    metrics.on_collect(lambda: gauge.set(session.lease_id is not None))
+
+
+def watch_threads(metrics: Metrics, pools: Mapping[str, ThreadPool]) -> None:
+    """Tell how many jobs wait for a thread of each of *pools*, by name."""
+
+    def collect() -> None:
+        family = metrics.own("stream_threads_waiting")
+        for name, pool in pools.items():
+            family.labels({"pool": name}).set(pool._team.statistics().backloggedWorkCount)
+
+    metrics.on_collect(collect)
+
+
+def watch_descriptors(metrics: Metrics) -> None:
+    """Tell how many files are open. Counted when the page is made, outside of the reactor."""
+    used, total = metrics.descriptor_gauges()
+    used.set_function(lambda: sum(1 for _ in Path("/proc/self/fd").iterdir()))
+    total.set_function(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def watch_source(metrics: Metrics, router: SinkRouter, connections: Callable[[], int]) -> None:
+    """Tell about the slices that a source node writes to, and the connections of producers."""
+
+    def collect() -> None:
+        held = 0
+        states: dict[tuple[str, ...], Gauge] = {}
+        for pipeline in router.slices():
+            held += pipeline.held_bytes
+            states.setdefault((pipeline.state.value,), Gauge()).add(1)
+        metrics.own("stream_sink_pipelines").replace(states)
+        metrics.own("stream_sink_held_bytes").labels({}).set(held)
+        metrics.own("stream_source_connections").labels({}).set(connections())
+
+    metrics.on_collect(collect)

@@ -1,0 +1,61 @@
+"""Start, readiness and stop of the process with all components."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+from tests.e2e.processes import ALL, Deployment, Running, request
+
+
+def _messages(log: Path) -> list[str]:
+    lines = log.read_text().splitlines()
+    return [json.loads(line)["message"] for line in lines if line.startswith("{")]
+
+
+def _in_order(messages: list[str], *wanted: str) -> None:
+    places = [next(i for i, m in enumerate(messages) if m.startswith(start)) for start in wanted]
+    assert places == sorted(places), list(zip(wanted, places, strict=True))
+
+
+def _healthy(deployed: Deployment, running: Running) -> None:
+    for address in (running.health, f"127.0.0.1:{deployed.ports['source']}"):
+        assert request("GET", f"http://{address}/health-check", None, {})[0] == 200
+
+
+def test_components_start_and_stop_in_their_order(deployed: Deployment) -> None:
+    """What others need starts first and stops last; a second signal changes nothing, and the stop
+    of an idle process takes a moment."""
+    running = deployed.start(*ALL)
+    _healthy(deployed, running)
+    started = time.monotonic()
+    running.process.send_signal(signal.SIGTERM)
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(20) == 0
+    assert time.monotonic() - started < 10
+    messages = _messages(running.log)
+    _in_order(
+        messages,
+        "enabled components: api,etcd,http-source,sandbox,storage-coordinator,",
+        "started HTTP server on",
+        "connected to etcd cluster",
+        "opened volume",
+        "disk writer listening on",
+        "starting HTTP source node",
+        "started HTTP source on",
+        "ready to serve",
+        "exiting (",
+        "shutting down HTTP source at",
+        "HTTP source shutdown done",
+        "exited",
+    )
+    assert messages.count("exiting (terminated)") + messages.count("exiting (interrupt)") == 1
+    stopping = messages[messages.index("HTTP source shutdown done") :]
+    assert any(message.startswith("shutting down HTTP server at") for message in stopping)
+    assert not [
+        line
+        for line in running.log.read_text().splitlines()
+        if '"level":"error"' in line or "Traceback" in line
+    ]

@@ -1,0 +1,13 @@
+"""The page about metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stream.ops.reference import reference
+
+
+def test_the_page_is_up_to_date() -> None:
+    """docs/metrics.md has every family as it is defined."""
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    assert page.read_text() == reference(), "python -m stream.ops.reference > docs/metrics.md"
