@@ -334,7 +334,7 @@ class SandboxStagingSettings:
         "Staging storage of the sandbox: local (its directory), aws, azure, gcp.",
         rule="required,oneof=local aws azure gcp",
     )
-    endpoint: str = setting("", "URL of the object store; empty for local.", rule="url")
+    endpoint: str = setting("", "URL of the object store; not for local.")
     bucket: str = setting("stream-staging", "Bucket or container.", rule="required")
     region: str = setting("us-east-1", "Region of the bucket.", rule="required")
     key_id: str = setting("", "Access key id (aws) or account name (azure).")

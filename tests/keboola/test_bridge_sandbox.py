@@ -55,7 +55,7 @@ async def test_secrets_in_etcd(bridge: Bridge) -> None:
     (token,) = bridge.api.tokens
     record = await load_file_record(bridge.storage.client, file.key)
     encryptor = encryptor_from("aes", b"k" * 32)
-    directory = record.unseal(encryptor).credentials["directory"]
+    directory = (await record.unseal(encryptor)).credentials["directory"]
     stored = b"".join((await bridge.everything()).values())
     for secret in (MASTER, token.token, directory):
         assert secret.encode() not in stored
