@@ -114,7 +114,12 @@ class Bridge:
 
     async def importing_file(self, *rows: bytes) -> File:
         """A file with a slice for each of *rows*, all uploaded."""
-        file = await self.create_sink()
+        await self.create_sink()
+        return await self.staged_file(*rows)
+
+    async def staged_file(self, *rows: bytes) -> File:
+        """The file that is open now, with a slice for each of *rows*, all uploaded."""
+        (file,) = [f for f in await self.storage.files() if f.state is FileState.WRITING]
         slices = await self.storage.slices(file.key)
         while len(slices) < len(rows):
             opened = await self.storage.rotate_slice(slices[-1].key)
