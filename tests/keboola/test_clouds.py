@@ -15,6 +15,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import protocol
 from twisted.internet import reactor as _reactor
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.protocols import portforward
 
 from stream.etcd import EtcdClient
@@ -23,7 +24,7 @@ from stream.sandbox import ObjectStaging
 from stream.staging import CredentialsExpired, StagingError, bytes_chunks, open_store
 from stream.storage.entity import File
 from tests.keboola.bridge import TABLE_ID, Bridge, running_bridge
-from tests.sandbox.api import csv_rows
+from tests.sandbox.api import MASTER, csv_rows
 from tests.staging.servers import SERVERS, ObjectServer, running_server
 
 reactor: Any = _reactor
@@ -162,6 +163,39 @@ async def test_bytes_changed_on_the_way(bridge: Bridge, staging: ObjectStaging, 
     assert caught.value.retryable
     again = await _upload(bridge, file)
     assert (await again.put("slice", bytes_chunks(body))).verified
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_secret_in_etcd_or_in_the_log(bridge: Bridge, staging: ObjectStaging) -> None:
+    """All of etcd and all events of the log are searched for each secret in use: none is there."""
+    told: list[str] = []
+
+    def note(event: LogEvent) -> None:
+        told.append(f"{event!r} {formatEvent(event)}")
+
+    listen: Any = note
+    globalLogPublisher.addObserver(listen)
+    try:
+        await bridge.sandbox.fault("createToken", status=429, message=MASTER)
+        await bridge.sandbox.fault("importTable", status=429)
+        await bridge.sandbox.fault("createEvent", status=403)
+        file = await bridge.importing_file(b'"a"\n')
+        await bridge.importer.import_file(file)
+    finally:
+        globalLogPublisher.removeObserver(listen)
+    record = await load_file_record(bridge.storage.client, file.key)
+    credentials = (await record.unseal(bridge.uploader._encryptor)).credentials
+    secrets = [MASTER, *(token.token for token in bridge.api.tokens), staging.secret]
+    if "absCredentials" in credentials:
+        secrets.append(credentials["absCredentials"]["SASConnectionString"].rpartition("sig=")[2])
+    dump = b"".join(
+        kv.key.encode() + kv.value for kv in (await bridge.storage.client.range("")).kvs
+    )
+    assert str(record.file_id).encode() in dump
+    for secret in secrets:
+        assert len(secret) > 5
+        assert secret.encode() not in dump
+        assert not [line for line in told if secret in line]
 
 
 async def _upload(bridge: Bridge, file: File) -> Any:
