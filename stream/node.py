@@ -18,7 +18,7 @@ from twisted.python.threadpool import ThreadPool
 
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink, Source
-from stream.encryption import encryptor_from
+from stream.encryption import configured_encryptor
 from stream.encryption.interface import IEncryptor
 from stream.etcd import EtcdClient, Group, Mirror, Session, json_values
 from stream.keboola.client import StorageApi
@@ -152,8 +152,7 @@ class Node:
 
     @cached_property
     def encryptor(self) -> IEncryptor:
-        encryption = self.settings.encryption
-        return encryptor_from(encryption.provider, encryption.aes.secret_key)
+        return configured_encryptor(self.settings.encryption, self.reactor, self.pool)
 
     @cached_property
     def volumes(self) -> Mirror[Volume]:

@@ -21,7 +21,7 @@ from zope.interface import implementer
 from stream.encryption.interface import DecryptionFailed, IEncryptor
 from stream.errors import UserError
 
-__all__ = ["AesEncryptor"]
+__all__ = ["KEY_BYTES", "AesEncryptor", "blob_of", "bound", "opened", "packed", "seal", "unpacked"]
 
 KEY_BYTES = 32
 _PREFIX = "aes::"
@@ -50,34 +50,50 @@ class AesEncryptor:
             )
         self._cipher = AESGCM(secret_key)
 
-    def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
+    async def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
         """See `IEncryptor.encrypt`."""
-        plain = _VERSION + gzip.compress(orjson.dumps(value), mtime=0)
-        nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._cipher.encrypt(nonce, plain, _bound(metadata))
-        return _PREFIX + base64.b64encode(nonce + sealed).decode("ascii")
+        return _PREFIX + base64.b64encode(seal(self._cipher, packed(value), metadata)).decode()
 
-    def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
+    async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
         """See `IEncryptor.decrypt`."""
-        if not text.startswith(_PREFIX):
-            raise DecryptionFailed('the encrypted value does not begin with "aes::"')
-        try:
-            blob = base64.b64decode(text[len(_PREFIX) :], validate=True)
-        except ValueError:
-            raise DecryptionFailed("the encrypted value is not base64") from None
-        if len(blob) < _NONCE_BYTES + _TAG_BYTES:
-            raise DecryptionFailed("the encrypted value is too short")
-        try:
-            plain = self._cipher.decrypt(blob[:_NONCE_BYTES], blob[_NONCE_BYTES:], _bound(metadata))
-        except InvalidTag:
-            raise DecryptionFailed(
-                "the encrypted value was made with another key or for another record, "
-                "or it was changed"
-            ) from None
-        return _opened(plain)
+        return unpacked(opened(self._cipher, blob_of(text, _PREFIX), metadata))
 
 
-def _opened(plain: bytes) -> Any:
+def blob_of(text: str, prefix: str) -> bytes:
+    """The bytes behind the *prefix* of a text form. Raises DecryptionFailed."""
+    if not text.startswith(prefix):
+        raise DecryptionFailed(f'the encrypted value does not begin with "{prefix}"')
+    try:
+        return base64.b64decode(text[len(prefix) :], validate=True)
+    except ValueError:
+        raise DecryptionFailed("the encrypted value is not base64") from None
+
+
+def seal(cipher: AESGCM, plain: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Nonce, ciphertext and tag of *plain*."""
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + cipher.encrypt(nonce, plain, bound(metadata))
+
+
+def opened(cipher: AESGCM, blob: bytes, metadata: Mapping[str, str]) -> bytes:
+    """What `seal` sealed. Raises DecryptionFailed."""
+    if len(blob) < _NONCE_BYTES + _TAG_BYTES:
+        raise DecryptionFailed("the encrypted value is too short")
+    try:
+        return cipher.decrypt(blob[:_NONCE_BYTES], blob[_NONCE_BYTES:], bound(metadata))
+    except InvalidTag:
+        raise DecryptionFailed(
+            "the encrypted value was made with another key or for another record, or it was changed"
+        ) from None
+
+
+def packed(value: Any) -> bytes:
+    """A JSON value as a versioned plain text."""
+    return _VERSION + gzip.compress(orjson.dumps(value), mtime=0)
+
+
+def unpacked(plain: bytes) -> Any:
+    """What `packed` was given. Raises DecryptionFailed."""
     if plain[:1] != _VERSION:
         raise DecryptionFailed("the encrypted value has an unknown version")
     try:
@@ -86,5 +102,6 @@ def _opened(plain: bytes) -> Any:
         raise DecryptionFailed("the content of the encrypted value is damaged") from None
 
 
-def _bound(metadata: Mapping[str, str]) -> bytes:
+def bound(metadata: Mapping[str, str]) -> bytes:
+    """The additional data: compact JSON of *metadata*."""
     return orjson.dumps(dict(metadata), option=orjson.OPT_SORT_KEYS)

@@ -18,10 +18,10 @@ class ClearEncryptor:
 
     enabled = False
 
-    def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
+    async def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
         """See `IEncryptor.encrypt`."""
         return ""
 
-    def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
+    async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
         """Always fails: what is encrypted was written under other settings."""
         raise DecryptionFailed("encryption is off, an encrypted value can't be opened")

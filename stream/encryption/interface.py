@@ -19,11 +19,15 @@ class IEncryptor(Interface):
 
     enabled: bool = Attribute("False when values are stored in clear.")
 
-    def encrypt(value: Any, metadata: Mapping[str, str]) -> str:  # noqa: N805
-        """The text form of *value*; ``""`` when encryption is off, and the caller keeps *value*."""
+    async def encrypt(value: Any, metadata: Mapping[str, str]) -> str:  # noqa: N805
+        """The text form of *value*; ``""`` when encryption is off, and the caller keeps *value*.
 
-    def decrypt(text: str, metadata: Mapping[str, str]) -> Any:  # noqa: N805
+        :raises UserError: the service that keeps the key can't be asked.
+        """
+
+    async def decrypt(text: str, metadata: Mapping[str, str]) -> Any:  # noqa: N805
         """What was encrypted with the same metadata.
 
         :raises DecryptionFailed: another key, other metadata, or a changed text.
+        :raises UserError: the service that keeps the key can't be asked.
         """

@@ -57,7 +57,7 @@ async def load_sink_token(client: EtcdClient, encryptor: IEncryptor, sink: SinkK
         raise UserError(
             f'sink token "{sink}" not found in the database', status=404, name="sinkTokenNotFound"
         )
-    return Token.of(decode_token(stored.value).unseal(encryptor).token)
+    return Token.of((await decode_token(stored.value).unseal(encryptor)).token)
 
 
 async def with_sink_token(
@@ -134,7 +134,7 @@ class KeboolaFileProvider:
             records = await self._ensure_token(sink, made)
             upload = await self._ensure_file(sink, opened_at, made)
             columns = tuple(column.name for column in sink.table.mapping.columns)
-            record = FileRecord.seal(
+            record = await FileRecord.seal(
                 file, sink.table.keboola.table_id, columns, upload, self._encryptor
             )
         except BaseException:
@@ -148,7 +148,7 @@ class KeboolaFileProvider:
         if made.user is None:
             return []
         created = await self._new_token(sink, made.user, made)
-        record = TokenRecord.seal(sink.key, created, self._encryptor)
+        record = await TokenRecord.seal(sink.key, created, self._encryptor)
         return [(token_record_key(sink.key), encode_record(record))]
 
     async def _new_token(self, sink: Sink, user: Token, made: _Made) -> SinkToken:

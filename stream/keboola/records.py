@@ -55,16 +55,16 @@ class TokenRecord:
     encrypted_token: str = field(default="", repr=False)
 
     @classmethod
-    def seal(cls, sink: SinkKey, token: SinkToken, encryptor: IEncryptor) -> TokenRecord:
-        encrypted = encryptor.encrypt(to_plain(token), {"sink": str(sink)})
+    async def seal(cls, sink: SinkKey, token: SinkToken, encryptor: IEncryptor) -> TokenRecord:
+        encrypted = await encryptor.encrypt(to_plain(token), {"sink": str(sink)})
         return cls(sink, None if encrypted else token, token.id, encrypted)
 
-    def unseal(self, encryptor: IEncryptor) -> SinkToken:
+    async def unseal(self, encryptor: IEncryptor) -> SinkToken:
         """Raises UserError if it can't be opened and isn't there in clear."""
         if not self.encrypted_token and self.token is not None:
             return self.token
         try:
-            plain = encryptor.decrypt(self.encrypted_token, {"sink": str(self.key)})
+            plain = await encryptor.decrypt(self.encrypted_token, {"sink": str(self.key)})
         except DecryptionFailed as error:
             if self.token is not None:
                 return self.token
@@ -97,7 +97,7 @@ class FileRecord:
     import_asked: bool = field(name="ImportAsked", default=False, omit_empty=True)
 
     @classmethod
-    def seal(
+    async def seal(
         cls,
         file: FileKey,
         table_id: str,
@@ -105,7 +105,7 @@ class FileRecord:
         upload: FileUpload,
         encryptor: IEncryptor,
     ) -> FileRecord:
-        encrypted = encryptor.encrypt(to_plain(upload), {"file": str(file)})
+        encrypted = await encryptor.encrypt(to_plain(upload), {"file": str(file)})
         return cls(
             file_key=file,
             sink_key=file.sink_key,
@@ -119,12 +119,12 @@ class FileRecord:
             expiration=upload.expiration_text(),
         )
 
-    def unseal(self, encryptor: IEncryptor) -> FileUpload:
+    async def unseal(self, encryptor: IEncryptor) -> FileUpload:
         """Raises UserError if the credentials can't be opened."""
         if not self.encrypted_upload and self.upload is not None:
             return self.upload
         try:
-            plain = encryptor.decrypt(self.encrypted_upload, {"file": str(self.file_key)})
+            plain = await encryptor.decrypt(self.encrypted_upload, {"file": str(self.file_key)})
         except DecryptionFailed as error:
             raise UserError(
                 f"upload credentials of the file {self.file_key} can't be decrypted: {error}",

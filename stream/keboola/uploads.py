@@ -71,7 +71,7 @@ class SliceUploader:
         Raises `StagingError`, which says whether a repetition can help.
         """
         record = await load_file_record(self._client, slice_.key.file_key)
-        upload = record.unseal(self._encryptor)
+        upload = await record.unseal(self._encryptor)
         store = open_store(
             upload, file_key=str(slice_.key.file_key), reactor=self._reactor, pool=self._pool
         )

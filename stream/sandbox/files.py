@@ -1,7 +1,7 @@
 """Staged files: ``files/prepare``, list, get and delete; and the removal of old ones.
 
-The staging provider is ``local``: a client is told a folder and writes there, objects that become
-visible when complete.
+With the provider ``local`` a client is told a folder and writes there, objects that become visible
+when complete; with the others it is told a bucket of an object store (`stream.sandbox.objects`).
 """
 
 from __future__ import annotations
@@ -61,6 +61,10 @@ class Files:
             now,
         )
         file = await self._store.meta.write(_create, values)
+        objects = self._project.objects
+        if objects is not None:
+            members = objects.prepared(file["id"], sliced=bool(file["sliced"]), now=now, life=life)
+            return json_reply(self._detail(file) | members, 201)
         folder = self._store.staging / str(file["id"])
         await self._store.in_thread(folder.mkdir, parents=True, exist_ok=True)
         key = f"{file['id']}/" + ("" if file["sliced"] else "data")
@@ -83,7 +87,7 @@ class Files:
         file = await self._find(call)
         call.token.require_file(file["token_id"])
         reply = self._detail(file)
-        if call.query_flag("federationToken"):
+        if call.query_flag("federationToken") and self._project.objects is None:
             folder = self._store.staging / str(file["id"])
             name = MANIFEST if file["sliced"] else "data"
             reply["url"] = object_url(folder / name)
@@ -98,15 +102,22 @@ class Files:
         file = await self._find(call)
         call.token.require_file(file["token_id"], write=True)
         await self._store.meta.write(forget_files, [file["id"]])
-        await self._store.in_thread(remove_objects, self._store.staging, [file["id"]])
+        await self._remove([file["id"]])
         return Reply(status=204)
 
     async def remove_old(self) -> int:
         """Remove files that nobody will ask for any more; returns how many."""
         now = self._store.now()
         ids = await self._store.meta.write(forget_old_files, now)
-        await self._store.in_thread(remove_objects, self._store.staging, ids)
+        await self._remove(ids)
         return len(ids)
+
+    async def _remove(self, ids: list[int]) -> None:
+        objects, staging = self._project.objects, self._store.staging
+        if objects is not None:
+            for file_id in ids:
+                await self._store.in_thread(objects.remove, file_id, staging / str(file_id))
+        await self._store.in_thread(remove_objects, staging, ids)
 
     async def _find(self, call: Call) -> dict[str, Any]:
         file_id = call.id("file", "storage.files.notFound")
@@ -116,14 +127,15 @@ class Files:
         return file
 
     def _detail(self, file: dict[str, Any]) -> dict[str, Any]:
+        objects = self._project.objects
         base = f"{self._project.base_url}/v2/storage/branch/{self._project.branch_id}"
         return {
             "id": file["id"],
             "name": file["name"],
             "created": file["created"],
             "uri": f"{base}/files/{file['id']}",
-            "provider": "local",
-            "region": "local",
+            "provider": "local" if objects is None else objects.provider,
+            "region": "local" if objects is None else objects.region,
             "isSliced": bool(file["sliced"]),
             "isEncrypted": bool(file["encrypted"]),
             "isPublic": False,

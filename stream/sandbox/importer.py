@@ -21,7 +21,15 @@ from isal import igzip, isal_zlib
 from stream.sandbox import rows
 from stream.sandbox.csvrows import CsvError, row_batches
 
-__all__ = ["ImportInterrupted", "ImportPlan", "ImportRefused", "load", "object_url", "plan_import"]
+__all__ = [
+    "ImportInterrupted",
+    "ImportPlan",
+    "ImportRefused",
+    "load",
+    "manifest_names",
+    "object_url",
+    "plan_import",
+]
 
 MANIFEST = "manifest"
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
@@ -70,12 +78,17 @@ def object_url(path: Path) -> str:
 
 
 def plan_import(
-    plan: ImportPlan, table_columns: Sequence[str], folder: Path, sliced: bool
+    plan: ImportPlan,
+    table_columns: Sequence[str],
+    folder: Path,
+    sliced: bool,
+    prefixes: Sequence[str] = (),
 ) -> ImportPlan:
     """Complete *plan* with the objects that lie in *folder*, after checking its columns.
 
     :param folder: where the file's objects are; nothing outside is read.
     :param sliced: whether a manifest lists the objects; if not, there is one, the file itself.
+    :param prefixes: what the manifest's URLs may begin with besides the folder's own URL.
     :raises ImportRefused: the columns aren't the table's, or something is missing or malformed.
     """
     _check_columns(plan.columns, table_columns)
@@ -84,7 +97,7 @@ def plan_import(
         if len(objects) != 1:
             raise _missing(f"expected one object in the file, found {len(objects)}")
         return attrs.evolve(plan, objects=tuple(objects))
-    names = _manifest_names(folder)
+    names = manifest_names(folder, prefixes)
     warnings: tuple[str, ...] = ()
     if len(set(names)) < len(names):
         warnings = ("the manifest lists some objects twice, they were loaded once",)
@@ -202,7 +215,12 @@ def _listing(folder: Path) -> list[Path]:
     )
 
 
-def _manifest_names(folder: Path) -> list[str]:
+def manifest_names(folder: Path, prefixes: Sequence[str] = ()) -> list[str]:
+    """The names of the objects that the manifest in *folder* lists, each a plain name.
+
+    :param prefixes: what the URLs may begin with besides the folder's own URL.
+    :raises ImportRefused: it is missing or malformed, or leads out of the file.
+    """
     try:
         with (folder / MANIFEST).open("rb") as stream:
             text = stream.read(MAX_MANIFEST_BYTES + 1)
@@ -219,15 +237,16 @@ def _manifest_names(folder: Path) -> list[str]:
         ) from error
     if len(urls) > MAX_MANIFEST_ENTRIES:
         raise _bad_manifest(f"has more than {MAX_MANIFEST_ENTRIES} entries")
-    return [_object_name(url, folder) for url in urls]
+    return [_object_name(url, folder, prefixes) for url in urls]
 
 
-def _object_name(url: Any, folder: Path) -> str:
-    """The name of the object at *url*, which has to lie directly in *folder*."""
+def _object_name(url: Any, folder: Path, prefixes: Sequence[str]) -> str:
+    """The name of the object at *url*, which has to lie directly in *folder* or a prefix."""
     if not isinstance(url, str):
         raise _bad_manifest("has an URL that is not a string")
     # Clients differ in what they escape, in the folder's path as in the name.
-    for prefix in (f"file://{folder}/", object_url(folder) + "/", folder.as_uri() + "/"):
+    own = (f"file://{folder}/", object_url(folder) + "/", folder.as_uri() + "/")
+    for prefix in (*own, *prefixes):
         if url.startswith(prefix):
             name = unquote(url[len(prefix) :])
             break

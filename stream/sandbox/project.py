@@ -8,6 +8,7 @@ import attrs
 
 from stream.sandbox.auth import FixedTokens
 from stream.sandbox.http import Call, not_found
+from stream.sandbox.objects import ObjectStaging
 from stream.sandbox.store import Store
 
 __all__ = ["DEFAULT_CREDENTIALS_LIFE", "Project"]
@@ -22,6 +23,7 @@ class Project:
 
     :param base_url: under which clients reach the sandbox; set once the port is known.
     :param credentials_life: how long an upload may start after its file was prepared.
+    :param objects: where files are staged; in the store's folder, if None.
     """
 
     store: Store
@@ -31,6 +33,7 @@ class Project:
     started: str
     base_url: str = ""
     credentials_life: timedelta = DEFAULT_CREDENTIALS_LIFE
+    objects: ObjectStaging | None = None
 
     @property
     def name(self) -> str:

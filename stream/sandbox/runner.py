@@ -40,7 +40,7 @@ from stream.sandbox.importer import (
 )
 from stream.sandbox.jobs import Job
 from stream.sandbox.project import Project
-from stream.sandbox.store import Reactor, iso_time
+from stream.sandbox.store import Reactor, iso_time, remove_objects
 from stream.sandbox.tables import table_detail
 
 __all__ = ["JobRunner", "recover"]
@@ -152,6 +152,10 @@ class JobRunner:
             await self._fail(job, error)
         else:
             await self._record(_finish_import, job, applied, plan.warnings, self._store.now())
+        if self._project.objects is not None:
+            # Only copies; whoever needs them again gets them again.
+            folder = [int(job.params["dataFileId"])]
+            await self._store.in_thread(remove_objects, self._store.staging, folder)
 
     async def _plan(self, job: Job) -> ImportPlan:
         params = job.params
@@ -168,9 +172,14 @@ class JobRunner:
             delimiter=params["delimiter"],
             enclosure=params["enclosure"],
         )
-        folder = self._store.staging / str(file["id"])
+        folder, sliced = self._store.staging / str(file["id"]), bool(file["sliced"])
+        objects = self._project.objects
+        prefixes: tuple[str, ...] = ()
+        if objects is not None:
+            await self._store.in_thread(objects.fetch, file["id"], folder, sliced=sliced)
+            prefixes = (objects.url_prefix(file["id"]),)
         return await self._store.in_thread(
-            plan_import, plan, table.columns, folder, bool(file["sliced"])
+            plan_import, plan, table.columns, folder, sliced, prefixes
         )
 
     async def _inject_fault(self) -> None:

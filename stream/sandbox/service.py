@@ -26,6 +26,7 @@ from stream.sandbox.files import Files
 from stream.sandbox.http import Gate, Route
 from stream.sandbox.jobs import Jobs
 from stream.sandbox.local import LocalControl
+from stream.sandbox.objects import ObjectStaging
 from stream.sandbox.page import Pages
 from stream.sandbox.project import DEFAULT_CREDENTIALS_LIFE, Project
 from stream.sandbox.runner import JobRunner, recover
@@ -52,6 +53,7 @@ class SandboxService(Service):
     :param public_url: what the URLs in answers begin with, if not the address listened to.
     :param extra_tokens: more configured tokens.
     :param credentials_life: how long upload credentials are valid.
+    :param objects: where files are staged, if not in a folder of *path*.
     :ivar url: the address, ``http://127.0.0.1:8001``, while it runs.
     """
 
@@ -69,6 +71,7 @@ class SandboxService(Service):
         public_url: str | None = None,
         extra_tokens: Iterable[FixedToken] = (),
         credentials_life: timedelta = DEFAULT_CREDENTIALS_LIFE,
+        objects: ObjectStaging | None = None,
     ) -> None:
         self.url = ""
         self._reactor = reactor
@@ -79,6 +82,7 @@ class SandboxService(Service):
         tokens = FixedTokens([FixedToken(token), *extra_tokens], started)
         self._project = Project(store, project_id, branch_id, tokens, started)
         self._project.credentials_life = credentials_life
+        self._project.objects = objects
         self._listening: IListeningPort | None = None
 
     @property

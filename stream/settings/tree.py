@@ -34,6 +34,7 @@ __all__ = [
     "MetricsSettings",
     "PprofSettings",
     "SandboxSettings",
+    "SandboxStagingSettings",
     "Settings",
     "SinkSettings",
     "SourceSettings",
@@ -371,6 +372,24 @@ class EncryptionSettings:
 
 
 @attrs.frozen
+class SandboxStagingSettings:
+    """Where the sandbox lets files be staged: in its own directory, or in an object store."""
+
+    provider: str = setting(
+        "local",
+        "Staging storage of the sandbox: local (its directory), aws, azure, gcp.",
+        rule="required,oneof=local aws azure gcp",
+    )
+    endpoint: str = setting("", "URL of the object store; not for local.")
+    bucket: str = setting("stream-staging", "Bucket or container.", rule="required")
+    region: str = setting("us-east-1", "Region of the bucket.", rule="required")
+    key_id: str = setting("", "Access key id (aws) or account name (azure).")
+    secret: str = setting(
+        "", "Secret access key (aws), account key (azure) or bearer token (gcp).", secret=True
+    )
+
+
+@attrs.frozen
 class SandboxSettings:
     """The local stand-in for the Storage API."""
 
@@ -383,6 +402,7 @@ class SandboxSettings:
     project_id: int = setting(123, "Id of the sandbox's project.", rule="required")
     branch_id: int = setting(456, "Id of the default branch of the project.", rule="required")
     path: str = setting("", "Directory of the sandbox's tables and staged files.")
+    staging: SandboxStagingSettings = group(SandboxStagingSettings)
 
 
 @attrs.frozen

@@ -39,14 +39,23 @@ class SentBody:
 
     It counts and digests what passes, so that afterwards the sender knows what it sent.
 
+    :param digested: whether a digest of each part is of any use.
     :ivar size: bytes that passed so far.
-    :ivar digests: MD5 of each part that passed.
+    :ivar digests: MD5 of each part that passed, if they are wanted.
     """
 
-    def __init__(self, chunks: Iterator[bytes], part_size: int, stopped: Callable[[], bool]):
+    def __init__(
+        self,
+        chunks: Iterator[bytes],
+        part_size: int,
+        stopped: Callable[[], bool],
+        *,
+        digested: bool = True,
+    ) -> None:
         self._chunks = chunks
         self._part_size = part_size
         self._stopped = stopped
+        self._digested = digested
         self.size = 0
         self.digests: list[bytes] = []
 
@@ -65,7 +74,8 @@ class SentBody:
 
     def _passed(self, part: bytes) -> bytes:
         self.size += len(part)
-        self.digests.append(hashlib.md5(part, usedforsecurity=False).digest())
+        if self._digested:
+            self.digests.append(hashlib.md5(part, usedforsecurity=False).digest())
         return part
 
     def expected_etag(self, *, multipart: bool) -> str:

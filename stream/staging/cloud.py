@@ -1,12 +1,19 @@
-"""Objects in S3, Azure Blob Storage and Google Cloud Storage, through the obstore library.
+"""Objects in S3 and Azure Blob Storage, through the obstore library.
 
 A body of one part goes up in a single request, a bigger one as a multipart upload with a bounded
 number of parts in memory; an upload that fails is aborted, so no half object is ever visible.
 Transient errors are repeated by the library for a short while; the caller has its own back-off.
+
+Note [Checksums]. S3 gets a SHA-256 of each request's body, signed, and refuses another body; where
+its ETag is a digest, that is compared too. Azure gets the MD5 of a body of one part and refuses
+another one; it takes none for the parts of a bigger body through this library, so a bigger object
+is read back and compared, if the credentials allow it.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +23,7 @@ from urllib.parse import quote
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import AzureStore, GCSStore, S3Store
+from obstore.store import AzureStore, S3Store
 
 from stream.staging.chunks import Chunks, SentBody
 from stream.staging.errors import ObjectMismatch, StagingError
@@ -25,13 +32,14 @@ from stream.staging.store import StoredObject
 from stream.staging.upload import FileUpload
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, GCSCredential, RetryConfig
+    from obstore.store import ClientConfig, RetryConfig
 
-__all__ = ["CloudBackend", "azure_backend", "gcs_backend", "s3_backend"]
+__all__ = ["PART_BYTES", "CloudBackend", "azure_backend", "s3_backend"]
 
 #: The smallest part S3 takes; also the unit in which memory is bounded.
 PART_BYTES = 5 * 1024 * 1024
 _PARTS_IN_FLIGHT = 4
+_READ_BYTES = 1024 * 1024
 _MD5_ETAG = re.compile(r"[0-9a-f]{32}(-[0-9]+)?")
 _SIGNATURE = re.compile(r"(?i)\b(sig|signature|token)=[^&\s\")]+")
 _RETRY: RetryConfig = {
@@ -48,29 +56,39 @@ _RETRY: RetryConfig = {
 class CloudBackend:
     """One bucket or container.
 
-    :param store: the library's store.
+    :param make_store: the library's store, which sends the given headers with each request.
     :param secrets: texts that no error may show.
     :param md5_etags: whether the store's ETags are MD5 digests of the content. Only then a
         different ETag means different content.
+    :param sends_digests: whether each request carries a digest by itself; see Note [Checksums].
     """
 
     def __init__(
         self,
-        store: S3Store | AzureStore | GCSStore,
+        make_store: Callable[[Mapping[str, str]], S3Store | AzureStore],
         secrets: Iterable[str],
         *,
         md5_etags: bool = False,
+        sends_digests: bool = False,
     ) -> None:
-        self._store = store
+        self._make_store = make_store
+        self._store = make_store({})
         self._secrets = tuple(secret for secret in secrets if secret)
         self._md5_etags = md5_etags
+        self._sends_digests = sends_digests
+        # A store that should have told a digest and didn't may not look at those it gets either.
+        self._trusts_requests = sends_digests and not md5_etags
 
     def put(self, key: str, chunks: Chunks, stopped: Callable[[], bool]) -> StoredObject:
         """See `stream.staging.store.Backend`."""
         sent = SentBody(chunks(), PART_BYTES, stopped)
         try:
             etag, multipart = self._send(key, sent)
-            verified = self._check_etag(key, etag, sent, multipart) or self._check_size(key, sent)
+            verified = self._check_etag(key, etag, sent, multipart)
+            if not verified:
+                verified = self._check_size(key, sent)
+                if verified and multipart and not self._trusts_requests:
+                    verified = self._check_content(key, sent)
         except InterruptedError as problem:
             raise StagingError(str(problem)) from None
         except (BaseError, ValueError, FileNotFoundError) as problem:
@@ -84,7 +102,9 @@ class CloudBackend:
         parts = sent.parts()
         head = list(itertools.islice(parts, 2))
         if len(head) < 2:
-            result = obstore.put(self._store, key, head[0] if head else b"", use_multipart=False)
+            body = head[0] if head else b""
+            store = self._store if self._sends_digests else self._make_store(_content_md5(body))
+            result = obstore.put(store, key, body, use_multipart=False)
         else:
             result = obstore.put(
                 self._store,
@@ -96,7 +116,8 @@ class CloudBackend:
         return (result["e_tag"] or "").strip('"'), len(head) > 1
 
     def _check_etag(self, key: str, etag: str, sent: SentBody, multipart: bool) -> bool:
-        if not self._md5_etags or _MD5_ETAG.fullmatch(etag) is None:
+        form = _MD5_ETAG.fullmatch(etag)
+        if not self._md5_etags or form is None or bool(form[1]) is not multipart:
             return False
         if etag != sent.expected_etag(multipart=multipart):
             raise ObjectMismatch(f'the digest of "{key}" is not that of the bytes sent')
@@ -111,6 +132,19 @@ class CloudBackend:
             raise ObjectMismatch(f'"{key}" has {found} bytes, {sent.size} were sent')
         return True
 
+    def _check_content(self, key: str, sent: SentBody) -> bool:
+        """Note [Checksums]."""
+        try:
+            found = obstore.get(self._store, key).stream(min_chunk_size=_READ_BYTES)
+        except (PermissionDeniedError, UnauthenticatedError):
+            return False
+        stored = SentBody((bytes(chunk) for chunk in found), PART_BYTES, lambda: False)
+        for _part in stored.parts():
+            pass
+        if stored.digests != sent.digests:
+            raise ObjectMismatch(f'the content of "{key}" is not what was sent')
+        return True
+
     def _readable(self, problem: Exception) -> str:
         """The first paragraph of the library's text, without anything secret."""
         text = str(problem).partition("\n\nDebug source")[0].strip()
@@ -118,6 +152,11 @@ class CloudBackend:
             for form in {secret, quote(secret), quote(secret, safe="")}:
                 text = text.replace(form, "***")
         return _SIGNATURE.sub(r"\1=***", text)
+
+
+def _content_md5(body: bytes) -> dict[str, str]:
+    digest = hashlib.md5(body, usedforsecurity=False).digest()
+    return {"content-md5": base64.b64encode(digest).decode()}
 
 
 def _client(endpoint: str, headers: Mapping[str, str] | None = None) -> ClientConfig:
@@ -142,6 +181,7 @@ def s3_backend(upload: FileUpload) -> CloudBackend:
         "access_key_id": str(keys["AccessKeyId"]),
         "secret_access_key": secret,
         "region": upload.region or "us-east-1",
+        "checksum_algorithm": "sha256",
         # Bucket names with dots don't fit the certificate of a host per bucket.
         "virtual_hosted_style_request": not endpoint and "." not in parameters["bucket"],
     }
@@ -151,15 +191,20 @@ def s3_backend(upload: FileUpload) -> CloudBackend:
         config["server_side_encryption"] = encryption
     if endpoint:
         config["endpoint"] = endpoint
-    acl = str(parameters.get("acl") or "")
-    store = S3Store(
-        parameters["bucket"],
-        client_options=_client(endpoint, {"x-amz-acl": acl} if acl else None),
-        retry_config=_RETRY,
-        **config,
-    )
+    bucket, acl = str(parameters["bucket"]), str(parameters.get("acl") or "")
+
+    def store(headers: Mapping[str, str]) -> S3Store:
+        return S3Store(
+            bucket,
+            client_options=_client(endpoint, {**headers, **({"x-amz-acl": acl} if acl else {})}),
+            retry_config=_RETRY,
+            **config,
+        )
+
     # With a KMS key, be it the bucket's default, S3's ETag isn't the content's MD5.
-    return CloudBackend(store, (secret, session), md5_etags=encryption == "AES256")
+    return CloudBackend(
+        store, (secret, session), md5_etags=encryption == "AES256", sends_digests=True
+    )
 
 
 def azure_backend(upload: FileUpload) -> CloudBackend:
@@ -167,31 +212,16 @@ def azure_backend(upload: FileUpload) -> CloudBackend:
     parameters = upload.credentials
     pairs = parse_connection_string(str(parameters["absCredentials"]["SASConnectionString"]))
     endpoint, signature = pairs["BlobEndpoint"].rstrip("/"), pairs["SharedAccessSignature"]
-    store = AzureStore(
-        parameters["container"],
-        account_name=parameters["accountName"],
-        endpoint=endpoint,
-        sas_key=signature.lstrip("?"),
-        client_options=_client(endpoint),
-        retry_config=_RETRY,
-    )
+    container, account = str(parameters["container"]), str(parameters["accountName"])
+
+    def store(headers: Mapping[str, str]) -> AzureStore:
+        return AzureStore(
+            container,
+            account_name=account,
+            endpoint=endpoint,
+            sas_key=signature.lstrip("?"),
+            client_options=_client(endpoint, headers),
+            retry_config=_RETRY,
+        )
+
     return CloudBackend(store, (signature,))
-
-
-def gcs_backend(upload: FileUpload) -> CloudBackend:
-    """Google Cloud Storage with a bearer token; ``endpoint`` among the parameters replaces it."""
-    parameters = upload.credentials
-    token, endpoint = str(parameters["access_token"]), str(parameters.get("endpoint") or "")
-
-    def credential() -> GCSCredential:
-        return {"token": token, "expires_at": None}
-
-    config: dict[str, Any] = {"base_url": endpoint} if endpoint else {}
-    store = GCSStore(
-        parameters["bucket"],
-        credential_provider=credential,
-        client_options=_client(endpoint),
-        retry_config=_RETRY,
-        **config,
-    )
-    return CloudBackend(store, (token,))

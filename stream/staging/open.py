@@ -8,8 +8,9 @@ from typing import Any
 from obstore.exceptions import BaseError
 from twisted.python.threadpool import ThreadPool
 
-from stream.staging.cloud import azure_backend, gcs_backend, s3_backend
+from stream.staging.cloud import azure_backend, s3_backend
 from stream.staging.errors import StagingError
+from stream.staging.gcs import gcs_backend
 from stream.staging.local import LocalBackend
 from stream.staging.location import location_of
 from stream.staging.store import Backend, StagingStore

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
 from stream.encryption import DecryptionFailed, IEncryptor, encryptor_from
+from tests.encryption.steps import done
 
 KEY = bytes(range(32))
 SINK = {"sink": "123/456/my-source/my-sink"}
@@ -29,13 +30,13 @@ json_values = st.recursive(
 @given(json_values)
 def test_round_trip(value: Any) -> None:
     """What was encrypted is read again with the same metadata."""
-    assert encryptor.decrypt(encryptor.encrypt(value, SINK), SINK) == value
+    assert done(encryptor.decrypt(done(encryptor.encrypt(value, SINK)), SINK)) == value
 
 
 def test_form() -> None:
     """The text is aes:: and base64 of nonce, ciphertext and tag, bound to compact JSON."""
     verifyObject(IEncryptor, encryptor)
-    text = encryptor.encrypt({"token": "secret"}, SINK)
+    text = done(encryptor.encrypt({"token": "secret"}, SINK))
     assert text.startswith("aes::")
     blob = base64.b64decode(text[5:], validate=True)
     bound = b'{"sink":"123/456/my-source/my-sink"}'
@@ -46,39 +47,39 @@ def test_form() -> None:
 
 def test_the_same_value_never_looks_the_same() -> None:
     """Each encryption uses a fresh nonce."""
-    texts = {encryptor.encrypt("x", SINK) for _ in range(50)}
+    texts = {done(encryptor.encrypt("x", SINK)) for _ in range(50)}
     assert len({base64.b64decode(text[5:])[:12] for text in texts}) == 50
 
 
 @given(st.data())
 def test_any_changed_bit_is_noticed(data: st.DataObject) -> None:
     """A text with one changed bit can't be opened."""
-    blob = bytearray(base64.b64decode(encryptor.encrypt("value", SINK)[5:]))
+    blob = bytearray(base64.b64decode(done(encryptor.encrypt("value", SINK))[5:]))
     position = data.draw(st.integers(0, len(blob) * 8 - 1))
     blob[position // 8] ^= 1 << position % 8
     with pytest.raises(DecryptionFailed, match="another key"):
-        encryptor.decrypt("aes::" + base64.b64encode(bytes(blob)).decode(), SINK)
+        done(encryptor.decrypt("aes::" + base64.b64encode(bytes(blob)).decode(), SINK))
 
 
 @pytest.mark.parametrize("metadata", [{}, {"sink": "other"}, {"file": SINK["sink"]}])
 def test_other_metadata(metadata: dict[str, str]) -> None:
     """A value can't be opened as part of another record."""
     with pytest.raises(DecryptionFailed):
-        encryptor.decrypt(encryptor.encrypt("x", SINK), metadata)
+        done(encryptor.decrypt(done(encryptor.encrypt("x", SINK)), metadata))
 
 
 def test_other_key() -> None:
     """A value can't be opened with another key, and the error doesn't show either."""
-    text = encryptor.encrypt("my secret", SINK)
+    text = done(encryptor.encrypt("my secret", SINK))
     with pytest.raises(DecryptionFailed) as caught:
-        encryptor_from("aes", bytes(32)).decrypt(text, SINK)
+        done(encryptor_from("aes", bytes(32)).decrypt(text, SINK))
     assert "my secret" not in str(caught.value)
 
 
 def test_order_of_metadata_does_not_matter() -> None:
     """Metadata is a map, whatever the order it was written in."""
-    text = encryptor.encrypt("x", {"a": "1", "b": "2"})
-    assert encryptor.decrypt(text, {"b": "2", "a": "1"}) == "x"
+    text = done(encryptor.encrypt("x", {"a": "1", "b": "2"}))
+    assert done(encryptor.decrypt(text, {"b": "2", "a": "1"})) == "x"
 
 
 def sealed(plain: bytes) -> str:
@@ -104,4 +105,4 @@ def sealed(plain: bytes) -> str:
 def test_texts_that_cannot_be_opened(text: str, reason: str) -> None:
     """Each kind of damage is told apart."""
     with pytest.raises(DecryptionFailed, match=reason):
-        encryptor.decrypt(text, SINK)
+        done(encryptor.decrypt(text, SINK))

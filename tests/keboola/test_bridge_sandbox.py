@@ -2,187 +2,32 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import attrs
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as _reactor
-from twisted.internet.defer import maybeDeferred
-from twisted.python.threadpool import ThreadPool
 
 from stream.definition import lifecycle
 from stream.definition.change import Change
 from stream.definition.repository import Definitions
 from stream.encryption import encryptor_from
 from stream.errors import UserError
-from stream.etcd import EtcdClient, Session
-from stream.keboola import JobFailed, SinkToken, StorageApi, StorageApiError
-from stream.keboola.events import EventSender
-from stream.keboola.imports import FileImporter
-from stream.keboola.provider import KeboolaFileProvider, load_sink_token
-from stream.keboola.uploads import SliceUploader, load_file_record
-from stream.sandbox import SandboxService
-from stream.staging import bytes_chunks
-from stream.storage.entity import File, Slice
-from stream.storage.opening import DefinitionChanges
+from stream.etcd import EtcdClient
+from stream.keboola import JobFailed, StorageApiError
+from stream.keboola.provider import load_sink_token
+from stream.keboola.uploads import load_file_record
 from stream.storage.state import FileState
-from tests.sandbox.api import MASTER, Api
-from tests.storage.world import BY, SINK_KEY, SOURCE_KEY, TABLE, Storage
-
-reactor: Any = _reactor
-TABLE_ID = TABLE.keboola.table_id
-BUCKET_ID = "in.c-bucket"
-
-
-class RecordingApi(StorageApi):
-    """:ivar tokens: all that were made, in order.
-    :ivar file_ids: of all staging files that were made.
-    :ivar wait_fails: raised instead of the next wait for a job.
-    """
-
-    tokens: list[SinkToken]
-    file_ids: list[int]
-    wait_fails: Exception | None = None
-
-    async def create_token(self, *arguments: Any, **options: Any) -> SinkToken:
-        made = await super().create_token(*arguments, **options)
-        self.tokens.append(made)
-        return made
-
-    async def prepare_file(self, *arguments: Any, **options: Any) -> Any:
-        made = await super().prepare_file(*arguments, **options)
-        self.file_ids.append(made.id)
-        return made
-
-    async def wait_job(self, *arguments: Any, **options: Any) -> Any:
-        if self.wait_fails is not None:
-            problem, self.wait_fails = self.wait_fails, None
-            raise problem
-        return await super().wait_job(*arguments, **options)
-
-
-@attrs.define
-class Bridge:
-    """:ivar sandbox: calls of the sandbox with the user's token."""
-
-    storage: Storage
-    api: RecordingApi
-    sandbox: Api
-    provider: KeboolaFileProvider
-    uploader: SliceUploader
-    importer: FileImporter
-    changes: DefinitionChanges
-
-    async def do(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the definitions in a change of its own, as the user."""
-
-        async def body(change: Change, definitions: Definitions) -> Any:
-            return await getattr(definitions, method)(change, *arguments)
-
-        return await self.changes.run(BY, body, token=MASTER)
-
-    async def create_source(self) -> None:
-        at = self.storage.tick()
-        source = lifecycle.new_source(
-            SOURCE_KEY, type="http", name="S", secret="s" * 48, at=at, by=BY
-        )
-        await self.do("create_source", source)
-
-    async def create_sink(self) -> File:
-        at = self.storage.tick()
-        await self.do(
-            "create_sink", lifecycle.new_sink(SINK_KEY, name="S", table=TABLE, at=at, by=BY)
-        )
-        (file,) = [f for f in await self.storage.files() if f.state is FileState.WRITING]
-        return file
-
-    async def rename(self) -> None:
-        self.storage.tick()
-        await self.do("update_sink", SINK_KEY, "", lambda sink: attrs.evolve(sink, name="new"))
-
-    async def upload(self, slice_: Slice, rows: bytes) -> None:
-        """A closed slice up to ``uploaded``, with its object and manifest."""
-        await self.storage.count(slice_.key, rows.count(b"\n"))
-        await self.storage.to_uploading(slice_.key)
-        store = await self.uploader.upload(slice_, bytes_chunks(gzip.compress(rows)))
-        async with self.uploader.listed(store, slice_):
-            await self.storage.to_uploaded(slice_.key)
-
-    async def importing_file(self, *rows: bytes) -> File:
-        """A file with a slice for each of *rows*, all uploaded."""
-        file = await self.create_sink()
-        slices = await self.storage.slices(file.key)
-        while len(slices) < len(rows):
-            opened = await self.storage.rotate_slice(slices[-1].key)
-            assert opened is not None
-            slices.append(opened)
-        await self.storage.close_files()
-        for slice_, part in zip(slices, rows, strict=True):
-            await self.upload(slice_, part)
-        return await self.storage.to_importing(file.key)
-
-    async def is_valid(self, token: SinkToken) -> bool:
-        try:
-            await self.api.verify_token(token.token)
-        except StorageApiError as error:
-            assert error.status == 401
-            return False
-        return True
-
-    async def staged(self, file_id: int) -> bool:
-        return (await self.sandbox.branch("GET", f"files/{file_id}")).status == 200
-
-    async def everything(self) -> dict[str, bytes]:
-        """All that is stored in etcd."""
-        found: dict[str, bytes] = {}
-        for where in ("definition/", "storage/"):
-            found |= {kv.key: kv.value for kv in (await self.storage.client.range(where)).kvs}
-        return found
+from tests.keboola.bridge import BUCKET_ID, TABLE_ID, Bridge, running_bridge
+from tests.sandbox.api import MASTER
+from tests.storage.world import BY, SINK_KEY, TABLE
 
 
 @pytest_twisted.async_yield_fixture()
 async def bridge(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[Bridge]:
     """With a source and no sink."""
-    sandbox = SandboxService(
-        reactor,
-        listen="127.0.0.1:0",
-        path=str(tmp_path),
-        token=MASTER,
-        project_id=123,
-        branch_id=456,
-    )
-    await sandbox.startService()
-    session = Session(etcd, ttl=30, reactor=reactor)
-    await session.startService()
-    pool = ThreadPool(0, 2)
-    api = RecordingApi(reactor, sandbox.url)
-    api.tokens, api.file_ids = [], []
-    encryptor = encryptor_from("aes", b"k" * 32)
-    events = EventSender(api, 5.0, reactor)
-    storage = Storage(etcd)
-    provider = KeboolaFileProvider(etcd, api, encryptor, reactor)
-    bridge = Bridge(
-        storage,
-        api,
-        Api(sandbox.url),
-        provider,
-        SliceUploader(etcd, session, encryptor, events, pool, reactor, lock_timeout=5.0),
-        FileImporter(etcd, api, encryptor, events, reactor, job_timeout=10.0),
-        DefinitionChanges(etcd, storage.repository, provider, storage.tick),
-    )
-    pool.start()
-    try:
-        await bridge.create_source()
-        yield bridge
-        await api.close()
-        await session.stopService()
-        await maybeDeferred(sandbox.stopService)
-    finally:
-        pool.stop()
+    async with running_bridge(etcd, tmp_path) as running:
+        yield running
 
 
 @pytest_twisted.ensureDeferred
@@ -210,7 +55,7 @@ async def test_secrets_in_etcd(bridge: Bridge) -> None:
     (token,) = bridge.api.tokens
     record = await load_file_record(bridge.storage.client, file.key)
     encryptor = encryptor_from("aes", b"k" * 32)
-    directory = record.unseal(encryptor).credentials["directory"]
+    directory = (await record.unseal(encryptor)).credentials["directory"]
     stored = b"".join((await bridge.everything()).values())
     for secret in (MASTER, token.token, directory):
         assert secret.encode() not in stored

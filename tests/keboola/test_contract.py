@@ -1,7 +1,8 @@
-"""The local stand-in keeps the contract the client relies on."""
+"""The contract the client relies on: kept by the local stand-in, and by a real project if given."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tests.keboola.contract import ALL, Target
 
 reactor: Any = _reactor
 TOKEN = "contract-master-token"
+HOST = "STREAM_TEST_STORAGE_API_HOST"
+PROJECT_TOKEN = "STREAM_TEST_STORAGE_API_TOKEN"
 
 
 @pytest_twisted.async_yield_fixture()
@@ -48,3 +51,29 @@ async def target(tmp_path: Path) -> AsyncIterator[Target]:
 async def test_sandbox(target: Target, check: Callable[[Target], Awaitable[None]]) -> None:
     """Each part of the contract holds."""
     await check(target)
+
+
+@pytest_twisted.async_yield_fixture()
+async def project() -> AsyncIterator[Target]:
+    """A real project, if the environment names one: host or URL, and a master token."""
+    host, token = os.environ[HOST], os.environ[PROJECT_TOKEN]
+    api, pool = StorageApi(reactor, host), ThreadPool(0, 2)
+    pool.start()
+    try:
+        info = await api.verify_token(token)
+        (branch,) = [each for each in await api.branches(token) if each.is_default]
+        yield Target(api, token, info.project_id, branch.id, reactor, pool)
+    finally:
+        await api.close()
+        pool.stop()
+
+
+@pytest.mark.skipif(
+    not (os.environ.get(HOST) and os.environ.get(PROJECT_TOKEN)),
+    reason=f"{HOST} and {PROJECT_TOKEN} are not set",
+)
+@pytest.mark.parametrize("check", ALL, ids=lambda check: check.__name__)
+@pytest_twisted.ensureDeferred
+async def test_real_project(project: Target, check: Callable[[Target], Awaitable[None]]) -> None:
+    """Each part of the contract holds for the API that the sandbox stands in for."""
+    await check(project)

@@ -61,7 +61,7 @@ class Setting:
         stored = await self.etcd.get(token_record_key(SINK_KEY))
         assert stored is not None
         await self.api.delete_token(MASTER, decode_token(stored.value).token_id)
-        record = TokenRecord.seal(SINK_KEY, created, encryptor_from("none"))
+        record = await TokenRecord.seal(SINK_KEY, created, encryptor_from("none"))
         await self.etcd.put(token_record_key(SINK_KEY), encode_record(record))
 
     def events(self) -> list[str]:

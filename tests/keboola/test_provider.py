@@ -102,9 +102,9 @@ async def test_records_hold_no_secret_in_clear(setting: Setting) -> None:
     assert all(token.encode() not in value and b"hush" not in value for value in values.values())
     record = decode_token(values[token_record_key(SINK_KEY)])
     assert record.token_id == token_id
-    assert record.unseal(ENCRYPTOR).token == token
+    assert (await record.unseal(ENCRYPTOR)).token == token
     file = decode_file(values[file_record_key(prepared.key)])
-    assert file.unseal(ENCRYPTOR).credentials["secret"] == "hush"
+    assert (await file.unseal(ENCRYPTOR)).credentials["secret"] == "hush"
     assert file.columns == ("body",)
     assert "hush" not in repr(prepared)
     assert token not in repr(prepared)

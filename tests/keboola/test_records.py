@@ -26,6 +26,7 @@ from stream.keboola.records import (
 from stream.keboola.values import SinkToken
 from stream.staging import FileUpload
 from stream.storage.key import FileKey, JobKey
+from tests.encryption.steps import done
 from tests.storage.samples import OPENED_AT
 from tests.storage.world import SINK_KEY
 
@@ -46,7 +47,7 @@ UPLOAD = FileUpload(
 
 
 def _file(encryptor: IEncryptor) -> FileRecord:
-    return FileRecord.seal(FILE, "in.c-bucket.table", ("id", "body"), UPLOAD, encryptor)
+    return done(FileRecord.seal(FILE, "in.c-bucket.table", ("id", "body"), UPLOAD, encryptor))
 
 
 def test_keys() -> None:
@@ -62,7 +63,7 @@ def test_keys() -> None:
 
 def test_token_record_in_clear() -> None:
     """Without encryption the token is there as it came, the encrypted text is empty."""
-    assert encode_record(TokenRecord.seal(SINK_KEY, TOKEN, CLEAR)) == (
+    assert encode_record(done(TokenRecord.seal(SINK_KEY, TOKEN, CLEAR))) == (
         b'{"projectId":123,"branchId":456,"sourceId":"my-source","sinkId":"my-sink",'
         b'"token":{"id":"1001","description":"description","token":"the-secret"},'
         b'"tokenId":"1001","encryptedToken":""}'
@@ -71,7 +72,7 @@ def test_token_record_in_clear() -> None:
 
 def test_sealed_token_record() -> None:
     """With encryption the plain token is null."""
-    plain = orjson.loads(encode_record(TokenRecord.seal(SINK_KEY, TOKEN, SEALED)))
+    plain = orjson.loads(encode_record(done(TokenRecord.seal(SINK_KEY, TOKEN, SEALED))))
     assert plain["token"] is None
     assert plain["tokenId"] == "1001"
     assert plain["encryptedToken"].startswith("aes::")
@@ -108,41 +109,41 @@ def test_job_record() -> None:
 @pytest.mark.parametrize("encryptor", [CLEAR, SEALED])
 def test_round_trips(encryptor: IEncryptor) -> None:
     """What was sealed, stored and read is what it was."""
-    token = decode_token(encode_record(TokenRecord.seal(SINK_KEY, TOKEN, encryptor)))
-    assert token.unseal(encryptor) == TOKEN
+    token = decode_token(encode_record(done(TokenRecord.seal(SINK_KEY, TOKEN, encryptor))))
+    assert done(token.unseal(encryptor)) == TOKEN
     file = decode_file(encode_record(_file(encryptor)))
-    assert file.unseal(encryptor) == UPLOAD
+    assert done(file.unseal(encryptor)) == UPLOAD
 
 
 def test_values_in_clear_survive_switching_encryption_on() -> None:
     """Records from before are still read."""
-    assert TokenRecord.seal(SINK_KEY, TOKEN, CLEAR).unseal(SEALED) == TOKEN
-    assert _file(CLEAR).unseal(SEALED) == UPLOAD
+    assert done(done(TokenRecord.seal(SINK_KEY, TOKEN, CLEAR)).unseal(SEALED)) == TOKEN
+    assert done(_file(CLEAR).unseal(SEALED)) == UPLOAD
 
 
 def test_another_key_opens_nothing() -> None:
     """The errors say what is wrong, and no secret."""
     with pytest.raises(UserError, match="token decryption failed and unencrypted token") as error:
-        TokenRecord.seal(SINK_KEY, TOKEN, SEALED).unseal(OTHER)
+        done(done(TokenRecord.seal(SINK_KEY, TOKEN, SEALED)).unseal(OTHER))
     assert "the-secret" not in str(error.value)
     with pytest.raises(UserError, match=r"credentials of the file .* can't be decrypted") as error:
-        _file(SEALED).unseal(OTHER)
+        done(_file(SEALED).unseal(OTHER))
     assert "the-secret" not in str(error.value)
 
 
 def test_a_sealed_value_belongs_to_its_record() -> None:
     """Copied to another sink's or file's record it can't be opened."""
     token = attrs.evolve(
-        TokenRecord.seal(SINK_KEY, TOKEN, SEALED), key=SINK_KEY.source_key.sink("another")
+        done(TokenRecord.seal(SINK_KEY, TOKEN, SEALED)), key=SINK_KEY.source_key.sink("another")
     )
     with pytest.raises(UserError, match="token decryption failed"):
-        token.unseal(SEALED)
+        done(token.unseal(SEALED))
     file = attrs.evolve(_file(SEALED), file_key=FileKey.of(SINK_KEY, datetime.now(UTC)))
     with pytest.raises(UserError, match="can't be decrypted"):
-        file.unseal(SEALED)
+        done(file.unseal(SEALED))
 
 
-@pytest.mark.parametrize("record", [TokenRecord.seal(SINK_KEY, TOKEN, CLEAR), _file(CLEAR)])
+@pytest.mark.parametrize("record", [done(TokenRecord.seal(SINK_KEY, TOKEN, CLEAR)), _file(CLEAR)])
 def test_no_secret_in_texts(record: object) -> None:
     """A record may be logged."""
     assert "the-secret" not in repr(record)

@@ -26,6 +26,7 @@ _TEXTS = {
     "api.publicUrl": "https://stream.example.com",
     "source.http.publicUrl": "https://in.example.com",
     "encryption.provider": "aes",
+    "sandbox.staging.provider": "aws",
     "encryption.aes.secretKey": KEY,
     "encryption.azure.keyVaultUrl": "https://vault.example.com",
     "storage.level.local.encoding.compression.type": "zstd",

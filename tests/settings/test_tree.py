@@ -72,6 +72,7 @@ def test_secrets_are_marked_and_not_in_the_repr() -> None:
         "storage.level.local.writer.network.secret",
         "encryption.aes.secretKey",
         "sandbox.token",
+        "sandbox.staging.secret",
     }
     assert "sandbox-token" not in repr(Settings())
 

@@ -1,0 +1,108 @@
+"""Encryption with a key of its own for each value, which a key service of a cloud wraps.
+
+Text form: ``<provider>::aes::`` and the base64 of a version byte, the length of the wrapped key (2
+bytes), the wrapped key, and the value sealed as in `stream.encryption.aes`. The metadata is bound
+to the value, and to the wrapped key as far as the key service can do that.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
+
+from stream.encryption.aes import KEY_BYTES, blob_of, bound, opened, packed, seal, unpacked
+from stream.encryption.interface import DecryptionFailed, IEncryptor
+
+__all__ = ["EnvelopeEncryptor", "KeyService"]
+
+CACHE_SECONDS = 3600.0
+CACHED_KEYS = 10_000
+_VERSION = 1
+_HEAD_BYTES = 3
+_MAX_WRAPPED_BYTES = 0xFFFF
+
+
+class KeyService(Protocol):
+    """A key that never leaves its cloud. Runs in a pool thread and may block."""
+
+    def wrap(self, key: bytes, metadata: Mapping[str, str]) -> bytes:
+        """Encrypt *key*. Raises UserError 503 if the service can't be asked, or refuses."""
+
+    def unwrap(self, wrapped: bytes, metadata: Mapping[str, str]) -> bytes:
+        """What was wrapped with the same metadata.
+
+        :raises DecryptionFailed: the service says that it was not.
+        :raises UserError: 503, the service can't be asked.
+        """
+
+
+@implementer(IEncryptor)
+class EnvelopeEncryptor:
+    """See the module. Unwrapped keys are kept for an hour, so that uploads don't wait for a cloud.
+
+    :param provider: the name in front of the text form.
+    :param reactor: tells the time.
+    :param pool: a pool that is started by the first use.
+    """
+
+    enabled = True
+
+    def __init__(self, provider: str, service: KeyService, reactor: Any, pool: ThreadPool) -> None:
+        self._prefix = f"{provider}::aes::"
+        self._service = service
+        self._reactor = reactor
+        self._pool = pool
+        self._keys: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+
+    async def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
+        """See `IEncryptor.encrypt`."""
+        key = os.urandom(KEY_BYTES)
+        wrapped = await deferToThreadPool(
+            self._reactor, self._pool, self._service.wrap, key, metadata
+        )
+        if len(wrapped) > _MAX_WRAPPED_BYTES:
+            raise ValueError(f"a wrapped key of {len(wrapped)} bytes")
+        head = bytes([_VERSION]) + len(wrapped).to_bytes(2, "big")
+        blob = head + wrapped + seal(AESGCM(key), packed(value), metadata)
+        self._keep(_name(wrapped, metadata), key)
+        return self._prefix + base64.b64encode(blob).decode()
+
+    async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
+        """See `IEncryptor.decrypt`."""
+        blob = blob_of(text, self._prefix)
+        if len(blob) < _HEAD_BYTES or blob[0] != _VERSION:
+            raise DecryptionFailed("the encrypted value has an unknown version")
+        end = _HEAD_BYTES + int.from_bytes(blob[1:_HEAD_BYTES], "big")
+        wrapped = blob[_HEAD_BYTES:end]
+        key = self._kept(_name(wrapped, metadata))
+        if key is None:
+            key = await deferToThreadPool(
+                self._reactor, self._pool, self._service.unwrap, wrapped, metadata
+            )
+            if len(key) != KEY_BYTES:
+                raise DecryptionFailed("the key of the encrypted value has another length")
+            self._keep(_name(wrapped, metadata), key)
+        return unpacked(opened(AESGCM(key), blob[end:], metadata))
+
+    def _kept(self, name: bytes) -> bytes | None:
+        until, key = self._keys.get(name, (0.0, b""))
+        return key if until > self._reactor.seconds() else None
+
+    def _keep(self, name: bytes, key: bytes) -> None:
+        self._keys[name] = (self._reactor.seconds() + CACHE_SECONDS, key)
+        self._keys.move_to_end(name)
+        if len(self._keys) > CACHED_KEYS:
+            self._keys.popitem(last=False)
+
+
+def _name(wrapped: bytes, metadata: Mapping[str, str]) -> bytes:
+    return hashlib.sha256(bound(metadata) + b"\0" + wrapped).digest()

@@ -1,0 +1,263 @@
+"""Objects in Google Cloud Storage, by the resumable uploads of its JSON API.
+
+A bearer token made for one folder of one bucket may create objects and perhaps nothing more. The
+resumable protocol asks for no other right, and its answer tells size and MD5 of what was stored, so
+every object is verified without being read. A part that is lost on the way is sent again from the
+byte the store has; one part is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+
+from stream.staging.chunks import Chunks, SentBody
+from stream.staging.errors import ObjectMismatch, StagingError
+from stream.staging.store import StoredObject
+from stream.staging.upload import FileUpload
+
+__all__ = ["GcsBackend", "gcs_backend"]
+
+#: A multiple of 256 KiB, as the protocol wants.
+PART_BYTES = 5 * 1024 * 1024
+_ENDPOINT = "https://storage.googleapis.com"
+_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+_RETRIES = 4
+_FIRST_DELAY_SECONDS = 0.1
+_TIMEOUT = urllib3.Timeout(connect=5.0, read=120.0)
+_MORE = 308
+_MAX_REASON_CHARS = 300
+
+
+class _Interrupted(Exception):
+    """The connection broke; how much has arrived isn't known."""
+
+
+class GcsBackend:
+    """One bucket.
+
+    :param endpoint: root URL of the API.
+    :param authorization: the value of the header; secret.
+    """
+
+    def __init__(self, bucket: str, endpoint: str, authorization: str) -> None:
+        self._url = f"{endpoint.rstrip('/')}/upload/storage/v1/b/{bucket}/o"
+        self._authorization = {"Authorization": authorization}
+        # Repetitions are made here, since what they send depends on what has arrived.
+        self._http = urllib3.PoolManager(1, retries=False, timeout=_TIMEOUT)
+
+    def put(self, key: str, chunks: Chunks, stopped: Callable[[], bool]) -> StoredObject:
+        """See `stream.staging.store.Backend`."""
+        digest = hashlib.md5(usedforsecurity=False)
+        sent = SentBody(chunks(), PART_BYTES, stopped, digested=False)
+
+        def parts() -> Iterator[bytes]:
+            for part in sent.parts():
+                digest.update(part)
+                yield part
+
+        try:
+            found = self._send(key, parts(), stopped)
+        except InterruptedError as problem:
+            raise StagingError(str(problem)) from None
+        except FileNotFoundError as problem:
+            raise StagingError(f'cannot store "{key}": {problem.strerror}') from None
+        finally:
+            self._http.clear()
+        _check(key, found, sent.size, digest.digest())
+        return StoredObject(
+            url="", size=sent.size, etag=str(found.get("etag") or "").strip('"'), verified=True
+        )
+
+    def _send(
+        self, key: str, parts: Iterator[bytes], stopped: Callable[[], bool]
+    ) -> Mapping[str, Any]:
+        """Send all *parts*; the resource of the object."""
+        part, following = next(parts, b""), next(parts, None)
+        if following is None:
+            return self._send_whole(key, part, stopped)
+        session, offset = self._begin(key, stopped), 0
+        try:
+            while following is not None:
+                self._send_part(key, session, part, offset, None, stopped)
+                offset += len(part)
+                part, following = following, next(parts, None)
+            return self._send_part(key, session, part, offset, offset + len(part), stopped)
+        except BaseException:
+            self._give_up(session)
+            raise
+
+    def _send_whole(self, key: str, body: bytes, stopped: Callable[[], bool]) -> Mapping[str, Any]:
+        url = f"{self._url}?{urlencode({'uploadType': 'media', 'name': key})}"
+        headers = {
+            **self._authorization,
+            "Content-Type": "application/octet-stream",
+            "Content-MD5": base64.b64encode(
+                hashlib.md5(body, usedforsecurity=False).digest()
+            ).decode(),
+        }
+        reason = ""
+        for delay in _delays(stopped):
+            try:
+                answer = self._request("POST", url, headers, body)
+            except _Interrupted as problem:
+                reason = str(problem)
+            else:
+                if answer.status in (200, 201):
+                    return _resource(key, answer)
+                reason = _refusal(answer)
+                if answer.status not in _TRANSIENT:
+                    break
+            if delay is None:
+                break
+        raise StagingError(f'cannot store "{key}": {reason}')
+
+    def _begin(self, key: str, stopped: Callable[[], bool]) -> str:
+        """Start an upload; its URL, which needs no other authorization."""
+        url = f"{self._url}?{urlencode({'uploadType': 'resumable', 'name': key})}"
+        headers = {**self._authorization, "X-Upload-Content-Type": "application/octet-stream"}
+        reason = ""
+        for delay in _delays(stopped):
+            try:
+                answer = self._request("POST", url, headers, b"")
+            except _Interrupted as problem:
+                reason = str(problem)
+            else:
+                session = answer.headers.get("Location")
+                if answer.status in (200, 201) and session:
+                    return session
+                reason = _refusal(answer)
+                if answer.status not in _TRANSIENT:
+                    break
+            if delay is None:
+                break
+        raise StagingError(f'cannot begin to store "{key}": {reason}')
+
+    def _send_part(
+        self,
+        key: str,
+        session: str,
+        part: bytes,
+        offset: int,
+        total: int | None,
+        stopped: Callable[[], bool],
+    ) -> Mapping[str, Any]:
+        """Send *part*, which begins at *offset* of the object.
+
+        :param total: the object's size, if this is its last part; then the object is returned.
+        """
+        end, at, reason = offset + len(part), offset, ""
+        for delay in _delays(stopped):
+            answer: urllib3.BaseHTTPResponse | None
+            try:
+                answer = self._put_range(session, part[at - offset :], at, total)
+                reason = _refusal(answer) if answer.status in _TRANSIENT else ""
+            except _Interrupted as problem:
+                reason = str(problem)
+            if reason:
+                answer = self._status(session, total)
+            if answer is not None:
+                if total is not None and answer.status in (200, 201):
+                    return _resource(key, answer)
+                if answer.status != _MORE:
+                    raise StagingError(f'cannot store "{key}": {_refusal(answer)}')
+                at = _arrived(answer)
+                if not offset <= at <= end:
+                    raise StagingError(f'cannot store "{key}": {at} bytes arrived of {offset}')
+                if at == end and total is None:
+                    return {}
+                reason = f"{at} of {end} bytes arrived"
+            if delay is None:
+                break
+        raise StagingError(f'cannot store "{key}": {reason}')
+
+    def _put_range(
+        self, session: str, body: bytes, at: int, total: int | None
+    ) -> urllib3.BaseHTTPResponse:
+        size = "*" if total is None else str(total)
+        span = f"{at}-{at + len(body) - 1}" if body else "*"
+        return self._request("PUT", session, {"Content-Range": f"bytes {span}/{size}"}, body)
+
+    def _status(self, session: str, total: int | None) -> urllib3.BaseHTTPResponse | None:
+        """The state of an upload after a failure; None while nobody can tell."""
+        try:
+            answer = self._put_range(session, b"", 0, total)
+        except _Interrupted:
+            return None
+        return None if answer.status in _TRANSIENT else answer
+
+    def _give_up(self, session: str) -> None:
+        with suppress(_Interrupted):  # the store forgets it by itself after a week
+            self._request("DELETE", session, {}, b"")
+
+    def _request(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes
+    ) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._http.request(
+                method, url, headers=dict(headers), body=body, redirect=False, retries=False
+            )
+        except urllib3.exceptions.HTTPError as problem:
+            # Only the kind: the text may quote the URL, which is a secret of its own here.
+            raise _Interrupted(f"no answer ({type(problem).__name__})") from None
+
+
+def _delays(stopped: Callable[[], bool]) -> Iterator[float | None]:
+    """Once for each attempt; sleeps between two of them. None is the last.
+
+    :raises InterruptedError: the upload was given up meanwhile.
+    """
+    for attempt in range(_RETRIES + 1):
+        if stopped():
+            raise InterruptedError("the upload was cancelled")
+        delay = _FIRST_DELAY_SECONDS * 2**attempt if attempt < _RETRIES else None
+        yield delay
+        if delay is not None:
+            time.sleep(delay)
+
+
+def _arrived(answer: urllib3.BaseHTTPResponse) -> int:
+    """How many bytes the store has, as the answer to an incomplete upload tells."""
+    unit, _, last = answer.headers.get("Range", "").rpartition("-")
+    return int(last) + 1 if unit and last.isdecimal() else 0
+
+
+def _refusal(answer: urllib3.BaseHTTPResponse) -> str:
+    text = " ".join(answer.data.decode("utf-8", "replace").split())[:_MAX_REASON_CHARS]
+    return f"{answer.status} {answer.reason or ''} {text}".strip()
+
+
+def _resource(key: str, answer: urllib3.BaseHTTPResponse) -> Mapping[str, Any]:
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise StagingError(f'cannot store "{key}": the answer is not an object of JSON')
+    return found
+
+
+def _check(key: str, found: Mapping[str, Any], size: int, digest: bytes) -> None:
+    if str(found.get("size", "")) != str(size):
+        raise ObjectMismatch(f'"{key}" has {found.get("size")} bytes, {size} were sent')
+    told = found.get("md5Hash")
+    if told is not None and told != base64.b64encode(digest).decode():
+        raise ObjectMismatch(f'the digest of "{key}" is not that of the bytes sent')
+
+
+def gcs_backend(upload: FileUpload) -> GcsBackend:
+    """Google Cloud Storage with a bearer token; ``endpoint`` among the parameters replaces it."""
+    parameters = upload.credentials
+    kind = str(parameters.get("token_type") or "Bearer")
+    return GcsBackend(
+        str(parameters["bucket"]),
+        str(parameters.get("endpoint") or _ENDPOINT),
+        f"{kind} {parameters['access_token']}",
+    )
