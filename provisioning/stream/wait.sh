@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Waits until every part runs in its new version; prints the logs of one that doesn't.
+set -Eeuo pipefail
+
+if [[ "${BASH_SOURCE[0]}" == "${0}" ]]; then
+  echo 'This script should not be executed directly, please run "deploy.sh" instead.' >&2
+  exit 1
+fi
+
+: "${NAMESPACE:?Missing NAMESPACE}"
+: "${KUBERNETES_ROLLOUT_WAIT:=1200s}"
+
+for workload in sts/stream-etcd deployment/stream-api deployment/stream-http-source \
+  statefulset/stream-storage-writer-reader deployment/stream-storage-coordinator; do
+  if ! kubectl rollout status "$workload" --namespace "$NAMESPACE" --timeout="$KUBERNETES_ROLLOUT_WAIT"; then
+    echo "Rollout of $workload failed." >&2
+    kubectl logs --namespace "$NAMESPACE" --selector "app=${workload#*/}" --all-containers --prefix --tail=-1 >&2
+    exit 1
+  fi
+done
