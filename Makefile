@@ -12,10 +12,10 @@ RATE ?= 500
 CHAOS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api api-check clean lock
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api api-check docs-settings clean lock
 
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): setup.cfg requirements.lock
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed: make PYTHON=…" >&2; exit 1; }
@@ -65,6 +65,9 @@ chaos-api: install ## Change sinks through two APIs with 200 clients, then check
 
 api-check: install ## Hold the running API against its own OpenAPI document, thoroughly
 	$(BIN)/python -m tests.e2e.openapi
+
+docs-settings: install ## Renew docs/settings.md from the declarations
+	$(BIN)/python -m stream.settings.reference docs/settings.md
 
 lock: ## Renew requirements.lock from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock

@@ -38,7 +38,6 @@ from stream.values.utctime import from_timestamp
 
 __all__ = ["Node", "PoolService"]
 
-SESSION_TTL_SECONDS = 15
 _THREADS = 4
 
 
@@ -107,7 +106,7 @@ class Node:
     @cached_property
     def session(self) -> Session:
         session: Session = self._add(
-            Session(self.client, ttl=SESSION_TTL_SECONDS, reactor=self.reactor)
+            Session(self.client, ttl=self.settings.distribution.ttl_seconds, reactor=self.reactor)
         )
         return session
 
