@@ -1,6 +1,6 @@
 """The reference of all settings as a page of the documentation, made from their declarations.
 
-``make docs-settings`` runs ``python -m stream.settings.reference docs/settings.md``, which writes it.
+``make docs-settings`` writes it.
 """
 
 from __future__ import annotations
