@@ -11,8 +11,11 @@ DURATION ?= 600
 RATE ?= 500
 CHAOS ?=
 
+SINGLE_FILE := target/stream-service
+SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
+
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api api-check docs-settings clean lock
+.PHONY: help install run test test-unit test-e2e test-bundle build-stream-service lint fix bench abuse bench-api chaos chaos-api api-check docs-settings clean lock
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,13 +33,21 @@ run: install ## Run everything on this machine, with an etcd and a local Storage
 	@mkdir -p $(VOLUME)
 	exec $(BIN)/twistd -n --pidfile= stream --components=$(COMPONENTS) --config-file $(CONFIG)
 
-test: install lint test-unit test-e2e ## Run the linters and all tests
+test: install lint test-unit test-e2e test-bundle ## Run the linters and all tests
 
 test-unit: install ## Run the unit tests
-	$(BIN)/python -m pytest -q -m "not e2e"
+	$(BIN)/python -m pytest -q -m "not e2e and not bundle"
 
 test-e2e: install ## Run the tests that start the real processes
 	$(BIN)/python -m pytest -q -m e2e
+
+build-stream-service: $(SINGLE_FILE) ## Build target/stream-service, one file that runs anywhere; needs Go
+
+$(SINGLE_FILE): $(STAMP) $(SINGLE_FILE_SOURCES)
+	$(BIN)/python -m bundle $@
+
+test-bundle: $(SINGLE_FILE) ## Start the single file where nothing else is
+	$(BIN)/python -m pytest -q -s -m bundle tests/bundle
 
 lint: install ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
