@@ -6,6 +6,7 @@ that a source answers its last request before the writer behind it goes.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ from stream.ops.listener import MetricsListener
 from stream.ops.log import LineObserver, form_for
 from stream.ops.supervisor import Supervisor
 from stream.sandbox.service import SandboxService
-from stream.settings import Settings
+from stream.settings import Settings, masked
 from stream.sink.balancing import Balancer
 from stream.sink.collector import Collector
 from stream.sink.dead_letter import DeadLetters
@@ -69,6 +70,7 @@ def build(
     """
     _install_log(settings)
     _log.info("enabled components: {names}", names=",".join(sorted(components)))
+    _log.info("configuration: {settings}", settings=json.dumps(masked(settings)))
     node = Node(settings, reactor)
     chain = ServiceChain([_metrics(node)])
     writer: StorageWriterService | None = None

@@ -31,7 +31,7 @@ INERT: Mapping[str, str] = {
     "etcd.keepAliveTimeout": "a call has a timeout of its own.",
     "etcd.keepAliveInterval": "a call has a timeout of its own.",
     "etcd.debugLog": "`debugLog` shows what the client does.",
-    "api.kubernetesTokenPath": "the API never talks to Kubernetes.",
+    "api.kubernetesTokenPath": "tokens of programs (`kbc_at_…`) are not exchanged.",
     "distribution.grantTimeout": _LEASE,
     "distribution.startupTimeout": _LEASE,
     "distribution.shutdownTimeout": _LEASE,

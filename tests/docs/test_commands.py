@@ -201,6 +201,8 @@ def test_server(command: str, tmp_path: Path) -> None:
         deployed.running.append(running)
         deployed.wait_ready(running)
         assert running.stop() == 0, log.read_text()
+        assert "configuration: {" in log.read_text()
+        assert TOKEN not in log.read_text()
     finally:
         deployed.stop_all()
 
