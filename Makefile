@@ -15,7 +15,7 @@ SINGLE_FILE := target/stream-service
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e test-bundle build-stream-service lint fix bench abuse bench-api chaos chaos-api api-check docs docs-settings clean lock
+.PHONY: help install run test test-unit test-e2e test-bundle build-stream-service lint fix bench abuse bench-api chaos chaos-api api-check docs docs-settings docs-api clean lock
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,11 +77,14 @@ chaos-api: install ## Change sinks through two APIs with 200 clients, then check
 api-check: install ## Hold the running API against its own OpenAPI document, thoroughly
 	$(BIN)/python -m tests.e2e.openapi
 
-docs: install docs-settings ## Build the documentation as a site in target/site; fails for dead links
+docs: install docs-settings docs-api ## Build the documentation as a site in target/site; fails for dead links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 docs-settings: install ## Renew docs/settings.md from the declarations
 	$(BIN)/python -m stream.settings.reference docs/settings.md
+
+docs-api: install ## Renew docs/api-routes.md from the declarations
+	$(BIN)/python -m stream.api.reference docs/api-routes.md
 
 lock: ## Renew requirements.lock from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock

@@ -14,6 +14,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from tests.docs.blocks import ROOT, blocks, matches
 from tests.e2e.processes import ALL, COLUMNS, TABLE, Deployment, Running, wait_for
 
 TEMPLATE = {
@@ -108,6 +109,15 @@ def _version(file: Path, **environment: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_page(single_file: Path) -> None:
+    """The commands of its page print what the page shows; the task is the one that built it."""
+    for block in blocks(ROOT / "docs" / "single-file.md"):
+        if not block.text.startswith("make "):
+            command = ["bash", "-euc", block.text]
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+            assert matches(block.printed or "", done.stdout)
 
 
 def test_first_starts_at_once(single_file: Path, tmp_path: Path) -> None:

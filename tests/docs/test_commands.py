@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import ROOT, Block, blocks, matches
+from tests.docs.blocks import ROOT, Block, blocks, matches, pages
 from tests.e2e.processes import COLUMNS, TOKEN, Deployment, Running, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -31,6 +31,9 @@ PORTS = {8000: "api", 7000: "source", 8001: "sandbox", 2379: "etcd", 6000: "writ
 DEFAULT_TOKEN = "sandbox-token"
 LATER = "# a few seconds later"
 LATER_SECONDS = 30.0
+ELSEWHERE = {"docs/single-file.md": "tests/bundle/test_single_file.py"}
+"""Pages whose commands have a test of their own."""
+
 _SERVER = re.compile(r"^(?P<command>(twistd -n stream|stream-service) .*)$")
 _ANSWERS_AT_ONCE = ("--help", "--version", "--dump-config")
 _REMEMBER = """
@@ -48,8 +51,7 @@ class Shell:
         self._state.write_text("")
         self._place.write_text(str(directory))
         self._addresses = {
-            f"127.0.0.1:{port}": f"127.0.0.1:{deployed.ports[name]}"
-            for port, name in PORTS.items()
+            f"127.0.0.1:{port}": f"127.0.0.1:{deployed.ports[name]}" for port, name in PORTS.items()
         }
 
     def run(self, block: Block, values: Mapping[str, str]) -> None:
@@ -144,7 +146,7 @@ def _define(deployed: Deployment, directory: Path) -> dict[str, str]:
 COMPLETE_PAGES = ("README.md", "docs/tutorial.md")
 """They define what they use."""
 
-OTHER_PAGES = ("docs/ingestion.md", "docs/operations.md")
+OTHER_PAGES = ("docs/api.md", "docs/ingestion.md", "docs/operations.md", "docs/security.md")
 PAGES = (*COMPLETE_PAGES, *OTHER_PAGES)
 
 
@@ -161,6 +163,13 @@ def test_page(page: str, tmp_path: Path) -> None:
                 shell.run(block, values)
                 ran += 1
     assert ran, "the page has no command"
+
+
+def test_all_pages_are_run() -> None:
+    """A page with commands is run here or has a test of its own."""
+    with_commands = {str(x.relative_to(ROOT)) for x in pages() if blocks(x)}
+    assert with_commands == {*PAGES, *ELSEWHERE}
+    assert all((ROOT / test).is_file() for test in ELSEWHERE.values())
 
 
 def _is_task(block: Block) -> bool:
