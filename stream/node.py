@@ -40,7 +40,6 @@ from stream.values.utctime import from_timestamp
 
 __all__ = ["Node", "PoolService"]
 
-SESSION_TTL_SECONDS = 15
 _THREADS = 4
 
 
@@ -110,7 +109,7 @@ class Node:
     @cached_property
     def session(self) -> Session:
         session: Session = self._add(
-            Session(self.client, ttl=SESSION_TTL_SECONDS, reactor=self.reactor)
+            Session(self.client, ttl=self.settings.distribution.ttl_seconds, reactor=self.reactor)
         )
         watch_lease(self.metrics, session)
         return session

@@ -30,6 +30,8 @@ Quick start: define a source and a sink, push a record, read it back.
          {{"type":"uuid","name":"id"}},{{"type":"datetime","name":"at"}},
          {{"type":"path","name":"user","path":"user.name","rawString":true}},
          {{"type":"body","name":"body"}}]}}}}}}'
+  until curl -sf $API/v1/branches/default/sources/my-source/sinks/my-sink \\
+    -H "X-StorageApi-Token: $TOKEN" >/dev/null; do sleep 0.1; done
   URL=$(curl -s $API/v1/branches/default/sources/my-source -H "X-StorageApi-Token: $TOKEN" \\
     | python3 -c 'import json, sys; print(json.load(sys.stdin)["http"]["url"])')
   curl -s $URL --json '{{"user":{{"name":"Ada"}}}}'

@@ -10,16 +10,16 @@ from stream.settings.tree import LEAVES
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
 
-__all__ = ["help_text"]
+__all__ = ["help_text", "type_name"]
 
-_TYPE_NAMES = {
-    str: " string",
-    int: " int",
+_TYPE_NAMES: dict[type, str] = {
+    str: "string",
+    int: "int",
     bool: "",
-    bytes: " base64",
-    tuple: " strings",
-    Duration: " duration",
-    ByteSize: " size",
+    bytes: "base64",
+    tuple: "strings",
+    Duration: "duration",
+    ByteSize: "size",
 }
 _NOTES = """\
 Settings are taken from, the first one wins:
@@ -42,9 +42,14 @@ def help_text(program: str) -> str:
     return "\n".join([f'Usage of "{program}":', *lines, "", _NOTES])
 
 
+def type_name(leaf: Leaf) -> str:
+    """How help calls the type of *leaf*; empty for a bool, whose flag needs no value."""
+    return _TYPE_NAMES[leaf.type]
+
+
 def _settings() -> Iterator[tuple[str, str]]:
     for leaf in LEAVES:
-        yield f"      --{leaf.flag}{_TYPE_NAMES[leaf.type]}", leaf.usage + _default(leaf)
+        yield f"      --{leaf.flag} {type_name(leaf)}".rstrip(), leaf.usage + _default(leaf)
 
 
 def _special() -> Iterator[tuple[str, str]]:

@@ -1,0 +1,77 @@
+"""``python -m bundle target/stream-service``: build the single file."""
+
+from __future__ import annotations
+
+import compileall
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from py_compile import PycInvalidationMode
+
+from bundle.distributions import copy_libraries, copy_service, required
+from bundle.interpreter import PYTHON, SITE, copy_interpreter
+from bundle.native import bring_libraries, relocate_interpreter
+from bundle.pack import build_launcher, pack
+
+_ROOT = Path(__file__).parents[1]
+_MEBIBYTE = 2**20
+_WITH_SYMBOLS = ("lib/libpython*.so*", "lib/python*/site-packages/zstandard/*.so")
+_WRITE_PLUGIN_CACHE = """\
+from twisted.application.service import IServiceMaker
+from twisted.plugin import getPlugins
+assert "stream" in {maker.tapname for maker in getPlugins(IServiceMaker)}
+"""
+
+
+def build(target: Path) -> None:
+    """Write the single file to *target*."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        tree = Path(name).absolute() / "tree"
+        copy_interpreter(tree)
+        copy_libraries(tree, required(_ROOT / "setup.cfg").values())
+        copy_service(tree, _ROOT)
+        _strip(tree)
+        loader = bring_libraries(tree)
+        _warm(tree)
+        relocate_interpreter(tree / PYTHON)
+        launcher = Path(name) / "launcher"
+        build_launcher(launcher, python=PYTHON, loader=loader.relative_to(tree))
+        pack(launcher, tree, target)
+
+
+def _strip(tree: Path) -> None:
+    """Take the symbols for debuggers out of what is mostly made of them."""
+    for pattern in _WITH_SYMBOLS:
+        for path in tree.glob(pattern):
+            subprocess.run(["strip", "--strip-debug", str(path)], check=True)
+
+
+def _warm(tree: Path) -> None:
+    """Write what Python and Twisted would write at the first start."""
+    subprocess.run([str(tree / PYTHON), "-I", "-B", "-c", _WRITE_PLUGIN_CACHE], check=True)
+    compileall.compile_dir(
+        tree / SITE.parent,
+        maxlevels=20,
+        stripdir=str(tree),
+        quiet=2,
+        workers=0,
+        invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
+    )
+
+
+def main() -> None:
+    """Build the file that the command line names, and say what came out."""
+    target = Path(sys.argv[1])
+    began = time.monotonic()
+    try:
+        build(target)
+    except LookupError as error:
+        sys.exit(f"Error: {error}")
+    size = target.stat().st_size / _MEBIBYTE
+    print(f"{target}: {size:.0f} MiB, built in {time.monotonic() - began:.0f} s")
+
+
+main()

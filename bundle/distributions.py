@@ -1,0 +1,90 @@
+"""The service and the libraries it needs, copied from the environment that runs this.
+
+So the file holds exactly the versions that the tests ran with, and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from configparser import ConfigParser
+from importlib.metadata import Distribution, distribution
+from pathlib import Path, PurePath
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from bundle.interpreter import SITE, ignoring
+
+__all__ = ["copy_libraries", "copy_service", "required"]
+
+_LEFT_OUT = {"setuptools", "pycparser"}
+"""Named by others, but of use only while something is built."""
+
+_LEFT_OUT_NAMES = {"__pycache__", "test", "tests", "testing", "etcdctl", "etcdutl"}
+_KEPT_TESTS = ("twisted.trial", "numpy/testing")
+
+
+def required(setup: Path) -> dict[str, Distribution]:
+    """The installed distributions that the service needs, by canonical name.
+
+    :param setup: the ``setup.cfg`` that names the direct ones.
+    """
+    config = ConfigParser()
+    config.read(setup, encoding="utf-8")
+    found: dict[str, Distribution] = {}
+    seen: set[tuple[str, str]] = set()
+    for text in config["options"]["install_requires"].split("\n"):
+        if text.strip():
+            _collect(Requirement(text), found, seen)
+    return found
+
+
+def _collect(
+    requirement: Requirement, found: dict[str, Distribution], seen: set[tuple[str, str]]
+) -> None:
+    name = canonicalize_name(requirement.name)
+    if name in _LEFT_OUT:
+        return
+    for extra in ("", *sorted(requirement.extras)):
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        found.setdefault(name, distribution(name))
+        for text in found[name].requires or []:
+            below = Requirement(text)
+            if below.marker is None or below.marker.evaluate({"extra": extra}):
+                _collect(below, found, seen)
+
+
+def copy_libraries(tree: Path, distributions: Iterable[Distribution]) -> None:
+    """Copy the files of *distributions* into *tree*, without commands, tests and caches."""
+    for found in distributions:
+        for path in _wanted(found.files or []):
+            source = Path(str(found.locate_file(path)))
+            target = tree / SITE / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+
+
+def copy_service(tree: Path, root: Path) -> None:
+    """Copy the packages of the service from the checkout at *root* into *tree*."""
+    shutil.copytree(
+        root / "stream", tree / SITE / "stream", ignore=ignoring(lambda name: name in _CACHES)
+    )
+    plugins = tree / SITE / "twisted" / "plugins"
+    for plugin in (root / "twisted" / "plugins").glob("*.py"):
+        shutil.copy(plugin, plugins)
+
+
+_CACHES = {"__pycache__"}
+
+
+def _wanted(files: Iterable[PurePath]) -> Iterator[PurePath]:
+    for path in files:
+        parts = set(path.parts)
+        if path.is_absolute() or ".." in parts or path.suffix in {".pyc", ".pyi"}:
+            continue
+        is_kept = str(path).startswith(_KEPT_TESTS)
+        if is_kept or not parts & _LEFT_OUT_NAMES:
+            yield path

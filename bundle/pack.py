@@ -1,0 +1,79 @@
+"""From a tree of files to the single file: launcher, packed tree, trailer."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+from bundle.native import LIBRARIES_PLACEHOLDER, LOADER_PLACEHOLDER
+
+__all__ = ["MAGIC", "TRAILER_BYTES", "build_launcher", "pack", "trailer"]
+
+MAGIC = b"STREAM-BUNDLE-1\n"
+TRAILER_BYTES = 8 + 32 + len(MAGIC)
+_SOURCE = Path(__file__).parent / "launcher" / "main.go"
+_LEVEL = 9
+_USUAL_PLACE = "/usr/local/go/bin"
+
+
+def build_launcher(target: Path, *, python: Path, loader: Path) -> None:
+    """Compile the launcher, statically. Raises LookupError if there is no Go.
+
+    :param python: the interpreter, below the root of the tree.
+    :param loader: the dynamic loader, likewise.
+    """
+    go = shutil.which("go") or shutil.which("go", path=_USUAL_PLACE)
+    if go is None:
+        raise LookupError("the launcher is written in Go, and there is no Go on the PATH")
+    values = {
+        "python": python,
+        "loader": loader,
+        "loaderPlaceholder": LOADER_PLACEHOLDER,
+        "librariesPlaceholder": LIBRARIES_PLACEHOLDER,
+    }
+    flags = ["-s", "-w", *(f"-X=main.{name}={value}" for name, value in values.items())]
+    command = [go, "build", "-trimpath", f"-ldflags={' '.join(flags)}", "-o", str(target)]
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""}
+    subprocess.run([*command, str(_SOURCE)], env=environment, check=True)
+
+
+def pack(launcher: Path, tree: Path, target: Path) -> None:
+    """Write *target*: *launcher*, the files below *tree*, and the trailer. The same tree gives the
+    same bytes."""
+    packed = target.with_suffix(".tar.gz")
+    with (
+        packed.open("wb") as file,
+        gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as compressed,
+        tarfile.open(fileobj=compressed, mode="w", format=tarfile.GNU_FORMAT) as archive,
+    ):
+        for path in [tree, *sorted(tree.rglob("*"))]:
+            archive.add(path, str(path.relative_to(tree)), recursive=False, filter=_plain)
+    partial = target.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(launcher.read_bytes())
+        with packed.open("rb") as content:
+            shutil.copyfileobj(content, file)
+        with packed.open("rb") as content:
+            file.write(trailer(packed.stat().st_size, hashlib.file_digest(content, "sha256")))
+    packed.unlink()
+    partial.chmod(0o755)
+    partial.replace(target)
+
+
+def trailer(length: int, digest: hashlib._Hash) -> bytes:
+    """What the launcher reads first, at the end of the file."""
+    return length.to_bytes(8, "big") + digest.digest() + MAGIC
+
+
+def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Without what differs from one machine to another."""
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    entry.mtime = 0
+    entry.mode = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
+    return entry

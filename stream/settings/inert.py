@@ -1,0 +1,54 @@
+"""Settings that are accepted, checked and shown, but change nothing here, each with the reason.
+
+Configurations of Keboola Stream must load unchanged, so the keys exist; an operator who tries to
+tune one of them has to learn that it does nothing. The reasons are printed in the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["INERT"]
+
+_DATADOG = "nothing is sent to Datadog; the metrics are Prometheus'."
+_GO_PROFILER = "there is no such profile in Python."
+_KCP = "the transport `kcp` is refused."
+_GROUP_COMMIT = "a chunk is committed as soon as the commit before it has ended."
+_ADAPTIVE = "groups follow the pace of the disk, nothing is checked at intervals."
+_LEASE = "bounded by the time to live of the lease, `distribution.ttlSeconds`."
+
+INERT: Mapping[str, str] = {
+    "debugHTTPClient": "`debugLog` shows failed calls.",
+    "watchTelemetryInterval": "the lag of watches is measured with each event.",
+    "datadog.enabled": _DATADOG,
+    "datadog.debug": _DATADOG,
+    "datadog.profiler.enabled": _DATADOG,
+    "datadog.profiler.cpu": _DATADOG,
+    "datadog.profiler.memory": _DATADOG,
+    "datadog.profiler.block": _GO_PROFILER,
+    "datadog.profiler.mutex": _GO_PROFILER,
+    "datadog.profiler.goroutine": _GO_PROFILER,
+    "etcd.keepAliveTimeout": "a call has a timeout of its own.",
+    "etcd.keepAliveInterval": "a call has a timeout of its own.",
+    "etcd.debugLog": "`debugLog` shows what the client does.",
+    "api.kubernetesTokenPath": "tokens of programs (`kbc_at_…`) are not exchanged.",
+    "distribution.grantTimeout": _LEASE,
+    "distribution.startupTimeout": _LEASE,
+    "distribution.shutdownTimeout": _LEASE,
+    "source.http.writeBufferSize": "answers are written whole.",
+    "storage.statistics.sync.timeout": "a failed sync is repeated with the next one.",
+    "storage.statistics.cache.L2.enabled": "sums are kept up to date by one watch.",
+    "storage.statistics.cache.L2.interval": "sums are kept up to date by one watch.",
+    "storage.level.local.encoding.encoder.concurrency": "rows are rendered by the source itself.",
+    "storage.level.local.encoding.inputBuffer": _GROUP_COMMIT,
+    "storage.level.local.encoding.failedChunksThreshold": (
+        "a chunk that fails is answered and sent to another slice at once."
+    ),
+    "storage.level.local.encoding.compression.gzip.blockSize": "each group is a gzip member.",
+    "storage.level.local.encoding.compression.gzip.concurrency": "a node shares one thread pool.",
+    "storage.level.local.encoding.sync.checkInterval": _ADAPTIVE,
+    "storage.level.local.encoding.sync.compressedBytesTrigger": _GROUP_COMMIT,
+    "storage.level.local.writer.network.kcpInputBuffer": _KCP,
+    "storage.level.local.writer.network.kcpResponseBuffer": _KCP,
+}
+"""By key."""

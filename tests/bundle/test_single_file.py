@@ -1,0 +1,177 @@
+"""The single file where nothing else is: no Python, no libraries, no environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests.docs.blocks import ROOT, blocks, matches
+from tests.e2e.processes import ALL, COLUMNS, TABLE, Deployment, Running, wait_for
+
+TEMPLATE = {
+    "type": "template",
+    "name": "shout",
+    "rawString": True,
+    "template": {"language": "jsonnet", "content": "std.asciiUpper(Body('id'))"},
+}
+
+
+@attrs.define(eq=False)
+class Alone(Deployment):
+    """A deployment of the single file with an environment of nothing but settings."""
+
+    file: Path = attrs.field(kw_only=True)
+
+    def environment(self, node_id: str = "node-1") -> dict[str, str]:
+        settings = super().environment(node_id)
+        return {name: value for name, value in settings.items() if name.startswith("STREAM_")} | {
+            "PATH": "/nonexistent",
+            "STREAM_BUNDLE_DIR": str(self.root / "unpacked"),
+        }
+
+    def command(self, components: Sequence[str]) -> list[str]:
+        return [str(self.file), *components]
+
+
+@attrs.define(eq=False)
+class Jailed(Alone):
+    """The same with another root: a directory with the file, `/dev/null` and the volumes."""
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        shutil.copy(self.file, self.root / "stream-service")
+        (self.root / "dev").mkdir()
+        os.mknod(self.root / "dev" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+
+    def environment(self, node_id: str = "node-1") -> dict[str, str]:
+        outside = super().environment(node_id)
+        return {name: value.replace(str(self.root), "") for name, value in outside.items()}
+
+    def command(self, components: Sequence[str]) -> list[str]:
+        return [str(shutil.which("chroot")), str(self.root), "/stream-service", *components]
+
+
+@contextmanager
+def _running(deployed: Deployment, **settings: str) -> Iterator[Running]:
+    try:
+        yield deployed.start(*ALL, **settings)
+    finally:
+        deployed.stop_all()
+
+
+def _check_a_record(deployed: Deployment) -> None:
+    """A record is acknowledged, and its row has what a template made of it."""
+    url = deployed.define([*COLUMNS, TEMPLATE])
+    wait_for(lambda: deployed.push(url, {"id": "ada"}) == (200, b"OK"), "an acknowledged record")
+    wait_for(lambda: deployed.rows(TABLE), "a row in the table")
+    assert {row[-1] for row in deployed.rows(TABLE)} == {"ADA"}
+
+
+def test_empty_environment_and_workers(single_file: Path, tmp_path: Path) -> None:
+    """Everything runs without environment and PATH: etcd, workers, templates, the table."""
+    deployed = Alone(tmp_path, file=single_file)
+    with _running(deployed, STREAM_SOURCE_HTTP_WORKERS="2") as process:
+        _check_a_record(deployed)
+        assert process.stop() == 0
+
+
+def test_bare_root(single_file: Path, tmp_path: Path) -> None:
+    """Everything runs in a root directory with no C library, no shell and no /proc."""
+    if os.geteuid() != 0:
+        pytest.skip("changing the root needs root")
+    deployed = Jailed(tmp_path, file=single_file)
+    seconds = []
+    for _ in range(2):
+        began = time.monotonic()
+        with _running(deployed) as process:
+            seconds.append(time.monotonic() - began)
+            if len(seconds) == 1:
+                _check_a_record(deployed)
+            assert process.stop() == 0
+    size = single_file.stat().st_size / 2**20
+    print(f"{size:.0f} MiB, ready after {seconds[0]:.1f} s, unpacked before {seconds[1]:.1f} s")
+
+
+def _version(file: Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [file, "--version"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_page(single_file: Path) -> None:
+    """The commands of its page print what the page shows; the task is the one that built it."""
+    for block in blocks(ROOT / "docs" / "single-file.md"):
+        if not block.text.startswith("make "):
+            command = ["bash", "-euc", block.text]
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+            assert matches(block.printed or "", done.stdout)
+
+
+def test_first_starts_at_once(single_file: Path, tmp_path: Path) -> None:
+    """Processes that start at the same time unpack once, and each runs."""
+    started = [_version(single_file, STREAM_BUNDLE_DIR=str(tmp_path)) for _ in range(3)]
+    for process in started:
+        output, errors = process.communicate(timeout=60)
+        assert output.startswith("stream ") and not errors
+        assert process.returncode == 0
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+
+
+def test_modules_of_others_are_not_used(single_file: Path, tmp_path: Path) -> None:
+    """Neither the working directory nor PYTHON… variables reach our Python."""
+    (tmp_path / "stream").mkdir()
+    (tmp_path / "stream" / "__init__.py").write_text("raise SystemExit('not ours')")
+    done = subprocess.run(
+        [single_file, "--version"],
+        cwd=tmp_path,
+        env={
+            "PYTHONPATH": str(tmp_path),
+            "PYTHONHOME": str(tmp_path),
+            "STREAM_BUNDLE_DIR": str(tmp_path / "unpacked"),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("stream ")
+
+
+def test_damaged_file(single_file: Path, tmp_path: Path) -> None:
+    """A file that was changed or cut is refused, and leaves nothing that could be run."""
+    content = bytearray(single_file.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed, cut = tmp_path / "changed", tmp_path / "cut"
+    changed.write_bytes(content)
+    cut.write_bytes(content[:-1000])
+    for path in (changed, cut):
+        path.chmod(0o755)
+        process = _version(path, STREAM_BUNDLE_DIR=str(tmp_path / "unpacked"))
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert errors.startswith("Error: ")
+    unpacked = tmp_path / "unpacked"
+    assert not unpacked.exists() or not [path for path in unpacked.iterdir() if path.is_dir()]
+
+
+def test_directory_of_somebody_else(single_file: Path, tmp_path: Path) -> None:
+    """Nothing is run from a directory that others can write to."""
+    own = tmp_path / f"stream-service-{os.geteuid()}"
+    own.mkdir()
+    own.chmod(0o777)
+    process = _version(single_file, TMPDIR=str(tmp_path))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "can be changed by others" in errors

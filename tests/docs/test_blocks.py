@@ -1,0 +1,94 @@
+"""How pages are read."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs import blocks as blocks_module
+from tests.docs.blocks import ROOT, Block, blocks, matches, pages
+
+ALL = [block for page in pages() for block in blocks(page)]
+
+
+def test_blocks_of_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are found with their line and what they print; other blocks aren't."""
+    monkeypatch.setattr(blocks_module, "ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Page\n\n```sh\na\nb\n```\n\n```text\nprinted\n```\n\n```sh\nc\n```\nprose\n\n"
+        "```text\nnot printed\n```\n```json\n{}\n```\n"
+    )
+    assert blocks(page) == [
+        Block("page.md", 4, "sh", "a\nb", "printed"),
+        Block("page.md", 13, "sh", "c"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expected", "output", "same"),
+    [
+        ("OK", "OK\n", True),
+        ("a … c\nd", "a b\nb c\nd\n", True),
+        ("a … c", "a b d", False),
+        ("(1)", "1", False),
+    ],
+)
+def test_printed(expected: str, output: str, same: bool) -> None:
+    """Three dots stand for anything, everything else for itself."""
+    assert matches(expected, output) is same
+
+
+@pytest.mark.parametrize("block", ALL, ids=str)
+def test_is_shell(block: Block) -> None:
+    """Each block is what a shell can read."""
+    checked = subprocess.run(
+        ["bash", "-n"], input=block.text, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+def _make_commands() -> Iterator[tuple[str, str]]:
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"(?:^ *|`)make ([a-z][a-z0-9-]+)", text, re.MULTILINE):
+            yield str(page.relative_to(ROOT)), target
+
+
+@pytest.mark.parametrize(("page", "target"), sorted(set(_make_commands())))
+def test_tasks_exist(page: str, target: str) -> None:
+    """Each task that a page names is one of the Makefile."""
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(rf"^{target}:.* ## ", makefile, re.MULTILINE), f"{page}: make {target}"
+
+
+def test_help_lists_every_task() -> None:
+    """No task is missing in `make help`."""
+    makefile = (ROOT / "Makefile").read_text()
+    phony = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
+    printed = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    listed = {line.split()[0] for line in printed.splitlines() if line.strip()}
+    assert listed == phony
+    for task in sorted(phony):
+        dry = ["make", "--dry-run", task]
+        assert subprocess.run(dry, cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def test_links_of_the_readme() -> None:
+    """Files that the README leads to exist; the links of the site are checked by `make docs`."""
+    for target in LINK.findall((ROOT / "README.md").read_text()):
+        if "://" not in target:
+            assert (ROOT / target.partition("#")[0]).exists(), target
