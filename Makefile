@@ -11,6 +11,7 @@ DURATION ?= 600
 RATE ?= 500
 CHAOS ?=
 SEEDS ?= 5000
+INPUTS ?= 5000000
 HISTORIES ?= 300
 STEPS ?= 60
 
@@ -18,7 +19,7 @@ SINGLE_FILE := target/stream-service
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +77,9 @@ chaos: install ## Take processes down at random under load, then count the recor
 
 chaos-api: install ## Change sinks through two APIs with 200 clients, then check every invariant
 	$(BIN)/python -m benchmarks.api_stress
+
+fuzz: install ## Read INPUTS random requests with our parser and two others, and compare
+	$(BIN)/python -m tests.fuzz --inputs=$(INPUTS)
 
 simulate: install ## Run the way of records in virtual time, with SEEDS different lots of faults
 	$(BIN)/python -m tests.simulation --seeds=$(SEEDS)

@@ -15,7 +15,12 @@ MAX_SIZE_LINE_BYTES = 256
 MAX_CHUNKS = 100_000
 """Of one body; a chunk costs the same time, however little it holds."""
 
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})(;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e]|\\[\t\x20-\x7e])*+"'
+_EXTENSION = rb";" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?+"
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})((?:" + _EXTENSION + rb")*+)\r\n")
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host"})
+"""What says where a request ends, or whose it is, may not come behind it."""
 _BEFORE_DATA, _DATA, _AFTER_DATA, _TRAILERS = range(4)
 
 
@@ -126,6 +131,8 @@ class ChunkedBody:
             if self._overhead + len(data) - position > self._max_overhead:
                 raise HeaderTooLarge(self._max_overhead)
             return None
+        if match[1].lower() in _FRAMING:
+            raise MalformedRequest("invalid trailer")
         self._count_overhead(match.end() - position)
         return match.end()
 

@@ -17,7 +17,10 @@ __all__ = ["FIELD", "Head", "HeadReader", "read_head"]
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _FIELD = rb"(" + _TOKEN + rb"++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\r\n"
 FIELD = re.compile(_FIELD)
-_REQUEST_LINE = re.compile(rb"([A-Za-z]" + _TOKEN + rb"{0,31}+) ([\x21-\x7e]++) HTTP/1\.([01])\r\n")
+_TARGET = rb"/[\x21-\x7e]*+|\*|[A-Za-z][A-Za-z0-9+.-]*+://[\x21-\x7e]++"
+_REQUEST_LINE = re.compile(
+    rb"([A-Za-z]" + _TOKEN + rb"{0,31}+) (" + _TARGET + rb") HTTP/1\.([01])\r\n"
+)
 _FIELDS_AND_END = re.compile(rb"(?:" + _FIELD.replace(b"(", b"(?:") + rb")*+\r\n")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 

@@ -130,6 +130,13 @@ SMUGGLING = {
     "chunk too long": _request(b"Transfer-Encoding: chunked", body=b"3\r\nabcd\r\n0\r\n\r\n"),
     "LF in extension": _request(b"Transfer-Encoding: chunked", body=b"3;a\nb\r\nabc\r\n"),
     "bad trailer": _request(b"Transfer-Encoding: chunked", body=b"0\r\nX : y\r\n\r\n"),
+    "length in trailer": _request(
+        b"Transfer-Encoding: chunked", body=b"0\r\nContent-Length: 3\r\n\r\n"
+    ),
+    "open quote in extension": _request(
+        b"Transfer-Encoding: chunked", body=b'3;a="b\r\nabc\r\n0\r\n\r\n'
+    ),
+    "no path": b"POST a HTTP/1.1\r\nHost: x\r\n\r\n",
     "unknown expectation": _request(b"Expect: 200-ok"),
 }
 

@@ -1,0 +1,1 @@
+"""Long random searches for faults, run by `make fuzz`; short ones are among the unit tests."""
