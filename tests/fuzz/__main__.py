@@ -152,7 +152,7 @@ def search(inputs: int, seed: int) -> Counter[str]:
             continue
         counts["accepted"] += 1
         others = {"h11": _h11(data)}
-        # A tab may stand behind a value (RFC 9110, 5.6.3), which httptools doesn't allow everywhere.
+        # A tab may stand behind a value (RFC 9110, 5.6.3); httptools doesn't always allow it.
         if ours[0] in _METHODS and b"\t\r\n" not in data:
             others["httptools"] = _httptools(data)
         for name, theirs in others.items():
