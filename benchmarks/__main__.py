@@ -15,7 +15,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import batches, defined, mappings, pace, singles, tails, workers
+from benchmarks import (
+    batches,
+    defined,
+    mappings,
+    pace,
+    singles,
+    stopped,
+    sync,
+    tails,
+    workers,
+)
 from benchmarks.servers import ROOT
 from benchmarks.setting import Setting
 
@@ -32,6 +42,8 @@ SECTIONS: dict[str, Callable[[Setting], list[str]]] = {
     "defined": defined.section,
     "workers": workers.section,
     "tails": tails.section,
+    "sync": sync.section,
+    "stopped": stopped.section,
 }
 """Name to what measures it and gives its lines of the report."""
 
