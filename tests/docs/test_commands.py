@@ -22,12 +22,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import free_port
 from tests.docs.blocks import ROOT, Block, blocks, matches, pages
 from tests.e2e.processes import COLUMNS, TOKEN, Deployment, Running, wait_for
 
 pytestmark = pytest.mark.e2e
 
-PORTS = {8000: "api", 7000: "source", 8001: "sandbox", 2379: "etcd", 6000: "writer"}
+PORTS = {8000: "api", 7000: "source", 8001: "sandbox", 2379: "etcd", 6000: "writer", 4000: "debug"}
 DEFAULT_TOKEN = "sandbox-token"
 LATER = "# a few seconds later"
 LATER_SECONDS = 30.0
@@ -51,7 +52,9 @@ class Shell:
         self._state.write_text("")
         self._place.write_text(str(directory))
         self._addresses = {
-            f"127.0.0.1:{port}": f"127.0.0.1:{deployed.ports[name]}" for port, name in PORTS.items()
+            f"127.0.0.1:{port}": f"127.0.0.1:{deployed.ports[name]}"
+            for port, name in PORTS.items()
+            if name in deployed.ports
         }
 
     def run(self, block: Block, values: Mapping[str, str]) -> None:
@@ -97,11 +100,15 @@ def _environment(values: Mapping[str, str]) -> dict[str, str]:
 @contextlib.contextmanager
 def _make_run(directory: Path, token: str = DEFAULT_TOKEN) -> Iterator[Deployment]:
     """`make run` on free ports, with its data in *directory* where pages expect it."""
+    debug = free_port()
     settings = {
         "STREAM_SANDBOX_TOKEN": token,
         "STREAM_SOURCE_DEAD_LETTER_PATH": str(directory / "var" / "dead-letters"),
+        "STREAM_PPROF_ENABLED": "true",
+        "STREAM_PPROF_LISTEN": f"127.0.0.1:{debug}",
     }
     deployed = Deployment(directory / "var", settings)
+    deployed.ports["debug"] = debug
     installed = Path(sys.prefix) / ".installed"
     command = ["make", "--no-print-directory", "-o", str(installed), "run", f"VENV={sys.prefix}"]
     volume = deployed.root / "volumes" / "default" / "one"
