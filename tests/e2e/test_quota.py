@@ -12,6 +12,7 @@ def test_a_sink_over_its_quota_is_answered_with_507(deployed: Deployment) -> Non
     """Records are refused until uploads have made room, and what got 200 is in the table once."""
     deployed.settings["STREAM_STORAGE_LEVEL_LOCAL_QUOTA"] = "100KB"
     deployed.settings["STREAM_STORAGE_LEVEL_STAGING_UPLOAD_TRIGGER_INTERVAL"] = "5s"
+    deployed.settings["STREAM_STORAGE_LEVEL_TARGET_IMPORT_TRIGGER_INTERVAL"] = "5s"
     deployed.start(*ALL)
     url = deployed.define()
     stored: set[str] = set()
