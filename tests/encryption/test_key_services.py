@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import importlib
 import os
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +25,7 @@ from stream.encryption import DecryptionFailed, IEncryptor
 from stream.encryption.envelope import CACHE_SECONDS, EnvelopeEncryptor, KeyService
 from stream.encryption.keyservices import AwsKeyService, AzureKeyService, GcpKeyService
 from stream.errors import UserError
+from tests.serving import serving
 from tests.staging.servers import SERVERS, running_server
 
 reactor: Any = _reactor
@@ -110,12 +110,8 @@ class Cloud(ThreadingHTTPServer):
 
 @pytest.fixture
 def cloud() -> Iterator[Cloud]:
-    with Cloud() as started:
-        thread = threading.Thread(target=started.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with serving(Cloud()) as started:
         yield started
-        started.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="module")

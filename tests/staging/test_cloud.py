@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -17,6 +16,7 @@ from twisted.python.threadpool import ThreadPool
 from stream.staging import FileUpload, ObjectMismatch, StagingError, bytes_chunks, open_store
 from stream.staging.cloud import PART_BYTES
 from stream.staging.store import StoredObject
+from tests.serving import serving
 from tests.staging.uploads import aws, azure, gcp
 
 reactor: Any = _reactor
@@ -93,12 +93,8 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as started:
-        thread = threading.Thread(target=started.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with serving(Server()) as started:
         yield started
-        started.shutdown()
-        thread.join()
 
 
 async def put(

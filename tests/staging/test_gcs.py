@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,6 +18,7 @@ from twisted.python.threadpool import ThreadPool
 from stream.staging import ObjectMismatch, StagingError, bytes_chunks, open_store
 from stream.staging.gcs import PART_BYTES
 from stream.staging.store import StoredObject
+from tests.serving import serving
 from tests.staging.uploads import gcp
 
 reactor: Any = _reactor
@@ -106,12 +106,8 @@ class Store(ThreadingHTTPServer):
 
 @pytest.fixture
 def store() -> Iterator[Store]:
-    with Store() as started:
-        thread = threading.Thread(target=started.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with serving(Store()) as started:
         yield started
-        started.shutdown()
-        thread.join()
 
 
 async def put(store: Store, pool: ThreadPool, body: bytes = BODY) -> StoredObject:

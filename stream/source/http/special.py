@@ -86,9 +86,9 @@ class Decoder:
         :returns: the answer, or ``None`` if the connection gets it later.
         :raises UserError: the body can't be decoded, if that is known at once.
         """
-        if len(body) <= INLINE_BYTES:
-            return take(decode_body(encoding, body, self._limit))
-        decoding = self.in_thread(decode_body, encoding, body, self._limit)
+        decoding = self.decode(encoding, body)
+        if isinstance(decoding, bytes):
+            return take(decoding)
         connection.pending = decoding
 
         def finish(answer: bytes | None) -> None:
