@@ -76,7 +76,9 @@ def build(
     node = Node(settings, reactor)
     parts = Parts(log, node.metrics)
     watch_descriptors(node.metrics)
-    chain = ServiceChain([*_tracing(settings), _metrics(node), ReactorLag(reactor, node.metrics)])
+    chain = ServiceChain(
+        [*_tracing(settings), _metrics(node), ReactorLag(reactor, node.metrics)], reactor
+    )
     writer: StorageWriterService | None = None
     if "etcd" in components:
         chain.append(_etcd(node))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from stream.ops.chain import ServiceChain
+from stream.ops.chain import SLOW_STOP_SECONDS, ServiceChain
 
 
 class _Member(Service):
@@ -30,7 +32,8 @@ class ChainTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.log: list[str] = []
         self.members = [_Member(name, self.log) for name in "abc"]
-        self.chain = ServiceChain(self.members)
+        self.clock = Clock()
+        self.chain = ServiceChain(self.members, self.clock)
 
     def test_each_waits_for_the_one_before(self) -> None:
         """The next service starts when the last one is ready, and the chain when all are."""
@@ -58,6 +61,21 @@ class ChainTests(SynchronousTestCase):
         self.failureResultOf(started, RuntimeError)
         assert self.log == ["start a", "start b", "stop a"]
 
+    def test_a_slow_stop_is_told(self) -> None:
+        """The log says what a stop waits for, again and again until it is over."""
+        for member in self.members:
+            member.started.callback(None)
+        self.successResultOf(ensureDeferred(self.chain.startService()))
+        with capturedLogs() as log:
+            stopped = ensureDeferred(self.chain.stopService())
+            self.clock.pump([SLOW_STOP_SECONDS] * 2)
+            for member in self.members:
+                member.stopped.callback(None)
+            self.successResultOf(stopped)
+            self.clock.advance(SLOW_STOP_SECONDS)
+        told = [event["service"] for event in log if "still waiting" in event["log_format"]]
+        assert told == ["_Member"] * 2
+
     def test_a_failing_stop_does_not_keep_others_from_stopping(self) -> None:
         """It is logged."""
         for member in self.members:
@@ -79,6 +97,6 @@ def test_short_chains(count: int) -> None:
     for member in members:
         member.started.callback(None)
         member.stopped.callback(None)
-    chain = ServiceChain(members)
+    chain = ServiceChain(members, Clock())
     assert ensureDeferred(chain.startService()).called
     assert ensureDeferred(chain.stopService()).called

@@ -233,7 +233,7 @@ class Mirror(Service, Generic[T]):
         self._watches += 1
         self._behind_since = None
         try:
-            while True:
+            while self.running:  # a cancellation may hit a Deferred that is just firing: no effect
                 try:
                     batch = await stream.next().addTimeout(_SILENCE_SECONDS, self._client.reactor)
                 except TimeoutError:

@@ -7,14 +7,19 @@ both matter.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import maybeDeferred
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 __all__ = ["ServiceChain"]
 
 _log = Logger()
+
+SLOW_STOP_SECONDS = 15.0
+"""How often the log says which service a stop still waits for."""
 
 
 class ServiceChain(Service):
@@ -23,7 +28,8 @@ class ServiceChain(Service):
     If one can't start, those already started are stopped and the failure is passed on.
     """
 
-    def __init__(self, services: Sequence[IService] = ()) -> None:
+    def __init__(self, services: Sequence[IService], reactor: Any) -> None:
+        self._reactor = reactor
         self._services = list(services)
         self._started: list[IService] = []
 
@@ -44,8 +50,16 @@ class ServiceChain(Service):
     async def stopService(self) -> None:
         super().stopService()
         while self._started:
-            service = self._started.pop()
-            try:
-                await maybeDeferred(service.stopService)
-            except Exception:
-                _log.failure("cannot stop {service}", service=type(service).__name__)
+            await self._stop(self._started.pop())
+
+    async def _stop(self, service: IService) -> None:
+        name = type(service).__name__
+        waiting = LoopingCall(_log.warn, "still waiting for the stop of {service}", service=name)
+        waiting.clock = self._reactor
+        waiting.start(SLOW_STOP_SECONDS, now=False)
+        try:
+            await maybeDeferred(service.stopService)
+        except Exception:
+            _log.failure("cannot stop {service}", service=name)
+        finally:
+            waiting.stop()

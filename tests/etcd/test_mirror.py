@@ -290,3 +290,31 @@ async def test_stop_while_a_handler_waits(etcd: EtcdClient) -> None:
     await until(lambda: mirror.items)
     await mirror.stopService()
     assert forever.called
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop_from_what_the_handler_waits_for(etcd: EtcdClient) -> None:
+    """What is just firing can't be cancelled; the mirror ends even so, and hands no more on."""
+    stopping: list[Deferred[None]] = []
+    waited_for: Deferred[None] = Deferred()
+    handled: list[str] = []
+
+    async def handle(batch: Batch[str]) -> None:
+        for change in batch.changes:
+            handled.append(change.key)
+            await (waited_for if change.key == "m/a" else Deferred())
+
+    mirror = Mirror(etcd, "m/", _decode, on_change=handle)
+
+    def stop(_: None) -> None:
+        stopping.append(ensureDeferred(mirror.stopService()))
+
+    waited_for.addCallback(stop)
+    await mirror.startService()
+    await etcd.put("m/a", b"1")
+    await until(lambda: handled)
+    await etcd.put("m/b", b"2")
+    await until(lambda: mirror._stream is not None and mirror._stream._batches)
+    waited_for.callback(None)
+    await stopping[0].addTimeout(5, reactor)
+    assert handled == ["m/a"]

@@ -200,7 +200,9 @@ def _source(process: Process, client: EtcdClient, session: Session, node_id: str
         )
 
     group.on_change(share_anew)
-    chain = ServiceChain([client, session, volumes, group, clients, collector, quotas, router])
+    chain = ServiceChain(
+        [client, session, volumes, group, clients, collector, quotas, router], process
+    )
     return Node(process, chain, router)
 
 
@@ -218,7 +220,7 @@ def _writer(
         cleanup=attrs.evolve(Settings().storage.disk_cleanup, enabled=False),
         min_free_bytes=0,
     )
-    return ServiceChain([client, session, writer])
+    return ServiceChain([client, session, writer], process)
 
 
 class _Uploader:
@@ -261,7 +263,7 @@ def _reader(
         pool=process.pool,
         now=lambda: time_of(process),
     )
-    return ServiceChain([client, reader])
+    return ServiceChain([client, reader], process)
 
 
 def _coordinator(
@@ -300,4 +302,6 @@ def _coordinator(
         json_values(Slice),
         on_change=rotation.operator.changed,
     )
-    return ServiceChain([client, session, group, statistics, close_sync, slices, rotation.operator])
+    return ServiceChain(
+        [client, session, group, statistics, close_sync, slices, rotation.operator], process
+    )

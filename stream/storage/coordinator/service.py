@@ -118,7 +118,8 @@ class StorageCoordinatorService(Service):
                 self._file_rotation.operator,
                 self._slice_rotation.operator,
                 self._file_import.operator,
-            ]
+            ],
+            reactor,
         )
         if settings.storage.metadata_cleanup.enable:
             owner = groups["storage.metadata.cleanup"].is_owner
