@@ -24,9 +24,9 @@ from stream.settings.tree import TailSettings
 from stream.source.tail import TailSender
 from stream.source.taps import Taps
 from tests.api.conftest import SOURCE, TOKEN, Api
-from tests.etcd.servers import until
 from tests.source.test_taps import SOURCE as KEY
 from tests.source.test_taps import record
+from tests.waiting import until
 
 
 def events(body: bytes) -> list[tuple[str, Any]]:

@@ -13,7 +13,6 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from stream.etcd import EtcdClient
@@ -208,11 +207,3 @@ class _Outgoing(Protocol):
 def fail(*_: object) -> None:
     """A listener that fails."""
     raise ZeroDivisionError
-
-
-async def until(condition: Any, *, seconds: float = 10.0) -> None:
-    """Wait until *condition* () is true; fails the test if it doesn't become so."""
-    deadline = reactor.seconds() + seconds
-    while not condition():
-        assert reactor.seconds() < deadline, "it did not happen in time"
-        await deferLater(reactor, 0.01)

@@ -10,7 +10,8 @@ from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.task import deferLater
 
 from stream.etcd import EtcdClient, EtcdError, Mirror
-from tests.etcd.servers import EtcdServer, Proxy, reactor, until
+from tests.etcd.servers import EtcdServer, Proxy, reactor
+from tests.waiting import until
 
 PASSWORD = "s3cret-Passw0rd"
 TOKEN_SECONDS = 2

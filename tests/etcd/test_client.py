@@ -9,7 +9,8 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gat
 from stream.etcd import Compacted, EtcdClient, EtcdUnavailable, LeaseNotFound
 from stream.etcd.errors import NotReached
 from tests.conftest import free_port
-from tests.etcd.servers import EtcdServer, Proxy, reactor, until
+from tests.etcd.servers import EtcdServer, Proxy, reactor
+from tests.waiting import until
 
 
 @pytest_twisted.ensureDeferred

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from twisted.internet.task import deferLater
 
 from stream.etcd import EtcdClient, Group, HashRing, Session
-from tests.etcd.servers import fail, reactor, until
+from tests.etcd.servers import fail, reactor
+from tests.waiting import until
 
 KEYS = [f"project/{i}" for i in range(4000)]
 nodes_strategy = st.lists(st.text(min_size=1, max_size=12), min_size=2, max_size=8, unique=True)

@@ -15,7 +15,8 @@ from stream.errors import UserError
 from stream.etcd import EmbeddedEtcd, EtcdClient
 from stream.etcd import embedded as embedded_module
 from tests.conftest import free_port
-from tests.etcd.servers import reactor, until
+from tests.etcd.servers import reactor
+from tests.waiting import until
 
 
 async def _client(endpoint: str) -> EtcdClient:

@@ -9,7 +9,8 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gat
 from twisted.internet.task import deferLater
 
 from stream.etcd import EtcdClient, EtcdUnavailable, LockTimeout, Session
-from tests.etcd.servers import Proxy, reactor, until
+from tests.etcd.servers import Proxy, reactor
+from tests.waiting import until
 
 
 async def _session(client: EtcdClient, ttl: int = 5) -> Session:

@@ -10,7 +10,8 @@ from twisted.internet.task import deferLater
 
 from stream.etcd import AtomicTxn, Batch, EtcdClient, EtcdUnavailable, KeyValue, Mirror, atomic
 from stream.etcd import mirror as mirror_module
-from tests.etcd.servers import EtcdServer, Proxy, reactor, until
+from tests.etcd.servers import EtcdServer, Proxy, reactor
+from tests.waiting import until
 
 
 def _decode(kv: KeyValue) -> str:

@@ -9,7 +9,8 @@ from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from twisted.internet.task import deferLater
 
 from stream.etcd import EtcdClient, EtcdUnavailable, Session
-from tests.etcd.servers import Proxy, fail, reactor, until
+from tests.etcd.servers import Proxy, fail, reactor
+from tests.waiting import until
 
 TTL = 2  # the shortest that etcd grants
 

@@ -12,10 +12,10 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import DeferredList, ensureDeferred, maybeDeferred
-from twisted.internet.task import deferLater
 
 from stream.errors import UserError
 from stream.ops.supervisor import Supervisor
+from tests.waiting import until
 
 reactor: Any = _reactor
 
@@ -84,14 +84,6 @@ def lives(log: Path) -> list[int]:
 
 def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(400):
-        if condition():
-            return
-        await deferLater(reactor, 0.05)
-    raise AssertionError("it didn't happen")
 
 
 @pytest_twisted.ensureDeferred

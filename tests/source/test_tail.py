@@ -22,8 +22,8 @@ from stream.source.tail import TailSender
 from stream.source.taps import Taps
 from stream.values.codec import encode
 from stream.values.utctime import from_timestamp
-from tests.etcd.servers import until
 from tests.source.test_taps import SOURCE, record, subscription
+from tests.waiting import until
 
 
 class Receiver(Resource):

@@ -13,9 +13,10 @@ from stream.etcd import EtcdClient, Session
 from stream.storage.entity import File
 from stream.storage.operator import SWEEP_SECONDS
 from stream.storage.state import FileState, SliceState
-from tests.etcd.servers import Proxy, reactor, until
+from tests.etcd.servers import Proxy, reactor
 from tests.storage.coordinator.conftest import Coordinator
 from tests.storage.coordinator.test_file_import import importing_file
+from tests.waiting import until
 
 LEASE_SECONDS = 2
 

@@ -14,7 +14,6 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint
-from twisted.internet.task import deferLater
 
 from stream.settings import Settings
 from stream.settings.declare import with_values
@@ -39,6 +38,7 @@ from stream.storage.writer.server import WriterFactory
 from stream.storage.writer.writer import OpenVolume, StorageWriter
 from tests.sink.fakes import FakeOpener
 from tests.storage.samples import sample_slice, uncompressed
+from tests.waiting import until
 
 _SLICE = sample_slice(encoding=uncompressed())
 _BIG = b"x" * (1024 * 1024 + 17)
@@ -121,18 +121,10 @@ async def _provide(kind: str, root: Path, *, secret: str = "", client: str = "")
         await clients.stopService()
         await port.stopListening()
         await stop()
-        await _until(lambda: not factory.connections)
+        await until(lambda: not factory.connections)
 
     made = Provided(clients, content, writer, sealed, factory, volume, stop=stop_all)
     return made
-
-
-async def _until(condition: Callable[[], object]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await deferLater(reactor, 0.01)
-    raise AssertionError("it did not happen")
 
 
 @pytest.fixture(params=["memory", "local", "remote"])
@@ -243,7 +235,7 @@ async def test_the_newest_opening_wins(real: Provided) -> None:
     old, listener = await _open(real)
     await old.append(0, b"a\n", level=SyncLevel.SYNCED)
     new, _ = await _open(real, resume=2)
-    await _until(lambda: listener.reasons)
+    await until(lambda: listener.reasons)
     with pytest.raises(WriterUnavailable):
         await old.append(2, b"x\n", level=SyncLevel.SYNCED)
     assert await new.append(2, b"b\n", level=SyncLevel.SYNCED) == 4
@@ -259,7 +251,7 @@ async def test_a_sealed_slice_takes_nothing_more(real: Provided) -> None:
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
     real.sealed.add(_SLICE.key)
     real.writer.seal(_SLICE.key)
-    await _until(lambda: listener.reasons)
+    await until(lambda: listener.reasons)
     assert isinstance(listener.reasons[0], SliceSealed)
     with pytest.raises(WriterError):
         await file.append(2, b"b\n", level=SyncLevel.SYNCED)
@@ -274,7 +266,7 @@ async def test_a_draining_writer_asks_to_leave(real: Provided) -> None:
     assert real.writer is not None
     file, listener = await _open(real)
     real.writer.drain()
-    await _until(lambda: listener.drained)
+    await until(lambda: listener.drained)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
     await file.close()
     with pytest.raises(WriterError):
@@ -287,7 +279,7 @@ async def test_a_file_that_is_lost_can_still_be_closed(real: Provided) -> None:
     assert real.writer is not None
     file, listener = await _open(real)
     real.writer.seal(_SLICE.key)
-    await _until(lambda: listener.reasons)
+    await until(lambda: listener.reasons)
     await file.close()
     await file.close()
     assert len(listener.reasons) == 1
@@ -305,7 +297,7 @@ async def test_openings_at_the_same_time_follow_one_another(real: Provided) -> N
     for file, _ in old:
         with pytest.raises(WriterUnavailable):
             await file.append(0, b"x\n", level=SyncLevel.SYNCED)
-    await _until(lambda: all(other.reasons for _, other in old))
+    await until(lambda: all(other.reasons for _, other in old))
     assert listener.reasons == []
     await newest.close()
     assert real.content() == b"0\n1\n2\n"
@@ -333,7 +325,7 @@ async def test_a_slice_sealed_while_it_is_opened_stays_closed(real: Provided) ->
     assert real.writer is not None
     real.may_open = Deferred()
     opening = Deferred.fromCoroutine(_open(real))
-    await _until(lambda: real.writer is not None and real.writer._turns)
+    await until(lambda: real.writer is not None and real.writer._turns)
     real.writer.seal(_SLICE.key)
     real.may_open.callback(None)
     with pytest.raises(SliceSealed):
@@ -347,13 +339,13 @@ async def test_who_stops_waiting_for_an_opening_leaves_nothing_open(real: Provid
     assert real.writer is not None
     real.may_open = Deferred()
     opening = real.opener.open(_SLICE, "source-1", Listener())
-    await _until(lambda: real.writer is not None and real.writer._turns)
+    await until(lambda: real.writer is not None and real.writer._turns)
     opening.cancel()
     with pytest.raises((WriterError, CancelledError)):
         await opening
     real.may_open.callback(None)
-    await _until(lambda: real.writer is not None and not real.writer._turns)
-    await _until(lambda: real.writer is not None and not real.writer.open_files)
+    await until(lambda: real.writer is not None and not real.writer._turns)
+    await until(lambda: real.writer is not None and not real.writer.open_files)
 
 
 @pytest_twisted.ensureDeferred
@@ -421,7 +413,7 @@ async def test_a_file_whose_sync_failed_is_given_up(
         patch.setattr("stream.storage.writer.disk.os.fdatasync", failing)
         with pytest.raises(WriterUnavailable):
             await file.append(2, b"b\n", level=SyncLevel.SYNCED)
-    await _until(lambda: listener.reasons)
+    await until(lambda: listener.reasons)
     with pytest.raises(WriterUnavailable):
         await file.append(2, b"b\n", level=SyncLevel.SYNCED)
     again, _ = await _open(real, resume=2)
@@ -466,12 +458,12 @@ async def test_a_repetition_after_a_cut_connection_is_written_once(remote: Provi
     pending = file.append(2, b"b\n", level=SyncLevel.SYNCED)
     (connection,) = remote.factory.connections
     connection.sendBox = lambda box: None  # type: ignore[method-assign]
-    await _until(lambda: remote.content() == b"a\nb\n")
+    await until(lambda: remote.content() == b"a\nb\n")
     assert not pending.called
     connection.transport.abortConnection()
     with pytest.raises(WriterUnavailable):
         await pending
-    await _until(lambda: listener.reasons)
+    await until(lambda: listener.reasons)
     again, _ = await _open(remote, resume=-1)
     assert await again.append(2, b"b\n", level=SyncLevel.SYNCED) == 4
     await again.close()
@@ -501,7 +493,7 @@ async def test_a_lost_connection_is_told_and_survived(remote: Provided) -> None:
         connection.transport.abortConnection()
     with pytest.raises(WriterUnavailable):
         await pending
-    await _until(lambda: listener.reasons)
+    await until(lambda: listener.reasons)
     again, _ = await _open(remote, resume=2)
     assert await again.append(2, b"b\n", level=SyncLevel.SYNCED) == 4
     await again.close()

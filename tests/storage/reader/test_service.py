@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from stream.storage.statistics import Statistics
 from stream.storage.statistics_reads import slice_statistics
 from stream.values.duration import Duration
 from tests.storage.world import Storage
+from tests.waiting import until
 
 reactor: Any = _reactor
 _PATIENCE_SECONDS = 10.0
@@ -129,19 +130,13 @@ class World:
         await reader.startService()
         return reader
 
-    async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
-        deadline = reactor.seconds() + _PATIENCE_SECONDS
-        while not await condition():
-            assert reactor.seconds() < deadline, "it didn't happen"
-            await deferLater(reactor, 0.01)
-
     async def uploaded(self, slice_: Slice) -> Slice:
         """The slice when it is uploaded."""
 
         async def done() -> bool:
             return (await self.storage.slice(slice_.key)).state is SliceState.UPLOADED
 
-        await self.until(done)
+        await until(done)
         return await self.storage.slice(slice_.key)
 
     async def failed(self, slice_: Slice, attempts: int = 1) -> Slice:
@@ -150,7 +145,7 @@ class World:
         async def done() -> bool:
             return (await self.storage.slice(slice_.key)).retry.retry_attempt == attempts
 
-        await self.until(done)
+        await until(done)
         return await self.storage.slice(slice_.key)
 
     async def statistics(self, slice_: Slice) -> Statistics:
@@ -303,7 +298,7 @@ async def test_a_stop_waits_for_the_upload_that_runs(world: World) -> None:
     async def started() -> bool:
         return bool(world.uploader.started)
 
-    await world.until(started)
+    await until(started)
     stopping = ensureDeferred(reader.stopService())
     await deferLater(reactor, 0.05)
     assert not stopping.called

@@ -25,7 +25,8 @@ from stream.storage.writer import service as service_module
 from stream.storage.writer.service import StorageWriterService
 from tests.storage.samples import sample_slice, uncompressed
 from tests.storage.writer.test_disk import FaultyDisk
-from tests.storage.writer.test_service import Listener, Node, _until
+from tests.storage.writer.test_service import Listener, Node
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ async def test_a_hung_disk_holds_up_neither_others_nor_the_stop(
     assert (node.volumes / "hdd/one/writer.lock").exists()
     assert not (node.volumes / "hdd/two/writer.lock").exists()
     hanging.let_go.set()
-    await _until(lambda: stuck.called)
+    await until(lambda: stuck.called)
 
 
 @pytest_twisted.ensureDeferred
@@ -96,11 +97,11 @@ async def test_a_hung_disk_takes_no_new_slices(node: Node, monkeypatch: pytest.M
     service = await node.start()
     file = await service.writer.open(await _slice(node, "one"), "s", Listener())
     stuck = file.append(0, b"a\n", level=SyncLevel.SYNCED)
-    await _until(lambda: _drained(node, "one"))
+    await until(lambda: _drained(node, "one"))
     assert not await _drained(node, "two")
     hanging.let_go.set()
     assert await stuck == 2
-    await _until(lambda: _not(_drained(node, "one")))
+    await until(lambda: _not(_drained(node, "one")))
 
 
 async def _not(condition: Any) -> bool:
@@ -132,9 +133,9 @@ async def test_a_failing_disk_is_not_trusted(
             await file.append(2, b"b\n", level=SyncLevel.SYNCED)
         with pytest.raises(WriterError):
             await file.append(2, b"b\n", level=SyncLevel.SYNCED)
-        await _until(lambda: listener.reasons)
-        await _until(lambda: _drained(node, "one"))
-    await _until(lambda: _not(_drained(node, "one")))
+        await until(lambda: listener.reasons)
+        await until(lambda: _drained(node, "one"))
+    await until(lambda: _not(_drained(node, "one")))
     again = await service.writer.open(slice_, "s", Listener(), resume=2)
     assert again.length == 2
     assert await again.append(2, b"b\n", level=SyncLevel.SYNCED) == 4
@@ -172,8 +173,8 @@ async def test_a_volume_that_is_gone_takes_nothing(node: Node, how: str) -> None
     path.rename(elsewhere)
     if how == "not mounted":
         path.mkdir()
-    await _until(lambda: listener.reasons)
-    await _until(lambda: _drained(node, "one"))
+    await until(lambda: listener.reasons)
+    await until(lambda: _drained(node, "one"))
     assert not await _drained(node, "two")
     with pytest.raises(WriterUnavailable):
         await file.append(2, b"b\n", level=SyncLevel.SYNCED)
@@ -183,7 +184,7 @@ async def test_a_volume_that_is_gone_takes_nothing(node: Node, how: str) -> None
         assert list(path.iterdir()) == []
         path.rmdir()
     elsewhere.rename(path)
-    await _until(lambda: _not(_drained(node, "one")))
+    await until(lambda: _not(_drained(node, "one")))
     again = await service.writer.open(slice_, "s", Listener(), resume=2)
     assert await again.append(2, b"b\n", level=SyncLevel.SYNCED) == 4
 

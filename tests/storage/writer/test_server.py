@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from stream.storage.writer.server import WriterFactory
 from stream.storage.writer.writer import OpenVolume, StorageWriter
 from stream.values.codec import encode
 from tests.storage.samples import sample_slice, uncompressed
+from tests.waiting import until
 
 _SLICE = sample_slice(encoding=uncompressed())
 _SECRET = "shared"
@@ -116,14 +116,6 @@ class Served:
         await until(lambda: not self.factory.connections)
         await self.writer.close()
         self.volume.pool.stop()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await deferLater(reactor, 0.01)
-    raise AssertionError("it did not happen")
 
 
 @pytest.fixture

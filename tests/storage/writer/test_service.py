@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 
 from stream.errors import UserError
@@ -40,6 +38,7 @@ from stream.values.duration import Duration
 from stream.values.utctime import format_time
 from tests.storage.network.authority import Authority
 from tests.storage.samples import sample_slice, uncompressed
+from tests.waiting import until
 
 
 @attrs.define(eq=False)
@@ -124,15 +123,6 @@ def node(etcd: EtcdClient, tmp_path: Path) -> Any:
     pytest_twisted.blockon(Deferred.fromCoroutine(node.stop()))
 
 
-async def _until(condition: Callable[[], Any]) -> None:
-    for _ in range(500):
-        met = condition()
-        if await met if hasattr(met, "__await__") else met:
-            return
-        await deferLater(reactor, 0.01)
-    raise AssertionError("it did not happen")
-
-
 async def _slice(node: Node, sink_id: str = "my-sink") -> Slice:
     """A slice on the node's volume, known to etcd."""
     (volume,) = await node.registered()
@@ -200,7 +190,7 @@ async def test_a_drain_file_is_told_to_all(node: Node, monkeypatch: pytest.Monke
     async def is_drained() -> bool:
         return (await node.registered())[0].drained
 
-    await _until(is_drained)
+    await until(is_drained)
     with pytest.raises(WriterDraining):
         await service.writer.open(slice_, "source-1", Listener())
     drain.unlink()
@@ -208,7 +198,7 @@ async def test_a_drain_file_is_told_to_all(node: Node, monkeypatch: pytest.Monke
     async def is_back() -> bool:
         return not (await node.registered())[0].drained
 
-    await _until(is_back)
+    await until(is_back)
     await (await service.writer.open(slice_, "source-1", Listener())).close()
 
 
@@ -231,7 +221,7 @@ async def test_a_slice_is_open_as_long_as_etcd_says_so(node: Node) -> None:
     await node.put(closing)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
     await node.put(closing.advance(SliceState.CLOSING, SliceState.UPLOADING, now))
-    await _until(lambda: listener.reasons)
+    await until(lambda: listener.reasons)
     assert isinstance(listener.reasons[0], SliceSealed)
     with pytest.raises(SliceSealed):
         await service.writer.open(slice_, "source-1", Listener())
@@ -250,12 +240,12 @@ async def test_a_slice_that_is_gone_is_sealed(node: Node) -> None:
     for slice_, listener in zip((first, second), listeners, strict=True):
         await service.writer.open(slice_, "source-1", listener)
     await node.remove(first.key)
-    await _until(lambda: listeners[0].reasons)
+    await until(lambda: listeners[0].reasons)
     assert listeners[1].reasons == []
     await service._slices.stopService()
     await node.remove(second.key)
     await service._slices.startService()
-    await _until(lambda: listeners[1].reasons)
+    await until(lambda: listeners[1].reasons)
 
 
 @pytest_twisted.ensureDeferred
@@ -270,7 +260,7 @@ async def test_orphaned_directories_are_removed(node: Node) -> None:
     orphan.mkdir(parents=True)
     (orphan / "slice-x.csv").write_text("x")
     await node.start()
-    await _until(lambda: not (node.volumes / "HDD/one/1").exists())
+    await until(lambda: not (node.volumes / "HDD/one/1").exists())
     stored = node.volumes / "HDD/one" / slice_.local.dir / "slice-source-1.csv.gz"
     assert stored.read_bytes() == b"a\n"
 
@@ -284,7 +274,7 @@ async def test_a_stop_waits_for_the_pipelines_to_leave(node: Node) -> None:
     file = await service.writer.open(slice_, "source-1", listener)
     await file.append(0, b"a\n", level=SyncLevel.WRITTEN)
     stopping = Deferred.fromCoroutine(service.stopService())
-    await _until(lambda: listener.drained)
+    await until(lambda: listener.drained)
     assert await node.registered() == []
     await file.append(2, b"b\n", level=SyncLevel.WRITTEN)
     assert not stopping.called
