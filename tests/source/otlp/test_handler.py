@@ -170,16 +170,22 @@ def test_other_methods(listener: Listener) -> None:
     assert (status, headers["Allow"]) == (405, "OPTIONS, POST")
 
 
+@pytest.fixture
+def turns(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
+    """What is put off, while each look at the clock takes three milliseconds."""
+    ticks = iter(range(10_000))
+    put_off: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(listener.clock, "seconds", lambda: next(ticks) * 0.003)
+    monkeypatch.setattr(
+        listener.clock, "callLater", lambda delay, work, *args: put_off.append((work, args))
+    )
+    return put_off
+
+
 def test_long_export_lets_others_have_their_turn(
-    listener: Listener, monkeypatch: pytest.MonkeyPatch
+    listener: Listener, turns: list[tuple[Any, Any]]
 ) -> None:
     """It is handed on for a few milliseconds at a time, and answered once."""
-    ticks = iter(range(10_000))
-    monkeypatch.setattr(listener.clock, "seconds", lambda: next(ticks) * 0.003)
-    turns: list[tuple[Any, Any]] = []
-    monkeypatch.setattr(
-        listener.clock, "callLater", lambda delay, work, *args: turns.append((work, args))
-    )
     body = export(*[f"r{i}" for i in range(20)])
     assert listener.send(URL, body, headers=BEARER + JSON) is None
     for work, args in turns:
@@ -270,15 +276,9 @@ def test_large_export_that_cannot_be_read(listener: Listener) -> None:
 
 
 def test_export_that_nobody_waits_for_is_not_handed_on_further(
-    listener: Listener, monkeypatch: pytest.MonkeyPatch
+    listener: Listener, turns: list[tuple[Any, Any]]
 ) -> None:
     """After a timeout the rest of its records costs nothing."""
-    ticks = iter(range(10_000))
-    monkeypatch.setattr(listener.clock, "seconds", lambda: next(ticks) * 0.003)
-    turns: list[tuple[Any, Any]] = []
-    monkeypatch.setattr(
-        listener.clock, "callLater", lambda delay, work, *args: turns.append((work, args))
-    )
     assert listener.send(URL, export(*["r"] * 20), headers=BEARER + JSON) is None
     listener.connection.pending = None
     [(work, args)] = turns
