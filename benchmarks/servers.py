@@ -73,6 +73,17 @@ class Service:
     deployed: Deployment
     url: str
 
+    @property
+    def syncs(self) -> int:
+        """How many fdatasyncs its writer has made."""
+        metrics = f"http://{self.deployed.running[0].health}/metrics"
+        with urllib.request.urlopen(metrics, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        counts = (
+            line for line in lines if line.startswith("stream_writer_sync_milliseconds_count")
+        )
+        return sum(int(float(line.rpartition(" ")[2])) for line in counts)
+
     def source(self, name: str, sinks: Sequence[Sequence[dict[str, Any]]]) -> str:
         """The URL of a further source with a sink for each list of columns."""
         deployed = self.deployed
