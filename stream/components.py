@@ -88,7 +88,7 @@ def build(
         if name in components:
             before = len(node.services)
             if name == "http-source" and len(workers) > 1:
-                services = [_workers(node, workers)]
+                services = [_workers(node, workers, log)]
             elif name == "http-source":
                 services = _http_source(node, writer)
             else:
@@ -285,8 +285,10 @@ def _api(node: Node) -> list[IService]:
     ]
 
 
-def _workers(node: Node, commands: Mapping[str, Sequence[str]]) -> IService:
-    return Supervisor(node.reactor, commands, os.environ, WORKER_STOP_SECONDS)
+def _workers(node: Node, commands: Mapping[str, Sequence[str]], log: LogControl) -> IService:
+    supervisor = Supervisor(node.reactor, commands, os.environ, WORKER_STOP_SECONDS)
+    log.on_reopen.append(supervisor.hangup)
+    return supervisor
 
 
 def _http_source(node: Node, writer: StorageWriterService | None) -> list[IService]:

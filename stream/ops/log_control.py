@@ -8,7 +8,7 @@ it, and one that is truncated instead of renamed goes on from its beginning.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -60,6 +60,8 @@ class LogControl:
     :param node: shown in each line, where several processes write to one place.
 
     Raises UserError if the file can't be opened.
+
+    :ivar on_reopen: called when the file is to be opened again, to tell others that write to it.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class LogControl:
         levels: Mapping[str, str] | None = None,
         node: str = "",
     ) -> None:
+        self.on_reopen: list[Callable[[], None]] = []
         self._path = path
         self._stream: TextIO = self._open()
         self._observer = LineObserver(
@@ -125,6 +128,8 @@ class LogControl:
         """See Note [Reopening]; if the file can't be opened, the old one is written on."""
         if not self._path:
             return
+        for tell in self.on_reopen:
+            tell()
         try:
             stream = self._open()
         except UserError as error:

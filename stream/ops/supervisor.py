@@ -121,6 +121,11 @@ class Supervisor(Service):
         for child in self._children:
             child.kill()
 
+    def hangup(self) -> None:
+        """Pass SIGHUP on; a child that isn't ready yet doesn't know it, and opens what is new."""
+        for child in self._children:
+            child.hangup()
+
 
 class _Child(ProcessProtocol):
     """One child, through all its lives."""
@@ -136,6 +141,7 @@ class _Child(ProcessProtocol):
         self._ended: list[Deferred[None]] = []
         self._stopping = False
         self._is_up = False
+        self._is_ready = False
         self._delay = _FIRST_DELAY_SECONDS
         self._again: IDelayedCall | None = None
 
@@ -163,6 +169,7 @@ class _Child(ProcessProtocol):
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         if childFD == READY_DESCRIPTOR:
+            self._is_ready = True
             self._delay = _FIRST_DELAY_SECONDS
             _log.info("{name} is ready", name=self._name)
             self._tell_ready(None)
@@ -176,7 +183,7 @@ class _Child(ProcessProtocol):
                 ready.errback(result)
 
     def processEnded(self, reason: Failure) -> None:
-        self._is_up = False
+        self._is_up = self._is_ready = False
         ended, self._ended = self._ended, []
         for waiting in ended:
             waiting.callback(None)
@@ -218,6 +225,10 @@ class _Child(ProcessProtocol):
         if self._is_up:
             _log.error("{name} did not drain in time, it is killed", name=self._name)
             self._signal("KILL")
+
+    def hangup(self) -> None:
+        if self._is_ready:
+            self._signal("HUP")
 
     def _signal(self, name: str) -> None:
         with suppress(ProcessExitedAlready):  # then its end is about to be told

@@ -31,6 +31,18 @@ STUBBORN = SERVES.replace("lambda *_: sys.exit(0)", "signal.SIG_IGN").replace(
     "sys.stdin.read()", "signal.pause()"
 )
 
+HEARS = SERVES.replace(
+    'os.write(3, b"ready")',
+    'signal.signal(signal.SIGHUP, lambda *_: open(sys.argv[1] + ".new", "a").write("opened"))\n'
+    'os.write(3, b"ready")',
+)
+
+TOLD = SERVES.replace(
+    'os.write(3, b"ready")',
+    "import time\n"
+    'while not os.path.exists(sys.argv[1] + ".go"): time.sleep(0.01)\n'
+    'os.write(3, b"ready")',
+)
 SLOW = SERVES.replace('os.write(3, b"ready")\nos.close(3)\n', "")
 
 
@@ -171,3 +183,28 @@ async def test_lost_child_comes_back_when_there_is_room(tmp_path: Path) -> None:
     assert full.refusals == 0
     await children.stopService()
     assert not any(is_alive(pid) for pid in lives(log))
+
+
+@pytest_twisted.ensureDeferred
+async def test_hangup_is_passed_on(tmp_path: Path) -> None:
+    """Each child learns that its log file is to be opened again, and none ends from it."""
+    log, new = tmp_path / "log", tmp_path / "log.new"
+    children = supervisor(HEARS, log)
+    await children.startService()
+    children.hangup()
+    await until(lambda: new.exists() and new.read_text() == "openedopened")
+    assert all(is_alive(pid) for pid in lives(log))
+    await children.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_hangup_before_children_are_ready(tmp_path: Path) -> None:
+    """A child that hasn't said that it is ready is left alone: the signal would end it."""
+    log = tmp_path / "log"
+    children = supervisor(TOLD, log)
+    starting = ensureDeferred(children.startService())
+    await until(lambda: len(lives(log)) == 2)
+    children.hangup()
+    (tmp_path / "log.go").touch()
+    await starting
+    await children.stopService()
