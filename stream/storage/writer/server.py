@@ -2,6 +2,11 @@
 
 Note [Crowded]: while more bytes wait for a volume's disk than it will soon have taken, nothing is
 read from the connections that bring them. So memory stays bounded whatever source nodes send.
+
+Note [One connection for each node]: a source node that has given a connection up greets over
+another one. What it sent over the first may still arrive then, the opening of a file for one, which
+would cut off what has been acknowledged since. So a greeting ends all earlier connections of the
+node. A greeting that is late itself does no harm: nothing is sent behind it before its answer came.
 """
 
 from __future__ import annotations
@@ -70,6 +75,7 @@ class WriterConnection(amp.AMP):
         self._opening = 0
         self._is_lost = False
         self._is_refused = False
+        self._is_superseded = False
         self._incomplete_bytes = 0
         self._told_draining = False
         self._crowded: VolumeAppender | None = None
@@ -136,6 +142,7 @@ class WriterConnection(amp.AMP):
             self.factory.reactor.callLater(0, self.transport.loseConnection)
             raise commands.Unauthorized(reason)
         self._node_id = node
+        self.factory.supersede(self, node)
         self._wait_for_data(self.factory.silence_seconds)
         return {
             "version": commands.PROTOCOL_VERSION,
@@ -148,9 +155,18 @@ class WriterConnection(amp.AMP):
         peer = getattr(self.transport.getPeer(), "host", "?")
         self.factory.refusals.refused(peer, f"{reason} ({detail[:_DETAIL_LENGTH]})")
 
+    def superseded(self, node: str) -> None:
+        """See Note [One connection for each node]."""
+        if self._node_id == node and not self._is_superseded:
+            self._is_superseded = True
+            _log.info("node {node} has come anew, its earlier connection is cut", node=node)
+            self.transport.abortConnection()
+
     def _require_hello(self) -> None:
         if self._node_id is None:
             raise commands.Unauthorized("no greeting")
+        if self._is_superseded:
+            raise commands.UnavailableOnWire("the node has come anew")
 
     @commands.Open.responder
     async def open(self, slice: bytes, node: str, resume: int) -> dict[str, object]:
@@ -274,6 +290,12 @@ class WriterFactory(Factory):
         self.epoch = secrets.token_bytes(16)
         self.refusals = RefusalLog(reactor.seconds)
         self.connections: dict[WriterConnection, None] = {}
+
+    def supersede(self, latest: WriterConnection, node: str) -> None:
+        """End all connections of *node* but its latest one."""
+        for connection in list(self.connections):
+            if connection is not latest:
+                connection.superseded(node)
 
     def close_connections(self) -> None:
         """Cut every connection."""

@@ -15,6 +15,7 @@ from twisted.internet.endpoints import (
     TCP4ServerEndpoint,
     connectProtocol,
 )
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs
@@ -63,8 +64,13 @@ class Client(amp.AMP):
         return self.callRemote(commands.Hello, version=version, node=node, nonce=b"", proof=proof)
 
     async def open(self) -> bytes:
-        answer = await self.callRemote(commands.Open, slice=encode(_SLICE), node="n", resume=-1)
-        return bytes(answer["handle"])
+        return bytes((await self.opened())["handle"])
+
+    def opened(self, resume: int = -1, node: str = "n") -> Deferred[dict[str, Any]]:
+        opened: Deferred[dict[str, Any]] = self.callRemote(
+            commands.Open, slice=encode(_SLICE), node=node, resume=resume
+        )
+        return opened
 
     def append(
         self, handle: bytes, offset: int, data: bytes, *, crc: int | None = None, level: int = 2
@@ -96,7 +102,7 @@ class Served:
         self.clients: list[Client] = []
         self.port: Any = None
 
-    async def connect(self, *, greeted: bool = True) -> Client:
+    async def connect(self, *, greeted: bool = True, node: str = "n") -> Client:
         if self.port is None:
             here = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
             self.port = await here.listen(self.factory)
@@ -104,7 +110,7 @@ class Served:
         client: Client = await connectProtocol(endpoint, Client())
         self.clients.append(client)
         if greeted:
-            await client.greet()
+            await client.greet(node=node)
         return client
 
     async def stop(self) -> None:
@@ -233,7 +239,7 @@ async def test_who_never_greets_is_cut_off(served: Served, monkeypatch: pytest.M
 async def test_a_silent_node_is_cut_off(served: Served) -> None:
     """Its files are closed; one that pings stays."""
     served.factory.silence_seconds = 0.5
-    silent, alive = await served.connect(), await served.connect()
+    silent, alive = await served.connect(), await served.connect(node="m")
     await silent.open()
     while not silent.lost.called:
         await alive.callRemote(commands.Ping)
@@ -245,7 +251,7 @@ async def test_a_silent_node_is_cut_off(served: Served) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_handle_belongs_to_its_connection(served: Served) -> None:
     """Another one can't write with it, and a closed one is dead."""
-    first, second = await served.connect(), await served.connect()
+    first, second = await served.connect(), await served.connect(node="m")
     handle = await first.open()
     with pytest.raises(commands.UnavailableOnWire):
         await second.append(handle, 0, b"x\n")
@@ -269,6 +275,33 @@ async def test_mistakes_are_answered_and_the_connection_goes_on(served: Served) 
     with pytest.raises(commands.UnavailableOnWire, match="can't be read"):
         await client.callRemote(commands.Open, slice=b"{}", node="n", resume=-1)
     assert (await client.append(handle, 0, b"a\n"))["end"] == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_node_sent_before_it_came_anew_is_not_done(served: Served) -> None:
+    """An opening that arrives late over a connection given up doesn't cut off what came since."""
+    early = await served.connect()
+    (early_connection,) = served.factory.connections
+    transport = early_connection.transport
+    transport.pauseProducing()  # what comes now is on the way for long
+    late = early.opened(resume=0)
+    client = await served.connect()
+    handle = await client.open()
+    assert (await client.append(handle, 0, b"acknowledged\n"))["end"] == 13
+    await client.callRemote(commands.Close, handle=handle)
+    transport.resumeProducing()
+    with pytest.raises(ConnectionLost):
+        await late
+    assert (await client.opened(resume=13))["length"] == 13
+
+
+@pytest_twisted.ensureDeferred
+async def test_connections_of_other_nodes_stay(served: Served) -> None:
+    """Nodes write beside one another, each to its own files."""
+    first, second = await served.connect(node="n"), await served.connect(node="m")
+    assert (await first.opened())["length"] == 0
+    assert (await second.opened(node="m"))["length"] == 0
+    assert (await first.opened())["length"] == 0
 
 
 @pytest_twisted.ensureDeferred
