@@ -144,6 +144,39 @@ async def test_a_failing_disk_is_not_trusted(
     )
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_look_that_began_before_a_failure_does_not_hide_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails while it is looked at is drained all the same."""
+    service = await node.start()
+    slice_ = await _slice(node, "one")
+    file = await service.writer.open(slice_, "s", Listener())
+    looking, let_go = threading.Event(), threading.Event()
+    look = service_module.free_bytes
+
+    def slow(path: Path) -> tuple[int, int]:
+        if path.name == "one" and not looking.is_set():
+            looking.set()
+            let_go.wait(20)
+        return look(path)
+
+    monkeypatch.setattr(service_module, "free_bytes", slow)
+    await _until(looking.is_set)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "os", FaultyDisk(fdatasync=fail))
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(WriterUnavailable):
+            await file.append(0, b"a\n", level=SyncLevel.SYNCED)
+        let_go.set()
+        await _until(lambda: _drained(node, "one"))
+    await _until(lambda: _not(_drained(node, "one")))
+
+
 @pytest.mark.parametrize("level", [SyncLevel.WRITTEN, SyncLevel.SYNCED])
 @pytest_twisted.ensureDeferred
 async def test_rows_in_a_removed_file_are_not_acknowledged(node: Node, level: SyncLevel) -> None:
