@@ -1,4 +1,12 @@
-"""The storage-reader component: ``uploading`` → ``uploaded`` for slices on this node's volumes."""
+"""The storage-reader component: ``uploading`` → ``uploaded`` for slices on this node's volumes.
+
+Note [Stopping]: a stop leaves running uploads a short time and then gives them up, since one may
+take a quarter of an hour. Nothing is lost by that: the files stay, an object that wasn't completed
+isn't seen by anybody, and the next reader of the volume uploads the slice again as a whole. It is
+no failed attempt either, so the next reader doesn't have to wait. A thread may still be at work on
+what was given up, with the manifest of a file at worst; so the volumes stay locked then until the
+process has ended, and nobody uploads beside it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import CancelledError, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -46,6 +54,9 @@ __all__ = ["StorageReaderService"]
 _log = Logger()
 
 CONCURRENCY = 8
+STOP_SECONDS = 10.0
+"""How long a stop waits for running uploads; see Note [Stopping]."""
+
 _WAIT_FOR_ID_SECONDS = 30.0
 _LOOK_FOR_ID_SECONDS = 0.5
 _NON_RETRYABLE_DELAY = timedelta(hours=2)
@@ -127,12 +138,13 @@ class StorageReaderService(Service):
         )
 
     async def stopService(self) -> None:
-        """Fires when the uploads that run have ended."""
+        """Fires when the uploads that run have ended or were given up; see Note [Stopping]."""
         super().stopService()
-        await self._operator.stopService()
+        await self._operator.stopService(STOP_SECONDS)
         await self._slices.stopService()
         await self._sinks.stopService()
-        self._release()
+        if not self._operator.was_cut_off:
+            self._release()
 
     def _release(self) -> None:
         for lock in self._locks:
@@ -169,7 +181,10 @@ class StorageReaderService(Service):
                 acting = ensureDeferred(self._upload(slice_))
                 timeout = self._settings.slice_upload_timeout.seconds
                 within(acting, timeout, self._reactor, "the upload of a slice")
-                outcome.statistics = await acting
+                try:
+                    outcome.statistics = await acting
+                except CancelledError:
+                    raise NotYet("the reader stops, its next life uploads the slice") from None
         except BLAMELESS:
             raise
         except Exception as error:
@@ -220,9 +235,10 @@ class StorageReaderService(Service):
             problem = error
             raise
         finally:
-            await self._uploader.report(
-                slice_, self._reactor.seconds() - started, problem, statistics
-            )
+            if self.running or not isinstance(problem, CancelledError):  # else nothing has failed
+                await self._uploader.report(
+                    slice_, self._reactor.seconds() - started, problem, statistics
+                )
         _log.info(
             "uploaded slice {slice_id}",
             slice_id=str(slice_.key),

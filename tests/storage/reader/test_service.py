@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -18,10 +19,12 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.python.threadpool import ThreadPool
 
+from stream.errors import UserError
 from stream.etcd import EtcdClient
 from stream.settings import Settings
 from stream.staging import Chunks, StagingError
 from stream.storage.entity import Slice
+from stream.storage.reader import service as service_module
 from stream.storage.reader.service import StorageReaderService
 from stream.storage.state import SliceState
 from stream.storage.statistics import Statistics
@@ -305,6 +308,39 @@ async def test_a_stop_waits_for_the_upload_that_runs(world: World) -> None:
     hold.callback(None)
     await stopping
     assert (await world.storage.slice(slice_.key)).state is SliceState.UPLOADED
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_gives_up_an_upload_that_does_not_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It isn't a failed attempt, the volume stays locked while a thread may be at work, and the
+    reader's next life uploads the slice at once."""
+    monkeypatch.setattr(service_module, "STOP_SECONDS", 0.1)
+    slice_ = await world.slice()
+    world.put(slice_, _group(b"a"))
+    world.uploader.hold = Deferred()
+    reader = await world.read()
+
+    async def started() -> bool:
+        return bool(world.uploader.started)
+
+    await world.until(started)
+    began = reactor.seconds()
+    await reader.stopService()
+    assert reactor.seconds() - began < 2
+    left = await world.storage.slice(slice_.key)
+    assert (left.state, left.retry.retry_attempt) == (SliceState.UPLOADING, 0)
+    assert not world.uploader.reported
+    with pytest.raises(UserError, match="already locked"):
+        await world.read()
+    world.root = world.root.rename(world.root.with_name("after the end of the process"))
+    (world.root / "default/one/reader.lock").unlink()
+    world.uploader.hold = None
+    await world.read()
+    await world.uploaded(slice_)
+    assert gzip.decompress(world.uploader.objects[slice_.staging.path]) == b'"a"\n'
+    assert world.uploader.reported == [None]
 
 
 @pytest_twisted.ensureDeferred

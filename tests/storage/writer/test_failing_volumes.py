@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from stream.etcd import EtcdClient
 from stream.storage.entity import Slice
 from stream.storage.network.interface import NoSpace, SyncLevel, WriterError, WriterUnavailable
+from stream.storage.volumes.local_volume import free_bytes
 from stream.storage.writer import appender as appender_module
 from stream.storage.writer import disk
 from stream.storage.writer import service as service_module
@@ -153,15 +154,14 @@ async def test_a_look_that_began_before_a_failure_does_not_hide_it(
     slice_ = await _slice(node, "one")
     file = await service.writer.open(slice_, "s", Listener())
     looking, let_go = threading.Event(), threading.Event()
-    look = service_module.free_bytes
 
     def slow(path: Path) -> tuple[int, int]:
         if path.name == "one" and not looking.is_set():
             looking.set()
             let_go.wait(20)
-        return look(path)
+        return free_bytes(path)
 
-    monkeypatch.setattr(service_module, "free_bytes", slow)
+    monkeypatch.setattr("stream.storage.writer.service.free_bytes", slow)
     await _until(looking.is_set)
 
     def fail(*_: object) -> None:
