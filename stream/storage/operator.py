@@ -205,7 +205,7 @@ class Operator(Service, Generic[T]):
     async def _run(self, item: Item[T]) -> None:
         if not self.running:
             return
-        acting: Deferred[None] = ensureDeferred(self._act(item))
+        acting: Deferred[None] = ensureDeferred(self._acted(item))
         self._acting.add(acting)
         try:
             await acting
@@ -223,6 +223,9 @@ class Operator(Service, Generic[T]):
             self._acting.discard(acting)
         if self.running:
             self._timers.set(item.key, self._interval)
+
+    async def _acted(self, item: Item[T]) -> None:
+        await self._act(item)
 
     def _finished(self, item: Item[T], done: Deferred[None]) -> None:
         self._running.discard(done)
