@@ -21,6 +21,7 @@ from twisted.python.threadpool import ThreadPool
 
 from stream.errors import UserError
 from stream.etcd import EtcdClient
+from stream.ops.metrics import Metrics
 from stream.settings import Settings
 from stream.staging import Chunks, StagingError
 from stream.storage.entity import Slice
@@ -90,6 +91,7 @@ class World:
         self.storage = Storage(etcd)
         self.uploader = FakeUploader()
         self.damaged: list[str] = []
+        self.metrics = Metrics()
         self.volume = root / "default" / "one"
         self.volume.mkdir(parents=True)
         (self.volume / "volume-id").write_text("vol-1")
@@ -128,6 +130,7 @@ class World:
             pool=self.pool,
             now=lambda: self.storage.now,
             damaged=lambda key: self.damaged.append(str(key)),
+            metrics=self.metrics,
         )
         self.readers.append(reader)
         await reader.startService()
@@ -150,6 +153,15 @@ class World:
 
         await until(done)
         return await self.storage.slice(slice_.key)
+
+    async def failing(self) -> float:
+        """The metric's sum of slices that could not be uploaded."""
+        self.metrics.collect()
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in self.metrics.page().decode().splitlines()
+            if line.startswith("stream_sink_failing_uploads{")
+        )
 
     async def statistics(self, slice_: Slice) -> Statistics:
         return (await slice_statistics(self.etcd, slice_.key)).staging
@@ -355,6 +367,32 @@ async def test_an_upload_that_takes_too_long_is_told_in_words(world: World) -> N
     assert failed.retry.retry_reason == (
         "slice upload failed: the upload of a slice took longer than 0.2 s"
     )
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_that_was_given_up_can_be_asked_for(world: World) -> None:
+    """After fifty attempts that no repetition could mend there are no more by themselves; the
+    metric tells of the slice until somebody who has mended the cause lets it be uploaded."""
+    slice_ = await world.slice()
+    world.put(slice_, _group(b"a"))
+    for _ in range(49):
+        await world.storage.fail_slice(slice_.key)
+    world.storage.tick(4 * 3600)
+    world.uploader.failures.append(StagingError("expired", retryable=False))
+    reader = await world.read()
+    failed = await world.failed(slice_, 50)
+    assert failed.retry.retry_after is not None
+    assert (failed.retry.retry_after - world.storage.now).days > 3600
+    assert await world.failing() == 1
+    assert await reader.retry(attrs.evolve(slice_.key.sink_key, sink_id="other")) == []
+    assert await reader.retry(slice_.key.sink_key) == [slice_.key]
+    await world.uploaded(slice_)
+    assert world.uploader.started == 2
+    await world.until(lambda: _is(world.failing(), 0))
+
+
+async def _is(value: Awaitable[object], expected: object) -> bool:
+    return await value == expected
 
 
 @pytest_twisted.ensureDeferred
