@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -30,9 +30,9 @@ from stream.storage.state import Level
 from stream.storage.statistics_reads import slice_statistics
 from tests.sink.fakes import FakeOpener, FakeWaiter
 from tests.storage.world import SOURCE_KEY, Storage
+from tests.waiting import until
 
 reactor: Any = _reactor
-_PATIENCE_SECONDS = 10.0
 
 
 class World:
@@ -106,15 +106,6 @@ class World:
             while file.waiting:
                 file.answer()
 
-    async def until(self, condition: Callable[[], Any]) -> None:
-        deadline = reactor.seconds() + _PATIENCE_SECONDS
-        while True:
-            met = condition()
-            if await met if isinstance(met, Awaitable) else met:
-                return
-            assert reactor.seconds() < deadline, "it didn't happen"
-            await deferLater(reactor, 0.01)
-
     async def report(self) -> int:
         kv = await self.etcd.get(f"{prefix.CLOSE_SYNC}node-1")
         return -1 if kv is None else int(kv.value)
@@ -133,10 +124,10 @@ class World:
         """Rows are on their way to both slices, which are returned."""
         slices = await self.storage.slices()
         self.write()
-        await self.until(lambda: len(self.opener.files) == len(slices))
+        await until(lambda: len(self.opener.files) == len(slices))
         for _ in slices:
             self.write()
-        await self.until(lambda: all(file.waiting for file in self.opener.files))
+        await until(lambda: all(file.waiting for file in self.opener.files))
         return slices
 
 
@@ -154,7 +145,7 @@ async def test_a_change_is_reported_when_what_it_closed_is_closed(world: World) 
     first, second = await world.write_everywhere()
     revision = await world.close(first.key)
     later = await world.close(second.key)
-    await world.until(lambda: len(world.opener.files) >= 3)
+    await until(lambda: len(world.opener.files) >= 3)
     await deferLater(reactor, 0.1)
     assert await world.report() < revision < later
     world.answer()
@@ -187,14 +178,14 @@ async def test_a_change_is_not_reported_before_the_counts_are_stored(
         patch.setattr("stream.sink.collector.atomic", away)
         world.answer()
         revision = await world.close(first.key)
-        await world.until(lambda: len(refused) > 2)
+        await until(lambda: len(refused) > 2)
         assert await world.report() < revision
 
     async def reported() -> bool:
         world.answer()
         return await world.report() >= revision
 
-    await world.until(reported)
+    await until(reported)
     assert (await slice_statistics(world.etcd, first.key)).local.records_count
 
 
@@ -210,7 +201,7 @@ async def test_new_slices_are_open_before_old_ones_close(world: World) -> None:
         world.answer()
         return bool(world.written()) and not world.written() & {s.key for s in slices}
 
-    await world.until(moved)
+    await until(moved)
 
 
 @pytest_twisted.ensureDeferred
@@ -224,7 +215,7 @@ async def test_without_a_lease_no_row_is_taken(world: World) -> None:
         world.answer()
         return await world.report() >= revision
 
-    await world.until(reported)
+    await until(reported)
     renewed: Deferred[None] = Deferred()
     world.session.on_lost.append(world.router.session_lost)
     world.session.on_renewed += [world.router.session_renewed, lambda: renewed.callback(None)]

@@ -337,7 +337,7 @@ async def test_a_stop_gives_up_an_upload_that_does_not_end(
     async def started() -> bool:
         return bool(world.uploader.started)
 
-    await world.until(started)
+    await until(started)
     began = reactor.seconds()
     await reader.stopService()
     assert reactor.seconds() - began < 2
@@ -388,11 +388,11 @@ async def test_an_upload_that_was_given_up_can_be_asked_for(world: World) -> Non
     assert await reader.retry(slice_.key.sink_key) == [slice_.key]
     await world.uploaded(slice_)
     assert world.uploader.started == 2
-    await world.until(lambda: _is(world.failing(), 0))
 
+    async def none_fails() -> bool:
+        return await world.failing() == 0
 
-async def _is(value: Awaitable[object], expected: object) -> bool:
-    return await value == expected
+    await until(none_fails)
 
 
 @pytest_twisted.ensureDeferred

@@ -162,7 +162,7 @@ async def test_a_look_that_began_before_a_failure_does_not_hide_it(
         return free_bytes(path)
 
     monkeypatch.setattr("stream.storage.writer.service.free_bytes", slow)
-    await _until(looking.is_set)
+    await until(looking.is_set)
 
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "broken")
@@ -173,8 +173,8 @@ async def test_a_look_that_began_before_a_failure_does_not_hide_it(
         with pytest.raises(WriterUnavailable):
             await file.append(0, b"a\n", level=SyncLevel.SYNCED)
         let_go.set()
-        await _until(lambda: _drained(node, "one"))
-    await _until(lambda: _not(_drained(node, "one")))
+        await until(lambda: _drained(node, "one"))
+    await until(lambda: _not(_drained(node, "one")))
 
 
 @pytest.mark.parametrize("level", [SyncLevel.WRITTEN, SyncLevel.SYNCED])
