@@ -114,6 +114,8 @@ def _note(parts: Parts, services: Sequence[IService]) -> None:
             parts.writer = service
         elif isinstance(service, StorageCoordinatorService):
             parts.coordinator = service
+        elif isinstance(service, StorageReaderService):
+            parts.reader = service
 
 
 def log_of(settings: Settings) -> LogControl:

@@ -19,6 +19,7 @@ from stream.ops.sampler import sample
 from stream.sink.router import SinkRouter
 from stream.storage import prefix as storage_prefix
 from stream.storage.coordinator.service import StorageCoordinatorService
+from stream.storage.reader.service import StorageReaderService
 from stream.storage.state import Level
 from stream.storage.writer.service import StorageWriterService
 
@@ -50,6 +51,7 @@ class Parts:
     router: SinkRouter | None = None
     writer: StorageWriterService | None = None
     coordinator: StorageCoordinatorService | None = None
+    reader: StorageReaderService | None = None
 
 
 class Console:
@@ -62,7 +64,7 @@ class Console:
         """Names for the console."""
         functions: list[Callable[..., Any]] = [
             *(self.help, self.slices, self.pipelines, self.mirror, self.metrics, self.loglevel),
-            *(self.drain, self.rotate, self.profile),
+            *(self.drain, self.rotate, self.retry, self.profile),
         ]
         return {function.__name__: function for function in functions}
 
@@ -145,11 +147,15 @@ class Console:
         """Close the open file of a sink ("project/branch/source/sink") and import it."""
         if self._parts.coordinator is None:
             raise UserError("this process doesn't coordinate")
-        try:
-            key = SinkKey.parse(sink)
-        except ValueError:
-            raise UserError('a sink is written "project/branch/source/sink"') from None
+        key = _sink_key(sink)
         return _table(f"to be rotated: {file}" for file in self._parts.coordinator.rotate(key))
+
+    def retry(self, sink: str) -> Deferred[Text]:
+        """Upload the slices of a sink now whose upload has failed."""
+        if self._parts.reader is None:
+            raise UserError("this process uploads nothing")
+        retrying = Deferred.fromCoroutine(self._parts.reader.retry(_sink_key(sink)))
+        return retrying.addCallback(lambda keys: _table(f"to be uploaded: {key}" for key in keys))
 
     def profile(self, seconds: float = 10.0) -> Deferred[Text]:
         """Where the process spends its time, looked at for some seconds."""
@@ -157,6 +163,13 @@ class Console:
 
     def _mirrors(self) -> list[Any]:
         return [] if self._parts.client is None else list(self._parts.client.mirrors)
+
+
+def _sink_key(sink: str) -> SinkKey:
+    try:
+        return SinkKey.parse(sink)
+    except ValueError:
+        raise UserError('a sink is written "project/branch/source/sink"') from None
 
 
 def _table(lines: Any) -> Text:

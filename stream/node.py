@@ -12,8 +12,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition import prefix as definition_prefix
@@ -27,6 +27,7 @@ from stream.keboola.imports import FileImporter
 from stream.keboola.provider import KeboolaFileProvider
 from stream.keboola.uploads import SliceUploader
 from stream.ops.metrics import Metrics
+from stream.ops.pool import LeavablePool
 from stream.settings import Settings
 from stream.storage import prefix as storage_prefix
 from stream.storage.allocation import largest_recent_slice
@@ -41,26 +42,36 @@ from stream.values.utctime import from_timestamp
 __all__ = ["Node", "PoolService"]
 
 _THREADS = 4
+LEAVE_SECONDS = 5.0
+"""How long a stop waits for threads whose work was given up."""
+
+_log = Logger()
 
 
 class PoolService(Service):
-    """A bounded thread pool that lives as long as the node."""
+    """A bounded thread pool that lives as long as the node.
+
+    A thread that still waits for a far end then (an upload that was given up) is left behind: it
+    ends with the process.
+    """
 
     def __init__(self, reactor: Any, name: str, threads: int) -> None:
         self._reactor = reactor
-        self.pool = ThreadPool(0, threads, name=name)
+        self.pool = LeavablePool(0, threads, name=name)
 
     def startService(self) -> None:
         super().startService()
         self.pool.start()
 
-    def stopService(self) -> Deferred[None]:
-        """Fires when no thread runs any more."""
+    async def stopService(self) -> None:
+        """Fires when no thread runs any more, or those left have had some time."""
         super().stopService()
-        stopped: Deferred[None] = deferToThreadPool(
-            self._reactor, self._reactor.getThreadPool(), self.pool.stop
-        )
-        return stopped
+        leaving = self.pool.leave(self._reactor)
+        leaving.addTimeout(LEAVE_SECONDS, self._reactor)
+        try:
+            await leaving
+        except TimeoutError:
+            _log.warn("left behind threads that do not end", pool=self.pool.name)
 
 
 class StorageApiService(Service):

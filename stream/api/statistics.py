@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
@@ -17,7 +18,8 @@ from stream.definition.reads import DefinitionReads
 from stream.definition.repository import Definitions
 from stream.etcd import EtcdClient
 from stream.storage.entity import File
-from stream.storage.records import read_files
+from stream.storage.records import failing_slices, read_files
+from stream.storage.retry import NO_RETRY
 from stream.storage.state import FileState
 from stream.storage.statistics_reads import clear, file_statistics, last_reset, sink_statistics
 
@@ -32,8 +34,18 @@ async def statistics_of(client: EtcdClient, key: SinkKey) -> dict[str, Any]:
 
 
 async def files_of(client: EtcdClient, key: SinkKey) -> list[tuple[File, dict[str, Any]]]:
-    """All files of a sink by the time of opening, with their views."""
-    files = await read_files(client, key)
+    """All files of a sink by the time of opening, with their views.
+
+    A file waits for each of its slices; so what keeps a slice from being uploaded is shown as what
+    keeps the file.
+    """
+    failing = await failing_slices(client, key)
+    files = [
+        file
+        if file.retry.retry_attempt
+        else attrs.evolve(file, retry=failing.get(file.key, NO_RETRY))
+        for file in await read_files(client, key)
+    ]
     statistics = await file_statistics(client, key)
     return [(file, file_view(file, statistics.get(file.key))) for file in files]
 

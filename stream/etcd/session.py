@@ -3,6 +3,11 @@
 The session knows by its own clock when the lease must have ended, even if etcd can't be reached,
 and tells its user then. It gets a new lease as soon as etcd is back, and puts every registration
 again.
+
+Note [Late puts]: a request may reach etcd long after its sender gave it up, or died. If it put a
+registration then, the key would have an old value, or hang on a lease that is about to end, and
+nobody would know. So each put says which form of the key it replaces, and is refused if that isn't
+there any more.
 """
 
 from __future__ import annotations
@@ -26,7 +31,12 @@ from stream.deadline import within
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import EtcdError, EtcdUnavailable, LeaseNotFound
 from stream.etcd.lock import Lock, LockQueue, LockTimeout
-from stream.etcd.request import compare_lease, delete_operation
+from stream.etcd.request import (
+    compare_lease,
+    compare_modified,
+    delete_operation,
+    put_operation,
+)
 
 __all__ = ["Registration", "Session"]
 
@@ -35,12 +45,15 @@ _log = Logger()
 _BACKOFF_FIRST_SECONDS = 0.05
 _BACKOFF_MAX_SECONDS = 5.0
 _GIVE_BACK_SECONDS = 3.0
+_PUT_ATTEMPTS = 5
 
 
 class Registration:
     """A key that exists while the session lives.
 
     :ivar stored: lease and value that etcd is known to have.
+    :ivar revision: of the key's form that the next put replaces, 0 if there is no key; ``None`` if
+        that isn't known.
     :ivar turn: one write at a time, so that an older value never comes after a newer one.
     """
 
@@ -49,6 +62,7 @@ class Registration:
         self.key = key
         self.value = value
         self.stored: tuple[int, bytes] | None = None
+        self.revision: int | None = None
         self.turn = DeferredLock()
 
     async def update(self, value: bytes) -> None:
@@ -259,13 +273,31 @@ class Session(Service):
                 return
             lease, value = wanted
             registration.stored = None
-            await self._client.put(registration.key, value, lease=lease)
+            await self._put(registration, value, lease)
             registration.stored = wanted
         except LeaseNotFound:
             if self.lease_id == lease:
                 self._expired()
         finally:
             registration.turn.release()
+
+    async def _put(self, registration: Registration, value: bytes, lease: int) -> None:
+        """See Note [Late puts]."""
+        absolute = self._client.namespace + registration.key
+        replaced, registration.revision = registration.revision, None
+        for _ in range(_PUT_ATTEMPTS):
+            if replaced is None:
+                found = await self._client.get(registration.key)
+                replaced = 0 if found is None else found.mod_revision
+            result = await self._client.commit(
+                [compare_modified(absolute, "==", replaced)],
+                [put_operation(absolute, value, lease)],
+            )
+            if result.succeeded:
+                registration.revision = result.revision
+                return
+            replaced = None
+        raise EtcdUnavailable(f"{registration.key} is changed by somebody else all the time")
 
     async def remove(self, registration: Registration) -> None:
         """Delete the registration's key, behind all puts of it."""
@@ -296,7 +328,7 @@ class Session(Service):
         self._left_keys.discard(key)
         again = self._registrations.get(key)
         if again is not None:  # registered anew meanwhile; who knows which request came first
-            again.stored = None
+            again.stored = again.revision = None
             await self.store(again)
 
     # Locks.

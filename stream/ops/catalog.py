@@ -71,6 +71,13 @@ OWN: tuple[Definition, ...] = (
         SINK_LABELS,
     ),
     Definition(
+        "stream_sink_failing_uploads",
+        "gauge",
+        "Slices whose upload has failed and is to be tried again. Until they are uploaded, their "
+        "files aren't imported. Told by the reader of their volumes.",
+        SINK_LABELS,
+    ),
+    Definition(
         "stream_sink_held_bytes",
         "gauge",
         "Bytes of rows that wait in this source node for a disk writer.",

@@ -72,6 +72,8 @@ class Operator(Service, Generic[T]):
         again after the interval.
     :param interval: seconds.
     :param concurrency: acts running at the same time.
+
+    :ivar was_cut_off: whether a stop has cancelled acts, whose threads may run on.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Operator(Service, Generic[T]):
         reactor: Any,
     ) -> None:
         self.title = name
+        self.was_cut_off = False
         self.items: dict[str, Item[T]] = {}
         self._log = Logger(namespace=name)
         self._prefix = prefix
@@ -95,6 +98,7 @@ class Operator(Service, Generic[T]):
         self._reactor = reactor
         self._slots = DeferredSemaphore(concurrency)
         self._running: set[Deferred[None]] = set()
+        self._acting: set[Deferred[None]] = set()
         self._timers = _Timers(reactor, self._look_at_key)
         # Keys, not items: what is acted on may be deleted and come back meanwhile.
         self._busy: set[str] = set()
@@ -112,15 +116,28 @@ class Operator(Service, Generic[T]):
         for item in list(self.items.values()):
             self._look_at(item)
 
-    async def stopService(self) -> None:
-        """Start nothing more; fires when what is running has ended."""
+    async def stopService(self, grace: float | None = None) -> None:
+        """Start nothing more; fires when what is running has ended.
+
+        :param grace: seconds after which what still runs is cancelled; ``None`` to wait for it.
+        """
         super().stopService()
         self._timers.stop()
         if self._wake_call is not None and self._wake_call.active():
             self._wake_call.cancel()
         self._wake_call = None
         self._woken.clear()
-        await DeferredList(list(self._running))
+        ended = DeferredList(list(self._running))
+        if grace is not None and self._running:
+            cutting = self._reactor.callLater(grace, self._cut_off)
+            ended.addCallback(_without(cutting))
+        await ended
+
+    def _cut_off(self) -> None:
+        self.was_cut_off = True
+        self._log.warn("{count} operations are cut off by the stop", count=len(self._acting))
+        for acting in list(self._acting):
+            acting.cancel()
 
     def changed(self, batch: Batch[T]) -> None:
         """Take over a batch of the mirror of the watched prefix."""
@@ -188,8 +205,10 @@ class Operator(Service, Generic[T]):
     async def _run(self, item: Item[T]) -> None:
         if not self.running:
             return
+        acting: Deferred[None] = ensureDeferred(self._acted(item))
+        self._acting.add(acting)
         try:
-            await self._act(item)
+            await acting
         except NotYet as reason:
             self._log.debug("{key}: {reason}", key=item.key, reason=reason)
         except BLAMELESS as reason:
@@ -200,8 +219,13 @@ class Operator(Service, Generic[T]):
         else:
             item.processed = True
             return
+        finally:
+            self._acting.discard(acting)
         if self.running:
             self._timers.set(item.key, self._interval)
+
+    async def _acted(self, item: Item[T]) -> None:
+        await self._act(item)
 
     def _finished(self, item: Item[T], done: Deferred[None]) -> None:
         self._running.discard(done)
@@ -209,6 +233,17 @@ class Operator(Service, Generic[T]):
         if item.key in self._woken_while_busy:
             self._woken_while_busy.discard(item.key)
             self.wake(item.key)
+
+
+def _without(call: IDelayedCall) -> Callable[[T], T]:
+    """Passes its argument on and cancels *call*, if it is still to come."""
+
+    def cancel(result: T) -> T:
+        if call.active():
+            call.cancel()
+        return result
+
+    return cancel
 
 
 class _Timers:

@@ -40,6 +40,7 @@ from stream.storage.entity import (
 )
 from stream.storage.key import FileKey, SliceKey
 from stream.storage.prepared import PreparedFile
+from stream.storage.retry import NO_RETRY
 from stream.storage.state import FileState, Level, SliceState, check_combination
 from stream.storage.statistics import Statistics, total
 from stream.storage.volume import Volume
@@ -345,6 +346,11 @@ class StorageRepository:
         records.save_slice(
             txn, slice_, attrs.evolve(slice_, retry=slice_.retry.failed(now, reason, delay=delay))
         )
+
+    async def retry_slice(self, txn: AtomicTxn, key: SliceKey) -> None:
+        """Forget the failed attempts: the next may come at once."""
+        slice_ = await records.load_slice(txn, key)
+        records.save_slice(txn, slice_, attrs.evolve(slice_, retry=NO_RETRY))
 
     # Deleting.
 

@@ -8,7 +8,7 @@ import pytest_twisted
 from stream.definition.key import SinkKey
 from stream.etcd import EtcdClient
 from stream.storage.entity import File
-from stream.storage.records import read_files
+from stream.storage.records import read_files, read_slices
 from stream.storage.state import FileState
 from stream.storage.statistics import Statistics
 from stream.values.bytesize import ByteSize
@@ -103,6 +103,24 @@ async def test_files(api: Api) -> None:
     assert "statistics" not in failing
     shown = (await api.get(f"{SINK}/statistics/files?failedFiles=true"))["files"]
     assert shown == [failing]
+
+
+@ensure
+async def test_a_slice_that_can_not_be_uploaded_is_shown_with_its_file(api: Api) -> None:
+    """Whoever asks for failing files finds the file that waits for it, with the reason."""
+    await api.create_source()
+    await api.create_sink()
+    file = await open_file(api)
+    [slice_] = await read_slices(api.etcd, file.key)
+    failing = attrs.evolve(slice_, retry=slice_.retry.failed(AT, "slice upload failed: expired"))
+    await api.etcd.put(f"storage/slice/level/local/{slice_.key}", encode(failing))
+    [shown] = (await api.get(f"{SINK}/statistics/files?failedFiles=true"))["files"]
+    assert (shown["retryAttempt"], shown["retryReason"]) == (1, "slice upload failed: expired")
+    assert shown["retryAfter"] > "2024-01-15T10:31"
+    own = attrs.evolve(file, retry=file.retry.failed(AT, "its own"))
+    await put_file(api, own)
+    [shown] = (await api.get(f"{SINK}/statistics/files"))["files"]
+    assert shown["retryReason"] == "its own"
 
 
 @ensure

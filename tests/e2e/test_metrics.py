@@ -16,7 +16,7 @@ from tests.e2e.processes import ALL, Deployment, Running, load_of, request, wait
 MONITORING = Path(__file__).parents[2] / "provisioning" / "monitoring"
 RECORDS = 300
 _NAME = re.compile(r"\b(?:stream|keboola_go)_[a-zA-Z_]+")
-_RARE = re.compile(r"_failed_count|storage_damaged")
+_RARE = re.compile(r"_failed_count|failing_uploads|storage_damaged")
 """Families without numbers as long as nothing fails."""
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

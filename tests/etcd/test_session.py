@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -44,6 +45,97 @@ def _heard(session: Session) -> list[str]:
 async def _value(client: EtcdClient, key: str) -> bytes | None:
     kv = await client.get(key)
     return None if kv is None else kv.value
+
+
+def _put_value(operations: list[Any]) -> bytes:
+    """What a transaction of a single put puts."""
+    return base64.b64decode(operations[0]._marshal()["request_put"]["value"])
+
+
+class Post:
+    """Holds back what a client commits, to deliver it later."""
+
+    def __init__(self, client: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._commit = client.commit
+        self._held: list[tuple[Any, ...]] = []
+        self.holds = False
+        monkeypatch.setattr(client, "commit", self._take)
+
+    async def _take(self, *args: Any) -> Any:
+        if not self.holds:
+            return await self._commit(*args)
+        self._held.append(args)
+        raise EtcdUnavailable("no answer")
+
+    async def deliver(self) -> None:
+        """What was held back arrives, and there was something."""
+        assert self._held
+        for args in self._held:
+            await self._commit(*args)
+        self._held.clear()
+
+
+@pytest_twisted.async_yield_fixture()
+async def second(etcd_url: str, etcd: EtcdClient) -> AsyncIterator[EtcdClient]:
+    """A client of another process."""
+    client = EtcdClient(reactor, [etcd_url], etcd.namespace)
+    await client.startService()
+    yield client
+    await client.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_put_of_a_dead_process_arrives_late(
+    etcd: EtcdClient, second: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next life of the node keeps its key, its value and its lease: neither the first put of
+    the former life nor an update replaces them."""
+    post = Post(etcd, monkeypatch)
+    dead = Session(etcd, ttl=TTL, reactor=reactor)
+    await dead.startService()
+    updated = await dead.register("r/updated", b"1")
+    post.holds = True
+    await updated.update(b"7")
+    with pytest.raises(EtcdUnavailable):
+        await dead.register("r/first", b"1")
+    living = Session(second, ttl=10, reactor=reactor)
+    await living.startService()
+    await living.register("r/updated", b"2")
+    await living.register("r/first", b"2")
+    post.holds = False
+    await post.deliver()
+    for key in ("r/updated", "r/first"):
+        kv = await second.get(key)
+        assert kv is not None and (kv.value, kv.lease) == (b"2", living.lease_id)
+    await dead.stopService()  # and takes along what is under its lease
+    for key in ("r/updated", "r/first"):
+        assert await _value(second, key) == b"2"
+    await living.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_update_that_was_given_up_arrives_late(
+    etcd: EtcdClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not replace the newer value."""
+    registration = await session.register("r/a", b"1")
+    post = Post(etcd, monkeypatch)
+    post.holds = True
+    await registration.update(b"2")
+    post.holds = False
+    await registration.update(b"3")
+    await post.deliver()
+    assert await _value(etcd, "r/a") == b"3"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_somebody_removed_is_put_again(etcd: EtcdClient, session: Session) -> None:
+    """The next update finds out."""
+    registration = await session.register("r/a", b"1")
+    await etcd.delete("r/a")
+    await registration.update(b"2")
+    kv = await etcd.get("r/a")
+    assert kv is not None and (kv.value, kv.lease) == (b"2", session.lease_id)
 
 
 @pytest_twisted.ensureDeferred
@@ -149,15 +241,15 @@ async def test_restore_that_fails_is_repeated(
     """If a registration can't be put under the new lease at first, it is later."""
     heard = _heard(session)
     await session.register("r/a", b"1")
-    put = etcd.put
+    commit = etcd.commit
     failures = [EtcdUnavailable("once"), EtcdUnavailable("twice")]
 
-    async def failing(*args: Any, **kwargs: Any) -> int:
+    async def failing(*args: Any) -> Any:
         if failures:
             raise failures.pop()
-        return await put(*args, **kwargs)
+        return await commit(*args)
 
-    monkeypatch.setattr(etcd, "put", failing)
+    monkeypatch.setattr(etcd, "commit", failing)
     await etcd.call("lease/revoke", {"ID": session.lease_id})
     await until(lambda: "renewed" in heard)
     assert await _value(etcd, "r/a") == b"1" and not failures
@@ -167,17 +259,17 @@ async def test_restore_that_fails_is_repeated(
 async def test_concurrent_updates(etcd: EtcdClient, session: Session, monkeypatch: Any) -> None:
     """However slow the first of many updates is, the last one's value is there at the end."""
     registration = await session.register("r/a", b"0")
-    put = etcd.put
+    commit = etcd.commit
     gate: Deferred[None] = Deferred()
     values = []
 
-    async def slow(key: str, value: bytes, **kwargs: Any) -> int:
-        values.append(value)
+    async def slow(compare: list[Any], success: list[Any], *rest: Any) -> Any:
+        values.append(_put_value(success))
         if len(values) == 1:
             await gate
-        return await put(key, value, **kwargs)
+        return await commit(compare, success, *rest)
 
-    monkeypatch.setattr(etcd, "put", slow)
+    monkeypatch.setattr(etcd, "commit", slow)
     updates = [ensureDeferred(registration.update(str(i).encode())) for i in range(1, 9)]
     gate.callback(None)
     await gatherResults(updates)
@@ -189,14 +281,14 @@ async def test_concurrent_updates(etcd: EtcdClient, session: Session, monkeypatc
 async def test_update_and_removal(etcd: EtcdClient, session: Session, monkeypatch: Any) -> None:
     """A removal wins over an update that is still under way."""
     registration = await session.register("r/a", b"0")
-    put = etcd.put
+    commit = etcd.commit
     gate: Deferred[None] = Deferred()
 
-    async def slow(key: str, value: bytes, **kwargs: Any) -> int:
+    async def slow(*args: Any) -> Any:
         await gate
-        return await put(key, value, **kwargs)
+        return await commit(*args)
 
-    monkeypatch.setattr(etcd, "put", slow)
+    monkeypatch.setattr(etcd, "commit", slow)
     both = [ensureDeferred(registration.update(b"1")), ensureDeferred(registration.remove())]
     gate.callback(None)
     await gatherResults(both)

@@ -487,7 +487,7 @@ def _in_place(world: World) -> Iterator[None]:
     )
     patches: dict[str, Any] = {
         "stream.etcd.client.Transport": transport,
-        "stream.storage.writer.writer.VolumePool": pool,
+        "stream.storage.writer.writer.LeavablePool": pool,
         "stream.storage.writer.disk.os": world.os,
         "stream.storage.writer.disk.sync_directory": world.os.sync_directory,
         "stream.storage.volumes.local_volume.os": world.os,

@@ -187,6 +187,19 @@ class PipelineTests(SynchronousTestCase):
             assert self.stored == b"a\nb\n"
             assert [w.outcome for w in (*first, *second)] == ["stored", "stored"]
 
+    def test_a_writer_that_was_found_again_is_tried_again_soon(self) -> None:
+        """Long waits of an earlier outage don't count any more."""
+        pipeline = self.pipeline()
+        self.opener.refusals += [WriterUnavailable("down")] * 6
+        self.opener.listeners[-1].lost(WriterUnavailable("gone"))
+        while not pipeline.ready:
+            self.clock.advance(0.1)
+        assert self.clock.seconds() > 3
+        self.opener.listeners[-1].lost(WriterUnavailable("gone again"))
+        assert not pipeline.ready
+        self.clock.advance(0.2)
+        assert pipeline.ready
+
     def test_a_late_answer_of_a_lost_file_counts_for_nothing(self) -> None:
         """Only the latest sending of a group can acknowledge it."""
         pipeline = self.pipeline()

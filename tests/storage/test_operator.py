@@ -357,6 +357,31 @@ def test_stop_waits(acts: Acts) -> None:
     assert len(acts.started) == 2
 
 
+def test_stop_with_a_limit(acts: Acts) -> None:
+    """What hasn't ended when the time is over is cancelled, and nothing is left behind."""
+    acts.change(("a", "1"), ("b", "1"))
+    acts.settle()
+    done: list[object] = []
+    ensureDeferred(acts.operator.stopService(5)).addCallback(done.append)
+    acts.end("a")
+    acts.clock.advance(4.9)
+    assert done == [] and not acts.operator.was_cut_off
+    acts.clock.advance(0.2)
+    assert done == [None] and acts.operator.was_cut_off
+    assert acts.running == {} and acts.clock.getDelayedCalls() == []
+
+
+def test_stop_within_the_limit(acts: Acts) -> None:
+    """Nothing is cancelled if all ends in time."""
+    acts.change(("a", "1"))
+    acts.settle()
+    done: list[object] = []
+    ensureDeferred(acts.operator.stopService(5)).addCallback(done.append)
+    acts.end("a")
+    assert done == [None] and not acts.operator.was_cut_off
+    assert acts.clock.getDelayedCalls() == []
+
+
 def test_stopped(acts: Acts) -> None:
     """After the stop nothing is looked at, and no call is left behind."""
     acts.change(("a", "1"))

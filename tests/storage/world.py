@@ -105,6 +105,10 @@ class Storage:
             lambda txn: self.repository.slice_to_uploaded(txn, key, now, counted=counted)
         )
 
+    async def fail_slice(self, key: SliceKey) -> None:
+        """One more failed attempt at the slice."""
+        await self.step(lambda txn: self.repository.slice_failed(txn, key, "no luck", self.now))
+
     async def to_importing(self, key: FileKey, is_empty: bool = False) -> File:
         now = self.tick()
         return await self.step(

@@ -1,13 +1,24 @@
-"""The storage-reader component: ``uploading`` → ``uploaded`` for slices on this node's volumes."""
+"""The storage-reader component: ``uploading`` → ``uploaded`` for slices on this node's volumes.
+
+Note [Stopping]: a stop leaves running uploads a short time and then gives them up, since one may
+take a quarter of an hour. Nothing is lost by that: the files stay, an object that wasn't completed
+isn't seen by anybody, and the next reader of the volume uploads the slice again as a whole. It is
+no failed attempt either, so the next reader doesn't have to wait. A thread may still be at work on
+what was given up, with the manifest of a file at worst; so the volumes stay locked then until the
+process has ended, and nobody uploads beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
+import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import CancelledError, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -16,16 +27,18 @@ from twisted.python.threadpool import ThreadPool
 from stream.deadline import within
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink
+from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, Lock, Mirror, atomic, json_values
 from stream.keboola.uploads import SliceUploader
+from stream.ops.families import Gauge
 from stream.ops.metrics import Metrics
 from stream.settings.level import StagingOperatorSettings
 from stream.staging import StagingError
 from stream.storage import prefix
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
-from stream.storage.operation_meter import OperationMeter, measure_operator
+from stream.storage.operation_meter import OperationMeter, measure_operator, sink_labels
 from stream.storage.operator import BLAMELESS, Item, NotYet, Operator
 from stream.storage.reader.slice_files import CheckedFiles, FileInUse, check_files
 from stream.storage.repository import StorageRepository
@@ -46,6 +59,9 @@ __all__ = ["StorageReaderService"]
 _log = Logger()
 
 CONCURRENCY = 8
+STOP_SECONDS = 10.0
+"""How long a stop waits for running uploads; see Note [Stopping]."""
+
 _WAIT_FOR_ID_SECONDS = 30.0
 _LOOK_FOR_ID_SECONDS = 0.5
 _NON_RETRYABLE_DELAY = timedelta(hours=2)
@@ -122,17 +138,16 @@ class StorageReaderService(Service):
         await self._sinks.startService()
         await self._slices.startService()
         self._operator.startService()
-        self._meter.metrics.on_collect(
-            lambda: measure_operator(self._meter.metrics, self._operator)
-        )
+        self._meter.metrics.on_collect(self._collect)
 
     async def stopService(self) -> None:
-        """Fires when the uploads that run have ended."""
+        """Fires when the uploads that run have ended or were given up; see Note [Stopping]."""
         super().stopService()
-        await self._operator.stopService()
+        await self._operator.stopService(STOP_SECONDS)
         await self._slices.stopService()
         await self._sinks.stopService()
-        self._release()
+        if not self._operator.was_cut_off:
+            self._release()
 
     def _release(self) -> None:
         for lock in self._locks:
@@ -149,6 +164,36 @@ class StorageReaderService(Service):
             if self._reactor.seconds() >= deadline:
                 raise UserError(f'volume "{found.path}" has no id: no writer has opened it')
             await deferLater(self._reactor, _LOOK_FOR_ID_SECONDS)
+
+    def _failing(self) -> Iterator[Slice]:
+        """Slices here whose upload has failed since they were closed."""
+        for item in self._operator.items.values():
+            slice_ = item.value
+            if (
+                slice_.state is SliceState.UPLOADING
+                and slice_.retry.retry_attempt
+                and slice_.key.volume_id in self._volumes
+            ):
+                yield slice_
+
+    def _collect(self) -> None:
+        metrics = self._meter.metrics
+        measure_operator(metrics, self._operator)
+        counts = Counter(attrs.astuple(sink_labels(s.key.sink_key)) for s in self._failing())
+        metrics.own("stream_sink_failing_uploads").replace(
+            {labels: Gauge(count) for labels, count in counts.items()}
+        )
+
+    async def retry(self, sink: SinkKey) -> Sequence[SliceKey]:
+        """Upload the slices of *sink* now whose upload has failed, however long they were to wait.
+
+        :returns: those of this node's volumes.
+        """
+        failing = [slice_.key for slice_ in self._failing() if slice_.key.sink_key == sink]
+        for key in failing:
+            await atomic(self._client, partial(self._repository.retry_slice, key=key))
+            _log.info("the upload of slice {slice_id} is tried again now", slice_id=str(key))
+        return failing
 
     def _wait(self, item: Item[Slice]) -> float | None:
         slice_ = item.value
@@ -169,7 +214,10 @@ class StorageReaderService(Service):
                 acting = ensureDeferred(self._upload(slice_))
                 timeout = self._settings.slice_upload_timeout.seconds
                 within(acting, timeout, self._reactor, "the upload of a slice")
-                outcome.statistics = await acting
+                try:
+                    outcome.statistics = await acting
+                except CancelledError:
+                    raise NotYet("the reader stops, its next life uploads the slice") from None
         except BLAMELESS:
             raise
         except Exception as error:
@@ -220,9 +268,10 @@ class StorageReaderService(Service):
             problem = error
             raise
         finally:
-            await self._uploader.report(
-                slice_, self._reactor.seconds() - started, problem, statistics
-            )
+            if self.running or not isinstance(problem, CancelledError):  # else nothing has failed
+                await self._uploader.report(
+                    slice_, self._reactor.seconds() - started, problem, statistics
+                )
         _log.info(
             "uploaded slice {slice_id}",
             slice_id=str(slice_.key),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -231,12 +232,21 @@ class StorageWriterService(Service):
         )
 
     async def _look_at(self, volume: OpenVolume) -> tuple[int, int]:
-        """Find out whether the volume takes anything new; bytes available and in all."""
+        """Find out whether the volume takes anything new; bytes available and in all.
+
+        A failure clears only by a look that has written: one that began before the failure knows
+        nothing of it, however late it ends.
+        """
+        has_failed = volume.failed
         looking: Deferred[tuple[bool, int, int]] = deferToThreadPool(
-            self._reactor, volume.pool, _state_of, volume.found, volume.volume_id, volume.failed
+            self._reactor, volume.pool, _state_of, volume.found, volume.volume_id, has_failed
         )
         drained, available, total = await looking
-        volume.failed = volume.gone = False
+        volume.gone = False
+        if has_failed:
+            volume.failed = False
+        elif volume.failed:
+            raise OSError(errno.EIO, "the disk has failed meanwhile")
         self._set_drained(volume, drained or available < self._min_free_bytes)
         return available, total
 

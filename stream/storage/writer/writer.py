@@ -29,6 +29,7 @@ from twisted.internet.defer import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.ops.pool import LeavablePool
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
 from stream.storage.network.interface import (
@@ -43,7 +44,6 @@ from stream.storage.network.interface import (
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer.appender import THREADS, VolumeAppender
 from stream.storage.writer.disk import DiskFile, open_disk_file
-from stream.storage.writer.pool import VolumePool
 
 __all__ = ["OpenFile", "OpenVolume", "StorageWriter"]
 
@@ -73,7 +73,7 @@ class OpenVolume:
         self.drained = False
         self.failed = False
         self.gone = False
-        self.pool = VolumePool(0, THREADS, name=f"volume {volume_id}")
+        self.pool = LeavablePool(0, THREADS, name=f"volume {volume_id}")
         self.appender = VolumeAppender(reactor, self.pool, synced)
 
 

@@ -137,6 +137,30 @@ async def test_closing(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_slice_that_is_stuck_holds_up_its_own_file_alone(coordinator: Coordinator) -> None:
+    """Later files of the sink are imported; the file follows when the slice is uploaded."""
+    storage = coordinator.storage
+    await storage.open_file()
+    (stuck,) = await storage.slices()
+    later = await storage.rotate_file(stuck.key.file_key)
+    assert later is not None
+    await storage.close_files()
+    await coordinator.report("source-1", 1)
+    for slice_ in await storage.slices():
+        await storage.to_uploading(slice_.key)
+        await storage.count(slice_.key, 1)
+    await storage.fail_slice(stuck.key)
+    (fine,) = await storage.slices(later.key)
+    await storage.to_uploaded(fine.key)
+    await coordinator.service.startService()
+    await coordinator.until(in_state(coordinator, later.key, FileState.IMPORTED))
+    waiting = await storage.file(stuck.key.file_key)
+    assert waiting.state is FileState.CLOSING and not waiting.retry.retry_attempt
+    await storage.to_uploaded(stuck.key)
+    await coordinator.until(in_state(coordinator, waiting.key, FileState.IMPORTED))
+
+
+@pytest_twisted.ensureDeferred
 async def test_closing_before_the_slices_are_known(coordinator: Coordinator) -> None:
     """A file whose slices the mirror doesn't know yet costs no failed attempt."""
     await coordinator.storage.open_file()

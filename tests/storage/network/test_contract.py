@@ -482,15 +482,16 @@ async def test_much_more_than_the_window_arrives(remote: Provided) -> None:
     assert len(remote.content()) == 32 * len(row)
 
 
+@pytest.mark.parametrize("how", ["loseConnection", "abortConnection"])
 @pytest_twisted.ensureDeferred
-async def test_a_lost_connection_is_told_and_survived(remote: Provided) -> None:
+async def test_a_lost_connection_is_told_and_survived(remote: Provided, how: str) -> None:
     """Appends on their way fail, the listener knows, and the next opening finds the writer."""
     assert remote.factory is not None
     file, listener = await _open(remote)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
     pending = file.append(2, b"b\n", level=SyncLevel.SYNCED)
     for connection in list(remote.factory.connections):
-        connection.transport.abortConnection()
+        getattr(connection.transport, how)()
     with pytest.raises(WriterUnavailable):
         await pending
     await until(lambda: listener.reasons)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -18,10 +19,13 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.python.threadpool import ThreadPool
 
+from stream.errors import UserError
 from stream.etcd import EtcdClient
+from stream.ops.metrics import Metrics
 from stream.settings import Settings
 from stream.staging import Chunks, StagingError
 from stream.storage.entity import Slice
+from stream.storage.reader import service as service_module
 from stream.storage.reader.service import StorageReaderService
 from stream.storage.state import SliceState
 from stream.storage.statistics import Statistics
@@ -87,6 +91,7 @@ class World:
         self.storage = Storage(etcd)
         self.uploader = FakeUploader()
         self.damaged: list[str] = []
+        self.metrics = Metrics()
         self.volume = root / "default" / "one"
         self.volume.mkdir(parents=True)
         (self.volume / "volume-id").write_text("vol-1")
@@ -125,6 +130,7 @@ class World:
             pool=self.pool,
             now=lambda: self.storage.now,
             damaged=lambda key: self.damaged.append(str(key)),
+            metrics=self.metrics,
         )
         self.readers.append(reader)
         await reader.startService()
@@ -147,6 +153,15 @@ class World:
 
         await until(done)
         return await self.storage.slice(slice_.key)
+
+    async def failing(self) -> float:
+        """The metric's sum of slices that could not be uploaded."""
+        self.metrics.collect()
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in self.metrics.page().decode().splitlines()
+            if line.startswith("stream_sink_failing_uploads{")
+        )
 
     async def statistics(self, slice_: Slice) -> Statistics:
         return (await slice_statistics(self.etcd, slice_.key)).staging
@@ -308,6 +323,39 @@ async def test_a_stop_waits_for_the_upload_that_runs(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_stop_gives_up_an_upload_that_does_not_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It isn't a failed attempt, the volume stays locked while a thread may be at work, and the
+    reader's next life uploads the slice at once."""
+    monkeypatch.setattr(service_module, "STOP_SECONDS", 0.1)
+    slice_ = await world.slice()
+    world.put(slice_, _group(b"a"))
+    world.uploader.hold = Deferred()
+    reader = await world.read()
+
+    async def started() -> bool:
+        return bool(world.uploader.started)
+
+    await until(started)
+    began = reactor.seconds()
+    await reader.stopService()
+    assert reactor.seconds() - began < 2
+    left = await world.storage.slice(slice_.key)
+    assert (left.state, left.retry.retry_attempt) == (SliceState.UPLOADING, 0)
+    assert not world.uploader.reported
+    with pytest.raises(UserError, match="already locked"):
+        await world.read()
+    world.root = world.root.rename(world.root.with_name("after the end of the process"))
+    (world.root / "default/one/reader.lock").unlink()
+    world.uploader.hold = None
+    await world.read()
+    await world.uploaded(slice_)
+    assert gzip.decompress(world.uploader.objects[slice_.staging.path]) == b'"a"\n'
+    assert world.uploader.reported == [None]
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_upload_that_takes_too_long_is_told_in_words(world: World) -> None:
     """The reason of the failed attempt says what took how long."""
     slice_ = await world.slice()
@@ -319,6 +367,32 @@ async def test_an_upload_that_takes_too_long_is_told_in_words(world: World) -> N
     assert failed.retry.retry_reason == (
         "slice upload failed: the upload of a slice took longer than 0.2 s"
     )
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_that_was_given_up_can_be_asked_for(world: World) -> None:
+    """After fifty attempts that no repetition could mend there are no more by themselves; the
+    metric tells of the slice until somebody who has mended the cause lets it be uploaded."""
+    slice_ = await world.slice()
+    world.put(slice_, _group(b"a"))
+    for _ in range(49):
+        await world.storage.fail_slice(slice_.key)
+    world.storage.tick(4 * 3600)
+    world.uploader.failures.append(StagingError("expired", retryable=False))
+    reader = await world.read()
+    failed = await world.failed(slice_, 50)
+    assert failed.retry.retry_after is not None
+    assert (failed.retry.retry_after - world.storage.now).days > 3600
+    assert await world.failing() == 1
+    assert await reader.retry(attrs.evolve(slice_.key.sink_key, sink_id="other")) == []
+    assert await reader.retry(slice_.key.sink_key) == [slice_.key]
+    await world.uploaded(slice_)
+    assert world.uploader.started == 2
+
+    async def none_fails() -> bool:
+        return await world.failing() == 0
+
+    await until(none_fails)
 
 
 @pytest_twisted.ensureDeferred

@@ -50,6 +50,14 @@ def test_new_records_follow_the_good_ones_of_a_damaged_file(
     again.close()
 
 
+def test_files_of_both_kinds_of_names_are_uploaded(tmp_path: Path, directory: Path) -> None:
+    """Hidden ones are left out by nobody, and keep their names however often they are read."""
+    (directory / "slice-a.csv.gz").write_bytes(_PARTS[0])
+    (directory / ".slice-b.csv.gz").write_bytes(_PARTS[1])
+    for _ in range(2):
+        assert sorted(_uploaded(tmp_path).splitlines()) == [b'"0"', b'"1"']
+
+
 def test_a_file_still_open_for_writing_is_not_taken_for_finished(
     tmp_path: Path, directory: Path
 ) -> None:

@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from stream.etcd import EtcdClient
 from stream.storage.entity import Slice
 from stream.storage.network.interface import NoSpace, SyncLevel, WriterError, WriterUnavailable
+from stream.storage.volumes.local_volume import free_bytes
 from stream.storage.writer import appender as appender_module
 from stream.storage.writer import disk
 from stream.storage.writer import service as service_module
@@ -142,6 +143,38 @@ async def test_a_failing_disk_is_not_trusted(
     assert (node.volumes / "hdd/one" / slice_.local.dir / "slice-s.csv.gz").read_bytes() == (
         b"a\nb\n"
     )
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_look_that_began_before_a_failure_does_not_hide_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails while it is looked at is drained all the same."""
+    service = await node.start()
+    slice_ = await _slice(node, "one")
+    file = await service.writer.open(slice_, "s", Listener())
+    looking, let_go = threading.Event(), threading.Event()
+
+    def slow(path: Path) -> tuple[int, int]:
+        if path.name == "one" and not looking.is_set():
+            looking.set()
+            let_go.wait(20)
+        return free_bytes(path)
+
+    monkeypatch.setattr("stream.storage.writer.service.free_bytes", slow)
+    await until(looking.is_set)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "os", FaultyDisk(fdatasync=fail))
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(WriterUnavailable):
+            await file.append(0, b"a\n", level=SyncLevel.SYNCED)
+        let_go.set()
+        await until(lambda: _drained(node, "one"))
+    await until(lambda: _not(_drained(node, "one")))
 
 
 @pytest.mark.parametrize("level", [SyncLevel.WRITTEN, SyncLevel.SYNCED])

@@ -89,7 +89,7 @@ class Node:
             address_host="127.0.0.1",
             volumes_path=str(self.volumes),
             network=network,
-            cleanup=Settings().storage.disk_cleanup,
+            cleanup=options.pop("cleanup", Settings().storage.disk_cleanup),
             **options,
         )
         await service.startService()
@@ -250,7 +250,7 @@ async def test_a_slice_that_is_gone_is_sealed(node: Node) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_orphaned_directories_are_removed(node: Node) -> None:
-    """At the start already; what etcd knows stays."""
+    """At the start already, one at a time if so set; what etcd knows stays."""
     first = await node.start()
     slice_ = await _slice(node)
     file = await first.writer.open(slice_, "source-1", Listener())
@@ -259,7 +259,8 @@ async def test_orphaned_directories_are_removed(node: Node) -> None:
     orphan = node.volumes / "HDD/one/1/2/source/sink/file/slice"
     orphan.mkdir(parents=True)
     (orphan / "slice-x.csv").write_text("x")
-    await node.start()
+    orphan.with_name("another").mkdir()
+    await node.start(cleanup=attrs.evolve(Settings().storage.disk_cleanup, concurrency=1))
     await until(lambda: not (node.volumes / "HDD/one/1").exists())
     stored = node.volumes / "HDD/one" / slice_.local.dir / "slice-source-1.csv.gz"
     assert stored.read_bytes() == b"a\n"

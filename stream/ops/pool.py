@@ -1,4 +1,4 @@
-"""The threads of one volume. A disk that hangs for ever must not keep the process from ending."""
+"""Threads that must not keep the process from ending: a disk or a far end may hang for ever."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
-__all__ = ["VolumePool"]
+__all__ = ["LeavablePool"]
 
 
 class _Thread(Thread):
@@ -18,7 +18,7 @@ class _Thread(Thread):
         super().__init__(*args, **options, daemon=True)
 
 
-class VolumePool(ThreadPool):
+class LeavablePool(ThreadPool):
     """A pool that can be left with a job that never ends."""
 
     threadFactory = _Thread

@@ -1,0 +1,248 @@
+"""What a source node reports to coordinators, and which slices it writes to; with a real etcd."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.python.threadpool import ThreadPool
+
+from stream.errors import UserError
+from stream.etcd import EtcdClient, EtcdUnavailable, Session
+from stream.mapping.render import Renderer
+from stream.settings import Settings
+from stream.settings.declare import with_values
+from stream.sink.balancing import Balancer
+from stream.sink.collector import Collector
+from stream.sink.quota import Quotas
+from stream.sink.router import SinkRouter, SinkTarget
+from stream.sink.sink_pipeline import PipelineContext
+from stream.storage import prefix
+from stream.storage.entity import Slice
+from stream.storage.key import SliceKey
+from stream.storage.repository import StorageRepository
+from stream.storage.state import Level
+from stream.storage.statistics_reads import slice_statistics
+from tests.sink.fakes import FakeOpener, FakeWaiter
+from tests.storage.world import SOURCE_KEY, Storage
+from tests.waiting import until
+
+reactor: Any = _reactor
+
+
+class World:
+    """A source node over two slices of one sink, whose writer answers when it is told to."""
+
+    def __init__(self, etcd: EtcdClient) -> None:
+        self.etcd = etcd
+        self.storage = Storage(etcd)
+        level = with_values(
+            Settings().storage.level, {("local", "volume", "assignment", "count"): 2}
+        )
+        self.storage.repository = StorageRepository(level, lambda: self.storage.volumes)
+        self.session = Session(etcd, ttl=10, reactor=reactor)
+        self.opener = FakeOpener(at_once=False)
+        self.pool = ThreadPool(0, 2)
+        self.collector = Collector(etcd, "node-1", 0.02, reactor)
+        self.nodes = ["node-1"]
+        self._renderer: Renderer | None = None
+        self.router = self._router()
+
+    def _router(self) -> SinkRouter:
+        context = PipelineContext(
+            node_id="node-1",
+            opener=self.opener,
+            reactor=reactor,
+            pool=self.pool,
+            collector=self.collector,
+            balancer=Balancer("roundRobin"),
+        )
+        return SinkRouter(
+            self.etcd,
+            self.session,
+            context,
+            nodes=lambda: self.nodes,
+            minimum_slices=1,
+            volume=lambda _: None,
+            quotas=Quotas(self.etcd, 1.0, reactor),
+        )
+
+    async def start(self) -> None:
+        self.pool.start()
+        await self.session.startService()
+        await self.storage.define()
+        await self.storage.open_file()
+        await self.router.startService()
+
+    async def stop(self) -> None:
+        self.opener.at_once = True
+        for file in self.opener.files:
+            file.at_once = True
+        self.answer()
+        await self.router.stopService()
+        await self.session.stopService()
+        self.pool.stop()
+
+    @property
+    def target(self) -> SinkTarget:
+        [(_, target)] = self.router.eligible(SOURCE_KEY, "")
+        return target
+
+    def write(self) -> FakeWaiter:
+        """One row, to one of the slices."""
+        waiter = FakeWaiter()
+        if self._renderer is None:  # to ask for it takes a turn of the balancing
+            self._renderer = self.target.renderer(1000)
+        self.target.write_rows(b'"a"\n', 1, 1000, self._renderer, waiter)
+        return waiter
+
+    def answer(self) -> None:
+        for file in self.opener.files:
+            while file.waiting:
+                file.answer()
+
+    async def report(self) -> int:
+        kv = await self.etcd.get(f"{prefix.CLOSE_SYNC}node-1")
+        return -1 if kv is None else int(kv.value)
+
+    async def close(self, key: SliceKey) -> int:
+        """Rotate a slice; the revision of that."""
+        await self.storage.rotate_slice(key)
+        kv = await self.etcd.get(f"{prefix.slice_level(Level.LOCAL)}{key}")
+        assert kv is not None
+        return kv.mod_revision
+
+    def written(self) -> set[SliceKey]:
+        return {pipeline.slice.key for pipeline in self.router.slices()}
+
+    async def write_everywhere(self) -> list[Slice]:
+        """Rows are on their way to both slices, which are returned."""
+        slices = await self.storage.slices()
+        self.write()
+        await until(lambda: len(self.opener.files) == len(slices))
+        for _ in slices:
+            self.write()
+        await until(lambda: all(file.waiting for file in self.opener.files))
+        return slices
+
+
+@pytest_twisted.async_yield_fixture()
+async def world(etcd: EtcdClient) -> AsyncIterator[World]:
+    made = World(etcd)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_change_is_reported_when_what_it_closed_is_closed(world: World) -> None:
+    """Not while a row is on its way to the slice; then its statistics are in etcd already."""
+    first, second = await world.write_everywhere()
+    revision = await world.close(first.key)
+    later = await world.close(second.key)
+    await until(lambda: len(world.opener.files) >= 3)
+    await deferLater(reactor, 0.1)
+    assert await world.report() < revision < later
+    world.answer()
+
+    async def reported() -> bool:
+        reached: bool = await world.report() >= later
+        return reached
+
+    while not await reported():
+        world.answer()
+        await deferLater(reactor, 0.01)
+    statistics = (await slice_statistics(world.etcd, first.key)).local
+    assert statistics.records_count
+    assert not world.written() & {first.key, second.key}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_change_is_not_reported_before_the_counts_are_stored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long etcd refuses them: whoever closes the slice decides by them."""
+    first, _ = await world.write_everywhere()
+    refused: list[object] = []
+
+    async def away(*args: Any) -> Any:
+        refused.append(args)
+        raise EtcdUnavailable("etcd is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stream.sink.collector.atomic", away)
+        world.answer()
+        revision = await world.close(first.key)
+        await until(lambda: len(refused) > 2)
+        assert await world.report() < revision
+
+    async def reported() -> bool:
+        world.answer()
+        return await world.report() >= revision
+
+    await until(reported)
+    assert (await slice_statistics(world.etcd, first.key)).local.records_count
+
+
+@pytest_twisted.ensureDeferred
+async def test_new_slices_are_open_before_old_ones_close(world: World) -> None:
+    """Rows find a slice at any time of a rotation."""
+    slices = await world.write_everywhere()
+    for slice_ in slices:
+        await world.close(slice_.key)
+
+    def moved() -> bool:
+        world.write()
+        world.answer()
+        return bool(world.written()) and not world.written() & {s.key for s in slices}
+
+    await until(moved)
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_lease_no_row_is_taken(world: World) -> None:
+    """Nobody would wait for the node; its report comes back with the new lease."""
+    (first, _) = await world.write_everywhere()
+    world.answer()
+    revision = await world.close(first.key)
+
+    async def reported() -> bool:
+        world.answer()
+        return await world.report() >= revision
+
+    await until(reported)
+    renewed: Deferred[None] = Deferred()
+    world.session.on_lost.append(world.router.session_lost)
+    world.session.on_renewed += [world.router.session_renewed, lambda: renewed.callback(None)]
+    await world.etcd.call("lease/revoke", {"ID": world.session.lease_id})
+    world.session._expired()
+    with pytest.raises(UserError) as refused:
+        world.write()
+    assert (refused.value.status, refused.value.name) == (503, "leaseLost")
+    await renewed
+    assert await reported()
+    world.write()
+
+
+@pytest_twisted.ensureDeferred
+async def test_nodes_that_come_and_go_share_the_slices_anew(world: World) -> None:
+    """At once, not at the next change of slices; together they leave no slice out."""
+    first, second = await world.write_everywhere()
+    world.answer()
+    assert world.written() == {first.key, second.key}
+    world.nodes = ["node-1", "node-2"]
+    await world.router.nodes_changed()
+    [left] = world.written()
+    world.nodes = ["node-0", "node-1"]
+    changing = ensureDeferred(world.router.nodes_changed())
+    await changing
+    [other] = world.written()
+    assert {left, other} == {first.key, second.key}
+    world.nodes = ["node-1"]
+    await world.router.nodes_changed()
+    assert world.written() == {first.key, second.key}
