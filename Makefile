@@ -1,12 +1,12 @@
 # Every task of the project; `make help` lists them.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-COMPONENTS := etcd,sandbox,api,http-source,storage-writer,storage-reader,storage-coordinator
+COMPONENTS ?= etcd,sandbox,api,http-source,storage-writer,storage-reader,storage-coordinator
 CONFIG ?= provisioning/local/stream.yaml
-VOLUME := var/volumes/default/001
+VOLUME ?= var/volumes/default/001
 DURATION ?= 600
 RATE ?= 500
 CHAOS ?=
