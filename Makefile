@@ -109,7 +109,8 @@ benchmark-k6: target/k6 ## Run the k6 benchmark against K6_API_HOST; K6_API_TOKE
 benchmark-wrk: ## Run the same benchmark with wrk; needs wrk, curl, jq and K6_API_TOKEN=…
 	scripts/wrk/stream-api/benchmark.sh
 
-render: ## Render the Kubernetes templates of CLOUD_PROVIDER into provisioning/stream/kubernetes/deploy
+render: export CLOUD_ENCRYPTION_PROVIDER ?= none
+render: ## Render the Kubernetes templates of CLOUD_PROVIDER into provisioning/stream/kubernetes/deploy; names a missing variable
 	provisioning/stream/kubernetes/build.sh
 
 deploy-local: ## Install into MiniKube on this machine; needs docker, minikube, kubectl, helm, jq

@@ -45,7 +45,10 @@ def base(name):
     for part in ("bin", "sbin", "lib", "lib64"):
         (new / part).symlink_to(f"usr/{part}")
     subprocess.run(["mount", "-t", "proc", "proc", str(new / "proc")], check=False)
-    for name in ("passwd", "group", "shadow", "gshadow", "login.defs", "resolv.conf", "hosts", "nsswitch.conf"):
+    # The accounts of a base image, not those of this machine.
+    (new / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n")
+    (new / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
+    for name in ("login.defs", "resolv.conf", "hosts", "nsswitch.conf"):
         if Path("/etc", name).exists():
             shutil.copy(Path("/etc", name), new / "etc" / name)
     for name in ("ssl", "alternatives", "pip.conf", "default"):
