@@ -146,7 +146,7 @@ def test_differences_of_dumps(place: Place, tmp_path: Path) -> None:
 
 
 def test_every_script_is_run() -> None:
-    """No script of the tree is left out here, but the download of MiniKube."""
+    """No script of the tree is left out here, but those of images."""
     folder = ROOT / "provisioning"
     here = {str(path.relative_to(folder)) for path in folder.rglob("*.sh")}
     stream = ["deploy", "deploy_local", "rollout-stream", "included", *PROVIDERS, "common", "wait"]
@@ -154,5 +154,6 @@ def test_every_script_is_run() -> None:
     expected |= {"stream/kubernetes/build.sh", "stream/kubernetes/benchmark.sh"}
     expected |= {f"common/scripts/k8s/{name}.sh" for name in ("diff", "dump", "logs")}
     expected |= {f"common/scripts/minikube/{name}.sh" for name in ("install", "logs", "start")}
-    assert here - expected == {"stream/docker/k6/entrypoint.sh"}
+    images = {"stream/docker/k6/entrypoint.sh", "dev/docker/steps.sh"}
+    assert here - expected == images
     assert expected <= here
