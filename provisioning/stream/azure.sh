@@ -1,11 +1,6 @@
 #!/usr/bin/env bash
 # Azure: AKS behind an application gateway, which is told the addresses of the two services.
-set -Eeuo pipefail
-
-if [[ "${BASH_SOURCE[0]}" == "${0}" ]]; then
-  echo 'This script should not be executed directly, please run "deploy.sh" instead.' >&2
-  exit 1
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/included.sh"
 
 : "${RESOURCE_GROUP:?Missing RESOURCE_GROUP}"
 
@@ -17,20 +12,10 @@ output() {
 CLUSTER_NAME=$(output kbc-aks clusterName)
 az aks get-credentials --name "$CLUSTER_NAME" --resource-group "$RESOURCE_GROUP" --overwrite-existing
 
-export ETCD_STORAGE_CLASS_NAME="${ETCD_STORAGE_CLASS_NAME:-etcd-gp3}"
-export ETCD_SNAPSHOT_STORAGE_CLASS_NAME="${ETCD_SNAPSHOT_STORAGE_CLASS_NAME:-stream-etcd-snapshots}"
-export CLOUD_ENCRYPTION_PROVIDER="${CLOUD_ENCRYPTION_PROVIDER:-azure}"
 export ETCD_IMAGE_REGISTRY="${ETCD_IMAGE_REGISTRY:-keboola.azurecr.io}"
 export ETCD_IMAGE_REPOSITORY="${ETCD_IMAGE_REPOSITORY:-bitnami-etcd}"
 export ETCD_IMAGE_PULL_SECRETS="${ETCD_IMAGE_PULL_SECRETS:-acr-secret}"
-
-source ./common.sh
-
-for object in storage-class-azure api-service http-source-service; do
-  kubectl apply -f "./kubernetes/deploy/$object.yaml"
-done
-
-source ./wait.sh
+install_at azure storage-class-azure api-service http-source-service
 
 # address APP: the IP of its load balancer, which Azure gives after a while (at most 15 minutes).
 address() {

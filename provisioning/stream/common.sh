@@ -1,11 +1,6 @@
 #!/usr/bin/env bash
 # Installs etcd and Stream into the cluster that kubectl points at. Read by the script of a cloud.
-set -Eeuo pipefail
-
-if [[ "${BASH_SOURCE[0]}" == "${0}" ]]; then
-  echo 'This script should not be executed directly, please run "deploy.sh" instead.' >&2
-  exit 1
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/included.sh"
 
 # The original says ETCD_STORAGE_CLASS_NAME; both names are understood.
 : "${STREAM_ETCD_STORAGE_CLASS_NAME:=${ETCD_STORAGE_CLASS_NAME:-}}"
@@ -50,6 +45,14 @@ kubectl apply -f ./kubernetes/deploy/namespace.yaml
 # The password is kept over upgrades; on the first install the chart makes one.
 ETCD_ROOT_PASSWORD=$(kubectl get secret --namespace "$NAMESPACE" stream-etcd --ignore-not-found \
   -o jsonpath='{.data.etcd-root-password}' | base64 --decode)
+
+# The secret of source nodes and disk writers is made once, and kept. Not on a command line, as below.
+if [[ -z "$(kubectl get secret --namespace "$NAMESPACE" stream-writer --ignore-not-found -o name)" ]]; then
+  kubectl create -f - <<SECRET
+{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "stream-writer", "namespace": "$NAMESPACE"},
+ "stringData": {"secret": "$(head -c 32 /dev/urandom | base64 --wrap=0)"}}
+SECRET
+fi
 
 etcd_options=(
   --set "replicaCount=$STREAM_ETCD_REPLICAS"

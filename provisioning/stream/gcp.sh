@@ -1,11 +1,6 @@
 #!/usr/bin/env bash
 # Google: a GKE cluster that Terraform describes in ./gcp, an ingress for each of the two addresses.
-set -Eeuo pipefail
-
-if [[ "${BASH_SOURCE[0]}" == "${0}" ]]; then
-  echo 'This script should not be executed directly, please run "deploy.sh" instead.' >&2
-  exit 1
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/included.sh"
 
 : "${TERRAFORM_REMOTE_STATE_BUCKET:?Missing TERRAFORM_REMOTE_STATE_BUCKET}"
 : "${TF_INIT_ONLY:=false}"
@@ -37,13 +32,5 @@ if ! command -v gke-gcloud-auth-plugin >/dev/null; then
 fi
 gcloud container clusters get-credentials "$CLUSTER_NAME" --location "$CLUSTER_LOCATION" --project "$GCP_PROJECT"
 
-export ETCD_SNAPSHOT_STORAGE_CLASS_NAME="${ETCD_SNAPSHOT_STORAGE_CLASS_NAME:-stream-etcd-snapshots}"
-export CLOUD_ENCRYPTION_PROVIDER="${CLOUD_ENCRYPTION_PROVIDER:-gcp}"
-
-source ./common.sh
-
-for object in storage-class-gcp api-service api-ingress http-source-service http-source-ingress; do
-  kubectl apply -f "./kubernetes/deploy/$object.yaml"
-done
-
-source ./wait.sh
+export ETCD_STORAGE_CLASS_NAME="${ETCD_STORAGE_CLASS_NAME:-standard-rwo}"
+install_at gcp storage-class-gcp api-service api-ingress http-source-service http-source-ingress

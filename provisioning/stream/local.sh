@@ -1,11 +1,6 @@
 #!/usr/bin/env bash
 # MiniKube on this machine; everything has a default.
-set -Eeuo pipefail
-
-if [[ "${BASH_SOURCE[0]}" == "${0}" ]]; then
-  echo 'This script should not be executed directly, please run "deploy.sh" instead.' >&2
-  exit 1
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/included.sh"
 
 # default NAME VALUE
 default() { export "$1=${!1:-$2}"; }
@@ -33,7 +28,6 @@ for name in FAST MEDIUM SLOW; do
 done
 default ETCD_SNAPSHOT_STORAGE_CLASS_NAME csi-hostpath-sc
 default ETCD_SNAPSHOT_VOLUME_SIZE 100Mi
-default CLOUD_ENCRYPTION_PROVIDER none
 
 if ! minikube status --profile "$MINIKUBE_PROFILE" >/dev/null; then
   ../common/scripts/minikube/start.sh
@@ -49,13 +43,7 @@ minikube image load --profile "$MINIKUBE_PROFILE" --overwrite=true "$BENCHMARK_I
 minikube image ls --profile "$MINIKUBE_PROFILE"
 kubectl label nodes --overwrite --all nodepool=main
 
-source ./common.sh
-
-for object in api-service http-source-service; do
-  kubectl apply -f "./kubernetes/deploy/$object.yaml"
-done
-
-source ./wait.sh
+install_at none api-service http-source-service
 
 echo "To use this cluster:   export MINIKUBE_PROFILE=$MINIKUBE_PROFILE"
 echo "To use another again:  unset MINIKUBE_PROFILE"

@@ -19,7 +19,7 @@ echo "API loadbalancer: $API_URL"
 echo "HTTP source loadbalancer: $HTTP_SOURCE_URL"
 
 # By the key's place, whatever stands there: "api:" and "source:" are keys of the first level.
-kubectl get configmap stream-config --namespace "$NAMESPACE" -o json |
+changed=$(kubectl get configmap stream-config --namespace "$NAMESPACE" -o json |
   jq --arg api "$API_URL" --arg source "$HTTP_SOURCE_URL" '
     .data["config.yaml"] |= ([foreach split("\n")[] as $line ({top: ""};
       (if ($line | test("^[a-zA-Z]")) then .top = ($line | split(":")[0]) else . end)
@@ -27,8 +27,8 @@ kubectl get configmap stream-config --namespace "$NAMESPACE" -o json |
           ($line | sub("publicUrl:.*"; "publicUrl: \($api)"))
         elif ($line | test("^ +publicUrl:")) and .top == "source" then
           ($line | sub("publicUrl:.*"; "publicUrl: \($source)"))
-        else $line end); .line)] | join("\n"))' |
-  kubectl apply -f -
+        else $line end); .line)] | join("\n"))')
+kubectl apply -f - <<<"$changed"
 
 for workload in deployment/stream-api deployment/stream-http-source deployment/stream-storage-coordinator \
   statefulset/stream-storage-writer-reader; do

@@ -1,11 +1,6 @@
 #!/usr/bin/env bash
 # Waits until every part runs in its new version; prints the logs of one that doesn't.
-set -Eeuo pipefail
-
-if [[ "${BASH_SOURCE[0]}" == "${0}" ]]; then
-  echo 'This script should not be executed directly, please run "deploy.sh" instead.' >&2
-  exit 1
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/included.sh"
 
 : "${NAMESPACE:?Missing NAMESPACE}"
 : "${KUBERNETES_ROLLOUT_WAIT:=1200s}"

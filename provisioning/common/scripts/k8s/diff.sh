@@ -19,4 +19,9 @@ normalised() {
     | paths(scalars) as $path | "\($path | map(tostring) | join(".")) = \(getpath($path) | tojson)"
   ' "$1" | sort
 }
-diff --unified=0 <(normalised "$1") <(normalised "$2")
+# Not by <(…): a dump that can't be read would be an empty one, equal to another.
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+normalised "$1" >"$folder/old"
+normalised "$2" >"$folder/new"
+diff --unified=0 --label "$1" --label "$2" "$folder/old" "$folder/new"

@@ -1,0 +1,159 @@
+"""Every script calls the tools as the lists in calls/ have it, from the first call to the last.
+
+After a change that is meant, CALLS_UPDATE=1 writes the lists anew; read their difference.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.provisioning.place import PROVIDERS, ROOT, Place
+
+_LISTS = Path(__file__).parent / "calls"
+
+
+def _compare(place: Place, name: str) -> None:
+    called = "".join(
+        f"{call}\n".replace(str(place.calls_file.parent), "FOLDER") for call in place.calls
+    )
+    expected = _LISTS / f"{name}.txt"
+    if os.environ.get("CALLS_UPDATE"):
+        expected.write_text(called)
+    assert called == expected.read_text()
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_deployment(place: Place, provider: str) -> None:
+    """A first installation signs in, installs everything in order, and waits for it."""
+    done = place.run("deploy.sh", CLOUD_PROVIDER=provider)
+    assert done.returncode == 0, done.stderr
+    _compare(place, provider)
+
+
+def test_deployment_on_this_machine(place: Place) -> None:
+    """Nothing needs to be set; a cluster that is down is started; both addresses are printed."""
+    kept = {"PATH", "CALLS", "APPLIED", "ETCD_SECRET", "WRITER_SECRET", "FAIL"}
+    place.environ = {name: value for name, value in place.environ.items() if name in kept}
+    done = place.run("deploy_local.sh", RUNNING="", STREAM_IMAGE_TAG="tag")
+    assert done.returncode == 0, done.stderr
+    assert "http://192.168.49.2:30001" in done.stdout
+    assert "http://192.168.49.2:30002" in done.stdout
+    _compare(place, "deploy_local")
+
+
+def test_gcp_only_initialised(place: Place) -> None:
+    """TF_INIT_ONLY does nothing but the first step."""
+    done = place.run("deploy.sh", CLOUD_PROVIDER="gcp", TF_INIT_ONLY="true")
+    assert done.returncode == 0, done.stderr
+    _compare(place, "gcp-init")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("../common/scripts/minikube/start.sh", []),
+        ("../common/scripts/minikube/logs.sh", []),
+        ("../common/scripts/k8s/dump.sh", ["dump.json"]),
+        ("../common/scripts/k8s/logs.sh", ["logs"]),
+        ("kubernetes/benchmark.sh", []),
+        ("rollout-stream.sh", []),
+    ],
+)
+def test_other_script(place: Place, tmp_path: Path, script: str, words: list[str]) -> None:
+    """A script besides the deployment calls what its list has."""
+    config = tmp_path / "map.json"
+    config.write_text('{"data": {"config.yaml": ""}}')
+    place.environ["STORAGE_API_TOKEN"] = "my-token"
+    found = [str(tmp_path / word) for word in words]
+    done = place.run(script, *found, CONFIG_MAP=str(config))
+    assert done.returncode == 0, done.stderr
+    _compare(place, script.removeprefix("../common/scripts/").removesuffix(".sh").replace("/", "-"))
+
+
+def test_secret_of_writers_is_made_once(place: Place) -> None:
+    """The first installation makes a secret that no command line shows; the next keeps it."""
+    assert place.run("deploy.sh", CLOUD_PROVIDER="aws").returncode == 0
+    assert place.applied.is_file()
+    made = yaml.safe_load(place.applied.read_text())
+    secret = made["stringData"]["secret"]
+    assert made["metadata"] == {"name": "stream-writer", "namespace": "stream"}
+    assert len(base64.b64decode(secret)) == 32
+    assert secret not in "".join(place.calls)
+    place.applied.unlink()
+    done = place.run("deploy.sh", CLOUD_PROVIDER="aws", WRITER_SECRET="secret/stream-writer")
+    assert done.returncode == 0
+    assert not place.applied.exists()
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_secret_reaches_both_ends(place: Place, provider: str) -> None:
+    """Source nodes and disk writers read the same secret, and no other container does."""
+    name = "STREAM_STORAGE_LEVEL_LOCAL_WRITER_NETWORK_SECRET"
+    found = {}
+    for value in place.rendered(provider).values():
+        for container in (
+            value.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
+        ):
+            for variable in container["env"]:
+                if variable["name"] == name:
+                    found[container["name"]] = variable["valueFrom"]["secretKeyRef"]
+    reference = {"name": "stream-writer", "key": "secret"}
+    assert found == {"stream-http-source": reference, "stream-storage-writer": reference}
+
+
+def test_token_of_benchmark_is_only_in_its_secret(place: Place) -> None:
+    """The token is in what the cluster gets, and neither on a command line nor in a file here."""
+    done = place.run("kubernetes/benchmark.sh", STORAGE_API_TOKEN="my-token")
+    assert done.returncode == 0, done.stderr
+    applied = Path(f"{place.applied}.all").read_text()
+    assert base64.b64encode(b"my-token").decode() in applied
+    assert "my-token" not in "".join(place.calls) + done.stdout + done.stderr
+    done = place.run("kubernetes/benchmark.sh")
+    assert done.returncode == 1
+    assert "Missing STORAGE_API_TOKEN" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["aws", "azure", "gcp", "local", "common", "wait", "included"])
+def test_part_is_not_run_alone(place: Place, name: str) -> None:
+    """A script that deploy.sh reads says so if it is run itself, and calls nothing."""
+    (place.stream / f"{name}.sh").chmod(0o755)
+    done = place.run(f"{name}.sh")
+    assert done.returncode == 1
+    assert 'please run "deploy.sh" instead' in done.stderr
+    assert place.calls == []
+
+
+def test_differences_of_dumps(place: Place, tmp_path: Path) -> None:
+    """What changes in each run doesn't differ; a changed value does, and is named."""
+    item = '{"kind": "Service", "metadata": {"name": "a", "uid": "%s"}, "spec": {"value": "%s"}}'
+    text = '{"items": [' + item + "]}"
+    old, same, other = (tmp_path / name for name in ("old", "same", "other"))
+    old.write_text(text % ("1", "x"))
+    same.write_text(text % ("2", "x"))
+    other.write_text(text % ("1", "y"))
+    script = "../common/scripts/k8s/diff.sh"
+    assert place.run(script, str(old), str(same)).returncode == 0
+    done = place.run(script, str(old), str(other))
+    assert done.returncode == 1
+    assert '+Service/a.spec.value = "y"' in done.stdout
+    other.write_text("{}")
+    assert place.run(script, str(other), str(other)).returncode not in (0, 1)
+
+
+def test_every_script_is_run() -> None:
+    """No script of the tree is left out here, but those of images."""
+    folder = ROOT / "provisioning"
+    here = {str(path.relative_to(folder)) for path in folder.rglob("*.sh")}
+    stream = ["deploy", "deploy_local", "rollout-stream", "included", *PROVIDERS, "common", "wait"]
+    expected = {f"stream/{name}.sh" for name in stream}
+    expected |= {"stream/kubernetes/build.sh", "stream/kubernetes/benchmark.sh"}
+    expected |= {f"common/scripts/k8s/{name}.sh" for name in ("diff", "dump", "logs")}
+    expected |= {f"common/scripts/minikube/{name}.sh" for name in ("install", "logs", "start")}
+    images = {"stream/docker/k6/entrypoint.sh", "dev/docker/steps.sh"}
+    assert here - expected == images
+    assert expected <= here

@@ -1,0 +1,124 @@
+"""Images and the composition of containers, as far as they can be checked without an engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stream.settings import load
+from tests.provisioning.place import ROOT
+
+_FILES = sorted(
+    path
+    for folder in (ROOT / "provisioning" / "stream" / "docker", ROOT / "provisioning" / "dev")
+    for path in folder.rglob("Dockerfile")
+)
+_COMPOSE = ROOT / "docker-compose.yml"
+
+
+def _tool(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def _steps(path: Path) -> list[tuple[str, str]]:
+    lines = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.MULTILINE).replace("\\\n", "")
+    found = (line.strip().partition(" ") for line in lines.splitlines() if line.strip())
+    return [(name, rest.strip()) for name, _, rest in found]
+
+
+@pytest.mark.parametrize("path", _FILES, ids=lambda path: path.parent.name)
+def test_hadolint(path: Path) -> None:
+    """No image has a finding of hadolint, but that Debian's packages have no version."""
+    command = [_tool("hadolint"), "--no-color", "--ignore=DL3008", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", _FILES, ids=lambda path: path.parent.name)
+def test_copied_files_exist(path: Path) -> None:
+    """What is copied is in the repository, or made by a stage above."""
+    stages: set[str] = set()
+    for name, rest in _steps(path):
+        if name == "FROM" and " AS " in rest:
+            stages.add(rest.split(" AS ")[1])
+        if name == "COPY":
+            words = shlex.split(rest)
+            if words[0].startswith("--from="):
+                assert words[0].removeprefix("--from=") in stages
+            else:
+                assert all((ROOT / word).exists() for word in words[:-1]), rest
+
+
+@pytest.mark.parametrize("name", ["service", "k6"])
+def test_image_runs_as_nobody(name: str) -> None:
+    """The last user of an image that is deployed is a number other than 0, as Kubernetes asks."""
+    path = ROOT / "provisioning" / "stream" / "docker" / name / "Dockerfile"
+    users = [rest for step, rest in _steps(path) if step == "USER"]
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[-1])
+
+
+def test_composition_fits_the_schema() -> None:
+    """The file is valid for Docker Compose."""
+    command = [_tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(_COMPOSE)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_files_of_the_composition_exist() -> None:
+    """Every mounted file and every Dockerfile is in the repository, and what is linked to too."""
+    composition = yaml.safe_load(_COMPOSE.read_text())
+    services = composition["services"]
+    assert {"dev", "etcd", "sandbox", "prometheus", "grafana", "k6"} == services.keys()
+    for service in services.values():
+        if "build" in service:
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+        for volume in service.get("volumes", ()):
+            place = volume.split(":")[0]
+            assert (ROOT / place).exists() if place[0] == "." else place in composition["volumes"]
+        assert set(service.get("depends_on", ())) <= services.keys()
+
+
+def test_make_run_takes_the_environment_of_the_composition() -> None:
+    """`make run` there is the five components with the etcd and the sandbox of the others."""
+    variables = yaml.safe_load(_COMPOSE.read_text())["services"]["dev"]["environment"]
+    variables = {**variables, "STREAM_STORAGE_API_HOST": "http://sandbox:8001"}
+    command = ["make", "--no-print-directory", "-n", "-o", f"{variables['VENV']}/.installed", "run"]
+    environ = {**variables, "PATH": "/usr/bin:/bin"}
+    printed = subprocess.run(
+        command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    found = re.search(r"exec (\S+) .*--components=(\S+) --config-file (\S+)", printed)
+    assert found is not None, printed
+    assert found[1] == "/tmp/cache/venv/bin/twistd"
+    assert "etcd" not in found[2]
+    assert "sandbox" not in found[2]
+    assert "mkdir -p /tmp/volumes/default/001" in printed
+    settings = load(
+        {}, {k: v for k, v in variables.items() if "STREAM_" in k}, [str(ROOT / found[3])]
+    )
+    assert settings.etcd.endpoint == "etcd:2379"
+    assert settings.source.http.listen == "0.0.0.0:8010"
+
+
+def test_k6_service_passes_every_variable_of_the_script() -> None:
+    """Each variable that the benchmark reads can be given to the container."""
+    passed = yaml.safe_load(_COMPOSE.read_text())["services"]["k6"]["environment"]
+    text = (ROOT / "scripts" / "k6" / "stream-api" / "main.js").read_text()
+    read = set(re.findall(r'"((?:K6|STREAM)_[A-Z0-9_]+)"', text))
+    assert len(read) > 15
+    assert read <= passed.keys()
+
+
+def health_command() -> list[str]:
+    """Of the service image."""
+    path = ROOT / "provisioning" / "stream" / "docker" / "service" / "Dockerfile"
+    rest = next(rest for step, rest in _steps(path) if step == "HEALTHCHECK")
+    command: list[str] = json.loads(rest[rest.index("CMD ") + 4 :])
+    return command
