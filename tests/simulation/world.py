@@ -79,11 +79,15 @@ class Result:
 
 @attrs.define(eq=False)
 class _Request:
-    """A producer's request with one record. It is told its fate once."""
+    """A producer's request with one record. It is told its fate once.
+
+    :ivar process: that has read it; a process that was told to stop while it was paused may end
+        with requests that it never read.
+    """
 
     number: int
     world: World
-    process: Process
+    process: Process | None = None
     outcome: str = ""
 
     def stored(self) -> None:
@@ -207,12 +211,13 @@ class World:
             return
         router = node.router
         for _ in range(self.random.choice((1, 1, 1, 2, 5))):
-            request = _Request(len(self.requests), self, node.process)
+            request = _Request(len(self.requests), self)
             self.requests.append(request)
             write = partial(self._write, node, router, request)
             self.scheduler.after(0.0, write, "request", node.process)
 
     def _write(self, node: Node, router: Any, request: _Request) -> None:
+        request.process = node.process
         now = int(time_of(node.process).timestamp() * 1000)
         record = RecordContext(now, "10.0.0.1", _HEADERS, b"r%d" % request.number)
         targets = router.eligible(SOURCE_KEY, "")
