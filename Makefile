@@ -22,7 +22,7 @@ SINGLE_FILE := target/stream-service
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,12 @@ latency: install ## Measure from a closed slice to its rows, with the settings o
 
 faults: install ## Let staging, credentials, import jobs and the Storage API fail; count what is tried
 	$(BIN)/python -m benchmarks.coordination faults
+
+storm: install ## Measure how late 1,000 slices that become due together are rotated
+	$(BIN)/python -m benchmarks.coordination storm
+
+triggers: install ## Let each condition of a rotation fire alone, and show what the log says
+	$(BIN)/python -m benchmarks.coordination triggers
 
 chaos-api: install ## Change sinks through two APIs with 200 clients, then check every invariant
 	$(BIN)/python -m benchmarks.api_stress

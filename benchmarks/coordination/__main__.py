@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import benchmarks.coordination
-from benchmarks.coordination import coordinators, faults, latency
+from benchmarks.coordination import coordinators, faults, latency, storm, triggers
 
 __all__ = ["main"]
 
@@ -38,6 +38,10 @@ def main() -> int:
     failing.add_argument("--seconds", type=float, default=120.0, help="of each fault")
     failing.add_argument("--only", default="", help="part of the name of a case")
     failing.set_defaults(do=_faults)
+    names.add_parser("triggers").set_defaults(do=_triggers)
+    together = names.add_parser("storm")
+    together.add_argument("--sinks", type=int, default=1000)
+    together.set_defaults(do=_storm)
     for name in names.choices.values():
         name.add_argument("--keep", action="store_true", help="logs and data in any case")
     options = parser.parse_args()
@@ -81,6 +85,15 @@ def _faults(options: argparse.Namespace, root: Path, say: Say) -> tuple[str, boo
     names = [name for name in faults.CASES if options.only in name]
     outcomes = faults.run(root, window, names)
     return faults.markdown(outcomes, window), all(outcome.is_good for outcome in outcomes)
+
+
+def _triggers(options: argparse.Namespace, root: Path, say: Say) -> tuple[str, bool]:
+    found = triggers.run(root)
+    return triggers.markdown(found), all(case.is_good for case in found)
+
+
+def _storm(options: argparse.Namespace, root: Path, say: Say) -> tuple[str, bool]:
+    return storm.markdown(storm.measure(root, options.sinks)), True
 
 
 if __name__ == "__main__":
