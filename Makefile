@@ -10,6 +10,9 @@ VOLUME ?= var/volumes/default/001
 DURATION ?= 600
 RATE ?= 500
 CHAOS ?=
+COORDINATORS_SECONDS ?= 180
+SINKS ?= 300
+EVERY ?= 20
 SEEDS ?= 5000
 INPUTS ?= 5000000
 HISTORIES ?= 300
@@ -19,7 +22,7 @@ SINGLE_FILE := target/stream-service
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api k6 benchmark-k6 benchmark-wrk render deploy-local docker-steps
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api k6 benchmark-k6 benchmark-wrk render deploy-local docker-steps
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +77,21 @@ bench-api: install ## Measure reads of the API with 10,000 sinks; needs wrk
 
 chaos: install ## Take processes down at random under load, then count the records
 	$(BIN)/python -m benchmarks.chaos --seconds=$(DURATION) --rate=$(RATE) $(CHAOS)
+
+chaos-coordinators: install ## Kill one of three coordinators every EVERY s while they share SINKS sinks
+	$(BIN)/python -m benchmarks.coordination coordinators --seconds=$(COORDINATORS_SECONDS) --sinks=$(SINKS) --every=$(EVERY)
+
+latency: install ## Measure from a closed slice to its rows, with the settings of `make run`
+	$(BIN)/python -m benchmarks.coordination latency
+
+faults: install ## Let staging, credentials, import jobs and the Storage API fail; count what is tried
+	$(BIN)/python -m benchmarks.coordination faults
+
+storm: install ## Measure how late 1,000 slices that become due together are rotated
+	$(BIN)/python -m benchmarks.coordination storm
+
+triggers: install ## Let each condition of a rotation fire alone, and show what the log says
+	$(BIN)/python -m benchmarks.coordination triggers
 
 chaos-api: install ## Change sinks through two APIs with 200 clients, then check every invariant
 	$(BIN)/python -m benchmarks.api_stress

@@ -33,7 +33,7 @@ from stream.storage.repository import StorageRepository
 from stream.storage.volume import Volume
 from tests.e2e.processes import Deployment, Running, deployment
 
-__all__ = ["Figures", "measure"]
+__all__ = ["Figures", "cpu_seconds", "define", "measure"]
 
 SINKS_PER_SOURCE = 100
 SINKS_PER_TRANSACTION = 5
@@ -61,8 +61,8 @@ class Figures:
     resident: int
 
 
-async def _define(client: EtcdClient, sinks: int) -> tuple[int, int]:
-    """Keys and bytes that are stored then."""
+async def define(client: EtcdClient, sinks: int) -> tuple[int, int]:
+    """Open files of many sinks; keys and bytes that are stored then."""
     repository = StorageRepository(Settings().storage.level, lambda: [_VOLUME])
     for first in range(0, sinks, SINKS_PER_SOURCE):
         source = BranchKey(123, 456 + first // 10_000).source(f"s{first // SINKS_PER_SOURCE}")
@@ -98,7 +98,8 @@ async def _define(client: EtcdClient, sinks: int) -> tuple[int, int]:
     return len(found), sum(len(kv.key) + len(kv.value) for kv in found)
 
 
-def _cpu(running: Running) -> float:
+def cpu_seconds(running: Running) -> float:
+    """What a process has used."""
     fields = Path(f"/proc/{running.process.pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
@@ -113,9 +114,9 @@ def _coordinate(deployed: Deployment, seconds: float) -> tuple[float, float, int
     running = deployed.start("storage-coordinator", node_id="coordinator")
     start = time.monotonic() - begun
     time.sleep(SETTLE_SECONDS)
-    before, since = _cpu(running), time.monotonic()
+    before, since = cpu_seconds(running), time.monotonic()
     time.sleep(seconds)
-    idle = (_cpu(running) - before) / (time.monotonic() - since)
+    idle = (cpu_seconds(running) - before) / (time.monotonic() - since)
     resident = _resident(running)
     running.stop()
     return start, idle, resident
@@ -130,7 +131,7 @@ async def _run(reactor: Any, counts: list[int], seconds: float) -> None:
             deployed.start("sandbox")
             client = EtcdClient(reactor, [f"127.0.0.1:{deployed.ports['etcd']}"], "e2e")
             await client.startService()
-            keys, size = await _define(client, sinks)
+            keys, size = await define(client, sinks)
             await client.stopService()
             figures = Figures(sinks, keys, size, *_coordinate(deployed, seconds))
         sys.stdout.write(

@@ -15,7 +15,7 @@ import attrs
 
 from tests.e2e.processes import Deployment, Running, wait_for
 
-__all__ = ["Cluster", "Ended", "Node", "State"]
+__all__ = ["Cluster", "Ended", "Node", "State", "free_ports", "new_node"]
 
 _PORTS = range(12_000, 30_000)
 """Outside of what the system gives to outgoing connections, which could take a dead node's port."""
@@ -90,33 +90,33 @@ class Cluster:
     @classmethod
     def plan(cls, root: Path, seed: int) -> Cluster:
         """Two sources, writers, readers and coordinators, one API, etcd and sandbox."""
-        ports = _free_ports(seed)
+        ports = free_ports(seed)
         names = ("etcd", "sandbox", "api", "source", "writer")
         deployed = Deployment(root, dict(_TIMING), {name: next(ports) for name in names})
-        nodes = [_node(name, name, ports) for name in ("etcd", "sandbox")]
+        nodes = [new_node(name, name, ports) for name in ("etcd", "sandbox")]
         for number in (1, 2):
             volumes = root / f"volumes-{number}"
             for label in ("a", "b"):
                 (volumes / "default" / label).mkdir(parents=True, exist_ok=True)
             disk = {"STREAM_STORAGE_VOLUMES_PATH": str(volumes)}
             nodes += [
-                _node(
+                new_node(
                     "storage-writer",
                     f"writer-{number}",
                     ports,
                     STREAM_STORAGE_LEVEL_LOCAL_WRITER_NETWORK_LISTEN=f"127.0.0.1:{next(ports)}",
                     **disk,
                 ),
-                _node("storage-reader", f"reader-{number}", ports, **disk),
-                _node("storage-coordinator", f"coordinator-{number}", ports),
-                _node(
+                new_node("storage-reader", f"reader-{number}", ports, **disk),
+                new_node("storage-coordinator", f"coordinator-{number}", ports),
+                new_node(
                     "http-source",
                     f"source-{number}",
                     ports,
                     STREAM_SOURCE_HTTP_LISTEN=f"127.0.0.1:{next(ports)}",
                 ),
             ]
-        nodes.append(_node("api", "api", ports))
+        nodes.append(new_node("api", "api", ports))
         return cls(deployed, nodes)
 
     def start(self) -> None:
@@ -231,11 +231,13 @@ class Cluster:
         node.state, node.since = state, time.monotonic()
 
 
-def _node(component: str, name: str, ports: Iterator[int], **settings: str) -> Node:
+def new_node(component: str, name: str, ports: Iterator[int], **settings: str) -> Node:
+    """A node that isn't started; its metrics get the next port."""
     return Node(name, component, {"STREAM_METRICS_LISTEN": f"127.0.0.1:{next(ports)}", **settings})
 
 
-def _free_ports(seed: int) -> Iterator[int]:
+def free_ports(seed: int) -> Iterator[int]:
+    """Ports that nobody listens on, one after the other."""
     for port in random.Random(f"ports {seed} {os.getpid()}").sample(_PORTS, len(_PORTS)):
         with socket.socket() as probe:
             try:

@@ -20,7 +20,7 @@ from stream.task.entity import TASK_PREFIX, Task
 from stream.values.codec import decode
 from tests.e2e.processes import request
 
-__all__ = ["Pending", "read_pending", "unfinished_tasks"]
+__all__ = ["Pending", "read_pending", "read_range", "unfinished_tasks"]
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ def read_pending(endpoint: str, namespace: str) -> Pending:
 
     :param endpoint: of etcd, ``host:port``.
     """
-    kvs = _range(endpoint, namespace + "/", "storage/")
+    kvs = read_range(endpoint, namespace + "/", "storage/")
     files = _decoded(kvs, prefix.FILE_ALL, File)
     slices = _decoded(kvs, prefix.SLICE_ALL, Slice)
     local = prefix.statistics(Level.LOCAL)
@@ -59,7 +59,7 @@ def read_pending(endpoint: str, namespace: str) -> Pending:
 
 def unfinished_tasks(endpoint: str, namespace: str) -> list[str]:
     """The ids of tasks that haven't ended."""
-    tasks = _decoded(_range(endpoint, namespace + "/", TASK_PREFIX), TASK_PREFIX, Task)
+    tasks = _decoded(read_range(endpoint, namespace + "/", TASK_PREFIX), TASK_PREFIX, Task)
     return [task.task_id for task in tasks.values() if not task.is_finished]
 
 
@@ -87,7 +87,8 @@ def _decoded(kvs: dict[str, bytes], below: str, kind: type[T]) -> dict[str, T]:
     }
 
 
-def _range(endpoint: str, namespace: str, below: str) -> dict[str, bytes]:
+def read_range(endpoint: str, namespace: str, below: str) -> dict[str, bytes]:
+    """All keys and values below a prefix, the keys without the namespace."""
     start = (namespace + below).encode()
     body = {
         "key": base64.b64encode(start).decode(),

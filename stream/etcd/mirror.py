@@ -8,6 +8,11 @@ Note [Restored]: an etcd that was restored from a snapshot starts again at the r
 snapshot. A watch from a revision that it hasn't reached would stay silent, and what the restoring
 took back would never be told. So whoever watches again asks first whether etcd is behind what he
 has seen; if it is, everything is read again.
+
+Note [Missed]: a watch that stays silent may have lost changes on the way. Those that are newer than
+what is known would come again with a new watch. But if one was lost and a later one wasn't, the
+revision is beyond the lost one and no watch tells it again; all that shows it is the number of
+keys. So whatever was missed, everything is read again.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from twisted.python.failure import Failure
 
 from stream.deadline import within
 from stream.etcd.client import EtcdClient
-from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable
+from stream.etcd.errors import Compacted, EtcdError
 from stream.etcd.request import KeyValue
 from stream.etcd.watch import Event, WatchStream
 from stream.values.codec import decode
@@ -44,6 +49,10 @@ _SILENCE_SECONDS = 60.0
 
 class _Restored(EtcdError):
     """See Note [Restored]."""
+
+
+class _Missed(EtcdError):
+    """See Note [Missed]."""
 
 
 @attrs.frozen
@@ -207,6 +216,9 @@ class Mirror(Service, Generic[T]):
             except _Restored:
                 _log.error("etcd was set back, reading {prefix} again", prefix=self._prefix)
                 is_lost = True
+            except _Missed:
+                _log.warn("the watch of {prefix} has missed changes", prefix=self._prefix)
+                is_lost = True
             except Exception as error:
                 if not self.running:
                     return
@@ -263,7 +275,7 @@ class Mirror(Service, Generic[T]):
         )
         self._check_not_restored(found.revision)
         if found.kvs or found.count != len(self._items) + len(self._undecoded):
-            raise EtcdUnavailable("the watch has missed changes")
+            raise _Missed
         self._reached(found.revision)
 
     def _check_not_restored(self, revision: int) -> None:

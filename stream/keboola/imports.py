@@ -197,6 +197,7 @@ class FileImporter:
                 file_id=record.file_id,
                 columns=record.columns,
             )
+            _log.info("started import job {job_id}", job_id=job.id, file_id=str(record.file_key))
         await self._store_job(record, job.id)
         return job.id
 

@@ -10,6 +10,8 @@ from twisted.internet.task import deferLater
 
 from stream.etcd import AtomicTxn, Batch, EtcdClient, EtcdUnavailable, KeyValue, Mirror, atomic
 from stream.etcd import mirror as mirror_module
+from stream.etcd.mirror import Change
+from stream.etcd.watch import Event
 from tests.etcd.servers import EtcdServer, Proxy, reactor
 from tests.waiting import until
 
@@ -253,7 +255,42 @@ async def test_silent_watch_is_checked(
     await deferLater(reactor, 0.05)
     proxy.is_deaf = False
     await until(lambda: mirror.items == {})
-    assert [batch.reset for batch in batches] == [True, False]
+    assert [batch.reset for batch in batches] == [True, True]
+    await mirror.stopService()
+
+
+class _Forgetful(Mirror[str]):
+    """One change gets lost on the way, those after it don't."""
+
+    lost = "m/lost"
+
+    def _apply(self, event: Event) -> Change[str] | None:
+        if event.key == self.lost:
+            self.lost = ""
+            return None
+        return super()._apply(event)
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_lost_change_before_another(
+    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch, was_there: bool
+) -> None:
+    """A lost deletion or creation that no watch would tell again is found by the number of keys."""
+    monkeypatch.setattr(mirror_module, "_SILENCE_SECONDS", 0.1)
+    if was_there:
+        await etcd.put("m/lost", b"old")
+    mirror = _Forgetful(etcd, "m/", _decode)
+    await mirror.startService()
+    if was_there:
+        await etcd.delete("m/lost")
+    else:
+        await etcd.put("m/lost", b"new")
+    revision = await etcd.put("m/later", b"1")
+    await mirror.wait_revision(revision, 5)
+    assert ("m/lost" in mirror.items) is was_there
+    await until(lambda: ("m/lost" in mirror.items) is not was_there)
+    assert mirror.items["m/later"] == "1"
     await mirror.stopService()
 
 

@@ -1,4 +1,4 @@
-"""Random histories of a whole cluster: races, crashes between transactions, retries.
+"""Random histories keep the rules; and they would find out if the service didn't.
 
 ``make model`` runs more and longer histories than the ordinary test run; see docs/architecture.md.
 """
@@ -7,128 +7,50 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
-from collections.abc import Coroutine, Sequence
-from typing import Any
 
 import pytest
 import pytest_twisted
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from twisted.internet import reactor as _reactor
-from twisted.internet.defer import ensureDeferred
-from twisted.internet.threads import blockingCallFromThread, deferToThread
+from hypothesis.errors import Flaky
 
-import stream.definition.repository as definition_repository
-import stream.storage.repository as storage_repository
-from stream.errors import UserError
-from stream.etcd import EtcdClient, Session
-from tests.storage.model import OPERATIONS, Cluster, Crashed, MortalClient
+from stream.etcd import EtcdClient
+from tests.storage.histories import Histories, run_histories
+from tests.storage.variants import VARIANTS
 
-reactor: Any = _reactor
 HISTORIES = int(os.environ.get("MODEL_HISTORIES", "15"))
 STEPS = int(os.environ.get("MODEL_STEPS", "40"))
-
-_NAMES = st.sampled_from(OPERATIONS)
-_PICKS = st.integers(0, 50)
-
-
-def _wait(awaitable: Coroutine[Any, Any, Any]) -> Any:
-    """Hypothesis runs in a thread, all that it tests in the reactor's."""
-    return blockingCallFromThread(reactor, ensureDeferred, awaitable)
-
-
-class Histories(RuleBasedStateMachine):
-    """:ivar figures: of all histories together."""
-
-    etcd: EtcdClient
-    session: Session
-    mortal: MortalClient
-    figures: Counter[str]
-
-    def __init__(self) -> None:
-        super().__init__()
-        _wait(self.etcd.delete_prefix(""))
-        self.mortal.lives = 0
-        self.cluster = Cluster(self.mortal, self.etcd, self.session)
-        self.figures["histories"] += 1
-
-    @initialize()
-    def define(self) -> None:
-        for name, pick in (("create_source", 0), ("create_sink", 0), ("create_sink", 1)):
-            self._take((name, pick))
-
-    @rule(name=_NAMES, pick=_PICKS)
-    def step(self, name: str, pick: int) -> None:
-        """One operation."""
-        self._take((name, pick))
-
-    @rule(name=_NAMES, pick=_PICKS, lives=st.integers(1, 4), written=st.booleans())
-    def crash(self, name: str, pick: int, lives: int, written: bool) -> None:
-        """One operation whose process dies at one of its transactions, or behind it."""
-        self.mortal.lives, self.mortal.writes_last = lives, written
-        self._take((name, pick))
-
-    @rule(one=_NAMES, other=_NAMES, pick=_PICKS, other_pick=_PICKS)
-    def race(self, one: str, other: str, pick: int, other_pick: int) -> None:
-        """Two operations at the same time, perhaps on the same file."""
-        self.figures["races"] += 1
-        self._take((one, pick), (other, other_pick))
-
-    def _take(self, *operations: tuple[str, int]) -> None:
-        _wait(self._run(operations))
-        self.mortal.lives = 0
-        assert _wait(self.cluster.violations()) == []
-
-    async def _run(self, operations: Sequence[tuple[str, int]]) -> None:
-        running = [ensureDeferred(getattr(self.cluster, name)(pick)) for name, pick in operations]
-        for done in running:
-            self.figures["operations"] += 1
-            try:
-                await done
-            except UserError:
-                self.figures["refused"] += 1
-            except Crashed:
-                self.figures["crashes"] += 1
-
-    def teardown(self) -> None:
-        """Nothing is stuck: what was begun comes to its end, and nothing is lost or doubled."""
-        assert _wait(self.cluster.settle()) == []
-        assert _wait(self.cluster.violations()) == []
-        self.figures["imports"] += len(self.cluster.jobs)
-        self.figures["records"] += self.cluster.received
+HISTORIES_OF_VARIANTS = 60
 
 
 @pytest_twisted.ensureDeferred
 async def test_histories(etcd: EtcdClient, etcd_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After every step of any history the rules hold, and in the end everything is imported."""
-    # Small pieces, so that crashes fall between the transactions of one operation.
-    monkeypatch.setattr(storage_repository, "SLICES_PER_TRANSACTION", 2)
-    monkeypatch.setattr(definition_repository, "MAX_OPERATIONS", 10)
-    mortal = MortalClient(reactor, [etcd_url], etcd.namespace)
-    session = Session(etcd, ttl=60, reactor=reactor)
-    Histories.etcd, Histories.mortal, Histories.session = etcd, mortal, session
-    Histories.figures = Counter()
-    await mortal.startService()
-    await session.startService()
-    try:
-        await deferToThread(_run_histories)
-    finally:
-        await session.stopService()
-        await mortal.stopService()
-        sys.stdout.write(f"{dict(Histories.figures)}\n")
-
-
-def _run_histories() -> None:
-    run_state_machine_as_test(
-        Histories,
-        settings=settings(
-            max_examples=HISTORIES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            derandomize="MODEL_HISTORIES" not in os.environ,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+    figures = await run_histories(
+        etcd,
+        etcd_url,
+        monkeypatch,
+        histories=HISTORIES,
+        steps=STEPS,
+        derandomize="MODEL_HISTORIES" not in os.environ,
     )
+    sys.stdout.write(f"{dict(figures)}\n")
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+@pytest_twisted.ensureDeferred
+async def test_variants(
+    etcd: EtcdClient, etcd_url: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A service that is broken on purpose breaks a rule in one of the histories."""
+    variant = VARIANTS[name]
+    # A race may end differently when it is run again, and then it is called flaky.
+    with variant.applied(), pytest.raises((AssertionError, Flaky)):
+        await run_histories(
+            etcd,
+            etcd_url,
+            monkeypatch,
+            histories=HISTORIES_OF_VARIANTS,
+            steps=STEPS,
+            derandomize=True,
+            shrink=False,
+        )
+    assert any(variant.symptom in text for text in Histories.found)

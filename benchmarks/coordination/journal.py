@@ -1,0 +1,106 @@
+"""What became of files and slices, from the logs of all processes. Plain functions over values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import attrs
+
+from stream.values.utctime import parse_time
+
+__all__ = ["Event", "Journal", "read_journal"]
+
+_BEGINNINGS = (
+    "rotated slice",
+    "closed slice",
+    "uploaded slice",
+    "slice upload failed",
+    "slice upload permanently failed",
+    "slice rotation failed",
+    "rotated file",
+    "closed file",
+    "started import job",
+    "imported file",
+    "file import failed",
+    "file rotation failed",
+)
+
+
+@attrs.frozen
+class Event:
+    """:ivar kind: how the message begins.
+    :ivar key: of the slice, or of the file.
+    :ivar by: whose log it is in.
+    :ivar cause: why, if it is told.
+    :ivar opened: key of what a rotation opened.
+    """
+
+    kind: str
+    key: str
+    at: datetime
+    by: str
+    cause: str = ""
+    opened: str = ""
+    rows: int = 0
+    job: str = ""
+    is_empty: bool = False
+
+    @property
+    def file(self) -> str:
+        """The key of the file."""
+        return "/".join(self.key.split("/")[:5])
+
+
+@attrs.frozen
+class Journal:
+    """:ivar events: in the order of their times."""
+
+    events: Sequence[Event]
+
+    def of(self, kind: str) -> list[Event]:
+        return [event for event in self.events if event.kind == kind]
+
+    def file(self, key: str) -> list[Event]:
+        """Everything about a file and its slices."""
+        return [event for event in self.events if event.file == key or event.opened == key]
+
+
+def read_journal(logs: Iterable[Path], names: Mapping[str, str] | None = None) -> Journal:
+    """All events of the logs; half a line, left by a killed process, is passed over.
+
+    :param names: whose a log is, by its name without the suffix.
+    """
+    known = names or {}
+    found = [event for log in logs for event in _events(log, known.get(log.stem, log.stem))]
+    return Journal(sorted(found, key=lambda event: event.at))
+
+
+def _events(log: Path, by: str) -> Iterator[Event]:
+    with log.open(errors="replace") as text:
+        for line in text:
+            if line.startswith("{") and line.endswith("}\n"):
+                event = _event(json.loads(line), by)
+                if event is not None:
+                    yield event
+
+
+def _event(line: dict[str, object], by: str) -> Event | None:
+    message = str(line.get("message", ""))
+    kind = next((text for text in _BEGINNINGS if message.startswith(text)), None)
+    key = line.get("slice.id") or line.get("file.id")
+    if kind is None or not key:
+        return None
+    return Event(
+        kind,
+        str(key),
+        parse_time(str(line["time"])),
+        by,
+        cause=str(line.get("cause") or line.get("error") or line.get("reason") or ""),
+        opened=str(line.get("opened", "")),
+        rows=int(str(line.get("rows", 0))),
+        job=str(line.get("job.id", "")),
+        is_empty=bool(line.get("is_empty", False)),
+    )
