@@ -1,21 +1,31 @@
 """The sinks and open slices of a source node: where each record goes.
 
 The router mirrors active sinks and slices at level local. Records find the sinks of their source
-here; changes of slices open and close pipelines, strictly in the order of the changes, and only
-when every slice closed by a change is really closed the node reports that change's revision.
+here; changes of slices open and close pipelines, those of one sink one after another, those of
+different sinks beside one another: each waits for disks and for etcd.
 
-Note [Close sync]: the report means "whatever was closed up to this revision I no longer write to".
-Coordinators wait for the lowest report before they let a slice be uploaded. The report lives under
-the node's lease, and a node without a lease takes no records: a node that can't report can't write.
+Note [Close sync]: the node reports a revision, which means "whatever was closed up to it I no
+longer write to". So a change is reported when every slice that it or an earlier change closed is
+really closed. Coordinators wait for the lowest report before they let a slice be uploaded. The
+report lives under the node's lease, and a node without a lease takes no records: a node that can't
+report can't write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, DeferredLock, ensureDeferred
+from twisted.internet.defer import (
+    Deferred,
+    DeferredList,
+    DeferredLock,
+    DeferredSemaphore,
+    ensureDeferred,
+)
 from twisted.logger import Logger
 
 from stream.definition import prefix as definition_prefix
@@ -43,6 +53,9 @@ _log = Logger()
 
 RETRY_AFTER_MILLISECONDS = 100
 """When a sink without an open slice is worth another try."""
+
+SINKS_AT_ONCE = 32
+"""Whose pipelines follow a change at the same time: less than files may wait for being opened."""
 
 
 @attrs.define(eq=False)
@@ -120,7 +133,9 @@ class SinkRouter(Service):
         self._writing: dict[SinkKey, dict[SliceKey, Slice]] = {}
         self._pipelines: dict[SinkKey, SinkPipeline] = {}
         self._report: Registration | None = None
-        self._changing = DeferredLock()
+        self._unreported: deque[_Unreported] = deque()
+        self._at_once = DeferredSemaphore(SINKS_AT_ONCE)
+        self._turns: dict[SinkKey, _Turn] = {}
         self._sinks: Mirror[Sink] = Mirror(
             client, definition_prefix.SINK_ACTIVE, json_values(Sink), on_change=self._sinks_changed
         )
@@ -146,12 +161,14 @@ class SinkRouter(Service):
         """Fires when every row is answered, every slice file closed and the report withdrawn."""
         super().stopService()
         self.refusal = shutting_down()
-        changed = self._changing.acquire()  # what is being closed mustn't be cut off
-        closing = [ensureDeferred(p.close(self.refusal)) for p in self._pipelines.values()]
-        await _settled(closing, "cannot close a sink pipeline")
-        await changed
         await self._sinks.stopService()
         await self._slices.stopService()
+        closing = [ensureDeferred(p.close(self.refusal)) for p in list(self._pipelines.values())]
+        await _settled(closing, "cannot close a sink pipeline")
+        # What is being closed mustn't be cut off, and nothing is opened any more.
+        await _settled(
+            [self._update_pipeline(key) for key in list(self._turns)], "cannot end a change"
+        )
         if self._report is not None:
             await self._report.remove()
 
@@ -259,7 +276,7 @@ class SinkRouter(Service):
 
     # Changes of slices.
 
-    async def _slices_changed(self, batch: Batch[Slice]) -> None:
+    def _slices_changed(self, batch: Batch[Slice]) -> None:
         touched = set(self._writing) if batch.reset else set()
         if batch.reset:
             self._writing = {}
@@ -274,9 +291,21 @@ class SinkRouter(Service):
                 slices.pop(key, None)
             if not slices:
                 del self._writing[key.sink_key]
-        await self._changing.run(self._update_pipelines, touched)
-        if self._report is not None:
-            await self._report.update(str(batch.revision).encode())
+        unreported = _Unreported(batch.revision)
+        self._unreported.append(unreported)
+        self._update_pipelines(touched).addCallback(lambda _: self._done(unreported))
+
+    def _done(self, unreported: _Unreported) -> None:
+        """See Note [Close sync]. A node that stops withdraws its report when all is closed."""
+        unreported.is_done = True
+        if not self.running:
+            return
+        reached = 0
+        while self._unreported and self._unreported[0].is_done:
+            reached = self._unreported.popleft().revision
+        if reached and self._report is not None:
+            reporting = ensureDeferred(self._report.update(str(reached).encode()))
+            reporting.addErrback(lambda failure: _log.failure("cannot report a change", failure))
 
     def _note_dead_letter(self, slice_: Slice) -> None:
         if self._context.dead_letters is not None and slice_.dead_letter is not None:
@@ -284,22 +313,36 @@ class SinkRouter(Service):
 
     async def nodes_changed(self) -> None:
         """Other source nodes came or went: share the slices anew."""
-        await self._changing.run(lambda: self._update_pipelines(set(self._pipelines)))
+        await self._update_pipelines(list(self._pipelines))
 
-    def _update_pipelines(self, touched: set[SinkKey]) -> Deferred[None]:
+    def _update_pipelines(self, touched: Iterable[SinkKey]) -> Deferred[None]:
         """Fires when the pipelines write to what they are to write to, and nothing else."""
-        updating: list[Deferred[None]] = []
-        for key in touched:
-            pipeline = self._pipelines.get(key)
-            if pipeline is None:
-                continue
-            share = self._share(key)
-            if share:
-                self._quotas.watch(key, share[-1].quota)
-                updating.append(ensureDeferred(pipeline.update(share)))
-            else:
-                updating.append(ensureDeferred(self._close_pipeline(key)))
+        updating = [self._update_pipeline(key) for key in touched if key in self._pipelines]
         return ensureDeferred(_settled(updating, "cannot update a sink pipeline"))
+
+    def _update_pipeline(self, key: SinkKey) -> Deferred[None]:
+        """Fires when the pipeline follows the slices as they are known now, or later ones."""
+        turn = self._turns.setdefault(key, _Turn())
+        turn.users += 1
+
+        def over(result: Any) -> Any:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[key]
+            return result
+
+        return turn.lock.run(self._at_once.run, self._follow, key).addBoth(over)
+
+    async def _follow(self, key: SinkKey) -> None:
+        pipeline = self._pipelines.get(key)
+        if pipeline is None or not self.running:
+            return
+        share = self._share(key)
+        if share:
+            self._quotas.watch(key, share[-1].quota)
+            await pipeline.update(share)
+        else:
+            await self._close_pipeline(key)
 
     async def _close_pipeline(self, key: SinkKey) -> None:
         """Until it is closed, records are refused: there must not be two writers of one file."""
@@ -314,6 +357,25 @@ class SinkRouter(Service):
             if target is not None:
                 target._pipeline = None
         _log.info("closed sink pipeline: no active slice", sink_id=str(key))
+
+
+@attrs.define(eq=False)
+class _Unreported:
+    """A change of slices that the node hasn't reported yet.
+
+    :ivar is_done: whether every pipeline follows it.
+    """
+
+    revision: int
+    is_done: bool = False
+
+
+@attrs.define(eq=False)
+class _Turn:
+    """The changes of one sink, one at a time."""
+
+    lock: DeferredLock = attrs.Factory(DeferredLock)
+    users: int = 0
 
 
 async def _settled(deferreds: list[Deferred[None]], message: str) -> None:
