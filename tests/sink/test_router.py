@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
@@ -29,7 +30,7 @@ from stream.storage.repository import StorageRepository
 from stream.storage.state import Level
 from stream.storage.statistics_reads import slice_statistics
 from tests.sink.fakes import FakeOpener, FakeWaiter
-from tests.storage.world import SOURCE_KEY, Storage
+from tests.storage.world import SINK, SOURCE_KEY, Storage
 from tests.waiting import until
 
 reactor: Any = _reactor
@@ -246,3 +247,39 @@ async def test_nodes_that_come_and_go_share_the_slices_anew(world: World) -> Non
     world.nodes = ["node-1"]
     await world.router.nodes_changed()
     assert world.written() == {first.key, second.key}
+
+
+@pytest_twisted.ensureDeferred
+async def test_sinks_do_not_wait_for_one_another(world: World) -> None:
+    """While one sink's slice can't be closed another's is, but none of it is reported before."""
+    stuck, _ = await world.write_everywhere()
+    other = attrs.evolve(SINK, key=SOURCE_KEY.sink("other"))
+    await world.storage.define(sink=other)
+    await world.storage.open_file(sink=other)
+    target: SinkTarget | None = None
+
+    def found() -> bool:
+        nonlocal target
+        target = dict(world.router.eligible(SOURCE_KEY, "")).get("other")
+        return target is not None and other.key in world.router._writing
+
+    await until(found)
+    assert target is not None
+    renderer = target.renderer(1000)
+    ours = [s for s in await world.storage.slices() if s.key.sink_key == other.key]
+    await until(lambda: {s.key for s in ours} <= world.written())
+    target.write_rows(b'"b"\n', 1, 1000, renderer, FakeWaiter())
+    first = await world.close(stuck.key)
+    later = await world.close(ours[0].key)
+    for file in world.opener.files[2:]:
+        file.at_once = True
+        while file.waiting:
+            file.answer()
+    await until(lambda: ours[0].key not in world.written())
+    assert await world.report() < first < later
+
+    async def reported() -> bool:
+        world.answer()
+        return await world.report() >= later
+
+    await until(reported)
