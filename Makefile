@@ -84,7 +84,8 @@ chaos-coordinators: install ## Kill one of three coordinators every EVERY s whil
 latency: install ## Measure from a closed slice to its rows, with the settings of `make run`
 	$(BIN)/python -m benchmarks.coordination latency
 
-faults: install ## Let staging, credentials, import jobs and the Storage API fail; count what is tried
+faults: install ## Let every call of the Storage API, staging, credentials and jobs fail; count what is tried
+	STREAM_FAULTS=all $(BIN)/python -m pytest -q -s tests/keboola/test_faults.py
 	$(BIN)/python -m benchmarks.coordination faults
 
 storm: install ## Measure how late 1,000 slices that become due together are rotated
