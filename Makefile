@@ -13,6 +13,7 @@ CHAOS ?=
 COORDINATORS_SECONDS ?= 180
 SINKS ?= 300
 EVERY ?= 20
+KILLS ?= 20
 SEEDS ?= 5000
 INPUTS ?= 5000000
 HISTORIES ?= 300
@@ -22,7 +23,7 @@ SINGLE_FILE := target/stream-service
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api k6 benchmark-k6 benchmark-wrk render deploy-local docker-steps
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api k6 benchmark-k6 benchmark-wrk render deploy-local docker-steps
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,8 +85,12 @@ chaos-coordinators: install ## Kill one of three coordinators every EVERY s whil
 latency: install ## Measure from a closed slice to its rows, with the settings of `make run`
 	$(BIN)/python -m benchmarks.coordination latency
 
-faults: install ## Let staging, credentials, import jobs and the Storage API fail; count what is tried
+faults: install ## Let every call of the Storage API, staging, credentials and jobs fail; count what is tried
+	STREAM_FAULTS=all $(BIN)/python -m pytest -q -s tests/keboola/test_faults.py
 	$(BIN)/python -m benchmarks.coordination faults
+
+kill-imports: install ## Kill the coordinator KILLS times when an import job was started for it, then count the rows
+	STREAM_KILLS=$(KILLS) $(BIN)/python -m pytest -q -s tests/e2e/test_import_crashes.py
 
 storm: install ## Measure how late 1,000 slices that become due together are rotated
 	$(BIN)/python -m benchmarks.coordination storm

@@ -155,7 +155,12 @@ class Node:
     def storage_api(self) -> StorageApi:
         service: StorageApiService = self._add(
             StorageApiService(
-                StorageApi(self.reactor, self.settings.storage_api_host, metrics=self.metrics)
+                StorageApi(
+                    self.reactor,
+                    self.settings.storage_api_host,
+                    metrics=self.metrics,
+                    log_exchanges=self.settings.debug_http_client,
+                )
             )
         )
         return service.api

@@ -15,7 +15,14 @@ from stream.storage.statistics import Statistics
 from stream.values.codec import decode
 from tests.e2e.processes import Deployment
 
-__all__ = ["count_objects", "files_of", "read_jobs", "read_rows", "records_of_slices"]
+__all__ = [
+    "count_objects",
+    "files_of",
+    "read_jobs",
+    "read_rows",
+    "read_token_ids",
+    "records_of_slices",
+]
 
 NAMESPACE = "e2e"
 _FILE_PARTS, _SLICE_PARTS = 5, 7
@@ -48,6 +55,13 @@ def read_jobs(deployed: Deployment) -> list[Job]:
             "SELECT id, file_id, status FROM jobs WHERE file_id IS NOT NULL ORDER BY id"
         )
         return [Job(*row) for row in found]
+
+
+def read_token_ids(deployed: Deployment) -> list[str]:
+    """The tokens of sinks that the sandbox knows."""
+    path = deployed.root / "sandbox" / "project-123" / "meta.sqlite"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return [str(row[0]) for row in connection.execute("SELECT id FROM tokens ORDER BY id")]
 
 
 def count_objects(deployed: Deployment) -> int:

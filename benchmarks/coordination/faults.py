@@ -25,12 +25,13 @@ from benchmarks.coordination.evidence import (
     files_of,
     read_jobs,
     read_rows,
+    read_token_ids,
     records_of_slices,
 )
 from benchmarks.coordination.journal import Journal, read_journal
 from benchmarks.coordination.staging_proxy import StagingProxy
 from benchmarks.coordination.tables import bullets, table
-from tests.e2e.processes import TABLE, Deployment, Running, request
+from tests.e2e.processes import TABLE, Deployment, Running, request, wait_for
 from tests.serving import serving
 from tests.staging.servers import SERVERS, running_server
 
@@ -48,6 +49,12 @@ _SAMPLE_SECONDS = 5.0
 _MINUTE = 60.0
 _PATIENCE_SECONDS = 420.0
 """A failed attempt is repeated after 2 minutes, a second one after 8 more."""
+_AT_ONCE = 4
+_LONG_JOB_SECONDS = 60.0
+_ROUTES = (
+    *("verifyToken", "listBranches", "getBucket", "createToken", "deleteToken", "getTable"),
+    *("setTableMetadata", "prepareFile", "deleteFile", "importTable", "getJob", "createEvent"),
+)
 _CALLS = "keboola_go_http_request_duration_milliseconds_count"
 
 
@@ -140,19 +147,54 @@ def _api_gone(stage: _Stage, seconds: float) -> None:
     stage.sandbox = stage.deployed.start("sandbox", node_id="sandbox")
 
 
+def _every_call_twice(stage: _Stage, seconds: float) -> None:
+    for route in _ROUTES:
+        stage.fault(route=route, status=503, times=2)
+    time.sleep(seconds)
+
+
+def _killed_during_a_job(stage: _Stage, seconds: float) -> None:
+    stage.fault(route="job", delay=_LONG_JOB_SECONDS, times=1)
+    wait_for(lambda: any(job.status == "processing" for job in read_jobs(stage.deployed)), "a job")
+    stage.sandbox.kill()
+    stage.sandbox = stage.deployed.start("sandbox", node_id="sandbox")
+    time.sleep(seconds)
+
+
+def _token_deleted(stage: _Stage, seconds: float) -> None:
+    """Somebody deletes the sink's token; later the user disables the sink and enables it."""
+    deployed = stage.deployed
+    (token,) = read_token_ids(deployed)
+    url = f"http://127.0.0.1:{deployed.ports['sandbox']}/v2/storage/tokens/{token}"
+    status, answer = deployed.call("DELETE", url)
+    assert status == 204, answer
+    time.sleep(seconds)
+    _, answer = deployed.call("GET", f"{deployed.api}/v1/branches/default/sources")
+    source = f"{deployed.api}/v1/branches/default/sources/{answer['sources'][0]['sourceId']}"
+    _, answer = deployed.call("GET", f"{source}/sinks")
+    for change in ("disable", "enable"):
+        deployed.task("PUT", f"{source}/sinks/{answer['sinks'][0]['sinkId']}/{change}")
+
+
 CASES = {
     "staging answers 503": Case(_staging_away, needs_store=True),
     "credentials of the first file have expired": Case(
         first=lambda stage: stage.fault(route="prepareFile", expiresIn=-1.0), lasting=True
     ),
     "three import jobs end in an error": Case(_jobs_fail),
+    "each call is answered with 503 twice": Case(_every_call_twice),
+    "the bucket is made, and the answer is 500": Case(
+        first=lambda stage: stage.fault(route="createBucket", status=500, afterEffect=True)
+    ),
+    "the sink's token is deleted": Case(_token_deleted),
+    "the API is killed in the middle of an import job": Case(_killed_during_a_job),
     "the Storage API can't be reached": Case(_api_gone),
 }
 
 
 def run(root: Path, window: Window, names: list[str]) -> list[Outcome]:
-    """All cases at the same time."""
-    with ThreadPoolExecutor(len(names)) as pool:
+    """Some cases at the same time."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
         running = [
             pool.submit(_case, root / f"case-{number}", name, window)
             for number, name in enumerate(names)

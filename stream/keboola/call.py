@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -11,9 +12,11 @@ from twisted.logger import Logger
 
 from stream.keboola.call_meter import CallMeter, MeasuredCall
 from stream.keboola.errors import StorageApiError
+from stream.keboola.masking import hide_secrets
 from stream.keboola.retry import CALL_BUDGET, MAX_RETRIES, Outcome, may_retry, retry_delay
 from stream.keboola.token import Token
 from stream.keboola.transport import ExchangeFailed, Reply, Transport
+from stream.keboola.wire_log import WireLog
 from stream.ops.metrics import Metrics
 from stream.ops.tracing import outgoing_headers
 
@@ -79,6 +82,7 @@ class Answer:
             answered=False,
             retried=self.retried,
             maybe_applied=True,
+            request_id=self.reply.request_id,
         )
 
 
@@ -90,6 +94,7 @@ class Caller:
     :param transport: makes the exchanges.
     :param budget: seconds one call may take in all.
     :param metrics: measure the calls.
+    :param wire_log: is told of each exchange.
     """
 
     def __init__(
@@ -99,7 +104,9 @@ class Caller:
         transport: Transport,
         budget: float = CALL_BUDGET,
         metrics: Metrics | None = None,
+        wire_log: WireLog | None = None,
     ) -> None:
+        self._wire = wire_log or WireLog(False)
         self._meter = CallMeter(metrics or Metrics(), reactor, root.host)
         self._reactor = reactor
         self._root = root
@@ -113,7 +120,11 @@ class Caller:
         :raises StorageApiError: the last failure.
         """
         with self._meter.call(call.method, call.path) as measured:
-            answer = await self._make(call, budget, measured)
+            try:
+                answer = await self._make(call, budget, measured)
+            except StorageApiError as problem:
+                _log.debug("{problem}", problem=str(problem), **_ids(problem))
+                raise
             measured.status = answer.reply.status
             return answer
 
@@ -130,13 +141,8 @@ class Caller:
             outcome: Outcome | int
             try:
                 with self._meter.request(measured):
-                    reply = await self._transport.exchange(
-                        call.method,
-                        url,
-                        {**headers, **outgoing_headers()},
-                        call.body,
-                        timeout=max(deadline - self._reactor.seconds(), 0.001),
-                        fresh=not call.idempotent,
+                    reply = await self._exchange(
+                        call, url, {**headers, **outgoing_headers()}, deadline
                     )
                     measured.replied(reply)
             except ExchangeFailed as failed:
@@ -161,8 +167,34 @@ class Caller:
                 url=url,
                 delay=delay,
                 problem=problem.message,
+                **_ids(problem),
             )
             await deferLater(self._reactor, delay)
+
+    async def _exchange(
+        self, call: Call, url: str, headers: Mapping[str, str], deadline: float
+    ) -> Reply:
+        self._wire.request(call.method, url, headers, call.body, call.token)
+        try:
+            reply = await self._transport.exchange(
+                call.method,
+                url,
+                headers,
+                call.body,
+                timeout=max(deadline - self._reactor.seconds(), 0.001),
+                fresh=not call.idempotent,
+            )
+        except ExchangeFailed as failed:
+            self._wire.failure(call.method, url, failed, call.token)
+            raise
+        self._wire.reply(call.method, url, reply, call.token)
+        return reply
+
+
+def _ids(problem: StorageApiError) -> dict[str, str]:
+    """Under which the API knows a failure, for a line of the log."""
+    ids = {"exception_id": problem.exception_id or "", "request_id": problem.request_id}
+    return {name: id for name, id in ids.items() if id}
 
 
 def _no_answer(call: Call, url: str, failed: ExchangeFailed, retried: bool) -> StorageApiError:
@@ -182,15 +214,18 @@ def _no_answer(call: Call, url: str, failed: ExchangeFailed, retried: bool) -> S
 def _refusal(call: Call, url: str, reply: Reply, retried: bool) -> StorageApiError:
     body = reply.json if isinstance(reply.json, dict) else {}
 
+    def shown(text: str) -> str:
+        return hide_secrets(text, () if call.token is None else call.token.secrets)
+
     def text(key: str) -> str:
         value = body.get(key)
-        return str(value) if value not in (None, "") else ""
+        return shown(str(value)) if value not in (None, "") else ""
 
     message = text("error") or f'request {call.method} "{url}" failed: {reply.status} ' + (
-        reply.phrase
+        shown(reply.phrase)
     )
     return StorageApiError(
-        call.token.hidden_in(message) if call.token is not None else message,
+        message,
         method=call.method,
         url=url,
         # A redirect is not ours to pass on: to our own caller it is a bad gateway.
@@ -199,4 +234,5 @@ def _refusal(call: Call, url: str, reply: Reply, retried: bool) -> StorageApiErr
         exception_id=text("exceptionId") or None,
         retried=retried,
         maybe_applied=reply.status >= 500,
+        request_id=shown(reply.request_id),
     )

@@ -33,6 +33,7 @@ from stream.keboola.values import (
     Table,
     TokenInfo,
 )
+from stream.keboola.wire_log import WireLog
 from stream.ops.metrics import Metrics
 
 __all__ = ["StorageApi"]
@@ -59,6 +60,7 @@ class StorageApi:
     :param budget: seconds one call may take, repetitions included.
     :param connect_timeout: seconds.
     :param metrics: measure the calls.
+    :param log_exchanges: log each request with its answer, without their secrets.
     :raises ValueError: an address that can't be used.
     """
 
@@ -71,10 +73,18 @@ class StorageApi:
         budget: float = CALL_BUDGET,
         connect_timeout: float = CONNECT_TIMEOUT,
         metrics: Metrics | None = None,
+        log_exchanges: bool = False,
     ) -> None:
         self._reactor = reactor
         self._transport = Transport(reactor, pool or persistent_pool(reactor), connect_timeout)
-        self._caller = Caller(reactor, base_url(host_or_url), self._transport, budget, metrics)
+        self._caller = Caller(
+            reactor,
+            base_url(host_or_url),
+            self._transport,
+            budget,
+            metrics,
+            WireLog(log_exchanges),
+        )
         self._index: tuple[float, Index] | None = None
 
     async def close(self) -> None:
@@ -318,7 +328,7 @@ class StorageApi:
             if job.error is not None:
                 raise JobFailed(
                     job.id,
-                    job.error.message,
+                    Token.of(token).hidden_in(job.error.message),
                     code=job.error.code,
                     exception_id=job.error.exception_id or None,
                 )

@@ -36,12 +36,12 @@ async def ensure_bucket(api: StorageApi, token: Token, branch_id: int, bucket_id
         return
     except StorageApiError as error:
         if not error.is_not_found:
-            raise
+            raise error.during("cannot get bucket") from None
     try:
         await api.create_bucket(token, branch_id, bucket_id)
     except StorageApiError as error:
         if not _exists(error):
-            raise
+            raise error.during(f'cannot create bucket "{bucket_id}"') from None
 
 
 async def ensure_table(api: StorageApi, token: Token, sink: Sink) -> None:

@@ -32,6 +32,7 @@ class StorageApiError(UserError):
     :param answered: whether the API answered at all.
     :param retried: whether at least one repetition was made.
     :param maybe_applied: whether the call may have had its effect although it failed.
+    :param request_id: under which the API knows the request, ``""`` if it told none.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class StorageApiError(UserError):
         answered: bool = True,
         retried: bool = False,
         maybe_applied: bool = False,
+        request_id: str = "",
     ) -> None:
         super().__init__(
             message,
@@ -60,6 +62,7 @@ class StorageApiError(UserError):
         self.answered = answered
         self.retried = retried
         self.maybe_applied = maybe_applied
+        self.request_id = request_id
 
     def __str__(self) -> str:
         parts = [f'{self.message}, method: "{self.method}", url: "{self.url}"']
@@ -69,7 +72,25 @@ class StorageApiError(UserError):
             parts.append(f'errCode: "{self.code}"')
         if self.exception_id:
             parts.append(f'exceptionId: "{self.exception_id}"')
+        if self.request_id:
+            parts.append(f'requestId: "{self.request_id}"')
         return ", ".join(parts)
+
+    def during(self, context: str) -> StorageApiError:
+        """The same failure with *context* before its message."""
+        return StorageApiError(
+            f"{context}: {self.message}",
+            method=self.method,
+            url=self.url,
+            status=self.status,
+            code=self.code,
+            name=self.name,
+            exception_id=self.exception_id,
+            answered=self.answered,
+            retried=self.retried,
+            maybe_applied=self.maybe_applied,
+            request_id=self.request_id,
+        )
 
     def code_ends_with(self, ending: str) -> bool:
         """Whether the machine code ends with *ending*, in whatever case."""

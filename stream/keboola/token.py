@@ -8,6 +8,7 @@ import re
 import attrs
 
 from stream.errors import UserError
+from stream.keboola.masking import hide_secrets
 
 __all__ = ["Token"]
 
@@ -51,6 +52,11 @@ class Token:
         """SHA-256 of the token: a key for caches that must not hold the secret itself."""
         return hashlib.sha256(self.value.encode("ascii")).digest()
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no text may show."""
+        return (self.value.removeprefix(_BEARER),)
+
     def hidden_in(self, text: str) -> str:
-        """*text* with every occurrence of the token masked."""
-        return text.replace(self.value.removeprefix(_BEARER), "***")
+        """*text* with every occurrence of the token masked, and of what looks like another one."""
+        return hide_secrets(text, self.secrets)

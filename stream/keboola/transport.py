@@ -37,6 +37,8 @@ __all__ = ["ExchangeFailed", "Reply", "Transport", "persistent_pool"]
 
 MAX_REPLY_BYTES = 32 * 1024 * 1024
 _JSON_MEDIA_TYPE = re.compile(r"application/([a-zA-Z0-9.\-]+\+)?json")
+_TOLD_HEADERS = ("content-type", "date", "retry-after", "x-request-id")
+_MAX_TOLD_CHARS = 200
 _IDLE_CONNECTIONS_PER_HOST = 8
 # Shorter than the idle limit of any usual load balancer, so that we close first.
 _IDLE_SECONDS = 30.0
@@ -52,6 +54,7 @@ class Reply:
     :param sent: bytes of the request's body.
     :param received: bytes of the answer's body, as it is without its compression.
     :param parse_seconds: how long reading the JSON took.
+    :param headers: those of the answer that help to find out what happened, by lowercase name.
     """
 
     status: int
@@ -60,6 +63,12 @@ class Reply:
     sent: int = 0
     received: int = 0
     parse_seconds: float = 0.0
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+    @property
+    def request_id(self) -> str:
+        """Under which the server, or what stands before it, knows the request; ``""`` if untold."""
+        return self.headers.get("x-request-id", "")
 
 
 class ExchangeFailed(Exception):
@@ -165,6 +174,7 @@ class Transport:
             sent=0 if producer is None else producer.size,
             received=len(data),
             parse_seconds=time.perf_counter() - started,
+            headers=_told(response),
         )
 
 
@@ -183,6 +193,11 @@ class _JsonBody(FileBodyProducer):
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         self.started = True
         return super().startProducing(consumer)  # type: ignore[no-any-return]
+
+
+def _told(response: IResponse) -> dict[str, str]:
+    found = ((name, response.headers.getRawHeaders(name)) for name in _TOLD_HEADERS)
+    return {name: values[0][:_MAX_TOLD_CHARS] for name, values in found if values}
 
 
 def _decoded(response: IResponse, data: bytes) -> Any:

@@ -18,7 +18,6 @@ _ADAPTIVE = "groups follow the pace of the disk, nothing is checked at intervals
 _LEASE = "bounded by the time to live of the lease, `distribution.ttlSeconds`."
 
 INERT: Mapping[str, str] = {
-    "debugHTTPClient": "`debugLog` shows failed calls.",
     "watchTelemetryInterval": "the lag of watches is measured with each event.",
     "datadog.enabled": _DATADOG,
     "datadog.debug": _DATADOG,

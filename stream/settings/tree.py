@@ -412,7 +412,7 @@ class Settings:
     debug_log: bool = setting(False, "Log also what is of use only when looking for a fault.")
     debug_http_client: bool = setting(
         False,
-        "Log each request to other services with its response.",
+        "Log each request to the Storage API with its answer; secrets are masked.",
         key="debugHTTPClient",
     )
     node_id: str = setting(

@@ -18,9 +18,9 @@ async def serve() -> AsyncIterator[Serve]:
     reactor: Any = _reactor
     started: list[tuple[StorageApi, ScriptedServer]] = []
 
-    def start(*script: Say, budget: float = 30.0) -> tuple[StorageApi, ScriptedServer]:
+    def start(*script: Say, budget: float = 30.0, **options: Any) -> tuple[Any, Any]:
         server = ScriptedServer(list(script))
-        started.append((StorageApi(reactor, server.url, budget=budget), server))
+        started.append((StorageApi(reactor, server.url, budget=budget, **options), server))
         return started[-1]
 
     yield start

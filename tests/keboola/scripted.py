@@ -38,6 +38,7 @@ class Say:
     raw: bytes | None = None
     drop: bool = False
     hang: bool = False
+    headers: dict[str, str] = attrs.field(factory=dict)
 
 
 def refuse(status: int, code: str = "", error: str = "no", exception_id: str = "x-1") -> Say:
@@ -87,6 +88,8 @@ class ScriptedServer(Resource):
         if say.status == 204:
             return b""
         request.setHeader("Content-Type", say.content_type)
+        for name, value in say.headers.items():
+            request.setHeader(name, value)
         return orjson.dumps(say.json) if say.raw is None else say.raw
 
     def stop(self) -> Deferred[None]:

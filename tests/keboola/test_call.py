@@ -11,17 +11,18 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import TimeoutError as DialTimeout
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from stream.errors import UserError
-from stream.keboola import StorageApi, StorageApiError, Token
+from stream.keboola import JobFailed, StorageApi, StorageApiError, Token
 from stream.keboola.call import base_url
 from tests.keboola.conftest import Serve
 from tests.keboola.scripted import Say, refuse
 
 reactor: Any = _reactor
 SECRET = "123-456-verySecretTokenText"
+OTHER_SECRET = "another-secret-of-a-sink"
 BRANCH = {"id": 456, "name": "Main", "isDefault": True}
 JOB = {"id": 321, "status": "waiting"}
 
@@ -335,3 +336,89 @@ def test_a_token_that_fits_no_header_is_refused(text: str) -> None:
     with pytest.raises(UserError) as caught:
         Token(text)
     assert (caught.value.status, caught.value.name) == (401, "storage.tokenInvalid")
+
+
+def echoing(token: str) -> list[Say]:
+    """Answers that quote *token* wherever an API can."""
+    return [
+        refuse(503, f"storage.{token}", f"token {token} is down", f"exc-{token}"),
+        Say(200, {"id": 321, "status": "error", "error": {"message": f"{token} was refused"}}),
+        Say(201, {"id": "7", "token": OTHER_SECRET, "description": f"{token} made {OTHER_SECRET}"}),
+        Say(201, ["quoted", {token: token, "creatorToken": {"id": "1", "description": token}}]),
+        Say(400, raw=f"<b>{token}</b>".encode(), content_type="text/html"),
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_logged_exchanges_show_no_token(serve: Serve) -> None:
+    """With each request and answer logged, no echo of a token gets into the log or an error."""
+    api, server = serve(*echoing(SECRET), budget=0.15, log_exchanges=True)
+    told: list[str] = []
+
+    def note(event: LogEvent) -> None:
+        told.append(f"{event!r} {formatEvent(event)}")
+
+    listen = cast(ILogObserver, note)
+    globalLogPublisher.addObserver(listen)
+    try:
+        with pytest.raises(StorageApiError) as down:
+            await api.import_async(SECRET, 456, "in.c-b.t", file_id=1, columns=["a"])
+        with pytest.raises(JobFailed) as failed:
+            await api.wait_job(SECRET, 321, timeout=1.0)
+        made = await api.create_token(SECRET, source_id="a", sink_id="b", bucket_id="in.c-b")
+        with pytest.raises(StorageApiError) as senseless:
+            await api.create_token(SECRET, source_id="a", sink_id="b", bucket_id="in.c-b")
+        with pytest.raises(StorageApiError) as refused:
+            await api.branch(f"Bearer {SECRET}", 456)
+    finally:
+        globalLogPublisher.removeObserver(listen)
+    assert made.token == OTHER_SECRET
+    assert len(server.asked) == 5
+    errors = [down.value, failed.value, senseless.value, refused.value]
+    text = "\n".join([*told, *(f"{each} {each!r} {each.__dict__}" for each in errors)])
+    for secret in (SECRET, OTHER_SECRET):
+        assert secret not in text
+    for shown in (
+        "token *** is down",
+        '"dataFileId":1',
+        '"X-StorageApi-Token":"***"',
+        '"Authorization":"***"',
+        '"message":"*** was refused"',
+        '"token":"***","description":"*** made ***"',
+        '"content-type":"text/html"',
+    ):
+        assert shown in text, shown
+
+
+@pytest_twisted.ensureDeferred
+async def test_exchanges_are_logged_only_on_demand(serve: Serve) -> None:
+    """Without the setting a call that succeeds leaves nothing in the log."""
+    api, _ = serve(Say(json=BRANCH))
+    events: list[LogEvent] = []
+    observer = cast(ILogObserver, events.append)
+    globalLogPublisher.addObserver(observer)
+    try:
+        await api.branch(SECRET, 456)
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    assert not [event for event in events if "keboola" in str(event.get("log_namespace"))]
+
+
+@pytest_twisted.ensureDeferred
+async def test_request_ids_of_failed_calls(serve: Serve) -> None:
+    """Each failed attempt is logged with the ids under which the API knows it."""
+    api, _ = serve(
+        Say(503, {"error": "down", "exceptionId": "exc-1"}, headers={"X-Request-Id": "req-1"}),
+        Say(403, {"error": "no", "exceptionId": "exc-2"}, headers={"X-Request-Id": "req-2"}),
+    )
+    events: list[LogEvent] = []
+    observer = cast(ILogObserver, events.append)
+    globalLogPublisher.addObserver(observer)
+    try:
+        with pytest.raises(StorageApiError) as caught:
+            await api.branch(SECRET, 456)
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    found = [(e["exception_id"], e["request_id"]) for e in events if "request_id" in e]
+    assert found == [("exc-1", "req-1"), ("exc-2", "req-2")]
+    assert str(caught.value).endswith('exceptionId: "exc-2", requestId: "req-2"')

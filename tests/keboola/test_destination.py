@@ -63,14 +63,22 @@ async def test_two_sinks_may_make_one_bucket() -> None:
     assert api.buckets == {"in.c-bucket"}
 
 
-@pytest.mark.parametrize("method", ["get_bucket", "create_bucket"])
+@pytest.mark.parametrize(
+    ("method", "context"),
+    [
+        ("get_bucket", "cannot get bucket: "),
+        ("create_bucket", 'cannot create bucket "in.c-bucket": '),
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_other_refusals_of_a_bucket_are_passed_on(method: str) -> None:
-    """Nothing is taken for success that isn't."""
+async def test_other_refusals_of_a_bucket_are_passed_on(method: str, context: str) -> None:
+    """Nothing is taken for success that isn't; the message says what was tried."""
     api = FakeStorageApi()
     api.failures[method] = [refused(403, "storage.accessDenied")]
-    with pytest.raises(UserError, match="refused"):
+    with pytest.raises(UserError) as caught:
         await ensure_bucket(api, TOKEN, 456, "in.c-bucket")
+    assert caught.value.message.startswith(context)
+    assert (caught.value.status, caught.value.name) == (403, "storage.accessDenied")
 
 
 @pytest_twisted.ensureDeferred
