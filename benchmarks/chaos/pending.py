@@ -103,6 +103,8 @@ def read_range(endpoint: str, namespace: str, below: str) -> dict[str, bytes]:
     if status != 200:
         raise ConnectionError(f"etcd answered {status}")
     return {
-        base64.b64decode(kv["key"]).decode()[len(namespace) :]: base64.b64decode(kv["value"])
+        base64.b64decode(kv["key"]).decode()[len(namespace) :]: base64.b64decode(
+            kv.get("value", "")
+        )
         for kv in json.loads(answer).get("kvs", ())
     }

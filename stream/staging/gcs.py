@@ -3,7 +3,8 @@
 A bearer token made for one folder of one bucket may create objects and perhaps nothing more. The
 resumable protocol asks for no other right, and its answer tells size and MD5 of what was stored, so
 every object is verified without being read. A part that is lost on the way is sent again from the
-byte the store has; one part is in memory at a time.
+byte the store has; one part is in memory at a time. Why not through the library that serves the
+other stores: docs/decisions/0012.
 """
 
 from __future__ import annotations

@@ -16,11 +16,15 @@ from twisted.python.threadpool import ThreadPool
 from stream.keboola import StorageApi
 from stream.sandbox import SandboxService
 from tests.keboola.contract import ALL, Target
+from tests.keboola.shapes import DOCUMENTED, Recorder, problems_of
 
 reactor: Any = _reactor
 TOKEN = "contract-master-token"
 HOST = "STREAM_TEST_STORAGE_API_HOST"
 PROJECT_TOKEN = "STREAM_TEST_STORAGE_API_TOKEN"
+SHAPES = "STREAM_TEST_SHAPES"
+IS_GIVEN = bool(os.environ.get(HOST) and os.environ.get(PROJECT_TOKEN))
+NOT_GIVEN = f"{HOST} and {PROJECT_TOKEN} are not set"
 
 
 @pytest_twisted.async_yield_fixture()
@@ -68,12 +72,38 @@ async def project() -> AsyncIterator[Target]:
         pool.stop()
 
 
-@pytest.mark.skipif(
-    not (os.environ.get(HOST) and os.environ.get(PROJECT_TOKEN)),
-    reason=f"{HOST} and {PROJECT_TOKEN} are not set",
-)
+@pytest.mark.skipif(not IS_GIVEN, reason=NOT_GIVEN)
 @pytest.mark.parametrize("check", ALL, ids=lambda check: check.__name__)
 @pytest_twisted.ensureDeferred
 async def test_real_project(project: Target, check: Callable[[Target], Awaitable[None]]) -> None:
     """Each part of the contract holds for the API that the sandbox stands in for."""
     await check(project)
+
+
+async def _check_shapes(target: Target) -> None:
+    """Run the whole contract and compare each exchange with what is documented.
+
+    ``STREAM_TEST_SHAPES`` names a file for the shapes: names and types, no values.
+    """
+    recorder = Recorder()
+    recorder.watch(target.api)
+    for check in ALL:
+        await check(target)
+    if os.environ.get(SHAPES):
+        recorder.write(Path(os.environ[SHAPES]))
+    assert recorder.seen.keys() == DOCUMENTED.keys()
+    found = {call: problems_of(DOCUMENTED[call], seen) for call, seen in recorder.seen.items()}
+    assert not {call: problems for call, problems in found.items() if problems}
+
+
+@pytest_twisted.ensureDeferred
+async def test_shapes_of_the_sandbox(target: Target) -> None:
+    """Each call of the contract is sent and answered with the documented members and types."""
+    await _check_shapes(target)
+
+
+@pytest.mark.skipif(not IS_GIVEN, reason=NOT_GIVEN)
+@pytest_twisted.ensureDeferred
+async def test_shapes_of_a_real_project(project: Target) -> None:
+    """The same holds for the API that the sandbox stands in for."""
+    await _check_shapes(project)

@@ -72,8 +72,8 @@ def _fake_gcs() -> Path | None:
     return next(iter(TOOLS.glob(f"python/**/{_FAKE_GCS}")), None)
 
 
-def _s3(key: str) -> Callable[[str], ObjectStaging]:
-    return lambda url: ObjectStaging("aws", url, BUCKET, "us-east-1", key, key)
+def _s3(key: str, secret: str) -> Callable[[str], ObjectStaging]:
+    return lambda url: ObjectStaging("aws", url, BUCKET, "us-east-1", key, secret)
 
 
 def _put_bucket(url: str) -> None:
@@ -115,7 +115,7 @@ SERVERS = (
         "moto",
         _moto,
         lambda program, port, _: [str(program), "-H", "127.0.0.1", "-p", str(port)],
-        _s3("moto-key-for-tests"),
+        _s3("moto-key", "moto-secret-for-tests"),
         _put_bucket,
     ),
     ObjectServer(
@@ -130,7 +130,7 @@ SERVERS = (
             "-p",
             str(port),
         ],
-        _s3("S3RVER"),
+        _s3("S3RVER", "S3RVER"),
         _put_bucket,
     ),
     ObjectServer(
