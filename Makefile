@@ -41,10 +41,9 @@ run: install ## Run everything on this machine, with an etcd and a local Storage
 	@mkdir -p $(VOLUME)
 	exec $(BIN)/twistd -n --pidfile= stream --components=$(COMPONENTS) --config-file $(CONFIG)
 
-test: install lint ## Run the linters and all tests
-	@# Side by side: the end-to-end tests mostly wait.
-	$(MAKE) --jobs=2 --output-sync=target test-unit test-e2e
-	$(MAKE) test-bundle
+test: install ## Run the linters and all tests
+	$(MAKE) --jobs=2 --output-sync=target lint test-unit $(SINGLE_FILE)
+	$(MAKE) test-e2e test-bundle
 
 test-unit: install ## Run the unit tests
 	$(BIN)/python -m pytest -q -m "not e2e and not bundle"

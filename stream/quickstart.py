@@ -24,6 +24,8 @@ Quick start: define a source and a sink, push a record, read it back.
   API={api} TOKEN={token}
   curl -s $API/v1/branches/default/sources -H "X-StorageApi-Token: $TOKEN" \\
     --json '{{"type":"http","name":"My Source"}}'
+  until curl -sf $API/v1/branches/default/sources/my-source \\
+    -H "X-StorageApi-Token: $TOKEN" >/dev/null; do sleep 0.1; done
   curl -s $API/v1/branches/default/sources/my-source/sinks -H "X-StorageApi-Token: $TOKEN" \\
     --json '{{"type":"table","name":"My Sink","table":{{
          "type":"keboola","tableId":"in.c-demo.events","mapping":{{"columns":[

@@ -96,7 +96,7 @@ async def test_records_reach_the_caller(api: Api, taps: Taps) -> None:
 async def test_the_time_is_over(api: Api, taps: Taps) -> None:
     """What was left out is told before the end."""
     await api.create_source()
-    reader = Reader(api, "?duration=1&rate=1")
+    reader = Reader(api, "?duration=3&rate=1")
     await until(lambda: bool(taps))
     for _ in range(3):
         taps.offer([KEY], record(at=reactor.seconds()))
