@@ -82,7 +82,7 @@ class Answer:
             answered=False,
             retried=self.retried,
             maybe_applied=True,
-            request_id=self.reply.request_id,
+            request_id=_shown(self.call, self.reply.request_id),
         )
 
 
@@ -160,7 +160,7 @@ class Caller:
                 or not may_retry(outcome, idempotent=call.idempotent)
                 or self._reactor.seconds() + delay >= deadline
             ):
-                raise problem
+                raise problem from None  # the context would show the reason in tracebacks
             _log.debug(
                 "repeating {method} {url} in {delay} s: {problem}",
                 method=call.method,
@@ -197,10 +197,16 @@ def _ids(problem: StorageApiError) -> dict[str, str]:
     return {name: id for name, id in ids.items() if id}
 
 
+def _shown(call: Call, text: str) -> str:
+    """What the other side said, without the call's token in it."""
+    return hide_secrets(text, () if call.token is None else call.token.secrets)
+
+
 def _no_answer(call: Call, url: str, failed: ExchangeFailed, retried: bool) -> StorageApiError:
     unusable = failed.outcome is Outcome.UNUSABLE
+    # The reason quotes an answer that isn't HTTP, and that may quote the request.
     return StorageApiError(
-        f'request {call.method} "{url}" failed: {failed.reason}',
+        f'request {call.method} "{url}" failed: {_shown(call, failed.reason)}',
         method=call.method,
         url=url,
         status=502,
@@ -214,15 +220,12 @@ def _no_answer(call: Call, url: str, failed: ExchangeFailed, retried: bool) -> S
 def _refusal(call: Call, url: str, reply: Reply, retried: bool) -> StorageApiError:
     body = reply.json if isinstance(reply.json, dict) else {}
 
-    def shown(text: str) -> str:
-        return hide_secrets(text, () if call.token is None else call.token.secrets)
-
     def text(key: str) -> str:
         value = body.get(key)
-        return shown(str(value)) if value not in (None, "") else ""
+        return _shown(call, str(value)) if value not in (None, "") else ""
 
     message = text("error") or f'request {call.method} "{url}" failed: {reply.status} ' + (
-        shown(reply.phrase)
+        _shown(call, reply.phrase)
     )
     return StorageApiError(
         message,
@@ -234,5 +237,5 @@ def _refusal(call: Call, url: str, reply: Reply, retried: bool) -> StorageApiErr
         exception_id=text("exceptionId") or None,
         retried=retried,
         maybe_applied=reply.status >= 500,
-        request_id=shown(reply.request_id),
+        request_id=_shown(call, reply.request_id),
     )

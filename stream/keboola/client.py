@@ -322,21 +322,22 @@ class StorageApi:
         :raises JobDeadlineExceeded: it is still running.
         """
         deadline = self._reactor.seconds() + timeout
+        shown = Token.of(token).hidden_in
         for delay in job_poll_delays():
             left = deadline - self._reactor.seconds()
             job = await self.get_job(token, job_id, budget=max(left, 1.0))
             if job.error is not None:
                 raise JobFailed(
                     job.id,
-                    Token.of(token).hidden_in(job.error.message),
-                    code=job.error.code,
-                    exception_id=job.error.exception_id or None,
+                    shown(job.error.message),
+                    code=shown(job.error.code),
+                    exception_id=shown(job.error.exception_id) or None,
                 )
             if job.is_finished:
                 return job
             left = deadline - self._reactor.seconds()
             if left <= 0:
-                raise JobDeadlineExceeded(job.id, job.status)
+                raise JobDeadlineExceeded(job.id, shown(job.status))
             await deferLater(self._reactor, min(delay, left))
         raise AssertionError("the delays have no end")
 

@@ -30,6 +30,7 @@ class Say:
 
     :param drop: close the connection instead of answering.
     :param hang: never answer.
+    :param wire: the whole answer as it is sent, if it isn't HTTP.
     """
 
     status: int = 200
@@ -39,6 +40,7 @@ class Say:
     drop: bool = False
     hang: bool = False
     headers: dict[str, str] = attrs.field(factory=dict)
+    wire: bytes = b""
 
 
 def refuse(status: int, code: str = "", error: str = "no", exception_id: str = "x-1") -> Say:
@@ -83,6 +85,12 @@ class ScriptedServer(Resource):
         if say.drop:
             assert request.channel is not None
             request.channel.forceAbortClient()
+            return NOT_DONE_YET
+        if say.wire:
+            assert request.channel is not None
+            assert request.channel.transport is not None
+            request.channel.transport.write(say.wire)
+            request.channel.loseConnection()
             return NOT_DONE_YET
         request.setResponseCode(say.status)
         if say.status == 204:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import traceback
 from typing import Any, cast
 
 import pytest
@@ -15,7 +16,7 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.python.failure import Failure
 
 from stream.errors import UserError
-from stream.keboola import JobFailed, StorageApi, StorageApiError, Token
+from stream.keboola import JobDeadlineExceeded, JobFailed, StorageApi, StorageApiError, Token
 from stream.keboola.call import base_url
 from tests.keboola.conftest import Serve
 from tests.keboola.scripted import Say, refuse
@@ -388,6 +389,42 @@ async def test_logged_exchanges_show_no_token(serve: Serve) -> None:
         '"content-type":"text/html"',
     ):
         assert shown in text, shown
+
+
+@pytest.mark.parametrize(
+    "wire",
+    ["{}\r\n\r\n", "HTTP/1.1 {} OK\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n"],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_is_not_http_shows_no_token(serve: Serve, wire: str) -> None:
+    """What quotes the request instead of answering it isn't quoted with its token."""
+    api, _ = serve(Say(wire=wire.format(SECRET).encode()))
+    with pytest.raises(StorageApiError) as caught:
+        await api.import_async(SECRET, 456, "in.c-b.t", file_id=1, columns=["a"])
+    assert SECRET not in f"{caught.value} {caught.value.__dict__}"
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert "***" in caught.value.message
+
+
+@pytest_twisted.ensureDeferred
+async def test_ids_and_states_show_no_token(serve: Serve) -> None:
+    """A token is masked, too, in codes, ids and states that the API quotes it in."""
+    error = {"message": "no", "code": f"storage.{SECRET}", "exceptionId": f"exc-{SECRET}"}
+    api, _ = serve(
+        Say(json={"id": 321, "status": "error", "error": error}),
+        Say(json={"id": 321, "status": SECRET}),
+        Say(201, [], headers={"X-Request-Id": f"req-{SECRET}"}),
+    )
+    with pytest.raises(JobFailed) as failed:
+        await api.wait_job(SECRET, 321, timeout=1.0)
+    with pytest.raises(JobDeadlineExceeded) as late:
+        await api.wait_job(SECRET, 321, timeout=0.0)
+    with pytest.raises(StorageApiError) as senseless:
+        await api.create_token(SECRET, source_id="a", sink_id="b", bucket_id="in.c-b")
+    for problem in (failed.value, late.value, senseless.value):
+        assert SECRET not in f"{problem} {problem.__dict__}"
+    assert (failed.value.code, failed.value.exception_id) == ("storage.***", "exc-***")
+    assert senseless.value.request_id == "req-***"
 
 
 @pytest_twisted.ensureDeferred
