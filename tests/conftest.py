@@ -21,11 +21,21 @@ from stream.etcd.embedded import etcd_binary
 _START_SECONDS = 30
 
 
+_given_ports: set[int] = set()
+
+
 def free_port() -> int:
-    """A port on loopback that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on loopback that nobody listens on at the moment, never the same one twice.
+
+    Whoever was given one before may not listen on it yet.
+    """
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given_ports:
+            _given_ports.add(port)
+            return port
 
 
 @pytest.fixture(scope="session")
