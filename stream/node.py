@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
@@ -66,11 +66,7 @@ class PoolService(Service):
     async def stopService(self) -> None:
         """Fires when no thread runs any more, or those left have had some time."""
         super().stopService()
-        leaving = self.pool.leave(self._reactor)
-        leaving.addTimeout(LEAVE_SECONDS, self._reactor)
-        try:
-            await leaving
-        except TimeoutError:
+        if not await self.pool.leave(self._reactor, LEAVE_SECONDS):
             _log.warn("left behind threads that do not end", pool=self.pool.name)
 
 

@@ -9,6 +9,7 @@ import attrs
 
 from benchmarks.chaos.accounts import Accounts
 from benchmarks.chaos.producers import CUT_OFF, SILENT
+from benchmarks.markdown import bullets, table
 
 __all__ = ["Report", "markdown"]
 
@@ -46,17 +47,22 @@ def markdown(report: Report) -> str:
     parts = [
         f"## Chaos: {report.title}",
         _kills(report.kills),
-        _table(
-            ("answer", "attempts"), ((_name(s), n) for s, n in sorted(accounts.answers.items()))
+        table(
+            ("answer", "attempts"),
+            ((_name(s), n) for s, n in sorted(accounts.answers.items())),
+            numbers=True,
         ),
-        _table(("records", ""), _records(report)),
+        table(("records", ""), _records(report), numbers=True),
     ]
     if accounts.repeated:
         rows = ((_all(answers), n) for answers, n in accounts.repeated.most_common(_SHOWN))
-        parts.append(_table(("several rows; answers to the attempts", "records"), rows))
+        parts.append(
+            table(("several rows; answers to the attempts", "records"), rows, numbers=True)
+        )
     if report.complaints:
-        parts.append(_table(("logged errors", "times"), report.complaints.most_common(_SHOWN)))
-    parts += [_list("Notes", report.notes), _list("Faults", report.faults)]
+        complaints = report.complaints.most_common(_SHOWN)
+        parts.append(table(("logged errors", "times"), complaints, numbers=True))
+    parts += [bullets("Notes", report.notes), bullets("Faults", report.faults)]
     parts.append("**Everything is right.**" if report.is_good else "**Something is wrong.**")
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -86,22 +92,7 @@ def _kills(kills: Counter[tuple[str, str]]) -> str:
     components = sorted({component for component, _ in kills})
     rows = [(component, *(kills[component, kind] for kind in kinds)) for component in components]
     rows.append(("all", *(sum(kills[c, kind] for c in components) for kind in kinds)))
-    return _table(("taken down", *kinds), rows)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
-    lines += [
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows
-    ]
-    return "\n".join(lines)
-
-
-def _list(title: str, items: Sequence[str]) -> str:
-    if not items:
-        return ""
-    more = [f"- … {len(items) - _SHOWN} more"] if len(items) > _SHOWN else []
-    return "\n".join([f"{title}:", "", *(f"- {item}" for item in items[:_SHOWN]), *more])
+    return table(("taken down", *kinds), rows, numbers=True)
 
 
 def _name(status: int) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,8 @@ from benchmarks.coordination.evidence import (
     records_of_slices,
 )
 from benchmarks.coordination.journal import Journal, read_journal
-from benchmarks.coordination.tables import bullets, table
+from benchmarks.coordination.sender import Sender
+from benchmarks.markdown import bullets, table
 from tests.e2e.processes import Deployment, request
 
 __all__ = ["Plan", "Report", "markdown", "run"]
@@ -94,32 +93,6 @@ class Report:
         return not (self.faults or self.work.faults or any(self.tables.values()))
 
 
-class _Source(threading.Thread):
-    """Sends numbered records to one source; :ivar answers: status by number."""
-
-    def __init__(self, url: str, pace: float) -> None:
-        super().__init__(daemon=True)
-        self.answers: dict[int, int] = {}
-        self._url = url
-        self._pace = pace
-        self._end = threading.Event()
-
-    def finish(self) -> None:
-        self._end.set()
-        self.join()
-
-    def run(self) -> None:
-        for number in itertools.count():
-            body = json.dumps({"id": number}).encode()
-            self.answers[number] = 0
-            with suppress(OSError):
-                self.answers[number], _ = request(
-                    "POST", self._url, body, {"Content-Type": "application/json"}
-                )
-            if self._end.wait(self._pace):
-                return
-
-
 def run(plan: Plan) -> Report:
     """Do it all; the processes are stopped at the end, whatever happens."""
     cluster = _cluster(plan)
@@ -161,12 +134,11 @@ class _Run:
     def report(self) -> Report:
         plan, deployed = self._plan, self._cluster.deployed
         sources = self._define()
-        senders = [_Source(url, plan.pace) for url in sources.values()]
-        for sender in senders:
-            sender.start()
-        self._kill_for(plan.seconds)
-        for sender in senders:
-            sender.finish()
+        senders = [Sender(url, plan.pace) for url in sources.values()]
+        with ExitStack() as stack:
+            for sender in senders:
+                stack.enter_context(sender)
+            self._kill_for(plan.seconds)
         ended = time.time()
         plan.say("healing")
         self._cluster.heal()
@@ -285,7 +257,7 @@ class _Run:
                     found[name] += float(line.rpartition(" ")[2])
         return found
 
-    def _tables(self, senders: dict[str, _Source]) -> tuple[Counter[str], int]:
+    def _tables(self, senders: dict[str, Sender]) -> tuple[Counter[str], int]:
         wrong: Counter[str] = Counter()
         rows = 0
         for number in range(self._plan.sinks):

@@ -5,8 +5,6 @@ Each case is a deployment of its own with one sink that gets records all the tim
 
 from __future__ import annotations
 
-import itertools
-import json
 import threading
 import time
 from collections import Counter
@@ -29,8 +27,9 @@ from benchmarks.coordination.evidence import (
     records_of_slices,
 )
 from benchmarks.coordination.journal import Journal, read_journal
+from benchmarks.coordination.sender import Sender
 from benchmarks.coordination.staging_proxy import StagingProxy
-from benchmarks.coordination.tables import bullets, table
+from benchmarks.markdown import bullets, table
 from tests.e2e.processes import TABLE, Deployment, Running, request, wait_for
 from tests.serving import serving
 from tests.staging.servers import SERVERS, running_server
@@ -208,8 +207,7 @@ def _case(root: Path, name: str, window: Window) -> Outcome:
     with _stage(root, case) as stage:
         deployed = stage.deployed
         case.first(stage)
-        answers: dict[int, int] = {}
-        with _records(deployed.define(_COLUMNS), answers, window.pace), _sampled(stage):
+        with Sender(deployed.define(_COLUMNS), window.pace) as sender, _sampled(stage):
             time.sleep(_BEFORE_SECONDS)
             case.fails(stage, window.seconds)
             mended = time.time()
@@ -220,7 +218,7 @@ def _case(root: Path, name: str, window: Window) -> Outcome:
         slices = records_of_slices(deployed)
         objects = count_objects(deployed) if stage.staging is None else _stored(stage.staging)
     journal = read_journal(sorted(root.glob("*.log")))
-    return _judge(name, stage, journal, slices, objects, answers, left, recovered)
+    return _judge(name, stage, journal, slices, objects, sender.answers, left, recovered)
 
 
 def _judge(
@@ -294,22 +292,6 @@ def _stage(root: Path, case: Case) -> Iterator[_Stage]:
 
 
 @contextmanager
-def _records(url: str, answers: dict[int, int], pace: float) -> Iterator[None]:
-    """Numbered records in the background, with the status of each."""
-    end = threading.Event()
-
-    def send() -> None:
-        for number in itertools.count():
-            body = json.dumps({"id": number}).encode()
-            answers[number], _ = request("POST", url, body, {"Content-Type": "application/json"})
-            if end.wait(pace):
-                return
-
-    with _thread(send, end):
-        yield
-
-
-@contextmanager
 def _sampled(stage: _Stage) -> Iterator[None]:
     end = threading.Event()
 
@@ -317,13 +299,7 @@ def _sampled(stage: _Stage) -> Iterator[None]:
         while not end.wait(_SAMPLE_SECONDS):
             stage.calls.append((time.time(), _api_calls(stage.service)))
 
-    with _thread(sample, end):
-        yield
-
-
-@contextmanager
-def _thread(do: Callable[[], None], end: threading.Event) -> Iterator[None]:
-    thread = threading.Thread(target=do, daemon=True)
+    thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
         yield

@@ -16,7 +16,7 @@ import attrs
 
 from benchmarks.coordination import life
 from benchmarks.coordination.journal import Event, Journal, read_journal
-from benchmarks.coordination.tables import share, table
+from benchmarks.markdown import share, table
 from tests.e2e.processes import ALL, TABLE, Deployment, request, wait_for
 
 __all__ = ["measure", "row_times"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import attrs
 
 from benchmarks.coordination.journal import Event, Journal
-from benchmarks.coordination.tables import share, table
+from benchmarks.markdown import share, table
 
 __all__ = ["one_life", "steps"]
 

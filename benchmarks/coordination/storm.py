@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.task import react
 
 from benchmarks.coordination.journal import Journal, read_journal
-from benchmarks.coordination.tables import share, table
+from benchmarks.markdown import share, table
 from benchmarks.scale import cpu_seconds, define
 from stream.etcd import EtcdClient
 from stream.settings import Settings

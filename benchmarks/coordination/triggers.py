@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 
 from benchmarks.coordination.journal import Event, Journal, read_journal
-from benchmarks.coordination.tables import bullets, table
+from benchmarks.markdown import bullets, table
 from stream.values.utctime import parse_time
 from tests.e2e.processes import ALL, Deployment, request
 

@@ -14,7 +14,7 @@ from stream.keboola.call_meter import CallMeter, MeasuredCall
 from stream.keboola.errors import StorageApiError
 from stream.keboola.masking import hide_secrets
 from stream.keboola.retry import CALL_BUDGET, MAX_RETRIES, Outcome, may_retry, retry_delay
-from stream.keboola.token import Token
+from stream.keboola.token import Token, secrets_of
 from stream.keboola.transport import ExchangeFailed, Reply, Transport
 from stream.keboola.wire_log import WireLog
 from stream.ops.metrics import Metrics
@@ -199,7 +199,7 @@ def _ids(problem: StorageApiError) -> dict[str, str]:
 
 def _shown(call: Call, text: str) -> str:
     """What the other side said, without the call's token in it."""
-    return hide_secrets(text, () if call.token is None else call.token.secrets)
+    return hide_secrets(text, secrets_of(call.token))
 
 
 def _no_answer(call: Call, url: str, failed: ExchangeFailed, retried: bool) -> StorageApiError:

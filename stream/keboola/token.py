@@ -10,7 +10,7 @@ import attrs
 from stream.errors import UserError
 from stream.keboola.masking import hide_secrets
 
-__all__ = ["Token"]
+__all__ = ["Token", "secrets_of"]
 
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _BEARER = "Bearer "
@@ -60,3 +60,8 @@ class Token:
     def hidden_in(self, text: str) -> str:
         """*text* with every occurrence of the token masked, and of what looks like another one."""
         return hide_secrets(text, self.secrets)
+
+
+def secrets_of(token: Token | None) -> tuple[str, ...]:
+    """What no text about a call with *token* may show; nothing of a call without one."""
+    return () if token is None else token.secrets

@@ -9,7 +9,7 @@ import orjson
 from twisted.logger import Logger
 
 from stream.keboola.masking import hide_secrets, masked
-from stream.keboola.token import Token
+from stream.keboola.token import Token, secrets_of
 from stream.keboola.transport import ExchangeFailed, Reply
 
 __all__ = ["WireLog"]
@@ -35,7 +35,7 @@ class WireLog:
             _log.info(
                 "request {method} {url} {headers} {body}",
                 method=method,
-                url=hide_secrets(url, _known(token)),
+                url=hide_secrets(url, secrets_of(token)),
                 headers=_text(headers, token),
                 body=_text(body, token),
             )
@@ -47,7 +47,7 @@ class WireLog:
                 "answer {status} to {method} {url} {headers} {body}",
                 status=reply.status,
                 method=method,
-                url=hide_secrets(url, _known(token)),
+                url=hide_secrets(url, secrets_of(token)),
                 headers=_text(reply.headers, token),
                 body=_text(reply.json, token),
                 received=reply.received,
@@ -59,17 +59,13 @@ class WireLog:
             _log.info(
                 "no answer to {method} {url}: {reason}",
                 method=method,
-                url=hide_secrets(url, _known(token)),
-                reason=hide_secrets(failed.reason, _known(token)),
+                url=hide_secrets(url, secrets_of(token)),
+                reason=hide_secrets(failed.reason, secrets_of(token)),
             )
-
-
-def _known(token: Token | None) -> tuple[str, ...]:
-    return () if token is None else token.secrets
 
 
 def _text(value: Any, token: Token | None) -> str:
     if value is None:
         return "-"
-    text = orjson.dumps(masked(value, _known(token)), option=orjson.OPT_NON_STR_KEYS).decode()
+    text = orjson.dumps(masked(value, secrets_of(token)), option=orjson.OPT_NON_STR_KEYS).decode()
     return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}… ({len(text)} characters)"

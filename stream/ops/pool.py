@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Thread
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.python.threadpool import ThreadPool
 
 __all__ = ["LeavablePool"]
@@ -23,8 +23,15 @@ class LeavablePool(ThreadPool):
 
     threadFactory = _Thread
 
-    def leave(self, reactor: Any) -> Deferred[None]:
-        """Stop the pool. Fires when the last job has ended; nobody has to wait for that."""
+    async def leave(self, reactor: Any, seconds: float) -> bool:
+        """Stop the pool. Fires when the last job has ended, or after *seconds*; whether it has."""
+        try:
+            await self._ended(reactor).addTimeout(seconds, reactor)
+        except TimeoutError:
+            return False
+        return True
+
+    def _ended(self, reactor: Any) -> Deferred[None]:
         left: Deferred[None] = Deferred(lambda _: None)
 
         def ended() -> None:

@@ -15,14 +15,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import (
     Deferred,
     DeferredList,
-    DeferredLock,
     DeferredSemaphore,
     ensureDeferred,
 )
@@ -135,7 +133,6 @@ class SinkRouter(Service):
         self._report: Registration | None = None
         self._unreported: deque[_Unreported] = deque()
         self._at_once = DeferredSemaphore(SINKS_AT_ONCE)
-        self._turns: dict[SinkKey, _Turn] = {}
         self._sinks: Mirror[Sink] = Mirror(
             client, definition_prefix.SINK_ACTIVE, json_values(Sink), on_change=self._sinks_changed
         )
@@ -163,12 +160,11 @@ class SinkRouter(Service):
         self.refusal = shutting_down()
         await self._sinks.stopService()
         await self._slices.stopService()
-        closing = [ensureDeferred(p.close(self.refusal)) for p in list(self._pipelines.values())]
+        pipelines = list(self._pipelines.values())
+        closing = [ensureDeferred(pipeline.close(self.refusal)) for pipeline in pipelines]
         await _settled(closing, "cannot close a sink pipeline")
-        # What is being closed mustn't be cut off, and nothing is opened any more.
-        await _settled(
-            [self._update_pipeline(key) for key in list(self._turns)], "cannot end a change"
-        )
+        # What a change is closing mustn't be cut off.
+        await DeferredList([pipeline.turn.acquire() for pipeline in pipelines])
         if self._report is not None:
             await self._report.remove()
 
@@ -317,26 +313,16 @@ class SinkRouter(Service):
 
     def _update_pipelines(self, touched: Iterable[SinkKey]) -> Deferred[None]:
         """Fires when the pipelines write to what they are to write to, and nothing else."""
-        updating = [self._update_pipeline(key) for key in touched if key in self._pipelines]
+        updating = []
+        for key in touched:
+            pipeline = self._pipelines.get(key)
+            if pipeline is not None:
+                updating.append(pipeline.turn.run(self._at_once.run, self._follow, key, pipeline))
         return ensureDeferred(_settled(updating, "cannot update a sink pipeline"))
 
-    def _update_pipeline(self, key: SinkKey) -> Deferred[None]:
-        """Fires when the pipeline follows the slices as they are known now, or later ones."""
-        turn = self._turns.setdefault(key, _Turn())
-        turn.users += 1
-
-        def over(result: Any) -> Any:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[key]
-            return result
-
-        return turn.lock.run(self._at_once.run, self._follow, key).addBoth(over)
-
-    async def _follow(self, key: SinkKey) -> None:
-        pipeline = self._pipelines.get(key)
-        if pipeline is None or not self.running:
-            return
+    async def _follow(self, key: SinkKey, pipeline: SinkPipeline) -> None:
+        if self._pipelines.get(key) is not pipeline or not self.running:
+            return  # it was closed; one opened since knows the slices of now
         share = self._share(key)
         if share:
             self._quotas.watch(key, share[-1].quota)
@@ -368,14 +354,6 @@ class _Unreported:
 
     revision: int
     is_done: bool = False
-
-
-@attrs.define(eq=False)
-class _Turn:
-    """The changes of one sink, one at a time."""
-
-    lock: DeferredLock = attrs.Factory(DeferredLock)
-    users: int = 0
 
 
 async def _settled(deferreds: list[Deferred[None]], message: str) -> None:

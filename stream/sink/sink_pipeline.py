@@ -82,7 +82,10 @@ class _Target:
 
 
 class SinkPipeline:
-    """Writes to the slices given by `update`; opened by the first record of the sink."""
+    """Writes to the slices given by `update`; opened by the first record of the sink.
+
+    :ivar turn: held by its owner while he looks what it is to write to and changes it.
+    """
 
     def __init__(self, context: PipelineContext, key: SinkKey | None = None) -> None:
         """:param key: whose records they are, to count them; nobody's if ``None``."""
@@ -93,6 +96,7 @@ class SinkPipeline:
         self._targets: tuple[_Target, ...] = ()
         self._stopped: UserError | None = None
         self._updating = DeferredLock()
+        self.turn = DeferredLock()
 
     def write(self, record: RecordContext, waiter: Waiter) -> int | None:
         """Render *record* and hand it to a ready slice.

@@ -128,10 +128,13 @@ class Operator(Service, Generic[T]):
         self._wake_call = None
         self._woken.clear()
         ended = DeferredList(list(self._running))
-        if grace is not None and self._running:
-            cutting = self._reactor.callLater(grace, self._cut_off)
-            ended.addCallback(_without(cutting))
+        if grace is None or not self._running:
+            await ended
+            return
+        cutting = self._reactor.callLater(grace, self._cut_off)
         await ended
+        if cutting.active():
+            cutting.cancel()
 
     def _cut_off(self) -> None:
         self.was_cut_off = True
@@ -233,17 +236,6 @@ class Operator(Service, Generic[T]):
         if item.key in self._woken_while_busy:
             self._woken_while_busy.discard(item.key)
             self.wake(item.key)
-
-
-def _without(call: IDelayedCall) -> Callable[[T], T]:
-    """Passes its argument on and cancels *call*, if it is still to come."""
-
-    def cancel(result: T) -> T:
-        if call.active():
-            call.cancel()
-        return result
-
-    return cancel
 
 
 class _Timers:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from benchmarks.coordination.tables import table
+from benchmarks.markdown import table
 from stream.etcd import EtcdClient
 from tests.keboola.bridge import running_bridge
 from tests.keboola.faults import CASES, ROUTES, ROWS, SHORT, Outcome, live

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.breaking import broken
 from tests.simulation.variants import VARIANTS
 from tests.simulation.world import simulate
 
@@ -69,7 +70,7 @@ def test_a_seed_repeats_itself_in_another_process(hash_seed: str) -> None:
 def test_a_broken_variant_is_found_out(name: str) -> None:
     """The verdict of the simulation means something: it can be bad."""
     variant = VARIANTS[name]
-    with variant.applied():
+    with broken(variant.patches):
         for number in range(_ENOUGH_SEEDS):
             seed = variant.start + number
             result = simulate(seed, faults=variant.faults, all_kinds=True)

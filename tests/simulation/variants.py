@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import attrs
 from twisted.application.service import Service
@@ -37,14 +34,6 @@ class Variant:
     faults: tuple[str, ...]
     symptom: str = ""
     start: int = 0
-
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """The service is broken in this way."""
-        with contextlib.ExitStack() as stack:
-            for target, replacement in self.patches.items():
-                stack.enter_context(mock.patch(target, replacement))
-            yield
 
 
 def _sync_nothing(*_: object) -> dict[disk.DiskFile, WriterError]:

@@ -13,6 +13,7 @@ import pytest_twisted
 from hypothesis.errors import Flaky
 
 from stream.etcd import EtcdClient
+from tests.breaking import broken
 from tests.storage.histories import Histories, run_histories
 from tests.storage.variants import VARIANTS
 
@@ -43,7 +44,7 @@ async def test_variants(
     """A service that is broken on purpose breaks a rule in one of the histories."""
     variant = VARIANTS[name]
     # A race may end differently when it is run again, and then it is called flaky.
-    with variant.applied(), pytest.raises((AssertionError, Flaky)):
+    with broken(variant.patches), pytest.raises((AssertionError, Flaky)):
         await run_histories(
             etcd,
             etcd_url,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
-from unittest import mock
 
 import attrs
 
@@ -33,14 +30,6 @@ class Variant:
 
     patches: dict[str, Any]
     symptom: str
-
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """The service is broken in this way."""
-        with contextlib.ExitStack() as stack:
-            for target, replacement in self.patches.items():
-                stack.enter_context(mock.patch(target, replacement))
-            yield
 
 
 async def _leave_open(self: SinkFiles, change: Change, sink: Sink) -> None:

@@ -409,11 +409,7 @@ class StorageWriterService(Service):
 
     async def _leave(self, volume: OpenVolume) -> None:
         """A volume on which something still runs stays locked as long as the process lives."""
-        leaving = volume.pool.leave(self._reactor)
-        leaving.addTimeout(STOP_SECONDS, self._reactor)
-        try:
-            await leaving
-        except TimeoutError:
+        if not await volume.pool.leave(self._reactor, STOP_SECONDS):
             self._locks.pop(volume.found.path, None)
             _log.error(
                 "volume {volume_id} is left locked: its disk does not answer",

@@ -1,4 +1,4 @@
-"""Markdown, and shares of sorted numbers."""
+"""What reports of runs are made of: tables, lists, and shares of sorted numbers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ __all__ = ["bullets", "share", "table"]
 _SHOWN = 20
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: bool = False) -> str:
+    """:param numbers: all columns but the first one hold some."""
+    first, others = "|---", "|---:" if numbers else "|---"
+    lines = ["| " + " | ".join(head) + " |", first + others * (len(head) - 1) + "|"]
     lines += [
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows
     ]
