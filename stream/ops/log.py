@@ -17,13 +17,14 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from stream.ops.secrets import MASK, is_secret_name
+from stream.ops.tracing import log_ids
 from stream.values.utctime import format_time, from_timestamp
 
 __all__ = ["Form", "LineObserver", "form_for"]
 
 Form = Literal["json", "text"]
 
-MASK = "*****"
 _LEVELS = {
     LogLevel.debug: "debug",
     LogLevel.info: "info",
@@ -38,11 +39,6 @@ _LEVEL_ORDER = (
     LogLevel.error,
     LogLevel.critical,
 )
-_SECRET = re.compile(
-    r"(^|[._-])(password|passwd|secret|token|authorization|cookies?|credentials?"
-    r"|(api|secret|access|private|account)[._-]?key|connection[._-]?string)$"
-)
-_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # What the legacy log adds to an event, and what is in a line under another name.
 _NO_FIELDS = frozenset(
@@ -61,6 +57,10 @@ _DOTTED = frozenset(
         *("http_status", "http_bytes", "http_time"),
     }
 )
+_KEYED = {"source_id", "sink_id", "file_id", "slice_id"}
+_PARTS = ("project.id", "branch.id", "source.id", "sink.id")
+"""Keys of these fields begin with the ids that a search goes by."""
+_LEAST_PARTS = 3
 _RENAMED = {
     "node_id": "nodeId",
     "exception_id": "exceptionId",
@@ -109,7 +109,7 @@ class LineObserver:
 
 def _line(event: LogEvent, level: Any) -> dict[str, Any]:
     """The members of a line, in their order."""
-    masked = {name: MASK if _is_secret(name) else value for name, value in event.items()}
+    masked = {name: MASK if is_secret_name(name) else value for name, value in event.items()}
     moment = event.get("log_time")
     line: dict[str, Any] = {
         "time": format_time(from_timestamp(moment) if moment else datetime.now(UTC)),
@@ -121,6 +121,7 @@ def _line(event: LogEvent, level: Any) -> dict[str, Any]:
     component = event.get("component") or _component(event.get("log_namespace"))
     if component:
         line["component"] = component
+    line.update(log_ids())
     failure = event.get("log_failure")
     if isinstance(failure, Failure):
         line["error.type"] = failure.type.__name__ if failure.type else "unknown"
@@ -131,6 +132,10 @@ def _line(event: LogEvent, level: Any) -> dict[str, Any]:
 
 
 def _fields(event: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name in _KEYED & event.keys():
+        parts = str(event[name]).split("/")
+        if len(parts) >= _LEAST_PARTS:
+            yield from zip(_PARTS, parts, strict=False)
     for name, value in event.items():
         if not name.startswith("log_") and name not in _NO_FIELDS:
             if name in _DOTTED:
@@ -148,7 +153,7 @@ def _value(value: Any, depth: int = 0) -> Any:
     if depth < _MAX_DEPTH:
         if isinstance(value, Mapping):
             return {
-                str(name): MASK if _is_secret(str(name)) else _value(item, depth + 1)
+                str(name): MASK if is_secret_name(str(name)) else _value(item, depth + 1)
                 for name, item in value.items()
             }
         if isinstance(value, list | tuple | set | frozenset):
@@ -158,10 +163,6 @@ def _value(value: Any, depth: int = 0) -> Any:
     except Exception:
         # A log line must come out whatever is in it.
         return f"<unprintable {type(value).__name__}>"
-
-
-def _is_secret(name: str) -> bool:
-    return _SECRET.search(_CAPITAL.sub("_", name).lower()) is not None
 
 
 def _component(namespace: str | None) -> str:

@@ -192,7 +192,8 @@ class TaskExecutor(Service):
         run = TaskRun(task)
         problem: BaseException | None = None
         try:
-            with span("keboola.go.task", {"task": task.task_id, "type": task.type}):
+            attributes = {"task": task.task_id, "resource.name": task.type}
+            with span("keboola.go.task", attributes):
                 result = await self._limited(_coroutine(body(run)), TASK_SECONDS)
         except Exception as error:
             problem = TaskTimeout() if isinstance(error, defer.TimeoutError) else error
