@@ -14,7 +14,7 @@ report can't write.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -165,6 +165,8 @@ class SinkRouter(Service):
         await self._slices.stopService()
         closing = [ensureDeferred(p.close(self.refusal)) for p in list(self._pipelines.values())]
         await _settled(closing, "cannot close a sink pipeline")
+        for key in self._pipelines:
+            _log.info("closed sink pipeline: {cause}", cause="shutting down", sink_id=str(key))
         # What is being closed mustn't be cut off, and nothing is opened any more.
         await _settled(
             [self._update_pipeline(key) for key in list(self._turns)], "cannot end a change"
@@ -215,8 +217,9 @@ class SinkRouter(Service):
         _log.info("opening sink pipeline", sink_id=str(key))
         pipeline = self._pipelines[key] = SinkPipeline(self._context, key)
         self._quotas.watch(key, share[-1].quota)
-        ensureDeferred(pipeline.update(share)).addErrback(
-            lambda failure: _log.failure("cannot open sink pipeline", failure)
+        ensureDeferred(pipeline.update(share)).addCallbacks(
+            lambda _: _log.info("opened sink pipeline", sink_id=str(key)),
+            lambda failure: _log.failure("cannot open sink pipeline", failure),
         )
         return pipeline
 
@@ -251,14 +254,15 @@ class SinkRouter(Service):
         if batch.reset:
             self._targets = {}
         touched: set[SourceKey] = set(known) if batch.reset else set()
+        if batch.reset:
+            self._forget_vanished(known, batch)
         for change in batch.changes:
             key = SinkKey.parse(change.key.removeprefix(definition_prefix.SINK_ACTIVE))
             source = key.source_key
             touched.add(source)
             if change.value is None:
                 self._targets.get(source, {}).pop(key.sink_id, None)
-                if self._context.meters is not None:
-                    self._context.meters.forget(key)
+                self._forget(key)
                 continue
             sink = change.value
             target = known.get(source, {}).get(key.sink_id)
@@ -273,6 +277,21 @@ class SinkRouter(Service):
                 self._eligible[source] = eligible
             else:
                 self._eligible.pop(source, None)
+
+    def _forget_vanished(
+        self, known: Mapping[SourceKey, Mapping[str, SinkTarget]], batch: Batch[Sink]
+    ) -> None:
+        """After a gap in the watch nothing tells of sinks that are gone."""
+        found = {change.key for change in batch.changes}
+        for targets in known.values():
+            for target in targets.values():
+                if f"{definition_prefix.SINK_ACTIVE}{target.key}" not in found:
+                    self._forget(target.key)
+
+    def _forget(self, key: SinkKey) -> None:
+        """The sink was deleted."""
+        if self._context.meters is not None:
+            self._context.meters.forget(key)
 
     # Changes of slices.
 
@@ -356,7 +375,7 @@ class SinkRouter(Service):
             target = self._targets.get(key.source_key, {}).get(key.sink_id)
             if target is not None:
                 target._pipeline = None
-        _log.info("closed sink pipeline: no active slice", sink_id=str(key))
+        _log.info("closed sink pipeline: {cause}", cause="no active slice", sink_id=str(key))
 
 
 @attrs.define(eq=False)

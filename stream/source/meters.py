@@ -37,6 +37,12 @@ class SourceMeters:
         self.http = _ByKey(metrics, "http", clock)
         self.otlp = _ByKey(metrics, "otlp", clock)
 
+    def keep(self, is_known: Callable[[SourceKey], bool]) -> None:
+        """Forget the sources that are not known."""
+        for key in {*self.http, *self.otlp}:
+            if not is_known(key):
+                self.forget(key)
+
     def forget(self, key: SourceKey) -> None:
         """The source was deleted: its counts no longer show."""
         http, otlp = self.http.pop(key, None), self.otlp.pop(key, None)

@@ -124,6 +124,9 @@ class HttpSourceService(Service):
         return self._factory.connection_count
 
     def _sources_changed(self, batch: Batch[SourceEntry]) -> None:
+        if batch.reset:
+            known = {_source_key(change.key) for change in batch.changes}
+            self._meters.keep(known.__contains__)
         for dispatcher in (self._dispatcher, self._otlp_dispatcher):
             if batch.reset:
                 dispatcher.clear()

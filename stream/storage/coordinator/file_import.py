@@ -65,7 +65,11 @@ class FileImport:
         file = item.value
         try:
             with self._work.meter.measured(
-                file.key.sink_key, "fileimport", file.retry.retry_attempt + 1
+                file.key.sink_key,
+                "fileimport",
+                file.retry.retry_attempt + 1,
+                item=file.key,
+                step="importFile",
             ) as outcome:
                 outcome.statistics = self._statistics(file.key).total
                 acting = ensureDeferred(self._import(file))
