@@ -95,6 +95,8 @@ class StorageApiService(Service):
     async def _load(self) -> None:
         try:
             await self.api.index()
+        except CancelledError:
+            raise
         except UserError as error:
             _log.warn("cannot load the Storage API index yet: {error}", error=str(error))
         except Exception:
