@@ -14,7 +14,7 @@ report can't write.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -254,15 +254,17 @@ class SinkRouter(Service):
         if batch.reset:
             self._targets = {}
         touched: set[SourceKey] = set(known) if batch.reset else set()
-        if batch.reset:
-            self._forget_vanished(known, batch)
+        meters = self._context.meters
+        if batch.reset and meters is not None:
+            meters.keep({_sink_key(change.key) for change in batch.changes})
         for change in batch.changes:
-            key = SinkKey.parse(change.key.removeprefix(definition_prefix.SINK_ACTIVE))
+            key = _sink_key(change.key)
             source = key.source_key
             touched.add(source)
             if change.value is None:
                 self._targets.get(source, {}).pop(key.sink_id, None)
-                self._forget(key)
+                if meters is not None:
+                    meters.forget(key)
                 continue
             sink = change.value
             target = known.get(source, {}).get(key.sink_id)
@@ -277,21 +279,6 @@ class SinkRouter(Service):
                 self._eligible[source] = eligible
             else:
                 self._eligible.pop(source, None)
-
-    def _forget_vanished(
-        self, known: Mapping[SourceKey, Mapping[str, SinkTarget]], batch: Batch[Sink]
-    ) -> None:
-        """After a gap in the watch nothing tells of sinks that are gone."""
-        found = {change.key for change in batch.changes}
-        for targets in known.values():
-            for target in targets.values():
-                if f"{definition_prefix.SINK_ACTIVE}{target.key}" not in found:
-                    self._forget(target.key)
-
-    def _forget(self, key: SinkKey) -> None:
-        """The sink was deleted."""
-        if self._context.meters is not None:
-            self._context.meters.forget(key)
 
     # Changes of slices.
 
@@ -376,6 +363,10 @@ class SinkRouter(Service):
             if target is not None:
                 target._pipeline = None
         _log.info("closed sink pipeline: {cause}", cause="no active slice", sink_id=str(key))
+
+
+def _sink_key(key: str) -> SinkKey:
+    return SinkKey.parse(key.removeprefix(definition_prefix.SINK_ACTIVE))
 
 
 @attrs.define(eq=False)

@@ -125,8 +125,7 @@ class HttpSourceService(Service):
 
     def _sources_changed(self, batch: Batch[SourceEntry]) -> None:
         if batch.reset:
-            known = {_source_key(change.key) for change in batch.changes}
-            self._meters.keep(known.__contains__)
+            self._meters.keep({_source_key(change.key) for change in batch.changes})
         for dispatcher in (self._dispatcher, self._otlp_dispatcher):
             if batch.reset:
                 dispatcher.clear()
