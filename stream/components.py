@@ -77,7 +77,12 @@ def build(
     parts = Parts(log, node.metrics)
     watch_descriptors(node.metrics)
     chain = ServiceChain(
-        [*_tracing(settings, reactor), _metrics(node), ReactorLag(reactor, node.metrics)], reactor
+        [
+            *_tracing(settings, components, reactor),
+            _metrics(node),
+            ReactorLag(reactor, node.metrics),
+        ],
+        reactor,
     )
     writer: StorageWriterService | None = None
     if "etcd" in components:
@@ -163,11 +168,15 @@ def _consoles(node: Node, parts: Parts) -> list[IService]:
     return services
 
 
-def _tracing(settings: Settings, reactor: Any) -> list[IService]:
+def _tracing(settings: Settings, components: Sequence[str], reactor: Any) -> list[IService]:
     tracing = settings.tracing
     if not tracing.enabled:
         return []
-    return [TracingService(reactor, tracing.endpoint, tracing.sample_ratio, settings.node_id)]
+    return [
+        TracingService(
+            reactor, tracing.endpoint, tracing.sample_ratio, settings.node_id, components
+        )
+    ]
 
 
 def _metrics(node: Node) -> IService:

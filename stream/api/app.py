@@ -70,6 +70,8 @@ class _Endpoint:
 
         request.span.set("http.route", self._operation.path)
         call = await self._guard.admit(self._operation, _incoming(request, path), known)
+        if call.in_branch:
+            request.branch_id = call.branch.branch_id
         return self._as_answer(await self._handler(call))
 
     def _as_answer(self, result: Any) -> Answer | LastingAnswer:

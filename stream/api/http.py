@@ -51,6 +51,7 @@ class ApiRequest(Request):
 
     :ivar id: told to the client, and in the log.
     :ivar project_id: of the caller, once it is known.
+    :ivar branch_id: of the call, once it is known.
     :ivar span: of the request; its end is cared for.
     :ivar is_too_big: a part of the body was dropped.
     """
@@ -59,6 +60,7 @@ class ApiRequest(Request):
         super().__init__(channel, *arguments, **named)
         self.id = request_id()
         self.project_id: int | None = None
+        self.branch_id: int | None = None
         self.span = Span(None)
         self.is_too_big = False
         self._bytes = 0
@@ -261,6 +263,8 @@ class Front(Resource):
         }
         if request.project_id is not None:
             fields["stream.projectId"] = request.project_id
+        if request.branch_id is not None:
+            fields["stream.branch.id"] = request.branch_id
         _log.info(
             "req {http_status} {url}",
             url=shown_url(request.uri.decode("utf-8", "replace")),

@@ -72,6 +72,7 @@ def make_provider(
     endpoint: str,
     percent: int,
     node_id: str,
+    components: Sequence[str],
     lost: Callable[[], None],
     regained: Callable[[int], None],
 ) -> tuple[TracerProvider, TellingExporter]:
@@ -79,13 +80,21 @@ def make_provider(
 
     :param endpoint: URL of the collector.
     :param percent: of how many operations in a hundred spans are sent.
+    :param node_id: who sends them.
+    :param components: what runs in this process.
     """
     # The library writes a warning for each batch, and to stderr at that.
     quiet = logging.getLogger("opentelemetry")
     quiet.propagate = False
     quiet.addHandler(logging.NullHandler())
     provider = TracerProvider(
-        resource=Resource({"service.name": "stream", "service.instance.id": node_id}),
+        resource=Resource.create(
+            {
+                "service.name": "stream",
+                "service.instance.id": node_id,
+                "stream.components": ",".join(sorted(components)),
+            }
+        ),
         sampler=ParentBasedTraceIdRatio(percent / 100),
         span_limits=SpanLimits(max_span_attribute_length=_MAX_ATTRIBUTE_CHARS),
         shutdown_on_exit=False,

@@ -10,7 +10,7 @@ through all its waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -89,17 +89,24 @@ def received(
 
 
 def span(
-    name: str, attributes: Attributes | None = None, kind: Kind = "internal"
+    name: str,
+    attributes: Attributes | None = None,
+    kind: Kind = "internal",
+    *,
+    is_root: bool = False,
 ) -> AbstractContextManager[None]:
-    """What is done within is a span, below the present one if there is one."""
-    return _OFF if _tracer is None else _span(name, attributes or {}, kind)
+    """What is done within is a span, below the present one if there is one.
+
+    :param is_root: it begins a trace of its own, whoever's turn has brought it about.
+    """
+    return _OFF if _tracer is None else _span(name, attributes or {}, kind, is_root)
 
 
 @contextmanager
-def _span(name: str, attributes: Attributes, kind: Kind) -> Iterator[None]:
+def _span(name: str, attributes: Attributes, kind: Kind, is_root: bool) -> Iterator[None]:
     from opentelemetry.trace import set_span_in_context
 
-    above = _present.get()
+    above = None if is_root else _present.get()
     context = None if above is None else set_span_in_context(above)
     opened = Span(_started(name, attributes, kind, context))
     try:
@@ -171,13 +178,17 @@ class TracingService(Service):
     :param endpoint: URL of the collector.
     :param percent: of how many operations in a hundred spans are sent.
     :param node_id: who sends them.
+    :param components: what runs in this process.
 
     startService raises UserError if the libraries aren't installed.
     """
 
     name = "tracing"
 
-    def __init__(self, reactor: Any, endpoint: str, percent: int, node_id: str) -> None:
+    def __init__(
+        self, reactor: Any, endpoint: str, percent: int, node_id: str, components: Sequence[str]
+    ) -> None:
+        self._components = components
         self._reactor = reactor
         self._endpoint = endpoint
         self._percent = percent
@@ -199,6 +210,7 @@ class TracingService(Service):
             self._endpoint,
             self._percent,
             self._node_id,
+            self._components,
             lambda: in_reactor(self._lost),
             lambda spans: in_reactor(self._regained, spans),
         )

@@ -38,6 +38,8 @@ _SPANS: dict[Operation, str] = {
     "filecleanup": "model.metacleanup",
     "jobcleanup": "model.jobcleanup",
 }
+_PARTS: tuple[Operation, ...] = ("filecleanup", "jobcleanup")
+"""Parts of a run that has a span of its own."""
 RETAIN_SECONDS = 300.0
 """What was told last of a deleted sink shows so long, to be scraped."""
 
@@ -68,7 +70,8 @@ class OperationMeter:
             "attempt": attempt,
         }
         try:
-            with span(f"keboola.go.stream.{_SPANS[operation]}.{step}", attributes):
+            name = f"keboola.go.stream.{_SPANS[operation]}.{step}"
+            with span(name, attributes, is_root=operation not in _PARTS):
                 yield outcome
         except BLAMELESS:
             raise

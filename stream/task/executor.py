@@ -27,6 +27,7 @@ from stream.ops.tracing import span
 from stream.task.entity import LOCK_PREFIX, Task, TaskFailure, finished, task_id
 from stream.task.errors import TaskAlreadyRunning, TaskTimeout, TooManyTasks
 from stream.values.codec import encode
+from stream.values.duration import Duration
 from stream.values.utctime import from_timestamp
 
 __all__ = ["TASK_SECONDS", "TaskExecutor", "TaskRun"]
@@ -201,7 +202,12 @@ class TaskExecutor(Service):
             await self._roll_back(task, run)
         else:
             ended = finished(task, self._now(), result=result, outputs=run.outputs)
-            _log.info("task succeeded: {result}", task=task.task_id, result=result)
+            _log.info(
+                "task succeeded: {result}",
+                task=task.task_id,
+                result=result,
+                duration=str(Duration(ended.duration or 0)),
+            )
         self._metrics.task_finished(
             task.type,
             (ended.duration or 0) / 1e6,

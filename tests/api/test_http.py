@@ -131,6 +131,7 @@ async def test_the_access_log(api: Api, events: list[dict[str, Any]]) -> None:
     assert event["user_agent"] == "me"
     assert event["client_ip"] == "127.0.0.1"
     assert event["stream.projectId"] == 123
+    assert event["stream.branch.id"] == 456
     assert re.fullmatch(r"0s|[0-9.]+(µs|ms|s)", event["http_time"])
     assert not any(TOKEN in str(event) for event in events)
 

@@ -50,6 +50,10 @@ class Page:
         """All values of a label."""
         return {value for _, labels in self.samples for found, value in labels if found == label}
 
+    def values_of(self, name: str, label: str) -> set[str]:
+        """All values that a label has in samples with the *name*."""
+        return {dict(labels)[label] for found, labels in self.samples if found == name}
+
     def add(self, other: Page) -> None:
         """Take what another process tells, too."""
         for name, labels in other.labels.items():

@@ -28,6 +28,13 @@ COMPONENTS = ("api", "storage-writer", "storage-reader", "storage-coordinator", 
 FILE_KEY_SLASHES = 4
 JSON = {"Content-Type": "application/json"}
 
+INFINITE = float("inf")
+BOUNDS = (0, 5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10000, INFINITE)
+OPERATION_BOUNDS = (
+    *(0, 10, 30, 100, 300, 1000, 3000, 10000, 30000),
+    *(100000, 300000, 1000000, INFINITE),
+)
+
 _SINK = {"project_id", "branch_id", "source_id", "sink_id"}
 _SOURCE = _SINK - {"sink_id"}
 _VOLUME = {"volume_id", "volume_type", "volume_label", "volume_path"}
@@ -291,6 +298,10 @@ def test_every_family_is_told(observed: Observed) -> None:
         assert told == components, name
         found = observed.all.labels[f"keboola_go_{name}"]
         assert found - {"le"} == labels, name
+        if name.endswith("_bucket"):
+            bounds = {float(le) for le in observed.all.values_of(f"keboola_go_{name}", "le")}
+            is_operation = name.startswith("stream_operation_duration")
+            assert bounds == set(OPERATION_BOUNDS if is_operation else BOUNDS), name
 
 
 def test_nothing_is_declared_that_is_never_told(observed: Observed) -> None:

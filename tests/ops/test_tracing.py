@@ -32,7 +32,7 @@ def collector() -> Iterator[Collector]:
 
 
 def _service(endpoint: str, percent: int = 100) -> TracingService:
-    return TracingService(reactor, endpoint, percent, "n1")
+    return TracingService(reactor, endpoint, percent, "n1", ["api", "etcd"])
 
 
 async def _work() -> dict[str, str]:
@@ -49,6 +49,8 @@ async def test_spans_belong_together(collector: Collector) -> None:
     try:
         with span("outer", {"sink": "1/2/a/b", "X-StorageApi-Token": "hunter2"}):
             headers = await Deferred.fromCoroutine(_work())
+        with span("above"), span("alone", is_root=True):
+            pass
         with pytest.raises(ValueError, match="token=1"), span("broken"):
             raise ValueError("token=1")
         request = received(
@@ -65,7 +67,9 @@ async def test_spans_belong_together(collector: Collector) -> None:
     finally:
         await service.stopService()
     spans = {sent.name: sent for sent in collector.spans if sent.trace_id.hex() != TRACE}
-    assert set(spans) == {"outer", "inner", "broken"}
+    assert set(spans) == {"outer", "inner", "above", "alone", "broken"}
+    assert not spans["alone"].parent_span_id
+    assert spans["alone"].trace_id != spans["above"].trace_id
     assert spans["inner"].parent_span_id == spans["outer"].span_id
     assert spans["inner"].trace_id == spans["outer"].trace_id != spans["broken"].trace_id
     assert not spans["outer"].parent_span_id
@@ -80,6 +84,7 @@ async def test_spans_belong_together(collector: Collector) -> None:
     (root,) = (sent for sent in collector.spans if sent.name == "request")
     assert root.parent_span_id.hex() == "b7ad6b7169203331"
     assert [sent.name for sent in collector.below(root)] == ["inner"]
+    assert all(b"stream.components" in body and b"api,etcd" in body for body in collector.bodies)
     assert not any(b"token=1" in body or b"hunter2" in body for body in collector.bodies)
 
 

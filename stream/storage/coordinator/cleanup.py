@@ -67,7 +67,7 @@ class _Periodic(Service):
         return self._running
 
     async def _traced(self) -> None:
-        with span(f"keboola.go.stream.model.{self.span_name}"):
+        with span(f"keboola.go.stream.model.{self.span_name}", is_root=True):
             await self.run()
 
     async def run(self) -> None:

@@ -16,6 +16,7 @@ from stream.storage.key import FileKey
 from stream.storage.operator import BLAMELESS, Item, Operator
 from stream.storage.state import FileState, InvalidFileState, Level
 from stream.storage.statistics import Aggregated
+from stream.values.duration import Duration
 
 __all__ = ["FileImport"]
 
@@ -83,7 +84,7 @@ class FileImport:
             await self._work.file_failed(file.key, error)
 
     async def _import(self, file: File) -> None:
-        count = self._statistics(file.key).total.records_count
+        count, began = self._statistics(file.key).total.records_count, self._work.reactor.seconds()
         timeout = self._settings.file_import_timeout.seconds
         async with self._work.file_lock(file.key, timeout) as lock:
             current = await records.read_file(self._work.client, file.key)
@@ -101,4 +102,9 @@ class FileImport:
                 )
                 return
         self._work.meter.moved("stream_sink_imported_records", file.key.sink_key, count)
-        _log.info("imported file {file_id}", file_id=file.key)
+        _log.info(
+            "imported file {file_id}",
+            file_id=file.key,
+            rows=count,
+            duration=str(Duration.of_seconds(self._work.reactor.seconds() - began)),
+        )

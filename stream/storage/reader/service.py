@@ -53,6 +53,7 @@ from stream.storage.volumes.local_volume import (
 )
 from stream.values.bytesize import ByteSize
 from stream.values.codec import decode
+from stream.values.duration import Duration
 
 __all__ = ["StorageReaderService"]
 
@@ -291,6 +292,7 @@ class StorageReaderService(Service):
             slice_id=str(slice_.key),
             rows=files.rows,
             bytes=files.size,
+            duration=str(Duration.of_seconds(self._reactor.seconds() - started)),
         )
         return counted
 

@@ -343,7 +343,7 @@ class StorageWriterService(Service):
 
     async def _clean_up(self) -> None:
         """A volume that fails or hangs doesn't keep the others from being cleaned."""
-        with span("keboola.go.stream.model.cleanup.disk.cleanDisk"):
+        with span("keboola.go.stream.model.cleanup.disk.cleanDisk", is_root=True):
             await self._clean_volumes()
 
     async def _clean_volumes(self) -> None:
