@@ -26,6 +26,8 @@ RECORDS = 300
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 COMPONENTS = ("api", "storage-writer", "storage-reader", "storage-coordinator", "http-source")
 FILE_KEY_SLASHES = 4
+TOKEN_FORM = re.compile(rb"\b\d+-\d+-[0-9A-Za-z_-]{16,}")
+"""Of the tokens that are made for sinks."""
 JSON = {"Content-Type": "application/json"}
 
 INFINITE = float("inf")
@@ -152,6 +154,10 @@ def _scenario(deployed: Deployment, collector: Collector) -> Observed:
         "STREAM_TRACING_ENABLED": "true",
         "STREAM_TRACING_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
+        # Whatever can be logged is looked through for secrets.
+        "STREAM_DEBUG_LOG": "true",
+        "STREAM_DEBUG_HTTPCLIENT": "true",
+        "STREAM_ETCD_DEBUG_LOG": "true",
     }
     deployed.start("etcd", "sandbox")
     # Ports after a free one may be taken by outgoing connections.
@@ -169,7 +175,6 @@ def _scenario(deployed: Deployment, collector: Collector) -> Observed:
                 if name == "http-source"
                 else {}
             ),
-            **({"STREAM_DEBUG_HTTPCLIENT": "true"} if name == "api" else {}),
         )
         for name in COMPONENTS
     }
@@ -495,6 +500,8 @@ def test_no_secret_leaves_the_processes(observed: Observed) -> None:
         for hidden in (TOKEN, secret, "hunter2hunter2"):
             at = text.find(hidden.encode())
             assert at < 0, (place, text[max(0, at - 300) : at + 60])
+        found = TOKEN_FORM.search(text)
+        assert found is None, (place, text[max(0, found.start() - 300) : found.end()])
 
 
 def test_a_deleted_sink_is_told_of_no_more(observed: Observed) -> None:
