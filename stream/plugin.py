@@ -177,7 +177,6 @@ def makeService(options: Options) -> IService:
         reactor=reactor,
         ready=ready,
         hangup=log.reopen,
-        observer=log.observer,
     )
     if options.is_worker:
         watch = ParentWatch(reactor, lambda: process.exit("the parent process has ended"))

@@ -13,8 +13,7 @@ from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
-from twisted.logger import ILogObserver, Logger
-from twisted.python.components import Componentized
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.errors import UserError, sentence
@@ -32,7 +31,6 @@ class Process(Service):
     :param build: makes what is to run; called when the reactor runs.
     :param ready: called when everything is ready.
     :param hangup: called on SIGHUP.
-    :param observer: takes what Twisted's runner logs before the reactor runs.
     """
 
     def __init__(
@@ -42,22 +40,14 @@ class Process(Service):
         reactor: Any,
         ready: Callable[[], None] = lambda: None,
         hangup: Callable[[], None] = lambda: None,
-        observer: ILogObserver | None = None,
     ) -> None:
         self._hangup = hangup
-        self._observer = observer
         self._build = build
         self._reactor = reactor
         self._ready = ready
         self._main: IService | None = None
         self._starting: Deferred[None] | None = None
         self._exiting = False
-
-    def setServiceParent(self, parent: Any) -> None:
-        """The runner looks for the log at the application, its first lines are in our form, too."""
-        if self._observer is not None and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, self._observer)
-        super().setServiceParent(parent)
 
     def startService(self) -> None:
         super().startService()
