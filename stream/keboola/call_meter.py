@@ -27,6 +27,7 @@ def path_template(path: Sequence[str]) -> str:
     return "/" + "/".join(parts)
 
 
+_FAILED = 400
 _RESULTS = {
     "": "Index",
     "verify": "TokenInfo",
@@ -108,8 +109,11 @@ class CallMeter:
         started = self._reactor.seconds()
         self._metrics.call_started("http_request", measured.method, self._host)
         try:
-            with span("http.request", measured.attributes, "client"):
+            with span("http.request", measured.attributes, "client") as attempt:
                 yield
+                attempt.set("http.status_code", measured.status)
+                if measured.status >= _FAILED:
+                    attempt.failed(f"status {measured.status}")
         finally:
             self._finished("http_request", measured, self._reactor.seconds() - started)
             if measured.reply is not None:

@@ -32,7 +32,6 @@ Kind = Literal["internal", "server", "client"]
 
 _tracer: Any = None
 _present: ContextVar[Any] = ContextVar("span", default=None)
-_OFF: AbstractContextManager[None] = nullcontext()
 _NOTHING: Mapping[str, str] = {}
 _LOW_64_BITS = 2**64 - 1
 
@@ -43,7 +42,7 @@ class Span:
     def __init__(self, otel: Any) -> None:
         self._otel = otel
 
-    def active(self) -> AbstractContextManager[None]:
+    def active(self) -> AbstractContextManager[Any]:
         """What is begun within is below the span."""
         return _OFF if self._otel is None else _activated(self._otel)
 
@@ -52,18 +51,27 @@ class Span:
         if self._otel is not None:
             self._otel.set_attribute(name, MASK if is_secret_name(name) else value)
 
+    def failed(self, problem: str) -> None:
+        """What the span is about has failed.
+
+        :param problem: a few words, without anything that others have sent.
+        """
+        if self._otel is not None:
+            from opentelemetry.trace import Status, StatusCode
+
+            self._otel.set_status(Status(StatusCode.ERROR, problem))
+
     def end(self, problem: str = "") -> None:
         """The end; with *problem* it was a failure."""
         if self._otel is None:
             return
         if problem:
-            from opentelemetry.trace import Status, StatusCode
-
-            self._otel.set_status(Status(StatusCode.ERROR, problem))
+            self.failed(problem)
         self._otel.end()
 
 
 _NO_SPAN = Span(None)
+_OFF: AbstractContextManager[Span] = nullcontext(_NO_SPAN)
 
 
 def begin(name: str, attributes: Attributes | None = None) -> Span:
@@ -94,7 +102,7 @@ def span(
     kind: Kind = "internal",
     *,
     is_root: bool = False,
-) -> AbstractContextManager[None]:
+) -> AbstractContextManager[Span]:
     """What is done within is a span, below the present one if there is one.
 
     :param is_root: it begins a trace of its own, whoever's turn has brought it about.
@@ -103,7 +111,7 @@ def span(
 
 
 @contextmanager
-def _span(name: str, attributes: Attributes, kind: Kind, is_root: bool) -> Iterator[None]:
+def _span(name: str, attributes: Attributes, kind: Kind, is_root: bool) -> Iterator[Span]:
     from opentelemetry.trace import set_span_in_context
 
     above = None if is_root else _present.get()
@@ -111,7 +119,7 @@ def _span(name: str, attributes: Attributes, kind: Kind, is_root: bool) -> Itera
     opened = Span(_started(name, attributes, kind, context))
     try:
         with opened.active():
-            yield
+            yield opened
     except BaseException as error:
         opened.end(type(error).__name__)  # its text may quote what others have sent
         raise

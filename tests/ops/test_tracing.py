@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger, globalLogPublisher
 
+from stream.errors import UserError
 from stream.ops import tracing
 from stream.ops.log import LineObserver
 from stream.ops.span_export import TellingExporter
@@ -49,8 +52,9 @@ async def test_spans_belong_together(collector: Collector) -> None:
     try:
         with span("outer", {"sink": "1/2/a/b", "X-StorageApi-Token": "hunter2"}):
             headers = await Deferred.fromCoroutine(_work())
-        with span("above"), span("alone", is_root=True):
-            pass
+        with span("above"), span("alone", is_root=True) as alone:
+            alone.set("http.status_code", 503)
+            alone.failed("status 503")
         with pytest.raises(ValueError, match="token=1"), span("broken"):
             raise ValueError("token=1")
         request = received(
@@ -70,6 +74,8 @@ async def test_spans_belong_together(collector: Collector) -> None:
     assert set(spans) == {"outer", "inner", "above", "alone", "broken"}
     assert not spans["alone"].parent_span_id
     assert spans["alone"].trace_id != spans["above"].trace_id
+    assert spans["alone"].status.message == "status 503"
+    assert spans["alone"].attributes[0].value.int_value == 503
     assert spans["inner"].parent_span_id == spans["outer"].span_id
     assert spans["inner"].trace_id == spans["outer"].trace_id != spans["broken"].trace_id
     assert not spans["outer"].parent_span_id
@@ -182,3 +188,12 @@ def test_off() -> None:
     assert not outgoing_headers()
     assert not log_ids()
     assert tracing._present.get() is None
+
+
+def test_without_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for spans is told what is missing."""
+    monkeypatch.delitem(sys.modules, "stream.ops.span_export", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    with pytest.raises(UserError, match=re.escape("pip install stream-service[tracing]")):
+        _service("http://127.0.0.1:9/v1/traces").startService()
+    assert span("a") is span("b")
