@@ -71,8 +71,15 @@ class OperationMeter:
         }
         try:
             name = f"keboola.go.stream.{_SPANS[operation]}.{step}"
-            with span(name, attributes, is_root=operation not in _PARTS):
-                yield outcome
+            with span(name, attributes, is_root=operation not in _PARTS) as told:
+                waits: BaseException | None = None
+                try:
+                    yield outcome
+                except BLAMELESS as reason:
+                    told.set("waits_for", type(reason).__name__)  # and that is no failure
+                    waits = reason
+            if waits is not None:
+                raise waits
         except BLAMELESS:
             raise
         except Exception as error:
