@@ -47,6 +47,7 @@ _NO_FIELDS = frozenset(
 _DEFAULT_NAMESPACES = frozenset({"<unknown>", "log_legacy", "stdout", "stderr"})
 _PACKAGE = "stream."
 _MAX_DEPTH = 6
+_MAX_CHARS = 32 * 1024
 # Fields by which logs are searched have the names that those searches know.
 _DOTTED = frozenset(
     {
@@ -114,7 +115,7 @@ def _line(event: LogEvent, level: Any) -> dict[str, Any]:
     line: dict[str, Any] = {
         "time": format_time(from_timestamp(moment) if moment else datetime.now(UTC)),
         "level": _LEVELS[level],
-        "message": formatEvent(cast(LogEvent, masked)),
+        "message": _short(formatEvent(cast(LogEvent, masked))),
     }
     for name, value in _fields(masked):
         line.setdefault(name, value)
@@ -127,7 +128,7 @@ def _line(event: LogEvent, level: Any) -> dict[str, Any]:
         line["error.type"] = failure.type.__name__ if failure.type else "unknown"
         if not line["message"]:
             line["message"] = failure.getErrorMessage()
-        line["error.stack"] = failure.getTraceback()
+        line["error.stack"] = _short(failure.getTraceback())
     return line
 
 
@@ -146,7 +147,9 @@ def _fields(event: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _value(value: Any, depth: int = 0) -> Any:
     """*value* as JSON knows it, with secrets inside of it masked."""
-    if value is None or isinstance(value, bool | float | str):
+    if isinstance(value, str):
+        return _short(value)
+    if value is None or isinstance(value, bool | float):
         return value
     if type(value) is int and abs(value) < 2**63:
         return value
@@ -159,10 +162,17 @@ def _value(value: Any, depth: int = 0) -> Any:
         if isinstance(value, list | tuple | set | frozenset):
             return [_value(item, depth + 1) for item in value]
     try:
-        return str(value)
+        return _short(str(value))
     except Exception:
         # A log line must come out whatever is in it.
         return f"<unprintable {type(value).__name__}>"
+
+
+def _short(text: str) -> str:
+    """What others send may be quoted in a line, but doesn't make it as long as they like."""
+    if len(text) <= _MAX_CHARS:
+        return text
+    return f"{text[:_MAX_CHARS]}… ({len(text)} characters)"
 
 
 def _component(namespace: str | None) -> str:
