@@ -23,7 +23,7 @@ SINGLE_FILE := target/stream-service
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api k6 benchmark-k6 benchmark-wrk render deploy-local docker-steps
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api k6 check-alerts benchmark-k6 benchmark-wrk render deploy-local docker-steps
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -127,6 +127,12 @@ k6: target/k6 ## Build target/k6, without extensions; needs Go
 
 target/k6:
 	GOBIN=$(CURDIR)/target go install go.k6.io/k6@v1.8.1
+
+check-alerts: install target/promtool ## Run the cases of the alert rules, and check the dashboard; needs Go
+	PATH="$(CURDIR)/target:$$PATH" $(BIN)/python -m pytest -q tests/provisioning/test_alerts.py
+
+target/promtool:
+	GOBIN=$(CURDIR)/target go install github.com/prometheus/prometheus/cmd/promtool@v0.316.0
 
 benchmark-k6: target/k6 ## Run the k6 benchmark against K6_API_HOST; K6_API_TOKEN=… and other variables: docs/deployment.md
 	target/k6 run scripts/k6/stream-api/main.js

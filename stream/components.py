@@ -77,7 +77,12 @@ def build(
     parts = Parts(log, node.metrics)
     watch_descriptors(node.metrics)
     chain = ServiceChain(
-        [*_tracing(settings), _metrics(node), ReactorLag(reactor, node.metrics)], reactor
+        [
+            *_tracing(settings, components, reactor),
+            _metrics(node),
+            ReactorLag(reactor, node.metrics),
+        ],
+        reactor,
     )
     writer: StorageWriterService | None = None
     if "etcd" in components:
@@ -123,6 +128,8 @@ def log_of(settings: Settings) -> LogControl:
     levels = {"twisted": "warn", "log_legacy": "warn"}
     if not settings.log.access_log:
         levels["stream.api.http"] = "warn"
+    if settings.etcd.debug_log:
+        levels["stream.etcd.transport"] = "debug"
     form: Any = None if settings.log.format == "auto" else settings.log.format
     # Who shares the address, or the log file, with others shares the output, too.
     is_shared = settings.source.http.share_port or settings.log.file
@@ -161,11 +168,15 @@ def _consoles(node: Node, parts: Parts) -> list[IService]:
     return services
 
 
-def _tracing(settings: Settings) -> list[IService]:
+def _tracing(settings: Settings, components: Sequence[str], reactor: Any) -> list[IService]:
     tracing = settings.tracing
     if not tracing.enabled:
         return []
-    return [TracingService(tracing.endpoint, tracing.sample_ratio, settings.node_id)]
+    return [
+        TracingService(
+            reactor, tracing.endpoint, tracing.sample_ratio, settings.node_id, components
+        )
+    ]
 
 
 def _metrics(node: Node) -> IService:
@@ -213,7 +224,7 @@ def _sandbox_objects(staging: SandboxStagingSettings) -> ObjectStaging | None:
 
 
 def _coordinator(node: Node) -> list[IService]:
-    _ = node.client, node.session, node.repository
+    _ = node.storage_api, node.client, node.session, node.repository
     return [
         StorageCoordinatorService(
             node.reactor,
@@ -254,7 +265,7 @@ def _damaged(node: Node) -> Callable[[SliceKey], None]:
 
 def _reader(node: Node) -> list[IService]:
     settings = node.settings
-    _ = node.client, node.session
+    _ = node.storage_api, node.client, node.session
     return [
         StorageReaderService(
             node.reactor,
@@ -272,7 +283,7 @@ def _reader(node: Node) -> list[IService]:
 
 
 def _api(node: Node) -> list[IService]:
-    _ = node.client, node.session, node.definition_changes
+    _ = node.storage_api, node.client, node.session, node.definition_changes
     return [
         ApiService(
             node.reactor,

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
@@ -20,6 +20,7 @@ from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink, Source
 from stream.encryption import configured_encryptor
 from stream.encryption.interface import IEncryptor
+from stream.errors import UserError
 from stream.etcd import EtcdClient, Group, Mirror, Session, json_values
 from stream.keboola.client import StorageApi
 from stream.keboola.events import EventSender
@@ -71,14 +72,39 @@ class PoolService(Service):
 
 
 class StorageApiService(Service):
-    """Closes the connections to the Storage API at the end."""
+    """Asks the Storage API what it offers, so that the first change needn't, and closes the
+    connections to it at the end.
+
+    The start doesn't wait for the answer: an API that is away keeps no component from its other
+    work, and what needs the index asks again.
+    """
 
     def __init__(self, api: StorageApi) -> None:
         self.api = api
+        self._loading: Deferred[None] | None = None
 
-    def stopService(self) -> Deferred[None]:
+    def startService(self) -> None:
+        super().startService()
+        _log.info("loading Storage API index without components")
+        self._loading = Deferred.fromCoroutine(self._load())
+
+    async def _load(self) -> None:
+        try:
+            await self.api.index()
+        except CancelledError:
+            raise
+        except UserError as error:
+            _log.warn("cannot load the Storage API index yet: {error}", error=str(error))
+        except Exception:
+            _log.failure("cannot load the Storage API index yet")
+
+    async def stopService(self) -> None:
         super().stopService()
-        return Deferred.fromCoroutine(self.api.close())
+        if self._loading is not None:
+            self._loading.addErrback(lambda failure: failure.trap(CancelledError))
+            self._loading.cancel()
+            await self._loading
+        await self.api.close()
 
 
 class Node:
@@ -108,6 +134,7 @@ class Node:
                 username=etcd.username,
                 password=etcd.password,
                 connect_timeout=etcd.connect_timeout.seconds,
+                log_operations=etcd.debug_log,
             )
         )
         watch_etcd(self.metrics, client)

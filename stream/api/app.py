@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote
 from klein import Klein
 from klein.interfaces import IKleinRequest
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
@@ -66,8 +66,12 @@ class _Endpoint:
     async def _answer(self, request: ApiRequest, path: Mapping[str, str]) -> Answer | LastingAnswer:
         def known(identity: Identity) -> None:
             request.project_id = identity.info.project_id
+            request.span.set("project.id", request.project_id)
 
+        request.span.set("http.route", self._operation.path)
         call = await self._guard.admit(self._operation, _incoming(request, path), known)
+        if call.in_branch:
+            request.branch_id = call.branch.branch_id
         return self._as_answer(await self._handler(call))
 
     def _as_answer(self, result: Any) -> Answer | LastingAnswer:
@@ -104,22 +108,20 @@ class _Endpoint:
         if isinstance(problem, CancelledError):
             failure.raiseException()  # the client has gone
         error = error_answer(problem, request.id)
+        fields: dict[str, Any] = {
+            "request_id": request.id,
+            "operation": self._operation.id,
+            "error_name": error.name,
+        }
+        if error.exception_id is not None:
+            fields["exception_id"] = error.exception_id
+        if request.project_id is not None:
+            fields["stream.projectId"] = request.project_id
         if is_our_fault(problem):
-            _log.failure(
-                "request failed",
-                failure,
-                request_id=request.id,
-                operation=self._operation.id,
-                exception_id=error.exception_id,
-            )
-        elif error.status >= 500:
-            _log.warn(
-                "request failed: {error}",
-                error=str(problem),
-                request_id=request.id,
-                operation=self._operation.id,
-                exception_id=error.exception_id,
-            )
+            _log.failure("request failed", failure, **fields)
+        else:
+            level = LogLevel.error if error.status >= 500 else LogLevel.info
+            _log.emit(level, "request failed: {error}", error=str(problem), **fields)
         return error_body(error)
 
 

@@ -81,6 +81,11 @@ class Call:
         return self._identity
 
     @property
+    def in_branch(self) -> bool:
+        """Whether the operation has a branch in its path."""
+        return self._branch is not None
+
+    @property
     def branch(self) -> BranchKey:
         """The branch of an operation that has one in its path."""
         if self._branch is None:

@@ -23,7 +23,9 @@ from stream.api.call import Answer
 from stream.api.errors import ErrorAnswer, error_answer
 from stream.errors import UserError
 from stream.ops.ids import request_id
-from stream.ops.tracing import begin
+from stream.ops.secrets import shown_url
+from stream.ops.tracing import Span, received
+from stream.values.duration import Duration
 
 __all__ = ["MAX_BODY_BYTES", "ApiRequest", "ApiSite", "Front", "clean_path", "error_body", "put"]
 
@@ -41,6 +43,7 @@ _SWEEP_SECONDS = 1
 _METHODS = "GET, POST, PATCH, DELETE"
 _HEADERS = "Content-Type, X-StorageApi-Token, X-KBC-ProjectId"
 _DOCUMENTATION = "/v1/documentation"
+_HEALTH_CHECK = b"/health-check"
 
 
 class ApiRequest(Request):
@@ -48,6 +51,8 @@ class ApiRequest(Request):
 
     :ivar id: told to the client, and in the log.
     :ivar project_id: of the caller, once it is known.
+    :ivar branch_id: of the call, once it is known.
+    :ivar span: of the request; its end is cared for.
     :ivar is_too_big: a part of the body was dropped.
     """
 
@@ -55,6 +60,8 @@ class ApiRequest(Request):
         super().__init__(channel, *arguments, **named)
         self.id = request_id()
         self.project_id: int | None = None
+        self.branch_id: int | None = None
+        self.span = Span(None)
         self.is_too_big = False
         self._bytes = 0
         self._site: ApiSite = channel.site
@@ -94,6 +101,7 @@ class ApiSite(Site):
     :ivar deadlines: of requests that haven't been received as a whole.
     """
 
+    noisy = False
     requestFactory = ApiRequest
     displayTracebacks = False
 
@@ -182,6 +190,10 @@ class Front(Resource):
 
     def render(self, request: Any) -> Any:
         self._follow(request)
+        with request.span.active():
+            return self._render(request)
+
+    def _render(self, request: Any) -> Any:
         request.setHeader(b"X-Request-Id", request.id.encode())
         origin = request.getHeader(b"origin")
         if origin:
@@ -217,37 +229,47 @@ class Front(Resource):
         done: Deferred[None] = Deferred()
         self._in_flight[request] = done
         started = self._reactor.seconds()
-        traced = begin(
-            "http.server.request",
-            {"http.method": request.method.decode("latin-1"), "http.request_id": request.id},
-            request.getHeader("traceparent") or "",
-        )
+        if request.path != _HEALTH_CHECK:
+            request.span = received(
+                "http.server.request",
+                {"http.method": request.method.decode("latin-1"), "http.request_id": request.id},
+                traceparent=request.getHeader("traceparent") or "",
+                tracestate=request.getHeader("tracestate") or "",
+            )
 
         def ended(result: Any) -> None:
             del self._in_flight[request]
             status = 499 if isinstance(result, Failure) else request.code
-            traced.set("http.target", request.path.decode("utf-8", "replace"))
+            traced = request.span
+            with traced.active():
+                self._access(request, started, status)
+            traced.set("http.target", shown_url(request.path.decode("utf-8", "replace")))
             traced.set("http.status_code", status)
             traced.end("failed" if status >= 500 else "")
-            self._access(request, started, status)
             done.callback(None)
 
         request.notifyFinish().addBoth(ended)
 
     def _access(self, request: ApiRequest, started: float, status: int) -> None:
-        if request.path == b"/health-check":
+        if request.path == _HEALTH_CHECK:
             return
         fields: dict[str, Any] = {
             "request_id": request.id,
             "http_status": status,
             "http_bytes": request.sentLength,
-            "http_time": round(self._reactor.seconds() - started, 6),
+            "http_time": str(Duration.of_seconds(self._reactor.seconds() - started)),
             "client_ip": getattr(request.getClientAddress(), "host", ""),
             "user_agent": (request.getHeader(b"user-agent") or b"").decode("utf-8", "replace"),
         }
         if request.project_id is not None:
             fields["stream.projectId"] = request.project_id
-        _log.info("req {http_status} {url}", url=request.uri.decode("utf-8", "replace"), **fields)
+        if request.branch_id is not None:
+            fields["stream.branch.id"] = request.branch_id
+        _log.info(
+            "req {http_status} {url}",
+            url=shown_url(request.uri.decode("utf-8", "replace")),
+            **fields,
+        )
 
 
 _PREFLIGHT = Answer(

@@ -158,6 +158,7 @@ class ApiService(Service):
         await self._tails.startService()
         for service in self._cleanup:
             await maybeDeferred(service.startService)
+        _log.info("mounted HTTP endpoints", count=len(OPERATIONS))
         _log.info('starting HTTP server on "{address}"', address=self._listen)
         self._port = await server_endpoint(self._reactor, self._listen).listen(self._site)
         _log.info(

@@ -63,6 +63,7 @@ class EtcdClient(Service):
     :param namespace: put before every key; ends with a slash.
     :param connect_timeout: seconds to wait for the cluster at the start.
     :param request_timeout: seconds for one request.
+    :param log_operations: log each of them, with their keys but not their values, at level debug.
 
     :ivar mirrors: those that follow a prefix at the moment, to be looked at.
     """
@@ -77,6 +78,7 @@ class EtcdClient(Service):
         password: str = "",
         connect_timeout: float = 30.0,
         request_timeout: float = 10.0,
+        log_operations: bool = False,
     ) -> None:
         self.namespace = namespace.strip("/") + "/" if namespace.strip("/") else ""
         self.reactor = reactor
@@ -84,12 +86,15 @@ class EtcdClient(Service):
         self._endpoints = ", ".join(endpoints)
         self._connect_timeout = connect_timeout
         self._request_timeout = request_timeout
-        self._transport = Transport(reactor, endpoints, username, password, request_timeout)
+        self._transport = Transport(
+            reactor, endpoints, username, password, request_timeout, log_operations
+        )
 
     async def startService(self) -> None:
         """Fires when the cluster has answered; fails with `EtcdUnavailable` after the timeout."""
         super().startService()
         deadline = self.reactor.seconds() + self._connect_timeout
+        _log.info("connecting to etcd", etcd_endpoints=self._endpoints)
         while True:
             try:
                 await self.read("connect")
@@ -100,12 +105,16 @@ class EtcdClient(Service):
                     ) from None
                 await deferLater(self.reactor, _CONNECT_RETRY_SECONDS)
             else:
-                _log.info("connected to etcd cluster {endpoints}", endpoints=self._endpoints)
+                _log.info(
+                    'connected to etcd cluster "{etcd_endpoints}"', etcd_endpoints=self._endpoints
+                )
                 return
 
     async def stopService(self) -> None:
         super().stopService()
+        _log.info("closing etcd connection")
         await self._transport.close()
+        _log.info("closed etcd connection")
 
     async def call(
         self,

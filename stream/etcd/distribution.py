@@ -94,6 +94,11 @@ class Group(Service):
     async def startService(self) -> None:
         """Fires when the node is registered and sees itself."""
         super().startService()
+        _log.info(
+            "joining distribution group",
+            distribution_group=self.name,
+            distribution_node=self._node_id,
+        )
         self._registration = await self._session.register(
             f"{self._prefix}{self._node_id}", self._node_id.encode()
         )
@@ -118,9 +123,9 @@ class Group(Service):
         self._nodes = tuple(sorted(self._mirror.items.values()))
         self._ring = HashRing(self._nodes)
         for node in sorted(set(self._nodes) - before):
-            _log.info('found a new node "{node}"', node=node, group=self.name)
+            _log.info('found a new node "{node}"', node=node, distribution_group=self.name)
         for node in sorted(before - set(self._nodes)):
-            _log.info('the node "{node}" gone', node=node, group=self.name)
+            _log.info('the node "{node}" gone', node=node, distribution_group=self.name)
         if before and before != set(self._nodes) and self._telling is None:
             self._telling = self._reactor.callLater(self._interval, self._tell)
 

@@ -104,7 +104,9 @@ class Session(Service):
     async def startService(self) -> None:
         """Fires when the first lease is granted."""
         super().startService()
+        _log.info("creating etcd session")
         await self._grant()
+        _log.info("created etcd session", ttl=self._ttl)
         self._living = ensureDeferred(self._live())
         self._living.addErrback(self._ended)
 

@@ -15,6 +15,7 @@ from twisted.internet.defer import (
     ensureDeferred,
 )
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web._newclient import RequestNotSent
 from twisted.web.client import (
@@ -31,9 +32,12 @@ from twisted.web.iweb import IResponse
 from stream.etcd.body import BytesBody, read_body
 from stream.etcd.connection import ProbedEndpoints
 from stream.etcd.errors import EtcdError, EtcdUnavailable, InvalidToken, NotReached, error_from
+from stream.etcd.operation_log import keys_of
+from stream.values.duration import Duration
 
 __all__ = ["Transport"]
 
+_log = Logger()
 T = TypeVar("T")
 
 _POOL_SIZE = 16
@@ -54,6 +58,7 @@ _BROKEN = (
 class Transport:
     """:param endpoints: ``host:port`` or URLs; the next one is tried when one doesn't answer.
     :param request_timeout: seconds for one request to one endpoint.
+    :param log_operations: log each of them, at level debug.
     """
 
     def __init__(
@@ -63,7 +68,9 @@ class Transport:
         username: str,
         password: str,
         request_timeout: float,
+        log_operations: bool = False,
     ) -> None:
+        self._log_operations = log_operations
         if not endpoints:
             raise ValueError("etcd needs at least one endpoint")
         self._reactor = reactor
@@ -102,8 +109,38 @@ class Transport:
         Raises `NotReached` if it was not sent, `EtcdUnavailable` if there is no usable answer, and
         other `EtcdError`s.
         """
-        data = orjson.dumps(body)
         seconds = self._timeout if timeout is None else timeout
+        data = orjson.dumps(body)
+        if self._log_operations:
+            return await self._logged(method, body, data, repeatable, seconds)
+        return await self._call_any(method, data, repeatable, seconds)
+
+    async def _logged(
+        self, method: str, body: Mapping[str, Any], data: bytes, repeatable: bool, seconds: float
+    ) -> dict[str, Any]:
+        began = self._reactor.seconds()
+        outcome = "cancelled"
+        try:
+            answer = await self._call_any(method, data, repeatable, seconds)
+            revision = answer.get("header", {}).get("revision", "-")
+            outcome = f"revision {revision}"
+        except EtcdError as error:
+            outcome = str(error)
+            raise
+        else:
+            return answer
+        finally:
+            _log.debug(
+                "{method} {keys}: {outcome}",
+                method=method,
+                keys=keys_of(body),
+                outcome=outcome,
+                duration=str(Duration.of_seconds(self._reactor.seconds() - began)),
+            )
+
+    async def _call_any(
+        self, method: str, data: bytes, repeatable: bool, seconds: float
+    ) -> dict[str, Any]:
         left = len(self._endpoints)
         spare = 1 if repeatable else 0
         problem: EtcdUnavailable = NotReached("etcd was not called")
@@ -126,6 +163,8 @@ class Transport:
     async def stream(self, method: str, body: Mapping[str, Any]) -> IResponse:
         """Call a method with a streaming answer; fires when its head has come."""
         endpoint = self._endpoints[0]
+        if self._log_operations:
+            _log.debug("{method} {keys}", method=method, keys=keys_of(body))
         try:
             token = await self._valid_token(endpoint)
             return await self._timed(

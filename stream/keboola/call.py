@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from stream.keboola.call_meter import CallMeter, MeasuredCall
-from stream.keboola.errors import StorageApiError
+from stream.keboola.errors import UNREACHABLE, StorageApiError
 from stream.keboola.masking import hide_secrets
 from stream.keboola.retry import CALL_BUDGET, MAX_RETRIES, Outcome, may_retry, retry_delay
 from stream.keboola.token import Token, secrets_of
@@ -210,7 +210,7 @@ def _no_answer(call: Call, url: str, failed: ExchangeFailed, retried: bool) -> S
         method=call.method,
         url=url,
         status=502,
-        name="storageApiUnexpectedReply" if unusable else "storageApiUnreachable",
+        name="storageApiUnexpectedReply" if unusable else UNREACHABLE,
         answered=False,
         retried=retried,
         maybe_applied=failed.outcome in (Outcome.LOST, Outcome.UNUSABLE),

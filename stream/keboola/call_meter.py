@@ -9,10 +9,10 @@ from typing import Any
 import attrs
 
 from stream.keboola.transport import Reply
-from stream.ops.metrics import Metrics
+from stream.ops.metrics import CallLabels, Metrics
 from stream.ops.tracing import span
 
-__all__ = ["CallMeter", "MeasuredCall", "path_template"]
+__all__ = ["CallMeter", "MeasuredCall", "path_template", "result_type"]
 
 _BEFORE_ID = frozenset({"tokens", "dev-branches", "branch", "buckets", "tables", "files", "jobs"})
 _WORDS = frozenset({"verify", "prepare", "buckets", "tables", "files"})
@@ -25,6 +25,34 @@ def path_template(path: Sequence[str]) -> str:
         for before, part in zip(("", *path), path, strict=False)
     ]
     return "/" + "/".join(parts)
+
+
+_FAILED = 400
+_RESULTS = {
+    "": "Index",
+    "verify": "TokenInfo",
+    "tokens": "SinkToken",
+    "dev-branches": "Branch",
+    "buckets": "Bucket",
+    "tables": "Table",
+    "tables-definition": "Job",
+    "import-async": "Job",
+    "jobs": "Job",
+    "prepare": "FileUpload",
+    "files": "File",
+    "events": "Event",
+}
+
+
+def result_type(method: str, template: str) -> str:
+    """What the answer to a call is read as.
+
+    :param template: from `path_template`.
+    """
+    if method == "DELETE":
+        return "NoResult"
+    kind = template.removesuffix("/{id}").rpartition("/")[2]
+    return _RESULTS.get(kind, "Other")
 
 
 @attrs.define
@@ -66,7 +94,10 @@ class CallMeter:
         started = self._reactor.seconds()
         self._metrics.call_started("client_request", method, self._host)
         try:
-            with span("http.go.api.client.request", measured.attributes):
+            with (
+                span("http.go.api.client.request", measured.attributes, "client"),
+                span("http.go.client.request", measured.attributes, "client"),
+            ):
                 yield measured
         finally:
             self._finished("client_request", measured, self._reactor.seconds() - started)
@@ -78,8 +109,11 @@ class CallMeter:
         started = self._reactor.seconds()
         self._metrics.call_started("http_request", measured.method, self._host)
         try:
-            with span("http.request", measured.attributes):
+            with span("http.request", measured.attributes, "client") as attempt:
                 yield
+                attempt.set("http.status_code", measured.status)
+                if measured.status >= _FAILED:
+                    attempt.failed(f"status {measured.status}")
         finally:
             self._finished("http_request", measured, self._reactor.seconds() - started)
             if measured.reply is not None:
@@ -88,16 +122,11 @@ class CallMeter:
     def _replied(self, measured: MeasuredCall, reply: Reply) -> None:
         self._metrics.call_started("client_request_parse", measured.method, self._host)
         self._finished("client_request_parse", measured, reply.parse_seconds)
-        self._metrics.bytes_transferred(
-            measured.method,
-            self._host,
-            measured.path,
-            reply.status,
-            reply.sent,
-            reply.received,
-        )
+        self._metrics.bytes_transferred(self._labels(measured), reply.sent, reply.received)
 
     def _finished(self, call: Any, measured: MeasuredCall, seconds: float) -> None:
-        self._metrics.call_finished(
-            call, measured.method, self._host, measured.path, measured.status, seconds * 1000
-        )
+        self._metrics.call_finished(call, self._labels(measured), seconds * 1000)
+
+    def _labels(self, measured: MeasuredCall) -> CallLabels:
+        result = result_type(measured.method, measured.path)
+        return CallLabels(measured.method, result, self._host, measured.path, measured.status)

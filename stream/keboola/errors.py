@@ -6,7 +6,10 @@ from http import HTTPStatus
 
 from stream.errors import UserError, camel_case
 
-__all__ = ["JobDeadlineExceeded", "JobFailed", "StorageApiError", "name_of_status"]
+__all__ = ["UNREACHABLE", "JobDeadlineExceeded", "JobFailed", "StorageApiError", "name_of_status"]
+
+UNREACHABLE = "storageApiUnreachable"
+"""The name of the error when there was no answer."""
 
 
 def name_of_status(status: int) -> str:
@@ -76,6 +79,13 @@ class StorageApiError(UserError):
             parts.append(f'requestId: "{self.request_id}"')
         return ", ".join(parts)
 
+    @property
+    def error_type(self) -> str:
+        """The kind of the failure in metrics; see `stream.ops.errortype`."""
+        if self.answered:
+            return f"storage_api_{self.status}"
+        return "net" if self.name == UNREACHABLE else self.name
+
     def during(self, context: str) -> StorageApiError:
         """The same failure with *context* before its message."""
         return StorageApiError(
@@ -129,6 +139,8 @@ class JobDeadlineExceeded(UserError):
     :param job_id: the job, so that waiting can be resumed.
     :param status: the last status seen.
     """
+
+    error_type = "deadline_exceeded"
 
     def __init__(self, job_id: int, status: str) -> None:
         super().__init__(

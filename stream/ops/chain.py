@@ -14,6 +14,8 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from stream.ops.tracing import begin
+
 __all__ = ["ServiceChain"]
 
 _log = Logger()
@@ -41,11 +43,21 @@ class ServiceChain(Service):
         super().startService()
         for service in self._services:
             try:
-                await maybeDeferred(service.startService)
+                await self._start(service)
             except Exception:
                 await self.stopService()
                 raise
             self._started.append(service)
+
+    async def _start(self, service: IService) -> None:
+        # Not the present span: what a service does for ever isn't a part of its start.
+        span = begin(f"keboola.go.stream.dependencies.{type(service).__name__}")
+        try:
+            await maybeDeferred(service.startService)
+        except BaseException as error:
+            span.end(type(error).__name__)
+            raise
+        span.end()
 
     async def stopService(self) -> None:
         super().stopService()

@@ -17,13 +17,14 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from stream.ops.secrets import MASK, is_secret_name
+from stream.ops.tracing import log_ids
 from stream.values.utctime import format_time, from_timestamp
 
 __all__ = ["Form", "LineObserver", "form_for"]
 
 Form = Literal["json", "text"]
 
-MASK = "*****"
 _LEVELS = {
     LogLevel.debug: "debug",
     LogLevel.info: "info",
@@ -38,11 +39,6 @@ _LEVEL_ORDER = (
     LogLevel.error,
     LogLevel.critical,
 )
-_SECRET = re.compile(
-    r"(^|[._-])(password|passwd|secret|token|authorization|cookies?|credentials?"
-    r"|(api|secret|access|private|account)[._-]?key|connection[._-]?string)$"
-)
-_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # What the legacy log adds to an event, and what is in a line under another name.
 _NO_FIELDS = frozenset(
@@ -51,6 +47,7 @@ _NO_FIELDS = frozenset(
 _DEFAULT_NAMESPACES = frozenset({"<unknown>", "log_legacy", "stdout", "stderr"})
 _PACKAGE = "stream."
 _MAX_DEPTH = 6
+_MAX_CHARS = 32 * 1024
 # Fields by which logs are searched have the names that those searches know.
 _DOTTED = frozenset(
     {
@@ -61,6 +58,10 @@ _DOTTED = frozenset(
         *("http_status", "http_bytes", "http_time"),
     }
 )
+_KEYED = {"source_id", "sink_id", "file_id", "slice_id"}
+_PARTS = ("project.id", "branch.id", "source.id", "sink.id")
+"""Keys of these fields begin with the ids that a search goes by."""
+_LEAST_PARTS = 3
 _RENAMED = {
     "node_id": "nodeId",
     "exception_id": "exceptionId",
@@ -109,28 +110,33 @@ class LineObserver:
 
 def _line(event: LogEvent, level: Any) -> dict[str, Any]:
     """The members of a line, in their order."""
-    masked = {name: MASK if _is_secret(name) else value for name, value in event.items()}
+    masked = {name: MASK if is_secret_name(name) else value for name, value in event.items()}
     moment = event.get("log_time")
     line: dict[str, Any] = {
         "time": format_time(from_timestamp(moment) if moment else datetime.now(UTC)),
         "level": _LEVELS[level],
-        "message": formatEvent(cast(LogEvent, masked)),
+        "message": _short(formatEvent(cast(LogEvent, masked))),
     }
     for name, value in _fields(masked):
         line.setdefault(name, value)
     component = event.get("component") or _component(event.get("log_namespace"))
     if component:
         line["component"] = component
+    line.update(log_ids())
     failure = event.get("log_failure")
     if isinstance(failure, Failure):
         line["error.type"] = failure.type.__name__ if failure.type else "unknown"
         if not line["message"]:
             line["message"] = failure.getErrorMessage()
-        line["error.stack"] = failure.getTraceback()
+        line["error.stack"] = _short(failure.getTraceback())
     return line
 
 
 def _fields(event: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name in _KEYED & event.keys():
+        parts = str(event[name]).split("/")
+        if len(parts) >= _LEAST_PARTS:
+            yield from zip(_PARTS, parts, strict=False)
     for name, value in event.items():
         if not name.startswith("log_") and name not in _NO_FIELDS:
             if name in _DOTTED:
@@ -141,27 +147,32 @@ def _fields(event: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _value(value: Any, depth: int = 0) -> Any:
     """*value* as JSON knows it, with secrets inside of it masked."""
-    if value is None or isinstance(value, bool | float | str):
+    if isinstance(value, str):
+        return _short(value)
+    if value is None or isinstance(value, bool | float):
         return value
     if type(value) is int and abs(value) < 2**63:
         return value
     if depth < _MAX_DEPTH:
         if isinstance(value, Mapping):
             return {
-                str(name): MASK if _is_secret(str(name)) else _value(item, depth + 1)
+                str(name): MASK if is_secret_name(str(name)) else _value(item, depth + 1)
                 for name, item in value.items()
             }
         if isinstance(value, list | tuple | set | frozenset):
             return [_value(item, depth + 1) for item in value]
     try:
-        return str(value)
+        return _short(str(value))
     except Exception:
         # A log line must come out whatever is in it.
         return f"<unprintable {type(value).__name__}>"
 
 
-def _is_secret(name: str) -> bool:
-    return _SECRET.search(_CAPITAL.sub("_", name).lower()) is not None
+def _short(text: str) -> str:
+    """What others send may be quoted in a line, but doesn't make it as long as they like."""
+    if len(text) <= _MAX_CHARS:
+        return text
+    return f"{text[:_MAX_CHARS]}… ({len(text)} characters)"
 
 
 def _component(namespace: str | None) -> str:

@@ -20,6 +20,7 @@ from stream.ops.families import DEFAULT_BUCKETS_MS, Counter, Family, Gauge, Hist
 
 __all__ = [
     "Call",
+    "CallLabels",
     "Metrics",
     "Operation",
     "SinkLabels",
@@ -51,7 +52,13 @@ _OPERATION_BUCKETS_MS = (
 )
 _LAG_BUCKETS_MS = (1, 5, 10, 25, 50, 100, 250, 500, 1000, 5000)
 _SOURCE, _SINK, _VOLUME = SOURCE_LABELS, SINK_LABELS, VOLUME_LABELS
-_REQUEST = ("http_method", "http_url_host", "http_url_path", "http_status_code")
+_REQUEST = (
+    "http_method",
+    "http_result_type",
+    "http_url_host",
+    "http_url_path",
+    "http_status_code",
+)
 _PREFIX = "keboola_go_"
 
 
@@ -81,13 +88,30 @@ class VolumeLabels:
         return attrs.asdict(self)
 
 
+@attrs.frozen
+class CallLabels:
+    """:ivar http_result_type: what the answer is read as.
+    :ivar http_url_path: with placeholders in place of ids: there must not be too many of them.
+    :ivar http_status_code: 0 if there was no answer.
+    """
+
+    http_method: str
+    http_result_type: str
+    http_url_host: str
+    http_url_path: str
+    http_status_code: int
+
+    def as_labels(self) -> dict[str, str]:
+        return {name: str(value) for name, value in attrs.asdict(self).items()}
+
+
 class SourceMeter:
     """Counts the records of one source; kept by whoever handles them.
 
     :param clock: seconds since the epoch.
     """
 
-    __slots__ = ("_children", "_clock", "_families", "_labels")
+    __slots__ = ("_children", "_clock", "_families", "_labels", "_usual")
 
     def __init__(
         self,
@@ -100,21 +124,32 @@ class SourceMeter:
         self._labels = dict(labels)
         self._clock = clock
         self._children: dict[bool, tuple[Histogram, Counter]] = {}
+        self._usual: tuple[Sequence[float], list[int], Histogram, Counter] | None = None
+
+    def stored(self, at: int, size: int) -> None:
+        """One record of *size* bytes was answered: `answered`, written out for the usual case.
+
+        :param at: when it was received, milliseconds since the epoch.
+        """
+        bounds, counts, durations, sizes = self._usual or self._make_usual()
+        elapsed = self._clock() * 1000 - at
+        counts[bisect_left(bounds, elapsed)] += 1
+        durations.sum += elapsed
+        sizes.value += size
 
     def answered(self, at: int, size: int, *, failed: bool = False, records: int = 1) -> None:
         """*records* records were answered, *size* bytes in all.
 
         :param at: when they were received, milliseconds since the epoch.
         """
-        children = self._children.get(failed)
-        if children is None:
-            children = self._make(failed)
-        # Written out: this is done for each record.
-        durations, sizes = children
-        elapsed = self._clock() * 1000 - at
-        durations.counts[bisect_left(durations.bounds, elapsed)] += records
-        durations.sum += elapsed * records
-        sizes.value += size
+        durations, sizes = self._children.get(failed) or self._make(failed)
+        durations.observe(self._clock() * 1000 - at, records)
+        sizes.add(size)
+
+    def _make_usual(self) -> tuple[Sequence[float], list[int], Histogram, Counter]:
+        durations, sizes = self._children.get(False) or self._make(False)
+        self._usual = durations.bounds, durations.counts, durations, sizes
+        return self._usual
 
     def _make(self, failed: bool) -> tuple[Histogram, Counter]:
         labels = {**self._labels, "has_error": "true" if failed else "false"}
@@ -315,31 +350,17 @@ class Metrics:
         labels = {"http_method": method, "http_url_host": host}
         self._calls_in_flight[call].labels(labels).add(1)
 
-    def call_finished(
-        self, call: Call, method: str, host: str, path: str, status: int, milliseconds: float
-    ) -> None:
-        """A call that was started ended.
-
-        :param path: with placeholders in place of ids, there must not be too many of them.
-        :param status: 0 if there was no answer.
-        """
-        in_flight = {"http_method": method, "http_url_host": host}
+    def call_finished(self, call: Call, labels: CallLabels, milliseconds: float) -> None:
+        """A call that was started ended."""
+        in_flight = {"http_method": labels.http_method, "http_url_host": labels.http_url_host}
         self._calls_in_flight[call].labels(in_flight).add(-1)
-        labels = {**in_flight, "http_url_path": path, "http_status_code": str(status)}
-        self._call_duration[call].labels(labels).observe(milliseconds)
+        self._call_duration[call].labels(labels.as_labels()).observe(milliseconds)
 
-    def bytes_transferred(
-        self, method: str, host: str, path: str, status: int, sent: int, received: int
-    ) -> None:
+    def bytes_transferred(self, labels: CallLabels, sent: int, received: int) -> None:
         """The bodies of one physical request and its response had these sizes."""
-        labels = {
-            "http_method": method,
-            "http_url_host": host,
-            "http_url_path": path,
-            "http_status_code": str(status),
-        }
-        self._request_bytes.labels(labels).add(sent)
-        self._response_bytes.labels(labels).add(received)
+        values = labels.as_labels()
+        self._request_bytes.labels(values).add(sent)
+        self._response_bytes.labels(values).add(received)
 
     def reactor_lag(self, milliseconds: float) -> None:
         """The reactor came to something *milliseconds* later than it should have."""

@@ -10,10 +10,10 @@ through all its waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -21,18 +21,19 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from stream.errors import UserError
+from stream.ops.secrets import MASK, is_secret_name, shown_url
 
-__all__ = ["Span", "TracingService", "begin", "outgoing_headers", "span"]
+__all__ = ["Span", "TracingService", "begin", "log_ids", "outgoing_headers", "received", "span"]
 
 _log = Logger(namespace="stream.tracing")
 
-_EXPORT_SECONDS = 3.0
-"""For a batch, with its repetitions: a stop may have to wait for one."""
+Attributes = Mapping[str, str | int]
+Kind = Literal["internal", "server", "client"]
 
 _tracer: Any = None
 _present: ContextVar[Any] = ContextVar("span", default=None)
-_OFF: AbstractContextManager[None] = nullcontext()
-_NO_HEADERS: Mapping[str, str] = {}
+_NOTHING: Mapping[str, str] = {}
+_LOW_64_BITS = 2**64 - 1
 
 
 class Span:
@@ -41,75 +42,141 @@ class Span:
     def __init__(self, otel: Any) -> None:
         self._otel = otel
 
+    def active(self) -> AbstractContextManager[Any]:
+        """What is begun within is below the span."""
+        return _OFF if self._otel is None else _activated(self._otel)
+
     def set(self, name: str, value: str | int) -> None:
         """Set an attribute."""
         if self._otel is not None:
-            self._otel.set_attribute(name, value)
+            self._otel.set_attribute(name, MASK if is_secret_name(name) else value)
+
+    def failed(self, problem: str) -> None:
+        """What the span is about has failed.
+
+        :param problem: a few words, without anything that others have sent.
+        """
+        if self._otel is not None:
+            from opentelemetry.trace import Status, StatusCode
+
+            self._otel.set_status(Status(StatusCode.ERROR, problem))
 
     def end(self, problem: str = "") -> None:
         """The end; with *problem* it was a failure."""
         if self._otel is None:
             return
         if problem:
-            from opentelemetry.trace import Status, StatusCode
-
-            self._otel.set_status(Status(StatusCode.ERROR, problem))
+            self.failed(problem)
         self._otel.end()
 
 
 _NO_SPAN = Span(None)
+_OFF: AbstractContextManager[Span] = nullcontext(_NO_SPAN)
 
 
-def begin(name: str, attributes: Mapping[str, str | int], traceparent: str = "") -> Span:
-    """Begin a span that isn't the present one of anything.
+def begin(name: str, attributes: Attributes | None = None) -> Span:
+    """Begin a span that isn't the present one, nor below it."""
+    return _NO_SPAN if _tracer is None else Span(_started(name, attributes or {}, "internal", None))
 
-    :param traceparent: W3C header of the request that caused it.
+
+def received(
+    name: str, attributes: Attributes, *, traceparent: str = "", tracestate: str = ""
+) -> Span:
+    """Begin the span of a request that has come.
+
+    :param traceparent: W3C header of the request.
+    :param tracestate: the other one.
     """
     if _tracer is None:
         return _NO_SPAN
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    context = TraceContextTextMapPropagator().extract({"traceparent": traceparent})
-    return Span(_tracer.start_span(name, context=context, attributes=dict(attributes)))
+    headers = {"traceparent": traceparent, "tracestate": tracestate}
+    context = TraceContextTextMapPropagator().extract(headers)
+    return Span(_started(name, attributes, "server", context))
 
 
 def span(
-    name: str, attributes: Mapping[str, str | int] | None = None
-) -> AbstractContextManager[None]:
-    """What is done within is a span, below the present one if there is one."""
-    return _OFF if _tracer is None else _span(name, attributes or {})
+    name: str,
+    attributes: Attributes | None = None,
+    kind: Kind = "internal",
+    *,
+    is_root: bool = False,
+) -> AbstractContextManager[Span]:
+    """What is done within is a span, below the present one if there is one.
+
+    :param is_root: it begins a trace of its own, whoever's turn has brought it about.
+    """
+    return _OFF if _tracer is None else _span(name, attributes or {}, kind, is_root)
 
 
 @contextmanager
-def _span(name: str, attributes: Mapping[str, str | int]) -> Iterator[None]:
+def _span(name: str, attributes: Attributes, kind: Kind, is_root: bool) -> Iterator[Span]:
     from opentelemetry.trace import set_span_in_context
 
-    above = _present.get()
+    above = None if is_root else _present.get()
     context = None if above is None else set_span_in_context(above)
-    otel = _tracer.start_span(name, context=context, attributes=dict(attributes))
-    _present.set(otel)
-    opened = Span(otel)
+    opened = Span(_started(name, attributes, kind, context))
     try:
-        yield
+        with opened.active():
+            yield opened
     except BaseException as error:
         opened.end(type(error).__name__)  # its text may quote what others have sent
         raise
     else:
         opened.end()
+
+
+@contextmanager
+def _activated(otel: Any) -> Iterator[None]:
+    above = _present.get()
+    _present.set(otel)
+    try:
+        yield
     finally:
         _present.set(above)
 
 
+def _started(name: str, attributes: Attributes, kind: Kind, context: Any) -> Any:
+    from opentelemetry.trace import SpanKind
+
+    return _tracer.start_span(
+        name,
+        context=context,
+        kind=SpanKind[kind.upper()],
+        attributes={k: MASK if is_secret_name(k) else value for k, value in attributes.items()},
+    )
+
+
 def outgoing_headers() -> Mapping[str, str]:
-    """B3 headers that tell another service which span its work belongs to."""
+    """Headers, B3 and W3C, that tell another service which span its work belongs to."""
     present = _present.get()
     if present is None:
-        return _NO_HEADERS
+        return _NOTHING
+    context = present.get_span_context()
+    trace_id, span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
+    sampled = "1" if context.trace_flags.sampled else "0"
+    headers = {
+        "X-B3-TraceId": trace_id,
+        "X-B3-SpanId": span_id,
+        "X-B3-Sampled": sampled,
+        "traceparent": f"00-{trace_id}-{span_id}-0{sampled}",
+    }
+    state = context.trace_state.to_header()
+    return {**headers, "tracestate": state} if state else headers
+
+
+def log_ids() -> Mapping[str, str]:
+    """Fields of a line of the log that lead to the present span, if there is one."""
+    if _tracer is None:
+        return _NOTHING
+    present = _present.get()
+    if present is None:
+        return _NOTHING
     context = present.get_span_context()
     return {
-        "X-B3-TraceId": f"{context.trace_id:032x}",
-        "X-B3-SpanId": f"{context.span_id:016x}",
-        "X-B3-Sampled": "1" if context.trace_flags.sampled else "0",
+        "dd.trace_id": str(context.trace_id & _LOW_64_BITS),
+        "dd.span_id": str(context.span_id),
     }
 
 
@@ -119,40 +186,44 @@ class TracingService(Service):
     :param endpoint: URL of the collector.
     :param percent: of how many operations in a hundred spans are sent.
     :param node_id: who sends them.
+    :param components: what runs in this process.
 
     startService raises UserError if the libraries aren't installed.
     """
 
     name = "tracing"
 
-    def __init__(self, endpoint: str, percent: int, node_id: str) -> None:
+    def __init__(
+        self, reactor: Any, endpoint: str, percent: int, node_id: str, components: Sequence[str]
+    ) -> None:
+        self._components = components
+        self._reactor = reactor
         self._endpoint = endpoint
         self._percent = percent
         self._node_id = node_id
         self._provider: Any = None
+        self._exporter: Any = None
 
     def startService(self) -> None:
         global _tracer
         super().startService()
         try:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace import TracerProvider
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
-            from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+            from stream.ops.span_export import make_provider
         except ImportError:
             raise UserError(
                 "tracing needs libraries that aren't installed: pip install stream-service[tracing]"
             ) from None
-        resource = Resource({"service.name": "stream", "service.instance.id": self._node_id})
-        self._provider = TracerProvider(
-            resource=resource,
-            sampler=ParentBasedTraceIdRatio(self._percent / 100),
-            shutdown_on_exit=False,
+        in_reactor = self._reactor.callFromThread
+        self._provider, self._exporter = make_provider(
+            self._endpoint,
+            self._percent,
+            self._node_id,
+            self._components,
+            lambda: in_reactor(self._lost),
+            lambda spans: in_reactor(self._regained, spans),
         )
-        exporter = OTLPSpanExporter(endpoint=self._endpoint, timeout=_EXPORT_SECONDS)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
         _tracer = self._provider.get_tracer("stream")
+        self._endpoint = shown_url(self._endpoint)
         _log.info('spans are sent to "{endpoint}"', endpoint=self._endpoint)
 
     def stopService(self) -> Deferred[None]:
@@ -160,5 +231,14 @@ class TracingService(Service):
         global _tracer
         super().stopService()
         _tracer = None
+        self._exporter.stop_soon()
         stopped: Deferred[None] = deferToThread(self._provider.shutdown)
         return stopped
+
+    def _lost(self) -> None:
+        _log.warn(
+            'spans are lost, the collector "{endpoint}" doesn\'t take them', endpoint=self._endpoint
+        )
+
+    def _regained(self, spans: int) -> None:
+        _log.info("the collector takes spans again, {lost} were lost", lost=spans)

@@ -29,7 +29,6 @@ INERT: Mapping[str, str] = {
     "datadog.profiler.goroutine": _GO_PROFILER,
     "etcd.keepAliveTimeout": "a call has a timeout of its own.",
     "etcd.keepAliveInterval": "a call has a timeout of its own.",
-    "etcd.debugLog": "`debugLog` shows what the client does.",
     "api.kubernetesTokenPath": "tokens of programs (`kbc_at_…`) are not exchanged.",
     "distribution.grantTimeout": _LEASE,
     "distribution.startupTimeout": _LEASE,

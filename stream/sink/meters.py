@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from stream.definition.key import SinkKey
 from stream.errors import UserError
@@ -33,6 +33,11 @@ class SinkMeters:
         if counts is None:
             counts = self._counts[key] = SinkCounts(self._metrics, sink_labels(key), self._clock)
         return counts
+
+    def keep(self, known: Set[SinkKey]) -> None:
+        """Forget all other sinks."""
+        for key in self._counts.keys() - known:
+            self.forget(key)
 
     def forget(self, key: SinkKey) -> None:
         """The sink was deleted: its counts no longer show."""

@@ -163,6 +163,8 @@ class SinkRouter(Service):
         pipelines = list(self._pipelines.values())
         closing = [ensureDeferred(pipeline.close(self.refusal)) for pipeline in pipelines]
         await _settled(closing, "cannot close a sink pipeline")
+        for key in self._pipelines:
+            _log.info("closed sink pipeline: {cause}", cause="shutting down", sink_id=str(key))
         # What a change is closing mustn't be cut off.
         await DeferredList([pipeline.turn.acquire() for pipeline in pipelines])
         if self._report is not None:
@@ -211,8 +213,9 @@ class SinkRouter(Service):
         _log.info("opening sink pipeline", sink_id=str(key))
         pipeline = self._pipelines[key] = SinkPipeline(self._context, key)
         self._quotas.watch(key, share[-1].quota)
-        ensureDeferred(pipeline.update(share)).addErrback(
-            lambda failure: _log.failure("cannot open sink pipeline", failure)
+        ensureDeferred(pipeline.update(share)).addCallbacks(
+            lambda _: _log.info("opened sink pipeline", sink_id=str(key)),
+            lambda failure: _log.failure("cannot open sink pipeline", failure),
         )
         return pipeline
 
@@ -247,14 +250,17 @@ class SinkRouter(Service):
         if batch.reset:
             self._targets = {}
         touched: set[SourceKey] = set(known) if batch.reset else set()
+        meters = self._context.meters
+        if batch.reset and meters is not None:
+            meters.keep({_sink_key(change.key) for change in batch.changes})
         for change in batch.changes:
-            key = SinkKey.parse(change.key.removeprefix(definition_prefix.SINK_ACTIVE))
+            key = _sink_key(change.key)
             source = key.source_key
             touched.add(source)
             if change.value is None:
                 self._targets.get(source, {}).pop(key.sink_id, None)
-                if self._context.meters is not None:
-                    self._context.meters.forget(key)
+                if meters is not None:
+                    meters.forget(key)
                 continue
             sink = change.value
             target = known.get(source, {}).get(key.sink_id)
@@ -342,7 +348,11 @@ class SinkRouter(Service):
             target = self._targets.get(key.source_key, {}).get(key.sink_id)
             if target is not None:
                 target._pipeline = None
-        _log.info("closed sink pipeline: no active slice", sink_id=str(key))
+        _log.info("closed sink pipeline: {cause}", cause="no active slice", sink_id=str(key))
+
+
+def _sink_key(key: str) -> SinkKey:
+    return SinkKey.parse(key.removeprefix(definition_prefix.SINK_ACTIVE))
 
 
 @attrs.define(eq=False)

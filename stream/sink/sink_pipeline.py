@@ -14,6 +14,7 @@ from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.mapping.columns import Mapping
 from stream.mapping.render import Renderer, compile_renderer
+from stream.ops.rarely import Rarely
 from stream.record.context import RecordContext
 from stream.sink.balancing import Balancer
 from stream.sink.counters import SliceCounters
@@ -30,6 +31,9 @@ from stream.values.bytesize import ByteSize
 __all__ = ["CountersCollector", "PipelineContext", "SinkPipeline"]
 
 _log = Logger()
+
+TELL_SECONDS = 10.0
+"""How often the log says that a volume takes no slices, however many slices wait for it."""
 
 CLOSE_SECONDS = 30.0
 """How long a closing slice pipeline waits for the writer; less than coordinators wait for us."""
@@ -61,6 +65,9 @@ class PipelineContext:
     dead_letters: DeadLetters | None = None
     meters: SinkMeters | None = None
     renderers: dict[tuple[Mapping, ByteSize], Renderer] = attrs.Factory(dict)
+    told: Rarely = attrs.Factory(
+        lambda self: Rarely(TELL_SECONDS, self.reactor.seconds), takes_self=True
+    )
 
     def renderer(self, slice_: Slice) -> Renderer:
         """The compiled renderer of the slice's mapping, shared by equal mappings."""
@@ -233,6 +240,7 @@ class SinkPipeline:
             reroute=self._reroute,
             announce=lambda: ensureDeferred(context.collector.stored(slice_.key)),
             meter=self._meter,
+            told=context.told,
         )
         context.collector.opened(slice_.key, pipeline.counters)
         renderer = context.renderer(slice_)

@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from stream.errors import UserError
+from stream.ops.rarely import Rarely
 from stream.sink.compression import compressor
 from stream.sink.counters import SliceCounters
 from stream.sink.group import Group, SentGroup
@@ -88,6 +89,7 @@ class SlicePipeline:
         false if nobody takes it.
     :param announce: fires when the present counters of the slice are in etcd.
     :param meter: counts the records of the sink.
+    :param told: of volumes that a slice could not be opened on; ``None`` logs each attempt.
     """
 
     def __init__(
@@ -102,7 +104,9 @@ class SlicePipeline:
         announce: Callable[[], Deferred[None]],
         jitter: random.Random | None = None,
         meter: SinkCounts | None = None,
+        told: Rarely | None = None,
     ) -> None:
+        self._told = told or Rarely(0.0, reactor.seconds)
         self._meter = meter
         self.slice = slice_
         self.counters = SliceCounters()
@@ -428,13 +432,16 @@ class SlicePipeline:
         if failure.check(SliceSealed):
             self._lose_file(_error(failure))
             return
+        suppressed = self._told.due(self.slice.key.volume_id)
         if failure.check(WriterError) is None:
             _log.failure("cannot open a slice file", failure)
-        else:
+        elif suppressed is not None:
             _log.warn(
                 "cannot open a slice file: {error}",
                 error=failure.value,
                 slice_id=str(self.slice.key),
+                volume_id=self.slice.key.volume_id,
+                suppressed=suppressed,
             )
         self._reopen_later()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from stream.definition.key import SourceKey
 from stream.ops.metrics import Metrics, SourceLabels, SourceMeter
@@ -36,6 +36,11 @@ class SourceMeters:
         self._metrics = metrics
         self.http = _ByKey(metrics, "http", clock)
         self.otlp = _ByKey(metrics, "otlp", clock)
+
+    def keep(self, known: Set[SourceKey]) -> None:
+        """Forget all other sources."""
+        for key in {*self.http, *self.otlp} - known:
+            self.forget(key)
 
     def forget(self, key: SourceKey) -> None:
         """The source was deleted: its counts no longer show."""

@@ -30,25 +30,56 @@ class Outcome:
     statistics: Statistics = attrs.Factory(Statistics)
 
 
+_SPANS: dict[Operation, str] = {
+    "filerotation": "operator.filerotation",
+    "slicerotation": "operator.slicerotation",
+    "fileimport": "operator.fileimport",
+    "sliceupload": "operator.sliceupload",
+    "filecleanup": "model.metacleanup",
+    "jobcleanup": "model.jobcleanup",
+}
+_PARTS: tuple[Operation, ...] = ("filecleanup", "jobcleanup")
+"""Parts of a run that has a span of its own."""
+RETAIN_SECONDS = 300.0
+"""What was told last of a deleted sink shows so long, to be scraped."""
+
+
 @attrs.frozen
 class OperationMeter:
     """:ivar clock: seconds of a clock that doesn't jump."""
 
     metrics: Metrics
     clock: Callable[[], float]
+    _touched: dict[SinkKey, float] = attrs.field(factory=dict, repr=False)
 
     @contextmanager
-    def measured(self, key: SinkKey, operation: Operation, attempt: int = 1) -> Iterator[Outcome]:
+    def measured(
+        self, key: SinkKey, operation: Operation, attempt: int = 1, *, item: object, step: str
+    ) -> Iterator[Outcome]:
         """Measure what is done within; what has to wait for something else doesn't count.
 
         :param attempt: number of the attempt, from 1.
+        :param item: the key of what is worked on.
+        :param step: what is done to it, for the name of the span.
         """
         outcome = Outcome()
-        started = self.clock()
-        attributes: dict[str, str | int] = {"sink": str(key), "attempt": attempt}
+        started = self._touched[key] = self.clock()
+        attributes: dict[str, str | int] = {
+            "sink": str(key),
+            "item": str(item),
+            "attempt": attempt,
+        }
         try:
-            with span(f"keboola.go.stream.operator.{operation}", attributes):
-                yield outcome
+            name = f"keboola.go.stream.{_SPANS[operation]}.{step}"
+            with span(name, attributes, is_root=operation not in _PARTS) as told:
+                waits: BaseException | None = None
+                try:
+                    yield outcome
+                except BLAMELESS as reason:
+                    told.set("waits_for", type(reason).__name__)  # and that is no failure
+                    waits = reason
+            if waits is not None:
+                raise waits
         except BLAMELESS:
             raise
         except Exception as error:
@@ -77,7 +108,19 @@ class OperationMeter:
 
     def moved(self, counter: str, key: SinkKey, records: int) -> None:
         """*records* records of a sink have come as far as *counter* counts."""
+        self._touched[key] = self.clock()
         self.metrics.moved(counter, sink_labels(key), records)
+
+    def retire(self, is_active: Callable[[SinkKey], bool]) -> None:
+        """Drop what was told of sinks that are deleted and that nothing happens to any more.
+
+        A cleanup may come long after the sink has gone.
+        """
+        before = self.clock() - RETAIN_SECONDS
+        for key, touched in list(self._touched.items()):
+            if touched < before and not is_active(key):
+                del self._touched[key]
+                self.metrics.forget(sink_labels(key))
 
 
 def measure_operator(metrics: Metrics, operator: Operator[Any]) -> None:

@@ -32,12 +32,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.etcd import Batch, EtcdUnavailable, LeaseNotFound, LockLost
+from stream.ops.rarely import Rarely
 
 __all__ = ["BLAMELESS", "Item", "NotYet", "Operator"]
 
 T = TypeVar("T")
 
 SWEEP_SECONDS = 30.0
+TELL_SECONDS = 10.0
+"""How often the log says that etcd is away, however many items wait for it."""
 _SPARE_MOMENTS = 100
 
 
@@ -91,6 +94,7 @@ class Operator(Service, Generic[T]):
         self.was_cut_off = False
         self.items: dict[str, Item[T]] = {}
         self._log = Logger(namespace=name)
+        self._told = Rarely(TELL_SECONDS, reactor.seconds)
         self._prefix = prefix
         self._wait = wait
         self._act = act
@@ -215,7 +219,14 @@ class Operator(Service, Generic[T]):
         except NotYet as reason:
             self._log.debug("{key}: {reason}", key=item.key, reason=reason)
         except BLAMELESS as reason:
-            self._log.warn("{key} has to wait for etcd: {reason}", key=item.key, reason=str(reason))
+            suppressed = self._told.due("")
+            if suppressed is not None:
+                self._log.warn(
+                    "{key} has to wait for etcd: {reason}",
+                    key=item.key,
+                    reason=str(reason),
+                    suppressed=suppressed,
+                )
         except Exception:
             failure = Failure()
             self._log.failure("{key} failed, it is tried again", failure, key=item.key)

@@ -146,6 +146,16 @@ async def create_slice(txn: AtomicTxn, slice_: Slice) -> None:
 
 
 def save_file(txn: AtomicTxn, old: File | None, new: File) -> None:
+    """A change of the state is logged when it is written."""
+    if old is None or old.state is not new.state:
+        before, state = "new" if old is None else old.state.value, new.state.value
+
+        def tell(_: int) -> None:
+            _log.info(
+                "file {file_id}: {before} → {state}", file_id=new.key, before=before, state=state
+            )
+
+        txn.on_commit(tell)
     value = encode(new)
     for key in prefix.file_keys(new.key, new.level):
         txn.put(key, value)
@@ -154,6 +164,16 @@ def save_file(txn: AtomicTxn, old: File | None, new: File) -> None:
 
 
 def save_slice(txn: AtomicTxn, old: Slice | None, new: Slice) -> None:
+    """A change of the state is logged when it is written."""
+    if old is None or old.state is not new.state:
+        before, state = "new" if old is None else old.state.value, new.state.value
+
+        def tell(_: int) -> None:
+            _log.info(
+                "slice {slice_id}: {before} → {state}", slice_id=new.key, before=before, state=state
+            )
+
+        txn.on_commit(tell)
     value = encode(new)
     for key in prefix.slice_keys(new.key, new.level):
         txn.put(key, value)

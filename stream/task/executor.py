@@ -27,6 +27,7 @@ from stream.ops.tracing import span
 from stream.task.entity import LOCK_PREFIX, Task, TaskFailure, finished, task_id
 from stream.task.errors import TaskAlreadyRunning, TaskTimeout, TooManyTasks
 from stream.values.codec import encode
+from stream.values.duration import Duration
 from stream.values.utctime import from_timestamp
 
 __all__ = ["TASK_SECONDS", "TaskExecutor", "TaskRun"]
@@ -192,7 +193,8 @@ class TaskExecutor(Service):
         run = TaskRun(task)
         problem: BaseException | None = None
         try:
-            with span("keboola.go.task", {"task": task.task_id, "type": task.type}):
+            attributes = {"task": task.task_id, "resource.name": task.type}
+            with span("keboola.go.task", attributes):
                 result = await self._limited(_coroutine(body(run)), TASK_SECONDS)
         except Exception as error:
             problem = TaskTimeout() if isinstance(error, defer.TimeoutError) else error
@@ -200,7 +202,12 @@ class TaskExecutor(Service):
             await self._roll_back(task, run)
         else:
             ended = finished(task, self._now(), result=result, outputs=run.outputs)
-            _log.info("task succeeded: {result}", task=task.task_id, result=result)
+            _log.info(
+                "task succeeded: {result}",
+                task=task.task_id,
+                result=result,
+                duration=str(Duration(ended.duration or 0)),
+            )
         self._metrics.task_finished(
             task.type,
             (ended.duration or 0) / 1e6,

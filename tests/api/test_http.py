@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -9,13 +10,14 @@ from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, globalLogPublisher
+from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
 
 from stream.api.app import REQUEST_SECONDS, build_app
 from stream.api.call import Call
 from stream.api.guard import Guard
 from stream.api.http import BODY_SECONDS, HEADERS_SECONDS, ApiSite, Front
 from stream.api.operation import Operation
+from stream.errors import UserError
 from tests.api.conftest import SOURCES, TOKEN, Api
 
 ensure = pytest_twisted.ensureDeferred
@@ -129,4 +131,38 @@ async def test_the_access_log(api: Api, events: list[dict[str, Any]]) -> None:
     assert event["user_agent"] == "me"
     assert event["client_ip"] == "127.0.0.1"
     assert event["stream.projectId"] == 123
+    assert event["stream.branch.id"] == 456
+    assert re.fullmatch(r"0s|[0-9.]+(µs|ms|s)", event["http_time"])
     assert not any(TOKEN in str(event) for event in events)
+
+
+@ensure
+async def test_secrets_in_addresses_are_not_logged(api: Api, events: list[dict[str, Any]]) -> None:
+    """Neither a token in the query nor the secret of a source in the path is."""
+    await api.call("GET", f"{SOURCES}?token=hunter2&limit=1")
+    await api.call("POST", "/stream/123/my-source/hunter2")
+    urls = [event["url"] for event in events if "url" in event]
+    assert urls == [f"{SOURCES}?token=*****&limit=1", "/stream/123/my-source/*****"]
+    assert not any("hunter2" in str(event) for event in events)
+
+
+@ensure
+async def test_what_was_refused_is_logged(api: Api, events: list[dict[str, Any]]) -> None:
+    """A mistake of the caller is no error of ours; the line has the name of the error."""
+    reply = await api.call("GET", f"{SOURCES}/missing")
+    assert reply.status == 404
+    [event] = [event for event in events if event.get("log_format") == "request failed: {error}"]
+    assert event["log_level"] is LogLevel.info
+    assert event["error_name"] == "stream.api.sourceNotFound"
+    assert event["request_id"] == reply.header("X-Request-Id")
+    assert event["stream.projectId"] == 123
+
+
+def test_what_failed_is_logged_as_an_error(server: Server, events: list[dict[str, Any]]) -> None:
+    """From 500 on the fault is ours, and the line has the id that the client is told."""
+    server.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+    server.gate.errback(UserError("no", status=503, name="away"))
+    [event] = [event for event in events if event.get("log_format") == "request failed: {error}"]
+    assert event["log_level"] is LogLevel.error
+    assert event["exception_id"].startswith("keboola-stream-api-")
+    assert event["exception_id"].encode() in server.transport.value()

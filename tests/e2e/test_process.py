@@ -20,6 +20,14 @@ def _in_order(messages: list[str], *wanted: str) -> None:
     assert places == sorted(places), list(zip(wanted, places, strict=True))
 
 
+def _is_json(log: Path) -> None:
+    """Each line of the log is an object with time, level and message."""
+    text = log.read_text().splitlines()
+    lines = [json.loads(line) for line in text if line.startswith("{")]
+    assert all(list(line)[:3] == ["time", "level", "message"] for line in lines)
+    assert {line["level"] for line in lines} <= {"info", "warn"}
+
+
 def _healthy(deployed: Deployment, running: Running) -> None:
     for address in (running.health, f"127.0.0.1:{deployed.ports['source']}"):
         assert request("GET", f"http://{address}/health-check", None, {})[0] == 200
@@ -39,21 +47,46 @@ def test_components_start_and_stop_in_their_order(deployed: Deployment) -> None:
     _in_order(
         messages,
         "enabled components: api,etcd,http-source,sandbox,storage-coordinator,",
-        "started HTTP server on",
-        "connected to etcd cluster",
+        'starting HTTP server on "',
+        'started HTTP server on "',
+        "loading Storage API index without components",
+        "creating etcd session",
+        "created etcd session",
+        "starting storage coordinator node",
+        "joining distribution group",
+        'found a new node "node-1"',
+        "searching for volumes in volumes path",
+        "found volume",
+        "opening volume",
         "opened volume",
+        'found "1" volumes',
+        "starting storage writer node",
         "disk writer listening on",
+        "starting storage reader node",
+        'node ID "node-1"',
+        "ready",
+        "mounted HTTP endpoints",
         "starting HTTP source node",
         "started HTTP source on",
         "ready to serve",
         "exiting (",
         "shutting down HTTP source at",
         "HTTP source shutdown done",
+        'shutting down HTTP server at "',
+        "HTTP server shutdown finished",
+        "stopping volumes registration",
+        "stopped volumes registration",
+        "closing volumes",
+        "closed volumes",
         "exited",
     )
+    assert messages.index("connecting to etcd") < messages.index("creating etcd session")
+    assert any(message.startswith('connected to etcd cluster "') for message in messages)
+    assert messages.count("closing etcd connection") == messages.count("closed etcd connection")
     assert messages.count("exiting (terminated)") + messages.count("exiting (interrupt)") == 1
     stopping = messages[messages.index("HTTP source shutdown done") :]
-    assert any(message.startswith("shutting down HTTP server at") for message in stopping)
+    assert stopping[-1] == "exited"
+    _is_json(running.log)
     assert not [
         line
         for line in running.log.read_text().splitlines()

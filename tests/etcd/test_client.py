@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
+from twisted.logger import LogLevel
 
 from stream.etcd import Compacted, EtcdClient, EtcdUnavailable, LeaseNotFound
 from stream.etcd.errors import NotReached
@@ -238,3 +239,25 @@ async def test_cancelled_requests(proxied: EtcdClient, proxy: Proxy) -> None:
         with pytest.raises(CancelledError):
             await called
         await until(lambda: not proxy.connections)
+
+
+@pytest_twisted.ensureDeferred
+async def test_operations_are_logged_on_request(
+    etcd: EtcdClient, etcd_url: str, logged: list[dict[str, Any]]
+) -> None:
+    """Each operation is a line with its keys and its outcome, never with a value."""
+    client = EtcdClient(reactor, [etcd_url], etcd.namespace, log_operations=True)
+    await client.startService()
+    del logged[:]
+    await client.put("a", b"hunter2")
+    await client.get("a")
+    with pytest.raises(LeaseNotFound):
+        await client.call("lease/revoke", {"ID": 12345})
+    await client.stopService()
+    lines = [event for event in logged if event["log_namespace"] == "stream.etcd.transport"]
+    assert all(event["log_level"] is LogLevel.debug for event in lines)
+    assert lines[0]["keys"].startswith(f"{etcd.namespace}a") or "put" in lines[0]["keys"]
+    assert lines[0]["outcome"].startswith("revision ")
+    assert lines[-1]["method"] == "lease/revoke"
+    assert "not found" in lines[-1]["outcome"]
+    assert "hunter2" not in str([{k: str(v) for k, v in event.items()} for event in logged])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stream.keboola.call_meter import path_template
+from stream.keboola.call_meter import path_template, result_type
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,22 @@ from stream.keboola.call_meter import path_template
 def test_ids_are_no_labels(path: tuple[str, ...], template: str) -> None:
     """Whatever differs from object to object is left out of the path."""
     assert path_template(path) == template
+
+
+@pytest.mark.parametrize(
+    ("method", "template", "result"),
+    [
+        ("GET", "/", "Index"),
+        ("GET", "/tokens/verify", "TokenInfo"),
+        ("POST", "/tokens", "SinkToken"),
+        ("DELETE", "/tokens/{id}", "NoResult"),
+        ("GET", "/branch/{id}/tables/{id}", "Table"),
+        ("POST", "/branch/{id}/tables/{id}/import-async", "Job"),
+        ("GET", "/jobs/{id}", "Job"),
+        ("POST", "/branch/{id}/files/prepare", "FileUpload"),
+        ("GET", "/something/new", "Other"),
+    ],
+)
+def test_what_an_answer_is_read_as(method: str, template: str, result: str) -> None:
+    """The label of the result has few values."""
+    assert result_type(method, template) == result

@@ -205,3 +205,14 @@ def test_form_for() -> None:
     """A terminal gets text, everything else JSON."""
     assert form_for(io.StringIO()) == "json"
     assert form_for(_Terminal()) == "text"
+
+
+def test_long_texts_are_cut() -> None:
+    """However long a text is that somebody has sent, its line is bounded."""
+    log, stream = _logger()
+    log.info("refused: {error}", error="x" * 10_000_000, items=["y" * 1_000_000])
+    text = stream.getvalue()
+    assert len(text) < 200_000
+    line = _line(stream)
+    assert line["error"].endswith("x… (10000000 characters)")
+    assert line["message"].startswith("refused: xxx")

@@ -9,10 +9,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.ops.families import Histogram
-from stream.ops.metrics import Metrics, SinkLabels, SourceLabels, VolumeLabels
+from stream.ops.metrics import CallLabels, Metrics, SinkLabels, SourceLabels, VolumeLabels
 
 SOURCE = SourceLabels("1", "2", "src")
 SINK = SinkLabels("1", "2", "src", "snk")
+CALL = CallLabels("GET", "File", "host", "/v2/{id}", 200)
 VOLUME = VolumeLabels("v1", "hdd", "001", "/stream/volumes/hdd/001")
 PREFIX = "keboola_go_"
 
@@ -86,8 +87,8 @@ def _scenario() -> Metrics:
         metrics.mirror_size(kind, "definition/source/", 3, 300)
     for call in ("client_request", "client_request_parse", "http_request"):
         metrics.call_started(call, "GET", "host")
-        metrics.call_finished(call, "GET", "host", "/v2/{id}", 200, 40)
-    metrics.bytes_transferred("GET", "host", "/v2/{id}", 200, 10, 1000)
+        metrics.call_finished(call, CALL, 40)
+    metrics.bytes_transferred(CALL, 10, 1000)
     return metrics
 
 
@@ -112,13 +113,15 @@ def test_records() -> None:
     """Records are counted by source and outcome, by sink and kind of error."""
     metrics = Metrics()
     meter = metrics.source_meter(SOURCE, "http", lambda: 1.0)
-    meter.answered(997, 100)
+    meter.stored(997, 100)
     meter.answered(930, 50, failed=True)
     meter.answered(996, 1)
     duration = f"{PREFIX}stream_source_record_duration_milliseconds"
     labels = {"project_id": "1", "branch_id": "2", "source_id": "src", "source_type": "http"}
     assert _value(metrics, f"{duration}_count", has_error="false", **labels) == 2
     assert _value(metrics, f"{duration}_sum", has_error="false", **labels) == 7
+    assert _value(metrics, f"{duration}_bucket", has_error="false", le="0.0") == 0
+    assert _value(metrics, f"{duration}_bucket", has_error="false", le="5.0") == 2
     assert _value(metrics, f"{duration}_bucket", has_error="true", le="50.0") == 0
     assert _value(metrics, f"{duration}_bucket", has_error="true", le="75.0") == 1
     total = f"{PREFIX}stream_source_in_bytes_B_total"

@@ -77,3 +77,16 @@ def test_a_deleted_sink_is_forgotten() -> None:
     meters.of(KEY).acknowledged(1)
     meters.forget(KEY)
     assert b'sink_id="sink"' not in metrics.page()
+
+
+def test_sinks_that_are_gone_are_forgotten() -> None:
+    """After a gap in the watch only the sinks that are there are told of."""
+    metrics = Metrics()
+    meters = SinkMeters(metrics, lambda: 10.0)
+    other = SinkKey(1, 2, "source", "other")
+    for key in (KEY, other):
+        meters.of(key).acknowledged(1)
+    meters.keep({KEY})
+    text = metrics.page().decode()
+    assert 'sink_id="sink"' in text
+    assert 'sink_id="other"' not in text

@@ -8,10 +8,12 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
 
 from stream.errors import UserError
+from stream.ops.rarely import Rarely
 from stream.sink.group import Group
 from stream.sink.slice_pipeline import (
     HELD_LIMIT_BYTES,
@@ -49,6 +51,7 @@ class _Reactor(Clock):
 class PipelineTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = _Reactor()
+        self.told = Rarely(10.0, self.clock.seconds)
         self.opener = FakeOpener(at_once=False)
         self.rerouted: list[Group] = []
         self.takes_rerouted = False
@@ -63,6 +66,7 @@ class PipelineTests(SynchronousTestCase):
             pool=_NoThreads(),
             reroute=self._reroute,
             announce=self._announce,
+            told=self.told,
         )
         pipeline.start()
         return pipeline
@@ -199,6 +203,20 @@ class PipelineTests(SynchronousTestCase):
         assert not pipeline.ready
         self.clock.advance(0.2)
         assert pipeline.ready
+
+    def test_a_writer_that_is_away_is_told_of_rarely(self) -> None:
+        """However many slices try to open their files, the log says so once in a while."""
+        pipelines = [self.pipeline() for _ in range(5)]
+        self.opener.refusals += [WriterUnavailable("down")] * 50
+        with capturedLogs() as events:
+            for listener in list(self.opener.listeners):
+                listener.lost(WriterUnavailable("gone"))
+            for _ in range(80):
+                self.clock.advance(0.1)
+        assert not any(pipeline.ready for pipeline in pipelines)
+        told = [e for e in events if str(e["log_format"]).startswith("cannot open a slice file")]
+        assert len(told) == 1
+        assert len(self.opener.refusals) < 40
 
     def test_a_late_answer_of_a_lost_file_counts_for_nothing(self) -> None:
         """Only the latest sending of a group can acknowledge it."""

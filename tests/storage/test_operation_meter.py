@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from twisted.internet.task import Clock
 
 from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.ops.metrics import Metrics
 from stream.storage.key import FileKey
-from stream.storage.operation_meter import OperationMeter
+from stream.storage.operation_meter import RETAIN_SECONDS, OperationMeter
 from stream.storage.operator import NotYet
 from stream.storage.pending import Pending, pending_by_sink
 from stream.storage.statistics import Aggregated, Statistics
@@ -28,7 +29,8 @@ def test_a_success_is_measured_with_its_bytes() -> None:
     """Duration, condition and bytes of an operation that went well."""
     metrics = Metrics()
     times = iter([1.0, 1.02])
-    with OperationMeter(metrics, lambda: next(times)).measured(KEY, "slicerotation") as outcome:
+    meter = OperationMeter(metrics, lambda: next(times))
+    with meter.measured(KEY, "slicerotation", item="slice", step="rotateSlice") as outcome:
         outcome.condition = "time"
         outcome.statistics = Statistics(
             records_count=2, compressed_size=ByteSize(10), uncompressed_size=ByteSize(70)
@@ -46,7 +48,7 @@ def test_a_failure_counts_with_its_attempt_and_kind() -> None:
     meter = OperationMeter(metrics, lambda: 1.0)
     with (
         pytest.raises(UserError),
-        meter.measured(KEY, "fileimport", attempt=3) as outcome,
+        meter.measured(KEY, "fileimport", 3, item="file", step="importFile") as outcome,
     ):
         outcome.statistics = Statistics(records_count=1, compressed_size=ByteSize(5))
         raise UserError("no", name="storageApiUnreachable")
@@ -60,9 +62,35 @@ def test_a_failure_counts_with_its_attempt_and_kind() -> None:
 def test_what_has_to_wait_is_no_operation() -> None:
     """Neither a duration nor a failure is told of what it was too early for."""
     metrics = Metrics()
-    with pytest.raises(NotYet), OperationMeter(metrics, lambda: 1.0).measured(KEY, "fileimport"):
+    meter = OperationMeter(metrics, lambda: 1.0)
+    with (
+        pytest.raises(NotYet),
+        meter.measured(KEY, "fileimport", item="file", step="importFile"),
+    ):
         raise NotYet("later")
     assert not _lines(metrics, "{")[1:]
+
+
+def test_a_deleted_sink_leaves_the_page() -> None:
+    """What was told of a sink goes when it is deleted, also if a cleanup comes long after that."""
+    metrics, clock = Metrics(), Clock()
+    meter = OperationMeter(metrics, clock.seconds)
+    other = SinkKey(1, 2, "source", "other")
+    for key in (KEY, other):
+        with meter.measured(key, "filecleanup", item="file", step="deleteFile"):
+            pass
+        meter.moved("stream_sink_imported_records", key, 1)
+    meter.retire(lambda key: key == other)
+    assert _lines(metrics, 'sink_id="sink"'), "it is scraped for the last time"
+    clock.advance(RETAIN_SECONDS + 1)
+    with meter.measured(KEY, "filecleanup", item="file", step="deleteFile"):
+        pass
+    meter.retire(lambda key: key == other)
+    assert _lines(metrics, 'sink_id="sink"')
+    clock.advance(RETAIN_SECONDS + 1)
+    meter.retire(lambda key: key == other)
+    assert not _lines(metrics, 'sink_id="sink"')
+    assert _lines(metrics, 'sink_id="other"')
 
 
 def test_pending_records_by_sink() -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
 
-from stream.etcd import Batch, Change
+from stream.etcd import Batch, Change, EtcdUnavailable
 from stream.storage.operator import SWEEP_SECONDS, Item, NotYet, Operator
 
 PREFIX = "watched/"
@@ -414,3 +415,21 @@ def test_unexpected_end(acts: Acts) -> None:
     acts.settle()
     acts.tick()
     assert acts.started == ["a", "a"]
+
+
+def test_an_outage_of_etcd_is_told_of_rarely() -> None:
+    """However many items wait for it, the log says so once in a while."""
+    acts = Acts(concurrency=50)
+    acts.operator.startService()
+    acts.change(*((str(number), "x") for number in range(20)))
+    acts.settle()
+    with capturedLogs() as events:
+        for key in list(acts.running):
+            acts.fail(key, EtcdUnavailable("away"))
+        acts.clock.advance(INTERVAL)
+        acts.settle()
+        for key in list(acts.running):
+            acts.fail(key, EtcdUnavailable("away"))
+    assert len(acts.started) == 40
+    told = [event["suppressed"] for event in events if event["log_level"] is LogLevel.warn]
+    assert told == [0, 19]

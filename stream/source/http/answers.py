@@ -111,7 +111,7 @@ class SingleAnswer:
         self._report = report
 
     def stored(self) -> None:
-        self._meter.answered(self._at, self._size)
+        self._meter.stored(self._at, self._size)
         if self._connection.pending is self:
             if self._verbose:
                 self._finish_with_document(PROCESSED, None)
@@ -120,7 +120,7 @@ class SingleAnswer:
 
     def accepted(self, status: int) -> None:
         """The sink doesn't wait, and says so with *status*."""
-        self._meter.answered(self._at, self._size)
+        self._meter.stored(self._at, self._size)
         if self._verbose or status not in (PROCESSED, ACCEPTED):
             self._finish_with_document(status, None)
         else:

@@ -244,12 +244,26 @@ class IngestHandler:
         body: bytes,
         connection: Connection,
     ) -> bytes | None:
+        at = int(self._clock() * 1000)
+
         def write(body: bytes) -> bytes | None:
             return self._write_body(route, sources, head, body, connection)
 
-        if not head.encoding:
-            return write(body)
-        return self._decoder.answer(head.encoding, body, connection, write, self.failed)
+        def count() -> None:
+            for source in sources:
+                self._meters[source].answered(at, len(body), failed=True)
+
+        def failed(failure: Failure) -> bytes:
+            count()
+            return self.failed(failure)
+
+        try:
+            if not head.encoding:
+                return write(body)
+            return self._decoder.answer(head.encoding, body, connection, write, failed)
+        except Exception:
+            count()  # as one record: nobody knows how many they are
+            raise
 
     def _write_body(
         self,
@@ -299,7 +313,7 @@ class IngestHandler:
             LogLevel.error if ours else LogLevel.warn,
             "source record processing failed: {failed}/{sinks} sinks failed. "
             "Failed sinks: {reasons}",
-            source=str(source),
+            source_id=str(source),
             failed=len(failed),
             sinks=sinks,
             reasons="; ".join(

@@ -124,6 +124,8 @@ class HttpSourceService(Service):
         return self._factory.connection_count
 
     def _sources_changed(self, batch: Batch[SourceEntry]) -> None:
+        if batch.reset:
+            self._meters.keep({_source_key(change.key) for change in batch.changes})
         for dispatcher in (self._dispatcher, self._otlp_dispatcher):
             if batch.reset:
                 dispatcher.clear()

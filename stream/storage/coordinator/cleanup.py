@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from stream.definition.key import SinkKey
 from stream.keboola.imports import FileImporter, RunningJobs
 from stream.keboola.records import JobRecord, file_record_key
+from stream.ops.tracing import span
 from stream.settings.storage import JobCleanupSettings, MetadataCleanupSettings
 from stream.storage import records
 from stream.storage.coordinator.work import CoordinatorWork
@@ -33,6 +34,8 @@ _BEHIND_ALL_TIMES = "\x7f"
 
 class _Periodic(Service):
     """Runs at the start and then at an interval; one run at a time, bounded in time."""
+
+    span_name = ""
 
     def __init__(self, reactor: Any, interval: float, concurrency: int, tolerance: int) -> None:
         self._reactor = reactor
@@ -58,10 +61,14 @@ class _Periodic(Service):
             await self._running
 
     def _run_once(self) -> Deferred[None]:
-        self._running = ensureDeferred(self.run())
+        self._running = ensureDeferred(self._traced())
         self._running.addTimeout(RUN_SECONDS, self._reactor)
         self._running.addErrback(lambda failure: _log.failure("cleanup failed", failure))
         return self._running
+
+    async def _traced(self) -> None:
+        with span(f"keboola.go.stream.model.{self.span_name}", is_root=True):
+            await self.run()
 
     async def run(self) -> None:
         """One run."""
@@ -86,6 +93,8 @@ class _Periodic(Service):
 
 class MetadataCleanup(_Periodic):
     """:param is_owner: whether this node cares for a project, by its id."""
+
+    span_name = "metacleanup.cleanMetadataFiles"
 
     def __init__(
         self,
@@ -135,7 +144,9 @@ class MetadataCleanup(_Periodic):
             behind = f"{sink}/{_BEHIND_ALL_TIMES}"
 
     async def _delete_measured(self, file: File) -> bool:
-        with self._work.meter.measured(file.key.sink_key, "filecleanup"):
+        with self._work.meter.measured(
+            file.key.sink_key, "filecleanup", item=file.key, step="deleteFile"
+        ):
             return await self._delete(file)
 
     async def _delete(self, file: File) -> bool:
@@ -183,6 +194,8 @@ def expired_files(
 class JobCleanup(_Periodic):
     """:param is_owner: whether this node cares for a project, by its id."""
 
+    span_name = "jobcleanup.cleanJobs"
+
     def __init__(
         self,
         work: CoordinatorWork,
@@ -213,5 +226,7 @@ class JobCleanup(_Periodic):
             )
 
     async def _forget_finished(self, record: JobRecord) -> bool:
-        with self._work.meter.measured(record.key.sink_key, "jobcleanup"):
+        with self._work.meter.measured(
+            record.key.sink_key, "jobcleanup", item=record.key, step="deleteJob"
+        ):
             return await self._importer.forget_finished(record)

@@ -16,6 +16,7 @@ from stream.storage.key import FileKey
 from stream.storage.operator import BLAMELESS, Item, Operator
 from stream.storage.state import FileState, InvalidFileState, Level
 from stream.storage.statistics import Aggregated
+from stream.values.duration import Duration
 
 __all__ = ["FileImport"]
 
@@ -65,7 +66,11 @@ class FileImport:
         file = item.value
         try:
             with self._work.meter.measured(
-                file.key.sink_key, "fileimport", file.retry.retry_attempt + 1
+                file.key.sink_key,
+                "fileimport",
+                file.retry.retry_attempt + 1,
+                item=file.key,
+                step="importFile",
             ) as outcome:
                 outcome.statistics = self._statistics(file.key).total
                 acting = ensureDeferred(self._import(file))
@@ -79,7 +84,7 @@ class FileImport:
             await self._work.file_failed(file.key, error)
 
     async def _import(self, file: File) -> None:
-        count = self._statistics(file.key).total.records_count
+        count, began = self._statistics(file.key).total.records_count, self._work.reactor.seconds()
         timeout = self._settings.file_import_timeout.seconds
         async with self._work.file_lock(file.key, timeout) as lock:
             current = await records.read_file(self._work.client, file.key)
@@ -97,4 +102,9 @@ class FileImport:
                 )
                 return
         self._work.meter.moved("stream_sink_imported_records", file.key.sink_key, count)
-        _log.info("imported file {file_id}", file_id=file.key)
+        _log.info(
+            "imported file {file_id}",
+            file_id=file.key,
+            rows=count,
+            duration=str(Duration.of_seconds(self._work.reactor.seconds() - began)),
+        )

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from twisted.internet.defer import ensureDeferred
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from stream.deadline import within
 from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, Batch, atomic
+from stream.ops.rarely import Rarely
 from stream.settings.level import TargetOperatorSettings
 from stream.storage import prefix
 from stream.storage.coordinator.statistics_cache import StatisticsCache
@@ -33,6 +34,8 @@ __all__ = ["FileRotation"]
 _log = Logger()
 
 CONCURRENCY = 20
+THROTTLED_LOG_SECONDS = 60.0
+"""A sink that waits for its import jobs is looked at again and again, and told of once a minute."""
 _GOES_ON_WHEN_THROTTLED = {
     "expiration": "file rotation: sink is throttled but file is near expiration",
     "maxSlices": "file rotation: sink is throttled but file has too many slices",
@@ -61,6 +64,7 @@ class FileRotation:
         self._can_import = can_import
         self._local_slices: dict[str, set[str]] = {}
         self._forced: set[str] = set()
+        self._throttled = Rarely(THROTTLED_LOG_SECONDS, work.reactor.seconds)
         self.operator: Operator[File] = Operator(
             "storage.node.operator.file.rotation",
             prefix=prefix.file_level(Level.LOCAL),
@@ -135,17 +139,26 @@ class FileRotation:
         if self._can_import(file.key):
             return 0
         message = _GOES_ON_WHEN_THROTTLED.get(decision.condition)
-        if message is None:
-            _log.debug("skipping file rotation: sink is throttled", file_id=str(file.key))
-            return self._settings.file_rotation_check_interval.seconds
-        _log.error(message, file_id=str(file.key))
-        return 0
+        suppressed = self._throttled.due(f"{file.key.sink_key}/{message or ''}")
+        if suppressed is not None:
+            _log.emit(
+                LogLevel.warn if message is None else LogLevel.error,
+                message or "skipping file rotation: sink is throttled",
+                file_id=str(file.key),
+                cause=decision.cause,
+                suppressed=suppressed,
+            )
+        return self._settings.file_rotation_check_interval.seconds if message is None else 0
 
     async def _act(self, item: Item[File]) -> None:
         file = item.value
         try:
             with self._work.meter.measured(
-                file.key.sink_key, "filerotation", file.retry.retry_attempt + 1
+                file.key.sink_key,
+                "filerotation",
+                file.retry.retry_attempt + 1,
+                item=file.key,
+                step="rotateFile" if file.state is FileState.WRITING else "closeFile",
             ) as outcome:
                 outcome.statistics = self._statistics.file(file.key).total
                 if file.state is FileState.WRITING:

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 from twisted.application.service import Service
+from twisted.logger import Logger
 
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
@@ -33,6 +34,8 @@ from stream.storage.prepared import FileProvider
 from stream.storage.state import Level
 
 __all__ = ["StorageCoordinatorService"]
+
+_log = Logger()
 
 
 class StorageCoordinatorService(Service):
@@ -138,6 +141,7 @@ class StorageCoordinatorService(Service):
     async def startService(self) -> None:
         """Fires when every mirror is loaded and the operators run."""
         super().startService()
+        _log.info("starting storage coordinator node")
         await self._services.startService()
 
     async def stopService(self) -> None:
@@ -151,7 +155,7 @@ class StorageCoordinatorService(Service):
         ages: dict[tuple[str, ...], Gauge] = {}
         counts: dict[tuple[str, ...], Gauge] = {}
         for key, pending in pending_by_sink(self._statistics.files()).items():
-            if self._owns_imports(str(key.source_key)):
+            if self._owns_imports(str(key.source_key)) and self._work.sink(key) is not None:
                 labels = attrs.astuple(sink_labels(key))
                 ages[labels] = Gauge(max(0.0, (now - pending.oldest).total_seconds()))
                 counts[labels] = Gauge(pending.records)
@@ -159,6 +163,7 @@ class StorageCoordinatorService(Service):
         metrics.own("stream_sink_pending_records").replace(counts)
         for operator in self.operators:
             measure_operator(metrics, operator)
+        self._work.meter.retire(lambda key: self._work.sink(key) is not None)
 
     @property
     def operators(self) -> Sequence[Operator[Any]]:

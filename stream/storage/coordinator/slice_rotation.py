@@ -92,7 +92,11 @@ class SliceRotation:
         slice_ = item.value
         try:
             with self._work.meter.measured(
-                slice_.key.sink_key, "slicerotation", slice_.retry.retry_attempt + 1
+                slice_.key.sink_key,
+                "slicerotation",
+                slice_.retry.retry_attempt + 1,
+                item=slice_.key,
+                step="rotateSlice" if slice_.state is SliceState.WRITING else "closeSlice",
             ) as outcome:
                 outcome.statistics = self._statistics.slice(slice_.key).total
                 if slice_.state is SliceState.WRITING:

@@ -53,6 +53,7 @@ from stream.storage.volumes.local_volume import (
 )
 from stream.values.bytesize import ByteSize
 from stream.values.codec import decode
+from stream.values.duration import Duration
 
 __all__ = ["StorageReaderService"]
 
@@ -127,6 +128,7 @@ class StorageReaderService(Service):
     async def startService(self) -> None:
         """Fires when the volumes are locked and all slices are known."""
         super().startService()
+        _log.info("starting storage reader node")
         try:
             for found in find_volumes(self._volumes_path):
                 volume_id = await self._wait_for_id(found)
@@ -179,10 +181,19 @@ class StorageReaderService(Service):
     def _collect(self) -> None:
         metrics = self._meter.metrics
         measure_operator(metrics, self._operator)
-        counts = Counter(attrs.astuple(sink_labels(s.key.sink_key)) for s in self._failing())
+        counts = Counter(
+            attrs.astuple(sink_labels(slice_.key.sink_key))
+            for slice_ in self._failing()
+            if self._is_active(slice_.key.sink_key)
+        )
         metrics.own("stream_sink_failing_uploads").replace(
             {labels: Gauge(count) for labels, count in counts.items()}
         )
+        self._meter.retire(self._is_active)
+
+    def _is_active(self, sink: SinkKey) -> bool:
+        """Whether the sink is there, enabled or not."""
+        return f"{definition_prefix.SINK_ACTIVE}{sink}" in self._sinks.items
 
     async def retry(self, sink: SinkKey) -> Sequence[SliceKey]:
         """Upload the slices of *sink* now whose upload has failed, however long they were to wait.
@@ -209,7 +220,11 @@ class StorageReaderService(Service):
         slice_ = item.value
         try:
             with self._meter.measured(
-                slice_.key.sink_key, "sliceupload", slice_.retry.retry_attempt + 1
+                slice_.key.sink_key,
+                "sliceupload",
+                slice_.retry.retry_attempt + 1,
+                item=slice_.key,
+                step="uploadSlice",
             ) as outcome:
                 acting = ensureDeferred(self._upload(slice_))
                 timeout = self._settings.slice_upload_timeout.seconds
@@ -277,6 +292,7 @@ class StorageReaderService(Service):
             slice_id=str(slice_.key),
             rows=files.rows,
             bytes=files.size,
+            duration=str(Duration.of_seconds(self._reactor.seconds() - started)),
         )
         return counted
 

@@ -30,6 +30,7 @@ from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, Registration, Sessi
 from stream.ops.endpoint import server_endpoint
 from stream.ops.families import Histogram
 from stream.ops.metrics import Metrics, VolumeLabels
+from stream.ops.tracing import span
 from stream.settings.address import is_loopback, split_address
 from stream.settings.local import WriterNetworkSettings
 from stream.settings.storage import DiskCleanupSettings
@@ -136,6 +137,7 @@ class StorageWriterService(Service):
         super().startService()
         try:
             await self._open_volumes()
+            _log.info("starting storage writer node")
             await self._slices.startService()
             self._port = await self._listen()
             _log.info('disk writer listening on "{address}"', address=self._network.listen)
@@ -172,16 +174,26 @@ class StorageWriterService(Service):
         return port
 
     async def _open_volumes(self) -> None:
+        _log.info("searching for volumes in volumes path", volumes_path=self._volumes_path)
         named = await deferToThreadPool(
             self._reactor, self._reactor.getThreadPool(), self._lock_volumes
         )
         for volume_id, found in named.items():
+            about = {
+                "volume_id": volume_id,
+                "volume_type": found.type,
+                "volume_label": found.label,
+                "volume_path": str(found.path),
+            }
+            _log.info("found volume", **about)
+            _log.info("opening volume", **about)
             volume = OpenVolume(found, volume_id, self._reactor, self._synced_on(volume_id))
             volume.pool.start()
             self._volumes.append(volume)
             self.writer.add_volume(volume)
             await self._look_at(volume)
-            _log.info("opened volume {volume_id}", volume_id=volume_id, path=str(found.path))
+            _log.info("opened volume", drained=volume.drained, **about)
+        _log.info('found "{count}" volumes', count=len(named))
 
     def _synced_on(self, volume_id: str) -> Callable[[float], None]:
         family = self._metrics.own("stream_writer_sync_milliseconds")
@@ -331,6 +343,10 @@ class StorageWriterService(Service):
 
     async def _clean_up(self) -> None:
         """A volume that fails or hangs doesn't keep the others from being cleaned."""
+        with span("keboola.go.stream.model.cleanup.disk.cleanDisk", is_root=True):
+            await self._clean_volumes()
+
+    async def _clean_volumes(self) -> None:
         cleaning = [ensureDeferred(self._clean_volume(volume)) for volume in self._volumes]
         removed = 0
         for each in cleaning:
@@ -389,13 +405,18 @@ class StorageWriterService(Service):
     async def _deregister(self) -> None:
         """Nothing new is assigned to these volumes. Whatever etcd says, the stop goes on."""
         registrations, self._registrations = list(self._registrations.values()), {}
+        if not registrations:
+            return
+        _log.info("stopping volumes registration")
         for registration in registrations:
             try:
                 await registration.remove()
             except Exception:
                 _log.failure("cannot deregister {key}", key=registration.key)
+        _log.info("stopped volumes registration")
 
     async def _release(self) -> None:
+        _log.info("closing volumes")
         if self._slices.running:
             await self._slices.stopService()
         if self._port is not None:
@@ -406,6 +427,7 @@ class StorageWriterService(Service):
         for lock in self._locks.values():
             lock.release()
         self._volumes, self._locks, self._loops = [], {}, []
+        _log.info("closed volumes")
 
     async def _leave(self, volume: OpenVolume) -> None:
         """A volume on which something still runs stays locked as long as the process lives."""

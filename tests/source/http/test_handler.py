@@ -15,6 +15,7 @@ from stream.definition.key import SourceKey
 from stream.errors import NestedError, UserError
 from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
 from stream.mapping.render import Renderer, compile_renderer
+from stream.ops.metrics import Metrics
 from stream.record.context import RecordContext
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
@@ -25,6 +26,7 @@ from stream.source.http.parser import RequestParser
 from stream.source.http.route import Ingest, NotFound, find_route
 from stream.source.http.special import Decoder
 from stream.source.interfaces import IAnswer, ISinkWriter
+from stream.source.meters import SourceMeters
 from stream.source.taps import Taps
 
 KEY = SourceKey(123, 111, "my-source")
@@ -146,6 +148,7 @@ class Listener:
         self.pool = InlinePool()
         self.taps = Taps()
         self.now = clock or (lambda: 1714557600.1239)
+        self.metrics = Metrics()
         self.handler = IngestHandler(
             self.dispatcher,
             self.otlp_dispatcher,
@@ -156,6 +159,7 @@ class Listener:
             max_batch_records=1000,
             reactor=self.clock,
             taps=self.taps,
+            meters=SourceMeters(self.metrics, self.now),
             client_address=ClientAddress(proxies),
             new_exception_id=lambda: "keboola-stream-0123456789abcde",
         )

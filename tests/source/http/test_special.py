@@ -278,3 +278,22 @@ def test_retry_on_a_new_connection_waits_for_the_first(listener: Listener, sink:
     sink.waiting[0].stored()
     assert len(listener.connection.answers) == 1
     assert len(sink.rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [(b"{}\n" * 1001, LINES), (b"no gzip", JSON + GZIP), (b"n" * 20_000, JSON + GZIP)],
+)
+def test_what_is_refused_as_a_whole_counts(listener: Listener, body: bytes, headers: str) -> None:
+    """A request that has found its source counts as one failed record, with its bytes."""
+    status, _, _ = listener.get(PATH, body, headers=headers)
+    assert status in (400, 413)
+    page = listener.metrics.page().decode()
+    assert _sample(page, "source_record_duration_milliseconds_count") == 1
+    assert _sample(page, "source_in_bytes_B_total") == len(body)
+
+
+def _sample(page: str, name: str) -> float:
+    """The number of failed records or of their bytes."""
+    (line,) = [line for line in page.splitlines() if name in line and 'has_error="true"' in line]
+    return float(line.rpartition(" ")[2])

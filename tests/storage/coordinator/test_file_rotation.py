@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import attrs
 import pytest_twisted
+from twisted.logger import LogLevel, capturedLogs
 
 from stream.definition import lifecycle
 from stream.errors import UserError
@@ -205,10 +206,18 @@ async def test_throttled(coordinator: Coordinator) -> None:
     """A sink with too many running jobs gets no new file until one has ended."""
     file = await full_file(coordinator)
     keys = await _throttle(coordinator)
-    await coordinator.service.startService()
     closing = in_state(coordinator, file.key, FileState.CLOSING)
-    await coordinator.never(closing)
+    with capturedLogs() as events:
+        await coordinator.service.startService()
+        for _ in range(3):
+            await coordinator.never(closing)
+            coordinator.tick()
     assert coordinator.provider.prepared == []
+    told, *more = [e for e in events if "throttled" in str(e.get("log_format"))]
+    assert told["log_format"] == "skipping file rotation: sink is throttled"
+    assert told["log_level"] is LogLevel.warn
+    assert (told["file_id"], told["suppressed"]) == (str(file.key), 0)
+    assert all(event["suppressed"] for event in more)
     for key in keys:
         await coordinator.client.delete(key)
 

@@ -1,0 +1,67 @@
+"""A collector that takes spans by OTLP over HTTP and keeps them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as SentSpan
+
+__all__ = ["Collector", "SentSpan", "collecting"]
+
+
+class Collector(ThreadingHTTPServer):
+    """:ivar spans: what has come.
+    :ivar bodies: requests as they came.
+    :ivar status: to answer with.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.spans: list[SentSpan] = []
+        self.bodies: list[bytes] = []
+        self.status = 200
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1/traces"
+
+    def below(self, above: SentSpan) -> list[SentSpan]:
+        """The spans directly below *above*, by the time of their beginning."""
+        found = [s for s in self.spans if s.parent_span_id == above.span_id]
+        return sorted(found, key=lambda s: s.start_time_unix_nano)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            raise AssertionError("not expected here")
+        if self.server.status == 200:
+            self.server.bodies.append(body)
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                for scope in resource.scope_spans:
+                    self.server.spans.extend(scope.spans)
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@contextmanager
+def collecting() -> Iterator[Collector]:
+    """A collector in a thread of its own."""
+    server = Collector()
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,141 @@
+"""What the coordinator tells on its page about what it does."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import attrs
+import pytest_twisted
+from twisted.internet.defer import ensureDeferred
+
+from stream.definition.prefix import SINK_ACTIVE
+from stream.keboola.records import JobRecord
+from stream.settings import Settings
+from stream.storage.coordinator.cleanup import JobCleanup, MetadataCleanup
+from stream.storage.key import JobKey
+from tests.storage.coordinator.conftest import Coordinator
+from tests.storage.world import SINK_KEY
+
+STORAGE = Settings().storage
+SINK_LABELS = {
+    'project_id="123"',
+    'branch_id="456"',
+    f'source_id="{SINK_KEY.source_id}"',
+    f'sink_id="{SINK_KEY.sink_id}"',
+}
+
+
+def _told(coordinator: Coordinator, part: str) -> list[str]:
+    metrics = coordinator.work.meter.metrics
+    metrics.collect()
+    return [line for line in metrics.page().decode().splitlines() if line.startswith(part)]
+
+
+def _failures(coordinator: Coordinator, operation: str) -> tuple[float, set[str]]:
+    """How often *operation* has failed, and its labels."""
+    name = f"keboola_go_stream_operation_{operation}_failed_count_count"
+    (line,) = _told(coordinator, name)
+    labels, _, count = line.removeprefix(f"{name}{{").rpartition("} ")
+    return float(count), set(labels.split(","))
+
+
+async def _failing(*_: object) -> Any:
+    raise ValueError("broken")
+
+
+_fail: Any = _failing
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_rotation_of_a_slice_that_fails(coordinator: Coordinator) -> None:
+    """It is told with the slice's sink."""
+    await coordinator.storage.open_file()
+    (slice_,) = await coordinator.storage.slices()
+    await coordinator.storage.count(slice_.key, 10_000)
+    coordinator.storage.tick(11)
+    coordinator.storage.repository.rotate_slice = _fail  # type: ignore[method-assign]
+    await coordinator.service.startService()
+
+    async def failed() -> bool:
+        return (await coordinator.storage.slice(slice_.key)).retry.retry_attempt == 1
+
+    await coordinator.until(failed)
+    assert _failures(coordinator, "slicerotation") == (
+        1.0,
+        {*SINK_LABELS, 'operation="slicerotation"'},
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cleanup_of_a_file_that_fails(coordinator: Coordinator) -> None:
+    """Both what fails and what succeeds is told, also of a sink that is gone by now."""
+    storage = coordinator.storage
+    file = await storage.open_file()
+    await storage.close_files()
+    await storage.import_all(file.key)
+    await storage.open_file()
+    await coordinator.client.delete(f"{SINK_ACTIVE}{SINK_KEY}")
+    storage.tick(8 * 24 * 3600)
+    settings = attrs.evolve(STORAGE.metadata_cleanup, archived_file_retention_per_sink=0)
+    delete_file = storage.repository.delete_file
+    storage.repository.delete_file = _fail  # type: ignore[method-assign]
+    cleanup = MetadataCleanup(coordinator.work, settings, lambda _: True)
+    await cleanup.run()
+    assert _failures(coordinator, "filecleanup") == (
+        2.0,
+        {*SINK_LABELS, 'operation="filecleanup"'},
+    )
+    storage.repository.delete_file = delete_file  # type: ignore[method-assign]
+    await cleanup.run()
+    name = "keboola_go_stream_operation_duration_milliseconds_count"
+    done = {line for line in _told(coordinator, name) if 'operation="filecleanup"' in line}
+    assert len(done) == 2
+    assert sum('error_type="other"' in line and line.endswith(" 2.0") for line in done) == 1
+    assert sum('error_type=""' in line and line.endswith(" 2.0") for line in done) == 1
+
+
+class _Jobs:
+    def __init__(self, records: list[JobRecord]) -> None:
+        self.records = records
+
+
+class _Importer:
+    forget_finished = staticmethod(_fail)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cleanup_of_a_job_that_fails(coordinator: Coordinator) -> None:
+    """It is told with the job's sink."""
+    jobs = _Jobs([JobRecord(JobKey.of(SINK_KEY, "1"))])
+    cleanup = JobCleanup(
+        coordinator.work,
+        STORAGE.job_cleanup,
+        lambda _: True,
+        cast(Any, jobs),
+        cast(Any, _Importer()),
+    )
+    await cleanup.run()
+    assert _failures(coordinator, "jobcleanup") == (1.0, {*SINK_LABELS, 'operation="jobcleanup"'})
+
+
+@pytest_twisted.ensureDeferred
+async def test_records_of_a_deleted_sink_do_not_get_late(coordinator: Coordinator) -> None:
+    """The age of what isn't in its table is told as long as the sink is there."""
+    storage = coordinator.storage
+    await storage.open_file()
+    (slice_,) = await storage.slices()
+    await storage.count(slice_.key, 5)
+    await coordinator.service.startService()
+
+    async def told() -> bool:
+        return bool(_told(coordinator, "stream_sink_oldest_record_age_seconds{"))
+
+    await coordinator.until(told)
+    (pending,) = _told(coordinator, "stream_sink_pending_records{")
+    assert pending.endswith(" 5.0")
+    await ensureDeferred(coordinator.client.delete(f"{SINK_ACTIVE}{SINK_KEY}"))
+
+    async def gone() -> bool:
+        return not await told() and not _told(coordinator, "stream_sink_pending_records{")
+
+    await coordinator.until(gone)
