@@ -266,6 +266,19 @@ def test_unknown_flag() -> None:
         ("c.yaml", "a: [", 'Cannot decode YAML config file "{path}": '),
         ("c.yaml", "- 1", 'Cannot decode YAML config file "{path}": expected sections and keys.'),
         ("c.json", "{", 'Cannot decode JSON config file "{path}": '),
+        (
+            "c.yaml",
+            "etcd:\n  username: a\n  username: b",
+            'Cannot decode YAML config file "{path}":'
+            ' the key "username" is there twice, line 3, column 3.',
+        ),
+        (
+            "c.json",
+            '{"nodeID": "a", "nodeID": "b"}',
+            'Cannot decode JSON config file "{path}": the key "nodeID" is there twice.',
+        ),
+        ("c.json", "[" * 99_999, 'Cannot decode JSON config file "{path}": nested too deeply.'),
+        ("c.yaml", "[" * 3_000, 'Cannot decode YAML config file "{path}": nested too deeply.'),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, content: str, text: str) -> None:
