@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -20,7 +20,15 @@ from stream.defaults import defaults_for
 from stream.errors import UserError, format_nested, sentence
 from stream.ops.log_control import LogControl
 from stream.ops.reactor import install as install_reactor
-from stream.settings import Settings, SettingsError, dump, help_text, load, parse_argv
+from stream.settings import (
+    CommandLine,
+    Settings,
+    SettingsError,
+    dump,
+    help_text,
+    load,
+    parse_argv,
+)
 from stream.workers import worker_commands
 
 __all__ = ["Options", "main", "makeService"]
@@ -80,16 +88,14 @@ class Options(usage.Options):
         self.is_worker = "worker" in line.special
         chosen = {*named, *line.arguments}
         environ = dict(os.environ)
+        # What is needed depends on the components: of unknown ones nothing is.
+        known = [name for name in NAMES if name in chosen]
+        defaults = defaults_for(known, line.flags, environ)
         form = line.special.get("dump-config")
         if isinstance(form, str):
-            _dump(form, line.flags, environ, line.config_files)
+            _dump(form, line, environ, defaults if chosen else {})
+        self.settings = load(line.flags, environ, line.config_files, defaults=defaults)
         self.components = check_components(chosen)
-        self.settings = load(
-            line.flags,
-            environ,
-            line.config_files,
-            defaults=defaults_for(self.components, line.flags, environ),
-        )
         self.workers = worker_commands(self.settings, line.flags, line.config_files)
 
 
@@ -123,11 +129,13 @@ def check_components(chosen: set[str]) -> tuple[str, ...]:
     return tuple(name for name in NAMES if name in chosen)
 
 
-def _dump(form: str, flags: dict[str, Any], environ: dict[str, str], files: Sequence[str]) -> None:
+def _dump(
+    form: str, line: CommandLine, environ: Mapping[str, str], defaults: Mapping[str, object]
+) -> None:
     """Print the effective settings and exit."""
     print("Writing configuration dump.\n", file=sys.stderr)
     try:
-        settings = load(flags, environ, files)
+        settings = load(line.flags, environ, line.config_files, defaults=defaults)
     except SettingsError as error:
         if error.settings is not None:
             print(dump(error.settings, form))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from stream.errors import UserError
@@ -55,6 +57,54 @@ def test_questions_are_answered_with_success(
         _parse(monkeypatch, *argv, *needed)
     assert ended.value.code == 0
     assert capsys.readouterr().out
+
+
+def _printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: str
+) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        _parse(monkeypatch, *argv)
+    output = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, output.out, output.err
+
+
+def test_a_dump_of_wrong_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is printed, and so is what is wrong; the exit code tells of the failure."""
+    code, dumped, errors = _printed(monkeypatch, capsys, "--dump-config=json", "--node-id=n")
+    assert code == 1
+    assert json.loads(dumped)["nodeID"] == "n"
+    assert errors.startswith("Writing configuration dump.\n\nError:\n- Configuration is not valid:")
+    code, dumped, errors = _printed(monkeypatch, capsys, "--dump-config=toml", "etcd")
+    assert (code, dumped) == (1, "")
+    assert errors.endswith(
+        'Error:\n- Unexpected dump format "toml": expected "json", "yml" or "yaml".\n'
+    )
+
+
+def test_a_dump_for_components(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the components of a process it shows what that process would run with."""
+    code, dumped, _ = _printed(monkeypatch, capsys, "--dump-config=json", "etcd", "sandbox")
+    assert code == 0
+    assert json.loads(dumped)["etcd"]["namespace"] == "stream/"
+
+
+def test_settings_are_read_before_components_are_checked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong setting is told first; if all are right, the wrong component is."""
+    assert _printed(monkeypatch, capsys, "foo", "--api-task-ttl-seconds=x")[2].startswith(
+        'Error:\n- Decode error:\n  - Invalid "api.task.ttlSeconds"'
+    )
+    code, _, errors = _printed(monkeypatch, capsys, "foo", "--debug-log")
+    assert code == 1
+    assert errors.startswith('Error:\n- Unexpected service component: "foo", valid components: ')
+    _, _, errors = _printed(monkeypatch, capsys)
+    assert errors.startswith("Error:\n- Specify at least one service component as a positional")
 
 
 def test_a_wrong_flag_is_refused(

@@ -62,11 +62,7 @@ class _TextLoader(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers = {
-        first: [
-            (tag, pattern)
-            for tag, pattern in resolvers
-            if tag in {_NULL_TAG, _MERGE_TAG}
-        ]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in {_NULL_TAG, _MERGE_TAG}]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 

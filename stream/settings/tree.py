@@ -117,7 +117,7 @@ class DatadogSettings:
 @attrs.frozen
 class EtcdSettings:
     endpoint: str = setting(
-        "", "Address of etcd, host:port, several separated by a comma.", rule="required"
+        "", "Address of etcd, host:port, several separated by a comma.", rule="required,endpoints"
     )
     namespace: str = setting("", "Prefix of all keys in etcd.", rule="required")
     username: str = setting("", "User name for etcd, empty = no authentication.")
