@@ -50,8 +50,8 @@ __all__ = ["build", "log_of"]
 
 _log = Logger(namespace="stream")
 
-WORKER_STOP_SECONDS = 60.0
-"""A source leaves its requests 30 s to end; then it has to close its slices."""
+WORKER_STOP_SHARE = 0.9
+"""Of the time for a stop, what workers have: who kills them has to end in time, too."""
 
 SOURCE_GROUP = "storage.router.sources.http-source"
 
@@ -66,11 +66,10 @@ def build(
 ) -> IService:
     """The services of *components* with everything that they share, in the order of starting.
 
-    :param log: takes the place of what Twisted's runner has set up.
+    :param log: what is logged with; the console can change it.
     :param workers: command lines by name of the processes that take records; a single one of them
         is done in this process instead.
     """
-    log.install()
     _log.info("enabled components: {names}", names=",".join(sorted(components)))
     _log.info("configuration: {settings}", settings=json.dumps(masked(settings)))
     node = Node(settings, reactor)
@@ -288,7 +287,8 @@ def _api(node: Node) -> list[IService]:
 
 
 def _workers(node: Node, commands: Mapping[str, Sequence[str]], log: LogControl) -> IService:
-    supervisor = Supervisor(node.reactor, commands, os.environ, WORKER_STOP_SECONDS)
+    seconds = WORKER_STOP_SHARE * node.settings.stop_timeout.seconds
+    supervisor = Supervisor(node.reactor, commands, os.environ, seconds)
     log.on_reopen.append(supervisor.hangup)
     return supervisor
 

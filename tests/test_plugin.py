@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -105,6 +107,54 @@ def test_settings_are_read_before_components_are_checked(
     assert errors.startswith('Error:\n- Unexpected service component: "foo", valid components: ')
     _, _, errors = _printed(monkeypatch, capsys)
     assert errors.startswith("Error:\n- Specify at least one service component as a positional")
+
+
+@pytest.mark.parametrize(
+    ("runner", "flags", "file"),
+    [
+        ({"nodaemon": 1, "logfile": None}, [], ""),
+        ({"nodaemon": 1, "logfile": "-"}, [], ""),
+        ({"nodaemon": 1, "logfile": "a.log"}, [], "a.log"),
+        ({"nodaemon": 0, "logfile": None}, [], "twistd.log"),
+        ({"nodaemon": 0, "logfile": "a.log"}, [], "a.log"),
+        ({"nodaemon": 0, "logfile": "a.log"}, ["--log-file=b.log"], "b.log"),
+        ({}, [], ""),
+    ],
+)
+def test_flags_of_twistd(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    runner: dict[str, object],
+    flags: list[str],
+    file: str,
+) -> None:
+    """Its log file is ours; a daemon, which has no output, logs where twistd's daemons do."""
+    monkeypatch.chdir(tmp_path)
+    options = Options()
+    cast(Any, options).parent = runner
+    monkeypatch.setenv("STREAM_ETCD_ENDPOINT", "127.0.0.1:2379")
+    options.parseOptions(["etcd", *flags])
+    named = options.settings.log.file
+    assert named == (file if file in {"", "b.log"} else str(tmp_path / file))
+    assert not options.logs_elsewhere
+
+
+@pytest.mark.parametrize("flag", ["logger", "syslog"])
+def test_other_logs_of_twistd(flag: str) -> None:
+    """Who names an observer or syslog to twistd logs there."""
+    options = Options()
+    cast(Any, options).parent = {"nodaemon": 1, flag: "given"}
+    options.parseOptions(["etcd", "--etcd-endpoint=127.0.0.1:2379"])
+    assert options.logs_elsewhere
+
+
+def test_time_for_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has data on disks has longer, unless it is said."""
+    rest = ["--storage-volumes-path=/v", "--storage-api-host=example.com"]
+    assert str(_parse(monkeypatch, "http-source").settings.stop_timeout) == "55s"
+    assert str(_parse(monkeypatch, "storage-reader", *rest).settings.stop_timeout) == "9m50s"
+    rest.append("--stop-timeout=5s")
+    assert str(_parse(monkeypatch, "storage-writer", *rest).settings.stop_timeout) == "5s"
 
 
 def test_a_wrong_flag_is_refused(

@@ -10,6 +10,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from stream.ops.chain import SLOW_STOP_SECONDS, ServiceChain
+from stream.process import raise_file_limit
 
 
 class _Member(Service):
@@ -61,6 +62,15 @@ class ChainTests(SynchronousTestCase):
         self.failureResultOf(started, RuntimeError)
         assert self.log == ["start a", "start b", "stop a"]
 
+    def test_a_stop_ends_a_start(self) -> None:
+        """What becomes ready after the stop is stopped at once, and nothing starts behind it."""
+        ensureDeferred(self.chain.startService())
+        self.members[0].started.callback(None)
+        self.members[0].stopped.callback(None)
+        self.successResultOf(ensureDeferred(self.chain.stopService()))
+        self.members[1].started.callback(None)
+        assert self.log == ["start a", "start b", "stop a", "stop b"]
+
     def test_a_slow_stop_is_told(self) -> None:
         """The log says what a stop waits for, again and again until it is over."""
         for member in self.members:
@@ -100,3 +110,16 @@ def test_short_chains(count: int) -> None:
     chain = ServiceChain(members, Clock())
     assert ensureDeferred(chain.startService()).called
     assert ensureDeferred(chain.stopService()).called
+
+
+@pytest.mark.parametrize(("hard", "warnings"), [(4096, [4096]), (10_000, []), (-1, [])])
+def test_few_open_files(monkeypatch: pytest.MonkeyPatch, hard: int, warnings: list[int]) -> None:
+    """The limit is raised as far as it can be; if that isn't enough for many clients the log says
+    so. There may be none (-1)."""
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1024, hard))
+    monkeypatch.setattr("resource.setrlimit", lambda _, limits: raised.append(limits))
+    with capturedLogs() as log:
+        raise_file_limit()
+    assert raised == [(hard, hard)]
+    assert [event["limit"] for event in log] == warnings

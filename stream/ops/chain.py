@@ -46,6 +46,9 @@ class ServiceChain(Service):
                 await self.stopService()
                 raise
             self._started.append(service)
+            if not self.running:  # stopped meanwhile
+                await self.stopService()
+                return
 
     async def stopService(self) -> None:
         super().stopService()

@@ -422,6 +422,12 @@ class Settings:
         key="nodeID",
         shown_default="host name of the machine",
     )
+    stop_timeout: Duration = setting(
+        span("55s"),
+        "How long a stop may take; then the process ends with an error, whatever still runs. "
+        "With a writer or a reader the default is 9m50s.",
+        rule="required,minDuration=1s,maxDuration=1h",
+    )
     watch_telemetry_interval: Duration = setting(
         span("5m"), "Interval of measuring the mirrors of etcd prefixes."
     )

@@ -35,6 +35,7 @@ def test_components_start_and_stop_in_their_order(deployed: Deployment) -> None:
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(20) == 0
     assert time.monotonic() - started < 10
+    assert running.log.read_bytes().startswith(b"{")  # nothing of the runner, which logs text
     messages = _messages(running.log)
     _in_order(
         messages,
