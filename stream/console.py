@@ -13,6 +13,7 @@ from twisted.internet.threads import deferToThread
 from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import EtcdClient
+from stream.keboola.masking import hide_secrets
 from stream.ops.log_control import LogControl
 from stream.ops.metrics import Metrics
 from stream.ops.sampler import sample
@@ -103,20 +104,24 @@ class Console:
             for p in self._parts.router.slices()
         )
 
-    def mirror(self, prefix: str = "") -> Text:
-        """The mirrored prefixes of etcd; or the content of those that begin with a prefix."""
+    def mirror(self, prefix: str = "", wide: bool = False) -> Text:
+        """The mirrored prefixes of etcd; or the content of those that begin with a prefix.
+
+        Lines are cut unless they may be *wide*; secrets are not shown.
+        """
         mirrors = sorted(self._mirrors(), key=lambda mirror: str(mirror.prefix))
         if not prefix:
             return _table(
                 f"{m.prefix}  {len(m.items)} keys  revision {m.revision}  lag {m.lag_seconds:.1f} s"
                 for m in mirrors
             )
-        return _table(
-            f"{key}  {value!r}"[:_WIDTH]
+        found = {
+            f"{key}  {hide_secrets(repr(getattr(value, 'value', value)), ())}": None
             for mirror in mirrors
-            if mirror.prefix.startswith(prefix)
             for key, value in sorted(mirror.items.items())
-        )
+            if key.startswith(prefix) or mirror.prefix.startswith(prefix)
+        }
+        return _table(line if wide else line[:_WIDTH] for line in found)
 
     def metrics(self, part: str = "") -> Text:
         """The numbers of this process whose names contain a text."""
