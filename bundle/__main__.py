@@ -17,7 +17,6 @@ from bundle.pack import build_launcher, pack
 
 _ROOT = Path(__file__).parents[1]
 _MEBIBYTE = 2**20
-_WITH_SYMBOLS = ("lib/libpython*.so*", "lib/python*/site-packages/zstandard/*.so")
 _WRITE_PLUGIN_CACHE = """\
 from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
@@ -43,10 +42,9 @@ def build(target: Path) -> None:
 
 
 def _strip(tree: Path) -> None:
-    """Take the symbols for debuggers out of what is mostly made of them."""
-    for pattern in _WITH_SYMBOLS:
-        for path in tree.glob(pattern):
-            subprocess.run(["strip", "--strip-debug", str(path)], check=True)
+    """Take out symbols for debuggers and linkers, of which some libraries mostly consist."""
+    objects = [str(path) for path in tree.rglob("*.so*") if path.is_file()]
+    subprocess.run(["strip", "--strip-unneeded", *objects], check=True)
 
 
 def _warm(tree: Path) -> None:

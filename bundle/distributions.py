@@ -18,11 +18,17 @@ from bundle.interpreter import SITE, ignoring
 
 __all__ = ["copy_libraries", "copy_service", "required"]
 
-_LEFT_OUT = {"setuptools", "pycparser"}
-"""Named by others, but of use only while something is built."""
+_LEFT_OUT = {
+    *("setuptools", "pycparser"),  # of use only while something is built
+    *(
+        "aiohttp",
+        "numpy",
+        "pynacl",
+    ),  # of use only in parts of txaioetcd and zlmdb that we don't use
+}
+"""Named by others, but not needed here; both do without the latter."""
 
-_LEFT_OUT_NAMES = {"__pycache__", "test", "tests", "testing", "etcdctl", "etcdutl"}
-_KEPT_TESTS = ("twisted.trial", "numpy/testing")
+_LEFT_OUT_NAMES = {"__pycache__", "test", "tests", "testing", "etcdctl", "etcdutl", "_flatc"}
 
 
 def required(setup: Path) -> dict[str, Distribution]:
@@ -85,6 +91,5 @@ def _wanted(files: Iterable[PurePath]) -> Iterator[PurePath]:
         parts = set(path.parts)
         if path.is_absolute() or ".." in parts or path.suffix in {".pyc", ".pyi"}:
             continue
-        is_kept = str(path).startswith(_KEPT_TESTS)
-        if is_kept or not parts & _LEFT_OUT_NAMES:
+        if not parts & _LEFT_OUT_NAMES:
             yield path
