@@ -19,6 +19,7 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from stream.errors import UserError, sentence
+from stream.etcd import EtcdUnavailable
 from stream.ops.stop_limit import StopLimit
 
 __all__ = ["Process", "raise_file_limit"]
@@ -91,7 +92,7 @@ class Process(Service):
         if failure.check(CannotListenError):
             self.fail(_taken(failure.value))
             return
-        if failure.check(UserError) is None:
+        if failure.check(UserError, EtcdUnavailable) is None:
             _log.failure("cannot start", failure)
         self.fail(failure.getErrorMessage())
 

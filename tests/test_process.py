@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from stream.ops.chain import SLOW_STOP_SECONDS, ServiceChain
+from stream.ops.chain import SLOW_STOP_SECONDS, START_SECONDS, ServiceChain
 from stream.process import raise_file_limit
 
 
@@ -63,13 +63,52 @@ class ChainTests(SynchronousTestCase):
         assert self.log == ["start a", "start b", "stop a"]
 
     def test_a_stop_ends_a_start(self) -> None:
-        """What becomes ready after the stop is stopped at once, and nothing starts behind it."""
+        """What is being started becomes ready, and is stopped; nothing starts behind it."""
+        started = ensureDeferred(self.chain.startService())
+        self.members[0].started.callback(None)
+        for member in self.members:
+            member.stopped.callback(None)
+        stopped = ensureDeferred(self.chain.stopService())
+        self.assertNoResult(stopped)
+        self.members[1].started.callback(None)
+        self.successResultOf(stopped)
+        self.successResultOf(started)
+        assert self.log == ["start a", "start b", "stop b", "stop a"]
+
+    def test_a_stop_does_not_wait_long_for_a_start(self) -> None:
+        """Who waits for somebody else is left behind, and stopped if it becomes ready after all."""
         ensureDeferred(self.chain.startService())
         self.members[0].started.callback(None)
-        self.members[0].stopped.callback(None)
-        self.successResultOf(ensureDeferred(self.chain.stopService()))
+        for member in self.members:
+            member.stopped.callback(None)
+        stopped = ensureDeferred(self.chain.stopService())
+        self.clock.advance(START_SECONDS)
+        self.successResultOf(stopped)
         self.members[1].started.callback(None)
         assert self.log == ["start a", "start b", "stop a", "stop b"]
+
+    def test_a_start_that_fails_does_not_keep_a_stop(self) -> None:
+        """The failure of the start is passed on, and the stop is over."""
+        started = ensureDeferred(self.chain.startService())
+        self.members[0].started.callback(None)
+        self.members[0].stopped.callback(None)
+        stopped = ensureDeferred(self.chain.stopService())
+        self.members[1].started.errback(RuntimeError("no"))
+        self.failureResultOf(started, RuntimeError)
+        self.successResultOf(stopped)
+        assert self.log == ["start a", "start b", "stop a"]
+
+    def test_a_stop_waits_for_one_that_has_begun(self) -> None:
+        """Whoever stops second isn't told earlier that all are stopped."""
+        started = ensureDeferred(self.chain.startService())
+        self.members[0].started.callback(None)
+        self.members[1].started.errback(RuntimeError("no"))  # which stops the first
+        stopped = ensureDeferred(self.chain.stopService())
+        self.assertNoResult(stopped)
+        self.members[0].stopped.callback(None)
+        self.successResultOf(stopped)
+        self.failureResultOf(started, RuntimeError)
+        assert self.log == ["start a", "start b", "stop a"]
 
     def test_a_slow_stop_is_told(self) -> None:
         """The log says what a stop waits for, again and again until it is over."""

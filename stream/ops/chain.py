@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, maybeDeferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -21,37 +21,64 @@ _log = Logger()
 SLOW_STOP_SECONDS = 15.0
 """How often the log says which service a stop still waits for."""
 
+START_SECONDS = 5.0
+"""How long a stop waits for a service that is just being started. Most are ready by then, and give
+back what they have taken; one that waits for somebody else is left behind."""
+
 
 class ServiceChain(Service):
     """Starts its services in order, each when the one before is ready; stops them in reverse.
 
-    If one can't start, those already started are stopped and the failure is passed on.
+    If one can't start, those already started are stopped and the failure is passed on. A stop while
+    they start ends the start: it waits for the service that is being started and stops it, too.
     """
 
     def __init__(self, services: Sequence[IService], reactor: Any) -> None:
         self._reactor = reactor
         self._services = list(services)
         self._started: list[IService] = []
+        self._starting: Deferred[None] | None = None
+        self._one_by_one = DeferredLock()
 
     def append(self, service: IService) -> None:
         """Add a service behind the others; only before the start."""
         self._services.append(service)
 
     async def startService(self) -> None:
+        """Fires when all are ready, or when a stop has ended the start."""
         super().startService()
         for service in self._services:
+            starting = self._starting = Deferred()
             try:
                 await maybeDeferred(service.startService)
+                self._started.append(service)
             except Exception:
-                await self.stopService()
+                super().stopService()
                 raise
-            self._started.append(service)
-            if not self.running:  # stopped meanwhile
-                await self.stopService()
+            finally:
+                self._starting = None
+                if not starting.called:
+                    starting.callback(None)
+                if not self.running:
+                    await self._stop_started()
+            if not self.running:
                 return
 
     async def stopService(self) -> None:
         super().stopService()
+        if self._starting is not None:
+            self._starting.addTimeout(START_SECONDS, self._reactor)
+            try:
+                await self._starting
+            except TimeoutError:
+                _log.warn("stopped while a service still starts")
+        await self._stop_started()
+
+    def _stop_started(self) -> Deferred[None]:
+        """Fires when all are stopped, whoever has begun with it."""
+        return self._one_by_one.run(self._stop_in_reverse)
+
+    async def _stop_in_reverse(self) -> None:
         while self._started:
             await self._stop(self._started.pop())
 
