@@ -75,9 +75,9 @@ def build(
     node = Node(settings, reactor)
     parts = Parts(log, node.metrics)
     watch_descriptors(node.metrics)
-    chain = ServiceChain(
-        [*_tracing(settings), _metrics(node), ReactorLag(reactor, node.metrics)], reactor
-    )
+    chain = ServiceChain(_tracing(settings), reactor)
+    chain.append(_metrics(node, lambda: chain.is_ready))
+    chain.append(ReactorLag(reactor, node.metrics))
     writer: StorageWriterService | None = None
     if "etcd" in components:
         chain.append(_etcd(node))
@@ -167,11 +167,10 @@ def _tracing(settings: Settings) -> list[IService]:
     return [TracingService(tracing.endpoint, tracing.sample_ratio, settings.node_id)]
 
 
-def _metrics(node: Node) -> IService:
+def _metrics(node: Node, is_ready: Callable[[], bool]) -> IService:
     listen = node.settings.metrics.listen
-    return MetricsListener(
-        node.reactor, server_endpoint(node.reactor, listen), node.metrics, listen
-    )
+    endpoint = server_endpoint(node.reactor, listen)
+    return MetricsListener(node.reactor, endpoint, node.metrics, listen, is_ready)
 
 
 def _etcd(node: Node) -> IService:

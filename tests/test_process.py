@@ -43,10 +43,13 @@ class ChainTests(SynchronousTestCase):
         self.members[0].started.callback(None)
         self.members[1].started.callback(None)
         self.assertNoResult(started)
+        assert not self.chain.is_ready
         self.members[2].started.callback(None)
         self.successResultOf(started)
+        assert self.chain.is_ready
         self.log.clear()
         stopped = ensureDeferred(self.chain.stopService())
+        assert not self.chain.is_ready
         assert self.log == ["stop c"]
         for member in reversed(self.members):
             member.stopped.callback(None)

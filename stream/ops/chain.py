@@ -31,6 +31,8 @@ class ServiceChain(Service):
 
     If one can't start, those already started are stopped and the failure is passed on. A stop while
     they start ends the start: it waits for the service that is being started and stops it, too.
+
+    :ivar is_ready: whether all have started and none is being stopped.
     """
 
     def __init__(self, services: Sequence[IService], reactor: Any) -> None:
@@ -39,6 +41,7 @@ class ServiceChain(Service):
         self._started: list[IService] = []
         self._starting: Deferred[None] | None = None
         self._one_by_one = DeferredLock()
+        self.is_ready = False
 
     def append(self, service: IService) -> None:
         """Add a service behind the others; only before the start."""
@@ -63,9 +66,11 @@ class ServiceChain(Service):
                     await self._stop_started()
             if not self.running:
                 return
+        self.is_ready = True
 
     async def stopService(self) -> None:
         super().stopService()
+        self.is_ready = False
         if self._starting is not None:
             self._starting.addTimeout(START_SECONDS, self._reactor)
             try:

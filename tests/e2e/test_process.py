@@ -21,6 +21,7 @@ def _in_order(messages: list[str], *wanted: str) -> None:
 
 
 def _healthy(deployed: Deployment, running: Running) -> None:
+    assert request("GET", f"http://{running.health}/ready", None, {})[0] == 200
     for address in (running.health, f"127.0.0.1:{deployed.ports['source']}"):
         assert request("GET", f"http://{address}/health-check", None, {})[0] == 200
 
