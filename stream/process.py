@@ -101,14 +101,14 @@ class Process(Service):
         # The runner has put its log in the place of stderr.
         print(f"Error: {sentence(reason)}", file=sys.__stderr__, flush=True)
         atexit.register(_exit_with_failure)
-        self.exit(reason)
+        self.exit(reason, is_failure=True)
 
-    def exit(self, reason: str) -> None:
+    def exit(self, reason: str, *, is_failure: bool = False) -> None:
         """Stop; the first reason wins."""
         if self._exiting:
             return
         self._exiting = True
-        _log.info("exiting ({reason})", reason=reason)
+        (_log.error if is_failure else _log.info)("exiting ({reason})", reason=reason)
         self._limit.watch()
         self._reactor.stop()
 

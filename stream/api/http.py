@@ -96,6 +96,7 @@ class ApiSite(Site):
 
     requestFactory = ApiRequest
     displayTracebacks = False
+    noisy = False
 
     def __init__(self, root: IResource, reactor: Any) -> None:
         super().__init__(root, reactor=reactor, timeout=HEADERS_SECONDS)

@@ -56,6 +56,7 @@ class DebugListener(Service):
         debug.putChild(b"log-level", _LogLevel(log))
         self._site = Site(root, reactor=reactor, timeout=2 * MAX_SECONDS)
         self._site.displayTracebacks = False
+        self._site.noisy = False
         self._site.log = _no_access_log  # type: ignore[method-assign]
         self.port: IListeningPort | None = None
 

@@ -23,6 +23,8 @@ from stream.ops.metrics import Metrics
 
 __all__ = ["MetricsListener"]
 
+_log = Logger(namespace="stream.metrics")  # as an attribute of a class it would get another name
+
 _IDLE_TIMEOUT_SECONDS = 60
 _MAX_WAITING_PAGES = 16
 
@@ -35,7 +37,6 @@ class MetricsListener(Service):
     """
 
     name = "metrics"
-    _log = Logger(namespace="stream.metrics")
 
     def __init__(
         self,
@@ -61,13 +62,14 @@ class MetricsListener(Service):
         root.putChild(b"ready", Readiness(is_ready))
         self._site = Site(root, reactor=reactor, timeout=_IDLE_TIMEOUT_SECONDS)
         self._site.displayTracebacks = False
+        self._site.noisy = False
         # The requests of a probe are of no interest in the log.
         self._site.log = _no_access_log  # type: ignore[method-assign]
         self.port: IListeningPort | None = None
 
     def startService(self) -> Deferred[None]:
         super().startService()
-        self._log.info('starting HTTP server on "{address}"', address=self._address)
+        _log.info('starting HTTP server on "{address}"', address=self._address)
         return Deferred.fromCoroutine(self._start())
 
     def stopService(self) -> Deferred[None]:
@@ -81,17 +83,17 @@ class MetricsListener(Service):
         except BaseException:
             self._threads.stop()
             raise
-        self._log.info('started HTTP server on "{address}"', address=self._address)
+        _log.info('started HTTP server on "{address}"', address=self._address)
 
     async def _stop(self) -> None:
         port, self.port = self.port, None
         if port is None:
             return
-        self._log.info('shutting down HTTP server at "{address}"', address=self._address)
+        _log.info('shutting down HTTP server at "{address}"', address=self._address)
         await maybeDeferred(port.stopListening)
         await self._page.drained()
         self._threads.stop()
-        self._log.info("HTTP server shutdown finished")
+        _log.info("HTTP server shutdown finished")
 
 
 class _Root(Resource):
@@ -105,7 +107,6 @@ class MetricsPage(Resource):
     """The metrics in text form. It may be long, so it is made in a thread."""
 
     isLeaf = True
-    _log = Logger(namespace="stream.metrics")
 
     def __init__(self, reactor: Any, threads: ThreadPool, metrics: Metrics) -> None:
         super().__init__()
@@ -135,7 +136,7 @@ class MetricsPage(Resource):
             self._metrics.collect()
             page = await deferToThreadPool(self._reactor, self._threads, self._metrics.page)
         except Exception:
-            self._log.failure("cannot make the metrics page")
+            _log.failure("cannot make the metrics page")
             if not gone:
                 request.setResponseCode(500)
                 request.finish()

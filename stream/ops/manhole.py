@@ -133,6 +133,7 @@ class _Factory(ConchFactory):
     """Bounds the number of connections, and can end them."""
 
     protocol = _Transport
+    noisy = False
 
     def __init__(self, portal: Portal, key: Key) -> None:
         super().__init__(portal)

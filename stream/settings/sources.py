@@ -30,10 +30,11 @@ _SECTIONS = {
     for parts in (leaf.key.split(".") for leaf in LEAVES)
     for depth in range(1, len(parts))
 }
-# Variables with our prefix that aren't settings: the list of files, tests, the load scripts run
-# from the same shell, and what Kubernetes puts into each pod for a service named stream-….
+# Variables with our prefix that aren't settings: the list of files, the directory of the single
+# file, tests, the load scripts run from the same shell, and what Kubernetes puts into each pod for
+# a service named stream-….
 _OTHER_VARIABLES = re.compile(
-    r"STREAM_(CONFIG_FILE|TEST_.*|PAYLOAD_SIZE|SYNC_MODE|SYNC_WAIT"
+    r"STREAM_(CONFIG_FILE|BUNDLE_DIR|TEST_.*|PAYLOAD_SIZE|SYNC_MODE|SYNC_WAIT"
     r"|(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?))"
 )
 

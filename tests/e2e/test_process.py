@@ -38,6 +38,7 @@ def test_components_start_and_stop_in_their_order(deployed: Deployment) -> None:
     assert time.monotonic() - started < 10
     assert running.log.read_bytes().startswith(b"{")  # nothing of the runner, which logs text
     messages = _messages(running.log)
+    assert not [message for message in messages if "factory" in message]
     _in_order(
         messages,
         "enabled components: api,etcd,http-source,sandbox,storage-coordinator,",

@@ -269,6 +269,7 @@ def test_section_with_a_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "STREAM_BUNDLE_DIR",
         "STREAM_TEST_ANYTHING",
         "STREAM_PAYLOAD_SIZE",
         "STREAM_SYNC_WAIT",
