@@ -18,7 +18,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
-from stream.errors import UserError, sentence
+from stream.errors import UserError, format_nested, sentence
 from stream.etcd import EtcdUnavailable
 from stream.ops.stop_limit import StopLimit
 
@@ -99,7 +99,7 @@ class Process(Service):
     def fail(self, reason: str) -> None:
         """Stop because of a failure: the exit code will tell."""
         # The runner has put its log in the place of stderr.
-        print(f"Error: {sentence(reason)}", file=sys.__stderr__, flush=True)
+        print(format_nested("Error", [sentence(reason)]), file=sys.__stderr__, flush=True)
         atexit.register(_exit_with_failure)
         self.exit(reason, is_failure=True)
 
