@@ -148,7 +148,7 @@ def _consoles(node: Node, parts: Parts) -> list[IService]:
                 manhole.listen,
                 host_key=manhole.host_key,
                 authorized_keys=manhole.authorized_keys,
-                namespace=Console(parts).namespace(),
+                namespace=Console(parts, node.reactor).namespace(),
             )
         )
     if pprof.enabled:

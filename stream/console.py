@@ -8,7 +8,6 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
 
 from stream.definition.key import SinkKey
 from stream.errors import UserError
@@ -16,6 +15,7 @@ from stream.etcd import EtcdClient
 from stream.keboola.masking import hide_secrets
 from stream.ops.log_control import LogControl
 from stream.ops.metrics import Metrics
+from stream.ops.pool import in_own_thread
 from stream.ops.sampler import sample
 from stream.sink.router import SinkRouter
 from stream.storage import prefix as storage_prefix
@@ -58,8 +58,9 @@ class Parts:
 class Console:
     """The functions of the console."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, reactor: Any) -> None:
         self._parts = parts
+        self._reactor = reactor
 
     def namespace(self) -> Mapping[str, Any]:
         """Names for the console."""
@@ -164,7 +165,8 @@ class Console:
 
     def profile(self, seconds: float = 10.0) -> Deferred[Text]:
         """Where the process spends its time, looked at for some seconds."""
-        return deferToThread(sample, seconds).addCallback(lambda p: Text(p.summary()))
+        sampling = in_own_thread(self._reactor, sample, seconds)
+        return sampling.addCallback(lambda profile: Text(profile.summary()))
 
     def _mirrors(self) -> list[Any]:
         return [] if self._parts.client is None else list(self._parts.client.mirrors)

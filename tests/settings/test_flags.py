@@ -45,6 +45,14 @@ def test_lists_and_special_flags() -> None:
         (["-x"], "Cannot parse flags: unknown flag: -x."),
         (["--node-id"], "Cannot parse flags: flag needs an argument: --node-id."),
         (
+            ["--confg-file=x"],
+            "Cannot parse flags: unknown flag: --confg-file, did you mean --config-file?",
+        ),
+        (
+            ["--component=api"],
+            "Cannot parse flags: unknown flag: --component, did you mean --components?",
+        ),
+        (
             ["--etcd-endpoints"],
             "Cannot parse flags: unknown flag: --etcd-endpoints, did you mean --etcd-endpoint?",
         ),
