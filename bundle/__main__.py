@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
-from bundle.distributions import copy_libraries, copy_service, required
+from bundle.distributions import EXTRAS, copy_libraries, copy_service, required
 from bundle.interpreter import PYTHON, SITE, copy_interpreter
 from bundle.native import bring_libraries, relocate_interpreter
 from bundle.pack import build_launcher, pack
@@ -30,7 +31,7 @@ def build(target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         tree = Path(name).absolute() / "tree"
         copy_interpreter(tree)
-        copy_libraries(tree, required(_ROOT / "setup.cfg").values())
+        copy_libraries(tree, _libraries().values())
         copy_service(tree, _ROOT)
         _strip(tree)
         loader = bring_libraries(tree)
@@ -39,6 +40,18 @@ def build(target: Path) -> None:
         launcher = Path(name) / "launcher"
         build_launcher(launcher, python=PYTHON, loader=loader.relative_to(tree))
         pack(launcher, tree, target)
+
+
+def _libraries() -> dict[str, Distribution]:
+    """What the service needs, and what can be added to it and is installed here."""
+    setup = _ROOT / "setup.cfg"
+    found = required(setup)
+    for extra in EXTRAS:
+        try:
+            found |= required(setup, extra)
+        except PackageNotFoundError as error:
+            print(f"without stream-service[{extra}]: {error.name} isn't installed here")
+    return found
 
 
 def _strip(tree: Path) -> None:

@@ -180,7 +180,8 @@ def _waiting(reactor: Any) -> str:
 
 
 def _name(function: Any) -> str:
-    return str(getattr(function, "__qualname__", type(function).__qualname__))
+    repeated = getattr(function, "f", function)  # of a LoopingCall
+    return str(getattr(repeated, "__qualname__", type(repeated).__qualname__))
 
 
 class _LogLevel(_Local):

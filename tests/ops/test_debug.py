@@ -66,7 +66,7 @@ async def test_memory_and_reactor(tmp_path: Path) -> None:
         status, shown = await _ask(f"{url}/pprof/heap")
         assert status == 200
         assert b"  builtins.dict\n" in shown
-        reactor.callLater(0.1, allocate)  # type: ignore[attr-defined]
+        reactor.callLater(0.1, allocate)
         status, waiting = await _ask(f"{url}/pprof/goroutine")
         assert b"allocate" in waiting and b"Port\n" in waiting
         looking = ensureDeferred(_ask(f"{url}/pprof/heap?seconds=0.4"))
