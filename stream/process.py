@@ -125,6 +125,8 @@ class Process(Service):
         super().stopService()
         if self._main is not None:
             await maybeDeferred(self._main.stopService)
+            if getattr(self._main, "is_unclean", False):
+                atexit.register(_exit_with_failure)
         _log.info("exited")
 
 

@@ -138,6 +138,7 @@ class ChainTests(SynchronousTestCase):
         self.members[0].stopped.callback(None)
         self.successResultOf(ensureDeferred(self.chain.stopService()))
         assert self.log[-1] == "stop a"
+        assert self.chain.is_unclean
         assert len(self.flushLoggedErrors(RuntimeError)) == 1
 
 

@@ -14,6 +14,8 @@ from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, maybeDe
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from stream.errors import UserError
+
 __all__ = ["ServiceChain"]
 
 _log = Logger()
@@ -33,6 +35,7 @@ class ServiceChain(Service):
     they start ends the start: it waits for the service that is being started and stops it, too.
 
     :ivar is_ready: whether all have started and none is being stopped.
+    :ivar is_unclean: whether the stop of one has failed.
     """
 
     def __init__(self, services: Sequence[IService], reactor: Any) -> None:
@@ -42,6 +45,7 @@ class ServiceChain(Service):
         self._starting: Deferred[None] | None = None
         self._one_by_one = DeferredLock()
         self.is_ready = False
+        self.is_unclean = False
 
     def append(self, service: IService) -> None:
         """Add a service behind the others; only before the start."""
@@ -94,7 +98,11 @@ class ServiceChain(Service):
         waiting.start(SLOW_STOP_SECONDS, now=False)
         try:
             await maybeDeferred(service.stopService)
+        except UserError as error:
+            self.is_unclean = True
+            _log.error("{service} has not stopped well: {reason}", service=name, reason=str(error))
         except Exception:
+            self.is_unclean = True
             _log.failure("cannot stop {service}", service=name)
         finally:
             waiting.stop()
