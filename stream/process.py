@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from stream.errors import UserError, format_nested, sentence
 from stream.etcd import EtcdUnavailable
+from stream.ops.chain import ServiceChain
 from stream.ops.stop_limit import StopLimit
 
 __all__ = ["Process", "raise_file_limit"]
@@ -80,13 +81,14 @@ class Process(Service):
     async def _run(self) -> None:
         raise_file_limit()
         self._main = self._build()
+        if isinstance(self._main, ServiceChain):
+            self._main.on_failure.append(self._failed)
         await maybeDeferred(self._main.startService)
         if not self._exiting:
             _log.info("ready to serve")
             self._ready()
 
     def _failed(self, failure: Failure) -> None:
-        self._main = None
         if self._exiting:
             return
         if failure.check(CannotListenError):
@@ -125,7 +127,7 @@ class Process(Service):
         super().stopService()
         if self._main is not None:
             await maybeDeferred(self._main.stopService)
-            if getattr(self._main, "is_unclean", False):
+            if isinstance(self._main, ServiceChain) and self._main.is_unclean:
                 atexit.register(_exit_with_failure)
         _log.info("exited")
 

@@ -6,13 +6,14 @@ both matter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, maybeDeferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from stream.errors import UserError
 
@@ -36,6 +37,8 @@ class ServiceChain(Service):
 
     :ivar is_ready: whether all have started and none is being stopped.
     :ivar is_unclean: whether the stop of one has failed.
+    :ivar on_failure: called with the failure of a start before those already started are stopped,
+        which may take a while.
     """
 
     def __init__(self, services: Sequence[IService], reactor: Any) -> None:
@@ -46,6 +49,7 @@ class ServiceChain(Service):
         self._one_by_one = DeferredLock()
         self.is_ready = False
         self.is_unclean = False
+        self.on_failure: list[Callable[[Failure], None]] = []
 
     def append(self, service: IService) -> None:
         """Add a service behind the others; only before the start."""
@@ -55,22 +59,31 @@ class ServiceChain(Service):
         """Fires when all are ready, or when a stop has ended the start."""
         super().startService()
         for service in self._services:
-            starting = self._starting = Deferred()
-            try:
-                await maybeDeferred(service.startService)
-                self._started.append(service)
-            except Exception:
+            failure = await self._start(service)
+            if failure is not None:
                 super().stopService()
-                raise
-            finally:
-                self._starting = None
-                if not starting.called:
-                    starting.callback(None)
-                if not self.running:
-                    await self._stop_started()
+                for tell in self.on_failure:
+                    tell(failure)
             if not self.running:
+                await self._stop_started()
+                if failure is not None:
+                    failure.raiseException()
                 return
         self.is_ready = True
+
+    async def _start(self, service: IService) -> Failure | None:
+        starting = self._starting = Deferred()
+        failure = None
+        try:
+            await maybeDeferred(service.startService)
+        except Exception:
+            failure = Failure()
+        else:
+            self._started.append(service)
+        self._starting = None
+        if not starting.called:
+            starting.callback(None)
+        return failure
 
     async def stopService(self) -> None:
         super().stopService()
