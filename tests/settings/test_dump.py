@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
@@ -101,7 +101,9 @@ def test_a_dump_of_other_values_can_be_loaded(form: str, tmp_path: Path) -> None
     assert load({}, secrets, [str(path)]) == settings
 
 
-@effort(max_examples=40)
+@effort(max_examples=40, deadline=None)
+@example("\x85")
+@example("a\n b\u2028\t")
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_text_survives(text: str) -> None:
     """Texts that look like numbers, marks of YAML or nothing at all are read as they were."""
