@@ -7,17 +7,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
-from bundle.distributions import copy_libraries, copy_service, required
+from bundle.distributions import EXTRAS, copy_libraries, copy_service, required
 from bundle.interpreter import PYTHON, SITE, copy_interpreter
 from bundle.native import bring_libraries, relocate_interpreter
 from bundle.pack import build_launcher, pack
 
 _ROOT = Path(__file__).parents[1]
 _MEBIBYTE = 2**20
-_WITH_SYMBOLS = ("lib/libpython*.so*", "lib/python*/site-packages/zstandard/*.so")
 _WRITE_PLUGIN_CACHE = """\
 from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
@@ -31,7 +31,7 @@ def build(target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         tree = Path(name).absolute() / "tree"
         copy_interpreter(tree)
-        copy_libraries(tree, required(_ROOT / "setup.cfg").values())
+        copy_libraries(tree, _libraries().values())
         copy_service(tree, _ROOT)
         _strip(tree)
         loader = bring_libraries(tree)
@@ -42,11 +42,22 @@ def build(target: Path) -> None:
         pack(launcher, tree, target)
 
 
+def _libraries() -> dict[str, Distribution]:
+    """What the service needs, and what can be added to it and is installed here."""
+    setup = _ROOT / "setup.cfg"
+    found = required(setup)
+    for extra in EXTRAS:
+        try:
+            found |= required(setup, extra)
+        except PackageNotFoundError as error:
+            print(f"without stream-service[{extra}]: {error.name} isn't installed here")
+    return found
+
+
 def _strip(tree: Path) -> None:
-    """Take the symbols for debuggers out of what is mostly made of them."""
-    for pattern in _WITH_SYMBOLS:
-        for path in tree.glob(pattern):
-            subprocess.run(["strip", "--strip-debug", str(path)], check=True)
+    """Take out symbols for debuggers and linkers, of which some libraries mostly consist."""
+    objects = [str(path) for path in tree.rglob("*.so*") if path.is_file()]
+    subprocess.run(["strip", "--strip-unneeded", *objects], check=True)
 
 
 def _warm(tree: Path) -> None:

@@ -16,25 +16,44 @@ from packaging.utils import canonicalize_name
 
 from bundle.interpreter import SITE, ignoring
 
-__all__ = ["copy_libraries", "copy_service", "required"]
+__all__ = ["EXTRAS", "copy_libraries", "copy_service", "required"]
 
-_LEFT_OUT = {"setuptools", "pycparser"}
-"""Named by others, but of use only while something is built."""
+EXTRAS = ("aws", "azure", "gcp", "tracing")
+"""What an installation may add; a single file has whatever of it is installed where it is built."""
 
-_LEFT_OUT_NAMES = {"__pycache__", "test", "tests", "testing", "etcdctl", "etcdutl"}
-_KEPT_TESTS = ("twisted.trial", "numpy/testing")
+_LEFT_OUT = {
+    *("setuptools", "pycparser"),  # of use only while something is built
+    *(
+        "aiohttp",
+        "numpy",
+        "pynacl",
+    ),  # of use only in parts of txaioetcd and zlmdb that we don't use
+}
+"""Named by others, but not needed here; both do without the latter."""
+
+_LEFT_OUT_NAMES = {"__pycache__", "test", "tests", "testing", "etcdctl", "etcdutl", "_flatc"}
 
 
-def required(setup: Path) -> dict[str, Distribution]:
+_BOTOCORE_SERVICES = {"kms", "signin", "sso", "sso-oidc", "sts"}
+"""Whose descriptions are kept, of four hundred: the key service, and how one gets credentials."""
+
+
+def required(setup: Path, extra: str = "") -> dict[str, Distribution]:
     """The installed distributions that the service needs, by canonical name.
 
     :param setup: the ``setup.cfg`` that names the direct ones.
+    :param extra: those of an extra instead.
+
+    Raises PackageNotFoundError if one isn't installed.
     """
     config = ConfigParser()
     config.read(setup, encoding="utf-8")
+    named = (
+        config["options.extras_require"][extra] if extra else config["options"]["install_requires"]
+    )
     found: dict[str, Distribution] = {}
     seen: set[tuple[str, str]] = set()
-    for text in config["options"]["install_requires"].split("\n"):
+    for text in named.split("\n"):
         if text.strip():
             _collect(Requirement(text), found, seen)
     return found
@@ -85,6 +104,13 @@ def _wanted(files: Iterable[PurePath]) -> Iterator[PurePath]:
         parts = set(path.parts)
         if path.is_absolute() or ".." in parts or path.suffix in {".pyc", ".pyi"}:
             continue
-        is_kept = str(path).startswith(_KEPT_TESTS)
-        if is_kept or not parts & _LEFT_OUT_NAMES:
+        if not parts & _LEFT_OUT_NAMES and not _is_of_another_service(path.parts):
             yield path
+
+
+def _is_of_another_service(parts: tuple[str, ...]) -> bool:
+    return (
+        parts[:2] == ("botocore", "data")
+        and len(parts) > len(("botocore", "data", "_retry.json"))
+        and parts[2] not in _BOTOCORE_SERVICES
+    )

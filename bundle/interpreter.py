@@ -21,7 +21,10 @@ _LEFT_OUT = {
     *("__pycache__", "site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter"),
     *("turtledemo", "turtle.py", "ensurepip", "lib2to3", "distutils", "venv", "pydoc_data"),
 }
-_LEFT_OUT_EXTENSIONS = ("_test", "_tkinter", "_curses", "_gdbm", "_dbm", "nis.", "readline.", "xx")
+_LEFT_OUT_EXTENSIONS = (
+    *("_test", "_ctypes_test", "_tkinter", "_curses", "_gdbm", "_dbm", "nis.", "readline."),
+    *("xx", "_xxtest", "audioop", "ossaudiodev"),
+)
 
 
 def copy_interpreter(tree: Path) -> None:

@@ -50,8 +50,8 @@ __all__ = ["build", "log_of"]
 
 _log = Logger(namespace="stream")
 
-WORKER_STOP_SECONDS = 60.0
-"""A source leaves its requests 30 s to end; then it has to close its slices."""
+WORKER_STOP_SHARE = 0.9
+"""Of the time for a stop, what workers have: who kills them has to end in time, too."""
 
 SOURCE_GROUP = "storage.router.sources.http-source"
 
@@ -66,24 +66,18 @@ def build(
 ) -> IService:
     """The services of *components* with everything that they share, in the order of starting.
 
-    :param log: takes the place of what Twisted's runner has set up.
+    :param log: what is logged with; the console can change it.
     :param workers: command lines by name of the processes that take records; a single one of them
         is done in this process instead.
     """
-    log.install()
     _log.info("enabled components: {names}", names=",".join(sorted(components)))
     _log.info("configuration: {settings}", settings=json.dumps(masked(settings)))
     node = Node(settings, reactor)
     parts = Parts(log, node.metrics)
     watch_descriptors(node.metrics)
-    chain = ServiceChain(
-        [
-            *_tracing(settings, components, reactor),
-            _metrics(node),
-            ReactorLag(reactor, node.metrics),
-        ],
-        reactor,
-    )
+    chain = ServiceChain(_tracing(settings, components, reactor), reactor)
+    chain.append(_metrics(node, lambda: chain.is_ready))
+    chain.append(ReactorLag(reactor, node.metrics))
     writer: StorageWriterService | None = None
     if "etcd" in components:
         chain.append(_etcd(node))
@@ -156,7 +150,7 @@ def _consoles(node: Node, parts: Parts) -> list[IService]:
                 manhole.listen,
                 host_key=manhole.host_key,
                 authorized_keys=manhole.authorized_keys,
-                namespace=Console(parts).namespace(),
+                namespace=Console(parts, node.reactor).namespace(),
             )
         )
     if pprof.enabled:
@@ -179,11 +173,10 @@ def _tracing(settings: Settings, components: Sequence[str], reactor: Any) -> lis
     ]
 
 
-def _metrics(node: Node) -> IService:
+def _metrics(node: Node, is_ready: Callable[[], bool]) -> IService:
     listen = node.settings.metrics.listen
-    return MetricsListener(
-        node.reactor, server_endpoint(node.reactor, listen), node.metrics, listen
-    )
+    endpoint = server_endpoint(node.reactor, listen)
+    return MetricsListener(node.reactor, endpoint, node.metrics, listen, is_ready)
 
 
 def _etcd(node: Node) -> IService:
@@ -299,7 +292,8 @@ def _api(node: Node) -> list[IService]:
 
 
 def _workers(node: Node, commands: Mapping[str, Sequence[str]], log: LogControl) -> IService:
-    supervisor = Supervisor(node.reactor, commands, os.environ, WORKER_STOP_SECONDS)
+    seconds = WORKER_STOP_SHARE * node.settings.stop_timeout.seconds
+    supervisor = Supervisor(node.reactor, commands, os.environ, seconds)
     log.on_reopen.append(supervisor.hangup)
     return supervisor
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
 
 from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import EtcdClient
+from stream.keboola.masking import hide_secrets
 from stream.ops.log_control import LogControl
 from stream.ops.metrics import Metrics
+from stream.ops.pool import in_own_thread
 from stream.ops.sampler import sample
 from stream.sink.router import SinkRouter
 from stream.storage import prefix as storage_prefix
@@ -57,8 +58,9 @@ class Parts:
 class Console:
     """The functions of the console."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, reactor: Any) -> None:
         self._parts = parts
+        self._reactor = reactor
 
     def namespace(self) -> Mapping[str, Any]:
         """Names for the console."""
@@ -103,20 +105,24 @@ class Console:
             for p in self._parts.router.slices()
         )
 
-    def mirror(self, prefix: str = "") -> Text:
-        """The mirrored prefixes of etcd; or the content of those that begin with a prefix."""
+    def mirror(self, prefix: str = "", wide: bool = False) -> Text:
+        """The mirrored prefixes of etcd; or the content of those that begin with a prefix.
+
+        Lines are cut unless they may be *wide*; secrets are not shown.
+        """
         mirrors = sorted(self._mirrors(), key=lambda mirror: str(mirror.prefix))
         if not prefix:
             return _table(
                 f"{m.prefix}  {len(m.items)} keys  revision {m.revision}  lag {m.lag_seconds:.1f} s"
                 for m in mirrors
             )
-        return _table(
-            f"{key}  {value!r}"[:_WIDTH]
+        found = {
+            f"{key}  {hide_secrets(repr(getattr(value, 'value', value)), ())}": None
             for mirror in mirrors
-            if mirror.prefix.startswith(prefix)
             for key, value in sorted(mirror.items.items())
-        )
+            if key.startswith(prefix) or mirror.prefix.startswith(prefix)
+        }
+        return _table(line if wide else line[:_WIDTH] for line in found)
 
     def metrics(self, part: str = "") -> Text:
         """The numbers of this process whose names contain a text."""
@@ -159,7 +165,8 @@ class Console:
 
     def profile(self, seconds: float = 10.0) -> Deferred[Text]:
         """Where the process spends its time, looked at for some seconds."""
-        return deferToThread(sample, seconds).addCallback(lambda p: Text(p.summary()))
+        sampling = in_own_thread(self._reactor, sample, seconds)
+        return sampling.addCallback(lambda profile: Text(profile.summary()))
 
     def _mirrors(self) -> list[Any]:
         return [] if self._parts.client is None else list(self._parts.client.mirrors)

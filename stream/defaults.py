@@ -16,6 +16,9 @@ __all__ = ["defaults_for"]
 _UNUSED = "unused.invalid"
 """Satisfies the rules of a required address in a process that never uses it."""
 
+_STORAGE_STOP_TIMEOUT = "9m50s"
+"""Whoever has data on disks may be given ten minutes to end, others one."""
+
 _USERS = {
     "etcd.endpoint": {
         "api",
@@ -39,6 +42,8 @@ def defaults_for(
     :returns: values by setting key, to be used where nothing else sets them.
     """
     defaults: dict[str, object] = {"etcd.namespace": "stream/"}
+    if {"storage-writer", "storage-reader"} & set(components):
+        defaults["stopTimeout"] = _STORAGE_STOP_TIMEOUT
     for key, users in _USERS.items():
         if not users & set(components):
             unused = f"http://{_UNUSED}" if key.endswith("Url") else _UNUSED

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from twisted.application.service import IService
@@ -20,7 +22,15 @@ from stream.defaults import defaults_for
 from stream.errors import UserError, format_nested, sentence
 from stream.ops.log_control import LogControl
 from stream.ops.reactor import install as install_reactor
-from stream.settings import Settings, SettingsError, dump, help_text, load, parse_argv
+from stream.settings import (
+    CommandLine,
+    Settings,
+    SettingsError,
+    dump,
+    help_text,
+    load,
+    parse_argv,
+)
 from stream.workers import worker_commands
 
 __all__ = ["Options", "main", "makeService"]
@@ -37,6 +47,8 @@ NAMES = (
 """Valid components: the service's own five, a local etcd and a local Storage API."""
 
 _PROGRAM = "stream-service"
+_DAEMON_LOG = "twistd.log"
+"""Where twistd's daemons log unless they are told."""
 
 
 class Options(usage.Options):
@@ -46,6 +58,7 @@ class Options(usage.Options):
     :ivar settings: checked settings.
     :ivar is_worker: this process was started by another one.
     :ivar workers: names and command lines of the processes that are to take records.
+    :ivar logs_elsewhere: twistd was told to log with ``--logger`` or ``--syslog``.
     """
 
     longdesc = "Every setting is a flag, an environment variable and a key of a configuration file."
@@ -54,6 +67,7 @@ class Options(usage.Options):
     settings: Settings
     is_worker = False
     workers: Mapping[str, Sequence[str]] = {}
+    logs_elsewhere = False
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         argv = list(sys.argv[1:] if options is None else options)
@@ -80,16 +94,19 @@ class Options(usage.Options):
         self.is_worker = "worker" in line.special
         chosen = {*named, *line.arguments}
         environ = dict(os.environ)
+        # What is needed depends on the components: of unknown ones nothing is.
+        known = [name for name in NAMES if name in chosen]
+        runner = getattr(self, "parent", None) or {}
+        self.logs_elsewhere = bool(runner.get("logger") or runner.get("syslog"))
+        defaults = {
+            **_runner_log_file(runner, line.flags),
+            **defaults_for(known, line.flags, environ),
+        }
         form = line.special.get("dump-config")
         if isinstance(form, str):
-            _dump(form, line.flags, environ, line.config_files)
+            _dump(form, line, environ, defaults if chosen else {})
+        self.settings = load(line.flags, environ, line.config_files, defaults=defaults)
         self.components = check_components(chosen)
-        self.settings = load(
-            line.flags,
-            environ,
-            line.config_files,
-            defaults=defaults_for(self.components, line.flags, environ),
-        )
         self.workers = worker_commands(self.settings, line.flags, line.config_files)
 
 
@@ -108,6 +125,20 @@ def _take_components(argv: list[str]) -> tuple[list[str], list[str]]:
     return [name.strip() for name in named if name.strip()], rest
 
 
+def _runner_log_file(
+    runner: Mapping[str, Any], flags: dict[str, str | list[str]]
+) -> Mapping[str, object]:
+    """What follows from twistd's own flags: its log file is ours; a daemon can't print.
+
+    :param flags: the flag for the log file is added, unless it is there.
+    """
+    path = runner.get("logfile")
+    if path and path != "-":
+        flags.setdefault("log-file", str(Path(path).absolute()))
+    is_daemon = "nodaemon" in runner and not runner["nodaemon"]
+    return {"log.file": str(Path(_DAEMON_LOG).absolute())} if is_daemon else {}
+
+
 def check_components(chosen: set[str]) -> tuple[str, ...]:
     """*chosen* in the order of `NAMES`. Raises UserError for none and for unknown ones."""
     valid = ", ".join(NAMES)
@@ -123,11 +154,13 @@ def check_components(chosen: set[str]) -> tuple[str, ...]:
     return tuple(name for name in NAMES if name in chosen)
 
 
-def _dump(form: str, flags: dict[str, Any], environ: dict[str, str], files: Sequence[str]) -> None:
+def _dump(
+    form: str, line: CommandLine, environ: Mapping[str, str], defaults: Mapping[str, object]
+) -> None:
     """Print the effective settings and exit."""
     print("Writing configuration dump.\n", file=sys.stderr)
     try:
-        settings = load(flags, environ, files)
+        settings = load(line.flags, environ, line.config_files, defaults=defaults)
     except SettingsError as error:
         if error.settings is not None:
             print(dump(error.settings, form))
@@ -157,6 +190,8 @@ def _log_or_refuse(log_of: Callable[[], LogControl]) -> LogControl:
 
 def makeService(options: Options) -> IService:
     """The root service for the chosen components; nothing is opened before the reactor runs."""
+    # Whoever rotates the logs may be early, and the default is to end.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from twisted.internet import reactor
 
     from stream.components import build, log_of
@@ -172,11 +207,19 @@ def makeService(options: Options) -> IService:
             tell_ready()
 
     log = _log_or_refuse(lambda: log_of(settings))
+
+    def run() -> IService:
+        if not options.logs_elsewhere:
+            log.install()
+        return build(settings, components, options.workers, reactor=reactor, log=log)
+
     process = Process(
-        lambda: build(settings, components, options.workers, reactor=reactor, log=log),
+        run,
         reactor=reactor,
+        stop_seconds=settings.stop_timeout.seconds,
         ready=ready,
         hangup=log.reopen,
+        observer=log.observer,
     )
     if options.is_worker:
         watch = ParentWatch(reactor, lambda: process.exit("the parent process has ended"))

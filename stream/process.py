@@ -13,24 +13,32 @@ from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
-from twisted.logger import Logger
+from twisted.internet.error import CannotListenError
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
-from stream.errors import UserError, sentence
+from stream.errors import UserError, format_nested, sentence
+from stream.etcd import EtcdUnavailable
+from stream.ops.chain import ServiceChain
+from stream.ops.stop_limit import StopLimit
 
-__all__ = ["Process"]
+__all__ = ["Process", "raise_file_limit"]
 
 _log = Logger()
 
 _REASONS = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupt"}
+ENOUGH_FILES = 10_000
 
 
 class Process(Service):
     """The root service of the plugin.
 
     :param build: makes what is to run; called when the reactor runs.
+    :param stop_seconds: that a stop may take; then the process ends with 1.
     :param ready: called when everything is ready.
     :param hangup: called on SIGHUP.
+    :param observer: of the log, in place of the runner's.
     """
 
     def __init__(
@@ -38,16 +46,26 @@ class Process(Service):
         build: Callable[[], IService],
         *,
         reactor: Any,
+        stop_seconds: float,
         ready: Callable[[], None] = lambda: None,
         hangup: Callable[[], None] = lambda: None,
+        observer: Any = None,
     ) -> None:
         self._hangup = hangup
+        self._observer = observer
+        self._limit = StopLimit(stop_seconds, reactor)
         self._build = build
         self._reactor = reactor
         self._ready = ready
         self._main: IService | None = None
         self._starting: Deferred[None] | None = None
         self._exiting = False
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Have the runner log with our observer from its first line on."""
+        if self._observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
+        super().setServiceParent(parent)
 
     def startService(self) -> None:
         super().startService()
@@ -61,38 +79,44 @@ class Process(Service):
         self._starting.addErrback(self._failed)
 
     async def _run(self) -> None:
-        _raise_file_limit()
+        raise_file_limit()
         self._main = self._build()
+        if isinstance(self._main, ServiceChain):
+            self._main.on_failure.append(self._failed)
         await maybeDeferred(self._main.startService)
         if not self._exiting:
             _log.info("ready to serve")
             self._ready()
 
     def _failed(self, failure: Failure) -> None:
-        self._main = None
         if self._exiting:
             return
-        if failure.check(UserError) is None:
+        if failure.check(CannotListenError):
+            self.fail(_taken(failure.value))
+            return
+        if failure.check(UserError, EtcdUnavailable) is None:
             _log.failure("cannot start", failure)
         self.fail(failure.getErrorMessage())
 
     def fail(self, reason: str) -> None:
         """Stop because of a failure: the exit code will tell."""
         # The runner has put its log in the place of stderr.
-        print(f"Error: {sentence(reason)}", file=sys.__stderr__, flush=True)
+        print(format_nested("Error", [sentence(reason)]), file=sys.__stderr__, flush=True)
         atexit.register(_exit_with_failure)
-        self.exit(reason)
+        self.exit(reason, is_failure=True)
 
-    def exit(self, reason: str) -> None:
+    def exit(self, reason: str, *, is_failure: bool = False) -> None:
         """Stop; the first reason wins."""
         if self._exiting:
             return
         self._exiting = True
-        _log.info("exiting ({reason})", reason=reason)
+        (_log.error if is_failure else _log.info)("exiting ({reason})", reason=reason)
+        self._limit.watch()
         self._reactor.stop()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         reason = _REASONS[signal.Signals(number)]
+        self._limit.arm()  # the reactor may never come to it
         self._reactor.callFromThread(self.exit, reason)
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
@@ -103,13 +127,23 @@ class Process(Service):
         super().stopService()
         if self._main is not None:
             await maybeDeferred(self._main.stopService)
+            if isinstance(self._main, ServiceChain) and self._main.is_unclean:
+                atexit.register(_exit_with_failure)
         _log.info("exited")
 
 
-def _raise_file_limit() -> None:
+def _taken(error: Any) -> str:
+    host = f"[{error.interface}]" if ":" in error.interface else error.interface
+    reason = getattr(error.socketError, "strerror", None) or error.socketError
+    return f'cannot listen on "{host}:{error.port}": {reason}'
+
+
+def raise_file_limit() -> None:
     """A connection is an open file, and the usual soft limit is for a person's shell."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if 0 <= hard < ENOUGH_FILES:
+        _log.warn("opened file descriptors limit is too small: {limit}", limit=hard)
 
 
 def _exit_with_failure() -> None:

@@ -34,6 +34,7 @@ def worker_commands(
             "pprof-listen": _port_after(settings.pprof.listen, number),
             "source-http-workers": "1",
             "source-http-share-port": "true",
+            **({"log-file": settings.log.file} if settings.log.file else {}),
         }
         commands[name] = [
             *(sys.executable, "-m", "stream", "http-source", "--worker"),

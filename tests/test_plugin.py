@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any, cast
+
 import pytest
 
 from stream.errors import UserError
@@ -55,6 +59,102 @@ def test_questions_are_answered_with_success(
         _parse(monkeypatch, *argv, *needed)
     assert ended.value.code == 0
     assert capsys.readouterr().out
+
+
+def _printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: str
+) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        _parse(monkeypatch, *argv)
+    output = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, output.out, output.err
+
+
+def test_a_dump_of_wrong_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is printed, and so is what is wrong; the exit code tells of the failure."""
+    code, dumped, errors = _printed(monkeypatch, capsys, "--dump-config=json", "--node-id=n")
+    assert code == 1
+    assert json.loads(dumped)["nodeID"] == "n"
+    assert errors.startswith("Writing configuration dump.\n\nError:\n- Configuration is not valid:")
+    code, dumped, errors = _printed(monkeypatch, capsys, "--dump-config=toml", "etcd")
+    assert (code, dumped) == (1, "")
+    assert errors.endswith(
+        'Error:\n- Unexpected dump format "toml": expected "json", "yml" or "yaml".\n'
+    )
+
+
+def test_a_dump_for_components(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the components of a process it shows what that process would run with."""
+    code, dumped, _ = _printed(monkeypatch, capsys, "--dump-config=json", "etcd", "sandbox")
+    assert code == 0
+    assert json.loads(dumped)["etcd"]["namespace"] == "stream/"
+
+
+def test_settings_are_read_before_components_are_checked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong setting is told first; if all are right, the wrong component is."""
+    assert _printed(monkeypatch, capsys, "foo", "--api-task-ttl-seconds=x")[2].startswith(
+        'Error:\n- Decode error:\n  - Invalid "api.task.ttlSeconds"'
+    )
+    code, _, errors = _printed(monkeypatch, capsys, "foo", "--debug-log")
+    assert code == 1
+    assert errors.startswith('Error:\n- Unexpected service component: "foo", valid components: ')
+    _, _, errors = _printed(monkeypatch, capsys)
+    assert errors.startswith("Error:\n- Specify at least one service component as a positional")
+
+
+@pytest.mark.parametrize(
+    ("runner", "flags", "file"),
+    [
+        ({"nodaemon": 1, "logfile": None}, [], ""),
+        ({"nodaemon": 1, "logfile": "-"}, [], ""),
+        ({"nodaemon": 1, "logfile": "a.log"}, [], "a.log"),
+        ({"nodaemon": 0, "logfile": None}, [], "twistd.log"),
+        ({"nodaemon": 0, "logfile": "a.log"}, [], "a.log"),
+        ({"nodaemon": 0, "logfile": "a.log"}, ["--log-file=b.log"], "b.log"),
+        ({}, [], ""),
+    ],
+)
+def test_flags_of_twistd(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    runner: dict[str, object],
+    flags: list[str],
+    file: str,
+) -> None:
+    """Its log file is ours; a daemon, which has no output, logs where twistd's daemons do."""
+    monkeypatch.chdir(tmp_path)
+    options = Options()
+    cast(Any, options).parent = runner
+    monkeypatch.setenv("STREAM_ETCD_ENDPOINT", "127.0.0.1:2379")
+    options.parseOptions(["etcd", *flags])
+    named = options.settings.log.file
+    assert named == (file if file in {"", "b.log"} else str(tmp_path / file))
+    assert not options.logs_elsewhere
+
+
+@pytest.mark.parametrize("flag", ["logger", "syslog"])
+def test_other_logs_of_twistd(flag: str) -> None:
+    """Who names an observer or syslog to twistd logs there."""
+    options = Options()
+    cast(Any, options).parent = {"nodaemon": 1, flag: "given"}
+    options.parseOptions(["etcd", "--etcd-endpoint=127.0.0.1:2379"])
+    assert options.logs_elsewhere
+
+
+def test_time_for_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has data on disks has longer, unless it is said."""
+    rest = ["--storage-volumes-path=/v", "--storage-api-host=example.com"]
+    assert str(_parse(monkeypatch, "http-source").settings.stop_timeout) == "55s"
+    assert str(_parse(monkeypatch, "storage-reader", *rest).settings.stop_timeout) == "9m50s"
+    rest.append("--stop-timeout=5s")
+    assert str(_parse(monkeypatch, "storage-writer", *rest).settings.stop_timeout) == "5s"
 
 
 def test_a_wrong_flag_is_refused(

@@ -9,7 +9,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from stream.ops.chain import SLOW_STOP_SECONDS, ServiceChain
+from stream.ops.chain import SLOW_STOP_SECONDS, START_SECONDS, ServiceChain
+from stream.process import raise_file_limit
 
 
 class _Member(Service):
@@ -42,10 +43,13 @@ class ChainTests(SynchronousTestCase):
         self.members[0].started.callback(None)
         self.members[1].started.callback(None)
         self.assertNoResult(started)
+        assert not self.chain.is_ready
         self.members[2].started.callback(None)
         self.successResultOf(started)
+        assert self.chain.is_ready
         self.log.clear()
         stopped = ensureDeferred(self.chain.stopService())
+        assert not self.chain.is_ready
         assert self.log == ["stop c"]
         for member in reversed(self.members):
             member.stopped.callback(None)
@@ -58,6 +62,54 @@ class ChainTests(SynchronousTestCase):
         self.members[0].started.callback(None)
         self.members[0].stopped.callback(None)
         self.members[1].started.errback(RuntimeError("no"))
+        self.failureResultOf(started, RuntimeError)
+        assert self.log == ["start a", "start b", "stop a"]
+
+    def test_a_stop_ends_a_start(self) -> None:
+        """What is being started becomes ready, and is stopped; nothing starts behind it."""
+        started = ensureDeferred(self.chain.startService())
+        self.members[0].started.callback(None)
+        for member in self.members:
+            member.stopped.callback(None)
+        stopped = ensureDeferred(self.chain.stopService())
+        self.assertNoResult(stopped)
+        self.members[1].started.callback(None)
+        self.successResultOf(stopped)
+        self.successResultOf(started)
+        assert self.log == ["start a", "start b", "stop b", "stop a"]
+
+    def test_a_stop_does_not_wait_long_for_a_start(self) -> None:
+        """Who waits for somebody else is left behind, and stopped if it becomes ready after all."""
+        ensureDeferred(self.chain.startService())
+        self.members[0].started.callback(None)
+        for member in self.members:
+            member.stopped.callback(None)
+        stopped = ensureDeferred(self.chain.stopService())
+        self.clock.advance(START_SECONDS)
+        self.successResultOf(stopped)
+        self.members[1].started.callback(None)
+        assert self.log == ["start a", "start b", "stop a", "stop b"]
+
+    def test_a_start_that_fails_does_not_keep_a_stop(self) -> None:
+        """The failure of the start is passed on, and the stop is over."""
+        started = ensureDeferred(self.chain.startService())
+        self.members[0].started.callback(None)
+        self.members[0].stopped.callback(None)
+        stopped = ensureDeferred(self.chain.stopService())
+        self.members[1].started.errback(RuntimeError("no"))
+        self.failureResultOf(started, RuntimeError)
+        self.successResultOf(stopped)
+        assert self.log == ["start a", "start b", "stop a"]
+
+    def test_a_stop_waits_for_one_that_has_begun(self) -> None:
+        """Whoever stops second isn't told earlier that all are stopped."""
+        started = ensureDeferred(self.chain.startService())
+        self.members[0].started.callback(None)
+        self.members[1].started.errback(RuntimeError("no"))  # which stops the first
+        stopped = ensureDeferred(self.chain.stopService())
+        self.assertNoResult(stopped)
+        self.members[0].stopped.callback(None)
+        self.successResultOf(stopped)
         self.failureResultOf(started, RuntimeError)
         assert self.log == ["start a", "start b", "stop a"]
 
@@ -86,6 +138,7 @@ class ChainTests(SynchronousTestCase):
         self.members[0].stopped.callback(None)
         self.successResultOf(ensureDeferred(self.chain.stopService()))
         assert self.log[-1] == "stop a"
+        assert self.chain.is_unclean
         assert len(self.flushLoggedErrors(RuntimeError)) == 1
 
 
@@ -100,3 +153,16 @@ def test_short_chains(count: int) -> None:
     chain = ServiceChain(members, Clock())
     assert ensureDeferred(chain.startService()).called
     assert ensureDeferred(chain.stopService()).called
+
+
+@pytest.mark.parametrize(("hard", "warnings"), [(4096, [4096]), (10_000, []), (-1, [])])
+def test_few_open_files(monkeypatch: pytest.MonkeyPatch, hard: int, warnings: list[int]) -> None:
+    """The limit is raised as far as it can be; if that isn't enough for many clients the log says
+    so. There may be none (-1)."""
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1024, hard))
+    monkeypatch.setattr("resource.setrlimit", lambda _, limits: raised.append(limits))
+    with capturedLogs() as log:
+        raise_file_limit()
+    assert raised == [(hard, hard)]
+    assert [event["limit"] for event in log] == warnings

@@ -28,7 +28,9 @@ const (
 	magic       = "STREAM-BUNDLE-1\n"
 	trailerSize = 8 + sha256.Size + len(magic)
 	directory   = "STREAM_BUNDLE_DIR"
-	module      = "stream"
+	// ST_NOEXEC of statfs(2).
+	mountedNoExec = 8
+	module        = "stream"
 )
 
 // Replaced by the linker: the interpreter and the loader in the tree, and what stands in the
@@ -53,7 +55,7 @@ func run() error {
 	}
 	base, err := baseDirectory()
 	if err != nil {
-		return fmt.Errorf("no directory to unpack to, set %s: %w", directory, err)
+		return fmt.Errorf("cannot unpack to %w; %s may name another directory", err, directory)
 	}
 	tree := filepath.Join(base, hex.EncodeToString(sum[:8]))
 	if _, err := os.Stat(tree); err != nil {
@@ -65,7 +67,7 @@ func run() error {
 	interpreter := filepath.Join(tree, python)
 	arguments := append([]string{interpreter, "-m", module}, os.Args[1:]...)
 	err = syscall.Exec(interpreter, arguments, environment())
-	return fmt.Errorf("cannot start %q: %w; does its file system allow execution", interpreter, err)
+	return fmt.Errorf("cannot start %q: %w", interpreter, err)
 }
 
 func openSelf() (*os.File, error) {
@@ -106,7 +108,10 @@ func baseDirectory() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		return chosen, os.MkdirAll(chosen, 0o755)
+		if err := os.MkdirAll(chosen, 0o755); err != nil {
+			return "", fmt.Errorf("%q: %w", chosen, err)
+		}
+		return chosen, executable(chosen)
 	}
 	if cache, err := os.UserCacheDir(); err == nil {
 		own := filepath.Join(cache, "stream-service")
@@ -116,9 +121,18 @@ func baseDirectory() (string, error) {
 	}
 	own := filepath.Join(os.TempDir(), "stream-service-"+strconv.Itoa(os.Geteuid()))
 	if err := os.MkdirAll(own, 0o700); err != nil {
-		return "", err
+		return "", fmt.Errorf("%q: %w", own, err)
 	}
 	return own, private(own)
+}
+
+// executable tells before anything is unpacked what else would be found only when Python starts.
+func executable(path string) error {
+	var system syscall.Statfs_t
+	if syscall.Statfs(path, &system) == nil && system.Flags&mountedNoExec != 0 {
+		return fmt.Errorf("%q: its file system doesn't allow execution", path)
+	}
+	return nil
 }
 
 func private(path string) error {
@@ -128,9 +142,12 @@ func private(path string) error {
 	}
 	owner, known := info.Sys().(*syscall.Stat_t)
 	if !info.IsDir() || info.Mode().Perm()&0o022 != 0 || !known || int(owner.Uid) != os.Geteuid() {
-		return fmt.Errorf("%q can be changed by others", path)
+		return fmt.Errorf("%q: it can be changed by others", path)
 	}
-	return syscall.Access(path, 2)
+	if err := syscall.Access(path, 2); err != nil {
+		return fmt.Errorf("%q: %w", path, err)
+	}
+	return executable(path)
 }
 
 // unpack is done by one process at a time; the tree appears under its name when it is complete.
@@ -166,6 +183,7 @@ func unpack(file *os.File, length int64, sum [sha256.Size]byte, base, tree strin
 	if err := relocate(filepath.Join(partial, python), filepath.Join(tree, loader)); err != nil {
 		return err
 	}
+	syscall.Sync() // or a power cut leaves the name of a complete tree with empty files behind it
 	return os.Rename(partial, tree)
 }
 

@@ -6,14 +6,16 @@ both matter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, maybeDeferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from stream.errors import UserError
 from stream.ops.tracing import begin
 
 __all__ = ["ServiceChain"]
@@ -23,44 +25,87 @@ _log = Logger()
 SLOW_STOP_SECONDS = 15.0
 """How often the log says which service a stop still waits for."""
 
+START_SECONDS = 5.0
+"""How long a stop waits for a service that is just being started. Most are ready by then, and give
+back what they have taken; one that waits for somebody else is left behind."""
+
 
 class ServiceChain(Service):
     """Starts its services in order, each when the one before is ready; stops them in reverse.
 
-    If one can't start, those already started are stopped and the failure is passed on.
+    If one can't start, those already started are stopped and the failure is passed on. A stop while
+    they start ends the start: it waits for the service that is being started and stops it, too.
+
+    :ivar is_ready: whether all have started and none is being stopped.
+    :ivar is_unclean: whether the stop of one has failed.
+    :ivar on_failure: called with the failure of a start before those already started are stopped,
+        which may take a while.
     """
 
     def __init__(self, services: Sequence[IService], reactor: Any) -> None:
         self._reactor = reactor
         self._services = list(services)
         self._started: list[IService] = []
+        self._starting: Deferred[None] | None = None
+        self._one_by_one = DeferredLock()
+        self.is_ready = False
+        self.is_unclean = False
+        self.on_failure: list[Callable[[Failure], None]] = []
 
     def append(self, service: IService) -> None:
         """Add a service behind the others; only before the start."""
         self._services.append(service)
 
     async def startService(self) -> None:
+        """Fires when all are ready, or when a stop has ended the start."""
         super().startService()
         for service in self._services:
-            try:
-                await self._start(service)
-            except Exception:
-                await self.stopService()
-                raise
-            self._started.append(service)
+            failure = await self._start(service)
+            if failure is not None:
+                super().stopService()
+                for tell in self.on_failure:
+                    tell(failure)
+            if not self.running:
+                await self._stop_started()
+                if failure is not None:
+                    failure.raiseException()
+                return
+        self.is_ready = True
 
-    async def _start(self, service: IService) -> None:
+    async def _start(self, service: IService) -> Failure | None:
+        starting = self._starting = Deferred()
+        failure = None
         # Not the present span: what a service does for ever isn't a part of its start.
         span = begin(f"keboola.go.stream.dependencies.{type(service).__name__}")
         try:
             await maybeDeferred(service.startService)
-        except BaseException as error:
+        except Exception as error:
+            failure = Failure()
             span.end(type(error).__name__)
-            raise
-        span.end()
+        else:
+            span.end()
+            self._started.append(service)
+        self._starting = None
+        if not starting.called:
+            starting.callback(None)
+        return failure
 
     async def stopService(self) -> None:
         super().stopService()
+        self.is_ready = False
+        if self._starting is not None:
+            self._starting.addTimeout(START_SECONDS, self._reactor)
+            try:
+                await self._starting
+            except TimeoutError:
+                _log.warn("stopped while a service still starts")
+        await self._stop_started()
+
+    def _stop_started(self) -> Deferred[None]:
+        """Fires when all are stopped, whoever has begun with it."""
+        return self._one_by_one.run(self._stop_in_reverse)
+
+    async def _stop_in_reverse(self) -> None:
         while self._started:
             await self._stop(self._started.pop())
 
@@ -71,7 +116,11 @@ class ServiceChain(Service):
         waiting.start(SLOW_STOP_SECONDS, now=False)
         try:
             await maybeDeferred(service.stopService)
+        except UserError as error:
+            self.is_unclean = True
+            _log.error("{service} has not stopped well: {reason}", service=name, reason=str(error))
         except Exception:
+            self.is_unclean = True
             _log.failure("cannot stop {service}", service=name)
         finally:
             waiting.stop()

@@ -4,7 +4,9 @@
 ``GET /debug/pprof/``                   what there is
 ``GET /debug/pprof/cmdline``            the command line
 ``GET /debug/pprof/profile?seconds=10`` stacks and how often they were seen, for flame graphs
-``GET /debug/pprof/goroutine``          what each thread is doing now
+``GET /debug/pprof/goroutine``          what threads are doing now, and what the reactor waits for
+``GET /debug/pprof/heap``               how many objects of which types there are
+``GET /debug/pprof/heap?seconds=10``    where memory was allocated meanwhile and not freed
 ``GET /debug/log-level``                levels of the log by namespace
 ``PUT /debug/log-level?namespace=etcd&level=debug``  change one of them
 ======================================  =========================================================
@@ -13,28 +15,32 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 from twisted.application.service import Service
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from stream.errors import UserError
+from stream.ops.heap import allocations, objects
 from stream.ops.log_control import LogControl
-from stream.ops.sampler import MAX_SECONDS, Profile, sample, thread_stacks
+from stream.ops.pool import in_own_thread
+from stream.ops.sampler import MAX_SECONDS, sample, thread_stacks
 from stream.settings.address import is_loopback
 
 __all__ = ["DebugListener"]
 
 _log = Logger(namespace="stream.debug")
 _DEFAULT_SECONDS = 10.0
-_INDEX = b"cmdline\ngoroutine\nprofile?seconds=10\n"
+_SHOWN = 200
+_INDEX = b"cmdline\ngoroutine\nheap\nheap?seconds=10\nprofile?seconds=10\n"
 
 
 class DebugListener(Service):
@@ -50,7 +56,7 @@ class DebugListener(Service):
         self._endpoint = endpoint
         self._address = address
         root = Resource()
-        debug, pprof = Resource(), _Pprof()
+        debug, pprof = Resource(), _Pprof(reactor)
         root.putChild(b"debug", debug)
         debug.putChild(b"pprof", pprof)
         debug.putChild(b"log-level", _LogLevel(log))
@@ -111,6 +117,11 @@ class _Local(Resource):
 
 
 class _Pprof(_Local):
+    def __init__(self, reactor: Any) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._is_looking = False
+
     def render_GET(self, request: Request) -> bytes | int:
         match b"/".join(request.postpath or []):
             case b"":
@@ -118,30 +129,59 @@ class _Pprof(_Local):
             case b"cmdline":
                 return _text(request, "\0".join(sys.orig_argv))
             case b"goroutine":
-                return _text(request, thread_stacks())
+                return _text(request, thread_stacks() + "\n" + _waiting(self._reactor))
+            case b"heap" if not _argument(request, b"seconds"):
+                return _text(request, objects())
+            case b"heap":
+                return self._look(request, allocations)
             case b"profile":
-                return self._profile(request)
+                return self._look(request, lambda seconds: sample(seconds).folded())
         return _text(request, "not found\n", 404)
 
-    def _profile(self, request: Request) -> bytes | int:
+    def _look(self, request: Request, look: Callable[[float], str]) -> bytes | int:
+        """Answer what *look* has seen within the seconds that are asked for."""
         try:
             seconds = float(_argument(request, b"seconds") or _DEFAULT_SECONDS)
         except ValueError:
             seconds = -1.0
         if not 0 < seconds <= MAX_SECONDS:
             return _text(request, f"seconds must be over 0, and at most {MAX_SECONDS:g}\n", 400)
+        if self._is_looking:
+            return _text(request, "somebody else is looking, try again later\n", 503)
+        self._is_looking = True
         gone: list[Failure] = []
         request.notifyFinish().addErrback(gone.append)
 
-        def answer(profile: Profile) -> None:
+        def answer(seen: str) -> None:
             if not gone:
-                request.write(_text(request, profile.folded()))
+                request.write(_text(request, seen))
                 request.finish()
 
-        sampling = deferToThread(sample, seconds)
-        sampling.addCallback(answer)
-        sampling.addErrback(lambda failure: _log.failure("cannot profile", failure))
+        def over(result: Any) -> Any:
+            self._is_looking = False
+            return result
+
+        looking = in_own_thread(self._reactor, look, seconds).addBoth(over)
+        looking.addCallback(answer)
+        looking.addErrback(lambda failure: _log.failure("cannot profile", failure))
         return NOT_DONE_YET
+
+
+def _waiting(reactor: Any) -> str:
+    """The calls that the reactor will make, the next one first, and what it has open."""
+    now = reactor.seconds()
+    calls = sorted(reactor.getDelayedCalls(), key=lambda call: call.getTime())
+    lines = [f"{len(calls)} delayed calls:"]
+    lines += [f"    in {call.getTime() - now:.1f} s: {_name(call.func)}" for call in calls[:_SHOWN]]
+    readers = Counter(type(reader).__qualname__ for reader in reactor.getReaders())
+    lines.append(f"{readers.total()} open descriptors:")
+    lines += [f"    {count} {kind}" for kind, count in readers.most_common(_SHOWN)]
+    return "\n".join(lines) + "\n"
+
+
+def _name(function: Any) -> str:
+    repeated = getattr(function, "f", function)  # of a LoopingCall
+    return str(getattr(repeated, "__qualname__", type(repeated).__qualname__))
 
 
 class _LogLevel(_Local):

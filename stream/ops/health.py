@@ -1,15 +1,17 @@
-"""The answer to "are you there"; being able to give it is all it says."""
+"""The answers to "are you there" and "are you ready"."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-__all__ = ["HealthCheck"]
+__all__ = ["HealthCheck", "Readiness"]
 
 
 class HealthCheck(Resource):
-    """Answers a fixed text, whatever host the request names."""
+    """Answers a fixed text, whatever host the request names; being able to is all it says."""
 
     isLeaf = True
 
@@ -20,3 +22,23 @@ class HealthCheck(Resource):
     def render_GET(self, request: Request) -> bytes:
         request.setHeader(b"Content-Type", b"text/plain")
         return self._text
+
+
+class Readiness(Resource):
+    """Answers 200 when all components are ready, and 503 while they start or stop.
+
+    :param is_ready: whether they are.
+    """
+
+    isLeaf = True
+
+    def __init__(self, is_ready: Callable[[], bool]) -> None:
+        super().__init__()
+        self._is_ready = is_ready
+
+    def render_GET(self, request: Request) -> bytes:
+        request.setHeader(b"Content-Type", b"text/plain")
+        if self._is_ready():
+            return b"OK"
+        request.setResponseCode(503)
+        return b"not ready"

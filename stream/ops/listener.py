@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -17,19 +18,19 @@ from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from stream.ops.health import HealthCheck
+from stream.ops.health import HealthCheck, Readiness
 from stream.ops.metrics import Metrics
 
 __all__ = ["MetricsListener"]
 
-_log = Logger(namespace="stream.metrics")
+_log = Logger(namespace="stream.metrics")  # as an attribute of a class it would get another name
 
 _IDLE_TIMEOUT_SECONDS = 60
 _MAX_WAITING_PAGES = 16
 
 
 class MetricsListener(Service):
-    """Serves ``/metrics`` and ``/health-check``.
+    """Serves ``/metrics``, ``/health-check`` and ``/ready``.
 
     startService returns a Deferred that fires when the port is open, or with the reason why it
     can't be opened. stopService returns one that fires when the port is closed.
@@ -38,11 +39,17 @@ class MetricsListener(Service):
     name = "metrics"
 
     def __init__(
-        self, reactor: Any, endpoint: IStreamServerEndpoint, metrics: Metrics, address: str
+        self,
+        reactor: Any,
+        endpoint: IStreamServerEndpoint,
+        metrics: Metrics,
+        address: str,
+        is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         """
         :param endpoint: where to listen.
         :param address: the same for people, in the log.
+        :param is_ready: whether all components of the process are ready.
         """
         self._endpoint = endpoint
         self._address = address
@@ -52,6 +59,7 @@ class MetricsListener(Service):
         self._page = MetricsPage(reactor, self._threads, metrics)
         root.putChild(b"metrics", self._page)
         root.putChild(b"health-check", HealthCheck(b"OK"))
+        root.putChild(b"ready", Readiness(is_ready))
         self._site = Site(root, reactor=reactor, timeout=_IDLE_TIMEOUT_SECONDS)
         self._site.displayTracebacks = False
         self._site.noisy = False

@@ -73,7 +73,8 @@ class LogControl:
         node: str = "",
     ) -> None:
         self.on_reopen: list[Callable[[], None]] = []
-        self._path = path
+        # The runner may change the working directory before the file is opened again.
+        self._path = str(Path(path).absolute()) if path else ""
         self._stream: TextIO = self._open()
         self._observer = LineObserver(
             self._stream,

@@ -3,42 +3,54 @@
 Whoever gets in can do whatever the process can. So it listens on loopback alone, takes public keys
 and no passwords, forwards no ports and runs no commands, and writes each line to the log before it
 is carried out.
+
+Note [Endless lines]: what is typed runs in the reactor's thread, which does nothing else meanwhile.
+So that a loop without an end doesn't stop the service for ever, the kernel sends a signal after
+some seconds, again and again, whose handler raises in whatever Python code runs then. One call of C
+code can't be interrupted by it.
 """
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Callable, Iterable, Mapping
-from io import BytesIO
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from twisted.application.service import Service
-from twisted.conch.checkers import IAuthorizedKeysDB, SSHPublicKeyChecker, readAuthorizedKeyFile
 from twisted.conch.error import ConchError
 from twisted.conch.insults.insults import ServerProtocol
 from twisted.conch.interfaces import ISession
-from twisted.conch.manhole import Manhole
+from twisted.conch.manhole import Manhole, ManholeInterpreter
 from twisted.conch.manhole_ssh import ConchFactory, TerminalRealm, TerminalSession
-from twisted.conch.ssh.keys import BadKeyError, EncryptedKeyError, Key
+from twisted.conch.ssh.keys import Key
 from twisted.conch.ssh.transport import SSHServerTransport
 from twisted.cred.portal import IRealm, Portal
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
-from zope.interface import implementer
+from twisted.python.failure import Failure
 
 from stream.errors import UserError
+from stream.ops.manhole_login import (
+    AuthorizedKeys,
+    KeyChecker,
+    Person,
+    check_authorized_keys,
+    fingerprint_of,
+    note,
+    read_host_key,
+)
 
-__all__ = ["ManholeService"]
+__all__ = ["MAX_SECONDS", "ManholeService"]
 
 _log = Logger(namespace="stream.manhole")
 
 MAX_SESSIONS = 8
-MAX_KEYS_BYTES = 64 * 1024
 MAX_LINE_BYTES = 16 * 1024
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_OTHERS_READ = stat.S_IRGRP | stat.S_IROTH
+MAX_SECONDS = 5.0
+"""That a line may run: shorter than every lease, so that nobody takes the node for dead."""
 
 
 class ManholeService(Service):
@@ -47,6 +59,7 @@ class ManholeService(Service):
     :param host_key: file with the private key that the server shows.
     :param authorized_keys: file with one public key a line, read again at each login.
     :param namespace: names that the console knows.
+    :param line_seconds: that a line may run.
 
     startService fails with UserError if a file can't be read, or others may change or read it.
     """
@@ -61,7 +74,9 @@ class ManholeService(Service):
         host_key: str,
         authorized_keys: str,
         namespace: Mapping[str, Any],
+        line_seconds: float = MAX_SECONDS,
     ) -> None:
+        self._line_seconds = line_seconds
         self._endpoint = endpoint
         self._address = address
         self._host_key = host_key
@@ -73,16 +88,16 @@ class ManholeService(Service):
     async def startService(self) -> None:
         """Fires when the port is open."""
         super().startService()
-        key = _host_key(self._host_key)
-        _check_file(self._authorized_keys, "manhole.authorizedKeys", _OTHERS_WRITE)
-        portal = Portal(cast(IRealm, _Realm(self._namespace)))
-        portal.registerChecker(SSHPublicKeyChecker(_AuthorizedKeys(Path(self._authorized_keys))))
+        key = read_host_key(self._host_key)
+        check_authorized_keys(self._authorized_keys)
+        portal = Portal(cast(IRealm, _Realm(self._namespace, self._line_seconds)))
+        portal.registerChecker(KeyChecker(AuthorizedKeys(Path(self._authorized_keys))))
         self._factory = _Factory(portal, key)
         self.port = await self._endpoint.listen(self._factory)
         _log.warn(
             'console of the process over SSH on "{address}", host key {fingerprint}',
             address=self._address,
-            fingerprint=key.fingerprint(),
+            fingerprint=fingerprint_of(key),
         )
 
     async def stopService(self) -> None:
@@ -93,54 +108,6 @@ class ManholeService(Service):
             await maybeDeferred(port.stopListening)
         if self._factory is not None:
             self._factory.hang_up()
-
-
-def _check_file(path: str, setting: str, forbidden: int) -> None:
-    if not path:
-        raise UserError(f'the console needs "{setting}"')
-    try:
-        mode = Path(path).stat().st_mode
-    except OSError as error:
-        raise UserError(f'cannot read "{setting}" ({path}): {error.strerror}') from None
-    if mode & forbidden:
-        raise UserError(f'"{setting}" ({path}) is open to others, its mode is {mode & 0o777:o}')
-
-
-def _host_key(path: str) -> Key:
-    _check_file(path, "manhole.hostKey", _OTHERS_READ | _OTHERS_WRITE)
-    try:
-        key: Key = Key.fromFile(path)
-    except (OSError, BadKeyError, EncryptedKeyError):
-        raise UserError(f'"manhole.hostKey" ({path}) is no private key without a passphrase') from (
-            None
-        )
-    if key.isPublic():
-        raise UserError(f'"manhole.hostKey" ({path}) is no private key')
-    return key
-
-
-@implementer(IAuthorizedKeysDB)
-class _AuthorizedKeys:
-    """The keys in a file, whatever name their owner logs in with. A line with options in front of
-    its key lets nobody in, since the options would not be obeyed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def getAuthorizedKeys(self, username: bytes) -> Iterable[Key]:
-        try:
-            _check_file(str(self._path), "manhole.authorizedKeys", _OTHERS_WRITE)
-            with self._path.open("rb") as file:
-                listed = BytesIO(file.read(MAX_KEYS_BYTES))
-        except (OSError, UserError) as error:
-            _log.error("nobody can log in: {reason}", reason=str(error))
-            return []
-        return list(readAuthorizedKeyFile(listed, _public_key))
-
-
-def _public_key(line: bytes) -> Key:
-    key: Key = Key.fromString(line, type="public_openssh")
-    return key
 
 
 class _Transport(SSHServerTransport):
@@ -157,11 +124,16 @@ class _Transport(SSHServerTransport):
         self.factory.connections.discard(self)
         super().connectionLost(reason)
 
+    def receiveError(self, reasonCode: int, description: bytes) -> None:
+        """The client says that it goes, and why: no error of ours."""
+        _log.debug("a client disconnects: {reason}", reason=description.decode("utf-8", "replace"))
+
 
 class _Factory(ConchFactory):
     """Bounds the number of connections, and can end them."""
 
     protocol = _Transport
+    noisy = False
 
     def __init__(self, portal: Portal, key: Key) -> None:
         super().__init__(portal)
@@ -181,13 +153,23 @@ class _Factory(ConchFactory):
 
 
 class _Session(TerminalSession):
-    """A shell alone: no commands, no forwarding."""
+    """A shell alone: no commands, no forwarding.
 
+    :ivar person: whose it is.
+    """
+
+    person: Person
     _proto: Any = None
 
     def openShell(self, proto: Any) -> None:
         self._proto = proto
         super().openShell(proto)
+        note(self.person, '"{user}" has opened a console with the key {key}')
+
+    def closed(self) -> None:
+        """Called however it ends."""
+        if self._proto is not None:
+            note(self.person, '"{user}" has left the console')
 
     def ended_well(self) -> None:
         """Have the client end with 0."""
@@ -206,37 +188,92 @@ class _Session(TerminalSession):
 
 
 class _Realm(TerminalRealm):
-    def __init__(self, namespace: Mapping[str, Any]) -> None:
+    def __init__(self, namespace: Mapping[str, Any], line_seconds: float) -> None:
         super().__init__()
         self._namespace = namespace
+        self._line_seconds = line_seconds
         self.sessionFactory = _Session
 
-    def _getAvatar(self, avatarId: bytes) -> Any:
+    def _getAvatar(self, avatarId: Person) -> Any:
         user = super()._getAvatar(avatarId)
-        name = avatarId.decode("utf-8", "replace")
         namespace = dict(self._namespace)
         session = user.original.getComponent(ISession)
+        session.person = avatarId
         session.chainedProtocolFactory = lambda: ServerProtocol(
-            _Console, namespace, name, session.ended_well
+            _Console, namespace, avatarId, session.ended_well, self._line_seconds
         )
         return user
+
+
+@contextmanager
+def _interrupted_after(seconds: float) -> Iterator[None]:
+    """Raise KeyboardInterrupt in what takes longer. See Note [Endless lines]."""
+
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        raise KeyboardInterrupt(f"interrupted after {seconds:g} s, the service stands still")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class _Interpreter(ManholeInterpreter):
+    """Runs lines, each for a while only."""
+
+    def __init__(self, console: _Console, namespace: dict[str, Any], seconds: float) -> None:
+        super().__init__(console, namespace)
+        self._seconds = seconds
+
+    def runcode(self, *args: Any, **kwargs: Any) -> None:
+        with _interrupted_after(self._seconds):
+            super().runcode(*args, **kwargs)
+
+    def displayhook(self, obj: Any) -> None:
+        """What is there already is shown at once."""
+        if isinstance(obj, Deferred) and obj.called and not isinstance(obj.result, Deferred):
+            obj.addErrback(self._failed)
+            obj = obj.result
+        super().displayhook(obj)
+
+    def _failed(self, failure: Failure) -> None:
+        self.write(f"{type(failure.value).__name__}: {failure.getErrorMessage()}\n")
+
+    def excepthook(
+        self, excType: type[BaseException], excValue: BaseException, excTraceback: Any
+    ) -> None:
+        """Whoever asks for what there isn't is told so, without the way through our code."""
+        if isinstance(excValue, UserError):
+            self.write(f"{excType.__name__}: {excValue}\n")
+        else:
+            super().excepthook(excType, excValue, excTraceback)
 
 
 class _Console(Manhole):
     """The console of one session; its lines are logged.
 
-    :param user: the name given at the login. Who it is the key tells, which the name doesn't.
     :param leaves: called when the user ends the session.
+    :param seconds: that a line may run.
     """
 
-    def __init__(self, namespace: Mapping[str, Any], user: str, leaves: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        namespace: Mapping[str, Any],
+        person: Person,
+        leaves: Callable[[], None],
+        seconds: float,
+    ) -> None:
         super().__init__(dict(namespace))
         self._leaves = leaves
-        self._user = user
+        self._person = person
+        self._seconds = seconds
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        _log.warn('"{user}" has opened a console', user=self._user)
+        self.interpreter = _Interpreter(self, self.namespace or {}, self._seconds)
 
     def initializeScreen(self) -> None:
         self.terminal.reset()
@@ -249,10 +286,6 @@ class _Console(Manhole):
         """Nothing is drawn anew: what was shown stays."""
         self.width, self.height = width, height
 
-    def connectionLost(self, reason: Any) -> None:
-        _log.warn('"{user}" has left the console', user=self._user)
-        super().connectionLost(reason)
-
     def handle_QUIT(self) -> None:
         self._leaves()
         super().handle_QUIT()
@@ -261,7 +294,9 @@ class _Console(Manhole):
         if len(line) > MAX_LINE_BYTES:
             self.addOutput("the line is too long\n")
             return
-        _log.warn(
-            'console of "{user}": {line}', user=self._user, line=line.decode("utf-8", "replace")
-        )
-        super().lineReceived(line)
+        text = line.decode("utf-8", "replace")
+        note(self._person, 'console of "{user}": {line}', line=text)
+        try:
+            super().lineReceived(line)
+        except SystemExit:  # "exit()" is how people leave a Python console
+            self.handle_QUIT()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, TimeoutError
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-__all__ = ["LeavablePool"]
+__all__ = ["LeavablePool", "in_own_thread"]
+
+T = TypeVar("T")
 
 
 class _Thread(Thread):
@@ -44,3 +48,19 @@ class LeavablePool(ThreadPool):
 
         _Thread(target=stop, name=f"{self.name} stops").start()
         return left
+
+
+def in_own_thread(reactor: Any, work: Callable[..., T], *args: Any) -> Deferred[T]:
+    """Run *work*, which takes long and may be left at any time, in a thread of its own."""
+    result: Deferred[T] = Deferred()
+
+    def run() -> None:
+        try:
+            value = work(*args)
+        except BaseException:
+            reactor.callFromThread(result.errback, Failure())
+        else:
+            reactor.callFromThread(result.callback, value)
+
+    _Thread(target=run, name=work.__name__).start()
+    return result

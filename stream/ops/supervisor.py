@@ -98,7 +98,8 @@ class Supervisor(Service):
             ready = [child.start() for child in self._children]
             for success, result in await DeferredList(ready, consumeErrors=True):
                 if not success:
-                    await self.stopService()
+                    with suppress(UserError):  # why it didn't start says more
+                        await self.stopService()
                     cast(Any, result).raiseException()
         finally:
             early, self._early = self._early, None
@@ -110,12 +111,16 @@ class Supervisor(Service):
         return Deferred.fromCoroutine(self.stopService())
 
     async def stopService(self) -> None:
-        """Tell every child to drain; fires when all have ended."""
+        """Tell every child to drain; fires when all have ended.
+
+        Fails with UserError if one had to be killed.
+        """
         super().stopService()
         kill = self._reactor.callLater(self._stop_timeout, self._kill)
         await DeferredList([child.stop() for child in self._children])
-        if kill.active():
-            kill.cancel()
+        if not kill.active():
+            raise UserError(f"children were killed after {self._stop_timeout:g} s")
+        kill.cancel()
 
     def _kill(self) -> None:
         for child in self._children:

@@ -58,12 +58,16 @@ def _endpoint(gate: Gate, route: Route) -> Any:
 class _QuietSite(Site):
     """A site that keeps no access log: what matters is logged where it happens."""
 
+    noisy = False
+
     def log(self, request: Any) -> None:
         """Nothing."""
 
 
 class SandboxSite(WrappingFactory):
     """Serves an application, and can hang up on idle clients."""
+
+    noisy = False
 
     def __init__(self, app: Klein) -> None:
         site = _QuietSite(app.resource(), requestFactory=BoundedRequest)

@@ -91,5 +91,8 @@ def _yaml_value(indent: str, name: str, value: Any) -> list[str]:
 
 
 def _scalar(value: Any) -> str:
-    text: str = yaml.safe_dump(value, allow_unicode=True, width=2**31)
+    # Some characters break lines for YAML, which would read a blank in their place.
+    is_odd = isinstance(value, str) and not value.isprintable()
+    style = '"' if is_odd else None
+    text: str = yaml.safe_dump(value, allow_unicode=not is_odd, default_style=style, width=2**31)
     return text.removesuffix("...\n").rstrip("\n")

@@ -108,7 +108,8 @@ def parse_argv(argv: Sequence[str]) -> CommandLine:
 
 def unknown_flag(flag: str) -> SettingsError:
     """The error for *flag*, written with its dashes."""
-    meant = close(flag) if flag.startswith("--") else None
+    special = [f"--{name}" for name in (*SPECIAL_FLAGS, "components")]
+    meant = close(flag, special) if flag.startswith("--") else None
     hint = f", did you mean {meant}?" if meant else ""
     return _unparsable(f"unknown flag: {flag}{hint}")
 

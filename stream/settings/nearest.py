@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from stream.settings.declare import ENV_PREFIX, Leaf
 from stream.settings.tree import LEAVES
@@ -32,9 +32,10 @@ def nearest(name: str) -> str:
     return max(map(spell, LEAVES), key=lambda known: _resemblance(wanted, known.lower()))
 
 
-def close(name: str) -> str | None:
-    """`nearest`, unless nothing resembles *name*."""
-    found = nearest(name)
+def close(name: str, others: Iterable[str] = ()) -> str | None:
+    """`nearest`, or one of *others* that is nearer, unless nothing resembles *name*."""
+    wanted = name.lower()
+    found = max([nearest(name), *others], key=lambda known: _resemblance(wanted, known.lower()))
     return found if _resemblance(name.lower(), found.lower())[0] >= _CLOSE else None
 
 

@@ -9,6 +9,7 @@ Conditions:
 - ``oneof=a b``: one of the words.
 - ``len=32``: that many bytes.
 - ``url``: an absolute http(s) URL. ``host_or_url``: that, or a host with or without a port.
+- ``endpoints``: addresses of one server or more, ``host:port`` or URLs, separated by commas.
 - ``hostname_port``: an address to listen on. ``loopback_port``: likewise, on
   loopback. ``networks``: a list of IP addresses or networks.
 - ``gtefield=name``: not less than that sibling. Only `stream.settings.validate` knows siblings.
@@ -137,13 +138,24 @@ def _url(value: Any, _: str) -> str | None:
 def _host_or_url(value: Any, _: str) -> str | None:
     if not value or is_url(value) or is_host(value):
         return None
-    try:
-        host, port = split_address(value)
-    except ValueError:
-        host, port = "", 0
-    if host and port:
+    if _is_reachable(value):
         return None
     return "is invalid: must be a host name or an absolute http(s) URL"
+
+
+def _endpoints(value: Any, _: str) -> str | None:
+    items = [part.strip() for part in value.split(",")] if value else []
+    if all(is_url(item) or _is_reachable(item) for item in items):
+        return None
+    return "is invalid: must be host:port or an absolute http(s) URL without a password"
+
+
+def _is_reachable(address: str) -> bool:
+    try:
+        host, port = split_address(address)
+    except ValueError:
+        return False
+    return bool(host and port)
 
 
 def _hostname_port(value: Any, _: str) -> str | None:
@@ -183,6 +195,7 @@ _CHECKS: dict[str, Callable[[Any, str], str | None]] = {
     "len": _length,
     "url": _url,
     "host_or_url": _host_or_url,
+    "endpoints": _endpoints,
     "hostname_port": _hostname_port,
     "loopback_port": _loopback_port,
     "networks": _networks,

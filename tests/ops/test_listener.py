@@ -76,6 +76,26 @@ async def test_health_check() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_readiness() -> None:
+    """A process is ready when all of it is; it may be healthy before that."""
+    from twisted.internet import reactor
+
+    answers = [False, True, False]
+    endpoint = server_endpoint(reactor, "127.0.0.1:0")
+    listener = MetricsListener(reactor, endpoint, Metrics(), "", lambda: answers.pop(0))
+    await listener.startService()
+    try:
+        seen = [await _get(listener, "/ready") for _ in range(3)]
+        assert [(response.code, body) for response, body in seen] == [
+            (503, b"not ready"),
+            (200, b"OK"),
+            (503, b"not ready"),
+        ]
+    finally:
+        await listener.stopService()
+
+
+@pytest_twisted.ensureDeferred
 async def test_broken_page() -> None:
     """A page that can't be made is a 500 without details."""
     metrics = Metrics()

@@ -12,14 +12,15 @@ from typing import Any, cast
 import pytest
 import pytest_twisted
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from twisted.conch.ssh.keys import Key
+from twisted.conch.ssh.keys import FingerprintFormats, Key
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.utils import getProcessOutputAndValue
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, LogLevel, capturedLogs, globalLogPublisher
 
 from stream.errors import UserError
-from stream.ops.manhole import ManholeService
+from stream.ops.manhole import MAX_SECONDS, ManholeService
 
 SSH = shutil.which("ssh")
 needs_ssh = pytest.mark.skipif(SSH is None, reason="there is no SSH client")
@@ -47,13 +48,14 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _service(files: Path, **namespace: Any) -> ManholeService:
+def _service(files: Path, *, line_seconds: float = MAX_SECONDS, **namespace: Any) -> ManholeService:
     return ManholeService(
         TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"),
         "127.0.0.1:0",
         host_key=str(files / "host"),
         authorized_keys=str(files / "authorized"),
         namespace=namespace,
+        line_seconds=line_seconds,
     )
 
 
@@ -103,18 +105,84 @@ async def test_a_session(files: Path) -> None:
     lines = [event["line"] for event in events if "line" in event]
     assert lines == ["answer()", "6 * 7"]
     assert {event["user"] for event in events if "line" in event} == {"someone"}
+    key = Key.fromFile(str(files / "mine.pub")).fingerprint(FingerprintFormats.SHA256_BASE64)
+    assert {event["key"] for event in events if "line" in event} == {f"SHA256:{key.rstrip('=')}"}
+
+
+@needs_ssh
+@pytest_twisted.ensureDeferred
+async def test_endless_lines_end(files: Path) -> None:
+    """A loop without an end is interrupted, also one that goes on after that; the session goes on,
+    and SystemExit leaves it."""
+    typed = (
+        b"while True: pass\r\r"
+        b"def stubborn():\r try:\r  while True: len('')\r finally:\r  while True: len('')\r\r"
+        b"stubborn()\r6 * 7\rraise SystemExit\r"
+    )
+    async with _running(_service(files, line_seconds=0.1)) as port:
+        output, errors, code = await _ssh(port, files / "mine", typed)
+    assert output.count(b"KeyboardInterrupt: interrupted after 0.1 s") >= 2, (output, errors)
+    assert b"42" in output
+    assert code == 0
+
+
+def _refuse() -> None:
+    raise UserError("there is no such thing")
+
+
+@needs_ssh
+@pytest_twisted.ensureDeferred
+async def test_what_is_there_and_what_fails(files: Path) -> None:
+    """A result that is there is shown at once; a mistake of the operator without a traceback."""
+    later: Deferred[str] = Deferred()
+    functions: dict[str, Any] = {
+        "soon": lambda: succeed("here"),
+        "never": lambda: fail(ValueError("broken")),
+        "later": lambda: later,
+        "tell": lambda: later.callback("at last"),
+        "refuse": _refuse,
+    }
+    typed = b"soon()\rnever()\rlater()\rtell()\rrefuse()\r1/0\r\x04"
+    with capturedLogs() as log:
+        async with _running(_service(files, **functions)) as port:
+            output, errors, code = await _ssh(port, files / "mine", typed)
+    assert code == 0, errors
+    for shown in (b"'here'", b"ValueError: broken", b"Deferred #0 called back: 'at last'"):
+        assert shown in output
+    assert b"UserError: there is no such thing" in output
+    assert output.count(b"Traceback") == output.count(b"ZeroDivisionError") == 1
+    texts = [event.get("log_format") or "" for event in log if event["log_level"] >= LogLevel.warn]
+    assert texts[0].startswith("console of the process")
+    assert texts[-1] == '"{user}" has left the console'
+    assert not [text for text in texts if "refused" in text or "error" in text]
+
+
+@needs_ssh
+@pytest_twisted.ensureDeferred
+async def test_a_stop_cuts_open_sessions(files: Path) -> None:
+    """Nobody who stays in the console keeps the process from stopping."""
+    entered: Deferred[None] = Deferred()
+    async with _running(_service(files, enter=lambda: entered.callback(None))) as port:
+        session = ensureDeferred(_ssh(port, files / "mine", b"enter()\r"))
+        await entered
+    assert (await session)[2] == 255
 
 
 @needs_ssh
 @pytest_twisted.ensureDeferred
 async def test_other_keys_are_refused(files: Path) -> None:
-    """A key that isn't listed lets nobody in, nor does one behind options that aren't obeyed."""
+    """A key that isn't listed lets nobody in, nor does one behind options that aren't obeyed; such
+    a line, and one that is no key, keep nobody else out."""
     other = _new_key(files / "other")
-    restricted = b'command="true" ' + other.with_suffix(".pub").read_bytes()
-    with (files / "authorized").open("ab") as file:
-        file.write(restricted + b"\n")
-    async with _running(_service(files)) as port:
-        output, errors, code = await _ssh(port, other, b"1+1\r\x04")
+    public = other.with_suffix(".pub").read_bytes()
+    mine = files / "mine.pub"
+    lines = [b'command="true" ' + public, b"no-pty " + public.split()[1], b"x", b"ssh-rsa \xff"]
+    _write(files / "authorized", b"\n".join([*lines, b"", mine.read_bytes()]))
+    with capturedLogs() as log:
+        async with _running(_service(files)) as port:
+            output, errors, code = await _ssh(port, other, b"1+1\r\x04")
+            assert (await _ssh(port, files / "mine", b"\x04"))[2] == 0
+    assert any("refused the login" in event["log_format"] for event in log)
     assert code == 255
     assert b"Permission denied (publickey)" in errors
     assert b">>>" not in output

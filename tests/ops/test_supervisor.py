@@ -139,11 +139,12 @@ async def test_child_that_cannot_start(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_child_that_does_not_drain(tmp_path: Path) -> None:
-    """It is killed when its time is over."""
+    """It is killed when its time is over, and the stop tells so."""
     log = tmp_path / "log"
     children = supervisor(STUBBORN, log, names="a", timeout=0.3)
     await children.startService()
-    await children.stopService()
+    with pytest.raises(UserError, match=r"children were killed after 0\.3 s"):
+        await children.stopService()
     assert not any(is_alive(pid) for pid in lives(log))
 
 

@@ -22,6 +22,7 @@ VALID = {
 
 _TEXTS = {
     "storageApiHost": "connection.example.com",
+    "etcd.endpoint": "one:2379,http://two:2379",
     "etcd.namespace": "other/",
     "api.publicUrl": "https://stream.example.com",
     "source.http.publicUrl": "https://in.example.com",

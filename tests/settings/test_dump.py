@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import attrs
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
 
 from stream.settings import LEAVES, Settings, SettingsError, dump, help_text, load, masked
-from tests.settings.samples import KEY, VALID
+from stream.settings.sources import from_file
+from tests.settings.samples import FIXED, KEY, VALID, text_for
 
 FLAGS: dict[str, str | list[str]] = {
     "etcd-password": "p4ssw0rd",
@@ -83,6 +88,32 @@ def test_a_dump_can_be_loaded(tmp_path: Path) -> None:
     settings = load({"source-http-trusted-proxies": "10.0.0.0/8"}, VALID)
     path.write_text(dump(settings, "yaml"))
     assert load({}, {}, [str(path)]) == settings
+
+
+@pytest.mark.parametrize("form", ["yaml", "json"])
+def test_a_dump_of_other_values_can_be_loaded(form: str, tmp_path: Path) -> None:
+    """So can one in which nothing is a default."""
+    flags = {leaf.flag: text_for(leaf) for leaf in LEAVES if leaf.key not in FIXED}
+    settings = load(flags, {})
+    path = tmp_path / f"dump.{form}"
+    path.write_text(dump(settings, form), encoding="utf-8")
+    secrets = {leaf.env: flags[leaf.flag] for leaf in LEAVES if leaf.secret}
+    assert load({}, secrets, [str(path)]) == settings
+
+
+@effort(max_examples=40, deadline=None)
+@example("\x85")
+@example("a\n b\u2028\t")
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_text_survives(text: str) -> None:
+    """Texts that look like numbers, marks of YAML or nothing at all are read as they were."""
+    settings = attrs.evolve(Settings(), node_id=text)
+    for suffix in ("yaml", "json"):
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / f"dump.{suffix}"
+            path.write_text(dump(settings, suffix), encoding="utf-8", newline="")
+            [node_id] = [raw.value for raw in from_file(str(path))[0] if raw.leaf.key == "nodeID"]
+        assert node_id == text
 
 
 def test_unknown_form() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import contextlib
 
-from stream.settings import SettingsError, parse_argv
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.settings import LEAVES, SettingsError, parse_argv
 
 
 def test_forms_of_flags() -> None:
@@ -45,6 +49,14 @@ def test_lists_and_special_flags() -> None:
         (["-x"], "Cannot parse flags: unknown flag: -x."),
         (["--node-id"], "Cannot parse flags: flag needs an argument: --node-id."),
         (
+            ["--confg-file=x"],
+            "Cannot parse flags: unknown flag: --confg-file, did you mean --config-file?",
+        ),
+        (
+            ["--component=api"],
+            "Cannot parse flags: unknown flag: --component, did you mean --components?",
+        ),
+        (
             ["--etcd-endpoints"],
             "Cannot parse flags: unknown flag: --etcd-endpoints, did you mean --etcd-endpoint?",
         ),
@@ -55,3 +67,20 @@ def test_bad_command_lines(argv: list[str], text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_argv(argv)
     assert str(caught.value) == text
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.text(),
+            st.sampled_from(["--", "-", "-h", "--config-file", "--dump-config=yaml", "api"]),
+            st.builds("--{}={}".format, st.sampled_from([leaf.flag for leaf in LEAVES]), st.text()),
+        )
+    )
+)
+def test_any_command_line_is_read_or_refused(argv: list[str]) -> None:
+    """No command line fails in another way than by an error that is told."""
+    with contextlib.suppress(SettingsError):
+        line = parse_argv(argv)
+        assert len(line.arguments) <= len(argv)
+        assert all(isinstance(path, str) for path in line.config_files)

@@ -56,6 +56,42 @@ def test_each_source_changes_each_setting(leaf: Leaf, tmp_path: Path) -> None:
     assert leaf.get(load({}, environ, [json_file])) == expected
 
 
+@pytest.mark.parametrize(
+    "leaf", [leaf for leaf in LEAVES if leaf.rule.required], ids=lambda leaf: leaf.key
+)
+def test_required(leaf: Leaf) -> None:
+    """An empty variable is a value, and it isn't enough where one is required."""
+    own = {
+        "etcd.endpoint": 'Invalid "etcd": etcd endpoint is not set.',
+        "etcd.namespace": 'Invalid "etcd": etcd namespace is not set.',
+        "api.publicUrl": 'Invalid "api": public address is not set.',
+    }
+    expected = own.get(leaf.key, f'"{leaf.key}" is a required field')
+    assert expected in _problems({}, {**environment_for(leaf), leaf.env: ""})
+
+
+@pytest.mark.parametrize(
+    "leaf", [leaf for leaf in LEAVES if leaf.type not in {str, tuple}], ids=lambda leaf: leaf.key
+)
+def test_undecodable(leaf: Leaf) -> None:
+    """A text of another type is told with the setting and where it is from; a secret isn't."""
+    printed = _problems({leaf.flag: "?!"}, environment_for(leaf))
+    shown = "" if leaf.secret else ' value "?!"'
+    assert f'- Decode error:\n  - Invalid "{leaf.key}"{shown} in the flag --{leaf.flag}: ' in (
+        printed.replace("Error:\n- Decode", "- Decode")
+    )
+
+
+@pytest.mark.parametrize(
+    "leaf", [leaf for leaf in LEAVES if leaf.rule.argument("oneof")], ids=lambda leaf: leaf.key
+)
+def test_words(leaf: Leaf) -> None:
+    """A word that isn't one of the known is answered with these."""
+    known = leaf.rule.argument("oneof")
+    printed = _problems({leaf.flag: "?!"}, environment_for(leaf))
+    assert f'"{leaf.key}" must be one of [{known}]' in printed
+
+
 def test_defaults() -> None:
     """What nobody sets has the default."""
     settings = load({}, VALID)
@@ -233,6 +269,7 @@ def test_section_with_a_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "STREAM_BUNDLE_DIR",
         "STREAM_TEST_ANYTHING",
         "STREAM_PAYLOAD_SIZE",
         "STREAM_SYNC_WAIT",
@@ -266,6 +303,19 @@ def test_unknown_flag() -> None:
         ("c.yaml", "a: [", 'Cannot decode YAML config file "{path}": '),
         ("c.yaml", "- 1", 'Cannot decode YAML config file "{path}": expected sections and keys.'),
         ("c.json", "{", 'Cannot decode JSON config file "{path}": '),
+        (
+            "c.yaml",
+            "etcd:\n  username: a\n  username: b",
+            'Cannot decode YAML config file "{path}":'
+            ' the key "username" is there twice, line 3, column 3.',
+        ),
+        (
+            "c.json",
+            '{"nodeID": "a", "nodeID": "b"}',
+            'Cannot decode JSON config file "{path}": the key "nodeID" is there twice.',
+        ),
+        ("c.json", "[" * 99_999, 'Cannot decode JSON config file "{path}": nested too deeply.'),
+        ("c.yaml", "[" * 1_200, 'Cannot decode YAML config file "{path}": nested too deeply.'),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, content: str, text: str) -> None:

@@ -60,6 +60,24 @@ def _next_to(value: Any, step: int) -> Any:
         ("networks", ("10.0.0.0/8", "::1"), None),
         ("networks", ("x",), 'is invalid: "x" is neither an IP address nor a network'),
         ("url", "ftp://host", "is invalid: must be an absolute http(s) URL"),
+        ("endpoints", "etcd:2379, http://etcd-2:2379/,[::1]:2379", None),
+        ("endpoints", "", None),
+        *(
+            (
+                "endpoints",
+                wrong,
+                "is invalid: must be host:port or an absolute http(s) URL without a password",
+            )
+            for wrong in (
+                "etcd",
+                ",",
+                "etcd:x",
+                ":2379",
+                "etcd:0",
+                "a:1,b c:2",
+                "http://u:p@etcd:2379",
+            )
+        ),
         ("host_or_url", "connection.keboola.com", None),
         ("host_or_url", "127.0.0.1:8001", None),
         ("host_or_url", "http://127.0.0.1:8001", None),

@@ -26,7 +26,7 @@ def test_units_are_binary(text: str, size: int, printed: str) -> None:
     assert str(ByteSize.parse(text)) == printed
 
 
-@pytest.mark.parametrize("text", ["bar", "", "-1", "1.5MB", "1XB"])
+@pytest.mark.parametrize("text", ["bar", "", "-1", "1.5MB", "1XB", "١MB", "1\u212aB"])
 def test_refuses_other_texts(text: str) -> None:
     """What is no size is invalid syntax."""
     with pytest.raises(ValueError, match="invalid syntax"):

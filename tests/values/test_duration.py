@@ -36,6 +36,7 @@ def test_prints_what_go_prints(text: str, printed: str) -> None:
         ("foo", 'time: invalid duration "foo"'),
         ("", 'time: invalid duration ""'),
         ("5", 'time: missing unit in duration "5"'),
+        ("١s", 'time: invalid duration "١s"'),
         ("5x", 'time: unknown unit "x" in duration "5x"'),
         ("9999999999h", 'time: invalid duration "9999999999h"'),
     ],

@@ -7,9 +7,16 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, ensureDeferred
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredList,
+    DeferredSemaphore,
+    ensureDeferred,
+)
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from stream.definition.key import SinkKey
 from stream.keboola.imports import FileImporter, RunningJobs
@@ -63,12 +70,16 @@ class _Periodic(Service):
     def _run_once(self) -> Deferred[None]:
         self._running = ensureDeferred(self._traced())
         self._running.addTimeout(RUN_SECONDS, self._reactor)
-        self._running.addErrback(lambda failure: _log.failure("cleanup failed", failure))
+        self._running.addErrback(self._failed)
         return self._running
 
     async def _traced(self) -> None:
         with span(f"keboola.go.stream.model.{self.span_name}", is_root=True):
             await self.run()
+
+    def _failed(self, failure: Failure) -> None:
+        if self.running or failure.check(CancelledError) is None:  # the stop cancels a run
+            _log.failure("cleanup failed", failure)
 
     async def run(self) -> None:
         """One run."""

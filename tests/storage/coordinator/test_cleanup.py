@@ -7,8 +7,9 @@ from datetime import timedelta
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from stream.definition import lifecycle
 from stream.definition.prefix import SINK_ACTIVE
@@ -196,3 +197,18 @@ async def test_periodic(coordinator: Coordinator) -> None:
     clock.advance(SETTINGS.interval.seconds)
     assert len(runs) == 4
     assert clock.getDelayedCalls() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_ends_a_run(coordinator: Coordinator) -> None:
+    """A run that is under way is given up, which is no failure."""
+    cleanup = _cleanup(coordinator)
+
+    async def run() -> None:
+        await Deferred()
+
+    cleanup.run = run  # type: ignore[method-assign]
+    with capturedLogs() as log:
+        cleanup.startService()
+        await cleanup.stopService()
+    assert log == []

@@ -1,0 +1,51 @@
+"""What the memory of the process is used for: objects by type, or what was allocated meanwhile."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import time
+import tracemalloc
+from collections import Counter
+
+__all__ = ["allocations", "objects"]
+
+_SHOWN = 50
+_KIBIBYTE = 1024
+
+
+def objects() -> str:
+    """How many objects of each type there are; of those that the garbage collector knows, which
+    isn't every number and text."""
+    counts = Counter(type(found) for found in gc.get_objects())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lines = [f"{peak} KiB resident at most, {sum(counts.values())} objects"]
+    lines += [
+        f"{count:9d}  {kind.__module__}.{kind.__qualname__}"
+        for kind, count in counts.most_common(_SHOWN)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def allocations(seconds: float) -> str:
+    """Where memory was allocated within so many seconds that is still in use at their end.
+
+    Everything is slower meanwhile. Call it in a thread of its own, one at a time.
+    """
+    tracemalloc.start()
+    try:
+        time.sleep(seconds)
+        snapshot = tracemalloc.take_snapshot()
+    finally:
+        tracemalloc.stop()
+    found = snapshot.filter_traces(
+        [tracemalloc.Filter(False, tracemalloc.__file__), tracemalloc.Filter(False, __file__)]
+    ).statistics("lineno")
+    total = sum(line.size for line in found)
+    lines = [f"{total / _KIBIBYTE:.0f} KiB in {seconds:g} s"]
+    lines += [
+        f"{line.size / _KIBIBYTE:9.1f} KiB  {line.count:7d} blocks"
+        f"  {line.traceback[0].filename}:{line.traceback[0].lineno}"
+        for line in found[:_SHOWN]
+    ]
+    return "\n".join(lines) + "\n"

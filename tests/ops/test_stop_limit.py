@@ -1,0 +1,76 @@
+"""Stops that don't end by themselves."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+_PROCESS = """
+import sys, threading, time
+from twisted.application.service import MultiService, Service
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from stream.errors import UserError
+from stream.ops.chain import ServiceChain
+from stream.process import Process
+
+class Main(Service):
+    def stopService(self):
+        {stop}
+
+class Broken(Service):
+    def startService(self):
+        raise UserError("it is broken")
+
+def ready():
+    print("ready", flush=True)
+    {after}
+
+root = MultiService()
+Process(lambda: {main}, reactor=reactor, stop_seconds=0.2, ready=ready).setServiceParent(root)
+root.startService()
+reactor.addSystemEventTrigger("before", "shutdown", root.stopService)
+reactor.run()
+"""
+
+
+def _hanging(
+    *, stop: str = "pass", after: str = "pass", main: str = "Main()"
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROCESS.format(stop=stop, after=after, main=main)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_every_stop_ends() -> None:
+    """A service, the reactor or a thread that hangs is shown, and the exit code tells; a stop in
+    time ends with 0."""
+    started = {
+        "fine": _hanging(),
+        "service": _hanging(stop="return Deferred()"),
+        "reactor": _hanging(after="time.sleep(0.2)\n    while True: pass"),
+        "thread": _hanging(after="threading.Thread(target=time.sleep, args=(60,)).start()"),
+    }
+    unready = _hanging(stop="return Deferred()", main="ServiceChain([Main(), Broken()], reactor)")
+    ended = {}
+    for process in started.values():
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+    for name, process in {**started, "start": unready}.items():
+        try:
+            ended[name] = (process.communicate(timeout=20)[1], process.returncode)
+        finally:
+            process.kill()
+    assert ended["fine"] == ("", 0)
+    for name in ("service", "reactor", "thread", "start"):
+        errors, code = ended[name]
+        assert code == 1, name
+        assert "(most recent call first)" in errors
+    assert "Error: Not stopped within 0.2 s." in ended["service"][0]
+    assert ended["start"][0].startswith("Error: It is broken.\nError: Not stopped within 0.2 s.")
+    assert "in ready" in ended["reactor"][0]
