@@ -170,12 +170,14 @@ class NotRun:
 
 
 NOT_RUN = (
-    NotRun("docs/tutorial.md", "$ STREAM_API_LISTEN", "all tests here start it with such variables"),
+    NotRun(
+        "docs/tutorial.md", "$ STREAM_API_LISTEN", "all tests here start it with such variables"
+    ),
     NotRun("docs/backup.md", "$ find", "needs an etcd that has lost something; was rehearsed"),
-    NotRun("docs/operations.md", "STREAM_TEST_STORAGE_API_HOST=", "needs a real project"),
+    NotRun("docs/testing.md", "STREAM_TEST_STORAGE_API_HOST=", "needs a real project"),
     NotRun("docs/operations.md", "$ ssh-keygen", "writes to /etc; tests/e2e/test_console.py"),
     NotRun("docs/operations.md", "$ ssh -p", "a person types; tests/e2e/test_console.py"),
-    NotRun("docs/operations.md", "$ make chaos", "takes minutes; tests/e2e/test_chaos.py"),
+    NotRun("docs/testing.md", "$ make chaos", "takes minutes; tests/e2e/test_chaos.py"),
     NotRun("docs/deployment.md", "", "needs Docker, a cluster or a cloud; see tests/provisioning"),
 )
 
