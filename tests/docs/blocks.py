@@ -1,7 +1,8 @@
 """The commands in the documentation: fenced blocks, and what is printed below them.
 
 A block of the language ``sh`` is to be run. A block ``text`` straight after it is what it prints;
-``…`` stands for anything there.
+``…`` stands for anything there. A block of the language ``console`` has commands that can't be run
+here; each is listed, with the reason, beside the tests that run the others.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["ROOT", "Block", "blocks", "matches", "pages"]
+__all__ = ["ROOT", "Block", "all_blocks", "blocks", "matches", "name_of", "pages"]
 
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[a-z]*)(?P<rest>.*)$")
+_INDENTED = re.compile(r" {4,}\S")
+_ITEM = re.compile(r"\s*(?:[-*]|\d+\.) ")
 
 
 @attrs.frozen
 class Block:
     """:ivar line: number of its first line in the page.
+    :ivar language: "indented" for a block that has no fence.
     :ivar printed: what the block after it says that it prints, if there is one.
     """
 
@@ -33,6 +37,15 @@ class Block:
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
 
+    @property
+    def first_line(self) -> str:
+        return self.text.partition("\n")[0]
+
+
+def name_of(page: Path) -> str:
+    """The path of *page* in the repository."""
+    return str(page.relative_to(ROOT))
+
 
 def pages() -> list[Path]:
     """All pages of the documentation, the README first."""
@@ -40,7 +53,7 @@ def pages() -> list[Path]:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of *page* that have commands."""
+    """The fenced blocks of *page* that are to be run."""
     found: list[Block] = []
     for block, is_next in _fenced(page):
         if block.language == "text" and is_next and found:
@@ -48,6 +61,11 @@ def blocks(page: Path) -> list[Block]:
         elif block.language == "sh":
             found.append(block)
     return found
+
+
+def all_blocks(page: Path) -> list[Block]:
+    """Every block of *page*, whatever its language."""
+    return [*(block for block, _ in _fenced(page)), *_indented(page)]
 
 
 def matches(expected: str, output: str) -> bool:
@@ -58,20 +76,37 @@ def matches(expected: str, output: str) -> bool:
 
 def _fenced(page: Path) -> Iterator[tuple[Block, bool]]:
     """Each block, and whether nothing but blank lines is between it and the one before."""
-    name = str(page.relative_to(ROOT))
-    opened: tuple[int, str] | None = None
+    opened: tuple[int, str, str] | None = None
     content: list[str] = []
     is_next = False
     for number, line in enumerate(page.read_text(encoding="utf-8").split("\n"), 1):
         fence = _FENCE.match(line)
         if fence is None:
             if opened is not None:
-                content.append(line)
+                content.append(line.removeprefix(opened[2]))
             elif line.strip():
                 is_next = False
         elif opened is None:
-            opened, content = (number + 1, fence["language"]), []
+            opened, content = (number + 1, fence["language"], fence["indent"]), []
         else:
-            start, language = opened
-            yield Block(name, start, language, "\n".join(content)), is_next
+            start, language, _ = opened
+            yield Block(name_of(page), start, language, "\n".join(content)), is_next
             opened, is_next = None, language == "sh"
+
+
+def _indented(page: Path) -> Iterator[Block]:
+    """Lines that Markdown shows as code because they are indented."""
+    is_fenced = False
+    in_list = False
+    before = ""
+    for number, line in enumerate(page.read_text(encoding="utf-8").split("\n"), 1):
+        if _FENCE.match(line):
+            is_fenced = not is_fenced
+        elif not is_fenced:
+            if _ITEM.match(line):
+                in_list = True
+            elif line and not line.startswith(" "):
+                in_list = False
+            if _INDENTED.match(line) and not before.strip() and not in_list:
+                yield Block(name_of(page), number, "indented", line.strip())
+        before = line

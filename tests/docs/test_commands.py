@@ -1,182 +1,58 @@
-"""The commands of the documentation do what the pages say, against `make run`.
+"""The commands of the documentation do what the pages say, against one `make run`.
 
 The addresses that `make run` listens on by default are replaced by free ones. A block that begins
 with a comment "a few seconds later" is repeated until it prints what the page shows. A command that
-starts the service is run until the service is ready, and stopped. Other tasks of the Makefile than
-`run` have tests of their own.
+starts the service is run until the service is ready, and stopped. Pages other than the README and
+the tutorial begin where the README ends.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from tests.conftest import free_port
-from tests.docs.blocks import ROOT, Block, blocks, matches, pages
-from tests.e2e.processes import COLUMNS, TOKEN, Deployment, Running, wait_for
+from tests.docs.blocks import ROOT, Block, all_blocks, blocks, name_of, pages
+from tests.docs.shell import LATER, Product, Shell, environment, make_run
+from tests.e2e.processes import Running
 
 pytestmark = pytest.mark.e2e
 
-PORTS = {8000: "api", 7000: "source", 8001: "sandbox", 2379: "etcd", 6000: "writer", 4000: "debug"}
-DEFAULT_TOKEN = "sandbox-token"
-LATER = "# a few seconds later"
-LATER_SECONDS = 30.0
+README = "README.md"
+RUNBOOK = "docs/runbook/index.md"
 ELSEWHERE = {"docs/single-file.md": "tests/bundle/test_single_file.py"}
 """Pages whose commands have a test of their own."""
 
 _SERVER = re.compile(r"^(?P<command>(twistd -n stream|stream-service) .*)$")
 _ANSWERS_AT_ONCE = ("--help", "--version", "--dump-config")
-_REMEMBER = """
-declare -p | grep -v '^declare -[a-zA-Z]*r' > {state}; declare -f >> {state}; pwd > {place}
-"""
 
 
-class Shell:
-    """Runs one block after the other as one shell would."""
-
-    def __init__(self, deployed: Deployment, directory: Path) -> None:
-        self._deployed = deployed
-        self._state = directory / ".state"
-        self._place = directory / ".place"
-        self._state.write_text("")
-        self._place.write_text(str(directory))
-        self._addresses = {
-            f"127.0.0.1:{port}": f"127.0.0.1:{deployed.ports[name]}"
-            for port, name in PORTS.items()
-            if name in deployed.ports
-        }
-
-    def run(self, block: Block, values: Mapping[str, str]) -> None:
-        """Run *block*; it must succeed, and print what the page shows."""
-        text = block.text
-        for address, real in self._addresses.items():
-            text = text.replace(address, real)
-        deadline = time.monotonic() + (LATER_SECONDS if text.startswith(LATER) else 0)
-        while True:
-            code, output = self._run(text, values)
-            is_right = code == 0 and (block.printed is None or matches(block.printed, output))
-            if is_right or time.monotonic() > deadline:
-                break
-            time.sleep(0.2)
-        assert is_right, f"{block}: exit code {code}\n{text}\n---\n{output}"
-
-    def _run(self, text: str, values: Mapping[str, str]) -> tuple[int, str]:
-        remember = _REMEMBER.format(state=self._state, place=self._place)
-        script = f"set -euo pipefail\nset +u\n. {self._state}\n{text}\n{remember}"
-        done = subprocess.run(
-            ["bash", "-c", script],
-            cwd=self._place.read_text().strip(),
-            env=_environment(values),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        output = done.stdout
-        for address, real in self._addresses.items():
-            output = output.replace(real, address)
-        return done.returncode, output
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """One for all pages."""
+    with make_run(tmp_path_factory.mktemp("checkout")) as product:
+        yield product
 
 
-def _environment(values: Mapping[str, str]) -> dict[str, str]:
-    """The caller's without settings, with the commands of the installation."""
-    outside = {k: v for k, v in os.environ.items() if not k.startswith("STREAM_")}
-    path = f"{Path(sys.executable).parent}:{outside['PATH']}"
-    return {**outside, "PATH": path, "PYTHONPATH": str(ROOT), **values}
-
-
-@contextlib.contextmanager
-def _make_run(directory: Path, token: str = DEFAULT_TOKEN) -> Iterator[Deployment]:
-    """`make run` on free ports, with its data in *directory* where pages expect it."""
-    debug = free_port()
-    settings = {
-        "STREAM_SANDBOX_TOKEN": token,
-        "STREAM_SOURCE_DEAD_LETTER_PATH": str(directory / "var" / "dead-letters"),
-        "STREAM_PPROF_ENABLED": "true",
-        "STREAM_PPROF_LISTEN": f"127.0.0.1:{debug}",
+@pytest.fixture(scope="module")
+def defined(product: Product) -> dict[str, str]:
+    """The README's commands are carried out; the variables that a reader has then, and where an
+    operator finds things."""
+    shell = Shell(product, "README")
+    for block in _commands(README):
+        shell.run(block)
+    return {
+        **{name: shell.value(name) for name in ("API", "TOKEN", "URL")},
+        "DEAD_LETTERS": product.deployed.settings["STREAM_SOURCE_DEAD_LETTER_PATH"],
+        "LOG": str(product.log),
     }
-    deployed = Deployment(directory / "var", settings)
-    deployed.ports["debug"] = debug
-    installed = Path(sys.prefix) / ".installed"
-    command = ["make", "--no-print-directory", "-o", str(installed), "run", f"VENV={sys.prefix}"]
-    volume = deployed.root / "volumes" / "default" / "one"
-    log = directory / "make-run.log"
-    environment = deployed.environment()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, f"VOLUME={volume}"],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        deployed.wait_ready(Running(process, log, environment["STREAM_METRICS_LISTEN"]))
-        yield deployed
-    finally:
-        # What a terminal does for Ctrl-C.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
-        process.wait(40)
-
-
-def _define(deployed: Deployment, directory: Path) -> dict[str, str]:
-    """For pages that begin where the tutorial ends."""
-    columns = [*COLUMNS, {"type": "path", "name": "user", "path": "user.name"}]
-    url = deployed.define(columns)
-    sink = f"{deployed.api}/v1/branches/default/sources/my-source/sinks/my-sink"
-    patch = {"settings": [{"key": "sink.deadLetter.enabled", "value": True}]}
-    deployed.task("PATCH", f"{sink}/settings", patch)
-    letters = directory / "var" / "dead-letters"
-
-    def kept() -> bool:
-        deployed.push(url, {"text": "a record without a user"})
-        return any(path.stat().st_size for path in letters.rglob("*.ndjson"))
-
-    wait_for(kept, "a dead letter")
-    return {"API": deployed.api, "TOKEN": TOKEN, "URL": url, "DEAD_LETTERS": str(letters)}
-
-
-COMPLETE_PAGES = ("README.md", "docs/tutorial.md")
-"""They define what they use."""
-
-OTHER_PAGES = ("docs/api.md", "docs/ingestion.md", "docs/operations.md", "docs/security.md")
-PAGES = (*COMPLETE_PAGES, *OTHER_PAGES)
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_page(page: str, tmp_path: Path) -> None:
-    """Each command of the page succeeds and prints what the page shows."""
-    is_complete = page in COMPLETE_PAGES
-    with _make_run(tmp_path, DEFAULT_TOKEN if is_complete else TOKEN) as deployed:
-        values = {} if is_complete else _define(deployed, tmp_path)
-        shell = Shell(deployed, tmp_path)
-        ran = 0
-        for block in blocks(ROOT / page):
-            if not _is_task(block) and not _servers(block):
-                shell.run(block, values)
-                ran += 1
-    assert ran, "the page has no command"
-
-
-def test_all_pages_are_run() -> None:
-    """A page with commands is run here or has a test of its own."""
-    with_commands = {str(x.relative_to(ROOT)) for x in pages() if blocks(x)}
-    assert with_commands == {*PAGES, *ELSEWHERE}
-    assert all((ROOT / test).is_file() for test in ELSEWHERE.values())
 
 
 def _is_task(block: Block) -> bool:
@@ -190,47 +66,153 @@ def _servers(block: Block) -> list[str]:
     return [command for command in commands if not any(x in command for x in _ANSWERS_AT_ONCE)]
 
 
-SERVERS = sorted({x for page in PAGES for block in blocks(ROOT / page) for x in _servers(block)})
+def _commands(page: str) -> list[Block]:
+    """The blocks of *page* for the shell of its reader."""
+    return [x for x in blocks(ROOT / page) if not _is_task(x) and not _servers(x)]
+
+
+def _pages() -> list[str]:
+    """All with commands; those first that say how many versions there are."""
+    found = [name_of(page) for page in pages() if _commands(name_of(page))]
+    return sorted(set(found) - set(ELSEWHERE) - {README}, key=lambda x: (x != "docs/api.md", x))
+
+
+def test_readme(defined: dict[str, str]) -> None:
+    """Each command of the README succeeds and prints what it shows."""
+    assert all(defined.values())
+
+
+@pytest.mark.parametrize("page", _pages())
+def test_page(page: str, product: Product, defined: dict[str, str]) -> None:
+    """Each command of the page succeeds and prints what the page shows."""
+    shell = Shell(product, page.replace("/", "-"), defined)
+    if Path(page).parent == Path(RUNBOOK).parent and page != RUNBOOK:
+        # Its first block says what the names in the others are.
+        shell.run(_commands(RUNBOOK)[0])
+    for block in _commands(page):
+        shell.run(block)
+
+
+def test_pages_with_a_test_of_their_own() -> None:
+    """Those tests exist, and run the commands of the page."""
+    for page, test in ELSEWHERE.items():
+        assert Path(page).name in (ROOT / test).read_text()
+
+
+def test_quick_start(product: Product) -> None:
+    """What `make run` prints can be pasted; here with other names than the README's."""
+    printed = product.log.read_text()
+    first, _, second = printed[printed.index("  API=http") :].partition("and a few seconds later")
+    names = {"My S": "Other S", "my-s": "other-s", "in.c-demo": "in.c-other"}
+    for name, other in names.items():
+        first, second = first.replace(name, other), second.replace(name, other)
+    # Behind it are lines of the log.
+    second = second.partition("\n{")[0].rstrip()
+    shell = Shell(product, "quick-start")
+    shell.run(Block("make run", 1, "sh", first, "…OK"))
+    shell.run(Block("make run", 2, "sh", f"{LATER}\n{second}", "(…'Ada', '…')"))
+
+
+SERVERS = sorted({x for page in pages() for block in blocks(page) for x in _servers(block)})
 
 
 @pytest.mark.parametrize("command", SERVERS)
-def test_server(command: str, tmp_path: Path) -> None:
-    """A command that starts the service does, beside what it needs of others."""
-    deployed = Deployment(tmp_path)
-    settings = deployed.environment("node-2")
+def test_server(command: str, product: Product, tmp_path: Path) -> None:
+    """A command that starts the service does, as one more node of what runs already."""
     name, *words = shlex.split(command)
-    words = [str(Path(sys.executable).parent / name), *words]
+    settings = product.deployed.environment("node-2")
+    own = {
+        f"STREAM_{name}_LISTEN": f"127.0.0.1:{free_port()}"
+        for name in ("API", "SOURCE_HTTP", "METRICS", "PPROF", "API_TAIL")
+    }
+    (tmp_path / "default" / "two").mkdir(parents=True)
+    log = tmp_path / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / name), *words],
+            cwd=tmp_path,
+            env={
+                **environment(settings),
+                **own,
+                "STREAM_STORAGE_LEVEL_LOCAL_WRITER_NETWORK_LISTEN": "127.0.0.1:0",
+                "STREAM_STORAGE_VOLUMES_PATH": str(tmp_path),
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    running = Running(process, log, own["STREAM_METRICS_LISTEN"])
     try:
-        deployed.start("etcd", "sandbox", "storage-writer")
-        log = tmp_path / "server.log"
-        environment = {
-            **_environment(settings),
-            "STREAM_STORAGE_LEVEL_LOCAL_WRITER_NETWORK_LISTEN": "127.0.0.1:0",
-            "STREAM_STORAGE_VOLUMES_PATH": str(tmp_path / "more"),
-        }
-        (tmp_path / "more" / "default" / "two").mkdir(parents=True)
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                words, cwd=tmp_path, env=environment, stdout=output, stderr=subprocess.STDOUT
-            )
-        running = Running(process, log, environment["STREAM_METRICS_LISTEN"])
-        deployed.running.append(running)
-        deployed.wait_ready(running)
+        product.deployed.wait_ready(running)
         assert running.stop() == 0, log.read_text()
-        assert "configuration: {" in log.read_text()
-        assert TOKEN not in log.read_text()
     finally:
-        deployed.stop_all()
+        process.kill()
+    assert "configuration: {" in log.read_text()
+    assert settings["STREAM_SANDBOX_TOKEN"] not in log.read_text()
 
 
-def test_quick_start(tmp_path: Path) -> None:
-    """What `make run` prints can be pasted."""
-    with _make_run(tmp_path) as deployed:
-        printed = (tmp_path / "make-run.log").read_text()
-        start = printed.index("  API=http")
-        first, _, second = printed[start:].partition("and a few seconds later")
-        shell = Shell(deployed, tmp_path)
-        shell.run(Block("make run", 1, "sh", first, "…OK"), {})
-        later = f"{LATER}\n{second}".rstrip()
-        shell.run(Block("make run", 2, "sh", later, "(…'Ada', …)"), {})
-        assert json.loads(deployed.rows("in.c-demo.events")[0][-1]) == {"user": {"name": "Ada"}}
+LANGUAGES = {"sh", "console", "text", "json", "yaml", "dockerfile", "promql"}
+NO_COMMANDS = LANGUAGES - {"sh", "console"}
+_COMMAND = re.compile(
+    r"\$ |curl |make |docker |kubectl |etcd(ct|ut)l |stream-service |twistd |ssh |(GET|POST) /"
+)
+
+
+@attrs.frozen
+class NotRun:
+    """A block that no test can run.
+
+    :ivar begins: how its first line begins, "" for all blocks of the page.
+    """
+
+    page: str
+    begins: str
+    reason: str
+
+
+NOT_RUN = (
+    NotRun(
+        "docs/tutorial.md", "$ STREAM_API_LISTEN", "all tests here start it with such variables"
+    ),
+    NotRun("docs/backup.md", "$ find", "needs an etcd that has lost something; was rehearsed"),
+    NotRun("docs/testing.md", "STREAM_TEST_STORAGE_API_HOST=", "needs a real project"),
+    NotRun("docs/operations.md", "$ ssh-keygen", "writes to /etc; tests/e2e/test_console.py"),
+    NotRun("docs/operations.md", "$ ssh -p", "a person types; tests/e2e/test_console.py"),
+    NotRun("docs/testing.md", "$ make chaos", "takes minutes; tests/e2e/test_chaos.py"),
+    NotRun("docs/deployment.md", "", "needs Docker, a cluster or a cloud; see tests/provisioning"),
+)
+
+
+def test_blocks_that_no_test_runs() -> None:
+    """Each is listed with the reason, and nothing is listed that isn't there."""
+    unused = set(NOT_RUN)
+    for block in (x for page in pages() for x in all_blocks(page)):
+        assert block.language in LANGUAGES, f"{block}: a block of the language {block.language!r}"
+        if block.language in NO_COMMANDS:
+            assert not _COMMAND.match(block.text), f"{block}: commands are of the language sh"
+        elif block.language == "console":
+            reasons = {
+                x for x in NOT_RUN if x.page == block.page and block.first_line.startswith(x.begins)
+            }
+            assert reasons, f"{block}: make it sh, or say in NOT_RUN why it can't be run"
+            unused -= reasons
+    assert not unused
+
+
+TASKS = {
+    "run": "what all commands here are run against",
+    "test": "what runs this",
+    "build-stream-service": "tests/bundle",
+}
+"""Tasks of the Makefile that blocks call, and what runs them."""
+
+
+def test_blocks_that_call_tasks() -> None:
+    """What `make` is called for is run somewhere."""
+    called = {
+        target
+        for page in pages()
+        for block in blocks(page)
+        if _is_task(block)
+        for target in re.findall(r"^make ([a-z0-9-]+)", block.text, re.MULTILINE)
+    }
+    assert called == set(TASKS)

@@ -259,14 +259,25 @@ class StorageWriterService(Service):
             volume.failed = False
         elif volume.failed:
             raise OSError(errno.EIO, "the disk has failed meanwhile")
-        self._set_drained(volume, drained or available < self._min_free_bytes)
+        if drained:
+            self._set_drained(volume, True, "by hand")
+        elif available < self._min_free_bytes:
+            self._set_drained(volume, True, f"only {available} bytes are free")
+        else:
+            self._set_drained(volume, False)
         return available, total
 
-    def _set_drained(self, volume: OpenVolume, is_drained: bool, reason: object = "") -> None:
+    def _set_drained(
+        self,
+        volume: OpenVolume,
+        is_drained: bool,
+        reason: object = "",
+        is_fault: bool = False,
+    ) -> None:
         if is_drained == volume.drained:
             return
         volume.drained = is_drained
-        level = LogLevel.error if reason else LogLevel.info
+        level = LogLevel.error if is_fault else LogLevel.info
         _log.emit(
             level,
             "set drained={drained} {reason}",
@@ -288,15 +299,15 @@ class StorageWriterService(Service):
 
     async def _find_out(self, volume: OpenVolume) -> None:
         if volume.appender.is_stuck:  # the disk would let us wait, too
-            self._set_drained(volume, True, "the disk does not answer")
+            self._set_drained(volume, True, "the disk does not answer", is_fault=True)
             return
         try:
             available, total = await self._look_at(volume)
         except VolumeGone as error:
-            self._set_drained(volume, True, error)
+            self._set_drained(volume, True, error, is_fault=True)
             self.writer.lose_volume(volume)
         except OSError as error:
-            self._set_drained(volume, True, error)
+            self._set_drained(volume, True, error, is_fault=True)
         else:
             self._metrics.volume_space(_labels(volume), total - available, total)
 

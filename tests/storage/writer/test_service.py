@@ -180,17 +180,19 @@ async def test_copied_volumes_are_refused(node: Node) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_drain_file_is_told_to_all(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing new is opened while it is there."""
+    """Nothing new is opened while it is there, and the log says why."""
     monkeypatch.setattr(service_module, "WATCH_VOLUMES_SECONDS", 0.02)
     service = await node.start()
     slice_ = await _slice(node)
     drain = node.volumes / "HDD" / "one" / "drain"
-    drain.touch()
 
     async def is_drained() -> bool:
         return (await node.registered())[0].drained
 
-    await until(is_drained)
+    with capturedLogs() as events:
+        drain.touch()
+        await until(is_drained)
+    assert "by hand" in [event.get("reason") for event in events]
     with pytest.raises(WriterDraining):
         await service.writer.open(slice_, "source-1", Listener())
     drain.unlink()

@@ -1,0 +1,55 @@
+"""The limits in the pages are those of the code."""
+
+from __future__ import annotations
+
+import re
+
+from stream.api import http, requests
+from stream.definition import repository
+from stream.mapping import columns
+from stream.record import jsontree
+from stream.settings import Settings
+from stream.source import batch
+from tests.docs.blocks import ROOT
+
+_ROW = re.compile(r"^\| (?P<what>[^|]+) \| (?P<limit>[^|]+) \|", re.MULTILINE)
+
+
+def _limits(page: str) -> dict[str, str]:
+    text = (ROOT / "docs" / page).read_text()
+    section = text[text.index("\n## Limits\n") :].split("\n## ")[1]
+    return {row["what"]: row["limit"] for row in _ROW.finditer(section)}
+
+
+def _default(key: str) -> str:
+    """The default of the setting *key*, as pages write it."""
+    value: object = Settings()
+    for part in key.split("."):
+        value = getattr(value, re.sub(r"([A-Z])", r"_\1", part).lower())
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def test_limits_of_records() -> None:
+    """Those that are settings have their defaults."""
+    limits = _limits("ingestion.md")
+    assert limits["rows of a batch, for each sink"] == f"{batch.MAX_ROWS_BYTES:,} bytes"
+    assert limits["objects and arrays inside one another"] == str(jsontree.MAX_DEPTH)
+    settings = [limit for limit in limits.values() if "`" in limit]
+    assert len(settings) == 8
+    for limit in settings:
+        shown, key = re.findall(r"(.*), `(.*)`", limit)[0]
+        if shown != "unlimited":
+            assert shown.replace(" ", "") == _default(key), key
+
+
+def test_limits_of_definitions() -> None:
+    """They are constants."""
+    limits = _limits("api.md")
+    assert limits["sources of a branch"] == str(repository.MAX_SOURCES)
+    assert limits["sinks of a source"] == str(repository.MAX_SINKS)
+    assert limits["columns of a sink"] == str(columns.MAX_COLUMNS)
+    assert limits["versions of a source or sink"] == str(repository.MAX_VERSIONS)
+    assert limits["a template"] == f"{columns.MAX_TEMPLATE_CHARACTERS} characters"
+    lengths = (requests.MAX_ID, requests.MAX_NAME, requests.MAX_DESCRIPTION)
+    assert limits["an id, a name, a description"] == "{}, {}, {} characters".format(*lengths)
+    assert limits["the body of a call"] == f"{http.MAX_BODY_BYTES >> 20} MiB"
