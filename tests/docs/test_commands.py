@@ -32,7 +32,10 @@ PORTS = {8000: "api", 7000: "source", 8001: "sandbox", 2379: "etcd", 6000: "writ
 DEFAULT_TOKEN = "sandbox-token"
 LATER = "# a few seconds later"
 LATER_SECONDS = 30.0
-ELSEWHERE = {"docs/single-file.md": "tests/bundle/test_single_file.py"}
+ELSEWHERE = {
+    "docs/single-file.md": "tests/bundle/test_single_file.py",
+    "docs/deployment.md": "tests/provisioning/test_pages.py",
+}
 """Pages whose commands have a test of their own."""
 
 _SERVER = re.compile(r"^(?P<command>(twistd -n stream|stream-service) .*)$")

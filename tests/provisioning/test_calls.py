@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import base64
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.provisioning.place import PROVIDERS, ROOT, Place
+from tests.provisioning.place import DOWNLOADED, PROVIDERS, ROOT, Place
 
 _LISTS = Path(__file__).parent / "calls"
 
@@ -143,6 +144,32 @@ def test_differences_of_dumps(place: Place, tmp_path: Path) -> None:
     assert '+Service/a.spec.value = "y"' in done.stdout
     other.write_text("{}")
     assert place.run(script, str(other), str(other)).returncode not in (0, 1)
+
+
+def test_minikube_is_installed_if_it_is_what_was_promised(place: Place, tmp_path: Path) -> None:
+    """A wrong sum, an unknown processor or a failed download installs nothing."""
+    target = tmp_path / "target"
+    target.mkdir()
+    script = "../common/scripts/minikube/install.sh"
+    uname = tmp_path / "bin" / "uname"
+
+    def install(machine: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        uname.write_text(f"#!/bin/sh\necho {machine}\n")
+        uname.chmod(0o755)
+        return place.run(script, INSTALL_DIR=str(target), **variables)
+
+    assert install("x86_64", DOWNLOADED_SUM="0" * 64).returncode != 0
+    assert install("riscv64").returncode == 1
+    assert install("x86_64", FAIL="minikube-linux-amd64").returncode != 0
+    assert list(target.iterdir()) == []
+    assert install("aarch64", MINIKUBE_VERSION="v1").returncode == 0
+    assert (target / "minikube").read_text() == DOWNLOADED
+    assert (target / "minikube").stat().st_mode & 0o777 == 0o755
+    assert [call.split()[-1].rpartition("/")[2] for call in place.calls[-2:]] == [
+        "minikube-linux-arm64",
+        "minikube-linux-arm64.sha256",
+    ]
+    assert len(place.calls) == 2 + 0 + 1 + 2
 
 
 def test_every_script_is_run() -> None:
