@@ -35,7 +35,7 @@ WITH_RACE := $(SINGLE_FILE)-with-race
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 benchmark-k6 benchmark-wrk render deploy-local docker-steps
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-31s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -177,6 +177,12 @@ deploy-local: ## Install into MiniKube on this machine; needs docker, minikube, 
 docker-steps: ## Execute the steps of the service image without an engine, in target/docker-steps; needs root
 	rm -rf --one-file-system target/docker-steps
 	provisioning/dev/docker/steps.sh target/docker-steps
+
+kube-check: install target/kube-apiserver ## Hold all manifests and scripts against a real Kubernetes API server, which is built first; needs Go, kubectl, jq
+	$(BIN)/python -m pytest -q tests/provisioning/test_cluster.py
+
+target/kube-apiserver:
+	provisioning/dev/kube-apiserver.sh $@
 
 docs: install docs-settings docs-api ## Build the documentation as a site in target/site; fails for dead links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
