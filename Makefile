@@ -19,14 +19,26 @@ INPUTS ?= 5000000
 HISTORIES ?= 300
 STEPS ?= 60
 
-SINGLE_FILE := target/stream-service
+# What run-stream-service starts: what stands elsewhere isn't started here.
+SERVICE_VOLUMES ?= /tmp/stream-volumes
+SERVICE_DATA ?= var/run-stream-service
+SERVICE_COMPONENTS ?= $(if $(STREAM_ETCD_ENDPOINT),,etcd )$(if $(STREAM_STORAGE_API_HOST),,sandbox )api http-source storage-writer storage-reader storage-coordinator
+SERVICE_FLAGS = --config-file $(CONFIG) --node-id my-node --hostname localhost \
+	--metrics-listen $(or $(STREAM_METRICS_LISTEN),127.0.0.1:9001) --storage-volumes-path $(SERVICE_VOLUMES) \
+	--etcd-data-dir $(SERVICE_DATA)/etcd --sandbox-path $(SERVICE_DATA)/sandbox
+EMPTY_SERVICE = rm -rf --one-file-system $(SERVICE_VOLUMES)/hdd/my-volume $(SERVICE_DATA) && mkdir -p $(SERVICE_VOLUMES)/hdd/my-volume
+RESTART_DELAY ?= 2
+
+export BUILD_TARGET_PATH ?= ./target/stream/service
+SINGLE_FILE := $(BUILD_TARGET_PATH)
+WITH_RACE := $(SINGLE_FILE)-with-race
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api k6 check-alerts benchmark-k6 benchmark-wrk render deploy-local docker-steps
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-31s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): setup.cfg requirements.lock
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed: make PYTHON=…" >&2; exit 1; }
@@ -51,7 +63,27 @@ test-unit: install ## Run the unit tests
 test-e2e: install ## Run the tests that start the real processes
 	$(BIN)/python -m pytest -q -m e2e
 
-build-stream-service: $(SINGLE_FILE) ## Build target/stream-service, one file that runs anywhere; needs Go
+tests-unit-stream: test-unit ## The same as test-unit
+
+tests-stream-service: test-e2e test-bundle ## The same as test-e2e and test-bundle
+
+ci: test ## The same as test
+
+build-stream-service: $(SINGLE_FILE) ## Build target/stream/service, one file that runs anywhere; needs Go
+
+build-stream-service-with-race: $(WITH_RACE) ## The same in development mode: target/stream/service-with-race traces mistakes
+
+$(WITH_RACE): $(SINGLE_FILE)
+	$(BIN)/python -m bundle.development $< $@
+
+run-stream-service: install ## Run the service with empty volumes, and again whenever its source changes
+	$(EMPTY_SERVICE)
+	exec $(BIN)/python -m watcher --delay $(RESTART_DELAY) --watch stream --watch $(dir $(CONFIG)) -- \
+		$(BIN)/python -X dev -m stream $(SERVICE_FLAGS) $(SERVICE_COMPONENTS)
+
+run-stream-service-once: $(WITH_RACE) ## Run the single file in development mode with empty volumes
+	$(EMPTY_SERVICE)
+	exec $(WITH_RACE) $(SERVICE_FLAGS) $(SERVICE_COMPONENTS)
 
 $(SINGLE_FILE): $(STAMP) $(SINGLE_FILE_SOURCES)
 	$(BIN)/python -m bundle $@
@@ -151,6 +183,12 @@ deploy-local: ## Install into MiniKube on this machine; needs docker, minikube, 
 docker-steps: ## Execute the steps of the service image without an engine, in target/docker-steps; needs root
 	rm -rf --one-file-system target/docker-steps
 	provisioning/dev/docker/steps.sh target/docker-steps
+
+kube-check: install target/kube-apiserver ## Hold all manifests and scripts against a real Kubernetes API server, which is built first; needs Go, kubectl, jq
+	$(BIN)/python -m pytest -q tests/provisioning/test_cluster.py
+
+target/kube-apiserver:
+	provisioning/dev/kube-apiserver.sh $@
 
 docs: install docs-settings docs-api ## Build the documentation as a site in target/site; fails for dead links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

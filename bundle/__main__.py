@@ -1,4 +1,4 @@
-"""``python -m bundle target/stream-service``: build the single file."""
+"""``python -m bundle target/stream/service``: build the single file."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from stream.keboola.verifier import TokenVerifier
 from stream.node import Node
 from stream.ops.chain import ServiceChain
 from stream.ops.debug import DebugListener
+from stream.ops.development import development_services
 from stream.ops.endpoint import server_endpoint
 from stream.ops.lag import ReactorLag
 from stream.ops.listener import MetricsListener
@@ -79,6 +80,8 @@ def build(
     chain.append(_metrics(node, lambda: chain.is_ready))
     chain.append(ReactorLag(reactor, node.metrics))
     writer: StorageWriterService | None = None
+    for service in development_services(reactor):
+        chain.append(service)
     if "etcd" in components:
         chain.append(_etcd(node))
     if "sandbox" in components:

@@ -3,7 +3,7 @@
 // codes and process ids are those of the service.
 //
 // The file is this program, a gzipped tar, and a trailer: the length of the tar (8 bytes, big
-// endian), its SHA-256 and the magic.
+// endian), its SHA-256 and the magic, which also tells in which mode Python is to run.
 package main
 
 import (
@@ -26,6 +26,7 @@ import (
 
 const (
 	magic       = "STREAM-BUNDLE-1\n"
+	development = "STREAM-BUNDLE-D\n"
 	trailerSize = 8 + sha256.Size + len(magic)
 	directory   = "STREAM_BUNDLE_DIR"
 	// ST_NOEXEC of statfs(2).
@@ -36,6 +37,9 @@ const (
 // Replaced by the linker: the interpreter and the loader in the tree, and what stands in the
 // interpreter in place of their absolute paths.
 var python, loader, loaderPlaceholder, librariesPlaceholder string
+
+// Whether Python and all that it starts run in development mode (python -X dev).
+var isDevelopment bool
 
 func main() {
 	if err := run(); err != nil {
@@ -91,7 +95,9 @@ func readTrailer(file *os.File) (length int64, sum [sha256.Size]byte, err error)
 		return 0, sum, err
 	}
 	length = int64(binary.BigEndian.Uint64(trailer))
-	if string(trailer[8+sha256.Size:]) != magic || length <= 0 || length > end {
+	kind := string(trailer[8+sha256.Size:])
+	isDevelopment = kind == development
+	if kind != magic && !isDevelopment || length <= 0 || length > end {
 		return 0, sum, errors.New("the executable is damaged: it has no end")
 	}
 	copy(sum[:], trailer[8:])
@@ -258,6 +264,9 @@ func replace(content []byte, placeholder, path string) error {
 // environment is the caller's without what would make our Python look for modules elsewhere.
 func environment() []string {
 	kept := []string{"PYTHONSAFEPATH=1", "PYTHONNOUSERSITE=1", "PYTHONDONTWRITEBYTECODE=1"}
+	if isDevelopment {
+		kept = append(kept, "PYTHONDEVMODE=1")
+	}
 	for _, variable := range os.Environ() {
 		if !strings.HasPrefix(variable, "PYTHON") && !strings.HasPrefix(variable, directory+"=") {
 			kept = append(kept, variable)

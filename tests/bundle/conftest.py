@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def single_file() -> Path:
     """The file that `make build-stream-service` has made."""
-    path = _ROOT / "target" / "stream-service"
+    path = _ROOT / os.environ.get("BUILD_TARGET_PATH", "target/stream/service")
     assert path.is_file(), "run `make build-stream-service` first"
     return path

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["ROOT", "Block", "all_blocks", "blocks", "matches", "name_of", "pages"]
+__all__ = ["ROOT", "Block", "all_blocks", "blocks", "matches", "name_of", "pages", "section_of"]
 
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[a-z]*)(?P<rest>.*)$")
@@ -66,6 +66,17 @@ def blocks(page: Path) -> list[Block]:
 def all_blocks(page: Path) -> list[Block]:
     """Every block of *page*, whatever its language."""
     return [*(block for block, _ in _fenced(page)), *_indented(page)]
+
+
+def section_of(page: Path, block: Block) -> str:
+    """The heading above *block*."""
+    heading, is_fenced = "", False
+    for line in page.read_text(encoding="utf-8").split("\n")[: block.line - 2]:
+        if line.startswith("```"):
+            is_fenced = not is_fenced
+        elif line.startswith("#") and not is_fenced:
+            heading = line.lstrip("# ")
+    return heading
 
 
 def matches(expected: str, output: str) -> bool:

@@ -20,14 +20,18 @@ import pytest
 
 from tests.conftest import free_port
 from tests.docs.blocks import ROOT, Block, all_blocks, blocks, name_of, pages
-from tests.docs.shell import LATER, Product, Shell, environment, make_run
+from tests.docs.product import Product, environment, make_run
+from tests.docs.shell import LATER
 from tests.e2e.processes import Running
 
 pytestmark = pytest.mark.e2e
 
 README = "README.md"
 RUNBOOK = "docs/runbook/index.md"
-ELSEWHERE = {"docs/single-file.md": "tests/bundle/test_single_file.py"}
+ELSEWHERE = {
+    "docs/single-file.md": "tests/bundle/test_single_file.py",
+    "docs/deployment.md": "tests/provisioning/test_pages.py",
+}
 """Pages whose commands have a test of their own."""
 
 _SERVER = re.compile(r"^(?P<command>(twistd -n stream|stream-service) .*)$")
@@ -45,7 +49,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
 def defined(product: Product) -> dict[str, str]:
     """The README's commands are carried out; the variables that a reader has then, and where an
     operator finds things."""
-    shell = Shell(product, "README")
+    shell = product.shell("README")
     for block in _commands(README):
         shell.run(block)
     return {
@@ -85,7 +89,7 @@ def test_readme(defined: dict[str, str]) -> None:
 @pytest.mark.parametrize("page", _pages())
 def test_page(page: str, product: Product, defined: dict[str, str]) -> None:
     """Each command of the page succeeds and prints what the page shows."""
-    shell = Shell(product, page.replace("/", "-"), defined)
+    shell = product.shell(page.replace("/", "-"), defined)
     if Path(page).parent == Path(RUNBOOK).parent and page != RUNBOOK:
         # Its first block says what the names in the others are.
         shell.run(_commands(RUNBOOK)[0])
@@ -108,7 +112,7 @@ def test_quick_start(product: Product) -> None:
         first, second = first.replace(name, other), second.replace(name, other)
     # Behind it are lines of the log.
     second = second.partition("\n{")[0].rstrip()
-    shell = Shell(product, "quick-start")
+    shell = product.shell("quick-start")
     shell.run(Block("make run", 1, "sh", first, "…OK"))
     shell.run(Block("make run", 2, "sh", f"{LATER}\n{second}", "(…'Ada', '…')"))
 
@@ -178,7 +182,6 @@ NOT_RUN = (
     NotRun("docs/operations.md", "$ ssh-keygen", "writes to /etc; tests/e2e/test_console.py"),
     NotRun("docs/operations.md", "$ ssh -p", "a person types; tests/e2e/test_console.py"),
     NotRun("docs/testing.md", "$ make chaos", "takes minutes; tests/e2e/test_chaos.py"),
-    NotRun("docs/deployment.md", "", "needs Docker, a cluster or a cloud; see tests/provisioning"),
 )
 
 

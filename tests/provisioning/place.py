@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["PROVIDERS", "ROOT", "Place"]
+__all__ = ["DOWNLOADED", "PROVIDERS", "ROOT", "STAND_IN", "Place"]
 
 ROOT = Path(__file__).parents[2]
 PROVIDERS = ("aws", "azure", "gcp", "local")
 TOOLS = ("kubectl", "helm", "az", "aws", "gcloud", "minikube", "terraform", "docker", "curl")
+DOWNLOADED = "what curl downloads"
 STAND_IN = """#!/bin/bash
 echo "$(basename "$0") $*" >> "$CALLS"
 case "$(basename "$0") $*" in
@@ -28,6 +30,8 @@ case "$(basename "$0") $*" in
   "minikube status "*) [ -n "$RUNNING" ] || exit 1 ;;
   *"get secret"*"stream-writer"*) printf '%s' "$WRITER_SECRET" ;;
   *"get pods"*"-o name") echo pod/stream-api-0 ;;
+  "curl "*.sha256) printf '%s' "$DOWNLOADED_SUM" >"$6" ;;
+  "curl "*--output*) printf '%s' "$DOWNLOADED" >"$6" ;;
 esac
 case "$*" in *"$FAIL"*) exit 1 ;; esac
 """
@@ -88,6 +92,8 @@ class Place:
             "ETCD_SECRET": "",
             "WRITER_SECRET": "",
             "RUNNING": "yes",
+            "DOWNLOADED": DOWNLOADED,
+            "DOWNLOADED_SUM": f"{sha256(DOWNLOADED.encode()).hexdigest()}  minikube-linux",
             "FAIL": "nothing fails",
         }
 

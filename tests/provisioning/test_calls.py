@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import base64
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.provisioning.place import PROVIDERS, ROOT, Place
+from tests.provisioning.place import DOWNLOADED, PROVIDERS, ROOT, Place
 
 _LISTS = Path(__file__).parent / "calls"
 
@@ -145,8 +146,34 @@ def test_differences_of_dumps(place: Place, tmp_path: Path) -> None:
     assert place.run(script, str(other), str(other)).returncode not in (0, 1)
 
 
+def test_minikube_is_installed_if_it_is_what_was_promised(place: Place, tmp_path: Path) -> None:
+    """A wrong sum, an unknown processor or a failed download installs nothing."""
+    target = tmp_path / "target"
+    target.mkdir()
+    script = "../common/scripts/minikube/install.sh"
+    uname = tmp_path / "bin" / "uname"
+
+    def install(machine: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        uname.write_text(f"#!/bin/sh\necho {machine}\n")
+        uname.chmod(0o755)
+        return place.run(script, INSTALL_DIR=str(target), **variables)
+
+    assert install("x86_64", DOWNLOADED_SUM="0" * 64).returncode != 0
+    assert install("riscv64").returncode == 1
+    assert install("x86_64", FAIL="minikube-linux-amd64").returncode != 0
+    assert list(target.iterdir()) == []
+    assert install("aarch64", MINIKUBE_VERSION="v1").returncode == 0
+    assert (target / "minikube").read_text() == DOWNLOADED
+    assert (target / "minikube").stat().st_mode & 0o777 == 0o755
+    assert [call.split()[-1].rpartition("/")[2] for call in place.calls[-2:]] == [
+        "minikube-linux-arm64",
+        "minikube-linux-arm64.sha256",
+    ]
+    assert len(place.calls) == 2 + 0 + 1 + 2
+
+
 def test_every_script_is_run() -> None:
-    """No script of the tree is left out here, but those of images."""
+    """No script of the tree is left out here, but those of images and of `make kube-check`."""
     folder = ROOT / "provisioning"
     here = {str(path.relative_to(folder)) for path in folder.rglob("*.sh")}
     stream = ["deploy", "deploy_local", "rollout-stream", "included", *PROVIDERS, "common", "wait"]
@@ -154,6 +181,6 @@ def test_every_script_is_run() -> None:
     expected |= {"stream/kubernetes/build.sh", "stream/kubernetes/benchmark.sh"}
     expected |= {f"common/scripts/k8s/{name}.sh" for name in ("diff", "dump", "logs")}
     expected |= {f"common/scripts/minikube/{name}.sh" for name in ("install", "logs", "start")}
-    images = {"stream/docker/k6/entrypoint.sh", "dev/docker/steps.sh"}
+    images = {"stream/docker/k6/entrypoint.sh", "dev/docker/steps.sh", "dev/kube-apiserver.sh"}
     assert here - expected == images
     assert expected <= here

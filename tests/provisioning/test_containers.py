@@ -107,6 +107,29 @@ def test_make_run_takes_the_environment_of_the_composition() -> None:
     assert settings.source.http.listen == "0.0.0.0:8010"
 
 
+def test_watched_service_takes_the_environment_of_the_composition() -> None:
+    """`make run-stream-service` there is five components; where nothing is set it is all."""
+    variables = yaml.safe_load(_COMPOSE.read_text())["services"]["dev"]["environment"]
+    five = "api http-source storage-writer storage-reader storage-coordinator"
+    for environ, components, metrics in (
+        (variables, five, "0.0.0.0:9001"),
+        ({}, f"etcd sandbox {five}", "127.0.0.1:9001"),
+    ):
+        printed = subprocess.run(
+            ["make", "--no-print-directory", "-n", "run-stream-service"],
+            cwd=ROOT,
+            env={**environ, "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        assert printed.endswith(f" {components}\n"), printed
+        assert f"--metrics-listen {metrics} " in printed
+        assert " --node-id my-node --hostname localhost " in printed
+        assert "mkdir -p /tmp/stream-volumes/hdd/my-volume\n" in printed
+
+
 def test_k6_service_passes_every_variable_of_the_script() -> None:
     """Each variable that the benchmark reads can be given to the container."""
     passed = yaml.safe_load(_COMPOSE.read_text())["services"]["k6"]["environment"]

@@ -6,4 +6,5 @@ set -Eeuo pipefail
 : "${1:?Missing the file to write}"
 kinds=configmaps,cronjobs,daemonsets,deployments,endpoints,ingresses,jobs,networkpolicies,persistentvolumeclaims
 kinds+=,poddisruptionbudgets,pods,serviceaccounts,services,statefulsets
+mkdir -p "$(dirname "$1")"
 kubectl get "$kinds" --namespace "$NAMESPACE" -o json >"$1"

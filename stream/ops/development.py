@@ -1,0 +1,114 @@
+"""Development mode: Python and Twisted tell where a mistake was made, not only that it was.
+
+It is Python's own (``python -X dev``, ``PYTHONDEVMODE=1``), which warns of what is never closed and
+prints where every thread was when the process crashes. Twisted remembers besides where each
+Deferred and delayed call came from, and what keeps the reactor busy is logged while it does.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import IService, Service
+from twisted.internet.base import DelayedCall
+from twisted.internet.defer import setDebugging
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+__all__ = ["BUSY_SECONDS", "BusyReactorWatch", "development_services"]
+
+_log = Logger()
+
+BUSY_SECONDS = 0.5
+"""Whoever keeps the reactor this long is named."""
+
+_BEAT_SECONDS = 0.1
+
+
+def development_services(reactor: Any) -> list[IService]:
+    """What development mode runs besides the service; nothing without it."""
+    if not sys.flags.dev_mode:
+        return []
+    setDebugging(True)
+    DelayedCall.debug = True
+    _log.info("development mode: mistakes are traced, which takes time")
+    return [BusyReactorWatch(reactor)]
+
+
+class BusyReactorWatch(Service):
+    """Logs what the reactor's thread is in when it hasn't come back for `BUSY_SECONDS`.
+
+    A thread looks, since the reactor can't. Each time that it is busy is told once.
+
+    :param now: seconds, the same clock in both threads.
+    :param has_thread: false for tests, which call `look` themselves.
+    """
+
+    name = "busy-reactor-watch"
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        has_thread: bool = True,
+    ) -> None:
+        self._now = now
+        self._loop = LoopingCall(self._beat)
+        self._loop.clock = reactor
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name=self.name, daemon=True)
+        self._has_thread = has_thread
+        self._watched = 0
+        self._last_beat = 0.0
+        self._told = -1.0
+
+    def startService(self) -> None:
+        super().startService()
+        self._watched = threading.get_ident()
+        self._loop.start(_BEAT_SECONDS).addErrback(
+            lambda failure: _log.failure("the reactor is watched no more", failure)
+        )
+        if self._has_thread:
+            self._thread.start()
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._loop.stop()
+        self._stopped.set()
+        if self._has_thread:
+            self._thread.join()
+
+    def look(self) -> bool:
+        """Log where the reactor's thread is if it is busy and that isn't told yet; tell if so."""
+        last = self._last_beat
+        seconds = self._now() - last
+        frame = sys._current_frames().get(self._watched)
+        if seconds < BUSY_SECONDS or last == self._told or frame is None:
+            return False
+        self._told = last
+        _log.warn(
+            "the reactor is busy since {seconds} s, in:\n{stack}",
+            seconds=round(seconds, 1),
+            stack=_printed(frame),
+        )
+        return True
+
+    def _beat(self) -> None:
+        self._last_beat = self._now()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(_BEAT_SECONDS):
+            self.look()
+
+
+def _printed(frame: FrameType) -> str:
+    """Innermost first: what is cut off at the end matters least."""
+    return "".join(reversed(traceback.format_stack(frame)))

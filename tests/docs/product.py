@@ -1,0 +1,96 @@
+"""`make run`, for the commands in the pages."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import attrs
+
+from tests.conftest import free_port
+from tests.docs.blocks import ROOT
+from tests.docs.shell import Shell
+from tests.e2e.processes import Deployment, Running
+
+__all__ = ["Product", "environment", "make_run"]
+
+_PORTS = {
+    8000: "api",
+    7000: "source",
+    8001: "sandbox",
+    2379: "etcd",
+    6000: "writer",
+    4000: "debug",
+    9000: "metrics",
+}
+_TOKEN = "sandbox-token"
+
+
+@attrs.frozen
+class Product:
+    """What `make run` has started.
+
+    :ivar directory: where a reader would have the checkout; his data are in `var` there.
+    """
+
+    deployed: Deployment
+    directory: Path
+    log: Path
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The addresses in the pages, and those that are listened on."""
+        ports = self.deployed.ports
+        return {f"127.0.0.1:{port}": f"127.0.0.1:{ports[name]}" for port, name in _PORTS.items()}
+
+    def shell(self, name: str, values: Mapping[str, str] = {}) -> Shell:
+        """:param values: variables that it begins with."""
+        return Shell(self.directory, environment(values), self.addresses, name)
+
+
+def environment(values: Mapping[str, str]) -> dict[str, str]:
+    """The caller's without settings, with the commands of the installation."""
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("STREAM_")}
+    path = f"{Path(sys.executable).parent}:{outside['PATH']}"
+    return {**outside, "PATH": path, "PYTHONPATH": str(ROOT), **values}
+
+
+@contextlib.contextmanager
+def make_run(directory: Path) -> Iterator[Product]:
+    """`make run` on free ports, with its data in *directory* where pages expect it."""
+    debug, metrics = free_port(), free_port()
+    settings = {
+        "STREAM_SANDBOX_TOKEN": _TOKEN,
+        "STREAM_SOURCE_DEAD_LETTER_PATH": str(directory / "var" / "dead-letters"),
+        "STREAM_PPROF_ENABLED": "true",
+        "STREAM_PPROF_LISTEN": f"127.0.0.1:{debug}",
+        "STREAM_METRICS_LISTEN": f"127.0.0.1:{metrics}",
+    }
+    deployed = Deployment(directory / "var", settings)
+    deployed.ports.update(debug=debug, metrics=metrics)
+    (directory / "provisioning").symlink_to(ROOT / "provisioning")
+    installed = Path(sys.prefix) / ".installed"
+    command = ["make", "--no-print-directory", "-o", str(installed), "run", f"VENV={sys.prefix}"]
+    log = directory / "make-run.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, f"VOLUME={deployed.root / 'volumes' / 'default' / 'one'}"],
+            cwd=ROOT,
+            env=deployed.environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deployed.wait_ready(Running(process, log, f"127.0.0.1:{metrics}"))
+        yield Product(deployed, directory, log)
+    finally:
+        # What a terminal does for Ctrl-C.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        process.wait(40)
