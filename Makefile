@@ -54,8 +54,7 @@ run: install ## Run everything on this machine, with an etcd and a local Storage
 	exec $(BIN)/twistd -n --pidfile= stream --components=$(COMPONENTS) --config-file $(CONFIG)
 
 test: install ## Run the linters and all tests
-	$(MAKE) --jobs=2 --output-sync=target lint test-unit $(SINGLE_FILE)
-	$(MAKE) test-e2e test-bundle
+	$(MAKE) --jobs=2 --output-sync=target lint test-unit test-bundle test-e2e
 
 test-unit: install ## Run the unit tests
 	$(BIN)/python -m pytest -q -m "not e2e and not bundle"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
 import socket
 import subprocess
@@ -10,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_twisted
@@ -22,20 +25,27 @@ _START_SECONDS = 30
 
 
 _given_ports: set[int] = set()
+# Its bytes are the ports: who has locked one has it, until his process ends.
+_ports = Path(tempfile.gettempdir(), f"stream-test-ports-{os.getuid()}").open("ab")  # noqa: SIM115
 
 
 def free_port() -> int:
     """A port on loopback that nobody listens on at the moment, never the same one twice.
 
-    Whoever was given one before may not listen on it yet.
+    Whoever was given one before may not listen on it yet, here or in a run of tests beside this.
     """
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
-        if port not in _given_ports:
-            _given_ports.add(port)
-            return port
+        if port in _given_ports:
+            continue
+        try:
+            fcntl.lockf(_ports, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:
+            continue
+        _given_ports.add(port)
+        return port
 
 
 @pytest.fixture(scope="session")

@@ -479,7 +479,12 @@ def _in_place(world: World) -> Iterator[None]:
     scheduler = world.scheduler
 
     def transport(
-        process: Process, endpoints: object, username: str, password: str, timeout: float
+        process: Process,
+        endpoints: object,
+        username: str,
+        password: str,
+        timeout: float,
+        log_operations: bool,
     ) -> EtcdTransport:
         return EtcdTransport(process, world.etcd, world.network, timeout)
 
