@@ -24,6 +24,7 @@ __all__ = [
     "ReportFailure",
     "SingleAnswer",
     "SinkAnswer",
+    "Targets",
     "outcome_members",
     "status_of",
     "write_record",
@@ -49,11 +50,14 @@ class Connection(Protocol):
         """Send the answer to the pending request."""
 
 
+Targets = Sequence[tuple[SourceKey, Sequence[tuple[str, ISinkWriter]]]]
+"""Sources with the ids of their sinks, and what writes to these."""
+
 ReportFailure = Callable[[SourceKey, int, Sequence[tuple[str, Exception]]], None]
 """Source, number of its sinks, and ids and errors of those that failed."""
 
 
-@attrs.frozen
+@attrs.define(eq=False)  # one is made for each record: a frozen one takes three times as long
 class Received:
     """A request with several answers to wait for, to be counted when they are all there.
 
@@ -65,6 +69,10 @@ class Received:
     meters: Mapping[SourceKey, SourceMeter]
     at: int
     size: int
+
+    def stored(self, source: SourceKey) -> None:
+        """Every sink of *source* has stored the record."""
+        self.meters[source].stored(self.at, self.size)
 
     def answered(self, source: SourceKey, *, failed: bool, records: int = 1) -> None:
         """Every sink of *source* has answered."""
@@ -160,7 +168,9 @@ class SinkAnswer:
         self.error: Exception | None = None
 
     def stored(self) -> None:
-        self.accepted(PROCESSED)
+        if not self.status:
+            self.status = PROCESSED
+            self._all.one_more()
 
     def accepted(self, status: int) -> None:
         """The sink doesn't wait, and says so with *status*."""
@@ -178,18 +188,30 @@ class SinkAnswer:
 class ManyAnswers:
     """A request for any number of sinks of any number of sources.
 
-    :param sinks: sources sorted as they are to be shown, with the ids of their sinks.
+    Every record of a source with two sinks comes this way, so nothing is made here that isn't
+    needed by an answer that tells nothing but "OK".
+
+    :param targets: sources sorted as they are to be shown, with their sinks.
     :param received: counts the request.
 
     :ivar sources: the answers of each source's sinks.
+    :ivar writers: of all sinks, each with the answer that it is to give.
     """
 
-    __slots__ = ("_connection", "_missing", "_received", "_report", "_verbose", "sources")
+    __slots__ = (
+        "_connection",
+        "_missing",
+        "_received",
+        "_report",
+        "_verbose",
+        "sources",
+        "writers",
+    )
 
     def __init__(
         self,
         connection: Connection,
-        sinks: Sequence[tuple[SourceKey, Sequence[str]]],
+        targets: Targets,
         verbose: bool,
         report: ReportFailure,
         received: Received,
@@ -198,11 +220,16 @@ class ManyAnswers:
         self._connection = connection
         self._verbose = verbose
         self._report = report
-        self.sources = tuple(
-            (source, tuple(SinkAnswer(self, sink_id) for sink_id in sink_ids))
-            for source, sink_ids in sinks
-        )
-        self._missing = sum(len(answers) for _, answers in self.sources)
+        self.sources = []
+        self.writers = []
+        for source, sinks in targets:
+            answers = []
+            for sink_id, writer in sinks:
+                answer = SinkAnswer(self, sink_id)
+                answers.append(answer)
+                self.writers.append((writer, answer))
+            self.sources.append((source, answers))
+        self._missing = len(self.writers)
 
     def one_more(self) -> None:
         """A sink has answered."""
@@ -216,12 +243,15 @@ class ManyAnswers:
         for source, answers in self.sources:
             errors = []
             for answer in answers:
-                status = max(status, answer.status)
+                if answer.status > status:
+                    status = answer.status
                 if answer.error is not None:
                     errors.append((answer.sink_id, answer.error))
-            self._received.answered(source, failed=bool(errors))
-            if errors:
+            if not errors:
+                self._received.stored(source)
+            else:
                 failed = True
+                self._received.answered(source, failed=True)
                 self._report(source, len(answers), errors)
         if self._connection.pending is not self:
             return

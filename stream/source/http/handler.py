@@ -18,6 +18,7 @@ from stream.source.http.answers import (
     ManyAnswers,
     Received,
     SingleAnswer,
+    Targets,
     write_record,
 )
 from stream.source.http.client import ClientAddress
@@ -26,7 +27,7 @@ from stream.source.http.idempotency import Attempt, IdempotencyWindow
 from stream.source.http.parser import Request
 from stream.source.http.route import Health, Ingest, NotFound, Otlp, Route, find_route
 from stream.source.http.special import BatchWriter, Decoder, is_batch
-from stream.source.interfaces import IDispatcher, IRouter, ISinkWriter
+from stream.source.interfaces import IDispatcher, IRouter
 from stream.source.meters import SourceMeters
 from stream.source.otlp.handler import OtlpHandler
 from stream.source.taps import Taps
@@ -282,25 +283,20 @@ class IngestHandler:
         return self._write_to_many(targets, record, route.verbose, connection)
 
     def _write_to_many(
-        self,
-        targets: Sequence[tuple[SourceKey, Sequence[tuple[str, ISinkWriter]]]],
-        record: RecordContext,
-        verbose: bool,
-        connection: Connection,
+        self, targets: Targets, record: RecordContext, verbose: bool, connection: Connection
     ) -> bytes | None:
         answers = ManyAnswers(
             connection,
-            [(source, [sink_id for sink_id, _ in sinks]) for source, sinks in targets],
+            targets,
             verbose,
             self._report_failure,
             Received(self._meters, record.timestamp_ms, len(record.body)),
         )
-        if not any(sinks for _, sinks in targets):
+        if not answers.writers:
             return answers.nothing_to_wait_for()
         connection.pending = answers
-        for (_, sinks), (_, sink_answers) in zip(targets, answers.sources, strict=True):
-            for (_, writer), answer in zip(sinks, sink_answers, strict=True):
-                write_record(writer, record, answer, _log)
+        for writer, answer in answers.writers:
+            write_record(writer, record, answer, _log)
         return None
 
     def _report_failure(

@@ -22,7 +22,7 @@ from stream.ops.metrics import SourceMeter
 from stream.record.context import RecordContext
 from stream.record.headers import BodyKind, RecordHeaders
 from stream.source.batch import RowBlock, array_elements, line_elements, render_batch
-from stream.source.http.answers import Connection, Received, ReportFailure
+from stream.source.http.answers import Connection, Received, ReportFailure, Targets
 from stream.source.http.batch_answer import BatchAnswer, BlockAnswer
 from stream.source.http.encoding import decode_body
 from stream.source.http.route import Ingest
@@ -41,8 +41,6 @@ SLICE_SECONDS = 0.005
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-Targets = Sequence[tuple[SourceKey, Sequence[tuple[str, ISinkWriter]]]]
 
 
 def is_batch(route: Ingest, headers: RecordHeaders) -> bool:
