@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TypeVar
 
 __all__ = [
     "NestedError",
     "UserError",
     "camel_case",
     "format_nested",
+    "let_go",
     "record_error_name",
     "record_message",
     "sentence",
 ]
+
+E = TypeVar("E", bound=BaseException)
 
 _ONE_LINE_LIMIT = 60
 _RECORD_PREFIX = "stream.in."
@@ -82,6 +86,22 @@ class NestedError(UserError):
                 for child in self.children
             ],
         )
+
+
+def let_go(error: E) -> E:
+    """*error* without what led to it, and without the frames that either came through.
+
+    These hold the request with its body; where they also hold who keeps the error, it would all
+    stay until the interpreter looks for circles of references, which it seldom does under load.
+    """
+    errors: list[BaseException] = [error]
+    for each in errors:
+        children = each.children if isinstance(each, NestedError) else ()
+        for other in (each.__cause__, each.__context__, *children):
+            if isinstance(other, BaseException) and not any(other is known for known in errors):
+                errors.append(other)
+        each.__traceback__ = each.__cause__ = each.__context__ = None
+    return error
 
 
 def sentence(text: str) -> str:

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from stream.errors import UserError, format_nested, sentence
 from stream.etcd import EtcdUnavailable
 from stream.ops.chain import ServiceChain
+from stream.ops.garbage import settle
 from stream.ops.stop_limit import StopLimit
 
 __all__ = ["Process", "raise_file_limit"]
@@ -85,6 +86,7 @@ class Process(Service):
             self._main.on_failure.append(self._failed)
         await maybeDeferred(self._main.startService)
         if not self._exiting:
+            settle()
             _log.info("ready to serve")
             self._ready()
 

@@ -106,22 +106,23 @@ def _render_carefully(
         try:
             text = cell(record)
         except UserError as error:
-            raise _column_failed(name, error) from error
+            if _says_it_all(error):
+                raise
+            raise NestedError(
+                f'cannot convert column "{name}" to CSV value',
+                [error],
+                status=error.status,
+                name=error.name,
+            ) from error
         row += b'%b"%b"' % (b"," if row else b"", text)
         if len(row) > row_size_limit:
             raise RowTooBig(name, row_size_limit)
     return row + b"\n"
 
 
-def _column_failed(name: str, error: UserError) -> UserError:
-    if getattr(error, "verbatim", False) or getattr(error, "alone", False):
-        return error
-    return NestedError(
-        f'cannot convert column "{name}" to CSV value',
-        [error],
-        status=error.status,
-        name=error.name,
-    )
+def _says_it_all(error: UserError) -> bool:
+    """Whether the name of a column would add nothing."""
+    return getattr(error, "verbatim", False) or getattr(error, "alone", False)
 
 
 def render_cells(mapping: Mapping, record: RecordContext) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from stream.errors import UserError
+from stream.errors import UserError, let_go
 from stream.mapping.render import Renderer
 from stream.record.block import RecordBlock
 from stream.record.context import UNPARSED, RecordContext
@@ -117,7 +117,7 @@ class RowBlock:
         try:
             self.renderer = sink.renderer(now_ms)
         except UserError as error:
-            self.error = error
+            self.error = let_go(error)
 
     def take(self, places: Sequence[int], block: RecordBlock) -> None:
         """Render the records of *block*, unless the sink gets nothing anyway."""
@@ -148,10 +148,10 @@ class RowBlock:
             try:
                 self.rows.append(renderer.row(record))
             except UserError as error:
-                self.rejected.append(Rejection(place, error.with_traceback(None), record))
+                self.rejected.append(Rejection(place, let_go(error), record))
 
     def _fail(self, error: Exception) -> None:
-        self.error = error
+        self.error = let_go(error)
         self.rows = []
         self.rejected = []
 

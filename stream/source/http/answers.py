@@ -9,7 +9,7 @@ import attrs
 from twisted.logger import Logger
 
 from stream.definition.key import SourceKey
-from stream.errors import UserError
+from stream.errors import UserError, let_go
 from stream.ops.metrics import SourceMeter
 from stream.record.context import RecordContext
 from stream.source.http import responses
@@ -189,7 +189,8 @@ class ManyAnswers:
     """A request for any number of sinks of any number of sources.
 
     Every record of a source with two sinks comes this way, so nothing is made here that isn't
-    needed by an answer that tells nothing but "OK".
+    needed by an answer that tells nothing but "OK", and no circle of references is left behind:
+    the garbage collector would stop everything for tens of milliseconds, several times a second.
 
     :param targets: sources sorted as they are to be shown, with their sinks.
     :param received: counts the request.
@@ -236,6 +237,8 @@ class ManyAnswers:
         self._missing -= 1
         if not self._missing:
             self._all_there()
+            self.sources.clear()
+            self.writers.clear()
 
     def _all_there(self) -> None:
         status = PROCESSED
@@ -290,10 +293,10 @@ def write_record(
     try:
         status = sink.write(record, answer)
     except UserError as error:
-        answer.failed(error)
+        answer.failed(let_go(error))
     except Exception as error:
         log.failure("write record error: {reason}", reason=str(error))
-        answer.failed(error)
+        answer.failed(let_go(error))
     else:
         if status is not None:
             answer.accepted(status)

@@ -84,6 +84,7 @@ class BatchAnswer:
                     self._report(source, len(answers), errors)
             if self._connection.pending is self:
                 self._connection.finish(self.document())
+            self.sources = ()  # or they and this would keep one another, and all rows
 
     def _count_records(self, source: SourceKey, answers: Sequence[BlockAnswer]) -> None:
         """The body's bytes count once, with the records that were taken if there are any."""

@@ -9,7 +9,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from stream.definition.key import SourceKey
-from stream.errors import UserError
+from stream.errors import UserError, let_go
 from stream.ops.metrics import Metrics
 from stream.record.context import RecordContext
 from stream.source.http import responses
@@ -132,6 +132,7 @@ class IngestHandler:
 
     def refuse(self, error: UserError) -> bytes:
         """The answer to a request that can't be read, or leads nowhere."""
+        let_go(error)
         return responses.error_envelope(
             error, self._new_exception_id() if error.status >= 500 else ""
         )

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SourceKey
-from stream.errors import UserError
+from stream.errors import UserError, let_go
 from stream.ops.metrics import SourceMeter
 from stream.record.context import RecordContext
 from stream.record.headers import BodyKind, RecordHeaders
@@ -224,7 +224,7 @@ def _hand_on(sink: ISinkWriter, answer: BlockAnswer, record: RecordContext) -> N
                 b"".join(block.rows), len(block.rows), record.timestamp_ms, block.renderer, answer
             )
         except UserError as error:
-            answer.failed(error)
+            answer.failed(let_go(error))
             return  # all of it is sent again, the rejected records too
         if status is not None:
             answer.accepted(status)

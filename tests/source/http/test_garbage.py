@@ -1,0 +1,79 @@
+"""Requests leave nothing to the garbage collector, which is seldom called while they are served."""
+
+from __future__ import annotations
+
+import gc
+import gzip
+from typing import Any
+
+import pytest
+
+from stream.errors import UserError
+from stream.mapping.columns import PathColumn
+from tests.source.http.test_handler import KEY, PATH, FakeSink, Listener
+
+_LINES = "Content-Type: application/x-ndjson\r\n"
+_JSON = "Content-Type: application/json\r\n"
+_USER = (PathColumn("p", path="user"),)
+
+
+class _Busy(FakeSink):
+    """Raises a new error each time."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        super().__init__()
+        self._error = error
+
+    def _answer(self, answer: Any) -> int | None:
+        raise self._error("no pipeline is ready")
+
+
+@pytest.mark.parametrize(
+    ("sinks", "request_"),
+    [
+        ([FakeSink()], {"body": b"{}"}),
+        ([FakeSink(), FakeSink()], {"body": b"{}"}),
+        ([FakeSink(), FakeSink(202)], {"body": b"{}", "target": PATH + "?verbose=true"}),
+        ([_Busy(UserError)], {"body": b"{}"}),
+        ([_Busy(UserError), FakeSink()], {"body": b"{}"}),
+        ([FakeSink(columns=_USER)], {"body": b"no json", "headers": _JSON}),
+        ([FakeSink(columns=_USER)], {"body": b"no json"}),
+        ([FakeSink()], {"body": b"{}\n" * 50, "headers": _LINES}),
+        ([FakeSink(), _Busy(UserError)], {"body": b"{}\n" * 50, "headers": _LINES}),
+        ([FakeSink(columns=_USER)], {"body": b'{"user":1}\nx\n', "headers": _LINES}),
+        ([FakeSink()], {"body": b"{" * 50, "headers": _LINES}),
+        (
+            [FakeSink()],
+            {"body": gzip.compress(b"{}"), "headers": "Content-Encoding: gzip\r\n"},
+        ),
+        ([FakeSink()], {"body": b"{}", "headers": "Content-Encoding: gzip\r\n"}),
+        ([FakeSink()], {"body": b"{}", "headers": "Idempotency-Key: a\r\n"}),
+        ([FakeSink()], {"target": "/stream/123/another/" + "K" * 48}),
+        ([FakeSink()], {"target": "/nowhere"}),
+    ],
+    ids=lambda value: None,
+)
+def test_no_circles(sinks: list[FakeSink], request_: dict[str, Any]) -> None:
+    """What a request made is given back when it is answered, also if it failed."""
+    listener = Listener()
+    listener.router.sinks[KEY] = [(str(i), sink) for i, sink in enumerate(sinks)]
+
+    def send() -> None:
+        assert listener.send(**request_) is not None
+        for sink in sinks:
+            for kept in (sink.rows, sink.records, sink.blocks, sink.dead):
+                kept.clear()
+
+    send()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            send()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert [type(x).__name__ for x in gc.garbage] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
