@@ -198,11 +198,12 @@ docs-settings: install ## Renew docs/settings.md from the declarations
 docs-api: install ## Renew docs/api-routes.md from the declarations
 	$(BIN)/python -m stream.api.reference docs/api-routes.md
 
-lock: ## Renew requirements.lock from setup.cfg
+lock: ## Renew requirements.lock and requirements-service.lock from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet --upgrade pip setuptools wheel
-	$(VENV)-lock/bin/pip install --quiet --editable ".[dev]"
+	$(VENV)-lock/bin/pip install --quiet --editable ".[dev,aws,azure,gcp,tracing]"
 	$(VENV)-lock/bin/pip freeze --exclude-editable --all --exclude pip > requirements.lock
+	$(VENV)-lock/bin/python -m bundle.lock
 	rm -rf $(VENV)-lock
 
 clean: ## Remove the virtual environment, caches and the data of local runs
