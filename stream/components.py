@@ -72,7 +72,8 @@ def build(
         is done in this process instead.
     """
     _log.info("enabled components: {names}", names=",".join(sorted(components)))
-    _log.info("configuration: {settings}", settings=json.dumps(masked(settings)))
+    # Not as a field beside the message: it would be there twice.
+    _log.info("configuration: {log_settings}", log_settings=json.dumps(masked(settings)))
     node = Node(settings, reactor)
     parts = Parts(log, node.metrics)
     watch_descriptors(node.metrics)

@@ -145,7 +145,7 @@ class Node:
         session: Session = self._add(
             Session(self.client, ttl=self.settings.distribution.ttl_seconds, reactor=self.reactor)
         )
-        watch_lease(self.metrics, session)
+        watch_lease(self.metrics, session, "node")
         return session
 
     @cached_property
@@ -153,6 +153,7 @@ class Node:
         """Volumes have a lease of their own: another time to live."""
         ttl = self.settings.storage.level.local.volume.registration.ttl_seconds
         session: Session = self._add(Session(self.client, ttl=ttl, reactor=self.reactor))
+        watch_lease(self.metrics, session, "volumes")
         return session
 
     @cached_property

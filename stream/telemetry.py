@@ -38,9 +38,9 @@ def watch_etcd(metrics: Metrics, client: EtcdClient) -> None:
     metrics.on_collect(collect)
 
 
-def watch_lease(metrics: Metrics, session: Session) -> None:
-    """Tell whether *session* has a lease."""
-    gauge: Gauge = metrics.own("stream_etcd_lease_held").labels({})
+def watch_lease(metrics: Metrics, session: Session, of: str) -> None:
+    """Tell whether *session* has the lease that *of* names: ``node`` or ``volumes``."""
+    gauge: Gauge = metrics.own("stream_etcd_lease_held").labels({"lease": of})
     metrics.on_collect(lambda: gauge.set(session.lease_id is not None))
 
 

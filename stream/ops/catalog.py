@@ -134,7 +134,9 @@ OWN: tuple[Definition, ...] = (
     Definition(
         "stream_etcd_lease_held",
         "gauge",
-        "1 while this node holds its lease in etcd; a source without it takes no records.",
+        "1 while this node holds its lease in etcd: that of the node itself, without which a "
+        "source takes no records, or that of a writer's volumes, which get no new slices then.",
+        ("lease",),
     ),
     Definition(
         "keboola_go_stream_storage_damaged",

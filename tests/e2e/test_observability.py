@@ -345,7 +345,8 @@ def test_the_numbers_add_up(observed: Observed) -> None:
     counts = [page.sum("stream_sink_acknowledged_records_total") for page in workers]
     assert not parent.told("stream_sink_acknowledged_records_total")
     assert sum(counts) == RECORDS + 3
-    assert good.sum("stream_etcd_lease_held") >= len(COMPONENTS) - 1
+    assert good.sum("stream_etcd_lease_held", lease="node") >= len(COMPONENTS) - 2
+    assert good.sum("stream_etcd_lease_held", lease="volumes") >= 1
     assert good.sum("stream_writer_sync_milliseconds_count") > 0
 
 
