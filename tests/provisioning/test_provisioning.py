@@ -58,11 +58,13 @@ def test_service_takes_the_configuration(place: Place, provider: str, tmp_path: 
             environ = {e["name"]: e.get("value", "x") for e in container["env"]}
             settings = load({}, environ, [str(config)])
             ports = {port["containerPort"] for port in container["ports"]}
-            assert int(settings.metrics.listen.rsplit(":", 1)[1]) in ports
+            metrics = int(settings.metrics.listen.rsplit(":", 1)[1])
+            assert metrics in ports
             assert settings.etcd.endpoint == "stream-etcd.stream.svc.cluster.local:2379"
-            probe = container["readinessProbe"]["httpGet"]
-            assert probe["path"] == "/health-check"
-            assert probe["port"] in ports
+            ready, alive = (container[f"{x}Probe"]["httpGet"] for x in ("readiness", "liveness"))
+            assert alive["path"] == "/health-check"
+            assert ready["path"] == ("/ready" if ready["port"] == metrics else "/health-check")
+            assert {ready["port"], alive["port"]} <= ports
 
 
 def test_limits_can_be_left_out(place: Place) -> None:
