@@ -118,13 +118,11 @@ class Case:
     """:ivar fails: makes it fail, and waits until it doesn't any more.
     :ivar first: before the first file is opened.
     :ivar needs_store: staging is an object store, not the sandbox's directory.
-    :ivar lasting: a file can't be imported ever; everything else must be.
     """
 
     fails: Callable[[_Stage, float], None] = lambda stage, seconds: time.sleep(seconds)
     first: Callable[[_Stage], None] = lambda stage: None
     needs_store: bool = False
-    lasting: bool = False
 
 
 def _staging_away(stage: _Stage, seconds: float) -> None:
@@ -179,7 +177,7 @@ def _token_deleted(stage: _Stage, seconds: float) -> None:
 CASES = {
     "staging answers 503": Case(_staging_away, needs_store=True),
     "credentials of the first file have expired": Case(
-        first=lambda stage: stage.fault(route="prepareFile", expiresIn=-1.0), lasting=True
+        first=lambda stage: stage.fault(route="prepareFile", expiresIn=-1.0)
     ),
     "three import jobs end in an error": Case(_jobs_fail),
     "each call is answered with 503, twice if it is repeated": Case(_every_call_twice),
@@ -213,7 +211,7 @@ def _case(root: Path, name: str, window: Window) -> Outcome:
             mended = time.time()
             time.sleep(_AFTER_SECONDS)
         with _sampled(stage):
-            left = _wait(deployed, case.lasting)
+            left = _wait(deployed)
         recovered = time.time() - mended
         slices = records_of_slices(deployed)
         objects = count_objects(deployed) if stage.staging is None else _stored(stage.staging)
@@ -231,18 +229,10 @@ def _judge(
     left: list[str],
     recovered: float,
 ) -> Outcome:
-    stuck = {item.split()[1] for item in left}
-    waiting = {key for key in counts if key in stuck}
-    slices = counts.keys() - waiting
+    slices = counts.keys()
     rows = read_rows(stage.deployed, TABLE)
     acknowledged = [number for number, status in answers.items() if status == 200]
     tables = misplaced(acknowledged, answers, rows)
-    faults = []
-    if CASES[name].lasting:
-        # They wait in their slices, which nothing deletes for days.
-        tables["lost"] -= sum(counts[key] for key in waiting)
-    else:
-        faults += [f"not imported: {item}" for item in left]
     failed = Counter(event.key for event in journal.of("slice upload failed"))
     imports = Counter(event.key for event in journal.of("file import failed"))
     return Outcome(
@@ -264,7 +254,7 @@ def _judge(
         attempts=(max(failed.values(), default=0), max(imports.values(), default=0)),
         failed_imports=sum(imports.values()),
         recovered=recovered,
-        faults=faults,
+        faults=[f"not imported: {item}" for item in left],
     )
 
 
@@ -314,11 +304,10 @@ def _api_calls(service: Running) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(_CALLS))
 
 
-def _wait(deployed: Deployment, lasting: bool) -> list[str]:
-    """What isn't imported when all is, or when patience ends; with a file that never will be, one
-    attempt more than the others take is waited for."""
+def _wait(deployed: Deployment) -> list[str]:
+    """What isn't imported when all is, or when patience ends."""
     endpoint = f"127.0.0.1:{deployed.ports['etcd']}"
-    end = time.monotonic() + (_MINUTE if lasting else _PATIENCE_SECONDS)
+    end = time.monotonic() + _PATIENCE_SECONDS
     while True:
         items = read_pending(endpoint, NAMESPACE).items
         if not items or time.monotonic() > end:

@@ -32,7 +32,7 @@ from stream.etcd import (
 from stream.keboola.client import StorageApi
 from stream.keboola.errors import JobDeadlineExceeded, JobFailed, StorageApiError
 from stream.keboola.events import EventSender
-from stream.keboola.provider import load_sink_token, with_sink_token
+from stream.keboola.provider import load_file_record, load_sink_token, with_sink_token
 from stream.keboola.records import (
     JOBS,
     FileRecord,
@@ -44,7 +44,6 @@ from stream.keboola.records import (
     token_record_key,
 )
 from stream.keboola.token import Token
-from stream.keboola.uploads import load_file_record
 from stream.keboola.values import Job
 from stream.storage.entity import File
 from stream.storage.key import FileKey, JobKey

@@ -28,6 +28,7 @@ from stream.keboola.errors import StorageApiError
 from stream.keboola.records import (
     FileRecord,
     TokenRecord,
+    decode_file,
     decode_token,
     encode_record,
     file_record_key,
@@ -40,7 +41,7 @@ from stream.staging.upload import FileUpload
 from stream.storage.key import FileKey
 from stream.storage.prepared import PreparedFile
 
-__all__ = ["KeboolaFileProvider", "load_sink_token", "with_sink_token"]
+__all__ = ["KeboolaFileProvider", "load_file_record", "load_sink_token", "with_sink_token"]
 
 _log = Logger()
 T = TypeVar("T")
@@ -58,6 +59,18 @@ async def load_sink_token(client: EtcdClient, encryptor: IEncryptor, sink: SinkK
             f'sink token "{sink}" not found in the database', status=404, name="sinkTokenNotFound"
         )
     return Token.of((await decode_token(stored.value).unseal(encryptor)).token)
+
+
+async def load_file_record(client: EtcdClient, file: FileKey) -> FileRecord:
+    """Raises UserError 404 if the file has no record."""
+    stored = await client.get(file_record_key(file))
+    if stored is None:
+        raise UserError(
+            f'keboola file "{file}" not found in the database',
+            status=404,
+            name="keboolaFileNotFound",
+        )
+    return decode_file(stored.value)
 
 
 async def with_sink_token(
@@ -143,6 +156,27 @@ class KeboolaFileProvider:
         records.append((file_record_key(file), encode_record(record)))
         return _KeboolaFile(file, sink.table, PROVIDER, upload.expiration, tuple(records), made)
 
+    async def renew(self, sink: Sink, file: FileKey) -> PreparedFile:
+        """With the columns that the rows of *file* have, whatever the sink has now."""
+
+        def renew(stored: Token) -> Awaitable[PreparedFile]:
+            return self._renew(sink, file, _Made(None, stored))
+
+        return await with_sink_token(self._client, self._encryptor, sink.key, renew)
+
+    async def _renew(self, sink: Sink, file: FileKey, made: _Made) -> PreparedFile:
+        before = await load_file_record(self._client, file)
+        try:
+            upload = await self._prepare_file(sink.key, file.file_opened_at, made)
+            record = await FileRecord.seal(
+                file, before.table_id, before.columns, upload, self._encryptor
+            )
+        except BaseException:
+            await self._undo(made, sink.key.branch_id)
+            raise
+        records = ((file_record_key(file), encode_record(record)),)
+        return _KeboolaFile(file, sink.table, PROVIDER, upload.expiration, records, made)
+
     async def _ensure_token(self, sink: Sink, made: _Made) -> list[tuple[str, bytes]]:
         """The stored token in the background, a new one for a user; the records to be put."""
         if made.user is None:
@@ -167,11 +201,15 @@ class KeboolaFileProvider:
     async def _ensure_file(self, sink: Sink, opened_at: datetime, made: _Made) -> FileUpload:
         assert made.sink_token is not None
         await ensure_table(self._api, made.sink_token, sink)
+        return await self._prepare_file(sink.key, opened_at, made)
+
+    async def _prepare_file(self, sink: SinkKey, opened_at: datetime, made: _Made) -> FileUpload:
+        assert made.sink_token is not None
         upload = await self._api.prepare_file(
             made.sink_token,
-            sink.key.branch_id,
-            source_id=sink.key.source_id,
-            sink_id=sink.key.sink_id,
+            sink.branch_id,
+            source_id=sink.source_id,
+            sink_id=sink.sink_id,
             opened_at=opened_at,
         )
         made.file_id = upload.id

@@ -11,34 +11,25 @@ from twisted.python.threadpool import ThreadPool
 
 from stream.encryption.interface import IEncryptor
 from stream.errors import UserError
-from stream.etcd import EtcdClient, EtcdError, Lock, Session
+from stream.etcd import AtomicTxn, EtcdClient, EtcdError, Lock, Session
 from stream.keboola.events import EventSender
-from stream.keboola.provider import load_sink_token
-from stream.keboola.records import FileRecord, decode_file, file_record_key
+from stream.keboola.provider import load_file_record, load_sink_token
+from stream.keboola.records import decode_file, file_record_key
 from stream.staging import Chunks, StagingStore, open_store
 from stream.storage.entity import Slice
-from stream.storage.key import FileKey
 from stream.storage.records import read_slices
 from stream.storage.state import SliceState
 from stream.storage.statistics import Statistics
 
-__all__ = ["SliceUploader", "load_file_record"]
+__all__ = ["SliceUploader", "StagingReplaced"]
 
 _log = Logger()
 
 _UPLOADED = {SliceState.UPLOADED, SliceState.IMPORTED}
 
 
-async def load_file_record(client: EtcdClient, file: FileKey) -> FileRecord:
-    """Raises UserError 404 if the file has no record."""
-    stored = await client.get(file_record_key(file))
-    if stored is None:
-        raise UserError(
-            f'keboola file "{file}" not found in the database',
-            status=404,
-            name="keboolaFileNotFound",
-        )
-    return decode_file(stored.value)
+class StagingReplaced(Exception):
+    """The file has got other staging storage while a slice was uploaded to the one before."""
 
 
 class SliceUploader:
@@ -96,6 +87,16 @@ class SliceUploader:
             ]
             await store.put_manifest(sorted({*names, slice_.staging.path}))
             yield lock
+
+    async def check_current(self, txn: AtomicTxn, store: StagingStore, slice_: Slice) -> None:
+        """Raises `StagingReplaced` unless *store* is where the file of the slice is imported from.
+
+        In the transaction that marks the slice as uploaded, so that it isn't marked for what lies
+        where nobody looks any more.
+        """
+        stored = await txn.get(file_record_key(slice_.key.file_key))
+        if stored is None or decode_file(stored.value).file_id != store.upload.id:
+            raise StagingReplaced(f"the file {slice_.key.file_key} has other staging storage now")
 
     async def report(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics

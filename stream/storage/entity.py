@@ -23,6 +23,7 @@ from stream.storage.state import (
     SliceState,
     check_file_transition,
     check_slice_transition,
+    check_upload_again,
 )
 from stream.values.bytesize import ByteSize
 from stream.values.codec import field
@@ -274,3 +275,19 @@ class Slice:
         check_slice_transition(self.key, self.state, expected, to)
         reached: Any = {f"{to.value}_at": now}
         return attrs.evolve(self, state=to, retry=NO_RETRY, **reached)
+
+    def upload_again(self, file: FileState, now: datetime) -> Self:
+        """The uploaded slice, to be uploaded to other staging storage.
+
+        :param file: the state of its file.
+
+        Raises `InvalidFileState`, `InvalidSliceState`; see `check_upload_again`.
+        """
+        check_upload_again(self.key, file, self.state)
+        return attrs.evolve(
+            self,
+            state=SliceState.UPLOADING,
+            uploading_at=now,
+            uploaded_at=None,
+            retry=NO_RETRY,
+        )

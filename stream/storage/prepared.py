@@ -43,14 +43,20 @@ class FileProvider(Protocol):
             stored token serves.
         """
 
-    async def discard(self, prepared: PreparedFile) -> None:
-        """The file isn't opened, as far as the caller knows: undo `prepare`.
+    async def renew(self, sink: Sink, file: FileKey) -> PreparedFile:
+        """Make other staging storage for a file of *sink* that is open or closed already.
 
-        Errors are only logged. If the file is open after all, it is left as it is.
+        Raises UserError if nothing was made for the file before.
+        """
+
+    async def discard(self, prepared: PreparedFile) -> None:
+        """The file doesn't use it, as far as the caller knows: undo `prepare` or `renew`.
+
+        Errors are only logged. If the file uses it after all, it is left as it is.
         """
 
     async def committed(self, prepared: PreparedFile) -> None:
-        """The file is open: remove what it replaced; errors are only logged."""
+        """The file uses it: remove what it replaced; errors are only logged."""
 
     async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
         """The sink was disabled or deleted: delete what it doesn't need any more.

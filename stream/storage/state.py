@@ -4,6 +4,9 @@
 file    writing → closing → importing → imported
 slice   writing → closing → uploading → uploaded → imported
 ```
+
+One step goes back: while its file is closing, an uploaded slice is to be uploaded again if the file
+gets other staging storage (`check_upload_again`).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ __all__ = [
     "check_combination",
     "check_file_transition",
     "check_slice_transition",
+    "check_upload_again",
 ]
 
 
@@ -141,6 +145,22 @@ def check_slice_transition(
     if found is not expected:
         raise InvalidSliceState(
             f'slice "{slice_}" is in "{found.value}" state, expected "{expected.value}"'
+        )
+
+
+def check_upload_again(slice_: object, file: FileState, found: SliceState) -> None:
+    """Raise unless a slice may go back from ``uploaded`` to ``uploading``.
+
+    :param slice_: the slice's key, for the message.
+    :param file: the state of its file.
+    """
+    if file is not FileState.CLOSING:
+        raise InvalidFileState(
+            f'slice "{slice_}" is not uploaded again, its file is in "{file.value}" state'
+        )
+    if found is not SliceState.UPLOADED:
+        raise InvalidSliceState(
+            f'slice "{slice_}" is in "{found.value}" state, expected "{SliceState.UPLOADED.value}"'
         )
 
 

@@ -15,8 +15,7 @@ from stream.encryption import encryptor_from
 from stream.errors import UserError
 from stream.etcd import EtcdClient
 from stream.keboola import JobFailed, StorageApiError
-from stream.keboola.provider import load_sink_token
-from stream.keboola.uploads import load_file_record
+from stream.keboola.provider import load_file_record, load_sink_token
 from stream.storage.state import FileState
 from tests.keboola.bridge import BUCKET_ID, TABLE_ID, Bridge, running_bridge
 from tests.sandbox.api import MASTER

@@ -19,7 +19,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.protocols import portforward
 
 from stream.etcd import EtcdClient
-from stream.keboola.uploads import load_file_record
+from stream.keboola.provider import load_file_record
 from stream.sandbox import ObjectStaging
 from stream.staging import CredentialsExpired, StagingError, bytes_chunks, open_store
 from stream.storage.entity import File

@@ -13,7 +13,7 @@ import pytest
 import pytest_twisted
 
 from stream.etcd import EtcdClient
-from stream.keboola.uploads import load_file_record
+from stream.keboola.provider import load_file_record
 from tests.keboola.bridge import TABLE_ID, Bridge, running_bridge
 from tests.storage.world import SINK_KEY
 

@@ -19,10 +19,11 @@ from stream.encryption import encryptor_from
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, LockLost, LockTimeout, Session, atomic
 from stream.keboola.events import EventSender
-from stream.keboola.provider import KeboolaFileProvider
+from stream.keboola.provider import KeboolaFileProvider, load_file_record
 from stream.keboola.records import file_record_key, token_record_key
-from stream.keboola.uploads import SliceUploader, load_file_record
-from stream.staging import CredentialsExpired, bytes_chunks
+from stream.keboola.uploads import SliceUploader, StagingReplaced
+from stream.mapping.columns import Mapping, UuidColumn
+from stream.staging import CredentialsExpired, StagingStore, bytes_chunks
 from stream.storage.entity import File, Slice
 from stream.storage.statistics import Statistics
 from tests.keboola.fakes import MASTER, FakeStorageApi, refused
@@ -252,3 +253,37 @@ async def test_a_report_that_fails_disturbs_nothing(setting: Setting, problem: s
         setting.api.failures["send_event"] = [refused(500)]
     await setting.uploader.report(slice_, 1.5, None, Statistics())
     assert setting.api.events == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_replaced_staging_file(setting: Setting) -> None:
+    """The new one has the columns of the old, is what uploads go to, and nothing that lies in the
+    old one is taken for uploaded any more."""
+    slice_ = await setting.uploading()
+    before = await setting.uploader.upload(slice_, bytes_chunks(b"rows"))
+
+    async def check(store: StagingStore) -> None:
+        await atomic(setting.etcd, lambda txn: setting.uploader.check_current(txn, store, slice_))
+
+    await check(before)
+    old = await load_file_record(setting.etcd, setting.file.key)
+    provider = KeboolaFileProvider(setting.etcd, setting.api, ENCRYPTOR, reactor)
+    await setting.etcd.put(*await _stored_token(provider))
+    changed = attrs.evolve(
+        SINK, table=attrs.evolve(SINK.table, mapping=Mapping((UuidColumn("another"),)))
+    )
+    prepared = await provider.renew(changed, setting.file.key)
+    ((key, value),) = prepared.records
+    await setting.etcd.put(key, value)
+    new = await load_file_record(setting.etcd, setting.file.key)
+    assert (new.columns, new.table_id) == (old.columns, old.table_id)
+    assert new.file_id != old.file_id
+    with pytest.raises(StagingReplaced):
+        await check(before)
+    await check(await setting.uploader.upload(slice_, bytes_chunks(b"rows")))
+
+
+async def _stored_token(provider: KeboolaFileProvider) -> tuple[str, bytes]:
+    prepared = await provider.prepare(SOURCE, SINK, datetime(2001, 1, 1, tzinfo=UTC), token=MASTER)
+    (record,) = [item for item in prepared.records if item[0] == token_record_key(SINK_KEY)]
+    return record

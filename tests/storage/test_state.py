@@ -15,6 +15,7 @@ from stream.storage.state import (
     check_combination,
     check_file_transition,
     check_slice_transition,
+    check_upload_again,
 )
 
 _FILE_STEPS = set(zip(list(FileState), list(FileState)[1:], strict=False))
@@ -88,3 +89,15 @@ def test_combinations(file: FileState, slice_: SliceState) -> None:
     else:
         with pytest.raises(UserError, match="unexpected combination"):
             check_combination(file, slice_)
+
+
+@pytest.mark.parametrize(("file", "slice_"), list(product(FileState, SliceState)))
+def test_a_slice_goes_back_in_one_case_only(file: FileState, slice_: SliceState) -> None:
+    """While its file is closing: not when an import may read what was uploaded."""
+    if (file, slice_) == (FileState.CLOSING, SliceState.UPLOADED):
+        check_upload_again("s", file, slice_)
+        check_combination(file, SliceState.UPLOADING)
+        return
+    refusal = InvalidSliceState if file is FileState.CLOSING else InvalidFileState
+    with pytest.raises(refusal, match=r'slice "s" is .* state'):
+        check_upload_again("s", file, slice_)

@@ -115,6 +115,14 @@ class Storage:
             lambda txn: self.repository.file_to_importing(txn, key, is_empty, now)
         )
 
+    async def expire(self, key: FileKey, expiration: datetime) -> File:
+        """The upload credentials of a file end at another time."""
+        file = await self.file(key)
+        expiring = attrs.evolve(file, staging=attrs.evolve(file.staging, expiration=expiration))
+        for stored in prefix.file_keys(key, file.level):
+            await self.client.put(stored, encode(expiring))
+        return expiring
+
     async def to_imported(self, key: FileKey) -> File:
         now = self.tick()
         return await self.repository.file_to_imported(self.client, key, now)
@@ -213,6 +221,7 @@ class RecordingProvider:
 
     :ivar failures: raised by the next preparations, one each.
     :ivar on_prepare: awaited inside each preparation, so that a test can interfere.
+    :ivar expirations: of what is prepared anew, one each; then for ever.
     """
 
     def __init__(self) -> None:
@@ -224,6 +233,8 @@ class RecordingProvider:
         self.deletions: list[str] = []
         self.failures: list[Exception] = []
         self.on_prepare: Callable[[], Awaitable[object]] | None = None
+        self.renewed: list[PreparedFile] = []
+        self.expirations: list[datetime | None] = []
 
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
@@ -235,6 +246,16 @@ class RecordingProvider:
         self.tokens.append(token)
         self.prepared.append(prepared_file(sink, opened_at, b"%d" % len(self.prepared)))
         return self.prepared[-1]
+
+    async def renew(self, sink: Sink, file: FileKey) -> PreparedFile:
+        if self.on_prepare is not None:
+            await self.on_prepare()
+        if self.failures:
+            raise self.failures.pop(0)
+        expiration = self.expirations.pop(0) if self.expirations else None
+        prepared = prepared_file(sink, file.file_opened_at, b"renewed")
+        self.renewed.append(attrs.evolve(prepared, expiration=expiration))
+        return self.renewed[-1]
 
     async def discard(self, prepared: PreparedFile) -> None:
         self.discarded.append(prepared)

@@ -3,6 +3,12 @@
 The staging file of the new file is prepared before the transaction. A closing file goes on when
 none of its slices lies at level local any more; a slow upload costs no failed attempt, since each
 change of its slices wakes the file.
+
+Note [Expired credentials]: a closing file whose upload credentials end before all its slices are
+uploaded, because staging storage, the Storage API or a reader was away for hours, could never be
+imported. It gets a new staging file, and all its slices are uploaded there: those that were
+uploaded already, too, since one import takes one staging file. Their files are on the volumes until
+the records of the file are deleted.
 """
 
 from __future__ import annotations
@@ -26,7 +32,14 @@ from stream.storage.entity import File, Slice
 from stream.storage.key import FileKey, SliceKey
 from stream.storage.operator import BLAMELESS, Item, NotYet, Operator
 from stream.storage.prepared import FileProvider, PreparedFile
-from stream.storage.state import FileState, InvalidCombination, InvalidFileState, Level
+from stream.storage.records import read_file
+from stream.storage.state import (
+    FileState,
+    InvalidCombination,
+    InvalidFileState,
+    InvalidSliceState,
+    Level,
+)
 from stream.storage.statistics_reads import one_file_statistics
 
 __all__ = ["FileRotation"]
@@ -115,10 +128,16 @@ class FileRotation:
         if retry:
             return retry
         if file.state is FileState.CLOSING:
-            return None if item.key in self._local_slices else 0
+            return self._wait_for_expiration(file) if item.key in self._local_slices else 0
         if file.state is FileState.WRITING and self._work.sink_enabled(file.key.sink_key):
             return self._wait_for_rotation(file)
         return None
+
+    def _wait_for_expiration(self, file: File) -> float | None:
+        """See Note [Expired credentials]."""
+        if file.staging.expiration is None or not self._work.sink_enabled(file.key.sink_key):
+            return None
+        return max(0.0, (file.staging.expiration - self._work.now()).total_seconds())
 
     def _decide(self, file: File) -> Decision:
         if str(file.key) in self._forced:
@@ -165,6 +184,9 @@ class FileRotation:
                     outcome.condition = self._decide(file).condition
                     acting = ensureDeferred(self._rotate(file))
                     timeout, what = self._settings.file_rotation_timeout, "the rotation of a file"
+                elif item.key in self._local_slices:
+                    acting = ensureDeferred(self._renew_staging(file))
+                    timeout, what = self._settings.file_rotation_timeout, "new staging of a file"
                 else:
                     acting = ensureDeferred(self._close(file.key))
                     timeout, what = self._settings.file_close_timeout, "the closing of a file"
@@ -218,6 +240,39 @@ class FileRotation:
         if opened is not None:
             await self._provider.committed(prepared)
         return opened
+
+    async def _renew_staging(self, file: File) -> None:
+        """See Note [Expired credentials]."""
+        key, now = file.key, self._work.now()
+        sink = self._work.sink(key.sink_key)
+        if sink is None:
+            raise NotYet(f"the sink of the file {key} is gone")
+        async with self._work.file_lock(key, self._settings.file_rotation_timeout.seconds) as lock:
+            current = await read_file(self._work.client, key)
+            if current is None or current.staging.expiration != file.staging.expiration:
+                raise NotYet(f"the file {key} is gone or has other credentials")
+            prepared = await self._provider.renew(sink, key)
+            committed = False
+            try:
+                if prepared.expiration is not None and prepared.expiration <= now:
+                    raise UserError(f"new upload credentials of the file {key} have expired, too")
+                again = await self._work.repository.replace_staging(
+                    self._work.client, key, prepared, now, lock
+                )
+                committed = True
+            except (InvalidFileState, InvalidSliceState) as error:
+                raise NotYet(f"no new staging for the file {key}: {error}") from error
+            finally:
+                if not committed:
+                    await self._provider.discard(prepared)
+            await self._provider.committed(prepared)
+        _log.warn(
+            "the upload credentials of file {file_id} have expired, it has got new ones; "
+            "{again} slices are uploaded again",
+            file_id=key,
+            again=again,
+            expired=file.staging.expiration,
+        )
 
     async def _close(self, key: FileKey) -> None:
         statistics = await one_file_statistics(self._work.client, key)

@@ -30,17 +30,18 @@ from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, Lock, Mirror, atomic, json_values
-from stream.keboola.uploads import SliceUploader
+from stream.keboola.uploads import SliceUploader, StagingReplaced
 from stream.ops.families import Gauge
 from stream.ops.metrics import Metrics
 from stream.settings.level import StagingOperatorSettings
-from stream.staging import StagingError
+from stream.staging import CredentialsExpired, StagingError, StagingStore
 from stream.storage import prefix
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
 from stream.storage.operation_meter import OperationMeter, measure_operator, sink_labels
 from stream.storage.operator import BLAMELESS, Item, NotYet, Operator
 from stream.storage.reader.slice_files import CheckedFiles, FileInUse, check_files
+from stream.storage.records import load_file
 from stream.storage.repository import StorageRepository
 from stream.storage.state import InvalidSliceState, Level, SliceState
 from stream.storage.statistics import Statistics
@@ -233,6 +234,8 @@ class StorageReaderService(Service):
                     outcome.statistics = await acting
                 except CancelledError:
                     raise NotYet("the reader stops, its next life uploads the slice") from None
+                except StagingReplaced as reason:
+                    raise NotYet(str(reason)) from None
         except BLAMELESS:
             raise
         except Exception as error:
@@ -278,7 +281,7 @@ class StorageReaderService(Service):
         try:
             store = await self._uploader.upload(slice_, files.chunks())
             async with self._uploader.listed(store, slice_) as lock:
-                counted = await self._uploaded(slice_, files, lock)
+                counted = await self._uploaded(slice_, files, store, lock)
         except Exception as error:
             problem = error
             raise
@@ -297,7 +300,11 @@ class StorageReaderService(Service):
         return counted
 
     async def _uploaded(
-        self, slice_: Slice, files: CheckedFiles, lock: Lock | None = None
+        self,
+        slice_: Slice,
+        files: CheckedFiles,
+        store: StagingStore | None = None,
+        lock: Lock | None = None,
     ) -> Statistics:
         counted = Statistics(
             records_count=files.rows,
@@ -306,6 +313,8 @@ class StorageReaderService(Service):
         )
 
         async def body(txn: AtomicTxn) -> None:
+            if store is not None:
+                await self._uploader.check_current(txn, store, slice_)
             await self._repository.slice_to_uploaded(
                 txn, slice_.key, self._now(), is_empty=not files.rows, counted=counted
             )
@@ -335,6 +344,11 @@ class StorageReaderService(Service):
             _log.error("{reason}", reason=reason, slice_id=str(slice_.key), attempt=attempt)
 
         async def body(txn: AtomicTxn) -> None:
-            await self._repository.slice_failed(txn, slice_.key, reason, self._now(), delay)
+            rest = delay
+            if isinstance(error, CredentialsExpired):
+                expiration = (await load_file(txn, slice_.key.file_key)).staging.expiration
+                if expiration is None or expiration > self._now():
+                    rest = None  # the file has got others meanwhile
+            await self._repository.slice_failed(txn, slice_.key, reason, self._now(), rest)
 
         await atomic(self._client, body)

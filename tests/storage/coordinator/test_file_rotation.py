@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import attrs
 import pytest_twisted
@@ -15,7 +16,7 @@ from stream.keboola.records import JobRecord, job_record_key
 from stream.storage.entity import File
 from stream.storage.key import FileKey, JobKey
 from stream.storage.operator import SWEEP_SECONDS
-from stream.storage.state import FileState
+from stream.storage.state import FileState, SliceState
 from stream.values.codec import encode
 from tests.storage.coordinator.conftest import Coordinator
 from tests.storage.world import BY, SINK, SINK_KEY
@@ -233,15 +234,7 @@ async def test_throttled_near_expiration(coordinator: Coordinator) -> None:
     """A file whose credentials end soon is rotated all the same, or its data couldn't be staged."""
     file = await coordinator.storage.open_file()
     coordinator.storage.tick(61)
-    expiring = attrs.evolve(
-        file,
-        staging=attrs.evolve(file.staging, expiration=coordinator.storage.now),
-    )
-    for key in (
-        f"storage/file/all/{file.key}",
-        f"storage/file/level/local/{file.key}",
-    ):
-        await coordinator.client.put(key, encode(expiring))
+    await coordinator.storage.expire(file.key, coordinator.storage.now)
     await _throttle(coordinator)
     await coordinator.service.startService()
     await coordinator.until(in_state(coordinator, file.key, FileState.CLOSING))
@@ -268,3 +261,98 @@ async def test_locked_file(coordinator: Coordinator) -> None:
     assert coordinator.provider.prepared == []
     await lock.release()
     await coordinator.until(closing)
+
+
+async def _closing_file(coordinator: Coordinator, *, uploaded: bool) -> File:
+    """A closing file with a slice that is uploaded, and one that isn't if not all are to be."""
+    storage = coordinator.storage
+    file = await storage.open_file()
+    (first,) = await storage.slices(file.key)
+    await storage.count(first.key, 3)
+    await storage.rotate_slice(first.key)
+    await storage.close_files()
+    for slice_ in await storage.slices(file.key):
+        await storage.to_uploading(slice_.key)
+    await storage.to_uploaded(first.key)
+    if uploaded:
+        await storage.finish_slices(file.key)
+    return await storage.expire(file.key, storage.now + timedelta(seconds=60))
+
+
+@pytest_twisted.ensureDeferred
+async def test_expired_credentials_are_replaced(coordinator: Coordinator) -> None:
+    """Not before they have expired; then all slices of the file are to be uploaded again."""
+    file = await _closing_file(coordinator, uploaded=False)
+    later = coordinator.storage.now + timedelta(hours=12)
+    coordinator.provider.expirations = [later]
+    await coordinator.service.startService()
+
+    async def renewed() -> bool:
+        return (await coordinator.storage.file(file.key)).staging.expiration == later
+
+    await coordinator.never(renewed, looks=5)
+    assert coordinator.provider.renewed == []
+    coordinator.storage.tick(60)
+    coordinator.tick(60)
+    with capturedLogs() as captured:
+        await coordinator.until(renewed)
+        await coordinator.service.stopService()
+    (prepared,) = coordinator.provider.renewed
+    assert prepared.key == file.key
+    assert (coordinator.provider.kept, coordinator.provider.discarded) == ([prepared], [])
+    states = {slice_.state for slice_ in await coordinator.storage.slices(file.key)}
+    assert states == {SliceState.UPLOADING}
+    assert (await coordinator.storage.file(file.key)).retry.retry_attempt == 0
+    (told,) = [event for event in captured if event.get("again") is not None]
+    assert (told["log_level"], told["again"]) == (LogLevel.warn, 1)
+    await coordinator.storage.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_expired_credentials_of_an_uploaded_file(coordinator: Coordinator) -> None:
+    """What is uploaded as a whole can be imported without them."""
+    file = await _closing_file(coordinator, uploaded=True)
+    coordinator.storage.tick(61)
+    await coordinator.service.startService()
+    await coordinator.until(in_state(coordinator, file.key, FileState.IMPORTED))
+    assert coordinator.provider.renewed == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_new_credentials_that_have_expired(coordinator: Coordinator) -> None:
+    """That would go on for ever: it is a failed attempt, and what was made is undone."""
+    file = await _closing_file(coordinator, uploaded=False)
+    coordinator.storage.tick(61)
+    coordinator.provider.expirations = [coordinator.storage.now]
+    await coordinator.service.startService()
+
+    async def failed() -> bool:
+        return (await coordinator.storage.file(file.key)).retry.retry_attempt == 1
+
+    await coordinator.until(failed)
+    assert "have expired, too" in (await coordinator.storage.file(file.key)).retry.retry_reason
+    assert coordinator.provider.discarded == coordinator.provider.renewed
+    assert coordinator.provider.kept == []
+    await coordinator.storage.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_expired_credentials_of_a_disabled_sink(coordinator: Coordinator) -> None:
+    """Nobody uploads for it; when it is enabled again its file gets new ones."""
+    file = await _closing_file(coordinator, uploaded=False)
+    coordinator.storage.tick(61)
+    disabled = lifecycle.disable(SINK, coordinator.storage.now, BY, directly=True, reason="")
+    await coordinator.storage.define(sink=disabled)
+    await coordinator.service.startService()
+
+    async def renewed() -> bool:
+        return (await coordinator.storage.file(file.key)).staging.expiration is None
+
+    await coordinator.never(renewed, looks=5)
+    await coordinator.storage.define(sink=lifecycle.enable(disabled, coordinator.storage.now, BY))
+
+    async def renewed_later() -> bool:
+        coordinator.tick()
+        return await renewed()
+
+    await coordinator.until(renewed_later)

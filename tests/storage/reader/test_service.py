@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from twisted.internet.threads import deferToThread
 from twisted.python.threadpool import ThreadPool
 
 from stream.errors import UserError
-from stream.etcd import EtcdClient
+from stream.etcd import AtomicTxn, EtcdClient
+from stream.keboola.uploads import StagingReplaced
 from stream.ops.metrics import Metrics
 from stream.settings import Settings
-from stream.staging import Chunks, StagingError
+from stream.staging import Chunks, CredentialsExpired, StagingError
 from stream.storage.entity import Slice
 from stream.storage.reader import service as service_module
 from stream.storage.reader.service import StorageReaderService
@@ -44,6 +46,7 @@ class FakeUploader:
     :ivar objects: bodies by slice path.
     :ivar failures: raised by the next uploads after half of the body was read, one each.
     :ivar hold: the next uploads wait for it.
+    :ivar replaced: during the next uploads the file gets other staging; one reason each.
     """
 
     def __init__(self) -> None:
@@ -54,6 +57,7 @@ class FakeUploader:
         self.reported: list[str | None] = []
         self.largest_chunk = 0
         self.manifest: list[str] = []
+        self.replaced: list[str] = []
 
     async def upload(self, slice_: Slice, chunks: Chunks) -> object:
         self.started += 1
@@ -76,6 +80,10 @@ class FakeUploader:
     async def listed(self, store: object, slice_: Slice) -> AsyncIterator[None]:
         self.manifest.append(slice_.staging.path)
         yield None
+
+    async def check_current(self, txn: AtomicTxn, store: object, slice_: Slice) -> None:
+        if self.replaced:
+            raise StagingReplaced(self.replaced.pop(0))
 
     async def report(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
@@ -405,3 +413,33 @@ async def test_slices_of_other_volumes_are_left_alone(world: World) -> None:
     await deferLater(reactor, 0.05)
     assert not world.uploader.started
     assert (await world.storage.slice(slice_.key)).state is SliceState.UPLOADING
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_file_got_other_staging_during_the_upload(world: World) -> None:
+    """The slice isn't marked for what lies in the old one, but uploaded again, without blame."""
+    slice_ = await world.slice()
+    world.put(slice_, _group(b"a"))
+    world.uploader.replaced = ["other staging storage"]
+    world.settings = attrs.evolve(
+        world.settings, slice_upload_check_interval=Duration.parse("100ms")
+    )
+    await world.read()
+    done = await world.uploaded(slice_)
+    assert done.retry.retry_attempt == 0
+    assert world.uploader.started == 2
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(("renewed", "hours"), [(False, 2), (True, 0)])
+async def test_an_upload_with_expired_credentials(world: World, renewed: bool, hours: int) -> None:
+    """It is tried in two hours, or soon if the file has got new credentials meanwhile."""
+    slice_ = await world.slice()
+    world.put(slice_, _group(b"a"))
+    expiration = world.storage.now + timedelta(minutes=1 if renewed else -1)
+    await world.storage.expire(slice_.key.file_key, expiration)
+    world.uploader.failures = [CredentialsExpired("file", world.storage.now)]
+    await world.read()
+    failed = await world.failed(slice_)
+    rest = failed.retry.wait(world.storage.now)
+    assert rest is not None and rest // 3600 == hours
