@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
+import attrs
+
 from benchmarks.invariants import violations
 from benchmarks.snapshot import PREFIXES, Snapshot
 from stream.definition import lifecycle
@@ -73,6 +75,7 @@ class Cluster:
     :ivar lost: records of deleted files that were never imported.
     :ivar jobs: rows that the import job of each file has added to the table.
     :ivar half_deleted: files whose deletion has begun.
+    :ivar objects: the staging files that each slice was uploaded to.
     """
 
     def __init__(self, client: MortalClient, immortal: EtcdClient, session: Session) -> None:
@@ -84,6 +87,7 @@ class Cluster:
         self.lost = 0
         self.jobs: dict[str, int] = {}
         self.half_deleted: set[str] = set()
+        self.objects: dict[str, set[bytes]] = {}
         self._session = session
         self.changes = DefinitionChanges(
             client, self.repository, RecordingProvider(), self.storage.tick
@@ -206,7 +210,15 @@ class Cluster:
             return
         await slice_statistics(self.client, slice_.key)
         now = self.storage.tick()
-        await self._atomic(lambda txn: self.repository.slice_to_uploaded(txn, slice_.key, now))
+        staging = await self._staging(slice_.key.file_key)
+        self.objects.setdefault(str(slice_.key), set()).add(staging)
+
+        async def body(txn: AtomicTxn) -> None:
+            stored = await txn.get(_staging_key(slice_.key.file_key))
+            if stored is not None and stored.value == staging:
+                await self.repository.slice_to_uploaded(txn, slice_.key, now)
+
+        await self._atomic(body)
 
     async def fail_slice(self, pick: int) -> None:
         slice_ = await self._a_slice(pick)
@@ -244,6 +256,32 @@ class Cluster:
                 lock=lock,
             )
 
+    async def replace_staging(self, pick: int) -> None:
+        """What a coordinator does when upload credentials have expired."""
+        file = await self._a_file(pick, FileState.CLOSING)
+        if file is None:
+            return
+        now = self.storage.tick()
+        records_ = ((_staging_key(file.key), str(now).encode()),)
+        sink = lifecycle.new_sink(file.key.sink_key, name="S", table=TABLE, at=now, by=BY)
+        prepared = attrs.evolve(prepared_file(sink, file.key.file_opened_at), records=records_)
+        async with await self._lock(file.key) as lock:
+            await self.repository.replace_staging(self.client, file.key, prepared, now, lock)
+
+    async def _staging(self, file: FileKey) -> bytes:
+        """Which staging file it has."""
+        stored = await self._immortal.get(_staging_key(file))
+        return b"" if stored is None else stored.value
+
+    async def _staged(self, file: FileKey) -> int:
+        """Records that are found by an import of the file."""
+        staging, found = await self._staging(file), 0
+        for slice_ in await records.read_slices(self._immortal, file):
+            if staging in self.objects.get(str(slice_.key), ()):
+                count = (await slice_statistics(self._immortal, slice_.key)).staging
+                found += count.records_count
+        return found
+
     async def import_file(self, pick: int) -> None:
         """A job is made once for a file, however often its end isn't written down."""
         file = await self._a_file(pick, FileState.IMPORTING)
@@ -254,8 +292,7 @@ class Cluster:
             if now_stored is None or now_stored.state is not FileState.IMPORTING:
                 return
             if str(file.key) not in self.jobs:
-                statistics = await one_file_statistics(self.client, file.key)
-                self.jobs[str(file.key)] = statistics.staging.records_count
+                self.jobs[str(file.key)] = await self._staged(file.key)
             await self.repository.file_to_imported(self.client, file.key, self.storage.tick(), lock)
 
     async def fail_file(self, pick: int) -> None:
@@ -318,6 +355,8 @@ class Cluster:
                 await self.storage.to_uploading(slice_.key)
         for slice_ in await self.storage.slices():
             if slice_.state is SliceState.UPLOADING:
+                staging = await self._staging(slice_.key.file_key)
+                self.objects.setdefault(str(slice_.key), set()).add(staging)
                 await self.storage.to_uploaded(slice_.key)
         for _ in range(2):
             for number in range(len(await self.storage.files())):
@@ -388,6 +427,7 @@ def _records(snapshot: Snapshot, level: Level, below: str = "") -> int:
 
 _OFTEN = (
     *("receive", "rotate_slice", "close_slice", "close_slice", "upload_slice", "upload_slice"),
+    "replace_staging",
     *("rotate_file", "close_file", "close_file", "import_file", "import_file", "delete_file"),
 )
 OPERATIONS = (
@@ -398,3 +438,7 @@ OPERATIONS = (
     *("disable_source", "enable_source", "delete_source", "undelete_source"),
 )
 """Names of operations of `Cluster`, the usual ones more often."""
+
+
+def _staging_key(file: FileKey) -> str:
+    return f"prepared/{file}"
