@@ -319,12 +319,12 @@ class StorageWriterService(Service):
         :raises UserError: this node has no such volume.
         """
         for known in self._volumes:
-            if volume in (known.volume_id, str(known.found.path)):
+            if volume == known.volume_id or Path(volume).absolute() == known.found.path.absolute():
                 done: Deferred[Path] = deferToThreadPool(
                     self._reactor, known.pool, _drain, known.found.path, drained
                 )
                 return done
-        names = ", ".join(known.volume_id for known in self._volumes)
+        names = ", ".join(f"{known.volume_id} ({known.found.path})" for known in self._volumes)
         raise UserError(f'there is no volume "{volume}" here, there are: {names}')
 
     # Sealing.
