@@ -29,6 +29,7 @@ __all__ = [
     "delete_file_records",
     "delete_slice_records",
     "failing_slices",
+    "forget_failures",
     "load_file",
     "load_slice",
     "load_slices",
@@ -179,6 +180,12 @@ def save_slice(txn: AtomicTxn, old: Slice | None, new: Slice) -> None:
         txn.put(key, value)
     if old is not None and old.level is not new.level:
         txn.delete(f"{prefix.slice_level(old.level)}{new.key}")
+
+
+async def forget_failures(txn: AtomicTxn, key: SliceKey) -> None:
+    """Forget the failed attempts at a slice: the next may come at once."""
+    slice_ = await load_slice(txn, key)
+    save_slice(txn, slice_, attrs.evolve(slice_, retry=NO_RETRY))
 
 
 async def move_statistics(

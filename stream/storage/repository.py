@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 
 import attrs
 from twisted.logger import Logger
@@ -41,15 +40,7 @@ from stream.storage.entity import (
 )
 from stream.storage.key import FileKey, SliceKey
 from stream.storage.prepared import PreparedFile
-from stream.storage.retry import NO_RETRY
-from stream.storage.state import (
-    FileState,
-    InvalidFileState,
-    InvalidSliceState,
-    Level,
-    SliceState,
-    check_combination,
-)
+from stream.storage.state import FileState, Level, SliceState, check_combination
 from stream.storage.statistics import Statistics, total
 from stream.storage.volume import Volume
 from stream.values.bytesize import ByteSize
@@ -267,53 +258,6 @@ class StorageRepository:
         await records.move_statistics(txn, key, Level.LOCAL, Level.STAGING, counted)
         return new
 
-    async def replace_staging(
-        self, client: EtcdClient, key: FileKey, prepared: PreparedFile, now: datetime, lock: Lock
-    ) -> int:
-        """Give a closing file other staging storage; its slices are uploaded there from now on.
-
-        First the slices that are uploaded go back, some after the other, then the file gets what
-        is *prepared*. What a crash leaves half done is uploaded to the old storage if that still
-        works, or else done again.
-
-        :returns: how many slices went back.
-
-        Raises `InvalidFileState` if it isn't closing, `InvalidSliceState` if a slice was uploaded
-        meanwhile.
-        """
-        uploaded = [
-            slice_.key for slice_ in await records.read_slices(client, key) if _has_moved(slice_)
-        ]
-        for start in range(0, len(uploaded), SLICES_PER_TRANSACTION):
-            part = uploaded[start : start + SLICES_PER_TRANSACTION]
-
-            async def send_back(txn: AtomicTxn, part: Sequence[SliceKey] = part) -> None:
-                file = await records.load_file(txn, key)
-                for slice_key in part:
-                    slice_ = await records.load_slice(txn, slice_key)
-                    records.save_slice(txn, slice_, slice_.upload_again(file.state, now))
-                    await records.move_statistics(txn, slice_key, Level.STAGING, Level.LOCAL)
-
-            await atomic(client, send_back, lock=lock)
-
-        async def replace(txn: AtomicTxn) -> None:
-            file = await records.load_file(txn, key)
-            if file.state is not FileState.CLOSING:
-                raise InvalidFileState(f'file "{key}" is in "{file.state.value}" state')
-            for slice_ in await records.load_slices(txn, key):
-                if _has_moved(slice_):
-                    raise InvalidSliceState(f'slice "{slice_.key}" was uploaded meanwhile')
-            staging = attrs.evolve(file.staging, expiration=prepared.expiration)
-            records.save_file(txn, file, attrs.evolve(file, staging=staging, retry=NO_RETRY))
-            for record_key, value in prepared.records:
-                txn.put(record_key, value)
-
-        await atomic(client, replace, lock=lock)
-        for slice_ in await records.read_slices(client, key):
-            if slice_.state is SliceState.UPLOADING and slice_.retry != NO_RETRY:
-                await atomic(client, partial(self.retry_slice, key=slice_.key))
-        return len(uploaded)
-
     async def file_to_importing(
         self, txn: AtomicTxn, key: FileKey, is_empty: bool, now: datetime
     ) -> File:
@@ -402,11 +346,6 @@ class StorageRepository:
             txn, slice_, attrs.evolve(slice_, retry=slice_.retry.failed(now, reason, delay=delay))
         )
 
-    async def retry_slice(self, txn: AtomicTxn, key: SliceKey) -> None:
-        """Forget the failed attempts: the next may come at once."""
-        slice_ = await records.load_slice(txn, key)
-        records.save_slice(txn, slice_, attrs.evolve(slice_, retry=NO_RETRY))
-
     # Deleting.
 
     async def delete_file(
@@ -462,8 +401,3 @@ async def _roll_up(txn: AtomicTxn, key: FileKey) -> Statistics:
         before = decode(Statistics, stored.value) if stored else Statistics()
         txn.put(where, encode(before + sums[Level.TARGET]))
     return total(sums.values())
-
-
-def _has_moved(slice_: Slice) -> bool:
-    """Whether there is something of the slice in staging storage, and nowhere else to be found."""
-    return slice_.state is SliceState.UPLOADED and not slice_.local.is_empty

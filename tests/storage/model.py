@@ -25,6 +25,7 @@ from stream.storage import prefix, records
 from stream.storage.entity import File, Slice
 from stream.storage.key import FileKey
 from stream.storage.opening import DefinitionChanges
+from stream.storage.restaging import replace_staging
 from stream.storage.state import FileState, Level, SliceState
 from stream.storage.statistics import Statistics, total
 from stream.storage.statistics_reads import one_file_statistics, slice_statistics
@@ -266,7 +267,7 @@ class Cluster:
         sink = lifecycle.new_sink(file.key.sink_key, name="S", table=TABLE, at=now, by=BY)
         prepared = attrs.evolve(prepared_file(sink, file.key.file_opened_at), records=records_)
         async with await self._lock(file.key) as lock:
-            await self.repository.replace_staging(self.client, file.key, prepared, now, lock)
+            await replace_staging(self.client, file.key, prepared, now, lock)
 
     async def _staging(self, file: FileKey) -> bytes:
         """Which staging file it has."""

@@ -6,9 +6,7 @@ change of its slices wakes the file.
 
 Note [Expired credentials]: a closing file whose upload credentials end before all its slices are
 uploaded, because staging storage, the Storage API or a reader was away for hours, could never be
-imported. It gets a new staging file, and all its slices are uploaded there: those that were
-uploaded already, too, since one import takes one staging file. Their files are on the volumes until
-the records of the file are deleted.
+imported. It gets a new staging file, see Note [Restaging] in `stream.storage.restaging`.
 """
 
 from __future__ import annotations
@@ -33,6 +31,7 @@ from stream.storage.key import FileKey, SliceKey
 from stream.storage.operator import BLAMELESS, Item, NotYet, Operator
 from stream.storage.prepared import FileProvider, PreparedFile
 from stream.storage.records import read_file
+from stream.storage.restaging import replace_staging
 from stream.storage.state import (
     FileState,
     InvalidCombination,
@@ -256,9 +255,7 @@ class FileRotation:
             try:
                 if prepared.expiration is not None and prepared.expiration <= now:
                     raise UserError(f"new upload credentials of the file {key} have expired, too")
-                again = await self._work.repository.replace_staging(
-                    self._work.client, key, prepared, now, lock
-                )
+                again = await replace_staging(self._work.client, key, prepared, now, lock)
                 committed = True
             except (InvalidFileState, InvalidSliceState) as error:
                 raise NotYet(f"no new staging for the file {key}: {error}") from error

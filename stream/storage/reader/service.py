@@ -41,7 +41,7 @@ from stream.storage.key import SliceKey
 from stream.storage.operation_meter import OperationMeter, measure_operator, sink_labels
 from stream.storage.operator import BLAMELESS, Item, NotYet, Operator
 from stream.storage.reader.slice_files import CheckedFiles, FileInUse, check_files
-from stream.storage.records import load_file
+from stream.storage.records import forget_failures, load_file
 from stream.storage.repository import StorageRepository
 from stream.storage.state import InvalidSliceState, Level, SliceState
 from stream.storage.statistics import Statistics
@@ -203,7 +203,7 @@ class StorageReaderService(Service):
         """
         failing = [slice_.key for slice_ in self._failing() if slice_.key.sink_key == sink]
         for key in failing:
-            await atomic(self._client, partial(self._repository.retry_slice, key=key))
+            await atomic(self._client, partial(forget_failures, key=key))
             _log.info("the upload of slice {slice_id} is tried again now", slice_id=str(key))
         return failing
 

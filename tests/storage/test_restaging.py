@@ -11,10 +11,11 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from stream.etcd import AtomicTxn, EtcdClient, LockLost, Session
-from stream.storage import records, repository
+from stream.storage import records, restaging
 from stream.storage.entity import Slice
 from stream.storage.key import FileKey
 from stream.storage.prepared import PreparedFile
+from stream.storage.restaging import replace_staging
 from stream.storage.retry import NO_RETRY
 from stream.storage.state import (
     FileState,
@@ -64,9 +65,7 @@ class World:
         prepared = prepared or await self.prepared()
         now = self.storage.tick()
         async with await self.session.lock("file", timeout=5) as lock:
-            return await self.storage.repository.replace_staging(
-                self.storage.client, prepared.key, prepared, now, lock
-            )
+            return await replace_staging(self.storage.client, prepared.key, prepared, now, lock)
 
     async def states(self) -> list[SliceState]:
         return [slice_.state for slice_ in await self.storage.slices()]
@@ -116,7 +115,7 @@ async def test_the_file_has_what_was_prepared(world: World) -> None:
 @pytest_twisted.ensureDeferred
 async def test_many_slices_go_back_in_pieces(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """No transaction is larger than etcd takes."""
-    monkeypatch.setattr(repository, "SLICES_PER_TRANSACTION", 2)
+    monkeypatch.setattr(restaging, "SLICES_PER_TRANSACTION", 2)
     await world.closing((1,) * 5, uploaded=5)
     assert await world.replace() == 5
     assert await world.states() == [SliceState.UPLOADING] * 5 + [SliceState.UPLOADED]
@@ -194,7 +193,7 @@ async def test_nothing_is_changed_without_the_lock(world: World) -> None:
     lock = await world.session.lock("file", timeout=5)
     await lock.release()
     with pytest.raises(LockLost):
-        await world.storage.repository.replace_staging(
+        await replace_staging(
             world.storage.client, prepared.key, prepared, world.storage.tick(), lock
         )
     assert await world.states() == [SliceState.UPLOADED] * 2
