@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from stream.errors import UserError, format_nested, sentence
 from stream.etcd import EtcdUnavailable
 from stream.ops.chain import ServiceChain
-from stream.ops.garbage import settle
+from stream.ops.garbage import GarbageCollection
 from stream.ops.stop_limit import StopLimit
 
 __all__ = ["Process", "raise_file_limit"]
@@ -55,6 +55,7 @@ class Process(Service):
         self._hangup = hangup
         self._observer = observer
         self._limit = StopLimit(stop_seconds, reactor)
+        self._garbage = GarbageCollection(reactor)
         self._build = build
         self._reactor = reactor
         self._ready = ready
@@ -86,7 +87,7 @@ class Process(Service):
             self._main.on_failure.append(self._failed)
         await maybeDeferred(self._main.startService)
         if not self._exiting:
-            settle()
+            self._garbage.start()
             _log.info("ready to serve")
             self._ready()
 
@@ -127,6 +128,7 @@ class Process(Service):
     async def stopService(self) -> None:
         """Fires when everything has drained."""
         super().stopService()
+        self._garbage.stop()
         if self._main is not None:
             await maybeDeferred(self._main.stopService)
             if isinstance(self._main, ServiceChain) and self._main.is_unclean:

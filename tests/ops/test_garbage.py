@@ -6,42 +6,61 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from twisted.internet.task import Clock
 
-from stream.ops.garbage import settle
+from stream.ops.garbage import SECONDS, GarbageCollection
+
+
+class Held:
+    """In a circle."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def _held() -> int:
+    return sum(isinstance(each, Held) for each in gc.get_objects())
 
 
 @pytest.fixture
-def _as_before() -> Iterator[None]:
-    threshold = gc.get_threshold()
-    yield
-    gc.set_threshold(*threshold)
-    gc.unfreeze()
+def clock() -> Iterator[Clock]:
+    """Of a collection that has started."""
+    clock = Clock()
+    collection = GarbageCollection(clock)
+    collection.start()
+    yield clock
+    collection.stop()
 
 
-@pytest.mark.usefixtures("_as_before")
 def test_what_is_there_at_the_start_is_not_looked_at_again() -> None:
-    """Garbage of the start is taken away; all else is left out of every later look."""
+    """All else has its time, as long as it runs; then everything is as before."""
     before = gc.get_threshold()
-    circle: list[object] = []
-    circle.append(circle)
-    settle()
-    assert gc.get_freeze_count() > 1000
-    assert gc.get_count()[0] < 1000
-    assert gc.get_threshold()[0] > before[0]
-    assert gc.get_threshold()[1:] == before[1:]
+    gc.unfreeze()
+    collection = GarbageCollection(Clock())
+    collection.start()
+    try:
+        assert gc.get_freeze_count() > 1000
+        assert gc.get_threshold()[0] > before[0]
+        assert gc.get_threshold()[1:] == before[1:]
+    finally:
+        collection.stop()
+        collection.stop()
+    assert gc.get_threshold() == before
+    assert not gc.get_freeze_count()
 
 
-@pytest.mark.usefixtures("_as_before")
-def test_circles_of_later_are_found() -> None:
+@pytest.mark.usefixtures("clock")
+def test_many_circles_are_found() -> None:
     """Looking less often isn't never."""
-    settle()
-
-    class Held:
-        pass
-
-    gone = []
     for _ in range(3 * gc.get_threshold()[0]):
-        held = Held()
-        held.__dict__["itself"] = held
-        gone.append(id(held))
-    assert sum(isinstance(each, Held) for each in gc.get_objects()) < len(gone) / 2
+        Held()
+    assert _held() < 2 * gc.get_threshold()[0]
+
+
+def test_a_few_circles_are_found_in_time(clock: Clock) -> None:
+    """However few they are."""
+    for _ in range(3):
+        Held()
+    assert _held() == 3
+    clock.advance(SECONDS)
+    assert not _held()
