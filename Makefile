@@ -35,7 +35,7 @@ WITH_RACE := $(SINGLE_FILE)-with-race
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-31s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -164,6 +164,12 @@ check-alerts: install target/promtool ## Run the cases of the alert rules, and c
 
 target/promtool:
 	GOBIN=$(CURDIR)/target go install github.com/prometheus/prometheus/cmd/promtool@v0.316.0
+
+watch-check: install target/prometheus ## Have a real Prometheus watch good and bad times: which alerts fire, what the dashboard shows; needs Go
+	$(BIN)/python -m pytest -q tests/e2e/test_watching.py
+
+target/prometheus:
+	GOBIN=$(CURDIR)/target go install github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
 
 benchmark-k6: target/k6 ## Run the k6 benchmark against K6_API_HOST; K6_API_TOKEN=… and other variables: docs/deployment.md
 	target/k6 run scripts/k6/stream-api/main.js

@@ -25,6 +25,7 @@ by`. The mirrors and their lag are told by each process for itself.
 `provisioning/monitoring/` has a Grafana dashboard, alert rules and a Prometheus configuration.
 Each name and label that they ask for is told by a real deployment, and `make check-alerts` runs
 the cases in which each alert fires, and doesn't (`alerts_test.yaml`), with Prometheus' promtool.
+`make watch-check` has a real Prometheus watch real processes, with shorter times.
 Two families of the original, `…mirror_*_num_keys` and `…mirror_*_memory_usage`, are gauges here:
 there they were counters to which the present size was added again and again. The bytes of a
 mirror are those of its content in etcd, estimated from the mean size of its values. Metrics of
