@@ -97,7 +97,7 @@ class TaskExecutor(Service):
         self._node_id = node_id
         self._metrics = metrics or Metrics()
         self._running: dict[str, Deferred[None] | None] = {}
-        self._ending: dict[str, Deferred[None]] = {}
+        self._ending: set[str] = set()
 
     def startService(self) -> None:
         super().startService()
@@ -142,8 +142,8 @@ class TaskExecutor(Service):
     ) -> Task:
         if not self.running or len(self._running) >= MAX_RUNNING:
             raise TooManyTasks("the service is busy, please try again in a moment")
-        ending = self._ending.get(object_key)
-        if ending is not None:
+        ending = self._running.get(object_key)
+        if ending is not None and object_key in self._ending:
             # Its record may be visible already: whoever saw it must not be told that it runs.
             await _follow(ending)
         if object_key in self._running:
@@ -172,7 +172,7 @@ class TaskExecutor(Service):
 
     def _forget(self, _: Any, object_key: str) -> None:
         del self._running[object_key]
-        self._ending.pop(object_key, None)
+        self._ending.discard(object_key)
 
     async def _record_start(self, task: Task, object_key: str) -> None:
         lease = self._session.lease_id
@@ -214,10 +214,7 @@ class TaskExecutor(Service):
             error_type=error_type(problem),
             application_error=problem is not None and not isinstance(problem, UserError),
         )
-        object_key = task.lock.removeprefix(LOCK_PREFIX)
-        running = self._running[object_key]
-        if running is not None:
-            self._ending[object_key] = running
+        self._ending.add(task.lock.removeprefix(LOCK_PREFIX))
         await self._record_end(ended)
 
     def _failed(self, task: Task, run: TaskRun, problem: BaseException) -> Task:

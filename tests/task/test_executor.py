@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock, deferLater
 
 from stream.errors import UserError
-from stream.etcd import EtcdClient, Session
+from stream.etcd import EtcdClient, Session, atomic
 from stream.task.entity import Task
 from stream.task.errors import TaskAlreadyRunning, TaskNotFound, TooManyTasks
 from stream.task.executor import TASK_SECONDS, Body, TaskExecutor, TaskRun
@@ -160,6 +161,34 @@ async def test_users_are_told_only_what_is_meant_for_them(tasks: Tasks) -> None:
     assert ended.user_error.name == "unknownError"
     assert ended.user_error.exception_id.startswith("keboola-stream-api-")
     assert ended.error == "internals"
+
+
+@ensure
+async def test_who_has_seen_the_end_may_start_the_next(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record of the end may be seen before the node has etcd's answer to it, also for a task
+    that had nothing to wait for."""
+    written, answered = Deferred[None](), Deferred[None]()
+
+    async def late(client: EtcdClient, body: Any, **options: Any) -> Any:
+        result = await atomic(client, body, **options)
+        if not written.called:
+            written.callback(None)
+            await answered
+        return result
+
+    async def at_once(run: TaskRun) -> str:
+        monkeypatch.setattr("stream.task.executor.atomic", late)
+        return "Done."
+
+    first = await tasks.start(at_once)
+    await written
+    assert (await tasks.end_of(first)).result == "Done."
+    second = ensureDeferred(tasks.start(at_once))
+    assert not second.called
+    answered.callback(None)
+    assert (await tasks.end_of(await second)).result == "Done."
 
 
 @ensure
