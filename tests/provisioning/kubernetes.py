@@ -45,7 +45,7 @@ class Cluster:
             [KUBECTL, *words],
             env={
                 "PATH": os.environ["PATH"],
-                "HOME": "/nonexistent",
+                "HOME": str(self.config.parent),  # kubectl writes its cache there
                 "KUBECONFIG": str(self.config),
             },
             input=given,
