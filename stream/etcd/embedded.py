@@ -9,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
@@ -26,6 +27,7 @@ __all__ = ["EmbeddedEtcd", "etcd_binary"]
 _log = Logger()
 
 MAX_TXN_OPERATIONS = 1024
+_PORT = 2379
 _READY_SECONDS = 30.0
 _KILL_AFTER_SECONDS = 10.0
 _RESTART_FIRST_SECONDS = 0.5
@@ -63,14 +65,16 @@ def etcd_binary() -> str:
 
 
 class EmbeddedEtcd(Service):
-    """:param endpoint: ``host:port`` to listen at.
+    """:param endpoint: to listen at: ``host:port`` or an http URL; the port may be left out of a
+        URL (2379), and the host of ``:port`` (127.0.0.1).
     :param data_dir: kept between runs; a directory that belongs to one etcd only.
+
+    Raises UserError if etcd can't listen at such an endpoint.
     """
 
     def __init__(self, reactor: Any, endpoint: str, data_dir: str) -> None:
         self._reactor = reactor
-        host, _, port = endpoint.removeprefix("http://").strip("/").rpartition(":")
-        self._host, self._port = host or "127.0.0.1", int(port)
+        self._host, self._port = _listen_address(endpoint)
         self._data_dir = Path(data_dir).absolute()
         self._child: _Child | None = None
         self._restart: Any = None
@@ -85,7 +89,7 @@ class EmbeddedEtcd(Service):
         self._check_port()
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._spawn()
-        endpoint = f"{self._host}:{self._port}"
+        endpoint = self._address
         client = EtcdClient(self._reactor, [endpoint], "", connect_timeout=_READY_SECONDS)
         self._starting = ensureDeferred(client.startService())
         try:
@@ -102,21 +106,27 @@ class EmbeddedEtcd(Service):
             await client.stopService()
         _log.info("etcd listens on {endpoint}", endpoint=endpoint)
 
+    @property
+    def _address(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self._port}"
+
     def _check_port(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((self._host, self._port))
             except OSError as error:
                 raise UserError(
-                    f'etcd cannot listen on "{self._host}:{self._port}": {error.strerror}'
+                    f'etcd cannot listen on "{self._address}": {error.strerror}'
                 ) from None
 
     def _spawn(self) -> None:
         self._restart = None
         self._child = _Child(self)
         self._spawned_at = self._reactor.seconds()
-        url = f"http://{self._host}:{self._port}"
+        url = f"http://{self._address}"
         arguments = [
             etcd_binary(),
             "--name=stream",
@@ -216,6 +226,21 @@ class _Child(ProcessProtocol):
         for waiter in waiting:
             if not waiter.called:
                 waiter.callback(None)
+
+
+def _listen_address(endpoint: str) -> tuple[str, int]:
+    """The host and port that *endpoint* names. Raises UserError."""
+    try:
+        parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
+    except ValueError:
+        scheme = ""
+    if "," in endpoint or scheme != "http" or not (host or port):
+        raise UserError(
+            f'the etcd of this node cannot listen at "{endpoint}": '
+            '"etcd.endpoint" must be one host:port or http URL, e.g. 127.0.0.1:2379'
+        )
+    return host or "127.0.0.1", _PORT if port is None else port
 
 
 def _free_port() -> int:

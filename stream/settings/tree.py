@@ -134,7 +134,8 @@ class EtcdSettings:
     debug_log: bool = setting(False, "Log each operation of the etcd client to stderr.")
     data_dir: str = setting(
         "",
-        "Directory of the etcd that the service runs itself; the endpoint may be left out then.",
+        "Directory of the etcd that the service runs itself; the endpoint may be left out then, "
+        "and is 127.0.0.1:2379.",
     )
 
 

@@ -10,7 +10,10 @@ import attrs
 from stream.settings.declare import Leaf, with_values
 from stream.settings.tree import LEAVES, LEAVES_BY_KEY, EncryptionSettings, Settings
 
-__all__ = ["applies", "normalise", "problems_of"]
+__all__ = ["OWN_ETCD", "applies", "normalise", "problems_of"]
+
+OWN_ETCD = "127.0.0.1:2379"
+"""Where the etcd of ``etcd.dataDir`` listens, and where it is looked for, if no endpoint is set."""
 
 _PROVIDER_SECTIONS = ("aes", "gcp", "aws", "azure")
 
@@ -23,11 +26,13 @@ def applies(leaf: Leaf, settings: Settings) -> bool:
 
 
 def normalise(settings: Settings) -> Settings:
-    """*settings* with tidied addresses, and without the secrets of providers not chosen."""
+    """*settings* with tidied addresses, without the secrets of providers not chosen, and with the
+    endpoint of a node's own etcd if it was left out."""
+    endpoint = settings.etcd.endpoint.strip(" \t/")
     return with_values(
         settings,
         {
-            ("etcd", "endpoint"): settings.etcd.endpoint.strip(" \t/"),
+            ("etcd", "endpoint"): endpoint or (OWN_ETCD if settings.etcd.data_dir else ""),
             ("etcd", "namespace"): _namespace(settings.etcd.namespace),
             ("storage_api_host",): settings.storage_api_host.strip().rstrip("/"),
             ("api", "public_url"): _public_url(settings.api.public_url),
@@ -55,12 +60,8 @@ def problems_of(settings: Settings, unreadable: Collection[str] = ()) -> list[st
 
 def _own_checks(settings: Settings) -> Iterator[tuple[str, str]]:
     """Keys that their rule isn't applied to, each with its problem (empty if all is well)."""
-    # A node that runs etcd itself knows the address only once etcd has started.
     if not settings.etcd.endpoint:
-        yield (
-            "etcd.endpoint",
-            "" if settings.etcd.data_dir else 'invalid "etcd": etcd endpoint is not set',
-        )
+        yield "etcd.endpoint", 'invalid "etcd": etcd endpoint is not set'
     if not settings.etcd.namespace:
         yield "etcd.namespace", 'invalid "etcd": etcd namespace is not set'
     if not settings.api.public_url:

@@ -153,3 +153,30 @@ async def test_killed_parent(tmp_path: Path) -> None:
     embedded = EmbeddedEtcd(reactor, endpoint, data)
     await embedded.startService()
     await embedded.stopService()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [
+        ("127.0.0.1:2379", "127.0.0.1:2379"),
+        ("localhost:12379", "localhost:12379"),
+        ("http://127.0.0.1:2380/", "127.0.0.1:2380"),
+        ("http://127.0.0.1", "127.0.0.1:2379"),
+        ("localhost", "localhost:2379"),
+        (":2381", "127.0.0.1:2381"),
+        ("[::1]:2379", "[::1]:2379"),
+        ("http://[::1]:2379", "[::1]:2379"),
+    ],
+)
+def test_where_it_listens(endpoint: str, expected: str) -> None:
+    """Every form of an address that a client of etcd understands."""
+    assert EmbeddedEtcd(reactor, endpoint, "data")._address == expected
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "http://", "a:1,b:2", "https://127.0.0.1:2379", "127.0.0.1:x", "[::1:2379"]
+)
+def test_an_address_that_it_cannot_listen_at_is_named(endpoint: str) -> None:
+    """A mistake of the configuration, not a crash."""
+    with pytest.raises(UserError, match="cannot listen at"):
+        EmbeddedEtcd(reactor, endpoint, "data")

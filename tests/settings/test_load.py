@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.etcd import EmbeddedEtcd, EtcdClient
 from stream.settings import LEAVES, Leaf, SettingsError, load
 from stream.settings.convert import convert
 from stream.values.bytesize import ByteSize
@@ -251,6 +252,16 @@ def test_one_problem() -> None:
     )
 
 
+@pytest.mark.parametrize("left_out", ["", " ", "/"])
+def test_a_node_with_its_own_etcd_needs_no_endpoint(left_out: str) -> None:
+    """Its etcd and its clients agree where that is; without an own etcd it has to be said."""
+    environ = {**VALID, "STREAM_ETCD_ENDPOINT": left_out, "STREAM_ETCD_DATA_DIR": "/data"}
+    endpoint = load({}, environ).etcd.endpoint
+    assert endpoint == "127.0.0.1:2379"
+    assert EmbeddedEtcd(None, endpoint, "/data")._address == endpoint
+    EtcdClient(None, [endpoint], "x")
+
+
 def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
     """A misspelt key in a file is an error that tells the right one."""
     path = _write(tmp_path / "c.yaml", "source.http.lisen", "x:1")
@@ -378,12 +389,6 @@ def test_own_checks() -> None:
         '"storage.metadataCleanup.activeFileExpiration" must be greater than or equal to'
         ' "storage.metadataCleanup.archivedFileExpiration"'
     ) in _problems(older, VALID)
-
-
-def test_local_etcd_needs_no_endpoint() -> None:
-    """A node that runs etcd itself learns the address from it."""
-    settings = load({"etcd-endpoint": "", "etcd-data-dir": "/tmp/etcd"}, VALID)
-    assert settings.etcd.endpoint == ""
 
 
 def test_encryption_sections() -> None:
