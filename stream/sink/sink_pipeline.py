@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock, ensureDeferred
@@ -64,13 +65,15 @@ class PipelineContext:
     balancer: Balancer
     dead_letters: DeadLetters | None = None
     meters: SinkMeters | None = None
-    renderers: dict[tuple[Mapping, ByteSize], Renderer] = attrs.Factory(dict)
+    renderers: WeakValueDictionary[tuple[Mapping, ByteSize], Renderer] = attrs.Factory(
+        WeakValueDictionary
+    )
     told: Rarely = attrs.Factory(
         lambda self: Rarely(TELL_SECONDS, self.reactor.seconds), takes_self=True
     )
 
     def renderer(self, slice_: Slice) -> Renderer:
-        """The compiled renderer of the slice's mapping, shared by equal mappings."""
+        """The compiled renderer of the slice's mapping, shared by the slices that are open."""
         key = (slice_.mapping, slice_.encoding.encoder.row_size_limit)
         renderer = self.renderers.get(key)
         if renderer is None:

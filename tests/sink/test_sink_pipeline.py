@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from itertools import pairwise
+
+import attrs
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.python.threadpool import ThreadPool
 
 from stream.errors import UserError
+from stream.mapping.columns import Mapping, mapping_from_plain
 from stream.sink.balancing import Balancer
 from stream.sink.counters import SliceCounters
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
 from stream.storage.key import SliceKey
 from tests.sink.fakes import FakeOpener, FakeWaiter
-from tests.storage.samples import sample_slice, uncompressed
+from tests.storage.samples import OPENED_AT, sample_slice, uncompressed
 
 
 class _Collector:
@@ -27,11 +32,8 @@ class _Collector:
         """At once."""
 
 
-def test_a_pipeline_being_closed_takes_no_record_and_ends_with_its_slices() -> None:
-    """Its slices may be opened again only when what it holds has been sent."""
-    clock = Clock()
-    opener = FakeOpener(at_once=False)
-    context = PipelineContext(
+def _context(opener: FakeOpener, clock: Clock) -> PipelineContext:
+    return PipelineContext(
         node_id="node-1",
         opener=opener,
         reactor=clock,
@@ -39,6 +41,13 @@ def test_a_pipeline_being_closed_takes_no_record_and_ends_with_its_slices() -> N
         collector=_Collector(),
         balancer=Balancer("roundRobin"),
     )
+
+
+def test_a_pipeline_being_closed_takes_no_record_and_ends_with_its_slices() -> None:
+    """Its slices may be opened again only when what it holds has been sent."""
+    clock = Clock()
+    opener = FakeOpener(at_once=False)
+    context = _context(opener, clock)
     pipeline = SinkPipeline(context)
     ensureDeferred(pipeline.update([sample_slice(encoding=uncompressed())]))
     renderer = pipeline.renderer()
@@ -53,3 +62,28 @@ def test_a_pipeline_being_closed_takes_no_record_and_ends_with_its_slices() -> N
     assert waiter.outcome == "stored"
     assert ended.called
     assert opener.files[-1].closed
+
+
+def test_renderers_are_kept_as_long_as_a_slice_uses_them() -> None:
+    """Slices with one mapping share a renderer; however many mappings there were, those in use
+    remain."""
+    context = _context(FakeOpener(), Clock())
+    opened_at = [OPENED_AT + timedelta(seconds=number) for number in range(20)]
+    slices = [
+        attrs.evolve(
+            sample_slice(opened_at=opened, encoding=uncompressed()), mapping=_mapping(number // 2)
+        )
+        for number, opened in enumerate(opened_at)
+    ]
+    pipeline = SinkPipeline(context)
+    for before, after in pairwise(slices):
+        done = ensureDeferred(pipeline.update([before, after]))
+        assert done.called
+        assert len(context.renderers) == len({before.mapping, after.mapping})
+    assert context.renderer(slices[-1]) is context.renderer(slices[-2])
+    ensureDeferred(pipeline.close(UserError("closed", status=503)))
+    assert len(context.renderers) == 0
+
+
+def _mapping(number: int) -> Mapping:
+    return mapping_from_plain({"columns": [{"type": "body", "name": f"body {number}"}]})
