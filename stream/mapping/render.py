@@ -7,6 +7,8 @@ something does not, it is rendered again column by column, to find which column 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import attrs
 import orjson
@@ -32,11 +34,13 @@ from stream.record.headers import BodyKind
 from stream.record.jsontree import JsonPath, text_bytes
 from stream.record.path import ABSENT, find_strictly, parse_path
 from stream.record.printing import print_json
+from stream.record.quoting import Quoted, quoted
 from stream.values.bytesize import ByteSize
 
 __all__ = ["Renderer", "RowTooBig", "compile_renderer", "render_cells"]
 
 Cell = Callable[[RecordContext], bytes]
+QuotedCell = Callable[[RecordContext], Quoted]
 
 
 @attrs.frozen(eq=False)
@@ -99,7 +103,7 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
 
 
 def _render_carefully(
-    columns: tuple[tuple[str, Cell], ...], record: RecordContext, row_size_limit: int
+    columns: tuple[tuple[str, QuotedCell], ...], record: RecordContext, row_size_limit: int
 ) -> bytes:
     row = b""
     for name, cell in columns:
@@ -144,31 +148,29 @@ def render_cells(mapping: Mapping, record: RecordContext) -> list[tuple[str, str
     return cells
 
 
-def _quotable(column: Column) -> Cell:
-    """The cell's text with its quotes doubled."""
-    cell = _cell(column)
-    if isinstance(column, UuidColumn | DatetimeColumn | IpColumn):
-        return cell  # never holds a quote
+def _quotable(column: Column) -> QuotedCell:
+    """The cell's text, quoted; see `stream.record.quoting`."""
     if isinstance(column, HeadersColumn):
         return lambda record: record.headers.csv_cell
     if isinstance(column, BodyColumn):
-        return lambda record: record.body.replace(b'"', b'""')
+        return lambda record: quoted(record.body)
+    cell = _cell(column)
     if isinstance(column, PathColumn):
         return _quotable_path(column, cell)
-    return lambda record: cell(record).replace(b'"', b'""')
+    return lambda record: quoted(cell(record))
 
 
-def _quotable_path(column: PathColumn, cell: Cell) -> Cell:
-    """*cell* with its quotes doubled, with short ways for bodies as most programs print them.
+def _quotable_path(column: PathColumn, cell: Cell) -> QuotedCell:
+    """*cell*, quoted, with short ways for bodies as most programs print them.
 
     In a body without any escape a string's text is its spelling, and holds no quote.
     """
     keys = tuple(step.text for step in parse_path(column.path))
     occurs_once = JsonPath(column.path).occurs_once
     raw_string = column.raw_string
-    form = b"%b" if raw_string else b'""%b""'
+    form: Any = b"%b" if raw_string else b'""%b""'
 
-    def render(record: RecordContext) -> bytes:
+    def render(record: RecordContext) -> Quoted:
         if record.headers.kind is BodyKind.JSON:
             value = record.document
             if type(value) is not dict:
@@ -182,14 +184,28 @@ def _quotable_path(column: PathColumn, cell: Cell) -> Cell:
                 body = record.body
                 if type(value) is str and b"\\" not in body:
                     if record.is_canonical or occurs_once(body):
-                        return form % value.encode()
+                        spelling: Quoted = form % value.encode()
+                        return spelling
                 elif record.is_canonical:
                     if raw_string and type(value) is str:
-                        return value.encode().replace(b'"', b'""')
-                    return orjson.dumps(value).replace(b'"', b'""')
-        return cell(record).replace(b'"', b'""')
+                        return quoted(value.encode())
+                    return quoted(orjson.dumps(value))
+        return quoted(cell(record))
 
     return render
+
+
+# What is the same for many records is quoted once.
+
+
+@lru_cache(maxsize=16)
+def _quoted_time(timestamp_ms: int) -> Quoted:
+    return quoted(datetime_text(timestamp_ms))
+
+
+@lru_cache(maxsize=1024)
+def _quoted_address(client_ip: str) -> Quoted:
+    return quoted(client_ip.encode())
 
 
 def _cell(column: Column) -> Cell:

@@ -26,19 +26,20 @@ from stream.mapping.columns import (
 from stream.record.block import RecordBlock
 from stream.record.context import RecordContext, datetime_text
 from stream.record.path import parse_path
+from stream.record.quoting import Quoted, quoted
 
 __all__ = ["BlockRenderer", "compile_block_renderer"]
 
-Cell = Callable[[RecordContext], bytes]
-Cells = Callable[[RecordBlock], Iterable[bytes]]
-"""The texts of a column for all records, quotes doubled. Raises UserError."""
+Cell = Callable[[RecordContext], Quoted]
+Cells = Callable[[RecordBlock], Iterable[Quoted]]
+"""The texts of a column for all records, quoted. Raises UserError."""
 
 BlockRenderer = Callable[[RecordBlock], list[bytes]]
 """From a block with `documents` to its rows, with line feeds. Raises UserError."""
 
 
 def compile_block_renderer(columns: Sequence[tuple[Column, Cell]]) -> BlockRenderer:
-    """:param columns: with what gives the cell of one record, quotes doubled."""
+    """:param columns: with what gives the quoted cell of one record."""
     form = b",".join([b'"%b"'] * len(columns)) + b"\n"
     all_cells = [_cells(column, cell) for column, cell in columns]
 
@@ -52,13 +53,13 @@ def compile_block_renderer(columns: Sequence[tuple[Column, Cell]]) -> BlockRende
 
 def _cells(column: Column, cell: Cell) -> Cells:
     if isinstance(column, UuidColumn):
-        return lambda block: [str(uuid_utils.uuid7()).encode() for _ in block.bodies]
+        return lambda block: [quoted(str(uuid_utils.uuid7()).encode()) for _ in block.bodies]
     if isinstance(column, DatetimeColumn):
-        return lambda block: [datetime_text(block.shared.timestamp_ms)] * len(block.bodies)
+        return lambda block: [quoted(datetime_text(block.shared.timestamp_ms))] * len(block.bodies)
     if isinstance(column, IpColumn | HeadersColumn):
         return lambda block: [cell(block.shared)] * len(block.bodies)
     if isinstance(column, BodyColumn):
-        return lambda block: [body.replace(b'"', b'""') for body in block.bodies]
+        return lambda block: map(quoted, block.bodies)
     if isinstance(column, PathColumn):
         return _path_cells(column, cell)
     return lambda block: map(cell, block.records)
@@ -67,9 +68,9 @@ def _cells(column: Column, cell: Cell) -> Cells:
 def _path_cells(column: PathColumn, cell: Cell) -> Cells:
     keys = tuple(step.text for step in parse_path(column.path))
     raw_string = column.raw_string
-    form = b"%b" if raw_string else b'""%b""'
+    form: Any = b"%b" if raw_string else b'""%b""'
 
-    def cells(block: RecordBlock) -> list[bytes]:
+    def cells(block: RecordBlock) -> list[Quoted]:
         values: Iterable[Any] = block.documents or ()
         for key in keys:
             values = [value.get(key) if type(value) is dict else None for value in values]
@@ -80,11 +81,11 @@ def _path_cells(column: PathColumn, cell: Cell) -> Cells:
             for place, (value, body) in enumerate(zip(values, block.bodies, strict=True))
         ]
 
-    def special(block: RecordBlock, place: int, value: Any) -> bytes:
+    def special(block: RecordBlock, place: int, value: Any) -> Quoted:
         if value is None:
             return cell(block.records[place])
         if raw_string and type(value) is str:
-            return value.encode().replace(b'"', b'""')
-        return orjson.dumps(value).replace(b'"', b'""')
+            return quoted(value.encode())
+        return quoted(orjson.dumps(value))
 
     return cells

@@ -13,6 +13,8 @@ from functools import lru_cache
 
 import orjson
 
+from stream.record.quoting import Quoted, quoted
+
 __all__ = ["BodyKind", "RecordHeaders", "canonical_name", "html_safe"]
 
 _TOKEN = r"[a-z0-9!#$%&'*+.^_`|~-]+"
@@ -89,7 +91,7 @@ class RecordHeaders:
         self.raw = raw
         self._map: dict[str, str] | None = None
         self._text: str | None = None
-        self._cell: bytes | None = None
+        self._cell: Quoted | None = None
         self._of_element: RecordHeaders | None = None
         given = b""
         for name, value in raw:
@@ -129,10 +131,10 @@ class RecordHeaders:
         return html_safe(orjson.dumps(self.map).decode())
 
     @property
-    def csv_cell(self) -> bytes:
-        """`json` with quotes doubled, for a quoted CSV cell."""
+    def csv_cell(self) -> Quoted:
+        """`json`, quoted."""
         if self._cell is None:
-            self._cell = self.json.encode().replace(b'"', b'""')
+            self._cell = quoted(self.json.encode())
         return self._cell
 
 

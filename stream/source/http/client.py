@@ -1,16 +1,31 @@
-"""Who sent a request: the peer, unless the peer is a proxy that is trusted to say who did."""
+"""The client's address: the peer's, unless the peer is a proxy that is trusted to say who sent it.
+
+An address is always one that was parsed and printed again, so it is a plain one: no text of a
+header gets through. The scope of a link-local address (``fe80::1%eth0``) is a name that means
+something on one machine only, and that anybody may write anything into; it is left out.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 
 from stream.source.http.head import Head
 
-__all__ = ["ClientAddress"]
+__all__ = ["ClientAddress", "without_scope"]
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+
+_WITH_PORT = re.compile(r"\[([^\]]*)\](?::.*)?|([^:]*):[^:]*")
 
 
 class ClientAddress:
@@ -30,13 +45,17 @@ class ClientAddress:
         return not self._trusted
 
     def find(self, peer: str, head: Head) -> str:
-        """The nearest hop that is no trusted proxy; *peer* if nothing better is known."""
+        """The nearest hop that is no trusted proxy; the last known one if that can't be read.
+
+        Empty elements of the list are skipped, as RFC 9110 asks of every list in a header.
+        """
         client = peer
         hops = [
             hop
             for name, value in head.headers.raw
             if name.lower() == b"x-forwarded-for"
             for hop in value.decode("latin-1").split(",")
+            if hop.strip(" \t")
         ]
         while self._is_trusted(client) and hops:
             hop = _read(hops.pop())
@@ -50,13 +69,19 @@ class ClientAddress:
         return address is not None and any(address in network for network in self._trusted)
 
 
+def without_scope(host: str) -> str:
+    """The address of a peer, as its socket tells it, without a scope."""
+    return host.partition("%")[0]
+
+
 def _read(text: str) -> Address | None:
     """An address with an optional port: ``1.2.3.4:80``, ``[::1]:80``."""
-    text = text.strip()
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
+    text = text.strip(" \t")
+    match = _WITH_PORT.fullmatch(text)
+    if match is not None:
+        text = match[1] or match[2] or ""
+    if ":" in text:
+        text = without_scope(text)
     try:
         address = ip_address(text)
     except ValueError:

@@ -42,6 +42,7 @@ from zope.interface import implementer
 from stream.errors import UserError
 from stream.source.http import responses
 from stream.source.http.answers import Connection
+from stream.source.http.client import without_scope
 from stream.source.http.head import Head, HeadReader
 from stream.source.http.parser import Request, RequestParser
 
@@ -379,7 +380,7 @@ class IngestFactory(Factory):
             refusal.factory = self
             return refusal
         parser = RequestParser(self._heads, self._limits.max_head, self._limits.max_body)
-        connection = IngestProtocol(parser, self._handler, getattr(addr, "host", ""))
+        connection = IngestProtocol(parser, self._handler, without_scope(getattr(addr, "host", "")))
         connection.factory = self
         return connection
 

@@ -1,0 +1,55 @@
+"""The client's address is a plain address, whatever a header says."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, ip_address
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from stream.source.http.client import ClientAddress, without_scope
+from stream.source.http.head import Head, read_head
+
+_ADDRESSES = st.ip_addresses().map(str)
+_HEADER_TEXT = st.text(
+    st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f")
+)
+_HOPS = st.one_of(
+    _ADDRESSES,
+    _HEADER_TEXT,
+    st.builds("{}%{}".format, _ADDRESSES, _HEADER_TEXT),
+    st.builds("[{}%{}]:{}".format, _ADDRESSES, _HEADER_TEXT, st.integers(0, 70_000)),
+)
+_EVERYBODY = ClientAddress(["0.0.0.0/0", "::/0"])
+
+
+def _head(*lines: str) -> Head:
+    fields = "".join(f"X-Forwarded-For: {line}\r\n" for line in lines)
+    return read_head(f"POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n".encode("latin-1"))
+
+
+@given(st.lists(st.lists(_HOPS, max_size=4).map(",".join), max_size=3))
+@example(['fe80::1%x"'])
+def test_it_is_always_a_plain_address(lines: list[str]) -> None:
+    """Of whatever a trusted proxy sends, only an address without a scope gets through."""
+    found = _EVERYBODY.find("192.0.2.1", _head(*lines))
+    address = ip_address(found)
+    assert str(address) == found
+    assert not isinstance(address, IPv6Address) or address.scope_id is None
+
+
+@given(st.lists(_ADDRESSES, min_size=1), st.data())
+def test_empty_elements_change_nothing(hops: list[str], data: st.DataObject) -> None:
+    """Empty elements of the list are skipped wherever they are."""
+    padded = list(hops)
+    for _ in range(data.draw(st.integers(0, 5))):
+        place = data.draw(st.integers(0, len(padded)))
+        padded.insert(place, data.draw(st.text(" \t", max_size=2)))
+    plain = _EVERYBODY.find("192.0.2.1", _head(",".join(hops)))
+    assert _EVERYBODY.find("192.0.2.1", _head(",".join(padded))) == plain
+
+
+def test_a_peer_has_no_scope() -> None:
+    """Sockets tell the scope of a link-local peer; records don't have it."""
+    assert without_scope("fe80::1%eth0") == "fe80::1"
+    assert without_scope("192.0.2.1") == "192.0.2.1"
