@@ -12,7 +12,6 @@ from twisted.internet.defer import Deferred
 from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import EtcdClient
-from stream.keboola.masking import hide_secrets
 from stream.ops.log_control import LogControl
 from stream.ops.metrics import Metrics
 from stream.ops.pool import in_own_thread
@@ -23,6 +22,7 @@ from stream.storage.coordinator.service import StorageCoordinatorService
 from stream.storage.reader.service import StorageReaderService
 from stream.storage.state import Level
 from stream.storage.writer.service import StorageWriterService
+from stream.values.redaction import hide_secrets
 
 __all__ = ["Console", "Parts", "Text"]
 

@@ -23,6 +23,7 @@ from stream.etcd import EtcdUnavailable
 from stream.ops.chain import ServiceChain
 from stream.ops.garbage import GarbageCollection
 from stream.ops.stop_limit import StopLimit
+from stream.values.redaction import hide_secrets
 
 __all__ = ["Process", "raise_file_limit"]
 
@@ -104,7 +105,8 @@ class Process(Service):
     def fail(self, reason: str) -> None:
         """Stop because of a failure: the exit code will tell."""
         # The runner has put its log in the place of stderr.
-        print(format_nested("Error", [sentence(reason)]), file=sys.__stderr__, flush=True)
+        shown = format_nested("Error", [sentence(hide_secrets(reason))])
+        print(shown, file=sys.__stderr__, flush=True)
         atexit.register(_exit_with_failure)
         self.exit(reason, is_failure=True)
 

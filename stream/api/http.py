@@ -23,9 +23,9 @@ from stream.api.call import Answer
 from stream.api.errors import ErrorAnswer, error_answer
 from stream.errors import UserError
 from stream.ops.ids import request_id
-from stream.ops.secrets import shown_url
 from stream.ops.tracing import Span, received
 from stream.values.duration import Duration
+from stream.values.redaction import shown_url
 
 __all__ = ["MAX_BODY_BYTES", "ApiRequest", "ApiSite", "Front", "clean_path", "error_body", "put"]
 

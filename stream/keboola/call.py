@@ -12,13 +12,13 @@ from twisted.logger import Logger
 
 from stream.keboola.call_meter import CallMeter, MeasuredCall
 from stream.keboola.errors import UNREACHABLE, StorageApiError
-from stream.keboola.masking import hide_secrets
 from stream.keboola.retry import CALL_BUDGET, MAX_RETRIES, Outcome, may_retry, retry_delay
 from stream.keboola.token import Token, secrets_of
 from stream.keboola.transport import ExchangeFailed, Reply, Transport
 from stream.keboola.wire_log import WireLog
 from stream.ops.metrics import Metrics
 from stream.ops.tracing import outgoing_headers
+from stream.values.redaction import hide_secrets
 
 __all__ = ["Answer", "Call", "Caller", "base_url"]
 

@@ -8,7 +8,7 @@ import re
 import attrs
 
 from stream.errors import UserError
-from stream.keboola.masking import hide_secrets
+from stream.values.redaction import hide_secrets
 
 __all__ = ["Token", "secrets_of"]
 

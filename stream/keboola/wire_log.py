@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 from twisted.logger import Logger
 
-from stream.keboola.masking import hide_secrets, masked
 from stream.keboola.token import Token, secrets_of
 from stream.keboola.transport import ExchangeFailed, Reply
+from stream.values.redaction import hide_secrets, masked
 
 __all__ = ["WireLog"]
 

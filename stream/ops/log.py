@@ -2,7 +2,8 @@
 
 Code logs a template and fields, ``_log.info("opened volume {volume_id}", volume_id=…)``. A line has
 the finished message and every field, so that nothing must be parsed out of a message again. Fields
-whose name says that they hold a secret are masked, also in the message and inside of fields.
+whose name says that they hold a secret are masked, also in the message and inside of fields, and so
+is what looks like a secret in any text (`stream.values.redaction`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from stream.ops.secrets import MASK, is_secret_name
 from stream.ops.tracing import log_ids
+from stream.values.redaction import MASK, hide_secrets, is_secret_name
 from stream.values.utctime import format_time, from_timestamp
 
 __all__ = ["Form", "LineObserver", "form_for"]
@@ -48,6 +49,8 @@ _DEFAULT_NAMESPACES = frozenset({"<unknown>", "log_legacy", "stdout", "stderr"})
 _PACKAGE = "stream."
 _MAX_DEPTH = 6
 _MAX_CHARS = 32 * 1024
+_LONGEST_SECRET_CHARS = 4096
+"""What is read behind the shown part of a text, lest the cut leave the beginning of a secret."""
 # Fields by which logs are searched have the names that those searches know.
 _DOTTED = frozenset(
     {
@@ -169,10 +172,13 @@ def _value(value: Any, depth: int = 0) -> Any:
 
 
 def _short(text: str) -> str:
-    """What others send may be quoted in a line, but doesn't make it as long as they like."""
+    """*text* without secrets. What others send may be quoted in a line, but doesn't make it as
+    long as they like.
+    """
     if len(text) <= _MAX_CHARS:
-        return text
-    return f"{text[:_MAX_CHARS]}… ({len(text)} characters)"
+        return hide_secrets(text)
+    shown = hide_secrets(text[: _MAX_CHARS + _LONGEST_SECRET_CHARS])[:_MAX_CHARS]
+    return f"{shown}… ({len(text)} characters)"
 
 
 def _component(namespace: str | None) -> str:

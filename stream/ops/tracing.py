@@ -21,7 +21,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from stream.errors import UserError
-from stream.ops.secrets import MASK, is_secret_name, shown_url
+from stream.values.redaction import MASK, hide_secrets, is_secret_name, shown_url
 
 __all__ = ["Span", "TracingService", "begin", "log_ids", "outgoing_headers", "received", "span"]
 
@@ -49,7 +49,7 @@ class Span:
     def set(self, name: str, value: str | int) -> None:
         """Set an attribute."""
         if self._otel is not None:
-            self._otel.set_attribute(name, MASK if is_secret_name(name) else value)
+            self._otel.set_attribute(name, _shown(name, value))
 
     def failed(self, problem: str) -> None:
         """What the span is about has failed.
@@ -144,8 +144,15 @@ def _started(name: str, attributes: Attributes, kind: Kind, context: Any) -> Any
         name,
         context=context,
         kind=SpanKind[kind.upper()],
-        attributes={k: MASK if is_secret_name(k) else value for k, value in attributes.items()},
+        attributes={name: _shown(name, value) for name, value in attributes.items()},
     )
+
+
+def _shown(name: str, value: str | int) -> str | int:
+    """The value of an attribute, without secrets."""
+    if is_secret_name(name):
+        return MASK
+    return hide_secrets(value) if isinstance(value, str) else value
 
 
 def outgoing_headers() -> Mapping[str, str]:

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import base64
 import codecs
-import re
 
 import orjson
 
 from stream.record.context import RecordContext, datetime_text
+from stream.values.redaction import shown_value
 
-__all__ = ["MASK", "MAX_SHOWN_BODY_BYTES", "shown_record"]
-
-MASK = "***"
-"""In the place of the value of a header that may be a secret."""
+__all__ = ["MAX_SHOWN_BODY_BYTES", "shown_record"]
 
 MAX_SHOWN_BODY_BYTES = 16 * 1024
 _MAX_HEADERS = 64
 _MAX_NAME_CHARS = 128
 _MAX_VALUE_CHARS = 512
-
-_SECRET = re.compile(
-    r"auth|cookie|token|secret|passw|api-?key|access-?key|signature|credential|session|jwt",
-    re.IGNORECASE,
-)
-"""In the name of a header whose value nobody should see. Rather one too many."""
+_LONGEST_SECRET_CHARS = 4096
+"""What is read behind the shown part of a value, lest the cut leave the beginning of a secret."""
 
 
 def shown_record(record: RecordContext, max_body_bytes: int) -> bytes:
@@ -58,6 +51,10 @@ def _text(body: bytes, is_cut: bool) -> str | None:
 
 def _headers(headers: dict[str, str]) -> dict[str, str]:
     return {
-        name[:_MAX_NAME_CHARS]: MASK if _SECRET.search(name) else value[:_MAX_VALUE_CHARS]
+        name[:_MAX_NAME_CHARS]: _value(name, value)
         for name, value in list(headers.items())[:_MAX_HEADERS]
     }
+
+
+def _value(name: str, value: str) -> str:
+    return shown_value(name, value[: _MAX_VALUE_CHARS + _LONGEST_SECRET_CHARS])[:_MAX_VALUE_CHARS]

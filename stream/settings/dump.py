@@ -15,6 +15,7 @@ from stream.settings.errors import SettingsError
 from stream.settings.sources import MASK
 from stream.settings.tree import LEAVES, Settings
 from stream.settings.validate import applies
+from stream.values.redaction import hide_secrets
 
 __all__ = ["dump", "masked"]
 
@@ -51,11 +52,13 @@ def _plain(leaf: Leaf, settings: Settings) -> Any:
     if leaf.secret:
         return MASK
     if leaf.is_list:
-        return list(value)
+        return [hide_secrets(item) if isinstance(item, str) else item for item in value]
     if value == "" and leaf.rule.argument("url") is not None:
         return None
+    if isinstance(value, str):
+        return hide_secrets(value)
     # ByteSize is an int, but people write sizes and durations as text.
-    return value if type(value) in {bool, int, str} else str(value)
+    return value if type(value) in {bool, int} else str(value)
 
 
 def _yaml(settings: Settings) -> str:

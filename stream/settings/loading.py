@@ -12,6 +12,7 @@ from stream.settings.flags import unknown_flag
 from stream.settings.sources import ConfigFileError, Raw, from_env, from_file, from_flags
 from stream.settings.tree import LEAVES_BY_KEY, Settings
 from stream.settings.validate import normalise, problems_of
+from stream.values.redaction import hide_secrets
 
 __all__ = ["load"]
 
@@ -96,5 +97,5 @@ def _convert(raws: Sequence[Raw]) -> tuple[dict[Leaf, Any], set[str], list[str]]
 
 
 def _shortened(value: object) -> str:
-    text = str(value)
+    text = hide_secrets(str(value))
     return text if len(text) <= _SHOWN_VALUE else f"{text[:_SHOWN_VALUE]}…"

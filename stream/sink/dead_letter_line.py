@@ -15,15 +15,10 @@ import orjson
 
 from stream.errors import UserError, record_error_name, record_message
 from stream.record.context import RecordContext, datetime_text
+from stream.values.redaction import MASK, shown_value
 
 __all__ = ["DeadRecord", "time_of"]
 
-_SECRET_HEADERS = frozenset(
-    {
-        *("Authorization", "Proxy-Authorization", "Cookie"),
-        *("X-Storageapi-Token", "X-Api-Key"),
-    }
-)
 _TIME = slice(len('{"time":"'), len('{"time":"2024-05-01T10:00:00.123Z'))
 
 
@@ -70,7 +65,11 @@ class DeadRecord:
             "error": self.error,
             "message": self.message,
             "clientIp": self.client_ip,
-            "headers": {k: v for k, v in self.headers.items() if k not in _SECRET_HEADERS},
+            "headers": {
+                name: shown
+                for name, value in self.headers.items()
+                if (shown := shown_value(name, value)) != MASK
+            },
             "bodyEncoding": encoding,
             "body": body,
         }

@@ -455,7 +455,7 @@ def test_lines_of_the_log_lead_to_the_trace(observed: Observed) -> None:
     ]
     (line,) = [line for line in access if line["message"].startswith("req ")]
     assert line["component"] == "api.http"
-    assert line["message"] == "req 202 /v1/branches/default/sources?token=*****"
+    assert line["message"] == "req 202 /v1/branches/default/sources?token=***"
     assert line["http.status"] == 202
     assert line["http.bytes"] > 0
     assert re.fullmatch(r"[\d.]+(µs|ms|s)", line["http.time"])

@@ -92,6 +92,34 @@ def test_minimum_level() -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        f"/stream/1/s/{'aB3' * 16}",
+        "http://user:hunter2@host/",
+        '{"password": "hunter2"}',
+        "Bearer hunter2-hunter2",
+    ],
+)
+def test_secrets_in_any_text(text: str) -> None:
+    """In the message, in a field, inside of one, and in the text of an exception."""
+    log, stream = _logger()
+    log.warn("got {text}", text=text, inside=[{"a": text}])
+    try:
+        raise ValueError(text)
+    except ValueError:
+        log.failure("failed")
+    assert "hunter2" not in stream.getvalue()
+    assert "aB3aB3" not in stream.getvalue()
+
+
+def test_a_secret_where_a_text_is_cut() -> None:
+    """Its beginning isn't shown either."""
+    log, stream = _logger()
+    log.warn("got", text="x" * (32 * 1024 - 10) + " " + "aB3" * 16)
+    assert "aB3" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
     "name",
     [
         *("token", "password", "secret", "etcd_password", "storageApiToken", "Authorization"),
@@ -104,10 +132,10 @@ def test_secrets_are_masked(name: str) -> None:
     log.info("sent", **{name: "hunter2"}, nested={"deep": [{name: "hunter2"}]})
     text = stream.getvalue()
     assert "hunter2" not in text
-    assert _line(stream)[name] == "*****"
+    assert _line(stream)[name] == "***"
     log, stream = _logger()
     log.info("got {token}", token="hunter2")
-    assert _line(stream)["message"] == "got *****"
+    assert _line(stream)["message"] == "got ***"
 
 
 @pytest.mark.parametrize("name", ["token_id", "key", "secrets_count", "tokenize"])

@@ -94,6 +94,6 @@ def test_form(tmp_path: Path) -> None:
     control = LogControl(str(path), "text", node="n1")
     _logger(control, "stream.x").info("hello {token}", token="secret")
     (line,) = path.read_text().splitlines()
-    assert "INFO  [x] hello *****" in line
+    assert "INFO  [x] hello ***" in line
     assert "secret" not in line
     assert "nodeId=n1" in line

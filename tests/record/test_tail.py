@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
-from stream.record.tail import MASK, shown_record
+from stream.record.tail import shown_record
+from stream.values.redaction import MASK
 
 
 def shown(body: bytes, limit: int = 1000, **headers: Any) -> dict[str, Any]:

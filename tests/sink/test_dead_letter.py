@@ -20,6 +20,7 @@ from stream.errors import NestedError, UserError
 from stream.mapping.render import RowTooBig
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
+from stream.record.tail import shown_record
 from stream.settings import DeadLetterSettings
 from stream.sink import dead_letter
 from stream.sink.dead_letter import DeadLetters
@@ -71,6 +72,24 @@ def test_line() -> None:
     )
     assert time_of(line[:64]) == NOW
     assert time_of(b"{}") is None and time_of(b"\n\xff") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, "hunter2-hunter2") for name in ("X-Auth-Token", "Api_Key", "X-Hub-Signature-256")],
+        *[(name, "hunter2-hunter2") for name in ("apikey", "SESSION", "x_client_secret", "X-Key")],
+        ("X-Original-Uri", "/stream/123/my-source/hunter2-hunter2"),
+        ("Referer", "https://me:hunter2-hunter2@host/"),
+    ],
+)
+def test_dead_letters_hide_what_the_tail_hides(name: str, value: str) -> None:
+    """It is one policy."""
+    headers = RecordHeaders(((name.encode(), value.encode()), (b"X-Seen", b"hunter1")))
+    record = RecordContext(int(NOW * 1000), "::1", headers, b"{}")
+    for shown in (DeadRecord.of("my-sink", record, ERROR).line(), shown_record(record, 100)):
+        assert b"hunter2" not in shown
+        assert b"hunter1" in shown
 
 
 def test_line_of_a_body_that_is_no_text() -> None:

@@ -1,0 +1,253 @@
+"""What may be seen of a name, an address, a body or a text."""
+
+from __future__ import annotations
+
+import string
+from urllib.parse import quote
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.definition.secret import new_secret
+from stream.values.redaction import (
+    MASK,
+    hide_secrets,
+    is_secret_name,
+    masked,
+    shown_url,
+    shown_value,
+)
+
+SECRET = "s3cret-of-somebody"
+NAMES = st.sampled_from(
+    [
+        *("token", "SecretAccessKey", "AccessKeyId", "SessionToken", "access_token", "password"),
+        *("SASConnectionString", "SharedAccessSignature", "X-StorageApi-Token", "Authorization"),
+    ]
+)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.text(st.characters(codec="utf-8"))
+)
+BODIES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text("abc"), inner), max_leaves=10
+)
+SECRET_WORDS = st.sampled_from(
+    [
+        *(("authorization",), ("proxy", "authorization"), ("x", "auth"), ("x", "auth", "token")),
+        *(("cookie",), ("set", "cookie"), ("api", "key"), ("x", "api", "key"), ("apikey",)),
+        *(("x", "functions", "key"), ("subscription", "key"), ("x", "webhook", "key")),
+        *(("access", "token"), ("refresh", "tokens"), ("id", "token"), ("token",)),
+        *(("x", "hub", "signature", "256"), ("signature",), ("x", "shopify", "hmac", "sha256")),
+        *(("password",), ("passwd",), ("db", "passphrase"), ("client", "secret"), ("secret",)),
+        *(("session",), ("session", "id"), ("credentials",), ("private", "key"), ("jwt",)),
+        *(("csrf", "token"), ("connection", "string"), ("oauth",), ("bearer",)),
+    ]
+)
+HARMLESS = [
+    *("Content-Type", "Content-Length", "User-Agent", "Host", "Accept", "Date", "Author", "author"),
+    *("authority", "tokenize", "Traceparent", "X-Request-Id", "X-Forwarded-For", "X-GitHub-Event"),
+    *("key", "lock_key", "primaryKey", "distributionKey", "Idempotency-Key", "Sec-WebSocket-Key"),
+    *(
+        "passenger",
+        "bypass",
+        "token_id",
+        "design",
+        "assignment",
+        "signal",
+        "monkey",
+        "tokenPath",
+        "",
+        "-",
+    ),
+    *("kubernetesTokenPath", "authorizedKeys", "project_id", "stream.branch.id", "http_status"),
+]
+FORMS = st.sampled_from(
+    [
+        "-".join,
+        "_".join,
+        ".".join,
+        "".join,
+        " ".join,
+        lambda words: words[0] + "".join(word.title() for word in words[1:]),
+        lambda words: "-".join(word.title() for word in words),
+    ]
+)
+CASES = st.sampled_from([str, str.upper, str.lower])
+
+
+@given(SECRET_WORDS, FORMS, CASES)
+def test_names_of_secrets(words, form, case) -> None:  # type: ignore[no-untyped-def]
+    """In any case, with any separators and without."""
+    assert is_secret_name(case(form(words)))
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_names_of_other_things(name: str) -> None:
+    """Words in which the name of a secret happens to stand, and what tells about one."""
+    assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("/v1/branches/default/sources?limit=2", "/v1/branches/default/sources?limit=2"),
+        ("/stream/123/my-source/hunter2", "/stream/123/my-source/***"),
+        ("/stream/123/my-source/hunter2?batch=true", "/stream/123/my-source/***?batch=true"),
+        ("/stream/123/my-source/hunter2/logs", "/stream/123/my-source/***/logs"),
+        ("//stream//123///my-source//hunter2//", "//stream//123///my-source//***//"),
+        ("/%73tream/123/my-source/hunter2", "/%73tream/123/my-source/***"),
+        ("/STREAM/123/my-source/hunter2", "/STREAM/123/my-source/***"),
+        ("/x/stream/123/my-source/hunter2/x/y", "/x/stream/123/my-source/***/***/***"),
+        ("/x%2Fstream%2f123%252Fmy-source%5Chunter2", "/x%2Fstream%2f123%252Fmy-source%5C***"),
+        ("/otlp/123/my-source/hunter2/v1/logs", "/otlp/123/my-source/***/v1/logs"),
+        ("/otlp/123/my-source/v1/logs", "/otlp/123/my-source/v1/logs"),
+        ("/v1?X-StorageApi-Token=hunter2&a=b", "/v1?X-StorageApi-Token=***&a=b"),
+        ("/v1?x_storageapi%5Ftoken=hunter2&a=b", "/v1?x_storageapi%5Ftoken=***&a=b"),
+        ("/v1?a=b&token=hunter2", "/v1?a=b&token=***"),
+        ("/v1?a=b;key=hunter2", "/v1?a=b;key=***"),
+        ("/v1/a;jsessionid=hunter2/b", "/v1/a;jsessionid=***/b"),
+        ("/v1?api_key=hunter2#x", "/v1?api_key=***#x"),
+        ("/v1#access_token=hunter2&x=1", "/v1#access_token=***&x=1"),
+        ("http://user:hunter2@host/v1/traces", "http://***@host/v1/traces"),
+        ("http://user:hun@ter2@host/v1/traces", "http://***@host/v1/traces"),
+        ("/v1?next=http%3A%2F%2Fuser:hunter2@host", "/v1?next=***"),
+        ("/v1/a\r\nb", "/v1/a\\r\\nb"),
+        ("/v1?tokenize=yes", "/v1?tokenize=yes"),
+        (
+            "/v1/branches/1/tasks/api.create.source/1/my-source/2024-01-02T03:04:05.000Z_abcde",
+            "/v1/branches/1/tasks/api.create.source/1/my-source/2024-01-02T03:04:05.000Z_abcde",
+        ),
+    ],
+)
+def test_secrets_in_addresses(url: str, shown: str) -> None:
+    """The secret of a source, credentials and parameters with telling names are masked."""
+    assert shown_url(url) == shown
+
+
+PARTS = st.lists(
+    st.sampled_from(
+        ["stream", "otlp", "", "v1", "logs", "123", "my-source", "x;y=1", "a=b", "%2e", "..", "ä"]
+    ),
+    max_size=6,
+)
+SLASH = st.sampled_from(["/", "//", "%2F", "%2f", "%252F", "\\"])
+ESCAPED = st.sampled_from(
+    [
+        str,
+        lambda text: "".join(f"%{ord(char):02x}" for char in text),
+        lambda text: quote(quote("".join(f"%{ord(char):02X}" for char in text), safe=""), safe=""),
+        lambda text: text[:20] + f"%{ord(text[20]):02x}" + text[21:],
+    ]
+)
+AROUND = st.sampled_from(
+    ["{}", "{}.", "({})", "~{}", "a={}", "{}=", "x{}", "{};v=1", "'{}'", "%20{}"]
+)
+
+
+@given(
+    PARTS, PARTS, SLASH, ESCAPED, AROUND, CASES, st.sampled_from(["", "?", "?a=", "?x&url=", "#"])
+)
+def test_the_secret_of_a_source_at_any_place(  # type: ignore[no-untyped-def]
+    before, behind, slash, escaped, around, case, mark
+) -> None:
+    """Whatever the route is, however it is escaped and whatever stands around it."""
+    secret = new_secret()
+    part = around.format(escaped(case(secret)))
+    url = slash.join(["", *before, mark + part, *behind])
+    shown = shown_url(url)
+    assert escaped(case(secret)) not in shown
+    assert case(secret) not in shown
+
+
+@given(st.text())
+def test_any_address_is_shown(url: str) -> None:
+    """On one line."""
+    assert not {"\r", "\n"} & set(shown_url(url))
+
+
+@given(st.text(string.printable, max_size=30), st.text(string.printable, max_size=30))
+def test_the_secret_of_a_source_in_a_text(before: str, behind: str) -> None:
+    """Wherever it stands as a word of its own."""
+    secret = new_secret()
+    assert secret not in hide_secrets(f"{before}/{secret}/{behind}")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("etcd: http://u:hunter2@h:2379: refused", "etcd: http://***@h:2379: refused"),
+        ('GET "https://x/y?token=hunter2" 500', 'GET "https://x/y?token=***" 500'),
+        ("Authorization: Bearer hunter2x", "Authorization: Bearer ***"),
+        ("basic information, token expired", "basic information, token expired"),
+        ('{"password": "hunter 2", "a":1}', '{"password": "***", "a":1}'),
+        ("HttpSource(secret='hunter2', a='b')", "HttpSource(secret='***', a='b')"),
+        ("lost the session: timeout", "lost the session: timeout"),
+        ("a eyJhbGciOi.eyJzdWIiOiIx.c2ln b", "a *** b"),
+        ("sha256 " + "ab12" * 16, "sha256 " + "ab12" * 16),
+        ("/tmp/stream/volumes/hdd/my-volume/x", "/tmp/stream/volumes/hdd/my-volume/x"),
+    ],
+)
+def test_secrets_in_texts(text: str, shown: str) -> None:
+    """Addresses, assignments and credentials; words and digests stay."""
+    assert hide_secrets(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("X-Auth-Token", "hunter2", MASK),
+        ("Api_Key", "hunter2", MASK),
+        ("Key", "hunter2", MASK),
+        ("Referer", "https://u:hunter2@host/a?token=hunter2", "https://***@host/a?token=***"),
+        ("X-Original-Uri", "/stream/123/my-source/hunter2", "/stream/123/my-source/***"),
+        ("Content-Type", "text/html; charset=utf-8", "text/html; charset=utf-8"),
+    ],
+)
+def test_values_of_headers(name: str, value: str, shown: str) -> None:
+    """What a header may carry from elsewhere is masked, too."""
+    assert shown_value(name, value) == shown
+
+
+def test_long_texts_take_no_long() -> None:
+    """No text makes the search quadratic: of these it would take hours."""
+    for piece in ("a", "://", "a=", "http://", "eyJ", "1-", "'a':", '":"\\', "%25", "//", "a1B"):
+        text = piece * (2**16 // len(piece))
+        hide_secrets(text)
+        shown_url(text)
+
+
+@given(NAMES, BODIES, st.sampled_from(["{}", "x{}y", "a={}&b"]))
+def test_a_secret_that_is_quoted_elsewhere(name: str, body: object, quoted: str) -> None:
+    """What stands under the name of a secret shows nowhere in the body, however it is quoted."""
+    value = [{"a": body, name: SECRET}, {"error": quoted.format(SECRET), SECRET: body}]
+    text = orjson.dumps(masked(value, ()), option=orjson.OPT_NON_STR_KEYS).decode()
+    assert SECRET not in text
+
+
+@given(NAMES, BODIES)
+def test_everything_below_the_name_of_a_secret(name: str, body: object) -> None:
+    """An object under such a name shows no text at all."""
+    shown = masked({name: {"a": [SECRET, {"b": SECRET}], "c": 1}, "d": body}, ())
+    assert shown[name] == {"a": [MASK, {"b": MASK}], "c": 1}
+
+
+def test_what_is_no_secret_stays() -> None:
+    """Names, numbers and flags are shown as they are."""
+    body = {"id": 1001, "name": "a_b", "isSliced": True, "columns": ["a"], "results": None}
+    assert masked(body, ["other"]) == body
+
+
+def test_known_secrets_and_forms() -> None:
+    """A known secret, something in the form of a token, and a signature are masked in any text."""
+    text = "kn0wn-1; 123-456-abcdefghijklmnopqrstuvwxyz; https://h/o?se=1&sig=ab%2Bc&x=1"
+    assert hide_secrets(text, ["kn0wn-1", "", "a"]) == "***; ***; https://h/o?se=1&sig=***&x=1"
+
+
+def test_one_secret_inside_another() -> None:
+    """The longer of two secrets leaves no rest."""
+    assert hide_secrets("abcdef-more", ["abcdef", "abcdef-more"]) == MASK
