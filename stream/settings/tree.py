@@ -239,8 +239,13 @@ class HTTPSourceSettings:
     )
     idle_timeout: Duration = setting(
         span("30s"),
-        "How long a connection may wait for its next request.",
+        "How long a connection may wait for its next request, or for more of it.",
         rule="required,minDuration=1s,maxDuration=60s",
+    )
+    min_upload_rate: ByteSize = setting(
+        size("4KB"),
+        "Bytes of a body that give a request one more second to arrive than the request timeout.",
+        rule="required,minBytes=100B,maxBytes=1MB",
     )
     max_connections: int = setting(
         200000, "Max number of simultaneous connections.", rule="required,min=100,max=1000000"

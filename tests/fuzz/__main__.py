@@ -19,7 +19,7 @@ import httptools
 from stream.errors import UserError
 from stream.source.http.head import HeadReader
 from stream.source.http.parser import RequestParser
-from tests.source.http.test_parser import BODY_LIMIT, GOOD, HEAD_LIMIT, SMUGGLING
+from tests.source.http.test_parser import BODY_LIMIT, GOOD, HEAD_LIMIT, SMUGGLING, next_whole
 
 __all__ = ["main", "search"]
 
@@ -54,7 +54,7 @@ def _ours(pieces: list[bytes]) -> Outcome:
     try:
         for piece in pieces:
             parser.feed(piece)
-            request = parser.next_request()
+            request = next_whole(parser)
             if request is not None:
                 return request.head.method, request.head.target, request.body
     except UserError:

@@ -54,7 +54,13 @@ class ChunkedBody:
 
     @property
     def body(self) -> bytes:
+        """What was decoded."""
         return bytes(self._data)
+
+    @property
+    def held(self) -> int:
+        """Bytes that were decoded so far."""
+        return len(self._data)
 
     def decode(self, data: bytes) -> tuple[bool, bytes]:
         """Take what can be taken of *data*.

@@ -8,7 +8,7 @@ import zstandard
 from isal import isal_zlib
 
 from stream.errors import UserError
-from stream.source.http.errors import BodyTooLarge
+from stream.source.http.errors import BodyTooLarge, UnsupportedEncoding
 
 __all__ = ["decode_body"]
 
@@ -35,12 +35,7 @@ def decode_body(encoding: bytes, body: bytes, limit: int) -> bytes:
         return _unzstd(body, limit)
     if encoding in (b"", b"identity"):
         return body
-    raise UserError(
-        f'unsupported content encoding "{encoding.decode("latin-1")}", '
-        "supported encodings: gzip and zstd",
-        status=415,
-        name="unsupportedMediaType",
-    )
+    raise UnsupportedEncoding(encoding.decode("latin-1"))
 
 
 def _gunzip(body: bytes, limit: int) -> bytes:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from stream.errors import UserError
 from stream.values.bytesize import ByteSize
 
-__all__ = ["BodyTooLarge", "HeaderTooLarge", "MalformedRequest", "UnknownExpectation"]
+__all__ = [
+    "BodyTooLarge",
+    "HeaderTooLarge",
+    "MalformedRequest",
+    "RequestTimeout",
+    "UnfinishedRequest",
+    "UnknownExpectation",
+    "UnsupportedEncoding",
+]
 
 
 class MalformedRequest(UserError):
@@ -13,6 +21,25 @@ class MalformedRequest(UserError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"malformed HTTP request: {reason}")
+
+
+class RequestTimeout(UserError):
+    """A request that didn't arrive in time."""
+
+    status = 408
+    name = "requestTimeout"
+
+    def __init__(self) -> None:
+        super().__init__("the request did not arrive in time, nothing of it was stored")
+
+
+class UnfinishedRequest(UserError):
+    """A client that ended its side in the middle of a request."""
+
+    name = "unfinishedRequest"
+
+    def __init__(self) -> None:
+        super().__init__("the request ended before it was complete, nothing of it was stored")
 
 
 class UnknownExpectation(UserError):
@@ -39,3 +66,20 @@ class BodyTooLarge(UserError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f'request body size is over the maximum "{ByteSize(limit)}"')
+
+
+class UnsupportedEncoding(UserError):
+    """A ``Content-Encoding`` that can't be decoded; the answer names those that can.
+
+    :param encoding: what was sent.
+    """
+
+    status = 415
+    name = "unsupportedMediaType"
+    supported = ("gzip", "zstd")
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(
+            f'unsupported content encoding "{encoding}", '
+            f"supported encodings: {' and '.join(self.supported)}"
+        )

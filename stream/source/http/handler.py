@@ -25,7 +25,7 @@ from stream.source.http.client import ClientAddress
 from stream.source.http.head import Head
 from stream.source.http.idempotency import Attempt, IdempotencyWindow
 from stream.source.http.parser import Request
-from stream.source.http.route import Health, Ingest, NotFound, Otlp, Route, find_route
+from stream.source.http.route import Health, Ingest, NotFound, Otlp, Route, Server, find_route
 from stream.source.http.special import BatchWriter, Decoder, is_batch
 from stream.source.interfaces import IDispatcher, IRouter
 from stream.source.meters import SourceMeters
@@ -121,14 +121,37 @@ class IngestHandler:
                     return self._ingest(route, request, connection)
                 return self._otlp.export(route, request, connection)  # type: ignore[arg-type]
             except UserError as error:
-                self._log.warn(
-                    "dispatch failed: {reason}",
-                    project_id=route.project,
-                    source_id=route.source_id,
-                    reason=str(error),
-                )
-                return self.refuse(error)
+                return self._dispatch_failed(route, error)
         return self._answer_without_record(head, route)  # type: ignore[arg-type]
+
+    def check(self, head: Head) -> bytes | None:
+        """Whether the body of a request may follow: the answer if it may not.
+
+        It may if it leads to a source. Secrets are looked up here, so that a stranger's bodies
+        aren't taken.
+        """
+        route: Any = head.route
+        if route is None:
+            route = head.route = find_route(head.target)
+        if head.method != b"POST" or not isinstance(route, Ingest | Otlp):
+            return self._answer_without_record(head, route)
+        try:
+            if isinstance(route, Otlp):
+                self._otlp.lookup(route, head)
+            else:
+                self._lookup(route)
+        except UserError as error:
+            return self._dispatch_failed(route, error)
+        return None
+
+    def _dispatch_failed(self, route: Ingest | Otlp, error: UserError) -> bytes:
+        self._log.warn(
+            "dispatch failed: {reason}",
+            project_id=route.project,
+            source_id=route.source_id,
+            reason=str(error),
+        )
+        return self.refuse(error)
 
     def refuse(self, error: UserError) -> bytes:
         """The answer to a request that can't be read, or leads nowhere."""
@@ -154,7 +177,9 @@ class IngestHandler:
         )
 
     def _answer_without_record(self, head: Head, route: Route) -> bytes:
-        if isinstance(route, NotFound):
+        if isinstance(route, Server) and head.method == b"OPTIONS":
+            return responses.OPTIONS_ANY
+        if isinstance(route, NotFound | Server):
             return self.refuse(
                 UserError(
                     "not found, please send data using "
@@ -164,17 +189,16 @@ class IngestHandler:
                 )
             )
         is_health = isinstance(route, Health)
+        allow = _HEALTH_METHODS if is_health else _INGEST_METHODS
         if head.method == b"OPTIONS":
-            return responses.OPTIONS_HEALTH if is_health else responses.OPTIONS_INGEST
+            requested = head.headers.map.get("Access-Control-Request-Headers", "")
+            return responses.options(allow, requested)
         if is_health and head.method == b"GET":
             return responses.HEALTH
-        return responses.method_not_allowed(_HEALTH_METHODS if is_health else _INGEST_METHODS)
+        return responses.method_not_allowed(allow)
 
     def _ingest(self, route: Ingest, request: Request, connection: Connection) -> bytes | None:
-        project_id = route.project_id
-        if project_id is None:
-            raise UserError(f'invalid project ID "{route.project}"')
-        sources = self._dispatcher.lookup(project_id, route.source_id, route.secret)
+        project_id, sources = self._lookup(route)
         head = request.head
         if not head.ordinary or route.batch is not None:
             return self._ingest_special(project_id, route, sources, request, connection)
@@ -202,6 +226,13 @@ class IngestHandler:
             return self._write_to_many(((source, sinks),), record, route.verbose, connection)
         targets = tuple((source, self._router.eligible(source, "")) for source in sources)
         return self._write_to_many(targets, record, route.verbose, connection)
+
+    def _lookup(self, route: Ingest) -> tuple[int, Sequence[SourceKey]]:
+        """Project and sources that *route* leads to. Raises UserError."""
+        project_id = route.project_id
+        if project_id is None:
+            raise UserError(f'invalid project ID "{route.project}"')
+        return project_id, self._dispatcher.lookup(project_id, route.source_id, route.secret)
 
     def _record(self, head: Head, body: bytes, connection: Connection) -> RecordContext:
         return RecordContext(

@@ -8,11 +8,12 @@ control characters, repeated or conflicting lengths, unknown transfer codings.
 from __future__ import annotations
 
 import re
+from typing import final
 
 from stream.record.headers import BodyKind, RecordHeaders
 from stream.source.http.errors import MalformedRequest, UnknownExpectation
 
-__all__ = ["FIELD", "Head", "HeadReader", "read_head"]
+__all__ = ["FIELD", "Head", "HeadReader", "find_origin", "read_head"]
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _FIELD = rb"(" + _TOKEN + rb"++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\r\n"
@@ -23,6 +24,9 @@ _REQUEST_LINE = re.compile(
 )
 _FIELDS_AND_END = re.compile(rb"(?:" + _FIELD.replace(b"(", b"(?:") + rb")*+\r\n")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+_ORIGIN = rb"[\x21-\x7e]{1,512}"
+_ORIGIN_ONLY = re.compile(_ORIGIN)
+_ORIGIN_FIELD = re.compile(rb"\r\norigin:[ \t]*(" + _ORIGIN + rb")[ \t]*\r\n", re.IGNORECASE)
 
 _READ_HERE = frozenset(
     (
@@ -32,11 +36,13 @@ _READ_HERE = frozenset(
         b"expect",
         b"host",
         b"idempotency-key",
+        b"origin",
         b"transfer-encoding",
     )
 )
 
 
+@final
 class Head:
     """A request without its body.
 
@@ -49,8 +55,10 @@ class Head:
     :ivar expects_continue: whether the client waits for a go-ahead before it sends the body.
     :ivar encoding: of the body, lower case; empty for none.
     :ivar idempotency_key: what tells a repetition of this request; ``None`` for nothing.
+    :ivar origin: of the page that sends the request; ``None`` if it isn't one.
     :ivar ordinary: the body is one record as it is, and is taken whatever came before.
-    :ivar plain: the answer needs no change for the client's sake (version, method, closing).
+    :ivar plain: the answer needs no change for the client's sake (version, method, closing,
+        origin).
     :ivar route: room for what the target leads to, found out by the handler.
     """
 
@@ -64,6 +72,7 @@ class Head:
         "length",
         "method",
         "ordinary",
+        "origin",
         "plain",
         "route",
         "target",
@@ -81,9 +90,10 @@ class Head:
         self.expects_continue = False
         self.encoding = b""
         self.idempotency_key: bytes | None = None
+        self.origin: bytes | None = None
         self.route: object = None
         self._read_headers()
-        self.plain = version == 1 and self.keep_alive and method != b"HEAD"
+        self.plain = version == 1 and self.keep_alive and method != b"HEAD" and self.origin is None
         self.ordinary = (
             not self.encoding
             and self.idempotency_key is None
@@ -114,6 +124,9 @@ class Head:
                 self.encoding = b""
         if b"idempotency-key" in found:
             self.idempotency_key = b",".join(found[b"idempotency-key"])
+        origins = found.get(b"origin", ())
+        if len(origins) == 1 and _ORIGIN_ONLY.fullmatch(origins[0]) is not None:
+            self.origin = origins[0]
 
     def _read_body_framing(self, lengths: list[bytes], codings: list[bytes]) -> None:
         if codings:
@@ -151,6 +164,12 @@ def read_head(data: bytes) -> Head:
         raise MalformedRequest("invalid header")
     raw = tuple([(name, value.rstrip(b" \t")) for name, value in FIELD.findall(data, line.end())])
     return Head(line[1], line[2], 1 if line[3] == b"1" else 0, RecordHeaders(raw))
+
+
+def find_origin(data: bytes) -> bytes | None:
+    """The page's origin in a head that can't be read, so that the page can read the refusal."""
+    found = _ORIGIN_FIELD.search(data)
+    return None if found is None else found[1]
 
 
 class HeadReader:

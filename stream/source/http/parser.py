@@ -32,6 +32,9 @@ class Request:
 class RequestParser:
     """Feed it what arrives, and ask for requests.
 
+    A request that has arrived whole is given as it is. Of any other the head is given first, once:
+    whoever asks decides by it whether the body is worth waiting for, and asks on.
+
     After an error the connection can't be used any more: where the next request would start is
     unknown.
 
@@ -39,6 +42,7 @@ class RequestParser:
     :param max_head: bytes of request line and headers, with the empty line.
     :param max_body: bytes of a body, as received or, if chunked, decoded.
 
+    :ivar head: of a request whose body isn't complete; ``None`` if there is none.
     :ivar wants_continue: the client waits for ``100 Continue`` before it sends the body of the
         request at hand; whoever sends it sets this to false.
     """
@@ -48,11 +52,12 @@ class RequestParser:
         "_body_left",
         "_chunked",
         "_data",
-        "_head",
         "_heads",
+        "_in_body",
         "_max_body",
         "_max_head",
         "_searched",
+        "head",
         "wants_continue",
     )
 
@@ -62,7 +67,8 @@ class RequestParser:
         self._max_body = max_body
         self._data = b""
         self._searched = 0
-        self._head: Head | None = None
+        self._in_body = False
+        self.head: Head | None = None
         self._chunked: ChunkedBody | None = None
         self._body = bytearray()
         self._body_left = 0
@@ -71,7 +77,18 @@ class RequestParser:
     @property
     def is_empty(self) -> bool:
         """No byte of a further request has arrived."""
-        return not self._data and self._head is None
+        return not self._data and self.head is None
+
+    @property
+    def held(self) -> int:
+        """Bytes that are kept, most of them of a request that isn't complete."""
+        body = len(self._body) if self._chunked is None else self._chunked.held
+        return len(self._data) + body
+
+    @property
+    def rest(self) -> bytes:
+        """What was read last and isn't used: after an error, the head that can't be read."""
+        return self._data
 
     def feed(self, data: bytes) -> None:
         """Add bytes; nothing is parsed yet."""
@@ -91,16 +108,20 @@ class RequestParser:
         self._body += data
         self._body_left -= size
 
-    def next_request(self) -> Request | None:
+    def next_request(self) -> Request | Head | None:
         """The next complete request, or ``None`` if more bytes are needed.
+
+        Once for each request that hasn't arrived whole, its head.
 
         :raises MalformedRequest: invalid, or open to several readings.
         :raises HeaderTooLarge: the head is over the limit.
         :raises BodyTooLarge: the body is, or is announced to be, over the limit.
         :raises UnknownExpectation: an ``Expect`` header that can't be met.
         """
-        if self._head is not None:
-            return self._finish_body(self._head)
+        if self.head is not None:
+            if not self._in_body:
+                self._start_body(self.head)
+            return self._finish_body(self.head)
         data = self._data
         if not data:
             return None
@@ -113,9 +134,7 @@ class RequestParser:
         self._searched = 0
         head = self._heads.read(data[:end])
         length = head.length
-        if length > self._max_body:
-            raise BodyTooLarge(self._max_body)
-        if not head.chunked:
+        if not head.chunked and length <= self._max_body:
             total = end + length
             if len(data) == total:
                 self._data = b""
@@ -123,9 +142,11 @@ class RequestParser:
             if len(data) > total:
                 self._data = data[total:]
                 return Request(head, data[end:total])
-        return self._start_body(head, data[end:])
+        self.head = head
+        self._data = data[end:]
+        return head
 
-    def _without_whole_head(self, data: bytes) -> Request | None:
+    def _without_whole_head(self, data: bytes) -> Request | Head | None:
         if data.startswith(b"\r\n"):
             # Empty lines before a request are allowed: some clients end bodies with one.
             start = 2
@@ -145,17 +166,18 @@ class RequestParser:
         self._searched = max(len(data) - 3, 0)
         return None
 
-    def _start_body(self, head: Head, data: bytes) -> Request | None:
-        self._head = head
+    def _start_body(self, head: Head) -> None:
+        if head.length > self._max_body:
+            raise BodyTooLarge(self._max_body)
+        self._in_body = True
+        data = self._data
+        self.wants_continue = head.expects_continue and not data
         if head.chunked:
             self._chunked = ChunkedBody(self._max_body, self._max_head)
-            self._data = data
         else:
-            self._data = b""
-            self._body = bytearray(data)
-            self._body_left = head.length - len(data)
-        self.wants_continue = head.expects_continue and not data
-        return self._finish_body(head)
+            self._data = data[head.length :]
+            self._body = bytearray(data[: head.length])
+            self._body_left = head.length - len(self._body)
 
     def _finish_body(self, head: Head) -> Request | None:
         if self._chunked is not None:
@@ -169,6 +191,7 @@ class RequestParser:
                 return None
             body = bytes(self._body)
             self._body = bytearray()
-        self._head = None
+        self.head = None
+        self._in_body = False
         self.wants_continue = False
         return Request(head, body)

@@ -13,6 +13,13 @@ two changes of the poll set and a turn of the reactor. The first time that it do
 something is wrong with the socket, the transport takes over for the rest of the connection: nothing
 is ever sent past what the transport still holds.
 
+Note [Deadline of a request]: a request has `Limits.request_timeout` to arrive, from its first byte
+on, and each `Limits.min_upload_rate` bytes of its body give it another second. So a slow line may
+take its time, and a client that sends a byte now and then, to hold a place, may not.
+
+Note [Refusal by the head]: if a request doesn't arrive whole, its head is looked at first. What
+leads nowhere, or comes with a wrong secret, is refused without taking the body.
+
 Note [Lingering close]: closing a socket with unread bytes makes the kernel reset the connection,
 and the client may lose the very answer that tells it why. So after a refusal only our half is
 closed, and what still arrives is thrown away for a while.
@@ -20,6 +27,7 @@ closed, and what still arrives is thrown away for a while.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Interface
@@ -43,7 +51,8 @@ from stream.errors import UserError
 from stream.source.http import responses
 from stream.source.http.answers import Connection
 from stream.source.http.client import without_scope
-from stream.source.http.head import Head, HeadReader
+from stream.source.http.errors import RequestTimeout, UnfinishedRequest
+from stream.source.http.head import Head, HeadReader, find_origin
 from stream.source.http.parser import Request, RequestParser
 
 __all__ = ["IngestFactory", "IngestProtocol", "Limits", "RequestHandler"]
@@ -66,8 +75,9 @@ _log = Logger(namespace="http-source")
 class Limits:
     """Bounds of the listener; times are seconds, sizes bytes.
 
-    :ivar request_timeout: from the whole request to the answer.
+    :ivar request_timeout: for a request to arrive, and again from the whole request to the answer.
     :ivar idle_timeout: without a byte from a client that we don't keep waiting.
+    :ivar min_upload_rate: bytes of a body that give the request a second more to arrive.
     :ivar max_head: request line and headers.
     :ivar max_body: body as received.
     :ivar shutdown_timeout: what `IngestFactory.stop` leaves requests to finish.
@@ -76,6 +86,7 @@ class Limits:
 
     request_timeout: float = 30.0
     idle_timeout: float = 30.0
+    min_upload_rate: int = 4096
     max_connections: int = 200_000
     max_head: int = 16 * 1024
     max_body: int = 1024 * 1024
@@ -88,6 +99,8 @@ class RequestHandler(Interface):
 
     def handle(self, request: Request, connection: Connection, /) -> bytes | None: ...
 
+    def check(self, head: Head, /) -> bytes | None: ...
+
     def refuse(self, error: UserError, /) -> bytes: ...
 
     def crashed(self) -> bytes: ...
@@ -99,7 +112,8 @@ class IngestProtocol(Protocol):
 
     :ivar pending: what will answer the request at hand; ``None`` if there is none.
     :ivar peer_ip: the other side's address.
-    :ivar since: factory time of the last step: bytes received, request begun, closing begun.
+    :ivar since: factory time of the last step: request complete, answered, closing begun; while a
+        request arrives, of its last bytes.
     """
 
     transport: Any
@@ -112,6 +126,7 @@ class IngestProtocol(Protocol):
         self._parser = parser
         self._handler = handler
         self._head: Head | None = None
+        self._begun: float | None = None  # when the request that now arrives was first seen
         self._out: list[bytes] = []
         self._advancing = False
         self._reading_paused = False
@@ -147,7 +162,6 @@ class IngestProtocol(Protocol):
             return
         self._parser.feed(data)
         if self.pending is None and not self._output_full:
-            self.since = self.factory.now
             self._advance()
         elif not self._reading_paused:
             self._reading_paused = True
@@ -159,7 +173,10 @@ class IngestProtocol(Protocol):
         if self._closing:
             self.transport.loseConnection()
         elif self.pending is None:
-            self._close()
+            if self._parser.is_empty:
+                self._close()
+            else:
+                self._refuse(self._handler.refuse(UnfinishedRequest()), self._parser.head)
 
     def writeConnectionLost(self) -> None:
         """We closed our half."""
@@ -177,23 +194,41 @@ class IngestProtocol(Protocol):
             while self.pending is None and not self._closing and not self._output_full:
                 request = parser.next_request()
                 if request is None:
-                    if parser.wants_continue:
-                        parser.wants_continue = False
-                        self._out.append(responses.CONTINUE)
+                    self._wait_for_more()
                     break
+                if type(request) is Head:
+                    self._head = request
+                    refusal = handler.check(request)
+                    if refusal is not None:
+                        self._refuse(refusal, request)
+                    continue
+                if self._begun is not None:
+                    self._begun = None
                 self._head = request.head
+                self.since = self.factory.now
                 answer = handler.handle(request, self)
                 if answer is not None:
                     self.finish(answer)
         except UserError as error:
-            self._refuse(handler.refuse(error))
+            self._refuse(handler.refuse(error), parser.head)
         except Exception:
-            self._refuse(handler.crashed())
+            self._refuse(handler.crashed(), self._head)
         finally:
             self._advancing = False
         if self._out:
             self._flush()
         self._choose_reading()
+
+    def _wait_for_more(self) -> None:
+        """Note when a request began that isn't complete, and let the client go on if it asks."""
+        if self._parser.is_empty:
+            return
+        self.since = self.factory.now
+        if self._begun is None:
+            self._begun = self.since
+        if self._parser.wants_continue:
+            self._parser.wants_continue = False
+            self._out.append(responses.CONTINUE)
 
     def _choose_reading(self) -> None:
         """Read on as soon as nothing waits; see Note [One request at a time]."""
@@ -212,6 +247,7 @@ class IngestProtocol(Protocol):
         assert head is not None
         if not head.plain or self.factory.draining or self._input_ended:
             answer = self._adapt(head, answer)
+        answer = responses.dated(answer, self.factory.date_line)
         if self._advancing:
             self._out.append(answer)
             return
@@ -224,8 +260,7 @@ class IngestProtocol(Protocol):
 
     def _adapt(self, head: Head, answer: bytes) -> bytes:
         """*answer* as this client needs it; decides whether it is the last one."""
-        if head.method == b"HEAD":
-            answer = responses.without_body(answer)
+        answer = _for_client(head, answer)
         last_read = self.factory.draining or self._input_ended
         if not head.keep_alive or (last_read and self._parser.is_empty):
             self._closing = True
@@ -252,11 +287,20 @@ class IngestProtocol(Protocol):
             data = data[sent:]
         self.transport.write(data)
 
-    def _refuse(self, answer: bytes) -> None:
-        """Send a last answer; see Note [Lingering close]."""
+    def _refuse(self, answer: bytes, head: Head | None) -> None:
+        """Send a last answer; see Note [Lingering close].
+
+        :param head: of the request that is refused, if it could be read.
+        """
         self.pending = None
         self._closing = True
-        self._out.append(responses.closing(answer))
+        if head is not None:
+            answer = _for_client(head, answer)
+        else:
+            origin = find_origin(self._parser.rest)
+            if origin is not None:
+                answer = responses.for_origin(answer, origin)
+        self._out.append(responses.dated(responses.closing(answer), self.factory.date_line))
         out, self._out = self._out, []
         self._write(b"".join(out))
         self._linger()
@@ -306,12 +350,28 @@ class IngestProtocol(Protocol):
                 self.transport.abortConnection()
         elif self.pending is not None:
             if waited > limits.request_timeout:
-                self._refuse(responses.REQUEST_TIMEOUT)
-        elif waited > limits.idle_timeout:
-            if self._output_full:
+                self._refuse(responses.REQUEST_TIMEOUT, self._head)
+        elif self._output_full:
+            if waited > limits.idle_timeout:
                 self.transport.abortConnection()
-            else:
+        elif self._begun is None:
+            if waited > limits.idle_timeout:
                 self._close()
+        elif waited > limits.idle_timeout or now - tick > self._deadline(limits):
+            self._refuse(self._handler.refuse(RequestTimeout()), self._parser.head)
+
+    def _deadline(self, limits: Limits) -> float:
+        """Until when the request has to be complete, see Note [Deadline of a request]."""
+        assert self._begun is not None
+        extra = self._parser.held / limits.min_upload_rate if self._parser.head is not None else 0
+        return self._begun + limits.request_timeout + extra
+
+
+def _for_client(head: Head, answer: bytes) -> bytes:
+    """*answer* as the method and the origin of the request want it."""
+    if head.origin is not None:
+        answer = responses.for_origin(answer, head.origin)
+    return responses.without_body(answer) if head.method == b"HEAD" else answer
 
 
 class _RefusedProtocol(Protocol):
@@ -326,7 +386,8 @@ class _RefusedProtocol(Protocol):
     def connectionMade(self) -> None:
         self.since = self.factory.now
         self.factory.refused.add(self)
-        self.transport.write(responses.TOO_MANY_CONNECTIONS)
+        refusal = responses.TOO_MANY_CONNECTIONS
+        self.transport.write(responses.dated(refusal, self.factory.date_line))
         self.transport.loseWriteConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -337,16 +398,26 @@ class IngestFactory(Factory):
     """Makes connections, counts them, keeps their time, and ends them.
 
     :param reactor: for time.
+    :param clock: seconds since the epoch, for dates.
 
     :ivar now: reactor time of the last tick.
+    :ivar date_line: see `stream.source.http.responses.dated`; of the last tick.
     :ivar draining: whether answers are the last ones of their connections.
     :ivar refused: connections over the limit that are being told so.
     """
 
     noisy = False
 
-    def __init__(self, handler: RequestHandler, limits: Limits, reactor: IReactorTime) -> None:
+    def __init__(
+        self,
+        handler: RequestHandler,
+        limits: Limits,
+        reactor: IReactorTime,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.now = reactor.seconds()
+        self.date_line = responses.date_line(clock())
+        self._clock = clock
         self.draining = False
         self.refused: set[_RefusedProtocol] = set()
         self._handler = handler
@@ -398,6 +469,7 @@ class IngestFactory(Factory):
     def _on_tick(self) -> None:
         """See Note [Coarse time]."""
         self.now = now = self._reactor.seconds()
+        self.date_line = responses.date_line(self._clock())
         limits, tick = self._limits, self._tick
         for connection in tuple(self._connections):
             try:

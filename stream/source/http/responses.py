@@ -1,10 +1,19 @@
-"""Answers as bytes: the ones that never change are made once, the others are put together here."""
+"""Answers as bytes: the ones that never change are made once, the others are put together here.
+
+Note [Any origin]: pages of any origin may send records and read the answers (CORS). What opens a
+source is the secret in its URL or in ``Authorization``, never a cookie, so a page learns nothing
+that its visitor knows and it doesn't. An answer to a request without ``Origin`` allows ``*``. One
+with an ``Origin`` names it and allows credentials, since browsers take ``*`` for a refusal if the
+page asked for them, as ``navigator.sendBeacon`` always does.
+"""
 
 from __future__ import annotations
 
+import re
 import secrets
 import string
 from collections.abc import Iterable, Mapping
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
@@ -12,25 +21,29 @@ import orjson
 
 from stream.errors import UserError, record_error_name, record_message
 from stream.record.headers import html_safe
+from stream.source.http.errors import UnsupportedEncoding
 
 __all__ = [
     "ACCEPTED",
     "CONTINUE",
     "HEALTH",
     "OK",
-    "OPTIONS_HEALTH",
-    "OPTIONS_INGEST",
+    "OPTIONS_ANY",
     "REQUEST_TIMEOUT",
     "TOO_MANY_CONNECTIONS",
     "closing",
+    "date_line",
+    "dated",
     "document",
     "error_envelope",
     "error_message",
     "error_name",
+    "for_origin",
     "is_success",
     "keeping_alive",
     "method_not_allowed",
     "new_exception_id",
+    "options",
     "replayed",
     "response",
     "without_body",
@@ -38,6 +51,26 @@ __all__ = [
 
 SERVER = "Keboola/Stream/HTTPSource"
 RETRY_AFTER_SECONDS = 1
+
+ALLOWED_HEADERS = ("Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key")
+"""Headers that a page may send in any case."""
+
+EXPOSED_HEADERS = "Accept-Encoding, Allow, Date, Idempotency-Replayed, Retry-After, Server"
+"""Headers of an answer that a page may read, beside those it always may."""
+
+MAX_REQUESTED_HEADERS = 64
+"""Further headers that a preflight request may ask for."""
+
+PREFLIGHT_SECONDS = 7200
+"""How long a browser may remember the answer to a preflight request; Chromium's maximum."""
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
+_ANY_ORIGIN = b"\r\nAccess-Control-Allow-Origin: *\r\n"
+_ONE_ORIGIN = (
+    b"\r\nAccess-Control-Allow-Origin: %s"
+    b"\r\nAccess-Control-Allow-Credentials: true"
+    b"\r\nAccess-Control-Expose-Headers: " + EXPOSED_HEADERS.encode() + b"\r\nVary: Origin\r\n"
+)
 
 _SUPPORT = (
     "Application error. Please contact our support support@keboola.com "
@@ -53,7 +86,7 @@ def response(
     *,
     server: bool = True,
 ) -> bytes:
-    """A whole answer.
+    """A whole answer but for its ``Date``, see `dated`.
 
     :param server: whether it says who answers; plain refusals don't.
     """
@@ -67,6 +100,9 @@ def response(
     lines += [f"{name}: {value}" for name, value in headers]
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         lines.append(f"Retry-After: {RETRY_AFTER_SECONDS}")
+    lines.append("Access-Control-Allow-Origin: *")
+    if body:
+        lines.append("X-Content-Type-Options: nosniff")
     lines += [f"Content-Length: {len(body)}", "", ""]
     return "\r\n".join(lines).encode("latin-1", "replace") + body
 
@@ -84,6 +120,24 @@ def keeping_alive(answer: bytes) -> bytes:
 def replayed(answer: bytes) -> bytes:
     """*answer*, saying that it was given before and nothing was written again."""
     return _with_header(answer, b"Idempotency-Replayed: true")
+
+
+def date_line(timestamp: float) -> bytes:
+    """The ``Date`` header at *timestamp*, seconds since the epoch, as `dated` takes it."""
+    return b"\r\nDate: " + formatdate(timestamp, usegmt=True).encode() + b"\r\n"
+
+
+def dated(answer: bytes, line: bytes) -> bytes:
+    """*answer* with its ``Date``.
+
+    :param line: from `date_line`; made once a second, since an answer takes microseconds.
+    """
+    return answer.replace(b"\r\n", line, 1)
+
+
+def for_origin(answer: bytes, origin: bytes) -> bytes:
+    """*answer* for a page of *origin*, see Note [Any origin]."""
+    return answer.replace(_ANY_ORIGIN, _ONE_ORIGIN % origin, 1)
 
 
 def _with_header(answer: bytes, line: bytes) -> bytes:
@@ -106,17 +160,8 @@ _PLAIN_TEXT = (("Content-Type", "text/plain"),)
 OK = response(200, b"OK", _PLAIN_TEXT)
 ACCEPTED = response(202, b"OK", _PLAIN_TEXT)
 HEALTH = response(200, b"OK\n", _PLAIN_TEXT)
-OPTIONS_HEALTH = response(200, headers=(("Allow", "GET, OPTIONS"),))
-OPTIONS_INGEST = response(
-    200,
-    headers=(
-        ("Allow", "OPTIONS, POST"),
-        ("Access-Control-Allow-Methods", "OPTIONS, POST"),
-        ("Access-Control-Allow-Headers", "*"),
-        ("Access-Control-Expose-Headers", "*"),
-        ("Access-Control-Allow-Origin", "*"),
-    ),
-)
+OPTIONS_ANY = response(200, headers=(("Allow", "GET, OPTIONS, POST"),))
+"""The answer to ``OPTIONS *``."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 REQUEST_TIMEOUT = response(408, b"request timeout", _PLAIN_TEXT, server=False)
 TOO_MANY_CONNECTIONS = closing(
@@ -129,9 +174,39 @@ TOO_MANY_CONNECTIONS = closing(
 )
 
 
+def options(allow: str, requested: str) -> bytes:
+    """The answer to ``OPTIONS``, for browsers and others.
+
+    :param allow: methods.
+    :param requested: the header ``Access-Control-Request-Headers``. Its names are allowed, too;
+        what isn't a name is left out.
+    """
+    known = {name.lower() for name in ALLOWED_HEADERS}
+    names = list(ALLOWED_HEADERS)
+    for part in requested.split(","):
+        name = part.strip()
+        if len(names) >= len(ALLOWED_HEADERS) + MAX_REQUESTED_HEADERS:
+            break
+        if name.lower() not in known and _HEADER_NAME.fullmatch(name):
+            known.add(name.lower())
+            names.append(name)
+    return response(
+        200,
+        headers=(
+            ("Allow", allow),
+            ("Access-Control-Allow-Methods", allow),
+            ("Access-Control-Allow-Headers", ", ".join(names)),
+            ("Access-Control-Max-Age", str(PREFLIGHT_SECONDS)),
+        ),
+    )
+
+
 def method_not_allowed(allow: str) -> bytes:
-    """405 with an empty body."""
-    return response(405, headers=(("Allow", allow),))
+    """405, which says what is allowed."""
+    error = UserError(
+        f"the method is not allowed here, allowed are: {allow}", status=405, name="methodNotAllowed"
+    )
+    return error_envelope(error, headers=(("Allow", allow),))
 
 
 def new_exception_id() -> str:
@@ -149,24 +224,34 @@ def error_message(error: BaseException) -> str:
     return record_message(error) if isinstance(error, UserError) else "Internal error."
 
 
-def error_envelope(error: BaseException, exception_id: str = "") -> bytes:
+def error_envelope(
+    error: BaseException, exception_id: str = "", headers: Iterable[tuple[str, str]] = ()
+) -> bytes:
     """The answer to a request that failed as a whole.
 
     :param exception_id: shown when the status is 500 or above.
+    :param headers: further ones.
     """
     status = error.status if isinstance(error, UserError) else 500
+    if isinstance(error, UnsupportedEncoding):
+        headers = (*headers, ("Accept-Encoding", ", ".join(error.supported)))
     body: dict[str, Any] = {"statusCode": status, "error": error_name(error)}
     if status < 500:
         body["message"] = error_message(error)
     else:
         body["message"] = _SUPPORT.format(exception_id)
         body["exceptionId"] = exception_id
-    return response(status, _json(body))
+    return document(status, body, headers)
 
 
-def document(status: int, members: Mapping[str, Any]) -> bytes:
-    """A JSON answer with indented *members*."""
-    return response(status, _json(members), (("Content-Type", "application/json"),))
+def document(
+    status: int, members: Mapping[str, Any], headers: Iterable[tuple[str, str]] = ()
+) -> bytes:
+    """A JSON answer with indented *members*.
+
+    :param headers: further ones.
+    """
+    return response(status, _json(members), (("Content-Type", "application/json"), *headers))
 
 
 def _json(members: Mapping[str, Any]) -> bytes:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import attrs
 
-__all__ = ["Health", "Ingest", "NotFound", "Otlp", "Route", "find_route"]
+__all__ = ["Health", "Ingest", "NotFound", "Otlp", "Route", "Server", "find_route"]
 
 _PLAIN_INGEST = re.compile(
     rb"/stream/([^/?%#]+)/([0-9A-Za-z_\-]+)/([0-9A-Za-z]+)(?:\?(verbose=true)?)?"
@@ -22,6 +22,11 @@ _SEPARATORS = re.compile(rb"//+")
 @attrs.frozen
 class Health:
     """The health check."""
+
+
+@attrs.frozen
+class Server:
+    """The listener itself, ``*``: only ``OPTIONS`` has that target."""
 
 
 @attrs.frozen
@@ -77,7 +82,7 @@ def _read_project_id(text: str) -> int | None:
     return number if -(2**63) <= number < 2**63 else None
 
 
-Route = Health | Ingest | Otlp | NotFound
+Route = Health | Ingest | Otlp | Server | NotFound
 
 
 MAX_REMEMBERED_BYTES = 256
@@ -93,6 +98,8 @@ def _find(target: bytes) -> Route:
     match = _PLAIN_INGEST.fullmatch(target)
     if match is not None and match[1] not in (b".", b".."):
         return Ingest(_text(match[1]), _text(match[2]), _text(match[3]), match[4] is not None)
+    if target == b"*":
+        return Server()
     absolute = _ABSOLUTE.match(target)
     if absolute is not None:
         target = target[absolute.end() :] or b"/"

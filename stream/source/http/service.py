@@ -160,5 +160,6 @@ def _limits(settings: HTTPSourceSettings) -> Limits:
         max_connections=settings.max_connections,
         request_timeout=settings.request_timeout.seconds,
         idle_timeout=settings.idle_timeout.seconds,
+        min_upload_rate=settings.min_upload_rate,
         leave_seconds=LEAVE_SECONDS,
     )

@@ -97,11 +97,8 @@ class OtlpHandler:
         :returns: the answer if it is known at once.
         :raises UserError: the request fails as a whole.
         """
-        if route.project_id is None:
-            raise UserError(f'invalid project ID "{route.project}"')
         head = request.head
-        secret = route.secret or _bearer_token(head.headers)
-        sources = self._dispatcher.lookup(route.project_id, route.source_id, secret)
+        sources = self.lookup(route, head)
         encoding = read_encoding(head.headers.content_type)
         export = _Export(
             Signal(route.signal),
@@ -121,6 +118,13 @@ class OtlpHandler:
             decoded = decode_request(export.signal, encoding, body)
             Deferred.fromCoroutine(self._hand_on(export, decoded, connection))
         return None
+
+    def lookup(self, route: Otlp, head: Head) -> Sequence[SourceKey]:
+        """The sources that *route* leads to. Raises UserError."""
+        if route.project_id is None:
+            raise UserError(f'invalid project ID "{route.project}"')
+        secret = route.secret or _bearer_token(head.headers)
+        return self._dispatcher.lookup(route.project_id, route.source_id, secret)
 
     async def _export_later(
         self,

@@ -23,13 +23,16 @@ from stream.source.http.handler import IngestHandler
 from stream.source.http.head import HeadReader
 from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.parser import RequestParser
+from stream.source.http.responses import MAX_REQUESTED_HEADERS
 from stream.source.http.route import Ingest, NotFound, find_route
 from stream.source.http.special import Decoder
 from stream.source.interfaces import IAnswer, ISinkWriter
 from stream.source.meters import SourceMeters
 from stream.source.taps import Taps
+from tests.source.http.test_parser import next_whole
 
 KEY = SourceKey(123, 111, "my-source")
+OTLP_KEY = SourceKey(123, 111, "otel")
 SECRET = "K" * 48
 PATH = f"/stream/123/my-source/{SECRET}"
 
@@ -179,7 +182,7 @@ class Listener:
             f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        request = parser.next_request()
+        request = next_whole(parser)
         assert request is not None
         answer = self.handler.handle(request, self.connection)
         if answer is None and self.connection.answers:
@@ -214,7 +217,6 @@ def test_health_check(listener: Listener) -> None:
     status, headers, body = listener.get("/health-check", method="GET")
     assert (status, body, headers["Content-Type"]) == (200, b"OK\n", "text/plain")
     assert headers["Server"] == "Keboola/Stream/HTTPSource"
-    assert "Date" not in headers
 
 
 def test_stored_record_is_answered_with_plain_ok(listener: Listener) -> None:
@@ -401,9 +403,9 @@ def test_all_branches_get_the_record(listener: Listener) -> None:
     "target", ["/", "/stream/1/s", PATH + "/", PATH + "/x", "/STREAM/1/s/k", "*"]
 )
 def test_unknown_routes(listener: Listener, target: str) -> None:
-    """The envelope has a fixed layout, HTML-safe text and no content type."""
+    """The envelope has a fixed layout and HTML-safe text."""
     status, headers, body = listener.get(target)
-    assert status == 404 and "Content-Type" not in headers
+    assert status == 404 and headers["Content-Type"] == "application/json"
     assert body == (
         b'{\n  "statusCode": 404,\n  "error": "stream.in.routeNotFound",\n'
         b'  "message": "Not found, please send data using POST '
@@ -472,19 +474,114 @@ def test_dots_leave_no_route() -> None:
 
 
 def test_other_methods(listener: Listener) -> None:
-    """405 has an empty body and says what is allowed; OPTIONS answers for browsers."""
-    for method in ("GET", "HEAD", "PUT", "DELETE"):
-        status, headers, body = listener.get(method=method)
-        assert (status, body, headers["Allow"]) == (405, b"", "OPTIONS, POST")
-    status, headers, body = listener.get("/health-check", method="HEAD")
-    assert (status, body, headers["Allow"]) == (405, b"", "GET, OPTIONS")
-    status, headers, body = listener.get("/stream/9/unknown/x", method="OPTIONS")
+    """405 says what is allowed, in the headers and in the document."""
+    for target, allow, methods in (
+        (PATH, "OPTIONS, POST", ("GET", "HEAD", "PUT", "DELETE")),
+        ("/health-check", "GET, OPTIONS", ("HEAD", "POST")),
+    ):
+        for method in methods:
+            status, headers, body = listener.get(target, method=method)
+            assert (status, headers["Allow"]) == (405, allow)
+            assert headers["Content-Type"] == "application/json"
+            assert json.loads(body) == {
+                "statusCode": 405,
+                "error": "stream.in.methodNotAllowed",
+                "message": f"The method is not allowed here, allowed are: {allow}.",
+            }
+
+
+@pytest.mark.parametrize(
+    ("target", "allow"),
+    [
+        (PATH, "OPTIONS, POST"),
+        ("/stream/9/unknown/x", "OPTIONS, POST"),
+        ("/otlp/123/my-source/v1/traces", "OPTIONS, POST"),
+        ("/health-check", "GET, OPTIONS"),
+    ],
+)
+def test_options(listener: Listener, target: str, allow: str) -> None:
+    """It says what a page may send, whether or not the source exists."""
+    status, headers, body = listener.get(target, method="OPTIONS")
     assert (status, body) == (200, b"")
     assert headers["Access-Control-Allow-Origin"] == "*"
-    assert headers["Access-Control-Allow-Methods"] == headers["Allow"] == "OPTIONS, POST"
-    status, headers, _ = listener.get("/health-check", method="OPTIONS")
-    assert headers["Allow"] == "GET, OPTIONS"
-    assert "Access-Control-Allow-Origin" not in headers
+    assert headers["Access-Control-Allow-Methods"] == headers["Allow"] == allow
+    assert headers["Access-Control-Allow-Headers"] == (
+        "Authorization, Content-Type, Content-Encoding, Idempotency-Key"
+    )
+    assert headers["Access-Control-Max-Age"] == "7200"
+
+
+def test_options_of_the_listener(listener: Listener) -> None:
+    """``*`` is the target of OPTIONS alone."""
+    status, headers, body = listener.get("*", method="OPTIONS")
+    assert (status, headers["Allow"], body) == (200, "GET, OPTIONS, POST", b"")
+    assert listener.get("*", method="GET")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("requested", "added"),
+    [
+        ("", ""),
+        ("authorization,content-type", ""),
+        ("x-request-id", ", x-request-id"),
+        ("X-A, , x-a,x-b ", ", X-A, x-b"),
+        ("x y, \xe9, *, x:y, traceparent", ", *, traceparent"),
+        ("a" * 129, ""),
+        (
+            ",".join(f"x-{n}" for n in range(100)),
+            "".join(f", x-{n}" for n in range(MAX_REQUESTED_HEADERS)),
+        ),
+    ],
+)
+def test_preflight_allows_what_is_asked_for(listener: Listener, requested: str, added: str) -> None:
+    """As far as it is names, and not too many."""
+    _, headers, _ = listener.get(
+        method="OPTIONS", headers=f"Access-Control-Request-Headers: {requested}\r\n"
+    )
+    assert headers["Access-Control-Allow-Headers"] == (
+        f"Authorization, Content-Type, Content-Encoding, Idempotency-Key{added}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "status"),
+    [
+        (PATH, "", 0),
+        (f"/otlp/123/otel/{SECRET}/v1/logs", "", 0),
+        ("/otlp/123/otel/v1/logs", f"Authorization: Bearer {SECRET}\r\n", 0),
+        (PATH[:-1], "", 404),
+        ("/stream/123/other/" + SECRET, "", 404),
+        ("/stream/x/my-source/" + SECRET, "", 400),
+        ("/nowhere", "", 404),
+        ("*", "", 404),
+        ("/health-check", "", 405),
+        (f"/otlp/123/my-source/{SECRET}/v1/logs", "", 404),
+        ("/otlp/123/otel/v1/logs", "Authorization: Bearer x\r\n", 404),
+        ("/otlp/123/otel/v1/logs", "", 404),
+    ],
+)
+def test_heads_are_refused_before_their_bodies(
+    listener: Listener, target: str, headers: str, status: int
+) -> None:
+    """With the answer that the whole request would have got."""
+    listener.otlp_dispatcher.put(SourceEntry(OTLP_KEY, "otlp", True, SECRET))
+    head = HeadReader().read(f"POST {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+    refusal = listener.handler.check(head)
+    if not status:
+        assert refusal is None
+    else:
+        assert _split(refusal)[0] == status
+        assert refusal == listener.send(target, b"{}", headers=headers)
+
+
+def test_an_encoding_that_is_not_known_is_answered_with_those_that_are(
+    listener: Listener,
+) -> None:
+    """RFC 9110, 12.5.3; a content type that isn't known is answered without."""
+    status, headers, _ = listener.get(body=b"{}", headers="Content-Encoding: br\r\n")
+    assert (status, headers["Accept-Encoding"]) == (415, "gzip, zstd")
+    status, headers, _ = listener.get(PATH + "?batch=true", b"{}")
+    assert status == 415 and "Accept-Encoding" not in headers
 
 
 def test_shutdown_is_503_with_an_exception_id(listener: Listener) -> None:

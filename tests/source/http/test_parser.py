@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from stream.errors import UserError
 from stream.source.http.errors import BodyTooLarge, HeaderTooLarge, MalformedRequest
-from stream.source.http.head import HeadReader
-from stream.source.http.parser import RequestParser
+from stream.source.http.head import Head, HeadReader
+from stream.source.http.parser import Request, RequestParser
 
 HEAD_LIMIT = 1024
 BODY_LIMIT = 512
@@ -24,12 +24,18 @@ def _parser(max_head: int = HEAD_LIMIT, max_body: int = BODY_LIMIT) -> RequestPa
     return RequestParser(HeadReader(), max_head, max_body)
 
 
+def next_whole(parser: RequestParser) -> Request | None:
+    """The next complete request, whatever its head."""
+    request = parser.next_request()
+    return next_whole(parser) if isinstance(request, Head) else request
+
+
 def _run(pieces: list[bytes], parser: RequestParser | None = None) -> Seen:
     parser = parser or _parser()
     seen: Seen = []
     for piece in pieces:
         parser.feed(piece)
-        while (request := parser.next_request()) is not None:
+        while (request := next_whole(parser)) is not None:
             seen.append((request.head.method, request.head.target, request.body))
     return seen
 
@@ -151,7 +157,7 @@ def test_refuses_what_can_be_read_in_two_ways(attack: bytes) -> None:
         with pytest.raises(UserError) as caught:
             for piece in pieces:
                 parser.feed(piece)
-                while (request := parser.next_request()) is not None:
+                while (request := next_whole(parser)) is not None:
                     seen.append((b"", request.head.target, request.body))
         assert caught.value.status in (400, 417)
         assert seen == []
@@ -206,10 +212,10 @@ def test_pipelined_requests_are_not_read_ahead() -> None:
     """A fault in the second request doesn't touch the first."""
     parser = _parser()
     parser.feed(GOOD["length"] + b"\x00garbage")
-    request = parser.next_request()
+    request = next_whole(parser)
     assert request is not None and request.body == b"hello"
     with pytest.raises(MalformedRequest):
-        parser.next_request()
+        next_whole(parser)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +234,7 @@ def test_keep_alive(version: bytes, connection: bytes, expected: bool) -> None:
     """Version and Connection options say whether another request may follow."""
     parser = _parser()
     parser.feed(b"GET / HTTP/" + version + b"\r\nHost: x\r\n" + connection + b"\r\n")
-    request = parser.next_request()
+    request = next_whole(parser)
     assert request is not None and request.head.keep_alive is expected
 
 
@@ -237,14 +243,51 @@ def test_wants_a_go_ahead_only_while_the_body_is_missing() -> None:
     parser = _parser()
     expecting = _request(b"Expect: 100-Continue", b"Content-Length: 2")
     parser.feed(expecting)
-    assert parser.next_request() is None
+    assert next_whole(parser) is None
     assert parser.wants_continue
     parser.feed(b"ab")
-    assert parser.next_request() is not None
+    assert next_whole(parser) is not None
     assert not parser.wants_continue
     parser.feed(expecting + b"a")
-    assert parser.next_request() is None
+    assert next_whole(parser) is None
     assert not parser.wants_continue
+
+
+def test_the_head_of_an_incomplete_request_comes_first() -> None:
+    """Once, before anything of the body is looked at; not for what has arrived whole."""
+    parser = _parser()
+    parser.feed(_request(b"Content-Length: 2", body=b"ab"))
+    assert isinstance(parser.next_request(), Request)
+    too_long = b"Content-Length: %d" % (BODY_LIMIT + 1)
+    for head in (b"Content-Length: 2", b"Transfer-Encoding: chunked", too_long):
+        parser = _parser()
+        parser.feed(_request(head, b"Expect: 100-continue"))
+        first = parser.next_request()
+        assert isinstance(first, Head) and first.target == b"/"
+        assert parser.head is first and not parser.wants_continue
+        if head is too_long:
+            with pytest.raises(BodyTooLarge):
+                parser.next_request()
+            assert parser.head is first
+        else:
+            assert parser.next_request() is None
+            assert parser.wants_continue
+
+
+def test_held_bytes_are_those_of_what_is_not_complete() -> None:
+    """Of heads as received, of bodies without the coding."""
+    parser = _parser()
+    assert parser.held == 0 and parser.is_empty
+    parser.feed(b"POST /a HT")
+    assert next_whole(parser) is None and parser.held == 10
+    parser.feed(b"TP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabc")
+    assert next_whole(parser) is None and parser.held == 3
+    parser.feed(b"de")
+    assert next_whole(parser) is not None and parser.held == 0
+    parser.feed(_request(b"Transfer-Encoding: chunked", body=b"4\r\nabcd\r\n5\r\nab"))
+    assert next_whole(parser) is None and parser.held == 6
+    parser.feed(b"cde\r\n0\r\n\r\n")
+    assert next_whole(parser) is not None and parser.held == 0
 
 
 def test_remembered_heads_are_bounded() -> None:
@@ -296,7 +339,7 @@ def test_agrees_with_another_parser(pieces: list[bytes]) -> None:
     parser = _parser()
     parser.feed(data)
     try:
-        request = parser.next_request()
+        request = next_whole(parser)
     except UserError:
         return
     if request is not None:
@@ -315,7 +358,7 @@ def test_never_differs_with_the_split(pieces: list[bytes]) -> None:
         try:
             for part in parts:
                 parser.feed(part)
-                while (request := parser.next_request()) is not None:
+                while (request := next_whole(parser)) is not None:
                     seen.append((request.head.method, request.head.target, request.body))
         except UserError:
             return seen, True

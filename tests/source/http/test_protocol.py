@@ -14,6 +14,7 @@ from twisted.internet.testing import StringTransport
 from stream.errors import UserError
 from stream.source.http import responses
 from stream.source.http.answers import Connection
+from stream.source.http.head import Head
 from stream.source.http.parser import Request
 from stream.source.http.protocol import (
     LINGER_BYTES,
@@ -23,9 +24,13 @@ from stream.source.http.protocol import (
     Limits,
 )
 
+DAY = 1714557600
+DATE = b"Date: Wed, 01 May 2024 10:00:00 GMT\r\n"
+
 LIMITS = Limits(
     request_timeout=30,
     idle_timeout=20,
+    min_upload_rate=4,
     max_connections=3,
     max_head=256,
     max_body=64,
@@ -52,9 +57,13 @@ class FakeTransport(StringTransport):
 
 
 class FakeHandler:
-    """Answers with the target, at once for ``/now…``, else when told."""
+    """Answers with the target, at once for ``/now…``, else when told.
+
+    :ivar checked: targets of requests that didn't come whole; ``/secret…`` is refused.
+    """
 
     def __init__(self) -> None:
+        self.checked: list[bytes] = []
         self.waiting: list[tuple[bytes, Callable[[bytes], None]]] = []
 
     def handle(self, request: Request, connection: Connection) -> bytes | None:
@@ -77,6 +86,14 @@ class FakeHandler:
         target, answer = self.waiting.pop(0)
         answer(target)
 
+    def check(self, head: Head) -> bytes | None:
+        self.checked.append(head.target)
+        if head.target == b"/crash":
+            raise RuntimeError("broken")
+        if head.target.startswith(b"/secret"):
+            return self.refuse(UserError("no such source", status=404, name="sourceNotFound"))
+        return None
+
     def refuse(self, error: UserError) -> bytes:
         return responses.error_envelope(error, "id")
 
@@ -88,7 +105,9 @@ class Listener:
     def __init__(self) -> None:
         self.clock = Clock()
         self.handler = FakeHandler()
-        self.factory = IngestFactory(self.handler, LIMITS, self.clock)
+        self.factory = IngestFactory(
+            self.handler, LIMITS, self.clock, lambda: DAY + self.clock.seconds()
+        )
         self.factory.startFactory()
 
     def connect(self) -> tuple[IngestProtocol, FakeTransport]:
@@ -105,6 +124,18 @@ class Listener:
 
 def _get(target: bytes, *headers: bytes, version: bytes = b"1.1") -> bytes:
     return b"\r\n".join([b"GET " + target + b" HTTP/" + version, b"Host: x", *headers, b"", b""])
+
+
+def _post(target: bytes, *headers: bytes, body: bytes = b"") -> bytes:
+    return b"POST" + _get(target, *headers)[3:] + body
+
+
+def _headers(transport: FakeTransport) -> dict[bytes, bytes]:
+    """Of the last answer, names in lower case; the status line is ``:status``."""
+    head = transport.value().rpartition(b"HTTP/1.1 ")[2].partition(b"\r\n\r\n")[0]
+    status, *lines = head.split(b"\r\n")
+    found = {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines)}
+    return found | {b":status": status[:3]}
 
 
 def _bodies(transport: FakeTransport) -> list[bytes]:
@@ -167,7 +198,8 @@ def test_malformed_request_is_refused_and_the_connection_closed(listener: Listen
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/now") + b"GET / HTTP/1.1\r\nbroken\r\n\r\n")
     assert transport.value().count(b"HTTP/1.1 ") == 2
-    assert b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n" in transport.value()
+    assert _headers(transport)[b":status"] == b"400"
+    assert _headers(transport)[b"connection"] == b"close"
     assert b'"error": "stream.in.badRequest"' in transport.value()
     assert transport.half_closed and not transport.disconnecting
     transport.clear()
@@ -245,21 +277,228 @@ def test_slow_request_times_out_and_its_late_answer_is_dropped(listener: Listene
     listener.pass_time(LIMITS.request_timeout)
     assert transport.value() == b""
     listener.pass_time(2.5)
-    assert transport.value() == responses.closing(responses.REQUEST_TIMEOUT)
+    assert _headers(transport)[b":status"] == b"408"
+    assert _headers(transport)[b"connection"] == b"close"
+    assert transport.value().endswith(b"\r\n\r\nrequest timeout")
     assert b"Server:" not in transport.value()
     listener.handler.answer_next()
-    assert transport.value() == responses.closing(responses.REQUEST_TIMEOUT)
+    assert transport.value().count(b"HTTP/1.1 ") == 1
 
 
 def test_idle_connections_close(listener: Listener) -> None:
-    """A connection without a byte for the idle timeout closes; each byte starts it anew."""
+    """A connection without a request for the idle timeout closes, empty lines or not."""
     protocol, transport = listener.connect()
     listener.pass_time(LIMITS.idle_timeout - 1)
-    protocol.dataReceived(b"G")
+    protocol.dataReceived(b"\r\n")
+    listener.pass_time(4)
+    assert transport.disconnecting and transport.value() == b""
+    protocol, transport = listener.connect()
+    listener.pass_time(LIMITS.idle_timeout - 1)
+    protocol.dataReceived(_get(b"/now"))
     listener.pass_time(LIMITS.idle_timeout)
     assert not transport.disconnecting
     listener.pass_time(3)
-    assert transport.disconnecting and transport.value() == b""
+    assert transport.disconnecting
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"G",
+        b"POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n",
+        b"POST /now HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\na",
+    ],
+    ids=["head", "body", "chunk"],
+)
+def test_a_stalled_request_times_out(listener: Listener, start: bytes) -> None:
+    """The client is told, since a request had begun."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(start)
+    listener.pass_time(LIMITS.idle_timeout)
+    assert transport.value() == b""
+    listener.pass_time(3)
+    assert _headers(transport)[b":status"] == b"408" and transport.half_closed
+    assert b'"error": "stream.in.requestTimeout"' in transport.value()
+    assert _headers(transport)[b"content-type"] == b"application/json"
+
+
+def test_a_head_has_a_deadline_however_slowly_it_comes(listener: Listener) -> None:
+    """A byte now and then changes nothing."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(b"POST /now HTTP/1.1\r\nX: ")
+    for _ in range(int(LIMITS.request_timeout)):
+        protocol.dataReceived(b"a")
+        listener.pass_time(1)
+    assert transport.value() == b""
+    listener.pass_time(2)
+    assert _headers(transport)[b":status"] == b"408"
+
+
+@pytest.mark.parametrize("coding", [b"Content-Length: 64", b"Transfer-Encoding: chunked"])
+def test_a_body_has_a_deadline_that_its_bytes_put_off(listener: Listener, coding: bytes) -> None:
+    """A second for every four bytes: a slow line is let through, a trickle isn't."""
+
+    def upload(bytes_each_two_seconds: int) -> tuple[float, FakeTransport]:
+        protocol, transport = listener.connect()
+        protocol.dataReceived(_post(b"/now", coding))
+        seconds = 0
+        sent = 0
+        while sent < 64 and not transport.value():
+            listener.pass_time(2)
+            seconds += 2
+            piece = b"x" * min(bytes_each_two_seconds, 64 - sent)
+            sent += len(piece)
+            if coding.startswith(b"T"):
+                piece = b"%x\r\n%s\r\n" % (len(piece), piece)
+                piece += b"0\r\n\r\n" if sent == 64 else b""
+            protocol.dataReceived(piece)
+        return seconds, transport
+
+    seconds, transport = upload(3)
+    assert LIMITS.request_timeout < seconds == 44 and _bodies(transport) == [b"/now"]
+    seconds, transport = upload(1)
+    assert 34 <= seconds <= 36 and _headers(transport)[b":status"] == b"408"
+
+
+def test_the_deadline_begins_with_each_request(listener: Listener) -> None:
+    """Not with the connection, and not with the request before."""
+    protocol, transport = listener.connect()
+    for count in range(1, 6):
+        protocol.dataReceived(_get(b"/now")[:9])
+        listener.pass_time(LIMITS.idle_timeout - 1)
+        protocol.dataReceived(_get(b"/now")[9:])
+        assert _bodies(transport) == [b"/now"] * count
+    assert not transport.disconnecting and listener.handler.checked == []
+
+
+def test_a_request_that_ends_half_way_is_refused(listener: Listener) -> None:
+    """A client that ended its side by mistake learns it."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_post(b"/now", b"Content-Length: 2", body=b"a"))
+    protocol.readConnectionLost()
+    assert _headers(transport)[b":status"] == b"400" and transport.disconnecting
+    assert b"unfinishedRequest" in transport.value()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        (b"Content-Length: 2",),
+        (b"Content-Length: 2", b"Expect: 100-continue"),
+        (b"Content-Length: 99999999",),
+        (b"Transfer-Encoding: chunked",),
+    ],
+    ids=["length", "expect", "too large", "chunked"],
+)
+def test_a_wrong_secret_is_refused_before_the_body(
+    listener: Listener, head: tuple[bytes, ...]
+) -> None:
+    """Whatever its size: no go-ahead, one answer, and the connection closes."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_post(b"/secret", *head))
+    assert transport.value().startswith(b"HTTP/1.1 404 ")
+    assert _headers(transport)[b"connection"] == b"close" and transport.half_closed
+    protocol.dataReceived(b"2\r\nab\r\n0\r\n\r\n")
+    assert transport.value().count(b"HTTP/1.1 ") == 1 and listener.handler.waiting == []
+
+
+def test_only_heads_of_incomplete_requests_are_checked_first(listener: Listener) -> None:
+    """And before anything else: what is too large is refused afterwards."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_post(b"/now", b"Content-Length: 2", body=b"ab"))
+    assert listener.handler.checked == []
+    protocol.dataReceived(_post(b"/now2", b"Content-Length: 2"))
+    protocol.dataReceived(b"ab")
+    assert listener.handler.checked == [b"/now2"]
+    protocol.dataReceived(_post(b"/now3", b"Content-Length: 65"))
+    assert listener.handler.checked == [b"/now2", b"/now3"]
+    assert _bodies(transport)[:2] == [b"/now", b"/now2"]
+    assert _headers(transport)[b":status"] == b"413"
+
+
+def test_a_crash_of_the_check_is_answered(listener: Listener) -> None:
+    """Like any other fault of ours."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_post(b"/crash", b"Content-Length: 2"))
+    assert _headers(transport)[b":status"] == b"500" and transport.half_closed
+
+
+def test_every_answer_has_a_date(listener: Listener) -> None:
+    """Also refusals; it follows the clock."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/now"))
+    protocol.dataReceived(_get(b"/a"))
+    listener.handler.answer_next()
+    protocol.dataReceived(b"\x00")
+    assert transport.value().count(DATE) == transport.value().count(b"HTTP/1.1 ") == 3
+    connections = [listener.connect() for _ in range(3)]
+    assert b"\r\n" + DATE in connections[-1][1].value()
+    connections[-1][0].connectionLost(connectionDone)
+    protocol, transport = connections[0]
+    listener.pass_time(3)
+    protocol.dataReceived(_get(b"/now"))
+    assert b"Date: Wed, 01 May 2024 10:00:03 GMT\r\n" in transport.value()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        _get(b"/now"),
+        _get(b"/a"),
+        _get(b"/crash"),
+        _post(b"/secret", b"Content-Length: 2"),
+        _post(b"/now", b"Content-Length: 65"),
+        _get(b"/now" + b"a" * 256),
+        _get(b"/now", b"no header"),
+        _get(b"/now", b"Expect: something"),
+        _post(b"/now", b"Transfer-Encoding: chunked", body=b"x\r\n"),
+    ],
+    ids=["now", "later", "crash", "secret", "body", "head", "header", "expectation", "chunk"],
+)
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        (b"https://a.example", b"https://a.example"),
+        (b"null", b"null"),
+        (b"", b"*"),
+        (b"two words", b"*"),
+    ],
+)
+def test_every_answer_can_be_read_by_the_page(
+    listener: Listener, request_bytes: bytes, origin: bytes, allowed: bytes
+) -> None:
+    """Its origin is named, with credentials; an origin that isn't one is any other client's."""
+    line, rest = request_bytes.split(b"\r\n", 1)
+    protocol, transport = listener.connect()
+    protocol.dataReceived(line + b"\r\nOrigin: " + origin + b"\r\n" + rest)
+    if listener.handler.waiting:
+        listener.handler.answer_next()
+    headers = _headers(transport)
+    assert headers[b"access-control-allow-origin"] == allowed
+    if allowed == b"*":
+        assert b"access-control-allow-credentials" not in headers
+    else:
+        assert headers[b"access-control-allow-credentials"] == b"true"
+        assert headers[b"vary"] == b"Origin"
+        assert b"Retry-After" in headers[b"access-control-expose-headers"]
+
+
+def test_two_origins_are_none(listener: Listener) -> None:
+    """Browsers send one."""
+    protocol, transport = listener.connect()
+    protocol.dataReceived(_get(b"/now", b"Origin: https://a.example", b"Origin: https://b.example"))
+    assert _headers(transport)[b"access-control-allow-origin"] == b"*"
+
+
+def test_a_timeout_can_be_read_by_the_page(listener: Listener) -> None:
+    """Both that of the request and that of its answer."""
+    for start in (_get(b"/a", b"Origin: null"), _get(b"/a", b"Origin: null")[:-1]):
+        protocol, transport = listener.connect()
+        protocol.dataReceived(start)
+        listener.pass_time(LIMITS.request_timeout + 3)
+        assert _headers(transport)[b":status"] == b"408"
+        assert _headers(transport)[b"access-control-allow-origin"] == b"null"
+        protocol.connectionLost(connectionDone)
 
 
 def test_connections_over_the_limit_are_told(listener: Listener) -> None:
@@ -267,7 +506,9 @@ def test_connections_over_the_limit_are_told(listener: Listener) -> None:
     connections = [listener.connect() for _ in range(3)]
     assert all(transport.value() == b"" for _, transport in connections)
     refused, transport = listener.connect()
-    assert transport.value() == responses.TOO_MANY_CONNECTIONS
+    assert transport.value() == responses.dated(
+        responses.TOO_MANY_CONNECTIONS, responses.date_line(DAY)
+    )
     assert b"Server.Concurrency limit exceeded" in transport.value()
     assert listener.factory.connection_count == 3
     listener.pass_time(LINGER_SECONDS + 2)
