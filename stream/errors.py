@@ -38,10 +38,14 @@ class UserError(Exception):
     :param name: machine-readable, lowerCamelCase, without the listener's prefix; a name with a dot
         comes from another API and is passed through unchanged.
     :param exception_id: the id under which another API logged the failure, if it told one.
+
+    :ivar hint: what the caller probably meant to do, where that can be guessed; shown beside the
+        message, whose text others may rely on.
     """
 
     status = 400
     name = "badRequest"
+    hint = ""
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ from stream.mapping.render_block import BlockRenderer, compile_block_renderer
 from stream.record.block import RecordBlock
 from stream.record.context import RecordContext, datetime_text
 from stream.record.headers import BodyKind
+from stream.record.hints import hint_for
 from stream.record.jsontree import JsonPath, text_bytes
 from stream.record.path import ABSENT, find_strictly, parse_path
 from stream.record.printing import print_json
@@ -62,6 +63,10 @@ class Renderer:
             if max(map(len, rows)) - 1 <= self._row_size_limit:
                 return rows
         return list(map(self.row, block.records))
+
+
+_OF_THE_BODY = (400, 415)
+"""Statuses of errors that another body or content type might avoid."""
 
 
 class RowTooBig(UserError):
@@ -110,14 +115,18 @@ def _render_carefully(
         try:
             text = cell(record)
         except UserError as error:
+            hint = hint_for(record) if error.status in _OF_THE_BODY else ""
             if _says_it_all(error):
+                error.hint = hint
                 raise
-            raise NestedError(
+            nested = NestedError(
                 f'cannot convert column "{name}" to CSV value',
                 [error],
                 status=error.status,
                 name=error.name,
-            ) from error
+            )
+            nested.hint = hint
+            raise nested from error
         row += b'%b"%b"' % (b"," if row else b"", text)
         if len(row) > row_size_limit:
             raise RowTooBig(name, row_size_limit)

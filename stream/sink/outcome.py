@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Protocol
 
+import attrs
+
 from stream.errors import NestedError, UserError
 from stream.values.bytesize import ByteSize
 from stream.values.utctime import format_time
@@ -12,6 +14,7 @@ from stream.values.utctime import format_time
 __all__ = [
     "ACCEPTED",
     "PROCESSED",
+    "Stored",
     "Waiter",
     "no_opened_slice",
     "no_pipeline_ready",
@@ -39,6 +42,29 @@ class Waiter(Protocol):
 
     def failed(self, error: UserError) -> None:
         """The row isn't acknowledged; called at most once, and not after `stored`."""
+
+
+@attrs.frozen
+class Stored:
+    """How many of the rows that a request makes are stored: one for each record and each sink.
+
+    :ivar rows: that it makes, or would make.
+    :ivar stored: of these, as far as is known.
+    :ivar unknown: of these; a retry may store them twice.
+    """
+
+    rows: int = 0
+    stored: int = 0
+    unknown: int = 0
+
+    @property
+    def is_all(self) -> bool:
+        return self.stored == self.rows
+
+    def __str__(self) -> str:
+        """``1/2``, or ``1/3; unknown=1``."""
+        unknown = f"; unknown={self.unknown}" if self.unknown else ""
+        return f"{self.stored}/{self.rows}{unknown}"
 
 
 def no_pipeline_ready() -> UserError:

@@ -80,6 +80,10 @@ class Source:
             document["statusCode"],
             json.dumps(document, indent=2, ensure_ascii=False) + "\n",
         )
+        document.pop("hint", None)
+        for source in document["sources"]:
+            for sink in source["sinks"]:
+                sink.pop("hint", None)
         return document
 
     def document(self, status: int, *sinks: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +96,8 @@ class Source:
             summary["error"] = "stream.in.writeFailed"
             summary["message"] = f"Written to {stored}/{len(sinks)} sinks."
         source = {"projectId": 123, "sourceId": self.name, "branchId": 456}
-        return {**summary, "sources": [{**source, **summary, "sinks": list(sinks)}]}
+        message = {"message": sinks[0]["message"]} if stored < len(sinks) == 1 else {}
+        return {**summary, **message, "sources": [{**source, **summary, "sinks": list(sinks)}]}
 
     def rows(self, sink: str, count: int) -> list[list[str]]:
         """The rows of a table, when there are *count*."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import attrs
@@ -12,6 +13,7 @@ from stream.definition.key import SourceKey
 from stream.errors import UserError, let_go
 from stream.ops.metrics import SourceMeter
 from stream.record.context import RecordContext
+from stream.sink.outcome import Stored
 from stream.source.http import responses
 from stream.source.interfaces import IAnswer, ISinkWriter
 
@@ -25,6 +27,8 @@ __all__ = [
     "SingleAnswer",
     "SinkAnswer",
     "Targets",
+    "count_stored",
+    "is_unknown",
     "outcome_members",
     "status_of",
     "write_record",
@@ -302,6 +306,23 @@ def write_record(
             answer.accepted(status)
 
 
+def count_stored(outcome: Iterable[tuple[int, Exception | None]]) -> Stored:
+    """*outcome* has the rows that a sink was given, and its error, if it has one."""
+    rows = stored = unknown = 0
+    for given, error in outcome:
+        rows += given
+        if error is None:
+            stored += given
+        elif is_unknown(error):
+            unknown += given
+    return Stored(rows, stored, unknown)
+
+
+def is_unknown(error: Exception) -> bool:
+    """Whether *error* leaves open if the row is stored."""
+    return status_of(error) == HTTPStatus.INTERNAL_SERVER_ERROR
+
+
 def status_of(error: Exception) -> int:
     """The status that answers *error*."""
     return error.status if isinstance(error, UserError) else 500
@@ -313,9 +334,14 @@ Outcome = Sequence[tuple[SourceKey, Sequence[SinkOutcome]]]
 
 def _document(outcome: Outcome, status: int) -> bytes:
     every = [sink for _, sinks in outcome for sink in sinks]
-    return responses.document(
-        status, {**_summary(every, status), "sources": outcome_members(outcome)}
-    )
+    members = _summary(every, status)
+    if len(every) == 1 and every[0][2] is not None:
+        error = every[0][2]
+        members["message"] = responses.error_message(error)
+        members |= responses.hint_member(error)
+    members["sources"] = outcome_members(outcome)
+    stored = count_stored((1, error) for _, _, error in every)
+    return responses.document(status, members, responses.stored_header(stored))
 
 
 def outcome_members(outcome: Outcome) -> list[dict[str, Any]]:
@@ -355,4 +381,5 @@ def _sink_members(sink_id: str, status: int, error: Exception | None) -> dict[st
         "statusCode": status,
         "error": responses.error_name(error, "genericError"),
         "message": responses.error_message(error),
+        **responses.hint_member(error),
     }

@@ -1,7 +1,9 @@
 """A request with many records: its way from the blocks of rows to the one answer that counts them.
 
 A record counts as accepted when every sink has stored it, as rejected when some sink can't take it
-whatever is tried again, and as failed when some sink couldn't store it now.
+whatever is tried again, and as failed when some sink couldn't store it now. With several sinks some
+of them may have stored a record that counts as rejected or failed: then the answer says how many
+records each sink has stored, and a header how many rows are stored in all.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import attrs
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError
+from stream.sink.outcome import Stored
 from stream.source.batch import Rejection, RowBlock
 from stream.source.http import responses
 from stream.source.http.answers import (
@@ -21,6 +24,7 @@ from stream.source.http.answers import (
     Received,
     ReportFailure,
     SinkAnswer,
+    count_stored,
     outcome_members,
 )
 
@@ -105,7 +109,8 @@ class BatchAnswer:
         is_failed = any(answer.error is not None for answer in answers)
         failed = self._count - rejected if is_failed else 0
         accepted = self._count - rejected - failed
-        status = self._status(answers, accepted, rejected)
+        stored = _count_stored(self._count, answers)
+        status = self._status(answers, stored, rejected)
         members: dict[str, Any] = {"statusCode": status}
         if is_failed:
             members["error"] = "stream.in.writeFailed"
@@ -114,40 +119,50 @@ class BatchAnswer:
         members["message"] = (
             f"Accepted {accepted}/{self._count} records." if answers else "No enabled sink found."
         )
+        if is_failed and len(answers) == 1 and answers[0].error is not None:
+            members["message"] += f" {responses.error_message(answers[0].error)}"
         members |= {"accepted": accepted, "rejected": rejected}
         if failed:
             members["failed"] = failed
         if rejected:
             members["errors"] = self._errors()
-        if self._verbose or is_failed:
-            members["sources"] = outcome_members(
-                [
-                    (source, [(answer.sink_id, answer.status, answer.error) for answer in answers])
-                    for source, answers in self.sources
-                ]
-            )
-        return responses.document(status, members)
+        if self._verbose or is_failed or (rejected and len(answers) > 1):
+            members["sources"] = self._sources()
+        return responses.document(status, members, responses.stored_header(stored))
+
+    def _sources(self) -> list[dict[str, Any]]:
+        """What became of the batch at each sink."""
+        members = outcome_members(
+            [
+                (source, [(answer.sink_id, answer.status, answer.error) for answer in answers])
+                for source, answers in self.sources
+            ]
+        )
+        for source, (_, answers) in zip(members, self.sources, strict=True):
+            for sink, answer in zip(source.get("sinks", ()), answers, strict=True):
+                sink["stored"] = 0 if answer.error is not None else len(answer.block.rows)
+        return members
 
     @staticmethod
-    def _status(answers: Sequence[BlockAnswer], accepted: int, rejected: int) -> int:
+    def _status(answers: Sequence[BlockAnswer], stored: Stored, rejected: int) -> int:
         if any(answer.error is not None for answer in answers):
             return max(answer.status for answer in answers)
         if not rejected:
             return max([PROCESSED, *(answer.status for answer in answers)])
-        if accepted:
+        if stored.stored:
             return MULTI_STATUS
         return max(r.error.status for answer in answers for r in answer.block.rejected)
 
     def _errors(self) -> list[dict[str, Any]]:
         """Why records were rejected: equal reasons of one sink are told once."""
-        groups: dict[tuple[int, str, int, str, str], list[int]] = {}
+        groups: dict[tuple[int, str, int, str, str, str], list[int]] = {}
         for source, answers in self.sources:
             for answer in answers:
                 sink = (source.branch_id, answer.sink_id)
                 for rejection in answer.block.rejected:
                     reason = _reason(rejection)
                     if len(groups) >= MAX_KINDS_OF_ERRORS and (*sink, *reason) not in groups:
-                        reason = (400, "stream.in.recordsRejected", "Other errors.")
+                        reason = (400, "stream.in.recordsRejected", "Other errors.", "")
                     groups.setdefault((*sink, *reason), []).append(rejection.place)
         return [
             {
@@ -156,16 +171,24 @@ class BatchAnswer:
                 "statusCode": status,
                 "error": name,
                 "message": message,
+                **({"hint": hint} if hint else {}),
                 self._place_name: places,
             }
-            for (branch_id, sink_id, status, name, message), places in groups.items()
+            for (branch_id, sink_id, status, name, message, hint), places in groups.items()
         ]
 
 
-def _reason(rejection: Rejection) -> tuple[int, str, str]:
+def _count_stored(records: int, answers: Sequence[BlockAnswer]) -> Stored:
+    """Of the rows that the sinks would have if all had stored every record."""
+    known = count_stored((len(answer.block.rows), answer.error) for answer in answers)
+    return attrs.evolve(known, rows=records * len(answers))
+
+
+def _reason(rejection: Rejection) -> tuple[int, str, str, str]:
     error: UserError = rejection.error
     return (
         error.status,
         responses.error_name(error, "genericError"),
         responses.error_message(error),
+        responses.hint_member(error).get("hint", ""),
     )

@@ -19,8 +19,9 @@ from typing import Any
 
 import orjson
 
-from stream.errors import UserError, record_error_name, record_message
+from stream.errors import UserError, record_error_name, record_message, sentence
 from stream.record.headers import html_safe
+from stream.sink.outcome import Stored
 from stream.source.http.errors import UnsupportedEncoding
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "OK",
     "OPTIONS_ANY",
     "REQUEST_TIMEOUT",
+    "STORED",
     "TOO_MANY_CONNECTIONS",
     "closing",
     "date_line",
@@ -39,6 +41,7 @@ __all__ = [
     "error_message",
     "error_name",
     "for_origin",
+    "hint_member",
     "is_success",
     "keeping_alive",
     "method_not_allowed",
@@ -46,16 +49,21 @@ __all__ = [
     "options",
     "replayed",
     "response",
+    "stored_header",
     "without_body",
 ]
 
 SERVER = "Keboola/Stream/HTTPSource"
 RETRY_AFTER_SECONDS = 1
+STORED = "Stream-Stored"
+"""The header of answers to requests of which not everything is stored."""
 
 ALLOWED_HEADERS = ("Authorization", "Content-Type", "Content-Encoding", "Idempotency-Key")
 """Headers that a page may send in any case."""
 
-EXPOSED_HEADERS = "Accept-Encoding, Allow, Date, Idempotency-Replayed, Retry-After, Server"
+EXPOSED_HEADERS = (
+    "Accept-Encoding, Allow, Date, Idempotency-Replayed, Retry-After, Server, Stream-Stored"
+)
 """Headers of an answer that a page may read, beside those it always may."""
 
 MAX_REQUESTED_HEADERS = 64
@@ -238,6 +246,7 @@ def error_envelope(
     body: dict[str, Any] = {"statusCode": status, "error": error_name(error)}
     if status < 500:
         body["message"] = error_message(error)
+        body |= hint_member(error)
     else:
         body["message"] = _SUPPORT.format(exception_id)
         body["exceptionId"] = exception_id
@@ -252,6 +261,17 @@ def document(
     :param headers: further ones.
     """
     return response(status, _json(members), (("Content-Type", "application/json"), *headers))
+
+
+def stored_header(stored: Stored) -> tuple[tuple[str, str], ...]:
+    """The header that says how many rows are stored, unless all are: for who reads no body."""
+    return () if stored.is_all else ((STORED, str(stored)),)
+
+
+def hint_member(error: BaseException | None) -> dict[str, str]:
+    """What the producer probably meant to do, if *error* knows."""
+    hint = error.hint if isinstance(error, UserError) else ""
+    return {"hint": sentence(hint)} if hint else {}
 
 
 def _json(members: Mapping[str, Any]) -> bytes:

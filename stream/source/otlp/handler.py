@@ -25,8 +25,9 @@ from stream.ops.metrics import SourceMeter
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
 from stream.record.printing import print_json
+from stream.sink.outcome import Stored
 from stream.source.http import responses
-from stream.source.http.answers import Connection, status_of, write_record
+from stream.source.http.answers import Connection, is_unknown, status_of, write_record
 from stream.source.http.head import Head
 from stream.source.http.parser import Request
 from stream.source.http.route import Otlp
@@ -248,14 +249,23 @@ class _ExportAnswer:
         self._status = 200
         self._first_error = ""
         self._first_reason = ""
+        self._rows = 0
+        self._stored = 0
+        self._unknown = 0
+        self._partly = 0
 
     def next_record(self, size: int) -> _RecordAnswer:
         self._missing += 1
         self._records += 1
         return _RecordAnswer(self, size)
 
-    def settled(self, status: int, reason: str, size: int) -> None:
+    def settled(self, status: int, reason: str, size: int, stored: Stored) -> None:
         """Every sink has answered for one record of *size* bytes, with *status* as the worst."""
+        self._rows += stored.rows
+        self._stored += stored.stored
+        self._unknown += stored.unknown
+        if status >= _FAILED and stored.stored:
+            self._partly += 1
         for meter in self._meters:
             meter.answered(self.export.timestamp_ms, size, failed=status >= _FAILED)
         if status >= _FAILED:
@@ -281,7 +291,10 @@ class _ExportAnswer:
         if self._rejected:
             self._report()
         if self._connection.pending is self:
-            outcome = Outcome(self._records, self._rejected, self._status, self._first_error)
+            stored = Stored(self._rows, self._stored, self._unknown)
+            outcome = Outcome(
+                self._records, self._rejected, self._status, self._first_error, stored, self._partly
+            )
             export = self.export
             self._connection.finish(export_answer(export.signal, export.encoding, outcome))
 
@@ -302,7 +315,7 @@ class _RecordAnswer:
     :ivar missing: sinks that haven't answered, and one more while others may be added.
     """
 
-    __slots__ = ("_all", "_reason", "_size", "_status", "missing")
+    __slots__ = ("_all", "_failed", "_reason", "_size", "_status", "_stored", "_unknown", "missing")
 
     def __init__(self, all_records: _ExportAnswer, size: int) -> None:
         self.missing = 1
@@ -310,15 +323,22 @@ class _RecordAnswer:
         self._all = all_records
         self._status = 200
         self._reason = ""
+        self._stored = 0
+        self._failed = 0
+        self._unknown = 0
 
     def stored(self) -> None:
+        self._stored += 1
         self.one_less()
 
     def accepted(self, status: int) -> None:
+        self._stored += 1
         self._status = max(self._status, status)
         self.one_less()
 
     def failed(self, error: Exception) -> None:
+        self._failed += 1
+        self._unknown += is_unknown(error)
         self._status = max(self._status, status_of(error))
         self._reason = self._reason or responses.error_message(error)
         self.one_less()
@@ -326,7 +346,8 @@ class _RecordAnswer:
     def one_less(self) -> None:
         self.missing -= 1
         if not self.missing:
-            self._all.settled(self._status, self._reason, self._size)
+            rows = Stored(self._stored + self._failed, self._stored, self._unknown)
+            self._all.settled(self._status, self._reason, self._size, rows)
 
 
 def _bearer_token(headers: RecordHeaders) -> str:

@@ -12,6 +12,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from stream.sink.outcome import Stored
 from stream.source.http import responses
 from stream.source.otlp.decode import Encoding, Signal
 
@@ -32,26 +33,32 @@ class Outcome:
     :ivar rejected: records that some sink has not stored.
     :ivar status: the highest status of any sink.
     :ivar first_error: why the first of them was rejected.
+    :ivar stored: how many rows of the sinks.
+    :ivar partly: rejected records that other sinks have stored.
     """
 
     records: int
     rejected: int = 0
     status: int = 200
     first_error: str = ""
+    stored: Stored = attrs.field(factory=Stored)
+    partly: int = 0
 
 
 def export_answer(signal: Signal, encoding: Encoding, outcome: Outcome) -> bytes:
     """The whole HTTP answer.
 
-    If nothing was stored it is an error without a body, so that an exporter tries again where that
-    may help; else it is a success that tells how many records were rejected, if any.
+    If every record was rejected it is an error without a body, so that an exporter tries again
+    where that may help; else it is a success that tells how many records were rejected, if any. A
+    header says if some sinks have stored what others have rejected: trying again doubles it there.
     """
+    header = responses.stored_header(outcome.stored)
     if outcome.records and outcome.rejected == outcome.records:
         limited = outcome.status == _TOO_MANY_REQUESTS
         retry = (("Retry-After", str(responses.RETRY_AFTER_SECONDS)),) if limited else ()
-        return responses.response(outcome.status, headers=retry)
+        return responses.response(outcome.status, headers=(*retry, *header))
     body = _partial(signal, encoding, outcome) if outcome.rejected else _success(encoding)
-    return responses.response(200, body, (("Content-Type", encoding.value),))
+    return responses.response(200, body, (("Content-Type", encoding.value), *header))
 
 
 def _success(encoding: Encoding) -> bytes:
@@ -64,6 +71,8 @@ def _partial(signal: Signal, encoding: Encoding, outcome: Outcome) -> bytes:
         f"{outcome.rejected} of {outcome.records} records rejected; "
         f"first error: {outcome.first_error}"
     )
+    if outcome.partly:
+        message += f"; other sinks have stored {outcome.partly} of them"
     if encoding is Encoding.JSON:
         partial = {json_name: str(outcome.rejected), "errorMessage": message}
         return orjson.dumps({"partialSuccess": partial})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import pytest
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -265,6 +267,7 @@ def test_answer_waits_for_all_sinks(listener: Listener) -> None:
     first.waiting[0].stored()
     status, headers, body = _split(listener.connection.answers[0])
     assert status == 503 and headers["Retry-After"] == "1"
+    assert headers["Stream-Stored"] == "1/2"
     assert json.loads(body)["sources"][0]["sinks"][1] == {
         "sinkId": "b",
         "statusCode": 503,
@@ -314,6 +317,81 @@ application/json and application/x-www-form-urlencoded"
     )
 
 
+OUTCOMES = (None, 202, 400, 500, 503, 507)
+
+
+@pytest.mark.parametrize("errors", [*itertools.combinations_with_replacement(OUTCOMES, 3)])
+def test_failures_say_what_is_stored(listener: Listener, errors: tuple[int | None, ...]) -> None:
+    """Whatever the sinks answer, the header tells how many of them have the record.
+
+    It is there whenever one of them hasn't; what is unknown is counted apart.
+    """
+    outcomes: list[Any] = [
+        200 if e is None else e if e == 202 else UserError("no", status=e) for e in errors
+    ]
+    listener.router.sinks[KEY] = [(str(i), FakeSink(o)) for i, o in enumerate(outcomes)]
+    status, headers, body = listener.get()
+    stored = sum(e in (None, 202) for e in errors)
+    unknown = errors.count(500)
+    assert status == max(e or 200 for e in errors)
+    if stored == 3:
+        assert "Stream-Stored" not in headers
+        return
+    assert headers["Stream-Stored"] == f"{stored}/3" + (f"; unknown={unknown}" if unknown else "")
+    sinks = json.loads(body)["sources"][0]["sinks"]
+    assert [sink["statusCode"] for sink in sinks] == [e or 200 for e in errors]
+
+
+@pytest.mark.parametrize(("outcome", "said"), [(503, "0/1"), (500, "0/1; unknown=1"), (400, "0/1")])
+def test_a_single_sink_says_it_too(listener: Listener, outcome: int, said: str) -> None:
+    """Its reason is the message of the whole answer."""
+    listener.router.sinks[KEY] = [("k", FakeSink(UserError("the reason", status=outcome)))]
+    status, headers, body = listener.get()
+    assert (status, headers["Stream-Stored"]) == (outcome, said)
+    assert json.loads(body)["message"] == "The reason."
+
+
+def test_several_branches_are_counted_together(listener: Listener) -> None:
+    """Each sink of each branch is to have a row."""
+    other = attrs.evolve(KEY, branch_id=112)
+    listener.dispatcher.put(SourceEntry(other, "http", True, SECRET))
+    listener.router.sinks[KEY] = [("k", FakeSink())]
+    listener.router.sinks[other] = [
+        ("k", FakeSink(UserError("full", status=507))),
+        ("l", FakeSink()),
+    ]
+    assert listener.get()[1]["Stream-Stored"] == "2/3"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "hint"),
+    [
+        (b' {"a":1}', "application/x-www-form-urlencoded", "The body looks like JSON"),
+        (b'{"a":1}', "text/plain", "The body looks like JSON"),
+        (b'[{"a":1}]', "application/json", "The body is a JSON array"),
+        (b'[{"a":1}]', "application/x-www-form-urlencoded", "The body is a JSON array"),
+        (b'{"a":1}\n{"a":2}\n', "application/json", "The body has a JSON document in each line"),
+        (b"x=1&y=2", "application/json", "The body looks like a form"),
+        (b'{"b":1}', "application/json", None),
+        (b"b=1", "application/x-www-form-urlencoded", None),
+        (b"text", "text/plain", None),
+        (b"", "application/json", None),
+        (b'{"a":', "application/json", None),
+    ],
+)
+def test_what_was_probably_meant(
+    listener: Listener, body: bytes, content_type: str, hint: str | None
+) -> None:
+    """The answer to a record that can't be rendered says what to change in the request."""
+    listener.router.sinks[KEY] = [("k", FakeSink(columns=[PathColumn("p", path="a")]))]
+    document = listener.document(body=body, headers=f"Content-Type: {content_type}\r\n")
+    assert document["error"] == "stream.in.writeFailed"
+    sink = document["sources"][0]["sinks"][0]
+    assert document.get("hint") == sink.get("hint")
+    assert (document.get("hint") or "").startswith(hint or "")
+    assert ("hint" in document) is (hint is not None)
+
+
 def test_json_with_a_charset_is_json(listener: Listener) -> None:
     """Parameters of the content type don't matter."""
     path = FakeSink(columns=[PathColumn("p", path="a")])
@@ -356,8 +434,10 @@ def test_records_that_cannot_be_rendered(
     listener.router.sinks[KEY] = [("k", FakeSink(columns=[PathColumn("p", path="x")]))]
     document = listener.document(body=body, headers=f"Content-Type: {content_type}\r\n")
     assert document["statusCode"] == status
-    assert document["message"] == "Written to 0/1 sinks."
-    sink = document["sources"][0]["sinks"][0]
+    assert document["message"] == message
+    source = document["sources"][0]
+    assert source["message"] == "Written to 0/1 sinks."
+    sink = source["sinks"][0]
     assert (sink["statusCode"], sink["error"], sink["message"]) == (status, name, message)
 
 

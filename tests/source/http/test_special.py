@@ -145,6 +145,7 @@ def test_sink_that_fails_fails_the_whole_batch(listener: Listener, sink: FakeSin
     assert document["error"] == "stream.in.writeFailed"
     counts = (document["accepted"], document["rejected"], document["failed"])
     assert counts == (0, 1, 1)
+    assert document["message"] == "Accepted 0/2 records. Row not stored."
     assert document["sources"][0]["sinks"][0]["message"] == "Row not stored."
 
 
@@ -168,6 +169,38 @@ def test_several_sinks_reject_for_themselves(listener: Listener) -> None:
     document = result(listener, b'{"a":1}\nbroken\n', PATH + "?verbose=true")
     assert (document["statusCode"], document["accepted"], document["rejected"]) == (207, 1, 1)
     assert [sink["sinkId"] for sink in document["sources"][0]["sinks"]] == ["k", "m"]
+
+
+def test_what_several_sinks_have_stored(listener: Listener, sink: FakeSink) -> None:
+    """Where not every sink has every record, the answer says how many each has."""
+    other = FakeSink()
+    listener.router.sinks[KEY].append(("m", other))
+    body = b'{"a":1}\n{}\n{"a":3}\n'
+
+    def answer() -> tuple[int, str, list[int]]:
+        status, headers, text = listener.get(PATH, body, headers=LINES)
+        sinks = json.loads(text)["sources"][0]["sinks"]
+        return status, headers["Stream-Stored"], [each["stored"] for each in sinks]
+
+    assert answer() == (207, "5/6", [2, 3])
+    sink.outcome = UserError("full", status=507)
+    assert answer() == (507, "3/6", [0, 3])
+    sink.outcome = UserError("error when waiting for sync", status=500)
+    assert answer() == (500, "3/6; unknown=2", [0, 3])
+    other.outcome = UserError("row not stored", status=503)
+    sink.outcome = UserError("row not stored", status=503)
+    assert answer() == (503, "0/6", [0, 0])
+
+
+def test_records_that_one_sink_rejects_and_another_stores(
+    listener: Listener, sink: FakeSink
+) -> None:
+    """That isn't a failure of the whole: sending all of it again would double it."""
+    listener.router.sinks[KEY].append(("m", FakeSink()))
+    status, headers, text = listener.get(PATH, b"{}\n{}\n", headers=LINES)
+    document = json.loads(text)
+    assert (status, headers["Stream-Stored"]) == (207, "2/4")
+    assert (document["accepted"], document["rejected"]) == (0, 2)
 
 
 def test_rejected_records_are_handed_over_once_the_others_are_taken(

@@ -120,6 +120,19 @@ def test_any_of_several_sinks_rejects(listener: Listener) -> None:
     assert json.loads(answer)["partialSuccess"]["rejectedLogRecords"] == "1"
 
 
+def test_what_several_sinks_have_stored(listener: Listener) -> None:
+    """A header counts rows, the message counts rejected records that aren't lost everywhere."""
+    listener.router.sinks[KEY] += [("l", FakeSink())]
+    status, headers, answer = listener.get(URL, export("503", "a", "400"), headers=BEARER + JSON)
+    assert (status, headers["Stream-Stored"]) == (200, "4/6")
+    partial = json.loads(answer)["partialSuccess"]
+    assert partial["rejectedLogRecords"] == "2"
+    assert partial["errorMessage"].endswith("; other sinks have stored 2 of them")
+    status, headers, _ = listener.get(URL, export("503", "500"), headers=BEARER + JSON)
+    assert (status, headers["Stream-Stored"]) == (503, "2/4; unknown=1")
+    assert "Stream-Stored" not in listener.get(URL, export("a"), headers=BEARER + JSON)[1]
+
+
 def test_answer_waits_for_the_sinks(listener: Listener) -> None:
     """An export is answered when its last record is."""
     sink(listener).outcome = "wait"

@@ -1,0 +1,58 @@
+"""What a producer probably meant by a body that can't be rendered. Pure."""
+
+from __future__ import annotations
+
+import orjson
+
+from stream.record.context import RecordContext
+from stream.record.headers import BodyKind
+
+__all__ = ["hint_for"]
+
+_BLANKS = b" \t\r\n\xef\xbb\xbf"
+
+LOOKS_LIKE_JSON = 'the body looks like JSON: send it with "Content-Type: application/json"'
+IS_AN_ARRAY = (
+    "the body is a JSON array: to store its items as records of their own, add the parameter "
+    '"batch=true" to the URL and send it with "Content-Type: application/json"'
+)
+IS_LINES = (
+    "the body has a JSON document in each line: to store them as records of their own, send it "
+    'with "Content-Type: application/x-ndjson"'
+)
+LOOKS_LIKE_A_FORM = (
+    'the body looks like a form: send it with "Content-Type: application/x-www-form-urlencoded"'
+)
+
+
+def hint_for(record: RecordContext) -> str:
+    """What to change in the request that brought *record*, which can't be rendered.
+
+    Empty if the body gives no reason for a guess, and for records that aren't a body as it was
+    received (OTLP).
+    """
+    if record.signal:
+        return ""
+    body = record.body
+    start = body[:64].lstrip(_BLANKS)[:1]
+    kind = record.headers.kind
+    if kind in (BodyKind.FORM, BodyKind.OTHER):
+        if start == b"[" and _is_json(body):
+            return IS_AN_ARRAY
+        return LOOKS_LIKE_JSON if start == b"{" else ""
+    if start == b"[":
+        return IS_AN_ARRAY
+    first, _, others = body.strip(_BLANKS).partition(b"\n")
+    if others and _is_json(first):
+        return IS_LINES
+    if start and start.isalpha() and b"=" in body and not _is_json(body):
+        return LOOKS_LIKE_A_FORM
+    return ""
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        orjson.loads(text.strip(_BLANKS))
+    except orjson.JSONDecodeError:
+        return False
+    return True
