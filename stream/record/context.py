@@ -116,13 +116,15 @@ class RecordContext:
     def _parse_map(self) -> Any:
         kind = self.headers.kind
         if kind is BodyKind.FORM:
-            return parse_form(self.body)
+            return parse_form(self.body, self.headers.charset)
         if kind is not BodyKind.JSON:
             raise UnsupportedMediaType(self.headers.content_type)
         try:
             value = self.json
         except InvalidJson as error:
-            raise UserError(f"invalid JSON: {error.reason}") from None
+            raise UserError(
+                f"invalid JSON: {error.reason}", status=error.status, name=error.name
+            ) from None
         if value is not None and not isinstance(value, dict):
             raise UserError("invalid JSON: the body must be an object")
         return value

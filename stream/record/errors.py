@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stream.errors import NestedError, UserError
 
-__all__ = ["InvalidForm", "InvalidJson", "UnsupportedMediaType"]
+__all__ = ["InvalidForm", "InvalidJson", "UnsupportedCharset", "UnsupportedMediaType"]
 
 
 class UnsupportedMediaType(UserError):
@@ -24,6 +24,20 @@ class UnsupportedMediaType(UserError):
         )
 
 
+class UnsupportedCharset(UserError):
+    """The charset that a form declares isn't known.
+
+    :cvar alone: the message is shown without a context.
+    """
+
+    status = 415
+    name = "unsupportedMediaType"
+    alone = True
+
+    def __init__(self, label: str) -> None:
+        super().__init__(f'unsupported charset "{label}" of the form, please send UTF-8')
+
+
 class InvalidForm(UserError):
     """The form is malformed.
 
@@ -32,13 +46,13 @@ class InvalidForm(UserError):
 
     alone = True
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"invalid form data: {reason}")
+    def __init__(self, reason: str, *, status: int | None = None, name: str | None = None) -> None:
+        super().__init__(f"invalid form data: {reason}", status=status, name=name)
 
 
 class InvalidJson(NestedError):
     """The body isn't valid JSON, or not within the limits."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__("cannot parse request json", [reason])
+    def __init__(self, reason: str, *, status: int | None = None, name: str | None = None) -> None:
+        super().__init__("cannot parse request json", [reason], status=status, name=name)
         self.reason = reason

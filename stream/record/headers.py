@@ -13,12 +13,17 @@ from functools import lru_cache
 
 import orjson
 
+from stream.record.charset import charset_parameter
 from stream.record.quoting import Quoted, quoted
 
 __all__ = ["BodyKind", "RecordHeaders", "canonical_name", "html_safe"]
 
 _TOKEN = r"[a-z0-9!#$%&'*+.^_`|~-]+"
-_JSON_TYPE = re.compile(rf"application/json|{_TOKEN}/{_TOKEN}\+json")
+_JSON_TYPE = re.compile(
+    rf"(?:application|text)/(?:x-)?json|application/(?:csp-report|x-amz-json-1\.[01])"
+    rf"|{_TOKEN}/{_TOKEN}\+json"
+)
+_BATCH_TYPE = "application/cloudevents-batch+json"
 _LINES_TYPE = re.compile(r"application/(?:x-)?(?:ndjson|jsonl|jsonlines|json-lines)")
 _FORM_TYPE = "application/x-www-form-urlencoded"
 _CONTENT_TYPE_LENGTH = len("content-type")
@@ -62,16 +67,18 @@ def html_safe(text: str) -> str:
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _read_type(given: bytes) -> tuple[str, BodyKind]:
+def _read_type(given: bytes) -> tuple[str, BodyKind, bool, str]:
     text = given.decode("utf-8", "replace")
     essence = text.partition(";")[0].strip().lower()
+    kind = BodyKind.OTHER
     if _JSON_TYPE.fullmatch(essence):
-        return text, BodyKind.JSON
-    if essence.startswith(_FORM_TYPE):
-        return text, BodyKind.FORM
-    if _LINES_TYPE.fullmatch(essence):
-        return text, BodyKind.JSON_LINES
-    return text, BodyKind.OTHER
+        kind = BodyKind.JSON
+    elif essence.startswith(_FORM_TYPE):
+        kind = BodyKind.FORM
+    elif _LINES_TYPE.fullmatch(essence):
+        kind = BodyKind.JSON_LINES
+    is_batch = kind is BodyKind.JSON_LINES or essence == _BATCH_TYPE
+    return text, kind, is_batch, charset_parameter(text)
 
 
 _remembered_type = lru_cache(maxsize=256)(_read_type)
@@ -81,11 +88,23 @@ class RecordHeaders:
     """:ivar raw: names and values as received, in that order.
     :ivar content_type: as received; empty if there is none.
     :ivar kind: what the content type says of the body: parameters and case don't matter.
+    :ivar is_batch: whether the content type says that the body holds many records.
+    :ivar charset: the label that the content type declares; empty for UTF-8.
 
     :param raw: the same.
     """
 
-    __slots__ = ("_cell", "_map", "_of_element", "_text", "content_type", "kind", "raw")
+    __slots__ = (
+        "_cell",
+        "_map",
+        "_of_element",
+        "_text",
+        "charset",
+        "content_type",
+        "is_batch",
+        "kind",
+        "raw",
+    )
 
     def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
         self.raw = raw
@@ -98,7 +117,7 @@ class RecordHeaders:
             if len(name) == _CONTENT_TYPE_LENGTH and name.lower() == b"content-type":
                 given = value
                 break
-        self.content_type, self.kind = (
+        self.content_type, self.kind, self.is_batch, self.charset = (
             _remembered_type(given) if len(given) <= _MAX_REMEMBERED_BYTES else _read_type(given)
         )
 
@@ -108,6 +127,7 @@ class RecordHeaders:
         if self._of_element is None:
             self._of_element = RecordHeaders(self.raw)
             self._of_element.kind = BodyKind.JSON
+            self._of_element.is_batch = False
         return self._of_element
 
     @property

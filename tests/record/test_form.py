@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.record.errors import InvalidForm
-from stream.record.form import MAX_ARRAY_ITEMS, parse_form
+from stream.record.errors import InvalidForm, UnsupportedCharset
+from stream.record.form import MAX_ARRAY_ITEMS, MAX_FIELDS, MAX_KEY_DEPTH, parse_form
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,17 @@ from stream.record.form import MAX_ARRAY_ITEMS, parse_form
         ("a.b=1", {"a.b": "1"}),
         ("%61%5Bb%5D=1", {"a": {"b": "1"}}),
         ("n=J%C3%A1n", {"n": "Ján"}),
-        ("a=1;2&b=3", {"b": "3"}),
+        ("a=1;2&b=3", {"a": "1;2", "b": "3"}),
+        ("b=3&a;=;", {"b": "3", "a;": ";"}),
+        (";", {";": ""}),
+        ("=x&a=1", {"": "x", "a": "1"}),
+        ("=", {"": ""}),
+        ("[a]=x&[]=y&[=z", {"[a]": "x", "[]": "y", "[": "z"}),
+        (
+            "a=20%-off&b=%&c=%4&d=%zz&%=e",
+            {"a": "20%-off", "b": "%", "c": "%4", "d": "%zz", "%": "e"},
+        ),
+        ("a=%u00e9&b=%%41", {"a": "%u00e9", "b": "%A"}),
     ],
 )
 def test_forms(form: str, expected: dict[str, Any]) -> None:
@@ -40,7 +51,6 @@ def test_forms(form: str, expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("form", "reason"),
     [
-        ("b=3&a=1;2", "invalid semicolon separator in query"),
         ("a[b]c=1", 'Unable to parse key "a[b]c"'),
         ("a[][b]=1", 'Unable to parse key "a[][b]"'),
         ("a[b=1", 'Unable to parse key "a[b"'),
@@ -48,8 +58,6 @@ def test_forms(form: str, expected: dict[str, Any]) -> None:
         ("a=1&a[b]=2", 'path "a": expected object found "string"'),
         ("a[b]=1&a[0]=2", 'path "a": expected array found "object"'),
         ("a[-1]=x", 'path "a[-1]": array key can\'t be negative'),
-        ("=x", "path cannot be empty"),
-        ("a=%4", 'invalid URL escape "%4"'),
         (f"a[{MAX_ARRAY_ITEMS}]=x", "array index"),
         ("a[1000000000]=x", "array index"),
         ("&".join(f"a{i}[9999]=x" for i in range(11)), "more than 100000 array items"),
@@ -63,15 +71,104 @@ def test_invalid_forms(form: str, reason: str) -> None:
     assert str(caught.value).startswith(f"invalid form data: {reason}")
 
 
+@pytest.mark.parametrize(
+    ("form", "declared", "expected"),
+    [
+        (b"a=Z%FCrich", "windows-1252", "Zürich"),
+        (b"a=Z\xfcrich", "iso-8859-1", "Zürich"),
+        (b"a=%80%81", "latin1", "€\x81"),
+        (b"a=%EA%CC", "KOI8-R", "Йл"),
+        (b"a=%8C%8E+%E5", "Shift_JIS", "月 �"),
+        (b"a=%C3%BC", "utf8", "ü"),
+        (b"a=%C3%BC", "", "ü"),
+        (b"a=%FC", "", "�"),
+        (b"charset=windows-1252&a=Z%FCrich", "", "Zürich"),
+        (b"a=Z%FCrich&_charset_=ISO-8859-1", "", "Zürich"),
+        (b"charset=gb2312&a=%B1%B1", "", "北"),
+        (b"_charset_=koi8-r&charset=latin1&a=%EA", "", "Й"),
+        (b"_charset_=koi8-r&a=%FC", "latin1", "ü"),
+        (b"charset=latin1&a=%C3%BC", "", "ü"),
+        (b"charset=of+my+guitar&a=%C3%BC", "", "ü"),
+    ],
+)
+def test_text_is_in_the_declared_charset(form: bytes, declared: str, expected: str) -> None:
+    """Of the content type, else of a field, else UTF-8; a field like any other changes nothing."""
+    assert parse_form(form, declared)["a"] == expected
+
+
+@pytest.mark.parametrize(
+    ("form", "declared"),
+    [
+        (b"a=1", "klingon"),
+        (b"a=1", "utf-16"),
+        (b"_charset_=klingon&a=1", ""),
+        (b"charset=klingon&a=%FC", ""),
+        (b"a=1", "x" * 1000),
+    ],
+)
+def test_unknown_charset_is_named(form: bytes, declared: str) -> None:
+    """Text that would be guessed isn't stored."""
+    with pytest.raises(UnsupportedCharset, match=declared or "klingon") as caught:
+        parse_form(form, declared)
+    assert caught.value.status == 415
+
+
+@given(st.sampled_from(["windows-1252", "windows-1251", "koi8-r", "iso-8859-15"]), st.binary())
+def test_no_byte_of_a_single_byte_charset_is_lost(label: str, value: bytes) -> None:
+    """Each of them is one character, escaped or not."""
+    escaped = b"".join(b"%%%02x" % byte for byte in value)
+    assert len(parse_form(b"a=" + escaped, label)["a"]) == len(value)
+
+
+@given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
+def test_what_browsers_send_comes_out(fields: list[tuple[str, str]]) -> None:
+    """Whatever is in names without brackets, and in values."""
+    fields = [
+        (
+            name.replace("[", "(").encode("utf-8", "ignore").decode(),
+            value.encode("utf-8", "ignore").decode(),
+        )
+        for name, value in fields
+        if name not in ("charset", "_charset_")
+    ]
+    assert parse_form(urlencode(fields).encode()) == dict(fields)
+
+
+@given(st.lists(st.binary(max_size=8).filter(lambda part: not {*b"&[%"} & {*part}), max_size=5))
+def test_other_readers_make_the_same_of_it(parts: list[bytes]) -> None:
+    """Python's own reader of queries follows the same standard in what it covers."""
+    body = b"&".join(part.replace(b"charset", b"") for part in parts)
+    theirs = parse_qsl(body.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+    assert parse_form(body) == {
+        name.encode("latin-1").decode("utf-8", "replace"): value.encode("latin-1").decode(
+            "utf-8", "replace"
+        )
+        for name, value in theirs
+    }
+
+
+def test_fields_are_counted_before_they_are_made() -> None:
+    """The limit itself is allowed, empty fields count."""
+    assert len(parse_form(b"&".join(b"k%d=" % i for i in range(MAX_FIELDS)))) == MAX_FIELDS
+    for form in (b"&" * MAX_FIELDS, b"&".join([b"a=1"] * (MAX_FIELDS + 1))):
+        with pytest.raises(InvalidForm, match=f"more than {MAX_FIELDS} fields") as caught:
+            parse_form(form)
+        assert caught.value.status == 413
+    with pytest.raises(InvalidForm, match="brackets") as caught:
+        parse_form(b"&".join([b"a" + b"[b]" * MAX_KEY_DEPTH] * 1001))
+    assert caught.value.status == 413
+
+
 def test_last_allowed_index() -> None:
     """The cap is exact."""
     assert len(parse_form(b"a[%d]=x" % (MAX_ARRAY_ITEMS - 1))["a"]) == MAX_ARRAY_ITEMS
 
 
-@given(st.lists(st.text(st.sampled_from("ab[]0-1=&;%+."), max_size=12)))
-def test_any_input_is_parsed_or_refused(parts: list[str]) -> None:
+@given(st.lists(st.text(st.sampled_from("ab[]0-1=&;%+."), max_size=12)) | st.lists(st.binary()))
+def test_any_input_is_parsed_or_refused(parts: list[str] | list[bytes]) -> None:
     """No input breaks the parser."""
+    body = b"&".join(part.encode() if isinstance(part, str) else part for part in parts)
     try:
-        parse_form("&".join(parts).encode())
-    except InvalidForm:
+        parse_form(body)
+    except (InvalidForm, UnsupportedCharset):
         return

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.record.errors import InvalidJson
-from stream.record.jsontree import MAX_DEPTH, JsonPath, parse_json
+from stream.record.jsontree import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    JsonPath,
+    _read_integer,
+    _refuse_constant,
+    _without_surrogates,
+    array_items,
+    parse_json,
+)
 
 
 def _find(source: str | bytes, path: str, raw_string: bool = False) -> str | None:
@@ -98,6 +109,122 @@ def test_half_an_emoji_does_not_cost_the_document() -> None:
     for invalid in ('{"a":"\\ud83d",}', '{"a":"\\ud83d","b":NaN}'):
         with pytest.raises(InvalidJson):
             parse_json(invalid.encode())
+
+
+@pytest.mark.parametrize(
+    "number", ["1e400", "-1E+400", "1" * 400, "-" + "9" * 5000, "1" * 309, "2.5e308", "0.1e999999"]
+)
+def test_a_number_beyond_doubles_is_copied(number: str) -> None:
+    """It needn't fit, wherever it is; beside it everything is read as ever."""
+    source = f'{{"a":{number},"b":[{number},1.0],"c":"x","d":18446744073709551616}}'
+    assert _find(source, "a") == number
+    assert _find(source, "b[0]") == number
+    assert _find(source, "b") == f"[{number},1.0]"
+    assert _find(source, "c", True) == "x"
+    assert parse_json(source.encode())["d"] == 2.0**64
+    for invalid in (f"[{number},]", f"[{number},NaN]", f"[0{number}]", f"[{number}.]"):
+        with pytest.raises(InvalidJson):
+            parse_json(invalid.encode())
+
+
+@pytest.mark.parametrize("key", ['"k\\ud83d"', '"k\\udc00"', '"k\\uDBFF"'])
+def test_half_an_emoji_in_a_key(key: str) -> None:
+    """A path finds it as U+FFFD; pairs and escaped backslashes are what they are."""
+    source = f'{{{key}:{{{key}:1}},"x":"\\ud83d\\ude00 \\\\ud83d"}}'
+    assert _find(source, "k�.k�") == "1"
+    assert parse_json(source.encode()) == {"k�": {"k�": 1}, "x": "😀 \\ud83d"}
+    assert _find(source, "x", True) == "😀 \\ud83d"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le", "utf-32"])
+def test_wide_encodings_are_named(encoding: str) -> None:
+    """The message says what is wrong rather than where."""
+    with pytest.raises(InvalidJson, match="please send UTF-8"):
+        parse_json('{"a":1}'.encode(encoding))
+
+
+_fragments = st.sampled_from(
+    [
+        *"{}[],:",
+        *('"a"', '"k\\ud83d"', '"\\udc00x"', '"\\ud83d\\ude00"', '"\\\\ud83d"', '"é😀"', '"'),
+        *("1", "-0", "1e400", "-1e400", "1" * 400, "18446744073709551616", "1.5e-400", "01"),
+        *("true", "null", "NaN", "Infinity", "-", "1.", "\\", " ", "\n", "\x0b", "\ufeff", "\x00"),
+    ]
+)
+
+
+def _read(reader: Callable[[bytes], Any], source: bytes) -> Any:
+    try:
+        return reader(source)
+    except (ValueError, InvalidJson, RecursionError):
+        return "refused"
+
+
+def _second_reader(source: bytes) -> Any:
+    text = source.decode()
+    if text.startswith("\ufeff"):
+        raise ValueError
+    value = json.loads(text, parse_int=_read_integer, parse_constant=_refuse_constant)
+    return _without_surrogates(value)
+
+
+def _typed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return [(key, _typed(item)) for key, item in value.items()]
+    if isinstance(value, list):
+        return [_typed(item) for item in value]
+    return type(value), repr(value)
+
+
+@given(
+    st.lists(_fragments, max_size=12).map("".join).map(str.encode)
+    | st.recursive(
+        _fragments,
+        lambda inner: (
+            st.lists(inner, max_size=3).map(lambda items: f"[{','.join(items)}]")
+            | st.lists(inner, max_size=3).map(
+                lambda items: (
+                    "{" + ",".join(f'"k{i % 2}":{item}' for i, item in enumerate(items)) + "}"
+                )
+            )
+        ),
+    ).map(str.encode)
+    | st.binary(max_size=20)
+)
+@settings(max_examples=1000)
+def test_the_readers_agree(source: bytes) -> None:
+    """Whoever reads it: accepted or not, values, types of numbers, repeated keys, surrogates."""
+    ours, theirs = _read(parse_json, source), _read(_second_reader, source)
+    assert _typed(ours) == _typed(theirs)
+    fast = _read(orjson.loads, source)
+    if fast != "refused":
+        assert _typed(fast) == _typed(ours)
+
+
+def test_values_are_counted_before_they_are_made() -> None:
+    """The limit is exact to a few values; signs in strings don't count."""
+    parse_json(b"[" + b"1," * (MAX_VALUES - 2) + b"1]")
+    parse_json(b'["' + b"[,{" * MAX_VALUES + b'"]')
+    for source in (b"[" + b"1," * MAX_VALUES + b"1]", b"[" * 3 * MAX_VALUES, b'[],"' * MAX_VALUES):
+        with pytest.raises(InvalidJson, match=f"more than {MAX_VALUES} values") as caught:
+            parse_json(source)
+        assert caught.value.status == 413
+    half_emojis = b"\\ud83d" * (MAX_VALUES + 1)
+    with pytest.raises(InvalidJson, match="escapes"):
+        parse_json(b'["%b"]' % half_emojis)
+
+
+@given(st.lists(_fragments, max_size=15).map("".join))
+def test_items_of_arrays(text: str) -> None:
+    """They are those that the parser finds; what it refuses is broken, or some item is."""
+    source = f"[{text}]".encode()
+    expected = _read(parse_json, source)
+    try:
+        found = [parse_json(item) for item in array_items(source)]
+    except InvalidJson:
+        assert expected == "refused"
+    else:
+        assert _typed(found) == _typed(expected)
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from stream.errors import UserError
 from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
 from stream.mapping.render import Renderer, compile_renderer
+from stream.record.charset import BOM
 from stream.record.context import RecordContext
 from stream.record.errors import InvalidJson
 from stream.record.headers import RecordHeaders
@@ -97,6 +99,31 @@ def test_number_of_records_is_limited() -> None:
         line_elements(b"1\n2\n3\n4", 3)
     with pytest.raises(BatchTooLarge):
         array_elements(b"[1,2,3,4]", 3)
+
+
+def test_records_are_counted_before_they_are_made() -> None:
+    """Millions of items or lines in a small body cost a look at those that are allowed."""
+    with pytest.raises(BatchTooLarge, match="more records than the maximum of 3"):
+        array_elements(b"[" + b"1," * 3 + b"broken", 3)
+    assert len(line_elements(b"1" + b"\n" * 30, 3)) == 1
+    with pytest.raises(BatchTooLarge, match="has 31 lines, the maximum of records is 3"):
+        line_elements(b"1" + b"\n" * 31, 3)
+
+
+def test_byte_order_marks_of_lines() -> None:
+    """Files put behind one another have some in the middle."""
+    assert [text for _, text, _ in line_elements(BOM + b"1\n" + BOM + b"2\n" + BOM, 9)] == [
+        b"1",
+        b"2",
+    ]
+
+
+def test_item_beyond_the_usual_reader_is_one_of_many() -> None:
+    """A huge number or half an emoji costs neither its record nor the others."""
+    items = [b'{"a":1e400}', b'{"a":"\\ud83d"}', b'{"a":1}']
+    elements = array_elements(b"[%b]" % b",".join(items), 10)
+    assert [text for _, text, _ in elements] == items
+    assert [item["a"] for _, _, item in elements] == [math.inf, "\ufffd", 1]
 
 
 def test_rejected_records_are_told_and_the_others_rendered() -> None:

@@ -1,7 +1,11 @@
-"""Compressed request bodies, decoded with a bound on what they expand to. Pure."""
+"""Compressed request bodies, decoded with a bound on what they expand to. Pure.
+
+The time is linear in the bytes that go in and come out, whatever they are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import zstandard
@@ -10,72 +14,155 @@ from isal import isal_zlib
 from stream.errors import UserError
 from stream.source.http.errors import BodyTooLarge, UnsupportedEncoding
 
-__all__ = ["decode_body"]
+__all__ = ["MAX_MEMBERS", "Abandoned", "content_codings", "decode_body"]
+
+MAX_MEMBERS = 100
+"""Of gzip members or zstd frames. A program that makes one for each record should make one for
+many: each has to be set up anew."""
+
+MAX_CODINGS = 2
+"""Applied to one body, one over the other."""
 
 _GZIP_CONTAINER = 31
 _GzipError = cast("type[Exception]", isal_zlib.IsalError)
 _MAX_WINDOW_BYTES = 8 * 1024 * 1024
 """Of a zstd frame: what RFC 8878 asks of every decoder; more only costs memory."""
 
-_PIECE_BYTES = 256
-"""Fed to zstd at once, so that a bomb is noticed early: a byte can expand to 32 KiB."""
+_GZIP_PIECE_BYTES = 16 * 1024
+_ZSTD_PIECE_BYTES = 256
+"""Fed to the decoder at once, so that a bomb is noticed early: for zstd, a byte can expand to
+32 KiB. What a decoder hasn't used is never more than a piece."""
+
+_PADDING = b"\0"
+_NOTHING = (b"", b"identity")
 
 
-def decode_body(encoding: bytes, body: bytes, limit: int) -> bytes:
+class Abandoned(Exception):
+    """Nobody waits for the decoded body any more."""
+
+
+def _always() -> bool:
+    return True
+
+
+def content_codings(encoding: bytes) -> list[bytes]:
+    """The codings in a ``Content-Encoding``, in the order in which they were applied.
+
+    :param encoding: value of the header in lower case; empty for none.
+    :raises UserError: 415, one of them isn't known, or there are too many.
+    """
+    codings = [name for name in map(bytes.strip, encoding.split(b",")) if name not in _NOTHING]
+    for name in codings:
+        if name not in _DECODERS:
+            raise UnsupportedEncoding(name.decode("latin-1"))
+    if len(codings) > MAX_CODINGS:
+        raise UserError(
+            f"the body has more than {MAX_CODINGS} content encodings",
+            status=415,
+            name="unsupportedMediaType",
+        )
+    return codings
+
+
+def decode_body(
+    encoding: bytes, body: bytes, limit: int, is_wanted: Callable[[], bool] = _always
+) -> bytes:
     """The decoded *body*.
 
-    :param encoding: value of ``Content-Encoding`` in lower case; empty for none.
+    :param encoding: see `content_codings`.
     :param limit: bytes of the decoded body.
+    :param is_wanted: whether somebody still waits; asked often.
     :raises UserError: 415 for an unknown encoding, 400 for damaged or truncated data.
     :raises BodyTooLarge: it expands beyond *limit*; found out without expanding further.
+    :raises Abandoned: nobody waits any more.
     """
-    if encoding in (b"gzip", b"x-gzip"):
-        return _gunzip(body, limit)
-    if encoding == b"zstd":
-        return _unzstd(body, limit)
-    if encoding in (b"", b"identity"):
-        return body
-    raise UnsupportedEncoding(encoding.decode("latin-1"))
+    for name in reversed(content_codings(encoding)):
+        body = _DECODERS[name](body, limit, is_wanted)
+    return body
 
 
-def _gunzip(body: bytes, limit: int) -> bytes:
-    decoded = b""
-    rest = body
+class _Output:
+    """Decoded parts, bounded.
+
+    :ivar room: bytes until the limit and one more, by which it shows that there is more.
+    """
+
+    def __init__(self, limit: int, is_wanted: Callable[[], bool]) -> None:
+        self.room = limit + 1
+        self._limit = limit
+        self._is_wanted = is_wanted
+        self._parts: list[bytes] = []
+        self._members = 0
+
+    def add(self, part: bytes) -> None:
+        self.room -= len(part)
+        if self.room <= 0:
+            raise BodyTooLarge(self._limit)
+        if not self._is_wanted():
+            raise Abandoned
+        self._parts.append(part)
+
+    def begin_member(self, kind: str) -> None:
+        self._members += 1
+        if self._members > MAX_MEMBERS:
+            raise UserError(
+                f"cannot decompress {kind} body: it has more than {MAX_MEMBERS} members",
+                status=413,
+                name="payloadTooLarge",
+            )
+
+    def joined(self) -> bytes:
+        return b"".join(self._parts)
+
+
+def _gunzip(body: bytes, limit: int, is_wanted: Callable[[], bool]) -> bytes:
+    output = _Output(limit, is_wanted)
+    position = 0
     while True:
+        output.begin_member("gzip")
         decoder = isal_zlib.decompressobj(_GZIP_CONTAINER)
         try:
-            decoded += decoder.decompress(rest, limit + 1 - len(decoded))
-        except _GzipError as error:
-            raise UserError(f"cannot decompress gzip body: {error}") from None
-        if len(decoded) > limit:
-            raise BodyTooLarge(limit)
-        if not decoder.eof:
-            raise UserError("cannot decompress gzip body: it is truncated")
-        rest = decoder.unused_data
-        if not rest:
-            return decoded
+            while not decoder.eof:
+                piece = decoder.unconsumed_tail
+                if not piece:
+                    piece = body[position : position + _GZIP_PIECE_BYTES]
+                    position += len(piece)
+                    if not piece:
+                        raise UserError("cannot decompress gzip body: it is truncated")
+                output.add(decoder.decompress(piece, output.room))
+        except _GzipError:
+            raise UserError("cannot decompress gzip body: it is damaged") from None
+        position -= len(decoder.unused_data)
+        # Zeros behind a member are padding, as gunzip takes them.
+        if not body[position : position + 1].strip(_PADDING) and not body[position:].strip(
+            _PADDING
+        ):
+            return output.joined()
 
 
-def _unzstd(body: bytes, limit: int) -> bytes:
+def _unzstd(body: bytes, limit: int, is_wanted: Callable[[], bool]) -> bytes:
     decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
-    parts = []
-    size = 0
-    rest = body
+    output = _Output(limit, is_wanted)
+    position = 0
     try:
         while True:
+            output.begin_member("zstd")
             frame = decoder.decompressobj(write_size=64 * 1024)
-            for start in range(0, len(rest), _PIECE_BYTES):
-                part = frame.decompress(rest[start : start + _PIECE_BYTES])
-                parts.append(part)
-                size += len(part)
-                if size > limit:
-                    raise BodyTooLarge(limit)
-                if frame.eof:
-                    rest = frame.unused_data + rest[start + _PIECE_BYTES :]
-                    break
-            if not frame.eof:
-                raise UserError("cannot decompress zstd body: it is truncated")
-            if not rest:
-                return b"".join(parts)
-    except zstandard.ZstdError as error:
-        raise UserError(f"cannot decompress zstd body: {error}") from None
+            while not frame.eof:
+                piece = body[position : position + _ZSTD_PIECE_BYTES]
+                position += len(piece)
+                if not piece:
+                    raise UserError("cannot decompress zstd body: it is truncated")
+                output.add(frame.decompress(piece))
+            position -= len(frame.unused_data)
+            if position >= len(body):
+                return output.joined()
+    except zstandard.ZstdError:
+        raise UserError("cannot decompress zstd body: it is damaged") from None
+
+
+_DECODERS: dict[bytes, Callable[[bytes, int, Callable[[], bool]], bytes]] = {
+    b"gzip": _gunzip,
+    b"x-gzip": _gunzip,
+    b"zstd": _unzstd,
+}

@@ -11,6 +11,8 @@ from twisted.python.failure import Failure
 from stream.definition.key import SourceKey
 from stream.errors import UserError, let_go
 from stream.ops.metrics import Metrics
+from stream.record.body import ready_body
+from stream.record.charset import BOM
 from stream.record.context import RecordContext
 from stream.source.http import responses
 from stream.source.http.answers import (
@@ -23,7 +25,7 @@ from stream.source.http.answers import (
 )
 from stream.source.http.client import ClientAddress
 from stream.source.http.head import Head
-from stream.source.http.idempotency import Attempt, IdempotencyWindow
+from stream.source.http.idempotency import Attempt, IdempotencyWindow, fingerprint_of
 from stream.source.http.parser import Request
 from stream.source.http.route import Health, Ingest, NotFound, Otlp, Route, Server, find_route
 from stream.source.http.special import BatchWriter, Decoder, is_batch
@@ -202,7 +204,10 @@ class IngestHandler:
         head = request.head
         if not head.ordinary or route.batch is not None:
             return self._ingest_special(project_id, route, sources, request, connection)
-        record = self._record(head, request.body, connection)
+        body = request.body
+        if body[:3] == BOM:
+            body = ready_body(head.headers, body)
+        record = self._record(head, body, connection)
         if self._taps:
             self._taps.offer(sources, record)
         if len(sources) == 1:
@@ -253,38 +258,16 @@ class IngestHandler:
         request: Request,
         connection: Connection,
     ) -> bytes | None:
-        """A request with a key is carried out at most once; see `stream.source.http.special`."""
-        head = request.head
-        key = head.idempotency_key
-        if key is None:
-            return self._decode(route, sources, head, request.body, connection)
-        begun = self._window.begin(project_id, route.source_id, key, request.body, connection)
-        if not isinstance(begun, Attempt):
-            return begun
-        try:
-            answer = self._decode(route, sources, head, request.body, begun)
-        except Exception:
-            answer = self.failed(Failure())
-        if answer is not None:
-            begun.finish(answer)
-        return None
-
-    def _decode(
-        self,
-        route: Ingest,
-        sources: Sequence[SourceKey],
-        head: Head,
-        body: bytes,
-        connection: Connection,
-    ) -> bytes | None:
+        """A request whose body isn't simply one record; see `stream.source.http.special`."""
+        head, received = request.head, request.body
         at = int(self._clock() * 1000)
 
         def write(body: bytes) -> bytes | None:
-            return self._write_body(route, sources, head, body, connection)
+            return self._write_once(project_id, route, sources, head, body, connection, failed)
 
         def count() -> None:
             for source in sources:
-                self._meters[source].answered(at, len(body), failed=True)
+                self._meters[source].answered(at, len(received), failed=True)
 
         def failed(failure: Failure) -> bytes:
             count()
@@ -292,11 +275,40 @@ class IngestHandler:
 
         try:
             if not head.encoding:
-                return write(body)
-            return self._decoder.answer(head.encoding, body, connection, write, failed)
+                return write(received)
+            return self._decoder.answer(head.encoding, received, connection, write, failed)
         except Exception:
             count()  # as one record: nobody knows how many they are
             raise
+
+    def _write_once(
+        self,
+        project_id: int,
+        route: Ingest,
+        sources: Sequence[SourceKey],
+        head: Head,
+        body: bytes,
+        connection: Connection,
+        failed: Callable[[Failure], bytes],
+    ) -> bytes | None:
+        """Take a decoded *body*; one that comes again with the same key is answered again only.
+
+        :param failed: the answer when an attempt with a key fails as a whole.
+        """
+        key = head.idempotency_key
+        if key is None:
+            return self._write_body(route, sources, head, body, connection)
+        fingerprint = fingerprint_of(head.headers.content_type, body)
+        begun = self._window.begin(project_id, route.source_id, key, fingerprint, connection)
+        if not isinstance(begun, Attempt):
+            return begun
+        try:
+            answer = self._write_body(route, sources, head, body, begun)
+        except Exception:
+            answer = failed(Failure())
+        if answer is not None:
+            begun.finish(answer)
+        return None
 
     def _write_body(
         self,
@@ -306,7 +318,7 @@ class IngestHandler:
         body: bytes,
         connection: Connection,
     ) -> bytes | None:
-        record = self._record(head, body, connection)
+        record = self._record(head, ready_body(head.headers, body), connection)
         targets = tuple((source, self._router.eligible(source, "")) for source in sources)
         if is_batch(route, head.headers):
             return self._batches.write(record, targets, route.verbose, connection)

@@ -97,7 +97,8 @@ class Head:
         self.ordinary = (
             not self.encoding
             and self.idempotency_key is None
-            and headers.kind is not BodyKind.JSON_LINES
+            and not headers.is_batch
+            and (not headers.charset or headers.kind is not BodyKind.JSON)
         )
 
     def _read_headers(self) -> None:

@@ -22,7 +22,7 @@ from stream.errors import UserError
 from stream.source.http import responses
 from stream.source.http.answers import Connection
 
-__all__ = ["Attempt", "IdempotencyWindow"]
+__all__ = ["Attempt", "IdempotencyWindow", "fingerprint_of"]
 
 MAX_ANSWER_BYTES = 64 * 1024
 """Of an answer that is remembered; a longer one is replaced by a plain ``OK``."""
@@ -34,9 +34,20 @@ _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 Scope = tuple[int, str, bytes]
 
 
+def fingerprint_of(content_type: str, body: bytes) -> bytes:
+    """What tells contents apart.
+
+    :param body: decoded, since a client may compress it anew for each attempt.
+    """
+    digest = blake2b(content_type.strip().lower().encode(), digest_size=16)
+    digest.update(b"\n")
+    digest.update(body)
+    return digest.digest()
+
+
 @attrs.frozen
 class _Stored:
-    """A successful answer, until when it is remembered, and which body it was for."""
+    """A successful answer, until when it is remembered, and which content it was for."""
 
     answer: bytes
     until: float
@@ -47,7 +58,7 @@ class Attempt:
     """The one attempt that is carried out; the request's connection to whoever answers it.
 
     :ivar pending: see `stream.source.http.answers.Connection`.
-    :ivar fingerprint: of the request's body.
+    :ivar fingerprint: of the request's content.
     """
 
     def __init__(self, window: IdempotencyWindow, scope: Scope, fingerprint: bytes) -> None:
@@ -90,10 +101,16 @@ class IdempotencyWindow:
         return len(self._stored)
 
     def begin(
-        self, project_id: int, source_id: str, key: bytes, body: bytes, connection: Connection
+        self,
+        project_id: int,
+        source_id: str,
+        key: bytes,
+        fingerprint: bytes,
+        connection: Connection,
     ) -> bytes | Attempt | None:
         """What is to be done with a request.
 
+        :param fingerprint: see `fingerprint_of`.
         :returns: the answer, if there is one already; an attempt that the request is to be carried
             out with; ``None`` if another attempt will answer it.
         :raises UserError: 400 for an invalid key, 422 for a key that came with another body.
@@ -101,7 +118,6 @@ class IdempotencyWindow:
         if _KEY.fullmatch(key) is None:
             raise UserError("an idempotency key has 1 to 255 visible ASCII characters")
         scope = (project_id, source_id, key)
-        fingerprint = blake2b(body, digest_size=16).digest()
         self._forget_old()
         stored = self._stored.get(scope)
         running = self._running.get(scope)

@@ -16,6 +16,10 @@ _PLAIN_INGEST = re.compile(
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://[^/?#]*")
 _PROJECT_ID = re.compile(r"[+-]?[0-9]{1,19}")
 _SIGNALS = ("logs", "metrics", "traces")
+_BOOLEANS = {
+    **dict.fromkeys(("true", "1", "yes", "y", "on", "t"), True),
+    **dict.fromkeys(("false", "0", "no", "n", "off", "f"), False),
+}
 _SEPARATORS = re.compile(rb"//+")
 
 
@@ -40,14 +44,15 @@ class Ingest:
 
     :ivar project: as given; see `project_id`.
     :ivar verbose: whether the client asks for a result document.
-    :ivar batch: whether the client says that the body holds many records, or that it doesn't.
+    :ivar batch: whether the client says that the body holds many records, or that it doesn't; the
+        text that it gave if that can't be understood.
     """
 
     project: str
     source_id: str
     secret: str = attrs.field(repr=False)
     verbose: bool = False
-    batch: bool | None = None
+    batch: bool | str | None = None
     project_id: int | None = attrs.field(init=False)
 
     @project_id.default
@@ -118,7 +123,7 @@ def _find(target: bytes) -> Route:
             source_id,
             secret,
             options.get("verbose") == "true",
-            None if batch is None else batch == "true",
+            None if batch is None else _BOOLEANS.get(batch.lower(), batch),
         )
     return NotFound()
 
@@ -160,7 +165,7 @@ def _normalise(path: bytes) -> bytes:
 def _options(query: bytes) -> dict[str, str]:
     """The parameters of the query; the first of a repeated one counts."""
     options: dict[str, str] = {}
-    if b"=" in query:
+    if query:
         for name, value in parse_qsl(
             query.decode("latin-1"), keep_blank_values=True, encoding="utf-8", errors="replace"
         ):

@@ -45,8 +45,12 @@ _T = TypeVar("_T")
 
 def is_batch(route: Ingest, headers: RecordHeaders) -> bool:
     """Whether the body holds many records. Raises UserError if nobody knows where they begin."""
+    if isinstance(route.batch, str):
+        raise UserError(
+            f'invalid value "{route.batch}" of the parameter "batch", please use true or false'
+        )
     if route.batch is None:
-        return headers.kind is BodyKind.JSON_LINES
+        return headers.is_batch
     if route.batch and headers.kind not in (BodyKind.JSON, BodyKind.JSON_LINES):
         raise UserError(
             f'unsupported content type "{headers.content_type}" of a batch, '

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import UserError
-from stream.source.http.encoding import decode_body
+from stream.source.http.encoding import MAX_MEMBERS, Abandoned, content_codings, decode_body
 from stream.source.http.errors import BodyTooLarge
 
 COMPRESSORS: dict[bytes, Callable[[bytes], bytes]] = {
@@ -63,6 +64,66 @@ def test_garbage_is_refused(encoding: bytes, body: bytes) -> None:
         decode_body(encoding, body, 1000)
     except UserError as error:
         assert error.status in (400, 413)
+
+
+@pytest.mark.parametrize("encoding", COMPRESSORS)
+def test_members_are_counted(encoding: bytes) -> None:
+    """The limit itself is allowed."""
+    member = COMPRESSORS[encoding](b"")
+    assert decode_body(encoding, member * MAX_MEMBERS, 10) == b""
+    with pytest.raises(UserError, match=f"more than {MAX_MEMBERS} members") as caught:
+        decode_body(encoding, member * (MAX_MEMBERS + 1), 10)
+    assert caught.value.status == 413
+
+
+@given(
+    parts=st.lists(st.binary(max_size=100), min_size=1, max_size=3), zeros=st.integers(0, 70_000)
+)
+def test_zeros_behind_gzip_are_padding(parts: list[bytes], zeros: int) -> None:
+    """However many; anything else behind a member is the next one, or damage."""
+    body = b"".join(map(gzip.compress, parts)) + bytes(zeros)
+    assert decode_body(b"gzip", body, 1000) == b"".join(parts)
+    with pytest.raises(UserError, match=r"damaged|truncated"):
+        decode_body(b"gzip", body + b"x", 1000)
+
+
+def test_nobody_waits_for_a_body() -> None:
+    """The work ends with the next piece."""
+    waiting = iter([True, True, False])
+    with pytest.raises(Abandoned):
+        decode_body(
+            b"gzip", gzip.compress(random.randbytes(100_000)), 200_000, lambda: next(waiting)
+        )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "codings"),
+    [
+        (b"", []),
+        (b"identity", []),
+        (b"identity, gzip", [b"gzip"]),
+        (b"gzip ,identity,, identity", [b"gzip"]),
+        (b"gzip,zstd", [b"gzip", b"zstd"]),
+        (b"x-gzip", [b"x-gzip"]),
+    ],
+)
+def test_list_of_encodings(encoding: bytes, codings: list[bytes]) -> None:
+    """They are undone from the last to the first; none and identity change nothing."""
+    assert content_codings(encoding) == codings
+    body = b"text"
+    for name in codings:
+        body = COMPRESSORS[name.removeprefix(b"x-")](body)
+    assert decode_body(encoding, body, 100) == b"text"
+
+
+@pytest.mark.parametrize(
+    "encoding", [b"gzip, br", b"deflate", b"gzip;q=1", b"br,gzip", b"gzip," * 3]
+)
+def test_list_with_an_unknown_encoding(encoding: bytes) -> None:
+    """It is named; so is a list that is too long."""
+    with pytest.raises(UserError, match=r"br|deflate|q=1|more than 2") as caught:
+        decode_body(encoding, b"", 10)
+    assert caught.value.status == 415
 
 
 def test_unknown_encoding_is_refused() -> None:

@@ -412,11 +412,18 @@ def test_json_with_a_charset_is_json(listener: Listener) -> None:
             'Cannot convert column "p" to CSV value:\n- Path "x" not found in the body.',
         ),
         (
-            b"a=%zz",
+            b"a[b=1",
             "application/x-www-form-urlencoded",
             400,
             "stream.in.badRequest",
-            'Invalid form data: invalid URL escape "%zz".',
+            'Invalid form data: Unable to parse key "a[b".',
+        ),
+        (
+            b"a=1",
+            "application/x-www-form-urlencoded; charset=klingon",
+            415,
+            "stream.in.unsupportedMediaType",
+            'Unsupported charset "klingon" of the form, please send UTF-8.',
         ),
         (
             b'{"x":"' + b"y" * 2000 + b'"}',

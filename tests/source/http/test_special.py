@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+import zstandard
 
 from stream.errors import UserError
 from stream.mapping.columns import PathColumn
@@ -35,6 +36,10 @@ def result(listener: Listener, body: bytes, target: str = PATH, headers: str = L
     document = json.loads(answer)
     assert document["statusCode"] == status
     return document
+
+
+def _document(listener: Listener, target: str, body: bytes, headers: str) -> Any:
+    return json.loads(listener.get(target, body, headers=headers)[2])
 
 
 # Compressed bodies.
@@ -108,6 +113,80 @@ def test_lines_can_be_one_record(listener: Listener) -> None:
     listener.router.sinks[KEY] = [("k", sink)]
     assert listener.get(PATH + "?batch=false", b"1\n2", headers=LINES)[0] == 200
     assert (sink.rows, sink.blocks) == ([b'"1\n2"\n'], [])
+
+
+@pytest.mark.parametrize("value", ["1", "TRUE", "yes", "On"])
+def test_words_for_true(listener: Listener, sink: FakeSink, value: str) -> None:
+    """A batch for everybody who can be understood."""
+    result(listener, b'{"a":1}\n{"a":2}\n', f"{PATH}?batch={value}")
+    assert sink.blocks == [(b'"1"\n"2"\n', 2)]
+
+
+@pytest.mark.parametrize("query", ["batch=", "batch", "batch=2", "batch=tru", "batch=null"])
+def test_batch_or_not_nobody_knows(listener: Listener, sink: FakeSink, query: str) -> None:
+    """Many records aren't taken for one."""
+    document = _document(listener, PATH + "?" + query, b'{"a":1}\n{"a":2}\n', headers=LINES)
+    assert (document["statusCode"], document["error"]) == (400, "stream.in.badRequest")
+    assert "please use true or false" in document["message"]
+    assert not sink.blocks and not sink.rows
+
+
+def test_cloud_events_come_in_batches(listener: Listener, sink: FakeSink) -> None:
+    """Their content type says so; the parameter still decides."""
+    body, content_type = (
+        b'[{"a":1},{"a":2}]',
+        "Content-Type: application/cloudevents-batch+json\r\n",
+    )
+    assert result(listener, body, headers=content_type)["accepted"] == 2
+    assert sink.blocks == [(b'"1"\n"2"\n', 2)]
+    assert listener.get(PATH + "?batch=false", body, headers=content_type)[0] == 400
+
+
+BOM = "\ufeff".encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "target", "rows"),
+    [
+        (b'{"a":1}', JSON, PATH, [b'"1"\n']),
+        (b"a=1", "Content-Type: application/x-www-form-urlencoded\r\n", PATH, [b'"""1"""\n']),
+        (b'{"a":1}\n{"a":2}', LINES, PATH, [b'"1"\n"2"\n']),
+        (b'[{"a":1},{"a":2}]', JSON, PATH + "?batch=true", [b'"1"\n"2"\n']),
+    ],
+)
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_a_byte_order_mark_is_skipped(
+    listener: Listener,
+    sink: FakeSink,
+    body: bytes,
+    headers: str,
+    target: str,
+    rows: list[bytes],
+    is_compressed: bool,
+) -> None:
+    """Whatever it stands before; only what isn't looked into is kept as it is."""
+    body = BOM + body
+    if is_compressed:
+        body, headers = gzip.compress(body), headers + GZIP
+    assert listener.get(target, body, headers=headers)[0] == 200
+    assert sink.rows + [rows for rows, _ in sink.blocks] == rows
+
+
+@pytest.mark.parametrize(
+    ("body", "charset", "row"),
+    [
+        ('{"a":"ü"}'.encode("latin-1"), "iso-8859-1", '"""ü"""\n'),
+        ('{"a":"ü"}'.encode(), "iso-8859-1", '"""ü"""\n'),
+        ('{"a":"ü"}'.encode(), "klingon", '"""ü"""\n'),
+    ],
+)
+def test_json_is_utf_8_whatever_is_declared(
+    listener: Listener, sink: FakeSink, body: bytes, charset: str, row: str
+) -> None:
+    """Only what isn't is read in the declared charset."""
+    headers = f"Content-Type: application/json; charset={charset}\r\n"
+    assert listener.get(body=body, headers=headers)[0] == 200
+    assert sink.rows == [row.encode()]
 
 
 def test_rejected_lines_are_named(listener: Listener, sink: FakeSink) -> None:
@@ -281,6 +360,23 @@ def test_same_key_is_not_written_twice(listener: Listener, sink: FakeSink) -> No
         headers = f"{JSON}Idempotency-Key: {key}\r\n"
         assert listener.get(body=b'{"a":1}', headers=headers)[::2] == (200, b"OK")
     assert len(sink.rows) == 2
+
+
+def test_a_key_belongs_to_the_decoded_content(listener: Listener, sink: FakeSink) -> None:
+    """A client may compress it anew for each attempt, or not at all."""
+    body = b'{"a":1}'
+    attempts = [(gzip.compress(body, mtime=at), GZIP) for at in (1, 2)]
+    attempts += [(zstandard.compress(body), "Content-Encoding: zstd\r\n"), (body, "")]
+    for number, (content, encoding) in enumerate(attempts):
+        status, headers, _ = listener.get(
+            body=content, headers=f"{JSON}{encoding}Idempotency-Key: one\r\n"
+        )
+        assert (status, "Idempotency-Replayed" in headers) == (200, number > 0)
+    assert len(sink.rows) == 1
+    other = [(b'{"a":2}', JSON), (body, "Content-Type: text/plain\r\n")]
+    for content, content_type in other:
+        keyed = f"{content_type}Idempotency-Key: one\r\n"
+        assert listener.get(body=content, headers=keyed)[0] == 422
 
 
 def test_failed_attempt_is_tried_again(listener: Listener, sink: FakeSink) -> None:

@@ -1,0 +1,75 @@
+"""Character encodings that bodies are declared to be in, by the labels of the WHATWG's standard."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+__all__ = ["BOM", "Charset", "charset_parameter", "find_charset", "without_bom"]
+
+BOM = b"\xef\xbb\xbf"
+"""The byte order mark in UTF-8: no part of the text that it stands before."""
+
+_PARAMETER = re.compile(r';\s*charset\s*=\s*(?:"([^"]*)"|([^;\s]*))', re.IGNORECASE)
+_MAX_LABEL_CHARS = 40
+_UTF8_LABELS = frozenset({"utf-8", "utf8", "unicode-1-1-utf-8", "us-ascii", "ascii"})
+"""ASCII is the same bytes: who says so and sends others most likely means UTF-8."""
+
+_NOT_BY_BYTES = frozenset({"replacement", "utf-16le", "utf-16be", "x-user-defined"})
+"""Where ``&``, ``{`` and so on aren't single bytes, or which aren't for text from elsewhere."""
+
+_SEVERAL_BYTES = frozenset(
+    {"gbk", "gb18030", "big5", "euc-jp", "iso-2022-jp", "shift_jis", "euc-kr"}
+)
+_LOW = re.compile("[\udc80-\udc9f]")
+_HIGH = re.compile("[\udca0-\udcff]")
+
+
+class Charset:
+    """An encoding other than UTF-8.
+
+    :ivar is_single_byte: whether each byte is a character.
+    """
+
+    def __init__(self, name: str, codec: str) -> None:
+        self._codec = codec
+        self.is_single_byte = name not in _SEVERAL_BYTES
+
+    def decode(self, data: bytes) -> str:
+        """*data* as text; U+FFFD stands for what isn't defined."""
+        if not self.is_single_byte:
+            return data.decode(self._codec, "replace")
+        # The standard has control characters where Python's tables have nothing.
+        text = data.decode(self._codec, "surrogateescape")
+        if text.isascii():
+            return text
+        text = _LOW.sub(lambda match: chr(ord(match[0]) - 0xDC00), text)
+        return _HIGH.sub("\ufffd", text)
+
+
+def charset_parameter(content_type: str) -> str:
+    """The label in a ``Content-Type``; empty if there is none, or if it is one of UTF-8."""
+    match = _PARAMETER.search(content_type)
+    label = "" if match is None else (match[1] or match[2] or "").strip()
+    return "" if label.lower() in _UTF8_LABELS else label
+
+
+@lru_cache(maxsize=256)
+def find_charset(label: str) -> Charset | None:
+    """The encoding called *label*; ``None`` for UTF-8. Raises LookupError: it isn't known."""
+    label = label.strip().lower()
+    if label in _UTF8_LABELS:
+        return None
+    if len(label) > _MAX_LABEL_CHARS:
+        raise LookupError(label)
+    import webencodings  # few processes ever need it
+
+    encoding = webencodings.lookup(label)
+    if encoding is None or encoding.name in _NOT_BY_BYTES:
+        raise LookupError(label)
+    return None if encoding.name == "utf-8" else Charset(encoding.name, encoding.codec_info.name)
+
+
+def without_bom(body: bytes) -> bytes:
+    """*body* without the byte order mark that it may begin with."""
+    return body[len(BOM) :] if body.startswith(BOM) else body
