@@ -1,14 +1,17 @@
-"""The table of components, and how those of a process are put together.
+"""The composition of a process: one function per component, and the order in which they start.
 
-The order of starting is fixed: what others need comes first. It is also the reverse of stopping, so
-that a source answers its last request before the writer behind it goes.
+`build` is the table of contents. Each component's function names what the component is given, and
+returns the services that it needs, in the order of their start; a service that several components
+share starts once, with the first of them. What others need comes first. The order is also the
+reverse of stopping, so that a source answers its last request before the writer behind it stops.
+Nothing is opened before the services start.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import IService
@@ -16,11 +19,15 @@ from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
 from stream.api.service import ApiService
+from stream.cluster import Cluster, Keboola, join_cluster, reach_keboola
 from stream.console import Console, Parts
+from stream.definition import prefix as definition_prefix
+from stream.definition.entity import Sink, Source
 from stream.errors import UserError
-from stream.etcd import EmbeddedEtcd
+from stream.etcd import EmbeddedEtcd, Mirror, Session, json_values
+from stream.keboola.imports import FileImporter
+from stream.keboola.uploads import SliceUploader
 from stream.keboola.verifier import TokenVerifier
-from stream.node import Node
 from stream.ops.chain import ServiceChain
 from stream.ops.debug import DebugListener
 from stream.ops.development import development_services
@@ -28,6 +35,7 @@ from stream.ops.endpoint import server_endpoint
 from stream.ops.lag import ReactorLag
 from stream.ops.listener import MetricsListener
 from stream.ops.log_control import LogControl, parse_levels
+from stream.ops.metrics import Metrics
 from stream.ops.supervisor import Supervisor
 from stream.ops.tracing import TracingService
 from stream.sandbox import ObjectStaging, SandboxService
@@ -41,18 +49,21 @@ from stream.sink.router import SinkRouter
 from stream.sink.sink_pipeline import PipelineContext
 from stream.source.http.service import HttpSourceService
 from stream.storage.coordinator.service import StorageCoordinatorService
+from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.key import SliceKey
 from stream.storage.network.client import WriterClients
+from stream.storage.opening import DefinitionChanges
+from stream.storage.operation_meter import OperationMeter
 from stream.storage.reader.service import StorageReaderService
 from stream.storage.writer.service import StorageWriterService
-from stream.telemetry import watch_descriptors, watch_source
+from stream.telemetry import watch_descriptors, watch_lease, watch_source
 
 __all__ = ["build", "log_of"]
 
 _log = Logger(namespace="stream")
 
 WORKER_STOP_SHARE = 0.9
-"""Of the time for a stop, what workers have: who kills them has to end in time, too."""
+"""Share of the time for a stop that workers have: their supervisor has to end in time, too."""
 
 SOURCE_GROUP = "storage.router.sources.http-source"
 
@@ -64,61 +75,378 @@ def build(
     *,
     reactor: Any,
     log: LogControl,
-) -> IService:
-    """The services of *components* with everything that they share, in the order of starting.
+) -> ServiceChain:
+    """Build the services of *components*, in the order of starting.
 
-    :param log: what is logged with; the console can change it.
     :param workers: command lines by name of the processes that take records; a single one of them
-        is done in this process instead.
+        is replaced by a source in this process.
+    :param log: what is logged with; the console can change it.
     """
     _log.info("enabled components: {names}", names=",".join(sorted(components)))
     # Not as a field beside the message: it would be there twice.
     _log.info("configuration: {log_settings}", log_settings=json.dumps(masked(settings)))
-    node = Node(settings, reactor)
-    parts = Parts(log, node.metrics)
-    watch_descriptors(node.metrics)
-    chain = ServiceChain(_tracing(settings, components, reactor), reactor)
-    chain.append(_metrics(node, lambda: chain.is_ready))
-    chain.append(ReactorLag(reactor, node.metrics))
-    writer: StorageWriterService | None = None
-    for service in development_services(reactor):
-        chain.append(service)
+    metrics = Metrics()
+    watch_descriptors(metrics)
+    parts = Parts(log, metrics)
+    chain = ServiceChain([], reactor)
+
+    services: list[IService] = []
+    services += tracing(settings, components, reactor)
+    services += metrics_listener(settings, reactor, metrics, is_ready=lambda: chain.is_ready)
+    services += [ReactorLag(reactor, metrics), *development_services(reactor)]
     if "etcd" in components:
-        chain.append(_etcd(node))
+        services += etcd(settings, reactor)
     if "sandbox" in components:
-        chain.append(_sandbox(node))
-    for name, make in _BUILDERS.items():
-        if name in components:
-            before = len(node.services)
-            if name == "http-source" and len(workers) > 1:
-                services = [_workers(node, workers, log)]
-            elif name == "http-source":
-                services = _http_source(node, writer)
-            else:
-                services = make(node)
-            _note(parts, services)
-            for service in (*node.services[before:], *services):
-                chain.append(service)
-            if name == "storage-writer":
-                assert isinstance(services[-1], StorageWriterService)
-                writer = services[-1]
-    parts.client = vars(node).get("client")  # if anybody has asked for it
-    for service in _consoles(node, parts):
+        services += sandbox(settings, reactor)
+    if "http-source" in components and len(workers) > 1:
+        services += source_workers(settings, reactor, workers, log)
+        components = [name for name in components if name != "http-source"]
+    if set(components) - {"etcd", "sandbox"}:
+        services += cluster_members(settings, components, reactor, metrics, parts)
+    services += consoles(settings, reactor, parts)
+
+    for service in _each_once(services):
         chain.append(service)
     return chain
 
 
-def _note(parts: Parts, services: Sequence[IService]) -> None:
-    """What the console has functions for."""
-    for service in services:
-        if isinstance(service, SinkRouter):
-            parts.router = service
-        elif isinstance(service, StorageWriterService):
-            parts.writer = service
-        elif isinstance(service, StorageCoordinatorService):
-            parts.coordinator = service
-        elif isinstance(service, StorageReaderService):
-            parts.reader = service
+def cluster_members(
+    settings: Settings, components: Sequence[str], reactor: Any, metrics: Metrics, parts: Parts
+) -> list[IService]:
+    """Build those of Stream's own components that run in this process and meet others in etcd.
+
+    :param parts: is given what the console looks at.
+    """
+    cluster = join_cluster(settings, reactor, metrics)
+    parts.client = cluster.client
+    services: list[IService] = []
+    if "storage-writer" in components:
+        services += storage_writer(settings, reactor, metrics, cluster, parts)
+    if {"storage-coordinator", "storage-reader", "api"} & set(components):
+        keboola = reach_keboola(settings, reactor, metrics, cluster)
+        if "storage-coordinator" in components:
+            services += storage_coordinator(settings, reactor, metrics, cluster, keboola, parts)
+        if "storage-reader" in components:
+            services += storage_reader(settings, reactor, metrics, cluster, keboola, parts)
+        if "api" in components:
+            services += api(settings, reactor, metrics, cluster, keboola)
+    if "http-source" in components:
+        services += http_source(settings, reactor, metrics, cluster, parts)
+    if cluster.session in services:
+        watch_lease(metrics, cluster.session, "node")
+    return services
+
+
+# Stream's own components.
+
+
+def storage_writer(
+    settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster, parts: Parts
+) -> list[IService]:
+    """Build the component that appends rows to the slice files on this node's volumes."""
+    local = settings.storage.level.local
+    # Volumes have a lease of their own: another time to live.
+    session = Session(cluster.client, ttl=local.volume.registration.ttl_seconds, reactor=reactor)
+    watch_lease(metrics, session, "volumes")
+    writer = parts.writer = StorageWriterService(
+        reactor,
+        cluster.client,
+        session,
+        node_id=settings.node_id,
+        address_host=settings.hostname,
+        volumes_path=settings.storage.volumes_path,
+        network=local.writer.network,
+        cleanup=settings.storage.disk_cleanup,
+        damaged=_count_damaged(metrics),
+        metrics=metrics,
+    )
+    return [cluster.client, session, writer]
+
+
+def storage_coordinator(
+    settings: Settings,
+    reactor: Any,
+    metrics: Metrics,
+    cluster: Cluster,
+    keboola: Keboola,
+    parts: Parts,
+) -> list[IService]:
+    """Build the component that moves files and slices through their states."""
+    client = cluster.client
+    coordinator = parts.coordinator = StorageCoordinatorService(
+        reactor,
+        client,
+        cluster.session,
+        CoordinatorWork(
+            client=client,
+            session=cluster.session,
+            repository=cluster.repository,
+            reactor=reactor,
+            now=cluster.now,
+            sinks=Mirror(client, definition_prefix.SINK_ACTIVE, json_values(Sink)),
+            meter=OperationMeter(metrics, reactor.seconds),
+            sources=Mirror(client, definition_prefix.SOURCE_ACTIVE, json_values(Source)),
+        ),
+        settings,
+        keboola.provider,
+        FileImporter(
+            client,
+            keboola.api,
+            keboola.encryptor,
+            keboola.events,
+            reactor,
+            job_timeout=settings.storage.level.target.operator.file_import_timeout.seconds,
+        ),
+        cluster.group,
+    )
+    return [
+        client,
+        cluster.session,
+        keboola.service,
+        cluster.volumes.mirror,
+        cluster.work,
+        coordinator,
+    ]
+
+
+def storage_reader(
+    settings: Settings,
+    reactor: Any,
+    metrics: Metrics,
+    cluster: Cluster,
+    keboola: Keboola,
+    parts: Parts,
+) -> list[IService]:
+    """Build the component that uploads closed slices from this node's volumes to staging."""
+    operator = settings.storage.level.staging.operator
+    reader = parts.reader = StorageReaderService(
+        reactor,
+        cluster.client,
+        cluster.repository,
+        SliceUploader(
+            cluster.client,
+            cluster.session,
+            keboola.encryptor,
+            keboola.events,
+            cluster.work.pool,
+            reactor,
+            lock_timeout=operator.slice_upload_timeout.seconds,
+        ),
+        volumes_path=settings.storage.volumes_path,
+        settings=operator,
+        pool=cluster.work.pool,
+        now=cluster.now,
+        damaged=_count_damaged(metrics),
+        metrics=metrics,
+    )
+    return [
+        cluster.client,
+        cluster.session,
+        keboola.service,
+        cluster.volumes.mirror,
+        cluster.work,
+        reader,
+    ]
+
+
+def api(
+    settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster, keboola: Keboola
+) -> list[IService]:
+    """Build the component that people and programs configure Stream with."""
+    service = ApiService(
+        reactor,
+        settings,
+        client=cluster.client,
+        session=cluster.session,
+        changes=DefinitionChanges(
+            cluster.client, cluster.repository, keboola.provider, cluster.now
+        ),
+        storage_api=keboola.api,
+        verifier=TokenVerifier(reactor, keboola.api),
+        metrics=metrics,
+    )
+    return [
+        cluster.client,
+        cluster.session,
+        keboola.service,
+        cluster.volumes.mirror,
+        cluster.work,
+        service,
+    ]
+
+
+def http_source(
+    settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster, parts: Parts
+) -> list[IService]:
+    """Build the component that takes records.
+
+    :param parts: a writer among them gets the rows by direct calls.
+    """
+    network = settings.storage.level.local.writer.network
+    statistics = settings.storage.statistics
+    client, session, pool = cluster.client, cluster.session, cluster.work.pool
+    local = None if parts.writer is None else parts.writer.writer
+    nodes = cluster.group(SOURCE_GROUP)
+    clients = WriterClients(
+        reactor,
+        settings.node_id,
+        network,
+        cluster.volumes.find,
+        local=local,
+        is_local=(lambda _: False) if local is None else local.has_volume,
+    )
+    collector = Collector(client, settings.node_id, statistics.sync.interval.seconds, reactor)
+    dead_letters = _dead_letters(settings, reactor, metrics, cluster)
+    quotas = Quotas(client, statistics.cache.l2.interval.seconds, reactor)
+    router = parts.router = SinkRouter(
+        client,
+        session,
+        PipelineContext(
+            node_id=settings.node_id,
+            opener=clients,
+            reactor=reactor,
+            pool=pool,
+            collector=collector,
+            balancer=Balancer(network.pipeline_balancer),
+            dead_letters=dead_letters,
+            meters=SinkMeters(metrics, reactor.seconds),
+        ),
+        nodes=lambda: nodes.nodes,
+        minimum_slices=network.min_slices_per_source_node,
+        volume=cluster.volumes.find,
+        quotas=quotas,
+    )
+    session.on_lost.append(router.session_lost)
+    session.on_renewed.append(router.session_renewed)
+
+    def share_slices() -> None:
+        sharing = ensureDeferred(router.nodes_changed())
+        sharing.addErrback(lambda failure: _log.failure("cannot share the slices", failure))
+
+    nodes.on_change(share_slices)
+    source = HttpSourceService(
+        reactor,
+        client,
+        settings.source.http,
+        router,
+        pool,
+        hostname=settings.hostname,
+        metrics=metrics,
+    )
+    watch_source(metrics, router, lambda: source.connections)
+    return [
+        client,
+        session,
+        cluster.volumes.mirror,
+        cluster.work,
+        nodes,
+        clients,
+        collector,
+        dead_letters,
+        quotas,
+        router,
+        source,
+    ]
+
+
+def source_workers(
+    settings: Settings, reactor: Any, workers: Mapping[str, Sequence[str]], log: LogControl
+) -> list[IService]:
+    """Build the supervisor of the processes that take records in place of this one."""
+    seconds = WORKER_STOP_SHARE * settings.stop_timeout.seconds
+    supervisor = Supervisor(reactor, workers, os.environ, seconds)
+    log.on_reopen.append(supervisor.hangup)
+    return [supervisor]
+
+
+# What a machine of its own needs.
+
+
+def etcd(settings: Settings, reactor: Any) -> list[IService]:
+    """Build an etcd as a child process."""
+    if not settings.etcd.data_dir:
+        raise UserError('the component "etcd" needs "etcd.dataDir" (STREAM_ETCD_DATA_DIR)')
+    return [EmbeddedEtcd(reactor, settings.etcd.endpoint, settings.etcd.data_dir)]
+
+
+def sandbox(settings: Settings, reactor: Any) -> list[IService]:
+    """Build the local Storage API."""
+    sandbox = settings.sandbox
+    if not sandbox.path:
+        raise UserError('the component "sandbox" needs "sandbox.path" (STREAM_SANDBOX_PATH)')
+    return [
+        SandboxService(
+            reactor,
+            listen=sandbox.listen,
+            path=sandbox.path,
+            token=sandbox.token,
+            project_id=sandbox.project_id,
+            branch_id=sandbox.branch_id,
+            objects=_sandbox_objects(sandbox.staging),
+        )
+    ]
+
+
+def _sandbox_objects(staging: SandboxStagingSettings) -> ObjectStaging | None:
+    if staging.provider == "local":
+        return None
+    if not staging.endpoint:
+        raise UserError(f'"sandbox.staging.endpoint" is needed for "{staging.provider}"')
+    return ObjectStaging(
+        staging.provider,
+        staging.endpoint,
+        staging.bucket,
+        staging.region,
+        staging.key_id,
+        staging.secret,
+    )
+
+
+# What every process has, and ways into it.
+
+
+def tracing(settings: Settings, components: Sequence[str], reactor: Any) -> list[IService]:
+    """Build the export of spans, if it is enabled."""
+    tracing = settings.tracing
+    if not tracing.enabled:
+        return []
+    return [
+        TracingService(
+            reactor, tracing.endpoint, tracing.sample_ratio, settings.node_id, components
+        )
+    ]
+
+
+def metrics_listener(
+    settings: Settings, reactor: Any, metrics: Metrics, *, is_ready: Callable[[], bool]
+) -> list[IService]:
+    """Build the listener of metrics and health."""
+    listen = settings.metrics.listen
+    return [MetricsListener(reactor, server_endpoint(reactor, listen), metrics, listen, is_ready)]
+
+
+def consoles(settings: Settings, reactor: Any, parts: Parts) -> list[IService]:
+    """Build the ways into the running process that are enabled."""
+    services: list[IService] = []
+    manhole, pprof = settings.manhole, settings.pprof
+    if manhole.enabled:
+        # Only here: SSH takes a while to import.
+        from stream.ops.manhole import ManholeService
+
+        services.append(
+            ManholeService(
+                server_endpoint(reactor, manhole.listen),
+                manhole.listen,
+                host_key=manhole.host_key,
+                authorized_keys=manhole.authorized_keys,
+                namespace=Console(parts, reactor).namespace(),
+            )
+        )
+    if pprof.enabled:
+        services.append(
+            DebugListener(reactor, server_endpoint(reactor, pprof.listen), pprof.listen, parts.log)
+        )
+    return services
 
 
 def log_of(settings: Settings) -> LogControl:
@@ -140,249 +468,27 @@ def log_of(settings: Settings) -> LogControl:
     )
 
 
-def _consoles(node: Node, parts: Parts) -> list[IService]:
-    """Ways into the running process, if they are asked for."""
-    services: list[IService] = []
-    manhole, pprof = node.settings.manhole, node.settings.pprof
-    if manhole.enabled:
-        # Only here: SSH takes a while to import.
-        from stream.ops.manhole import ManholeService
-
-        services.append(
-            ManholeService(
-                server_endpoint(node.reactor, manhole.listen),
-                manhole.listen,
-                host_key=manhole.host_key,
-                authorized_keys=manhole.authorized_keys,
-                namespace=Console(parts, node.reactor).namespace(),
-            )
-        )
-    if pprof.enabled:
-        services.append(
-            DebugListener(
-                node.reactor, server_endpoint(node.reactor, pprof.listen), pprof.listen, parts.log
-            )
-        )
-    return services
-
-
-def _tracing(settings: Settings, components: Sequence[str], reactor: Any) -> list[IService]:
-    tracing = settings.tracing
-    if not tracing.enabled:
-        return []
-    return [
-        TracingService(
-            reactor, tracing.endpoint, tracing.sample_ratio, settings.node_id, components
-        )
-    ]
-
-
-def _metrics(node: Node, is_ready: Callable[[], bool]) -> IService:
-    listen = node.settings.metrics.listen
-    endpoint = server_endpoint(node.reactor, listen)
-    return MetricsListener(node.reactor, endpoint, node.metrics, listen, is_ready)
-
-
-def _etcd(node: Node) -> IService:
-    etcd = node.settings.etcd
-    if not etcd.data_dir:
-        raise UserError('the component "etcd" needs "etcd.dataDir" (STREAM_ETCD_DATA_DIR)')
-    return EmbeddedEtcd(node.reactor, etcd.endpoint, etcd.data_dir)
-
-
-def _sandbox(node: Node) -> IService:
-    sandbox = node.settings.sandbox
-    if not sandbox.path:
-        raise UserError('the component "sandbox" needs "sandbox.path" (STREAM_SANDBOX_PATH)')
-    return SandboxService(
-        node.reactor,
-        listen=sandbox.listen,
-        path=sandbox.path,
-        token=sandbox.token,
-        project_id=sandbox.project_id,
-        branch_id=sandbox.branch_id,
-        objects=_sandbox_objects(sandbox.staging),
-    )
-
-
-def _sandbox_objects(staging: SandboxStagingSettings) -> ObjectStaging | None:
-    if staging.provider == "local":
-        return None
-    if not staging.endpoint:
-        raise UserError(f'"sandbox.staging.endpoint" is needed for "{staging.provider}"')
-    return ObjectStaging(
-        staging.provider,
-        staging.endpoint,
-        staging.bucket,
-        staging.region,
-        staging.key_id,
-        staging.secret,
-    )
-
-
-def _coordinator(node: Node) -> list[IService]:
-    _ = node.storage_api, node.client, node.session, node.repository
-    return [
-        StorageCoordinatorService(
-            node.reactor,
-            node.client,
-            node.session,
-            node.coordinator_work,
-            node.settings,
-            node.file_provider,
-            node.importer,
-            node.group,
-        )
-    ]
-
-
-def _writer(node: Node) -> list[IService]:
-    settings = node.settings
-    return [
-        StorageWriterService(
-            node.reactor,
-            node.client,
-            node.volume_session,
-            node_id=settings.node_id,
-            address_host=settings.hostname,
-            volumes_path=settings.storage.volumes_path,
-            network=settings.storage.level.local.writer.network,
-            cleanup=settings.storage.disk_cleanup,
-            damaged=_damaged(node),
-            metrics=node.metrics,
-        )
-    ]
-
-
-def _damaged(node: Node) -> Callable[[SliceKey], None]:
-    """Counts slices in which a damaged file was found."""
-    family = node.metrics.own("keboola_go_stream_storage_damaged")
+def _count_damaged(metrics: Metrics) -> Callable[[SliceKey], None]:
+    """Count the slices in which a damaged file is found."""
+    family = metrics.own("keboola_go_stream_storage_damaged")
     return lambda key: family.labels({"volume_id": key.volume_id}).add(1)
 
 
-def _reader(node: Node) -> list[IService]:
-    settings = node.settings
-    _ = node.storage_api, node.client, node.session
-    return [
-        StorageReaderService(
-            node.reactor,
-            node.client,
-            node.repository,
-            node.uploader,
-            volumes_path=settings.storage.volumes_path,
-            settings=settings.storage.level.staging.operator,
-            pool=node.pool,
-            now=node.now,
-            damaged=_damaged(node),
-            metrics=node.metrics,
-        )
-    ]
-
-
-def _api(node: Node) -> list[IService]:
-    _ = node.storage_api, node.client, node.session, node.definition_changes
-    return [
-        ApiService(
-            node.reactor,
-            node.settings,
-            client=node.client,
-            session=node.session,
-            changes=node.definition_changes,
-            storage_api=node.storage_api,
-            verifier=TokenVerifier(node.reactor, node.storage_api),
-            metrics=node.metrics,
-        )
-    ]
-
-
-def _workers(node: Node, commands: Mapping[str, Sequence[str]], log: LogControl) -> IService:
-    seconds = WORKER_STOP_SHARE * node.settings.stop_timeout.seconds
-    supervisor = Supervisor(node.reactor, commands, os.environ, seconds)
-    log.on_reopen.append(supervisor.hangup)
-    return supervisor
-
-
-def _http_source(node: Node, writer: StorageWriterService | None) -> list[IService]:
-    settings = node.settings
-    network = settings.storage.level.local.writer.network
-    _ = node.client, node.session, node.volumes, node.pool
-    group = node.group(SOURCE_GROUP)
-    clients = WriterClients(
-        node.reactor,
-        settings.node_id,
-        network,
-        node.volume,
-        local=writer.writer if writer is not None else None,
-        is_local=writer.writer.has_volume if writer is not None else lambda _: False,
-    )
-    collector = Collector(
-        node.client,
-        settings.node_id,
-        settings.storage.statistics.sync.interval.seconds,
-        node.reactor,
-    )
-    dead_letters = _dead_letters(node)
-    quotas = Quotas(
-        node.client, settings.storage.statistics.cache.l2.interval.seconds, node.reactor
-    )
-    router = SinkRouter(
-        node.client,
-        node.session,
-        PipelineContext(
-            node_id=settings.node_id,
-            opener=clients,
-            reactor=node.reactor,
-            pool=node.pool,
-            collector=collector,
-            balancer=Balancer(network.pipeline_balancer),
-            dead_letters=dead_letters,
-            meters=SinkMeters(node.metrics, node.reactor.seconds),
-        ),
-        nodes=lambda: group.nodes,
-        minimum_slices=network.min_slices_per_source_node,
-        volume=node.volume,
-        quotas=quotas,
-    )
-    node.session.on_lost.append(router.session_lost)
-    node.session.on_renewed.append(router.session_renewed)
-
-    def share_anew() -> None:
-        sharing = ensureDeferred(router.nodes_changed())
-        sharing.addErrback(lambda failure: _log.failure("cannot share the slices anew", failure))
-
-    group.on_change(share_anew)
-    source = HttpSourceService(
-        node.reactor,
-        node.client,
-        settings.source.http,
-        router,
-        node.pool,
-        hostname=settings.hostname,
-        metrics=node.metrics,
-    )
-    watch_source(node.metrics, router, lambda: source.connections)
-    return [group, clients, collector, dead_letters, quotas, router, source]
-
-
-def _dead_letters(node: Node) -> DeadLetters:
-    settings = node.settings
-    family = node.metrics.own("keboola_go_stream_sink_dead_letter_records")
+def _dead_letters(
+    settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster
+) -> DeadLetters:
+    family = metrics.own("keboola_go_stream_sink_dead_letter_records")
     return DeadLetters(
         settings.source.dead_letter_path,
         settings.node_id,
         settings.sink.dead_letter,
-        node.reactor,
-        node.pool,
+        reactor,
+        cluster.work.pool,
         written=family.labels({"result": "written"}).add,
         dropped=family.labels({"result": "dropped"}).add,
     )
 
 
-_BUILDERS: dict[str, Callable[[Node], list[IService]]] = {
-    "storage-coordinator": _coordinator,
-    "storage-writer": _writer,
-    "storage-reader": _reader,
-    "api": _api,
-    "http-source": lambda node: _http_source(node, None),
-}
-"""By name, in the order of starting."""
+def _each_once(services: Iterable[IService]) -> list[IService]:
+    """*services* without repetitions, each where it is needed first."""
+    return list(dict.fromkeys(services))

@@ -1,11 +1,157 @@
-"""What the settings mean for the log."""
+"""The composition of a process: what starts for each set of components, in which order."""
 
 from __future__ import annotations
 
-import attrs
+import itertools
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from stream.components import log_of
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.threadpool import ThreadPool
+
+from stream.components import build, log_of
+from stream.ops.chain import ServiceChain
+from stream.plugin import NAMES
 from stream.settings import Settings
+
+_ORDER = (
+    "MetricsListener",
+    "ReactorLag",
+    "EmbeddedEtcd",
+    "SandboxService",
+    "Supervisor",
+    "EtcdClient",
+    "Session",
+    "StorageWriterService",
+    "StorageApiService",
+    "Mirror",
+    "ThreadPoolService",
+    "StorageCoordinatorService",
+    "StorageReaderService",
+    "ApiService",
+    "Group",
+    "WriterClients",
+    "Collector",
+    "DeadLetters",
+    "Quotas",
+    "SinkRouter",
+    "HttpSourceService",
+)
+"""Services by the order of their start, where two of them are in one process."""
+
+_MAIN = {
+    "storage-coordinator": "StorageCoordinatorService",
+    "storage-writer": "StorageWriterService",
+    "storage-reader": "StorageReaderService",
+    "api": "ApiService",
+    "http-source": "HttpSourceService",
+    "etcd": "EmbeddedEtcd",
+    "sandbox": "SandboxService",
+}
+
+_SUBSETS = [
+    subset for size in range(1, len(NAMES) + 1) for subset in itertools.combinations(NAMES, size)
+]
+
+
+_OPEN = Path("/dev/fd")
+
+
+class _Reactor(MemoryReactorClock):
+    """A reactor that does nothing, with a thread pool that nobody has started."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = ThreadPool(0, 1)
+
+    def getThreadPool(self) -> ThreadPool:
+        return self.pool
+
+
+def _settings() -> Settings:
+    settings = Settings()
+    return attrs.evolve(
+        settings,
+        node_id="node",
+        hostname="localhost",
+        storage_api_host="127.0.0.1:8001",
+        etcd=attrs.evolve(settings.etcd, endpoint="127.0.0.1:2379", data_dir="etcd"),
+        sandbox=attrs.evolve(settings.sandbox, path="sandbox"),
+        storage=attrs.evolve(settings.storage, volumes_path="volumes"),
+        source=attrs.evolve(settings.source, dead_letter_path="dead-letters"),
+    )
+
+
+def _build(
+    reactor: Any, components: Sequence[str], workers: Sequence[str] = ("node",)
+) -> ServiceChain:
+    commands = {name: ["python"] for name in workers}
+    settings = _settings()
+    return build(settings, components, commands, reactor=reactor, log=log_of(settings))
+
+
+def _names(services: Sequence[Any]) -> list[str]:
+    return [type(service).__name__ for service in services]
+
+
+@pytest.mark.parametrize("components", _SUBSETS, ids=",".join)
+def test_each_subset_starts_in_order_and_opens_nothing_before(
+    components: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each service is there once, behind all that it needs."""
+    monkeypatch.chdir(tmp_path)
+    reactor = _Reactor()
+    threads = threading.active_count()
+    descriptors = len(list(_OPEN.iterdir()))
+    names = _names(_build(reactor, components).services)
+
+    assert {_MAIN[name] for name in components} == set(names) & set(_MAIN.values())
+    sessions = 1 if "storage-writer" in components else 0
+    sessions += bool(set(components) - {"etcd", "sandbox", "storage-writer"})
+    assert names.count("Session") == sessions
+    others = [name for name in names if name != "Session"]
+    assert len(set(others)) == len(others)
+    assert others == sorted(others, key=_ORDER.index)
+    for user in set(names) & set(_MAIN.values()) - {"EmbeddedEtcd", "SandboxService"}:
+        assert names.index("EtcdClient") < names.index("Session") < names.index(user)
+
+    assert not (reactor.tcpServers or reactor.tcpClients or reactor.unixServers)
+    assert not reactor.getDelayedCalls()
+    assert threading.active_count() == threads
+    assert len(list(_OPEN.iterdir())) == descriptors
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_services_stop_in_the_reverse_order_of_their_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With all components: what others need is there before them, and goes after them."""
+    reactor = _Reactor()
+    chain = _build(reactor, NAMES)
+    started: list[Any] = []
+    stopped: list[Any] = []
+    for service in chain.services:
+        monkeypatch.setattr(service, "startService", lambda it=service: started.append(it))
+        monkeypatch.setattr(service, "stopService", lambda it=service: stopped.append(it))
+    await chain.startService()
+    assert started == list(chain.services)
+    await chain.stopService()
+    assert stopped == started[::-1]
+
+
+def test_several_workers_take_the_place_of_the_source() -> None:
+    """Their supervisor starts before the components that this process keeps."""
+    names = _names(_build(_Reactor(), ("api", "http-source"), ("one", "two")).services)
+    assert "HttpSourceService" not in names
+    assert names.index("Supervisor") < names.index("ApiService")
+    alone = _names(_build(_Reactor(), ("http-source",), ("one", "two")).services)
+    assert alone == ["MetricsListener", "ReactorLag", "Supervisor"]
 
 
 def test_operations_of_etcd_are_shown_on_request() -> None:

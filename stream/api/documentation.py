@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from twisted.internet.threads import deferToThreadPool
 
 from stream.api.call import Answer, Call, Handler
 from stream.api.openapi import openapi2, openapi3, to_json, to_yaml
@@ -16,41 +20,44 @@ __all__ = ["Documentation"]
 
 _JSON = "application/json"
 _YAML = "application/yaml"
+_HTML = "text/html; charset=utf-8"
 _STATIC = {"style.css": "text/css; charset=utf-8"}
 
 
 class Documentation:
-    """Everything is made once, at the start."""
+    """The API's documents.
 
-    def __init__(self, *, urls: Urls) -> None:
+    Each is made when it is first asked for, in a thread: printing one takes tens of milliseconds,
+    which neither the start nor other requests should wait for.
+
+    :param urls: of the API.
+    """
+
+    def __init__(self, reactor: Any, *, urls: Urls) -> None:
+        self._reactor = reactor
         self._urls = urls
-        described = OPERATIONS.values()
-        second, third = openapi2(described), openapi3(described)
-        self._openapi2_json = Answer(body=to_json(second), content_type=_JSON)
-        self._openapi2_yaml = Answer(body=to_yaml(second), content_type=_YAML)
-        self._openapi3_json = Answer(body=to_json(third), content_type=_JSON)
-        self._openapi3_yaml = Answer(body=to_yaml(third), content_type=_YAML)
-        self._page = Answer(
-            body=documentation_page(third).encode(), content_type="text/html; charset=utf-8"
-        )
-        static = files("stream.api") / "static"
-        self._files = {
-            name: Answer(body=(static / name).read_bytes(), content_type=content_type)
-            for name, content_type in _STATIC.items()
-        }
 
     def handlers(self) -> dict[str, Handler]:
+        """Handlers by the ids of their operations."""
         return {
             "ApiRootIndex": self.root,
             "ApiVersionIndex": self.version,
             "HealthCheck": self.health,
-            "OpenapiJson": _always(self._openapi2_json),
-            "OpenapiYaml": _always(self._openapi2_yaml),
-            "Openapi3Json": _always(self._openapi3_json),
-            "Openapi3Yaml": _always(self._openapi3_yaml),
-            "Documentation": _always(self._page),
+            "OpenapiJson": self._document(_openapi2_json, _JSON),
+            "OpenapiYaml": self._document(_openapi2_yaml, _YAML),
+            "Openapi3Json": self._document(_openapi3_json, _JSON),
+            "Openapi3Yaml": self._document(_openapi3_yaml, _YAML),
+            "Documentation": self._document(_page, _HTML),
             "DocumentationFile": self.file,
         }
+
+    def _document(self, make: Callable[[], bytes], content_type: str) -> Handler:
+        async def handler(call: Call) -> Answer:
+            pool = self._reactor.getThreadPool()
+            body = await deferToThreadPool(self._reactor, pool, make)
+            return Answer(body=body, content_type=content_type)
+
+        return handler
 
     async def root(self, call: Call) -> Answer:
         return Answer(status=301, headers=(("Location", "/v1"),))
@@ -63,17 +70,43 @@ class Documentation:
 
     async def file(self, call: Call) -> Answer:
         name = call.parameters["path"]
-        if name not in self._files:
+        if name not in _STATIC:
             raise UserError(
                 f'no endpoint found for path "/v1/documentation/{name}"',
                 status=404,
                 name="endpointNotFound",
             )
-        return self._files[name]
+        return Answer(body=_static_file(name), content_type=_STATIC[name])
 
 
-def _always(answer: Answer) -> Handler:
-    async def handler(call: Call) -> Answer:
-        return answer
+# Made once for a process, whatever the number of its APIs: they depend on the operations alone.
 
-    return handler
+
+@cache
+def _openapi2_json() -> bytes:
+    return to_json(openapi2(OPERATIONS.values()))
+
+
+@cache
+def _openapi2_yaml() -> bytes:
+    return to_yaml(openapi2(OPERATIONS.values()))
+
+
+@cache
+def _openapi3_json() -> bytes:
+    return to_json(openapi3(OPERATIONS.values()))
+
+
+@cache
+def _openapi3_yaml() -> bytes:
+    return to_yaml(openapi3(OPERATIONS.values()))
+
+
+@cache
+def _page() -> bytes:
+    return documentation_page(openapi3(OPERATIONS.values())).encode()
+
+
+@cache
+def _static_file(name: str) -> bytes:
+    return (files("stream.api") / "static" / name).read_bytes()

@@ -114,7 +114,7 @@ class ApiService(Service):
             timeout=settings.sink.table.keboola.event_send_timeout.seconds,
         )
         resources = (
-            Documentation(urls=urls),
+            Documentation(reactor, urls=urls),
             Sources(
                 reads=reads,
                 live=live,

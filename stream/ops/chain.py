@@ -52,6 +52,11 @@ class ServiceChain(Service):
         self.is_unclean = False
         self.on_failure: list[Callable[[Failure], None]] = []
 
+    @property
+    def services(self) -> Sequence[IService]:
+        """All services, in the order of starting."""
+        return tuple(self._services)
+
     def append(self, service: IService) -> None:
         """Add a service behind the others; only before the start."""
         self._services.append(service)

@@ -6,11 +6,18 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Any, TypeVar
 
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, TimeoutError
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-__all__ = ["LeavablePool", "in_own_thread"]
+__all__ = ["LeavablePool", "ThreadPoolService", "in_own_thread"]
+
+_log = Logger()
+
+LEAVE_SECONDS = 5.0
+"""How long a stop waits for threads whose work was given up."""
 
 T = TypeVar("T")
 
@@ -48,6 +55,28 @@ class LeavablePool(ThreadPool):
 
         _Thread(target=stop, name=f"{self.name} stops").start()
         return left
+
+
+class ThreadPoolService(Service):
+    """A bounded thread pool that lives as long as the node.
+
+    A thread that still waits for a far end then (an upload that was given up) is left behind: it
+    ends with the process.
+    """
+
+    def __init__(self, reactor: Any, name: str, threads: int) -> None:
+        self._reactor = reactor
+        self.pool = LeavablePool(0, threads, name=name)
+
+    def startService(self) -> None:
+        super().startService()
+        self.pool.start()
+
+    async def stopService(self) -> None:
+        """Fires when no thread runs any more, or those left have had some time."""
+        super().stopService()
+        if not await self.pool.leave(self._reactor, LEAVE_SECONDS):
+            _log.warn("left behind threads that do not end", pool=self.pool.name)
 
 
 def in_own_thread(reactor: Any, work: Callable[..., T], *args: Any) -> Deferred[T]:

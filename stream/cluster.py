@@ -1,0 +1,163 @@
+"""What the components of one process share: etcd, leases, volumes, and the way to Keboola's tables.
+
+Everything here is built once, at the composition of the process (`stream.components`), and opens
+nothing. The component that needs a shared service names it among its own services.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import attrs
+
+from stream.encryption import configured_encryptor
+from stream.encryption.interface import IEncryptor
+from stream.etcd import EtcdClient, Group, Mirror, Session, json_values
+from stream.keboola.client import StorageApi
+from stream.keboola.events import EventSender
+from stream.keboola.provider import KeboolaFileProvider
+from stream.keboola.service import StorageApiService
+from stream.ops.metrics import Metrics
+from stream.ops.pool import ThreadPoolService
+from stream.settings import Settings
+from stream.storage import prefix as storage_prefix
+from stream.storage.allocation import largest_recent_slice
+from stream.storage.repository import StorageRepository
+from stream.storage.volume import Volume
+from stream.telemetry import watch_etcd, watch_threads
+from stream.values.utctime import from_timestamp
+
+__all__ = ["Cluster", "Keboola", "Volumes", "join_cluster", "reach_keboola"]
+
+WORK_THREADS = 4
+"""Threads for compression, uploads and key services: more than cores, for most of them wait."""
+
+
+@attrs.frozen(kw_only=True)
+class Volumes:
+    """The volumes that are registered in the cluster."""
+
+    mirror: Mirror[Volume]
+
+    def all(self) -> Sequence[Volume]:
+        """Every registered volume."""
+        return list(self.mirror.items.values())
+
+    def find(self, volume_id: str) -> Volume | None:
+        """The volume with this id, or ``None`` while its writer is away."""
+        return self.mirror.items.get(f"{storage_prefix.WRITER_VOLUME}{volume_id}")
+
+
+@attrs.frozen(kw_only=True)
+class Cluster:
+    """What a component has in common with those of other processes.
+
+    :ivar client: of etcd.
+    :ivar session: the lease of the node.
+    :ivar volumes: registered in the cluster.
+    :ivar repository: what happens to files and slices; needs `volumes`.
+    :ivar work: threads for uploads and compression.
+    :ivar group: makes this node's membership in a group, by the group's name.
+    :ivar now: the time in UTC.
+    """
+
+    client: EtcdClient
+    session: Session
+    volumes: Volumes
+    repository: StorageRepository
+    work: ThreadPoolService
+    group: Callable[[str], Group]
+    now: Callable[[], datetime]
+
+
+def join_cluster(settings: Settings, reactor: Any, metrics: Metrics) -> Cluster:
+    """Build what the components of this process share with the cluster."""
+    client = _etcd_client(settings, reactor)
+    session = Session(client, ttl=settings.distribution.ttl_seconds, reactor=reactor)
+    volumes = Volumes(
+        mirror=Mirror(client, storage_prefix.WRITER_VOLUME, json_values(Volume)),
+    )
+    repository = StorageRepository(
+        settings.storage.level,
+        volumes.all,
+        partial(largest_recent_slice, client),
+        settings.sink.dead_letter,
+    )
+    work = ThreadPoolService(reactor, "work", WORK_THREADS)
+
+    def group(name: str) -> Group:
+        return Group(
+            client,
+            session,
+            name,
+            settings.node_id,
+            grouping_interval=settings.distribution.events_group_interval.seconds,
+            reactor=reactor,
+        )
+
+    watch_etcd(metrics, client)
+    watch_threads(metrics, {"work": work.pool, "reactor": reactor.getThreadPool()})
+    return Cluster(
+        client=client,
+        session=session,
+        volumes=volumes,
+        repository=repository,
+        work=work,
+        group=group,
+        now=lambda: from_timestamp(reactor.seconds()),
+    )
+
+
+def _etcd_client(settings: Settings, reactor: Any) -> EtcdClient:
+    etcd = settings.etcd
+    return EtcdClient(
+        reactor,
+        [part.strip() for part in etcd.endpoint.split(",") if part.strip()],
+        etcd.namespace,
+        username=etcd.username,
+        password=etcd.password,
+        connect_timeout=etcd.connect_timeout.seconds,
+        log_operations=etcd.debug_log,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Keboola:
+    """The way to the tables of Keboola's projects.
+
+    :ivar service: looks after the connections of `api`.
+    :ivar api: the Storage API.
+    :ivar provider: makes what a new file needs: token, table and staging file.
+    :ivar encryptor: of the secrets that are stored in etcd.
+    :ivar events: tells projects what became of their files.
+    """
+
+    service: StorageApiService
+    api: StorageApi
+    provider: KeboolaFileProvider
+    encryptor: IEncryptor
+    events: EventSender
+
+
+def reach_keboola(settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster) -> Keboola:
+    """Build the way to Keboola's tables.
+
+    Raises UserError if the settings of the encryption can't work.
+    """
+    api = StorageApi(
+        reactor,
+        settings.storage_api_host,
+        metrics=metrics,
+        log_exchanges=settings.debug_http_client,
+    )
+    encryptor = configured_encryptor(settings.encryption, reactor, cluster.work.pool)
+    return Keboola(
+        service=StorageApiService(api),
+        api=api,
+        provider=KeboolaFileProvider(cluster.client, api, encryptor, reactor),
+        encryptor=encryptor,
+        events=EventSender(api, settings.sink.table.keboola.event_send_timeout.seconds, reactor),
+    )
