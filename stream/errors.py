@@ -8,36 +8,68 @@ our fault and becomes a 500 whose body carries only an exception id. The layout 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import attrs
 
 __all__ = [
+    "MAX_FAULTS",
+    "Fault",
     "NestedError",
     "UserError",
     "camel_case",
+    "explained",
     "format_nested",
     "let_go",
     "record_error_name",
     "record_message",
     "sentence",
+    "shortened",
 ]
 
 E = TypeVar("E", bound=BaseException)
 
+MAX_FAULTS = 20
+"""How many faults of one request are reported one by one."""
+
 _ONE_LINE_LIMIT = 60
+_SHOWN_CHARACTERS = 100
 _RECORD_PREFIX = "stream.in."
 _ENDS_LIKE_A_WORD = re.compile(r"[a-zA-Z0-9'\"]$")
 _WORD_BREAK = re.compile(r"[_\s-]+(\w)")
 
 
+@attrs.frozen
+class Fault:
+    """One of the things that are wrong with a request.
+
+    :ivar name: machine-readable, as of `UserError`.
+    :ivar message: without capital letter and final dot.
+    :ivar param: where it is: ``body.name``, ``limit``, ``X-StorageApi-Token``.
+    :ivar detail: what the message leaves open: what is allowed here, or what to do.
+    """
+
+    name: str
+    message: str
+    param: str = ""
+    detail: str = ""
+
+
 class UserError(Exception):
     """A caller's mistake.
+
+    Clients compare the members of an answer that they know, so what explains an error better is
+    in members of its own (`explained`), and only where the message leaves something open.
 
     :param message: what is wrong, without capital letter and final dot (`sentence` adds them).
     :param status: the HTTP status that answers it.
     :param name: machine-readable, lowerCamelCase, without the listener's prefix; a name with a dot
         comes from another API and is passed through unchanged.
     :param exception_id: the id under which another API logged the failure, if it told one.
+    :param param: the part of the request that is wrong: ``body.name``, ``limit``.
+    :param detail: what the message leaves open: what is allowed, or what to do.
+    :param faults: all that is wrong, if there are several things; at most `MAX_FAULTS` are shown.
 
     :ivar hint: what the caller probably meant to do, where that can be guessed; shown beside the
         message, whose text others may rely on.
@@ -46,6 +78,9 @@ class UserError(Exception):
     status = 400
     name = "badRequest"
     hint = ""
+    param = ""
+    detail = ""
+    faults: tuple[Fault, ...] = ()
 
     def __init__(
         self,
@@ -54,9 +89,18 @@ class UserError(Exception):
         status: int | None = None,
         name: str | None = None,
         exception_id: str | None = None,
+        param: str = "",
+        detail: str = "",
+        faults: Sequence[Fault] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
+        if param:
+            self.param = param
+        if detail:
+            self.detail = detail
+        if faults:
+            self.faults = tuple(faults)
         if status is not None:
             self.status = status
         if name is not None:
@@ -90,6 +134,39 @@ class NestedError(UserError):
                 for child in self.children
             ],
         )
+
+
+def explained(error: UserError, prefix: str) -> dict[str, Any]:
+    """The members of an answer that explain *error* further, in their order; most have none.
+
+    :param prefix: of the listener, before names: ``stream.api.``.
+    """
+    members: dict[str, Any] = {}
+    if error.param:
+        members["param"] = error.param
+    if error.detail:
+        members["detail"] = sentence(error.detail)
+    if error.hint:
+        members["hint"] = sentence(error.hint)
+    if error.faults:
+        members["errors"] = [
+            dict(_fault_members(fault, prefix)) for fault in error.faults[:MAX_FAULTS]
+        ]
+    return members
+
+
+def _fault_members(fault: Fault, prefix: str) -> Iterator[tuple[str, str]]:
+    yield "error", fault.name if "." in fault.name else prefix + fault.name
+    yield "message", sentence(fault.message)
+    if fault.param:
+        yield "param", fault.param
+    if fault.detail:
+        yield "detail", sentence(fault.detail)
+
+
+def shortened(text: str, characters: int = _SHOWN_CHARACTERS) -> str:
+    """*text* as it is repeated in a message: at most so many *characters*, then an ellipsis."""
+    return text if len(text) <= characters else text[:characters] + "…"
 
 
 def let_go(error: E) -> E:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stream.api.requests import COLUMN_TYPES, SIGNALS, SOURCE_TYPES
 from stream.api.schema import ANYTHING, Array, Boolean, Integer, Member, Object, Schema, Text
+from stream.errors import MAX_FAULTS
 
 __all__ = [
     "AGGREGATED_SOURCES",
@@ -29,6 +30,9 @@ _PROJECT_ID = Integer(example=123)
 _BRANCH_ID = Integer(example=345)
 _SOURCE_ID = Text(example="my-source")
 _SINK_ID = Text(example="my-sink")
+_PARAM = Text(
+    description="The part of the request that it is about.", example="body.table.mapping.columns[0]"
+)
 
 
 def _object(
@@ -316,7 +320,14 @@ TASK = _object(
             optional=("url", "projectId", "branchId", "sourceId", "sinkId"),
         ),
     ),
-    optional=("finishedAt", "duration", "result", "error", "outputs"),
+    (
+        "warnings",
+        Array(
+            items=_object("Warning", ("param", _PARAM), ("message", _TEXT)),
+            description="Members of the body that are not known; only in the first answer.",
+        ),
+    ),
+    optional=("finishedAt", "duration", "result", "error", "outputs", "warnings"),
 )
 
 SERVICE_DETAIL = _object("ServiceDetail", ("api", Text(example="stream")), ("documentation", _TEXT))
@@ -327,5 +338,24 @@ ERROR = _object(
     ("error", Text(example="stream.api.sourceNotFound")),
     ("message", Text(example='Source "my-source" not found in the branch.')),
     ("exceptionId", _TEXT),
-    optional=("exceptionId",),
+    ("param", _PARAM),
+    ("detail", Text(description="What the message leaves open.")),
+    ("hint", Text(description="What was probably meant.")),
+    (
+        "errors",
+        Array(
+            items=_object(
+                "Fault",
+                ("error", Text(example="stream.api.missingField")),
+                ("message", _TEXT),
+                ("param", _PARAM),
+                ("detail", _TEXT),
+                optional=("param", "detail"),
+            ),
+            max_items=MAX_FAULTS,
+            description="All that is wrong, if there are several things.",
+        ),
+    ),
+    ("docUrl", Text(description="The page about the operation.")),
+    optional=("exceptionId", "param", "detail", "hint", "errors", "docUrl"),
 )

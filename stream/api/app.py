@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl
 
 from klein import Klein
 from klein.interfaces import IKleinRequest
@@ -14,13 +14,14 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
-from stream.api.call import Answer, Handler, Identity, LastingAnswer, json_answer, json_body
+from stream.api.call import Answer, Call, Handler, Identity, LastingAnswer, json_answer, json_body
 from stream.api.errors import error_answer, is_our_fault
 from stream.api.guard import Guard, Incoming
 from stream.api.http import ApiRequest, clean_path, error_body, put
 from stream.api.lasting import write_lasting
 from stream.api.operation import Operation
-from stream.errors import UserError
+from stream.errors import Fault, UserError, sentence, shortened
+from stream.values.url import quoted_path
 
 __all__ = ["REQUEST_SECONDS", "build_app"]
 
@@ -31,11 +32,17 @@ _log = Logger(namespace="stream.api")
 
 
 def build_app(
-    reactor: Any, guard: Guard, operations: Mapping[str, Operation], handlers: Mapping[str, Handler]
+    reactor: Any,
+    guard: Guard,
+    operations: Mapping[str, Operation],
+    handlers: Mapping[str, Handler],
+    *,
+    documentation: str = "",
 ) -> Klein:
     """An application that answers all *operations*.
 
     :param handlers: by id of the operation.
+    :param documentation: the URL of the documentation's page.
 
     Raises ValueError unless there is exactly one handler for each operation.
     """
@@ -45,7 +52,8 @@ def build_app(
     app = Klein()
     for operation in operations.values():
         route = operation.path.replace("{*", "<path:").replace("{", "<").replace("}", ">")
-        endpoint = _Endpoint(reactor, guard, operation, handlers[operation.id])
+        doc_url = f"{documentation}#{operation.id}" if operation.published else ""
+        endpoint = _Endpoint(reactor, guard, operation, handlers[operation.id], doc_url)
         app.route(route, methods=[operation.method], endpoint=operation.id)(endpoint.serve)
     app.handle_errors(HTTPException)(_no_route)
     return app
@@ -54,11 +62,14 @@ def build_app(
 class _Endpoint:
     """One operation on its route."""
 
-    def __init__(self, reactor: Any, guard: Guard, operation: Operation, handler: Handler) -> None:
+    def __init__(
+        self, reactor: Any, guard: Guard, operation: Operation, handler: Handler, doc_url: str
+    ) -> None:
         self._reactor = reactor
         self._guard = guard
         self._operation = operation
         self._handler = handler
+        self._doc_url = doc_url
 
     # Klein names routes after their functions.
     __name__ = "endpoint"
@@ -72,11 +83,13 @@ class _Endpoint:
         call = await self._guard.admit(self._operation, _incoming(request, path), known)
         if call.in_branch:
             request.branch_id = call.branch.branch_id
-        return self._as_answer(await self._handler(call))
+        return self._as_answer(call, await self._handler(call))
 
-    def _as_answer(self, result: Any) -> Answer | LastingAnswer:
+    def _as_answer(self, call: Call, result: Any) -> Answer | LastingAnswer:
         if isinstance(result, Answer | LastingAnswer):
             return result
+        if call.unknown:
+            result = result | {"warnings": [_warning(fault) for fault in call.unknown]}
         return json_answer(json_body(result), self._operation.status)
 
     def serve(self, request: Any, **path: str) -> Deferred[bytes]:
@@ -107,7 +120,7 @@ class _Endpoint:
         assert problem is not None
         if isinstance(problem, CancelledError):
             failure.raiseException()  # the client has gone
-        error = error_answer(problem, request.id)
+        error = error_answer(problem, request.id, doc_url=self._doc_url)
         fields: dict[str, Any] = {
             "request_id": request.id,
             "operation": self._operation.id,
@@ -123,6 +136,10 @@ class _Endpoint:
             level = LogLevel.error if error.status >= 500 else LogLevel.info
             _log.emit(level, "request failed: {error}", error=str(problem), **fields)
         return error_body(error)
+
+
+def _warning(fault: Fault) -> dict[str, str]:
+    return {"param": fault.param, "message": sentence(fault.message)}
 
 
 def _incoming(request: ApiRequest, path: Mapping[str, str]) -> Incoming:
@@ -162,7 +179,7 @@ def _no_route(request: Any, failure: Failure) -> bytes:
     known = IKleinRequest(request).mapper.allowed_methods(clean_path(path))
     if known and (clean_path(path) != path or isinstance(failure.value, RequestRedirect)):
         query = request.uri.partition(b"?")[1:]
-        location = quote(clean_path(path), safe="/:@!$&'()*+,;=~") + b"".join(query).decode()
+        location = quoted_path(clean_path(path)) + b"".join(query).decode("ascii", "replace")
         return put(request, Answer(status=301, headers=(("Location", location),)))
     if isinstance(failure.value, MethodNotAllowed):
         if request.method == b"OPTIONS":
@@ -171,7 +188,9 @@ def _no_route(request: Any, failure: Failure) -> bytes:
         headers = tuple(("Allow", method) for method in methods)
         return put(request, Answer(status=405, headers=headers))
     error = error_answer(
-        UserError(f'no endpoint found for path "{path}"', status=404, name="endpointNotFound"),
+        UserError(
+            f'no endpoint found for path "{shortened(path)}"', status=404, name="endpointNotFound"
+        ),
         request.id,
     )
     return put(request, error_body(error))

@@ -16,6 +16,7 @@ from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.keboola import StorageApi, TokenVerifier
 from stream.keboola.token import Token
+from stream.values.number import whole_number
 from stream.values.utctime import from_timestamp
 
 __all__ = ["Branches", "authenticate", "check_role", "token_of"]
@@ -59,7 +60,7 @@ async def authenticate(verifier: TokenVerifier, token: str, project: str) -> Ide
 
 def _programmatic(project: str) -> UserError:
     """Tokens of programs are exchanged by a service of the platform, which isn't used here."""
-    if not (project.isascii() and project.isdigit() and int(project) > 0):
+    if whole_number(project, least=1) is None:
         text = "programmatic token request missing valid X-KBC-ProjectId header"
     else:
         text = "programmatic token exchange is not configured (no service account token path)"

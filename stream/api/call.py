@@ -11,6 +11,7 @@ import orjson
 from stream.api.operation import Operation, Parameters
 from stream.definition.entity import By
 from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.errors import Fault
 from stream.keboola import TokenInfo
 from stream.keboola.token import Token
 
@@ -58,6 +59,7 @@ class Identity:
 @attrs.frozen(kw_only=True)
 class Call:
     """:ivar body: of operations that have one declared.
+    :ivar unknown: members of the body that aren't known, which the answer warns of.
     :ivar raw_body: of operations that take any.
     :ivar raw_headers: of operations that take any body, without the caller's token.
     :ivar client_ip: the peer's address.
@@ -67,6 +69,7 @@ class Call:
     parameters: Parameters
     request_id: str
     body: Mapping[str, Any] = attrs.field(factory=dict)
+    unknown: tuple[Fault, ...] = ()
     raw_body: bytes = b""
     raw_headers: tuple[tuple[bytes, bytes], ...] = attrs.field(default=(), repr=False)
     client_ip: str = ""

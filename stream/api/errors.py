@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 from twisted.internet.defer import FirstError, TimeoutError
 
-from stream.errors import NestedError, UserError, sentence
+from stream.errors import NestedError, UserError, explained, sentence
 from stream.etcd import AtomicConflict, EtcdError, EtcdUnavailable, TxnTooLarge
 from stream.keboola import StorageApiError
 from stream.ops.ids import exception_id
@@ -25,6 +26,8 @@ _RETRY_AFTER_SECONDS = 1
 class ErrorAnswer:
     """:ivar name: with its prefix.
     :ivar retry_after: seconds; 0 if trying again won't help.
+    :ivar explanation: members that explain the error further; see `stream.errors.explained`.
+    :ivar doc_url: the page about the operation; shown only beside an explanation.
     """
 
     status: int
@@ -32,6 +35,8 @@ class ErrorAnswer:
     message: str
     exception_id: str | None = None
     retry_after: int = 0
+    explanation: Mapping[str, Any] = attrs.field(factory=dict)
+    doc_url: str = ""
 
     def plain(self) -> dict[str, Any]:
         """The members of the body."""
@@ -42,6 +47,10 @@ class ErrorAnswer:
         }
         if self.exception_id is not None:
             body["exceptionId"] = self.exception_id
+        if self.explanation:
+            body |= self.explanation
+            if self.doc_url:
+                body["docUrl"] = self.doc_url
         return body
 
 
@@ -105,8 +114,11 @@ def _unwrapped(problem: BaseException) -> BaseException:
     return problem
 
 
-def error_answer(problem: BaseException, request_id: str) -> ErrorAnswer:
-    """What the user is told about *problem*."""
+def error_answer(problem: BaseException, request_id: str, *, doc_url: str = "") -> ErrorAnswer:
+    """What the user is told about *problem*.
+
+    :param doc_url: the page about the operation that failed.
+    """
     problem = _unwrapped(problem)
     told = as_user_error(problem)
     if told is None:
@@ -126,5 +138,7 @@ def error_answer(problem: BaseException, request_id: str) -> ErrorAnswer:
         told.name if "." in told.name else _PREFIX + told.name,
         message,
         shown_id,
-        _RETRY_AFTER_SECONDS if told.status == 503 else 0,
+        _RETRY_AFTER_SECONDS if told.status in (429, 503) else 0,
+        explained(told, _PREFIX),
+        doc_url,
     )

@@ -16,6 +16,7 @@ from stream.api.body import read_body
 from stream.api.call import Call, Identity
 from stream.api.operation import Operation
 from stream.api.schema import missing, problems_error
+from stream.errors import Fault
 from stream.keboola import TokenVerifier
 
 __all__ = ["Guard", "Incoming"]
@@ -45,11 +46,16 @@ class Incoming:
 
 
 class Guard:
-    """:param branches: resolves the branch in the path."""
+    """:param branches: resolves the branch in the path.
+    :param strict: whether a body with members that aren't known is refused.
+    """
 
-    def __init__(self, verifier: TokenVerifier, branches: Branches) -> None:
+    def __init__(
+        self, verifier: TokenVerifier, branches: Branches, *, strict: bool = False
+    ) -> None:
         self._verifier = verifier
         self._branches = branches
+        self._strict = strict
 
     async def admit(
         self,
@@ -62,8 +68,17 @@ class Guard:
         Raises UserError if the request is wrong or not allowed.
         """
         body: Mapping[str, Any] = _NO_BODY
+        unknown: tuple[Fault, ...] = ()
         if operation.body is not None:
-            body = read_body(operation.body, incoming.body(), incoming.header(b"content-type"))
+            read = read_body(
+                operation.body,
+                incoming.body(),
+                incoming.header(b"content-type"),
+                incoming.header(b"content-encoding"),
+            )
+            if read.unknown and self._strict:
+                raise problems_error(read.unknown)
+            body, unknown = read.value, read.unknown
         parameters, problems = operation.read_parameters(incoming.path, incoming.query)
         token, promoted = token_of(
             incoming.header(b"x-storageapi-token"), incoming.header(b"authorization")
@@ -87,6 +102,7 @@ class Guard:
             parameters=parameters,
             request_id=incoming.request_id,
             body=body,
+            unknown=unknown,
             raw_body=incoming.body() if is_record else b"",
             raw_headers=_record_headers(incoming.headers(), promoted) if is_record else (),
             client_ip=incoming.client_ip,

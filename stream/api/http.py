@@ -27,7 +27,16 @@ from stream.ops.tracing import Span, received
 from stream.values.duration import Duration
 from stream.values.redaction import shown_url
 
-__all__ = ["MAX_BODY_BYTES", "ApiRequest", "ApiSite", "Front", "clean_path", "error_body", "put"]
+__all__ = [
+    "DOCUMENTATION",
+    "MAX_BODY_BYTES",
+    "ApiRequest",
+    "ApiSite",
+    "Front",
+    "clean_path",
+    "error_body",
+    "put",
+]
 
 _log = Logger(namespace="stream.api.http")
 
@@ -42,7 +51,7 @@ _SWEEP_SECONDS = 1
 
 _METHODS = "GET, POST, PATCH, DELETE"
 _HEADERS = "Content-Type, X-StorageApi-Token, X-KBC-ProjectId"
-_DOCUMENTATION = "/v1/documentation"
+DOCUMENTATION = "/v1/documentation"
 _HEALTH_CHECK = b"/health-check"
 
 
@@ -145,7 +154,7 @@ class ApiSite(Site):
 def clean_path(path: str) -> str:
     """The form in which *path* would be registered."""
     clean = posixpath.normpath("/" + path.lstrip("/"))
-    return clean + "/" if clean == _DOCUMENTATION else clean
+    return clean + "/" if clean == DOCUMENTATION else clean
 
 
 def error_body(error: ErrorAnswer) -> Answer:

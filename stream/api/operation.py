@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import attrs
 
-from stream.api.schema import Boolean, Integer, Object, Problem, Schema
+from stream.api.schema import Boolean, Integer, Object, Schema
+from stream.errors import Fault, shortened
+from stream.values.number import MAX_INT64, MIN_INT64, whole_number
 
 __all__ = ["Operation", "Parameter", "Parameters"]
 
-_MAX_INT = 2**63 - 1
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
@@ -30,7 +31,7 @@ class Parameter:
     schema: Schema
     description: str = ""
 
-    def read(self, raw: str, values: Parameters) -> Iterator[Problem]:
+    def read(self, raw: str, values: Parameters) -> Iterator[Fault]:
         """Put the value of *raw* among the *values*; what is wrong with it."""
         if raw == "" and self.place == "query":
             values[self.name] = getattr(self.schema, "default", None)
@@ -47,20 +48,23 @@ class Parameter:
         values[self.name] = value
         yield from self.schema.check(value, self.name)
 
-    def _wrong_type(self, raw: str, expected: str) -> Problem:
-        return Problem(
-            "invalidFieldType", f'invalid value "{raw}" for "{self.name}", must be a {expected}'
+    def _wrong_type(self, raw: str, expected: str) -> Fault:
+        return Fault(
+            "invalidFieldType",
+            f'invalid value "{shortened(raw)}" for "{self.name}", must be a {expected}',
+            self.name,
         )
 
 
 def _integer(raw: str) -> tuple[int, bool]:
     """The integer and whether *raw* isn't one; one out of range is cut to the range."""
+    value = whole_number(raw, least=MIN_INT64)
+    if value is not None:
+        return value, False
     digits = raw[1:] if raw[:1] in ("+", "-") else raw
     if not (digits.isascii() and digits.isdigit()):
         return 0, True
-    value = int(digits[:25]) * (-1 if raw[0] == "-" else 1)
-    cut = max(-_MAX_INT - 1, min(_MAX_INT, value))
-    return cut, cut != value
+    return (MIN_INT64 if raw[0] == "-" else MAX_INT64), True
 
 
 @attrs.frozen(kw_only=True)
@@ -96,10 +100,10 @@ class Operation:
 
     def read_parameters(
         self, path: Mapping[str, str], query: Mapping[str, str]
-    ) -> tuple[Parameters, list[Problem]]:
+    ) -> tuple[Parameters, list[Fault]]:
         """The values of all parameters, and what is wrong with them."""
         values: Parameters = {}
-        problems: list[Problem] = []
+        problems: list[Fault] = []
         for parameter in self.parameters:
             given = path if parameter.place == "path" else query
             problems += parameter.read(given.get(parameter.name, ""), values)

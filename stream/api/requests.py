@@ -11,6 +11,12 @@ MAX_NAME = 40
 MAX_DESCRIPTION = 4096
 MAX_TEMPLATE = 4096
 MAX_COLUMNS = 100
+MAX_COLUMN_NAME = 128
+MAX_PATH = 1024
+MAX_DEFAULT_VALUE = 4096
+MAX_TABLE_ID = 256
+MAX_SIGNALS = 10
+MAX_SETTINGS = 200
 
 SOURCE_TYPES = ("http", "otlp")
 SIGNALS = ("logs", "metrics", "traces")
@@ -21,7 +27,9 @@ _DESCRIPTION = Text(
     description="For people.",
     example="The source receives events of our shop.",
 )
-_CHANGE_DESCRIPTION = Text(description="Of the new version.", example="Renamed.")
+_CHANGE_DESCRIPTION = Text(
+    max_length=MAX_DESCRIPTION, description="Of the new version.", example="Renamed."
+)
 
 
 def _id(of: str) -> Text:
@@ -68,7 +76,6 @@ UPDATE_SOURCE = Object(
 
 TEMPLATE = Object(
     name="TableColumnTemplate",
-    go_type="server.TableColumnTemplateRequestBody",
     description="What a template column evaluates for each record.",
     members=(
         Member("language", Text(enum=("jsonnet",), example="jsonnet"), required=True),
@@ -82,25 +89,41 @@ TEMPLATE = Object(
 
 COLUMN = Object(
     name="TableColumn",
-    go_type="server.TableColumnRequestBody",
     members=(
         Member(
             "type",
             Text(enum=COLUMN_TYPES, description="What the column holds.", example="path"),
             required=True,
         ),
-        Member("name", Text(description="Name in the table.", example="user"), required=True),
+        Member(
+            "name",
+            Text(
+                min_length=1,
+                max_length=MAX_COLUMN_NAME,
+                description="Name in the table.",
+                example="user",
+            ),
+            required=True,
+        ),
         Member(
             "primaryKey",
             Boolean(description="The column is a part of the table's primary key.", default=False),
         ),
         Member(
             "path",
-            Text(description="Of a path column: where in the body.", example="user.tags[0]"),
+            Text(
+                max_length=MAX_PATH,
+                description="Of a path column: where in the body.",
+                example="user.tags[0]",
+            ),
         ),
         Member(
             "defaultValue",
-            Text(description="Of a path column: if there is nothing at the path.", example=""),
+            Text(
+                max_length=MAX_DEFAULT_VALUE,
+                description="Of a path column: if there is nothing at the path.",
+                example="",
+            ),
         ),
         Member(
             "rawString",
@@ -115,7 +138,6 @@ COLUMN = Object(
 
 MAPPING = Object(
     name="TableMapping",
-    go_type="server.TableMappingRequestBody",
     description="The columns of the table's rows.",
     members=(
         Member(
@@ -124,7 +146,6 @@ MAPPING = Object(
                 items=COLUMN,
                 min_items=1,
                 max_items=MAX_COLUMNS,
-                go_type="[]*server.TableColumnRequestBody",
             ),
             required=True,
         ),
@@ -132,13 +153,16 @@ MAPPING = Object(
 )
 
 _TABLE_TYPE = Text(enum=("keboola",), example="keboola")
-_TABLE_ID = Text(description="Id of the table, stage.bucket.table.", example="in.c-shop.events")
+_TABLE_ID = Text(
+    max_length=MAX_TABLE_ID,
+    description="Id of the table, stage.bucket.table.",
+    example="in.c-shop.events",
+)
 
 
 def _table(name: str, *, required: bool) -> Object:
     return Object(
         name=name,
-        go_type=f"server.{name}RequestBody",
         description="The table that is written to.",
         members=(
             Member("type", _TABLE_TYPE, required=required),
@@ -150,8 +174,7 @@ def _table(name: str, *, required: bool) -> Object:
 
 _ALLOWED_SIGNALS = Array(
     items=Text(enum=SIGNALS),
-    alias="allowedSignals",
-    go_type="[]string",
+    max_items=MAX_SIGNALS,
     description="Signals of an OTLP source that go to the sink; none means all.",
     example=["logs"],
 )
@@ -191,7 +214,6 @@ SETTINGS_PATCH = Object(
             Array(
                 items=Object(
                     name="SettingPatch",
-                    go_type="server.SettingPatchRequestBody",
                     members=(
                         Member(
                             "key",
@@ -204,7 +226,7 @@ SETTINGS_PATCH = Object(
                         Member("value", ANYTHING),
                     ),
                 ),
-                go_type="[]*server.SettingPatchRequestBody",
+                max_items=MAX_SETTINGS,
                 description="Settings to change; a null value goes back to the default.",
             ),
         ),

@@ -15,7 +15,7 @@ from stream.api.auth import Branches
 from stream.api.background import ChangeTasks, SourceEvents
 from stream.api.documentation import Documentation
 from stream.api.guard import Guard
-from stream.api.http import ApiSite, Front
+from stream.api.http import DOCUMENTATION, ApiSite, Front
 from stream.api.mapping_test import MappingTest
 from stream.api.operations import OPERATIONS
 from stream.api.settings import EntitySettings
@@ -138,8 +138,11 @@ class ApiService(Service):
             for resource in resources
             for operation, handler in resource.handlers().items()
         }
-        guard = Guard(verifier, Branches(reactor, client, live, storage_api))
-        app = build_app(reactor, guard, OPERATIONS, handlers)
+        branches = Branches(reactor, client, live, storage_api)
+        guard = Guard(verifier, branches, strict=settings.api.strict)
+        app = build_app(
+            reactor, guard, OPERATIONS, handlers, documentation=f"{urls.api}{DOCUMENTATION}/"
+        )
         self._front = Front(reactor, app.resource())
         self._site = ApiSite(self._front, reactor)
 

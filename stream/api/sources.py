@@ -9,6 +9,7 @@ import attrs
 
 from stream.api.background import ChangeTasks, SourceEvents, sinks_lock
 from stream.api.call import Call, Handler, json_answer, json_body, json_list
+from stream.api.schema import quoted
 from stream.api.views import Urls, page_view
 from stream.definition import errors, lifecycle
 from stream.definition.change import Change
@@ -18,7 +19,7 @@ from stream.definition.live import KnownPage, LiveDefinitions
 from stream.definition.reads import DefinitionReads
 from stream.definition.repository import Definitions
 from stream.definition.secret import new_secret
-from stream.definition.slug import slug
+from stream.definition.slug import MAX_ID_LENGTH, made_id, slug
 from stream.errors import UserError
 from stream.etcd import Session
 from stream.keboola import StorageApi
@@ -37,10 +38,27 @@ def _list_head(call: Call, total: int, ids: Sequence[str]) -> dict[str, Any]:
 
 
 def entity_id(body: Any, member: str) -> str:
-    """The id that was asked for, or one made from the name. Raises UserError if it is empty."""
-    made = slug(body.get(member, body["name"]))
+    """The id that was asked for, or one made from the name.
+
+    Raises UserError if an id that was asked for can't be one.
+    """
+    given = body.get(member)
+    if given is None:
+        return made_id(body["name"], member.removesuffix("Id"))
+    made = slug(given)
     if not made:
-        raise UserError(f'"{member}" must not be empty')
+        raise UserError(
+            f'"{member}" must not be empty',
+            param=f"body.{member}",
+            detail=f"nothing is left of {quoted(given)}: an id is made of letters like a to z, "
+            "digits and dashes",
+        )
+    if len(made) > MAX_ID_LENGTH:
+        raise UserError(
+            f'"{member}" must not be longer than {MAX_ID_LENGTH} characters',
+            param=f"body.{member}",
+            detail=f"it becomes {quoted(made)}, which has {len(made)} characters",
+        )
     return made
 
 

@@ -2,35 +2,81 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from collections.abc import Mapping as AnyMapping
 from typing import Any
 
 import attrs
 
+from stream.api.schema import quoted
 from stream.definition.entity import KeboolaTable, TableSink
-from stream.errors import UserError
-from stream.mapping.columns import Column, Mapping, TemplateColumn, column_from_plain
+from stream.errors import UserError, shortened
+from stream.mapping.columns import Column, Mapping, PathColumn, TemplateColumn, column_from_plain
 from stream.mapping.jsonnet import check_template
+from stream.mapping.path_check import check_path
 
 __all__ = ["check_table_id", "new_table", "table_patch"]
 
 _STAGES = ("in", "out", "sys")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,96}")
+_COLUMNS = "body.table.mapping.columns"
 
 
 def _read_mapping(plain: AnyMapping[str, Any]) -> Mapping:
     """The mapping of a request. Raises UserError with the first thing wrong with its columns."""
-    return Mapping(tuple(_column(column) for column in plain["columns"]))
+    mapping = Mapping(
+        tuple(
+            _column(column, f"{_COLUMNS}[{index}]") for index, column in enumerate(plain["columns"])
+        )
+    )
+    mapping.validate()
+    _check_names(mapping)
+    return mapping
 
 
-def _column(plain: Any) -> Column:
-    column = column_from_plain(plain)
+def _column(plain: Any, param: str) -> Column:
+    try:
+        column = column_from_plain(plain)
+        _check_column(column)
+    except UserError as error:
+        # The message about a template says it all, and clients compare the whole answer.
+        if plain["type"] != TemplateColumn.TYPE:
+            error.param = error.param or param
+        raise
+    return column
+
+
+def _check_column(column: Column) -> None:
     if isinstance(column, TemplateColumn):
         try:
             check_template(column.template.content)
         except UserError as error:
-            raise UserError(f'column "{column.name}" template is invalid: {error}') from None
-    return column
+            raise UserError(
+                f'column "{shortened(column.name)}" template is invalid: {error}'
+            ) from None
+    elif isinstance(column, PathColumn) and column.path:
+        try:
+            check_path(column.path)
+        except UserError as error:
+            raise UserError(
+                f'column "{shortened(column.name)}" {error}', detail=error.detail
+            ) from None
+
+
+def _check_names(mapping: Mapping) -> None:
+    """Refuse names that no table can have. Tables don't tell capital letters from small ones."""
+    seen: dict[str, str] = {}
+    for index, column in enumerate(mapping.columns):
+        name, param = column.name, f"{_COLUMNS}[{index}].name"
+        if not name.isprintable():
+            raise UserError(
+                f"column name {quoted(name)} has a character that can't be printed", param=param
+            )
+        other = seen.setdefault(name.casefold(), name)
+        if other is not name:
+            same = "is defined twice" if other == name else f'differs from "{other}" only in case'
+            raise UserError(f'column "{name}" {same}', param=param)
 
 
 def check_table_id(text: str) -> None:
@@ -42,9 +88,16 @@ def check_table_id(text: str) -> None:
         problem = f'unexpected stage "{fragments[0]}"'
     elif not fragments[1] or not fragments[2]:
         problem = "empty fragment"
+    elif not (_NAME.fullmatch(fragments[1]) and _NAME.fullmatch(fragments[2])):
+        problem = "bucket and table are letters, digits, dashes and underscores, at most 96"
     else:
         return
-    raise UserError(f'invalid "tableId" value "{text}": invalid table ID "{text}": {problem}')
+    shown = shortened(text)
+    raise UserError(
+        f'invalid "tableId" value "{shown}": invalid table ID "{shown}": {problem}',
+        param="body.table.tableId",
+        detail='a table ID is written like "in.c-bucket.table"',
+    )
 
 
 def new_table(plain: AnyMapping[str, Any] | None) -> TableSink:

@@ -14,6 +14,7 @@ from stream.storage.entity import File
 from stream.storage.statistics import Aggregated, Statistics
 from stream.task.entity import Task
 from stream.values.codec import to_plain
+from stream.values.url import path_of
 from stream.values.utctime import format_time
 
 __all__ = [
@@ -41,11 +42,13 @@ class Urls:
     source: str
 
     def task(self, task: Task) -> str:
-        return f"{self.api}/v1/tasks/{task.task_id}"
+        """Where *task* is polled."""
+        return f"{self.api}/v1/tasks{path_of(*task.task_id.split('/'))}"
 
     def entity(self, branch_id: int, source_id: str, sink_id: str = "") -> str:
-        url = f"{self.api}/v1/branches/{branch_id}/sources/{source_id}"
-        return f"{url}/sinks/{sink_id}" if sink_id else url
+        """The URL of a source, or of a sink."""
+        url = f"{self.api}{path_of('v1', 'branches', branch_id, 'sources', source_id)}"
+        return f"{url}{path_of('sinks', sink_id)}" if sink_id else url
 
     def source_view(self, source: Source) -> Plain:
         """A source."""
@@ -59,12 +62,12 @@ class Urls:
             "description": source.description,
         }
         if source.type == "http":
-            url = f"{self.source}/stream/{key.project_id}/{key.source_id}/{source.secret}"
-            view["http"] = {"url": url}
+            path = path_of("stream", key.project_id, key.source_id, source.secret)
+            view["http"] = {"url": f"{self.source}{path}"}
         else:
-            base = f"{self.source}/otlp/{key.project_id}/{key.source_id}"
+            base = f"{self.source}{path_of('otlp', key.project_id, key.source_id)}"
             view["otlp"] = {
-                "url": f"{base}/{source.secret}",
+                "url": f"{base}{path_of(source.secret)}",
                 "baseUrl": base,
                 "secret": source.secret,
             }

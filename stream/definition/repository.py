@@ -19,6 +19,7 @@ from stream.definition import errors, lifecycle, prefix
 from stream.definition.change import Change, NoHooks, SinkHooks
 from stream.definition.entity import Branch, Created, Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.definition.slug import MAX_ID_LENGTH
 from stream.definition.store import SINKS, SOURCES
 from stream.errors import UserError
 from stream.values.codec import decode, encode
@@ -43,8 +44,6 @@ MAX_VERSIONS = 1000
 MAX_OPERATIONS = 70
 """Of a transaction to which a further sink may be added: etcd takes 128 by default, and one sink
 with its files and slices needs some forty of them at most."""
-MAX_ID_LENGTH = 48
-"""Characters of the id of a source or sink."""
 
 
 class Definitions:

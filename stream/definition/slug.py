@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 
-__all__ = ["slug"]
+__all__ = ["MAX_ID_LENGTH", "made_id", "slug"]
+
+MAX_ID_LENGTH = 48
+"""Of the id of a source or sink, in characters."""
+_HASH_DIGITS = 12
 
 _CAPITALS = re.compile(r"[A-Z]+")
 _FOREIGN = re.compile(r"[^a-zA-Z0-9\u00e1-\u017e\u00c1-\u017d]+")
@@ -22,3 +27,20 @@ def slug(text: str) -> str:
     decomposed = unicodedata.normalize("NFD", text)
     plain = "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
     return unicodedata.normalize("NFC", plain).strip("-").lower()
+
+
+def made_id(name: str, of: str) -> str:
+    """The id of what has this *name*, never empty and never too long.
+
+    A name without any letter that an id can have (Chinese, Cyrillic, an emoji) gives a number that
+    is the same for the same name.
+
+    :param of: what it is, which such an id starts with: ``source``.
+
+    >>> made_id("My Source", "source"), made_id("日本", "source")
+    ('my-source', 'source-6b5a3d2c9a10')
+    """
+    made = slug(name)[:MAX_ID_LENGTH].strip("-")
+    if made:
+        return made
+    return f"{of}-{hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]}"

@@ -1,4 +1,4 @@
-"""The setting that somebody probably meant."""
+"""The name that somebody probably meant: of a setting, or of anything else."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from stream.settings.declare import ENV_PREFIX, Leaf
 from stream.settings.tree import LEAVES
 
-__all__ = ["close", "nearest"]
+__all__ = ["close", "closest", "nearest"]
 
 _CLOSE = 0.7
+_COMPARED_CHARACTERS = 100
 
 
 def nearest(name: str) -> str:
@@ -34,9 +35,19 @@ def nearest(name: str) -> str:
 
 def close(name: str, others: Iterable[str] = ()) -> str | None:
     """`nearest`, or one of *others* that is nearer, unless nothing resembles *name*."""
-    wanted = name.lower()
-    found = max([nearest(name), *others], key=lambda known: _resemblance(wanted, known.lower()))
-    return found if _resemblance(name.lower(), found.lower())[0] >= _CLOSE else None
+    return closest(name, [nearest(name), *others])
+
+
+def closest(name: str, others: Iterable[str]) -> str | None:
+    """The one of *others* that resembles *name* most, unless none does.
+
+    :param name: of any length; only its beginning is compared.
+    """
+    wanted = name[:_COMPARED_CHARACTERS].lower()
+    found = max(others, key=lambda known: _resemblance(wanted, known.lower()), default=None)
+    if found is None or _resemblance(wanted, found.lower())[0] < _CLOSE:
+        return None
+    return found
 
 
 def _resemblance(wanted: str, known: str) -> tuple[float, float]:

@@ -176,6 +176,9 @@ class APISettings:
     public_url: str = setting(
         "http://localhost:8000", "URL of the API for its users.", rule="required,url"
     )
+    strict: bool = setting(
+        False, "Refuse a body with members that aren't known, rather than warn of them."
+    )
     task: TaskSettings = group(TaskSettings)
     tail: TailSettings = group(TailSettings)
     kubernetes_token_path: str = setting(

@@ -78,7 +78,7 @@ async def test_create_and_get(api: Api) -> None:
             'Invalid "tableId" value "foo": invalid table ID "foo": '
             "unexpected number of fragments.",
         ),
-        ({"name": "??"}, '"sinkId" must not be empty.'),
+        ({"sinkId": "??"}, '"sinkId" must not be empty.'),
     ],
 )
 @ensure

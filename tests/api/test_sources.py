@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import pytest
 import pytest_twisted
 
 from stream.keboola import StorageApiError
+from stream.source.http.route import Ingest, find_route
 from tests.api.conftest import SINK, SINKS, SOURCE, SOURCES, TOKEN, Api
 
 ensure = pytest_twisted.ensureDeferred
@@ -61,13 +64,44 @@ async def test_ids(api: Api) -> None:
         "stream.api.sourceAlreadyExists",
         'Source "my-source" already exists in the branch.',
     )
-    reply = await api.call("POST", SOURCES, {"type": "http", "name": "!!!"})
+    asked_for = {"type": "http", "name": "n", "sourceId": "!!!"}
+    reply = await api.call("POST", SOURCES, asked_for)
     assert (reply.status, reply.json["message"]) == (400, '"sourceId" must not be empty.')
+    assert reply.json["param"] == "body.sourceId"
+    assert "letters like a to z" in reply.json["detail"]
+    asked_for["sourceId"] = "Ab" * 24
+    reply = await api.call("POST", SOURCES, asked_for)
+    assert (reply.status, reply.json["message"]) == (
+        400,
+        '"sourceId" must not be longer than 48 characters.',
+    )
     reply = await api.call("GET", f"{SOURCES}/other")
     assert (reply.status, reply.json["message"]) == (
         404,
         'Source "other" not found in the branch.',
     )
+
+
+@pytest.mark.parametrize("name", ["日本語", "🎉", "Кошка", "!!!", "Straße", "aB" * 20])
+@ensure
+async def test_any_name_gives_an_id_that_its_links_lead_to(api: Api, name: str) -> None:
+    """Whatever the name is made of, the source can be created, polled and fetched by its URLs."""
+    started = await api.call("POST", SOURCES, {"type": "http", "name": name})
+    assert started.status == 202, started
+    task = await api.finish(started)
+    assert task["status"] == "success", task
+    links = [task["url"], task["outputs"]["url"]]
+    for link in links:
+        assert link.isascii()
+        path = link.removeprefix("https://stream.keboola.local")
+        reply = await api.call("GET", path)
+        assert reply.status == 200, reply
+    source = (await api.call("GET", path)).json
+    assert source["name"] == name
+    assert source["http"]["url"].isascii()
+    route = find_route(urlsplit(source["http"]["url"]).path.encode())
+    assert isinstance(route, Ingest)
+    assert route.source_id == source["sourceId"]
 
 
 @ensure

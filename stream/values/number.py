@@ -1,0 +1,25 @@
+"""Whole numbers in texts that anybody may have sent."""
+
+from __future__ import annotations
+
+__all__ = ["MAX_INT64", "MIN_INT64", "whole_number"]
+
+MAX_INT64 = 2**63 - 1
+MIN_INT64 = -(2**63)
+_MAX_DIGITS = 19
+
+
+def whole_number(text: str, *, least: int = 0, most: int = MAX_INT64) -> int | None:
+    """The decimal number that *text* is, or ``None`` if it is none or out of range.
+
+    Only ASCII digits count, behind an optional sign. The length is checked before the conversion,
+    which takes time that grows faster than it, and which refuses thousands of digits.
+    """
+    digits = text[1:] if text[:1] in ("+", "-") else text
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    digits = digits.lstrip("0") or "0"
+    if len(digits) > _MAX_DIGITS:
+        return None
+    number = -int(digits) if text[0] == "-" else int(digits)
+    return number if least <= number <= most else None
