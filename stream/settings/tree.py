@@ -251,7 +251,15 @@ class HTTPSourceSettings:
         rule="required,minBytes=100B,maxBytes=1MB",
     )
     max_connections: int = setting(
-        200000, "Max number of simultaneous connections.", rule="required,min=100,max=1000000"
+        20000,
+        "Max number of simultaneous connections, and at most three quarters of the process's "
+        "limit of open files.",
+        rule="required,min=100,max=1000000",
+    )
+    max_held_size: ByteSize = setting(
+        size("128MB"),
+        "Max size of what all connections together hold of requests that aren't answered.",
+        rule="required,minBytes=16MB,maxBytes=64GB",
     )
     read_buffer_size: ByteSize = setting(
         size("16KB"),

@@ -35,7 +35,7 @@ def test_limits_of_records() -> None:
     assert limits["rows of a batch, for each sink"] == f"{batch.MAX_ROWS_BYTES:,} bytes"
     assert limits["objects and arrays inside one another"] == str(jsontree.MAX_DEPTH)
     settings = [limit for limit in limits.values() if "`" in limit]
-    assert len(settings) == 11
+    assert len(settings) == 12
     for limit in settings:
         shown, key = re.findall(r"(.*), `(.*)`", limit)[0]
         if shown != "unlimited":

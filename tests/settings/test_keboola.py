@@ -18,6 +18,7 @@ OTHER_DEFAULTS = {
     "nodeID": "the name of the machine",
     "hostname": "localhost: one machine needs no setting",
     "pprof.listen": "loopback alone",
+    "source.http.maxConnections": "what a process can hold",
 }
 OTHER_LIMITS = {
     "storage.level.local.encoding.compression.type": "zstd, too",

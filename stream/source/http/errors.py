@@ -9,6 +9,7 @@ __all__ = [
     "BodyTooLarge",
     "HeaderTooLarge",
     "MalformedRequest",
+    "Overloaded",
     "RequestTimeout",
     "UnfinishedRequest",
     "UnknownExpectation",
@@ -21,6 +22,16 @@ class MalformedRequest(UserError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"malformed HTTP request: {reason}")
+
+
+class Overloaded(UserError):
+    """Connections hold as many bytes as they may; nothing of the request was stored."""
+
+    status = 503
+    name = "overloaded"
+
+    def __init__(self) -> None:
+        super().__init__("too many bytes of requests are held at the moment")
 
 
 class RequestTimeout(UserError):

@@ -26,6 +26,7 @@ from stream.source.http.answers import (
 from stream.source.http.client import ClientAddress
 from stream.source.http.head import Head
 from stream.source.http.idempotency import Attempt, IdempotencyWindow, fingerprint_of
+from stream.source.http.intake import Owner
 from stream.source.http.parser import Request
 from stream.source.http.route import Health, Ingest, NotFound, Otlp, Route, Server, find_route
 from stream.source.http.special import BatchWriter, Decoder, is_batch
@@ -145,6 +146,11 @@ class IngestHandler:
         except UserError as error:
             return self._dispatch_failed(route, error)
         return None
+
+    def owner(self, head: Head) -> Owner:
+        """Project and source of a request that was found to lead to a source."""
+        route: Any = head.route
+        return route.project, route.source_id
 
     def _dispatch_failed(self, route: Ingest | Otlp, error: UserError) -> bytes:
         self._log.warn(

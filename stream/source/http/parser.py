@@ -12,11 +12,15 @@ from stream.source.http.chunked import ChunkedBody
 from stream.source.http.errors import BodyTooLarge, HeaderTooLarge, MalformedRequest
 from stream.source.http.head import Head, HeadReader
 
-__all__ = ["Request", "RequestParser"]
+__all__ = ["MAX_SMALL_BODY", "Request", "RequestParser"]
 
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _NEVER_IN_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _FIRST_BYTE = re.compile(rb"[A-Za-z]|\r(?:\n|\Z)")
+
+
+MAX_SMALL_BODY = 4 * 1024
+"""Bytes of a body whose head isn't looked at first if it arrives whole."""
 
 
 class Request:
@@ -32,8 +36,8 @@ class Request:
 class RequestParser:
     """Feed it what arrives, and ask for requests.
 
-    A request that has arrived whole is given as it is. Of any other the head is given first, once:
-    whoever asks decides by it whether the body is worth waiting for, and asks on.
+    A small request that has arrived whole is given as it is. Of any other the head is given first,
+    once: whoever asks decides by it whether the body is to be taken, and asks on.
 
     After an error the connection can't be used any more: where the next request would start is
     unknown.
@@ -43,6 +47,7 @@ class RequestParser:
     :param max_body: bytes of a body, as received or, if chunked, decoded.
 
     :ivar head: of a request whose body isn't complete; ``None`` if there is none.
+    :ivar rest: what was read and isn't used yet; after an error, the head that can't be read.
     :ivar wants_continue: the client waits for ``100 Continue`` before it sends the body of the
         request at hand; whoever sends it sets this to false.
     """
@@ -51,13 +56,14 @@ class RequestParser:
         "_body",
         "_body_left",
         "_chunked",
-        "_data",
         "_heads",
         "_in_body",
         "_max_body",
         "_max_head",
+        "_max_small",
         "_searched",
         "head",
+        "rest",
         "wants_continue",
     )
 
@@ -65,7 +71,8 @@ class RequestParser:
         self._heads = heads
         self._max_head = max_head
         self._max_body = max_body
-        self._data = b""
+        self._max_small = min(max_body, MAX_SMALL_BODY)
+        self.rest = b""
         self._searched = 0
         self._in_body = False
         self.head: Head | None = None
@@ -77,32 +84,35 @@ class RequestParser:
     @property
     def is_empty(self) -> bool:
         """No byte of a further request has arrived."""
-        return not self._data and self.head is None
+        return not self.rest and self.head is None
 
     @property
     def held(self) -> int:
         """Bytes that are kept, most of them of a request that isn't complete."""
         body = len(self._body) if self._chunked is None else self._chunked.held
-        return len(self._data) + body
+        return len(self.rest) + body
 
-    @property
-    def rest(self) -> bytes:
-        """What was read last and isn't used: after an error, the head that can't be read."""
-        return self._data
+    def drop(self) -> None:
+        """Forget what is held. Nothing may be fed any more."""
+        self.rest = b""
+        self._body = bytearray()
+        self._chunked = self.head = None
+        self._in_body = False
+        self._body_left = 0
 
     def feed(self, data: bytes) -> None:
         """Add bytes; nothing is parsed yet."""
         if self._body_left:
             self._feed_body(data)
-        elif self._data:
-            self._data += data
+        elif self.rest:
+            self.rest += data
         else:
-            self._data = data
+            self.rest = data
 
     def _feed_body(self, data: bytes) -> None:
         size = len(data)
         if size > self._body_left:
-            self._data = data[self._body_left :]
+            self.rest = data[self._body_left :]
             data = data[: self._body_left]
             size = self._body_left
         self._body += data
@@ -111,7 +121,7 @@ class RequestParser:
     def next_request(self) -> Request | Head | None:
         """The next complete request, or ``None`` if more bytes are needed.
 
-        Once for each request that hasn't arrived whole, its head.
+        Once for each request that is large or hasn't arrived whole, its head.
 
         :raises MalformedRequest: invalid, or open to several readings.
         :raises HeaderTooLarge: the head is over the limit.
@@ -122,7 +132,7 @@ class RequestParser:
             if not self._in_body:
                 self._start_body(self.head)
             return self._finish_body(self.head)
-        data = self._data
+        data = self.rest
         if not data:
             return None
         end = data.find(b"\r\n\r\n", self._searched)
@@ -134,16 +144,16 @@ class RequestParser:
         self._searched = 0
         head = self._heads.read(data[:end])
         length = head.length
-        if not head.chunked and length <= self._max_body:
+        if not head.chunked and length <= self._max_small:
             total = end + length
             if len(data) == total:
-                self._data = b""
+                self.rest = b""
                 return Request(head, data[end:])
             if len(data) > total:
-                self._data = data[total:]
+                self.rest = data[total:]
                 return Request(head, data[end:total])
         self.head = head
-        self._data = data[end:]
+        self.rest = data[end:]
         return head
 
     def _without_whole_head(self, data: bytes) -> Request | Head | None:
@@ -152,7 +162,7 @@ class RequestParser:
             start = 2
             while data.startswith(b"\r\n", start):
                 start += 2
-            self._data = data[start:]
+            self.rest = data[start:]
             self._searched = 0
             return self.next_request()
         if _FIRST_BYTE.match(data) is None:
@@ -170,18 +180,18 @@ class RequestParser:
         if head.length > self._max_body:
             raise BodyTooLarge(self._max_body)
         self._in_body = True
-        data = self._data
+        data = self.rest
         self.wants_continue = head.expects_continue and not data
         if head.chunked:
             self._chunked = ChunkedBody(self._max_body, self._max_head)
         else:
-            self._data = data[head.length :]
+            self.rest = data[head.length :]
             self._body = bytearray(data[: head.length])
             self._body_left = head.length - len(self._body)
 
     def _finish_body(self, head: Head) -> Request | None:
         if self._chunked is not None:
-            complete, self._data = self._chunked.decode(self._data)
+            complete, self.rest = self._chunked.decode(self.rest)
             if not complete:
                 return None
             body = self._chunked.body

@@ -20,6 +20,14 @@ take its time, and a client that sends a byte now and then, to hold a place, may
 Note [Refusal by the head]: if a request doesn't arrive whole, its head is looked at first. What
 leads nowhere, or comes with a wrong secret, is refused without taking the body.
 
+Note [Held bytes]: bytes of requests that are large or not complete, answers that aren't taken and
+what is sent ahead count against a bound over all connections, see `stream.source.http.intake`.
+Small requests that arrive whole, nearly all, cost no such count. Of connections that haven't come
+to a source yet the bytes have a bound of their own, so strangers push no producer out.
+
+Note [Full house]: at the limit of connections, those of the client address with the most of them
+make room: first the ones that have been idle longest, then the slowest requests.
+
 Note [Lingering close]: closing a socket with unread bytes makes the kernel reset the connection,
 and the client may lose the very answer that tells it why. So after a refusal only our half is
 closed, and what still arrives is thrown away for a while.
@@ -28,7 +36,10 @@ closed, and what still arrives is thrown away for a while.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import ip_network
 from typing import Any
 from typing import Protocol as Interface
 
@@ -51,9 +62,10 @@ from stream.errors import UserError
 from stream.source.http import responses
 from stream.source.http.answers import Connection
 from stream.source.http.client import without_scope
-from stream.source.http.errors import RequestTimeout, UnfinishedRequest
+from stream.source.http.errors import Overloaded, RequestTimeout, UnfinishedRequest
 from stream.source.http.head import Head, HeadReader, find_origin
-from stream.source.http.parser import Request, RequestParser
+from stream.source.http.intake import Intake, Owner
+from stream.source.http.parser import MAX_SMALL_BODY, Request, RequestParser
 
 __all__ = ["IngestFactory", "IngestProtocol", "Limits", "RequestHandler"]
 
@@ -68,6 +80,18 @@ LINGER_BYTES = 16 * 1024 * 1024
 MAX_REFUSED_CONNECTIONS = 1000
 """Connections over the limit that are told so; beyond that they are just closed."""
 
+IDLE_BEFORE_LEAVING = 1.0
+"""Seconds that a connection has at least before it makes room for another one."""
+
+_ROOM = 100
+"""The part of all connections that make room at once: finding them takes milliseconds."""
+
+_STRANGERS = 4
+"""The part of the held bytes for connections that haven't come to a source."""
+
+_SUBNET_BITS = 64
+"""Of an IPv6 address; the rest is the client's own to choose."""
+
 _log = Logger(namespace="http-source")
 
 
@@ -80,6 +104,8 @@ class Limits:
     :ivar min_upload_rate: bytes of a body that give the request a second more to arrive.
     :ivar max_head: request line and headers.
     :ivar max_body: body as received.
+    :ivar max_held: what all connections hold of requests without an answer, a quarter of it before
+        they have come to a source.
     :ivar shutdown_timeout: what `IngestFactory.stop` leaves requests to finish.
     :ivar leave_seconds: what it leaves idle connections, to learn of the stop from an answer.
     """
@@ -87,9 +113,10 @@ class Limits:
     request_timeout: float = 30.0
     idle_timeout: float = 30.0
     min_upload_rate: int = 4096
-    max_connections: int = 200_000
+    max_connections: int = 20_000
     max_head: int = 16 * 1024
     max_body: int = 1024 * 1024
+    max_held: int = 128 * 1024 * 1024
     shutdown_timeout: float = 30.0
     leave_seconds: float = 0.0
 
@@ -100,6 +127,8 @@ class RequestHandler(Interface):
     def handle(self, request: Request, connection: Connection, /) -> bytes | None: ...
 
     def check(self, head: Head, /) -> bytes | None: ...
+
+    def owner(self, head: Head, /) -> Owner: ...
 
     def refuse(self, error: UserError, /) -> bytes: ...
 
@@ -127,6 +156,11 @@ class IngestProtocol(Protocol):
         self._handler = handler
         self._head: Head | None = None
         self._begun: float | None = None  # when the request that now arrives was first seen
+        self._owner: Owner | None = None  # the last one known, of what this connection holds
+        self._intake: Intake | None = None  # where that counts
+        self._body_size = 0  # of the request that waits for its answer, if it is large
+        self._unsent = 0  # about, if the output is full
+        self._gave_way = False
         self._out: list[bytes] = []
         self._advancing = False
         self._reading_paused = False
@@ -150,6 +184,7 @@ class IngestProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.pending = None
         self._closing = True
+        self._release()
         self.factory.disconnected(self)
 
     # Input
@@ -163,9 +198,14 @@ class IngestProtocol(Protocol):
         self._parser.feed(data)
         if self.pending is None and not self._output_full:
             self._advance()
-        elif not self._reading_paused:
+            return
+        if not self._reading_paused:
             self._reading_paused = True
             self.transport.pauseProducing()
+        if self._gave_way:
+            self._parser.drop()
+        elif len(self._parser.rest) > MAX_SMALL_BODY:
+            self._hold_rest()
 
     def readConnectionLost(self) -> None:
         """The client has said all it has to say; it may still wait for an answer."""
@@ -201,9 +241,14 @@ class IngestProtocol(Protocol):
                     refusal = handler.check(request)
                     if refusal is not None:
                         self._refuse(refusal, request)
+                    else:
+                        self._owner = handler.owner(request)
                     continue
                 if self._begun is not None:
                     self._begun = None
+                    self._release()
+                if len(request.body) > MAX_SMALL_BODY and not self._hand_on(request):
+                    break
                 self._head = request.head
                 self.since = self.factory.now
                 answer = handler.handle(request, self)
@@ -217,6 +262,8 @@ class IngestProtocol(Protocol):
             self._advancing = False
         if self._out:
             self._flush()
+        if len(parser.rest) > MAX_SMALL_BODY and not self._closing:
+            self._hold_rest()
         self._choose_reading()
 
     def _wait_for_more(self) -> None:
@@ -229,6 +276,54 @@ class IngestProtocol(Protocol):
         if self._parser.wants_continue:
             self._parser.wants_continue = False
             self._out.append(responses.CONTINUE)
+        self._hold()
+
+    def _hand_on(self, request: Request) -> bool:
+        """Count the body as held until the answer; whether that may be. If not, it is refused."""
+        self._body_size = len(request.body)
+        self._hold()
+        if self._closing:
+            return False
+        assert self._intake is not None
+        if self._intake.fix(self):
+            return True
+        self.factory.gave_way += 1
+        self._refuse(self._handler.refuse(Overloaded()), request.head)
+        return False
+
+    def _hold_rest(self) -> None:
+        """Count what was sent ahead of an answer."""
+        if self.pending is not None and self._head is not None:
+            self._owner = self._handler.owner(self._head)
+        self._hold()
+
+    def _hold(self) -> None:
+        """Count what is held, see Note [Held bytes]. This connection may have to give way."""
+        size = self._parser.held + self._body_size + self._unsent
+        owner, factory = self._owner, self.factory
+        intake = factory.strangers if owner is None else factory.producers
+        if self._intake is not None and intake is not self._intake:
+            self._intake.release(self)
+        self._intake = intake
+        intake.hold(self, owner or _stranger(self.peer_ip), size)
+
+    def _release(self) -> None:
+        """Nothing is held any more."""
+        if self._intake is not None:
+            self._intake.release(self)
+            self._intake = None
+        self._body_size = 0
+
+    def give_way(self) -> None:
+        """Hold nothing but what was handed on; see `stream.source.http.intake`."""
+        self.factory.gave_way += 1
+        if self._output_full:
+            self.transport.abortConnection()
+        elif self.pending is None:
+            self._refuse(self._handler.refuse(Overloaded()), self._parser.head)
+        else:
+            self._parser.drop()
+            self._gave_way = self._input_ended = True
 
     def _choose_reading(self) -> None:
         """Read on as soon as nothing waits; see Note [One request at a time]."""
@@ -243,6 +338,8 @@ class IngestProtocol(Protocol):
     def finish(self, answer: bytes) -> None:
         """Send the answer to the request at hand, and go on."""
         self.pending = None
+        if self._intake is not None:
+            self._release()
         head = self._head
         assert head is not None
         if not head.plain or self.factory.draining or self._input_ended:
@@ -285,7 +382,11 @@ class IngestProtocol(Protocol):
                 return
             self._send_now = None
             data = data[sent:]
+            self.transport.bufferSize = self._read_size = FIRST_READ_BYTES
+        self._unsent = len(data) + (self._unsent if self._output_full else self._read_size)
         self.transport.write(data)
+        if self._output_full:
+            self._hold()
 
     def _refuse(self, answer: bytes, head: Head | None) -> None:
         """Send a last answer; see Note [Lingering close].
@@ -301,6 +402,8 @@ class IngestProtocol(Protocol):
             if origin is not None:
                 answer = responses.for_origin(answer, origin)
         self._out.append(responses.dated(responses.closing(answer), self.factory.date_line))
+        self._parser.drop()
+        self._release()
         out, self._out = self._out, []
         self._write(b"".join(out))
         self._linger()
@@ -308,7 +411,7 @@ class IngestProtocol(Protocol):
     def _linger(self) -> None:
         self.since = self.factory.now
         self.transport.unregisterProducer()
-        if self._input_ended:
+        if self._input_ended and not self._gave_way:
             self.transport.loseConnection()
             return
         self.transport.loseWriteConnection()
@@ -319,6 +422,10 @@ class IngestProtocol(Protocol):
     def _close(self) -> None:
         """Close when everything is written. A paused producer would keep that from happening."""
         self._closing = True
+        self._release()
+        if self._gave_way:
+            self._linger()
+            return
         self.since = self.factory.now
         self.transport.unregisterProducer()
         self.transport.loseConnection()
@@ -329,6 +436,9 @@ class IngestProtocol(Protocol):
 
     def resumeProducing(self) -> None:
         self._output_full = False
+        self._unsent = 0
+        if self._intake is not None:
+            self._hold()
         if self.pending is None and not self._closing:
             self._advance()
 
@@ -360,11 +470,38 @@ class IngestProtocol(Protocol):
         elif waited > limits.idle_timeout or now - tick > self._deadline(limits):
             self._refuse(self._handler.refuse(RequestTimeout()), self._parser.head)
 
+    @property
+    def may_leave(self) -> bool:
+        """Nothing was handed on."""
+        return self.pending is None and not self._closing
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is at hand, nor begun."""
+        return self.may_leave and self._begun is None and not self._output_full
+
+    def leave(self) -> None:
+        """Make room for another connection, see Note [Full house]; only if it may leave."""
+        if self.is_idle:
+            self.factory.gave_way += 1
+            self._close()
+        else:
+            self.give_way()
+
     def _deadline(self, limits: Limits) -> float:
         """Until when the request has to be complete, see Note [Deadline of a request]."""
         assert self._begun is not None
         extra = self._parser.held / limits.min_upload_rate if self._parser.head is not None else 0
         return self._begun + limits.request_timeout + extra
+
+
+@lru_cache(maxsize=4096)
+def _stranger(address: str) -> Owner:
+    """Whose bytes are those of a client that hasn't come to a source yet: network and address."""
+    try:
+        return str(ip_network((address, _SUBNET_BITS), strict=False)), address
+    except ValueError:  # IPv4, or none
+        return address, address
 
 
 def _for_client(head: Head, answer: bytes) -> bytes:
@@ -404,6 +541,9 @@ class IngestFactory(Factory):
     :ivar date_line: see `stream.source.http.responses.dated`; of the last tick.
     :ivar draining: whether answers are the last ones of their connections.
     :ivar refused: connections over the limit that are being told so.
+    :ivar strangers: bytes held by connections that haven't come to a source.
+    :ivar producers: bytes held by the others.
+    :ivar gave_way: connections since the last tick that had to let bytes go, or to leave.
     """
 
     noisy = False
@@ -420,17 +560,22 @@ class IngestFactory(Factory):
         self._clock = clock
         self.draining = False
         self.refused: set[_RefusedProtocol] = set()
+        self.strangers = Intake(limits.max_held // _STRANGERS)
+        self.producers = Intake(limits.max_held - limits.max_held // _STRANGERS)
+        self.gave_way = 0
         self._handler = handler
         self._limits = limits
         self._reactor = reactor
         self._heads = HeadReader()
         self._connections: set[IngestProtocol] = set()
+        self._leaving: set[IngestProtocol] = set()  # they make room, and don't count any more
+        self._no_room_at: float | None = None
         self._tick = min(1.0, limits.request_timeout / 4, limits.idle_timeout / 4)
         self._ticking = LoopingCall(self._on_tick)
         self._ticking.clock = reactor
         self._stopped: list[Deferred[None]] = []
         self._stop_timeout: IDelayedCall | None = None
-        self._leaving: IDelayedCall | None = None
+        self._closing_idle: IDelayedCall | None = None
 
     @property
     def connection_count(self) -> int:
@@ -444,7 +589,7 @@ class IngestFactory(Factory):
             )
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        if len(self._connections) >= self._limits.max_connections:
+        if len(self._connections) >= self._limits.max_connections and not self._make_room():
             if len(self.refused) >= MAX_REFUSED_CONNECTIONS:
                 return None
             refusal = _RefusedProtocol()
@@ -463,19 +608,57 @@ class IngestFactory(Factory):
     def disconnected(self, connection: IngestProtocol) -> None:
         """A connection is gone."""
         self._connections.discard(connection)
-        if self.draining and not self._connections:
+        self._leaving.discard(connection)
+        if self.draining and not self._open:
             self._all_gone()
+
+    @property
+    def _open(self) -> set[IngestProtocol]:
+        return self._connections | self._leaving
+
+    def _make_room(self) -> bool:
+        """See Note [Full house]; whether there is room now. Not tried again before time passes."""
+        if self._no_room_at == self.now:
+            return False
+        counts = Counter(connection.peer_ip for connection in self._connections)
+        address, _ = counts.most_common(1)[0]
+        candidates = sorted(
+            (
+                connection
+                for connection in self._connections
+                if connection.peer_ip == address
+                and connection.may_leave
+                and connection.since + IDLE_BEFORE_LEAVING <= self.now
+            ),
+            key=lambda connection: (not connection.is_idle, connection.since),
+        )
+        if not candidates:
+            self._no_room_at = self.now
+            return False
+        for connection in candidates[: max(1, self._limits.max_connections // _ROOM)]:
+            self._connections.discard(connection)
+            self._leaving.add(connection)
+            connection.leave()
+        return True
 
     def _on_tick(self) -> None:
         """See Note [Coarse time]."""
         self.now = now = self._reactor.seconds()
         self.date_line = responses.date_line(self._clock())
         limits, tick = self._limits, self._tick
-        for connection in tuple(self._connections):
+        for connection in tuple(self._open):
             try:
                 connection.check_timeouts(now, limits, tick)
             except Exception:
                 _log.failure("a connection's timeouts can't be checked")
+        if self.gave_way:
+            _log.warn(
+                "{connections} connections had to give way: they held {size} bytes of requests, "
+                "or there were too many of them",
+                connections=self.gave_way,
+                size=self.strangers.size + self.producers.size,
+            )
+            self.gave_way = 0
         for refusal in tuple(self.refused):
             if now - refusal.since > LINGER_SECONDS:
                 refusal.transport.abortConnection()
@@ -490,14 +673,16 @@ class IngestFactory(Factory):
         than the shutdown timeout are cut off.
         """
         self.draining = True
-        if not self._connections:
+        if not self._open:
             self._all_gone()
             return succeed(None)
         if self._limits.leave_seconds:
-            self._leaving = self._reactor.callLater(self._limits.leave_seconds, self._close_idle)
+            self._closing_idle = self._reactor.callLater(
+                self._limits.leave_seconds, self._close_idle
+            )
         else:
             self._close_idle()
-            if not self._connections:
+            if not self._open:
                 return succeed(None)
         if self._stop_timeout is None:
             self._stop_timeout = self._reactor.callLater(
@@ -508,7 +693,7 @@ class IngestFactory(Factory):
         return stopped
 
     def _close_idle(self) -> None:
-        self._leaving = None
+        self._closing_idle = None
         for connection in tuple(self._connections):
             connection.drain()
 
@@ -516,18 +701,18 @@ class IngestFactory(Factory):
         self._stop_timeout = None
         _log.warn(
             "{connections} connections did not finish in time, closing them",
-            connections=len(self._connections),
+            connections=len(self._open),
         )
-        for connection in tuple(self._connections):
+        for connection in tuple(self._open):
             connection.transport.abortConnection()
 
     def _all_gone(self) -> None:
         if self._stop_timeout is not None:
             self._stop_timeout.cancel()
             self._stop_timeout = None
-        if self._leaving is not None:
-            self._leaving.cancel()
-            self._leaving = None
+        if self._closing_idle is not None:
+            self._closing_idle.cancel()
+            self._closing_idle = None
         if self._ticking.running:
             self._ticking.stop()
         stopped, self._stopped = self._stopped, []

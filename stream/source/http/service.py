@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 from twisted.application.service import Service
@@ -153,11 +154,27 @@ def _source_key(key: str) -> SourceKey:
     return SourceKey(int(project), int(branch), source)
 
 
+def _max_connections(wanted: int) -> int:
+    """*wanted*, or as many as the process has descriptors for beside its other files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = max(files * 3 // 4, 1)
+    if files == resource.RLIM_INFINITY or wanted <= possible:
+        return wanted
+    _log.warn(
+        "at most {possible} connections instead of {wanted}: the limit of open files is {files}",
+        possible=possible,
+        wanted=wanted,
+        files=files,
+    )
+    return possible
+
+
 def _limits(settings: HTTPSourceSettings) -> Limits:
     return Limits(
         max_head=settings.read_buffer_size,
         max_body=settings.max_request_body_size,
-        max_connections=settings.max_connections,
+        max_connections=_max_connections(settings.max_connections),
+        max_held=settings.max_held_size,
         request_timeout=settings.request_timeout.seconds,
         idle_timeout=settings.idle_timeout.seconds,
         min_upload_rate=settings.min_upload_rate,

@@ -15,6 +15,7 @@ from stream.errors import UserError
 from stream.source.http import responses
 from stream.source.http.answers import Connection
 from stream.source.http.head import Head
+from stream.source.http.intake import Owner
 from stream.source.http.parser import Request
 from stream.source.http.protocol import (
     LINGER_BYTES,
@@ -33,7 +34,8 @@ LIMITS = Limits(
     min_upload_rate=4,
     max_connections=3,
     max_head=256,
-    max_body=64,
+    max_body=50_000,
+    max_held=140_000,
     shutdown_timeout=10,
 )
 
@@ -94,6 +96,10 @@ class FakeHandler:
             return self.refuse(UserError("no such source", status=404, name="sourceNotFound"))
         return None
 
+    def owner(self, head: Head) -> Owner:
+        project, _, source = head.target.decode().rpartition("/")
+        return project, source
+
     def refuse(self, error: UserError) -> bytes:
         return responses.error_envelope(error, "id")
 
@@ -110,8 +116,8 @@ class Listener:
         )
         self.factory.startFactory()
 
-    def connect(self) -> tuple[IngestProtocol, FakeTransport]:
-        protocol = self.factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))
+    def connect(self, address: str = "192.0.2.1") -> tuple[IngestProtocol, FakeTransport]:
+        protocol = self.factory.buildProtocol(IPv4Address("TCP", address, 1))
         assert protocol is not None
         transport = FakeTransport()
         protocol.makeConnection(transport)
@@ -227,7 +233,7 @@ def test_too_large_requests_are_refused(listener: Listener) -> None:
     protocol.dataReceived(_get(b"/" + b"a" * 256))
     assert b"HTTP/1.1 413 " in transport.value() and b"headerTooLarge" in transport.value()
     protocol, transport = listener.connect()
-    protocol.dataReceived(_get(b"/now", b"Content-Length: 65"))
+    protocol.dataReceived(_get(b"/now", b"Content-Length: 50001"))
     assert b"bodyTooLarge" in transport.value() and transport.half_closed
 
 
@@ -410,7 +416,7 @@ def test_only_heads_of_incomplete_requests_are_checked_first(listener: Listener)
     protocol.dataReceived(_post(b"/now2", b"Content-Length: 2"))
     protocol.dataReceived(b"ab")
     assert listener.handler.checked == [b"/now2"]
-    protocol.dataReceived(_post(b"/now3", b"Content-Length: 65"))
+    protocol.dataReceived(_post(b"/now3", b"Content-Length: 50001"))
     assert listener.handler.checked == [b"/now2", b"/now3"]
     assert _bodies(transport)[:2] == [b"/now", b"/now2"]
     assert _headers(transport)[b":status"] == b"413"
@@ -447,7 +453,7 @@ def test_every_answer_has_a_date(listener: Listener) -> None:
         _get(b"/a"),
         _get(b"/crash"),
         _post(b"/secret", b"Content-Length: 2"),
-        _post(b"/now", b"Content-Length: 65"),
+        _post(b"/now", b"Content-Length: 50001"),
         _get(b"/now" + b"a" * 256),
         _get(b"/now", b"no header"),
         _get(b"/now", b"Expect: something"),
@@ -518,6 +524,145 @@ def test_connections_over_the_limit_are_told(listener: Listener) -> None:
     protocol, transport = listener.connect()
     protocol.dataReceived(_get(b"/now"))
     assert _bodies(transport) == [b"/now"]
+
+
+def test_idle_connections_make_room(listener: Listener) -> None:
+    """Of the client with the most connections, the one that is idle longest."""
+    oldest, oldest_transport = listener.connect("192.0.2.1")
+    _, second = listener.connect("192.0.2.1")
+    _, other = listener.connect("192.0.2.2")
+    listener.pass_time(1)
+    oldest.dataReceived(_get(b"/now"))
+    listener.pass_time(2)
+    protocol, transport = listener.connect("192.0.2.3")
+    assert second.disconnecting and second.value() == b""
+    assert not oldest_transport.disconnecting and not other.disconnecting
+    assert listener.factory.connection_count == 3
+    protocol.dataReceived(_get(b"/now"))
+    assert _bodies(transport) == [b"/now"]
+
+
+def test_slow_requests_make_room_after_idle_connections(listener: Listener) -> None:
+    """They are told; what waits for its answer isn't touched."""
+    busy, busy_transport = listener.connect()
+    busy.dataReceived(_get(b"/a"))
+    slow, slow_transport = listener.connect()
+    slow.dataReceived(b"GET /now HT")
+    idle, idle_transport = listener.connect()
+    listener.pass_time(3)
+    _, first = listener.connect("192.0.2.2")
+    assert idle_transport.disconnecting and slow_transport.value() == b""
+    _, second = listener.connect("192.0.2.2")
+    assert _headers(slow_transport)[b":status"] == b"503" and slow_transport.half_closed
+    assert _headers(slow_transport)[b"retry-after"] == b"1"
+    _, refused = listener.connect("192.0.2.2")
+    assert b"Server.Concurrency limit exceeded" in refused.value()
+    assert first.value() == second.value() == busy_transport.value() == b""
+    listener.handler.answer_next()
+    assert _bodies(busy_transport) == [b"/a"]
+    stopped = listener.factory.stop()
+    for protocol in (busy, slow, idle, *tuple(listener.factory._connections)):
+        assert not _fired(stopped)
+        protocol.connectionLost(connectionDone)
+    assert _fired(stopped)
+
+
+def _half(target: bytes, size: int) -> bytes:
+    """A request with *size* bytes of a body that isn't complete."""
+    return _post(target, b"Content-Length: 50000", body=b"x" * size)
+
+
+def test_the_largest_unfinished_request_gives_way(listener: Listener) -> None:
+    """It gets 503 and may come again; the others go on, and nothing is held afterwards."""
+    heavy = [listener.connect() for _ in range(2)]
+    for protocol, _ in heavy:
+        protocol.dataReceived(_half(b"/project/heavy", 48_000))
+    light, light_transport = listener.connect()
+    light.dataReceived(_half(b"/other/now", 8_000))
+    heavy[1][0].dataReceived(b"x" * 1_500)
+    assert _headers(heavy[1][1])[b":status"] == b"503"
+    assert b"stream.in.overloaded" in heavy[1][1].value() and heavy[1][1].half_closed
+    assert heavy[0][1].value() == light_transport.value() == b""
+    assert listener.factory.producers.size == 56_000
+    heavy[0][0].dataReceived(b"x" * 2_000)
+    listener.handler.answer_next()
+    assert _bodies(heavy[0][1]) == [b"/project/heavy"]
+    for protocol in (light, heavy[0][0], heavy[1][0]):
+        protocol.connectionLost(connectionDone)
+    assert listener.factory.producers.size == listener.factory.strangers.size == 0
+
+
+def test_heads_have_a_bound_of_their_own(listener: Listener) -> None:
+    """Strangers push no producer out, and the other way round."""
+    for part in ("strangers", "producers"):
+        assert getattr(listener.factory, part).size == 0
+    producer, producer_transport = listener.connect()
+    producer.dataReceived(_half(b"/project/source", 50_000))
+    protocol, _ = listener.connect()
+    protocol.dataReceived(b"GET /" + b"a" * 200)
+    assert listener.factory.strangers.size == 205
+    assert listener.factory.producers.size == 50_000
+    protocol.dataReceived(b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert listener.factory.strangers.size == 0
+    assert producer_transport.value() == b""
+
+
+def test_a_body_counts_until_its_answer(listener: Listener) -> None:
+    """Also if it came in one piece; half of the bound is what one project may have waiting."""
+    first, first_transport = listener.connect()
+    first.dataReceived(_post(b"/p/a", b"Content-Length: 50000", body=b"x" * 50_000))
+    assert listener.factory.producers.size == 50_000
+    second, transport = listener.connect()
+    second.dataReceived(_post(b"/p/b", b"Content-Length: 20000", body=b"x" * 20_000))
+    assert _headers(transport)[b":status"] == b"503"
+    other, other_transport = listener.connect()
+    other.dataReceived(_post(b"/q/b", b"Content-Length: 20000", body=b"x" * 20_000))
+    assert listener.factory.producers.size == 70_000
+    assert [target for target, _ in listener.handler.waiting] == [b"/p/a", b"/q/b"]
+    listener.handler.answer_next()
+    listener.handler.answer_next()
+    assert listener.factory.producers.size == 0
+    assert _bodies(first_transport) == [b"/p/a"] and _bodies(other_transport) == [b"/q/b"]
+
+
+def test_what_is_sent_ahead_counts_and_gives_way(listener: Listener) -> None:
+    """The request at hand is answered, the rest is to come again over another connection."""
+    ahead, ahead_transport = listener.connect()
+    ahead.dataReceived(_get(b"/p/a") + _get(b"/now") * 2000)
+    sent_ahead = len(_get(b"/now")) * 2000
+    assert listener.factory.producers.size == sent_ahead
+    others = [listener.connect() for _ in range(2)]
+    for (protocol, _), target in zip(others, (b"/q/b", b"/r/c"), strict=True):
+        protocol.dataReceived(_half(target, (105_000 - sent_ahead) // 2 + 1))
+    assert listener.factory.producers.size < 105_000 - sent_ahead + 3
+    ahead.dataReceived(b"more")
+    listener.handler.answer_next()
+    assert _bodies(ahead_transport) == [b"/p/a"]
+    assert _headers(ahead_transport)[b"connection"] == b"close"
+    assert ahead_transport.half_closed and not ahead_transport.disconnecting
+    assert [transport.value() for _, transport in others] == [b"", b""]
+
+
+def test_answers_that_are_not_taken_count(listener: Listener) -> None:
+    """And give way by cutting the connection off."""
+    protocol, transport = listener.connect()
+
+    def write(data: bytes) -> None:
+        protocol.pauseProducing()
+
+    transport.write = write  # type: ignore[method-assign]
+    protocol.dataReceived(_get(b"/now"))
+    held = listener.factory.strangers.size
+    assert held > 100
+    protocol.give_way()
+    assert transport.disconnected
+    protocol.connectionLost(connectionDone)
+    assert listener.factory.strangers.size == 0
+    protocol, transport = listener.connect()
+    transport.write = write  # type: ignore[method-assign]
+    protocol.dataReceived(_get(b"/now"))
+    protocol.resumeProducing()
+    assert listener.factory.strangers.size == 0
 
 
 def test_half_closed_client_still_gets_its_answer(listener: Listener) -> None:
