@@ -333,7 +333,7 @@ def http_source(
         hostname=settings.hostname,
         metrics=metrics,
     )
-    watch_source(metrics, router, lambda: source.connections)
+    watch_source(metrics, router, lambda: source.connections, lambda: source.held_bytes)
     return [
         client,
         session,

@@ -62,7 +62,12 @@ def watch_descriptors(metrics: Metrics) -> None:
     total.set_function(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
-def watch_source(metrics: Metrics, router: SinkRouter, connections: Callable[[], int]) -> None:
+def watch_source(
+    metrics: Metrics,
+    router: SinkRouter,
+    connections: Callable[[], int],
+    held_bytes: Callable[[], int],
+) -> None:
     """Tell about the slices that a source node writes to, and the connections of producers."""
 
     def collect() -> None:
@@ -74,5 +79,6 @@ def watch_source(metrics: Metrics, router: SinkRouter, connections: Callable[[],
         metrics.own("stream_sink_pipelines").replace(states)
         metrics.own("stream_sink_held_bytes").labels({}).set(held)
         metrics.own("stream_source_connections").labels({}).set(connections())
+        metrics.own("stream_source_held_bytes").labels({}).set(held_bytes())
 
     metrics.on_collect(collect)

@@ -92,6 +92,11 @@ OWN: tuple[Definition, ...] = (
         "stream_source_connections", "gauge", "Open connections of producers to this source node."
     ),
     Definition(
+        "stream_source_held_bytes",
+        "gauge",
+        "Bytes that these connections hold of large or incomplete requests without an answer.",
+    ),
+    Definition(
         "stream_writer_queue_bytes",
         "gauge",
         "Bytes that wait for the disk of a volume.",

@@ -582,6 +582,11 @@ class IngestFactory(Factory):
         """Open connections, without those being refused."""
         return len(self._connections)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that count against the bound, see Note [Held bytes]."""
+        return self.strangers.size + self.producers.size
+
     def startFactory(self) -> None:
         if not self._ticking.running:
             self._ticking.start(self._tick, now=False).addErrback(
@@ -656,7 +661,7 @@ class IngestFactory(Factory):
                 "{connections} connections had to give way: they held {size} bytes of requests, "
                 "or there were too many of them",
                 connections=self.gave_way,
-                size=self.strangers.size + self.producers.size,
+                size=self.held_bytes,
             )
             self.gave_way = 0
         for refusal in tuple(self.refused):

@@ -124,6 +124,11 @@ class HttpSourceService(Service):
         """Open connections of producers."""
         return self._factory.connection_count
 
+    @property
+    def held_bytes(self) -> int:
+        """What these connections hold of large or incomplete requests without an answer."""
+        return self._factory.held_bytes
+
     def _sources_changed(self, batch: Batch[SourceEntry]) -> None:
         if batch.reset:
             self._meters.keep({_source_key(change.key) for change in batch.changes})
