@@ -20,6 +20,7 @@ from stream.keboola.client import StorageApi
 from stream.keboola.events import EventSender
 from stream.keboola.provider import KeboolaFileProvider
 from stream.keboola.service import StorageApiService
+from stream.ops.clock import wall_clock
 from stream.ops.metrics import Metrics
 from stream.ops.pool import ThreadPoolService
 from stream.settings import Settings
@@ -98,6 +99,7 @@ def join_cluster(settings: Settings, reactor: Any, metrics: Metrics) -> Cluster:
             reactor=reactor,
         )
 
+    wall = wall_clock(reactor)
     watch_etcd(metrics, client)
     watch_threads(metrics, {"work": work.pool, "reactor": reactor.getThreadPool()})
     return Cluster(
@@ -107,7 +109,7 @@ def join_cluster(settings: Settings, reactor: Any, metrics: Metrics) -> Cluster:
         repository=repository,
         work=work,
         group=group,
-        now=lambda: from_timestamp(reactor.seconds()),
+        now=lambda: from_timestamp(wall()),
     )
 
 

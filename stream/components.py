@@ -29,6 +29,7 @@ from stream.keboola.imports import FileImporter
 from stream.keboola.uploads import SliceUploader
 from stream.keboola.verifier import TokenVerifier
 from stream.ops.chain import ServiceChain
+from stream.ops.clock import wall_clock
 from stream.ops.debug import DebugListener
 from stream.ops.development import development_services
 from stream.ops.endpoint import server_endpoint
@@ -309,7 +310,7 @@ def http_source(
             collector=collector,
             balancer=Balancer(network.pipeline_balancer),
             dead_letters=dead_letters,
-            meters=SinkMeters(metrics, reactor.seconds),
+            meters=SinkMeters(metrics, wall_clock(reactor)),
         ),
         nodes=lambda: nodes.nodes,
         minimum_slices=network.min_slices_per_source_node,

@@ -16,6 +16,7 @@ from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.keboola import StorageApi, TokenVerifier
 from stream.keboola.token import Token
+from stream.ops.clock import wall_clock
 from stream.values.number import whole_number
 from stream.values.utctime import from_timestamp
 
@@ -123,7 +124,7 @@ class Branches:
         raise UserError("no default branch found", status=404, name="branchNotFound")
 
     async def _record(self, identity: Identity, key: BranchKey) -> None:
-        now: datetime = from_timestamp(self._reactor.seconds())
+        now: datetime = from_timestamp(wall_clock(self._reactor)())
 
         async def body(txn: AtomicTxn) -> None:
             change = Change(txn, now, identity.by)

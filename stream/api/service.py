@@ -30,6 +30,7 @@ from stream.definition.live import LiveDefinitions
 from stream.definition.reads import DefinitionReads
 from stream.etcd import EtcdClient, Group, Session
 from stream.keboola import StorageApi, TokenVerifier
+from stream.ops.clock import wall_clock
 from stream.ops.endpoint import server_endpoint
 from stream.ops.metrics import Metrics
 from stream.settings import Settings
@@ -130,7 +131,7 @@ class ApiService(Service):
             SinkStatistics(client=client, reads=reads, tasks=tasks),
             Tasks(store=store, abandoned=abandoned, live=live, urls=urls),
             Aggregation(client=client, reads=reads, urls=urls),
-            MappingTest(reads=reads, now=reactor.seconds),
+            MappingTest(reads=reads, now=wall_clock(reactor)),
             Tails(hub=self._tails, reads=reads),
         )
         handlers = {

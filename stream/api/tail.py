@@ -28,6 +28,7 @@ from stream.definition.reads import DefinitionReads
 from stream.definition.tail import TailSubscription
 from stream.errors import UserError
 from stream.etcd import Session
+from stream.ops.clock import wall_clock
 from stream.ops.endpoint import server_endpoint
 from stream.record.tail import MAX_SHOWN_BODY_BYTES
 from stream.settings.address import is_loopback, split_address
@@ -196,7 +197,7 @@ class TailHub(Service):
             token=watch.token,
             rate=rate,
             max_body_bytes=MAX_SHOWN_BODY_BYTES,
-            expires_at=from_timestamp(self._reactor.seconds())
+            expires_at=from_timestamp(wall_clock(self._reactor)())
             + timedelta(seconds=seconds + _GRACE_SECONDS),
         )
         self._watches[watch.id] = watch

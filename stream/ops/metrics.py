@@ -133,6 +133,8 @@ class SourceMeter:
         """
         bounds, counts, durations, sizes = self._usual or self._make_usual()
         elapsed = self._clock() * 1000 - at
+        if elapsed < 0:
+            elapsed = 0.0  # the clock was set back
         counts[bisect_left(bounds, elapsed)] += 1
         durations.sum += elapsed
         sizes.value += size
@@ -143,7 +145,7 @@ class SourceMeter:
         :param at: when they were received, milliseconds since the epoch.
         """
         durations, sizes = self._children.get(failed) or self._make(failed)
-        durations.observe(self._clock() * 1000 - at, records)
+        durations.observe(max(0.0, self._clock() * 1000 - at), records)
         sizes.add(size)
 
     def _make_usual(self) -> tuple[Sequence[float], list[int], Histogram, Counter]:

@@ -78,7 +78,7 @@ class SandboxService(Service):
         self._host, self._port_number = _parse_listen(listen)
         self._public_url = public_url.rstrip("/") if public_url else None
         store = Store(reactor, Path(path), project_id)
-        started = iso_time(reactor.seconds())
+        started = iso_time(store.now())
         tokens = FixedTokens([FixedToken(token), *extra_tokens], started)
         self._project = Project(store, project_id, branch_id, tokens, started)
         self._project.credentials_life = credentials_life

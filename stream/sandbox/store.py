@@ -25,6 +25,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from stream.errors import UserError
+from stream.ops.clock import wall_clock
 from stream.sandbox.database import Database
 
 __all__ = [
@@ -68,12 +69,13 @@ class Store:
         self.meta = Database(reactor, self.folder / "meta.sqlite", "meta", readers=4)
         self.data = Database(reactor, tables_file(path, project_id), "data")
         self._reactor = reactor
+        self._wall_clock = wall_clock(reactor)
         self._files_pool: ThreadPool | None = None
         self._lock: int | None = None
 
     def now(self) -> float:
         """Seconds since the epoch."""
-        return self._reactor.seconds()
+        return self._wall_clock()
 
     def now_iso(self) -> str:
         return iso_time(self.now())

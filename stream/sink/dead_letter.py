@@ -20,6 +20,7 @@ from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SinkKey
 from stream.errors import UserError
+from stream.ops.clock import wall_clock
 from stream.record.context import RecordContext
 from stream.settings import DeadLetterSettings
 from stream.sink.dead_letter_files import DeadLetterFiles
@@ -65,6 +66,7 @@ class DeadLetters(Service):
         self._path = path
         self._defaults = defaults
         self._reactor = reactor
+        self._wall_clock = wall_clock(reactor)
         self._pool = pool
         self._written = written
         self._dropped = dropped
@@ -146,7 +148,11 @@ class DeadLetters(Service):
             if now >= self._next_cleanup and self._files is not None:
                 self._next_cleanup = now + CLEANUP_SECONDS
                 await deferToThreadPool(
-                    self._reactor, self._pool, self._files.remove_old, now, self._max_age
+                    self._reactor,
+                    self._pool,
+                    self._files.remove_old,
+                    self._wall_clock(),
+                    self._max_age,
                 )
         except Exception:
             _log.failure("cannot keep the dead-letter files in order")
@@ -159,7 +165,7 @@ class DeadLetters(Service):
             return
         batch, self._waiting = self._waiting, {}
         count, self._waiting_records, self._waiting_bytes = self._waiting_records, 0, 0
-        now = self._reactor.seconds()
+        now = self._wall_clock()
         left_out, reason = await deferToThreadPool(
             self._reactor, self._pool, _write_batch, self._files, batch, now
         )

@@ -30,6 +30,7 @@ from twisted.web.iweb import IResponse
 from stream.deadline import within
 from stream.definition.tail import TAIL, TailSubscription
 from stream.etcd import Batch, EtcdClient, Mirror, json_values
+from stream.ops.clock import wall_clock
 from stream.settings.address import is_loopback, split_address
 from stream.source.taps import MAX_SENT_BYTES, Sample, Tap, Taps
 
@@ -67,7 +68,9 @@ class TailSender(Service):
         self._pool.cachedConnectionTimeout = _IDLE_SECONDS  # type: ignore[assignment]
         self._pool.retryAutomatically = False
         self._agent = Agent(reactor, connectTimeout=_CONNECT_SECONDS, pool=self._pool)
+        self._wall_clock = wall_clock(reactor)
         self._open: dict[str, Tap] = {}
+        self._ends: dict[str, float] = {}
         self._outlets: dict[str, _Outlet] = {}
         self._mirror: Mirror[TailSubscription] = Mirror(
             client, TAIL, json_values(TailSubscription), on_change=self.changed
@@ -114,11 +117,13 @@ class TailSender(Service):
         return False
 
     def _start(self, key: str, subscription: TailSubscription) -> None:
-        tap = self._taps.add(subscription, self._reactor.seconds())
+        now = self._wall_clock()
+        tap = self._taps.add(subscription, now)
         if tap is None:
             _log.warn("too many tails of {source}", source=str(subscription.source))
             return
         self._open[key] = tap
+        self._ends[key] = self._reactor.seconds() + subscription.expires_at.timestamp() - now
         outlet = self._outlets.setdefault(subscription.address, _Outlet(subscription.address))
         outlet.taps[subscription.id] = tap
         if not self._rounds.running:
@@ -128,6 +133,7 @@ class TailSender(Service):
         tap = self._open.pop(key, None)
         if tap is None:
             return
+        del self._ends[key]
         self._taps.remove(tap)
         outlet = self._outlets[tap.subscription.address]
         del outlet.taps[tap.subscription.id]
@@ -142,7 +148,7 @@ class TailSender(Service):
     def _round(self) -> None:
         now = self._reactor.seconds()
         for key, tap in list(self._open.items()):
-            if tap.subscription.expires_at.timestamp() <= now:
+            if self._ends[key] <= now:
                 self._close(key)
             if tap.error is not None:
                 _log.warn("cannot show a record: {error}", error=tap.error)

@@ -13,6 +13,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from zope.interface import Attribute, Interface, implementer
 
+from stream.ops.clock import wall_clock
 from stream.staging.chunks import Chunks, bytes_chunks
 from stream.staging.errors import CredentialsExpired, StagingError
 from stream.staging.location import MANIFEST_NAME, Location, manifest_body
@@ -119,7 +120,7 @@ class StagingStore:
         return attrs.evolve(stored, url=url)
 
     def _now(self) -> datetime:
-        return from_timestamp(self._reactor.seconds())
+        return from_timestamp(wall_clock(self._reactor)())
 
     def _require_live(self, now: datetime) -> None:
         expiration = self.upload.expiration

@@ -10,7 +10,7 @@ from typing import Self
 import attrs
 
 from stream.values.codec import field
-from stream.values.utctime import to_nanoseconds
+from stream.values.utctime import is_ahead, to_nanoseconds
 
 __all__ = ["NO_RETRY", "Retry", "backoff"]
 
@@ -57,8 +57,12 @@ class Retry:
         )
 
     def allows(self, now: datetime) -> bool:
-        """Whether the operation may be tried."""
-        return self.retry_attempt == 0 or (self.retry_after is not None and self.retry_after < now)
+        """Whether the operation may be tried; also if the clock was set back since it failed."""
+        return (
+            self.retry_attempt == 0
+            or (self.retry_after is not None and self.retry_after < now)
+            or (self.last_failed_at is not None and is_ahead(self.last_failed_at, now))
+        )
 
     def wait(self, now: datetime) -> float:
         """Seconds until `allows` says yes; 0 if it does."""

@@ -14,10 +14,11 @@ from typing import Any
 from twisted.logger import Logger
 
 from stream.etcd import AtomicTxn, EtcdClient, atomic
+from stream.ops.clock import wall_clock
 from stream.ops.ids import exception_id
 from stream.task.entity import Task, TaskFailure, finished
 from stream.values.codec import decode, encode
-from stream.values.utctime import from_timestamp
+from stream.values.utctime import age, from_timestamp
 
 __all__ = ["AbandonedTasks"]
 
@@ -35,14 +36,14 @@ class AbandonedTasks:
     """:param ttl: seconds that a task is left alone after its start."""
 
     def __init__(self, reactor: Any, client: EtcdClient, ttl: float) -> None:
-        self._reactor = reactor
+        self._wall_clock = wall_clock(reactor)
         self._client = client
         self._ttl = timedelta(seconds=ttl)
 
     async def settle(self, task: Task) -> Task:
         """The task as it is now; if its node has died it is failed, and that is recorded."""
-        now = from_timestamp(self._reactor.seconds())
-        if task.is_finished or now - task.created_at < self._ttl:
+        now = from_timestamp(self._wall_clock())
+        if task.is_finished or age(task.created_at, now) < self._ttl:
             return task
         failure = TaskFailure(_NAME, _MESSAGE, exception_id(_EXCEPTION_PREFIX))
         failed = finished(task, now, error=f'the node "{task.node}" has stopped', failure=failure)

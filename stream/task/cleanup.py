@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from stream.ops.clock import wall_clock
 from stream.task.entity import Task
 from stream.task.store import TaskStore
 from stream.values.utctime import from_timestamp
@@ -29,11 +30,12 @@ def is_expired(task: Task, now: datetime) -> bool:
     """Whether nobody will ask for the task any more.
 
     Successful ones are kept for an hour after their end, failed ones and those that never ended,
-    because their node died, for two days.
+    because their node died, for two days. A task that is as far ahead is from before the clock was
+    set back.
     """
     if task.is_successful:
-        return task.finished_at is not None and now - task.finished_at >= SUCCESSFUL_FOR
-    return now - (task.finished_at or task.created_at) >= OTHERS_FOR
+        return task.finished_at is not None and abs(now - task.finished_at) >= SUCCESSFUL_FOR
+    return abs(now - (task.finished_at or task.created_at)) >= OTHERS_FOR
 
 
 class TaskCleanup(Service):
@@ -47,6 +49,7 @@ class TaskCleanup(Service):
         self, reactor: Any, store: TaskStore, *, is_owner: Callable[[], bool], interval: float
     ) -> None:
         self._reactor = reactor
+        self._wall_clock = wall_clock(reactor)
         self._store = store
         self._is_owner = is_owner
         self._loop = LoopingCall(self._run)
@@ -87,7 +90,7 @@ class TaskCleanup(Service):
 
     async def clean_up(self) -> int:
         """Delete all expired tasks; how many they were."""
-        now = from_timestamp(self._reactor.seconds())
+        now = from_timestamp(self._wall_clock())
         count = 0
         async for task in self._store.all():
             if is_expired(task, now):

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdUnavailable, Session, atomic
+from stream.ops.clock import wall_clock
 from stream.ops.errortype import error_type
 from stream.ops.ids import exception_id, random_id
 from stream.ops.metrics import Metrics
@@ -92,6 +93,7 @@ class TaskExecutor(Service):
         metrics: Metrics | None = None,
     ) -> None:
         self._reactor = reactor
+        self._wall_clock = wall_clock(reactor)
         self._client = client
         self._session = session
         self._node_id = node_id
@@ -299,7 +301,7 @@ class TaskExecutor(Service):
         _log.failure("task was lost", failure, task=task.task_id)
 
     def _now(self) -> datetime:
-        return from_timestamp(self._reactor.seconds())
+        return from_timestamp(self._wall_clock())
 
 
 async def _coroutine(work: Awaitable[str]) -> str:

@@ -7,9 +7,34 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["format_time", "from_milliseconds", "from_timestamp", "parse_time", "to_nanoseconds"]
+__all__ = [
+    "CLOCK_TOLERANCE",
+    "age",
+    "format_time",
+    "from_milliseconds",
+    "from_timestamp",
+    "is_ahead",
+    "parse_time",
+    "to_nanoseconds",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+CLOCK_TOLERANCE = timedelta(minutes=1)
+"""By how much the clocks of machines may differ without anything being wrong."""
+
+
+def is_ahead(moment: datetime, now: datetime) -> bool:
+    """Whether *moment*, which lies in the past, seems to come: the clock was set back since."""
+    return moment - now > CLOCK_TOLERANCE
+
+
+def age(moment: datetime, now: datetime) -> timedelta:
+    """How long ago *moment* was; the longest time there is if it `is_ahead`.
+
+    So what is due after some time is due at once, rather than when the clock has caught up.
+    """
+    return timedelta.max if is_ahead(moment, now) else now - moment
 
 
 def from_timestamp(seconds: float) -> datetime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,7 @@ async def api(etcd: EtcdClient, sandbox: SandboxService) -> AsyncIterator[Api]:
         etcd,
         StorageRepository(settings.storage.level, lambda: [volume]),
         KeboolaFileProvider(etcd, storage_api, encryptor_from("none", b""), reactor),
-        lambda: from_timestamp(reactor.seconds()),
+        lambda: from_timestamp(time.time()),
     )
     service = ApiService(
         reactor,

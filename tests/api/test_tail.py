@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -99,7 +100,7 @@ async def test_the_time_is_over(api: Api, taps: Taps) -> None:
     reader = Reader(api, "?duration=3&rate=1")
     await until(lambda: bool(taps))
     for _ in range(3):
-        taps.offer([KEY], record(at=reactor.seconds()))
+        taps.offer([KEY], record(at=time.time()))
     await reader.done
     found = events(reader.body)
     assert [name for name, _ in found] == ["start", "record", "dropped", "end"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -206,7 +207,7 @@ async def test_old_files_are_removed(tmp_path: Path, imported: bool) -> None:
     old, new = await api.prepare(), await api.prepare()
     await service.stopService()
     meta = sqlite3.connect(tmp_path / "project-123" / "meta.sqlite")
-    now = reactor.seconds()
+    now = time.time()
     for file, slack in ((old, -1), (new, 60)):
         if imported:
             change = ("imported_at", now - KEPT_AFTER_IMPORT_SECONDS + slack, file["id"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -69,7 +70,7 @@ class Node:
         asked = subscription(
             **{
                 "address": self.receiver.address,
-                "expires_at": from_timestamp(reactor.seconds()) + timedelta(minutes=1),
+                "expires_at": from_timestamp(time.time()) + timedelta(minutes=1),
                 **changes,
             }
         )

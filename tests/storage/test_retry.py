@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from stream.storage.retry import NO_RETRY, backoff
+from stream.values.utctime import CLOCK_TOLERANCE
 
 _NOW = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -44,3 +45,11 @@ def test_an_attempt_is_allowed_strictly_after_the_delay() -> None:
     assert NO_RETRY.allows(_NOW)
     assert not retry.allows(_NOW + timedelta(hours=2))
     assert retry.allows(_NOW + timedelta(hours=2, milliseconds=1))
+
+
+def test_a_clock_that_was_set_back() -> None:
+    """What failed in the future is tried at once, not when the clock has caught up."""
+    retry = NO_RETRY.failed(_NOW, "reason", delay=timedelta(hours=2))
+    assert not retry.allows(_NOW - CLOCK_TOLERANCE)
+    assert retry.allows(_NOW - CLOCK_TOLERANCE - timedelta(seconds=1))
+    assert retry.wait(_NOW - timedelta(days=1)) == 0

@@ -37,6 +37,8 @@ def test_tasks_are_kept_for_a_time(task: Task, hours: int) -> None:
     limit = START + timedelta(hours=hours)
     assert is_expired(task, limit)
     assert not is_expired(task, limit - timedelta(milliseconds=1))
+    assert not is_expired(task, START - timedelta(minutes=59)), "the clock was set back a little"
+    assert is_expired(task, START - timedelta(hours=hours))
 
 
 @ensure

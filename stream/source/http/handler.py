@@ -85,7 +85,7 @@ class IngestHandler:
         self._client_address = client_address or ClientAddress()
         self._peer_is_client = self._client_address.is_peer
         self._new_exception_id = new_exception_id
-        self._log = _LimitedLog(clock)
+        self._log = _LimitedLog(reactor.seconds)
         self._otlp = OtlpHandler(
             otlp_dispatcher,
             router,

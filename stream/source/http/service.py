@@ -15,6 +15,7 @@ from stream.definition import prefix
 from stream.definition.entity import Source
 from stream.definition.key import SourceKey
 from stream.etcd import Batch, EtcdClient, KeyValue, Mirror
+from stream.ops.clock import wall_clock
 from stream.ops.endpoint import server_endpoint
 from stream.ops.metrics import Metrics
 from stream.settings.tree import HTTPSourceSettings
@@ -62,7 +63,7 @@ class HttpSourceService(Service):
         hostname: str,
         metrics: Metrics | None = None,
     ) -> None:
-        self._meters = SourceMeters(metrics or Metrics(), reactor.seconds)
+        self._meters = SourceMeters(metrics or Metrics(), wall_clock(reactor))
         self._reactor = reactor
         self._listen = settings.listen
         self._share_port = settings.share_port
@@ -77,7 +78,7 @@ class HttpSourceService(Service):
             self._dispatcher,
             self._otlp_dispatcher,
             router,
-            clock=reactor.seconds,
+            clock=wall_clock(reactor),
             window=IdempotencyWindow(
                 settings.idempotency.window.seconds,
                 settings.idempotency.max_keys,

@@ -29,6 +29,7 @@ from stream.storage.entity import File
 from stream.storage.key import FileKey
 from stream.storage.prefix import FILE_ALL
 from stream.storage.state import FileState
+from stream.values.utctime import age
 
 __all__ = ["JobCleanup", "MetadataCleanup", "expired_files"]
 
@@ -192,12 +193,13 @@ def expired_files(
     newest_first = sorted(files, key=lambda file: file.key, reverse=True)
     expired = []
     for index, file in enumerate(newest_first):
-        age = (now - file.last_change_at).total_seconds()
         if file.state is FileState.IMPORTED:
-            old = age >= settings.archived_file_expiration.seconds
+            seconds = age(file.last_change_at, now).total_seconds()
+            old = seconds >= settings.archived_file_expiration.seconds
             if old and index > settings.archived_file_retention_per_sink:
                 expired.append(file)
-        elif age >= settings.active_file_expiration.seconds:
+        # Data aren't lost for a clock that was set back.
+        elif (now - file.last_change_at).total_seconds() >= settings.active_file_expiration.seconds:
             expired.append(file)
     return expired
 

@@ -10,7 +10,7 @@ import attrs
 from stream.storage.entity import ImportConfig, UploadConfig
 from stream.storage.statistics import Statistics
 from stream.values.duration import Duration
-from stream.values.utctime import format_time
+from stream.values.utctime import format_time, is_ahead
 
 __all__ = ["Decision", "file_rotation", "slice_rotation"]
 
@@ -29,12 +29,18 @@ class Decision:
     wait: float | None = None
 
 
+_UNKNOWN = Duration.of_seconds(100 * 365 * 86400)
+"""An age above every setting."""
+
+
 def _no(cause: str, wait: float | None = None) -> Decision:
     return Decision(False, "none", cause, wait)
 
 
 def _elapsed(since: datetime, now: datetime) -> Duration:
-    """Cut to whole seconds."""
+    """Cut to whole seconds; `_UNKNOWN` if the clock was set back since."""
+    if is_ahead(since, now):
+        return _UNKNOWN
     return Duration.of_seconds(int((now - since).total_seconds()))
 
 
@@ -139,7 +145,8 @@ def _volume_of_data(
         return Decision(
             True,
             "time",
-            f"time threshold met, opened at: {format_time(opened_at)}, passed: {elapsed} "
+            f"time threshold met, opened at: {format_time(opened_at)}, passed: "
+            f"{'unknown, the clock was set back,' if elapsed == _UNKNOWN else elapsed} "
             f"threshold: {interval}",
         )
     return _no("no condition met", wait)

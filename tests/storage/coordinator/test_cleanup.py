@@ -58,6 +58,15 @@ def test_young_stay() -> None:
     assert last_change not in expired([last_change, *files[1:]], timedelta(minutes=1))
 
 
+def test_a_clock_that_was_set_back() -> None:
+    """What was imported in the future goes as what is old; what isn't imported is never taken for
+    old by that."""
+    files = [imported(index) for index in range(40)]
+    assert set(expired_files(files, SETTINGS, OPENED_AT - 2 * HOUR)) == set(files[:9])
+    stuck = attrs.evolve(files[0], state=FileState.CLOSING, imported_at=None, closing_at=OPENED_AT)
+    assert expired_files([stuck], SETTINGS, OPENED_AT - 10_000 * HOUR) == []
+
+
 def test_open_ones_count() -> None:
     """Files that aren't imported count among the newest."""
     files = [imported(index) for index in range(32)]

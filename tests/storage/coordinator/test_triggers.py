@@ -14,6 +14,7 @@ from stream.storage.entity import ImportConfig, ImportTrigger, UploadConfig, Upl
 from stream.storage.statistics import Statistics
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
+from stream.values.utctime import CLOCK_TOLERANCE
 
 _NOW = datetime(2024, 1, 1, 12, tzinfo=UTC)
 _UPLOAD = UploadConfig(
@@ -142,3 +143,28 @@ def test_slice_is_looked_at_when_time_decides(
     assert not decide(elapsed + max(decision.wait - 0.01, 0)).rotate
     later = decide(elapsed + decision.wait + 0.001)
     assert later.rotate or later.cause != decision.cause
+
+
+_BACK = st.timedeltas(CLOCK_TOLERANCE + timedelta(milliseconds=1), timedelta(days=3650))
+
+
+@given(_BACK, st.integers(1, 99))
+def test_what_was_opened_in_the_future_is_due(back: timedelta, records: int) -> None:
+    """The clock was set back: nothing waits until it has caught up. What is empty stays open."""
+    now = _NOW - back
+    for count, is_due in ((records, True), (0, False)):
+        statistics = _statistics(count)
+        for decision in (
+            slice_rotation(_UPLOAD, _NOW, statistics, now),
+            file_rotation(_IMPORT, _NOW, None, statistics, now),
+        ):
+            assert decision.rotate is is_due
+            assert decision.condition == ("time" if is_due else "none")
+            assert ("the clock was set back" in decision.cause) is is_due
+
+
+@given(st.timedeltas(timedelta(0), CLOCK_TOLERANCE))
+def test_clocks_that_differ_a_little(ahead: timedelta) -> None:
+    """An opening by another machine, whose clock is ahead, waits as long as it would here."""
+    decision = slice_rotation(_UPLOAD, _NOW + ahead, _statistics(1), _NOW)
+    assert not decision.rotate and decision.wait is not None and decision.wait > 0
