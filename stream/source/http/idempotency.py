@@ -7,6 +7,11 @@ first one is carried out, and the others get its answer; also while the first on
 The memory is this process's own and bounded: by time, by the number of keys and by the size of the
 remembered answers. Behind a balancer, attempts must reach the same node to be recognised. Only
 success is remembered: what failed may be tried again under the same key.
+
+Note [Shares of the window]: when there are too many keys, the oldest ones of the source that has
+the most give way, of the project that has the most. So a source with less than an equal share keeps
+its keys, however many others send. A hundredth gives way at once, since looking for that source
+takes time in proportion to the number of sources.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
+from itertools import islice
 
 import attrs
 
@@ -31,7 +37,10 @@ MAX_REMEMBERED_BYTES = 64 * 1024 * 1024
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
+_AT_ONCE = 100
+
 Scope = tuple[int, str, bytes]
+"""Project, source and key."""
 
 
 def fingerprint_of(content_type: str, body: bytes) -> bytes:
@@ -84,9 +93,23 @@ class Attempt:
                 connection.finish(answer if position == 0 else responses.replayed(answer))
 
 
+class _SourceKeys:
+    """What is remembered of one source.
+
+    :ivar keys: oldest first.
+    :ivar bytes: of the answers.
+    """
+
+    def __init__(self) -> None:
+        self.keys: OrderedDict[Scope, None] = OrderedDict()
+        self.bytes = 0
+
+
 class IdempotencyWindow:
-    """:param seconds: how long a key is remembered.
-    :param max_keys: how many of them; the oldest ones give way.
+    """What is remembered of all sources.
+
+    :param seconds: how long a key is remembered.
+    :param max_keys: how many of them; see Note [Shares of the window].
     """
 
     def __init__(self, seconds: float, max_keys: int, clock: Callable[[], float]) -> None:
@@ -94,7 +117,8 @@ class IdempotencyWindow:
         self._max_keys = max_keys
         self._clock = clock
         self._running: dict[Scope, Attempt] = {}
-        self._stored: OrderedDict[Scope, _Stored] = OrderedDict()
+        self._stored: OrderedDict[Scope, _Stored] = OrderedDict()  # oldest first
+        self._sources: dict[tuple[int, str], _SourceKeys] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -146,19 +170,41 @@ class IdempotencyWindow:
         if len(answer) > MAX_ANSWER_BYTES:
             answer = responses.OK
         self._stored[scope] = _Stored(answer, self._clock() + self._seconds, attempt.fingerprint)
+        source = self._sources.setdefault(scope[:2], _SourceKeys())
+        source.keys[scope] = None
+        source.bytes += len(answer)
         self._bytes += len(answer)
         self._forget_old()
+        while len(self._stored) > self._max_keys or self._bytes > MAX_REMEMBERED_BYTES:
+            self._make_room()
 
     def _forget_old(self) -> None:
         now = self._clock()
-        stored = self._stored
-        while stored:
-            scope, oldest = next(iter(stored.items()))
-            if (
-                oldest.until > now
-                and len(stored) <= self._max_keys
-                and self._bytes <= MAX_REMEMBERED_BYTES
-            ):
+        while self._stored:
+            scope, oldest = next(iter(self._stored.items()))
+            if oldest.until > now:
                 return
-            del stored[scope]
-            self._bytes -= len(oldest.answer)
+            self._forget(scope)
+
+    def _make_room(self) -> None:
+        """See Note [Shares of the window]."""
+        projects: dict[int, float] = {}
+        for (project_id, _), source in self._sources.items():
+            projects[project_id] = projects.get(project_id, 0) + self._share(source)
+        place = max(self._sources, key=lambda p: (projects[p[0]], self._share(self._sources[p])))
+        keys = self._sources[place].keys
+        for scope in list(islice(keys, 1 + self._max_keys // _AT_ONCE)):
+            self._forget(scope)
+
+    def _share(self, source: _SourceKeys) -> float:
+        """What *source* has of the keys, or of the bytes if that is more."""
+        return max(len(source.keys) / self._max_keys, source.bytes / MAX_REMEMBERED_BYTES)
+
+    def _forget(self, scope: Scope) -> None:
+        size = len(self._stored.pop(scope).answer)
+        self._bytes -= size
+        source = self._sources[scope[:2]]
+        del source.keys[scope]
+        source.bytes -= size
+        if not source.keys:
+            del self._sources[scope[:2]]

@@ -6,7 +6,12 @@ import pytest
 
 from stream.errors import UserError
 from stream.source.http import responses
-from stream.source.http.idempotency import MAX_ANSWER_BYTES, Attempt, IdempotencyWindow
+from stream.source.http.idempotency import (
+    MAX_ANSWER_BYTES,
+    MAX_REMEMBERED_BYTES,
+    Attempt,
+    IdempotencyWindow,
+)
 from tests.source.http.test_handler import FakeConnection
 
 FAILED = responses.response(503)
@@ -23,10 +28,16 @@ class Window:
         connection = FakeConnection()
         return self.window.begin(project, source, key.encode(), body, connection), connection
 
-    def store(self, key: str) -> None:
-        attempt, _ = self.begin(key)
+    def store(
+        self, key: str, source: str = "s", project: int = 1, answer: bytes = responses.OK
+    ) -> None:
+        attempt, _ = self.begin(key, source=source, project=project)
         assert isinstance(attempt, Attempt)
-        attempt.finish(responses.OK)
+        attempt.finish(answer)
+
+    def has(self, key: str, source: str = "s", project: int = 1) -> bool:
+        """Whether the key is remembered."""
+        return (project, source, key.encode()) in self.window._stored
 
 
 @pytest.fixture
@@ -114,6 +125,45 @@ def test_oldest_keys_give_way() -> None:
     assert len(window.window) == 2
     assert isinstance(window.begin("b")[0], bytes)
     assert isinstance(window.begin("a")[0], Attempt)
+
+
+def test_no_source_pushes_out_another_one_s_keys() -> None:
+    """The source with the most keys of the project with the most gives way, whoever comes last."""
+    window = Window(max_keys=100)
+    window.store("first", "quiet", 1)
+    for number in range(10):
+        window.store(str(number), "neighbour", 2)
+    for number in range(500):
+        window.store(str(number), f"flood{number % 2}", 2)
+    for number in range(60):
+        window.store(str(number), "newcomer", 3)
+    assert window.has("first", "quiet", 1)
+    assert all(window.has(str(number), "neighbour", 2) for number in range(10))
+    assert sum(window.has(str(number), "newcomer", 3) for number in range(60)) >= 40
+    assert window.has("59", "newcomer", 3) and not window.has("0", "flood0", 2)
+    assert 98 <= len(window.window) <= 100
+
+
+def test_no_source_pushes_out_another_one_s_keys_by_long_answers() -> None:
+    """The bytes of answers are shared like the keys."""
+    window = Window(max_keys=100_000)
+    window.store("first", "quiet", 1)
+    answer = responses.response(207, b"x" * (MAX_ANSWER_BYTES - 1000))
+    for number in range(1200):
+        window.store(str(number), "flood", 2, answer)
+    assert window.has("first", "quiet", 1) and window.has("1199", "flood", 2)
+    assert window.window._bytes <= MAX_REMEMBERED_BYTES
+
+
+def test_nothing_is_left_of_forgotten_keys(window: Window) -> None:
+    """Neither by time nor by number."""
+    for number in range(20):
+        window.store(str(number), str(number % 3), number % 2)
+    assert len(window.window) == 10
+    window.now = 100.0
+    window.store("last")
+    assert len(window.window) == len(window.window._sources) == 1
+    assert window.window._bytes == len(responses.OK)
 
 
 def test_long_answer_is_not_kept(window: Window) -> None:
