@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 from collections import deque
+from collections.abc import Callable
 from datetime import timedelta
 from secrets import token_hex
 from typing import Any
@@ -44,6 +45,11 @@ HEARTBEAT_SECONDS = 15.0
 """Without a record for so long a comment is sent, so that no proxy hangs up."""
 MAX_WAITING_BYTES = 1024 * 1024
 """Records that wait for one slow caller."""
+MAX_ALL_WAITING_BYTES = 64 * 1024 * 1024
+"""Records that wait for all callers; each has an equal share."""
+_PROJECT_SHARE = 2
+_SOURCE_SHARE = 5
+"""The parts of all tails that a project and a source may have."""
 _GRACE_SECONDS = 900
 """How much longer than its tail a subscription counts if nobody removes it: clocks differ."""
 _TOKEN_BYTES = 16
@@ -54,14 +60,22 @@ class Watch:
     """One caller that watches a source. Left to itself, it never ends.
 
     :param limit: end after so many records; ``None`` for any number.
+    :param max_waiting: how many bytes of records may wait.
     """
 
-    def __init__(self, reactor: Any, source: SourceKey, limit: int | None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        source: SourceKey,
+        limit: int | None,
+        max_waiting: Callable[[], int] = lambda: MAX_WAITING_BYTES,
+    ) -> None:
         self.source = source
         self.id = token_hex(_ID_BYTES)
         self.token = token_hex(_TOKEN_BYTES)
         self._reactor = reactor
         self._limit = limit
+        self._max_waiting = max_waiting
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._over_rate = 0
@@ -71,8 +85,9 @@ class Watch:
 
     def put(self, records: list[bytes], over_rate: int, overflow: int) -> None:
         """Take what a source node has sent: JSON objects, and how many it has left out."""
+        most = self._max_waiting()
         for record in records:
-            if self._bytes + len(record) > MAX_WAITING_BYTES:
+            if self._bytes + len(record) > most:
                 overflow += 1
             else:
                 self._waiting.append(record)
@@ -188,7 +203,7 @@ class TailHub(Service):
 
         :param rate: records a second from each source node.
         """
-        watch = Watch(self._reactor, source, limit)
+        watch = Watch(self._reactor, source, limit, self._max_waiting)
         subscription = TailSubscription(
             source=source,
             id=watch.id,
@@ -215,14 +230,32 @@ class TailHub(Service):
                 removing = Deferred.fromCoroutine(registration.remove())
                 removing.addErrback(lambda failure: _log.failure("cannot end a tail", failure))
 
-    def check(self) -> None:
-        """Raises UserError: there are as many watches as there may be, or the node stops."""
-        if self._stopping or len(self._watches) >= self._settings.max_concurrent:
-            raise UserError(
-                "too many live tails at the moment, please try again later",
-                status=503,
-                name="tooManyTails",
-            )
+    def _max_waiting(self) -> int:
+        """Bytes of records that may wait for each caller."""
+        return min(MAX_WAITING_BYTES, MAX_ALL_WAITING_BYTES // max(len(self._watches), 1))
+
+    def check(self, source: SourceKey) -> None:
+        """Whether one more caller may watch *source*.
+
+        Raises UserError: the source, its project or all have as many as they may, or the node
+        stops.
+        """
+        most = self._settings.max_concurrent
+        sources = [watch.source for watch in self._watches.values()]
+        of_project = sum(other.project_id == source.project_id for other in sources)
+        if self._stopping or len(sources) >= most:
+            whose = ""
+        elif of_project >= -(-most // _PROJECT_SHARE):
+            whose = " of this project"
+        elif sources.count(source) >= -(-most // _SOURCE_SHARE):
+            whose = " of this source"
+        else:
+            return
+        raise UserError(
+            f"too many live tails{whose} at the moment, please try again later",
+            status=503,
+            name="tooManyTails",
+        )
 
 
 class _Receiver(Resource):
@@ -268,7 +301,7 @@ class Tails:
 
     async def _tail(self, call: Call) -> LastingAnswer:
         await self._reads.source(call.source_key)
-        self._hub.check()
+        self._hub.check(call.source_key)
 
         async def write(send: Send) -> None:
             parameters = call.parameters

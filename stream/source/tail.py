@@ -6,6 +6,7 @@ times a second, to the API node that asked. What can't be sent is left out and c
 
 from __future__ import annotations
 
+from collections import Counter
 from io import BytesIO
 from typing import Any
 
@@ -28,13 +29,14 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from stream.deadline import within
+from stream.definition.key import SourceKey
 from stream.definition.tail import TAIL, TailSubscription
 from stream.etcd import Batch, EtcdClient, Mirror, json_values
 from stream.ops.clock import wall_clock
 from stream.settings.address import is_loopback, split_address
 from stream.source.taps import MAX_SENT_BYTES, Sample, Tap, Taps
 
-__all__ = ["TailSender"]
+__all__ = ["Outlet", "TailSender"]
 
 _log = Logger(namespace="stream.tail")
 
@@ -71,7 +73,7 @@ class TailSender(Service):
         self._wall_clock = wall_clock(reactor)
         self._open: dict[str, Tap] = {}
         self._ends: dict[str, float] = {}
-        self._outlets: dict[str, _Outlet] = {}
+        self._outlets: dict[str, Outlet] = {}
         self._mirror: Mirror[TailSubscription] = Mirror(
             client, TAIL, json_values(TailSubscription), on_change=self.changed
         )
@@ -124,7 +126,7 @@ class TailSender(Service):
             return
         self._open[key] = tap
         self._ends[key] = self._reactor.seconds() + subscription.expires_at.timestamp() - now
-        outlet = self._outlets.setdefault(subscription.address, _Outlet(subscription.address))
+        outlet = self._outlets.setdefault(subscription.address, Outlet(subscription.address))
         outlet.taps[subscription.id] = tap
         if not self._rounds.running:
             self._rounds.start(SEND_INTERVAL, now=False).addErrback(self._broke)
@@ -159,13 +161,13 @@ class TailSender(Service):
                 if samples:
                     self._send(outlet, samples)
 
-    def _send(self, outlet: _Outlet, samples: Samples) -> None:
+    def _send(self, outlet: Outlet, samples: Samples) -> None:
         sending = Deferred.fromCoroutine(self._deliver(outlet, samples))
         sending.addErrback(lambda failure: _log.failure("cannot end sending", failure))
         if not sending.called:
             outlet.sending = sending
 
-    async def _deliver(self, outlet: _Outlet, samples: Samples) -> None:
+    async def _deliver(self, outlet: Outlet, samples: Samples) -> None:
         """Send *samples*, or count them as left out. Never fails."""
         try:
             posting = Deferred.fromCoroutine(self._post(outlet.address, samples))
@@ -204,7 +206,7 @@ class TailSender(Service):
         return [str(ended) for ended in orjson.loads(await treq.content(response))]
 
 
-class _Outlet:
+class Outlet:
     """What goes to one address.
 
     :ivar taps: by id of the subscription.
@@ -217,10 +219,10 @@ class _Outlet:
         self.not_before = 0.0
 
     def take(self) -> Samples:
-        """What is to be sent next."""
+        """What is to be sent next: each source has its turn, and of each source each tap."""
         samples = []
         size = 0
-        for id, tap in list(self.taps.items()):
+        for id, tap in self._in_turn():
             if size > MAX_SENT_BYTES:
                 break
             sample = tap.take()
@@ -229,6 +231,17 @@ class _Outlet:
                 size += sum(map(len, sample.records))
                 self.taps[id] = self.taps.pop(id)  # the others come first next time
         return samples
+
+    def _in_turn(self) -> list[tuple[str, Tap]]:
+        """All taps: the first of each source, then the second ones, and so on."""
+        seen: Counter[SourceKey] = Counter()
+        turns = []
+        for id, tap in self.taps.items():
+            source = tap.subscription.source
+            turns.append((seen[source], (id, tap)))
+            seen[source] += 1
+        turns.sort(key=lambda turn: turn[0])
+        return [tap for _, tap in turns]
 
 
 class _Unread(Protocol):

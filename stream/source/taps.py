@@ -2,6 +2,10 @@
 
 Records pass here on their way to the sinks, so a record that isn't shown costs next to nothing, and
 whatever goes wrong here is nobody's problem but the watcher's. Pure.
+
+Note [Shares of the queues]: the records that wait to be sent are bounded for each tap, and for all
+together: each watched source has an equal share of the whole, and at least a quarter isn't given to
+a single one. So nobody's tails cost another source's watchers a record.
 """
 
 from __future__ import annotations
@@ -18,12 +22,24 @@ from stream.record.tail import shown_record
 from stream.source.batch import Element
 from stream.values.bucket import TokenBucket
 
-__all__ = ["MAX_QUEUE_BYTES", "MAX_SENT_BYTES", "MAX_TAPS", "Sample", "Tap", "Taps", "Watched"]
+__all__ = [
+    "MAX_ALL_QUEUES_BYTES",
+    "MAX_QUEUE_BYTES",
+    "MAX_SENT_BYTES",
+    "MAX_TAPS",
+    "Sample",
+    "Tap",
+    "Taps",
+    "Watched",
+]
 
 MAX_TAPS = 50
 """Of one source on one node; further subscriptions get nothing from it."""
 MAX_QUEUE_BYTES = 512 * 1024
 """Shown records of one tap that wait to be sent."""
+MAX_ALL_QUEUES_BYTES = 32 * 1024 * 1024
+"""Shown records of all taps, see Note [Shares of the queues]."""
+_MIN_SHARES = 4
 MAX_SENT_BYTES = 256 * 1024
 """Shown records that are sent together, unless a single one is larger."""
 
@@ -109,11 +125,14 @@ class Tap:
             self.error = error
             self._overflow += 1
             return
-        if self._bytes + len(shown) > MAX_QUEUE_BYTES:
+        size = len(shown)
+        watched = self._watched
+        if self._bytes + size > MAX_QUEUE_BYTES or watched.queued + size > watched.max_queued:
             self._overflow += 1
             return
         self._queue.append(shown)
-        self._bytes += len(shown)
+        self._bytes += size
+        watched.queued += size
 
     def take(self) -> Sample | None:
         """What is to be sent next, if anything."""
@@ -129,9 +148,16 @@ class Tap:
             records.append(self._queue.popleft())
             size += len(records[-1])
         self._bytes -= size
+        self._watched.queued -= size
         sample = Sample(tuple(records), over_rate, self._overflow)
         self._overflow = 0
         return sample
+
+    def close(self) -> None:
+        """Forget the records that wait."""
+        self._queue.clear()
+        self._watched.queued -= self._bytes
+        self._bytes = 0
 
     def not_sent(self, sample: Sample) -> None:
         """Count what *sample* held as left out."""
@@ -146,12 +172,16 @@ class Watched:
     however many watch.
 
     :ivar offered: records so far.
+    :ivar queued: bytes that wait in the queues of its taps.
+    :ivar max_queued: its share of what may wait in all queues.
     """
 
-    __slots__ = ("_quiet_from", "_quiet_to", "offered", "taps")
+    __slots__ = ("_quiet_from", "_quiet_to", "max_queued", "offered", "queued", "taps")
 
     def __init__(self) -> None:
         self.taps: list[Tap] = []
+        self.queued = 0
+        self.max_queued = 0
         self.offered = 0
         self._quiet_from = self._quiet_to = 0.0
 
@@ -190,6 +220,7 @@ class Taps(dict[SourceKey, Watched]):
         watched = self.setdefault(subscription.source, Watched())
         if len(watched.taps) >= MAX_TAPS:
             return None
+        self._share()
         tap = Tap(subscription, watched, now)
         watched.taps.append(tap)
         watched.renew()
@@ -200,9 +231,17 @@ class Taps(dict[SourceKey, Watched]):
         source = tap.subscription.source
         watched = self[source]
         watched.taps.remove(tap)
+        tap.close()
         watched.renew()
         if not watched.taps:
             del self[source]
+            self._share()
+
+    def _share(self) -> None:
+        """See Note [Shares of the queues]."""
+        share = MAX_ALL_QUEUES_BYTES // max(len(self), _MIN_SHARES)
+        for watched in self.values():
+            watched.max_queued = share
 
     def offer(self, sources: Sequence[SourceKey], record: RecordContext) -> None:
         """Show *record* to those who watch one of its sources."""

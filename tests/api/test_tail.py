@@ -12,12 +12,13 @@ import pytest
 import pytest_twisted
 import treq
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 
 from stream.api.tail import HEARTBEAT_SECONDS, MAX_WAITING_BYTES, TailHub, Watch
+from stream.definition.key import SourceKey
 from stream.definition.tail import TAIL
 from stream.errors import UserError
 from stream.etcd import EtcdClient, Session
@@ -207,17 +208,62 @@ async def test_what_source_nodes_send(hub: Hub) -> None:
 @pytest_twisted.ensureDeferred
 async def test_no_more_than_so_many(hub: Hub) -> None:
     """The next one is asked to come later; so is everybody when the node stops."""
-    hub.hub.check()
+    hub.hub.check(KEY)
     watching = hub.watch()
     await until(lambda: b"start" in hub.sent)
     with pytest.raises(UserError, match="too many live tails") as caught:
-        hub.hub.check()
+        hub.hub.check(KEY)
     assert (caught.value.status, caught.value.name) == (503, "tooManyTails")
     hub.hub.end_all()
     await watching
     assert events(hub.sent)[-1] == ("end", {"reason": "stopping", "records": 0})
     with pytest.raises(UserError):
-        hub.hub.check()
+        hub.hub.check(KEY)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_source_and_a_project_have_their_shares(etcd: EtcdClient) -> None:
+    """A fifth and a half of all tails; others still find a place."""
+    session = Session(etcd, ttl=15, reactor=reactor)
+    await session.startService()
+    hub = TailHub(reactor, session, TailSettings(max_concurrent=10), hostname="localhost")
+    await hub.startService()
+
+    async def send(_data: bytes) -> None:
+        pass
+
+    watching = []
+    for project, name, refused in (
+        (1, "a", ""),
+        (1, "a", ""),
+        (1, "a", " of this source"),
+        (1, "b", ""),
+        (1, "b", ""),
+        (1, "c", ""),
+        (1, "d", " of this project"),
+        (2, "a", ""),
+    ):
+        source = SourceKey(project, 456, name)
+        if refused:
+            with pytest.raises(UserError, match=f"too many live tails{refused} at"):
+                hub.check(source)
+        else:
+            hub.check(source)
+            watch = hub.watch(source, send, rate=1, seconds=60, limit=None)
+            watching.append(Deferred.fromCoroutine(watch))
+    hub.end_all()
+    await gatherResults(watching)
+    await hub.stopService()
+    await session.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_waits_is_shared() -> None:
+    """With many callers each may be less behind."""
+    clock = Clock()
+    watch = Watch(clock, KEY, None, lambda: 1000)
+    watch.put([b"x" * 400] * 3, 0, 0)
+    assert (watch._bytes, watch._overflow) == (800, 1)
 
 
 class Slow:

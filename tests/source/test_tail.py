@@ -19,12 +19,29 @@ from twisted.web.server import NOT_DONE_YET, Site
 
 from stream.definition.tail import TailSubscription
 from stream.etcd import EtcdClient
-from stream.source.tail import TailSender
+from stream.source.tail import Outlet, TailSender
 from stream.source.taps import Taps
 from stream.values.codec import encode
 from stream.values.utctime import from_timestamp
-from tests.source.test_taps import SOURCE, record, subscription
+from tests.source.test_taps import OTHER, SOURCE, record, subscription
 from tests.waiting import until
+
+
+def test_sources_have_their_turns() -> None:
+    """What is sent at once has something of each source before it has more of any."""
+    taps = Taps()
+    outlet = Outlet("127.0.0.1:1")
+    for number in range(10):
+        name = f"flood{number}" if number < 9 else "mine"
+        source = SOURCE if number < 9 else OTHER
+        tap = taps.add(subscription(id=name, source=source, rate=100), 0.0)
+        assert tap is not None
+        outlet.taps[name] = tap
+    for _ in range(20):
+        taps.offer([SOURCE, OTHER], record(b"x" * 16_000))
+    sent = [tap.subscription.id for tap, _ in outlet.take()]
+    assert sent == ["flood0", "mine"]
+    assert outlet.take()[0][0].subscription.id == "flood1"
 
 
 class Receiver(Resource):

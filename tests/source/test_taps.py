@@ -10,7 +10,14 @@ from stream.definition.key import SourceKey
 from stream.definition.tail import TailSubscription
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
-from stream.source.taps import MAX_QUEUE_BYTES, MAX_SENT_BYTES, MAX_TAPS, Tap, Taps
+from stream.source.taps import (
+    MAX_ALL_QUEUES_BYTES,
+    MAX_QUEUE_BYTES,
+    MAX_SENT_BYTES,
+    MAX_TAPS,
+    Tap,
+    Taps,
+)
 from stream.values.utctime import from_timestamp
 
 SOURCE = SourceKey(123, 456, "my-source")
@@ -87,6 +94,32 @@ def test_the_queue_is_bounded() -> None:
     assert 0 < kept * 16_000 <= MAX_QUEUE_BYTES
     assert samples[0].overflow == 100 - kept
     assert all((sample.over_rate, sample.overflow) == (0, 0) for sample in samples[1:])
+
+
+def test_the_queues_of_a_source_are_bounded_together() -> None:
+    """Another source's watcher misses nothing, however many watch this one."""
+    taps = Taps()
+    flood = [
+        opened(taps, source=SourceKey(123, 456, f"busy{number % 5}"), rate=100, id=str(number))
+        for number in range(5 * MAX_TAPS)
+    ]
+    mine = opened(taps, source=OTHER, rate=100, id="mine")
+    share = MAX_ALL_QUEUES_BYTES // 6
+    for _ in range(50):
+        taps.offer(list(taps), record(b"x" * 16_000))
+    for source, watched in taps.items():
+        assert watched.max_queued == share
+        assert 0 < watched.queued <= share, source
+        assert watched.queued == sum(tap._bytes for tap in watched.taps)
+    assert sum(watched.queued for watched in taps.values()) <= MAX_ALL_QUEUES_BYTES
+    assert len(bodies(mine)) * 16_000 > MAX_SENT_BYTES - 32_000
+    for tap in flood:
+        tap.take()
+        taps.remove(tap)
+    assert taps[OTHER].queued == mine._bytes > 0
+    assert taps[OTHER].max_queued == MAX_ALL_QUEUES_BYTES // 4
+    mine.take()
+    assert taps[OTHER].queued == mine._bytes == 0
 
 
 def test_what_was_not_sent_is_counted() -> None:
