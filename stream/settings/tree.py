@@ -224,7 +224,8 @@ class IdempotencySettings:
     )
     max_keys: int = setting(
         100000,
-        "Max number of remembered idempotency keys, the oldest of the source with the most give way.",
+        "Max number of remembered idempotency keys, "
+        "the oldest of the source with the most give way.",
         rule="required,min=1,max=10000000",
     )
 

@@ -91,7 +91,9 @@ class HttpSourceService(Service):
             meters=self._meters,
             client_address=ClientAddress(settings.trusted_proxies),
         )
-        self._factory = IngestFactory(handler, _limits(settings), reactor)
+        self._factory = IngestFactory(
+            handler, _limits(settings), reactor, clock=wall_clock(reactor)
+        )
         self.port: IListeningPort | None = None
 
     async def startService(self) -> None:
