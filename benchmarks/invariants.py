@@ -11,7 +11,8 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Mapping as AnyMapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from benchmarks.snapshot import Snapshot, read_snapshot
 from stream.definition import prefix as definitions
 from stream.definition.entity import Sink, Source
 from stream.errors import UserError
+from stream.mapping.columns import Mapping
+from stream.mapping.stored import StoredMapping
 from stream.storage import prefix as storage
 from stream.storage.entity import File, Slice
 from stream.storage.state import FileState, Level, SliceState, check_combination
@@ -51,7 +54,7 @@ def at_rest(snapshot: Snapshot) -> list[str]:
 
 
 def acknowledged_changes(
-    snapshot: Snapshot, expected: Mapping[str, Mapping[str, int]]
+    snapshot: Snapshot, expected: AnyMapping[str, AnyMapping[str, int]]
 ) -> list[str]:
     """Versions that were told to have been made and aren't there, or the other way round.
 
@@ -92,7 +95,7 @@ def _level_copies(
     what: str,
     all_of: str,
     level_of: Callable[[Level], str],
-    entities: Mapping[str, File] | Mapping[str, Slice],
+    entities: AnyMapping[str, File] | AnyMapping[str, Slice],
 ) -> Iterator[str]:
     stored = snapshot.below(all_of)
     found: dict[str, list[Level]] = defaultdict(list)
@@ -107,6 +110,29 @@ def _level_copies(
             yield f"{what} {key} in state {entity.state.value} has copies at {levels}"
         if str(entity.key) != key:
             yield f"{what} {key}: its key says {entity.key}"
+
+
+def _mappings(snapshot: Snapshot) -> Iterator[str]:
+    """Each mapping that a record refers to is there, under its hash."""
+    stored = snapshot.below(definitions.MAPPING)
+    for key, value in stored.items():
+        if StoredMapping.of(decode(Mapping, value)).hash != key.rpartition("/")[2]:
+            yield f"mapping {key} has another hash"
+    for what, key, record in _with_mapping(snapshot):
+        mapping = record.table.mapping if isinstance(record, Sink) else record.mapping
+        sink = record.key if isinstance(record, Sink) else record.key.sink_key
+        if mapping.content is None and f"{sink}/{mapping.hash}" not in stored:
+            yield f"{what} {key}: its mapping is missing"
+
+
+def _with_mapping(snapshot: Snapshot) -> Iterator[tuple[str, str, Sink | File | Slice]]:
+    for where in (definitions.SINK_ACTIVE, definitions.SINK_DELETED, definitions.SINK_VERSION):
+        for key, sink in snapshot.decoded(where, Sink).items():
+            yield "sink", key, sink
+    for key, file in snapshot.files.items():
+        yield "file", key, file
+    for key, slice_ in snapshot.slices.items():
+        yield "slice", key, slice_
 
 
 def _times(snapshot: Snapshot) -> Iterator[str]:
@@ -236,6 +262,7 @@ def _history(
 
 _CHECKS: tuple[Check, ...] = (
     _copies,
+    _mappings,
     _times,
     _combinations,
     _open_files,

@@ -46,7 +46,7 @@ class Aggregation:
 
     async def _source(self, source: Source) -> dict[str, Any]:
         turns = DeferredSemaphore(_PARALLEL)
-        sinks = await self._reads.sinks(source.key)
+        sinks = await self._reads.with_mappings(await self._reads.sinks(source.key))
         views = await gatherResults(
             [turns.run(_start, self._sink(sink)) for sink in sinks], consumeErrors=True
         )

@@ -32,7 +32,7 @@ class MappingTest:
 
     async def test(self, call: Call) -> Any:
         source = await self._reads.source(call.source_key)
-        sinks = await self._reads.sinks(source.key)
+        sinks = await self._reads.with_mappings(await self._reads.sinks(source.key))
         record = self._record(call, source)
         return {
             "projectId": source.key.project_id,
@@ -80,7 +80,7 @@ def _flat_record(body: bytes) -> dict[str, Any]:
 
 
 def _table(sink: Sink, record: RecordContext) -> dict[str, Any]:
-    cells = render_cells(sink.table.mapping, record)
+    cells = render_cells(sink.table.mapping.mapping, record)
     return {
         "sinkId": sink.key.sink_id,
         "tableId": sink.table.keboola.table_id,

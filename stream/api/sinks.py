@@ -90,8 +90,10 @@ class Sinks:
     async def get(self, call: Call) -> Any:
         known = self._live.sink(call.sink_key)
         if known is not None:
+            await self._live.complete([known])
             return json_answer(known.shown(_show))
-        return sink_view(await self._reads.sink_in_source(call.sink_key))
+        sinks = [await self._reads.sink_in_source(call.sink_key)]
+        return sink_view(*await self._reads.with_mappings(sinks))
 
     async def list(self, call: Call) -> Any:
         return await self._list(call, deleted=False)
@@ -103,11 +105,13 @@ class Sinks:
         after, limit = call.parameters["afterId"], call.parameters["limit"]
         known = None if deleted else self._live.sinks_page(call.source_key, after, limit)
         if known is not None:
+            await self._live.complete(known.items)
             return json_answer(known.shown(lambda page: _show_page(call, page)))
         await self._reads.source(call.source_key)
         page = await self._reads.sinks_page(call.source_key, after, limit, deleted=deleted)
         head = _list_head(call, page.total, [sink.key.sink_id for sink in page.items])
-        return head | {"sinks": [sink_view(sink) for sink in page.items]}
+        sinks = await self._reads.with_mappings(page.items)
+        return head | {"sinks": [sink_view(sink) for sink in sinks]}
 
     async def update(self, call: Call) -> Any:
         body, key = call.body, call.sink_key

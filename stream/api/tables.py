@@ -11,6 +11,7 @@ import attrs
 
 from stream.api.schema import quoted
 from stream.definition.entity import KeboolaTable, TableSink
+from stream.definition.mappings import check_mapping_size
 from stream.errors import UserError, shortened
 from stream.mapping.columns import Column, Mapping, PathColumn, TemplateColumn, column_from_plain
 from stream.mapping.jsonnet import check_template
@@ -32,6 +33,7 @@ def _read_mapping(plain: AnyMapping[str, Any]) -> Mapping:
     )
     mapping.validate()
     _check_names(mapping)
+    check_mapping_size(mapping)
     return mapping
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import attrs
 
 from stream.definition.key import BranchKey, SinkKey, SourceKey
-from stream.mapping.columns import Mapping
+from stream.mapping.stored import StoredMapping, stored_mapping
 from stream.values.codec import field
 
 __all__ = [
@@ -173,7 +173,7 @@ class KeboolaTable:
 class TableSink:
     type: Literal["keboola"]
     keboola: KeboolaTable
-    mapping: Mapping
+    mapping: StoredMapping = attrs.field(converter=stored_mapping)
 
 
 @attrs.frozen(kw_only=True)

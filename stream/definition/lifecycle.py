@@ -64,9 +64,12 @@ _HASH_DIGITS = 16
 def content_hash(entity: Source | Sink) -> str:
     """16 hexadecimal digits that are equal for equal content.
 
-    The version and the circumstances of the creation are not content.
+    The version and the circumstances of the creation are not content. A sink must have the content
+    of its mapping.
     """
     plain = {name: part for name, part in to_plain(entity).items() if name not in _NOT_CONTENT}
+    if isinstance(entity, Sink):
+        plain["table"]["mapping"] = to_plain(entity.table.mapping.mapping)
     canonical = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
     return f"{xxhash.xxh64_intdigest(canonical):0{_HASH_DIGITS}x}"
 

@@ -9,7 +9,7 @@ has lost touch with etcd.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from twisted.application.service import Service
@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from stream.definition import prefix
 from stream.definition.entity import Branch, Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.definition.mappings import with_mappings
 from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, RangeResult, Session
 from stream.values.codec import decode
 
@@ -55,6 +56,15 @@ class Entry(Generic[E]):
         if self._value is None:
             self._value = decode(self._kind, self._stored)
         return self._value
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether `shown` has been called."""
+        return self._shown is not None
+
+    def replace(self, value: E) -> None:
+        """Keep *value*, the same definition with what is stored elsewhere."""
+        self._value = value
 
     def shown(self, show: Callable[[E], bytes]) -> bytes:
         """What *show* makes of the definition, made once."""
@@ -172,6 +182,20 @@ class LiveDefinitions(Service):
             return None
         where = f"{prefix.SINK_ACTIVE}{source}"
         return self._sinks_of.page(self._sinks.items, where, after, limit)
+
+    async def complete(self, entries: Sequence[Entry[Sink]]) -> None:
+        """Read the contents of the mappings of sinks that weren't shown yet.
+
+        Raises `DefinitionNotFound` for one that was deleted for good meanwhile.
+        """
+        unread = [
+            entry
+            for entry in entries
+            if not entry.is_shown and entry.value.table.mapping.content is None
+        ]
+        sinks = await with_mappings(self._client, [entry.value for entry in unread])
+        for entry, sink in zip(unread, sinks, strict=True):
+            entry.replace(sink)
 
     async def settle(self, source: SourceKey) -> None:
         """Wait until what is known of a source and its sinks is what etcd has.

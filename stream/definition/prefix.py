@@ -7,6 +7,7 @@ from stream.definition.key import BranchKey, SinkKey, SourceKey
 __all__ = [
     "BRANCH_ACTIVE",
     "BRANCH_DELETED",
+    "MAPPING",
     "SINK_ACTIVE",
     "SINK_DELETED",
     "SINK_VERSION",
@@ -27,6 +28,8 @@ SOURCE_VERSION = "definition/source/version/"
 SINK_ACTIVE = "definition/sink/active/"
 SINK_DELETED = "definition/sink/deleted/"
 SINK_VERSION = "definition/sink/version/"
+MAPPING = "storage/mapping/"
+"""Mappings by sink and hash. They outlive the sink as long as it has files."""
 
 _DIGITS = 10
 

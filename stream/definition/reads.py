@@ -1,7 +1,12 @@
-"""Reading definitions outside of changes: single ones, and pages of lists."""
+"""Reading definitions outside of changes: single ones, and pages of lists.
+
+Sinks come without the contents of their mappings; `DefinitionReads.with_mappings` adds them for
+those who need them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import attrs
@@ -9,6 +14,7 @@ import attrs
 from stream.definition import errors, prefix
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.definition.mappings import with_mappings
 from stream.definition.store import SINKS, SOURCES, EntityStore
 from stream.etcd import EtcdClient
 from stream.values.codec import decode
@@ -112,6 +118,11 @@ class DefinitionReads:
         """All live sinks of a source by id."""
         found = await self._client.range(prefix.children(SINKS.active, key))
         return [decode(Sink, stored.value) for stored in found.kvs]
+
+    async def with_mappings(self, sinks: Sequence[Sink]) -> list[Sink]:
+        """*sinks* with the contents of their mappings. Raises `DefinitionNotFound` for one that
+        was deleted for good since it was read."""
+        return await with_mappings(self._client, sinks)
 
     async def sources_page(
         self, branch: BranchKey, after: str, limit: int, *, deleted: bool = False

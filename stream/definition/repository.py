@@ -7,18 +7,23 @@ that uses it can be run again.
 
 Note [Pieces]: what happens to a source happens to its sinks, and with many sinks that is more than
 etcd takes in one transaction. So sinks go first, as many as fit, and the source goes with the last
-of them. Whoever asked commits what there is and asks again, until `Definitions.unfinished` is
-false. If that ends half-way the source is as it was before, and asking again later finishes it.
+of them. What fits is known from the sinks before: a further one is expected to need as many
+operations and bytes as the largest of them. Whoever asked commits what there is and asks again,
+until `Definitions.unfinished` is false. If that ends half-way the source is as it was before, and
+asking again later finishes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import attrs
+
 from stream.definition import errors, lifecycle, prefix
 from stream.definition.change import Change, NoHooks, SinkHooks
 from stream.definition.entity import Branch, Created, Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.definition.mappings import check_mapping_size
 from stream.definition.slug import MAX_ID_LENGTH
 from stream.definition.store import SINKS, SOURCES
 from stream.errors import UserError
@@ -26,6 +31,7 @@ from stream.values.codec import decode, encode
 
 __all__ = [
     "MAX_BRANCHES",
+    "MAX_DEFINITION_BYTES",
     "MAX_ID_LENGTH",
     "MAX_SINKS",
     "MAX_SOURCES",
@@ -41,9 +47,32 @@ MAX_SINKS = 100
 """Live ones of a source."""
 MAX_VERSIONS = 1000
 """Of a source or sink."""
-MAX_OPERATIONS = 70
-"""Of a transaction to which a further sink may be added: etcd takes 128 by default, and one sink
-with its files and slices needs some forty of them at most."""
+MAX_OPERATIONS = 110
+"""Of a transaction of several sinks: etcd takes 128 by default, and the source comes on top."""
+MAX_BYTES = 1024 * 1024
+"""Of such a transaction: etcd takes 1.5 MiB by default."""
+MAX_DEFINITION_BYTES = 64 * 1024
+"""Of the JSON of a source, or of a sink without its mapping, when it is made or changed."""
+
+
+@attrs.frozen
+class _Size:
+    """How much of a transaction is used."""
+
+    operations: int
+    bytes: int
+
+    def since(self, before: _Size) -> _Size:
+        return _Size(self.operations - before.operations, self.bytes - before.bytes)
+
+    def at_least(self, other: _Size) -> _Size:
+        return _Size(max(self.operations, other.operations), max(self.bytes, other.bytes))
+
+    def has_room(self, more: _Size) -> bool:
+        return (
+            self.operations + more.operations <= MAX_OPERATIONS
+            and self.bytes + more.bytes <= MAX_BYTES
+        )
 
 
 class Definitions:
@@ -55,6 +84,8 @@ class Definitions:
     def __init__(self, hooks: SinkHooks | None = None) -> None:
         self._hooks: SinkHooks = hooks or NoHooks()
         self.unfinished = False
+        self._before: _Size | None = None
+        self._largest = _Size(0, 0)
 
     # Branches
 
@@ -101,6 +132,7 @@ class Definitions:
         deleted = await SOURCES.removed(change.txn, new.key)
         if deleted is not None:
             new = lifecycle.revive(new, deleted, change.now, change.by)
+        _check_size("source", new)
         SOURCES.save(change, new)
         return new
 
@@ -114,7 +146,10 @@ class Definitions:
         """
         source = await self.source(change, key)
         _check_version_count("source", source)
-        return self._new_source_version(change, patch(source), description)
+        updated = lifecycle.next_version(patch(source), description, change.now, change.by)
+        _check_size("source", updated)
+        SOURCES.save(change, updated)
+        return updated
 
     async def rollback_source(self, change: Change, key: SourceKey, number: int) -> Source:
         """Make the content of version *number* the newest version."""
@@ -177,14 +212,17 @@ class Definitions:
     async def purge_source(self, change: Change, key: SourceKey) -> tuple[Source, list[Sink]]:
         """Delete a source and its sinks for good, with their history.
 
-        Returns the source and all its sinks, live ones first, then those deleted before.
+        Returns the source and all its sinks, live ones first, then those deleted before. If it
+        takes several pieces, live sinks are deleted in each of them, and all goes with the last.
         """
         source = await self.source(change, key)
         live = await SINKS.all_live(change.txn, key)
         removed = await SINKS.all_removed(change.txn, key)
         for sink in live:
+            if self._is_full(change):
+                return source, [*live, *removed]
             deleted = lifecycle.delete(sink, change.now, change.by, directly=False)
-            await self._tell(change, source, sink, deleted)
+            await self._save_sink(change, source, sink, deleted)
         SINKS.purge_children(change, key)
         SOURCES.purge(change, key)
         return source, [*live, *removed]
@@ -208,9 +246,15 @@ class Definitions:
         return self._new_source_version(change, source, description)
 
     def _is_full(self, change: Change) -> bool:
-        """Whether the rest has to wait for the next transaction, see Note [Pieces]."""
-        if change.txn.size > MAX_OPERATIONS:
-            self.unfinished = True
+        """Whether the rest has to wait for the next transaction, see Note [Pieces].
+
+        Asked before each sink; the first always fits.
+        """
+        size = _Size(change.txn.size, change.txn.bytes)
+        if self._before is not None:
+            self._largest = self._largest.at_least(size.since(self._before))
+            self.unfinished = not size.has_room(self._largest)
+        self._before = size
         return self.unfinished
 
     def _new_source_version(self, change: Change, source: Source, description: str) -> Source:
@@ -237,7 +281,7 @@ class Definitions:
         Raises `DefinitionNotFound` for the source, `DefinitionExists` or `CountLimitReached`.
         """
         _check_id("sink", new.key.sink_id)
-        new.table.mapping.validate()
+        _check_mapping(new)
         source = await self.source(change, new.key.source_key)
         if await SINKS.live(change.txn, new.key) is not None:
             raise errors.sink_exists(new.key)
@@ -245,6 +289,7 @@ class Definitions:
         deleted = await SINKS.removed(change.txn, new.key)
         if deleted is not None:
             new = lifecycle.revive(new, deleted, change.now, change.by)
+        _check_size("sink", new)
         await self._save_sink(change, source, deleted, new)
         return new
 
@@ -259,8 +304,12 @@ class Definitions:
         sink = await self.sink(change, key)
         _check_version_count("sink", sink)
         patched = patch(sink)
-        patched.table.mapping.validate()
-        return await self._new_sink_version(change, sink, patched, description)
+        _check_mapping(patched)
+        source = await self.source(change, key.source_key)
+        updated = lifecycle.next_version(patched, description, change.now, change.by)
+        _check_size("sink", updated)
+        await self._save_sink(change, source, sink, updated)
+        return updated
 
     async def rollback_sink(self, change: Change, key: SinkKey, number: int) -> Sink:
         """Make the content of version *number* the newest version."""
@@ -353,6 +402,21 @@ def _check_id(of: str, made: str) -> None:
     # An id made from a name or from another id can be longer than what it was made from.
     if len(made) > MAX_ID_LENGTH:
         raise UserError(f'the {of} id "{made}" is longer than {MAX_ID_LENGTH} characters')
+
+
+def _check_size(of: str, entity: Source | Sink) -> None:
+    size = len(encode(entity))
+    if size > MAX_DEFINITION_BYTES:
+        raise UserError(
+            f"the definition of the {of} is too large: {size} bytes of JSON, the limit is "
+            f"{MAX_DEFINITION_BYTES} bytes; use shorter descriptions and settings",
+            name="definitionTooLarge",
+        )
+
+
+def _check_mapping(sink: Sink) -> None:
+    sink.table.mapping.mapping.validate()
+    check_mapping_size(sink.table.mapping.mapping)
 
 
 def _check_version_count(of: str, entity: Source | Sink) -> None:

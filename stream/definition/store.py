@@ -6,6 +6,7 @@ deleted one is moved to ``deleted``, its history stays. Nothing is decided here.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 import attrs
@@ -14,6 +15,7 @@ from stream.definition import prefix
 from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.definition.mappings import load_sink_mapping, put_mapping
 from stream.etcd import AtomicTxn
 from stream.values.codec import decode, encode
 
@@ -33,12 +35,14 @@ class EntityStore(Generic[E]):
     :ivar active: prefix of live ones.
     :ivar deleted: prefix of deleted ones.
     :ivar history: prefix of all versions.
+    :ivar complete: adds what is stored elsewhere to one that was read.
     """
 
     kind: type[E]
     active: str
     deleted: str
     history: str
+    complete: Callable[[AtomicTxn, E], Awaitable[E]]
 
     async def live(self, txn: AtomicTxn, key: Key) -> E | None:
         return await self._get(txn, f"{self.active}{key}")
@@ -50,11 +54,11 @@ class EntityStore(Generic[E]):
         return await self._get(txn, self.version_key(key, number))
 
     async def all_live(self, txn: AtomicTxn, parent: Parent) -> list[E]:
-        """All live ones of *parent* by id."""
+        """All live ones of *parent* by id; of sinks, without the contents of their mappings."""
         return await self._range(txn, prefix.children(self.active, parent))
 
     async def all_removed(self, txn: AtomicTxn, parent: Parent) -> list[E]:
-        """All deleted ones of *parent* by id."""
+        """All deleted ones of *parent* by id; of sinks, without the contents of their mappings."""
         return await self._range(txn, prefix.children(self.deleted, parent))
 
     async def count_live(self, txn: AtomicTxn, parent: Parent) -> int:
@@ -67,6 +71,8 @@ class EntityStore(Generic[E]):
     def save(self, change: Change, entity: E) -> None:
         """Write *entity* to where it belongs, and remove it from where it was."""
         txn, key, data = change.txn, entity.key, encode(entity)
+        if isinstance(entity, Sink):
+            put_mapping(txn, entity.key, entity.table.mapping)
         if entity.deleted is not None:
             txn.put(f"{self.deleted}{key}", data)
             txn.delete(f"{self.active}{key}")
@@ -89,12 +95,24 @@ class EntityStore(Generic[E]):
 
     async def _get(self, txn: AtomicTxn, key: str) -> E | None:
         stored = await txn.get(key)
-        return None if stored is None else decode(self.kind, stored.value)
+        return None if stored is None else await self.complete(txn, decode(self.kind, stored.value))
 
     async def _range(self, txn: AtomicTxn, where: str) -> list[E]:
         found = await txn.range(where, track_deletes=False)
         return [decode(self.kind, stored.value) for stored in found]
 
 
-SOURCES = EntityStore(Source, prefix.SOURCE_ACTIVE, prefix.SOURCE_DELETED, prefix.SOURCE_VERSION)
-SINKS = EntityStore(Sink, prefix.SINK_ACTIVE, prefix.SINK_DELETED, prefix.SINK_VERSION)
+async def _nothing_more(txn: AtomicTxn, source: Source) -> Source:
+    return source
+
+
+SOURCES = EntityStore(
+    Source,
+    prefix.SOURCE_ACTIVE,
+    prefix.SOURCE_DELETED,
+    prefix.SOURCE_VERSION,
+    _nothing_more,
+)
+SINKS = EntityStore(
+    Sink, prefix.SINK_ACTIVE, prefix.SINK_DELETED, prefix.SINK_VERSION, load_sink_mapping
+)

@@ -54,6 +54,9 @@ _MAX_DELAY_SECONDS = 2.0
 _MAX_TIME_SECONDS = 15.0
 _LOOK_AGAIN_SECONDS = 0.1
 _MAX_HISTORY = 100
+_OPERATION_BYTES = 64
+"""More than an operation or condition has beside key and value. A key may also be in a condition of
+its range, and one character of it be several bytes."""
 
 
 class AtomicConflict(EtcdError):
@@ -184,8 +187,23 @@ class AtomicTxn:
         writes = len(self._writes) + len(self._deleted_prefixes)
         conditions = len(self._keys) + len(self._locks)
         for kvs, track_deletes in self._ranges.values():
-            conditions += 1 + (len(kvs) if track_deletes else 0)
+            conditions += 1 + sum(
+                kv.key not in self._keys and (track_deletes or kv.key in self._writes) for kv in kvs
+            )
         return max(writes, conditions)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes the transaction has so far, at most about."""
+        namespace = len(self._client.namespace) + _OPERATION_BYTES
+        total = sum(namespace + 3 * len(key) for key in (*self._keys, *self._deleted_prefixes))
+        for key, put in self._writes.items():
+            total += namespace + 3 * len(key) + (len(put.value) if put else 0)
+        for prefix, (kvs, track_deletes) in self._ranges.items():
+            total += namespace + 3 * len(prefix)
+            if track_deletes:
+                total += sum(namespace + 3 * len(kv.key) for kv in kvs)
+        return total
 
     # Committing.
 

@@ -31,7 +31,9 @@ __all__ = ["EtcdClient", "RangeResult", "TxnResult"]
 
 _log = Logger()
 
-PAGE_KEYS = 1000
+FIRST_PAGE_KEYS, PAGE_KEYS = 100, 1000
+PAGE_BYTES = 8 * 1024 * 1024
+"""How large a page of a range is to be: its keys are counted by the size of those before."""
 READS_PER_REQUEST = 100
 """etcd takes 128 operations in a transaction, unless it is told otherwise."""
 _CONNECT_RETRY_SECONDS = 0.25
@@ -166,7 +168,8 @@ class EtcdClient(Service):
             options |= {"sort_order": "DESCEND", "sort_target": "KEY"}
             page = limit
         else:
-            page = min(limit, PAGE_KEYS) if limit else PAGE_KEYS
+            most = PAGE_KEYS if keys_only else FIRST_PAGE_KEYS
+            page = min(limit, most) if limit else most
         kvs: list[KeyValue] = []
         count = 0
         while True:
@@ -182,8 +185,11 @@ class EtcdClient(Service):
             if not result.more or not result.kvs or (limit and len(kvs) >= limit):
                 return RangeResult(tuple(kvs), revision, count, result.more)
             wanted["key"] = encoded(f"{self.namespace}{kvs[-1].key}\0")
+            if not keys_only:
+                size = sum(len(kv.value) for kv in result.kvs)
+                page = max(1, min(PAGE_KEYS, PAGE_BYTES * len(result.kvs) // max(1, size)))
             if limit:
-                page = min(limit - len(kvs), PAGE_KEYS)
+                page = min(limit - len(kvs), page)
 
     def _bounds(self, prefix: str, start_after: str, end: str | None) -> dict[str, Any]:
         wanted: dict[str, Any] = key_set(self.namespace + directory(prefix))._marshal()

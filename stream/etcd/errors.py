@@ -9,6 +9,7 @@ __all__ = [
     "InvalidToken",
     "LeaseNotFound",
     "NotReached",
+    "TooManyChanges",
     "TxnTooLarge",
     "error_from",
 ]
@@ -37,6 +38,10 @@ class NotReached(EtcdUnavailable):
 
 class Compacted(EtcdError):
     """The wanted revision isn't kept any more."""
+
+
+class TooManyChanges(Compacted):
+    """A watch tells more at once than is taken: the outcome has to be read instead."""
 
 
 class LeaseNotFound(EtcdError):

@@ -31,7 +31,7 @@ from twisted.python.failure import Failure
 
 from stream.deadline import within
 from stream.etcd.client import EtcdClient
-from stream.etcd.errors import Compacted, EtcdError
+from stream.etcd.errors import Compacted, EtcdError, TooManyChanges
 from stream.etcd.request import KeyValue
 from stream.etcd.watch import Event, WatchStream
 from stream.values.codec import decode
@@ -210,6 +210,9 @@ class Mirror(Service, Generic[T]):
                 await self._watch()
             except CancelledError:
                 raise
+            except TooManyChanges as error:
+                _log.warn("reading {prefix} again: {error}", prefix=self._prefix, error=error)
+                is_lost = True
             except Compacted:
                 _log.warn("reading {prefix} again after a compaction", prefix=self._prefix)
                 is_lost = True

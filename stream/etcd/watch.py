@@ -17,7 +17,14 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable, InvalidToken, error_from
+from stream.etcd.errors import (
+    Compacted,
+    EtcdError,
+    EtcdUnavailable,
+    InvalidToken,
+    TooManyChanges,
+    error_from,
+)
 from stream.etcd.request import KeyValue, key_value
 
 __all__ = ["Event", "LineSplitter", "WatchBatch", "WatchStream"]
@@ -48,8 +55,12 @@ class WatchBatch:
     events: tuple[Event, ...]
 
 
+class LineTooLong(ValueError):
+    """A line has no end within the limit."""
+
+
 class LineSplitter:
-    """Cuts a stream of bytes into lines. Raises ValueError for a line without end."""
+    """Cuts a stream of bytes into lines. Raises `LineTooLong`."""
 
     def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
         self._pieces: list[bytes] = []
@@ -73,7 +84,7 @@ class LineSplitter:
             self._pieces.append(piece)
             self._size += len(piece)
             if self._size > self._limit:
-                raise ValueError(f"a line is longer than {self._limit} bytes")
+                raise LineTooLong(f"a line is longer than {self._limit} bytes")
 
 
 class WatchStream(Protocol):
@@ -120,6 +131,10 @@ class WatchStream(Protocol):
         try:
             for line in self._splitter.feed(data):
                 self._line(orjson.loads(line), len(line))
+        except LineTooLong as error:
+            # The same would come again; whoever reads everything anew reads it in pages.
+            self._end(TooManyChanges(str(error)))
+            self.cancel()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._end(EtcdUnavailable(f"unreadable watch: {error}"))
             self.cancel()

@@ -19,6 +19,7 @@ from stream.deadline import within
 from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
+from stream.definition.mappings import with_mappings
 from stream.encryption.interface import IEncryptor
 from stream.errors import UserError
 from stream.etcd import EtcdClient, EtcdError
@@ -133,6 +134,7 @@ class KeboolaFileProvider:
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> PreparedFile:
+        (sink,) = await with_mappings(self._client, [sink])
         if token is not None:
             return await self._prepare(sink, opened_at, _Made(Token.of(token)))
 

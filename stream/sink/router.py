@@ -14,7 +14,7 @@ report can't write.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import attrs
 from twisted.application.service import Service
@@ -24,14 +24,17 @@ from twisted.internet.defer import (
     DeferredSemaphore,
     ensureDeferred,
 )
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey, SourceKey
+from stream.definition.mappings import read_mappings
 from stream.errors import UserError
-from stream.etcd import Batch, EtcdClient, Mirror, Registration, Session, json_values
+from stream.etcd import Batch, EtcdClient, EtcdError, Mirror, Registration, Session, json_values
 from stream.mapping.render import Renderer
+from stream.mapping.stored import StoredMapping
 from stream.record.context import RecordContext
 from stream.sink.balancing import slice_share
 from stream.sink.outcome import Waiter, no_opened_slice, shutting_down
@@ -47,7 +50,12 @@ from stream.values.utctime import from_milliseconds
 
 __all__ = ["SinkRouter", "SinkTarget"]
 
+_Mappings = Mapping[tuple[SinkKey, StoredMapping], StoredMapping]
+
 _log = Logger()
+
+READ_AGAIN_SECONDS = (0.1, 5.0)
+"""After how long mappings that etcd didn't give are asked for again: at first, and at most."""
 
 RETRY_AFTER_MILLISECONDS = 100
 """When a sink without an open slice is worth another try."""
@@ -118,6 +126,7 @@ class SinkRouter(Service):
         volume: Callable[[str], Volume | None],
         quotas: Quotas,
     ) -> None:
+        self._client = client
         self._session = session
         self._context = context
         self._nodes = nodes
@@ -278,7 +287,47 @@ class SinkRouter(Service):
 
     # Changes of slices.
 
-    def _slices_changed(self, batch: Batch[Slice]) -> None:
+    async def _slices_changed(self, batch: Batch[Slice]) -> None:
+        """The next change waits until the mappings of new slices are read. That holds up no other
+        change for long: both come from etcd."""
+        new = [
+            slice_
+            for slice_ in (change.value for change in batch.changes)
+            if slice_ is not None
+            and slice_.state is SliceState.WRITING
+            and self._known_mapping(slice_) is None
+        ]
+        read = await self._read_mappings(new) if new else {}
+        self._apply(batch, read)
+
+    def _known_mapping(self, slice_: Slice) -> StoredMapping | None:
+        """The mapping of the slice, if the slice or another one of the sink has its content."""
+        if slice_.mapping.content is not None:
+            return slice_.mapping
+        for other in self._writing.get(slice_.key.sink_key, {}).values():
+            if other.mapping == slice_.mapping:
+                return other.mapping
+        return None
+
+    async def _read_mappings(self, slices: Sequence[Slice]) -> _Mappings:
+        wanted = [(slice_.key.sink_key, slice_.mapping) for slice_ in slices]
+        delay, most = READ_AGAIN_SECONDS
+        while True:
+            try:
+                return await read_mappings(self._client, wanted)
+            except EtcdError as error:
+                if not self.running:
+                    raise
+                _log.warn("cannot read the mappings of new slices: {error}", error=error)
+            await deferLater(self._client.reactor, delay)
+            delay = min(2 * delay, most)
+
+    def _apply(self, batch: Batch[Slice], read: _Mappings) -> None:
+        known = {
+            change.key: self._known_mapping(change.value)
+            for change in batch.changes
+            if change.value is not None
+        }
         touched = set(self._writing) if batch.reset else set()
         if batch.reset:
             self._writing = {}
@@ -286,9 +335,15 @@ class SinkRouter(Service):
             key = SliceKey.parse(change.key.removeprefix(storage_prefix.slice_level(Level.LOCAL)))
             touched.add(key.sink_key)
             slices = self._writing.setdefault(key.sink_key, {})
-            if change.value is not None and change.value.state is SliceState.WRITING:
-                slices[key] = change.value
-                self._note_dead_letter(change.value)
+            slice_ = change.value
+            if slice_ is not None and slice_.state is SliceState.WRITING:
+                mapping = known[change.key] or read.get((key.sink_key, slice_.mapping))
+                if mapping is None:
+                    _log.error("the mapping of {slice_id} is missing", slice_id=str(key))
+                    slices.pop(key, None)
+                else:
+                    slices[key] = attrs.evolve(slice_, mapping=mapping)
+                self._note_dead_letter(slice_)
             else:
                 slices.pop(key, None)
             if not slices:

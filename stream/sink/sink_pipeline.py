@@ -13,8 +13,8 @@ from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SinkKey
 from stream.errors import UserError
-from stream.mapping.columns import Mapping
 from stream.mapping.render import Renderer, compile_renderer
+from stream.mapping.stored import StoredMapping
 from stream.ops.rarely import Rarely
 from stream.record.context import RecordContext
 from stream.sink.balancing import Balancer
@@ -65,7 +65,7 @@ class PipelineContext:
     balancer: Balancer
     dead_letters: DeadLetters | None = None
     meters: SinkMeters | None = None
-    renderers: WeakValueDictionary[tuple[Mapping, ByteSize], Renderer] = attrs.Factory(
+    renderers: WeakValueDictionary[tuple[StoredMapping, ByteSize], Renderer] = attrs.Factory(
         WeakValueDictionary
     )
     told: Rarely = attrs.Factory(
@@ -77,7 +77,8 @@ class PipelineContext:
         key = (slice_.mapping, slice_.encoding.encoder.row_size_limit)
         renderer = self.renderers.get(key)
         if renderer is None:
-            renderer = self.renderers[key] = compile_renderer(*key)
+            renderer = compile_renderer(slice_.mapping.mapping, key[1])
+            self.renderers[key] = renderer
         return renderer
 
 

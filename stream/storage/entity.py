@@ -1,7 +1,8 @@
 """File and slice as they are stored. The order of attributes is the order of members in the JSON.
 
 Mapping, encoding and triggers are frozen into a file when it opens and copied to its slices, so a
-later change of the sink or of a setting never affects data that is already open.
+later change of the sink or of a setting never affects data that is already open. Of the mapping
+only the reference is copied; see Note [Two forms] of `stream.mapping.stored`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, Self
 
 import attrs
 
-from stream.mapping.columns import Mapping
+from stream.mapping.stored import StoredMapping, stored_mapping
 from stream.storage.encoding import Encoding
 from stream.storage.key import FileKey, SliceKey
 from stream.storage.retry import NO_RETRY, Retry
@@ -162,7 +163,7 @@ class File:
     closing_at: datetime | None = None
     importing_at: datetime | None = None
     imported_at: datetime | None = None
-    mapping: Mapping
+    mapping: StoredMapping = attrs.field(converter=stored_mapping)
     encoding: Encoding
     local: LocalFile
     staging: FileStaging
@@ -228,7 +229,7 @@ class Slice:
     uploading_at: datetime | None = None
     uploaded_at: datetime | None = None
     imported_at: datetime | None = None
-    mapping: Mapping
+    mapping: StoredMapping = attrs.field(converter=stored_mapping)
     encoding: Encoding
     local: LocalSlice
     staging: SliceStaging

@@ -12,6 +12,7 @@ import attrs
 from twisted.logger import Logger
 
 from stream.definition.key import SinkKey
+from stream.definition.mappings import put_mapping
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient
 from stream.storage import prefix
@@ -157,6 +158,7 @@ def save_file(txn: AtomicTxn, old: File | None, new: File) -> None:
             )
 
         txn.on_commit(tell)
+    put_mapping(txn, new.key.sink_key, new.mapping)
     value = encode(new)
     for key in prefix.file_keys(new.key, new.level):
         txn.put(key, value)
@@ -175,6 +177,7 @@ def save_slice(txn: AtomicTxn, old: Slice | None, new: Slice) -> None:
             )
 
         txn.on_commit(tell)
+    put_mapping(txn, new.key.sink_key, new.mapping)
     value = encode(new)
     for key in prefix.slice_keys(new.key, new.level):
         txn.put(key, value)

@@ -20,7 +20,7 @@ from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
 from stream.values.utctime import format_time, parse_time
 
-__all__ = ["decode", "encode", "field", "from_plain", "register_union", "to_plain"]
+__all__ = ["decode", "encode", "field", "from_plain", "register", "register_union", "to_plain"]
 
 T = TypeVar("T")
 _OPTIONS = "stream.codec"
@@ -144,16 +144,21 @@ def _structure_time(text: Any, _: type) -> datetime | None:
     return parse_time(text) if text else None
 
 
-def _register(cls: type, write: Callable[[Any], Any], read: Callable[[Any, Any], Any]) -> None:
+def register(cls: type, write: Callable[[Any], Any], read: Callable[[Any, Any], Any]) -> None:
+    """Tell how values of *cls* are written and read.
+
+    :param write: from a value to what stands for it in JSON.
+    :param read: from what stands for it, and *cls*, to the value; raises ValueError.
+    """
     _converter.register_unstructure_hook(cls, write)
     _converter.register_structure_hook(cls, read)
 
 
 _converter.register_unstructure_hook_func(attrs.has, _unstructure_attrs)
 _converter.register_structure_hook_func(attrs.has, _structure_attrs)
-_register(datetime, format_time, _structure_time)
-_register(Duration, str, lambda text, _: Duration.parse(text))
-_register(ByteSize, str, lambda text, _: ByteSize.parse(text))
+register(datetime, format_time, _structure_time)
+register(Duration, str, lambda text, _: Duration.parse(text))
+register(ByteSize, str, lambda text, _: ByteSize.parse(text))
 _converter.register_unstructure_hook_func(
     lambda cls: isinstance(cls, type) and issubclass(cls, enum.Enum), lambda member: member.value
 )

@@ -297,3 +297,30 @@ async def test_many_sinks_are_switched_in_pieces(world: World) -> None:
     sinks = await world.change(lambda change, definitions: definitions.sinks(change, SOURCE))
     assert len(sinks) == MAX_SINKS
     assert all(sink.is_enabled for sink in sinks)
+
+
+@ensure
+async def test_many_sinks_are_purged_in_pieces(world: World) -> None:
+    """Every sink's hooks are called, and the last piece takes away everything and names all."""
+    await world.create_source()
+    keys = [SOURCE.sink(f"k{number:03}") for number in range(MAX_SINKS)]
+    for key in keys:
+        await world.create_sink(key)
+    pieces: list[bool] = []
+    told: list[tuple[str, str]] = []
+    sinks: list[Sink] = []
+
+    async def purge(change: Change, definitions: Definitions) -> bool:
+        nonlocal sinks
+        _, sinks = await definitions.purge_source(change, SOURCE)
+        return definitions.unfinished
+
+    while not pieces or pieces[-1]:
+        pieces.append(await world.change(purge))
+        told += world.hooks.told
+    assert 1 < len(pieces) < MAX_SINKS
+    assert sorted(sink.key for sink in sinks) == keys
+    assert sorted(told) == sorted(
+        [(event, key.sink_id) for key in keys for event in ("deactivated", "deleted")]
+    )
+    assert await world.keys("definition/") == []

@@ -92,13 +92,41 @@ async def test_pages_are_of_one_revision(etcd: EtcdClient, monkeypatch: Any) -> 
         etcd, "call", lambda m, b, **o: disturbed(m, b, **o) if m == "kv/range" else call(m, b, **o)
     )
     found = await etcd.range("p/")
-    assert pages == [1000, 1000, 100]
+    assert pages == [100, 1000, 1000]
     assert [kv.key for kv in found.kvs] == keys
     assert found.kvs[1500].value == b"p/01500"
     assert (found.count, found.more) == (2100, False)
     limited = await etcd.range("p/", limit=1001)
     assert [kv.key for kv in limited.kvs] == keys[:1001]
     assert limited.more
+
+
+@pytest_twisted.ensureDeferred
+async def test_pages_are_bounded_by_bytes(etcd: EtcdClient, monkeypatch: Any) -> None:
+    """The larger the values are, the fewer keys has a page; none is left out."""
+    monkeypatch.setattr("stream.etcd.client.FIRST_PAGE_KEYS", 10)
+    monkeypatch.setattr("stream.etcd.client.PAGE_BYTES", 100_000)
+    keys = [f"p/{number:03}" for number in range(150)]
+    for number, key in enumerate(keys):
+        await etcd.put(key, b"x" * (10 if number < 50 else 60_000 if number < 60 else 5_000))
+    pages: list[list[int]] = []
+    call = etcd.call
+
+    async def watched(method: str, body: Any, **options: Any) -> Any:
+        answer = await call(method, body, **options)
+        pages.append([len(kv.get("value", "")) * 3 // 4 for kv in answer["kvs"]])
+        return answer
+
+    monkeypatch.setattr(etcd, "call", watched)
+    found = await etcd.range("p/")
+    assert [kv.key for kv in found.kvs] == keys
+    assert len(pages[0]) == 10
+    # Only where values grow, more may come than is wanted; then that shows in the next page.
+    assert all(sum(page) <= 100_000 or len(page) == 1 for page in pages[2:])
+    pages.clear()
+    assert [kv.key for kv in (await etcd.range("p/", limit=70)).kvs] == keys[:70]
+    assert [kv.key for kv in (await etcd.range("p/", keys_only=True)).kvs] == keys
+    assert len(pages[-1]) == 150
 
 
 @pytest_twisted.ensureDeferred

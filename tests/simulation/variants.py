@@ -54,10 +54,10 @@ async def _confirm_at_once(self: object, revision: int) -> bool:
 _slices_changed = SinkRouter._slices_changed
 
 
-def _report_first(self: SinkRouter, batch: Any) -> None:
+async def _report_first(self: SinkRouter, batch: Any) -> None:
     if self._report is not None:
         ensureDeferred(self._report.update(str(batch.revision).encode()))
-    _slices_changed(self, batch)
+    await _slices_changed(self, batch)
 
 
 async def _close_late(self: SinkRouter, key: SinkKey) -> None:

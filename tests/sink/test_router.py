@@ -11,11 +11,17 @@ import pytest_twisted
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs
 from twisted.python.threadpool import ThreadPool
 
+from stream.definition.prefix import SINK_ACTIVE
 from stream.errors import UserError
 from stream.etcd import EtcdClient, EtcdUnavailable, Session
+from stream.mapping.columns import Mapping, PathColumn
 from stream.mapping.render import Renderer
+from stream.mapping.stored import StoredMapping
+from stream.record.context import RecordContext
+from stream.record.headers import RecordHeaders
 from stream.settings import Settings
 from stream.settings.declare import with_values
 from stream.sink.balancing import Balancer
@@ -29,6 +35,7 @@ from stream.storage.key import SliceKey
 from stream.storage.repository import StorageRepository
 from stream.storage.state import Level
 from stream.storage.statistics_reads import slice_statistics
+from stream.values.codec import encode
 from tests.sink.fakes import FakeOpener, FakeWaiter
 from tests.storage.world import SINK, SOURCE_KEY, Storage
 from tests.waiting import until
@@ -283,3 +290,84 @@ async def test_sinks_do_not_wait_for_one_another(world: World) -> None:
         return await world.report() >= later
 
     await until(reported)
+
+
+async def _opened_by_reference(world: World, mapping: Mapping) -> Deferred[SinkTarget]:
+    """Another sink with this mapping is opened, after its records refer to it."""
+    table = attrs.evolve(SINK.table, mapping=mapping)
+    other = attrs.evolve(SINK, key=SOURCE_KEY.sink("other"), table=table)
+    await world.storage.define(sink=other)
+    await world.storage.open_file(sink=other)
+
+    def target() -> SinkTarget | None:
+        found = dict(world.router.eligible(SOURCE_KEY, "")).get("other")
+        return found if other.key in world.router._writing else None
+
+    async def opened() -> SinkTarget:
+        await until(lambda: target() is not None)
+        found = target()
+        assert found is not None
+        return found
+
+    return ensureDeferred(opened())
+
+
+NAMES = Mapping((PathColumn(name="name", path="name", raw_string=True),))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slice_is_written_with_the_mapping_that_it_refers_to(world: World) -> None:
+    """All slices of the sink have one mapping in memory."""
+    target = await (await _opened_by_reference(world, NAMES))
+    record = RecordContext(
+        1000, "::1", RecordHeaders([(b"Content-Type", b"application/json")]), b'{"name":"Ann"}'
+    )
+    renderer = target.renderer(1000)
+    assert renderer.row(record) == b'"Ann"\n'
+    slices = world.router._writing[target.key].values()
+    assert len(slices) == 2
+    assert len({id(slice_.mapping.mapping) for slice_ in slices}) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mapping_that_etcd_does_not_give_is_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change that needs it waits."""
+    monkeypatch.setattr("stream.sink.router.READ_AGAIN_SECONDS", (0.01, 0.02))
+    refused: list[object] = []
+
+    async def away(*arguments: object) -> Any:
+        refused.append(arguments)
+        raise EtcdUnavailable("etcd is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stream.sink.router.read_mappings", away)
+        opening = await _opened_by_reference(world, NAMES)
+        await until(lambda: len(refused) > 3)
+        assert not opening.called
+    await opening
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slice_without_its_mapping_takes_no_records(world: World) -> None:
+    """That can't be rendered; other sinks, and the reports, go on."""
+    first, _ = await world.write_everywhere()
+    lost = attrs.evolve(SINK, key=SOURCE_KEY.sink("lost"))
+    mapping = StoredMapping("0" * 64)
+    lost = attrs.evolve(lost, table=attrs.evolve(SINK.table, mapping=mapping))
+    await world.etcd.put(f"{SINK_ACTIVE}{lost.key}", encode(lost))
+    with capturedLogs() as logs:
+        await world.storage.open_file(sink=lost)
+        await until(lambda: "lost" in dict(world.router.eligible(SOURCE_KEY, "")))
+        revision = await world.close(first.key)
+
+        async def reported() -> bool:
+            world.answer()
+            return await world.report() >= revision
+
+        await until(reported)
+    assert any("the mapping of" in str(event.get("log_format")) for event in logs)
+    assert lost.key not in world.router._writing
+    with pytest.raises(UserError):
+        dict(world.router.eligible(SOURCE_KEY, ""))["lost"].renderer(1000)

@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from stream.definition.entity import SettingOverride
+from stream.mapping.stored import StoredMapping
 from stream.settings import DeadLetterSettings, Settings
 from stream.settings.declare import with_values
 from stream.storage.entity import DeadLetter, File, Slice, directory_name
@@ -17,13 +18,14 @@ from stream.storage.state import FileState, InvalidFileState, InvalidSliceState,
 from stream.values.bytesize import ByteSize
 from stream.values.codec import decode, encode
 from stream.values.duration import Duration
-from tests.storage.samples import OPENED_AT, uncompressed
+from tests.storage.samples import MAPPING, OPENED_AT, uncompressed
 from tests.storage.world import SINK, SINK_KEY, SOURCE, prepared_file, sample_volume
 
 LATER = OPENED_AT + timedelta(hours=1)
 
-_MAPPING_AND_ENCODING = (
-    b'"mapping":{"columns":[{"type":"body","name":"body"}]},'
+_REFERENCE = b'"mapping":{"hash":"%s"},' % StoredMapping.of(MAPPING).hash.encode()
+_INLINE = b'"mapping":{"columns":[{"type":"body","name":"body"}]},'
+_MAPPING_AND_ENCODING = _REFERENCE + (
     b'"encoding":{"encoder":{"type":"csv","concurrency":0,"rowSizeLimit":"1536KB"},'
     b'"inputBuffer":"2MB","maxChunkSize":"512KB","failedChunksThreshold":3,'
     b'"compression":{"type":"gzip","gzip":{"level":1,"implementation":"parallel",'
@@ -78,6 +80,20 @@ def test_file() -> None:
     """An open file with default settings."""
     assert encode(_file()) == FILE_JSON
     assert decode(File, FILE_JSON) == _file()
+
+
+def test_a_record_with_the_mapping_itself() -> None:
+    """The form of before is read as the same record; what is written again is the reference."""
+    kinds: list[tuple[type[File] | type[Slice], bytes]] = [(File, FILE_JSON), (Slice, SLICE_JSON)]
+    for cls, record in kinds:
+        read = decode(cls, record.replace(_REFERENCE, _INLINE))
+        assert read == decode(cls, record)
+        assert read.mapping.mapping == MAPPING and read.mapping.is_new
+        assert encode(read) == record
+        reference = decode(cls, record).mapping
+        assert reference.content is None and not reference.is_new
+        with pytest.raises(ValueError, match="was not read"):
+            _ = reference.columns
 
 
 def test_dead_letters_are_frozen_into_the_file() -> None:

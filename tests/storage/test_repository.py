@@ -402,9 +402,7 @@ async def test_deleting(
             )
         assert statistics.records_count == records
         await storage.check()
-    assert [kv.key for kv in (await storage.client.range("storage/")).kvs] == [
-        f"storage/stats/target/{SINK_KEY}/_sum"
-    ]
+    assert await storage.left() == [f"storage/stats/target/{SINK_KEY}/_sum"]
     assert not (await storage.client.range("prepared/")).kvs
     totals = await sink_statistics(storage.client, SINK_KEY)
     assert (totals.target.records_count, totals.target.slices_count) == (12, 4)
@@ -420,7 +418,7 @@ async def test_deleting_what_was_not_imported(storage: Storage, session: Session
     async with await session.lock("file", timeout=5) as lock:
         statistics = await storage.repository.delete_file(storage.client, file.key, lock)
     assert statistics.records_count == 5
-    assert not (await storage.client.range("storage/")).kvs
+    assert not await storage.left()
 
 
 @pytest_twisted.ensureDeferred
@@ -468,7 +466,7 @@ async def test_deleting_while_a_slice_is_uploaded(
     monkeypatch.setattr("stream.storage.records.read_slices", read_stale)
     async with await session.lock("file", timeout=5) as lock:
         await storage.repository.delete_file(storage.client, file.key, lock)
-    assert not (await storage.client.range("storage/")).kvs
+    assert not await storage.left()
 
 
 @pytest_twisted.ensureDeferred

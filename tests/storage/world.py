@@ -10,9 +10,11 @@ from typing import TypeVar
 import attrs
 
 from stream.definition import lifecycle
+from stream.definition import prefix as definitions
 from stream.definition.change import Change
 from stream.definition.entity import By, KeboolaTable, Sink, Source, TableSink
 from stream.definition.key import BranchKey, SourceKey
+from stream.definition.mappings import mapping_key
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
 from stream.etcd import AtomicTxn, EtcdClient, Lock, atomic
 from stream.settings import Settings
@@ -74,6 +76,8 @@ class Storage:
         """Store definitions without anything that depends on them."""
         await self.client.put(f"{SOURCE_ACTIVE}{source.key}", encode(source))
         await self.client.put(f"{SINK_ACTIVE}{sink.key}", encode(sink))
+        mapping = sink.table.mapping
+        await self.client.put(mapping_key(sink.key, mapping), encode(mapping.mapping))
 
     async def open_file(self, sink: Sink = SINK, source: Source = SOURCE) -> File:
         prepared = prepared_file(sink, self.tick())
@@ -169,6 +173,11 @@ class Storage:
         (found,) = [slice_ for slice_ in await self.slices() if slice_.key == key]
         return found
 
+    async def left(self) -> list[str]:
+        """Keys of all that is stored of files and slices, but of the mappings of sinks."""
+        found = await self.client.range("storage/", keys_only=True)
+        return [kv.key for kv in found.kvs if not kv.key.startswith(definitions.MAPPING)]
+
     async def records_count(self) -> int:
         """Records of all levels together, with those of deleted files."""
         found = await self.client.range("storage/stats/")
@@ -182,10 +191,10 @@ class Storage:
         expected: dict[str, bytes] = {}
         for file in files:
             for key in prefix.file_keys(file.key, file.level):
-                expected[key] = encode(file)
+                expected[key] = stored[f"{prefix.FILE_ALL}{file.key}"]
         for slice_ in slices:
             for key in prefix.slice_keys(slice_.key, slice_.level):
-                expected[key] = encode(slice_)
+                expected[key] = stored[f"{prefix.SLICE_ALL}{slice_.key}"]
         copies = {
             key: value
             for key, value in stored.items()

@@ -1,4 +1,4 @@
-"""Periodic cleanup: records of old files, and of import jobs that have ended."""
+"""Periodic cleanup: records of old files, of import jobs that have ended, unused mappings."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from stream.storage import records
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.entity import File
 from stream.storage.key import FileKey
+from stream.storage.mapping_cleanup import delete_unused_mappings, sinks_with_mappings
 from stream.storage.prefix import FILE_ALL
 from stream.storage.state import FileState
 from stream.values.utctime import age
@@ -136,6 +137,24 @@ class MetadataCleanup(_Periodic):
             retained=retained + kept,
             errors=errors,
         )
+        await self._clean_mappings()
+
+    async def _clean_mappings(self) -> None:
+        """Those of sinks that were deleted for good, behind their last file."""
+        unknown = [
+            sink
+            for sink in await sinks_with_mappings(self._work.client)
+            if self._is_owner(str(sink.project_id)) and self._work.sink(sink) is None
+        ]
+        deleted, _, errors = await self.each(
+            unknown, lambda sink: delete_unused_mappings(self._work.client, sink)
+        )
+        if deleted or errors:
+            _log.info(
+                "cleanup deleted the mappings of {deleted} sinks, {errors} errors",
+                deleted=deleted,
+                errors=errors,
+            )
 
     async def _sinks(self) -> list[SinkKey]:
         """The sinks that have files, of the projects that this node cares for.

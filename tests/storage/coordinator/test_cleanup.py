@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import attrs
 import pytest
@@ -12,12 +13,16 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from stream.definition import lifecycle
-from stream.definition.prefix import SINK_ACTIVE
+from stream.definition.key import SinkKey
+from stream.definition.mappings import mapping_key
+from stream.definition.prefix import SINK_ACTIVE, SINK_DELETED, SINK_VERSION
 from stream.settings import Settings
 from stream.storage.coordinator.cleanup import MetadataCleanup, expired_files
 from stream.storage.entity import File
+from stream.storage.mapping_cleanup import delete_unused_mappings, sinks_with_mappings
 from stream.storage.state import FileState
 from stream.storage.statistics_reads import sink_statistics
+from stream.values.codec import encode
 from tests.storage.coordinator.conftest import Coordinator, reactor
 from tests.storage.samples import OPENED_AT
 from tests.storage.world import BY, SINK, SINK_KEY, SOURCE, Storage, prepared_file, sample_volume
@@ -221,3 +226,67 @@ async def test_a_stop_ends_a_run(coordinator: Coordinator) -> None:
         cleanup.startService()
         await cleanup.stopService()
     assert log == []
+
+
+async def _mappings(coordinator: Coordinator) -> list[SinkKey]:
+    return await sinks_with_mappings(coordinator.client)
+
+
+@pytest_twisted.ensureDeferred
+async def test_mappings_go_with_the_last_that_refers_to_them(coordinator: Coordinator) -> None:
+    """Not with the sink, not with its history, but with its last file; those of others stay."""
+    storage, client = coordinator.storage, coordinator.client
+    other = attrs.evolve(SINK, key=SINK_KEY.source_key.sink("other"))
+    await storage.define(sink=other)
+    history = f"{SINK_VERSION}{SINK_KEY}/0000000001"
+    await client.put(history, encode(SINK))
+    for _ in range(2):
+        await _import(storage, 5)
+    await coordinator.service.startService()  # it knows which sinks there are
+    assert len(await _mappings(coordinator)) == 2
+    cleanup = _cleanup(coordinator)
+    await cleanup.run()
+    await client.delete(f"{SINK_ACTIVE}{SINK_KEY}")
+    await coordinator.until(lambda: _is(coordinator.work.sink(SINK_KEY) is None))
+    await client.put(f"{SINK_DELETED}{SINK_KEY}", encode(SINK))
+    for key in (f"{SINK_DELETED}{SINK_KEY}", history):
+        storage.tick(3600)
+        await cleanup.run()
+        assert len(await _mappings(coordinator)) == 2
+        await client.delete(key)
+    (last,) = await storage.files()
+    await cleanup.run()
+    assert len(await _mappings(coordinator)) == 2
+    lock = await coordinator.work.session.lock("x", timeout=10)
+    await storage.repository.delete_file(client, last.key, lock)
+    await lock.release()
+    coordinator.owns = lambda key: False
+    await cleanup.run()
+    assert len(await _mappings(coordinator)) == 2
+    coordinator.owns = lambda key: True
+    await cleanup.run()
+    assert await _mappings(coordinator) == [other.key]
+
+
+async def _is(value: bool) -> bool:
+    return value
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mapping_that_is_needed_meanwhile_stays(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is opened while the mappings are about to be deleted finds its mapping."""
+    storage, client = coordinator.storage, coordinator.client
+    await client.delete(f"{SINK_ACTIVE}{SINK_KEY}")
+    commit = client.commit
+
+    async def late(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        await storage.open_file()
+        return await commit(*arguments)
+
+    monkeypatch.setattr(client, "commit", late)
+    assert not await delete_unused_mappings(client, SINK_KEY)
+    (file,) = await storage.files()
+    assert await client.get(mapping_key(SINK_KEY, file.mapping)) is not None

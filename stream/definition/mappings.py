@@ -1,0 +1,132 @@
+"""Where mappings are stored: once for each sink, by the hash of their JSON.
+
+Note [References]: a record that refers to a mapping proves that the mapping is there. So whoever
+writes such a record has, in the same transaction, read another record with this reference, or
+written the mapping. Mappings of a sink are deleted when neither the sink, nor its history, nor a
+file or slice of it is left, in a transaction on condition that none of them appears meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from collections.abc import Mapping as AnyMapping
+
+import attrs
+from twisted.logger import Logger
+
+from stream.definition import errors, prefix
+from stream.definition.entity import Sink
+from stream.definition.key import SinkKey
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, EtcdClient
+from stream.mapping.columns import Mapping
+from stream.mapping.stored import StoredMapping
+from stream.values.codec import decode, encode
+
+__all__ = [
+    "MAX_MAPPING_BYTES",
+    "check_mapping_size",
+    "load_sink_mapping",
+    "mapping_key",
+    "put_mapping",
+    "read_mappings",
+    "with_mappings",
+]
+
+_log = Logger()
+
+MAX_MAPPING_BYTES = 512 * 1024
+"""Of a mapping's JSON. etcd takes 1.5 MiB in one request; with a mapping of this size, everything
+else that is written when a sink is made or changed fits as well."""
+
+_FIRST_READS, _MAX_READS = 8, 100
+_READ_BYTES = 4 * 1024 * 1024
+"""How large an answer of etcd with several mappings is to be, about."""
+
+
+def mapping_key(sink: SinkKey, mapping: StoredMapping) -> str:
+    return f"{prefix.MAPPING}{sink}/{mapping.hash}"
+
+
+def check_mapping_size(mapping: Mapping) -> None:
+    """Raises UserError if *mapping* is too large to be stored."""
+    size = len(encode(mapping))
+    if size > MAX_MAPPING_BYTES:
+        raise UserError(
+            f'"mapping" is too large: {size} bytes of JSON, the limit is {MAX_MAPPING_BYTES}; '
+            "use fewer columns, or shorter templates, paths and default values, "
+            "or split the columns over several sinks",
+            name="mappingTooLarge",
+        )
+
+
+def put_mapping(txn: AtomicTxn, sink: SinkKey, mapping: StoredMapping) -> None:
+    """Store *mapping*, unless it is known to be; see Note [References].
+
+    The value under a hash is always the same, so writing it once more does no harm.
+    """
+    if mapping.is_new:
+        txn.put(mapping_key(sink, mapping), encode(mapping.mapping))
+
+
+async def load_sink_mapping(txn: AtomicTxn, sink: Sink) -> Sink:
+    """*sink* with the content of its mapping."""
+    mapping = sink.table.mapping
+    if mapping.content is not None:
+        return sink
+    stored = await txn.get(mapping_key(sink.key, mapping))
+    if stored is None:
+        raise _missing(sink.key, mapping)
+    return _with_content(sink, decode(Mapping, stored.value))
+
+
+async def read_mappings(
+    client: EtcdClient, wanted: Iterable[tuple[SinkKey, StoredMapping]]
+) -> AnyMapping[tuple[SinkKey, StoredMapping], StoredMapping]:
+    """The *wanted* mappings with their contents, without those that are gone or can't be read."""
+    pairs = list(dict.fromkeys(wanted))
+    found = {pair: pair[1] for pair in pairs if pair[1].content is not None}
+    keys = {mapping_key(*pair): pair for pair in pairs if pair not in found}
+    unread, count = list(keys), _FIRST_READS
+    while unread:
+        stored, _ = await client.get_many(unread[:count])
+        del unread[:count]
+        values = [(keys[path], kv.value) for path, kv in stored.items() if kv is not None]
+        for pair, value in values:
+            try:
+                found[pair] = pair[1].resolved(decode(Mapping, value))
+            except ValueError:
+                _log.failure("cannot read a mapping of the sink {sink_id}", sink_id=str(pair[0]))
+        size = sum(len(value) for _, value in values)
+        count = max(1, min(_MAX_READS, _READ_BYTES * len(stored) // max(1, size)))
+    return found
+
+
+async def with_mappings(client: EtcdClient, sinks: Sequence[Sink]) -> list[Sink]:
+    """*sinks* with the contents of their mappings.
+
+    Raises `DefinitionNotFound` for a sink that was deleted for good since it was read.
+    """
+    found = await read_mappings(client, ((sink.key, sink.table.mapping) for sink in sinks))
+    complete = []
+    for sink in sinks:
+        mapping = found.get((sink.key, sink.table.mapping))
+        if mapping is None:
+            raise errors.sink_not_found(sink.key)
+        complete.append(_with_content(sink, mapping.mapping))
+    return complete
+
+
+def _with_content(sink: Sink, content: Mapping) -> Sink:
+    if sink.table.mapping.content is not None:
+        return sink
+    mapping = sink.table.mapping.resolved(content)
+    return attrs.evolve(sink, table=attrs.evolve(sink.table, mapping=mapping))
+
+
+def _missing(sink: SinkKey, mapping: StoredMapping) -> UserError:
+    return UserError(
+        f'the mapping {mapping.hash} of the sink "{sink}" is missing',
+        status=500,
+        name="mappingMissing",
+    )
