@@ -53,10 +53,12 @@ def check_mapping_size(mapping: Mapping) -> None:
     size = len(encode(mapping))
     if size > MAX_MAPPING_BYTES:
         raise UserError(
-            f'"mapping" is too large: {size} bytes of JSON, the limit is {MAX_MAPPING_BYTES}; '
-            "use fewer columns, or shorter templates, paths and default values, "
-            "or split the columns over several sinks",
+            f"the mapping is too large: it has {size} bytes as JSON, at most {MAX_MAPPING_BYTES} "
+            "can be stored",
             name="mappingTooLarge",
+            param="body.table.mapping",
+            detail="use fewer columns, or shorter templates, paths, names and default values, or "
+            "distribute the columns over several sinks",
         )
 
 

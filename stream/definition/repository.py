@@ -408,9 +408,10 @@ def _check_size(of: str, entity: Source | Sink) -> None:
     size = len(encode(entity))
     if size > MAX_DEFINITION_BYTES:
         raise UserError(
-            f"the definition of the {of} is too large: {size} bytes of JSON, the limit is "
-            f"{MAX_DEFINITION_BYTES} bytes; use shorter descriptions and settings",
+            f"the definition of the {of} is too large: it has {size} bytes as JSON, at most "
+            f"{MAX_DEFINITION_BYTES} can be stored",
             name="definitionTooLarge",
+            detail="use shorter descriptions and settings",
         )
 
 

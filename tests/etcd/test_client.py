@@ -9,6 +9,7 @@ from twisted.logger import LogLevel
 
 from stream.etcd import Compacted, EtcdClient, EtcdUnavailable, LeaseNotFound
 from stream.etcd.errors import NotReached
+from stream.etcd.request import put_operation
 from tests.conftest import free_port
 from tests.etcd.servers import EtcdServer, Proxy, reactor
 from tests.waiting import until
@@ -68,7 +69,11 @@ async def test_no_namespace(server: EtcdServer) -> None:
 
 async def _fill(client: EtcdClient, prefix: str, count: int) -> list[str]:
     keys = [f"{prefix}{i:05}" for i in range(count)]
-    await gatherResults([ensureDeferred(client.put(key, key.encode())) for key in keys])
+    for start in range(0, count, 100):
+        puts = [
+            put_operation(client.namespace + key, key.encode()) for key in keys[start : start + 100]
+        ]
+        await client.commit([], puts)
     return keys
 
 
@@ -107,8 +112,11 @@ async def test_pages_are_bounded_by_bytes(etcd: EtcdClient, monkeypatch: Any) ->
     monkeypatch.setattr("stream.etcd.client.FIRST_PAGE_KEYS", 10)
     monkeypatch.setattr("stream.etcd.client.PAGE_BYTES", 100_000)
     keys = [f"p/{number:03}" for number in range(150)]
-    for number, key in enumerate(keys):
-        await etcd.put(key, b"x" * (10 if number < 50 else 60_000 if number < 60 else 5_000))
+    sizes = [10] * 50 + [60_000] * 10 + [5_000] * 90
+    values = {key: b"x" * size for key, size in zip(keys, sizes, strict=True)}
+    for start in range(0, 150, 15):
+        some = keys[start : start + 15]
+        await etcd.commit([], [put_operation(etcd.namespace + key, values[key]) for key in some])
     pages: list[list[int]] = []
     call = etcd.call
 
