@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+import attrs
 from klein import Klein
 from klein.interfaces import IKleinRequest
 from twisted.internet.defer import CancelledError, Deferred
@@ -17,9 +18,10 @@ from werkzeug.routing import RequestRedirect
 from stream.api.call import Answer, Call, Handler, Identity, LastingAnswer, json_answer, json_body
 from stream.api.errors import error_answer, is_our_fault
 from stream.api.guard import Guard, Incoming
-from stream.api.http import ApiRequest, clean_path, error_body, put
+from stream.api.http import clean_path, error_body, put
 from stream.api.lasting import write_lasting
 from stream.api.operation import Operation
+from stream.api.site import ApiRequest
 from stream.errors import Fault, UserError, sentence, shortened
 from stream.values.url import quoted_path
 
@@ -78,6 +80,7 @@ class _Endpoint:
         def known(identity: Identity) -> None:
             request.project_id = identity.info.project_id
             request.span.set("project.id", request.project_id)
+            request.vouch()
 
         request.span.set("http.route", self._operation.path)
         call = await self._guard.admit(self._operation, _incoming(request, path), known)
@@ -143,8 +146,7 @@ def _warning(fault: Fault) -> dict[str, str]:
 
 
 def _incoming(request: ApiRequest, path: Mapping[str, str]) -> Incoming:
-    headers, content = request.requestHeaders, request.content
-    assert content is not None
+    headers = request.requestHeaders
 
     def header(name: bytes) -> str:
         values = headers.getRawHeaders(name)
@@ -157,7 +159,7 @@ def _incoming(request: ApiRequest, path: Mapping[str, str]) -> Incoming:
         headers=lambda: tuple(
             (name, value) for name, values in headers.getAllRawHeaders() for value in values
         ),
-        body=content.read,
+        body=request.body,
         client_ip=getattr(request.getClientAddress(), "host", ""),
         request_id=request.id,
     )
@@ -185,8 +187,19 @@ def _no_route(request: Any, failure: Failure) -> bytes:
         if request.method == b"OPTIONS":
             return put(request, Answer(status=204))
         methods = sorted(set(failure.value.valid_methods or ()) - {"HEAD"})
+        answer = error_body(
+            error_answer(
+                UserError(
+                    f"the method {shortened(request.method.decode('latin-1'))} is not allowed "
+                    f"here, only {', '.join(methods)}",
+                    status=405,
+                    name="methodNotAllowed",
+                ),
+                request.id,
+            )
+        )
         headers = tuple(("Allow", method) for method in methods)
-        return put(request, Answer(status=405, headers=headers))
+        return put(request, attrs.evolve(answer, headers=headers))
     error = error_answer(
         UserError(
             f'no endpoint found for path "{shortened(path)}"', status=404, name="endpointNotFound"

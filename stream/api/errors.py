@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import orjson
 from twisted.internet.defer import FirstError, TimeoutError
 
 from stream.errors import NestedError, UserError, explained, sentence
@@ -52,6 +53,10 @@ class ErrorAnswer:
             if self.doc_url:
                 body["docUrl"] = self.doc_url
         return body
+
+    def body(self) -> bytes:
+        """The body of the answer: JSON, indented."""
+        return orjson.dumps(self.plain(), option=orjson.OPT_INDENT_2) + b"\n"
 
 
 def _unavailable(what: str) -> UserError:

@@ -1,28 +1,25 @@
 """From a request to a checked and authorised call.
 
-The order of the checks is a part of the API: body, then path, query and header together, then the
-token, the branch, and the role. What the entity itself says comes after that, in the handlers.
+The order of the checks is a part of the API: path, query and header together, then the token, the
+body, the branch, and the role. What the entity itself says comes after that, in the handlers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 
 from stream.api.auth import Branches, authenticate, check_role, token_of
-from stream.api.body import read_body
+from stream.api.body import ReadBody, read_body
 from stream.api.call import Call, Identity
 from stream.api.operation import Operation
 from stream.api.schema import missing, problems_error
-from stream.errors import Fault
 from stream.keboola import TokenVerifier
 
 __all__ = ["Guard", "Incoming"]
 
 _TOKEN_HEADER = "X-StorageApi-Token"
-_NO_BODY: Mapping[str, Any] = {}
 
 
 @attrs.frozen(kw_only=True)
@@ -33,14 +30,14 @@ class Incoming:
     :ivar query: first values by name.
     :ivar header: the first value of the header with this name, empty if there is none.
     :ivar headers: names and values of all headers in their order.
-    :ivar body: the whole body.
+    :ivar body: reads the whole body; raises UserError.
     """
 
     path: Mapping[str, str]
     query: Mapping[str, str]
     header: Callable[[bytes], str]
     headers: Callable[[], tuple[tuple[bytes, bytes], ...]]
-    body: Callable[[], bytes]
+    body: Callable[[], Awaitable[bytes]]
     client_ip: str
     request_id: str
 
@@ -67,18 +64,6 @@ class Guard:
 
         Raises UserError if the request is wrong or not allowed.
         """
-        body: Mapping[str, Any] = _NO_BODY
-        unknown: tuple[Fault, ...] = ()
-        if operation.body is not None:
-            read = read_body(
-                operation.body,
-                incoming.body(),
-                incoming.header(b"content-type"),
-                incoming.header(b"content-encoding"),
-            )
-            if read.unknown and self._strict:
-                raise problems_error(read.unknown)
-            body, unknown = read.value, read.unknown
         parameters, problems = operation.read_parameters(incoming.path, incoming.query)
         token, promoted = token_of(
             incoming.header(b"x-storageapi-token"), incoming.header(b"authorization")
@@ -92,6 +77,20 @@ class Guard:
             project = incoming.header(b"x-kbc-projectid")
             identity = await authenticate(self._verifier, token, project)
             on_caller(identity)
+        # Nothing is read from the connection before it is known whose body it is. One that nobody
+        # needs is read, too: the connection can be used again.
+        data = b"" if operation.public else await incoming.body()
+        read = ReadBody({})
+        if operation.body is not None:
+            read = read_body(
+                operation.body,
+                data,
+                incoming.header(b"content-type"),
+                incoming.header(b"content-encoding"),
+            )
+            if read.unknown and self._strict:
+                raise problems_error(read.unknown)
+        if identity is not None:
             if "branchId" in parameters:
                 branch = await self._branches.resolve(identity, parameters["branchId"])
             if operation.admin:
@@ -101,9 +100,9 @@ class Guard:
             operation=operation,
             parameters=parameters,
             request_id=incoming.request_id,
-            body=body,
-            unknown=unknown,
-            raw_body=incoming.body() if is_record else b"",
+            body=read.value,
+            unknown=read.unknown,
+            raw_body=data if is_record else b"",
             raw_headers=_record_headers(incoming.headers(), promoted) if is_record else (),
             client_ip=incoming.client_ip,
             identity=identity,

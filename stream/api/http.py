@@ -1,4 +1,4 @@
-"""HTTP around the API: requests with a bounded body, ids, CORS, the access log.
+"""HTTP around the API: ids, CORS, what is refused before any route, the access log.
 
 What a request is about is decided in `stream.api.app`; everything here is the same for all of them.
 """
@@ -6,32 +6,27 @@ What a request is about is decided in `stream.api.app`; everything here is the s
 from __future__ import annotations
 
 import posixpath
-from io import BytesIO
 from typing import Any
 from urllib.parse import unquote_to_bytes
-from weakref import WeakSet
 
-import orjson
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import Request
 
 from stream.api.call import Answer
 from stream.api.errors import ErrorAnswer, error_answer
+from stream.api.site import ApiRequest
 from stream.errors import UserError
-from stream.ops.ids import request_id
-from stream.ops.tracing import Span, received
+from stream.ops.tracing import received
 from stream.values.duration import Duration
 from stream.values.redaction import shown_url
 
 __all__ = [
     "DOCUMENTATION",
-    "MAX_BODY_BYTES",
-    "ApiRequest",
-    "ApiSite",
+    "MAX_TARGET_BYTES",
     "Front",
     "clean_path",
     "error_body",
@@ -40,115 +35,15 @@ __all__ = [
 
 _log = Logger(namespace="stream.api.http")
 
-MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_IN_FLIGHT = 1000
 """Requests that are being answered; more are refused at once."""
-HEADERS_SECONDS = 10
-"""For the head of a request, and for waiting for the next one."""
-BODY_SECONDS = 30
-"""For the body."""
-_SWEEP_SECONDS = 1
+MAX_TARGET_BYTES = 8 * 1024
+"""Path and query of a request."""
 
 _METHODS = "GET, POST, PATCH, DELETE"
 _HEADERS = "Content-Type, X-StorageApi-Token, X-KBC-ProjectId"
 DOCUMENTATION = "/v1/documentation"
 _HEALTH_CHECK = b"/health-check"
-
-
-class ApiRequest(Request):
-    """A request whose head and body must come within a time, and whose body is bounded.
-
-    :ivar id: told to the client, and in the log.
-    :ivar project_id: of the caller, once it is known.
-    :ivar branch_id: of the call, once it is known.
-    :ivar span: of the request; its end is cared for.
-    :ivar is_too_big: a part of the body was dropped.
-    """
-
-    def __init__(self, channel: Any, *arguments: Any, **named: Any) -> None:
-        super().__init__(channel, *arguments, **named)
-        self.id = request_id()
-        self.project_id: int | None = None
-        self.branch_id: int | None = None
-        self.span = Span(None)
-        self.is_too_big = False
-        self._bytes = 0
-        self._site: ApiSite = channel.site
-        self._site.connections.add(channel)
-        self._site.expect(self, HEADERS_SECONDS)
-
-    def gotLength(self, length: int | None) -> None:
-        """The head is complete. Unlike the base class, never use a file on disk."""
-        self.content = BytesIO()
-        self._site.expect(self, BODY_SECONDS)
-
-    def handleContentChunk(self, data: bytes) -> None:
-        self._bytes += len(data)
-        self.is_too_big = self._bytes > MAX_BODY_BYTES
-        if not self.is_too_big and self.content is not None:
-            self.content.write(data)
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Unlike the base class, leave a form in the body alone: it may be a record."""
-        self._site.deadlines.pop(self, None)
-        assert self.content is not None
-        self.content.seek(0, 0)
-        self.args = {}
-        self.method, self.uri, self.clientproto = command, path, version
-        self.path = path.partition(b"?")[0]
-        self.process()
-
-    def connectionLost(self, reason: Failure) -> None:
-        self._site.deadlines.pop(self, None)
-        super().connectionLost(reason)
-
-
-class ApiSite(Site):
-    """A site whose requests are `ApiRequest`s and that leaves the log to `Front`.
-
-    :ivar connections: those that have sent a request.
-    :ivar deadlines: of requests that haven't been received as a whole.
-    """
-
-    noisy = False
-    requestFactory = ApiRequest
-    displayTracebacks = False
-
-    def __init__(self, root: IResource, reactor: Any) -> None:
-        super().__init__(root, reactor=reactor, timeout=HEADERS_SECONDS)
-        self.connections: WeakSet[Any] = WeakSet()
-        self.deadlines: dict[ApiRequest, float] = {}
-        self._sweeping: IDelayedCall | None = None
-
-    def expect(self, request: ApiRequest, seconds: float) -> None:
-        """Hang up unless the next part of *request* has come within so many seconds.
-
-        One timer looks after all requests: most of them are complete before it could fire.
-        """
-        self.deadlines[request] = self.reactor.seconds() + seconds
-        if self._sweeping is None:
-            self._sweeping = self.reactor.callLater(_SWEEP_SECONDS, self._sweep)
-
-    def _sweep(self) -> None:
-        self._sweeping = None
-        now = self.reactor.seconds()
-        for request, deadline in list(self.deadlines.items()):
-            if deadline <= now and request.channel is not None:
-                del self.deadlines[request]
-                request.channel.loseConnection()
-        if self.deadlines:
-            self._sweeping = self.reactor.callLater(_SWEEP_SECONDS, self._sweep)
-
-    def hang_up(self) -> None:
-        """Close the connections, after what was written to them is sent."""
-        for connection in list(self.connections):
-            connection.loseConnection()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            self._sweeping = None
-
-    def log(self, request: Any) -> None:
-        """Nothing here."""
 
 
 def clean_path(path: str) -> str:
@@ -159,9 +54,10 @@ def clean_path(path: str) -> str:
 
 def error_body(error: ErrorAnswer) -> Answer:
     """An error as JSON."""
-    body = orjson.dumps(error.plain(), option=orjson.OPT_INDENT_2) + b"\n"
     headers = (("Retry-After", str(error.retry_after)),) if error.retry_after else ()
-    return Answer(status=error.status, body=body, content_type="application/json", headers=headers)
+    return Answer(
+        status=error.status, body=error.body(), content_type="application/json", headers=headers
+    )
 
 
 def put(request: Request, answer: Answer) -> bytes:
@@ -204,6 +100,7 @@ class Front(Resource):
 
     def _render(self, request: Any) -> Any:
         request.setHeader(b"X-Request-Id", request.id.encode())
+        request.setHeader(b"X-Content-Type-Options", b"nosniff")
         origin = request.getHeader(b"origin")
         if origin:
             request.setHeader(b"Access-Control-Allow-Origin", origin)
@@ -222,11 +119,11 @@ class Front(Resource):
                 status=503,
                 name="serviceUnavailable",
             )
-        if request.is_too_big:
+        if len(request.uri) > MAX_TARGET_BYTES:
             return UserError(
-                f"the body is larger than {MAX_BODY_BYTES} bytes",
-                status=413,
-                name="payloadTooLarge",
+                f"the path and the query are longer than {MAX_TARGET_BYTES} bytes",
+                status=414,
+                name="targetTooLong",
             )
         try:
             unquote_to_bytes(request.path).decode()

@@ -15,11 +15,12 @@ from stream.api.auth import Branches
 from stream.api.background import ChangeTasks, SourceEvents
 from stream.api.documentation import Documentation
 from stream.api.guard import Guard
-from stream.api.http import DOCUMENTATION, ApiSite, Front
+from stream.api.http import DOCUMENTATION, Front
 from stream.api.mapping_test import MappingTest
 from stream.api.operations import OPERATIONS
 from stream.api.settings import EntitySettings
 from stream.api.sinks import Sinks
+from stream.api.site import ApiSite
 from stream.api.sources import Sources
 from stream.api.statistics import SinkStatistics
 from stream.api.tail import TailHub, Tails

@@ -12,18 +12,21 @@ import hmac
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
 import orjson
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
-from stream.api.call import Call, Handler, LastingAnswer, Send
-from stream.api.http import ApiSite
+from stream.api.call import Answer, Call, Handler, LastingAnswer, Send, json_answer
+from stream.api.http import put
+from stream.api.site import ApiRequest, ApiSite
 from stream.definition.key import SourceKey
 from stream.definition.reads import DefinitionReads
 from stream.definition.tail import TailSubscription
@@ -267,17 +270,22 @@ class _Receiver(Resource):
         super().__init__()
         self._watches = watches
 
-    def render_POST(self, request: Any) -> bytes:
-        request.setHeader(b"Content-Type", b"application/json")
-        if request.is_too_big:
-            request.setResponseCode(413)
-            return b"[]"
+    def render_POST(self, request: ApiRequest) -> int:
+        answering = Deferred.fromCoroutine(self._answer(request))
+        gone = request.notifyFinish()
+        gone.addErrback(lambda _: answering.cancel())
+        answering.addCallback(partial(_put, request))
+        answering.addErrback(lambda failure: failure.trap(CancelledError))
+        return NOT_DONE_YET
+
+    async def _answer(self, request: ApiRequest) -> Answer:
         try:
-            samples = orjson.loads(request.content.read())
-            return orjson.dumps([s["id"] for s in samples if not self._take(s)])
+            samples = orjson.loads(await request.body())
+            return json_answer(orjson.dumps([s["id"] for s in samples if not self._take(s)]))
+        except UserError as error:
+            return json_answer(b"[]", error.status)
         except (ValueError, TypeError, KeyError, AttributeError):
-            request.setResponseCode(400)
-            return b"[]"
+            return json_answer(b"[]", 400)
 
     def _take(self, sample: Any) -> bool:
         """Whether somebody watches; raises what wrong types raise."""
@@ -287,6 +295,11 @@ class _Receiver(Resource):
         records = [orjson.dumps(record) for record in sample["records"]]
         watch.put(records, int(sample["overRate"]), int(sample["overflow"]))
         return True
+
+
+def _put(request: ApiRequest, answer: Answer) -> None:
+    request.write(put(request, answer))
+    request.finish()
 
 
 class Tails:

@@ -45,9 +45,13 @@ async def test_without_a_token(api: Api) -> None:
 
 
 @ensure
-async def test_a_bad_body_hides_a_missing_token(api: Api) -> None:
-    """The body is looked at first."""
-    reply = await api.call("POST", SOURCES, {}, token=None)
+async def test_the_token_comes_before_the_body(api: Api) -> None:
+    """Of a stranger's body nothing is said, since it isn't even read."""
+    for token, status in ((None, 400), ("123-456-unknown", 401), (MACHINE, 401)):
+        reply = await api.call("POST", SOURCES, {}, token=token)
+        assert reply.status == status
+        assert "body" not in reply.json["message"]
+    reply = await api.call("POST", SOURCES, {})
     assert reply.json["message"] == '"type" is missing from body; "name" is missing from body.'
 
 

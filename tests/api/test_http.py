@@ -15,8 +15,9 @@ from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
 from stream.api.app import REQUEST_SECONDS, build_app
 from stream.api.call import Call
 from stream.api.guard import Guard
-from stream.api.http import BODY_SECONDS, HEADERS_SECONDS, ApiSite, Front
+from stream.api.http import Front
 from stream.api.operation import Operation
+from stream.api.site import ApiSite
 from stream.errors import UserError
 from tests.api.conftest import SOURCES, TOKEN, Api
 
@@ -77,25 +78,6 @@ def test_a_client_that_goes_away(server: Server) -> None:
     server.channel.connectionLost(Failure(ConnectionDone()))
     assert server.cancelled
     assert server.front.in_flight == []
-
-
-def test_a_head_that_does_not_end(server: Server) -> None:
-    """A head that drips in is cut off, however regularly it drips."""
-    server.send(b"GET /wait HTTP/1.1\r\n")
-    for _ in range(HEADERS_SECONDS + 1):
-        server.send(b"X-More: 1\r\n")
-        server.clock.advance(1)
-    assert server.transport.disconnecting
-
-
-def test_a_body_that_does_not_end(server: Server) -> None:
-    """A body that drips in is cut off."""
-    server.send(b"GET /wait HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
-    for _ in range(BODY_SECONDS):
-        assert not server.transport.disconnecting
-        server.send(b"x")
-        server.clock.advance(1)
-    assert server.transport.disconnecting
 
 
 def test_hanging_up(server: Server) -> None:

@@ -5,7 +5,8 @@ import re
 import pytest
 import pytest_twisted
 
-from stream.api.http import MAX_BODY_BYTES, clean_path
+from stream.api.http import clean_path
+from stream.api.site import MAX_BODY_BYTES
 from tests.api.conftest import SOURCE, SOURCES, Api
 
 ensure = pytest_twisted.ensureDeferred
@@ -50,7 +51,8 @@ async def test_unknown_paths(api: Api) -> None:
 async def test_unknown_methods(api: Api) -> None:
     """Where there is another method, that is told in a header each."""
     reply = await api.call("PUT", SOURCE)
-    assert (reply.status, reply.body) == (405, b"")
+    assert (reply.status, reply.json["error"]) == (405, "stream.api.methodNotAllowed")
+    assert reply.json["message"].endswith("only DELETE, GET, PATCH.")
     assert reply.headers.getRawHeaders("Allow") == ["DELETE", "GET", "PATCH"]
     assert (await api.call("OPTIONS", SOURCE)).status == 204
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from stream.api import http, requests
+from stream.api import body, http, requests, site
 from stream.definition import repository
 from stream.mapping import columns
 from stream.record import jsontree
@@ -52,4 +52,16 @@ def test_limits_of_definitions() -> None:
     assert limits["a template"] == f"{columns.MAX_TEMPLATE_CHARACTERS} characters"
     lengths = (requests.MAX_ID, requests.MAX_NAME, requests.MAX_DESCRIPTION)
     assert limits["an id, a name, a description"] == "{}, {}, {} characters".format(*lengths)
-    assert limits["the body of a call"] == f"{http.MAX_BODY_BYTES >> 20} MiB"
+    assert limits["the path, the default value of a column"] == (
+        f"{requests.MAX_PATH}, {requests.MAX_DEFAULT_VALUE} characters"
+    )
+    assert limits["objects and arrays of a body inside one another"] == str(body.MAX_DEPTH)
+    assert limits["the body of a call"] == f"{site.MAX_BODY_BYTES >> 20} MiB"
+    assert limits["path and query of a call"] == f"{http.MAX_TARGET_BYTES >> 10} KiB"
+    assert limits["the head of a call"] == (
+        f"{site.MAX_HEAD_BYTES >> 10} KiB, {site.MAX_HEADERS} headers"
+    )
+    assert limits["time for the head, for the body"] == (
+        f"{site.HEADERS_SECONDS} s, {site.BODY_SECONDS} s"
+    )
+    assert limits["connections of a node"] == str(site.MAX_CONNECTIONS)
