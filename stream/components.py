@@ -17,6 +17,7 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from stream.api.service import ApiService
 from stream.cluster import Cluster, Keboola, join_cluster, reach_keboola
@@ -24,7 +25,7 @@ from stream.console import Console, Parts
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink, Source
 from stream.errors import UserError
-from stream.etcd import EmbeddedEtcd, Mirror, Session, json_values
+from stream.etcd import EmbeddedEtcd, Life, Mirror, Session, json_values
 from stream.keboola.imports import FileImporter
 from stream.keboola.uploads import SliceUploader
 from stream.keboola.verifier import TokenVerifier
@@ -49,6 +50,7 @@ from stream.sink.quota import Quotas
 from stream.sink.router import SinkRouter
 from stream.sink.sink_pipeline import PipelineContext
 from stream.source.http.service import HttpSourceService
+from stream.storage import prefix as storage_prefix
 from stream.storage.coordinator.service import StorageCoordinatorService
 from stream.storage.coordinator.work import CoordinatorWork
 from stream.storage.key import SliceKey
@@ -107,6 +109,8 @@ def build(
     services += consoles(settings, reactor, parts)
 
     for service in _each_once(services):
+        if isinstance(service, Session):
+            service.on_replaced.append(lambda error: chain.fail(Failure(error)))
         chain.append(service)
     return chain
 
@@ -174,6 +178,8 @@ def storage_coordinator(
 ) -> list[IService]:
     """Build the component that moves files and slices through their states."""
     client = cluster.client
+    key = f"{storage_prefix.COORDINATOR_LIFE}{settings.node_id}"
+    life = Life(cluster.session, key, "storage coordinator")
     coordinator = parts.coordinator = StorageCoordinatorService(
         reactor,
         client,
@@ -206,6 +212,7 @@ def storage_coordinator(
         keboola.service,
         cluster.volumes.mirror,
         cluster.work,
+        life,
         coordinator,
     ]
 
@@ -287,12 +294,14 @@ def http_source(
     statistics = settings.storage.statistics
     client, session, pool = cluster.client, cluster.session, cluster.work.pool
     local = None if parts.writer is None else parts.writer.writer
+    life = Life(session, f"{storage_prefix.SOURCE_LIFE}{settings.node_id}", "source node")
     nodes = cluster.group(SOURCE_GROUP)
     clients = WriterClients(
         reactor,
         settings.node_id,
         network,
         cluster.volumes.find,
+        life=lambda: life.number,
         local=local,
         is_local=(lambda _: False) if local is None else local.has_volume,
     )
@@ -304,6 +313,7 @@ def http_source(
         session,
         PipelineContext(
             node_id=settings.node_id,
+            life=lambda: life.number,
             opener=clients,
             reactor=reactor,
             pool=pool,
@@ -340,6 +350,7 @@ def http_source(
         session,
         cluster.volumes.mirror,
         cluster.work,
+        life,
         nodes,
         clients,
         collector,

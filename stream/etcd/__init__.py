@@ -4,6 +4,7 @@ Only this package talks to etcd, and only `request` knows how requests are spell
 """
 
 from stream.etcd.atomic import AtomicConflict, AtomicTxn, LockLost, atomic
+from stream.etcd.claims import NameHeld
 from stream.etcd.client import EtcdClient, RangeResult
 from stream.etcd.distribution import Group, HashRing
 from stream.etcd.embedded import EmbeddedEtcd
@@ -14,6 +15,7 @@ from stream.etcd.errors import (
     LeaseNotFound,
     TxnTooLarge,
 )
+from stream.etcd.life import Life
 from stream.etcd.lock import Lock, LockTimeout
 from stream.etcd.mirror import Batch, Change, Mirror, json_values
 from stream.etcd.request import KeyValue
@@ -33,10 +35,12 @@ __all__ = [
     "HashRing",
     "KeyValue",
     "LeaseNotFound",
+    "Life",
     "Lock",
     "LockLost",
     "LockTimeout",
     "Mirror",
+    "NameHeld",
     "RangeResult",
     "Registration",
     "Session",

@@ -8,6 +8,7 @@ from typing import Any
 
 import xxhash
 from twisted.application.service import Service
+from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
 from stream.etcd.client import EtcdClient
@@ -126,8 +127,19 @@ class Group(Service):
             _log.info('found a new node "{node}"', node=node, distribution_group=self.name)
         for node in sorted(before - set(self._nodes)):
             _log.info('the node "{node}" gone', node=node, distribution_group=self.name)
+        if self._node_id in before and self._node_id not in self._nodes:
+            self._put_again()
         if before and before != set(self._nodes) and self._telling is None:
             self._telling = self._reactor.callLater(self._interval, self._tell)
+
+    def _put_again(self) -> None:
+        """The own key is gone. With a lease, somebody else has removed it: a second process with
+        the same name, for one, that has ended."""
+        if self.running and self._registration is not None:
+            putting = ensureDeferred(self._session.put_again(self._registration))
+            putting.addErrback(
+                lambda failure: _log.failure("cannot join group {group} again", group=self.name)
+            )
 
     def _tell(self) -> None:
         self._telling = None

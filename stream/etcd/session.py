@@ -8,6 +8,10 @@ Note [Late puts]: a request may reach etcd long after its sender gave it up, or 
 registration then, the key would have an old value, or hang on a lease that is about to end, and
 nobody would know. So each put says which form of the key it replaces, and is refused if that isn't
 there any more.
+
+Note [Names first]: under a new lease the names that the session bears are claimed before anything
+is put. If another process bears one meanwhile, the session is over: it puts nothing in the place of
+what that process has put, and tells its user, who must end.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.deadline import within
+from stream.etcd.claims import Claim, Claims, Holder, NameHeld
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import EtcdError, EtcdUnavailable, LeaseNotFound
 from stream.etcd.lock import Lock, LockQueue, LockTimeout
@@ -84,18 +89,21 @@ class Session(Service):
     :ivar lease_id: ``None`` while there is no valid lease.
     :ivar on_lost: called when the lease has ended or must have ended.
     :ivar on_renewed: called after the registrations were put under a new lease.
+    :ivar on_replaced: called when another process has taken a name of the session; it is over.
     """
 
     def __init__(self, client: EtcdClient, *, ttl: int, reactor: Any) -> None:
         self.lease_id: int | None = None
         self.on_lost: list[Callable[[], None]] = []
         self.on_renewed: list[Callable[[], None]] = []
+        self.on_replaced: list[Callable[[NameHeld], None]] = []
         self._client = client
         self._ttl = ttl
         self._reactor = reactor
         self._registrations: dict[str, Registration] = {}
         self._left_keys: set[str] = set()
         self._locks = LockQueue(client, reactor, lambda: self.lease_id)
+        self._claims = Claims(client, reactor, lambda: self.lease_id)
         self._lost_lease: int | None = None
         self._living: Deferred[None] | None = None
         self._expiry: Any = None
@@ -157,6 +165,7 @@ class Session(Service):
             return
         _log.error("the lease has ended, etcd was not reached in time or has revoked it")
         self._lost_lease, self.lease_id = self.lease_id, None
+        self._claims.lost()
         _tell(self.on_lost)
         if self._nap is not None and not self._nap.called:
             self._nap.callback(None)
@@ -169,6 +178,9 @@ class Session(Service):
                 delay = _BACKOFF_FIRST_SECONDS
             except CancelledError:
                 raise
+            except NameHeld as error:
+                await self._replaced(error)
+                return
             except EtcdError as error:
                 _log.warn("session: {error}", error=error)
                 await deferLater(self._reactor, delay)
@@ -238,13 +250,45 @@ class Session(Service):
         _log.info("the session has a new lease")
         _tell(self.on_renewed)
 
+    async def _replaced(self, error: NameHeld) -> None:
+        """See Note [Names first]. The new lease would be of no use to anybody."""
+        _log.error("this process was replaced: {error}", error=str(error))
+        lease, self.lease_id = self.lease_id, None
+        self._cancel_expiry()
+        for listener in list(self.on_replaced):
+            try:
+                listener(error)
+            except Exception:
+                _log.failure("a listener of the session failed")
+        if lease is not None:
+            try:
+                await self._revoke(lease)
+            except EtcdError as problem:
+                _log.debug("the new lease is left to expire: {error}", error=problem)
+
     async def _catch_up(self) -> None:
-        """Do what was put off while etcd was away."""
+        """Do what was put off while etcd was away; see Note [Names first]."""
+        await self._claims.retake()
         for registration in list(self._registrations.values()):
             await self.store(registration)
         for key in list(self._left_keys):
             await self._delete(key)
         await self._locks.tidy()
+
+    # Names.
+
+    async def claim(self, key: str, title: str) -> Claim:
+        """Bear a name from now on; waits for the lease of a dead process that still holds it.
+
+        :param key: its last part is the name.
+        :param title: what bears the name, for messages.
+
+        Raises `NameHeld` if another process bears it and lives.
+        """
+        claim = Claim(key, title, Holder.this_process(self._ttl))
+        await self._claims.take(claim)
+        _log.info('bears the name "{node}", life {life}', node=claim.node_id, life=claim.number)
+        return claim
 
     # Registrations.
 
@@ -273,6 +317,8 @@ class Session(Service):
             is_known = self._registrations.get(registration.key) is registration
             if not is_known or self.lease_id is None or registration.stored == wanted:
                 return
+            if not self._claims.are_held:
+                return  # see Note [Names first]; it is put once they are
             lease, value = wanted
             registration.stored = None
             await self._put(registration, value, lease)
@@ -300,6 +346,14 @@ class Session(Service):
                 return
             replaced = None
         raise EtcdUnavailable(f"{registration.key} is changed by somebody else all the time")
+
+    async def put_again(self, registration: Registration) -> None:
+        """Put a registration whose key was seen to be gone, if there is a lease."""
+        registration.stored = None
+        try:
+            await self.store(registration)
+        except EtcdUnavailable as error:
+            _log.warn("{key} is put later: {error}", key=registration.key, error=error)
 
     async def remove(self, registration: Registration) -> None:
         """Delete the registration's key, behind all puts of it."""

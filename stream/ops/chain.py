@@ -39,7 +39,7 @@ class ServiceChain(Service):
     :ivar is_ready: whether all have started and none is being stopped.
     :ivar is_unclean: whether the stop of one has failed.
     :ivar on_failure: called with the failure of a start before those already started are stopped,
-        which may take a while.
+        which may take a while; and with what `fail` is given.
     """
 
     def __init__(self, services: Sequence[IService], reactor: Any) -> None:
@@ -56,6 +56,11 @@ class ServiceChain(Service):
     def services(self) -> Sequence[IService]:
         """All services, in the order of starting."""
         return tuple(self._services)
+
+    def fail(self, failure: Failure) -> None:
+        """Tell that the services can't go on, although they have started."""
+        for tell in self.on_failure:
+            tell(failure)
 
     def append(self, service: IService) -> None:
         """Add a service behind the others; only before the start."""

@@ -9,6 +9,10 @@ longer write to". So a change is reported when every slice that it or an earlier
 really closed. Coordinators wait for the lowest report before they let a slice be uploaded. The
 report lives under the node's lease, and a node without a lease takes no records: a node that can't
 report can't write.
+
+Note [Lost lease]: with the lease the node loses its name, and whatever it had open belongs to a
+life that is over (`stream.etcd.claims`). So all pipelines are closed, and records are refused until
+that is done and the node bears its name again; only then a pipeline is opened, in the new life.
 """
 
 from __future__ import annotations
@@ -161,7 +165,7 @@ class SinkRouter(Service):
         )
         await self._sinks.startService()
         await self._slices.startService()
-        self.refusal = None
+        self._take_records()
 
     async def stopService(self) -> None:
         """Fires when every row is answered, every slice file closed and the report withdrawn."""
@@ -180,14 +184,33 @@ class SinkRouter(Service):
             await self._report.remove()
 
     def session_lost(self) -> None:
-        """Note [Close sync]: without a lease nobody would wait for this node."""
-        self.refusal = UserError(
-            "the node has lost its lease in etcd", status=503, name="leaseLost"
-        )
+        """Note [Close sync]: without a lease nobody would wait for this node. Note [Lost lease]."""
+        if not self.running:
+            return
+        self.refusal = _lease_lost()
+        for key, pipeline in list(self._pipelines.items()):
+            leaving = pipeline.turn.run(self._leave, key, pipeline)
+            leaving.addErrback(lambda failure: _log.failure("cannot close a pipeline", failure))
+
+    async def _leave(self, key: SinkKey, pipeline: SinkPipeline) -> None:
+        if self._pipelines.get(key) is pipeline:
+            await self._close_pipeline(key, "the lease is lost")
 
     def session_renewed(self) -> None:
+        """Take records again, once what the former life had open is closed."""
+        going_on = ensureDeferred(self._go_on())
+        going_on.addErrback(lambda failure: _log.failure("cannot take records again", failure))
+
+    async def _go_on(self) -> None:
+        await DeferredList(
+            [pipeline.turn.run(lambda: None) for pipeline in list(self._pipelines.values())]
+        )
         if self.running:
-            self.refusal = None
+            self._take_records()
+
+    def _take_records(self) -> None:
+        """If the node bears its name: it may have lost it (again) meanwhile."""
+        self.refusal = None if self._context.life() else _lease_lost()
 
     # Records.
 
@@ -391,7 +414,7 @@ class SinkRouter(Service):
         else:
             await self._close_pipeline(key)
 
-    async def _close_pipeline(self, key: SinkKey) -> None:
+    async def _close_pipeline(self, key: SinkKey, cause: str = "no active slice") -> None:
         """Until it is closed, records are refused: there must not be two writers of one file."""
         try:
             await self._pipelines[key].close(
@@ -403,7 +426,11 @@ class SinkRouter(Service):
             target = self._targets.get(key.source_key, {}).get(key.sink_id)
             if target is not None:
                 target._pipeline = None
-        _log.info("closed sink pipeline: {cause}", cause="no active slice", sink_id=str(key))
+        _log.info("closed sink pipeline: {cause}", cause=cause, sink_id=str(key))
+
+
+def _lease_lost() -> UserError:
+    return UserError("the node has lost its lease in etcd", status=503, name="leaseLost")
 
 
 def _sink_key(key: str) -> SinkKey:

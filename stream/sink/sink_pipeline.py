@@ -26,7 +26,7 @@ from stream.sink.outcome import ACCEPTED, Waiter, no_pipeline_ready
 from stream.sink.slice_pipeline import SlicePipeline
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
-from stream.storage.network.interface import SliceOpener
+from stream.storage.network.interface import SliceOpener, SourceLife
 from stream.values.bytesize import ByteSize
 
 __all__ = ["CountersCollector", "PipelineContext", "SinkPipeline"]
@@ -55,9 +55,13 @@ class CountersCollector(Protocol):
 
 @attrs.frozen(kw_only=True)
 class PipelineContext:
-    """What all pipelines of a node share."""
+    """What all pipelines of a node share.
+
+    :ivar life: gives the number of the node's present life; see `stream.etcd.claims`.
+    """
 
     node_id: str
+    life: Callable[[], int]
     opener: SliceOpener
     reactor: Any
     pool: ThreadPool
@@ -95,12 +99,15 @@ class _Target:
 class SinkPipeline:
     """Writes to the slices given by `update`; opened by the first record of the sink.
 
+    It belongs to the life of the node in which it was made: under another one it can open nothing.
+
     :ivar turn: held by its owner while he looks what it is to write to and changes it.
     """
 
     def __init__(self, context: PipelineContext, key: SinkKey | None = None) -> None:
         """:param key: whose records they are, to count them; nobody's if ``None``."""
         self._context = context
+        self._source = SourceLife(context.node_id, context.life())
         self._meter: SinkCounts | None = None
         if context.meters is not None and key is not None:
             self._meter = context.meters.of(key)
@@ -237,7 +244,7 @@ class SinkPipeline:
         context = self._context
         pipeline = SlicePipeline(
             slice_,
-            node_id=context.node_id,
+            source=self._source,
             opener=context.opener,
             reactor=context.reactor,
             pool=context.pool,

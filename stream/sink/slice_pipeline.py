@@ -7,7 +7,8 @@ group go out beside one that takes long, so the disk, not a rhythm, sets the pac
 Note [Resending]: a group is kept until the writer acknowledged it at the level that the slice asks
 for. When the connection breaks, what became of the groups on their way is unknown; the file is
 opened again with the acknowledged length, the writer cuts it there, and they are sent again. So an
-interruption neither loses nor doubles a row.
+interruption neither loses nor doubles a row. All that holds for one life of the node: if a later
+one has the file, nothing is sent again, and what became of the groups on their way stays unknown.
 
 Note [First record]: coordinators rotate and import by the statistics in etcd, which are put there
 once a second. A crash may lose the latest counts, which the reader mends, but must not make a slice
@@ -39,10 +40,12 @@ from stream.sink.meters import SinkCounts
 from stream.sink.outcome import Waiter, no_pipeline_ready, not_stored, unknown_fate
 from stream.storage.entity import Slice
 from stream.storage.network.interface import (
+    Fenced,
     NoSpace,
     SliceFile,
     SliceOpener,
     SliceSealed,
+    SourceLife,
     SyncLevel,
     WriterDraining,
     WriterError,
@@ -85,6 +88,7 @@ class PipelineState(enum.Enum):
 
 class SlicePipeline:
     """:param slice_: the slice, in state ``writing``.
+    :param source: this node, in the life in which the pipeline was made.
     :param reroute: offers a group that was certainly not stored to another slice of the sink;
         false if nobody takes it.
     :param announce: fires when the present counters of the slice are in etcd.
@@ -96,7 +100,7 @@ class SlicePipeline:
         self,
         slice_: Slice,
         *,
-        node_id: str,
+        source: SourceLife,
         opener: SliceOpener,
         reactor: Any,
         pool: ThreadPool,
@@ -111,7 +115,7 @@ class SlicePipeline:
         self.slice = slice_
         self.counters = SliceCounters()
         self.state = PipelineState.OPENING
-        self._node_id = node_id
+        self._source = source
         self._opener = opener
         self._reactor = reactor
         self._pool = pool
@@ -399,9 +403,7 @@ class SlicePipeline:
 
     def _reopen(self) -> None:
         self._reopen_call = None
-        self._opening = self._opener.open(
-            self.slice, self._node_id, self, resume=self._acknowledged
-        )
+        self._opening = self._opener.open(self.slice, self._source, self, resume=self._acknowledged)
         self._opening.addCallbacks(self._opened, self._open_failed)
 
     def _opened(self, file: SliceFile) -> None:
@@ -432,6 +434,9 @@ class SlicePipeline:
         if failure.check(SliceSealed):
             self._lose_file(_error(failure))
             return
+        if failure.check(Fenced):
+            self._acknowledged = -1
+            self._give_up_all(_error(failure), sent_refused=False)
         suppressed = self._told.due(self.slice.key.volume_id)
         if failure.check(WriterError) is None:
             _log.failure("cannot open a slice file", failure)

@@ -11,10 +11,12 @@ from stream.storage.state import Level
 
 __all__ = [
     "CLOSE_SYNC",
+    "COORDINATOR_LIFE",
     "FILE_ALL",
     "OPEN_STATISTICS",
     "RESET_STATISTICS",
     "SLICE_ALL",
+    "SOURCE_LIFE",
     "SUM_STATISTICS",
     "WRITER_VOLUME",
     "file_keys",
@@ -28,6 +30,8 @@ FILE_ALL = "storage/file/all/"
 SLICE_ALL = "storage/slice/all/"
 WRITER_VOLUME = "storage/volume/writer/"
 CLOSE_SYNC = "runtime/closesync/source/node/"
+SOURCE_LIFE = "runtime/life/source/node/"
+COORDINATOR_LIFE = "runtime/life/coordinator/node/"
 
 OPEN_STATISTICS = "_open"
 SUM_STATISTICS = "_sum"

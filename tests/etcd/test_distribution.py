@@ -130,3 +130,24 @@ async def test_self_discovery(etcd: EtcdClient, monkeypatch: Any) -> None:
         await _group(etcd, session, "node-0").startService()
     monkeypatch.undo()
     await session.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_a_second_process_took_along_is_put_again(etcd: EtcdClient) -> None:
+    """Two processes with one name, and one of them ends: the other stays in the group."""
+    first, second = await _session(etcd), await _session(etcd)
+    group, same = _group(etcd, first, "node-1"), _group(etcd, second, "node-1")
+    await group.startService()
+    await same.startService()
+    await same.stopService()
+    key = f"{group._prefix}node-1"
+
+    async def is_ours() -> bool:
+        kv = await etcd.get(key)
+        return kv is not None and kv.lease == first.lease_id
+
+    await until(is_ours)
+    await until(lambda: group.nodes == ("node-1",))
+    await group.stopService()
+    for session in (first, second):
+        await session.stopService()

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from stream.definition.entity import Sink, Source
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
-from stream.etcd import EtcdClient, Group, Mirror, Session, json_values
+from stream.etcd import EtcdClient, Group, Life, Mirror, Session, json_values
 from stream.ops.chain import ServiceChain
 from stream.settings import Settings, StorageLevel
 from stream.settings.local import WriterNetworkSettings
@@ -54,12 +54,14 @@ class Node:
     """One life of a node.
 
     :ivar services: everything that it runs.
+    :ivar session: of all but readers.
     :ivar router: of a source node.
     :ivar is_stopping: it was asked to end.
     """
 
     process: Process
     services: ServiceChain
+    session: Session | None = None
     router: SinkRouter | None = None
     is_stopping: bool = False
     _started: Deferred[None] | None = None
@@ -159,20 +161,21 @@ def build(
         return Node(process, _reader(process, client, volumes, level, staged))
     session = Session(client, ttl=ttl, reactor=process)
     if kind == "writer":
-        return Node(process, _writer(process, client, session, node_id, volumes))
+        return Node(process, _writer(process, client, session, node_id, volumes), session)
     if kind == "coordinator":
-        return Node(process, _coordinator(process, client, session, node_id, level))
+        return Node(process, _coordinator(process, client, session, node_id, level), session)
     return _source(process, client, session, node_id)
 
 
 def _source(process: Process, client: EtcdClient, session: Session, node_id: str) -> Node:
     volumes: Mirror[Volume] = Mirror(client, prefix.WRITER_VOLUME, json_values(Volume))
+    life = Life(session, f"{prefix.SOURCE_LIFE}{node_id}", "source node")
     group = Group(client, session, _SOURCES, node_id, grouping_interval=0.5, reactor=process)
 
     def volume(volume_id: str) -> Volume | None:
         return volumes.items.get(f"{prefix.WRITER_VOLUME}{volume_id}")
 
-    clients = _Clients(process, node_id, _network_settings(), volume)
+    clients = _Clients(process, node_id, _network_settings(), volume, life=lambda: life.number)
     collector = Collector(client, node_id, _STATISTICS_SECONDS, process)
     quotas = Quotas(client, _STATISTICS_SECONDS, process)
     router = SinkRouter(
@@ -180,6 +183,7 @@ def _source(process: Process, client: EtcdClient, session: Session, node_id: str
         session,
         PipelineContext(
             node_id=node_id,
+            life=lambda: life.number,
             opener=clients,
             reactor=process,
             pool=process.pool,
@@ -201,9 +205,9 @@ def _source(process: Process, client: EtcdClient, session: Session, node_id: str
 
     group.on_change(share_anew)
     chain = ServiceChain(
-        [client, session, volumes, group, clients, collector, quotas, router], process
+        [client, session, volumes, life, group, clients, collector, quotas, router], process
     )
-    return Node(process, chain, router)
+    return Node(process, chain, session, router)
 
 
 def _writer(
@@ -290,6 +294,7 @@ def _coordinator(
                 if key.startswith(file):
                     rotation.operator.wake(key)
 
+    life = Life(session, f"{prefix.COORDINATOR_LIFE}{node_id}", "storage coordinator")
     group = Group(client, session, "rotation", node_id, grouping_interval=0.5, reactor=process)
     statistics = StatisticsCache(client, counted)
     close_sync = CloseSync(client, wake)
@@ -303,5 +308,5 @@ def _coordinator(
         on_change=rotation.operator.changed,
     )
     return ServiceChain(
-        [client, session, group, statistics, close_sync, slices, rotation.operator], process
+        [client, session, life, group, statistics, close_sync, slices, rotation.operator], process
     )

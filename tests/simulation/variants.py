@@ -10,6 +10,7 @@ from twisted.internet.defer import DeferredList, ensureDeferred
 
 from stream.definition.key import SinkKey
 from stream.errors import UserError
+from stream.etcd.claims import Claim, Claims
 from stream.sink.outcome import shutting_down
 from stream.sink.router import SinkRouter
 from stream.sink.sink_pipeline import CLOSE_SECONDS, SinkPipeline
@@ -83,7 +84,39 @@ async def _stop_in_the_middle(self: SinkRouter) -> None:
         await self._report.remove()
 
 
+async def _take_by_force(self: Claims, claim: Claim) -> None:
+    claim.number = 1
+
+
+async def _retake_nothing(self: Claims) -> None:
+    pass
+
+
+def _keep_pipelines(self: SinkRouter) -> None:
+    self.refusal = UserError("the lease is lost", status=503, name="leaseLost")
+
+
+def _go_on(self: SinkRouter) -> None:
+    if self.running:
+        self.refusal = None
+
+
 VARIANTS = {
+    "lets two lives of a node write": Variant(
+        {
+            "stream.etcd.claims.Claims.take": _take_by_force,
+            "stream.etcd.claims.Claims.retake": _retake_nothing,
+            "stream.etcd.claims.Claims.lost": lambda self: None,
+            "stream.etcd.claims.Claims.are_held": True,
+            "stream.sink.router.SinkRouter.session_lost": _keep_pipelines,
+            "stream.sink.router.SinkRouter.session_renewed": _go_on,
+            "stream.storage.writer.writer._check_number": lambda source, present: None,
+            "stream.storage.writer.disk._is_last_of": lambda path, life: True,
+            "stream.storage.writer.server.WriterFactory.latest_life": lambda self, node: 0,
+        },
+        ("double",),
+        "is lost",
+    ),
     "answers before the sync": Variant(
         {"stream.storage.writer.appender._sync_all": _sync_nothing}, ("power",), "is lost"
     ),

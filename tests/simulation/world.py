@@ -108,16 +108,23 @@ class _Request:
 
 @attrs.define(eq=False)
 class _Place:
-    """Where a node lives: its lives come one after another.
+    """Where a node lives: its lives come one after another, or beside one another by mistake.
 
-    :ivar node: the present one; ``None`` while it is down.
+    :ivar node: the latest one; ``None`` while it is down.
+    :ivar former: earlier ones that weren't killed when the latest was started.
     """
 
     kind: str
     name: str
     host: str
     node: Node | None = None
+    former: list[Node] = attrs.Factory(list)
     lives: int = 0
+
+    @property
+    def living(self) -> list[Node]:
+        """All lives that there are, the latest last."""
+        return [*self.former, *([self.node] if self.node is not None else [])]
 
 
 class World:
@@ -163,10 +170,10 @@ class World:
         process.pool = Pool(process, _POOL_SIZE)
         return process
 
-    def start(self, place: _Place) -> None:
+    def start(self, place: _Place, host: str = "") -> None:
         """A new life; if it can't start it ends at once, and whoever looks after it tries again."""
         place.lives += 1
-        process = self.process(f"{place.name}/{place.lives}", place.host)
+        process = self.process(f"{place.name}/{place.lives}", host or place.host)
         node = build(
             place.kind,
             place.name,
@@ -176,7 +183,11 @@ class World:
             level=self.level,
             staged=self._staged,
         )
+        if place.node is not None:
+            place.former.append(place.node)
         place.node = node
+        if node.session is not None:
+            node.session.on_replaced.append(lambda _: self.stop(place, node))
 
         def failed(_: object) -> None:
             self.kill(place, node)
@@ -188,7 +199,11 @@ class World:
 
     def kill(self, place: _Place, node: Node) -> None:
         node.process.kill()
-        if place.node is node:
+        if node in place.former:
+            place.former.remove(node)
+        elif place.node is node and place.former:
+            place.node = place.former.pop()
+        elif place.node is node:
             place.node = None
             self.scheduler.after(
                 self.random.expovariate(1 / 1.5), lambda: self.start(place), f"restart {place.name}"
@@ -206,8 +221,10 @@ class World:
         self.scheduler.after(
             self.random.expovariate(1 / _WAIT_SECONDS), lambda: self.produce(place), "load"
         )
-        node = place.node
-        if node is None or node.router is None or node.is_stopping:
+        if not place.living:
+            return
+        node = self.random.choice(place.living)
+        if node.router is None or node.is_stopping:
             return
         router = node.router
         for _ in range(self.random.choice((1, 1, 1, 2, 5))):
@@ -244,7 +261,7 @@ class World:
         FAULTS[kind](self)
 
     def _living(self) -> tuple[_Place, Node] | None:
-        living = [(place, place.node) for place in self.places if place.node is not None]
+        living = [(place, node) for place in self.places for node in place.living]
         return self.random.choice(living) if living else None
 
     def _kill_some(self) -> None:
@@ -261,7 +278,10 @@ class World:
         found = self._living()
         if found is None:
             return
-        place, node = found
+        self.stop(*found)
+
+    def stop(self, place: _Place, node: Node) -> None:
+        """Ask a process to end, and kill it if it doesn't."""
 
         def stopped(_: object) -> None:
             asked = [request for request in self.requests if request.process is node.process]
@@ -285,11 +305,28 @@ class World:
             until = self.scheduler.now + self.random.uniform(0.1, 2.5 * self._ttl)
             process.stopped_until = max(process.stopped_until, until)
 
+    def _double_some(self) -> None:
+        """SIGSTOP for longer than the lease, perhaps; the same name elsewhere; SIGCONT."""
+        found = self._living()
+        if found is None or found[0].node is not found[1]:
+            return
+        place, node = found
+        until = self.scheduler.now + self.random.uniform(0.0, 3.0 * self._ttl)
+        node.process.stopped_until = max(node.process.stopped_until, until)
+        host = self.random.choice(_SOURCES) if place.kind == "source" else ""
+
+        def double() -> None:
+            if place.node is node and not node.process.is_dead:
+                self.start(place, host)
+
+        self.scheduler.after(self.random.uniform(0.0, 2.0 * self._ttl), double, "is doubled")
+
     def _lose_power(self) -> None:
         host = self.random.choice(_DISKS)
         for place in self.places:
-            if place.host == host and place.node is not None:
-                self.kill(place, place.node)
+            for node in place.living:
+                if node.process.host == host:
+                    self.kill(place, node)
         self.os.disks[host].lose_power(self.scheduler)
 
     def _cut(self) -> None:
@@ -464,6 +501,7 @@ FAULTS: dict[str, Callable[[World], None]] = {
     "kill": World._kill_some,
     "term": World._stop_some,
     "pause": World._pause_some,
+    "double": World._double_some,
     "power": World._lose_power,
     "cut": World._cut,
     "block": World._block,
@@ -495,7 +533,19 @@ def _in_place(world: World) -> Iterator[None]:
     seeded = SimpleNamespace(
         Random=lambda: random.Random(scheduler.random.random()), uniform=scheduler.random.uniform
     )
+
+    def started(number: int) -> int | None:
+        return None if scheduler.processes[number].is_dead else number + 1
+
+    def number() -> int:
+        assert scheduler.running is not None
+        return scheduler.processes.index(scheduler.running)
+
     patches: dict[str, Any] = {
+        "stream.etcd.claims.os": SimpleNamespace(getpid=number),
+        "stream.etcd.claims._machine": lambda: scheduler.processes[number()].host,
+        "stream.etcd.claims._namespace": lambda: "pid:[1]",
+        "stream.etcd.claims._started": started,
         "stream.etcd.client.Transport": transport,
         "stream.storage.writer.writer.LeavablePool": pool,
         "stream.storage.writer.disk.os": world.os,

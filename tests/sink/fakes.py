@@ -11,6 +11,7 @@ from stream.storage.network.interface import (
     ContentConflict,
     SliceFile,
     SliceFileListener,
+    SourceLife,
     SyncLevel,
     WriterError,
     WrongOffset,
@@ -101,7 +102,7 @@ class FakeOpener:
     _waiting: list[tuple[Deferred[SliceFile], FakeSliceFile]] = attrs.Factory(list)
 
     def open(
-        self, slice_: Slice, source_node_id: str, listener: SliceFileListener, *, resume: int = -1
+        self, slice_: Slice, source: SourceLife, listener: SliceFileListener, *, resume: int = -1
     ) -> Deferred[SliceFile]:
         self.resumes.append(resume)
         if self.refusals:

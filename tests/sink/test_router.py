@@ -58,12 +58,14 @@ class World:
         self.pool = ThreadPool(0, 2)
         self.collector = Collector(etcd, "node-1", 0.02, reactor)
         self.nodes = ["node-1"]
+        self.life = 1
         self._renderer: Renderer | None = None
         self.router = self._router()
 
     def _router(self) -> SinkRouter:
         context = PipelineContext(
             node_id="node-1",
+            life=lambda: self.life,
             opener=self.opener,
             reactor=reactor,
             pool=self.pool,

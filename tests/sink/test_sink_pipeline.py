@@ -35,6 +35,7 @@ class _Collector:
 def _context(opener: FakeOpener, clock: Clock) -> PipelineContext:
     return PipelineContext(
         node_id="node-1",
+        life=lambda: 1,
         opener=opener,
         reactor=clock,
         pool=ThreadPool(),

@@ -26,6 +26,7 @@ from stream.storage.encoding import Encoding
 from stream.storage.network.interface import (
     NoSpace,
     SliceSealed,
+    SourceLife,
     SyncLevel,
     WriterUnavailable,
 )
@@ -60,7 +61,7 @@ class PipelineTests(SynchronousTestCase):
     def pipeline(self, encoding: Encoding | None = None) -> SlicePipeline:
         pipeline = SlicePipeline(
             sample_slice(encoding=encoding or uncompressed()),
-            node_id="node-1",
+            source=SourceLife("node-1", 1),
             opener=self.opener,
             reactor=self.clock,
             pool=_NoThreads(),
@@ -401,7 +402,7 @@ def test_counters_follow_acknowledgements(answers: int) -> None:
     opener = FakeOpener(at_once=False)
     pipeline = SlicePipeline(
         sample_slice(encoding=uncompressed()),
-        node_id="node-1",
+        source=SourceLife("node-1", 1),
         opener=opener,
         reactor=clock,
         pool=_NoThreads(),

@@ -20,9 +20,11 @@ from stream.settings.local import WriterNetworkSettings
 from stream.storage.entity import Slice
 from stream.storage.network.connection import Connection, ConnectionFactory, translated
 from stream.storage.network.interface import (
+    Fenced,
     SliceFile,
     SliceFileListener,
     SliceOpener,
+    SourceLife,
     WriterError,
     WriterUnavailable,
 )
@@ -42,12 +44,14 @@ _FORGET_SECONDS = 5.0
 class _Writer:
     """What is known of the writer at one address.
 
+    :ivar life: for which the connections are made.
     :ivar volumes: ids of volumes that it was asked for.
     :ivar connection: the present one; it may be lost already.
     """
 
     client: ClientService
     factory: ConnectionFactory
+    life: int
     volumes: set[str] = attrs.Factory(set)
     connection: Connection | None = None
 
@@ -63,9 +67,10 @@ class WriterClients(Service):
     """A `stream.storage.network.interface.SliceOpener` for all volumes of the cluster.
 
     There is one connection to each writer, made when it is first needed and made again as long as
-    one of its volumes is registered.
+    one of its volumes is registered. A new life of the node has connections of its own.
 
     :param node_id: of this source node.
+    :param life: the number of the node's present life, 0 while it has none.
     :param volume: the registered volume with an id, if there is one.
     :param local: opens files on the volumes of this very process.
     :param is_local: whether a volume is one of those.
@@ -78,6 +83,7 @@ class WriterClients(Service):
         settings: WriterNetworkSettings,
         volume: Callable[[str], Volume | None],
         *,
+        life: Callable[[], int],
         local: SliceOpener | None = None,
         is_local: Callable[[str], bool] = lambda _: False,
     ) -> None:
@@ -87,6 +93,7 @@ class WriterClients(Service):
         self._local = local
         self._is_local = is_local
         self._node_id = node_id
+        self._life = life
         self._writers: dict[str, _Writer] = {}
         self._forgetting = LoopingCall(self._forget_unregistered)
         self._forgetting.clock = reactor
@@ -113,21 +120,25 @@ class WriterClients(Service):
             if any(volume is not None and volume.node_address == address for volume in registered):
                 continue
             if writer.connection is None or not writer.connection.files:
-                del self._writers[address]
-                writer.stop().addErrback(
-                    lambda failure: _log.failure("cannot close a connection", failure)
-                )
+                self._forget(address)
+
+    def _forget(self, address: str) -> None:
+        self._writers.pop(address).stop().addErrback(
+            lambda failure: _log.failure("cannot close a connection", failure)
+        )
 
     def open(
-        self, slice_: Slice, source_node_id: str, listener: SliceFileListener, *, resume: int = -1
+        self, slice_: Slice, source: SourceLife, listener: SliceFileListener, *, resume: int = -1
     ) -> Deferred[SliceFile]:
         volume_id = slice_.key.volume_id
+        if source.number != self._life():
+            return fail(Fenced("the life of this node that wrote the slice has ended"))
         if self._local is not None and self._is_local(volume_id):
-            return self._local.open(slice_, source_node_id, listener, resume=resume)
+            return self._local.open(slice_, source, listener, resume=resume)
         volume = self._volume(volume_id)
         if volume is None:
             return fail(WriterUnavailable(f'volume "{volume_id}" is not registered'))
-        opening = ensureDeferred(self._open(volume, slice_, source_node_id, listener, resume))
+        opening = ensureDeferred(self._open(volume, slice_, source, listener, resume))
         within(
             opening,
             self._settings.stream_open_timeout.seconds,
@@ -140,22 +151,27 @@ class WriterClients(Service):
         self,
         volume: Volume,
         slice_: Slice,
-        source_node_id: str,
+        source: SourceLife,
         listener: SliceFileListener,
         resume: int,
     ) -> SliceFile:
-        writer = self._writer(volume.node_address)
+        writer = self._writer(volume.node_address, source.number)
         writer.volumes.add(volume.volume_id)
         connection = cast(Connection, await writer.client.whenConnected())
         await connection.accepted()
         writer.connection = connection
-        return await connection.open(slice_, source_node_id, listener, resume)
+        return await connection.open(slice_, source, listener, resume)
 
-    def _writer(self, address: str) -> _Writer:
+    def _writer(self, address: str, life: int) -> _Writer:
         writer = self._writers.get(address)
+        if writer is not None and writer.life != life:
+            self._forget(address)
+            writer = None
         if writer is None:
             host, port = split_address(address)
-            factory = ConnectionFactory(self._node_id, self._settings, self._reactor)
+            factory = ConnectionFactory(
+                SourceLife(self._node_id, life), self._settings, self._reactor
+            )
             client = ClientService(
                 self._endpoint(host or "127.0.0.1", port),
                 factory,
@@ -163,7 +179,7 @@ class WriterClients(Service):
                 retryPolicy=lambda attempts: _REDIAL(attempts + factory.refusals),
                 clock=self._reactor,
             )
-            writer = self._writers[address] = _Writer(client, factory)
+            writer = self._writers[address] = _Writer(client, factory, life)
             client.startService()
         return writer
 

@@ -3,8 +3,8 @@
 ```
 source                                writer
   -> Challenge ()                     <- nonce
-  -> Hello (version, node, nonce, …)  <- version, epoch, proof   nothing else is accepted before
-  -> Open (slice, node, resume)       <- handle, length
+  -> Hello (version, node, life, …)   <- version, epoch, proof   nothing else is accepted before
+  -> Open (slice, node, life, resume) <- handle, length
   -> Append (handle, offset, …)       <- end                     once the wanted level is reached
   -> Close (handle)                   <-
   -> Ping ()                          <-
@@ -12,10 +12,13 @@ source                                writer
                                       -> Lost (handle, reason)   the file can't be used any more
 ```
 
+An opening names the slice; where its file is and how it is compressed the writer reads in etcd. The
+life of the node must be the one that bears the node's name in etcd (`stream.etcd.claims`).
+
 A handle is random and bound to its connection. An append tells where it goes and the CRC-32 of its
 data, so one that is repeated after a broken connection is recognised and one that was damaged on
 the way is refused. Each end proves that it knows the shared secret by an HMAC over both nonces and
-the node's name; the proofs are empty if no secret is configured.
+the node's name and life; the proofs are empty if no secret is configured.
 """
 
 from __future__ import annotations
@@ -28,8 +31,10 @@ from twisted.protocols import amp
 
 from stream.storage.network.interface import (
     ContentConflict,
+    Fenced,
     NoSpace,
     SliceSealed,
+    SourceLife,
     WriterDraining,
     WriterError,
     WriterUnavailable,
@@ -55,7 +60,7 @@ __all__ = [
     "writer_proof",
 ]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 _PART_BYTES = 65_000
 _MAX_PARTS = 64
@@ -109,6 +114,10 @@ class ConflictOnWire(Exception):
     pass
 
 
+class FencedOnWire(Exception):
+    pass
+
+
 class WrongOffsetOnWire(Exception):
     """Its text is the length of the file."""
 
@@ -120,6 +129,7 @@ _ERRORS = {
     UnavailableOnWire: b"UNAVAILABLE",
     WrongOffsetOnWire: b"WRONG_OFFSET",
     ConflictOnWire: b"CONFLICT",
+    FencedOnWire: b"FENCED",
     Unauthorized: b"UNAUTHORIZED",
 }
 
@@ -129,6 +139,7 @@ _KINDS: dict[type[WriterError], type[Exception]] = {
     WriterDraining: DrainingOnWire,
     WriterUnavailable: UnavailableOnWire,
     ContentConflict: ConflictOnWire,
+    Fenced: FencedOnWire,
 }
 
 
@@ -155,25 +166,25 @@ def checksum(data: bytes) -> int:
     return crc
 
 
-def source_proof(secret: str, challenge: bytes, nonce: bytes, node_id: str) -> bytes:
+def source_proof(secret: str, challenge: bytes, nonce: bytes, source: SourceLife) -> bytes:
     """What a node shows to prove that it knows the secret.
 
     :param challenge: the writer's nonce.
     :param nonce: the node's own.
     """
-    return _proof(b"source", secret, challenge, nonce, node_id)
+    return _proof(b"source", secret, challenge, nonce, source)
 
 
-def writer_proof(secret: str, challenge: bytes, nonce: bytes, node_id: str) -> bytes:
+def writer_proof(secret: str, challenge: bytes, nonce: bytes, source: SourceLife) -> bytes:
     """What the writer answers, so that rows don't go to a stranger on its address."""
-    return _proof(b"writer", secret, challenge, nonce, node_id)
+    return _proof(b"writer", secret, challenge, nonce, source)
 
 
-def _proof(end: bytes, secret: str, challenge: bytes, nonce: bytes, node_id: str) -> bytes:
+def _proof(end: bytes, secret: str, challenge: bytes, nonce: bytes, source: SourceLife) -> bytes:
     """The name of the end keeps one's proof from serving as the other's."""
     if not secret:
         return b""
-    parts = (end, challenge, nonce, node_id.encode())
+    parts = (end, challenge, nonce, source.node_id.encode(), b"%d" % source.number)
     message = b"".join(b"%d:%s," % (len(part), part) for part in parts)
     return hmac.digest(secret.encode(), message, "sha256")
 
@@ -187,6 +198,7 @@ class Hello(amp.Command):
     arguments = [
         (b"version", amp.Integer()),
         (b"node", amp.Unicode()),
+        (b"life", amp.Integer()),
         (b"nonce", amp.String()),
         (b"proof", amp.String()),
     ]
@@ -200,8 +212,9 @@ class Hello(amp.Command):
 
 class Open(amp.Command):
     arguments = [
-        (b"slice", BigBytes()),
+        (b"slice", amp.Unicode()),
         (b"node", amp.Unicode()),
+        (b"life", amp.Integer()),
         (b"resume", amp.Integer()),
     ]
     response = [(b"handle", amp.String()), (b"length", amp.Integer())]
@@ -250,6 +263,7 @@ _KIND_NAMES = {
     SliceSealed: b"SEALED",
     WriterDraining: b"DRAINING",
     WriterUnavailable: b"UNAVAILABLE",
+    Fenced: b"FENCED",
 }
 
 

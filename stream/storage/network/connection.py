@@ -29,11 +29,11 @@ from stream.storage.network import commands
 from stream.storage.network.interface import (
     SliceFile,
     SliceFileListener,
+    SourceLife,
     SyncLevel,
     WriterError,
     WriterUnavailable,
 )
-from stream.values.codec import encode
 
 __all__ = ["APPENDS_IN_FLIGHT", "Connection", "ConnectionFactory", "translated"]
 
@@ -139,6 +139,7 @@ class Connection(amp.AMP):
         self._bytes_in_flight = 0
         self._is_paused = False
         self._is_lost = False
+        self._refusal: WriterError | None = None
         self._pinging: LoopingCall | None = None
         self._heard = True
         self._silent_since = 0.0
@@ -163,11 +164,12 @@ class Connection(amp.AMP):
     async def _greet(self) -> None:
         challenge = (await self.callRemote(commands.Challenge))["nonce"]
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        shared = (self.factory.settings.secret, challenge, nonce, self.factory.node_id)
+        shared = (self.factory.settings.secret, challenge, nonce, self.factory.source)
         answer = await self.callRemote(
             commands.Hello,
             version=commands.PROTOCOL_VERSION,
-            node=self.factory.node_id,
+            node=self.factory.source.node_id,
+            life=self.factory.source.number,
             nonce=nonce,
             proof=commands.source_proof(*shared),
         )
@@ -185,7 +187,7 @@ class Connection(amp.AMP):
             accepted.callback(None)
 
     def accepted(self) -> Deferred[None]:
-        """Fires once the writer has accepted us; fails with `WriterUnavailable`."""
+        """Fires once the writer has accepted us; fails with `WriterUnavailable` or `Fenced`."""
         if self._is_lost:
             return fail(_lost())
         if self._is_accepted:
@@ -197,6 +199,7 @@ class Connection(amp.AMP):
     def _refused(self, failure: Failure) -> None:
         self.factory.refusals += 1
         if not self._is_lost:
+            self._refusal = commands.from_wire(cast(BaseException, failure.value))
             _log.error("the writer refused the connection: {error}", error=failure.value)
             self.transport.abortConnection()
 
@@ -233,7 +236,7 @@ class Connection(amp.AMP):
             self._pinging.stop()
         accepting, self._accepting = self._accepting, []
         for accepted in accepting:
-            accepted.errback(_lost())
+            accepted.errback(self._refusal or _lost())
         files, self.files = self.files, {}
         for file in files.values():
             file.lose(_lost())
@@ -300,7 +303,7 @@ class Connection(amp.AMP):
     # Files.
 
     def open(
-        self, slice_: Slice, source_node_id: str, listener: SliceFileListener, resume: int
+        self, slice_: Slice, source: SourceLife, listener: SliceFileListener, resume: int
     ) -> Deferred[SliceFile]:
         """See `stream.storage.network.interface.SliceOpener`; may be cancelled."""
         if self._opening >= self.factory.settings.max_waiting_streams_per_conn:
@@ -323,7 +326,11 @@ class Connection(amp.AMP):
                 waiting.errback(translated(failure))
 
         answered = self.callRemote(
-            commands.Open, slice=encode(slice_), node=source_node_id, resume=resume
+            commands.Open,
+            slice=str(slice_.key),
+            node=source.node_id,
+            life=source.number,
+            resume=resume,
         )
         answered.addCallbacks(opened, failed)
         return waiting
@@ -367,7 +374,7 @@ def translated(failure: Failure) -> Failure:
 class ConnectionFactory(Factory):
     """Makes the connections to one writer.
 
-    :param node_id: of this source node.
+    :param source: this source node, in the life for which the connections are made.
 
     :ivar refusals: connections in a row that the writer didn't accept.
     :ivar connections: those that exist, accepted or not, in the order in which they were made.
@@ -376,8 +383,8 @@ class ConnectionFactory(Factory):
     protocol: Any = Connection
     noisy = False
 
-    def __init__(self, node_id: str, settings: WriterNetworkSettings, reactor: Any) -> None:
-        self.node_id = node_id
+    def __init__(self, source: SourceLife, settings: WriterNetworkSettings, reactor: Any) -> None:
+        self.source = source
         self.settings = settings
         self.reactor = reactor
         self.refusals = 0

@@ -9,17 +9,20 @@ from __future__ import annotations
 import enum
 from typing import Protocol
 
+import attrs
 from twisted.internet.defer import Deferred
 
 from stream.storage.entity import Slice
 
 __all__ = [
     "ContentConflict",
+    "Fenced",
     "NoSpace",
     "SliceFile",
     "SliceFileListener",
     "SliceOpener",
     "SliceSealed",
+    "SourceLife",
     "SyncLevel",
     "WriterDraining",
     "WriterError",
@@ -59,6 +62,10 @@ class SliceSealed(WriterError):
     """The slice has left the states in which it may be written; nothing of the append is kept."""
 
 
+class Fenced(WriterError):
+    """The source node has lost its name to a later life: it may write nothing any more."""
+
+
 class ContentConflict(WriterError):
     """Other bytes are stored where the append says that its own are; they stay as they are."""
 
@@ -72,6 +79,17 @@ class WrongOffset(WriterError):
     def __init__(self, length: int) -> None:
         super().__init__(f"the file has {length} bytes")
         self.length = length
+
+
+@attrs.frozen
+class SourceLife:
+    """Who writes: a source node, and which of its lives.
+
+    :ivar number: see `stream.etcd.claims`.
+    """
+
+    node_id: str
+    number: int
 
 
 class SliceFile(Protocol):
@@ -109,12 +127,13 @@ class SliceOpener(Protocol):
     """Opens files of slices on whichever node has the slice's volume."""
 
     def open(
-        self, slice_: Slice, source_node_id: str, listener: SliceFileListener, *, resume: int = -1
+        self, slice_: Slice, source: SourceLife, listener: SliceFileListener, *, resume: int = -1
     ) -> Deferred[SliceFile]:
-        """Open or create the file of *slice_* that *source_node_id* writes.
+        """Open or create the file of *slice_* that *source* writes.
 
-        :param resume: bytes acknowledged earlier in the life of this process; the file is cut to it
-            if longer, and -1 if the caller knows of none: then the file is cut after the last whole
-            part that can be read.
-        :returns: fires with the file; fails with a `WriterError`.
+        :param resume: bytes acknowledged to this very life; the file is cut to it if longer. -1 if
+            the caller knows of none: then the file is cut after the last whole part that can be
+            read.
+        :returns: fires with the file; fails with a `WriterError`, for one `Fenced` if the life
+            isn't the present one of its node.
         """

@@ -12,6 +12,7 @@ from pathlib import Path
 from stream.ops.durable import sync_directory
 from stream.storage.network.interface import (
     ContentConflict,
+    Fenced,
     NoSpace,
     WriterError,
     WriterUnavailable,
@@ -25,6 +26,7 @@ from stream.storage.volumes.local_volume import FILE_MODE
 __all__ = ["DiskFile", "open_disk_file"]
 
 DIRECTORY_MODE = 0o750
+LIFE_PREFIX = ".life-"
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _KEEP_SIZE = 1
 _BUFFERS_PER_CALL = 1024
@@ -218,17 +220,23 @@ def _write_all(descriptor: int, buffers: Sequence[bytes], offset: int) -> None:
 
 
 def open_disk_file(
-    path: Path, root: Path, *, resume: int, compression: str, reserve: int
+    path: Path, root: Path, *, life: int, resume: int, compression: str, reserve: int
 ) -> DiskFile:
     """Open or create the file, durably also in its directories.
 
+    Note [Lives on disk]: beside the file is the number of the life that opened it last, durable
+    before that life writes anything. Only that life has the file cut to a length that it names;
+    any other goes on behind what can be read. Which life may open the file at all is etcd's word,
+    not that of this number: it would be too high after a restore of etcd from a backup.
+
     :param root: of the volume; directories below it are made.
+    :param life: the number of the life of the source node that opens the file.
     :param resume: bytes acknowledged to the caller; the file is cut to it if longer. -1 if the
         caller knows of none: the file is cut after its last whole part, and mended if it is
         damaged before.
     :param reserve: bytes to reserve on the disk for a new file.
 
-    Raises `NoSpace` or `WriterUnavailable`.
+    Raises `NoSpace`, `WriterUnavailable`, or `Fenced` if another life wrote what is to be cut off.
     """
     try:
         _make_directories(path.parent, root)
@@ -238,6 +246,10 @@ def open_disk_file(
     try:
         _claim(descriptor)
         length = os.fstat(descriptor).st_size
+        if not _is_last_of(path, life):
+            if 0 <= resume < length:
+                raise Fenced("another life of the source node has written to the file since")
+            _note_life(path, life)
         _sync_entries(path.parent, root)
         if length:
             if resume < 0:
@@ -250,10 +262,40 @@ def open_disk_file(
             _cut(descriptor, length)
         elif reserve:
             _reserve(descriptor, reserve)
+    except Fenced:
+        os.close(descriptor)
+        raise
     except OSError as error:
         os.close(descriptor)
         raise _cannot_open(error) from None
     return DiskFile(descriptor, length, aside)
+
+
+def _life_path(path: Path) -> Path:
+    return path.with_name(f"{LIFE_PREFIX}{path.name}")
+
+
+def _is_last_of(path: Path, life: int) -> bool:
+    """Whether *life* opened the slice file *path* last; see Note [Lives on disk]."""
+    try:
+        return _life_path(path).read_text(errors="replace") == f"{life}\n"
+    except FileNotFoundError:
+        return False
+
+
+def _note_life(path: Path, life: int) -> None:
+    """Durable together with the entries of the directory, which are synced behind."""
+    noted = _life_path(path)
+    unfinished = noted.with_name(f"{noted.name}.new")
+    descriptor = os.open(
+        unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE
+    )
+    try:
+        os.write(descriptor, f"{life}\n".encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    unfinished.replace(noted)
 
 
 def _claim(descriptor: int) -> None:

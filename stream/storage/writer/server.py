@@ -7,6 +7,10 @@ Note [One connection for each node]: a source node that has given a connection u
 another one. What it sent over the first may still arrive then, the opening of a file for one, which
 would cut off what has been acknowledged since. So a greeting ends all earlier connections of the
 node. A greeting that is late itself does no harm: nothing is sent behind it before its answer came.
+
+Note [Lives]: the life that greets must be the one that bears the node's name in etcd. A former life
+that goes on after a pause, or a second process with the same name, is refused with its greeting, so
+that it can't even cut the connection of the present one.
 """
 
 from __future__ import annotations
@@ -21,13 +25,18 @@ from twisted.logger import Logger
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
-from stream.storage.entity import Slice
+from stream.storage.key import SliceKey
 from stream.storage.network import commands
-from stream.storage.network.interface import SyncLevel, WriterError, WriterUnavailable
+from stream.storage.network.interface import (
+    Fenced,
+    SourceLife,
+    SyncLevel,
+    WriterError,
+    WriterUnavailable,
+)
 from stream.storage.writer.appender import VolumeAppender
 from stream.storage.writer.refusals import RefusalLog
 from stream.storage.writer.writer import OpenFile, StorageWriter
-from stream.values.codec import decode
 
 __all__ = ["WriterFactory"]
 
@@ -62,13 +71,17 @@ class _Remote:
 
 
 class WriterConnection(amp.AMP):
-    """One source node's connection. Its files are closed when it ends."""
+    """One source node's connection. Its files are closed when it ends.
+
+    :ivar life: of the node, that has greeted; 0 before.
+    """
 
     factory: WriterFactory
     transport: Any
 
     def __init__(self) -> None:
         super().__init__()
+        self.life = 0
         self._nonce = secrets.token_bytes(_NONCE_BYTES)
         self._node_id: str | None = None
         self._files: dict[bytes, OpenFile] = {}
@@ -133,15 +146,19 @@ class WriterConnection(amp.AMP):
         return {"nonce": self._nonce}
 
     @commands.Hello.responder
-    def hello(self, version: int, node: str, nonce: bytes, proof: bytes) -> dict[str, object]:
-        shared = (self.factory.secret, self._nonce, nonce, node)
+    async def hello(
+        self, version: int, node: str, life: int, nonce: bytes, proof: bytes
+    ) -> dict[str, object]:
+        source = SourceLife(node, life)
+        shared = (self.factory.secret, self._nonce, nonce, source)
         is_known = hmac.compare_digest(proof, commands.source_proof(*shared))
         if version != commands.PROTOCOL_VERSION or not is_known:
             reason = "another secret" if version == commands.PROTOCOL_VERSION else "another version"
             self._refused(reason, f"node {node!r}")
             self.factory.reactor.callLater(0, self.transport.loseConnection)
             raise commands.Unauthorized(reason)
-        self._node_id = node
+        await self._check_life(source)
+        self._node_id, self.life = node, life
         self.factory.supersede(self, node)
         self._wait_for_data(self.factory.silence_seconds)
         return {
@@ -150,10 +167,30 @@ class WriterConnection(amp.AMP):
             "proof": commands.writer_proof(*shared),
         }
 
+    async def _check_life(self, source: SourceLife) -> None:
+        """See Note [Lives]. Raises what the other end is to be told."""
+        problem: Exception | None = None
+        try:
+            await self.factory.writer.check_life(source)
+            if self.factory.latest_life(source.node_id) > source.number:
+                raise Fenced("a later life of the node has come meanwhile")
+        except Exception as error:
+            problem = error
+        if self._is_lost:
+            raise commands.UnavailableOnWire("the connection is gone")
+        if problem is not None:
+            self._refused("not its present life", f"node {source.node_id!r}: {problem}")
+            self.factory.reactor.callLater(0, self.transport.loseConnection)
+            raise _on_wire(problem) from None
+
     def _refused(self, reason: str, detail: str) -> None:
         self._is_refused = True
         peer = getattr(self.transport.getPeer(), "host", "?")
         self.factory.refusals.refused(peer, f"{reason} ({detail[:_DETAIL_LENGTH]})")
+
+    def is_of(self, node: str) -> bool:
+        """Whether *node* has greeted over this connection."""
+        return self._node_id == node
 
     def superseded(self, node: str) -> None:
         """See Note [One connection for each node]."""
@@ -169,18 +206,20 @@ class WriterConnection(amp.AMP):
             raise commands.UnavailableOnWire("the node has come anew")
 
     @commands.Open.responder
-    async def open(self, slice: bytes, node: str, resume: int) -> dict[str, object]:
+    async def open(self, slice: str, node: str, life: int, resume: int) -> dict[str, object]:
         self._require_hello()
         if len(self._files) + self._opening >= MAX_FILES_PER_CONNECTION:
             raise commands.UnavailableOnWire("too many open files")
         try:
-            decoded = decode(Slice, slice)
+            key = SliceKey.parse(slice)
         except ValueError as error:
             raise commands.UnavailableOnWire(f"the slice can't be read: {error}") from None
         handle = secrets.token_bytes(_HANDLE_BYTES)
         self._opening += 1
         try:
-            file = await self.factory.writer.open_file(decoded, node, _Remote(self, handle), resume)
+            file = await self.factory.writer.open_file(
+                key, SourceLife(node, life), _Remote(self, handle), resume
+            )
         except Exception as error:
             raise _on_wire(error) from None
         finally:
@@ -296,6 +335,11 @@ class WriterFactory(Factory):
         for connection in list(self.connections):
             if connection is not latest:
                 connection.superseded(node)
+
+    def latest_life(self, node: str) -> int:
+        """The latest life of *node* that has a connection; 0 if none has."""
+        lives = (c.life for c in self.connections if c.is_of(node))
+        return max(lives, default=0)
 
     def close_connections(self) -> None:
         """Cut every connection."""

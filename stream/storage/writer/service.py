@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import orjson
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import (
@@ -26,7 +25,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from stream.deadline import within
 from stream.errors import UserError
-from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, Registration, Session
+from stream.etcd import Batch, EtcdClient, Mirror, Registration, Session
 from stream.ops.endpoint import server_endpoint
 from stream.ops.families import Histogram
 from stream.ops.metrics import Metrics, VolumeLabels
@@ -56,6 +55,7 @@ from stream.storage.writer.cleanup import (
     remove_empty_parents,
     slice_directories,
 )
+from stream.storage.writer.register import WRITABLE, EtcdRegister, state_of
 from stream.storage.writer.server import WriterFactory
 from stream.storage.writer.writer import OpenVolume, StorageWriter
 from stream.values.codec import encode
@@ -73,7 +73,6 @@ STOP_SECONDS = 10.0
 """How long a stop waits for a disk that may never answer, for its files and for its threads."""
 
 _LEAVE_POLL_SECONDS = 0.05
-_WRITABLE = {SliceState.WRITING, SliceState.CLOSING}
 
 
 class StorageWriterService(Service):
@@ -102,7 +101,7 @@ class StorageWriterService(Service):
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
-        self.writer = StorageWriter(reactor, self._may_be_written, damaged)
+        self.writer = StorageWriter(reactor, EtcdRegister(client), damaged)
         self._reactor = reactor
         self._client = client
         self._session = session
@@ -127,7 +126,7 @@ class StorageWriterService(Service):
         self._slices: Mirror[SliceState] = Mirror(
             client,
             prefix.slice_level(Level.LOCAL),
-            _decode_state,
+            state_of,
             on_change=self._slices_changed,
         )
         self._loops: list[LoopingCall] = []
@@ -332,11 +331,11 @@ class StorageWriterService(Service):
     async def _may_be_written(self, key: SliceKey) -> bool:
         """From etcd itself: the mirror may lag behind a pipeline that opens a new slice."""
         stored = await self._client.get(f"{prefix.slice_level(Level.LOCAL)}{key}")
-        return stored is not None and _decode_state(stored) in _WRITABLE
+        return stored is not None and state_of(stored) in WRITABLE
 
     async def _slices_changed(self, batch: Batch[SliceState]) -> None:
         for change in batch.changes:
-            if change.value not in _WRITABLE:
+            if change.value not in WRITABLE:
                 key = SliceKey.parse(change.key.removeprefix(prefix.slice_level(Level.LOCAL)))
                 self.writer.seal(key)
         if batch.reset:
@@ -469,11 +468,6 @@ def _state_of(found: FoundVolume, volume_id: str, write: bool) -> tuple[bool, in
     """In a thread."""
     check_volume(found, volume_id, write=write)
     return (is_drained(found), *free_bytes(found.path))
-
-
-def _decode_state(kv: KeyValue) -> SliceState:
-    """Only the state: the rest of the record is of no use here."""
-    return SliceState(orjson.loads(kv.value)["state"])
 
 
 def _directory_of(key: SliceKey) -> str:

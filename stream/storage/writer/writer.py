@@ -5,6 +5,12 @@ ends the older one, whose connection may be dead without anybody knowing, and be
 closed; openings of the same file wait for one another. So the length that an opening finds is the
 length that its first append meets.
 
+Note [Fencing]: only the present life of a source node may open a file, and etcd says which that is.
+It is asked twice, before the older opening is ended and behind it: whoever claims the name in
+between comes with an opening of his own, which ends this one. So of two lives of a node, whoever is
+the later has the file, and the former can't come back. An opening cuts off what its own life wrote
+and knows not to be acknowledged; what other lives wrote is only cut after its last whole part.
+
 Note [Sealing]: the mirror of slices tells when a slice may not be written any more. It may tell
 late, and a source node that lost its lease isn't waited for by anybody. So a file is locked as long
 as it is open, and the reader takes it for finished only when it isn't. etcd is asked again once the
@@ -14,7 +20,7 @@ says while a file is being opened is remembered until the opening ends.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +36,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.ops.pool import LeavablePool
-from stream.storage.entity import Slice
+from stream.storage.entity import LocalSlice, Slice
 from stream.storage.key import SliceKey
 from stream.storage.network.interface import (
+    Fenced,
     SliceFile,
     SliceFileListener,
     SliceSealed,
+    SourceLife,
     SyncLevel,
     WriterDraining,
     WriterError,
@@ -44,6 +52,7 @@ from stream.storage.network.interface import (
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer.appender import THREADS, VolumeAppender
 from stream.storage.writer.disk import DiskFile, open_disk_file
+from stream.storage.writer.register import Register, WrittenSlice
 
 __all__ = ["OpenFile", "OpenVolume", "StorageWriter"]
 
@@ -167,19 +176,19 @@ class StorageWriter:
     """A `stream.storage.network.interface.SliceOpener` for the volumes of this node.
 
     :param damaged: told of each file whose damaged original was set aside.
-    :param may_be_written: whether a slice is in a state in which rows may come; asks etcd, since
-        the mirror of slices may lag behind the pipeline that wants to open one.
+    :param register: asks etcd, since a mirror of slices may lag behind the pipeline that wants to
+        open one.
     """
 
     def __init__(
         self,
         reactor: Any,
-        may_be_written: Callable[[SliceKey], Awaitable[bool]],
+        register: Register,
         damaged: Callable[[SliceKey], None] = lambda _: None,
     ) -> None:
         self._reactor = reactor
         self._damaged = damaged
-        self._may_be_written = may_be_written
+        self._register = register
         self._volumes: dict[str, OpenVolume] = {}
         self._files: dict[SliceKey, dict[str, OpenFile]] = {}
         self._turns: dict[_FileKey, _Turn] = {}
@@ -202,8 +211,16 @@ class StorageWriter:
 
     # Opening.
 
+    async def check_life(self, source: SourceLife) -> None:
+        """Raises `Fenced` unless *source* is the present life of its node; see Note [Fencing]."""
+        try:
+            present = await self._register.life_of(source.node_id)
+        except Exception as error:
+            raise WriterUnavailable(f"the life of the node is unknown: {error}") from error
+        _check_number(source, present)
+
     def open(
-        self, slice_: Slice, source_node_id: str, listener: SliceFileListener, *, resume: int = -1
+        self, slice_: Slice, source: SourceLife, listener: SliceFileListener, *, resume: int = -1
     ) -> Deferred[SliceFile]:
         waiting: Deferred[SliceFile] = Deferred()
 
@@ -213,21 +230,21 @@ class StorageWriter:
             else:
                 waiting.callback(file)
 
-        opening = ensureDeferred(self.open_file(slice_, source_node_id, listener, resume))
+        opening = ensureDeferred(self.open_file(slice_.key, source, listener, resume))
         opening.addCallbacks(opened, lambda f: None if waiting.called else waiting.errback(f))
         return waiting
 
     async def open_file(
-        self, slice_: Slice, source_node_id: str, listener: SliceFileListener, resume: int
+        self, slice_key: SliceKey, source: SourceLife, listener: SliceFileListener, resume: int
     ) -> OpenFile:
         """See `stream.storage.network.interface.SliceOpener.open`. Must not be cancelled."""
-        key = (slice_.key, source_node_id)
+        key = (slice_key, source.node_id)
         turn = self._turns.setdefault(key, _Turn())
         turn.users += 1
         try:
             await turn.lock.acquire()
             try:
-                return await self._open_alone(turn, slice_, source_node_id, listener, resume)
+                return await self._open_alone(turn, slice_key, source, listener, resume)
             finally:
                 turn.lock.release()
         finally:
@@ -238,25 +255,26 @@ class StorageWriter:
     async def _open_alone(
         self,
         turn: _Turn,
-        slice_: Slice,
-        source_node_id: str,
+        slice_key: SliceKey,
+        source: SourceLife,
         listener: SliceFileListener,
         resume: int,
     ) -> OpenFile:
-        key = (slice_.key, source_node_id)
-        volume = self._volume_for(slice_, resume)
-        path = _path_of(volume.found.path, slice_, source_node_id)
+        key = (slice_key, source.node_id)
+        volume = self._volume_for(slice_key.volume_id, resume)
         turn.sealed = False
-        await self._check_state(slice_.key)
-        older = self._files.get(slice_.key, {}).get(source_node_id)
+        slice_ = await self._look_up(slice_key, source)
+        path = _path_of(volume.found.path, slice_.local, source.node_id)
+        older = self._files.get(slice_key, {}).get(source.node_id)
         if older is not None:
             await older.end(WriterUnavailable("the file was opened again"))
         disk = await volume.appender.run(
             lambda: open_disk_file(
                 path,
                 volume.found.path,
+                life=source.number,
                 resume=resume,
-                compression=slice_.encoding.compression.type,
+                compression=slice_.compression,
                 reserve=slice_.local.allocated_disk_space,
             )
         )
@@ -264,33 +282,33 @@ class StorageWriter:
             _log.error(
                 "a slice file was damaged: what can be read of it is kept, the rest is in {aside}",
                 aside=str(disk.aside),
-                slice_id=str(slice_.key),
+                slice_id=str(slice_key),
             )
-            self._damaged(slice_.key)
+            self._damaged(slice_key)
         file = OpenFile(self, key, volume, disk, listener)
-        self._files.setdefault(slice_.key, {})[source_node_id] = file
-        refusal = await self._refusal(turn, slice_.key)
+        self._files.setdefault(slice_key, {})[source.node_id] = file
+        refusal = await self._refusal(turn, slice_key, source)
         if refusal is not None:
             await file.close()
             raise refusal
         return file
 
-    async def _refusal(self, turn: _Turn, key: SliceKey) -> WriterError | None:
-        """Why a file just opened may not be used; see Note [Sealing]."""
+    async def _refusal(self, turn: _Turn, key: SliceKey, source: SourceLife) -> WriterError | None:
+        """Why a file just opened may not be used; see Note [Sealing] and Note [Fencing]."""
         try:
-            await self._check_state(key)
+            await self._look_up(key, source)
         except WriterError as error:
             return error
         if self._draining:
             return _draining()
         return _sealed(key) if turn.sealed else None
 
-    def _volume_for(self, slice_: Slice, resume: int) -> OpenVolume:
+    def _volume_for(self, volume_id: str, resume: int) -> OpenVolume:
         if self._draining:
             raise _draining()
-        volume = self._volumes.get(slice_.key.volume_id)
+        volume = self._volumes.get(volume_id)
         if volume is None:
-            raise WriterUnavailable(f'volume "{slice_.key.volume_id}" is not on this node')
+            raise WriterUnavailable(f'volume "{volume_id}" is not on this node')
         if volume.gone:
             raise WriterUnavailable(f'volume "{volume.volume_id}" is gone')
         # Who resumes has begun before the volume was drained.
@@ -298,13 +316,16 @@ class StorageWriter:
             raise WriterDraining(f'volume "{volume.volume_id}" is drained')
         return volume
 
-    async def _check_state(self, key: SliceKey) -> None:
+    async def _look_up(self, key: SliceKey, source: SourceLife) -> WrittenSlice:
+        """Raises `SliceSealed` or `Fenced`, or `WriterUnavailable` if etcd can't be asked."""
         try:
-            is_open = await self._may_be_written(key)
+            slice_, present = await self._register.look_up(key, source.node_id)
         except Exception as error:
             raise WriterUnavailable(f"the state of the slice is unknown: {error}") from error
-        if not is_open:
+        if slice_ is None:
             raise _sealed(key)
+        _check_number(source, present)
+        return slice_
 
     def forget(self, file: OpenFile) -> None:
         """The file is closed."""
@@ -360,12 +381,20 @@ def _sealed(key: SliceKey) -> SliceSealed:
     return SliceSealed(f"the slice {key} is not written any more")
 
 
-def _path_of(root: Path, slice_: Slice, source_node_id: str) -> Path:
+def _check_number(source: SourceLife, present: int) -> None:
+    if source.number != present or not present:
+        raise Fenced(
+            f'life {source.number} of the source node "{source.node_id}" has ended'
+            + (f", the present one is {present}" if present else "")
+        )
+
+
+def _path_of(root: Path, local: LocalSlice, source_node_id: str) -> Path:
     """Where one source node's file of a slice lies.
 
-    The names come from other nodes: raises `WriterUnavailable` for one that leads elsewhere.
+    The node's name comes from elsewhere: raises `WriterUnavailable` for one that leads elsewhere.
     """
-    path = root / slice_.local.dir / slice_.local.filename(source_node_id)
+    path = root / local.dir / local.filename(source_node_id)
     inside = path.parent.parent != root and root in path.parents
     if ".." in path.parts or "/" in source_node_id or "\0" in str(path) or not inside:
         raise WriterUnavailable("the slice has no valid directory")

@@ -24,6 +24,7 @@ from stream.storage.network.connection import (
 )
 from stream.storage.network.interface import SyncLevel, WriterError, WriterUnavailable
 from stream.values.bytesize import ByteSize
+from tests.storage.register import LIFE
 from tests.storage.samples import sample_slice
 
 
@@ -72,14 +73,14 @@ class Wire:
             Settings().storage.level.local.writer.network,
             {("stream_max_window",): ByteSize(window), ("secret",): secret},
         )
-        self.factory = ConnectionFactory("source-1", settings, self.clock)
+        self.factory = ConnectionFactory(LIFE, settings, self.clock)
         self.connection: Connection = self.factory.buildProtocol(None)  # type: ignore[assignment]
         self.calls: list[tuple[type[amp.Command], dict[str, Any], Deferred[Any]]] = []
         monkeypatch.setattr(self.connection, "callRemote", self._call)
         self.transport = Transport()
         self.connection.makeConnection(self.transport)
         self.answer(commands.Challenge, {"nonce": b"n"})
-        self.answer(commands.Hello, {"version": 2, "epoch": b"e", "proof": proof})
+        self.answer(commands.Hello, {"version": 3, "epoch": b"e", "proof": proof})
         self.listener = Listener()
 
     def _call(self, command: type[amp.Command], **arguments: Any) -> Deferred[Any]:
@@ -100,7 +101,7 @@ class Wire:
         raise AssertionError("no such call")
 
     def open(self, handle: bytes = b"h") -> RemoteFile:
-        opening = self.connection.open(sample_slice(), "source-1", self.listener, -1)
+        opening = self.connection.open(sample_slice(), LIFE, self.listener, -1)
         self.answer(commands.Open, {"handle": handle, "length": 0})
         opened: list[Any] = []
         opening.addCallback(opened.append)
@@ -227,14 +228,14 @@ def test_openings_that_wait_are_bounded(wire: Wire) -> None:
     """A writer that doesn't open anything collects no queue here."""
     limit = wire.factory.settings.max_waiting_streams_per_conn
     for _ in range(limit):
-        wire.connection.open(sample_slice(), "source-1", wire.listener, -1)
+        wire.connection.open(sample_slice(), LIFE, wire.listener, -1)
     with pytest.raises(WriterUnavailable, match="too many"):
-        _result(wire.connection.open(sample_slice(), "source-1", wire.listener, -1))
+        _result(wire.connection.open(sample_slice(), LIFE, wire.listener, -1))
 
 
 def test_a_file_opened_too_late_is_closed(wire: Wire) -> None:
     """Nobody waits for it any more."""
-    opening = wire.connection.open(sample_slice(), "source-1", wire.listener, -1)
+    opening = wire.connection.open(sample_slice(), LIFE, wire.listener, -1)
     opening.addErrback(lambda _: None)
     opening.cancel()
     wire.answer(commands.Open, {"handle": b"late", "length": 0})

@@ -21,10 +21,12 @@ from stream.storage.key import SliceKey
 from stream.storage.network.client import WriterClients
 from stream.storage.network.interface import (
     ContentConflict,
+    Fenced,
     NoSpace,
     SliceFile,
     SliceOpener,
     SliceSealed,
+    SourceLife,
     SyncLevel,
     WriterDraining,
     WriterError,
@@ -37,6 +39,7 @@ from stream.storage.writer import disk
 from stream.storage.writer.server import WriterFactory
 from stream.storage.writer.writer import OpenVolume, StorageWriter
 from tests.sink.fakes import FakeOpener
+from tests.storage.register import LIFE, FakeRegister
 from tests.storage.samples import sample_slice, uncompressed
 from tests.waiting import until
 
@@ -64,12 +67,19 @@ class Provided:
 
     opener: SliceOpener
     content: Callable[[], bytes]
+    register: FakeRegister = attrs.Factory(FakeRegister.of)
     writer: StorageWriter | None = None
     sealed: set[SliceKey] = attrs.Factory(set)
     factory: WriterFactory | None = None
     volume: OpenVolume | None = None
     may_open: Deferred[None] = attrs.Factory(lambda: succeed(None))
     stop: Callable[[], Awaitable[None]] | None = None
+    life: int = LIFE.number
+
+    def next_life(self) -> None:
+        """Another process bears the name of the source node."""
+        self.register.lives[LIFE.node_id] = LIFE.number + 1
+        self.life = LIFE.number + 1
 
 
 async def _provide(kind: str, root: Path, *, secret: str = "", client: str = "") -> Provided:
@@ -85,7 +95,8 @@ async def _provide(kind: str, root: Path, *, secret: str = "", client: str = "")
         await made.may_open
         return answer
 
-    writer = StorageWriter(reactor, may_be_written)
+    register = FakeRegister.of(_SLICE, may_be_written=may_be_written)
+    writer = StorageWriter(reactor, register)
     volume = OpenVolume(FoundVolume(path, "hdd", "one"), _SLICE.key.volume_id, reactor)
     volume.pool.start()
     writer.add_volume(volume)
@@ -99,7 +110,7 @@ async def _provide(kind: str, root: Path, *, secret: str = "", client: str = "")
         volume.pool.stop()
 
     if kind == "local":
-        made = Provided(writer, content, writer, sealed, None, volume, stop=stop)
+        made = Provided(writer, content, register, writer, sealed, None, volume, stop=stop)
         return made
     factory = WriterFactory(writer, secret, reactor)
     port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
@@ -114,6 +125,7 @@ async def _provide(kind: str, root: Path, *, secret: str = "", client: str = "")
         "source-1",
         network,
         lambda volume_id: registered if volume_id == registered.volume_id else None,
+        life=lambda: made.life,
     )
     clients.startService()
 
@@ -123,7 +135,7 @@ async def _provide(kind: str, root: Path, *, secret: str = "", client: str = "")
         await stop()
         await until(lambda: not factory.connections)
 
-    made = Provided(clients, content, writer, sealed, factory, volume, stop=stop_all)
+    made = Provided(clients, content, register, writer, sealed, factory, volume, stop=stop_all)
     return made
 
 
@@ -139,7 +151,7 @@ def provided(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 async def _open(provided: Provided, resume: int = -1) -> tuple[SliceFile, Listener]:
     listener = Listener()
-    file = await provided.opener.open(_SLICE, "source-1", listener, resume=resume)
+    file = await provided.opener.open(_SLICE, LIFE, listener, resume=resume)
     return file, listener
 
 
@@ -338,7 +350,7 @@ async def test_who_stops_waiting_for_an_opening_leaves_nothing_open(real: Provid
     """The file is closed as soon as it is open."""
     assert real.writer is not None
     real.may_open = Deferred()
-    opening = real.opener.open(_SLICE, "source-1", Listener())
+    opening = real.opener.open(_SLICE, LIFE, Listener())
     await until(lambda: real.writer is not None and real.writer._turns)
     opening.cancel()
     with pytest.raises((WriterError, CancelledError)):
@@ -368,7 +380,7 @@ async def test_an_unknown_volume_is_refused(real: Provided) -> None:
     """Slices of other nodes aren't served."""
     elsewhere = sample_slice(volume_id="elsewhere")
     with pytest.raises(WriterUnavailable, match="elsewhere"):
-        await real.opener.open(elsewhere, "source-1", Listener())
+        await real.opener.open(elsewhere, LIFE, Listener())
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "nul\0"])
@@ -376,7 +388,7 @@ async def test_an_unknown_volume_is_refused(real: Provided) -> None:
 async def test_a_name_that_leads_elsewhere_is_refused(real: Provided, name: str) -> None:
     """Names come from other nodes."""
     with pytest.raises(WriterUnavailable, match="no valid directory"):
-        await real.opener.open(_SLICE, name, Listener())
+        await real.opener.open(_SLICE, SourceLife(name, LIFE.number), Listener())
 
 
 @pytest_twisted.ensureDeferred
@@ -426,11 +438,12 @@ async def test_a_file_whose_sync_failed_is_given_up(
 async def test_a_restarted_source_goes_on_behind_what_can_be_read(real: Provided) -> None:
     """It knows of no length; a torn end is cut off."""
     compressed = sample_slice()
-    first = await real.opener.open(compressed, "source-1", Listener())
+    real.register.slices[compressed.key] = compressed
+    first = await real.opener.open(compressed, LIFE, Listener())
     member = gzip.compress(b'"a"\n')
     await first.append(0, member + member[:9], level=SyncLevel.SYNCED)
     await first.close()
-    again = await real.opener.open(compressed, "source-1", Listener())
+    again = await real.opener.open(compressed, LIFE, Listener())
     assert again.length == len(member)
     await again.append(len(member), member, level=SyncLevel.SYNCED)
     await again.close()
@@ -441,7 +454,8 @@ async def test_a_restarted_source_goes_on_behind_what_can_be_read(real: Provided
 async def test_two_source_nodes_have_files_of_their_own(real: Provided) -> None:
     """Neither disturbs the other."""
     assert real.volume is not None
-    files = [await real.opener.open(_SLICE, f"source-{n}", Listener()) for n in range(2)]
+    lives = [SourceLife(f"source-{n}", LIFE.number) for n in range(2)]
+    files = [await real.opener.open(_SLICE, life, Listener()) for life in lives]
     for number, file in enumerate(files):
         await file.append(0, b"%d\n" % number, level=SyncLevel.SYNCED)
         await file.close()
@@ -499,3 +513,80 @@ async def test_a_lost_connection_is_told_and_survived(remote: Provided, how: str
     assert await again.append(2, b"b\n", level=SyncLevel.SYNCED) == 4
     await again.close()
     assert remote.content() == b"a\nb\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_former_life_can_not_cut_what_a_later_one_wrote(real: Provided) -> None:
+    """It goes on after a pause, and opens the file again at the length that it knows of."""
+    file, _ = await _open(real)
+    await file.append(0, b"a\n", level=SyncLevel.SYNCED)
+    real.next_life()
+    later = SourceLife(LIFE.node_id, LIFE.number + 1)
+    present = await real.opener.open(_SLICE, later, Listener())
+    assert present.length == 2
+    await present.append(2, b"b\n", level=SyncLevel.SYNCED)
+    with pytest.raises(Fenced):
+        await _open(real, resume=2)
+    with pytest.raises(Fenced):
+        await _open(real)
+    await present.append(4, b"c\n", level=SyncLevel.SYNCED)
+    await present.close()
+    assert real.content() == b"a\nb\nc\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_is_cut_only_for_the_life_that_wrote_it(real: Provided) -> None:
+    """Another one that names a length is refused; one that names none goes on behind the rows."""
+    file, _ = await _open(real)
+    await file.append(0, b"a\nb\n", level=SyncLevel.SYNCED)
+    await file.close()
+    real.next_life()
+    later = SourceLife(LIFE.node_id, LIFE.number + 1)
+    with pytest.raises(Fenced):
+        await real.opener.open(_SLICE, later, Listener(), resume=2)
+    again = await real.opener.open(_SLICE, later, Listener())
+    assert again.length == 4
+    await again.close()
+    cut = await real.opener.open(_SLICE, later, Listener(), resume=2)
+    assert cut.length == 2
+    await cut.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_life_that_ends_while_its_file_is_being_opened_is_refused(real: Provided) -> None:
+    """The name is claimed between the two looks at it."""
+    real.may_open = Deferred()
+    opening = real.opener.open(_SLICE, LIFE, Listener())
+    real.register.lives[LIFE.node_id] = LIFE.number + 1
+    real.may_open.callback(None)
+    with pytest.raises(Fenced):
+        await opening
+    assert real.writer is not None
+    await until(lambda: real.writer.open_files == 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_where_a_file_is_and_how_it_is_read_etcd_says(real: Provided) -> None:
+    """Whatever the source believes of the slice."""
+    assert real.volume is not None
+    believed = attrs.evolve(
+        sample_slice(), local=attrs.evolve(_SLICE.local, dir="123/elsewhere/s/k/f/slice")
+    )
+    file = await real.opener.open(believed, LIFE, Listener())
+    await file.append(0, b'"a"\n', level=SyncLevel.SYNCED)
+    await file.close()
+    (path,) = real.volume.found.path.rglob("slice-*")
+    assert path.parent == real.volume.found.path / _SLICE.local.dir
+    again, _ = await _open(real)
+    assert again.length == 4, "plain rows, not compressed ones"
+    await again.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slice_that_etcd_does_not_know_is_refused(real: Provided) -> None:
+    """Nothing is made on the volume."""
+    assert real.volume is not None
+    real.register.slices.clear()
+    with pytest.raises(SliceSealed):
+        await _open(real)
+    assert not any(real.volume.found.path.iterdir())

@@ -39,13 +39,13 @@ def test_new_records_follow_the_good_ones_of_a_damaged_file(
     """A source that comes back continues; nothing but what was damaged is missing in the upload."""
     path = directory / "slice-n.csv.gz"
     path.write_bytes(_damaged())
-    file = open_disk_file(path, tmp_path, resume=-1, compression="gzip", reserve=0)
+    file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
     assert file.aside == directory / "slice-n.csv.gz.damaged"
     file.append(file.length, gzip.compress(b'"new"\n'))
     file.close()
     assert file.aside.read_bytes() == _damaged()
     assert _uploaded(tmp_path) == b'"0"\n"2"\n"new"\n'
-    again = open_disk_file(path, tmp_path, resume=-1, compression="gzip", reserve=0)
+    again = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
     assert again.aside is None
     again.close()
 
@@ -63,7 +63,7 @@ def test_a_file_still_open_for_writing_is_not_taken_for_finished(
 ) -> None:
     """Whatever the states in etcd say: rows may still come."""
     path = directory / "slice-n.csv.gz"
-    file = open_disk_file(path, tmp_path, resume=-1, compression="gzip", reserve=0)
+    file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
     file.append(0, gzip.compress(b'"early"\n'))
     with pytest.raises(FileInUse, match="slice-n"):
         check_files(tmp_path, _LOCAL, "gzip")
@@ -76,7 +76,7 @@ def test_a_mended_file_is_in_use_like_any_other(tmp_path: Path, directory: Path)
     """It is another file than the one that was opened."""
     path = directory / "slice-n.csv.gz"
     path.write_bytes(_damaged())
-    file = open_disk_file(path, tmp_path, resume=-1, compression="gzip", reserve=0)
+    file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
     with pytest.raises(FileInUse):
         check_files(tmp_path, _LOCAL, "gzip")
     file.close()
@@ -114,7 +114,7 @@ def test_something_else_in_the_place_of_a_file(tmp_path: Path, directory: Path, 
     found = check_files(tmp_path, _LOCAL, "gzip")
     assert (found.rows, found.damaged) == (1, ("slice-n.csv.gz.damaged",))
     place()
-    file = open_disk_file(path, tmp_path, resume=-1, compression="gzip", reserve=0)
+    file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
     assert (file.length, file.aside) == (0, directory / "slice-n.csv.gz.damaged-2")
     file.append(0, _PARTS[1])
     file.close()

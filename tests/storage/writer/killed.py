@@ -13,10 +13,10 @@ from pathlib import Path
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 
-from stream.storage.key import SliceKey
 from stream.storage.network.interface import SyncLevel, WriterError
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer.writer import OpenVolume, StorageWriter
+from tests.storage.register import LIFE, FakeRegister
 from tests.storage.samples import sample_slice, uncompressed
 
 
@@ -38,15 +38,12 @@ def group(first: int, compression: str) -> bytes:
 
 
 async def append_for_ever(volume_path: Path, compression: str) -> None:
-    async def may_be_written(_: SliceKey) -> bool:
-        return True
-
-    writer = StorageWriter(reactor, may_be_written)
+    slice_ = sample_slice() if compression == "gzip" else sample_slice(encoding=uncompressed())
+    writer = StorageWriter(reactor, FakeRegister.of(slice_))
     volume = OpenVolume(FoundVolume(volume_path, "hdd", "one"), "my-volume", reactor)
     volume.pool.start()
     writer.add_volume(volume)
-    slice_ = sample_slice() if compression == "gzip" else sample_slice(encoding=uncompressed())
-    file = await writer.open(slice_, "source-1", Listener())
+    file = await writer.open(slice_, LIFE, Listener())
     end, number = file.length, 0
     while True:
         waiting = []

@@ -14,6 +14,7 @@ import pytest
 
 from stream.storage.network.interface import (
     ContentConflict,
+    Fenced,
     NoSpace,
     SliceSealed,
     WriterUnavailable,
@@ -26,7 +27,7 @@ _NAME = "123/456/s/k/file/slice/slice-node.csv"
 
 
 def _open(root: Path, **options: Any) -> DiskFile:
-    defaults: dict[str, Any] = {"resume": -1, "compression": "none", "reserve": 0}
+    defaults: dict[str, Any] = {"life": 1, "resume": -1, "compression": "none", "reserve": 0}
     return open_disk_file(root / _NAME, root, **{**defaults, **options})
 
 
@@ -391,3 +392,45 @@ def test_a_reservation_that_fails_does_no_harm(
     file = _open(tmp_path, reserve=1024 * 1024)
     assert file.append(0, b"a\n") == 2
     file.close()
+
+
+def test_another_life_goes_on_behind_what_can_be_read(tmp_path: Path) -> None:
+    """It may name no length that would cut off what the former wrote."""
+    file = _open(tmp_path, life=5)
+    file.append(0, b'"a"\n"b"\n"tor')
+    file.close()
+    for other in (4, 6):
+        with pytest.raises(Fenced):
+            _open(tmp_path, life=other, resume=4)
+    assert (tmp_path / _NAME).read_bytes() == b'"a"\n"b"\n"tor'
+    again = _open(tmp_path, life=6)
+    assert again.length == 8
+    again.close()
+    with pytest.raises(Fenced):
+        _open(tmp_path, life=5, resume=4)
+    own = _open(tmp_path, life=6, resume=4)
+    assert own.length == 4
+    own.close()
+
+
+def test_a_life_is_noted_before_its_file_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only when another one had the file; a file that somebody made is nobody's."""
+    synced: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        os.fsync(descriptor)
+
+    monkeypatch.setattr(disk, "os", FaultyDisk(fsync=fsync))
+    noted = f"{disk.LIFE_PREFIX}{Path(_NAME).name}"
+    for _ in range(2):
+        _open(tmp_path, life=5).close()
+    assert synced.count(f"{noted}.new") == 1
+    path = (tmp_path / _NAME).with_name(noted)
+    assert path.read_text() == "5\n"
+    (tmp_path / _NAME).write_bytes(b'"a"\n"b"\n')
+    path.unlink()
+    with pytest.raises(Fenced):
+        _open(tmp_path, life=5, resume=4)

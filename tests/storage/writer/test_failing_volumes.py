@@ -73,8 +73,8 @@ async def test_a_hung_disk_holds_up_neither_others_nor_the_stop(
     hanging = Hanging(node.volumes / "hdd" / "one")
     monkeypatch.setattr(disk, "os", FaultyDisk(fdatasync=hanging))
     service = await node.start()
-    first = await service.writer.open(await _slice(node, "one"), "s", Listener())
-    second = await service.writer.open(await _slice(node, "two"), "s", Listener())
+    first = await service.writer.open(await _slice(node, "one"), await node.life("s"), Listener())
+    second = await service.writer.open(await _slice(node, "two"), await node.life("s"), Listener())
     stuck = first.append(0, b"a\n", level=SyncLevel.SYNCED)
     stuck.addErrback(lambda _: None)
     for index in range(20):
@@ -96,7 +96,7 @@ async def test_a_hung_disk_takes_no_new_slices(node: Node, monkeypatch: pytest.M
     hanging = Hanging(node.volumes / "hdd" / "one")
     monkeypatch.setattr(disk, "os", FaultyDisk(fdatasync=hanging))
     service = await node.start()
-    file = await service.writer.open(await _slice(node, "one"), "s", Listener())
+    file = await service.writer.open(await _slice(node, "one"), await node.life("s"), Listener())
     stuck = file.append(0, b"a\n", level=SyncLevel.SYNCED)
     await until(lambda: _drained(node, "one"))
     assert not await _drained(node, "two")
@@ -121,7 +121,7 @@ async def test_a_failing_disk_is_not_trusted(
     service = await node.start()
     slice_ = await _slice(node, "one")
     listener = Listener()
-    file = await service.writer.open(slice_, "s", listener)
+    file = await service.writer.open(slice_, await node.life("s"), listener)
     assert await file.append(0, b"a\n", level=SyncLevel.SYNCED) == 2
 
     def fail(*_: object) -> None:
@@ -137,7 +137,7 @@ async def test_a_failing_disk_is_not_trusted(
         await until(lambda: listener.reasons)
         await until(lambda: _drained(node, "one"))
     await until(lambda: _not(_drained(node, "one")))
-    again = await service.writer.open(slice_, "s", Listener(), resume=2)
+    again = await service.writer.open(slice_, await node.life("s"), Listener(), resume=2)
     assert again.length == 2
     assert await again.append(2, b"b\n", level=SyncLevel.SYNCED) == 4
     assert (node.volumes / "hdd/one" / slice_.local.dir / "slice-s.csv.gz").read_bytes() == (
@@ -152,7 +152,7 @@ async def test_a_look_that_began_before_a_failure_does_not_hide_it(
     """A disk that fails while it is looked at is drained all the same."""
     service = await node.start()
     slice_ = await _slice(node, "one")
-    file = await service.writer.open(slice_, "s", Listener())
+    file = await service.writer.open(slice_, await node.life("s"), Listener())
     looking, let_go = threading.Event(), threading.Event()
 
     def slow(path: Path) -> tuple[int, int]:
@@ -183,12 +183,12 @@ async def test_rows_in_a_removed_file_are_not_acknowledged(node: Node, level: Sy
     """Nobody would find them; a new file is made."""
     service = await node.start()
     slice_ = await _slice(node, "one")
-    file = await service.writer.open(slice_, "s", Listener())
+    file = await service.writer.open(slice_, await node.life("s"), Listener())
     await file.append(0, b"a\n", level=level)
     shutil.rmtree(node.volumes / "hdd/one/123")
     with pytest.raises(WriterUnavailable, match="removed"):
         await file.append(2, b"b\n", level=level)
-    again = await service.writer.open(slice_, "s", Listener(), resume=2)
+    again = await service.writer.open(slice_, await node.life("s"), Listener(), resume=2)
     assert again.length == 0
     assert await again.append(0, b"b\n", level=level) == 2
 
@@ -200,7 +200,7 @@ async def test_a_volume_that_is_gone_takes_nothing(node: Node, how: str) -> None
     service = await node.start()
     slice_ = await _slice(node, "one")
     listener = Listener()
-    file = await service.writer.open(slice_, "s", listener)
+    file = await service.writer.open(slice_, await node.life("s"), listener)
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
     path, elsewhere = node.volumes / "hdd/one", node.volumes / "elsewhere"
     path.rename(elsewhere)
@@ -212,13 +212,13 @@ async def test_a_volume_that_is_gone_takes_nothing(node: Node, how: str) -> None
     with pytest.raises(WriterUnavailable):
         await file.append(2, b"b\n", level=SyncLevel.SYNCED)
     with pytest.raises(WriterError, match="gone"):
-        await service.writer.open(slice_, "s", Listener(), resume=2)
+        await service.writer.open(slice_, await node.life("s"), Listener(), resume=2)
     if how == "not mounted":
         assert list(path.iterdir()) == []
         path.rmdir()
     elsewhere.rename(path)
     await until(lambda: _not(_drained(node, "one")))
-    again = await service.writer.open(slice_, "s", Listener(), resume=2)
+    again = await service.writer.open(slice_, await node.life("s"), Listener(), resume=2)
     assert await again.append(2, b"b\n", level=SyncLevel.SYNCED) == 4
 
 
@@ -238,8 +238,8 @@ def small(node: Node) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(path)], check=True)
 
 
-async def _fill(service: StorageWriterService, slice_: Slice) -> tuple[Any, int]:
-    file = await service.writer.open(slice_, "s", Listener())
+async def _fill(node: Node, service: StorageWriterService, slice_: Slice) -> tuple[Any, int]:
+    file = await service.writer.open(slice_, await node.life("s"), Listener())
     end = 0
     with pytest.raises(NoSpace):
         while True:
@@ -253,10 +253,10 @@ async def test_a_full_disk_says_so_and_keeps_what_it_has(small: Path, node: Node
     (small / "ballast").write_bytes(bytes(60_000))
     service = await node.start(min_free_bytes=0)
     slice_ = await _slice(node, "one")
-    file, end = await _fill(service, slice_)
+    file, end = await _fill(node, service, slice_)
     stored = small / slice_.local.dir / "slice-s.csv.gz"
     assert stored.read_bytes() == (b"x" * 9_999 + b"\n") * (end // 10_000)
-    other = await service.writer.open(await _slice(node, "two"), "s", Listener())
+    other = await service.writer.open(await _slice(node, "two"), await node.life("s"), Listener())
     assert await other.append(0, b"b\n", level=SyncLevel.SYNCED) == 2
     (small / "ballast").unlink()
     assert await file.append(end, b"y\n", level=SyncLevel.SYNCED) == end + 2

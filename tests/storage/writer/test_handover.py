@@ -19,6 +19,7 @@ from stream.storage.network.interface import SliceFile, SliceSealed, SyncLevel, 
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer.appender import VolumeAppender
 from stream.storage.writer.writer import OpenVolume, StorageWriter
+from tests.storage.register import LIFE, FakeRegister
 from tests.storage.samples import sample_slice, uncompressed
 
 _SLICE = sample_slice(encoding=uncompressed())
@@ -92,14 +93,11 @@ class Owner:
 
 class World:
     def __init__(self, path: Path) -> None:
-        async def may_be_written(_: SliceKey) -> bool:
-            return True
-
         self.path = path
         self.reactor = StepReactor()
         self.pool = StepPool()
         self.owners: list[Owner] = []
-        self.writer = StorageWriter(self.reactor, may_be_written)
+        self.writer = StorageWriter(self.reactor, FakeRegister.of(_SLICE))
         volume = OpenVolume(FoundVolume(path, "hdd", "one"), "my-volume", self.reactor)
         volume.appender = VolumeAppender(self.reactor, self.pool)  # type: ignore[arg-type]
         self.writer.add_volume(volume)
@@ -107,7 +105,7 @@ class World:
     def open(self) -> None:
         owner = Owner(len(self.owners))
         self.owners.append(owner)
-        self.writer.open(_SLICE, "source-1", owner).addCallback(owner.opened)
+        self.writer.open(_SLICE, LIFE, owner).addCallback(owner.opened)
 
     def act(self, event: tuple[str, int]) -> None:
         what, number = event
@@ -173,13 +171,13 @@ def test_a_slice_sealed_while_its_file_is_being_opened_is_refused(tmp_path: Path
     async def may_be_written(key: SliceKey) -> bool:
         return states.pop(0)
 
-    writer = StorageWriter(reactor, may_be_written)
+    writer = StorageWriter(reactor, FakeRegister.of(_SLICE, may_be_written=may_be_written))
     volume = OpenVolume(FoundVolume(tmp_path, "hdd", "1"), _SLICE.key.volume_id, reactor)
     pool: Any = StepPool()
     volume.appender = VolumeAppender(reactor, pool)
     writer.add_volume(volume)
     outcome: list[Any] = []
-    writer.open(_SLICE, "source-1", Owner(1)).addBoth(outcome.append)
+    writer.open(_SLICE, LIFE, Owner(1)).addBoth(outcome.append)
     while pool.waiting:
         pool.waiting.pop(0)()
     assert states == []

@@ -34,7 +34,7 @@ def test_what_was_acknowledged_survives_a_kill(
     child.stdout.close()
     whole = [int(line) for line in lines if line.endswith(b"\n")]
     (path,) = tmp_path.rglob("slice-*")
-    file = open_disk_file(path, tmp_path, resume=-1, compression=compression, reserve=0)
+    file = open_disk_file(path, tmp_path, life=1, resume=-1, compression=compression, reserve=0)
     assert file.length >= whole[-1] > 0
     file.close()
     assert path.stat().st_size == file.length

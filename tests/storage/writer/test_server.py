@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.endpoints import (
     TCP4ClientEndpoint,
     TCP4ServerEndpoint,
@@ -22,15 +22,14 @@ from twisted.logger import capturedLogs
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
-from stream.storage.key import SliceKey
 from stream.storage.network import commands
-from stream.storage.network.interface import WriterUnavailable
+from stream.storage.network.interface import SourceLife, WriterUnavailable
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer import appender, server
 from stream.storage.writer.refusals import RefusalLog
 from stream.storage.writer.server import WriterFactory
 from stream.storage.writer.writer import OpenVolume, StorageWriter
-from stream.values.codec import encode
+from tests.storage.register import LIFE, FakeRegister
 from tests.storage.samples import sample_slice, uncompressed
 from tests.waiting import until
 
@@ -55,20 +54,35 @@ class Client(amp.AMP):
         self.lost.callback(None)
 
     async def greet(
-        self, secret: str = _SECRET, version: int = commands.PROTOCOL_VERSION, node: str = "n"
+        self,
+        secret: str = _SECRET,
+        version: int = commands.PROTOCOL_VERSION,
+        node: str = "n",
+        life: int = LIFE.number,
     ) -> Any:
         challenge = (await self.callRemote(commands.Challenge))["nonce"]
-        return await self.hello(commands.source_proof(secret, challenge, b"", node), version, node)
+        proof = commands.source_proof(secret, challenge, b"", SourceLife(node, life))
+        return await self.hello(proof, version, node, life)
 
-    def hello(self, proof: bytes, version: int = commands.PROTOCOL_VERSION, node: str = "n") -> Any:
-        return self.callRemote(commands.Hello, version=version, node=node, nonce=b"", proof=proof)
+    def hello(
+        self,
+        proof: bytes,
+        version: int = commands.PROTOCOL_VERSION,
+        node: str = "n",
+        life: int = LIFE.number,
+    ) -> Any:
+        return self.callRemote(
+            commands.Hello, version=version, node=node, life=life, nonce=b"", proof=proof
+        )
 
     async def open(self) -> bytes:
         return bytes((await self.opened())["handle"])
 
-    def opened(self, resume: int = -1, node: str = "n") -> Deferred[dict[str, Any]]:
+    def opened(
+        self, resume: int = -1, node: str = "n", life: int = LIFE.number, slice_: str = ""
+    ) -> Deferred[dict[str, Any]]:
         opened: Deferred[dict[str, Any]] = self.callRemote(
-            commands.Open, slice=encode(_SLICE), node=node, resume=resume
+            commands.Open, slice=slice_ or str(_SLICE.key), node=node, life=life, resume=resume
         )
         return opened
 
@@ -90,11 +104,9 @@ class Served:
     """A writer on a free port of loopback."""
 
     def __init__(self, path: Path) -> None:
-        async def may_be_written(_: SliceKey) -> bool:
-            return True
-
         self.path = path
-        self.writer = StorageWriter(reactor, may_be_written)
+        self.register = FakeRegister.of(_SLICE)
+        self.writer = StorageWriter(reactor, self.register)
         self.volume = OpenVolume(FoundVolume(path, "hdd", "one"), "my-volume", reactor)
         self.volume.pool.start()
         self.writer.add_volume(self.volume)
@@ -102,7 +114,9 @@ class Served:
         self.clients: list[Client] = []
         self.port: Any = None
 
-    async def connect(self, *, greeted: bool = True, node: str = "n") -> Client:
+    async def connect(
+        self, *, greeted: bool = True, node: str = "n", life: int = LIFE.number
+    ) -> Client:
         if self.port is None:
             here = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
             self.port = await here.listen(self.factory)
@@ -110,7 +124,7 @@ class Served:
         client: Client = await connectProtocol(endpoint, Client())
         self.clients.append(client)
         if greeted:
-            await client.greet(node=node)
+            await client.greet(node=node, life=life)
         return client
 
     async def stop(self) -> None:
@@ -153,13 +167,17 @@ async def test_a_wrong_greeting_ends_the_connection(
 async def test_a_proof_is_good_for_one_connection_and_node(served: Served) -> None:
     """What was overheard elsewhere doesn't open the door."""
     first = await served.connect(greeted=False)
-    second = await served.connect(greeted=False)
+    second, third = [await served.connect(greeted=False) for _ in range(2)]
     nonce = (await first.callRemote(commands.Challenge))["nonce"]
-    overheard = commands.source_proof(_SECRET, nonce, b"", "n")
+    overheard = commands.source_proof(_SECRET, nonce, b"", SourceLife("n", LIFE.number))
     with pytest.raises(commands.Unauthorized):
         await second.hello(overheard)
     with pytest.raises(commands.Unauthorized):
         await first.hello(overheard, node="other")
+    nonce = (await third.callRemote(commands.Challenge))["nonce"]
+    overheard = commands.source_proof(_SECRET, nonce, b"", SourceLife("n", LIFE.number))
+    with pytest.raises(commands.Unauthorized):
+        await third.hello(overheard, life=LIFE.number + 1)
 
 
 @pytest_twisted.ensureDeferred
@@ -167,7 +185,7 @@ async def test_the_writer_proves_itself_in_another_way(served: Served) -> None:
     """Neither proof can be sent back as the other one, and the secret is in none of them."""
     client = await served.connect(greeted=False)
     challenge = (await client.callRemote(commands.Challenge))["nonce"]
-    shared = (_SECRET, challenge, b"", "n")
+    shared = (_SECRET, challenge, b"", SourceLife("n", LIFE.number))
     answer = await client.hello(commands.source_proof(*shared))
     assert answer["proof"] == commands.writer_proof(*shared) != commands.source_proof(*shared)
     assert _SECRET.encode() not in answer["proof"]
@@ -273,7 +291,7 @@ async def test_mistakes_are_answered_and_the_connection_goes_on(served: Served) 
     with pytest.raises(commands.WrongOffsetOnWire, match="0"):
         await client.append(handle, -1, b"a\n")
     with pytest.raises(commands.UnavailableOnWire, match="can't be read"):
-        await client.callRemote(commands.Open, slice=b"{}", node="n", resume=-1)
+        await client.opened(slice_="{}")
     assert (await client.append(handle, 0, b"a\n"))["end"] == 2
 
 
@@ -380,3 +398,61 @@ def test_errors_survive_the_wire() -> None:
     for kind in commands._KINDS:
         assert type(commands.from_wire(commands.to_wire(kind("why")))) is kind
     assert type(commands.from_wire(RuntimeError("x"))) is WriterUnavailable
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_former_life_is_refused_and_disturbs_nobody(served: Served) -> None:
+    """Its greeting doesn't even cut the connection of the present life."""
+    former = await served.connect()
+    served.register.lives["n"] = LIFE.number + 1
+    present = await served.connect(life=LIFE.number + 1)
+    await former.lost
+    handle = bytes((await present.opened(life=LIFE.number + 1))["handle"])
+    again = await served.connect(greeted=False)
+    with pytest.raises(commands.FencedOnWire):
+        await again.greet()
+    await again.lost
+    assert (await present.append(handle, 0, b"a\n"))["end"] == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_life_that_nobody_has_claimed_is_refused(served: Served) -> None:
+    """Neither the greeting nor an opening behind another one's greeting."""
+    client = await served.connect()
+    for life in (0, LIFE.number - 1, LIFE.number + 1):
+        with pytest.raises(commands.FencedOnWire):
+            await client.opened(life=life)
+        stranger = await served.connect(greeted=False)
+        with pytest.raises(commands.FencedOnWire):
+            await stranger.greet(life=life)
+    served.register.lives["n"] = 0
+    with pytest.raises(commands.FencedOnWire):
+        await client.opened(life=0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_greeting_overtaken_by_a_later_life_is_refused(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """etcd said yes, and before that was heard the next life had come."""
+    slow: Deferred[None] = Deferred()
+    life_of = served.register.life_of
+
+    async def slowly(node: str) -> int:
+        number = await life_of(node)
+        if number == LIFE.number:
+            await slow
+        return number
+
+    monkeypatch.setattr(FakeRegister, "life_of", lambda self, node: slowly(node))
+    former = await served.connect(greeted=False)
+    greeting = ensureDeferred(former.greet())
+    asked = await served.connect(greeted=False)
+    await asked.callRemote(commands.Challenge)  # behind it, the greeting has arrived
+    await asked.callRemote(commands.Challenge)
+    served.register.lives["n"] = LIFE.number + 1
+    present = await served.connect(life=LIFE.number + 1)
+    slow.callback(None)
+    with pytest.raises(commands.FencedOnWire):
+        await greeting
+    assert bytes((await present.opened(life=LIFE.number + 1))["handle"])

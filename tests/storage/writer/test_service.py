@@ -24,6 +24,7 @@ from stream.storage.network.client import WriterClients
 from stream.storage.network.interface import (
     SliceFile,
     SliceSealed,
+    SourceLife,
     SyncLevel,
     WriterDraining,
     WriterError,
@@ -111,6 +112,14 @@ class Node:
         await self.client.put(f"{prefix.SLICE_ALL}{slice_.key}", encode(slice_))
         await self.client.put(level, encode(slice_))
 
+    async def life(self, node_id: str = "source-1") -> SourceLife:
+        """The life of a source node that has claimed its name."""
+        key = f"{prefix.SOURCE_LIFE}{node_id}"
+        await self.client.put(key, b"{}")
+        found = await self.client.get(key)
+        assert found is not None
+        return SourceLife(node_id, found.create_revision)
+
     async def remove(self, key: SliceKey) -> None:
         await self.client.delete(f"{prefix.slice_level(Level.LOCAL)}{key}")
 
@@ -194,14 +203,14 @@ async def test_a_drain_file_is_told_to_all(node: Node, monkeypatch: pytest.Monke
         await until(is_drained)
     assert "by hand" in [event.get("reason") for event in events]
     with pytest.raises(WriterDraining):
-        await service.writer.open(slice_, "source-1", Listener())
+        await service.writer.open(slice_, await node.life(), Listener())
     drain.unlink()
 
     async def is_back() -> bool:
         return not (await node.registered())[0].drained
 
     await until(is_back)
-    await (await service.writer.open(slice_, "source-1", Listener())).close()
+    await (await service.writer.open(slice_, await node.life(), Listener())).close()
 
 
 @pytest_twisted.ensureDeferred
@@ -217,7 +226,7 @@ async def test_a_slice_is_open_as_long_as_etcd_says_so(node: Node) -> None:
     service = await node.start()
     slice_ = await _slice(node)
     listener = Listener()
-    file = await service.writer.open(slice_, "source-1", listener)
+    file = await service.writer.open(slice_, await node.life(), listener)
     now = slice_.key.slice_opened_at
     closing = slice_.advance(SliceState.WRITING, SliceState.CLOSING, now)
     await node.put(closing)
@@ -226,10 +235,10 @@ async def test_a_slice_is_open_as_long_as_etcd_says_so(node: Node) -> None:
     await until(lambda: listener.reasons)
     assert isinstance(listener.reasons[0], SliceSealed)
     with pytest.raises(SliceSealed):
-        await service.writer.open(slice_, "source-1", Listener())
+        await service.writer.open(slice_, await node.life(), Listener())
     unknown = sample_slice("other", slice_.key.volume_id)
     with pytest.raises(SliceSealed):
-        await service.writer.open(unknown, "source-1", Listener())
+        await service.writer.open(unknown, await node.life(), Listener())
     assert (node.volumes / "HDD/one" / slice_.local.dir / "slice-source-1.csv.gz").exists()
 
 
@@ -240,7 +249,7 @@ async def test_a_slice_that_is_gone_is_sealed(node: Node) -> None:
     first, second = await _slice(node), await _slice(node, "second")
     listeners = [Listener(), Listener()]
     for slice_, listener in zip((first, second), listeners, strict=True):
-        await service.writer.open(slice_, "source-1", listener)
+        await service.writer.open(slice_, await node.life(), listener)
     await node.remove(first.key)
     await until(lambda: listeners[0].reasons)
     assert listeners[1].reasons == []
@@ -255,7 +264,7 @@ async def test_orphaned_directories_are_removed(node: Node) -> None:
     """At the start already, one at a time if so set; what etcd knows stays."""
     first = await node.start()
     slice_ = await _slice(node)
-    file = await first.writer.open(slice_, "source-1", Listener())
+    file = await first.writer.open(slice_, await node.life(), Listener())
     await file.append(0, b"a\n", level=SyncLevel.SYNCED)
     await first.stopService()
     orphan = node.volumes / "HDD/one/1/2/source/sink/file/slice"
@@ -274,7 +283,7 @@ async def test_a_stop_waits_for_the_pipelines_to_leave(node: Node) -> None:
     service = await node.start(shutdown=Duration.parse("20s"))
     slice_ = await _slice(node)
     listener = Listener()
-    file = await service.writer.open(slice_, "source-1", listener)
+    file = await service.writer.open(slice_, await node.life(), listener)
     await file.append(0, b"a\n", level=SyncLevel.WRITTEN)
     stopping = Deferred.fromCoroutine(service.stopService())
     await until(lambda: listener.drained)
@@ -292,7 +301,7 @@ async def test_a_pipeline_that_does_not_leave_is_cut_off(node: Node) -> None:
     service = await node.start()
     slice_ = await _slice(node)
     listener = Listener()
-    file = await service.writer.open(slice_, "source-1", listener)
+    file = await service.writer.open(slice_, await node.life(), listener)
     await file.append(0, b"a\n", level=SyncLevel.WRITTEN)
     await service.stopService()
     assert isinstance(listener.reasons[0], WriterDraining)
@@ -322,10 +331,11 @@ async def test_a_source_in_another_process_finds_the_writer(node: Node) -> None:
     (volume,) = await node.registered()
     known = {volume.volume_id: volume}
     network = with_values(Settings().storage.level.local.writer.network, {("secret",): "shared"})
-    clients = WriterClients(reactor, "source-1", network, known.get)
+    source = await node.life()
+    clients = WriterClients(reactor, "source-1", network, known.get, life=lambda: source.number)
     clients.startService()
     listener = Listener()
-    listener.file = file = await clients.open(slice_, "source-1", listener)
+    listener.file = file = await clients.open(slice_, source, listener)
     assert await file.append(0, b"a\n", level=SyncLevel.SYNCED) == 2
     clients._forget_unregistered()
     assert list(clients._writers) == [volume.node_address]
@@ -350,10 +360,13 @@ async def _appended(node: Node, slice_: Slice, tls: WriterTlsSettings) -> int:
             ("stream_open_timeout",): Duration.parse("1s"),
         },
     )
-    clients = WriterClients(reactor, "source-1", network, {volume.volume_id: volume}.get)
+    source = await node.life()
+    clients = WriterClients(
+        reactor, "source-1", network, {volume.volume_id: volume}.get, life=lambda: source.number
+    )
     clients.startService()
     try:
-        file = await clients.open(slice_, "source-1", Listener())
+        file = await clients.open(slice_, source, Listener())
         end = await file.append(0, b"a\n" * 100_000, level=SyncLevel.SYNCED)
         await file.close()
         return end

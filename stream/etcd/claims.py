@@ -1,0 +1,270 @@
+"""Names that one process at a time may bear, and the number of the life that bears one.
+
+A claim is a key under the session's lease that is put only if it isn't there. Its create revision
+is the *number* of the life: whoever claims the name later has a higher one. Everything that a life
+does to shared files carries its number, so that what a former life still sends can be refused: a
+process that was stopped for longer than its lease doesn't know, when it goes on, that it was
+replaced.
+
+Note [Dead holders]: after a crash the name stays held until the lease of the dead process ends. A
+restart waits for that, unless the dead process ran under the same kernel and is certainly gone;
+then its lease is revoked at once. If that judgement were wrong, the former life would find its
+lease revoked and could write nothing more: the number decides, not the judgement.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from stream.errors import UserError
+from stream.etcd.client import EtcdClient
+from stream.etcd.errors import EtcdUnavailable, LeaseNotFound
+from stream.etcd.request import KeyValue, compare_created, get_operation, put_operation
+from stream.values.codec import decode, encode
+from stream.values.utctime import format_time
+
+__all__ = ["Claim", "Claims", "Holder", "NameHeld"]
+
+_log = Logger()
+
+_POLL_SECONDS = 0.25
+_MARGIN_SECONDS = 3.0
+"""Added to the lease of the holder: etcd ends leases up to a second late, and answers later."""
+_TOKEN_BYTES = 12
+
+
+class NameHeld(UserError):
+    """Another process bears the name and is alive."""
+
+    status = 503
+    name = "nameHeld"
+
+
+@attrs.frozen(kw_only=True)
+class Holder:
+    """The process that bears a name, as its claim describes it.
+
+    :ivar token: differs in each process.
+    :ivar since: when the process claimed the name.
+    :ivar ttl: seconds that its lease lives without a keep-alive.
+    :ivar machine: id of the running kernel; empty where there is none.
+    :ivar namespace: of process ids, within the kernel.
+    :ivar started: clock ticks between the start of the kernel and that of the process.
+    """
+
+    token: str
+    host: str
+    pid: int
+    since: str
+    ttl: int
+    machine: str = ""
+    namespace: str = ""
+    started: int = 0
+
+    @classmethod
+    def this_process(cls, ttl: int) -> Holder:
+        """The description of the calling process."""
+        pid = os.getpid()
+        return cls(
+            token=secrets.token_hex(_TOKEN_BYTES),
+            host=socket.gethostname(),
+            pid=pid,
+            since=format_time(datetime.now(UTC)),
+            ttl=ttl,
+            machine=_machine(),
+            namespace=_namespace(),
+            started=_started(pid) or 0,
+        )
+
+    def is_certainly_dead(self) -> bool:
+        """Whether the process ran under this kernel and in this namespace, and is gone."""
+        if not self.started or not self.machine or self.machine != _machine():
+            return False
+        if self.namespace != _namespace() or not self.namespace:
+            return False
+        return _started(self.pid) != self.started
+
+    def __str__(self) -> str:
+        return f'process {self.pid} on host "{self.host}" since {self.since}'
+
+
+def _machine() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> int | None:
+    """When a process was started; ``None`` if there is none, or if it has ended already."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
+    state, started = fields[0], fields[19]
+    return None if state in "ZX" else int(started)
+
+
+class Claim:
+    """A name that the session bears, or wants to bear again.
+
+    :param title: what bears the name, for messages: ``source node``.
+
+    :ivar number: of the present life; 0 while the name isn't held.
+    :ivar lease: that the key lives under.
+    """
+
+    def __init__(self, key: str, title: str, holder: Holder) -> None:
+        self.key = key
+        self.title = title
+        self.holder = holder
+        self.number = 0
+        self.lease = 0
+
+    @property
+    def node_id(self) -> str:
+        return self.key.rpartition("/")[2]
+
+
+class Claims:
+    """The claims of one session.
+
+    :param lease: gives the id of the session's valid lease.
+    """
+
+    def __init__(self, client: EtcdClient, reactor: Any, lease: Callable[[], int | None]) -> None:
+        self._client = client
+        self._reactor = reactor
+        self._lease = lease
+        self._claims: list[Claim] = []
+
+    @property
+    def are_held(self) -> bool:
+        """Whether every name is held under the present lease."""
+        lease = self._lease()
+        return all(claim.number and claim.lease == lease for claim in self._claims)
+
+    def lost(self) -> None:
+        """The lease has ended."""
+        for claim in self._claims:
+            claim.number = 0
+
+    async def take(self, claim: Claim) -> None:
+        """Claim a name for the first time, waiting for the lease of a dead holder to end.
+
+        Raises `NameHeld` if somebody still holds it after the time to live of his lease, or
+        `EtcdUnavailable` if etcd doesn't answer for that long.
+        """
+        seen = ""
+        patience = claim.holder.ttl + _MARGIN_SECONDS
+        deadline = self._reactor.seconds() + patience
+        while True:
+            problem: Exception
+            try:
+                kv = await self._try(claim)
+            except EtcdUnavailable as error:
+                _log.debug("cannot claim {key} yet: {error}", key=claim.key, error=error)
+                problem = EtcdUnavailable(f"cannot claim {claim.key}: {error}")
+            else:
+                if kv is None:
+                    self._claims.append(claim)
+                    return
+                holder = _decode(kv)
+                problem = _held(claim, holder)
+                if holder.token != seen:
+                    seen = holder.token
+                    deadline = self._reactor.seconds() + max(patience, holder.ttl + _MARGIN_SECONDS)
+                    await self._look_at(claim, kv, holder)
+            if self._reactor.seconds() >= deadline:
+                raise problem
+            await deferLater(self._reactor, _POLL_SECONDS)
+
+    async def _look_at(self, claim: Claim, kv: KeyValue, holder: Holder) -> None:
+        """Say who holds the name; see Note [Dead holders]."""
+        if holder.is_certainly_dead():
+            _log.info(
+                'the name "{node}" is held by {holder}, which is dead: its lease is revoked',
+                node=claim.node_id,
+                holder=str(holder),
+            )
+            try:
+                await self._client.call("lease/revoke", {"ID": kv.lease})
+            except (EtcdUnavailable, LeaseNotFound) as error:
+                _log.debug("not revoked: {error}", error=error)
+            return
+        _log.warn(
+            'the name "{node}" of the {title} is held by {holder}: waiting up to {seconds:g} s for '
+            "the end of its lease",
+            node=claim.node_id,
+            title=claim.title,
+            holder=str(holder),
+            seconds=holder.ttl + _MARGIN_SECONDS,
+        )
+
+    async def retake(self) -> None:
+        """Claim all names anew, under a new lease. Raises `NameHeld` if another process has one."""
+        for claim in self._claims:
+            if claim.number and claim.lease == self._lease():
+                continue
+            kv = await self._try(claim)
+            if kv is None:
+                continue
+            holder = _decode(kv)
+            if holder.token != claim.holder.token:
+                raise _held(claim, holder)
+            await self._client.call("lease/revoke", {"ID": kv.lease})
+            raise EtcdUnavailable(f"{claim.key} was under an earlier lease of this process")
+
+    async def _try(self, claim: Claim) -> KeyValue | None:
+        """Put the key unless it is there; what is there under another lease."""
+        lease = self._lease()
+        if lease is None:
+            raise EtcdUnavailable("there is no valid lease")
+        absolute = self._client.namespace + claim.key
+        result = await self._client.commit(
+            [compare_created(absolute, "==", 0)],
+            [put_operation(absolute, encode(claim.holder), lease)],
+            [get_operation(absolute)],
+        )
+        number = result.revision
+        if not result.succeeded:
+            [kv] = result.reads[0]
+            if kv.lease != lease:
+                return kv
+            number = kv.create_revision  # put by a request whose answer was lost
+        if self._lease() != lease:
+            raise EtcdUnavailable("the lease has ended meanwhile")
+        claim.number, claim.lease = number, lease
+        return None
+
+
+def _decode(kv: KeyValue) -> Holder:
+    try:
+        return decode(Holder, kv.value)
+    except ValueError:  # of a version that describes itself otherwise
+        return Holder(token=str(kv.create_revision), host="?", pid=0, since="?", ttl=30)
+
+
+def _held(claim: Claim, holder: Holder) -> NameHeld:
+    return NameHeld(
+        f'the name "{claim.node_id}" of the {claim.title} is held by {holder}, which is alive: '
+        "stop that process, or give this one another name (nodeID, STREAM_NODE_ID)"
+    )

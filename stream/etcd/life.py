@@ -1,0 +1,34 @@
+"""The life of one component of a node: a name in the cluster that no two processes bear at once."""
+
+from __future__ import annotations
+
+from twisted.application.service import Service
+
+from stream.etcd.claims import Claim
+from stream.etcd.session import Session
+
+__all__ = ["Life"]
+
+
+class Life(Service):
+    """Holds a name as long as the session lives; claims it again under each new lease.
+
+    :param key: in etcd; its last part is the name of the node.
+    :param title: what bears the name, for messages: ``source node``.
+    """
+
+    def __init__(self, session: Session, key: str, title: str) -> None:
+        self._session = session
+        self._key = key
+        self._title = title
+        self._claim: Claim | None = None
+
+    @property
+    def number(self) -> int:
+        """The number of the present life, 0 while the name isn't held; see `stream.etcd.claims`."""
+        return 0 if self._claim is None else self._claim.number
+
+    async def startService(self) -> None:
+        """Fires when the name is held; fails with `NameHeld` if another process bears it."""
+        super().startService()
+        self._claim = await self._session.claim(self._key, self._title)
