@@ -99,12 +99,14 @@ class FakeOpener:
     refusals: list[WriterError] = attrs.Factory(list)
     held: bool = False
     resumes: list[int] = attrs.Factory(list)
+    lives: list[SourceLife] = attrs.Factory(list)
     _waiting: list[tuple[Deferred[SliceFile], FakeSliceFile]] = attrs.Factory(list)
 
     def open(
         self, slice_: Slice, source: SourceLife, listener: SliceFileListener, *, resume: int = -1
     ) -> Deferred[SliceFile]:
         self.resumes.append(resume)
+        self.lives.append(source)
         if self.refusals:
             return fail(self.refusals.pop(0))
         disk = self.disk.setdefault(str(slice_.key), bytearray())

@@ -240,6 +240,52 @@ async def test_without_a_lease_no_row_is_taken(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_after_a_lost_lease_nothing_is_opened_before_all_is_closed(world: World) -> None:
+    """What was open belongs to a life that is over; the next one has pipelines of its own."""
+    await world.write_everywhere()
+    former = list(world.opener.files)
+    assert any(file.waiting for file in former)
+    world.life = 0
+    world.router.session_lost()
+    world.life = 2
+    world.router.session_renewed()
+    with pytest.raises(UserError) as refused:
+        world.write()
+    assert refused.value.name == "leaseLost"
+    assert world.opener.files == former
+    assert not all(file.closed for file in former)
+
+    def goes_on() -> bool:
+        world.answer()
+        return world.router.refusal is None
+
+    await until(goes_on)
+    assert all(file.closed for file in former)
+    assert {life.number for life in world.opener.lives} == {1}
+    world.write()
+    await until(lambda: len(world.opener.files) > len(former))
+    assert {life.number for life in world.opener.lives[len(former) :]} == {2}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lease_that_is_lost_again_meanwhile_takes_no_records(world: World) -> None:
+    """What was open is closed by then, but the node has no name."""
+    await world.write_everywhere()
+    world.router.session_lost()
+    world.router.session_renewed()
+    world.life = 0
+    world.router.session_lost()
+
+    def is_closed() -> bool:
+        world.answer()
+        return not world.router._pipelines
+
+    await until(is_closed)
+    with pytest.raises(UserError, match="lost its lease"):
+        world.write()
+
+
+@pytest_twisted.ensureDeferred
 async def test_nodes_that_come_and_go_share_the_slices_anew(world: World) -> None:
     """At once, not at the next change of slices; together they leave no slice out."""
     first, second = await world.write_everywhere()

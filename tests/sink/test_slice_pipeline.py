@@ -24,6 +24,7 @@ from stream.sink.slice_pipeline import (
 )
 from stream.storage.encoding import Encoding
 from stream.storage.network.interface import (
+    Fenced,
     NoSpace,
     SliceSealed,
     SourceLife,
@@ -191,6 +192,25 @@ class PipelineTests(SynchronousTestCase):
             self.file.answer()
             assert self.stored == b"a\nb\n"
             assert [w.outcome for w in (*first, *second)] == ["stored", "stored"]
+
+    def test_a_former_life_sends_nothing_again(self) -> None:
+        """A later one has the file: what was on the way is of unknown fate, the rest isn't stored,
+        and if the file is ever opened again then behind what is there."""
+        pipeline = self.pipeline()
+        first = self.write(pipeline, b"a\n")
+        self.clock.advance(0)
+        self.file.answer()
+        second = self.write(pipeline, b"b\n")
+        self.clock.advance(0)
+        third = self.write(pipeline, b"c\n")
+        self.opener.refusals += [WriterUnavailable("down"), Fenced("a later life")]
+        self.opener.listeners[-1].lost(WriterUnavailable("gone"))
+        while not pipeline.ready:
+            self.clock.advance(0.1)
+        assert self.opener.resumes == [-1, 2, 2, -1]
+        assert self.stored == b"a\n"
+        names = [getattr(w.outcome, "name", w.outcome) for w in (*first, *second, *third)]
+        assert names == ["stored", "genericError", "notStored"]
 
     def test_a_writer_that_was_found_again_is_tried_again_soon(self) -> None:
         """Long waits of an earlier outage don't count any more."""
