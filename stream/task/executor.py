@@ -161,11 +161,11 @@ class TaskExecutor(Service):
                 node=self._node_id,
                 lock=f"{LOCK_PREFIX}{object_key}",
             )
-            await self._record_start(task, object_key)
+            lease = await self._record_start(task, object_key)
         except BaseException:
             del self._running[object_key]
             raise
-        running = Deferred.fromCoroutine(self._run(task, body))
+        running = Deferred.fromCoroutine(self._run(task, body, lease))
         if not running.called:
             self._running[object_key] = running
         running.addErrback(self._lost, task)
@@ -176,7 +176,8 @@ class TaskExecutor(Service):
         del self._running[object_key]
         self._ending.discard(object_key)
 
-    async def _record_start(self, task: Task, object_key: str) -> None:
+    async def _record_start(self, task: Task, object_key: str) -> int:
+        """Returns the lease that the lock is under."""
         lease = self._session.lease_id
         if lease is None:
             raise EtcdUnavailable("there is no session with etcd at the moment")
@@ -188,8 +189,9 @@ class TaskExecutor(Service):
             txn.put(task.key, encode(task))
 
         await atomic(self._client, body)
+        return lease
 
-    async def _run(self, task: Task, body: Body) -> None:
+    async def _run(self, task: Task, body: Body, lease: int) -> None:
         self._metrics.task_started(task.type)
         _log.info("started task", task=task.task_id)
         run = TaskRun(task)
@@ -217,7 +219,7 @@ class TaskExecutor(Service):
             application_error=problem is not None and not isinstance(problem, UserError),
         )
         self._ending.add(task.lock.removeprefix(LOCK_PREFIX))
-        await self._record_end(ended)
+        await self._record_end(ended, lease)
 
     def _failed(self, task: Task, run: TaskRun, problem: BaseException) -> Task:
         failure = TaskFailure.of(problem, exception_id(_EXCEPTION_PREFIX))
@@ -257,13 +259,16 @@ class TaskExecutor(Service):
             except defer.TimeoutError:
                 _log.error("rollback timeout exceeded", task=task.task_id)
 
-    async def _record_end(self, task: Task) -> None:
-        """Write the record until it is written: whoever polls the task waits for it."""
+    async def _record_end(self, task: Task, lease: int) -> None:
+        """Write the record until it is written: whoever polls the task waits for it.
+
+        The lock may be somebody else's since, even of a process with the same name.
+        """
 
         async def body(txn: AtomicTxn) -> None:
             txn.put(task.key, encode(task))
             lock = await txn.get(task.lock)
-            if lock is not None and lock.value == self._node_id.encode():
+            if lock is not None and lock.lease == lease:
                 txn.delete(task.lock)
 
         delay = _FIRST_RETRY

@@ -113,6 +113,24 @@ async def test_an_object_has_one_task_at_a_time(tasks: Tasks) -> None:
 
 
 @ensure
+async def test_the_end_of_a_task_leaves_the_lock_of_another_process(tasks: Tasks) -> None:
+    """The lease has ended meanwhile, and a process with the same name has the object."""
+    gate: Deferred[str] = Deferred()
+
+    async def body(run: TaskRun) -> str:
+        return await gate
+
+    task = await tasks.start(body)
+    key = f"runtime/lock/task/{KEY}"
+    granted = await tasks.client.call("lease/grant", {"TTL": 60})
+    await tasks.client.delete(key)
+    await tasks.client.put(key, b"test-node", lease=int(granted["ID"]))
+    gate.callback("Done.")
+    await tasks.end_of(task)
+    assert await tasks.client.get(key) is not None
+
+
+@ensure
 async def test_a_patient_caller_waits_for_the_task_before(tasks: Tasks) -> None:
     """A task that is asked for with patience starts when the one before it has ended."""
     gate: Deferred[str] = Deferred()
