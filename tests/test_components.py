@@ -54,6 +54,9 @@ _MAIN = {
     "sandbox": "SandboxService",
 }
 
+_NAMED = {"storage-coordinator", "http-source"}
+"""Those of which no two may have the same name."""
+
 _SUBSETS = [
     subset for size in range(1, len(NAMES) + 1) for subset in itertools.combinations(NAMES, size)
 ]
@@ -114,7 +117,10 @@ def test_each_subset_starts_in_order_and_opens_nothing_before(
     sessions = 1 if "storage-writer" in components else 0
     sessions += bool(set(components) - {"etcd", "sandbox", "storage-writer"})
     assert names.count("Session") == sessions
-    others = [name for name in names if name != "Session"]
+    assert names.count("Life") == len(set(components) & _NAMED)
+    for user in {"StorageCoordinatorService", "Group", "SinkRouter"} & set(names):
+        assert names.index("Life") < names.index(user)
+    others = [name for name in names if name not in ("Session", "Life")]
     assert len(set(others)) == len(others)
     assert others == sorted(others, key=_ORDER.index)
     for user in set(names) & set(_MAIN.values()) - {"EmbeddedEtcd", "SandboxService"}:
