@@ -36,14 +36,15 @@ from stream.mapping.render import Renderer, compile_renderer
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
 from stream.source.dispatcher import Dispatcher, SourceEntry
+from stream.source.http.decoding import Decoder
 from stream.source.http.handler import IngestHandler
 from stream.source.http.head import HeadReader
 from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.parser import RequestParser
 from stream.source.http.protocol import IngestFactory, Limits
-from stream.source.http.special import Decoder
 from stream.source.interfaces import IAnswer, ISinkWriter
 from stream.source.taps import Taps
+from stream.source.turns import Turns
 
 KEY = SourceKey(1, 1, "bench")
 SECRET = "s" * 48
@@ -129,15 +130,17 @@ def connection(columns: Sequence[Column]) -> Callable[[bytes], None]:
     dispatcher = Dispatcher("http")
     dispatcher.put(SourceEntry(KEY, "http", True, SECRET))
     clock = Clock()
+    turns = Turns(clock)
     handler = IngestHandler(
         dispatcher,
         Dispatcher("otlp"),
         OneSink(RenderingSink(columns)),
         clock=time.time,
         window=IdempotencyWindow(60, 1000, time.time),
-        decoder=Decoder(1024 * 1024, clock, ThreadPool()),
+        decoder=Decoder(1024 * 1024, clock, ThreadPool(), turns),
         max_batch_records=BATCH_RECORDS,
         reactor=clock,
+        turns=turns,
         taps=Taps(),
     )
     factory = IngestFactory(handler, Limits(), clock)

@@ -340,7 +340,6 @@ def http_source(
         client,
         settings.source.http,
         router,
-        pool,
         hostname=settings.hostname,
         metrics=metrics,
     )

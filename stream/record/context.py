@@ -6,12 +6,13 @@ error if it can't be parsed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 from stream.errors import NestedError, UserError
 from stream.record.errors import InvalidJson, UnsupportedMediaType
-from stream.record.form import parse_form
+from stream.record.form import form_steps, parse_form
 from stream.record.headers import BodyKind, RecordHeaders
 from stream.record.jsontree import is_canonical, parse_json
 
@@ -112,6 +113,15 @@ class RecordContext:
         if isinstance(value, UserError):
             raise value.with_traceback(None)
         return value
+
+    def reading_steps(self) -> Iterator[None]:
+        """What takes long to be read, in small pieces of work; it isn't read again later."""
+        if self._map is UNPARSED and self.headers.kind is BodyKind.FORM:
+            try:
+                self._map = yield from form_steps(self.body, self.headers.charset)
+            except UserError as error:
+                self._map = error
+        yield
 
     def _parse_map(self) -> Any:
         kind = self.headers.kind

@@ -85,25 +85,27 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 
 
-def parse_json(source: bytes) -> Any:
+def parse_json(source: bytes, max_values: int = MAX_VALUES, *, checks_depth: bool = True) -> Any:
     """The document in *source*; see Note [Two readers].
 
-    Raises InvalidJson: not valid, or beyond `MAX_DEPTH` or `MAX_VALUES`.
+    :param checks_depth: if not, it may be nested up to 1024 levels, where the reader gives up.
+
+    Raises InvalidJson: not valid, or beyond `MAX_DEPTH` or *max_values*.
     """
-    check_bounds(source)
+    check_bounds(source, max_values, checks_depth=checks_depth)
     try:
         return orjson.loads(source)
     except orjson.JSONDecodeError as error:
         return _read_again(source, error)
 
 
-def check_bounds(source: bytes) -> None:
+def check_bounds(source: bytes, max_values: int = MAX_VALUES, *, checks_depth: bool = True) -> None:
     """Refuse a document that would take too much room or time to be read. Raises InvalidJson."""
-    if len(source) > 2 * MAX_VALUES and has_more_values(source, MAX_VALUES):
+    if len(source) > 2 * max_values and has_more_values(source, max_values):
         raise InvalidJson(
-            f"it has more than {MAX_VALUES} values", status=413, name="payloadTooLarge"
+            f"it has more than {max_values} values", status=413, name="payloadTooLarge"
         )
-    if _may_be_deep(source) and _too_deep(source):
+    if checks_depth and _may_be_deep(source) and _too_deep(source):
         raise InvalidJson(f"it is nested deeper than {MAX_DEPTH} levels")
 
 

@@ -24,16 +24,18 @@ from stream.source.http.answers import (
     write_record,
 )
 from stream.source.http.client import ClientAddress
+from stream.source.http.decoding import Decoder
 from stream.source.http.head import Head
 from stream.source.http.idempotency import Attempt, IdempotencyWindow, fingerprint_of
 from stream.source.http.intake import Owner
 from stream.source.http.parser import Request
 from stream.source.http.route import Health, Ingest, NotFound, Otlp, Route, Server, find_route
-from stream.source.http.special import BatchWriter, Decoder, is_batch
+from stream.source.http.special import LARGE_BYTES, SpecialWriter, is_batch, is_large
 from stream.source.interfaces import IDispatcher, IRouter
 from stream.source.meters import SourceMeters
 from stream.source.otlp.handler import OtlpHandler
 from stream.source.taps import Taps
+from stream.source.turns import Turns
 
 __all__ = ["IngestHandler"]
 
@@ -55,6 +57,7 @@ class IngestHandler:
     :param window: remembers requests that came with a key.
     :param decoder: decodes compressed bodies.
     :param max_batch_records: records that one request may hold.
+    :param turns: where work is done that takes long.
     :param meters: of the sources.
     :param client_address: who counts as the sender.
     :param new_exception_id: makes the id that a client is told when the fault is ours.
@@ -71,6 +74,7 @@ class IngestHandler:
         decoder: Decoder,
         max_batch_records: int,
         reactor: Any,
+        turns: Turns,
         taps: Taps,
         meters: SourceMeters | None = None,
         client_address: ClientAddress | None = None,
@@ -90,21 +94,20 @@ class IngestHandler:
             otlp_dispatcher,
             router,
             decoder,
-            reactor,
+            turns,
             clock=clock,
             client_ip=self._client_ip,
-            failed=self.failed,
+            explain=self._explain,
             warn=self._log.warn,
             taps=taps,
             meters=meters.otlp,
         )
         self._window = window
         self._decoder = decoder
-        self._batches = BatchWriter(
+        self._special = SpecialWriter(
             max_batch_records,
-            reactor,
+            turns,
             report=self._report_failure,
-            crashed=self.crashed,
             taps=taps,
             meters=self._meters,
         )
@@ -124,7 +127,7 @@ class IngestHandler:
                     return self._ingest(route, request, connection)
                 return self._otlp.export(route, request, connection)  # type: ignore[arg-type]
             except UserError as error:
-                return self._dispatch_failed(route, error)
+                return self._dispatch_failed(route, error, head)
         return self._answer_without_record(head, route)  # type: ignore[arg-type]
 
     def check(self, head: Head) -> bytes | None:
@@ -144,7 +147,7 @@ class IngestHandler:
             else:
                 self._lookup(route)
         except UserError as error:
-            return self._dispatch_failed(route, error)
+            return self._dispatch_failed(route, error, head)
         return None
 
     def owner(self, head: Head) -> Owner:
@@ -152,37 +155,37 @@ class IngestHandler:
         route: Any = head.route
         return route.project, route.source_id
 
-    def _dispatch_failed(self, route: Ingest | Otlp, error: UserError) -> bytes:
+    def _dispatch_failed(self, route: Ingest | Otlp, error: UserError, head: Head) -> bytes:
         self._log.warn(
             "dispatch failed: {reason}",
             project_id=route.project,
             source_id=route.source_id,
             reason=str(error),
         )
+        if isinstance(route, Otlp):
+            return self._otlp.failed(Failure(error), head)
         return self.refuse(error)
 
     def refuse(self, error: UserError) -> bytes:
         """The answer to a request that can't be read, or leads nowhere."""
-        let_go(error)
-        return responses.error_envelope(
-            error, self._new_exception_id() if error.status >= 500 else ""
-        )
+        return self.failed(Failure(error))
 
     def failed(self, failure: Failure) -> bytes:
         """The answer to a request that failed as a whole, whoever's fault it is."""
+        return responses.error_envelope(*self._explain(failure))
+
+    def crashed(self) -> bytes:
+        """The answer when the fault is ours; the exception is the one that is being handled."""
+        return self.failed(Failure())
+
+    def _explain(self, failure: Failure) -> tuple[UserError, str]:
+        """What is told of *failure*, and the id by which it is found in the log, if it is there."""
         error = failure.value
-        return self.refuse(error) if isinstance(error, UserError) else self.crashed(failure)
-
-    def crashed(self, failure: Failure | None = None) -> bytes:
-        """The answer when the fault is ours.
-
-        :param failure: what happened; by default the exception that is being handled.
-        """
+        if isinstance(error, UserError):
+            return let_go(error), self._new_exception_id() if error.status >= 500 else ""
         exception_id = self._new_exception_id()
         self._log.failure("request failed, exception id {exception_id}", exception_id, failure)
-        return responses.error_envelope(
-            UserError("", status=500, name="internalError"), exception_id
-        )
+        return UserError("", status=500, name="internalError"), exception_id
 
     def _answer_without_record(self, head: Head, route: Route) -> bytes:
         if isinstance(route, Server) and head.method == b"OPTIONS":
@@ -208,9 +211,13 @@ class IngestHandler:
     def _ingest(self, route: Ingest, request: Request, connection: Connection) -> bytes | None:
         project_id, sources = self._lookup(route)
         head = request.head
-        if not head.ordinary or route.batch is not None:
-            return self._ingest_special(project_id, route, sources, request, connection)
         body = request.body
+        if (
+            not head.ordinary
+            or route.batch is not None
+            or (len(body) > LARGE_BYTES and is_large(head.headers, len(body)))
+        ):
+            return self._ingest_special(project_id, route, sources, request, connection)
         if body[:3] == BOM:
             body = ready_body(head.headers, body)
         record = self._record(head, body, connection)
@@ -282,7 +289,8 @@ class IngestHandler:
         try:
             if not head.encoding:
                 return write(received)
-            return self._decoder.answer(head.encoding, received, connection, write, failed)
+            key = project_id, route.source_id
+            return self._decoder.answer(key, head.encoding, received, connection, write, failed)
         except Exception:
             count()  # as one record: nobody knows how many they are
             raise
@@ -303,13 +311,13 @@ class IngestHandler:
         """
         key = head.idempotency_key
         if key is None:
-            return self._write_body(route, sources, head, body, connection)
+            return self._write_body(route, sources, head, body, connection, failed)
         fingerprint = fingerprint_of(head.headers.content_type, body)
         begun = self._window.begin(project_id, route.source_id, key, fingerprint, connection)
         if not isinstance(begun, Attempt):
             return begun
         try:
-            answer = self._write_body(route, sources, head, body, begun)
+            answer = self._write_body(route, sources, head, body, begun, failed)
         except Exception:
             answer = failed(Failure())
         if answer is not None:
@@ -323,13 +331,18 @@ class IngestHandler:
         head: Head,
         body: bytes,
         connection: Connection,
+        failed: Callable[[Failure], bytes],
     ) -> bytes | None:
         record = self._record(head, ready_body(head.headers, body), connection)
         targets = tuple((source, self._router.eligible(source, "")) for source in sources)
         if is_batch(route, head.headers):
-            return self._batches.write(record, targets, route.verbose, connection)
+            self._special.write_batch(record, targets, route.verbose, connection, failed)
+            return None
         if self._taps:
             self._taps.offer(sources, record)
+        if is_large(head.headers, len(record.body)):
+            self._special.write_large(record, targets, route.verbose, connection, failed)
+            return None
         return self._write_to_many(targets, record, route.verbose, connection)
 
     def _write_to_many(

@@ -38,6 +38,8 @@ __all__ = [
     "dated",
     "document",
     "error_envelope",
+    "error_headers",
+    "error_members",
     "error_message",
     "error_name",
     "for_origin",
@@ -240,17 +242,31 @@ def error_envelope(
     :param exception_id: shown when the status is 500 or above.
     :param headers: further ones.
     """
+    members = error_members(error, exception_id)
+    return document(members["statusCode"], members, (*headers, *error_headers(error)))
+
+
+def error_members(error: BaseException, exception_id: str = "") -> dict[str, Any]:
+    """What the answer tells of *error*.
+
+    :param exception_id: shown when the status is 500 or above.
+    """
     status = error.status if isinstance(error, UserError) else 500
-    if isinstance(error, UnsupportedEncoding):
-        headers = (*headers, ("Accept-Encoding", ", ".join(error.supported)))
-    body: dict[str, Any] = {"statusCode": status, "error": error_name(error)}
+    members: dict[str, Any] = {"statusCode": status, "error": error_name(error)}
     if status < 500:
-        body["message"] = error_message(error)
-        body |= hint_member(error)
+        members["message"] = error_message(error)
+        members |= hint_member(error)
     else:
-        body["message"] = _SUPPORT.format(exception_id)
-        body["exceptionId"] = exception_id
-    return document(status, body, headers)
+        members["message"] = _SUPPORT.format(exception_id)
+        members["exceptionId"] = exception_id
+    return members
+
+
+def error_headers(error: BaseException) -> tuple[tuple[str, str], ...]:
+    """Headers of the answer that tells of *error*."""
+    if isinstance(error, UnsupportedEncoding):
+        return (("Accept-Encoding", ", ".join(error.supported)),)
+    return ()
 
 
 def document(

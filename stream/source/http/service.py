@@ -9,7 +9,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
-from twisted.python.threadpool import ThreadPool
 
 from stream.definition import prefix
 from stream.definition.entity import Source
@@ -18,17 +17,19 @@ from stream.etcd import Batch, EtcdClient, KeyValue, Mirror
 from stream.ops.clock import wall_clock
 from stream.ops.endpoint import server_endpoint
 from stream.ops.metrics import Metrics
+from stream.ops.pool import ThreadPoolService
 from stream.settings.tree import HTTPSourceSettings
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
+from stream.source.http.decoding import THREADS, Decoder
 from stream.source.http.handler import IngestHandler
 from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.protocol import IngestFactory, Limits
-from stream.source.http.special import Decoder
 from stream.source.interfaces import IRouter
 from stream.source.meters import SourceMeters
 from stream.source.tail import TailSender
 from stream.source.taps import Taps
+from stream.source.turns import Turns
 from stream.values.codec import decode
 
 __all__ = ["HttpSourceService"]
@@ -47,7 +48,6 @@ BACKLOG = 4096
 
 class HttpSourceService(Service):
     """:param router: knows the sinks; runs from before the start until after the stop.
-    :param pool: where larger compressed bodies are decoded.
     :param hostname: under which other nodes reach this one.
     :param metrics: count the records.
     """
@@ -58,11 +58,11 @@ class HttpSourceService(Service):
         client: EtcdClient,
         settings: HTTPSourceSettings,
         router: IRouter,
-        pool: ThreadPool,
         *,
         hostname: str,
         metrics: Metrics | None = None,
     ) -> None:
+        self._threads = ThreadPoolService(reactor, "decoding", THREADS)
         self._meters = SourceMeters(metrics or Metrics(), wall_clock(reactor))
         self._reactor = reactor
         self._listen = settings.listen
@@ -73,6 +73,7 @@ class HttpSourceService(Service):
             client, prefix.SOURCE_ACTIVE, _entry, on_change=self._sources_changed
         )
         taps = Taps()
+        turns = Turns(reactor)
         self._tails = TailSender(reactor, client, taps, host=hostname)
         handler = IngestHandler(
             self._dispatcher,
@@ -84,9 +85,10 @@ class HttpSourceService(Service):
                 settings.idempotency.max_keys,
                 reactor.seconds,
             ),
-            decoder=Decoder(settings.max_decoded_body_size, reactor, pool),
+            decoder=Decoder(settings.max_decoded_body_size, reactor, self._threads.pool, turns),
             max_batch_records=settings.max_batch_records,
             reactor=reactor,
+            turns=turns,
             taps=taps,
             meters=self._meters,
             client_address=ClientAddress(settings.trusted_proxies),
@@ -100,6 +102,7 @@ class HttpSourceService(Service):
         """Fires when all sources are known and the port is open."""
         super().startService()
         _log.info("starting HTTP source node")
+        self._threads.startService()
         await self._sources.startService()
         await self._tails.startService()
         endpoint = server_endpoint(
@@ -116,6 +119,7 @@ class HttpSourceService(Service):
             _accept_waiting(self.port)
             await maybeDeferred(self.port.stopListening)
             await self._factory.stop()
+        await self._threads.stopService()
         for dispatcher in (self._dispatcher, self._otlp_dispatcher):
             dispatcher.close()
         await self._tails.stopService()

@@ -1,46 +1,52 @@
-"""Requests that aren't simply one record: compressed ones, batches, and those with a key.
+"""Requests that aren't simply one small record: batches and large records.
 
-A compressed body, and a batch of more than a few records, take long enough to keep others waiting;
-so the first go to a thread, and the second are rendered a few milliseconds at a time.
+They take long enough to keep others waiting, so they are worked on a few milliseconds at a time
+(`stream.source.turns`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator, Mapping
 
-import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError, let_go
 from stream.ops.metrics import SourceMeter
 from stream.record.context import RecordContext
 from stream.record.headers import BodyKind, RecordHeaders
-from stream.source.batch import RowBlock, array_elements, line_elements, render_batch
-from stream.source.http.answers import Connection, Received, ReportFailure, Targets
+from stream.source.batch import RowBlock, array_steps, line_elements, render_batch
+from stream.source.http.answers import (
+    Connection,
+    ManyAnswers,
+    Received,
+    ReportFailure,
+    Targets,
+    write_record,
+)
 from stream.source.http.batch_answer import BatchAnswer, BlockAnswer
-from stream.source.http.encoding import decode_body
 from stream.source.http.route import Ingest
 from stream.source.interfaces import ISinkWriter
 from stream.source.taps import Taps
+from stream.source.turns import Turns, Waited
 
-__all__ = ["SLICE_SECONDS", "BatchWriter", "Decoder", "is_batch"]
+__all__ = ["LARGE_BYTES", "SpecialWriter", "is_batch", "is_large"]
 
 _log = Logger(namespace="http-source")
 
-INLINE_BYTES = 8 * 1024
-"""A compressed body up to this size is decoded at once: a thread would cost more."""
+LARGE_BYTES = 4 * 1024
+"""A body up to this size is no large record, whatever is in it."""
 
-SLICE_SECONDS = 0.005
-"""How long a batch or an export is worked on before others have their turn."""
+_LARGE_BYTES_OF = {BodyKind.FORM: LARGE_BYTES, BodyKind.JSON: 64 * 1024}
+"""A larger one may take milliseconds to be read. Others aren't read."""
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
+
+def is_large(headers: RecordHeaders, size: int) -> bool:
+    """Whether a record with a body of *size* bytes can keep others waiting."""
+    limit = _LARGE_BYTES_OF.get(headers.kind)
+    return limit is not None and size > limit
 
 
 def is_batch(route: Ingest, headers: RecordHeaders) -> bool:
@@ -61,70 +67,12 @@ def is_batch(route: Ingest, headers: RecordHeaders) -> bool:
     return route.batch
 
 
-class Decoder:
-    """Decodes compressed bodies, and has threads for what else takes long to decode.
-
-    :param limit: bytes of a decoded body.
-    """
-
-    def __init__(self, limit: int, reactor: Any, pool: ThreadPool) -> None:
-        self._limit = limit
-        self._reactor = reactor
-        self._pool = pool
-
-    def answer(
-        self,
-        encoding: bytes,
-        body: bytes,
-        connection: Connection,
-        take: Callable[[bytes], bytes | None],
-        failed: Callable[[Failure], bytes],
-    ) -> bytes | None:
-        """Decode *body* and hand it on.
-
-        :param take: takes the decoded body; gives the answer, or ``None`` if the connection gets
-            it later. Not called if nobody waits any more.
-        :param failed: the answer when that fails later.
-        :returns: the answer, or ``None`` if the connection gets it later.
-        :raises UserError: the body can't be decoded, if that is known at once.
-        """
-        decoding = self.decode(encoding, body)
-        if isinstance(decoding, bytes):
-            return take(decoding)
-        connection.pending = decoding
-
-        def finish(answer: bytes | None) -> None:
-            if answer is not None and connection.pending is decoding:
-                connection.finish(answer)
-
-        taking = decoding.addCallback(lambda b: take(b) if connection.pending is decoding else None)
-        taking.addErrback(failed)
-        taking.addCallback(finish)
-        taking.addErrback(lambda failure: _log.failure("cannot answer a request", failure))
-        return None
-
-    def decode(self, encoding: bytes, body: bytes) -> bytes | Deferred[bytes]:
-        """The decoded body, at once or later. Raises UserError, at once or later."""
-        if len(body) <= INLINE_BYTES:
-            return decode_body(encoding, body, self._limit)
-        return self.in_thread(decode_body, encoding, body, self._limit)
-
-    def in_thread(
-        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> Deferred[_T]:
-        """What *function* returns."""
-        running: Deferred[_T] = deferToThreadPool(
-            self._reactor, self._pool, function, *args, **kwargs
-        )
-        return running
-
-
-class BatchWriter:
-    """Takes batches.
+class SpecialWriter:
+    """Takes batches and large records.
 
     :param max_records: of one batch.
+    :param turns: where they are worked on.
     :param report: told of sinks that failed.
-    :param crashed: makes the answer when the fault is ours.
     :param taps: of those who watch.
     :param meters: of the sources.
     """
@@ -132,36 +80,96 @@ class BatchWriter:
     def __init__(
         self,
         max_records: int,
-        reactor: Any,
+        turns: Turns,
         *,
         report: ReportFailure,
-        crashed: Callable[[], bytes],
         taps: Taps,
         meters: Mapping[SourceKey, SourceMeter],
     ) -> None:
         self._taps = taps
         self._meters = meters
         self._max_records = max_records
-        self._reactor = reactor
+        self._turns = turns
         self._report = report
-        self._crashed = crashed
 
-    def write(
-        self, record: RecordContext, targets: Targets, verbose: bool, connection: Connection
-    ) -> bytes | None:
-        """Take all records of a batch.
+    def write_batch(
+        self,
+        record: RecordContext,
+        targets: Targets,
+        verbose: bool,
+        connection: Connection,
+        failed: Callable[[Failure], bytes],
+    ) -> None:
+        """Take all records of a batch; the connection gets the answer, at once or later.
 
         :param record: with the batch as its body.
-        :returns: the answer, or ``None`` if the connection gets it later.
-        :raises UserError: the batch can't be read, or is too large.
+        :param failed: the answer if it fails as a whole.
+        :raises UserError: 503, too much waits.
         """
+        waited = Waited(connection)
+        self._begin(record, targets, waited, failed, self._batch(record, targets, verbose, waited))
+
+    def write_large(
+        self,
+        record: RecordContext,
+        targets: Targets,
+        verbose: bool,
+        connection: Connection,
+        failed: Callable[[Failure], bytes],
+    ) -> None:
+        """The same for one large record."""
+        waited = Waited(connection)
+        self._begin(record, targets, waited, failed, self._large(record, targets, verbose, waited))
+
+    def _begin(
+        self,
+        record: RecordContext,
+        targets: Targets,
+        waited: Waited,
+        failed: Callable[[Failure], bytes],
+        steps: Iterator[Deferred[None] | None],
+    ) -> None:
+        key = targets[0][0].project_id, targets[0][0].source_id
+        working = self._turns.work(key, len(record.body), steps)
+        working.addErrback(lambda failure: waited.finish(failed(failure)))
+        working.addErrback(lambda failure: _log.failure("cannot answer a request", failure))
+
+    def _large(
+        self, record: RecordContext, targets: Targets, verbose: bool, waited: Waited
+    ) -> Iterator[Deferred[None] | None]:
+        for _ in record.reading_steps():
+            yield None
+            if not waited.is_pending:
+                return
+        answers = ManyAnswers(
+            waited.connection,
+            targets,
+            verbose,
+            self._report,
+            Received(self._meters, record.timestamp_ms, len(record.body)),
+        )
+        if not answers.writers:
+            waited.finish(answers.nothing_to_wait_for())
+            return
+        waited.wait_for(answers)
+        for writer, answer in tuple(answers.writers):
+            write_record(writer, record, answer, _log)
+            yield None
+
+    def _batch(
+        self, record: RecordContext, targets: Targets, verbose: bool, waited: Waited
+    ) -> Iterator[Deferred[None] | None]:
         in_lines = record.headers.kind is BodyKind.JSON_LINES
-        read = line_elements if in_lines else array_elements
-        elements = read(record.body, self._max_records)
+        if in_lines:
+            elements = line_elements(record.body, self._max_records)
+        else:
+            elements = yield from array_steps(record.body, self._max_records)
+        if not waited.is_pending:
+            return
         if self._taps:
             self._taps.offer_batch([source for source, _ in targets], record, elements)
         answer = BatchAnswer(
-            connection,
+            waited.connection,
             len(elements),
             "lines" if in_lines else "indexes",
             [
@@ -181,38 +189,15 @@ class BatchWriter:
             for (_, sink), sink_answer in zip(sinks, answers, strict=True)
         ]
         if not waiting:
-            return answer.document()
-        connection.pending = answer
-        batch = _Batch(record, answer, connection, waiting)
-        self._work(batch, render_batch(elements, record, [a.block for _, a in waiting]))
-        return None
-
-    def _work(self, batch: _Batch, rendering: Iterator[None]) -> None:
-        """Render for a while; when all is rendered, hand it on."""
-        if batch.connection.pending is not batch.answer:
-            return  # nobody waits any more, and nothing is written yet
-        try:
-            end = self._reactor.seconds() + SLICE_SECONDS
-            for _ in rendering:
-                if self._reactor.seconds() > end:
-                    self._reactor.callLater(0, self._work, batch, rendering)
-                    return
-            for sink, answer in batch.waiting:
-                _hand_on(sink, answer, batch.record)
-        except Exception:
-            crashed = self._crashed()
-            if batch.connection.pending is batch.answer:
-                batch.connection.finish(crashed)
-
-
-@attrs.frozen(eq=False)
-class _Batch:
-    """A batch at work; *record* is what all its records share."""
-
-    record: RecordContext
-    answer: BatchAnswer
-    connection: Connection
-    waiting: Sequence[tuple[ISinkWriter, BlockAnswer]]
+            waited.finish(answer.document())
+            return
+        waited.wait_for(answer)
+        for _ in render_batch(elements, record, [a.block for _, a in waiting]):
+            yield None
+            if not waited.is_pending:
+                return  # nobody waits any more, and nothing is written yet
+        for sink, sink_answer in waiting:
+            _hand_on(sink, sink_answer, record)
 
 
 def _hand_on(sink: ISinkWriter, answer: BlockAnswer, record: RecordContext) -> None:

@@ -2,15 +2,24 @@
 
 The JSON encoding is protobuf's own but for the ids of traces and spans, which are hexadecimal
 instead of base64.
+
+Note [Chunks]: a decoded request can take sixty times the room of its bytes, and reading JSON takes
+0.2 s for each MB. So only small requests are decoded at once. Of a larger one its structure is
+looked at, down to the records; these are decoded some at a time, twice in protobuf: first to know
+that all of them can be, and how many they are, and again when they are handed on. Whatever is
+repeated for each record (a resource, a scope) is counted before the first one is.
 """
 
 from __future__ import annotations
 
 import base64
 import enum
+import math
+import re
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
-import orjson
+import attrs
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -18,10 +27,47 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.logs.v1.logs_pb2 import ResourceLogs, ScopeLogs
+from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics, ScopeMetrics
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
 
 from stream.errors import UserError
+from stream.record.charset import without_bom
+from stream.record.errors import InvalidJson
+from stream.record.jsontree import has_more_values, parse_json
+from stream.source.otlp.wire import Field, fields, length_delimited
 
-__all__ = ["Encoding", "Signal", "decode_request", "read_encoding"]
+__all__ = [
+    "Encoding",
+    "Export",
+    "ExportTooLarge",
+    "Part",
+    "Signal",
+    "decode_request",
+    "decode_steps",
+    "read_encoding",
+]
+
+CHUNK_BYTES = 64 * 1024
+"""Of protobuf, decoded at once."""
+
+CHUNK_RECORDS = 16
+"""Of JSON, decoded at once; of data points four times as many."""
+
+FIELDS_AT_ONCE = 512
+"""Of protobuf, looked at in one step."""
+
+MAX_RECORDS = 100_000
+"""Of one export; resources, scopes and metrics don't count, but aren't more either."""
+
+MAX_RECORD_BYTES = 1024 * 1024
+"""Of a record, a resource or a scope in protobuf."""
+
+MAX_RECORD_VALUES = 10_000
+"""Signs that begin or separate values of one record in JSON, or values of one in protobuf."""
+
+MAX_JSON_VALUES = 250_000
+"""The same of a whole export in JSON: it is parsed in one go, in which nothing else is done."""
 
 _MAX_DEPTH = 100
 """Of nested values; protobuf's own limit for its binary form."""
@@ -29,7 +75,7 @@ _MAX_DEPTH = 100
 _WRONG_SHAPE = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
 """What the JSON reader lets through when it meets a number instead of an object, and so on."""
 
-_HEX_IDS = frozenset({"traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id"})
+_HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
 
 
 class Signal(enum.Enum):
@@ -45,11 +91,94 @@ class Encoding(enum.Enum):
     JSON = "application/json"
 
 
-_REQUESTS: dict[Signal, type[Message]] = {
-    Signal.LOGS: ExportLogsServiceRequest,
-    Signal.METRICS: ExportMetricsServiceRequest,
-    Signal.TRACES: ExportTraceServiceRequest,
+class ExportTooLarge(UserError):
+    """More than one export may hold."""
+
+    status = 413
+    name = "exportTooLarge"
+
+
+@attrs.frozen
+class _Types:
+    """The messages of a signal, and the names of their members in both spellings of JSON.
+
+    :ivar ids: members of a record that are ids; those of its links have the same names.
+    """
+
+    request: type[Message]
+    resources: str
+    resource: type[Message]
+    scopes: str
+    scope: type[Message]
+    records: str
+    ids: tuple[str, ...]
+
+
+_TYPES = {
+    Signal.LOGS: _Types(
+        ExportLogsServiceRequest,
+        "resource_logs",
+        ResourceLogs,
+        "scope_logs",
+        ScopeLogs,
+        "log_records",
+        ("trace_id", "span_id"),
+    ),
+    Signal.TRACES: _Types(
+        ExportTraceServiceRequest,
+        "resource_spans",
+        ResourceSpans,
+        "scope_spans",
+        ScopeSpans,
+        "spans",
+        ("trace_id", "span_id", "parent_span_id"),
+    ),
+    Signal.METRICS: _Types(
+        ExportMetricsServiceRequest,
+        "resource_metrics",
+        ResourceMetrics,
+        "scope_metrics",
+        ScopeMetrics,
+        "metrics",
+        (),
+    ),
 }
+_DATA = ("gauge", "sum", "histogram", "exponential_histogram", "summary")
+_DATA_FIELDS = frozenset({5, 7, 9, 10, 11})
+"""The same in protobuf."""
+
+
+@attrs.frozen(eq=False)
+class Part:
+    """Some records of one scope.
+
+    :ivar resource: the ``Resource`` of its records.
+    :ivar scope: their ``InstrumentationScope``.
+    :ivar count: how many records they are.
+    :ivar _chunk: the message that holds them, or its bytes.
+    """
+
+    resource: Any
+    scope: Any
+    count: int
+    _type: type[Message]
+    _chunk: Any
+
+    def message(self) -> Any:
+        """The ``ScopeLogs``, ``ScopeSpans`` or ``ScopeMetrics`` that holds the records."""
+        if isinstance(self._chunk, bytes):
+            message: Any = self._type()
+            message.ParseFromString(self._chunk)
+            return message
+        return self._chunk
+
+
+@attrs.frozen
+class Export:
+    """A request whose every record can be decoded."""
+
+    signal: Signal
+    parts: Sequence[Part]
 
 
 def read_encoding(content_type: str) -> Encoding:
@@ -67,35 +196,369 @@ def read_encoding(content_type: str) -> Encoding:
     )
 
 
-def decode_request(signal: Signal, encoding: Encoding, body: bytes) -> Any:
-    """The export request in *body*. Raises UserError 400."""
-    request = _REQUESTS[signal]()
+def decode_request(signal: Signal, encoding: Encoding, body: bytes) -> Export:
+    """The export request in *body*. See `decode_steps`."""
+    steps = decode_steps(signal, encoding, body)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            export: Export = end.value
+            return export
+
+
+def decode_steps(signal: Signal, encoding: Encoding, body: bytes) -> Generator[None, None, Export]:
+    """The same in small pieces of work; see Note [Chunks].
+
+    :raises UserError: 400, it can't be decoded.
+    :raises ExportTooLarge: it has more records, or a larger one, than an export may have.
+    """
+    types = _TYPES[signal]
+    parts: list[Part] = []
+    count = 0
     try:
-        if encoding is Encoding.PROTOBUF:
-            request.ParseFromString(body)
+        found: Iterator[Part | None]
+        if encoding is Encoding.JSON:
+            found = _json_parts(types, body)
+        elif len(body) <= CHUNK_BYTES:
+            found = _message_parts(types, _parsed(types.request, body))
         else:
-            document = _with_base64_ids(orjson.loads(body), 0)
-            if not isinstance(document, dict):
-                raise ValueError("expected an object")
-            json_format.ParseDict(
-                document, request, ignore_unknown_fields=True, max_recursion_depth=_MAX_DEPTH
-            )
+            found = _wire_parts(types, body)
+        for part in found:
+            count += max(part.count, 1) if part is not None else 0
+            if count > MAX_RECORDS:
+                raise ExportTooLarge(
+                    f"the export has more than {MAX_RECORDS} records, please split it"
+                )
+            if part is not None and part.count:
+                parts.append(part)
+            yield
+    except UserError as error:
+        if isinstance(error, InvalidJson):
+            raise _undecodable(signal, error.reason, error) from None
+        raise
     except (DecodeError, json_format.ParseError, *_WRONG_SHAPE) as error:
-        raise UserError(f"cannot decode OTLP {signal.value} payload: {error}") from None
-    return request
+        raise _undecodable(signal, str(error)) from None
+    return Export(signal, parts)
 
 
-def _with_base64_ids(value: Any, depth: int) -> Any:
-    """*value* with hexadecimal ids in the form that protobuf reads. Raises ValueError."""
-    if depth > 2 * _MAX_DEPTH:
-        raise ValueError("it is nested too deeply")
-    if isinstance(value, list):
-        return [_with_base64_ids(item, depth + 1) for item in value]
-    if isinstance(value, dict):
-        return {
-            name: base64.b64encode(bytes.fromhex(item)).decode()
-            if name in _HEX_IDS and isinstance(item, str)
-            else _with_base64_ids(item, depth + 1)
-            for name, item in value.items()
-        }
-    return value
+def _undecodable(signal: Signal, reason: str, error: UserError | None = None) -> UserError:
+    return UserError(
+        f"cannot decode OTLP {signal.value} payload: {reason}",
+        status=error.status if error else None,
+        name=error.name if error else None,
+    )
+
+
+def _parsed(kind: type[Message], data: bytes) -> Any:
+    message = kind()
+    message.ParseFromString(data)
+    return message
+
+
+def _count(types: _Types, message: Any) -> int:
+    """Records in a message of the type of a scope."""
+    records = getattr(message, types.records)
+    if types.ids:
+        return len(records)
+    return sum(
+        len(getattr(metric, kind).data_points)
+        for metric in records
+        if (kind := metric.WhichOneof("data")) is not None
+    )
+
+
+def _empty(types: _Types) -> Part:
+    """Of a resource or scope without records, so that it counts, too."""
+    return Part(None, None, 0, types.scope, b"")
+
+
+def _message_parts(types: _Types, request: Any) -> Iterator[Part]:
+    for resource in getattr(request, types.resources):
+        shared = resource.resource
+        for scope in getattr(resource, types.scopes):
+            yield Part(shared, scope.scope, _count(types, scope), types.scope, scope)
+
+
+# Protobuf.
+
+
+def _wire_parts(types: _Types, body: bytes) -> Iterator[Part | None]:
+    _, resources = yield from _split(body, Field(0, True, 0, 0, len(body)), 1)
+    for resource in resources:
+        yield from _wire_resource(types, body, resource)
+
+
+def _wire_resource(types: _Types, body: bytes, field: Field) -> Iterator[Part | None]:
+    others, scopes = yield from _split(body, field, 2)
+    resource = _parsed(types.resource, _bounded(others, "resource")).resource
+    _check_values(resource, others)
+    for scope in scopes:
+        yield from _wire_scope(types, body, scope, resource)
+    if not scopes:
+        yield _empty(types)
+
+
+def _wire_scope(types: _Types, body: bytes, field: Field, resource: Any) -> Iterator[Part | None]:
+    others, records = yield from _split(body, field, 2)
+    scope = _parsed(types.scope, _bounded(others, "scope")).scope
+    for chunk in _record_chunks(types, body, records):
+        if chunk is None:
+            yield None
+            continue
+        message = _parsed(types.scope, chunk)
+        _check_values(message, chunk)
+        yield Part(resource, scope, _count(types, message), types.scope, chunk)
+    if not records:
+        yield _empty(types)
+
+
+def _split(
+    body: bytes, field: Field, number: int
+) -> Generator[None, None, tuple[bytes, list[Field]]]:
+    """The bytes of *field* without its messages of *number*, and these."""
+    others: list[bytes] = []
+    messages: list[Field] = []
+    for count, inner in enumerate(fields(body, field.start, field.end), 1):
+        if inner.number == number and inner.is_message:
+            messages.append(inner)
+        else:
+            others.append(body[inner.tag : inner.end])
+        if count > MAX_RECORDS:
+            raise ExportTooLarge(f"the export has more than {MAX_RECORDS} records, please split it")
+        if not count % FIELDS_AT_ONCE:
+            yield
+    return b"".join(others), messages
+
+
+def _bounded(data: bytes, name: str) -> bytes:
+    if len(data) > MAX_RECORD_BYTES:
+        raise ExportTooLarge(f"a {name} of the export has more than {MAX_RECORD_BYTES} bytes")
+    return data
+
+
+def _record_chunks(types: _Types, body: bytes, records: Iterable[Field]) -> Iterator[bytes | None]:
+    """The fields *records*, as many together as are decoded at once."""
+    chunk: list[bytes] = []
+    size = 0
+    for record in records:
+        if not types.ids and record.end - record.start > CHUNK_BYTES:
+            yield from _point_chunks(body, record)
+            continue
+        data = _bounded(body[record.tag : record.end], "record")
+        if size + len(data) > CHUNK_BYTES and chunk:
+            yield b"".join(chunk)
+            chunk, size = [], 0
+        chunk.append(data)
+        size += len(data)
+    if chunk:
+        yield b"".join(chunk)
+
+
+def _point_chunks(body: bytes, metric: Field) -> Iterator[bytes | None]:
+    """A large metric as several, each with some of its data points."""
+    name: list[bytes] = []
+    data: Field | None = None
+    for field in fields(body, metric.start, metric.end):
+        if field.number in _DATA_FIELDS and field.is_message:
+            if data is not None:
+                raise ValueError("a metric has data twice")
+            data = field
+        else:
+            name.append(body[field.tag : field.end])
+    if data is None:
+        return
+    others, points = yield from _split(body, data, 1)
+    shared = _bounded(b"".join([*name, others]), "metric")
+    head = b"".join(name)
+    largest = max((point.end - point.tag for point in points), default=0)
+    if largest > MAX_RECORD_BYTES:
+        raise ExportTooLarge(f"a record of the export has more than {MAX_RECORD_BYTES} bytes")
+    room = max(CHUNK_BYTES, len(shared))
+    start = 0
+    while start < len(points):
+        end, size = start, 0
+        while end < len(points) and (end == start or size < room):
+            size += points[end].end - points[end].tag
+            end += 1
+        some = b"".join([body[point.tag : point.end] for point in points[start:end]])
+        inner = head + length_delimited(data.number, others + some)
+        yield length_delimited(2, inner)
+        start = end
+
+
+def _check_values(message: Any, data: bytes) -> None:
+    """Raises ExportTooLarge: it has too many values for a record. Small ones haven't."""
+    if len(data) > CHUNK_BYTES:
+        left = MAX_RECORD_VALUES
+        messages = [message]
+        while messages and left > 0:
+            for field, value in messages.pop().ListFields():
+                items = value if field.is_repeated else (value,)
+                left -= len(items)
+                if field.message_type is not None and left > 0:
+                    messages += items
+        if left <= 0:
+            raise ExportTooLarge(f"a record of the export has more than {MAX_RECORD_VALUES} values")
+
+
+# JSON.
+
+
+def _json_parts(types: _Types, body: bytes) -> Iterator[Part | None]:
+    body = without_bom(body)
+    is_large = len(body) > MAX_RECORD_BYTES or has_more_values(body, MAX_RECORD_VALUES)
+    yield None
+    # What is nested too deep for protobuf's reader is refused by it, or isn't known to it.
+    document = parse_json(body, MAX_JSON_VALUES, checks_depth=False)
+    yield None
+    others, resources = _take(document, types.resources)
+    for resource in resources:
+        others, scopes = _take(resource, types.scopes)
+        if is_large:
+            _check_json_values(others)
+        resource_message = _from_json(types.resource, others).resource
+        for scope in scopes:
+            others, records = _take(scope, types.records)
+            if is_large:
+                _check_json_values(others)
+            scope_message = _from_json(types.scope, others).scope
+            for some in _json_chunks(types, records):
+                if is_large:
+                    for record in some:
+                        _check_json_values(record)
+                message = _from_json(types.scope, {types.records: some})
+                count = _count(types, message)
+                yield Part(resource_message, scope_message, count, types.scope, message)
+            if not records:
+                yield _empty(types)
+        if not scopes:
+            yield _empty(types)
+
+
+def _from_json(kind: type[Message], plain: Any) -> Any:
+    try:
+        return _read(kind, plain)
+    except json_format.ParseError:
+        return _read(kind, _with_infinities(plain))
+
+
+def _read(kind: type[Message], plain: Any) -> Any:
+    return json_format.ParseDict(
+        plain, kind(), ignore_unknown_fields=True, max_recursion_depth=_MAX_DEPTH
+    )
+
+
+def _with_infinities(plain: Any) -> Any:
+    """*plain* with the text that protobuf's reader wants for numbers beyond doubles."""
+    if isinstance(plain, dict):
+        return {name: _with_infinities(item) for name, item in plain.items()}
+    if isinstance(plain, list):
+        return [_with_infinities(item) for item in plain]
+    if isinstance(plain, float) and math.isinf(plain):
+        return "Infinity" if plain > 0 else "-Infinity"
+    return plain
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))
+
+
+def _take(plain: Any, name: str) -> tuple[dict[str, Any], list[Any]]:
+    """The members of *plain* without the list *name*, and the items of that."""
+    if not isinstance(plain, dict):
+        raise ValueError("expected an object")
+    others = dict(plain)
+    lists = [others.pop(key) for key in dict.fromkeys((_camel(name), name)) if key in others]
+    if len(lists) > 1:
+        raise ValueError(f"{name} is there twice")
+    items = lists[0] if lists else None
+    if items is None:
+        return others, []
+    if not isinstance(items, list):
+        raise ValueError(f"{name}: expected an array")
+    return others, items
+
+
+def _json_chunks(types: _Types, records: Sequence[Any]) -> Iterator[list[Any]]:
+    """*records* as protobuf's reader takes them, as many together as are decoded at once."""
+    if types.ids:
+        for start in range(0, len(records), CHUNK_RECORDS):
+            some = records[start : start + CHUNK_RECORDS]
+            yield [_with_base64_ids(record, types.ids) for record in some]
+        return
+    for metric in records:
+        yield from _metric_chunks(metric)
+
+
+def _metric_chunks(metric: Any) -> Iterator[list[Any]]:
+    """A metric as one or several, each with some of its data points."""
+    if not isinstance(metric, dict):
+        raise ValueError("expected an object")
+    names = [
+        name for kind in _DATA for name in dict.fromkeys((_camel(kind), kind)) if name in metric
+    ]
+    names = [name for name in names if metric[name] is not None]
+    if len(names) > 1:
+        raise ValueError("a metric has data twice")
+    if not names:
+        yield [metric]
+        return
+    (name,) = names
+    others, points = _take(metric[name], "data_points")
+    points = [_without_exemplars(point) for point in points]
+    step = 4 * CHUNK_RECORDS
+    for start in range(0, max(len(points), 1), step):
+        data = {**others, "dataPoints": points[start : start + step]}
+        yield [{**metric, name: data}]
+
+
+def _without_exemplars(point: Any) -> Any:
+    """They are no part of a record, and have hexadecimal ids, too."""
+    if not isinstance(point, dict) or "exemplars" not in point:
+        return point
+    return {name: item for name, item in point.items() if name != "exemplars"}
+
+
+def _with_base64_ids(record: Any, names: Sequence[str]) -> Any:
+    """*record* with hexadecimal ids in the form that protobuf reads. Raises ValueError.
+
+    Only where ids are: of members that aren't known nobody knows what they hold.
+    """
+    if not isinstance(record, dict):
+        raise ValueError("expected an object")
+    changed: dict[str, Any] = {}
+    for name in names:
+        for key in (_camel(name), name):
+            value = record.get(key)
+            if isinstance(value, str):
+                if _HEX.fullmatch(value) is None:
+                    raise ValueError(f"{key} has other characters than pairs of hexadecimal digits")
+                changed[key] = base64.b64encode(bytes.fromhex(value)).decode()
+            elif value is not None:
+                raise ValueError(f"{key}: expected text")
+    links = record.get("links")
+    if isinstance(links, list) and "parent_span_id" in names:
+        changed["links"] = [_with_base64_ids(link, names[:2]) for link in links]
+    return {**record, **changed} if changed else record
+
+
+def _check_json_values(plain: Any) -> None:
+    left = MAX_RECORD_VALUES
+    room = MAX_RECORD_BYTES
+    values = [plain]
+    while values and left > 0:
+        value = values.pop()
+        if isinstance(value, str):
+            room -= len(value)
+            if room < 0:
+                raise ExportTooLarge(
+                    f"a record of the export has more than {MAX_RECORD_BYTES} bytes"
+                )
+        elif isinstance(value, dict | list):
+            left -= len(value)
+            if left > 0:
+                values += value.values() if isinstance(value, dict) else value
+    if left <= 0:
+        raise ExportTooLarge(f"a record of the export has more than {MAX_RECORD_VALUES} values")

@@ -13,9 +13,14 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from stream.source.otlp.decode import Signal
+from stream.record.printing import print_json
+from stream.source.otlp.decode import Export, ExportTooLarge, Part, Signal
 
-__all__ = ["flatten", "time_text", "value_of"]
+__all__ = ["MAX_REPEATED_BYTES", "check_repeated_steps", "flatten", "time_text", "value_of"]
+
+MAX_REPEATED_BYTES = 32 * 1024 * 1024
+"""Of what the records of one export share. Real ones have some kilobytes for some thousands of
+records."""
 
 Record = dict[str, Any]
 
@@ -26,13 +31,50 @@ _STATUS_CODES = ("Unset", "Ok", "Error")
 _TEMPORALITIES = ("Unspecified", "Delta", "Cumulative")
 
 
-def flatten(signal: Signal, request: Any) -> Iterator[Record]:
-    """The records in a decoded *request*, in its order."""
-    if signal is Signal.LOGS:
-        return _logs(request)
-    if signal is Signal.TRACES:
-        return _spans(request)
-    return _data_points(request)
+def flatten(export: Export) -> Iterator[Record]:
+    """The records of *export*, in its order. Raises UserError, see `check_repeated`."""
+    flat = _FLATTEN[export.signal]
+    last: Part | None = None
+    resource: Record = {}
+    scope: Record = {}
+    for part in export.parts:
+        if last is None or part.resource is not last.resource:
+            resource = attributes_of(part.resource.attributes)
+        if last is None or part.scope is not last.scope:
+            scope = _scope(part.scope)
+        last = part
+        yield from flat(part.message(), resource, scope)
+
+
+def check_repeated_steps(export: Export) -> Iterator[None]:
+    """Refuse an export that would make much more than it is, in small pieces of work.
+
+    Resources and scopes are repeated in each of their records.
+
+    :raises ExportTooLarge: that would take more than `MAX_REPEATED_BYTES`.
+    """
+    last: Part | None = None
+    size = total = 0
+    for part in export.parts:
+        if last is None or part.resource is not last.resource or part.scope is not last.scope:
+            shared = (attributes_of(part.resource.attributes), _scope(part.scope))
+            size = sum(len(print_json(each)) for each in shared)
+            yield
+        last = part
+        total += part.count * size
+        if export.signal is Signal.METRICS:
+            message = part.message()
+            yield
+            for metric in message.metrics:
+                kind = metric.WhichOneof("data")
+                if kind is not None:
+                    texts = (metric.name, metric.description, metric.unit)
+                    total += len(getattr(metric, kind).data_points) * sum(map(len, texts))
+        if total > MAX_REPEATED_BYTES:
+            raise ExportTooLarge(
+                "what the records of the export share, repeated in each of them, has more than "
+                f"{MAX_REPEATED_BYTES} bytes, please split it"
+            )
 
 
 def value_of(value: Any) -> Any:
@@ -70,51 +112,43 @@ def time_text(nanoseconds: int) -> str:
     return f"{text}{digits}Z"
 
 
-def _logs(request: Any) -> Iterator[Record]:
-    for resource_logs in request.resource_logs:
-        resource = attributes_of(resource_logs.resource.attributes)
-        for scope_logs in resource_logs.scope_logs:
-            scope = _scope(scope_logs.scope)
-            for log in scope_logs.log_records:
-                yield {
-                    "timestamp": time_text(log.time_unix_nano),
-                    "observed_timestamp": time_text(log.observed_time_unix_nano),
-                    "severity_number": log.severity_number,
-                    "severity_text": log.severity_text,
-                    "body": value_of(log.body),
-                    "flags": log.flags,
-                    **_id("trace_id", log.trace_id),
-                    **_id("span_id", log.span_id),
-                    "attributes": attributes_of(log.attributes),
-                    "resource": resource,
-                    "scope": scope,
-                }
+def _logs(message: Any, resource: Record, scope: Record) -> Iterator[Record]:
+    for log in message.log_records:
+        yield {
+            "timestamp": time_text(log.time_unix_nano),
+            "observed_timestamp": time_text(log.observed_time_unix_nano),
+            "severity_number": log.severity_number,
+            "severity_text": log.severity_text,
+            "body": value_of(log.body),
+            "flags": log.flags,
+            **_id("trace_id", log.trace_id),
+            **_id("span_id", log.span_id),
+            "attributes": attributes_of(log.attributes),
+            "resource": resource,
+            "scope": scope,
+        }
 
 
-def _spans(request: Any) -> Iterator[Record]:
-    for resource_spans in request.resource_spans:
-        resource = attributes_of(resource_spans.resource.attributes)
-        for scope_spans in resource_spans.scope_spans:
-            scope = _scope(scope_spans.scope)
-            for span in scope_spans.spans:
-                yield {
-                    "timestamp": time_text(span.start_time_unix_nano),
-                    "end_timestamp": time_text(span.end_time_unix_nano),
-                    "trace_id": span.trace_id.hex(),
-                    "span_id": span.span_id.hex(),
-                    **_id("parent_span_id", span.parent_span_id),
-                    "trace_state": span.trace_state,
-                    "name": span.name,
-                    "kind": _name(_KINDS, span.kind),
-                    "flags": span.flags,
-                    "status_code": _name(_STATUS_CODES, span.status.code),
-                    "status_message": span.status.message,
-                    "attributes": attributes_of(span.attributes),
-                    "events": [_event(event) for event in span.events],
-                    "links": [_link(link) for link in span.links],
-                    "resource": resource,
-                    "scope": scope,
-                }
+def _spans(message: Any, resource: Record, scope: Record) -> Iterator[Record]:
+    for span in message.spans:
+        yield {
+            "timestamp": time_text(span.start_time_unix_nano),
+            "end_timestamp": time_text(span.end_time_unix_nano),
+            "trace_id": span.trace_id.hex(),
+            "span_id": span.span_id.hex(),
+            **_id("parent_span_id", span.parent_span_id),
+            "trace_state": span.trace_state,
+            "name": span.name,
+            "kind": _name(_KINDS, span.kind),
+            "flags": span.flags,
+            "status_code": _name(_STATUS_CODES, span.status.code),
+            "status_message": span.status.message,
+            "attributes": attributes_of(span.attributes),
+            "events": [_event(event) for event in span.events],
+            "links": [_link(link) for link in span.links],
+            "resource": resource,
+            "scope": scope,
+        }
 
 
 def _event(event: Any) -> Record:
@@ -135,29 +169,25 @@ def _link(link: Any) -> Record:
     }
 
 
-def _data_points(request: Any) -> Iterator[Record]:
-    for resource_metrics in request.resource_metrics:
-        resource = attributes_of(resource_metrics.resource.attributes)
-        for scope_metrics in resource_metrics.scope_metrics:
-            scope = _scope(scope_metrics.scope)
-            for metric in scope_metrics.metrics:
-                kind = metric.WhichOneof("data")
-                if kind is None:
-                    continue
-                data = getattr(metric, kind)
-                for point in data.data_points:
-                    yield {
-                        "metric_name": metric.name,
-                        "metric_description": metric.description,
-                        "metric_unit": metric.unit,
-                        "metric_type": kind,
-                        "resource": resource,
-                        "scope": scope,
-                        "start_timestamp": time_text(point.start_time_unix_nano),
-                        "timestamp": time_text(point.time_unix_nano),
-                        "attributes": attributes_of(point.attributes),
-                        **_POINTS[kind](point, data),
-                    }
+def _data_points(message: Any, resource: Record, scope: Record) -> Iterator[Record]:
+    for metric in message.metrics:
+        kind = metric.WhichOneof("data")
+        if kind is None:
+            continue
+        data = getattr(metric, kind)
+        for point in data.data_points:
+            yield {
+                "metric_name": metric.name,
+                "metric_description": metric.description,
+                "metric_unit": metric.unit,
+                "metric_type": kind,
+                "resource": resource,
+                "scope": scope,
+                "start_timestamp": time_text(point.start_time_unix_nano),
+                "timestamp": time_text(point.time_unix_nano),
+                "attributes": attributes_of(point.attributes),
+                **_POINTS[kind](point, data),
+            }
 
 
 def _gauge(point: Any, _: Any) -> Record:
@@ -203,6 +233,7 @@ def _summary(point: Any, _: Any) -> Record:
     }
 
 
+_FLATTEN = {Signal.LOGS: _logs, Signal.TRACES: _spans, Signal.METRICS: _data_points}
 _POINTS = {
     "gauge": _gauge,
     "sum": _sum,

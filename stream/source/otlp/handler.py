@@ -1,21 +1,19 @@
 """Exports of OpenTelemetry: from a request on one of the OTLP routes to its answer.
 
-All records of an export are handed to their sinks, some milliseconds' worth at a time so that
-others have their turn, and the export is answered when every sink has answered for every record.
-
-A decoded export takes many times the memory of its bytes, and reading JSON takes 0.2 s for each MB.
-So large exports are decoded in a thread, and only one of them at a time is in memory: it is neither
-faster to decode two, nor would there be threads left for anything else. Exports that nobody waits
-for any more are given up, and what of them isn't handed on yet is not stored.
+All records of an export are handed to their sinks, and the export is answered when every sink has
+answered for every record. Before the first is handed on it is known that all of them can be
+decoded, how many they are and what they take. All that is done some milliseconds at a time, in turn
+with other sources (`stream.source.turns`). Exports that nobody waits for any more are given up, and
+what of them isn't handed on yet is not stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -28,28 +26,25 @@ from stream.record.printing import print_json
 from stream.sink.outcome import Stored
 from stream.source.http import responses
 from stream.source.http.answers import Connection, is_unknown, status_of, write_record
+from stream.source.http.decoding import Decoder
 from stream.source.http.head import Head
 from stream.source.http.parser import Request
 from stream.source.http.route import Otlp
-from stream.source.http.special import SLICE_SECONDS, Decoder
 from stream.source.interfaces import IDispatcher, IRouter
-from stream.source.otlp.decode import Encoding, Signal, decode_request, read_encoding
-from stream.source.otlp.flatten import Record, flatten
-from stream.source.otlp.response import Outcome, export_answer
+from stream.source.otlp.decode import Encoding, Export, Signal, decode_steps, read_encoding
+from stream.source.otlp.flatten import Record, check_repeated_steps, flatten
+from stream.source.otlp.response import Outcome, error_answer, export_answer
 from stream.source.taps import Taps
+from stream.source.turns import Turns, Waited
 
 __all__ = ["OtlpHandler"]
 
 _log = Logger(namespace="otlp-source")
 
-INLINE_BYTES: Mapping[Encoding, int] = {Encoding.PROTOBUF: 1024 * 1024, Encoding.JSON: 32 * 1024}
-"""Exports up to this size are decoded at once: it takes some milliseconds."""
-
-MAX_LARGE_BYTES = 64 * 1024 * 1024
-"""Of larger exports that are decoded or wait for it; beyond that they are to come again."""
+RECORDS_AT_ONCE = 8
+"""Handed on in one step: some hundred microseconds' worth."""
 
 _FAILED = 300
-_DECODED = (b"gzip", b"zstd")
 _BEARER = "bearer "
 
 
@@ -59,7 +54,7 @@ class OtlpHandler:
     :param dispatcher: finds sources of type ``otlp``.
     :param clock: seconds since the epoch.
     :param client_ip: who sent a request that came from a peer.
-    :param failed: the answer to a request that fails as a whole.
+    :param explain: what is told of a failure, and the id by which the log has it.
     :param warn: takes the template and the fields of a log entry about rejected records.
     :param taps: of those who watch.
     :param meters: of the sources.
@@ -70,11 +65,11 @@ class OtlpHandler:
         dispatcher: IDispatcher,
         router: IRouter,
         decoder: Decoder,
-        reactor: Any,
+        turns: Turns,
         *,
         clock: Callable[[], float],
         client_ip: Callable[[str, Head], str],
-        failed: Callable[[Failure], bytes],
+        explain: Callable[[Failure], tuple[UserError, str]],
         warn: Callable[..., None],
         taps: Taps,
         meters: Mapping[SourceKey, SourceMeter],
@@ -83,14 +78,12 @@ class OtlpHandler:
         self._dispatcher = dispatcher
         self._router = router
         self._decoder = decoder
-        self._reactor = reactor
+        self._turns = turns
         self._clock = clock
         self._client_ip = client_ip
-        self._failed = failed
+        self._explain = explain
         self._warn = warn
         self._taps = taps
-        self._large = DeferredLock()
-        self._large_bytes = 0
 
     def export(self, route: Otlp, request: Request, connection: Connection) -> bytes | None:
         """Answer *request*, or set the connection's `pending` to what will answer it.
@@ -109,16 +102,34 @@ class OtlpHandler:
             self._client_ip(connection.peer_ip, head),
             _without_authorization(head.headers),
         )
-        body = request.body
-        if head.encoding in _DECODED or len(body) > INLINE_BYTES[encoding]:
-            reading = connection.pending = object()
-            Deferred.fromCoroutine(
-                self._export_later(export, head.encoding, body, connection, reading)
-            )
-        else:
-            decoded = decode_request(export.signal, encoding, body)
-            Deferred.fromCoroutine(self._hand_on(export, decoded, connection))
-        return None
+        key = route.project_id, route.source_id
+
+        def take(body: bytes) -> None:
+            waited = Waited(connection)
+            steps = self._steps(export, body, waited)
+            working = self._turns.work(key, len(body), steps)
+            working.addErrback(lambda failure: waited.finish(failed(failure)))
+            working.addErrback(lambda failure: _log.failure("cannot answer an export", failure))
+
+        def failed(failure: Failure) -> bytes:
+            return self.failed(failure, head)
+
+        if not head.encoding:
+            take(request.body)
+            return None
+        return self._decoder.answer(key, head.encoding, request.body, connection, take, failed)
+
+    def failed(self, failure: Failure, head: Head) -> bytes:
+        """The answer to an export that failed as a whole, whoever's fault it is.
+
+        It is in the encoding of the request; in JSON, if that isn't known.
+        """
+        try:
+            encoding = read_encoding(head.headers.content_type)
+        except UserError:
+            encoding = Encoding.JSON
+        error, exception_id = self._explain(failure)
+        return error_answer(encoding, error, exception_id)
 
     def lookup(self, route: Otlp, head: Head) -> Sequence[SourceKey]:
         """The sources that *route* leads to. Raises UserError."""
@@ -127,75 +138,32 @@ class OtlpHandler:
         secret = route.secret or _bearer_token(head.headers)
         return self._dispatcher.lookup(route.project_id, route.source_id, secret)
 
-    async def _export_later(
-        self,
-        export: _Export,
-        content_encoding: bytes,
-        body: bytes,
-        connection: Connection,
-        reading: object,
-    ) -> None:
-        """Decode *body* and hand on its records, as long as *reading* is what is waited for."""
-        try:
-            if content_encoding in _DECODED:
-                body = await self._decompressed(content_encoding, body)
-            if len(body) <= INLINE_BYTES[export.encoding]:
-                if connection.pending is reading:
-                    decoded = decode_request(export.signal, export.encoding, body)
-                    await self._hand_on(export, decoded, connection)
-                return
-            await self._enter(len(body))
+    def _steps(
+        self, export: _Export, body: bytes, waited: Waited
+    ) -> Iterator[Deferred[Any] | None]:
+        """All that is to be done for *body*, as long as it is waited for."""
+        decoding = decode_steps(export.signal, export.encoding, body)
+        decoded: Export | None = None
+        while decoded is None:
             try:
-                if connection.pending is reading:
-                    decoded = await self._decoder.in_thread(
-                        decode_request, export.signal, export.encoding, body
-                    )
-                    if connection.pending is reading:
-                        await self._hand_on(export, decoded, connection)
-            finally:
-                self._leave(len(body))
-        except Exception:
-            answer = self._failed(Failure())
-            if connection.pending is reading:
-                connection.finish(answer)
-
-    async def _decompressed(self, content_encoding: bytes, body: bytes) -> bytes:
-        decoded = self._decoder.decode(content_encoding, body)
-        return decoded if isinstance(decoded, bytes) else await decoded
-
-    async def _enter(self, size: int) -> None:
-        """Wait until no other large export is worked on. Raises UserError: too many wait."""
-        if self._large_bytes and self._large_bytes + size > MAX_LARGE_BYTES:
-            raise UserError("too many large exports at once", status=503, name="overloaded")
-        self._large_bytes += size
-        await self._large.acquire()
-
-    def _leave(self, size: int) -> None:
-        self._large_bytes -= size
-        # Later, since those who wait no more would each leave from within the one before.
-        self._reactor.callLater(0, self._large.release)
-
-    async def _hand_on(self, export: _Export, decoded: Any, connection: Connection) -> None:
-        """Hand on all records, unless nobody waits any more. Never fails."""
-        answer = _ExportAnswer(export, connection, self._warn, self._meters)
-        connection.pending = answer
-        try:
-            end = self._reactor.seconds() + SLICE_SECONDS
-            for record in flatten(export.signal, decoded):
-                self._write(answer, record)
-                if self._reactor.seconds() > end:
-                    await self._others_turn()
-                    if connection.pending is not answer:
-                        return
-                    end = self._reactor.seconds() + SLICE_SECONDS
-            answer.all_handed_on()
-        except Exception:
-            answer.crash(self._failed(Failure()))
-
-    async def _others_turn(self) -> None:
-        turn: Deferred[None] = Deferred()
-        self._reactor.callLater(0, turn.callback, None)
-        await turn
+                yield next(decoding)
+            except StopIteration as end:
+                decoded = end.value
+            if not waited.is_pending:
+                return
+        for _ in check_repeated_steps(decoded):
+            yield None
+            if not waited.is_pending:
+                return
+        answer = _ExportAnswer(export, waited.connection, self._warn, self._meters)
+        waited.wait_for(answer)
+        for number, record in enumerate(flatten(decoded)):
+            if number % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1:
+                yield None
+                if not waited.is_pending:
+                    return
+            self._write(answer, record)
+        answer.all_handed_on()
 
     def _write(self, answer: _ExportAnswer, flat: Record) -> None:
         export = answer.export
@@ -273,16 +241,13 @@ class _ExportAnswer:
             self._status = max(self._status, status)
             if not self._first_error:
                 self._first_error = f"sink write failed with status {status}"
+                if status < 500:
+                    self._first_error += f": {reason}"
                 self._first_reason = reason
         self._one_less()
 
     def all_handed_on(self) -> None:
         self._one_less()
-
-    def crash(self, answer: bytes) -> None:
-        """The fault is ours; what was handed on may be stored."""
-        if self._connection.pending is self:
-            self._connection.finish(answer)
 
     def _one_less(self) -> None:
         self._missing -= 1

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 import orjson
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from stream.errors import UserError, record_error_name, sentence
 from stream.sink.outcome import Stored
 from stream.source.http import responses
 from stream.source.otlp.decode import Encoding, Signal
 
-__all__ = ["Outcome", "export_answer"]
+__all__ = ["Outcome", "error_answer", "export_answer"]
 
 _RESPONSES = {
     Signal.LOGS: (ExportLogsServiceResponse, "rejected_log_records", "rejectedLogRecords"),
@@ -24,6 +28,46 @@ _RESPONSES = {
     Signal.TRACES: (ExportTraceServiceResponse, "rejected_spans", "rejectedSpans"),
 }
 _TOO_MANY_REQUESTS = 429
+_DOMAIN = "stream"
+
+_INTERNAL = 13
+_CODES = {
+    400: 3,  # INVALID_ARGUMENT
+    401: 16,  # UNAUTHENTICATED
+    403: 7,  # PERMISSION_DENIED
+    404: 5,  # NOT_FOUND
+    408: 4,  # DEADLINE_EXCEEDED
+    413: 3,
+    415: 3,
+    422: 3,
+    429: 8,  # RESOURCE_EXHAUSTED
+    503: 14,  # UNAVAILABLE
+    507: 8,
+}
+"""Of gRPC, for the statuses of HTTP; others are ``INTERNAL``."""
+
+
+def error_answer(encoding: Encoding, error: UserError, exception_id: str = "") -> bytes:
+    """The whole HTTP answer to an export that failed as a whole: a ``google.rpc.Status``.
+
+    :param exception_id: see `responses.error_members`.
+    """
+    members = responses.error_members(error, exception_id)
+    return _status(encoding, members, responses.error_headers(error))
+
+
+def _status(
+    encoding: Encoding, members: Mapping[str, Any], headers: Iterable[tuple[str, str]]
+) -> bytes:
+    """An answer with what *members* say; in JSON with the members themselves, too."""
+    status = members["statusCode"]
+    code = _CODES.get(status, _INTERNAL)
+    if encoding is Encoding.JSON:
+        return responses.document(status, {"code": code, **members}, headers)
+    answer = Status(code=code, message=members["message"])
+    answer.details.add().Pack(ErrorInfo(reason=members["error"], domain=_DOMAIN))
+    body: bytes = answer.SerializeToString()
+    return responses.response(status, body, (("Content-Type", encoding.value), *headers))
 
 
 @attrs.frozen
@@ -48,17 +92,32 @@ class Outcome:
 def export_answer(signal: Signal, encoding: Encoding, outcome: Outcome) -> bytes:
     """The whole HTTP answer.
 
-    If every record was rejected it is an error without a body, so that an exporter tries again
-    where that may help; else it is a success that tells how many records were rejected, if any. A
-    header says if some sinks have stored what others have rejected: trying again doubles it there.
+    If every record was rejected it is an error, so that an exporter tries again where that may
+    help; else it is a success that tells how many records were rejected, if any. A header says if
+    some sinks have stored what others have rejected: trying again doubles it there.
     """
     header = responses.stored_header(outcome.stored)
     if outcome.records and outcome.rejected == outcome.records:
         limited = outcome.status == _TOO_MANY_REQUESTS
         retry = (("Retry-After", str(responses.RETRY_AFTER_SECONDS)),) if limited else ()
-        return responses.response(outcome.status, headers=(*retry, *header))
+        members = {
+            "statusCode": outcome.status,
+            "error": record_error_name("recordsRejected"),
+            "message": sentence(_message(outcome)),
+        }
+        return _status(encoding, members, (*retry, *header))
     body = _partial(signal, encoding, outcome) if outcome.rejected else _success(encoding)
     return responses.response(200, body, (("Content-Type", encoding.value), *header))
+
+
+def _message(outcome: Outcome) -> str:
+    message = (
+        f"{outcome.rejected} of {outcome.records} records rejected; "
+        f"first error: {outcome.first_error}"
+    )
+    if outcome.partly:
+        message += f"; other sinks have stored {outcome.partly} of them"
+    return message
 
 
 def _success(encoding: Encoding) -> bytes:
@@ -67,12 +126,7 @@ def _success(encoding: Encoding) -> bytes:
 
 def _partial(signal: Signal, encoding: Encoding, outcome: Outcome) -> bytes:
     kind, field, json_name = _RESPONSES[signal]
-    message = (
-        f"{outcome.rejected} of {outcome.records} records rejected; "
-        f"first error: {outcome.first_error}"
-    )
-    if outcome.partly:
-        message += f"; other sinks have stored {outcome.partly} of them"
+    message = _message(outcome)
     if encoding is Encoding.JSON:
         partial = {json_name: str(outcome.rejected), "errorMessage": message}
         return orjson.dumps({"partialSuccess": partial})

@@ -21,16 +21,17 @@ from stream.ops.metrics import Metrics
 from stream.record.context import RecordContext
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
+from stream.source.http.decoding import Decoder
 from stream.source.http.handler import IngestHandler
 from stream.source.http.head import HeadReader
 from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.parser import RequestParser
 from stream.source.http.responses import MAX_REQUESTED_HEADERS
 from stream.source.http.route import Ingest, NotFound, find_route
-from stream.source.http.special import Decoder
 from stream.source.interfaces import IAnswer, ISinkWriter
 from stream.source.meters import SourceMeters
 from stream.source.taps import Taps
+from stream.source.turns import Turns
 from tests.source.http.test_parser import next_whole
 
 KEY = SourceKey(123, 111, "my-source")
@@ -154,15 +155,17 @@ class Listener:
         self.taps = Taps()
         self.now = clock or (lambda: 1714557600.1239)
         self.metrics = Metrics()
+        turns = Turns(self.clock)
         self.handler = IngestHandler(
             self.dispatcher,
             self.otlp_dispatcher,
             self.router,
             clock=self.now,
             window=IdempotencyWindow(60, 3, self.now),
-            decoder=Decoder(100_000, self.clock, self.pool),
+            decoder=Decoder(100_000, self.clock, self.pool, turns),
             max_batch_records=1000,
             reactor=self.clock,
+            turns=turns,
             taps=self.taps,
             meters=SourceMeters(self.metrics, self.now),
             client_address=ClientAddress(proxies),

@@ -11,7 +11,7 @@ import zstandard
 
 from stream.errors import UserError
 from stream.mapping.columns import PathColumn
-from stream.source.http.special import INLINE_BYTES
+from stream.source.http.decoding import INLINE_BYTES
 from tests.source.http.test_handler import KEY, PATH, FakeConnection, FakeSink, Listener
 
 LINES = "Content-Type: application/x-ndjson\r\n"
@@ -338,7 +338,7 @@ def test_long_batch_lets_others_have_their_turn(
     monkeypatch.setattr(listener.clock, "callLater", call_later)
     assert listener.send(PATH, b'{"a":1}\n' * 1000, headers=LINES) is None
     for work, args in turns:
-        assert sink.blocks == []
+        assert sink.blocks == [] or work is turns[-1][0]
         work(*args)
     assert len(turns) > 2
     assert sink.blocks[0][1] == 1000

@@ -5,17 +5,45 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from stream.errors import UserError
 from stream.record.printing import print_json
-from stream.source.otlp.decode import Encoding, Signal, decode_request, read_encoding
-from stream.source.otlp.flatten import flatten, time_text, value_of
+from stream.source.otlp import decode
+from stream.source.otlp.decode import (
+    _TYPES,
+    MAX_JSON_VALUES,
+    MAX_RECORD_VALUES,
+    Encoding,
+    Export,
+    ExportTooLarge,
+    Part,
+    Signal,
+    _message_parts,
+    _wire_parts,
+    decode_request,
+    read_encoding,
+)
+from stream.source.otlp.flatten import (
+    MAX_REPEATED_BYTES,
+    check_repeated_steps,
+    flatten,
+    time_text,
+    value_of,
+)
 
 RESOURCE = {"attributes": [{"key": "service.name", "value": {"stringValue": "auth-service"}}]}
 SCOPE = {"name": "github.com/my/auth", "version": "1.2.3"}
@@ -25,6 +53,32 @@ NOON = 1717243200 * 10**9
 
 def decoded(signal: Signal, document: Any) -> Any:
     return decode_request(signal, Encoding.JSON, json.dumps(document).encode())
+
+
+REQUESTS: dict[Signal, type[Message]] = {
+    Signal.LOGS: ExportLogsServiceRequest,
+    Signal.METRICS: ExportMetricsServiceRequest,
+    Signal.TRACES: ExportTraceServiceRequest,
+}
+
+
+def as_protobuf(signal: Signal, document: Any) -> bytes:
+    """*document*, a request in JSON, in the other encoding."""
+
+    def in_base64(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                name: base64.b64encode(bytes.fromhex(item)).decode()
+                if name in ("traceId", "spanId", "parentSpanId")
+                else in_base64(item)
+                for name, item in value.items()
+            }
+        return [in_base64(item) for item in value] if isinstance(value, list) else value
+
+    encoded: bytes = json_format.ParseDict(
+        in_base64(document), REQUESTS[signal](), ignore_unknown_fields=True
+    ).SerializeToString()
+    return encoded
 
 
 def logs(*records: dict[str, Any]) -> Any:
@@ -41,7 +95,7 @@ def points(**metric: Any) -> list[dict[str, Any]]:
     """The records of one metric."""
     scopes = [{"scope": SCOPE, "metrics": [{"name": "m", "unit": "By", **metric}]}]
     document = {"resourceMetrics": [{"resource": RESOURCE, "scopeMetrics": scopes}]}
-    return list(flatten(Signal.METRICS, decoded(Signal.METRICS, document)))
+    return list(flatten(decoded(Signal.METRICS, document)))
 
 
 def test_log_record() -> None:
@@ -57,7 +111,7 @@ def test_log_record() -> None:
         ],
         "unknown": 1,
     }
-    (flat,) = flatten(Signal.LOGS, decoded(Signal.LOGS, logs(record)))
+    (flat,) = flatten(decoded(Signal.LOGS, logs(record)))
     assert list(flat.items()) == [
         ("timestamp", "2024-06-01T12:00:00Z"),
         ("observed_timestamp", ""),
@@ -74,7 +128,7 @@ def test_log_record() -> None:
 def test_ids_of_a_log_record() -> None:
     """Hexadecimal in JSON, and in what comes out."""
     ids = {"traceId": "5B8EFFF798038103D269B633813FC60C", "spanId": "eee19b7ec3c1b174"}
-    (flat,) = flatten(Signal.LOGS, decoded(Signal.LOGS, logs(ids)))
+    (flat,) = flatten(decoded(Signal.LOGS, logs(ids)))
     assert flat["trace_id"] == "5b8efff798038103d269b633813fc60c"
     assert flat["span_id"] == "eee19b7ec3c1b174"
     assert list(flat)[5:9] == ["flags", "trace_id", "span_id", "attributes"]
@@ -93,7 +147,7 @@ def test_span() -> None:
         "events": [{"timeUnixNano": NOON, "name": "e"}],
         "links": [{"traceId": "5b8efff798038103d269b633813fc60c", "flags": 257}],
     }
-    (flat,) = flatten(Signal.TRACES, decoded(Signal.TRACES, spans(span)))
+    (flat,) = flatten(decoded(Signal.TRACES, spans(span)))
     assert list(flat) == [
         "timestamp",
         "end_timestamp",
@@ -116,7 +170,7 @@ def test_span() -> None:
     assert flat["events"] == [{"timestamp": "2024-06-01T12:00:00Z", "name": "e", "attributes": {}}]
     assert flat["links"][0]["flags"] == 257
     child = {**span, "parentSpanId": "eee19b7ec3c1b174"}
-    (flat,) = flatten(Signal.TRACES, decoded(Signal.TRACES, spans(child)))
+    (flat,) = flatten(decoded(Signal.TRACES, spans(child)))
     assert flat["parent_span_id"] == "eee19b7ec3c1b174"
 
 
@@ -283,7 +337,7 @@ def test_garbage_is_refused(body: bytes) -> None:
     for signal in Signal:
         for encoding in Encoding:
             try:
-                list(flatten(signal, decode_request(signal, encoding, body)))
+                list(flatten(decode_request(signal, encoding, body)))
             except UserError as error:
                 assert error.status == 400
                 assert str(error).startswith(f"cannot decode OTLP {signal.value} payload")
@@ -299,7 +353,7 @@ def test_damaged_exports_never_crash(
         start = data.draw(st.integers(0, len(body) - 1))
         body[start : start + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     try:
-        flat = list(flatten(signal, decode_request(signal, encoding, bytes(body))))
+        flat = list(flatten(decode_request(signal, encoding, bytes(body))))
     except UserError as error:
         assert error.status == 400
     else:
@@ -325,8 +379,7 @@ def _encoded(signal: Signal, encoding: Encoding) -> bytes:
     }[signal]
     if encoding is Encoding.JSON:
         return json.dumps(document).encode()
-    encoded: bytes = decoded(signal, document).SerializeToString()
-    return encoded
+    return as_protobuf(signal, document)
 
 
 def test_numbers_in_json() -> None:
@@ -335,7 +388,7 @@ def test_numbers_in_json() -> None:
     for time, severity in ((NOON, 17), (str(NOON), "SEVERITY_NUMBER_ERROR")):
         body = {"intValue": "-9223372036854775808"}
         record = {"timeUnixNano": time, "severityNumber": severity, "body": body}
-        found += flatten(Signal.LOGS, decoded(Signal.LOGS, logs(record)))
+        found += flatten(decoded(Signal.LOGS, logs(record)))
     assert found[0] == found[1]
     assert (found[0]["severity_number"], found[0]["body"]) == (17, -(2**63))
     assert found[0]["timestamp"] == "2024-06-01T12:00:00Z"
@@ -344,7 +397,7 @@ def test_numbers_in_json() -> None:
 def test_unknown_enumeration_numbers_are_empty() -> None:
     """Of what a later protocol may add."""
     span = {"kind": 77, "status": {"code": 9}}
-    (flat,) = flatten(Signal.TRACES, decoded(Signal.TRACES, spans(span)))
+    (flat,) = flatten(decoded(Signal.TRACES, spans(span)))
     assert (flat["kind"], flat["status_code"]) == ("", "")
     (point,) = points(sum={"dataPoints": [{}], "aggregationTemporality": 5})
     assert point["aggregation_temporality"] == ""
@@ -355,7 +408,7 @@ def test_last_of_repeated_attributes_wins() -> None:
     attributes = [
         {"key": key, "value": {"intValue": number}} for number, key in enumerate(("b", "a", "b"))
     ]
-    (flat,) = flatten(Signal.LOGS, decoded(Signal.LOGS, logs({"attributes": attributes})))
+    (flat,) = flatten(decoded(Signal.LOGS, logs({"attributes": attributes})))
     assert list(flat["attributes"].items()) == [("b", 2), ("a", 1)]
 
 
@@ -368,10 +421,224 @@ def test_numbers_that_json_cannot_have() -> None:
     assert (flat["sum"], flat["explicit_bounds"]) == (None, [1.0, None])
 
 
-def test_invalid_ids_are_refused() -> None:
-    """Those of JSON are hexadecimal."""
+@pytest.mark.parametrize("name", ["traceId", "trace_id", "spanId"])
+@pytest.mark.parametrize(
+    "value", ["no hex", "ab cd", " ab", "abc", "0xab", "ab\n", "ａｂ", 12, [], {}]
+)
+def test_invalid_ids_are_refused(name: str, value: object) -> None:
+    """Those of JSON are pairs of hexadecimal digits, without anything between them."""
     with pytest.raises(UserError, match="cannot decode OTLP logs payload"):
-        decoded(Signal.LOGS, logs({"traceId": "no hex"}))
+        decoded(Signal.LOGS, logs({name: value}))
+    with pytest.raises(UserError, match="cannot decode OTLP traces payload"):
+        decoded(Signal.TRACES, spans({"links": [{name: value}]}))
+
+
+def test_ids_are_taken_as_they_are() -> None:
+    """Whatever their length; none and null are no id."""
+    ids = {"traceId": "AbCd", "spanId": ""}
+    (flat,) = flatten(decoded(Signal.LOGS, logs(ids)))
+    assert flat["trace_id"] == "abcd" and "span_id" not in flat
+    (flat,) = flatten(decoded(Signal.TRACES, spans({"traceId": None, "links": [ids]})))
+    assert (flat["trace_id"], flat["links"][0]["trace_id"]) == ("", "abcd")
+
+
+_anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["traceId", "spanId", "links", "attributes", "exemplars", "x"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(Signal), st.sampled_from(["x", "traceid", "TRACE_ID", "links2"]), _anything)
+def test_unknown_members_are_ignored(signal: Signal, name: str, value: object) -> None:
+    """Wherever they are, whatever they are called, and whatever is in them."""
+
+    def with_unknown(plain: Any) -> Any:
+        if isinstance(plain, dict):
+            return {**{key: with_unknown(item) for key, item in plain.items()}, name: value}
+        return [with_unknown(item) for item in plain] if isinstance(plain, list) else plain
+
+    plain = json.loads(_encoded(signal, Encoding.JSON))
+    known = list(flatten(decoded(signal, plain)))
+    body = json.dumps(with_unknown(plain)).encode()
+    assert list(flatten(decode_request(signal, Encoding.JSON, body))) == known
+
+
+def test_texts_of_browsers() -> None:
+    """Half an emoji is U+FFFD, in names, too; a byte order mark is skipped."""
+    record = {
+        "body": {"stringValue": "a\ud83d"},
+        "attributes": [{"key": "k\udc00", "value": {"stringValue": "\ud83d\ude00"}}],
+    }
+    body = "\ufeff".encode() + json.dumps(logs(record)).encode()
+    (flat,) = flatten(decode_request(Signal.LOGS, Encoding.JSON, body))
+    assert (flat["body"], flat["attributes"]) == ("a\ufffd", {"k\ufffd": "😀"})
+
+
+def test_numbers_beyond_doubles() -> None:
+    """They have no value, and cost nothing else."""
+    body = json.dumps(logs({"body": {"doubleValue": 7.5}, "x": 8.5}, {"severityText": "kept"}))
+    for number in ("1e400", "-1e400", "1" * 400):
+        text = body.replace("7.5", number).replace("8.5", number)
+        first, second = flatten(decode_request(Signal.LOGS, Encoding.JSON, text.encode()))
+        assert (first["body"], second["severity_text"]) == (None, "kept")
+
+
+@pytest.mark.parametrize("signal", Signal)
+@pytest.mark.parametrize("records", [1, 40, 200])
+def test_large_exports_are_read_in_chunks(
+    signal: Signal, records: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They make the same records as if they were read at once."""
+    monkeypatch.setattr(decode, "CHUNK_BYTES", 4096)
+    document = json.loads(_encoded(signal, Encoding.JSON))
+    (resource,) = next(iter(document.values()))
+    (scope,) = resource[next(name for name in resource if name.startswith("scope"))]
+    for name in ("logRecords", "spans"):
+        if name in scope:
+            scope[name] *= records
+    for metric in scope.get("metrics", ()):
+        for data in metric.values():
+            data["dataPoints"] *= records
+    next(iter(document.values())).append({})
+    small = _flat_at_once(signal, as_protobuf(signal, document))
+    for encoding in Encoding:
+        body = (
+            json.dumps(document).encode()
+            if encoding is Encoding.JSON
+            else as_protobuf(signal, document)
+        )
+        export = decode_request(signal, encoding, body)
+        assert list(flatten(export)) == small
+        assert sum(part.count for part in export.parts) == len(small)
+        assert len(export.parts) > records // 100
+
+
+def _flat_at_once(signal: Signal, body: bytes) -> list[Any]:
+    request: Any = REQUESTS[signal]()
+    request.ParseFromString(body)
+    return list(flatten(Export(signal, list(_message_parts(_TYPES[signal], request)))))
+
+
+@given(signal=st.sampled_from(Signal), data=st.data())
+def test_chunks_and_the_whole_agree(signal: Signal, data: st.DataObject) -> None:
+    """Damaged exports, too: what the one reader takes the other takes for the same."""
+    body = bytearray(_encoded(signal, Encoding.PROTOBUF))
+    for _ in range(data.draw(st.integers(0, 3))):
+        start = data.draw(st.integers(0, len(body) - 1))
+        body[start : start + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+
+    def read(parts: Callable[[], Iterable[Part | None]]) -> Any:
+        try:
+            return repr(
+                list(flatten(Export(signal, [part for part in parts() if part and part.count])))
+            )
+        except (ValueError, DecodeError):
+            return "refused"
+
+    def at_once() -> Iterable[Part]:
+        request = REQUESTS[signal]()
+        request.ParseFromString(bytes(body))
+        return _message_parts(_TYPES[signal], request)
+
+    in_chunks = read(lambda: _wire_parts(_TYPES[signal], bytes(body)))
+    assert in_chunks == read(at_once)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (logs(*[{"severityText": "x" * 99}] * 1001), "more than 1000 records"),
+        ({"resourceLogs": [{"schemaUrl": "x" * 99}] * 1001}, "more than 1000 records"),
+        (
+            {"resourceLogs": [{"scopeLogs": [{"schemaUrl": "x" * 99}] * 100}] * 11},
+            "more than 1000 records",
+        ),
+        (logs({"attributes": [{"key": "k" * 10}] * MAX_RECORD_VALUES}), "than 10000 values"),
+        ({"resourceLogs": [{"resource": {"attributes": [{}] * 50_000}}]}, "than 10000 values"),
+        (logs({"body": {"stringValue": "x" * 1024 * 1024}}), "more than 1048576 bytes"),
+    ],
+)
+def test_records_are_counted_before_they_are_made(
+    document: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In both encodings; a large text in JSON is no more than it looks."""
+    monkeypatch.setattr(decode, "MAX_RECORDS", 1000)
+    encoded = as_protobuf(Signal.LOGS, document)
+    with pytest.raises(ExportTooLarge, match=message):
+        decode_request(Signal.LOGS, Encoding.PROTOBUF, encoded)
+    if "bytes" not in message:
+        with pytest.raises(ExportTooLarge, match=message) as caught:
+            decoded(Signal.LOGS, document)
+        assert caught.value.status == 413
+
+
+def test_values_of_json_are_counted_before_they_are_made() -> None:
+    """It is parsed in one go."""
+    body = b'{"resourceLogs":[' + b"{}," * MAX_JSON_VALUES + b"{}]}"
+    with pytest.raises(UserError, match=f"more than {MAX_JSON_VALUES} values") as caught:
+        decode_request(Signal.LOGS, Encoding.JSON, body)
+    assert caught.value.status == 413
+
+
+def test_what_records_share_is_counted_before_it_is_repeated() -> None:
+    """A resource, a scope or the name of a metric, times the records that have it."""
+    text = "x" * 50_000
+    resource = {"attributes": [{"key": "k", "value": {"stringValue": text}}]}
+    allowed = MAX_REPEATED_BYTES // len(text) - 1
+
+    def check(signal: Signal, document: Any) -> None:
+        list(check_repeated_steps(decoded(signal, document)))
+
+    def repeated(count: int) -> Any:
+        scope: Any = {"logRecords": [{}] * count}
+        return {"resourceLogs": [{"resource": resource, "scopeLogs": [scope]}]}
+
+    check(Signal.LOGS, repeated(allowed - 1))
+    for signal, document in [
+        (Signal.LOGS, repeated(allowed + 2)),
+        (
+            Signal.TRACES,
+            {
+                "resourceSpans": [
+                    {"scopeSpans": [{"scope": {"name": text}, "spans": [{}] * (allowed + 2)}]}
+                ]
+            },
+        ),
+        (
+            Signal.METRICS,
+            {
+                "resourceMetrics": [
+                    {
+                        "scopeMetrics": [
+                            {
+                                "metrics": [
+                                    {
+                                        "description": text,
+                                        "gauge": {"dataPoints": [{}] * (allowed + 2)},
+                                    }
+                                ]
+                            }
+                        ]
+                    }
+                ]
+            },
+        ),
+    ]:
+        with pytest.raises(ExportTooLarge, match="repeated in each of them") as caught:
+            check(signal, document)
+        assert caught.value.status == 413
 
 
 @pytest.mark.parametrize("body", [b"[]", b"1", b'{"resourceLogs":[{"resource":1}]}', b"[" * 5000])

@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from twisted.logger import capturedLogs
 
@@ -17,11 +19,9 @@ from stream.record.context import RecordContext
 from stream.source.dispatcher import SourceEntry
 from stream.source.http.handler import IngestHandler
 from stream.source.interfaces import IAnswer
-from stream.source.otlp import handler
-from stream.source.otlp.decode import Encoding, Signal, decode_request
-from stream.source.otlp.handler import INLINE_BYTES
-from tests.source.http.test_handler import KEY, SECRET, FakeConnection, FakeSink, Listener
-from tests.source.otlp.test_flatten import logs
+from stream.source.otlp.decode import Signal
+from tests.source.http.test_handler import KEY, SECRET, FakeSink, Listener
+from tests.source.otlp.test_flatten import as_protobuf, logs
 
 URL = "/otlp/123/my-source/v1/logs"
 WITH_SECRET = f"/otlp/123/my-source/{SECRET}/v1/logs"
@@ -62,8 +62,7 @@ def export(*bodies: str) -> bytes:
 
 
 def protobuf(*bodies: str) -> bytes:
-    encoded: bytes = decode_request(Signal.LOGS, Encoding.JSON, export(*bodies)).SerializeToString()
-    return encoded
+    return as_protobuf(Signal.LOGS, json.loads(export(*bodies)))
 
 
 def test_everything_stored(listener: Listener) -> None:
@@ -105,12 +104,36 @@ def test_partial_success(listener: Listener) -> None:
     assert response.partial_success.rejected_log_records == 1
 
 
-@pytest.mark.parametrize(("statuses", "expected"), [(("400", "503"), 503), (("429",), 429)])
-def test_everything_rejected(listener: Listener, statuses: tuple[str, ...], expected: int) -> None:
-    """The highest status without a body; with a hint when to come again where that may help."""
+def status_of(body: bytes) -> tuple[int, str, str]:
+    """Code, message and machine-readable name of a ``google.rpc.Status``."""
+    status, info = Status(), ErrorInfo()
+    status.ParseFromString(body)
+    assert status.details[0].Unpack(info)
+    return status.code, status.message, info.reason
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected", "code", "reason"),
+    [
+        (("400", "503"), 503, 14, "2 of 2 records rejected; first error: sink write failed with "),
+        (("429",), 429, 8, "1 of 1 records rejected; first error: sink write failed with status "),
+        (("400",), 400, 3, "first error: sink write failed with status 400: Refused."),
+        (("500",), 500, 13, "first error: sink write failed with status 500."),
+    ],
+)
+def test_everything_rejected(
+    listener: Listener, statuses: tuple[str, ...], expected: int, code: int, reason: str
+) -> None:
+    """The highest status, a reason, and a hint when to come again where that may help."""
     status, headers, body = listener.get(URL, export(*statuses), headers=BEARER + JSON)
-    assert (status, body, headers["Retry-After"]) == (expected, b"", "1")
-    assert "Content-Type" not in headers
+    assert (status, headers["Content-Type"]) == (expected, "application/json")
+    assert ("Retry-After" in headers) is (expected in (429, 503))
+    document = json.loads(body)
+    assert (document["code"], document["error"]) == (code, "stream.in.recordsRejected")
+    assert reason in document["message"]
+    status, headers, body = listener.get(URL, protobuf(*statuses), headers=BEARER + PROTOBUF)
+    assert (status, headers["Content-Type"]) == (expected, "application/x-protobuf")
+    assert status_of(body) == (code, document["message"], "stream.in.recordsRejected")
 
 
 def test_any_of_several_sinks_rejects(listener: Listener) -> None:
@@ -170,9 +193,49 @@ def test_no_sink(listener: Listener) -> None:
     ],
 )
 def test_refusals(listener: Listener, target: str, headers: str, status: int, error: str) -> None:
-    """In the order of project, source, content type; always as JSON."""
-    found, _, body = listener.get(target, export("a"), headers=headers)
-    assert (found, json.loads(body)["error"]) == (status, f"stream.in.{error}")
+    """In the order of project, source, content type; in the encoding of the request."""
+    found, answered, body = listener.get(target, export("a"), headers=headers)
+    document = json.loads(body)
+    assert (found, document["error"]) == (status, f"stream.in.{error}")
+    assert answered["Content-Type"] == "application/json"
+    if JSON not in headers or error == "routeNotFound" or "/stream/" in target:
+        return
+    found, answered, body = listener.get(target, b"", headers=headers.replace(JSON, PROTOBUF))
+    assert (found, answered["Content-Type"]) == (status, "application/x-protobuf")
+    assert status_of(body) == (document["code"], document["message"], document["error"])
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "message"),
+    [
+        (PROTOBUF, b"\xff\xff\xff", 400, "Cannot decode OTLP logs payload"),
+        (PROTOBUF + "Content-Encoding: gzip\r\n", b"x", 400, "Cannot decompress gzip body"),
+        (PROTOBUF + "Content-Encoding: deflate\r\n", b"", 415, "Unsupported content encoding"),
+        (
+            PROTOBUF + "Content-Encoding: gzip\r\n",
+            gzip.compress(bytes(200_000)),
+            413,
+            "Request body",
+        ),
+    ],
+)
+def test_exports_that_cannot_be_read(
+    listener: Listener, headers: str, body: bytes, status: int, message: str
+) -> None:
+    """The status tells an exporter what is wrong with it."""
+    found, answered, body = listener.get(URL, body, headers=BEARER + headers)
+    assert (found, answered["Content-Type"]) == (status, "application/x-protobuf")
+    code, text, _ = status_of(body)
+    assert (code, text[: len(message)]) == (3, message)
+    assert ("Accept-Encoding" in answered) is (status == 415)
+
+
+@pytest.mark.parametrize("encoding", ["x-gzip", "identity, gzip", "GZIP"])
+def test_names_of_gzip(listener: Listener, encoding: str) -> None:
+    """As on the routes of HTTP sources."""
+    headers = f"{BEARER}{PROTOBUF}Content-Encoding: {encoding}\r\n"
+    assert listener.get(URL, gzip.compress(protobuf("a")), headers=headers)[0] == 200
+    assert len(sink(listener).records) == 1
 
 
 def test_other_methods(listener: Listener) -> None:
@@ -184,129 +247,47 @@ def test_other_methods(listener: Listener) -> None:
 
 
 @pytest.fixture
-def turns(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
-    """What is put off, while each look at the clock takes three milliseconds."""
+def turns(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is put off, while each look at the clock takes two milliseconds."""
     ticks = iter(range(10_000))
-    put_off: list[tuple[Any, Any]] = []
-    monkeypatch.setattr(listener.clock, "seconds", lambda: next(ticks) * 0.003)
-    monkeypatch.setattr(
-        listener.clock, "callLater", lambda delay, work, *args: put_off.append((work, args))
-    )
+    put_off: list[Any] = []
+    monkeypatch.setattr(listener.clock, "seconds", lambda: next(ticks) * 0.002)
+    monkeypatch.setattr(listener.clock, "callLater", lambda delay, work: put_off.append(work))
     return put_off
 
 
-def test_long_export_lets_others_have_their_turn(
-    listener: Listener, turns: list[tuple[Any, Any]]
-) -> None:
+def test_long_export_lets_others_have_their_turn(listener: Listener, turns: list[Any]) -> None:
     """It is handed on for a few milliseconds at a time, and answered once."""
-    body = export(*[f"r{i}" for i in range(20)])
+    body = export(*[f"r{i}" for i in range(100)])
     assert listener.send(URL, body, headers=BEARER + JSON) is None
-    for work, args in turns:
-        assert listener.connection.answers == []
-        work(*args)
+    for work in turns:
+        assert not listener.connection.answers or work is turns[-1]
+        work()
     assert len(turns) > 2
     assert len(listener.connection.answers) == 1
-    assert len(sink(listener).records) == 20
-
-
-def large(count: int = 600) -> bytes:
-    body = export(*["x" * 50] * count)
-    assert len(body) > INLINE_BYTES[Encoding.JSON]
-    return body
-
-
-def second_connection(listener: Listener) -> FakeConnection:
-    """What was waited for goes on on the connection before."""
-    connection, listener.connection = listener.connection, FakeConnection()
-    return connection
-
-
-def test_large_exports_are_decoded_elsewhere_one_after_another(listener: Listener) -> None:
-    """The second begins when all records of the first are handed on."""
-    listener.pool.is_held = True
-    assert listener.send(URL, large(), headers=BEARER + JSON) is None
-    first = second_connection(listener)
-    assert listener.send(URL, large(), headers=BEARER + JSON) is None
-    listener.pool.is_held = False
-    listener.pool.release()
-    assert len(first.answers) == 1
-    assert (listener.connection.answers, len(sink(listener).records)) == ([], 600)
-    listener.clock.advance(0)
-    assert len(listener.connection.answers) == 1
-    assert len(sink(listener).records) == 1200
-
-
-def test_large_exports_that_nobody_waits_for_are_given_up(
-    listener: Listener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While they wait, and while they are decoded; those behind them have their turn."""
-    decoded: list[int] = []
-
-    def decode(signal: Signal, encoding: Encoding, body: bytes) -> Any:
-        decoded.append(len(body))
-        return decode_request(signal, encoding, body)
-
-    monkeypatch.setattr(handler, "decode_request", decode)
-    listener.pool.is_held = True
-    lost = []
-    for _ in range(300):
-        assert listener.send(URL, large(), headers=BEARER + JSON) is None
-        lost.append(second_connection(listener))
-    assert listener.send(URL, large(700), headers=BEARER + JSON) is None
-    for connection in lost:
-        connection.pending = None
-    listener.pool.is_held = False
-    listener.pool.release()
-    for _ in lost:
-        listener.clock.advance(0)
-    assert decoded == [len(large()), len(large(700))]
-    assert not any(connection.answers for connection in lost)
-    assert len(listener.connection.answers) == 1
-    assert len(sink(listener).records) == 700
-
-
-def test_too_many_large_exports(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are to come again; one alone is always taken."""
-    monkeypatch.setattr(handler, "MAX_LARGE_BYTES", 1)
-    listener.pool.is_held = True
-    assert listener.send(URL, large(), headers=BEARER + JSON) is None
-    first = second_connection(listener)
-    status, headers, _ = listener.get(URL, large(), headers=BEARER + JSON)
-    assert (status, headers["Retry-After"]) == (503, "1")
-    listener.pool.is_held = False
-    listener.pool.release()
-    listener.clock.advance(0)
-    assert len(first.answers) == 1
-    assert listener.get(URL, large(), headers=BEARER + JSON)[0] == 200
-
-
-def test_large_export_that_cannot_be_read(listener: Listener) -> None:
-    """Refused as a small one; the next is read."""
-    status, _, body = listener.get(URL, large()[:-1], headers=BEARER + JSON)
-    assert (status, json.loads(body)["error"]) == (400, "stream.in.badRequest")
-    listener.clock.advance(0)
-    assert listener.get(URL, large(), headers=BEARER + JSON)[0] == 200
+    assert len(sink(listener).records) == 100
 
 
 def test_export_that_nobody_waits_for_is_not_handed_on_further(
-    listener: Listener, turns: list[tuple[Any, Any]]
+    listener: Listener, turns: list[Any]
 ) -> None:
     """After a timeout the rest of its records costs nothing."""
-    assert listener.send(URL, export(*["r"] * 20), headers=BEARER + JSON) is None
+    assert listener.send(URL, export(*["r"] * 100), headers=BEARER + JSON) is None
+    while not sink(listener).records:
+        turns.pop(0)()
     listener.connection.pending = None
-    [(work, args)] = turns
-    work(*args)
-    assert len(turns) == 1
-    assert len(sink(listener).records) < 5
+    for work in turns:
+        work()
+    assert len(sink(listener).records) < 50
     assert listener.connection.answers == []
 
 
 def test_doubles_are_printed_alike_in_both_encodings(listener: Listener) -> None:
     """Whole ones without a fraction, in the record and in its columns."""
     render = compile_renderer(Mapping((PathColumn("b", path="body"), BodyColumn("r"))), 10_000).row
-    document = json.dumps(logs({"body": {"doubleValue": 3.0}})).encode()
-    encoded = decode_request(Signal.LOGS, Encoding.JSON, document).SerializeToString()
-    for headers, data in ((JSON, document), (PROTOBUF, encoded)):
+    document = logs({"body": {"doubleValue": 3.0}})
+    encoded = as_protobuf(Signal.LOGS, document)
+    for headers, data in ((JSON, json.dumps(document).encode()), (PROTOBUF, encoded)):
         assert listener.get(URL, data, headers=BEARER + headers)[0] == 200
         row = render(sink(listener).records[-1])
         assert row.startswith(b'"3","{')
@@ -323,11 +304,12 @@ def test_rejected_records_are_logged(listener: Listener) -> None:
 
 
 def test_fault_of_ours(listener: Listener) -> None:
-    """A sink that crashes rejects the record; the exporter may try again."""
+    """A sink that crashes rejects the record; nobody is told why."""
     broken = sink(listener)
     broken.write = lambda *_: 1 // 0  # type: ignore[method-assign]
     status, _, body = listener.get(URL, export("a"), headers=BEARER + JSON)
-    assert (status, body) == (500, b"")
+    assert (status, json.loads(body)["code"]) == (500, 13)
+    assert b"division" not in body
     assert isinstance(listener.handler, IngestHandler)
 
 
@@ -342,7 +324,6 @@ def test_worked_example(listener: Listener) -> None:
             {"key": "request.id", "value": {"stringValue": "req-abc123"}},
         ],
     }
-    request = decode_request(Signal.LOGS, Encoding.JSON, json.dumps(logs(record)).encode())
     user = Template("jsonnet", "Body('attributes')['user.id']")
     columns = (
         PathColumn("t", path="timestamp", raw_string=True),
@@ -358,7 +339,7 @@ def test_worked_example(listener: Listener) -> None:
         b'"2024-06-01T12:00:00Z","9","User login successful","u-42","",'
         b'"{""user.id"":""u-42"",""request.id"":""req-abc123""}",""""""\n'
     )
-    body = request.SerializeToString()
+    body = as_protobuf(Signal.LOGS, logs(record))
     for headers, data in ((PROTOBUF, body), (JSON, json.dumps(logs(record)).encode())):
         assert listener.get(URL, data, headers=BEARER + headers)[0] == 200
         assert render(sink(listener).records[-1]) == expected

@@ -1,0 +1,166 @@
+"""Compressed bodies, decoded in threads of their own.
+
+Small ones are decoded at once. Of the others a few are decoded at a time, for one source after the
+other; the rest waits as it came. So a source whose bodies take long to decode waits for itself, and
+what is decoded is in memory only as long as it is worked on (`stream.source.turns`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from stream.source.http.answers import Connection
+from stream.source.http.encoding import Abandoned, content_codings, decode_body
+from stream.source.http.errors import BodyTooLarge
+from stream.source.turns import SHARES, Turns, overloaded
+
+__all__ = ["INLINE_BYTES", "MAX_WAITING_BYTES", "THREADS", "Decoder"]
+
+_log = Logger(namespace="http-source")
+
+INLINE_BYTES = 8 * 1024
+"""A compressed body up to this size is decoded at once: a thread would cost more."""
+
+INLINE_DECODED_BYTES = 256 * 1024
+"""Unless it is found to expand beyond this."""
+
+THREADS = 2
+"""That decode at the same time."""
+
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""Of compressed bodies; beyond that they are to come again."""
+
+
+@attrs.frozen(eq=False)
+class _Body:
+    key: Hashable
+    encoding: bytes
+    data: bytes
+    is_wanted: Callable[[], bool]
+    decoded: Deferred[bytes] = attrs.field(factory=Deferred)
+
+
+class Decoder:
+    """:param limit: bytes of a decoded body.
+    :param pool: with `THREADS` threads.
+    :param turns: where decoded bodies are worked on.
+    """
+
+    def __init__(self, limit: int, reactor: Any, pool: ThreadPool, turns: Turns) -> None:
+        self._limit = limit
+        self._reactor = reactor
+        self._pool = pool
+        self._turns = turns
+        self._queues: OrderedDict[Hashable, deque[_Body]] = OrderedDict()
+        self._waiting: dict[Hashable, int] = {}
+        self._waiting_bytes = 0
+        self._running = 0
+        turns.ended = self._start
+
+    def answer(
+        self,
+        key: Hashable,
+        encoding: bytes,
+        body: bytes,
+        connection: Connection,
+        take: Callable[[bytes], bytes | None],
+        failed: Callable[[Failure], bytes],
+    ) -> bytes | None:
+        """Decode *body* and hand it on.
+
+        :param key: whose body it is, for fairness.
+        :param take: takes the decoded body; gives the answer, or ``None`` if the connection gets
+            it later. Not called if nobody waits any more.
+        :param failed: the answer when that fails later.
+        :returns: the answer, or ``None`` if the connection gets it later.
+        :raises UserError: the body can't be decoded, if that is known at once; 503, too many wait.
+        """
+        content_codings(encoding)
+        if len(body) <= INLINE_BYTES:
+            small = self._decode_small(encoding, body)
+            if small is not None:
+                return take(small)
+        self._check_room(key, len(body))
+        token = connection.pending = object()
+
+        def is_wanted() -> bool:
+            return connection.pending is token
+
+        decoding = _Body(key, encoding, body, is_wanted)
+
+        def finish(answer: bytes | None) -> None:
+            if answer is not None and is_wanted():
+                connection.finish(answer)
+
+        def fail(failure: Failure) -> bytes | None:
+            return None if failure.check(Abandoned) is not None else failed(failure)
+
+        decoded = decoding.decoded
+        decoded.addCallback(lambda data: take(data) if is_wanted() else None)
+        decoded.addErrback(fail)
+        decoded.addCallback(finish)
+        decoded.addErrback(lambda failure: _log.failure("cannot answer a request", failure))
+        self._queues.setdefault(key, deque()).append(decoding)
+        self._waiting[key] = self._waiting.get(key, 0) + len(body)
+        self._waiting_bytes += len(body)
+        self._start()
+        return None
+
+    def _decode_small(self, encoding: bytes, body: bytes) -> bytes | None:
+        """The decoded body, or ``None`` if it isn't small. Raises UserError."""
+        try:
+            return decode_body(encoding, body, min(self._limit, INLINE_DECODED_BYTES))
+        except BodyTooLarge:
+            if self._limit <= INLINE_DECODED_BYTES:
+                raise
+            return None
+
+    def _check_room(self, key: Hashable, size: int) -> None:
+        """Raises UserError. One body alone is always taken."""
+        own = self._waiting.get(key, 0)
+        if (own and own + size > MAX_WAITING_BYTES // SHARES) or (
+            self._waiting_bytes and self._waiting_bytes + size > MAX_WAITING_BYTES
+        ):
+            raise overloaded("too many compressed bodies at once")
+
+    def _start(self) -> None:
+        """Decode as many as may be."""
+        while self._queues and self._running < THREADS and not self._turns.is_full:
+            key = next(iter(self._queues))
+            self._queues.move_to_end(key)
+            body = self._queues[key].popleft()
+            if not self._queues[key]:
+                del self._queues[key]
+            self._waiting_bytes -= len(body.data)
+            self._waiting[key] -= len(body.data)
+            if not self._waiting[key]:
+                del self._waiting[key]
+            if body.is_wanted():
+                self._running += 1
+                running: Deferred[bytes] = deferToThreadPool(
+                    self._reactor,
+                    self._pool,
+                    decode_body,
+                    body.encoding,
+                    body.data,
+                    self._limit,
+                    body.is_wanted,
+                )
+                running.addBoth(self._decoded, body)
+
+    def _decoded(self, result: bytes | Failure, body: _Body) -> None:
+        self._running -= 1
+        if isinstance(result, Failure):
+            body.decoded.errback(result)
+        else:
+            body.decoded.callback(result)
+        self._start()

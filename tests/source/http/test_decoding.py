@@ -1,0 +1,141 @@
+"""Compressed bodies that wait for a thread."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.python.failure import Failure
+
+from stream.errors import UserError
+from stream.source.http import decoding
+from stream.source.http.decoding import INLINE_BYTES, THREADS, Decoder
+from stream.source.turns import SHARES, Turns
+from tests.source.http.test_handler import FakeConnection, InlineClock, InlinePool
+
+BODY = gzip.compress(bytes(range(256)) * 100, 0)
+assert len(BODY) > INLINE_BYTES
+
+
+class HeldPool(InlinePool):
+    """Work is done when it is told to, one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_held = True
+
+    @property
+    def running(self) -> int:
+        return len(self._held)
+
+    def do_one(self) -> None:
+        self._held.pop(0)()
+
+
+class Bodies:
+    """:ivar taken: by whose body it was."""
+
+    def __init__(self) -> None:
+        self.pool = HeldPool()
+        self.clock = InlineClock()
+        self.turns = Turns(self.clock)
+        self.decoder = Decoder(1_000_000, self.clock, self.pool, self.turns)
+        self.taken: list[str] = []
+
+    def send(self, key: str, body: bytes = BODY) -> FakeConnection:
+        connection = FakeConnection()
+
+        def take(body: bytes) -> bytes:
+            self.taken.append(key)
+            return b"taken"
+
+        def failed(failure: Failure) -> bytes:
+            return str(failure.value).encode()
+
+        answer = self.decoder.answer(key, b"gzip", body, connection, take, failed)
+        if answer is not None:
+            connection.finish(answer)
+        return connection
+
+
+@pytest.fixture
+def bodies() -> Bodies:
+    return Bodies()
+
+
+def test_sources_take_turns(bodies: Bodies) -> None:
+    """One that sends many waits for itself."""
+    for key in ("a", "a", "a", "a", "b"):
+        bodies.send(key)
+    assert bodies.pool.running == THREADS
+    for _ in range(5):
+        bodies.pool.do_one()
+    assert bodies.taken == ["a", "a", "a", "b", "a"]
+
+
+def test_small_body_that_expands_is_decoded_in_a_thread(bodies: Bodies) -> None:
+    """Only a little of it was decoded at once."""
+    connection = bodies.send("a", gzip.compress(bytes(900_000)))
+    assert (bodies.taken, bodies.pool.running) == ([], 1)
+    bodies.pool.do_one()
+    assert connection.answers == [b"taken"]
+
+
+def test_nobody_waits_for_it_any_more(bodies: Bodies) -> None:
+    """Neither does what waits for a thread take one, nor is what is decoded handed on."""
+    connections = [bodies.send("a") for _ in range(4)]
+    for connection in connections[1:]:
+        connection.pending = None
+    bodies.pool.do_one()
+    bodies.pool.do_one()
+    assert bodies.pool.running == 0
+    assert bodies.taken == ["a"]
+    assert [connection.answers for connection in connections] == [[b"taken"], [], [], []]
+
+
+def test_nothing_is_decoded_that_finds_no_room(bodies: Bodies) -> None:
+    """It goes on when what is worked on has ended."""
+    held: list[Callable[[], None]] = []
+
+    def endless() -> Iterator[Any]:
+        while not held:
+            yield None
+
+    bodies.turns._max_held = 1
+    monkeypatched = bodies.clock.seconds
+    ticks = iter(range(10_000))
+    bodies.clock.seconds = lambda: float(next(ticks))  # type: ignore[method-assign]
+    bodies.turns.work("b", 1, endless())
+    connection = bodies.send("a")
+    assert bodies.pool.running == 0
+    held.append(lambda: None)
+    bodies.clock.seconds = monkeypatched  # type: ignore[method-assign]
+    bodies.turns._next_turn()
+    assert bodies.pool.running == 1
+    bodies.pool.do_one()
+    assert connection.answers == [b"taken"]
+
+
+def test_what_waits_is_bounded(bodies: Bodies, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each source, and for all of them; one alone is always taken."""
+    monkeypatch.setattr(decoding, "MAX_WAITING_BYTES", SHARES * len(BODY))
+    for _ in range(THREADS + 1):
+        bodies.send("a")
+    with pytest.raises(UserError, match="please try again") as caught:
+        bodies.send("a")
+    assert (caught.value.status, caught.value.name) == (503, "overloaded")
+    for key in "bcd":
+        bodies.send(key)
+    with pytest.raises(UserError):
+        bodies.send("e")
+
+
+def test_damage_is_told(bodies: Bodies) -> None:
+    """At once or later."""
+    connection = bodies.send("a", BODY[:-1])
+    bodies.pool.do_one()
+    assert connection.answers == [b"cannot decompress gzip body: it is truncated"]
+    with pytest.raises(UserError, match="damaged"):
+        bodies.send("a", BODY[:10] + bytes(range(255, 200, -1)))

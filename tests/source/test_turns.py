@@ -1,0 +1,114 @@
+"""Work in slices that all sources share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from stream.errors import UserError
+from stream.source.turns import SHARES, SLICE_SECONDS, Turns
+
+
+class SlowClock(Clock):
+    """Each step of work takes a fifth of a slice."""
+
+    def work(self) -> None:
+        self.rightNow += SLICE_SECONDS / 5
+
+
+@pytest.fixture
+def clock() -> SlowClock:
+    return SlowClock()
+
+
+def steps(clock: SlowClock, log: list[str], name: str, count: int) -> Iterator[None]:
+    for _ in range(count):
+        log.append(name)
+        clock.work()
+        yield
+
+
+def test_short_work_is_done_at_once(clock: SlowClock) -> None:
+    """A small batch doesn't wait for the next turn."""
+    log: list[str] = []
+    done = Turns(clock).work("a", 1, steps(clock, log, "a", 3))
+    assert (log, done.called) == (["a"] * 3, True)
+
+
+def test_all_work_shares_the_slice_of_a_turn(clock: SlowClock) -> None:
+    """Also what comes in the same turn; the next one has a whole slice again."""
+    turns, log = Turns(clock), list[str]()
+    for name in "abc":
+        turns.work(name, 1, steps(clock, log, name, 3))
+    assert len(log) == 5
+    clock.advance(0)
+    assert len(log) == 9
+
+
+def test_sources_take_turns(clock: SlowClock) -> None:
+    """Who sends much waits for itself."""
+    turns, log = Turns(clock), list[str]()
+    turns.work("busy", 1, steps(clock, log, "busy", 5))
+    for _ in range(9):
+        turns.work("busy", 1, steps(clock, log, "busy", 20))
+    turns.work("other", 1, steps(clock, log, "other", 2))
+    clock.advance(0)
+    assert log[5:].count("other") == 2
+
+
+def test_work_that_waits_lets_others_go_on(clock: SlowClock) -> None:
+    """It is in nobody's way until it can go on."""
+    turns, log = Turns(clock), list[str]()
+    waited: Deferred[None] = Deferred()
+
+    def waiting() -> Iterator[Deferred[None] | None]:
+        yield waited
+        log.append("went on")
+
+    done = turns.work("a", 1, waiting())
+    turns.work("a", 1, steps(clock, log, "b", 1))
+    assert (log, done.called) == (["b"], False)
+    waited.callback(None)
+    assert (log, done.called) == (["b", "went on"], True)
+
+
+def test_a_fault_ends_only_its_own_work(clock: SlowClock) -> None:
+    """Who began it is told."""
+    turns, log = Turns(clock), list[str]()
+
+    def broken() -> Iterator[None]:
+        yield
+        raise ValueError("broken")
+
+    failures: list[Any] = []
+    turns.work("a", 1, broken()).addErrback(failures.append)
+    turns.work("a", 1, steps(clock, log, "b", 1))
+    assert failures[0].check(ValueError)
+    assert log == ["b"]
+
+
+def test_what_is_held_is_bounded(clock: SlowClock) -> None:
+    """For all sources, and for each of them; one body alone is always taken."""
+    turns, log = Turns(clock, max_held_bytes=100), list[str]()
+    ended: list[bool] = []
+    turns.ended = lambda: ended.append(turns.is_full)
+    turns.work("a", 1000, steps(clock, log, "a", 6))
+    assert turns.is_full
+    for key in "ab":
+        with pytest.raises(UserError, match="please try again") as caught:
+            turns.work(key, 1, steps(clock, log, key, 1))
+        assert (caught.value.status, caught.value.name) == (503, "overloaded")
+    clock.advance(0)
+    assert ended == [False]
+    turns.work("a", 100 // SHARES, steps(clock, log, "a", 6))
+    with pytest.raises(UserError):
+        turns.work("a", 1, steps(clock, log, "a", 1))
+    turns.work("b", 75, steps(clock, log, "b", 6))
+    assert turns.is_full
+    for _ in range(9):
+        clock.advance(0)
+    assert not turns.is_full and len(ended) == 3
