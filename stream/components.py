@@ -27,6 +27,7 @@ from stream.definition.entity import Sink, Source
 from stream.errors import UserError
 from stream.etcd import EmbeddedEtcd, Life, Mirror, Session, json_values
 from stream.keboola.imports import FileImporter
+from stream.keboola.quarantine import RowQuarantine
 from stream.keboola.uploads import SliceUploader
 from stream.keboola.verifier import TokenVerifier
 from stream.ops.chain import ServiceChain
@@ -201,6 +202,7 @@ def storage_coordinator(
             keboola.api,
             keboola.encryptor,
             keboola.events,
+            RowQuarantine(client, keboola.api, keboola.encryptor, cluster.work.pool, reactor),
             reactor,
             job_timeout=settings.storage.level.target.operator.file_import_timeout.seconds,
         ),

@@ -9,16 +9,19 @@ from typing import Any
 __all__ = [
     "METADATA_SINK_ID",
     "METADATA_SOURCE_ID",
+    "QUARANTINE_TAG",
     "bucket_body",
     "file_body",
     "import_body",
     "metadata_body",
+    "quarantine_file_body",
     "table_body",
     "token_body",
 ]
 
 METADATA_SINK_ID = "KBC.stream.sink.id"
 METADATA_SOURCE_ID = "KBC.stream.source.id"
+QUARANTINE_TAG = "stream.quarantine"
 _METADATA_PROVIDER = "stream"
 _BUCKET_PREFIX = "c-"
 
@@ -76,6 +79,17 @@ def file_body(source_id: str, sink_id: str, opened_at: datetime) -> dict[str, An
         "isEncrypted": True,
         "isSliced": True,
         "tags": [f"stream.sourceID={source_id}", f"stream.sinkID={sink_id}"],
+    }
+
+
+def quarantine_file_body(source_id: str, sink_id: str, opened_at: datetime) -> dict[str, Any]:
+    """For the file with the rows that the target has refused: kept until somebody deletes it."""
+    body = file_body(source_id, sink_id, opened_at)
+    return {
+        **body,
+        "name": f"{body['name']}_quarantine",
+        "isPermanent": True,
+        "tags": [*body["tags"], QUARANTINE_TAG],
     }
 
 

@@ -14,6 +14,7 @@ from stream.keboola.bodies import (
     file_body,
     import_body,
     metadata_body,
+    quarantine_file_body,
     table_body,
     token_body,
 )
@@ -260,6 +261,33 @@ class StorageApi:
             idempotent=False,
         )
         return _read(await self._caller.make(call), FileUpload.from_reply)
+
+    async def prepare_quarantine_file(
+        self,
+        token: Token | str,
+        branch_id: int,
+        *,
+        source_id: str,
+        sink_id: str,
+        opened_at: datetime,
+    ) -> FileUpload:
+        """Create a file for refused rows, which doesn't expire. Never repeated once it was sent."""
+        call = Call(
+            "POST",
+            ("branch", str(branch_id), "files", "prepare"),
+            Token.of(token),
+            body=quarantine_file_body(source_id, sink_id, opened_at),
+            idempotent=False,
+        )
+        return _read(await self._caller.make(call), FileUpload.from_reply)
+
+    async def file_to_read(
+        self, token: Token | str, branch_id: int, file_id: int
+    ) -> FileUpload | None:
+        """Where the objects of a file can be read, with credentials; ``None``: that isn't told."""
+        path = ("branch", str(branch_id), "files", str(file_id))
+        call = Call("GET", path, Token.of(token), (("federationToken", "1"),))
+        return _read(await self._caller.make(call), FileUpload.from_detail)
 
     async def delete_file(self, token: Token | str, branch_id: int, file_id: int) -> None:
         """Delete a staging file; one that isn't there counts as deleted."""

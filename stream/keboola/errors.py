@@ -6,7 +6,14 @@ from http import HTTPStatus
 
 from stream.errors import UserError, camel_case
 
-__all__ = ["UNREACHABLE", "JobDeadlineExceeded", "JobFailed", "StorageApiError", "name_of_status"]
+__all__ = [
+    "UNREACHABLE",
+    "JobDeadlineExceeded",
+    "JobFailed",
+    "StorageApiError",
+    "is_about_rows",
+    "name_of_status",
+]
 
 UNREACHABLE = "storageApiUnreachable"
 """The name of the error when there was no answer."""
@@ -112,6 +119,29 @@ class StorageApiError(UserError):
         return self.answered and self.status == 404
 
 
+_ABOUT_DATA = ("csvimport.", "tableimport.")
+_NOT_ABOUT_ROWS = (
+    "columnsnotmatch",
+    "filenotfound",
+    "tablenotfound",
+    "tablenotexists",
+    "invalidcolumnnames",
+    "duplicatecolumnnames",
+    "nocolumns",
+    "unknownerror",
+)
+
+
+def is_about_rows(code: str) -> bool:
+    """Whether an import that failed with *code* was refused because of what is in the file's rows.
+
+    Then repeating it is useless, and other rows of the file may be fine. Every code that isn't
+    known to mean this doesn't: a table that is missing, a permission, a fault of the target.
+    """
+    text = code.lower().removeprefix("storage.")
+    return text.startswith(_ABOUT_DATA) and not text.endswith(_NOT_ABOUT_ROWS)
+
+
 class JobFailed(UserError):
     """A storage job ended with an error.
 
@@ -130,7 +160,13 @@ class JobFailed(UserError):
             exception_id=exception_id,
         )
         self.job_id = job_id
+        self.reason = reason
         self.code = code
+
+    @property
+    def is_about_rows(self) -> bool:
+        """See `is_about_rows`."""
+        return is_about_rows(self.code)
 
 
 class JobDeadlineExceeded(UserError):

@@ -9,6 +9,7 @@ show them to the sink's token, a second import is the lesser evil: no import wou
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import attrs
@@ -30,9 +31,15 @@ from stream.etcd import (
     json_values,
 )
 from stream.keboola.client import StorageApi
-from stream.keboola.errors import JobDeadlineExceeded, JobFailed, StorageApiError
+from stream.keboola.errors import (
+    JobDeadlineExceeded,
+    JobFailed,
+    StorageApiError,
+    is_about_rows,
+)
 from stream.keboola.events import EventSender
 from stream.keboola.provider import load_file_record, load_sink_token, with_sink_token
+from stream.keboola.quarantine import RowQuarantine, Save
 from stream.keboola.records import (
     JOBS,
     FileRecord,
@@ -47,11 +54,15 @@ from stream.keboola.token import Token
 from stream.keboola.values import Job
 from stream.storage.entity import File
 from stream.storage.key import FileKey, JobKey
+from stream.storage.operator import NotYet
 from stream.storage.statistics_reads import one_file_statistics
 
 __all__ = ["FileImporter", "RunningJobs"]
 
 _log = Logger()
+
+_SHARE_OF_SPLIT = 1 / 3
+"""Of the time for an import: after it an attempt at refused rows starts no more jobs."""
 
 _NOT_SHOWN = (400, 403, 404, 405, 501)
 """Answers of an API that doesn't list its jobs, or not to the sink's token."""
@@ -102,10 +113,12 @@ class FileImporter:
         api: StorageApi,
         encryptor: IEncryptor,
         events: EventSender,
+        quarantine: RowQuarantine,
         reactor: Any,
         *,
         job_timeout: float,
     ) -> None:
+        self._quarantine = quarantine
         self._client = client
         self._api = api
         self._encryptor = encryptor
@@ -113,24 +126,56 @@ class FileImporter:
         self._reactor = reactor
         self._job_timeout = job_timeout
 
-    async def import_file(self, file: File) -> None:
-        """Import the file; safe to be repeated after any failure or crash."""
+    async def import_file(self, file: File) -> int:
+        """Import the file; safe to be repeated after any failure or crash.
+
+        :returns: how many of its rows are in quarantine instead, because the target refused them.
+
+        Raises `NotYet` if there is more to do than fits into one attempt.
+        """
         if file.staging.is_empty:
             token = await load_sink_token(self._client, self._encryptor, file.key.sink_key)
             await self._delete_empty(token, await load_file_record(self._client, file.key))
-            return
+            return 0
 
-        async def import_(token: Token) -> None:
+        async def import_(token: Token) -> int:
             # Read anew each time: the attempt before may have started the job.
-            await self._import(token, await load_file_record(self._client, file.key))
+            return await self._import_rows(
+                token, file, await load_file_record(self._client, file.key)
+            )
 
         started = self._reactor.seconds()
         try:
-            await with_sink_token(self._client, self._encryptor, file.key.sink_key, import_)
+            refused = await with_sink_token(
+                self._client, self._encryptor, file.key.sink_key, import_
+            )
+        except NotYet:
+            raise
         except Exception as error:
             await self._report(file, self._reactor.seconds() - started, error)
             raise
         await self._report(file, self._reactor.seconds() - started, None)
+        return refused
+
+    async def _import_rows(self, token: Token, file: File, record: FileRecord) -> int:
+        """Import the file as a whole; if its rows are refused, what of it is accepted."""
+        split = await self._quarantine.load(file.key)
+        if split is None:
+            try:
+                await self._import(token, record, partial(_change, record=record))
+            except JobFailed as error:
+                if not error.is_about_rows:
+                    raise
+                _log.error(
+                    "the target refuses rows of the file {file_id}, they are looked for: {reason}",
+                    file_id=str(file.key),
+                    reason=error.reason,
+                )
+                split = await self._quarantine.begin(token, file, record, error)
+            else:
+                return 0
+        until = self._reactor.seconds() + self._job_timeout * _SHARE_OF_SPLIT
+        return await self._quarantine.go_on(token, file, record, split, self._import, until)
 
     async def _report(self, file: File, seconds: float, error: Exception | None) -> None:
         try:
@@ -159,8 +204,11 @@ class FileImporter:
         except UserError as error:
             _log.warn("cannot delete an empty staging file: {error}", error=error)
 
-    async def _import(self, token: Token, record: FileRecord) -> None:
-        """Note [Once-only import]."""
+    async def _import(self, token: Token, record: FileRecord, save: Save) -> None:
+        """Import the staging file of *record*; see Note [Once-only import].
+
+        :param save: keeps changes of *record*.
+        """
         job_id = record.storage_job_id
         if job_id is not None:
             job = await self._api.get_job(token, job_id)
@@ -168,11 +216,13 @@ class FileImporter:
                 await self._forget_job(record.sink_key, job_id)
             if job.status == "success":
                 return
+            if job.error is not None and is_about_rows(job.error.code):
+                raise JobFailed(job_id, job.error.message, code=job.error.code)
             if job.status == "error":
                 _log.warn("import job {job_id} failed, a new one is started", job_id=job_id)
                 job_id = None
         if job_id is None:
-            job_id = await self._start_job(token, record)
+            job_id = await self._start_job(token, record, save)
         try:
             await self._api.wait_job(token, job_id, timeout=self._job_timeout)
         except JobDeadlineExceeded:
@@ -184,11 +234,11 @@ class FileImporter:
             raise
         await self._forget_job(record.sink_key, job_id)
 
-    async def _start_job(self, token: Token, record: FileRecord) -> int:
+    async def _start_job(self, token: Token, record: FileRecord, save: Save) -> int:
         """Note [Once-only import]."""
         job = await self._started_before(token, record) if record.import_asked else None
         if job is None:
-            await self._asking(record)
+            await self._asking(record, save)
             job = await self._api.import_async(
                 token,
                 record.file_key.branch_id,
@@ -197,12 +247,12 @@ class FileImporter:
                 columns=record.columns,
             )
             _log.info("started import job {job_id}", job_id=job.id, file_id=str(record.file_key))
-        await self._store_job(record, job.id)
+        await self._store_job(record, job.id, save)
         return job.id
 
-    async def _asking(self, record: FileRecord) -> None:
+    async def _asking(self, record: FileRecord, save: Save) -> None:
         async def store(txn: AtomicTxn) -> None:
-            await _change(txn, record, import_asked=True)
+            await save(txn, import_asked=True)
 
         if not record.import_asked:
             await atomic(self._client, store)
@@ -229,11 +279,11 @@ class FileImporter:
             )
         return job
 
-    async def _store_job(self, record: FileRecord, job_id: int) -> None:
+    async def _store_job(self, record: FileRecord, job_id: int, save: Save) -> None:
         job_key = JobKey.of(record.sink_key, str(job_id))
 
         async def store(txn: AtomicTxn) -> None:
-            await _change(txn, record, storage_job_id=job_id)
+            await save(txn, storage_job_id=job_id)
             txn.put(job_record_key(job_key), encode_record(JobRecord(job_key)))
 
         deadline = self._reactor.seconds() + self._job_timeout

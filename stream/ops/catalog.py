@@ -58,6 +58,13 @@ OWN: tuple[Definition, ...] = (
         SINK_LABELS,
     ),
     Definition(
+        "stream_sink_quarantined_records",
+        "counter",
+        "Records that the target refused: they are in a file of the project's file storage "
+        "instead of in their table.",
+        SINK_LABELS,
+    ),
+    Definition(
         "stream_sink_oldest_record_age_seconds",
         "gauge",
         "Age of the oldest record that isn't in its table yet; none if all are there. "

@@ -30,6 +30,8 @@ class Fault:
     :param delay: seconds to wait first.
     :param after_effect: do the work, then answer with the error all the same.
     :param expires_in: for ``prepareFile``: life of the credentials in seconds, may be negative.
+    :param rows_with: for import jobs: those with a row that has this text in a value are refused,
+        as a target refuses a value that it has no room for; nothing happens to others.
     """
 
     route: str
@@ -39,6 +41,7 @@ class Fault:
     delay: float = 0.0
     after_effect: bool = False
     expires_in: float | None = None
+    rows_with: str = ""
 
     def error(self) -> UserError:
         """The answer, for a fault that has a status."""
@@ -83,6 +86,7 @@ class Faults:
                 "delay": fault.delay,
                 "afterEffect": fault.after_effect,
                 "expiresIn": fault.expires_in,
+                "rowsWith": fault.rows_with,
             }
             for fault, times in self._waiting
         ]
@@ -100,7 +104,10 @@ def parse_fault(body: Body, routes: frozenset[str]) -> tuple[Fault, int]:
     expires_in = (
         body.number("expiresIn", 0.0, least=-1e9, most=1e9) if "expiresIn" in body else None
     )
-    if not status and not delay and expires_in is None:
+    rows_with = body.text("rowsWith", "", max_chars=200)
+    if rows_with and (route != JOB or status):
+        raise invalid('"rowsWith" is for import jobs, without a "status"')
+    if not status and not delay and expires_in is None and not rows_with:
         status = 503
     fault = Fault(
         route=route,
@@ -110,5 +117,6 @@ def parse_fault(body: Body, routes: frozenset[str]) -> tuple[Fault, int]:
         delay=delay,
         after_effect=body.flag("afterEffect"),
         expires_in=expires_in,
+        rows_with=rows_with,
     )
     return fault, body.integer("times", 1, least=1, most=MAX_TIMES)

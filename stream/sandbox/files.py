@@ -23,7 +23,8 @@ __all__ = ["Files", "find_file", "list_files", "no_file", "note_file_import"]
 KEPT_SECONDS = 15 * 24 * 3600.0
 KEPT_AFTER_IMPORT_SECONDS = 24 * 3600.0
 _COLUMNS = (
-    "id", "name", "tags", "sliced", "encrypted", "token_id", "created", "created_at", "imported_at"
+    "id", "name", "tags", "sliced", "encrypted", "permanent", "token_id", "created", "created_at",
+    "imported_at",
 )  # fmt: skip
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM files"
 
@@ -56,6 +57,7 @@ class Files:
             orjson.dumps(body.texts("tags")).decode(),
             body.flag("isSliced"),
             body.flag("isEncrypted"),
+            body.flag("isPermanent"),
             call.token.id,
             iso_time(now),
             now,
@@ -139,7 +141,7 @@ class Files:
             "isSliced": bool(file["sliced"]),
             "isEncrypted": bool(file["encrypted"]),
             "isPublic": False,
-            "maxAgeDays": int(KEPT_SECONDS // 86400),
+            "maxAgeDays": None if file["permanent"] else int(KEPT_SECONDS // 86400),
             "tags": orjson.loads(file["tags"]),
             "creatorToken": {"id": file["token_id"]},
         }
@@ -151,8 +153,9 @@ def no_file(file_id: int) -> UserError:
 
 def _create(meta: sqlite3.Connection, values: tuple[Any, ...]) -> dict[str, Any]:
     file_id = meta.execute(
-        "INSERT INTO files (name, tags, sliced, encrypted, token_id, created, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO files"
+        " (name, tags, sliced, encrypted, permanent, token_id, created, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         values,
     ).lastrowid
     assert file_id is not None
@@ -183,7 +186,8 @@ def note_file_import(meta: sqlite3.Connection, file_id: int, now: float) -> None
 def forget_old_files(meta: sqlite3.Connection, now: float) -> list[int]:
     """Forget files past their time, except those a job still has to read; returns their ids."""
     rows = meta.execute(
-        "SELECT id FROM files WHERE (created_at < ? OR imported_at < ?) AND id NOT IN"
+        "SELECT id FROM files WHERE (created_at < ? OR imported_at < ?) AND NOT permanent"
+        " AND id NOT IN"
         " (SELECT file_id FROM jobs WHERE status IN ('waiting', 'processing')"
         "  AND file_id IS NOT NULL)",
         (now - KEPT_SECONDS, now - KEPT_AFTER_IMPORT_SECONDS),

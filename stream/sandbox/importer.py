@@ -59,6 +59,7 @@ class ImportPlan:
     :param columns: in the order of the fields.
     :param objects: the CSV objects, gzip or plain.
     :param warnings: what the job's result tells besides.
+    :param refused_text: rows with this in a value are refused; empty for none.
     """
 
     job_id: int
@@ -70,6 +71,7 @@ class ImportPlan:
     delimiter: str = ","
     enclosure: str = '"'
     warnings: tuple[str, ...] = ()
+    refused_text: str = ""
 
 
 def object_url(path: Path) -> str:
@@ -151,6 +153,8 @@ def _load_object(
             ):
                 if interrupted():
                     raise ImportInterrupted
+                if plan.refused_text:
+                    _refuse_rows(plan.refused_text, batch, loaded)
                 data.executemany(statement, batch)
                 loaded += len(batch)
     except FileNotFoundError as error:
@@ -164,6 +168,12 @@ def _load_object(
             f'object "{path.name}" is not complete gzip data', "storage.csvImport.invalid"
         ) from error
     return loaded
+
+
+def _refuse_rows(text: str, batch: Sequence[Sequence[str]], before: int) -> None:
+    for number, row in enumerate(batch, start=before + 1):
+        if any(text in value for value in row):
+            raise CsvError(f"row {number} has a value that is refused")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Concatenate, ParamSpec
 
+import attrs
 from twisted.internet.defer import (
     Deferred,
     DeferredList,
@@ -136,8 +137,8 @@ class JobRunner:
 
     async def _import(self, job: Job) -> None:
         try:
-            await self._inject_fault()
-            plan = await self._plan(job)
+            refused_text = await self._inject_fault()
+            plan = attrs.evolve(await self._plan(job), refused_text=refused_text)
             try:
                 applied = await self._store.data.write(load, plan, self._stop.is_set)
             except sqlite3.Error:
@@ -182,15 +183,17 @@ class JobRunner:
             plan_import, plan, table.columns, folder, sliced, prefixes
         )
 
-    async def _inject_fault(self) -> None:
+    async def _inject_fault(self) -> str:
+        """The text whose rows are refused."""
         fault = self._faults.take(JOB)
         if fault is None:
-            return
+            return ""
         await self._pause(fault.delay)
         if self._stop.is_set():
             raise ImportInterrupted
         if fault.status:
             raise ImportRefused(fault.message, fault.code)
+        return fault.rows_with
 
     async def _change_catalogue(self, job: Job) -> None:
         await self._lock.acquire()

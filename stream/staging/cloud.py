@@ -16,7 +16,7 @@ import base64
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -97,6 +97,14 @@ class CloudBackend:
                 retryable=not isinstance(problem, ValueError),
             ) from None
         return StoredObject(url="", size=sent.size, etag=etag, verified=verified)
+
+    def get(self, key: str) -> Iterator[bytes]:
+        """See `stream.staging.store.Backend`."""
+        try:
+            for chunk in obstore.get(self._store, key).stream(min_chunk_size=_READ_BYTES):
+                yield bytes(chunk)
+        except (BaseError, ValueError, FileNotFoundError) as problem:
+            raise StagingError(f'cannot read "{key}": {self._readable(problem)}') from None
 
     def _send(self, key: str, sent: SentBody) -> tuple[str, bool]:
         parts = sent.parts()

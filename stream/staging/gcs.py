@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import urllib3
 
@@ -50,6 +50,7 @@ class GcsBackend:
 
     def __init__(self, bucket: str, endpoint: str, authorization: str) -> None:
         self._url = f"{endpoint.rstrip('/')}/upload/storage/v1/b/{bucket}/o"
+        self._objects = f"{endpoint.rstrip('/')}/storage/v1/b/{bucket}/o"
         self._authorization = {"Authorization": authorization}
         # Repetitions are made here, since what they send depends on what has arrived.
         self._http = urllib3.PoolManager(1, retries=False, timeout=_TIMEOUT)
@@ -76,6 +77,29 @@ class GcsBackend:
         return StoredObject(
             url="", size=sent.size, etag=str(found.get("etag") or "").strip('"'), verified=True
         )
+
+    def get(self, key: str) -> Iterator[bytes]:
+        """See `stream.staging.store.Backend`. Not repeated: whoever asks tries again."""
+        url = f"{self._objects}/{quote(key, safe='')}?alt=media"
+        try:
+            answer = self._http.request(
+                "GET",
+                url,
+                headers=self._authorization,
+                preload_content=False,
+                redirect=False,
+                retries=False,
+            )
+            try:
+                if answer.status != 200:
+                    raise StagingError(f'cannot read "{key}": {_refusal(answer)}')
+                yield from answer.stream(PART_BYTES, decode_content=False)
+            finally:
+                answer.release_conn()
+        except urllib3.exceptions.HTTPError as problem:
+            raise StagingError(f'cannot read "{key}": {type(problem).__name__}') from None
+        finally:
+            self._http.clear()
 
     def _send(
         self, key: str, parts: Iterator[bytes], stopped: Callable[[], bool]

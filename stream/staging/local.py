@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from stream.ops.durable import sync_directory
@@ -17,6 +17,8 @@ from stream.staging.errors import ObjectMismatch, StagingError
 from stream.staging.store import StoredObject
 
 __all__ = ["LocalBackend"]
+
+_READ_BYTES = 1024 * 1024
 
 
 class LocalBackend:
@@ -43,6 +45,17 @@ class LocalBackend:
         if found != size:
             raise ObjectMismatch(f'"{target}" has {found} bytes, {size} were sent')
         return StoredObject(url="", size=size, etag="", verified=True)
+
+    def get(self, key: str) -> Iterator[bytes]:
+        """See `stream.staging.store.Backend`."""
+        path = self._directory / key
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123
+                while chunk := file.read(_READ_BYTES):
+                    yield chunk
+        except OSError as problem:
+            raise StagingError(f'cannot read "{path}": {problem.strerror}') from problem
 
     def _make_folders(self, folder: Path) -> None:
         missing = []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -45,6 +45,9 @@ class Backend(Protocol):
 
     def put(self, key: str, chunks: Chunks, stopped: Callable[[], bool]) -> StoredObject:
         """Store the whole body under *key*, or nothing; the result's URL is left empty."""
+
+    def get(self, key: str) -> Iterator[bytes]:
+        """The body of the object *key*. Raises StagingError, at once or on the way."""
 
 
 class IStagingStore(Interface):
@@ -101,6 +104,15 @@ class StagingStore:
     def put_manifest(self, slice_names: Iterable[str]) -> Deferred[StoredObject]:
         """See `IStagingStore.put_manifest`."""
         return self.put(MANIFEST_NAME, bytes_chunks(manifest_body(self.upload, slice_names)))
+
+    async def fetch(self, name: str, target: BinaryIO) -> None:
+        """Copy the object *name* to *target*. Raises StagingError: there is none, or no way."""
+
+        def copy() -> None:
+            for chunk in self._backend.get(self._location.key(name)):
+                target.write(chunk)
+
+        await deferToThreadPool(self._reactor, self._pool, copy)
 
     async def _put(self, name: str, chunks: Chunks) -> StoredObject:
         key, url = self._location.key(name), self._location.url(name)

@@ -69,6 +69,19 @@ class FileUpload:
             expiration=_expiration(key, credentials, reply),
         )
 
+    @classmethod
+    def from_detail(cls, reply: Mapping[str, Any]) -> FileUpload | None:
+        """Where the objects of a file can be read, from the reply to a question for its detail.
+
+        ``None`` if the reply doesn't say. Raises ValueError, KeyError or TypeError.
+        """
+        provider = str(reply.get("provider") or "")
+        parameters = _download_parameters(provider, reply)
+        if parameters is None:
+            return None
+        name, region = str(reply.get("name") or ""), str(reply.get("region") or "")
+        return cls(int(reply["id"]), name, provider, region, parameters)
+
     def expired(self, now: datetime) -> bool:
         """Whether the credentials no longer work at *now*."""
         return self.expiration is not None and self.expiration <= now
@@ -76,6 +89,31 @@ class FileUpload:
     def expiration_text(self) -> str:
         """The expiration for people, ``never`` if there is none."""
         return "never" if self.expiration is None else format_time(self.expiration)
+
+
+def _download_parameters(provider: str, reply: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The parameters of an upload to the same place, with credentials to read."""
+    if provider == "aws" and "s3Path" in reply:
+        path = reply["s3Path"]
+        return {
+            "bucket": path["bucket"],
+            "key": path["key"],
+            "credentials": dict(reply["credentials"]),
+        }
+    if provider == "azure" and "absPath" in reply:
+        path = reply["absPath"]
+        return {
+            "accountName": str(path.get("accountName") or ""),
+            "container": path["container"],
+            "blobName": path["name"],
+            "absCredentials": dict(reply["absCredentials"]),
+        }
+    if provider == "gcp" and "gcsPath" in reply:
+        path = reply["gcsPath"]
+        return {**reply["gcsCredentials"], "bucket": path["bucket"], "key": path["key"]}
+    if provider == "local" and "localPath" in reply:
+        return dict(reply["localPath"])
+    return None
 
 
 def _expiration(

@@ -21,6 +21,7 @@ from stream.keboola import SinkToken, StorageApi, StorageApiError
 from stream.keboola.events import EventSender
 from stream.keboola.imports import FileImporter
 from stream.keboola.provider import KeboolaFileProvider
+from stream.keboola.quarantine import RowQuarantine
 from stream.keboola.uploads import SliceUploader
 from stream.sandbox import ObjectStaging, SandboxService
 from stream.staging import bytes_chunks
@@ -182,7 +183,15 @@ async def running_bridge(
         Api(sandbox.url),
         provider,
         SliceUploader(etcd, session, encryptor, events, pool, reactor, lock_timeout=5.0),
-        FileImporter(etcd, api, encryptor, events, reactor, job_timeout=60.0),
+        FileImporter(
+            etcd,
+            api,
+            encryptor,
+            events,
+            RowQuarantine(etcd, api, encryptor, pool, reactor),
+            reactor,
+            job_timeout=60.0,
+        ),
         DefinitionChanges(etcd, storage.repository, provider, storage.tick),
     )
     pool.start()

@@ -10,6 +10,7 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
+from twisted.python.threadpool import ThreadPool
 
 from stream.encryption import encryptor_from
 from stream.errors import UserError
@@ -17,6 +18,7 @@ from stream.etcd import EtcdClient, EtcdUnavailable, atomic
 from stream.keboola.events import EventSender
 from stream.keboola.imports import FileImporter, RunningJobs
 from stream.keboola.provider import KeboolaFileProvider
+from stream.keboola.quarantine import RowQuarantine
 from stream.keboola.records import (
     JobRecord,
     TokenRecord,
@@ -77,9 +79,9 @@ async def setting(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[Setting]:
     prepared = await provider.prepare(SOURCE, SINK, file.key.file_opened_at, token=MASTER)
     for key, value in prepared.records:
         await etcd.put(key, value)
-    importer = FileImporter(
-        etcd, api, encryptor, EventSender(api, 30.0, reactor), reactor, job_timeout=60.0
-    )
+    events = EventSender(api, 30.0, reactor)
+    quarantine = RowQuarantine(etcd, api, encryptor, ThreadPool(), reactor)  # not needed here
+    importer = FileImporter(etcd, api, encryptor, events, quarantine, reactor, job_timeout=60.0)
     api.calls.clear()
     yield Setting(etcd, api, importer, file)
 

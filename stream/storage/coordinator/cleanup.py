@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from stream.definition.key import SinkKey
 from stream.keboola.imports import FileImporter, RunningJobs
+from stream.keboola.quarantine import quarantine_record_key
 from stream.keboola.records import JobRecord, file_record_key
 from stream.ops.tracing import span
 from stream.settings.storage import JobCleanupSettings, MetadataCleanupSettings
@@ -187,7 +188,10 @@ class MetadataCleanup(_Periodic):
             return False
         async with lock:
             statistics = await self._work.repository.delete_file(
-                self._work.client, file.key, lock, [file_record_key(file.key)]
+                self._work.client,
+                file.key,
+                lock,
+                [file_record_key(file.key), quarantine_record_key(file.key)],
             )
         if file.state is FileState.IMPORTED:
             _log.info("deleted expired file {file_id}", file_id=str(file.key))

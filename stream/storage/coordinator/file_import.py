@@ -27,14 +27,15 @@ CONCURRENCY = 20
 
 class FileImport:
     """:param is_owner: whether this node cares for a source, by the source's key.
-    :param import_file: imports the file into its table; safe to be repeated.
+    :param import_file: imports the file into its table; safe to be repeated. It tells how many
+        rows are in quarantine instead.
     :param statistics: of a file.
     """
 
     def __init__(
         self,
         work: CoordinatorWork,
-        import_file: Callable[[File], Awaitable[None]],
+        import_file: Callable[[File], Awaitable[int | None]],
         settings: TargetOperatorSettings,
         is_owner: Callable[[str], bool],
         statistics: Callable[[FileKey], Aggregated],
@@ -91,7 +92,7 @@ class FileImport:
             if current is None or current.state is not FileState.IMPORTING:
                 _log.info("file {file_id} is imported already", file_id=file.key)
                 return  # by the node that held the lock before
-            await self._import_file(file)
+            refused = await self._import_file(file) or 0
             try:
                 await self._work.repository.file_to_imported(
                     self._work.client, file.key, self._work.now(), lock
@@ -101,10 +102,14 @@ class FileImport:
                     "file {file_id} is imported already: {error}", file_id=file.key, error=error
                 )
                 return
+        count = max(0, count - refused)
         self._work.meter.moved("stream_sink_imported_records", file.key.sink_key, count)
+        if refused:
+            self._work.meter.moved("stream_sink_quarantined_records", file.key.sink_key, refused)
         _log.info(
             "imported file {file_id}",
             file_id=file.key,
             rows=count,
+            refused=refused,
             duration=str(Duration.of_seconds(self._work.reactor.seconds() - began)),
         )
