@@ -220,9 +220,20 @@ _FILE = _object(
             ("levels", _LEVELS),
         ),
     ),
+    (
+        "quarantine",
+        _object(
+            "SinkFileQuarantine",
+            ("recordsCount", Integer(description="Rows that the target has refused, so far.")),
+            ("reason", Text(description="Why the first of them was refused.")),
+            ("isFinished", Boolean(description="All are found and stored; the others imported.")),
+            ("fileId", Integer(description="The file of the project's storage that has them.")),
+            optional=("fileId",),
+        ),
+    ),
     optional=(
         *("closingAt", "importingAt", "importedAt"),
-        *("retryAttempt", "retryReason", "retryAfter", "statistics"),
+        *("retryAttempt", "retryReason", "retryAfter", "statistics", "quarantine"),
     ),
 )
 STATISTICS_FILES = _object("SinkStatisticsFilesResult", ("files", Array(items=_FILE)))

@@ -17,6 +17,7 @@ from stream.definition.key import SinkKey
 from stream.definition.reads import DefinitionReads
 from stream.definition.repository import Definitions
 from stream.etcd import EtcdClient
+from stream.keboola.quarantine import read_quarantines
 from stream.storage.entity import File
 from stream.storage.records import failing_slices, read_files
 from stream.storage.retry import NO_RETRY
@@ -47,7 +48,11 @@ async def files_of(client: EtcdClient, key: SinkKey) -> list[tuple[File, dict[st
         for file in await read_files(client, key)
     ]
     statistics = await file_statistics(client, key)
-    return [(file, file_view(file, statistics.get(file.key))) for file in files]
+    quarantines = await read_quarantines(client, key)
+    return [
+        (file, file_view(file, statistics.get(file.key), quarantines.get(file.key)))
+        for file in files
+    ]
 
 
 def _is_failing(file: File) -> bool:

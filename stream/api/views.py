@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from stream.definition.entity import By, Created, Deleted, Sink, Source, Version
+from stream.keboola.quarantine import QuarantineRecord
 from stream.mapping.columns import Column, PathColumn, TemplateColumn
 from stream.storage.entity import File
 from stream.storage.statistics import Aggregated, Statistics
@@ -196,8 +197,13 @@ def _levels(statistics: Aggregated) -> Plain:
     }
 
 
-def file_view(file: File, statistics: Aggregated | None) -> Plain:
-    """A file; *statistics* are ``None`` if nothing was ever recorded for it."""
+def file_view(
+    file: File, statistics: Aggregated | None, quarantine: QuarantineRecord | None = None
+) -> Plain:
+    """A file; *statistics* are ``None`` if nothing was ever recorded for it.
+
+    :param quarantine: of the rows that its target has refused.
+    """
     view: Plain = {
         "state": file.state.value,
         "openedAt": format_time(file.key.file_opened_at),
@@ -212,6 +218,20 @@ def file_view(file: File, statistics: Aggregated | None) -> Plain:
         view |= _times(retryAfter=retry.retry_after)
     if statistics is not None:
         view["statistics"] = _levels(statistics)
+    if quarantine is not None and not (quarantine.is_done and quarantine.is_empty):
+        view["quarantine"] = _quarantine(quarantine)
+    return view
+
+
+def _quarantine(record: QuarantineRecord) -> Plain:
+    """Rows that the target has refused; ``fileId`` tells where they are, once all are found."""
+    view: Plain = {
+        "recordsCount": record.records_count,
+        "reason": record.refused[0].reason if record.refused else record.reason,
+        "isFinished": record.is_done,
+    }
+    if record.is_done:
+        view["fileId"] = record.file_id
     return view
 
 

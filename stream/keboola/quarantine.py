@@ -279,7 +279,7 @@ class RowQuarantine:
                     raise NotYet(f"{len(split.ranges)} ranges of rows are left")
             split = await self._keep(token, record, staged, split)
         _log.error(
-            "{count} rows of the file {file_id} are in quarantine: {reason}",
+            "rows of the file {file_id} are in quarantine ({count}): {reason}",
             count=split.records_count,
             file_id=str(file.key),
             reason=split.refused[0].reason if split.refused else split.reason,

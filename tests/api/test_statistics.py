@@ -7,6 +7,12 @@ import pytest_twisted
 
 from stream.definition.key import SinkKey
 from stream.etcd import EtcdClient
+from stream.keboola.quarantine import (
+    QuarantineRecord,
+    RefusedRange,
+    RowRange,
+    quarantine_record_key,
+)
 from stream.storage.entity import File
 from stream.storage.records import read_files, read_slices
 from stream.storage.state import FileState
@@ -121,6 +127,32 @@ async def test_a_slice_that_can_not_be_uploaded_is_shown_with_its_file(api: Api)
     await put_file(api, own)
     [shown] = (await api.get(f"{SINK}/statistics/files"))["files"]
     assert shown["retryReason"] == "its own"
+
+
+@ensure
+async def test_rows_in_quarantine_are_shown_with_their_file(api: Api) -> None:
+    """How many, why, and where they are as soon as all are found."""
+    await api.create_source()
+    await api.create_sink()
+    file = await open_file(api)
+    found = QuarantineRecord(
+        key=file.key,
+        reason="the file is refused",
+        ranges=(RowRange(8, 20),),
+        refused=(RefusedRange(6, 7, "row 1 is refused"),),
+        malformed=2,
+    )
+    for record, more in (
+        (found, {"isFinished": False}),
+        (
+            attrs.evolve(found, ranges=(), file_id=1017, is_done=True),
+            {"isFinished": True, "fileId": 1017},
+        ),
+    ):
+        await api.etcd.put(quarantine_record_key(file.key), encode(record))
+        [shown] = (await api.get(f"{SINK}/statistics/files"))["files"]
+        told = {"recordsCount": 3, "reason": "row 1 is refused"}
+        assert shown["quarantine"] == told | more
 
 
 @ensure
