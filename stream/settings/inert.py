@@ -36,7 +36,6 @@ INERT: Mapping[str, str] = {
     "source.http.writeBufferSize": "answers are written whole.",
     "storage.statistics.sync.timeout": "a failed sync is repeated with the next one.",
     "storage.statistics.cache.L2.enabled": "sums are kept up to date by one watch.",
-    "storage.statistics.cache.L2.interval": "sums are kept up to date by one watch.",
     "storage.level.local.encoding.encoder.concurrency": "rows are rendered by the source itself.",
     "storage.level.local.encoding.inputBuffer": _GROUP_COMMIT,
     "storage.level.local.encoding.failedChunksThreshold": (

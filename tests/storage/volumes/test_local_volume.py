@@ -55,7 +55,7 @@ def test_the_id_is_made_once(tmp_path: Path) -> None:
     assert len(made) == 10
     assert made.isalnum()
     assert make_volume_id(volume) == made
-    assert stat.S_IMODE((volume.path / "volume-id").stat().st_mode) == 0o640
+    assert stat.S_IMODE((volume.path / "volume-id").stat().st_mode) == 0o600
     (volume.path / "volume-id").write_text(" other\n")
     assert read_volume_id(volume) == "other"
 

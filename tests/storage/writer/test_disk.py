@@ -352,8 +352,8 @@ def test_a_parent_removed_meanwhile_is_made_again(
 def test_modes_of_what_is_made(tmp_path: Path) -> None:
     """Only the owner writes, only the group reads."""
     _open(tmp_path).close()
-    assert stat.S_IMODE((tmp_path / _NAME).stat().st_mode) & ~0o640 == 0
-    assert stat.S_IMODE((tmp_path / _NAME).parent.stat().st_mode) & ~0o750 == 0
+    assert stat.S_IMODE((tmp_path / _NAME).stat().st_mode) & ~0o600 == 0
+    assert stat.S_IMODE((tmp_path / _NAME).parent.stat().st_mode) & ~0o700 == 0
 
 
 def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Who may read what a running service has made."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from tests.conftest import free_port
+from tests.e2e.processes import ALL, Deployment, wait_for
+
+_BROKEN = {
+    "type": "template",
+    "name": "broken",
+    "template": {"language": "jsonnet", "content": "error Body('id')"},
+}
+
+
+def _keys(folder: Path) -> tuple[Path, Path]:
+    """Of the console: the host's key and the file of those who may come in."""
+    folder.mkdir()
+    key = Ed25519PrivateKey.generate()
+    host, authorized = folder / "host", folder / "authorized"
+    host.touch(0o600)
+    host.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    authorized.touch(0o600)
+    authorized.write_bytes(public)
+    return host, authorized
+
+
+def _open_to_others(root: Path) -> Iterator[str]:
+    for path in root.rglob("*"):
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            continue  # the service goes on
+        if not stat.S_ISLNK(mode) and mode & 0o077:
+            yield f"{stat.filemode(mode)} {path.relative_to(root)}"
+
+
+def test_nobody_else_can_read_what_a_service_makes(deployed: Deployment, tmp_path: Path) -> None:
+    """Volumes, the sandbox, etcd's data, dead letters, staging, logs and sockets are the user's
+    alone, whatever the umask is that the service is started with."""
+    for path in (tmp_path, tmp_path / "volumes", tmp_path / "volumes" / "default"):
+        path.chmod(0o700)
+    (tmp_path / "volumes" / "default" / "one").chmod(0o700)
+    host, authorized = _keys(tmp_path / "keys")
+    (tmp_path / "keys").chmod(0o700)
+    before = os.umask(0)
+    try:
+        running = deployed.spawn(
+            *ALL,
+            STREAM_LOG_FILE=str(tmp_path / "stream.log"),
+            STREAM_SOURCE_DEAD_LETTER_PATH=str(tmp_path / "dead-letters"),
+            STREAM_SINK_DEAD_LETTER_ENABLED="true",
+            STREAM_MANHOLE_ENABLED="true",
+            STREAM_MANHOLE_LISTEN=f"127.0.0.1:{free_port()}",
+            STREAM_MANHOLE_HOST_KEY=str(host),
+            STREAM_MANHOLE_AUTHORIZED_KEYS=str(authorized),
+        )
+    finally:
+        os.umask(before)
+    running.log.chmod(0o600)  # it is what the shell would make
+    log = tmp_path / "stream.log"
+    wait_for(lambda: log.exists() and b"ready to serve" in log.read_bytes(), "readiness")
+    url = deployed.define()
+    wait_for(lambda: deployed.push(url, {"id": "a"})[0] == 200, "an acknowledged record")
+    deployed.wait_ids({"a"})
+    found = list(_open_to_others(tmp_path))
+    assert found == []
+    for part in ("etcd/member", "sandbox", "volumes/default/one/volume-id"):
+        assert (tmp_path / part).exists(), part
+    assert running.stop() == 0
