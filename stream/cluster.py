@@ -29,6 +29,7 @@ from stream.storage.allocation import largest_recent_slice
 from stream.storage.repository import StorageRepository
 from stream.storage.volume import Volume
 from stream.telemetry import watch_etcd, watch_threads
+from stream.templates.service import Templates
 from stream.values.utctime import from_timestamp
 
 __all__ = ["Cluster", "Keboola", "Volumes", "join_cluster", "reach_keboola"]
@@ -61,6 +62,7 @@ class Cluster:
     :ivar volumes: registered in the cluster.
     :ivar repository: what happens to files and slices; needs `volumes`.
     :ivar work: threads for uploads and compression.
+    :ivar templates: processes that evaluate templates.
     :ivar group: makes this node's membership in a group, by the group's name.
     :ivar now: the time in UTC.
     """
@@ -70,6 +72,7 @@ class Cluster:
     volumes: Volumes
     repository: StorageRepository
     work: ThreadPoolService
+    templates: Templates
     group: Callable[[str], Group]
     now: Callable[[], datetime]
 
@@ -108,6 +111,7 @@ def join_cluster(settings: Settings, reactor: Any, metrics: Metrics) -> Cluster:
         volumes=volumes,
         repository=repository,
         work=work,
+        templates=Templates(reactor, settings.source.templates, metrics),
         group=group,
         now=lambda: from_timestamp(wall()),
     )

@@ -273,6 +273,7 @@ def api(
         ),
         storage_api=keboola.api,
         verifier=TokenVerifier(reactor, keboola.api),
+        templates=cluster.templates.pool,
         metrics=metrics,
     )
     return [
@@ -281,6 +282,7 @@ def api(
         keboola.service,
         cluster.volumes.mirror,
         cluster.work,
+        cluster.templates,
         service,
     ]
 
@@ -322,6 +324,7 @@ def http_source(
             collector=collector,
             balancer=Balancer(network.pipeline_balancer),
             dead_letters=dead_letters,
+            templates=cluster.templates.pool,
             meters=SinkMeters(metrics, wall_clock(reactor)),
         ),
         nodes=lambda: nodes.nodes,
@@ -352,6 +355,7 @@ def http_source(
         cluster.volumes.mirror,
         cluster.work,
         life,
+        cluster.templates,
         nodes,
         clients,
         collector,

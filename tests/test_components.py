@@ -33,6 +33,7 @@ _ORDER = (
     "ThreadPoolService",
     "StorageCoordinatorService",
     "StorageReaderService",
+    "Templates",
     "ApiService",
     "Group",
     "WriterClients",

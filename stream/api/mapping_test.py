@@ -11,19 +11,29 @@ from stream.api.call import Call, Handler
 from stream.definition.entity import Sink, Source
 from stream.definition.reads import DefinitionReads
 from stream.errors import NestedError, UserError
-from stream.mapping.render import render_cells
+from stream.mapping.plan import Evaluated
+from stream.mapping.render import render_cells, template_plan
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders, html_safe
+from stream.templates.interface import ITemplates
 
 __all__ = ["MappingTest"]
+
+MAX_RESULT_BYTES = 1024 * 1024
+"""Of all templates of a sink."""
 
 _NOT_OF_THE_RECORD = frozenset({b"host", b"x-storageapi-token"})
 
 
 class MappingTest:
-    """:param now: seconds since the epoch."""
+    """:param now: seconds since the epoch.
+    :param templates: evaluates templates.
+    """
 
-    def __init__(self, *, reads: DefinitionReads, now: Callable[[], float]) -> None:
+    def __init__(
+        self, *, reads: DefinitionReads, templates: ITemplates, now: Callable[[], float]
+    ) -> None:
+        self._templates = templates
         self._reads = reads
         self._now = now
 
@@ -38,7 +48,23 @@ class MappingTest:
             "projectId": source.key.project_id,
             "branchId": source.key.branch_id,
             "sourceId": source.key.source_id,
-            "tables": [_table(sink, record) for sink in sinks if sink.accepts(record.signal)],
+            "tables": [
+                await self._table(sink, record) for sink in sinks if sink.accepts(record.signal)
+            ],
+        }
+
+    async def _table(self, sink: Sink, record: RecordContext) -> dict[str, Any]:
+        mapping = sink.table.mapping.mapping
+        plan = template_plan(mapping, MAX_RESULT_BYTES)
+        evaluated: Evaluated | None = None
+        if plan is not None:
+            project = sink.key.project_id
+            [evaluated] = await self._templates.evaluate(project, plan, [record])
+        cells = render_cells(mapping, record, evaluated)
+        return {
+            "sinkId": sink.key.sink_id,
+            "tableId": sink.table.keboola.table_id,
+            "rows": [{"columns": [{"name": name, "value": value} for name, value in cells]}],
         }
 
     def _record(self, call: Call, source: Source) -> RecordContext:
@@ -77,12 +103,3 @@ def _flat_record(body: bytes) -> dict[str, Any]:
             "request body must be a JSON object representing a flat OTLP record", [problem]
         )
     return value
-
-
-def _table(sink: Sink, record: RecordContext) -> dict[str, Any]:
-    cells = render_cells(sink.table.mapping.mapping, record)
-    return {
-        "sinkId": sink.key.sink_id,
-        "tableId": sink.table.keboola.table_id,
-        "rows": [{"columns": [{"name": name, "value": value} for name, value in cells]}],
-    }

@@ -40,6 +40,7 @@ from stream.task.abandoned import AbandonedTasks
 from stream.task.cleanup import TaskCleanup
 from stream.task.executor import TaskExecutor
 from stream.task.store import TaskStore
+from stream.templates.pool import TemplatePool
 
 __all__ = ["ApiService"]
 
@@ -62,6 +63,8 @@ class ApiService(Service):
     :param changes: makes changes of definitions with what they mean for files.
     :param storage_api: of the projects.
     :param verifier: of tokens.
+    :param templates: checks and evaluates templates; runs from before the start until after the
+        stop.
     """
 
     name = "api"
@@ -76,6 +79,7 @@ class ApiService(Service):
         changes: DefinitionChanges,
         storage_api: StorageApi,
         verifier: TokenVerifier,
+        templates: TemplatePool,
         metrics: Metrics | None = None,
     ) -> None:
         self._reactor = reactor
@@ -126,13 +130,13 @@ class ApiService(Service):
                 session=session,
                 storage_api=storage_api,
             ),
-            Sinks(reads=reads, live=live, tasks=tasks, session=session),
+            Sinks(reads=reads, live=live, tasks=tasks, session=session, templates=templates),
             Versions(reads=reads, tasks=tasks),
             EntitySettings(reads=reads, tasks=tasks, settings=settings),
             SinkStatistics(client=client, reads=reads, tasks=tasks),
             Tasks(store=store, abandoned=abandoned, live=live, urls=urls),
             Aggregation(client=client, reads=reads, urls=urls),
-            MappingTest(reads=reads, now=wall_clock(reactor)),
+            MappingTest(reads=reads, templates=templates, now=wall_clock(reactor)),
             Tails(hub=self._tails, reads=reads),
         )
         handlers = {

@@ -10,7 +10,7 @@ import attrs
 from stream.api.background import ChangeTasks, sinks_lock
 from stream.api.call import Call, Handler, json_answer, json_body, json_list
 from stream.api.sources import entity_id
-from stream.api.tables import new_table, table_patch
+from stream.api.tables import TemplateChecks, check_templates, new_table, table_patch
 from stream.api.views import page_view, sink_view
 from stream.definition import errors, lifecycle
 from stream.definition.change import Change
@@ -27,7 +27,9 @@ __all__ = ["Sinks"]
 
 
 class Sinks:
-    """:param session: holds the lock under which tables are made."""
+    """:param session: holds the lock under which tables are made.
+    :param templates: reads the templates of new mappings.
+    """
 
     def __init__(
         self,
@@ -36,7 +38,9 @@ class Sinks:
         live: LiveDefinitions,
         tasks: ChangeTasks,
         session: Session,
+        templates: TemplateChecks,
     ) -> None:
+        self._templates = templates
         self._reads = reads
         self._live = live
         self._tasks = tasks
@@ -59,6 +63,7 @@ class Sinks:
         body = call.body
         key = call.source_key.sink(entity_id(body, "sinkId"))
         table = new_table(body.get("table"))
+        await check_templates(self._templates, key.project_id, table.mapping.mapping)
         await self._reads.source(call.source_key)
         if await self._reads.find_sink(key) is not None:
             raise errors.sink_exists(key)
@@ -116,13 +121,15 @@ class Sinks:
     async def update(self, call: Call) -> Any:
         body, key = call.body, call.sink_key
         await self._reads.sink(key)
-        change_table = table_patch(body.get("table"))
+        table = table_patch(body.get("table"))
+        if table.mapping is not None:
+            await check_templates(self._templates, key.project_id, table.mapping)
 
         def patch(sink: Sink) -> Sink:
             given = {name: body[name] for name in ("name", "description") if name in body}
             if "allowedSignals" in body:
                 given["allowed_signals"] = tuple(body["allowedSignals"])
-            patched: Sink = attrs.evolve(sink, table=change_table(sink.table), **given)
+            patched: Sink = attrs.evolve(sink, table=table.apply(sink.table), **given)
             return patched
 
         description = body.get("changeDescription", "Updated.")

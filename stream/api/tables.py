@@ -3,29 +3,63 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from collections.abc import Mapping as AnyMapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from stream.api.schema import quoted
 from stream.definition.entity import KeboolaTable, TableSink
 from stream.definition.mappings import check_mapping_size
 from stream.errors import UserError, shortened
 from stream.mapping.columns import Column, Mapping, PathColumn, TemplateColumn, column_from_plain
-from stream.mapping.jsonnet import check_template
+from stream.mapping.jsonnet import direct_cell
 from stream.mapping.path_check import check_path
 
-__all__ = ["check_table_id", "new_table", "table_patch"]
+__all__ = [
+    "TablePatch",
+    "TemplateChecks",
+    "check_table_id",
+    "check_templates",
+    "new_table",
+    "table_patch",
+]
 
 _STAGES = ("in", "out", "sys")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,96}")
 _COLUMNS = "body.table.mapping.columns"
 
 
+class TemplateChecks(Protocol):
+    """Reads templates elsewhere: it may take for ever (`stream.templates`)."""
+
+    def check(self, project: int, templates: Sequence[str], /) -> Deferred[list[str | None]]:
+        """What is wrong with each of *templates*. Fails with UserError: not now."""
+
+
+async def check_templates(checks: TemplateChecks, project: int, mapping: Mapping) -> None:
+    """Raises UserError with the first template of *mapping* that can't work, and why."""
+    columns = [
+        column
+        for column in mapping.columns
+        if isinstance(column, TemplateColumn)
+        and direct_cell(column.template.content, column.raw_string) is None
+    ]
+    if not columns:
+        return
+    faults = await checks.check(project, [column.template.content for column in columns])
+    for column, fault in zip(columns, faults, strict=True):
+        if fault is not None:
+            raise UserError(f'column "{shortened(column.name)}" template is invalid: {fault}')
+
+
 def _read_mapping(plain: AnyMapping[str, Any]) -> Mapping:
-    """The mapping of a request. Raises UserError with the first thing wrong with its columns."""
+    """The mapping of a request. Raises UserError with the first thing wrong with its columns.
+
+    Its templates are still to be checked.
+    """
     mapping = Mapping(
         tuple(
             _column(column, f"{_COLUMNS}[{index}]") for index, column in enumerate(plain["columns"])
@@ -50,14 +84,7 @@ def _column(plain: Any, param: str) -> Column:
 
 
 def _check_column(column: Column) -> None:
-    if isinstance(column, TemplateColumn):
-        try:
-            check_template(column.template.content)
-        except UserError as error:
-            raise UserError(
-                f'column "{shortened(column.name)}" template is invalid: {error}'
-            ) from None
-    elif isinstance(column, PathColumn) and column.path:
+    if isinstance(column, PathColumn) and column.path:
         try:
             check_path(column.path)
         except UserError as error:
@@ -111,15 +138,28 @@ def new_table(plain: AnyMapping[str, Any] | None) -> TableSink:
     return TableSink(type="keboola", keboola=KeboolaTable(plain["tableId"]), mapping=mapping)
 
 
-def table_patch(plain: AnyMapping[str, Any] | None) -> Callable[[TableSink], TableSink]:
-    """A function from the present table to the one that a request asks for. Raises UserError.
+@attrs.frozen
+class TablePatch:
+    """:ivar changes: of attributes of the table; the others stay."""
 
-    What the request doesn't name stays.
-    """
+    changes: AnyMapping[str, Any]
+
+    @property
+    def mapping(self) -> Mapping | None:
+        """The new mapping, if there is one."""
+        return self.changes.get("mapping")
+
+    def apply(self, table: TableSink) -> TableSink:
+        """The table that *table* becomes."""
+        return attrs.evolve(table, **self.changes)
+
+
+def table_patch(plain: AnyMapping[str, Any] | None) -> TablePatch:
+    """What a request asks to be changed. Raises UserError."""
     changes: dict[str, Any] = {}
     if plain is not None and "mapping" in plain:
         changes["mapping"] = _read_mapping(plain["mapping"])
     if plain is not None and "tableId" in plain:
         check_table_id(plain["tableId"])
         changes["keboola"] = KeboolaTable(plain["tableId"])
-    return lambda table: attrs.evolve(table, **changes)
+    return TablePatch(changes)

@@ -1,248 +1,264 @@
-"""The process in which templates run; see `stream.mapping.engine`, which starts it as a script.
+"""The process in which templates run; `stream.templates.process` starts it and talks to it.
 
-It stands alone: only the standard library and the engine are imported. Of what it gets and gives
-each message is a frame: four bytes of length, a letter, and JSON or text.
-
-    parent          process
-                    H               ready
-    E id, known     evaluate a template for the next record; known results of native functions
-                    U               unknown, send it first
-    T template                      (id, snippet, native functions with their parameters)
-                    C call          name and arguments of a native function, if not known
-    V value, or X                   what it gives, or that it failed
-                    R text          the result as JSON
-                    F text          the failure
-
-Note [Compiled once]: the engine reads a snippet whenever it evaluates one, and makes its standard
-library anew. So a snippet here is a loop: an array each of whose items first waits for a record,
-then evaluates the template, then hands out the result. The loop stays where it is, in a thread of
-its own, until the next record comes; it is begun anew after some records, to give its memory back,
-and after a failure. The thread that has answered also reads the next frame: mostly it is for the
-same template, and then no other thread has to wake up.
+Processor time is limited with a timer of the kernel that counts what the process uses, not the time
+of day: nothing else on the host, nor a stop of the process, makes a template look slow. The timer's
+signal isn't handled and ends the process, whatever the template is doing; so does memory beyond the
+limit. What it was working on then is in a page that the node can read.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import math
+import mmap
 import os
-import queue
 import resource
-import secrets
-import socket
+import signal
 import sys
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
+import time
+from pathlib import Path
+from struct import Struct
 from typing import Any
 
-import rjsonnet
+from stream.errors import UserError
+from stream.mapping.engine_protocol import (
+    BatchReader,
+    FrameBuffer,
+    decode_plan,
+    encode_result,
+    encode_results,
+    frame,
+)
+from stream.mapping.evaluator import GROUP_RECORDS, MAX_LOOPS, Evaluator, Group
+from stream.mapping.plan import Evaluated, TemplatePlan
+from stream.mapping.snippet import check_template
 
-MAX_TEMPLATES = 32
-"""Kept waiting; the one that was used least recently gives way."""
+__all__ = ["NICENESS", "PAGE", "PAGE_BYTES", "PROGRESS", "Setting"]
 
-RECORDS_PER_LOOP = 1000
-MAX_STACK = 500
-"""Frames of a template."""
+INPUT, OUTPUT, PAGE = 0, 1, 3
+"""Descriptors: frames from the node, frames to it, the page that tells what is done."""
 
-OWN_FRAMES = 10
-"""Those of the loop around it."""
+PROGRESS = Struct("<QIi")
+"""Number of the batch, index of the record (of a template, if they are only read), its column."""
 
+PAGE_BYTES = 4096
+SLACK_SECONDS = 0.05
+"""The timer is set anew only when so much of it has run: to set it takes as long as to look."""
+
+FLUSH_SECONDS = 0.002
+"""How long results are kept to be sent with others."""
+
+FLUSH_BYTES = 64 * 1024
 STACK_BYTES = 16 * 1024 * 1024
-MEMORY_BYTES = 2 * 1024 * 1024 * 1024
+NICENESS = 10
+"""The node's own work goes first."""
 
-_LOOP = """{definitions}
-local template_{token}(record_{token}) =
-{content}
-;
-local value_{token}(record_{token}) =
-  local value = template_{token}(record_{token});
-  if std.isFunction(value) then value() else value;
-[
-  std.native('emit_{token}')(
-    if std.native('next_{token}')(record_{token})
-    then std.manifestJsonMinified(value_{token}(record_{token}))
-  )
-  for record_{token} in std.range(1, {records})
-]"""
+MEMORY_EXIT = 70
+"""Exit code: no memory for Python, rather than for the engine, which aborts."""
+
+_KEPT_SHARE = 4
+"""A process that keeps more than this part of its memory is replaced."""
+
+_PR_SET_PDEATHSIG = 1
+_READ_BYTES = 256 * 1024
 
 
-Frame = tuple[bytes, bytes]
+class Output:
+    """Frames to the node.
 
-
-class Channel:
-    """Frames to and from the parent. Only one thread at a time has a part in it.
-
-    When the parent has ended, so does the process, whichever thread notices it.
+    :ivar serial: of the batch that is worked on.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._reader = connection.makefile("rb")
+    def __init__(self) -> None:
+        self.serial = 0
+        self._results: list[bytes] = []
+        self._size = 0
+        self._since = 0.0
 
-    def send(self, kind: bytes, text: str = "") -> None:
-        data = kind + text.encode("utf-8", "replace")
+    def result(self, index: int, result: Evaluated) -> None:
+        data = encode_result(index, result)
+        self._results.append(data)
+        self._size += len(data)
+        if self._size > FLUSH_BYTES or time.monotonic() - self._since > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._results:
+            self.send(b"R", encode_results(self.serial, self._results))
+            self._results.clear()
+            self._size = 0
+        self._since = time.monotonic()
+
+    def send(self, letter: bytes, data: bytes = b"") -> None:
+        """When the node has ended, so does the process."""
+        view = memoryview(frame(letter, data))
         try:
-            self._connection.sendall(len(data).to_bytes(4, "big") + data)
+            while view:
+                view = view[os.write(OUTPUT, view) :]
         except OSError:
             os._exit(0)
 
-    def receive(self) -> Frame:
-        """The next frame's letter and the rest."""
-        try:
-            head = self._reader.read(4)
-            data = self._reader.read(int.from_bytes(head, "big"))
-        except OSError:
-            os._exit(0)
-        if not data:
-            os._exit(0)
-        return data[:1], data[1:]
 
-    def call(self, call: str) -> Any:
-        """Have the parent call a native function."""
-        self.send(b"C", call)
-        kind, data = self.receive()
-        if kind != b"V":
-            raise RuntimeError("the function has failed")
-        return json.loads(data)
+class KernelWatch:
+    """Notes what is done in the page, and has the kernel count the time for it.
 
-
-class Template(threading.Thread):
-    """A template, ready for its next record.
-
-    :param others: where it puts a frame that isn't for itself.
+    :param seconds: of processor time for one record.
     """
 
-    def __init__(
-        self, channel: Channel, plain: dict[str, Any], others: queue.SimpleQueue[Frame]
-    ) -> None:
-        super().__init__(daemon=True)
-        self._channel = channel
-        self._id = b"%d" % plain["id"]
-        self._known: dict[str, Any] = {}
-        self._others = others
-        self._records: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._is_reading = False
-        self._stopping = False
-        token = secrets.token_hex(16)  # so that no template can call what isn't for it
-        self._snippet = _LOOP.format(
-            definitions=plain["definitions"],
-            content=plain["content"],
-            token=token,
-            records=RECORDS_PER_LOOP,
-        )
-        self._natives: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
-            name: (tuple(parameters), self._native(name))
-            for name, parameters in plain["natives"].items()
-        }
-        self._natives[f"next_{token}"] = (("record",), self._next)
-        self._natives[f"emit_{token}"] = (("text",), self._emit)
-        self.start()
+    def __init__(self, page: mmap.mmap, seconds: float) -> None:
+        self._page = page
+        self._seconds = seconds
+        self._fires = 0.0
+        self._serial = 0
+        self._ends = 0.0
+        self._is_first = True
 
-    def _native(self, name: str) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            text = json.dumps([name, *arguments])
-            return self._known[text] if text in self._known else self._channel.call(text)
+    def start(self, serial: int, seconds: float) -> None:
+        """A batch begins; what is left after *seconds* is left for later."""
+        self._serial = serial
+        self._ends = time.process_time() + seconds
+        self._is_first = True
 
-        return call
-
-    def evaluate(self, known: bytes) -> None:
-        """Evaluate for one record, send the result or the failure, and read what comes next.
-
-        :param known: results of native functions by their calls.
-        """
-        self._records.put(known)
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._records.put(None)
-
-    def run(self) -> None:
-        while self._wait():
-            try:
-                rjsonnet.evaluate_snippet(
-                    "template",
-                    self._snippet,
-                    max_stack=MAX_STACK + OWN_FRAMES,
-                    import_callback=_refuse_import,
-                    native_callbacks=self._natives,
-                )
-            except BaseException as error:
-                if self._stopping:
-                    return
-                self._fail(error)
-
-    def _wait(self) -> bool:
-        """Whether there is a record to evaluate, rather than the end."""
-        if self._is_reading:
-            kind, data = self._channel.receive()
-            identifier, _, known = data.partition(b" ")
-            if kind == b"E" and identifier == self._id:
-                self._known = json.loads(known) if known else {}
-                return True
-            self._others.put((kind, data))
-            self._is_reading = False
-        given = self._records.get()
-        if given is None:
+    def begin(self, record: int, column: int, spent: float) -> bool:
+        now = time.process_time()
+        if now > self._ends and not self._is_first and (record or not column):
             return False
-        self._known = json.loads(given) if given else {}
-        self._is_reading = True
+        self._is_first = False
+        PROGRESS.pack_into(self._page, 0, self._serial, record, column)
+        end = now + self._seconds - spent
+        if not end <= self._fires <= end + SLACK_SECONDS:
+            self._fires = end + SLACK_SECONDS
+            signal.setitimer(signal.ITIMER_PROF, max(self._fires - now, SLACK_SECONDS))
         return True
 
-    def _next(self, record: float) -> bool:
-        # The first record of a loop is why it was begun.
-        if record > 1 and not self._wait():
-            self._stopping = True
-            raise RuntimeError("stopped")
-        return True
 
-    def _emit(self, text: str) -> None:
-        self._channel.send(b"R", text)
+class Setting:
+    """:ivar seconds: of processor time for one record.
+    :ivar memory: bytes for templates.
+    """
 
-    def _fail(self, error: BaseException) -> None:
-        text = str(error)
-        if type(error).__name__ == "PanicException":
-            text = "the template uses a value where it can't be used"
-        self._channel.send(b"F", text)
+    def __init__(self, text: str) -> None:
+        plain = json.loads(text)
+        self.seconds = float(plain["seconds"])
+        self.memory = int(plain["memory"])
+        self.parent = int(plain["parent"])
 
 
-def _refuse_import(directory: str, name: str) -> Any:
-    raise RuntimeError("imports are not enabled")
+class Engine:
+    """Does what the node asks for."""
+
+    def __init__(self, setting: Setting, page: mmap.mmap) -> None:
+        self._output = Output()
+        self._watch = KernelWatch(page, setting.seconds)
+        self._evaluator = Evaluator()
+        self._plans: dict[int, TemplatePlan] = {}
+        self._kept_limit = _address_space() + setting.memory // _KEPT_SHARE
+
+    def serve(self) -> None:
+        """Until the node ends the connection."""
+        self._output.send(b"H")
+        buffer = FrameBuffer()
+        while data := os.read(INPUT, _READ_BYTES):
+            for letter, rest in buffer.feed(data):
+                self._take(letter, rest)
+
+    def _take(self, letter: bytes, data: bytes) -> None:
+        if letter == b"P":
+            number, plan = decode_plan(data)
+            self._plans[number] = plan
+        elif letter == b"D":
+            del self._plans[json.loads(data)]
+        elif letter == b"B":
+            self._evaluate(BatchReader(data))
+        elif letter == b"C":
+            self._check(*json.loads(data))
+
+    def _evaluate(self, batch: BatchReader) -> None:
+        self._output.serial = batch.serial
+        self._watch.start(batch.serial, batch.seconds)
+        records = batch.records
+        start = 0
+        while start < len(records):
+            number = records[start][0]
+            end = start + 1
+            while end < len(records) and end - start < GROUP_RECORDS and records[end][0] == number:
+                end += 1
+            group = Group(
+                self._plans[number],
+                [record for _, record in records[start:end]],
+                self._watch,
+                start,
+                self._output.result,
+            )
+            self._evaluator.evaluate(self._plans[number], group)
+            if None in group.results:
+                break
+            start = end
+        self._output.flush()
+        is_full = _address_space() > self._kept_limit + MAX_LOOPS * STACK_BYTES
+        self._output.send(b"E", json.dumps([batch.serial, is_full]).encode())
+
+    def _check(self, serial: int, templates: list[str]) -> None:
+        faults: list[str | None] = []
+        self._watch.start(serial, math.inf)
+        began = time.process_time()
+        for index, content in enumerate(templates):
+            self._watch.begin(index, 0, time.process_time() - began)
+            try:
+                check_template(content)
+            except UserError as error:
+                faults.append(str(error))
+            else:
+                faults.append(None)
+        self._output.send(b"K", json.dumps([serial, faults]).encode())
 
 
-def _serve(channel: Channel) -> None:
-    templates: OrderedDict[int, Template] = OrderedDict()
-    others: queue.SimpleQueue[Frame] = queue.SimpleQueue()
-    kind, data = channel.receive()
-    while True:
-        known = b""
-        if kind == b"T":
-            plain = json.loads(data)
-            identifier = plain["id"]
-            templates[identifier] = Template(channel, plain, others)
-            if len(templates) > MAX_TEMPLATES:
-                templates.popitem(last=False)[1].stop()
-        else:
-            text, _, known = data.partition(b" ")
-            identifier = int(text)
-        template = templates.get(identifier)
-        if template is None:
-            channel.send(b"U")
-            kind, data = channel.receive()
-        else:
-            templates.move_to_end(identifier)
-            template.evaluate(known)
-            kind, data = others.get()
+def _address_space() -> int:
+    """Bytes of addresses that the process has."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return 0  # another kernel than Linux: it has no such limit either
+    return pages * mmap.PAGESIZE
+
+
+def _die_with_parent(parent: int) -> None:
+    """Also if this process is stopped and doesn't see that its input ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _limit(setting: Setting) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.stack_size(STACK_BYTES)
+    limit = _address_space() + MAX_LOOPS * STACK_BYTES + setting.memory
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def main() -> None:
-    """Serve the parent at the socket that is the standard input."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    threading.stack_size(STACK_BYTES)
-    channel = Channel(socket.socket(fileno=sys.stdin.fileno()))
-    channel.send(b"H")
-    _serve(channel)
+    """Serve the node; the setting is the first argument."""
+    setting = Setting(sys.argv[1])
+    _die_with_parent(setting.parent)
+    os.chdir("/")
+    page = mmap.mmap(PAGE, PAGE_BYTES)
+    os.close(PAGE)
+    _limit(setting)
+    engine = Engine(setting, page)
+    worker: Any = threading.Thread(target=_guarded, args=(engine,), daemon=True)
+    worker.start()  # with a stack of a known size
+    worker.join()
+    os._exit(0)
 
 
-if __name__ == "__main__":
-    main()
+def _guarded(engine: Engine) -> None:
+    try:
+        engine.serve()
+    except MemoryError:
+        os._exit(MEMORY_EXIT)
+    except BaseException:
+        os._exit(1)

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 
 import attrs
 
-__all__ = ["Use", "unknown_variable", "without_tailstrict"]
+from stream.errors import UserError
+
+__all__ = ["Use", "check_brackets", "first_import", "unknown_variable", "without_tailstrict"]
 
 _TOKEN = re.compile(
     r"""
@@ -33,6 +35,11 @@ _KEYWORDS = frozenset(
 )
 _OPENING = {"{", "[", "("}
 _CLOSING = {"}", "]", ")"}
+_PARTNERS = {"{": "}", "[": "]", "(": ")"}
+_IMPORTS = {"import", "importbin", "importstr"}
+
+MAX_NESTING = 200
+"""Brackets inside one another: far more than anybody writes, and few for a parser's stack."""
 
 
 @attrs.frozen
@@ -52,14 +59,72 @@ class _Token:
     position: int
 
 
+def check_brackets(content: str) -> None:
+    """Raises UserError with the place: a bracket has no partner, or they are nested too deep.
+
+    To be called before anything else reads *content*: the engine tries all ways to read brackets
+    that are open, which takes three times as long for each further one.
+    """
+    open_brackets: list[_Token] = []
+    for token in _tokens(content):
+        if token.kind != "sign":
+            continue
+        if token.text in _OPENING:
+            open_brackets.append(token)
+            if len(open_brackets) > MAX_NESTING:
+                raise UserError(
+                    f"{_place(content, token.position)} brackets are nested deeper than "
+                    f"{MAX_NESTING} levels"
+                )
+        elif token.text in _CLOSING:
+            partner = open_brackets.pop() if open_brackets else None
+            if partner is None:
+                raise UserError(
+                    f"{_place(content, token.position)} expected the end of the template "
+                    f'instead of "{token.text}", which closes nothing'
+                )
+            if _PARTNERS[partner.text] != token.text:
+                raise UserError(
+                    f"{_place(content, token.position)} expected "
+                    f'"{_PARTNERS[partner.text]}" instead of "{token.text}", to close '
+                    f'"{partner.text}" of {_place(content, partner.position)}'
+                )
+    if open_brackets:
+        last = open_brackets[-1]
+        raise UserError(
+            f'{_place(content, len(content))} expected "{_PARTNERS[last.text]}" to close '
+            f'"{last.text}" of {_place(content, last.position)}'
+        )
+
+
+def _place(content: str, position: int) -> str:
+    """Line and column, from 1."""
+    before = content[:position]
+    return f"{before.count(chr(10)) + 1}:{position - (before.rfind(chr(10)) + 1) + 1}"
+
+
+def first_import(content: str) -> Use | None:
+    """The first import of a file, of whatever kind."""
+    previous = ""
+    for token in _tokens(content):
+        if token.kind == "name" and token.text in _IMPORTS and previous != ".":
+            return _use(content, token)
+        previous = token.text
+    return None
+
+
+def _use(content: str, token: _Token) -> Use:
+    before = content[: token.position]
+    column = token.position - (before.rfind("\n") + 1) + 1
+    return Use(token.text, before.count("\n") + 1, column, column + len(token.text))
+
+
 def unknown_variable(content: str, known: set[str]) -> Use | None:
     """The first use of a variable that is neither *known* nor defined in *content*."""
     defined, used = _Names(list(_tokens(content))).read()
     for token in used:
         if token.text not in defined and token.text not in known:
-            before = content[: token.position]
-            column = token.position - (before.rfind("\n") + 1) + 1
-            return Use(token.text, before.count("\n") + 1, column, column + len(token.text))
+            return _use(content, token)
     return None
 
 

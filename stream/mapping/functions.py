@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from stream.errors import UserError
 from stream.mapping.strftime import format_datetime
 from stream.record.context import RecordContext
 from stream.record.headers import canonical_name
-from stream.record.path import ABSENT, find_strictly, parse_path
+from stream.record.path import ABSENT, PathStep, find_strictly, parse_path
 
-__all__ = ["FUNCTIONS", "NO_DEFAULT", "to_json"]
+__all__ = ["FUNCTIONS", "NO_DEFAULT", "to_json", "without_surrogates"]
 
 NO_DEFAULT = "<<~~errOnUndefined~~>>"
 """Stands for a missing ``default`` argument: Jsonnet functions can't tell it from a given one."""
 
 _DEFAULT_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 _EXACT_INTEGER = 2**53
+_REMEMBERED_CHARACTERS = 128
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSAFE = re.compile('["\\\\\x00-\x1f\x7f-\x9f]')
 _SHORT_ESCAPES = {
     '"': '\\"',
@@ -30,6 +33,13 @@ _SHORT_ESCAPES = {
     "\r": "\\r",
     "\t": "\\t",
 }
+
+
+_remembered_steps = lru_cache(maxsize=256)(parse_path)
+
+
+def _steps(path: str) -> tuple[PathStep, ...]:
+    return _remembered_steps(path) if len(path) <= _REMEMBERED_CHARACTERS else parse_path(path)
 
 
 def _ip(record: RecordContext) -> str:
@@ -67,24 +77,43 @@ def _body_str(record: RecordContext) -> str:
 def _body(record: RecordContext, path: Any = "", default: Any = NO_DEFAULT) -> Any:
     if not isinstance(path, str):
         raise UserError("first parameter must be a string")
-    value = find_strictly(record.template_body(), parse_path(path))
+    value = find_strictly(record.template_body(), _steps(path))
     if value is not ABSENT:
-        return _doubles(value)
+        return _for_templates(value)
     if default == NO_DEFAULT:
         raise UserError(f'path "{path}" not found in the body')
     return default
 
 
-def _doubles(value: Any) -> Any:
-    """*value* with integers that a double can't hold rounded, as all numbers of templates are."""
+def _for_templates(value: Any) -> Any:
+    """*value* in what templates know: numbers are doubles, texts are Unicode.
+
+    An integer that no double holds exactly is rounded, half a surrogate pair becomes U+FFFD. Raises
+    UserError: a number is beyond all doubles.
+    """
     kind = type(value)
-    if kind is int:
-        return float(value) if abs(value) > _EXACT_INTEGER else value
+    if kind is str:
+        return value if value.isascii() else without_surrogates(value)
     if kind is dict:
-        return {key: _doubles(item) for key, item in value.items()}
+        return {without_surrogates(key): _for_templates(item) for key, item in value.items()}
     if kind is list:
-        return [_doubles(item) for item in value]
-    return value
+        return [_for_templates(item) for item in value]
+    if value is None or kind is bool:
+        return value
+    if kind is int and -_EXACT_INTEGER <= value <= _EXACT_INTEGER:
+        return value
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise UserError("the body has a number that is too large for templates")
+    return number
+
+
+def without_surrogates(text: str) -> str:
+    """*text* with U+FFFD in the place of each half of a surrogate pair."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 FUNCTIONS: Mapping[str, tuple[str, tuple[str, ...], Callable[..., Any]]] = {

@@ -2,13 +2,17 @@
 
 A mapping is compiled once. A row is rendered with the expectation that all goes well; only if
 something does not, it is rendered again column by column, to find which column is to blame.
+
+Templates that take the engine are evaluated elsewhere (`stream.templates`), before the row is
+rendered: who renders asks the engine for what `Renderer.plan` says, and has the answer put into the
+row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 import orjson
@@ -26,7 +30,8 @@ from stream.mapping.columns import (
     TemplateColumn,
     UuidColumn,
 )
-from stream.mapping.jsonnet import compile_template
+from stream.mapping.jsonnet import check_language, direct_cell
+from stream.mapping.plan import CellTooBig, Evaluated, PlannedTemplate, TemplatePlan
 from stream.mapping.render_block import BlockRenderer, compile_block_renderer
 from stream.record.block import RecordBlock
 from stream.record.context import RecordContext, datetime_text
@@ -38,9 +43,10 @@ from stream.record.printing import print_json
 from stream.record.quoting import Quoted, quoted
 from stream.values.bytesize import ByteSize
 
-__all__ = ["Renderer", "RowTooBig", "compile_renderer", "render_cells"]
+__all__ = ["Renderer", "RowTooBig", "compile_renderer", "render_cells", "template_plan"]
 
 Cell = Callable[[RecordContext], bytes]
+RowOf = Callable[[RecordContext, Evaluated], bytes]
 QuotedCell = Callable[[RecordContext], Quoted]
 
 
@@ -49,15 +55,22 @@ class Renderer:
     """A compiled mapping.
 
     :ivar row: from a record to its row, with a line feed at the end. Raises UserError: the record
-        can't be rendered, or not within the limit.
+        can't be rendered, or not within the limit. Only for mappings without a plan.
+    :ivar plan: the templates that take the engine; ``None`` if there are none.
+    :ivar row_of: the same as `row`, from a record and what the engine says of it.
     """
 
     row: Callable[[RecordContext], bytes]
+    plan: TemplatePlan | None
+    row_of: RowOf
     _row_size_limit: int
     _block: BlockRenderer
 
     def rows(self, block: RecordBlock) -> list[bytes]:
-        """What `row` gives for each record of *block*. Raises UserError if any of them fails."""
+        """What `row` gives for each record of *block*. Raises UserError if any of them fails.
+
+        Only for mappings without a plan.
+        """
         if block.documents is not None:
             rows = self._block(block)
             if max(map(len, rows)) - 1 <= self._row_size_limit:
@@ -90,6 +103,10 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
 
     :param row_size_limit: bytes of a row without the line feed.
     """
+    plan = template_plan(mapping, row_size_limit)
+    if plan is not None:
+        row_of = _row_of(mapping, row_size_limit)
+        return Renderer(_not_evaluated, plan, row_of, row_size_limit, _not_evaluated)
     columns = tuple((column.name, _quotable(column)) for column in mapping.columns)
     cells = tuple(cell for _, cell in columns)
     join = b'","'.join
@@ -104,7 +121,79 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
         return row
 
     block = compile_block_renderer(list(zip(mapping.columns, cells, strict=True)))
-    return Renderer(render, row_size_limit, block)
+    return Renderer(render, None, lambda record, _: render(record), row_size_limit, block)
+
+
+def _not_evaluated(_: object) -> Any:
+    raise RuntimeError("the templates of the mapping aren't evaluated")
+
+
+def template_plan(mapping: Mapping, limit: int) -> TemplatePlan | None:
+    """The templates of *mapping* that take the engine; ``None`` if there are none.
+
+    :param limit: bytes that their results may have together, for one record.
+    """
+    templates = tuple(
+        PlannedTemplate(column.name, column.template.content, column.raw_string)
+        for column in mapping.columns
+        if _takes_engine(column)
+    )
+    return TemplatePlan(templates, limit) if templates else None
+
+
+def _takes_engine(column: Column) -> TypeGuard[TemplateColumn]:
+    return (
+        isinstance(column, TemplateColumn)
+        and column.template.language == "jsonnet"
+        and direct_cell(column.template.content, column.raw_string) is None
+    )
+
+
+def _row_of(mapping: Mapping, row_size_limit: int) -> RowOf:
+    """What renders the rows of a mapping with a plan.
+
+    The engine's answer has the cells of the columns before the first that fails. So the columns
+    are gone through in their order, and the first that fails is told, whoever renders it.
+    """
+    columns = tuple(
+        (column.name, None if _takes_engine(column) else _quotable(column))
+        for column in mapping.columns
+    )
+    cells = tuple(cell for _, cell in columns)
+    join = b'","'.join
+
+    def render(record: RecordContext, evaluated: Evaluated) -> bytes:
+        answers = iter(evaluated.cells)
+        if evaluated.error is None:
+            try:
+                row = b'"%b"\n' % join(
+                    [quoted(next(answers)) if cell is None else cell(record) for cell in cells]
+                )
+            except UserError:
+                pass
+            else:
+                if len(row) - 1 <= row_size_limit:
+                    return row
+            answers = iter(evaluated.cells)
+        from_engine = _answered(answers, evaluated.error)
+        with_answers = tuple(
+            (name, from_engine if cell is None else cell) for name, cell in columns
+        )
+        return _render_carefully(with_answers, record, row_size_limit)
+
+    return render
+
+
+def _answered(answers: Iterator[bytes], error: UserError | None) -> QuotedCell:
+    """The next of *answers*; raises *error* if there is none."""
+
+    def cell(_: RecordContext) -> Quoted:
+        text = next(answers, None)
+        if text is not None:
+            return quoted(text)
+        raise RuntimeError("the engine gives too few cells") if error is None else error
+
+    return cell
 
 
 def _render_carefully(
@@ -114,6 +203,8 @@ def _render_carefully(
     for name, cell in columns:
         try:
             text = cell(record)
+        except CellTooBig:
+            raise RowTooBig(name, row_size_limit) from None
         except UserError as error:
             hint = hint_for(record) if error.status in _OF_THE_BODY else ""
             if _says_it_all(error):
@@ -138,15 +229,27 @@ def _says_it_all(error: UserError) -> bool:
     return getattr(error, "verbatim", False) or getattr(error, "alone", False)
 
 
-def render_cells(mapping: Mapping, record: RecordContext) -> list[tuple[str, str]]:
+def render_cells(
+    mapping: Mapping, record: RecordContext, evaluated: Evaluated | None = None
+) -> list[tuple[str, str]]:
     """Names of columns and the texts of their cells, without CSV quoting: what users test with.
+
+    :param evaluated: what the engine says of the record, if `template_plan` asks for that.
 
     Raises UserError (422) naming the first column that can't be rendered, and why.
     """
+    answers = iter(evaluated.cells if evaluated is not None else ())
     cells = []
     for column in mapping.columns:
         try:
-            text = _cell(column)(record)
+            if not _takes_engine(column):
+                text = _cell(column)(record)
+            elif (answer := next(answers, None)) is not None:
+                text = answer
+            elif evaluated is not None and evaluated.error is not None:
+                raise evaluated.error
+            else:
+                _not_evaluated(record)
         except UserError as error:
             raise UserError(
                 f'invalid value for column "{column.name}": {error}',
@@ -238,8 +341,10 @@ def _uuid(_: RecordContext) -> bytes:
 
 
 def _template_cell(column: TemplateColumn) -> Cell:
+    """Of a template that doesn't take the engine."""
     template = column.template
-    return compile_template(template.language, template.content, column.raw_string)
+    check_language(template.language)
+    return direct_cell(template.content, column.raw_string) or _not_evaluated
 
 
 def _path_cell(column: PathColumn) -> Cell:

@@ -104,6 +104,33 @@ OWN: tuple[Definition, ...] = (
         "Bytes that these connections hold of large or incomplete requests without an answer.",
     ),
     Definition(
+        "stream_templates_evaluations",
+        "counter",
+        "Records whose templates were evaluated, by what became of them: ok, error, or stopped "
+        "because they took more processor time or memory than they may.",
+        ("result",),
+    ),
+    Definition("stream_templates_seconds", "counter", "Processor time that templates have taken."),
+    Definition(
+        "stream_templates_refused_records",
+        "counter",
+        "Records that were asked to come again, by reason: full (of the queue), late, paused, "
+        "killed, stopping.",
+        ("reason",),
+    ),
+    Definition(
+        "stream_templates_processes_ended",
+        "counter",
+        "Processes for templates that ended unasked, by cause: processor, crash, outside, start.",
+        ("cause",),
+    ),
+    Definition("stream_templates_processes", "gauge", "Processes for templates that run."),
+    Definition(
+        "stream_templates_waiting_records",
+        "gauge",
+        "Records whose templates wait for their turn or are evaluated.",
+    ),
+    Definition(
         "stream_writer_queue_bytes",
         "gauge",
         "Bytes that wait for the disk of a volume.",

@@ -40,6 +40,7 @@ __all__ = [
     "SourceSettings",
     "TableSinkSettings",
     "TaskSettings",
+    "TemplateSettings",
     "TracingSettings",
 ]
 
@@ -231,6 +232,37 @@ class IdempotencySettings:
 
 
 @attrs.frozen
+class TemplateSettings:
+    processes: int = setting(
+        4,
+        "Max number of processes for templates, of one process that takes records. "
+        "All but one may be used by projects whose templates take long.",
+        rule="required,min=1,max=64",
+    )
+    processor_time: Duration = setting(
+        span("1s"),
+        "Max processor time of all templates of one record.",
+        rule="required,minDuration=10ms,maxDuration=10s",
+    )
+    memory: ByteSize = setting(
+        size("256MB"),
+        "Max memory of the templates in one process.",
+        rule="required,minBytes=64MB,maxBytes=4GB",
+    )
+    queue_records: int = setting(
+        5000,
+        "Max number of records of one project that wait for their templates.",
+        rule="required,min=1,max=1000000",
+    )
+    queue_bytes: ByteSize = setting(
+        size("16MB"),
+        "Max size of the records of one project that wait for their templates; "
+        "of all projects together four times as much.",
+        rule="required,minBytes=1MB,maxBytes=1GB",
+    )
+
+
+@attrs.frozen
 class HTTPSourceSettings:
     listen: str = setting(
         "0.0.0.0:7000", "Address of the HTTP source.", rule="required,hostname_port"
@@ -302,6 +334,7 @@ class HTTPSourceSettings:
 @attrs.frozen
 class SourceSettings:
     http: HTTPSourceSettings = group(HTTPSourceSettings)
+    templates: TemplateSettings = group(TemplateSettings)
     dead_letter_path: str = setting(
         "",
         "Directory of the dead-letter files of this node, empty = it keeps none.",

@@ -40,7 +40,10 @@ class Waiter(Protocol):
     def stored(self) -> None:
         """The row is stored; called at most once, and not after `failed`."""
 
-    def failed(self, error: UserError) -> None:
+    def accepted(self, status: int) -> None:
+        """The row is taken, and the sink's settings don't wait; called instead of the others."""
+
+    def failed(self, error: Exception) -> None:
         """The row isn't acknowledged; called at most once, and not after `stored`."""
 
 

@@ -27,6 +27,7 @@ from twisted.internet.defer import (
     DeferredList,
     DeferredSemaphore,
     ensureDeferred,
+    fail,
 )
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -37,11 +38,12 @@ from stream.definition.key import SinkKey, SourceKey
 from stream.definition.mappings import read_mappings
 from stream.errors import UserError
 from stream.etcd import Batch, EtcdClient, EtcdError, Mirror, Registration, Session, json_values
+from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer
 from stream.mapping.stored import StoredMapping
 from stream.record.context import RecordContext
 from stream.sink.balancing import slice_share
-from stream.sink.outcome import Waiter, no_opened_slice, shutting_down
+from stream.sink.outcome import Waiter, no_opened_slice, no_pipeline_ready, shutting_down
 from stream.sink.quota import Quotas
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
 from stream.sink.slice_pipeline import SlicePipeline
@@ -91,6 +93,18 @@ class SinkTarget:
     def renderer(self, now_ms: int) -> Renderer:
         """See `SinkPipeline.renderer`; *now_ms* is the time in milliseconds since the epoch."""
         return self._opened(now_ms).renderer()
+
+    def evaluate(
+        self, renderer: Renderer, records: Sequence[RecordContext]
+    ) -> Deferred[list[Evaluated]]:
+        """See `SinkPipeline.evaluate`."""
+        if self._pipeline is None:
+            return fail(no_pipeline_ready())
+        return self._pipeline.evaluate(renderer, records)
+
+    def room(self) -> Deferred[None] | None:
+        """See `SinkPipeline.room`."""
+        return self._pipeline.room() if self._pipeline is not None else None
 
     def write_rows(
         self, rows: bytes, count: int, received_at: int, renderer: Renderer, waiter: Waiter
@@ -243,7 +257,7 @@ class SinkRouter(Service):
         if not share:
             raise no_opened_slice(from_milliseconds(now_ms + RETRY_AFTER_MILLISECONDS))
         _log.info("opening sink pipeline", sink_id=str(key))
-        pipeline = self._pipelines[key] = SinkPipeline(self._context, key)
+        pipeline = self._pipelines[key] = SinkPipeline(self._context, key, lambda: self.check(key))
         self._quotas.watch(key, share[-1].quota)
         ensureDeferred(pipeline.update(share)).addCallbacks(
             lambda _: _log.info("opened sink pipeline", sink_id=str(key)),

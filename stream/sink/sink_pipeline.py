@@ -12,7 +12,8 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SinkKey
-from stream.errors import UserError
+from stream.errors import UserError, let_go
+from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer, compile_renderer
 from stream.mapping.stored import StoredMapping
 from stream.ops.rarely import Rarely
@@ -27,6 +28,7 @@ from stream.sink.slice_pipeline import SlicePipeline
 from stream.storage.entity import Slice
 from stream.storage.key import SliceKey
 from stream.storage.network.interface import SliceOpener, SourceLife
+from stream.templates.interface import ITemplates
 from stream.values.bytesize import ByteSize
 
 __all__ = ["CountersCollector", "PipelineContext", "SinkPipeline"]
@@ -35,6 +37,9 @@ _log = Logger()
 
 TELL_SECONDS = 10.0
 """How often the log says that a volume takes no slices, however many slices wait for it."""
+
+MAX_ROUNDS = 3
+"""How often a record's templates are evaluated again because the mapping has changed meanwhile."""
 
 CLOSE_SECONDS = 30.0
 """How long a closing slice pipeline waits for the writer; less than coordinators wait for us."""
@@ -72,6 +77,7 @@ class PipelineContext:
     renderers: WeakValueDictionary[tuple[StoredMapping, ByteSize], Renderer] = attrs.Factory(
         WeakValueDictionary
     )
+    templates: ITemplates | None = None
     told: Rarely = attrs.Factory(
         lambda self: Rarely(TELL_SECONDS, self.reactor.seconds), takes_self=True
     )
@@ -88,12 +94,45 @@ class PipelineContext:
 
 @attrs.frozen(eq=False)
 class _Target:
-    """An open slice with what the hot path needs at hand."""
+    """An open slice with what the hot path needs at hand.
+
+    :ivar render: ``None`` if there are templates to be evaluated before.
+    """
 
     pipeline: SlicePipeline
     renderer: Renderer
-    render: Callable[[RecordContext], bytes]
+    render: Callable[[RecordContext], bytes] | None
     wait: bool
+
+
+class _Rendering:
+    """A record whose templates are evaluated; told of the result.
+
+    :ivar rounds: how often the mapping has changed meanwhile.
+    """
+
+    __slots__ = ("pipeline", "record", "renderer", "rounds", "waiter")
+
+    def __init__(
+        self, pipeline: SinkPipeline, renderer: Renderer, record: RecordContext, waiter: Waiter
+    ) -> None:
+        self.pipeline = pipeline
+        self.renderer = renderer
+        self.record = record
+        self.waiter = waiter
+        self.rounds = 0
+
+    def evaluated(self, result: Evaluated, /) -> None:
+        try:
+            self.pipeline.write_evaluated(self, result)
+        except UserError as error:
+            self.waiter.failed(let_go(error))
+        except Exception as error:
+            _log.failure("write record error: {reason}", reason=str(error))
+            self.waiter.failed(let_go(error))
+
+    def failed(self, error: Exception, /) -> None:
+        self.waiter.failed(error)
 
 
 class SinkPipeline:
@@ -104,10 +143,20 @@ class SinkPipeline:
     :ivar turn: held by its owner while he looks what it is to write to and changes it.
     """
 
-    def __init__(self, context: PipelineContext, key: SinkKey | None = None) -> None:
-        """:param key: whose records they are, to count them; nobody's if ``None``."""
+    def __init__(
+        self,
+        context: PipelineContext,
+        key: SinkKey | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """:param key: whose records they are, to count them; nobody's if ``None``.
+        :param check: raises UserError if no record is to be taken. Called again before a row is
+            written whose templates were evaluated meanwhile.
+        """
         self._context = context
         self._source = SourceLife(context.node_id, context.life())
+        self._check = check
+        self._project = key.project_id if key is not None else 0
         self._meter: SinkCounts | None = None
         if context.meters is not None and key is not None:
             self._meter = context.meters.of(key)
@@ -123,13 +172,75 @@ class SinkPipeline:
         :raises UserError: the record can't be rendered, or no slice takes it.
         """
         target = self._pick()
-        row = self._render(target, record)
+        if target.render is None:
+            self._evaluate(_Rendering(self, target.renderer, record, waiter))
+            return None
+        try:
+            row = target.render(record)
+        except UserError as error:
+            self.rejected(record, error)
+            raise
         if target.wait:
             target.pipeline.write(row, 1, record.timestamp_ms, waiter)
             return None
         target.pipeline.write(row, 1, record.timestamp_ms, None)
         self._accepted(1)
         return ACCEPTED
+
+    def _evaluate(self, rendering: _Rendering) -> None:
+        """Note [Between evaluation and writing]: while the engine works, slices are opened and
+        closed, the mapping changes, the node loses its lease. So nothing of what was true before
+        counts when the result comes: the row is written like one that comes then, to a slice with
+        the mapping that it was rendered for, or the record is evaluated again.
+        """
+        plan = rendering.renderer.plan
+        assert plan is not None
+        self._templates.submit(self._project, plan, rendering.record, rendering)
+
+    @property
+    def _templates(self) -> ITemplates:
+        templates = self._context.templates
+        if templates is None:
+            raise RuntimeError("this node has no engine for templates")
+        return templates
+
+    def write_evaluated(self, rendering: _Rendering, result: Evaluated) -> None:
+        """See Note [Between evaluation and writing]. Raises UserError, as `write` does."""
+        self._check()
+        record, waiter = rendering.record, rendering.waiter
+        target = self._pick(rendering.renderer)
+        if target.renderer is not rendering.renderer:
+            rendering.rounds += 1
+            rendering.renderer = target.renderer
+            if target.render is None:
+                if rendering.rounds > MAX_ROUNDS:
+                    raise _mapping_changed()
+                self._evaluate(rendering)
+                return
+        try:
+            row = target.renderer.row_of(record, result)
+        except UserError as error:
+            self.rejected(record, error)
+            raise
+        if target.wait:
+            target.pipeline.write(row, 1, record.timestamp_ms, waiter)
+        else:
+            target.pipeline.write(row, 1, record.timestamp_ms, None)
+            self._accepted(1)
+            waiter.accepted(ACCEPTED)
+
+    def evaluate(
+        self, renderer: Renderer, records: Sequence[RecordContext]
+    ) -> Deferred[list[Evaluated]]:
+        """What the engine says of *records*. Fails with UserError: not now."""
+        assert renderer.plan is not None
+        return self._templates.evaluate(self._project, renderer.plan, records)
+
+    def room(self) -> Deferred[None] | None:
+        """``None`` if records may come; else fires when the engine has room for more."""
+        if any(target.render is None for target in self._targets):
+            return self._templates.room(self._project)
+        return None
 
     def _accepted(self, records: int) -> None:
         if self._meter is not None:
@@ -139,13 +250,6 @@ class SinkPipeline:
     def slices(self) -> Sequence[SlicePipeline]:
         """The slices that are written to."""
         return [target.pipeline for target in self._targets]
-
-    def _render(self, target: _Target, record: RecordContext) -> bytes:
-        try:
-            return target.render(record)
-        except UserError as error:
-            self.rejected(record, error)
-            raise
 
     def rejected(self, record: RecordContext, error: UserError) -> None:
         """*record* can't be rendered: keep it, if the sink's settings ask for it."""
@@ -172,9 +276,7 @@ class SinkPipeline:
         """
         target = self._pick()
         if target.renderer is not renderer:
-            raise UserError(
-                "the mapping of the sink has just changed", status=503, name="mappingChanged"
-            )
+            raise _mapping_changed()
         if target.wait:
             target.pipeline.write(rows, count, received_at, waiter)
             return None
@@ -182,10 +284,13 @@ class SinkPipeline:
         self._accepted(count)
         return ACCEPTED
 
-    def _pick(self) -> _Target:
+    def _pick(self, renderer: Renderer | None = None) -> _Target:
+        """:param renderer: whose slices are to be preferred, if there are any."""
         if self._stopped is not None:
             raise self._stopped
         targets = self._targets
+        if renderer is not None:
+            targets = tuple(t for t in targets if t.renderer is renderer) or targets
         count = len(targets)
         if count:
             start = self._context.balancer.start(count)
@@ -255,7 +360,11 @@ class SinkPipeline:
         )
         context.collector.opened(slice_.key, pipeline.counters)
         renderer = context.renderer(slice_)
-        target = _Target(pipeline, renderer, renderer.row, slice_.encoding.sync.wait)
+        render: Callable[[RecordContext], bytes] | None = renderer.row
+        if renderer.plan is not None:
+            render = None
+            self._templates.warm()
+        target = _Target(pipeline, renderer, render, slice_.encoding.sync.wait)
         return target, pipeline.start()
 
     async def _close(self, pipelines: Sequence[SlicePipeline]) -> None:
@@ -280,3 +389,7 @@ class SinkPipeline:
     async def _close_all(self) -> None:
         targets, self._targets = self._targets, ()
         await self._close([target.pipeline for target in targets])
+
+
+def _mapping_changed() -> UserError:
+    return UserError("the mapping of the sink has just changed", status=503, name="mappingChanged")

@@ -15,6 +15,7 @@ import attrs
 import orjson
 
 from stream.errors import UserError, let_go
+from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer
 from stream.record.block import RecordBlock
 from stream.record.charset import BOM, without_bom
@@ -25,6 +26,7 @@ __all__ = [
     "MAX_ROWS_BYTES",
     "BatchTooLarge",
     "Element",
+    "Evaluation",
     "Rejection",
     "RowBlock",
     "array_elements",
@@ -32,6 +34,9 @@ __all__ = [
     "line_elements",
     "render_batch",
 ]
+
+MAX_TEMPLATE_SECONDS = 10.0
+"""Processor time of the templates of one sink, for all records of one batch."""
 
 MAX_ROWS_BYTES = 4_000_000
 """Of one block: compressed or not, it fits into one append to a slice file."""
@@ -163,6 +168,31 @@ class Sink(Protocol):
         """Raises UserError: the sink takes no records."""
 
 
+class Evaluation:
+    """Records whose templates are to be evaluated before the rendering goes on.
+
+    :ivar block: where their rows go.
+    :ivar records: the records.
+
+    :param places: where they are in the batch.
+    """
+
+    def __init__(
+        self, block: RowBlock, places: Sequence[int], records: Sequence[RecordContext]
+    ) -> None:
+        self.block = block
+        self.records = records
+        self._places = places
+
+    def done(self, results: Sequence[Evaluated]) -> None:
+        """What the engine says of each record."""
+        self.block.take_evaluated(self._places, self.records, results)
+
+    def failed(self, error: Exception) -> None:
+        """The engine says nothing."""
+        self.block.fail(error)
+
+
 class RowBlock:
     """The rows of one batch for one sink.
 
@@ -178,16 +208,22 @@ class RowBlock:
         self.error: Exception | None = None
         self.renderer: Renderer | None = None
         self._size = 0
+        self._template_seconds = 0.0
         try:
             self.renderer = sink.renderer(now_ms)
         except UserError as error:
             self.error = let_go(error)
 
-    def take(self, places: Sequence[int], block: RecordBlock) -> None:
-        """Render the records of *block*, unless the sink gets nothing anyway."""
+    def take(self, places: Sequence[int], block: RecordBlock) -> Evaluation | None:
+        """Render the records of *block*, unless the sink gets nothing anyway.
+
+        :returns: what is to be evaluated first; they are rendered when that is done.
+        """
         renderer = self.renderer
         if renderer is None or self.error is not None:
-            return
+            return None
+        if renderer.plan is not None:
+            return Evaluation(self, places, block.records)
         before = len(self.rows)
         try:
             try:
@@ -195,11 +231,45 @@ class RowBlock:
             except UserError:
                 self._take_one_by_one(renderer, places, block)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
+            return None
+        self._count(before)
+        return None
+
+    def take_evaluated(
+        self,
+        places: Sequence[int],
+        records: Sequence[RecordContext],
+        results: Sequence[Evaluated],
+    ) -> None:
+        """Render *records*, of which the engine says *results*."""
+        renderer = self.renderer
+        if renderer is None or self.error is not None:
             return
+        before = len(self.rows)
+        try:
+            for place, record, result in zip(places, records, results, strict=True):
+                self._template_seconds += result.seconds
+                try:
+                    self.rows.append(renderer.row_of(record, result))
+                except UserError as error:
+                    self.rejected.append(Rejection(place, let_go(error), record))
+        except Exception as error:
+            self.fail(error)
+            return
+        self._count(before)
+        if self._template_seconds > MAX_TEMPLATE_SECONDS:
+            self.fail(
+                BatchTooLarge(
+                    f"the templates take more than {MAX_TEMPLATE_SECONDS:g} s of processor time "
+                    "for the records of the batch, please split it"
+                )
+            )
+
+    def _count(self, before: int) -> None:
         self._size += sum(map(len, islice(self.rows, before, None)))
         if self._size > MAX_ROWS_BYTES:
-            self._fail(
+            self.fail(
                 BatchTooLarge(
                     f"the rows of the batch have more than {MAX_ROWS_BYTES} bytes, please split it"
                 )
@@ -214,7 +284,8 @@ class RowBlock:
             except UserError as error:
                 self.rejected.append(Rejection(place, let_go(error), record))
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """The sink gets nothing of the batch."""
         self.error = let_go(error)
         self.rows = []
         self.rejected = []
@@ -222,8 +293,10 @@ class RowBlock:
 
 def render_batch(
     elements: Sequence[Element], first: RecordContext, blocks: Sequence[RowBlock]
-) -> Iterator[None]:
+) -> Iterator[Evaluation | None]:
     """Fill *blocks*; a step of the iterator is a small piece of the work.
+
+    A step that is an evaluation has to be done, or failed, before the next one.
 
     :param first: has what all records share; what its body is doesn't matter.
     """
@@ -234,5 +307,7 @@ def render_batch(
         places, bodies, parsed = zip(*elements[start : start + RECORDS_AT_ONCE], strict=True)
         block = RecordBlock(shared, list(bodies), parsed)
         for rows in blocks:
-            rows.take(places, block)
-        yield
+            evaluation = rows.take(places, block)
+            if evaluation is not None:
+                yield evaluation
+        yield None

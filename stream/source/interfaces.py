@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from twisted.internet.defer import Deferred
+
 from stream.definition.key import SourceKey
 from stream.errors import UserError
+from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer
 from stream.record.context import RecordContext
 
@@ -23,7 +26,10 @@ class IAnswer(Protocol):
     def stored(self) -> None:
         """The row is as durable as the sink's settings ask."""
 
-    def failed(self, error: UserError) -> None:
+    def accepted(self, status: int) -> None:
+        """The sink doesn't wait, and says so with *status*."""
+
+    def failed(self, error: Exception) -> None:
         """The row isn't acknowledged."""
 
 
@@ -43,6 +49,20 @@ class ISinkWriter(Protocol):
 
         :param now_ms: milliseconds since the epoch.
         :raises UserError: the sink takes no records.
+        """
+
+    def evaluate(
+        self, renderer: Renderer, records: Sequence[RecordContext], /
+    ) -> Deferred[list[Evaluated]]:
+        """What the engine says of *records*, for a renderer with a plan.
+
+        Fails with UserError: not now.
+        """
+
+    def room(self) -> Deferred[None] | None:
+        """``None`` if a record may come now; else fires when it may.
+
+        It is asked by those who have many; single ones are refused if there is no room.
         """
 
     def write_rows(

@@ -20,12 +20,14 @@ from stream.encryption import encryptor_from
 from stream.etcd import EtcdClient, Session
 from stream.keboola import StorageApi, TokenVerifier
 from stream.keboola.provider import KeboolaFileProvider
+from stream.ops.metrics import Metrics
 from stream.sandbox.auth import FixedToken
 from stream.sandbox.service import SandboxService
 from stream.settings import Settings
 from stream.storage.opening import DefinitionChanges
 from stream.storage.repository import StorageRepository
 from stream.storage.volume import Volume
+from stream.templates.service import Templates
 from stream.values.utctime import from_timestamp
 
 TOKEN = "123-456-a-secret-of-the-sandbox"
@@ -194,6 +196,7 @@ async def api(etcd: EtcdClient, sandbox: SandboxService) -> AsyncIterator[Api]:
         KeboolaFileProvider(etcd, storage_api, encryptor_from("none", b""), reactor),
         lambda: from_timestamp(time.time()),
     )
+    templates = Templates(reactor, settings.source.templates, Metrics())
     service = ApiService(
         reactor,
         settings,
@@ -202,9 +205,11 @@ async def api(etcd: EtcdClient, sandbox: SandboxService) -> AsyncIterator[Api]:
         changes=changes,
         storage_api=storage_api,
         verifier=TokenVerifier(reactor, storage_api),
+        templates=templates.pool,
     )
     await service.startService()
     yield Api(f"http://127.0.0.1:{service.port_number}", etcd, storage_api)
     await service.stopService()
+    await templates.stopService()
     await session.stopService()
     await storage_api.close()

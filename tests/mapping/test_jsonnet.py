@@ -6,10 +6,13 @@ import pytest
 
 from stream.errors import UserError
 from stream.mapping.functions import to_json
-from stream.mapping.jsonnet import check_template, compile_template
+from stream.mapping.jsonnet import check_language, direct_cell
+from stream.mapping.plan import PlannedTemplate, TemplatePlan
+from stream.mapping.snippet import check_template
 from stream.mapping.strftime import format_datetime
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
+from tests.templates.inprocess import evaluate
 
 RECORD = RecordContext(
     1714557600123,
@@ -20,7 +23,14 @@ RECORD = RecordContext(
 
 
 def _render(content: str, raw_string: bool = False, record: RecordContext = RECORD) -> str:
-    return compile_template("jsonnet", content, raw_string)(record).decode()
+    direct = direct_cell(content, raw_string)
+    if direct is not None:
+        return direct(record).decode()
+    plan = TemplatePlan((PlannedTemplate("t", content, raw_string),), 1_000_000)
+    [result] = evaluate(plan, [record])
+    if result.error is not None:
+        raise result.error
+    return result.cells[0].decode()
 
 
 def _both_ways(content: str, raw_string: bool = False) -> str:
@@ -160,7 +170,7 @@ def test_only_jsonnet() -> None:
     with pytest.raises(
         UserError, match=r'^unsupported language "lua", only "jsonnet" is supported$'
     ):
-        compile_template("lua", "1", False)
+        check_language("lua")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +188,8 @@ def test_only_jsonnet() -> None:
         "Header().Unknown",
         "local a = 1; local b = a; a + b",
         "std.map(function(x) x, [1])",
-        "import 'x'",
+        "'import x // [[['",
+        "[" * 200 + "]" * 200,
     ],
 )
 def test_valid_templates(content: str) -> None:
@@ -195,9 +206,12 @@ def test_valid_templates(content: str) -> None:
         ("{a: b}", "1:5-6 Unknown variable: b"),
         ("local f(x) = y; f(1)", "1:14-15 Unknown variable: y"),
         ("f(x=1)", "1:1-2 Unknown variable: f"),
+        ("import 'x'", "1:1-7 imports are not enabled"),
+        ("{a:\n importstr 'x'}", "2:2-11 imports are not enabled"),
+        ("if false then importbin 'x' else 1", "1:15-24 imports are not enabled"),
     ],
 )
-def test_unknown_variables(content: str, message: str) -> None:
+def test_what_can_never_work(content: str, message: str) -> None:
     """The place of the first one is told."""
     with pytest.raises(UserError) as caught:
         check_template(content)
@@ -210,6 +224,55 @@ def test_syntax_errors(content: str) -> None:
     with pytest.raises(UserError, match=r"^\d+:\d+ expected ") as caught:
         check_template(content)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 24, '1:25 expected "]" to close "[" of 1:24'),
+        ("{a:[1}", '1:6 expected "]" instead of "}", to close "[" of 1:4'),
+        ("1\n)", '2:1 expected the end of the template instead of ")", which closes nothing'),
+        ("[" * 201 + "]" * 201, "1:201 brackets are nested deeper than 200 levels"),
+    ],
+)
+def test_brackets_are_looked_at_first(content: str, message: str) -> None:
+    """The engine would read them for hours; also those of stored mappings."""
+    with pytest.raises(UserError) as caught:
+        check_template(content)
+    assert str(caught.value) == message
+    with pytest.raises(UserError) as caught:
+        _render(content)
+    assert str(caught.value) == message
+
+
+SURROGATES = RecordContext(
+    0,
+    "",
+    RecordHeaders(((b"content-type", b"application/json"),)),
+    b'{"v":{"k\\ud83d":"x\\ude00y"},"big":1%b,"s":"\\ud83d\\ude00"}' % (b"0" * 400),
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("Body('v')", '{"k\ufffd":"x\ufffdy"}'),
+        ("Body('s')", '"\U0001f600"'),
+        ("Body('\ud83d', 'no')", '"no"'),
+    ],
+)
+def test_half_a_surrogate_pair_is_one_replacement_character(content: str, expected: str) -> None:
+    """In keys and values, with the engine and without it."""
+    assert _render(content, record=SURROGATES) == expected
+    assert _render(f"local x = 1; {content}", record=SURROGATES) == expected
+
+
+def test_numbers_beyond_doubles() -> None:
+    """They cost only those who ask for them."""
+    for content in ("Body('big')", "Body()", "[Body('big')]"):
+        with pytest.raises(UserError) as caught:
+            _render(content, record=SURROGATES)
+        assert str(caught.value) == "the body has a number that is too large for templates"
 
 
 def test_numbers_are_doubles() -> None:

@@ -27,6 +27,7 @@ from stream.mapping.columns import (
 from stream.mapping.render import RowTooBig, compile_renderer, render_cells
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
+from tests.templates.inprocess import row
 
 LIMIT = 1536 * 1024
 
@@ -39,7 +40,7 @@ def _record(
 
 
 def _row(record: RecordContext, *columns: Column, limit: int = LIMIT) -> str:
-    return compile_renderer(Mapping(columns), limit).row(record).decode()
+    return row(compile_renderer(Mapping(columns), limit), record).decode()
 
 
 def _cell(record: RecordContext, column: Column) -> str:
@@ -154,8 +155,9 @@ def test_invalid_body_is_an_error_even_with_a_default() -> None:
     with pytest.raises(UserError, match='column "p"') as caught:
         _row(_record(b"{"), column)
     assert caught.value.status == 400
-    with pytest.raises(UserError, match=r"^invalid form data: path cannot be empty$"):
-        _row(_record(b"=", "application/x-www-form-urlencoded"), column)
+    with pytest.raises(UserError, match=r"^unsupported charset \"klingon\"") as caught:
+        _row(_record(b"a=1", "application/x-www-form-urlencoded; charset=klingon"), column)
+    assert caught.value.status == 415
     with pytest.raises(UserError, match=r'^unsupported content type "text/plain"') as caught:
         _row(_record(b"{}", "text/plain"), column)
     assert caught.value.status == 415

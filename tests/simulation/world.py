@@ -93,8 +93,11 @@ class _Request:
     def stored(self) -> None:
         self._tell("stored")
 
-    def failed(self, error: UserError) -> None:
-        self._tell(error.name or "failed")
+    def accepted(self, status: int) -> None:
+        self._tell("accepted")
+
+    def failed(self, error: Exception) -> None:
+        self._tell(error.name if isinstance(error, UserError) else "failed")
 
     def _tell(self, outcome: str) -> None:
         process = self.world.scheduler.running

@@ -30,8 +30,13 @@ class FakeWaiter:
         assert self.outcome is None, "answered twice"
         self.outcome = "stored"
 
-    def failed(self, error: UserError) -> None:
+    def accepted(self, status: int) -> None:
         assert self.outcome is None, "answered twice"
+        self.outcome = f"accepted {status}"
+
+    def failed(self, error: Exception) -> None:
+        assert self.outcome is None, "answered twice"
+        assert isinstance(error, UserError), error
         self.outcome = error
 
 

@@ -280,19 +280,7 @@ class ManyAnswers:
         return _document([(source, []) for source, _ in self.sources], PROCESSED)
 
 
-class StatusAnswer(IAnswer, Protocol):
-    """An answer that can also be given at once."""
-
-    def accepted(self, status: int) -> None:
-        """The sink doesn't wait, and says so with *status*."""
-
-    def failed(self, error: Exception) -> None:
-        """The row isn't acknowledged."""
-
-
-def write_record(
-    sink: ISinkWriter, record: RecordContext, answer: StatusAnswer, log: Logger
-) -> None:
+def write_record(sink: ISinkWriter, record: RecordContext, answer: IAnswer, log: Logger) -> None:
     """Hand *record* to *sink*; *answer* is told what becomes of it, at once or later."""
     try:
         status = sink.write(record, answer)

@@ -6,7 +6,7 @@ They take long enough to keep others waiting, so they are worked on a few millis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -17,7 +17,7 @@ from stream.errors import UserError, let_go
 from stream.ops.metrics import SourceMeter
 from stream.record.context import RecordContext
 from stream.record.headers import BodyKind, RecordHeaders
-from stream.source.batch import RowBlock, array_steps, line_elements, render_batch
+from stream.source.batch import Evaluation, RowBlock, array_steps, line_elements, render_batch
 from stream.source.http.answers import (
     Connection,
     ManyAnswers,
@@ -192,12 +192,25 @@ class SpecialWriter:
             waited.finish(answer.document())
             return
         waited.wait_for(answer)
-        for _ in render_batch(elements, record, [a.block for _, a in waiting]):
-            yield None
+        for evaluation in render_batch(elements, record, [a.block for _, a in waiting]):
+            yield None if evaluation is None else _evaluated(evaluation, waiting)
             if not waited.is_pending:
                 return  # nobody waits any more, and nothing is written yet
         for sink, sink_answer in waiting:
             _hand_on(sink, sink_answer, record)
+
+
+def _evaluated(
+    evaluation: Evaluation, waiting: Sequence[tuple[ISinkWriter, BlockAnswer]]
+) -> Deferred[None]:
+    """Fires when *evaluation* is done, or has failed."""
+    block = evaluation.block
+    sink = next(sink for sink, answer in waiting if answer.block is block)
+    assert block.renderer is not None
+    evaluating = sink.evaluate(block.renderer, evaluation.records)
+    return evaluating.addCallbacks(
+        evaluation.done, lambda failure: evaluation.failed(let_go(failure.value))
+    )
 
 
 def _hand_on(sink: ISinkWriter, answer: BlockAnswer, record: RecordContext) -> None:

@@ -44,6 +44,9 @@ _log = Logger(namespace="otlp-source")
 RECORDS_AT_ONCE = 8
 """Handed on in one step: some hundred microseconds' worth."""
 
+RECORDS_BEFORE_ROOM = 64
+"""Records that are handed on before it is asked whether there is room; so many times the others."""
+
 _FAILED = 300
 _BEARER = "bearer "
 
@@ -162,8 +165,19 @@ class OtlpHandler:
                 yield None
                 if not waited.is_pending:
                     return
+                if number % RECORDS_BEFORE_ROOM == RECORDS_BEFORE_ROOM - 1:
+                    yield from self._room(export)
+                    if not waited.is_pending:
+                        return
             self._write(answer, record)
         answer.all_handed_on()
+
+    def _room(self, export: _Export) -> Iterator[Deferred[Any] | None]:
+        """Wait until the sinks can take further records: templates may take long."""
+        for source in export.sources:
+            for _, sink in self._router.eligible(source, export.signal.value):
+                while (room := sink.room()) is not None:
+                    yield room
 
     def _write(self, answer: _ExportAnswer, flat: Record) -> None:
         export = answer.export

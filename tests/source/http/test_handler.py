@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
@@ -16,6 +17,7 @@ from twisted.python.threadpool import ThreadPool
 from stream.definition.key import SourceKey
 from stream.errors import NestedError, UserError
 from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
+from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer, compile_renderer
 from stream.ops.metrics import Metrics
 from stream.record.context import RecordContext
@@ -33,6 +35,7 @@ from stream.source.meters import SourceMeters
 from stream.source.taps import Taps
 from stream.source.turns import Turns
 from tests.source.http.test_parser import next_whole
+from tests.templates.inprocess import InProcessTemplates
 
 KEY = SourceKey(123, 111, "my-source")
 OTLP_KEY = SourceKey(123, 111, "otel")
@@ -49,12 +52,22 @@ class FakeSink:
 
     def __init__(self, outcome: Any = 200, columns: Sequence[Column] = (BodyColumn("b"),)) -> None:
         self._render = compile_renderer(Mapping(tuple(columns)), 1000)
+        self.templates = InProcessTemplates()
         self.outcome = outcome
         self.rows: list[bytes] = []
         self.records: list[RecordContext] = []
         self.waiting: list[IAnswer] = []
         self.blocks: list[tuple[bytes, int]] = []
         self.dead: list[tuple[bytes, str]] = []
+
+    def evaluate(
+        self, renderer: Renderer, records: Sequence[RecordContext], /
+    ) -> Deferred[list[Evaluated]]:
+        assert renderer is self._render and renderer.plan is not None
+        return self.templates.evaluate(1, renderer.plan, records)
+
+    def room(self) -> Deferred[None] | None:
+        return self.templates.room(1)
 
     def write(self, record: RecordContext, answer: IAnswer, /) -> int | None:
         self.records.append(record)

@@ -22,6 +22,7 @@ from stream.source.interfaces import IAnswer
 from stream.source.otlp.decode import Signal
 from tests.source.http.test_handler import KEY, SECRET, FakeSink, Listener
 from tests.source.otlp.test_flatten import as_protobuf, logs
+from tests.templates.inprocess import row
 
 URL = "/otlp/123/my-source/v1/logs"
 WITH_SECRET = f"/otlp/123/my-source/{SECRET}/v1/logs"
@@ -334,7 +335,7 @@ def test_worked_example(listener: Listener) -> None:
         PathColumn("a", path="attributes"),
         PathColumn("o", path="observed_timestamp"),
     )
-    render = compile_renderer(Mapping(columns), 10_000).row
+    renderer = compile_renderer(Mapping(columns), 10_000)
     expected = (
         b'"2024-06-01T12:00:00Z","9","User login successful","u-42","",'
         b'"{""user.id"":""u-42"",""request.id"":""req-abc123""}",""""""\n'
@@ -342,4 +343,4 @@ def test_worked_example(listener: Listener) -> None:
     body = as_protobuf(Signal.LOGS, logs(record))
     for headers, data in ((PROTOBUF, body), (JSON, json.dumps(logs(record)).encode())):
         assert listener.get(URL, data, headers=BEARER + headers)[0] == 200
-        assert render(sink(listener).records[-1]) == expected
+        assert row(renderer, sink(listener).records[-1]) == expected

@@ -1,0 +1,75 @@
+"""What the template engine is asked for, and what it answers. Pure.
+
+A mapping's template columns that are more than one call of a record function form its plan. The
+engine (`stream.templates`) evaluates a plan for a record in a process of its own and answers with
+the texts of the cells, or with the first column that fails and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from stream.errors import UserError
+
+__all__ = ["CellTooBig", "Evaluated", "PlannedTemplate", "TemplatePlan"]
+
+
+@attrs.frozen
+class PlannedTemplate:
+    """One template column.
+
+    :ivar column: its name, for messages.
+    :ivar content: the snippet.
+    :ivar raw_string: a string is rendered as its text, everything else as JSON.
+    """
+
+    column: str
+    content: str
+    raw_string: bool
+
+
+@attrs.frozen(cache_hash=True)
+class TemplatePlan:
+    """The templates of one mapping, in the order of their columns.
+
+    :ivar limit: bytes that all cells of a record may have together.
+    :ivar needs_body: whether any of them may look into the record's body.
+    :ivar needs_headers: the same of its headers; they also say how a body is read.
+    """
+
+    templates: tuple[PlannedTemplate, ...]
+    limit: int
+    needs_body: bool = attrs.field(init=False, eq=False)
+    needs_headers: bool = attrs.field(init=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        uses_body = any("Body" in template.content for template in self.templates)
+        uses_headers = any("Header" in template.content for template in self.templates)
+        object.__setattr__(self, "needs_body", uses_body)
+        object.__setattr__(self, "needs_headers", uses_body or uses_headers)
+
+
+@attrs.define(eq=False)
+class Evaluated:
+    """What became of one record.
+
+    :ivar cells: texts of the first columns of the plan; of all if there is no error.
+    :ivar error: why the column behind them can't be rendered.
+    :ivar seconds: processor time that it took.
+    """
+
+    cells: Sequence[bytes]
+    error: UserError | None = None
+    seconds: float = 0.0
+
+
+class CellTooBig(UserError):
+    """The results are longer than they may be."""
+
+    status = 413
+    name = "payloadTooLarge"
+
+    def __init__(self) -> None:
+        super().__init__("the result of the template is too large")

@@ -1,0 +1,1 @@
+"""Runs templates: engine processes, and who has his turn with them."""

@@ -1,0 +1,785 @@
+"""Who has his turn with the engines: fair between projects, with bounds on everything.
+
+Note [Fair shares]: each project has a queue of its own. An engine works for one project at a time,
+for some milliseconds or one record, whichever is longer; then it is the next project's turn. A
+project whose records take long never gets the last engine: that one is for those whose records
+don't. So neither many records nor slow ones of one project keep the others waiting.
+
+Note [Whose fault]: an engine that ends takes with it what it was working on, and the page that it
+keeps tells which record that was; all others are evaluated by another engine. A record that has
+used up its processor time is to blame, for the kernel counts what the process used and not how long
+it took. One that has crashed the engine is to blame if it does so again in another one. An engine
+that was killed from outside, or stands still, is nobody's fault: the record is evaluated once more,
+and if that fails as well, its producer is asked to come again.
+
+Note [Pauses]: to replace an engine takes a tenth of a second of work. So templates that stop
+engines time and again are paused for a short while; their producers are asked to come again, since
+the next record may be a good one. A record that can be rendered ends all that.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from stream.errors import UserError, let_go
+from stream.mapping.plan import Evaluated, TemplatePlan
+from stream.record.context import RecordContext
+from stream.templates.interface import Cause, End, IEngine, StartEngine, Waiter
+
+__all__ = ["Limits", "PoolMeter", "TemplatePool"]
+
+_log = Logger(namespace="templates")
+
+SHARE_SECONDS = 0.05
+"""Processor time after which an engine has done enough for one project."""
+
+MAX_BATCH_RECORDS = 256
+MAX_BATCH_BYTES = 1024 * 1024
+RECORD_BYTES = 500
+"""What a record takes beside its body."""
+
+SENT_BATCHES = 2
+"""On their way to one engine, so that it needn't wait for the next."""
+
+SLOW_SECONDS = 0.02
+"""For one record, on average: a project that takes longer doesn't get the last engine."""
+
+WEIGHT_OF_LAST = 0.2
+MANY_RECORDS = 512
+"""A project has so many waiting before it gets a further engine, unless its records are slow."""
+
+QUEUE_SECONDS = 10.0
+"""How long a record waits for its turn."""
+
+TICK_SECONDS = 0.5
+STANDSTILL_TICKS = 10
+"""An engine that does nothing for so long while it has work is replaced."""
+
+IDLE_TICKS = 120
+"""An engine without work for so long is ended, except for one."""
+
+MAX_PAUSES = 10_000
+STOPS_BEFORE_PAUSE = 3
+FIRST_PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 30.0
+
+START_DELAY_SECONDS = 1.0
+MAX_START_DELAY_SECONDS = 30.0
+
+MAX_CHECKS = 20
+"""Definitions of one project that wait to be read."""
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """:ivar processes: engines at the same time.
+    :ivar seconds: of processor time for all templates of one record.
+    :ivar queue_records: of one project that may wait.
+    :ivar queue_bytes: of one project that may wait; four times as many of all together.
+    """
+
+    processes: int = 4
+    seconds: float = 1.0
+    queue_records: int = 5000
+    queue_bytes: int = 16 * 1024 * 1024
+
+
+class PoolMeter(Protocol):
+    """Counts what the engines do."""
+
+    def evaluated(self, seconds: float, result: str) -> None:
+        """:param result: ``ok``, ``error`` or ``stopped``."""
+
+    def ended(self, cause: str) -> None:
+        """An engine has ended; see `Cause`."""
+
+    def refused(self, reason: str) -> None:
+        """A record was not evaluated: ``full``, ``paused``, ``late``, ``killed``, ``stopping``."""
+
+
+@attrs.define(eq=False)
+class _Job:
+    """A record that waits or is worked on.
+
+    :ivar crashes: engines that it has crashed.
+    :ivar losses: engines that were killed while they worked on it.
+    """
+
+    project: _Project
+    plan: TemplatePlan
+    record: RecordContext
+    waiter: Waiter
+    size: int
+    since: float
+    crashes: int = 0
+    losses: int = 0
+
+
+@attrs.define(eq=False)
+class _Check:
+    """Templates that are to be read.
+
+    :ivar losses: engines that ended while they read them, not by using up their time.
+    """
+
+    project: _Project
+    templates: Sequence[str]
+    answer: Deferred[list[str | None]]
+    since: float
+    losses: int = 0
+
+
+@attrs.define(eq=False)
+class _Project:
+    """:ivar waiting: in the order of coming.
+    :ivar alone: those that have crashed an engine; they get one to themselves.
+    :ivar checks: templates to be read.
+    :ivar records: waiting or worked on.
+    :ivar size: their bytes.
+    :ivar engines: that work for it.
+    :ivar average: seconds that a record takes.
+    :ivar room: who wants to know when there is room.
+    """
+
+    number: int
+    waiting: deque[_Job] = attrs.Factory(deque)
+    alone: deque[_Job] = attrs.Factory(deque)
+    checks: deque[_Check] = attrs.Factory(deque)
+    records: int = 0
+    size: int = 0
+    engines: int = 0
+    average: float = 0.0
+    room: list[Deferred[None]] = attrs.Factory(list)
+
+    @property
+    def is_slow(self) -> bool:
+        return self.average > SLOW_SECONDS
+
+    @property
+    def wants(self) -> bool:
+        return bool(self.waiting or self.alone or self.checks)
+
+    def count(self, seconds: float) -> None:
+        """A record took so long."""
+        self.average += WEIGHT_OF_LAST * (seconds - self.average)
+
+
+@attrs.define(eq=False)
+class _Batch:
+    """:ivar jobs: ``None`` where there is an answer."""
+
+    jobs: list[_Job | None] = attrs.Factory(list)
+    check: _Check | None = None
+
+
+@attrs.define(eq=False)
+class _Slot:
+    """An engine and its work.
+
+    :ivar project: whose batches it has.
+    :ivar last: whose batches it had last.
+    :ivar batches: by number, in the order of sending.
+    :ivar seen: its progress at the last tick.
+    :ivar still: ticks without any.
+    """
+
+    engine: IEngine
+    is_ready: bool = False
+    project: _Project | None = None
+    last: int = -1
+    batches: OrderedDict[int, _Batch] = attrs.Factory(OrderedDict)
+    is_leaving: bool = False
+    seen: object = None
+    still: int = 0
+
+
+@attrs.define(eq=False)
+class _Pause:
+    """:ivar stops: engines that templates have stopped, one after the other.
+    :ivar until: time of the reactor.
+    """
+
+    stops: int = 0
+    until: float = 0.0
+
+
+class TemplatePool:
+    """:param start: starts an engine.
+    :param reactor: for time.
+    """
+
+    def __init__(self, start: StartEngine, limits: Limits, reactor: Any, meter: PoolMeter) -> None:
+        self._start_engine = start
+        self._limits = limits
+        self._reactor = reactor
+        self._meter = meter
+        self._projects: OrderedDict[int, _Project] = OrderedDict()
+        self._slots: dict[IEngine, _Slot] = {}
+        self._pauses: OrderedDict[tuple[int, TemplatePlan], _Pause] = OrderedDict()
+        self._serials = itertools.count(1)
+        self._size = 0
+        self._dispatch_call: IDelayedCall | None = None
+        self._start_after = 0.0
+        self._start_delay = START_DELAY_SECONDS
+        self._is_stopping = False
+        self._stopped: list[Deferred[None]] = []
+        self._ticking = LoopingCall(self._tick)
+        self._ticking.clock = reactor
+
+    # Asking.
+
+    def submit(
+        self, project: int, plan: TemplatePlan, record: RecordContext, waiter: Waiter
+    ) -> None:
+        """See `ITemplates`."""
+        if self._pauses and (project, plan) in self._pauses:
+            self._check_pause(project, plan)
+        of_project = self._project(project)
+        size = RECORD_BYTES + (len(record.body) if plan.needs_body else 0)
+        limits = self._limits
+        if (
+            of_project.records >= limits.queue_records
+            or of_project.size + size > limits.queue_bytes
+            or self._size + size > 4 * limits.queue_bytes
+        ):
+            raise self._refused("full", "too many records wait for their templates", "overloaded")
+        of_project.records += 1
+        of_project.size += size
+        self._size += size
+        of_project.waiting.append(
+            _Job(of_project, plan, record, waiter, size, self._reactor.seconds())
+        )
+        self._dispatch_soon()
+
+    def evaluate(
+        self, project: int, plan: TemplatePlan, records: Sequence[RecordContext]
+    ) -> Deferred[list[Evaluated]]:
+        """See `ITemplates`."""
+        answers = _Answers(len(records))
+        for place, record in enumerate(records):
+            try:
+                self.submit(project, plan, record, _Place(answers, place))
+            except UserError as error:
+                answers.failed(error)
+                break
+        return answers.result
+
+    def check(self, project: int, templates: Sequence[str]) -> Deferred[list[str | None]]:
+        """What is wrong with each of *templates*, ``None`` if nothing is.
+
+        Fails with UserError: they can't be read in time, or not now.
+        """
+        answer: Deferred[list[str | None]] = Deferred()
+        try:
+            of_project = self._project(project)
+            if len(of_project.checks) >= MAX_CHECKS:
+                raise self._refused("full", "too many definitions wait to be read", "overloaded")
+        except UserError as error:
+            answer.errback(error)
+            return answer
+        of_project.checks.append(_Check(of_project, templates, answer, self._reactor.seconds()))
+        self._dispatch_soon()
+        return answer
+
+    def room(self, project: int) -> Deferred[None] | None:
+        """See `ITemplates`."""
+        of_project = self._projects.get(project)
+        if of_project is None or self._has_room(of_project):
+            return None
+        waiting: Deferred[None] = Deferred()
+        of_project.room.append(waiting)
+        return waiting
+
+    def warm(self) -> None:
+        """See `ITemplates`: have an engine."""
+        if not self._slots and not self._is_stopping:
+            self._start()
+
+    @property
+    def waiting_records(self) -> int:
+        """Records that wait or are worked on."""
+        return sum(project.records for project in self._projects.values())
+
+    @property
+    def processes(self) -> int:
+        """Engines that run."""
+        return len(self._slots)
+
+    def stop(self) -> Deferred[None]:
+        """Refuse everything from now on; fires when all engines have ended."""
+        self._is_stopping = True
+        for project in list(self._projects.values()):
+            for job in [*project.alone, *project.waiting]:
+                self._give_up(job, "stopping")
+            for check in project.checks:
+                check.answer.errback(_stopping())
+            project.alone.clear()
+            project.waiting.clear()
+            project.checks.clear()
+            self._tell_room(project)
+        stopped: Deferred[None] = Deferred()
+        if not self._slots:
+            stopped.callback(None)
+            return stopped
+        self._stopped.append(stopped)
+        for slot in self._slots.values():
+            slot.engine.kill()
+        return stopped
+
+    def _project(self, number: int) -> _Project:
+        if self._is_stopping:
+            self._meter.refused("stopping")
+            raise _stopping()
+        project = self._projects.get(number)
+        if project is None:
+            project = self._projects[number] = _Project(number)
+            self._watch()
+        return project
+
+    def _watch(self) -> None:
+        if not self._ticking.running:
+            self._ticking.start(TICK_SECONDS, now=False).addErrback(
+                lambda failure: _log.failure("nobody watches the engines of templates", failure)
+            )
+
+    def _refused(self, reason: str, message: str, name: str) -> UserError:
+        self._meter.refused(reason)
+        return UserError(message, status=503, name=name)
+
+    # Giving work to engines.
+
+    def _dispatch_soon(self) -> None:
+        """At the end of the reactor's turn, together with what comes in it."""
+        if self._dispatch_call is None and not self._is_stopping:
+            self._dispatch_call = self._reactor.callLater(0, self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._dispatch_call = None
+        if self._is_stopping:
+            return
+        for project in [p for p in self._projects.values() if p.wants]:
+            if not self._may_have_engine(project):
+                continue
+            slot = self._free_slot(project)
+            if slot is None:
+                break
+            self._projects.move_to_end(project.number)
+            self._give(slot, project)
+        if not any(p.wants and not p.engines for p in self._projects.values()):
+            self._send_ahead()
+        if self._slots and all(slot.project is not None for slot in self._slots.values()):
+            self._start()  # a start takes a while: the next project, or a loss, finds one ready
+
+    def _may_have_engine(self, project: _Project) -> bool:
+        """See Note [Fair shares]."""
+        most = max(self._limits.processes - 1, 1)
+        if project.engines >= most:
+            return False
+        if project.is_slow:
+            slow = sum(
+                slot.project.is_slow for slot in self._slots.values() if slot.project is not None
+            )
+            return slow < most
+        return (
+            not project.engines
+            or bool(project.alone or project.checks)
+            or len(project.waiting) > MANY_RECORDS
+        )
+
+    def _free_slot(self, project: _Project) -> _Slot | None:
+        free = [
+            slot
+            for slot in self._slots.values()
+            if slot.is_ready and slot.project is None and not slot.is_leaving
+        ]
+        if free:
+            return next((slot for slot in free if slot.last == project.number), free[0])
+        if all(slot.is_ready for slot in self._slots.values()):
+            self._start()
+        return None
+
+    def _start(self) -> None:
+        if len(self._slots) >= self._limits.processes or self._is_stopping:
+            return
+        if self._reactor.seconds() < self._start_after:
+            return  # the next tick tries again
+        self._watch()
+        try:
+            engine = self._start_engine(self)
+        except OSError as error:
+            self._not_started(str(error))
+            return
+        self._slots[engine] = _Slot(engine)
+
+    def _not_started(self, why: str) -> None:
+        _log.error(
+            "cannot start a process for templates: {why}, next attempt in {seconds:g} s",
+            why=why,
+            seconds=self._start_delay,
+        )
+        self._start_after = self._reactor.seconds() + self._start_delay
+        self._start_delay = min(2 * self._start_delay, MAX_START_DELAY_SECONDS)
+
+    def _give(self, slot: _Slot, project: _Project) -> None:
+        slot.project = project
+        slot.last = project.number
+        slot.seen, slot.still = None, 0
+        project.engines += 1
+        self._send(slot, project)
+
+    def _send(self, slot: _Slot, project: _Project) -> None:
+        serial = next(self._serials)
+        if project.checks:
+            check = project.checks.popleft()
+            slot.batches[serial] = _Batch(check=check)
+            slot.engine.check(serial, check.templates)
+            return
+        jobs = [project.alone.popleft()] if project.alone else self._take(project)
+        slot.batches[serial] = _Batch(list(jobs))
+        slot.engine.evaluate(serial, SHARE_SECONDS, jobs)
+
+    def _take(self, project: _Project) -> list[_Job]:
+        """As many records as are likely to be done in one share."""
+        count = MAX_BATCH_RECORDS
+        if project.average:
+            count = min(max(int(SHARE_SECONDS / project.average), 1), count)
+        waiting = project.waiting
+        jobs = [waiting.popleft()]
+        size = jobs[0].size
+        while waiting and len(jobs) < count and size + waiting[0].size <= MAX_BATCH_BYTES:
+            jobs.append(waiting.popleft())
+            size += jobs[-1].size
+        # Those with the same plan together, else in the order of coming.
+        plans: dict[int, int] = {}
+        jobs.sort(key=lambda job: plans.setdefault(id(job.plan), len(plans)))
+        return jobs
+
+    def _send_ahead(self) -> None:
+        """Nobody else waits: let engines have their next batch before the last one is done."""
+        for slot in self._slots.values():
+            project = slot.project
+            if (
+                project is not None
+                and project.waiting
+                and len(slot.batches) < SENT_BATCHES
+                and not slot.is_leaving
+                and not project.is_slow
+            ):
+                self._send(slot, project)
+
+    # What engines say.
+
+    def ready(self, engine: IEngine, /) -> None:
+        """See `EngineListener`."""
+        self._start_delay = START_DELAY_SECONDS
+        self._slots[engine].is_ready = True
+        self._dispatch_soon()
+
+    def answered(self, engine: IEngine, serial: int, index: int, result: Evaluated, /) -> None:
+        """See `EngineListener`."""
+        batch = self._slots[engine].batches.get(serial)
+        job = batch.jobs[index] if batch is not None and index < len(batch.jobs) else None
+        if batch is not None and job is not None:
+            if result.error is None and len(result.cells) != len(job.plan.templates):
+                return  # it isn't to be trusted: as if it had said nothing
+            batch.jobs[index] = None
+            self._answer(job, result)
+
+    def _answer(self, job: _Job, result: Evaluated) -> None:
+        job.project.count(result.seconds)
+        if self._pauses:
+            self._pauses.pop((job.project.number, job.plan), None)
+        self._meter.evaluated(result.seconds, "ok" if result.error is None else "error")
+        self._leave(job)
+        self._tell(job, result)
+
+    def _tell(self, job: _Job, result: Evaluated) -> None:
+        try:
+            job.waiter.evaluated(result)
+        except Exception:
+            _log.failure("a rendered record can't be handed on")
+
+    def finished(self, engine: IEngine, serial: int, *, is_full: bool) -> None:
+        """See `EngineListener`."""
+        slot = self._slots[engine]
+        batch = slot.batches.pop(serial, None)
+        if batch is not None:
+            self._again([job for job in batch.jobs if job is not None])
+        if is_full:
+            slot.is_leaving = True
+        self._after_batch(slot)
+
+    def checked(self, engine: IEngine, serial: int, faults: Sequence[str | None], /) -> None:
+        """See `EngineListener`."""
+        slot = self._slots[engine]
+        batch = slot.batches.pop(serial, None)
+        if batch is not None and batch.check is not None:
+            batch.check.answer.callback(list(faults))
+        self._after_batch(slot)
+
+    def _after_batch(self, slot: _Slot) -> None:
+        slot.seen, slot.still = None, 0
+        if not slot.batches:
+            self._release(slot)
+            if slot.is_leaving:
+                slot.engine.kill()
+        self._dispatch_soon()
+
+    def _release(self, slot: _Slot) -> None:
+        project, slot.project = slot.project, None
+        if project is not None:
+            project.engines -= 1
+
+    def _again(self, jobs: Sequence[_Job]) -> None:
+        """Put *jobs* before those that wait."""
+        for job in reversed(jobs):
+            if self._is_stopping:
+                self._give_up(job, "stopping")
+            else:
+                (job.project.alone if job.crashes else job.project.waiting).appendleft(job)
+
+    def ended(self, engine: IEngine, end: End, /) -> None:
+        """See `EngineListener` and Note [Whose fault]."""
+        slot = self._slots.pop(engine)
+        self._release(slot)
+        if not slot.is_leaving and not self._is_stopping:
+            self._meter.ended(end.cause.value)
+        if end.cause is Cause.START and not self._is_stopping:
+            self._not_started("it ends at once")
+        for serial, batch in slot.batches.items():
+            index = end.index if serial == end.serial else -1
+            if batch.check is not None:
+                self._check_lost(batch.check, end)
+                continue
+            if 0 <= index < len(batch.jobs):
+                culprit = batch.jobs[index]
+                if culprit is not None:
+                    batch.jobs[index] = None
+                    self._lost(culprit, end)
+            self._again([job for job in batch.jobs if job is not None])
+        if self._is_stopping:
+            if not self._slots:
+                self._all_ended()
+            return
+        if any(project.wants for project in self._projects.values()):
+            self._start()
+        self._dispatch_soon()
+
+    def _lost(self, job: _Job, end: End) -> None:
+        if end.cause is Cause.PROCESSOR:
+            job.project.count(self._limits.seconds)
+            self._blame(job, end.column, self._too_slow())
+        elif end.cause is Cause.CRASH:
+            job.crashes += 1
+            if job.crashes > 1:
+                self._blame(job, end.column, _too_much_memory())
+            else:
+                self._again([job])
+        else:
+            job.losses += 1
+            if job.losses > 1:
+                self._give_up(job, "killed")
+            else:
+                self._again([job])
+
+    def _too_slow(self) -> str:
+        return (
+            f"the templates of a record may take {self._limits.seconds:g} s of processor time, "
+            "and this one takes longer"
+        )
+
+    def _blame(self, job: _Job, column: int, reason: str) -> None:
+        """See Note [Pauses]."""
+        key = (job.project.number, job.plan)
+        pause = self._pauses.setdefault(key, _Pause())
+        self._pauses.move_to_end(key)
+        pause.stops += 1
+        if pause.stops >= STOPS_BEFORE_PAUSE:
+            seconds = FIRST_PAUSE_SECONDS * 2.0 ** min(pause.stops - STOPS_BEFORE_PAUSE, 10)
+            pause.until = self._reactor.seconds() + min(seconds, MAX_PAUSE_SECONDS)
+        if len(self._pauses) > MAX_PAUSES:
+            self._pauses.popitem(last=False)
+        self._meter.evaluated(self._limits.seconds, "stopped")
+        self._leave(job)
+        column = min(max(column, 0), len(job.plan.templates) - 1)
+        error = UserError(reason, name="templateLimitExceeded")
+        self._tell(job, Evaluated([b""] * column, error, self._limits.seconds))
+
+    def _check_pause(self, project: int, plan: TemplatePlan) -> None:
+        pause = self._pauses[project, plan]
+        if pause.until > self._reactor.seconds():
+            raise self._refused(
+                "paused",
+                f"the templates of the sink were stopped {pause.stops} times one after the other, "
+                "they are not run for a moment",
+                "templatesPaused",
+            )
+
+    def _check_lost(self, check: _Check, end: End) -> None:
+        if end.cause is Cause.PROCESSOR or (end.cause is Cause.CRASH and check.losses):
+            faults: list[str | None] = [None] * len(check.templates)
+            faults[min(max(end.index, 0), len(faults) - 1)] = (
+                f"it takes longer than {self._limits.seconds:g} s of processor time to be read"
+                if end.cause is Cause.PROCESSOR
+                else "it takes more memory to be read, or a deeper stack, than there is"
+            )
+            check.answer.callback(faults)
+        elif check.losses or self._is_stopping:
+            check.answer.errback(_stopping() if self._is_stopping else _killed())
+        else:
+            check.losses += 1
+            check.project.checks.appendleft(check)
+
+    # The end of a record's way.
+
+    def _leave(self, job: _Job) -> None:
+        project = job.project
+        project.records -= 1
+        project.size -= job.size
+        self._size -= job.size
+        if project.room and self._has_room(project):
+            self._tell_room(project)
+
+    def _has_room(self, project: _Project) -> bool:
+        limits = self._limits
+        return (
+            project.records <= limits.queue_records // 2
+            and project.size <= limits.queue_bytes // 2
+            and self._size <= 2 * limits.queue_bytes
+        )
+
+    def _tell_room(self, project: _Project) -> None:
+        waiting, project.room = project.room, []
+        for each in waiting:
+            each.callback(None)
+
+    def _give_up(self, job: _Job, reason: str) -> None:
+        self._leave(job)
+        self._meter.refused(reason)
+        if reason == "stopping":
+            error = _stopping()
+        elif reason == "late":
+            error = _late()
+        else:
+            error = _killed()
+        try:
+            job.waiter.failed(let_go(error))
+        except Exception:
+            _log.failure("a record that isn't rendered can't be answered")
+
+    # Time.
+
+    def _tick(self) -> None:
+        now = self._reactor.seconds()
+        for project in list(self._projects.values()):
+            for queue in (project.waiting, project.alone):
+                while queue and now - queue[0].since > QUEUE_SECONDS:
+                    self._give_up(queue.popleft(), "late")
+            while project.checks and now - project.checks[0].since > QUEUE_SECONDS:
+                self._meter.refused("late")
+                project.checks.popleft().answer.errback(_late())
+            if not project.wants and not project.records and not project.engines:
+                if not project.room and project.average < SLOW_SECONDS:
+                    del self._projects[project.number]
+                else:
+                    project.average *= 1 - WEIGHT_OF_LAST
+        for slot in list(self._slots.values()):
+            self._look_at(slot)
+        if any(project.wants for project in self._projects.values()):
+            self._dispatch_soon()
+        if not self._projects and not self._slots and self._ticking.running:
+            self._ticking.stop()
+
+    def _look_at(self, slot: _Slot) -> None:
+        """End an engine that stands still, or that nobody needs."""
+        is_at_work = slot.batches or not slot.is_ready
+        progress = slot.engine.progress() if is_at_work else None
+        slot.still = slot.still + 1 if progress == slot.seen else 0
+        slot.seen = progress
+        if is_at_work:
+            if slot.still == STANDSTILL_TICKS:
+                _log.warn("an engine of templates stands still, it is replaced")
+                slot.engine.kill()
+        elif slot.still > IDLE_TICKS and len(self._slots) > 1:
+            slot.is_leaving = True
+            slot.engine.kill()
+
+    def _all_ended(self) -> None:
+        if self._ticking.running:
+            self._ticking.stop()
+        if self._dispatch_call is not None and self._dispatch_call.active():
+            self._dispatch_call.cancel()
+        stopped, self._stopped = self._stopped, []
+        for waiting in stopped:
+            waiting.callback(None)
+
+
+def _stopping() -> UserError:
+    return UserError("node is shutting down", status=503, name="shutdown")
+
+
+def _late() -> UserError:
+    return UserError(
+        f"no process for templates was free for {QUEUE_SECONDS:g} s", status=503, name="overloaded"
+    )
+
+
+def _killed() -> UserError:
+    return UserError(
+        "the process for templates was killed twice while it worked on the record",
+        status=503,
+        name="templatesUnavailable",
+    )
+
+
+def _too_much_memory() -> str:
+    return "the template needs more memory or a deeper stack than it may have"
+
+
+class _Answers:
+    """Several results, which are wanted together.
+
+    :ivar result: fires with them.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.result: Deferred[list[Evaluated]] = Deferred()
+        self._results: list[Evaluated | None] = [None] * count
+        self._missing = count
+        if not count:
+            self.result.callback([])
+
+    def evaluated(self, place: int, result: Evaluated) -> None:
+        self._results[place] = result
+        self._missing -= 1
+        if not self._missing and not self.result.called:
+            self.result.callback([each for each in self._results if each is not None])
+
+    def failed(self, error: Exception) -> None:
+        if not self.result.called:
+            self.result.errback(error)
+
+
+class _Place:
+    """Who waits for one of several results."""
+
+    __slots__ = ("_answers", "_place")
+
+    def __init__(self, answers: _Answers, place: int) -> None:
+        self._answers = answers
+        self._place = place
+
+    def evaluated(self, result: Evaluated, /) -> None:
+        self._answers.evaluated(self._place, result)
+
+    def failed(self, error: Exception, /) -> None:
+        self._answers.failed(error)
