@@ -16,6 +16,7 @@ EVERY ?= 20
 KILLS ?= 20
 SEEDS ?= 5000
 INPUTS ?= 5000000
+RECORDS ?= 1000000
 HISTORIES ?= 300
 STEPS ?= 60
 
@@ -141,8 +142,9 @@ triggers: install ## Let each condition of a rotation fire alone, and show what 
 chaos-api: install ## Change sinks through two APIs with 200 clients, then check every invariant
 	$(BIN)/python -m benchmarks.api_stress
 
-fuzz: install ## Read INPUTS random requests with our parser and two others, and compare
+fuzz: install ## Read INPUTS random requests with our parser and two others, and compare; then send RECORDS random records
 	$(BIN)/python -m tests.fuzz --inputs=$(INPUTS)
+	$(BIN)/python -m tests.fuzz records --inputs=$(RECORDS)
 
 simulate: install ## Run the way of records in virtual time, with SEEDS different lots of faults
 	$(BIN)/python -m tests.simulation --seeds=$(SEEDS)

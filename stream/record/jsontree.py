@@ -126,6 +126,12 @@ def has_more_values(source: bytes, limit: int) -> bool:
 
 def _read_again(source: bytes, error: orjson.JSONDecodeError) -> Any:
     """*source*, which orjson refuses; see Note [Two readers]."""
+    if _WIDE.match(source) is not None:
+        raise InvalidJson("it is in UTF-16 or UTF-32, please send UTF-8") from None
+    try:
+        text = source.decode()
+    except UnicodeDecodeError as fault:
+        raise InvalidJson(f"byte {fault.start + 1} is not UTF-8") from None
     reason = str(error)
     has_surrogates = _SURROGATE.search(source) is not None
     if has_surrogates and source.count(b"\\u") > MAX_VALUES:
@@ -134,19 +140,15 @@ def _read_again(source: bytes, error: orjson.JSONDecodeError) -> Any:
             status=413,
             name="payloadTooLarge",
         ) from None
-    if has_surrogates or _is_huge_number(error.doc, error.pos):
+    if has_surrogates or _is_huge_number(text, error.pos):
         try:
-            value = json.loads(
-                source.decode(), parse_int=_read_integer, parse_constant=_refuse_constant
-            )
+            value = json.loads(text, parse_int=_read_integer, parse_constant=_refuse_constant)
         except RecursionError:
             reason = "it is nested too deep"
         except ValueError as other:
             reason = str(other)
         else:
             return _without_surrogates(value) if has_surrogates else value
-    if _WIDE.match(source) is not None:
-        reason = "it is in UTF-16 or UTF-32, please send UTF-8"
     raise InvalidJson(reason) from None
 
 

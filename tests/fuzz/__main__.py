@@ -1,4 +1,6 @@
-"""``make fuzz``: random requests read by our parser and by two others.
+"""``make fuzz``: random requests read by our parser and by two others, and random records.
+
+What follows is about requests; for records see `tests.fuzz.records`.
 
 Whatever we accept, the others have to accept and to read the same way: a request that two parsers
 read differently is how one request is smuggled behind another. What only we refuse is fine. Inputs
@@ -19,6 +21,7 @@ import httptools
 from stream.errors import UserError
 from stream.source.http.head import HeadReader
 from stream.source.http.parser import RequestParser
+from tests.fuzz import records
 from tests.source.http.test_parser import BODY_LIMIT, GOOD, HEAD_LIMIT, SMUGGLING, next_whole
 
 __all__ = ["main", "search"]
@@ -170,11 +173,13 @@ def _fault(counts: Counter[str], what: str, data: bytes) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", nargs="?", choices=["requests", "records"], default="requests")
     parser.add_argument("--inputs", type=int, default=5_000_000)
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args()
     seed = random.randrange(2**32) if options.seed is None else options.seed
-    counts = search(options.inputs, seed)
+    search_for = records.search if options.what == "records" else search
+    counts = search_for(options.inputs, seed)
     print(f"seed {seed}:", ", ".join(f"{number:,} {name}" for name, number in counts.items()))
     if any(name[0].isupper() for name in counts):
         raise SystemExit(1)

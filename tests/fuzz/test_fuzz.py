@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fuzz import __main__ as fuzz
+from tests.fuzz import records
 
 
 def test_no_input_is_read_differently() -> None:
@@ -22,3 +23,20 @@ def test_a_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     counts = fuzz.search(20_000, seed=3)
     assert counts["Differs from h11"] > 0
+
+
+def test_any_body_ends_in_rows_or_in_a_reason() -> None:
+    """Some of them are stored, all others are refused with what is wrong."""
+    counts = records.search(1500, seed=3)
+    assert not [name for name in counts if name[0].isupper()]
+    assert counts["200"] > 100 and counts["207"] > 3
+
+
+def test_a_broken_way_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that isn't quoted, a reader that lets a fault through."""
+    with monkeypatch.context() as patched:
+        patched.setattr(BodyColumn, "TYPE", "body")
+        patched.setattr(records, "_LENIENT", records._LENIENT[:-1])
+        assert records.search(300, seed=3)["Wrong"] > 0
+    monkeypatch.setattr("stream.record.context.parse_json", lambda body: 1 // 0)
+    assert records.search(300, seed=3)["Wrong"] > 0
