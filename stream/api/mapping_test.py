@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from stream.api.body import decode_json
+import orjson
+
 from stream.api.call import Call, Handler
 from stream.definition.entity import Sink, Source
 from stream.definition.reads import DefinitionReads
-from stream.errors import NestedError, UserError
+from stream.errors import NestedError
 from stream.mapping.plan import Evaluated
 from stream.mapping.render import render_cells, template_plan
+from stream.record.charset import without_bom
 from stream.record.context import RecordContext
-from stream.record.headers import RecordHeaders, html_safe
+from stream.record.elements import batch_option, read_records
+from stream.record.encoding import decode_body
+from stream.record.errors import InvalidJson
+from stream.record.headers import RecordHeaders
+from stream.record.jsontree import parse_json
+from stream.record.printing import print_json
+from stream.settings.tree import HTTPSourceSettings
 from stream.templates.interface import ITemplates
 
 __all__ = ["MappingTest"]
+
+MAX_RECORDS = 100
+"""Of a batch: whoever tests looks at the rows."""
 
 MAX_RESULT_BYTES = 1024 * 1024
 """Of all templates of a sink."""
@@ -26,15 +36,22 @@ _NOT_OF_THE_RECORD = frozenset({b"host", b"x-storageapi-token"})
 
 
 class MappingTest:
-    """:param now: seconds since the epoch.
+    """:param limits: of the listener, which would take the same bodies.
+    :param now: seconds since the epoch.
     :param templates: evaluates templates.
     """
 
     def __init__(
-        self, *, reads: DefinitionReads, templates: ITemplates, now: Callable[[], float]
+        self,
+        *,
+        reads: DefinitionReads,
+        templates: ITemplates,
+        limits: HTTPSourceSettings,
+        now: Callable[[], float],
     ) -> None:
         self._templates = templates
         self._reads = reads
+        self._limits = limits
         self._now = now
 
     def handlers(self) -> dict[str, Handler]:
@@ -43,31 +60,36 @@ class MappingTest:
     async def test(self, call: Call) -> Any:
         source = await self._reads.source(call.source_key)
         sinks = await self._reads.with_mappings(await self._reads.sinks(source.key))
-        record = self._record(call, source)
+        records = self._records(call, source)
+        signal = call.parameters["signal"] if source.type == "otlp" else ""
         return {
             "projectId": source.key.project_id,
             "branchId": source.key.branch_id,
             "sourceId": source.key.source_id,
-            "tables": [
-                await self._table(sink, record) for sink in sinks if sink.accepts(record.signal)
-            ],
+            "tables": [await self._table(sink, records) for sink in sinks if sink.accepts(signal)],
         }
 
-    async def _table(self, sink: Sink, record: RecordContext) -> dict[str, Any]:
+    async def _table(self, sink: Sink, records: Sequence[RecordContext]) -> dict[str, Any]:
         mapping = sink.table.mapping.mapping
         plan = template_plan(mapping, MAX_RESULT_BYTES)
-        evaluated: Evaluated | None = None
-        if plan is not None:
-            project = sink.key.project_id
-            [evaluated] = await self._templates.evaluate(project, plan, [record])
-        cells = render_cells(mapping, record, evaluated)
+        evaluated: Sequence[Evaluated | None] = [None] * len(records)
+        if plan is not None and records:
+            evaluated = await self._templates.evaluate(sink.key.project_id, plan, records)
+        rows = [
+            render_cells(mapping, record, result)
+            for record, result in zip(records, evaluated, strict=True)
+        ]
         return {
             "sinkId": sink.key.sink_id,
             "tableId": sink.table.keboola.table_id,
-            "rows": [{"columns": [{"name": name, "value": value} for name, value in cells]}],
+            "rows": [
+                {"columns": [{"name": name, "value": value} for name, value in cells]}
+                for cells in rows
+            ],
         }
 
-    def _record(self, call: Call, source: Source) -> RecordContext:
+    def _records(self, call: Call, source: Source) -> list[RecordContext]:
+        """What the source would make of the body. Raises UserError."""
         milliseconds = int(self._now() * 1000)
         headers = RecordHeaders(
             [
@@ -76,28 +98,42 @@ class MappingTest:
                 if name.lower() not in _NOT_OF_THE_RECORD
             ]
         )
+        limits = self._limits
+        encoding = headers.map.get("Content-Encoding", "").lower().encode()
         if source.type == "http":
-            return RecordContext(milliseconds, call.client_ip, headers, call.raw_body)
-        flat = _flat_record(call.raw_body)
-        printed = json.dumps(flat, ensure_ascii=False, separators=(",", ":"))
-        return RecordContext(
-            milliseconds,
-            call.client_ip,
-            headers,
-            html_safe(printed).encode(),
-            signal=call.parameters["signal"],
-            body_map=flat,
-        )
+            return read_records(
+                RecordContext(milliseconds, call.client_ip, headers, call.raw_body),
+                encoding,
+                batch_option(call.parameters.get("batch")),
+                max_bytes=limits.max_decoded_body_size,
+                max_records=min(limits.max_batch_records, MAX_RECORDS),
+            )
+        flat = _flat_record(decode_body(encoding, call.raw_body, limits.max_decoded_body_size))
+        return [
+            RecordContext(
+                milliseconds,
+                call.client_ip,
+                headers,
+                print_json(flat).encode(),
+                signal=call.parameters["signal"],
+                body_map=flat,
+            )
+        ]
 
 
 def _flat_record(body: bytes) -> dict[str, Any]:
     """An OTLP record in the form in which sinks get it; nothing is an empty record."""
-    text = body.decode("utf-8", "replace").strip()
+    body = without_bom(body).strip()
     problem = "expected an object"
+    value: Any = {}
     try:
-        value = decode_json(text) if text else {}
-    except UserError as error:
-        value, problem = None, error.message
+        if body:
+            value = parse_json(body)
+            orjson.dumps(value)
+    except InvalidJson as error:
+        value, problem = None, error.reason
+    except orjson.JSONEncodeError:
+        value, problem = None, "it is nested too deep"
     if not isinstance(value, dict):
         raise NestedError(
             "request body must be a JSON object representing a flat OTLP record", [problem]

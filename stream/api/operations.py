@@ -232,7 +232,10 @@ _SOURCE_OPERATIONS = (
         method="POST",
         path=f"{_SOURCE}/test",
         summary="Show what the sinks would make of a record.",
-        description="The body and the headers are the record. Nothing is stored.",
+        description=(
+            "The body and the headers are the record; a compressed body and a batch are read as "
+            "the source reads them. Nothing is stored."
+        ),
         tag="test",
         parameters=(
             *_OF_SOURCE,
@@ -241,6 +244,12 @@ _SOURCE_OPERATIONS = (
                 place="query",
                 schema=Text(enum=SIGNALS, default="logs"),
                 description="Of an OTLP source: the signal that the record belongs to.",
+            ),
+            Parameter(
+                name="batch",
+                place="query",
+                schema=Text(),
+                description="Whether the body holds many records, as for the URL of the source.",
             ),
         ),
         raw_body=True,

@@ -136,7 +136,12 @@ class ApiService(Service):
             SinkStatistics(client=client, reads=reads, tasks=tasks),
             Tasks(store=store, abandoned=abandoned, live=live, urls=urls),
             Aggregation(client=client, reads=reads, urls=urls),
-            MappingTest(reads=reads, templates=templates, now=wall_clock(reactor)),
+            MappingTest(
+                reads=reads,
+                templates=templates,
+                limits=settings.source.http,
+                now=wall_clock(reactor),
+            ),
             Tails(hub=self._tails, reads=reads),
         )
         handlers = {

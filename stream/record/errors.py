@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from stream.errors import NestedError, UserError
+from stream.values.bytesize import ByteSize
 
-__all__ = ["InvalidForm", "InvalidJson", "UnsupportedCharset", "UnsupportedMediaType"]
+__all__ = [
+    "BatchTooLarge",
+    "BodyTooLarge",
+    "InvalidForm",
+    "InvalidJson",
+    "UnsupportedCharset",
+    "UnsupportedEncoding",
+    "UnsupportedMediaType",
+]
 
 
 class UnsupportedMediaType(UserError):
@@ -56,3 +65,37 @@ class InvalidJson(NestedError):
     def __init__(self, reason: str, *, status: int | None = None, name: str | None = None) -> None:
         super().__init__("cannot parse request json", [reason], status=status, name=name)
         self.reason = reason
+
+
+class BodyTooLarge(UserError):
+    """A body above the limit, as it came or decoded."""
+
+    status = 413
+    name = "bodyTooLarge"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f'request body size is over the maximum "{ByteSize(limit)}"')
+
+
+class UnsupportedEncoding(UserError):
+    """A ``Content-Encoding`` that can't be decoded; the answer names those that can.
+
+    :param encoding: what was sent.
+    """
+
+    status = 415
+    name = "unsupportedMediaType"
+    supported = ("gzip", "zstd")
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(
+            f'unsupported content encoding "{encoding}", '
+            f"supported encodings: {' and '.join(self.supported)}"
+        )
+
+
+class BatchTooLarge(UserError):
+    """More records, or more rows, than one request may hold."""
+
+    status = 413
+    name = "batchTooLarge"

@@ -1,4 +1,4 @@
-"""Many records in one request: where one ends and the next begins, and their rows for each sink.
+"""Many records in one request: their rows for each sink.
 
 Nothing of a batch is handed on before all of it is rendered. The rows that a sink gets travel as
 one block, so they are stored together or not at all; what can't be rendered is told apart by its
@@ -7,31 +7,25 @@ place, never by a half-done answer. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from itertools import count, islice, repeat
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Protocol
 
 import attrs
-import orjson
 
 from stream.errors import UserError, let_go
 from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer
 from stream.record.block import RecordBlock
-from stream.record.charset import BOM, without_bom
-from stream.record.context import UNPARSED, RecordContext
-from stream.record.jsontree import array_items, check_bounds, parse_json
+from stream.record.context import RecordContext
+from stream.record.elements import Element
+from stream.record.errors import BatchTooLarge
 
 __all__ = [
     "MAX_ROWS_BYTES",
-    "BatchTooLarge",
-    "Element",
     "Evaluation",
     "Rejection",
     "RowBlock",
-    "array_elements",
-    "array_steps",
-    "line_elements",
     "render_batch",
 ]
 
@@ -43,113 +37,6 @@ MAX_ROWS_BYTES = 4_000_000
 
 RECORDS_AT_ONCE = 64
 """Rendered for one sink after the other, so that each body is parsed once."""
-
-
-MAX_LINES_PER_RECORD = 10
-"""Blank lines between records, which are left out."""
-
-ITEMS_AT_ONCE = 64
-BYTES_AT_ONCE = 128 * 1024
-"""Of an array's items, found or parsed in one piece of work."""
-
-KEPT_BYTES = 1024 * 1024
-"""The values of a larger array aren't kept, but made once more when they are rendered: they can
-take fifty times the room of their text."""
-
-
-class BatchTooLarge(UserError):
-    """More records, or more rows, than one request may hold."""
-
-    status = 413
-    name = "batchTooLarge"
-
-
-Element = tuple[int, bytes, Any]
-"""One record of a batch: the number of its line, from 1, or its index in the array, from 0; its
-source text; the document in it, or `UNPARSED`."""
-
-
-def line_elements(body: bytes, max_records: int) -> list[Element]:
-    """The lines of *body* that aren't blank. Raises BatchTooLarge."""
-    line_count = body.count(b"\n")
-    if line_count > MAX_LINES_PER_RECORD * max_records:
-        raise BatchTooLarge(
-            f"the batch has {line_count} lines, the maximum of records is {max_records}, "
-            "please split it"
-        )
-    if b"\r" in body:
-        body = body.replace(b"\r\n", b"\n")
-    lines = body.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    if BOM in body:  # files that were put behind one another
-        lines = [without_bom(line) for line in lines]
-    elements: list[Element] = list(zip(count(1), lines, repeat(UNPARSED)))
-    if not all(lines) or any(map(bytes.isspace, lines)):
-        elements = [item for item in elements if item[1] and not item[1].isspace()]
-    if len(elements) > max_records:
-        raise BatchTooLarge(
-            f"the batch has {len(elements)} records, the maximum is {max_records}, please split it"
-        )
-    return elements
-
-
-def array_elements(body: bytes, max_records: int) -> list[Element]:
-    """The items of the JSON array *body*. Raises InvalidJson, BatchTooLarge."""
-    steps = array_steps(body, max_records)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            elements: list[Element] = end.value
-            return elements
-
-
-def array_steps(body: bytes, max_records: int) -> Generator[None, None, list[Element]]:
-    """The same in small pieces of work.
-
-    The items are counted before any of them is parsed, and are parsed a few at a time.
-    """
-    texts: list[bytes] = []
-    for text in array_items(body):
-        if len(texts) >= max_records:
-            raise BatchTooLarge(
-                f"the batch has more records than the maximum of {max_records}, please split it"
-            )
-        texts.append(text)
-        if not len(texts) % ITEMS_AT_ONCE:
-            yield
-    keeps_values = len(body) <= KEPT_BYTES
-    elements: list[Element] = []
-    start = 0
-    while start < len(texts):
-        end, size = start, 0
-        while end < len(texts) and end - start < ITEMS_AT_ONCE and size < BYTES_AT_ONCE:
-            size += len(texts[end])
-            end += 1
-        values: Sequence[Any] = _parse_items(texts[start:end])
-        elements += zip(
-            range(start, end),
-            texts[start:end],
-            values if keeps_values else repeat(UNPARSED),
-            strict=False,
-        )
-        start = end
-        yield
-    return elements
-
-
-def _parse_items(texts: Sequence[bytes]) -> Sequence[Any]:
-    """The documents in *texts*. Raises InvalidJson."""
-    for text in texts:
-        check_bounds(text)
-    try:
-        values: list[Any] = orjson.loads(b"[%b]" % b",".join(texts))
-        if len(values) == len(texts):
-            return values
-    except orjson.JSONDecodeError:
-        pass
-    return [parse_json(text) for text in texts]
 
 
 @attrs.frozen

@@ -18,8 +18,8 @@ import attrs
 from stream.definition.key import SourceKey
 from stream.definition.tail import TailSubscription
 from stream.record.context import RecordContext
+from stream.record.elements import Element
 from stream.record.tail import shown_record
-from stream.source.batch import Element
 from stream.values.bucket import TokenBucket
 
 __all__ = [

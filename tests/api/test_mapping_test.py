@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from typing import Any
 
 import pytest_twisted
@@ -103,6 +104,59 @@ async def test_otlp(api: Api) -> None:
     )
     reply = await api.call("POST", f"{SOURCE}/test")
     assert reply.status == 422
+
+
+@ensure
+async def test_bodies_are_read_as_the_source_reads_them(api: Api) -> None:
+    """Compressed, as a batch, with a byte order mark; what it refuses is refused."""
+    await create(api, "http", path_column("a"))
+
+    async def rows(data: bytes, query: str = "", **headers: str) -> Any:
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        reply = await api.call("POST", f"{SOURCE}/test{query}", data=data, headers=headers)
+        if reply.status != 200:
+            return reply.status, reply.json["error"]
+        [table] = reply.json["tables"]
+        return [row["columns"][0]["value"] for row in table["rows"]]
+
+    json_type, lines = "application/json", "application/x-ndjson"
+    body = gzip.compress(b'{"a":1e400}')
+    assert await rows(body, Content_Type=json_type, Content_Encoding="gzip") == ["1e400"]
+    data = "\ufeff".encode() + b'{"a":1}\n{"a":"\\ud83d"}\n'
+    assert await rows(data, Content_Type=lines) == ["1", '"\\ud83d"']
+    assert await rows(b'[{"a":1.0}]', "?batch=1", Content_Type=json_type) == ["1.0"]
+    refused = [
+        (b"x", "", {"Content_Type": json_type, "Content_Encoding": "gzip"}, 400, "badRequest"),
+        (
+            b"x",
+            "",
+            {"Content_Type": json_type, "Content_Encoding": "br"},
+            415,
+            "unsupportedMediaType",
+        ),
+        (b"[]", "?batch=maybe", {"Content_Type": json_type}, 400, "badRequest"),
+        (b"{}\n" * 101, "", {"Content_Type": lines}, 413, "batchTooLarge"),
+        (b"{}", "", {"Content_Type": json_type}, 422, "unprocessableContent"),
+    ]
+    for data, query, headers, status, error in refused:
+        assert await rows(data, query, **headers) == (status, f"stream.api.{error}")
+
+
+@ensure
+async def test_any_flat_record_is_rendered_or_refused(api: Api) -> None:
+    """Nothing in it is too strange for an answer."""
+    await create(api, "otlp", path_column("a", defaultValue=""), {"type": "body", "name": "b"})
+    expected = {
+        b'\xef\xbb\xbf{"a":1}': ["1", '{"a":1}'],
+        b'{"a":"\\ud83d","k\\udc00":1}': ['"\ufffd"', '{"a":"\ufffd","k\ufffd":1}'],
+        b'{"a":1e400}': ["null", '{"a":null}'],
+    }
+    for data, cells in expected.items():
+        assert await values(api, data) == [cells]
+    for data in (b'{"a":' * 290 + b"1" + b"}" * 290, b"\xff", b'{"a":NaN}', b'{"a":1}}'):
+        reply = await api.call("POST", f"{SOURCE}/test", data=data)
+        assert reply.status == 400
+        assert "flat OTLP record" in reply.json["message"]
 
 
 @ensure

@@ -21,7 +21,8 @@ from typing import Any
 
 import zstandard
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
+from twisted.logger import ILogObserver, globalLogPublisher
+from zope.interface import implementer
 
 from stream.definition.key import SourceKey
 from stream.mapping.columns import (
@@ -282,6 +283,7 @@ def search(inputs: int, seed: int) -> Counter[str]:
     counts: Counter[str] = Counter()
     logged: list[str] = []
 
+    @implementer(ILogObserver)
     def observe(event: Any) -> None:
         if event.get("log_failure") is not None:
             logged.append(str(event["log_failure"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 
@@ -14,17 +15,10 @@ from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
 from stream.mapping.render import Renderer, compile_renderer
 from stream.record.charset import BOM
 from stream.record.context import RecordContext
-from stream.record.errors import InvalidJson
+from stream.record.elements import array_elements, line_elements, read_records
+from stream.record.errors import BatchTooLarge, InvalidJson
 from stream.record.headers import RecordHeaders
-from stream.source.batch import (
-    MAX_ROWS_BYTES,
-    RECORDS_AT_ONCE,
-    BatchTooLarge,
-    RowBlock,
-    array_elements,
-    line_elements,
-    render_batch,
-)
+from stream.source.batch import MAX_ROWS_BYTES, RECORDS_AT_ONCE, RowBlock, render_batch
 
 JSON = st.recursive(
     st.none()
@@ -168,3 +162,27 @@ def test_fault_of_ours_costs_the_sink_the_batch() -> None:
     blocks = [RowBlock(Broken(), 0)]
     list(render_batch(line_elements(b"1\n2", 10), record(), blocks))
     assert isinstance(blocks[0].error, ZeroDivisionError)
+
+
+def test_records_of_a_request() -> None:
+    """As the listener reads them: decoded, one or many."""
+    body = gzip.compress("\ufeff".encode() + b'{"a":1}\n{"a":2}')
+
+    def read(content_type: str, body: bytes, option: bool | str | None = None) -> list[bytes]:
+        headers = RecordHeaders([(b"Content-Type", content_type.encode())])
+        request = RecordContext(1, "203.0.113.7", headers, body)
+        records = read_records(request, b"gzip", option, max_bytes=100, max_records=2)
+        return [record.body for record in records]
+
+    assert read("application/x-ndjson", body) == [b'{"a":1}', b'{"a":2}']
+    assert read("application/x-ndjson", body, False) == [b'{"a":1}\n{"a":2}']
+    assert read("application/json", gzip.compress(b"[1,2]"), True) == [b"1", b"2"]
+    assert read("application/json", gzip.compress(b"[1,2]")) == [b"[1,2]"]
+    for content_type, option, status in (
+        ("application/json", "maybe", 400),
+        ("text/plain", True, 415),
+        ("application/json", True, 400),
+    ):
+        with pytest.raises(UserError) as caught:
+            read(content_type, body, option)
+        assert caught.value.status == status

@@ -18,9 +18,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from stream.record.encoding import Abandoned, content_codings, decode_body
+from stream.record.errors import BodyTooLarge
 from stream.source.http.answers import Connection
-from stream.source.http.encoding import Abandoned, content_codings, decode_body
-from stream.source.http.errors import BodyTooLarge
 from stream.source.turns import SHARES, Turns, overloaded
 
 __all__ = ["INLINE_BYTES", "MAX_WAITING_BYTES", "THREADS", "Decoder"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stream.errors import UserError
+from stream.record.errors import BodyTooLarge
 from stream.values.bytesize import ByteSize
 
 __all__ = [
@@ -13,7 +14,6 @@ __all__ = [
     "RequestTimeout",
     "UnfinishedRequest",
     "UnknownExpectation",
-    "UnsupportedEncoding",
 ]
 
 
@@ -69,28 +69,3 @@ class HeaderTooLarge(UserError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f'request header size is over the maximum "{ByteSize(limit)}"')
-
-
-class BodyTooLarge(UserError):
-    status = 413
-    name = "bodyTooLarge"
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f'request body size is over the maximum "{ByteSize(limit)}"')
-
-
-class UnsupportedEncoding(UserError):
-    """A ``Content-Encoding`` that can't be decoded; the answer names those that can.
-
-    :param encoding: what was sent.
-    """
-
-    status = 415
-    name = "unsupportedMediaType"
-    supported = ("gzip", "zstd")
-
-    def __init__(self, encoding: str) -> None:
-        super().__init__(
-            f'unsupported content encoding "{encoding}", '
-            f"supported encodings: {' and '.join(self.supported)}"
-        )

@@ -14,6 +14,7 @@ from stream.ops.metrics import Metrics
 from stream.record.body import ready_body
 from stream.record.charset import BOM
 from stream.record.context import RecordContext
+from stream.record.elements import is_batch
 from stream.source.http import responses
 from stream.source.http.answers import (
     Connection,
@@ -30,7 +31,7 @@ from stream.source.http.idempotency import Attempt, IdempotencyWindow, fingerpri
 from stream.source.http.intake import Owner
 from stream.source.http.parser import Request
 from stream.source.http.route import Health, Ingest, NotFound, Otlp, Route, Server, find_route
-from stream.source.http.special import LARGE_BYTES, SpecialWriter, is_batch, is_large
+from stream.source.http.special import LARGE_BYTES, SpecialWriter, is_large
 from stream.source.interfaces import IDispatcher, IRouter
 from stream.source.meters import SourceMeters
 from stream.source.otlp.handler import OtlpHandler
@@ -335,7 +336,7 @@ class IngestHandler:
     ) -> bytes | None:
         record = self._record(head, ready_body(head.headers, body), connection)
         targets = tuple((source, self._router.eligible(source, "")) for source in sources)
-        if is_batch(route, head.headers):
+        if is_batch(route.batch, head.headers):
             self._special.write_batch(record, targets, route.verbose, connection, failed)
             return None
         if self._taps:

@@ -20,9 +20,9 @@ from typing import Any
 import orjson
 
 from stream.errors import UserError, record_error_name, record_message, sentence
+from stream.record.errors import UnsupportedEncoding
 from stream.record.headers import html_safe
 from stream.sink.outcome import Stored
-from stream.source.http.errors import UnsupportedEncoding
 
 __all__ = [
     "ACCEPTED",

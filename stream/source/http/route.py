@@ -8,6 +8,8 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import attrs
 
+from stream.record.elements import batch_option
+
 __all__ = ["Health", "Ingest", "NotFound", "Otlp", "Route", "Server", "find_route"]
 
 _PLAIN_INGEST = re.compile(
@@ -16,10 +18,6 @@ _PLAIN_INGEST = re.compile(
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://[^/?#]*")
 _PROJECT_ID = re.compile(r"[+-]?[0-9]{1,19}")
 _SIGNALS = ("logs", "metrics", "traces")
-_BOOLEANS = {
-    **dict.fromkeys(("true", "1", "yes", "y", "on", "t"), True),
-    **dict.fromkeys(("false", "0", "no", "n", "off", "f"), False),
-}
 _SEPARATORS = re.compile(rb"//+")
 
 
@@ -117,13 +115,12 @@ def _find(target: bytes) -> Route:
     if len(parts) == 5 and parts[:2] == [b"", b"stream"] and parts[2] and parts[3]:
         project, source_id, secret = (_text(part) for part in parts[2:])
         options = _options(query)
-        batch = options.get("batch")
         return Ingest(
             project,
             source_id,
             secret,
             options.get("verbose") == "true",
-            None if batch is None else _BOOLEANS.get(batch.lower(), batch),
+            batch_option(options.get("batch")),
         )
     return NotFound()
 

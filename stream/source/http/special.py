@@ -16,8 +16,9 @@ from stream.definition.key import SourceKey
 from stream.errors import UserError, let_go
 from stream.ops.metrics import SourceMeter
 from stream.record.context import RecordContext
+from stream.record.elements import array_steps, line_elements
 from stream.record.headers import BodyKind, RecordHeaders
-from stream.source.batch import Evaluation, RowBlock, array_steps, line_elements, render_batch
+from stream.source.batch import Evaluation, RowBlock, render_batch
 from stream.source.http.answers import (
     Connection,
     ManyAnswers,
@@ -27,12 +28,11 @@ from stream.source.http.answers import (
     write_record,
 )
 from stream.source.http.batch_answer import BatchAnswer, BlockAnswer
-from stream.source.http.route import Ingest
 from stream.source.interfaces import ISinkWriter
 from stream.source.taps import Taps
 from stream.source.turns import Turns, Waited
 
-__all__ = ["LARGE_BYTES", "SpecialWriter", "is_batch", "is_large"]
+__all__ = ["LARGE_BYTES", "SpecialWriter", "is_large"]
 
 _log = Logger(namespace="http-source")
 
@@ -47,24 +47,6 @@ def is_large(headers: RecordHeaders, size: int) -> bool:
     """Whether a record with a body of *size* bytes can keep others waiting."""
     limit = _LARGE_BYTES_OF.get(headers.kind)
     return limit is not None and size > limit
-
-
-def is_batch(route: Ingest, headers: RecordHeaders) -> bool:
-    """Whether the body holds many records. Raises UserError if nobody knows where they begin."""
-    if isinstance(route.batch, str):
-        raise UserError(
-            f'invalid value "{route.batch}" of the parameter "batch", please use true or false'
-        )
-    if route.batch is None:
-        return headers.is_batch
-    if route.batch and headers.kind not in (BodyKind.JSON, BodyKind.JSON_LINES):
-        raise UserError(
-            f'unsupported content type "{headers.content_type}" of a batch, '
-            "supported types: application/json and application/x-ndjson",
-            status=415,
-            name="unsupportedMediaType",
-        )
-    return route.batch
 
 
 class SpecialWriter:

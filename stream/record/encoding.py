@@ -12,7 +12,7 @@ import zstandard
 from isal import isal_zlib
 
 from stream.errors import UserError
-from stream.source.http.errors import BodyTooLarge, UnsupportedEncoding
+from stream.record.errors import BodyTooLarge, UnsupportedEncoding
 
 __all__ = ["MAX_MEMBERS", "Abandoned", "content_codings", "decode_body"]
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import UserError
-from stream.source.http.encoding import MAX_MEMBERS, Abandoned, content_codings, decode_body
-from stream.source.http.errors import BodyTooLarge
+from stream.record.encoding import MAX_MEMBERS, Abandoned, content_codings, decode_body
+from stream.record.errors import BodyTooLarge
 
 COMPRESSORS: dict[bytes, Callable[[bytes], bytes]] = {
     b"gzip": gzip.compress,

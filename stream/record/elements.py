@@ -1,0 +1,192 @@
+"""The records in the body of one request: one, or a batch of many.
+
+The listener reads large batches in steps; everybody else, such as the test of a mapping, reads them
+at once and in the same way. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from itertools import count, repeat
+from typing import Any
+
+import orjson
+
+from stream.errors import UserError
+from stream.record.body import ready_body
+from stream.record.charset import BOM, without_bom
+from stream.record.context import UNPARSED, RecordContext
+from stream.record.encoding import decode_body
+from stream.record.errors import BatchTooLarge
+from stream.record.headers import BodyKind, RecordHeaders
+from stream.record.jsontree import array_items, check_bounds, parse_json
+
+__all__ = [
+    "Element",
+    "array_elements",
+    "array_steps",
+    "batch_option",
+    "is_batch",
+    "line_elements",
+    "read_records",
+]
+
+MAX_LINES_PER_RECORD = 10
+"""Blank lines between records, which are left out."""
+
+ITEMS_AT_ONCE = 64
+BYTES_AT_ONCE = 128 * 1024
+"""Of an array's items, found or parsed in one piece of work."""
+
+KEPT_BYTES = 1024 * 1024
+"""The values of a larger array aren't kept, but made once more when they are rendered: they can
+take fifty times the room of their text."""
+
+
+_BOOLEANS = {
+    **dict.fromkeys(("true", "1", "yes", "y", "on", "t"), True),
+    **dict.fromkeys(("false", "0", "no", "n", "off", "f"), False),
+}
+
+Element = tuple[int, bytes, Any]
+"""One record of a batch: the number of its line, from 1, or its index in the array, from 0; its
+source text; the document in it, or `UNPARSED`."""
+
+
+def line_elements(body: bytes, max_records: int) -> list[Element]:
+    """The lines of *body* that aren't blank. Raises BatchTooLarge."""
+    line_count = body.count(b"\n")
+    if line_count > MAX_LINES_PER_RECORD * max_records:
+        raise BatchTooLarge(
+            f"the batch has {line_count} lines, the maximum of records is {max_records}, "
+            "please split it"
+        )
+    if b"\r" in body:
+        body = body.replace(b"\r\n", b"\n")
+    lines = body.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    if BOM in body:  # files that were put behind one another
+        lines = [without_bom(line) for line in lines]
+    elements: list[Element] = list(zip(count(1), lines, repeat(UNPARSED)))
+    if not all(lines) or any(map(bytes.isspace, lines)):
+        elements = [item for item in elements if item[1] and not item[1].isspace()]
+    if len(elements) > max_records:
+        raise BatchTooLarge(
+            f"the batch has {len(elements)} records, the maximum is {max_records}, please split it"
+        )
+    return elements
+
+
+def array_elements(body: bytes, max_records: int) -> list[Element]:
+    """The items of the JSON array *body*. Raises InvalidJson, BatchTooLarge."""
+    steps = array_steps(body, max_records)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            elements: list[Element] = end.value
+            return elements
+
+
+def array_steps(body: bytes, max_records: int) -> Generator[None, None, list[Element]]:
+    """The same in small pieces of work.
+
+    The items are counted before any of them is parsed, and are parsed a few at a time.
+    """
+    texts: list[bytes] = []
+    for text in array_items(body):
+        if len(texts) >= max_records:
+            raise BatchTooLarge(
+                f"the batch has more records than the maximum of {max_records}, please split it"
+            )
+        texts.append(text)
+        if not len(texts) % ITEMS_AT_ONCE:
+            yield
+    keeps_values = len(body) <= KEPT_BYTES
+    elements: list[Element] = []
+    start = 0
+    while start < len(texts):
+        end, size = start, 0
+        while end < len(texts) and end - start < ITEMS_AT_ONCE and size < BYTES_AT_ONCE:
+            size += len(texts[end])
+            end += 1
+        values: Sequence[Any] = _parse_items(texts[start:end])
+        elements += zip(
+            range(start, end),
+            texts[start:end],
+            values if keeps_values else repeat(UNPARSED),
+            strict=False,
+        )
+        start = end
+        yield
+    return elements
+
+
+def _parse_items(texts: Sequence[bytes]) -> Sequence[Any]:
+    """The documents in *texts*. Raises InvalidJson."""
+    for text in texts:
+        check_bounds(text)
+    try:
+        values: list[Any] = orjson.loads(b"[%b]" % b",".join(texts))
+        if len(values) == len(texts):
+            return values
+    except orjson.JSONDecodeError:
+        pass
+    return [parse_json(text) for text in texts]
+
+
+def batch_option(text: str | None) -> bool | str | None:
+    """What the parameter ``batch`` of a request says; the text if it can't be understood."""
+    return None if text is None else _BOOLEANS.get(text.lower(), text)
+
+
+def is_batch(option: bool | str | None, headers: RecordHeaders) -> bool:
+    """Whether the body holds many records.
+
+    :param option: see `batch_option`.
+
+    Raises UserError: nobody knows whether, or where they begin.
+    """
+    if isinstance(option, str):
+        raise UserError(
+            f'invalid value "{option}" of the parameter "batch", please use true or false'
+        )
+    if option is None:
+        return headers.is_batch
+    if option and headers.kind not in (BodyKind.JSON, BodyKind.JSON_LINES):
+        raise UserError(
+            f'unsupported content type "{headers.content_type}" of a batch, '
+            "supported types: application/json and application/x-ndjson",
+            status=415,
+            name="unsupportedMediaType",
+        )
+    return option
+
+
+def read_records(
+    request: RecordContext,
+    encoding: bytes,
+    option: bool | str | None,
+    *,
+    max_bytes: int,
+    max_records: int,
+) -> list[RecordContext]:
+    """The records in a request, as the listener would take them.
+
+    :param request: with the body as it came.
+    :param encoding: value of ``Content-Encoding``, in lower case.
+    :param option: see `batch_option`.
+    :param max_bytes: of the decoded body.
+    :raises UserError: the listener would take none.
+    """
+    headers = request.headers
+    body = ready_body(headers, decode_body(encoding, request.body, max_bytes))
+
+    def record(headers: RecordHeaders, body: bytes) -> RecordContext:
+        return RecordContext(request.timestamp_ms, request.client_ip, headers, body)
+
+    if not is_batch(option, headers):
+        return [record(headers, body)]
+    read = line_elements if headers.kind is BodyKind.JSON_LINES else array_elements
+    return [record(headers.of_element, text) for _, text, _ in read(body, max_records)]
