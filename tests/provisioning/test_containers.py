@@ -85,6 +85,14 @@ def test_files_of_the_composition_exist() -> None:
         assert set(service.get("depends_on", ())) <= services.keys()
 
 
+def test_up_runs_the_product() -> None:
+    """`docker compose up` starts the service, not a shell that ends at once."""
+    dev = yaml.safe_load(_COMPOSE.read_text())["services"]["dev"]
+    assert dev["command"] == ["make", "run"]
+    last = [rest for step, rest in _steps(ROOT / dev["build"]["dockerfile"]) if step == "CMD"]
+    assert "entrypoint" not in dev and last == ['["bash"]']
+
+
 def test_make_run_takes_the_environment_of_the_composition() -> None:
     """`make run` there is the five components with the etcd and the sandbox of the others."""
     variables = yaml.safe_load(_COMPOSE.read_text())["services"]["dev"]["environment"]
