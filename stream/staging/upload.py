@@ -102,8 +102,10 @@ def _download_parameters(provider: str, reply: Mapping[str, Any]) -> dict[str, A
         }
     if provider == "azure" and "absPath" in reply:
         path = reply["absPath"]
+        signed = str(reply["absCredentials"]["SASConnectionString"])
+        host = signed.partition("BlobEndpoint=")[2].partition("//")[2]
         return {
-            "accountName": str(path.get("accountName") or ""),
+            "accountName": host.partition(".")[0],
             "container": path["container"],
             "blobName": path["name"],
             "absCredentials": dict(reply["absCredentials"]),

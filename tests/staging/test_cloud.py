@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -48,6 +49,8 @@ class Bucket(BaseHTTPRequestHandler):
             return server.head_status, "e", b""
         if server.failures:
             return server.failures.pop(0), "", b""
+        if self.command == "GET":
+            return 200, "e", server.content
         if self.command == "DELETE":
             return 204, "", b""
         if self.command == "POST" and "uploadId=" not in self.path:
@@ -65,7 +68,7 @@ class Bucket(BaseHTTPRequestHandler):
         server.content = body[: server.keep]
         return 201, server.etag or hashlib.md5(body).hexdigest(), b""
 
-    do_PUT = do_POST = do_HEAD = do_DELETE = _go
+    do_PUT = do_POST = do_HEAD = do_DELETE = do_GET = _go
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""
@@ -118,6 +121,24 @@ async def test_s3_small(server: Server, pool: ThreadPool) -> None:
     assert "x-amz-acl" in headers["authorization"].partition("SignedHeaders=")[2]
     assert "/eu-west-1/s3/" in headers["authorization"]
     assert server.content == b"abc"
+
+
+@pytest.mark.parametrize("make", [lambda url: aws(endpoint=url), azure], ids=["aws", "azure"])
+@pytest_twisted.ensureDeferred
+async def test_an_object_is_read_back(
+    server: Server, pool: ThreadPool, make: Callable[[str], FileUpload]
+) -> None:
+    """As it was stored; one that isn't there is an error without secrets."""
+    store = open_store(make(server.url), file_key="f", reactor=reactor, pool=pool)
+    body = b"x" * 3_000_000
+    await store.put(SLICE, bytes_chunks(body))
+    target = io.BytesIO()
+    await store.fetch(SLICE, target)
+    assert target.getvalue() == body
+    server.failures = [404] * 10
+    with pytest.raises(StagingError, match="cannot read") as caught:
+        await store.fetch(SLICE, target)
+    assert "secret" not in f"{caught.value} {caught.value.__cause__!r}"
 
 
 @pytest_twisted.ensureDeferred

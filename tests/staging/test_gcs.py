@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -41,6 +42,10 @@ class Session(BaseHTTPRequestHandler):
             return
         if fate == "half":
             body = body[: len(body) // 2]
+        if self.command == "GET":
+            assert self.path == "/storage/v1/b/buck/o/exp-2%2F1001%2Fslice?alt=media"
+            self._reply(200, {}, bytes(self.server.content))
+            return
         status, headers, answer = self._take(body, span)
         if fate in ("lost", "half"):
             self.close_connection = True
@@ -80,7 +85,7 @@ class Session(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_PUT = do_POST = do_DELETE = _go
+    do_PUT = do_POST = do_DELETE = do_GET = _go
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""
@@ -114,6 +119,21 @@ async def put(store: Store, pool: ThreadPool, body: bytes = BODY) -> StoredObjec
     upload = attrs.evolve(gcp(endpoint=store.url), expiration=None)
     opened = open_store(upload, file_key="f", reactor=reactor, pool=pool)
     return await opened.put("slice", bytes_chunks(body))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_object_is_read_back(store: Store, pool: ThreadPool) -> None:
+    """As it was stored; one that isn't there is an error without secrets."""
+    upload = attrs.evolve(gcp(endpoint=store.url), expiration=None)
+    opened = open_store(upload, file_key="f", reactor=reactor, pool=pool)
+    await opened.put("slice", bytes_chunks(b"abc" * 1000))
+    target = io.BytesIO()
+    await opened.fetch("slice", target)
+    assert target.getvalue() == b"abc" * 1000
+    store.fates = [404]
+    with pytest.raises(StagingError, match="404") as caught:
+        await opened.fetch("slice", target)
+    assert "gcs-secret-token" not in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [0, 3, PART_BYTES])

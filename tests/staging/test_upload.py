@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stream.staging import FileUpload
+from stream.staging.location import location_of
 from stream.staging.upload import parse_iso_time
 from stream.values.codec import decode, encode
 from tests.staging.uploads import aws, azure, gcp, local, reply
@@ -55,3 +57,32 @@ def test_a_prepared_file_can_be_stored() -> None:
 def test_credentials_do_not_print() -> None:
     """The repr of a prepared file holds no secret."""
     assert "secret" not in f"{aws()} {azure()} {gcp()}"
+
+
+@pytest.mark.parametrize(
+    ("provider", "more", "url"),
+    [
+        ("aws", {"s3Path": {"bucket": "b", "key": "k/1/"}, "credentials": {}}, "s3://b/k/1/x"),
+        (
+            "azure",
+            {
+                "absPath": {"container": "c", "name": "k/1/"},
+                "absCredentials": {"SASConnectionString": "BlobEndpoint=https://acc.blob.x;a=b"},
+            },
+            "azure://acc.blob.core.windows.net/c/k/1/x",
+        ),
+        (
+            "gcp",
+            {"gcsPath": {"bucket": "b", "key": "k/1/"}, "gcsCredentials": {"access_token": "t"}},
+            "gs://b/k/1/x",
+        ),
+        ("local", {"localPath": {"directory": "/d", "key": "1/"}}, "file:///d/1/x"),
+    ],
+)
+def test_where_a_file_can_be_read(provider: str, more: dict[str, Any], url: str) -> None:
+    """The detail of a file tells it in other members than its preparation did."""
+    reply = {"id": 7, "name": "n", "provider": provider, "region": "r", **more}
+    upload = FileUpload.from_detail(reply)
+    assert upload is not None
+    assert (upload.id, location_of(upload).url("x")) == (7, url)
+    assert FileUpload.from_detail({"id": 7, "provider": provider}) is None
