@@ -335,7 +335,9 @@ class IngestHandler:
         failed: Callable[[Failure], bytes],
     ) -> bytes | None:
         record = self._record(head, ready_body(head.headers, body), connection)
-        targets = tuple((source, self._router.eligible(source, "")) for source in sources)
+        targets: Targets = tuple((source, self._router.eligible(source, "")) for source in sources)
+        if isinstance(connection, Attempt):
+            targets = connection.missing(targets)
         if is_batch(route.batch, head.headers):
             self._special.write_batch(record, targets, route.verbose, connection, failed)
             return None

@@ -8,6 +8,9 @@ The memory is this process's own and bounded: by time, by the number of keys and
 remembered answers. Behind a balancer, attempts must reach the same node to be recognised. Only
 success is remembered: what failed may be tried again under the same key.
 
+Note [Some of several sinks]: of a failed attempt is remembered which sinks have stored their rows
+all the same. The next attempt leaves them out, so it writes only where rows are missing.
+
 Note [Shares of the window]: when there are too many keys, the oldest ones of the source that has
 the most give way, of the project that has the most. So a source with less than an equal share keeps
 its keys, however many others send. A hundredth gives way at once, since looking for that source
@@ -18,15 +21,20 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from itertools import islice
+from typing import Any, cast
 
 import attrs
 
+from stream.definition.key import SourceKey
 from stream.errors import UserError
+from stream.record.context import RecordContext
 from stream.source.http import responses
-from stream.source.http.answers import Connection
+from stream.source.http.answers import Connection, ManyAnswers, Targets
+from stream.source.http.batch_answer import BatchAnswer
+from stream.source.interfaces import IAnswer, ISinkWriter
 
 __all__ = ["Attempt", "IdempotencyWindow", "fingerprint_of"]
 
@@ -39,8 +47,14 @@ _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 _AT_ONCE = 100
 
+_TAKEN_BYTES = 200
+"""What a sink that is remembered counts."""
+
 Scope = tuple[int, str, bytes]
 """Project, source and key."""
+
+Place = tuple[SourceKey, str]
+"""Source, in one branch, and sink."""
 
 
 def fingerprint_of(content_type: str, body: bytes) -> bytes:
@@ -56,11 +70,45 @@ def fingerprint_of(content_type: str, body: bytes) -> bytes:
 
 @attrs.frozen
 class _Stored:
-    """A successful answer, until when it is remembered, and which content it was for."""
+    """What is remembered of a request.
+
+    :ivar answer: of the successful attempt; empty if there was none yet.
+    :ivar until: when it is forgotten.
+    :ivar fingerprint: of its content.
+    :ivar taken: see `Attempt`.
+    """
 
     answer: bytes
     until: float
     fingerprint: bytes
+    taken: Mapping[Place, int] = attrs.field(factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes that count."""
+        return len(self.answer) + _TAKEN_BYTES * len(self.taken)
+
+
+class _StoredSink:
+    """Stands for a sink that has stored its rows already; see Note [Some of several sinks]."""
+
+    def __init__(self, sink: ISinkWriter, status: int) -> None:
+        self._sink = sink
+        self._status = status
+
+    def write(self, record: RecordContext, answer: IAnswer, /) -> int:
+        """Say again that it is stored."""
+        return self._status
+
+    def write_rows(self, *arguments: object) -> int:
+        """Say again that they are stored."""
+        return self._status
+
+    def rejected(self, record: RecordContext, error: UserError, /) -> None:
+        """The earlier attempt has told of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sink, name)
 
 
 class Attempt:
@@ -68,9 +116,17 @@ class Attempt:
 
     :ivar pending: see `stream.source.http.answers.Connection`.
     :ivar fingerprint: of the request's content.
+    :ivar taken: sinks that have stored their rows, with the statuses that they gave.
     """
 
-    def __init__(self, window: IdempotencyWindow, scope: Scope, fingerprint: bytes) -> None:
+    def __init__(
+        self,
+        window: IdempotencyWindow,
+        scope: Scope,
+        fingerprint: bytes,
+        taken: Mapping[Place, int],
+    ) -> None:
+        self.taken: dict[Place, int] = dict(taken)
         self.pending: object = None
         self.peer_ip = ""
         self.fingerprint = fingerprint
@@ -83,8 +139,26 @@ class Attempt:
         connection.pending = self
         self._waiting.append(connection)
 
+    def missing(self, targets: Targets) -> Targets:
+        """*targets*, with something that writes nothing in the place of sinks that have it all."""
+        if not self.taken:
+            return targets
+        return tuple(
+            (source, [(sink_id, self._or_stored(source, sink_id, sink)) for sink_id, sink in sinks])
+            for source, sinks in targets
+        )
+
+    def _or_stored(self, source: SourceKey, sink_id: str, sink: ISinkWriter) -> ISinkWriter:
+        status = self.taken.get((source, sink_id))
+        return sink if status is None else cast(ISinkWriter, _StoredSink(sink, status))
+
     def finish(self, answer: bytes) -> None:
         """Answer everyone who still waits."""
+        if isinstance(self.pending, ManyAnswers | BatchAnswer):
+            for source, answers in self.pending.sources:
+                for sink in answers:
+                    if sink.status and sink.error is None:
+                        self.taken[(source, sink.sink_id)] = sink.status
         self.pending = None
         self._window.settle(self._scope, self, answer)
         waiting, self._waiting = self._waiting, []
@@ -152,12 +226,13 @@ class IdempotencyWindow:
                 status=422,
                 name="idempotencyKeyReused",
             )
-        if stored is not None:
+        if stored is not None and stored.answer:
             return responses.replayed(stored.answer)
         if running is not None:
             running.join(connection)
             return None
-        attempt = self._running[scope] = Attempt(self, scope, fingerprint)
+        taken = stored.taken if stored is not None else {}
+        attempt = self._running[scope] = Attempt(self, scope, fingerprint, taken)
         attempt.join(connection)
         attempt.peer_ip = connection.peer_ip
         return attempt
@@ -165,15 +240,22 @@ class IdempotencyWindow:
     def settle(self, scope: Scope, attempt: Attempt, answer: bytes) -> None:
         """The attempt has been answered."""
         self._running.pop(scope, None)
-        if not responses.is_success(answer):
+        until = self._clock() + self._seconds
+        if responses.is_success(answer):
+            if len(answer) > MAX_ANSWER_BYTES:
+                answer = responses.OK
+            stored = _Stored(answer, until, attempt.fingerprint)
+        elif attempt.taken:
+            stored = _Stored(b"", until, attempt.fingerprint, attempt.taken)
+        else:
             return
-        if len(answer) > MAX_ANSWER_BYTES:
-            answer = responses.OK
-        self._stored[scope] = _Stored(answer, self._clock() + self._seconds, attempt.fingerprint)
+        if scope in self._stored:
+            self._forget(scope)
+        self._stored[scope] = stored
         source = self._sources.setdefault(scope[:2], _SourceKeys())
         source.keys[scope] = None
-        source.bytes += len(answer)
-        self._bytes += len(answer)
+        source.bytes += stored.size
+        self._bytes += stored.size
         self._forget_old()
         while len(self._stored) > self._max_keys or self._bytes > MAX_REMEMBERED_BYTES:
             self._make_room()
@@ -201,7 +283,7 @@ class IdempotencyWindow:
         return max(len(source.keys) / self._max_keys, source.bytes / MAX_REMEMBERED_BYTES)
 
     def _forget(self, scope: Scope) -> None:
-        size = len(self._stored.pop(scope).answer)
+        size = self._stored.pop(scope).size
         self._bytes -= size
         source = self._sources[scope[:2]]
         del source.keys[scope]

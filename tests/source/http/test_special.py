@@ -388,6 +388,43 @@ def test_failed_attempt_is_tried_again(listener: Listener, sink: FakeSink) -> No
     assert listener.get(body=b'{"a":1}', headers=headers)[0] == 200
 
 
+@pytest.mark.parametrize("content_type", [JSON, LINES])
+def test_a_retry_writes_only_where_rows_are_missing(
+    listener: Listener, sink: FakeSink, content_type: str
+) -> None:
+    """With several sinks and a key: what one of them has stored isn't stored there again."""
+    other = FakeSink(UserError("full", status=507))
+    listener.router.sinks[KEY].append(("m", other))
+    headers = f"{content_type}Idempotency-Key: one\r\n"
+
+    def attempt() -> tuple[int, str | None]:
+        status, answered, _ = listener.get(body=b'{"a":1}', headers=headers)
+        return status, answered.get("Stream-Stored")
+
+    def written(sink: FakeSink) -> int:
+        return len(sink.rows) + len(sink.blocks)
+
+    assert attempt() == (507, "1/2")
+    other.outcome = UserError("row not stored", status=503)
+    assert attempt() == (503, "1/2")
+    before = written(other)
+    other.outcome = 200
+    assert attempt() == (200, None)
+    assert attempt() == (200, None)
+    assert (written(sink), written(other)) == (1, before + 1)
+
+
+def test_what_is_remembered_of_a_failure_is_for_its_body_only(
+    listener: Listener, sink: FakeSink
+) -> None:
+    """As with a success: another body with the same key is a mistake."""
+    listener.router.sinks[KEY].append(("m", FakeSink(UserError("full", status=507))))
+    headers = f"{JSON}Idempotency-Key: one\r\n"
+    assert listener.get(body=b'{"a":1}', headers=headers)[0] == 507
+    assert listener.get(body=b'{"a":2}', headers=headers)[0] == 422
+    assert len(sink.rows) == 1
+
+
 def test_wrong_secret_is_noticed_before_the_key(listener: Listener) -> None:
     """A remembered answer is only for those who may know it."""
     headers = f"{JSON}Idempotency-Key: one\r\n"
