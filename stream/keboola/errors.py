@@ -95,8 +95,15 @@ class StorageApiError(UserError):
 
     def during(self, context: str) -> StorageApiError:
         """The same failure with *context* before its message."""
+        return self._with(f"{context}: {self.message}")
+
+    def copy(self) -> StorageApiError:
+        """The same failure without a traceback, which holds whatever led to it."""
+        return self._with(self.message)
+
+    def _with(self, message: str) -> StorageApiError:
         return StorageApiError(
-            f"{context}: {self.message}",
+            message,
             method=self.method,
             url=self.url,
             status=self.status,

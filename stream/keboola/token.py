@@ -14,10 +14,11 @@ __all__ = ["Token", "secrets_of"]
 
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _BEARER = "Bearer "
+_MAX_CHARACTERS = 1024
 
 
 def _check(_instance: object, _attribute: object, value: str) -> None:
-    if _VISIBLE_ASCII.fullmatch(value) is None:
+    if len(value) > _MAX_CHARACTERS or _VISIBLE_ASCII.fullmatch(value) is None:
         raise UserError("invalid access token", status=401, name="storage.tokenInvalid")
 
 
@@ -25,8 +26,9 @@ def _check(_instance: object, _attribute: object, value: str) -> None:
 class Token:
     """A Storage API token.
 
-    :param value: the token's text. Anything that can't stand in a header is refused with a
-        `UserError` 401 ``storage.tokenInvalid``, as the API itself would refuse it.
+    :param value: the token's text. Anything that can't stand in a header, or is far longer than
+        any token, is refused with a `UserError` 401 ``storage.tokenInvalid``, as the API itself
+        would refuse it.
     """
 
     value: str = attrs.field(validator=_check)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from stream.keboola import StorageApi, Token, TokenInfo, TokenVerifier
+from stream.errors import UserError
+from stream.keboola import StorageApi, StorageApiError, Token, TokenInfo, TokenVerifier
+from stream.keboola.verifier import MAX_ASKED, MAX_QUEUED, REFUSED_SECONDS
 
 INFO = TokenInfo("1", "", True, 123, "P")
 
@@ -75,13 +78,79 @@ def test_answers_are_remembered_for_their_time() -> None:
     assert not s.known("a")
 
 
-def test_refusals_reach_everybody_and_are_not_remembered() -> None:
-    """A refused token is asked for again at once."""
+def refusal(status: int = 401, *, answered: bool = True) -> StorageApiError:
+    return StorageApiError(
+        "no", method="GET", url="https://x/tokens/verify", status=status, answered=answered
+    )
+
+
+def test_refusals_reach_everybody_and_are_remembered_briefly() -> None:
+    """A refused token is refused again without asking, for some seconds."""
     s = Setup()
     first, second = s.verify(), s.verify()
-    s.api.asked[0].errback(RuntimeError("no"))
-    assert str(failure(first)) == str(failure(second)) == "no"
+    s.api.asked[0].errback(refusal())
+    assert str(failure(first)) == str(failure(second))
+    for _ in range(3):
+        assert cast(StorageApiError, failure(s.verify())).status == 401
+    assert len(s.api.asked) == 1
+    s.clock.advance(REFUSED_SECONDS)
     assert not s.known("a")
+    assert s.known("a")
+
+
+def test_a_refused_token_is_no_longer_good() -> None:
+    """A refusal takes the place of an earlier answer."""
+    s = Setup()
+    assert not s.known("a")
+    s.clock.advance(30)
+    asking = s.verify()
+    s.api.asked[-1].errback(refusal())
+    failure(asking)
+    assert cast(StorageApiError, failure(s.verify())).status == 401
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), refusal(502, answered=False), refusal(503), refusal(429)]
+)
+def test_failures_are_not_remembered(error: Exception) -> None:
+    """That the API couldn't answer says nothing about the token."""
+    s = Setup()
+    asking = s.verify()
+    s.api.asked[0].errback(error)
+    failure(asking)
+    assert not s.known("a")
+
+
+def test_a_flood_of_wrong_tokens() -> None:
+    """They share a few calls; more wait, and even more are sent away. Good ones don't wait."""
+    s = Setup()
+    assert not s.known("good")
+    s.clock.advance(30)
+    flood = [s.verify(f"wrong-{number}") for number in range(MAX_ASKED + MAX_QUEUED)]
+    assert len(s.api.asked) == 1 + MAX_ASKED
+    assert cast(UserError, failure(s.verify("one-more"))).status == 503
+    good = s.verify("good")
+    s.api.asked[-1].callback(INFO)
+    assert result(good) is INFO
+    for asked in s.api.asked:  # grows while it is gone through
+        if not asked.called:
+            asked.errback(refusal())
+    assert len(s.api.asked) == 2 + MAX_ASKED + MAX_QUEUED
+    assert {cast(StorageApiError, failure(each)).status for each in flood} == {401}
+
+
+def test_who_has_gone_is_not_asked_for() -> None:
+    """A token whose callers have all gone while it waited for its turn costs no call."""
+    s = Setup()
+    busy = [s.verify(f"wrong-{number}") for number in range(MAX_ASKED)]
+    gone = s.verify("gone")
+    gone.addErrback(lambda _failure: None).cancel()
+    s.api.asked[0].errback(refusal())
+    failure(busy[0])
+    assert len(s.api.asked) == MAX_ASKED
+    assert not s.known("gone")
+    for each in busy[1:]:
+        each.addErrback(lambda _failure: None)
 
 
 def test_one_caller_that_leaves_does_not_disturb_the_others() -> None:

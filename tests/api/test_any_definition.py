@@ -1,0 +1,113 @@
+"""Definitions with anything in them: a task that succeeds, or an answer that says what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from tests.api.conftest import SINK, SINKS, SOURCE, SOURCES, Api, sink_body
+
+ensure = pytest_twisted.ensureDeferred
+
+ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 2**63, 10**30, 1.5, 1e300, "", " ", "\0", "a\u0000b", "\ud800"),
+    *("ß", "日本", "🎉", "x" * 50, "y" * 5000, "a" * 200_000, "../..", "%2F", "a/b", "a\nb"),
+    *(
+        [],
+        {},
+        [[]],
+        [None],
+        [{}],
+        {"a": 1},
+        [1] * 1000,
+        {"type": "x"},
+        "path",
+        "template",
+        "in.c-a.b",
+    ),
+    *("$.a", "a[", "Body('a')", "import 'x'", "[" * 10, "{", "5s", "1KB", "-5s", "9" * 30),
+)
+COLUMNS: list[dict[str, Any]] = [
+    {"type": "uuid", "name": "id", "primaryKey": True},
+    {"type": "path", "name": "p", "path": "a.b[0]", "defaultValue": "x", "rawString": True},
+    {"type": "template", "name": "t", "template": {"language": "jsonnet", "content": "Ip()"}},
+]
+TABLE = {"type": "keboola", "tableId": "in.c-b.t", "mapping": {"columns": COLUMNS}}
+SETTINGS = [
+    {"key": "storage.level.staging.upload.trigger.interval", "value": "10s"},
+    {"key": "storage.level.staging.upload.trigger.size", "value": "10MB"},
+    {"key": "storage.level.staging.upload.trigger.count", "value": 1000},
+]
+BODIES: list[tuple[str, str, Any]] = [
+    ("POST", SOURCES, {"type": "http", "name": "n", "sourceId": "s", "description": "d"}),
+    ("PATCH", SOURCE, {"type": "http", "name": "n", "changeDescription": "c"}),
+    (
+        "POST",
+        SINKS,
+        sink_body(name="Another", sinkId="another", allowedSignals=["logs"], table=TABLE),
+    ),
+    ("PATCH", SINK, {"name": "n", "table": TABLE, "allowedSignals": []}),
+    ("PATCH", f"{SOURCE}/settings", {"settings": SETTINGS, "changeDescription": "c"}),
+    ("PATCH", f"{SINK}/settings", {"settings": SETTINGS}),
+]
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """All members and items in *value*, as a container and a key."""
+    found: list[tuple[Any, Any]] = []
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            found += [(value, key), *places(value[key])]
+    return found
+
+
+def changed(body: Any, chance: random.Random) -> Any:
+    """*body* with some parts replaced, removed, renamed or added."""
+    body = copy.deepcopy(body)
+    for _ in range(chance.choice([1, 1, 2, 4])):
+        there = places(body)
+        if not there:
+            return chance.choice(ODD)
+        container, key = chance.choice(there)
+        what = chance.random()
+        if what < 0.7:
+            container[key] = chance.choice(ODD)
+        elif what < 0.8:
+            del container[key]
+        elif isinstance(container, dict):
+            container[chance.choice(["tabelId", "x" * 10_000, "", "\ud800", str(key).upper()])] = (
+                chance.choice(ODD)
+            )
+        else:
+            container.extend(container * 60)
+    return body
+
+
+@pytest.mark.parametrize("seed", range(2))
+@ensure
+async def test_any_definition(api: Api, seed: int) -> None:
+    """No answer is an error of ours, none is large, and no task fails for a reason unknown."""
+    chance = random.Random(seed)
+    await api.create_source()
+    await api.create_sink()
+    for _ in range(15):
+        method, path, body = chance.choice(BODIES)
+        data = json.dumps(changed(body, chance)).encode()
+        reply = await api.call(
+            method, path, data=data, headers={"Content-Type": "application/json"}
+        )
+        assert reply.status == 202 or 400 <= reply.status < 500, (data[:500], reply)
+        assert len(reply.body) < 20_000, (data[:500], len(reply.body))
+        if reply.status == 202:
+            task = await api.finish(reply)
+            assert task.get("error") != "Unknown error", (data[:500], task)
+        else:
+            assert reply.json["message"], data[:500]
+            shown = json.dumps(reply.json)
+            for word in ("server.", "Traceback", "Go struct", "object at 0x", "int string"):
+                assert word not in shown, (data[:500], shown)
