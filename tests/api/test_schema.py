@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.api import requests
@@ -355,11 +355,6 @@ def test_arrays_are_counted_before_their_items_are_read() -> None:
     )
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner),
-    max_leaves=20,
-)
 NAMES = st.sampled_from(
     (
         *("type", "NAME", "name", "table", "tableId", "mapping", "columns", "template"),
@@ -367,13 +362,17 @@ NAMES = st.sampled_from(
         *("allowedSignals", "sinkId"),
     )
 )
+SCALARS = st.sampled_from(
+    (None, True, 0, -1.5, 10**30, 1e300, "", "x" * 200, "\ud800", "table", "keboola", "in.c-a.b")
+)
 ALMOST = st.recursive(
-    JSON | st.sampled_from(["table", "keboola", "path", "in.c-a.b"]),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(NAMES, inner, max_size=6),
-    max_leaves=30,
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=15,
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(
         [
