@@ -21,6 +21,7 @@ from stream.record.errors import InvalidJson
 from stream.record.headers import RecordHeaders
 from stream.record.jsontree import parse_json
 from stream.record.printing import print_json
+from stream.settings.overrides import HTTP_SOURCE, merge
 from stream.settings.tree import HTTPSourceSettings
 from stream.templates.interface import ITemplates
 
@@ -101,6 +102,10 @@ class MappingTest:
         limits = self._limits
         encoding = headers.map.get("Content-Encoding", "").lower().encode()
         if source.type == "http":
+            overrides = [(item.key, item.value) for item in source.config]
+            own = merge(limits, overrides, below=HTTP_SOURCE)
+            if headers.is_text and own.read_text_as_json:
+                headers = headers.of_json
             return read_records(
                 RecordContext(milliseconds, call.client_ip, headers, call.raw_body),
                 encoding,

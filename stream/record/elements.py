@@ -189,4 +189,4 @@ def read_records(
     if not is_batch(option, headers):
         return [record(headers, body)]
     read = line_elements if headers.kind is BodyKind.JSON_LINES else array_elements
-    return [record(headers.of_element, text) for _, text, _ in read(body, max_records)]
+    return [record(headers.of_json, text) for _, text, _ in read(body, max_records)]

@@ -67,7 +67,7 @@ def html_safe(text: str) -> str:
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _read_type(given: bytes) -> tuple[str, BodyKind, bool, str]:
+def _read_type(given: bytes) -> tuple[str, BodyKind, bool, bool, str]:
     text = given.decode("utf-8", "replace")
     essence = text.partition(";")[0].strip().lower()
     kind = BodyKind.OTHER
@@ -78,7 +78,7 @@ def _read_type(given: bytes) -> tuple[str, BodyKind, bool, str]:
     elif _LINES_TYPE.fullmatch(essence):
         kind = BodyKind.JSON_LINES
     is_batch = kind is BodyKind.JSON_LINES or essence == _BATCH_TYPE
-    return text, kind, is_batch, charset_parameter(text)
+    return text, kind, is_batch, essence == "text/plain", charset_parameter(text)
 
 
 _remembered_type = lru_cache(maxsize=256)(_read_type)
@@ -89,6 +89,7 @@ class RecordHeaders:
     :ivar content_type: as received; empty if there is none.
     :ivar kind: what the content type says of the body: parameters and case don't matter.
     :ivar is_batch: whether the content type says that the body holds many records.
+    :ivar is_text: whether it says that the body is plain text.
     :ivar charset: the label that the content type declares; empty for UTF-8.
 
     :param raw: the same.
@@ -97,11 +98,12 @@ class RecordHeaders:
     __slots__ = (
         "_cell",
         "_map",
-        "_of_element",
+        "_of_json",
         "_text",
         "charset",
         "content_type",
         "is_batch",
+        "is_text",
         "kind",
         "raw",
     )
@@ -111,24 +113,26 @@ class RecordHeaders:
         self._map: dict[str, str] | None = None
         self._text: str | None = None
         self._cell: Quoted | None = None
-        self._of_element: RecordHeaders | None = None
+        self._of_json: RecordHeaders | None = None
         given = b""
         for name, value in raw:
             if len(name) == _CONTENT_TYPE_LENGTH and name.lower() == b"content-type":
                 given = value
                 break
-        self.content_type, self.kind, self.is_batch, self.charset = (
+        self.content_type, self.kind, self.is_batch, self.is_text, self.charset = (
             _remembered_type(given) if len(given) <= _MAX_REMEMBERED_BYTES else _read_type(given)
         )
 
     @property
-    def of_element(self) -> RecordHeaders:
-        """The same headers, for one element of a batch: its body is JSON, whatever they say."""
-        if self._of_element is None:
-            self._of_element = RecordHeaders(self.raw)
-            self._of_element.kind = BodyKind.JSON
-            self._of_element.is_batch = False
-        return self._of_element
+    def of_json(self) -> RecordHeaders:
+        """The same headers, for a body that is one JSON document, whatever they say: an element of
+        a batch, or what the sender calls text.
+        """
+        if self._of_json is None:
+            self._of_json = RecordHeaders(self.raw)
+            self._of_json.kind = BodyKind.JSON
+            self._of_json.is_batch = self._of_json.is_text = False
+        return self._of_json
 
     @property
     def map(self) -> dict[str, str]:

@@ -21,6 +21,7 @@ from stream.values.duration import Duration
 
 __all__ = [
     "DEAD_LETTER",
+    "HTTP_SOURCE",
     "OVERRIDABLE",
     "SettingItem",
     "check_patch",
@@ -38,6 +39,7 @@ OVERRIDABLE: tuple[Leaf, ...] = tuple(leaf for leaf in LEAVES if leaf.override i
 _BY_KEY = {leaf.key: leaf for leaf in OVERRIDABLE}
 STORAGE_LEVEL = ("storage", "level")
 DEAD_LETTER = ("sink", "dead_letter")
+HTTP_SOURCE = ("source", "http")
 _MAX_SHOWN_VALUE = 20
 _MAX_SHOWN_KEYS = 50
 _TYPE_NAMES: dict[type, str] = {str: "string", int: "int", bool: "bool", tuple: "[]string"}

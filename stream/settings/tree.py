@@ -315,6 +315,11 @@ class HTTPSourceSettings:
     max_batch_records: int = setting(
         10000, "Max number of records in one request.", rule="required,min=1,max=100000"
     )
+    read_text_as_json: bool = setting(
+        False,
+        "Whether a body of the type text/plain is read as JSON, as some senders mean it.",
+        override="unlisted",
+    )
     idempotency: IdempotencySettings = group(IdempotencySettings)
     workers: int = setting(
         1,

@@ -187,9 +187,7 @@ def render_batch(
 
     :param first: has what all records share; what its body is doesn't matter.
     """
-    shared = RecordContext(
-        first.timestamp_ms, first.client_ip, first.headers.of_element, first.body
-    )
+    shared = RecordContext(first.timestamp_ms, first.client_ip, first.headers.of_json, first.body)
     for start in range(0, len(elements), RECORDS_AT_ONCE):
         places, bodies, parsed = zip(*elements[start : start + RECORDS_AT_ONCE], strict=True)
         block = RecordBlock(shared, list(bodies), parsed)

@@ -6,6 +6,7 @@ It is fed from outside with what changes and knows nothing of where that comes f
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from typing import Literal
 
 import attrs
@@ -21,12 +22,14 @@ class SourceEntry:
     """What is known of a source in one branch.
 
     :ivar secret: of its URL.
+    :ivar reads_text_as_json: whether it takes plain text for JSON.
     """
 
     key: SourceKey
     type: Literal["http", "otlp"]
     enabled: bool
     secret: str = attrs.field(repr=False)
+    reads_text_as_json: bool = False
 
 
 class Dispatcher:
@@ -93,3 +96,9 @@ class Dispatcher:
             status=404,
             name="noSourceFound",
         )
+
+    def reads_text_as_json(self, sources: Sequence[SourceKey]) -> bool:
+        """See `stream.source.interfaces.IDispatcher`."""
+        first = sources[0]
+        entries = self._sources.get((first.project_id, first.source_id), ())
+        return any(entry.reads_text_as_json for _, entry in entries if entry.key in sources)

@@ -89,6 +89,9 @@ class IDispatcher(Protocol):
         :raises UserError: 404 ``noSourceFound`` or ``disabledSource``, 503 ``shutdown``.
         """
 
+    def reads_text_as_json(self, sources: Sequence[SourceKey]) -> bool:
+        """Whether one of *sources* takes bodies of plain text for JSON."""
+
 
 class IRouter(Protocol):
     """Knows the sinks of all sources."""

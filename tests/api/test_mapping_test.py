@@ -143,6 +143,18 @@ async def test_bodies_are_read_as_the_source_reads_them(api: Api) -> None:
 
 
 @ensure
+async def test_text_that_the_source_reads_as_json(api: Api) -> None:
+    """By a setting of the source."""
+    await create(api, "http", path_column("a"))
+    text = {"Content-Type": "text/plain; charset=UTF-8"}
+    reply = await api.call("POST", f"{SOURCE}/test", data=b'{"a":1}', headers=text)
+    assert reply.status == 422
+    setting = {"key": "source.http.readTextAsJson", "value": True}
+    await api.run("PATCH", f"{SOURCE}/settings", {"settings": [setting]})
+    assert await values(api, b'{"a":1}', headers=text) == [["1"]]
+
+
+@ensure
 async def test_any_flat_record_is_rendered_or_refused(api: Api) -> None:
     """Nothing in it is too strange for an answer."""
     await create(api, "otlp", path_column("a", defaultValue=""), {"type": "body", "name": "b"})

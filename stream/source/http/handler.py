@@ -15,6 +15,7 @@ from stream.record.body import ready_body
 from stream.record.charset import BOM
 from stream.record.context import RecordContext
 from stream.record.elements import is_batch
+from stream.record.headers import RecordHeaders
 from stream.source.http import responses
 from stream.source.http.answers import (
     Connection,
@@ -221,7 +222,7 @@ class IngestHandler:
             return self._ingest_special(project_id, route, sources, request, connection)
         if body[:3] == BOM:
             body = ready_body(head.headers, body)
-        record = self._record(head, body, connection)
+        record = self._record(head, head.headers, body, connection)
         if self._taps:
             self._taps.offer(sources, record)
         if len(sources) == 1:
@@ -253,12 +254,11 @@ class IngestHandler:
             raise UserError(f'invalid project ID "{route.project}"')
         return project_id, self._dispatcher.lookup(project_id, route.source_id, route.secret)
 
-    def _record(self, head: Head, body: bytes, connection: Connection) -> RecordContext:
+    def _record(
+        self, head: Head, headers: RecordHeaders, body: bytes, connection: Connection
+    ) -> RecordContext:
         return RecordContext(
-            int(self._clock() * 1000),
-            self._client_ip(connection.peer_ip, head),
-            head.headers,
-            body,
+            int(self._clock() * 1000), self._client_ip(connection.peer_ip, head), headers, body
         )
 
     def _client_ip(self, peer: str, head: Head) -> str:
@@ -334,16 +334,19 @@ class IngestHandler:
         connection: Connection,
         failed: Callable[[Failure], bytes],
     ) -> bytes | None:
-        record = self._record(head, ready_body(head.headers, body), connection)
+        headers = head.headers
+        if headers.is_text and self._dispatcher.reads_text_as_json(sources):
+            headers = headers.of_json
+        record = self._record(head, headers, ready_body(headers, body), connection)
         targets: Targets = tuple((source, self._router.eligible(source, "")) for source in sources)
         if isinstance(connection, Attempt):
             targets = connection.missing(targets)
-        if is_batch(route.batch, head.headers):
+        if is_batch(route.batch, headers):
             self._special.write_batch(record, targets, route.verbose, connection, failed)
             return None
         if self._taps:
             self._taps.offer(sources, record)
-        if is_large(head.headers, len(record.body)):
+        if is_large(headers, len(record.body)):
             self._special.write_large(record, targets, route.verbose, connection, failed)
             return None
         return self._write_to_many(targets, record, route.verbose, connection)

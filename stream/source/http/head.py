@@ -56,7 +56,8 @@ class Head:
     :ivar encoding: of the body, lower case; empty for none.
     :ivar idempotency_key: what tells a repetition of this request; ``None`` for nothing.
     :ivar origin: of the page that sends the request; ``None`` if it isn't one.
-    :ivar ordinary: the body is one record as it is, and is taken whatever came before.
+    :ivar ordinary: the body is one record as it is, whatever the source's settings and whatever
+        came before.
     :ivar plain: the answer needs no change for the client's sake (version, method, closing,
         origin).
     :ivar route: room for what the target leads to, found out by the handler.
@@ -98,6 +99,7 @@ class Head:
             not self.encoding
             and self.idempotency_key is None
             and not headers.is_batch
+            and not headers.is_text
             and (not headers.charset or headers.kind is not BodyKind.JSON)
         )
 

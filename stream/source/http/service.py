@@ -18,6 +18,7 @@ from stream.ops.clock import wall_clock
 from stream.ops.endpoint import server_endpoint
 from stream.ops.metrics import Metrics
 from stream.ops.pool import ThreadPoolService
+from stream.settings.overrides import HTTP_SOURCE, merge
 from stream.settings.tree import HTTPSourceSettings
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
@@ -70,7 +71,10 @@ class HttpSourceService(Service):
         self._dispatcher = Dispatcher("http")
         self._otlp_dispatcher = Dispatcher("otlp")
         self._sources: Mirror[SourceEntry] = Mirror(
-            client, prefix.SOURCE_ACTIVE, _entry, on_change=self._sources_changed
+            client,
+            prefix.SOURCE_ACTIVE,
+            lambda kv: _entry(settings, kv),
+            on_change=self._sources_changed,
         )
         taps = Taps()
         turns = Turns(reactor)
@@ -150,9 +154,12 @@ class HttpSourceService(Service):
                     self._meters.forget(_source_key(change.key))
 
 
-def _entry(kv: KeyValue) -> SourceEntry:
+def _entry(settings: HTTPSourceSettings, kv: KeyValue) -> SourceEntry:
     source = decode(Source, kv.value)
-    return SourceEntry(source.key, source.type, source.is_enabled, source.secret)
+    own = merge(settings, [(item.key, item.value) for item in source.config], below=HTTP_SOURCE)
+    return SourceEntry(
+        source.key, source.type, source.is_enabled, source.secret, own.read_text_as_json
+    )
 
 
 def _accept_waiting(port: Any) -> None:

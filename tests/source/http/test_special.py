@@ -11,8 +11,9 @@ import zstandard
 
 from stream.errors import UserError
 from stream.mapping.columns import PathColumn
+from stream.source.dispatcher import SourceEntry
 from stream.source.http.decoding import INLINE_BYTES
-from tests.source.http.test_handler import KEY, PATH, FakeConnection, FakeSink, Listener
+from tests.source.http.test_handler import KEY, PATH, SECRET, FakeConnection, FakeSink, Listener
 
 LINES = "Content-Type: application/x-ndjson\r\n"
 JSON = "Content-Type: application/json\r\n"
@@ -187,6 +188,21 @@ def test_json_is_utf_8_whatever_is_declared(
     headers = f"Content-Type: application/json; charset={charset}\r\n"
     assert listener.get(body=body, headers=headers)[0] == 200
     assert sink.rows == [row.encode()]
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "Text/Plain; charset=UTF-8"])
+def test_text_is_json_where_the_source_says_so(
+    listener: Listener, sink: FakeSink, content_type: str
+) -> None:
+    """Notifications of Amazon SNS, and pages that use ``sendBeacon``."""
+    headers = f"Content-Type: {content_type}\r\n"
+    assert listener.get(body=b'{"a":1}', headers=headers)[0] == 415
+    listener.dispatcher.put(SourceEntry(KEY, "http", True, SECRET, reads_text_as_json=True))
+    assert listener.get(body=BOM + b'{"a":1.0}', headers=headers)[0] == 200
+    assert sink.rows == [b'"1.0"\n']
+    assert sink.records[-1].headers.map["Content-Type"] == content_type
+    assert result(listener, b'[{"a":1}]', PATH + "?batch=true", headers)["accepted"] == 1
+    assert listener.get(body=b'{"a":1}', headers="Content-Type: text/csv\r\n")[0] == 415
 
 
 def test_rejected_lines_are_named(listener: Listener, sink: FakeSink) -> None:
