@@ -60,6 +60,10 @@ MANY_RECORDS = 512
 QUEUE_SECONDS = 10.0
 """How long a record waits for its turn."""
 
+ANSWER_SECONDS = 20.0
+"""The same until there is a result. It is less than requests wait for their answer: 503 says that
+nothing is stored, and no answer says nothing."""
+
 TICK_SECONDS = 0.5
 STANDSTILL_TICKS = 10
 """An engine that does nothing for so long while it has work is replaced."""
@@ -693,11 +697,19 @@ class TemplatePool:
                 else:
                     project.average *= 1 - WEIGHT_OF_LAST
         for slot in list(self._slots.values()):
+            for batch in slot.batches.values():
+                self._give_up_old(batch, now)
             self._look_at(slot)
         if any(project.wants for project in self._projects.values()):
             self._dispatch_soon()
         if not self._projects and not self._slots and self._ticking.running:
             self._ticking.stop()
+
+    def _give_up_old(self, batch: _Batch, now: float) -> None:
+        for place, job in enumerate(batch.jobs):
+            if job is not None and now - job.since > ANSWER_SECONDS:
+                batch.jobs[place] = None
+                self._give_up(job, "late")
 
     def _look_at(self, slot: _Slot) -> None:
         """End an engine that stands still, or that nobody needs."""
@@ -729,7 +741,9 @@ def _stopping() -> UserError:
 
 def _late() -> UserError:
     return UserError(
-        f"no process for templates was free for {QUEUE_SECONDS:g} s", status=503, name="overloaded"
+        f"the templates of the record were not evaluated within {QUEUE_SECONDS:g} s",
+        status=503,
+        name="overloaded",
     )
 
 

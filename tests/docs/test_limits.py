@@ -6,10 +6,11 @@ import re
 
 from stream.api import body, http, requests, site
 from stream.definition import repository
-from stream.mapping import columns
+from stream.mapping import columns, free_variables
 from stream.record import jsontree
 from stream.settings import Settings
 from stream.source import batch
+from stream.templates import pool
 from tests.docs.blocks import ROOT
 
 _ROW = re.compile(r"^\| (?P<what>[^|]+) \| (?P<limit>[^|]+) \|", re.MULTILINE)
@@ -34,8 +35,13 @@ def test_limits_of_records() -> None:
     limits = _limits("ingestion.md")
     assert limits["rows of a batch, for each sink"] == f"{batch.MAX_ROWS_BYTES:,} bytes"
     assert limits["objects and arrays inside one another"] == str(jsontree.MAX_DEPTH)
+    template_seconds = batch.MAX_TEMPLATE_SECONDS
+    assert limits["processor time of the templates of a batch, for each sink"] == (
+        f"{template_seconds:g} s"
+    )
+    assert limits["time that a record waits for its templates"] == f"{pool.QUEUE_SECONDS:g} s"
     settings = [limit for limit in limits.values() if "`" in limit]
-    assert len(settings) == 12
+    assert len(settings) == 16
     for limit in settings:
         shown, key = re.findall(r"(.*), `(.*)`", limit)[0]
         if shown != "unlimited":
@@ -50,6 +56,8 @@ def test_limits_of_definitions() -> None:
     assert limits["columns of a sink"] == str(columns.MAX_COLUMNS)
     assert limits["versions of a source or sink"] == str(repository.MAX_VERSIONS)
     assert limits["a template"] == f"{columns.MAX_TEMPLATE_CHARACTERS} characters"
+    nesting = limits["its brackets inside one another"]
+    assert nesting == str(free_variables.MAX_NESTING)
     lengths = (requests.MAX_ID, requests.MAX_NAME, requests.MAX_DESCRIPTION)
     assert limits["an id, a name, a description"] == "{}, {}, {} characters".format(*lengths)
     assert limits["the path, the default value of a column"] == (

@@ -61,12 +61,14 @@ class FakeEngine:
 
     :ivar limit: seconds for a record.
     :ivar is_stopped: it does nothing, as after SIGSTOP.
+    :ivar is_starved: it seems to work, and gets hardly any processor time.
     """
 
     clock: Clock
     listener: EngineListener
     limit: float
     is_stopped: bool = False
+    is_starved: bool = False
     is_gone: bool = False
     is_ready: bool = False
     sent: list[_Work] = attrs.Factory(list)
@@ -90,7 +92,7 @@ class FakeEngine:
         self.end(Cause.OUTSIDE)
 
     def progress(self) -> object:
-        return self.at
+        return (*self.at, self.clock.seconds() if self.is_starved else 0.0)
 
     def start(self) -> None:
         self.is_ready = True

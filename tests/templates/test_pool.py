@@ -306,6 +306,20 @@ def test_a_record_does_not_wait_for_ever(world: World) -> None:
     world.pool.stop()
 
 
+def test_a_record_at_work_does_not_wait_for_ever(world: World) -> None:
+    """Where engines get no processor time: it may come again before its request times out."""
+    world = World(processes=1)
+    world.until(world.ask(BAD))
+    [engine] = world.engines.running
+    answers = [world.ask(BAD, plan(takes(0.001))) for _ in range(3)]
+    world.run(0.001)
+    engine.is_stopped = engine.is_starved = True
+    world.until(*answers)
+    assert [answer.status for answer in answers] == [503] * 3
+    assert world.clock.seconds() < pool_module.ANSWER_SECONDS + 2
+    world.pool.stop()
+
+
 def test_engines_that_do_not_start(world: World) -> None:
     """It is tried again after growing pauses; records wait for it, but not for ever."""
     world.engines.error = OSError("no memory")

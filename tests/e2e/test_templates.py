@@ -1,0 +1,213 @@
+"""Templates that take long, need much, or lose their process, in the whole service."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.processes import ALL, TABLE, Deployment, wait_for
+
+# Four columns for each record; what they cost is in the record.
+LOOP = "std.foldl(function(a, b) a + b, std.range(1, Body('loops')), 0)"
+COLUMNS: list[dict[str, Any]] = [
+    {"type": "template", "name": "id", "template": "Body('id') + ''", "rawString": True},
+    *[{"type": "template", "name": f"t{i}", "template": f"{LOOP} + {i}"} for i in range(13)],
+    {"type": "template", "name": "room", "template": "std.length(std.repeat('x', Body('room')))"},
+]
+FOR_EVER = 3_000_000
+LOST_LEASE = b"the lease has ended"
+
+
+def _source(deployed: Deployment, name: str, columns: list[dict[str, Any]]) -> str:
+    """A source with a sink; where its records go."""
+    sources = f"{deployed.api}/v1/branches/default/sources"
+    url = deployed.task("POST", sources, {"type": "http", "name": name})["url"]
+    deployed.task("POST", f"{url}/sinks", _sink(columns, f"in.c-{name}.t"))
+    _, answer = deployed.call("GET", url)
+    pushed: str = answer["http"]["url"]
+    return pushed
+
+
+def _sink(columns: list[dict[str, Any]], table: str = TABLE) -> dict[str, Any]:
+    named = [
+        {**column, "template": {"language": "jsonnet", "content": column["template"]}}
+        if "template" in column
+        else column
+        for column in columns
+    ]
+    mapping = {"columns": named}
+    return {
+        "type": "table",
+        "name": "My Sink",
+        "table": {"type": "keboola", "tableId": table, "mapping": mapping},
+    }
+
+
+def _record(number: int, loops: int = 1, room: int = 1) -> dict[str, Any]:
+    return {"id": str(number), "loops": loops, "room": room}
+
+
+@contextmanager
+def _in_threads(count: int, work: Any) -> Iterator[None]:
+    """*work* (number) in threads; what they raise comes out at the end."""
+    errors: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.join(120)
+    if errors:
+        raise errors[0]
+
+
+def _engines(deployed: Deployment) -> list[int]:
+    """Processes for templates."""
+    parent = deployed.running[-1].process.pid
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            status = (each / "stat").read_text().rpartition(")")[2].split()
+            if int(status[1]) == parent and b"engine_process" in (each / "cmdline").read_bytes():
+                found.append(int(each.name))
+    return found
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Iterator[Deployment]:
+    deployed = Deployment(tmp_path)
+    deployed.start(*ALL)
+    yield deployed
+    deployed.stop_all()
+    assert LOST_LEASE not in b"".join(running.log.read_bytes() for running in deployed.running)
+
+
+def test_slow_templates_keep_nobody_waiting(deployed: Deployment) -> None:
+    """Other sources are answered while a record takes long; it is refused, the next one is not."""
+    slow = _source(deployed, "slow", COLUMNS)
+    good = _source(deployed, "good", [{"type": "body", "name": "body"}])
+    wait_for(lambda: deployed.push(slow, _record(0))[0] == 200, "the first record")
+    wait_for(lambda: deployed.push(good, b"{}")[0] == 200, "the first record")
+    answers: list[tuple[int, str]] = []
+    meanwhile: list[int] = []
+
+    def push_slow(number: int) -> None:
+        status, answer = deployed.push(slow, _record(number + 1, FOR_EVER))
+        answers.append((status, answer.decode()))
+
+    def push_good(_: int) -> None:
+        while not answers:
+            meanwhile.append(deployed.push(good, b"{}")[0])
+
+    with _in_threads(4, push_slow), _in_threads(1, push_good):
+        pass
+    assert set(meanwhile) == {200}
+    assert len(meanwhile) > 10
+    # Where the host is busy some have waited too long for their turn.
+    assert {status for status, _ in answers} <= {400, 503}, answers
+    reasons = [answer for status, answer in answers if status == 400]
+    assert all("may take 1 s of processor time" in reason for reason in reasons)
+
+    def good_again() -> bool:
+        status, answer = deployed.push(slow, _record(10))
+        assert status in (200, 503), answer
+        return status == 200
+
+    wait_for(good_again, "a good record")
+
+    # A stop doesn't wait for them either.
+    with _in_threads(2, lambda number: push_slow(number) if number else None):
+        assert deployed.running[-1].stop() == 0
+
+
+def test_templates_that_need_much_memory(deployed: Deployment) -> None:
+    """They end their own process only; the good records beside them are stored."""
+    url = _source(deployed, "memory", COLUMNS)
+    wait_for(lambda: deployed.push(url, _record(0))[0] == 200, "the first record")
+    statuses: Counter[tuple[bool, int]] = Counter()
+
+    def push(number: int) -> None:
+        for i in range(10):
+            is_bad = number == 0
+            room = 10**12 if is_bad else 1000
+            status, _ = deployed.push(url, _record(1 + number * 10 + i, room=room))
+            statuses[is_bad, status] += 1
+
+    with _in_threads(3, push):
+        pass
+    assert set(statuses) <= {(True, 400), (True, 503), (False, 200), (False, 503)}
+    assert statuses[True, 400] >= 1
+    assert statuses[False, 200] >= 1
+
+
+def test_processes_for_templates_that_are_killed_or_stopped(deployed: Deployment) -> None:
+    """No record is refused for it: stored, or to be sent again; what is stored is in the table."""
+    url = _source(deployed, "killed", COLUMNS)
+    wait_for(lambda: deployed.push(url, _record(0))[0] == 200, "the first record")
+    statuses: Counter[int] = Counter()
+    stored = {"0"}
+    is_over = threading.Event()
+
+    def push(number: int) -> None:
+        place = 0
+        while not is_over.is_set():
+            place += 1
+            identifier = 1 + number + 4 * place
+            status, _ = deployed.push(url, _record(identifier))
+            statuses[status] += 1
+            if status == 200:
+                stored.add(str(identifier))
+
+    with _in_threads(4, push):
+        try:
+            for kill in range(8):
+                enough = statuses[200] + 20
+                for engine in _engines(deployed):
+                    with suppress(ProcessLookupError):
+                        os.kill(engine, signal.SIGSTOP if kill == 4 else signal.SIGKILL)
+                _wait_for_more(statuses, enough)
+        finally:
+            is_over.set()
+    assert set(statuses) <= {200, 503}, statuses
+
+    def ids() -> set[str]:
+        return {row[0] for row in deployed.rows("in.c-killed.t")}
+
+    wait_for(lambda: stored <= ids(), "all records", 90)
+
+
+def _wait_for_more(statuses: Counter[int], enough: int) -> None:
+    wait_for(lambda: statuses[200] >= enough, "further records")
+
+
+def test_definitions_that_can_not_be_read(deployed: Deployment) -> None:
+    """Refused with a reason, whatever reading them would take."""
+    sources = f"{deployed.api}/v1/branches/default/sources"
+    source = deployed.task("POST", sources, {"type": "http", "name": "bad"})["url"]
+    for content, message in {
+        "[" * 24: 'template is invalid: 1:25 expected "]" to close "[" of 1:24',
+        "import 'x'": "template is invalid: 1:1-7 imports are not enabled",
+        "{a: Unknown}": "template is invalid: 1:5-12 Unknown variable: Unknown",
+    }.items():
+        columns = [{"type": "template", "name": "a", "template": content}]
+        status, answer = deployed.call("POST", f"{source}/sinks", _sink(columns))
+        assert status == 400
+        assert message in json.dumps(answer, ensure_ascii=False).replace('\\"', '"')

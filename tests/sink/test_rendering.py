@@ -1,0 +1,232 @@
+"""Records whose templates are evaluated elsewhere, and what happens to their sink meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import Clock
+from twisted.python.threadpool import ThreadPool
+
+from stream.errors import UserError
+from stream.mapping.columns import mapping_from_plain
+from stream.record.context import RecordContext
+from stream.record.headers import RecordHeaders
+from stream.sink import sink_pipeline
+from stream.sink.balancing import Balancer
+from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
+from stream.storage.entity import Slice
+from tests.sink.fakes import FakeOpener, FakeWaiter
+from tests.sink.test_sink_pipeline import _Collector
+from tests.storage.samples import OPENED_AT, sample_slice, uncompressed
+from tests.templates.inprocess import InProcessTemplates
+
+HEADERS = RecordHeaders([(b"Content-Type", b"application/json")])
+
+
+def _record(body: bytes = b'{"a":1}') -> RecordContext:
+    return RecordContext(1714557600123, "203.0.113.7", HEADERS, body)
+
+
+def _slice(content: str | None, number: int = 0, *, wait: bool = True) -> Slice:
+    """A slice whose rows are what a template says, or the body."""
+    column: dict[str, Any] = {"type": "body", "name": "c"}
+    if content is not None:
+        template = {"language": "jsonnet", "content": content}
+        column = {"type": "template", "name": "c", "template": template}
+    encoding = uncompressed()
+    if not wait:
+        encoding = attrs.evolve(encoding, sync=attrs.evolve(encoding.sync, wait=False))
+    sample = sample_slice(opened_at=OPENED_AT + timedelta(seconds=number), encoding=encoding)
+    return attrs.evolve(sample, mapping=mapping_from_plain({"columns": [column]}))
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.opener = FakeOpener(at_once=False)
+        self.templates = InProcessTemplates()
+        self.refusal: UserError | None = None
+        context = PipelineContext(
+            node_id="node-1",
+            life=lambda: 1,
+            opener=self.opener,
+            reactor=self.clock,
+            pool=ThreadPool(),
+            collector=_Collector(),
+            balancer=Balancer("roundRobin"),
+            templates=self.templates,
+        )
+        self.pipeline = SinkPipeline(context, check=self.check)
+
+    def check(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+    def update(self, *slices: Slice) -> None:
+        done = ensureDeferred(self.pipeline.update(slices))
+        self.clock.pump([0.0] * 3)
+        assert done.called
+
+    def write(self, body: bytes = b'{"a":1}') -> FakeWaiter:
+        waiter = FakeWaiter()
+        assert self.pipeline.write(_record(body), waiter) is None
+        return waiter
+
+    def release(self) -> None:
+        self.templates.release()
+        self.store()
+
+    def store(self) -> None:
+        self.clock.pump([0.0] * 3)
+        for file in self.opener.files:
+            while file.waiting:
+                file.answer()
+        self.clock.pump([0.0] * 3)
+
+    def disk(self, of: Slice) -> bytes:
+        return bytes(self.opener.disk.get(str(of.key), b""))
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    ensureDeferred(world.pipeline.close(UserError("closed", status=503)))
+
+
+ADDS = "Body('a') + 1"
+
+
+def test_a_row_is_written_when_its_templates_are_evaluated(world: World) -> None:
+    """And not before; an engine is asked for when the slice opens."""
+    slice_ = _slice(ADDS)
+    world.update(slice_)
+    assert world.templates.warmed == 1
+    waiter = world.write()
+    world.clock.advance(1)
+    assert (waiter.outcome, world.disk(slice_)) == (None, b"")
+    world.release()
+    assert (waiter.outcome, world.disk(slice_)) == ("stored", b'"2"\n')
+
+
+def test_who_does_not_wait_for_the_disk_waits_for_the_templates(world: World) -> None:
+    """A record that can't be rendered is refused all the same."""
+    world.update(_slice(ADDS, wait=False))
+    waiters = [world.write(), world.write(b"{}")]
+    assert [waiter.outcome for waiter in waiters] == [None, None]
+    world.release()
+    assert waiters[0].outcome == "accepted 202"
+    assert isinstance(waiters[1].outcome, UserError)
+    assert waiters[1].outcome.status == 400
+
+
+def test_a_record_that_can_not_be_rendered_says_why(world: World) -> None:
+    """With the column."""
+    world.update(_slice(ADDS))
+    waiter = world.write(b"{}")
+    world.release()
+    assert str(waiter.outcome) == (
+        'cannot convert column "c" to CSV value:\n- path "a" not found in the body'
+    )
+
+
+def test_a_slice_that_has_rotated_meanwhile(world: World) -> None:
+    """The row goes to the next one with the same mapping; the old one is closed at once."""
+    first, second = _slice(ADDS, 0), _slice(ADDS, 1)
+    world.update(first)
+    waiter = world.write()
+    world.update(second)
+    assert world.opener.files[0].closed
+    world.release()
+    assert waiter.outcome == "stored"
+    assert (world.disk(first), world.disk(second)) == (b"", b'"2"\n')
+
+
+@pytest.mark.parametrize(("after", "row"), [("Body('a') + 2", b'"3"\n'), (None, b'"{""a"":1}"\n')])
+def test_a_mapping_that_has_changed_meanwhile(world: World, after: str | None, row: bytes) -> None:
+    """The row is that of the mapping of the slice that it goes to."""
+    world.update(_slice(ADDS, 0))
+    waiter = world.write()
+    second = _slice(after, 1)
+    world.update(second)
+    world.release()
+    world.release()
+    assert waiter.outcome == "stored"
+    assert world.disk(second) == row
+
+
+def test_slices_with_the_mapping_of_before_are_preferred(world: World) -> None:
+    """While a change is made there are both."""
+    old, new = _slice(ADDS, 0), _slice("Body('a') + 2", 1)
+    world.update(old)
+    waiters = [world.write() for _ in range(4)]
+    world.update(old, new)
+    world.release()
+    assert [waiter.outcome for waiter in waiters] == ["stored"] * 4
+    assert world.disk(old) == b'"2"\n' * 4
+
+
+def test_a_mapping_that_changes_all_the_time(world: World) -> None:
+    """Its record is to be sent again, at last."""
+    world.update(_slice(ADDS, 0))
+    waiter = world.write()
+    for number in range(1, sink_pipeline.MAX_ROUNDS + 2):
+        assert waiter.outcome is None
+        world.update(_slice(f"Body('a') + {number + 1}", number))
+        world.release()
+    assert isinstance(waiter.outcome, UserError)
+    assert waiter.outcome.status == 503
+
+
+def test_a_sink_that_was_closed_meanwhile(world: World) -> None:
+    """Nothing is written any more, see Note [Close sync] of the router."""
+    slice_ = _slice(ADDS)
+    world.update(slice_)
+    waiter = world.write()
+    ensureDeferred(world.pipeline.close(UserError("closed", status=503)))
+    world.release()
+    assert str(waiter.outcome) == "closed"
+    assert world.disk(slice_) == b""
+
+
+def test_a_lease_that_was_lost_meanwhile(world: World) -> None:
+    """A node without a lease takes no records, also those that came before."""
+    slice_ = _slice(ADDS)
+    world.update(slice_)
+    waiter = world.write()
+    world.refusal = UserError("the node has lost its lease", status=503)
+    world.release()
+    assert waiter.outcome is world.refusal
+    assert world.disk(slice_) == b""
+
+
+def test_no_room_for_a_record(world: World) -> None:
+    """It is refused at once; those who have many ask before."""
+    world.update(_slice(ADDS))
+    assert world.pipeline.room() is None
+    world.templates.is_full = True
+    room = world.pipeline.room()
+    assert room is not None and not room.called
+    world.release()
+    assert room.called
+    world.templates.refusal = UserError("full", status=503)
+    with pytest.raises(UserError, match="full"):
+        world.pipeline.write(_record(), FakeWaiter())
+
+
+def test_a_sink_without_templates_needs_no_engine(world: World) -> None:
+    """Whatever the engines are doing."""
+    slice_ = _slice("Body('a')")
+    world.update(slice_)
+    world.templates.is_full = True
+    world.templates.refusal = UserError("full", status=503)
+    assert world.pipeline.room() is None
+    waiter = world.write()
+    world.store()
+    assert (waiter.outcome, world.disk(slice_)) == ("stored", b'"1"\n')
+    assert world.templates.warmed == 0
