@@ -202,7 +202,7 @@ def test_the_engine_sees_the_same_record(kind: bytes, body: bytes) -> None:
     """Whatever a function of templates gives, it gives there."""
     headers = RecordHeaders([(b"Content-Type", kind), (b"x-b", b"\xe4"), (b"X-A", b"1")])
     record = RecordContext(1714557600123, "fe80::1\ud83d", headers, body)
-    for each in (record, RecordContext(1, "", headers.of_element, body)):
+    for each in (record, RecordContext(1, "", headers.of_json, body)):
         column = TemplateColumn("t", template=Template("jsonnet", "[Body()]"))
         received = _through_the_protocol(each, column)
         assert received.body == each.body
