@@ -38,7 +38,7 @@ GO ?= $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go),$(CURDIR)/$(B
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install etcd run test test-unit test-e2e lint fix bench abuse bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd run test test-unit test-e2e lint fix bench hostile bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-31s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -111,8 +111,8 @@ fix: install ## Mend what the linters can mend
 bench: install ## Measure throughput and latency against the baselines; needs wrk
 	$(BIN)/python -m benchmarks
 
-abuse: install ## Show what bad clients do to the service, and to a good client meanwhile
-	$(BIN)/python -m benchmarks.abuse
+hostile: install ## Attack the service in ATTACKS different ways (all), and watch a good producer, memory and lease
+	$(BIN)/python -m benchmarks.hostile $(foreach name,$(ATTACKS),'$(name)')
 
 bench-api: install ## Measure reads of the API with 10,000 sinks; needs wrk
 	$(BIN)/python -m benchmarks.api_reads

@@ -1,0 +1,328 @@
+"""See `benchmarks.hostile`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from benchmarks.hostile.attacks import ATTACKS, Attack
+from benchmarks.hostile.target import Place, Target
+from tests.e2e.processes import ALL, TOKEN, Deployment, wait_for
+
+__all__ = ["Row", "main", "run"]
+
+MAX_P99_MS = 100.0
+MAX_MIB = 1024
+"""Of the service with its children, etcd left out."""
+SECONDS = 8.0
+SETTLE_SECONDS = 20.0
+"""What the service has at most between two attacks."""
+MAX_RATIO = 3.0
+"""Where the machine itself is slow: what the p99 may be of that without an attack."""
+_ROOT = Path(__file__).parents[2]
+_LEASE_LOST = b"the lease has ended"
+_NAMES: list[dict[str, Any]] = [
+    {"type": "uuid", "name": "id"},
+    {"type": "datetime", "name": "at"},
+    {"type": "path", "name": "user", "path": "user.name", "defaultValue": ""},
+]
+_TEMPLATE = """\
+local f(n) = if n < 2 then 1 else f(n - 1) + f(n - 2);
+f(Body('n', 1)) + std.length(std.repeat('x', Body('size', 1)))
+"""
+_TEMPLATES: list[dict[str, Any]] = [
+    {
+        "type": "template",
+        "name": "t",
+        "template": {"language": "jsonnet", "content": _TEMPLATE},
+    }
+]
+_BODIES: list[dict[str, Any]] = [{"type": "body", "name": "body"}]
+
+
+@attrs.frozen
+class Row:
+    """One attack's figures; latencies of the good producer.
+
+    :ivar answers: of the good producer, by status.
+    :ivar mib: resident memory of the service before, at most and afterwards, of itself alone and
+        with its children, etcd left out.
+    :ivar leases_lost: how often the log tells of a lost lease.
+    """
+
+    name: str
+    outcome: str
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    answers: dict[str, int]
+    mib: tuple[int, int, int]
+    mib_with_children: int
+    leases_lost: int
+    p99_alone_ms: float
+
+    @property
+    def verdict(self) -> str:
+        """What isn't as it should be; empty if all is well."""
+        faults = []
+        if set(self.answers) - {"200"}:
+            faults.append("refused")
+        if self.p99_ms >= max(MAX_P99_MS, MAX_RATIO * self.p99_alone_ms):
+            faults.append("slow")
+        if self.mib_with_children > MAX_MIB:
+            faults.append("memory")
+        if self.leases_lost:
+            faults.append("lease")
+        return ", ".join(faults)
+
+
+class _Memory:
+    """Watches the memory of a process and its children from a thread of its own."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._stopped = threading.Event()
+        self.peak = self.peak_with_children = 0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def now(self) -> tuple[int, int]:
+        """MiB of the process alone, and with its children."""
+        alone = _resident(self._pid)
+        return alone, alone + sum(_resident(pid) for pid in _descendants(self._pid))
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(0.1):
+            alone, all_of_them = self.now()
+            self.peak = max(self.peak, alone)
+            self.peak_with_children = max(self.peak_with_children, all_of_them)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+
+def _resident(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        if "\nVmRSS:" not in status or status.startswith("Name:\tetcd"):
+            return 0
+        return int(status.partition("\nVmRSS:")[2].split()[0]) // 1024
+    except OSError:
+        return 0
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return
+    for task in tasks:
+        try:
+            children = (task / "children").read_text().split()
+        except OSError:
+            continue
+        for child in map(int, children):
+            yield child
+            yield from _descendants(child)
+
+
+@contextmanager
+def _good(url: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "benchmarks.hostile.good", url]
+    with subprocess.Popen(
+        command, cwd=_ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _period(good: subprocess.Popen[str]) -> tuple[list[float], dict[str, int]]:
+    """What the good producer has measured since the last call."""
+    assert good.stdin is not None and good.stdout is not None
+    good.stdin.write("\n")
+    good.stdin.flush()
+    found = json.loads(good.stdout.readline())
+    return sorted(found["latencies"]), found["answers"]
+
+
+def _define(deployed: Deployment, id: str, columns: Sequence[dict[str, Any]], **more: Any) -> Any:
+    """A source with a sink; what the API shows of it."""
+    sources = f"{deployed.api}/v1/branches/default/sources"
+    source = {"type": "http", "name": id, "sourceId": id, **more}
+    url = deployed.task("POST", sources, source)["url"]
+    table = {"type": "keboola", "tableId": f"in.c-hostile.{id}", "mapping": {"columns": columns}}
+    deployed.task("POST", f"{url}/sinks", {"type": "table", "name": "Sink", "table": table})
+    return deployed.call("GET", url)[1]
+
+
+@contextmanager
+def deployed_target(folder: Path, seconds: float, scale: int) -> Iterator[tuple[Deployment, Any]]:
+    """A running service, with what is attacked and the URL of the good producer's source."""
+    deployed = Deployment(folder)
+    try:
+        running = deployed.start(*ALL)
+        good = _define(deployed, "good", _NAMES)["http"]["url"]
+        attacked = _define(deployed, "hostile", _NAMES)["http"]["url"]
+        templates = _define(deployed, "hostile-templates", _TEMPLATES)["http"]["url"]
+        otlp = _define(deployed, "hostile-otlp", _BODIES, type="otlp")["otlp"]["url"]
+        for url in (good, attacked, templates):
+            wait_for(partial(_takes, deployed, url), "the first record")
+        parts = urlsplit(attacked)
+        host, _, port = running.health.rpartition(":")
+        target = Target(
+            source=Place(parts.hostname or "", parts.port or 0),
+            api=Place("127.0.0.1", deployed.ports["api"]),
+            metrics=Place(host, int(port)),
+            path=parts.path,
+            templates=urlsplit(templates).path,
+            otlp=urlsplit(otlp).path,
+            sources="/v1/branches/default/sources",
+            token=TOKEN,
+            seconds=seconds,
+            scale=scale,
+        )
+        yield deployed, (target, good)
+    finally:
+        deployed.stop_all()
+
+
+def _takes(deployed: Deployment, url: str) -> bool:
+    return deployed.push(url, {})[0] == 200
+
+
+async def _nobody(target: Target) -> str:
+    """No attack."""
+    await asyncio.sleep(target.seconds)
+    return "–"
+
+
+NOBODY = Attack("nobody else", _nobody)
+
+
+def _measure(
+    attack: Attack,
+    target: Target,
+    good: subprocess.Popen[str],
+    deployed: Deployment,
+    p99_alone_ms: float,
+) -> Row:
+    attack.prepare()
+    running = deployed.running[0]
+    _settle(good, max(MAX_P99_MS, MAX_RATIO * p99_alone_ms))
+    memory = _Memory(running.process.pid)
+    before, _ = memory.now()
+    lost = running.log.read_bytes().count(_LEASE_LOST)
+    target.begin()
+    outcome = asyncio.run(_carried_out(attack, target))
+    latencies, answers = _period(good)
+    memory.stop()
+    latencies = latencies or [0.0]
+    return Row(
+        attack.name,
+        outcome,
+        latencies[len(latencies) // 2],
+        latencies[int(len(latencies) * 0.99)],
+        latencies[-1],
+        answers,
+        (before, memory.peak, memory.now()[0]),
+        memory.peak_with_children,
+        running.log.read_bytes().count(_LEASE_LOST) - lost,
+        p99_alone_ms,
+    )
+
+
+async def _carried_out(attack: Attack, target: Target) -> str:
+    return await attack.run(target)
+
+
+def _settle(good: subprocess.Popen[str], usual_ms: float) -> None:
+    """Wait until the good producer is served as usual: one attack isn't blamed for another."""
+    end = time.monotonic() + SETTLE_SECONDS
+    _period(good)
+    while time.monotonic() < end:
+        time.sleep(1.0)
+        latencies, answers = _period(good)
+        if latencies and set(answers) == {"200"} and latencies[-1] < usual_ms:
+            return
+
+
+def run(
+    attacks: Sequence[Attack], *, seconds: float = SECONDS, scale: int = 1, shown: bool = False
+) -> list[Row]:
+    """Rows of *attacks*, between two of nobody.
+
+    :param seconds: how long each takes.
+    :param scale: a part of the full size, e.g. 10.
+    :param shown: print each row at once.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    rows: list[Row] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="stream-hostile-") as folder,
+        deployed_target(Path(folder), seconds, scale) as (deployed, (target, good_url)),
+        _good(good_url) as good,
+    ):
+        for attack in (NOBODY, *attacks, NOBODY):
+            alone = rows[0].p99_ms if rows else 0.0
+            rows.append(_measure(attack, target, good, deployed, alone))
+            if shown:
+                print(_line(rows[-1]), flush=True)
+    return rows
+
+
+_HEAD = (
+    "| attack | what became of it | good: p50 / p99 / max ms | p99 ÷ alone | not 200 "
+    "| MiB before / peak / after | with children | lease | verdict |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def _line(row: Row) -> str:
+    bad = {status: count for status, count in row.answers.items() if status != "200"}
+    told = ", ".join(f"{count} × {status}" for status, count in sorted(bad.items())) or "0"
+    return (
+        f"| {row.name} | {row.outcome} | {row.p50_ms:.0f} / {row.p99_ms:.0f} / {row.max_ms:.0f} "
+        f"| {row.p99_ms / max(row.p99_alone_ms or row.p99_ms, 0.1):.1f} | {told} | {' / '.join(map(str, row.mib))} "
+        f"| {row.mib_with_children} | {'lost' if row.leases_lost else 'kept'} "
+        f"| {row.verdict or 'good'} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", help="parts of the names of attacks; all by default")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for each attack")
+    parser.add_argument("--scale", type=int, default=1, help="a part of the full size, e.g. 10")
+    options = parser.parse_args()
+    chosen = [
+        attack
+        for attack in ATTACKS
+        if not options.names or any(name in attack.name for name in options.names)
+    ]
+    print(_HEAD, flush=True)
+    rows = run(chosen, seconds=options.seconds, scale=options.scale, shown=True)
+    bad = [row for row in rows if row.verdict]
+    print(f"\n{len(rows) - len(bad)} of {len(rows)} rows are good")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Bodies that cost whoever reads them more than whoever sends them.
+
+Each is made once, before anything is measured.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from functools import cache
+
+import zstandard
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+__all__ = ["body"]
+
+MIB = 1024 * 1024
+DECODED = 15 * MIB
+"""Just under what a decoded body may have."""
+
+
+def _json_lines(line: bytes) -> bytes:
+    return (line + b"\n") * (DECODED // (len(line) + 1))
+
+
+def _otlp_wide() -> bytes:
+    """Many records that all share large attributes: each is printed with them."""
+    export = ExportLogsServiceRequest()
+    resource = export.resource_logs.add()
+    for number in range(200):
+        attribute = resource.resource.attributes.add()
+        attribute.key = f"key{number}"
+        attribute.value.string_value = "x" * 200
+    records = resource.scope_logs.add().log_records
+    for _ in range(20_000):
+        records.add()
+    return export.SerializeToString()
+
+
+def _otlp_many() -> bytes:
+    export = ExportLogsServiceRequest()
+    records = export.resource_logs.add().scope_logs.add().log_records
+    for _ in range(500_000):
+        records.add()
+    return export.SerializeToString()
+
+
+def _otlp_deep() -> bytes:
+    value = b'{"stringValue":"x"}'
+    for _ in range(5000):
+        value = b'{"arrayValue":{"values":[' + value + b"]}}"
+    return b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"body":' + value + b"}]}]}]}"
+
+
+_MAKERS: dict[str, Callable[[], bytes]] = {
+    "gzip bomb": lambda: gzip.compress(bytes(512 * MIB), 9),
+    "gzip members": lambda: gzip.compress(b"") * 40_000,
+    "gzip members with a byte": lambda: gzip.compress(b"1") * 40_000,
+    "zstd bomb": lambda: zstandard.compress(bytes(512 * MIB)),
+    "zstd frames": lambda: zstandard.compress(b"") * 60_000,
+    "gzip form": lambda: gzip.compress(b"a=&" * (DECODED // 3)),
+    "gzip nested form": lambda: gzip.compress(
+        b"a" + b"[b]" * 200_000 + b"=1&" + b"c[d][]=1&" * 500_000
+    ),
+    "gzip lines": lambda: gzip.compress(_json_lines(b"{}")),
+    "gzip blank lines": lambda: gzip.compress(b"\n" * DECODED),
+    "gzip array": lambda: gzip.compress(b"[" + b"1," * (DECODED // 2) + b"1]"),
+    "gzip array of arrays": lambda: gzip.compress(b"[" + b"[]," * (DECODED // 3) + b"1]"),
+    "gzip deep": lambda: gzip.compress(b"[" * DECODED),
+    "gzip deep and closed": lambda: gzip.compress(b"[" * (DECODED // 2) + b"]" * (DECODED // 2)),
+    "gzip keys": lambda: gzip.compress(
+        b"{" + b",".join(b'"%d":0' % number for number in range(1_200_000)) + b"}"
+    ),
+    "gzip escapes": lambda: gzip.compress(b'{"user":"' + b"\\u0000" * (DECODED // 6) + b'"}'),
+    "gzip digits": lambda: gzip.compress(b'{"user":' + b"9" * DECODED + b"}"),
+    "deep": lambda: b"[" * (MIB - 10),
+    "digits": lambda: b'{"user":' + b"9" * (MIB - 100) + b"}",
+    "exponent": lambda: b'{"user":1e' + b"9" * (MIB - 100) + b"}",
+    "form": lambda: b"a=&" * (MIB // 3 - 10),
+    "form of percents": lambda: b"a=" + b"%" * (MIB - 100),
+    "lines that fail": lambda: b"".join(b'{"%d":\n' % number for number in range(9_900)),
+    "big cell": lambda: b'{"user":{"name":"' + b"x" * (MIB - 100) + b'"}}',
+    "otlp wide": lambda: gzip.compress(_otlp_wide()),
+    "otlp many": lambda: gzip.compress(_otlp_many()),
+    "otlp deep": _otlp_deep,
+    "otlp json keys": lambda: gzip.compress(b'{"resourceLogs":[' + b"{}," * 5_000_000 + b"{}]}"),
+    "api deep": lambda: b'{"type":' * 120_000,
+    "api array": lambda: b"[" + b"{}," * 330_000 + b"{}]",
+    "api columns": lambda: json.dumps(
+        {
+            "type": "table",
+            "name": "Hostile",
+            "table": {
+                "type": "keboola",
+                "tableId": "in.c-hostile.columns",
+                "mapping": {"columns": [{"type": "body", "name": "b"}] * 25_000},
+            },
+        }
+    ).encode(),
+}
+
+
+@cache
+def body(name: str) -> bytes:
+    """The body of this name."""
+    return _MAKERS[name]()

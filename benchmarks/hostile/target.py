@@ -1,0 +1,210 @@
+"""What is attacked, and what attacks are made of: connections, requests, answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from asyncio import StreamReader, StreamWriter
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import count
+
+import attrs
+
+__all__ = ["Place", "Target", "request"]
+
+_STARTED_AT_ONCE = 200
+_ERRORS = (OSError, EOFError, TimeoutError, ValueError, IndexError)
+
+
+def request(path: str, *headers: str, body: bytes = b"", method: str = "POST") -> bytes:
+    """A whole request; the length is added unless a coding is given."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", *headers]
+    if not any(line.lower().startswith("transfer-encoding") for line in headers):
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+@attrs.frozen
+class Place:
+    """A listener."""
+
+    host: str
+    port: int
+
+    async def connect(self) -> tuple[StreamReader, StreamWriter]:
+        return await asyncio.wait_for(asyncio.open_connection(self.host, self.port), 10)
+
+
+@attrs.define
+class Target:
+    """What is attacked, and how hard.
+
+    :ivar source: the listener of the sources; `path` leads to a source of records, `templates` to
+        one whose sink has templates, `otlp` to one of OpenTelemetry.
+    :ivar api: the listener of the API, where `token` is valid and `sources` is the path of all.
+    :ivar seconds: how long an attack takes.
+    :ivar scale: 1 for the full size, more for a part of it.
+    """
+
+    source: Place
+    api: Place
+    metrics: Place
+    path: str
+    templates: str
+    otlp: str
+    sources: str
+    token: str
+    seconds: float
+    scale: int
+    until: float = 0.0
+
+    def begin(self) -> None:
+        """The time of an attack begins."""
+        self.until = time.monotonic() + self.seconds
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the attack isn't over yet."""
+        return time.monotonic() < self.until
+
+    @property
+    def left(self) -> float:
+        """Seconds until it is."""
+        return max(0.1, self.until - time.monotonic())
+
+    def part(self, number: int) -> int:
+        """*number* in the size that is asked for."""
+        return max(1, number // self.scale)
+
+    async def flood(
+        self,
+        place: Place,
+        connections: int,
+        make: bytes | Callable[[int], bytes],
+        *,
+        reads: bool = True,
+    ) -> str:
+        """Send requests over *connections* as fast as they are answered; what was answered.
+
+        :param make: the request, or what makes the one with this number.
+        :param reads: whether answers are read; if not, as much is sent as is taken.
+        """
+        answers: Counter[str] = Counter()
+        numbers = count()
+
+        async def client() -> None:
+            while self.goes_on:
+                with suppress(*_ERRORS):
+                    await self._exchange(place, make, numbers, reads, answers)
+                    continue
+                answers["broken"] += 1
+                await asyncio.sleep(0.05)
+
+        await self._together([client] * self.part(connections))
+        return told(answers)
+
+    async def _exchange(
+        self,
+        place: Place,
+        make: bytes | Callable[[int], bytes],
+        numbers: Iterator[int],
+        reads: bool,
+        answers: Counter[str],
+    ) -> None:
+        reader, writer = await place.connect()
+        try:
+            while self.goes_on:
+                data = make if isinstance(make, bytes) else make(next(numbers))
+                writer.write(data)
+                if not reads:
+                    await asyncio.wait_for(writer.drain(), self.left)
+                    answers["sent"] += 1
+                    continue
+                status, closed = await asyncio.wait_for(answer(reader), self.left + 5)
+                answers[str(status)] += 1
+                if closed:
+                    return
+        except TimeoutError:
+            answers["no answer"] += reads
+        finally:
+            _abort(writer)
+
+    async def hold(
+        self,
+        place: Place,
+        connections: int,
+        start: bytes | Sequence[bytes],
+        drip: bytes = b"",
+        every: float = 1.0,
+        end: bool = False,
+    ) -> str:
+        """Keep connections with something unfinished; what became of them.
+
+        :param start: sent at once; of several, one by each connection in turn.
+        :param drip: sent every so many seconds.
+        :param end: whether to end our side after the start.
+        """
+        answers: Counter[str] = Counter()
+        starts = [start] if isinstance(start, bytes) else list(start)
+
+        async def client(number: int) -> None:
+            try:
+                reader, writer = await place.connect()
+            except _ERRORS:
+                answers["not connected"] += 1
+                return
+            try:
+                reading = asyncio.ensure_future(answer(reader))
+                writer.write(starts[number % len(starts)])
+                if end:
+                    writer.write_eof()
+                while self.goes_on and not reading.done():
+                    await asyncio.wait([reading], timeout=min(every, self.left))
+                    if not reading.done() and drip:
+                        writer.write(drip)
+                if reading.done():
+                    answers[str((await reading)[0])] += 1
+                else:
+                    reading.cancel()
+                    answers["still open"] += 1
+            except _ERRORS:
+                answers["closed"] += 1
+            finally:
+                _abort(writer)
+
+        await self._together([partial(client, n) for n in range(self.part(connections))])
+        return told(answers)
+
+    async def _together(self, clients: Sequence[Callable[[], Awaitable[None]]]) -> None:
+        running: list[asyncio.Future[None]] = []
+        for number, client in enumerate(clients):
+            running.append(asyncio.ensure_future(client()))
+            if number % _STARTED_AT_ONCE == _STARTED_AT_ONCE - 1:
+                await asyncio.sleep(0.02)
+        await asyncio.gather(*running)
+
+
+async def answer(reader: StreamReader) -> tuple[int, bool]:
+    """The status of the next answer, and whether the connection closes after it."""
+    while True:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        status = int(head.split()[1])
+        if status >= 200:
+            break
+    length = head.partition(b"content-length:")[2].split()
+    if length:
+        await reader.readexactly(int(length[0]))
+    return status, b"connection: close" in head or not length
+
+
+def told(answers: Counter[str]) -> str:
+    """Counts of answers as a text."""
+    return ", ".join(f"{number:,} × {what}" for what, number in sorted(answers.items())) or "–"
+
+
+def _abort(writer: StreamWriter) -> None:
+    with suppress(*_ERRORS):
+        writer.transport.abort()

@@ -1,0 +1,36 @@
+"""Bad clients in small numbers: the good producer is served, memory and lease are kept."""
+
+from __future__ import annotations
+
+from benchmarks.hostile.__main__ import MAX_MIB, run
+from benchmarks.hostile.attacks import ATTACKS
+
+SOME = (
+    "bodies of 1 MB but for the last byte, 600 connections",
+    "wrong secrets with 16 MB",
+    "requests sent ahead, no answer read, 200 connections",
+    "gzip: a form of 5,000,000 fields",
+    "gzip: 40,000 empty members",
+    "OTLP: 20,000 records with 40 KB of attributes each",
+    "API: wrong tokens with 16 MB, 60 connections",
+    "API: a template of 24 brackets",
+    "template: records that never end",
+)
+
+
+def test_a_good_producer_is_served_beside_bad_clients() -> None:
+    """Each of its records is answered with 200, whatever the others do."""
+    chosen = [attack for attack in ATTACKS if attack.name in SOME]
+    assert len(chosen) == len(SOME)
+    rows = run(chosen, seconds=3, scale=4)
+    assert [row.name for row in rows[1:-1]] == [attack.name for attack in chosen]
+    for row in rows:
+        assert row.answers.keys() == {"200"}, row
+        assert row.leases_lost == 0, row
+        assert row.mib_with_children < MAX_MIB, row
+
+
+def test_attacks_are_named_once() -> None:
+    """Names choose them."""
+    names = [attack.name for attack in ATTACKS]
+    assert len(names) == len(set(names)) >= 60
