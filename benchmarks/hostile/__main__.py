@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -291,8 +292,7 @@ def run(
 
 _HEAD = (
     "| attack | what became of it | good: p50 / p99 / max ms | p99 ÷ alone | not 200 "
-    "| MiB before / peak / after | with children | lease | verdict |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| MiB before / peak / after | with children | lease | verdict |\n" + 9 * "|---" + "|"
 )
 
 
@@ -313,6 +313,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for each attack")
     parser.add_argument("--scale", type=int, default=1, help="a part of the full size, e.g. 10")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the service is stopped, too
     chosen = [
         attack
         for attack in ATTACKS

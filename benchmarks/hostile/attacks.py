@@ -200,7 +200,7 @@ async def _garbage(target: Target) -> str:
 
 @attack("chunks of one byte")
 async def _tiny_chunks(target: Target) -> str:
-    data = request(target.path, JSON, CHUNKED, body=b"1\r\n \r\n" * 99_000 + b"0\r\n\r\n")
+    data = request(target.path, JSON, CHUNKED, body=b"1\r\n \r\n" * 19_000 + b"0\r\n\r\n")
     return await target.flood(target.source, 16, data)
 
 

@@ -12,12 +12,13 @@ __all__ = ["ChunkedBody"]
 MAX_SIZE_LINE_BYTES = 256
 """A chunk's size and its extensions."""
 
-MAX_CHUNKS = 100_000
-"""Of one body; a chunk costs the same time, however little it holds."""
+MAX_CHUNKS = 20_000
+"""Of one body; a chunk costs about a microsecond, however little it holds."""
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e]|\\[\t\x20-\x7e])*+"'
 _EXTENSION = rb";" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?+"
+_PLAIN_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})((?:" + _EXTENSION + rb")*+)\r\n")
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host"})
 """What says where a request ends, or whose it is, may not come behind it."""
@@ -73,6 +74,7 @@ class ChunkedBody:
         position = 0
         while True:
             if self._state == _BEFORE_DATA:
+                position = self._read_whole_chunks(data, position)
                 following = self._read_size(data, position)
             elif self._state == _DATA:
                 following = self._read_data(data, position)
@@ -89,6 +91,28 @@ class ChunkedBody:
     @property
     def _done(self) -> bool:
         return self._left < 0
+
+    def _read_whole_chunks(self, data: bytes, position: int) -> int:
+        """Take the chunks at *position* that are whole, without extensions and within the limits.
+
+        :returns: the position behind them.
+        """
+        match_line, body = _PLAIN_SIZE_LINE.match, self._data
+        room = self._max_body - self._size
+        chunks = MAX_CHUNKS - self._chunks
+        while match := match_line(data, position):
+            size = int(match[1], 16)
+            start = match.end()
+            end = start + size
+            if not size or size > room or not chunks or data[end : end + 2] != b"\r\n":
+                break
+            body += data[start:end]
+            position = end + 2
+            room -= size
+            chunks -= 1
+        self._size = self._max_body - room
+        self._chunks = MAX_CHUNKS - chunks
+        return position
 
     def _read_size(self, data: bytes, position: int) -> int | None:
         match = _SIZE_LINE.match(data, position, position + MAX_SIZE_LINE_BYTES)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.errors import UserError
+from stream.source.http.chunked import MAX_CHUNKS
 from stream.source.http.errors import BodyTooLarge, HeaderTooLarge, MalformedRequest
 from stream.source.http.head import Head, HeadReader
 from stream.source.http.parser import Request, RequestParser
@@ -206,6 +207,19 @@ def test_overhead_of_chunks_is_bounded() -> None:
         _run([_request(coding, body=b"0\r\nX: " + b"y" * 2000)])
     with pytest.raises(MalformedRequest):
         _run([_request(coding, body=b"1;" + b"e" * 300)])
+
+
+def test_chunks_are_bounded() -> None:
+    """Each costs the same, however little it holds."""
+    for number, limit in ((MAX_CHUNKS, None), (MAX_CHUNKS + 1, "too many chunks")):
+        data = _request(b"Transfer-Encoding: chunked", body=b"1\r\nx\r\n" * number)
+        parser = RequestParser(HeadReader(), HEAD_LIMIT, MAX_CHUNKS + 1)
+        parser.feed(data)
+        if limit is None:
+            assert next_whole(parser) is None and parser.held == MAX_CHUNKS
+        else:
+            with pytest.raises(MalformedRequest, match=limit):
+                next_whole(parser)
 
 
 def test_pipelined_requests_are_not_read_ahead() -> None:
