@@ -111,7 +111,7 @@ fix: install ## Mend what the linters can mend
 bench: install ## Measure throughput and latency against the baselines; needs wrk
 	$(BIN)/python -m benchmarks
 
-hostile: install ## Attack the service in ATTACKS different ways (all), and watch a good producer, memory and lease
+hostile: install ## Attack the service in ATTACKS ways (all), and watch a good producer
 	$(BIN)/python -m benchmarks.hostile $(foreach name,$(ATTACKS),'$(name)')
 
 bench-api: install ## Measure reads of the API with 10,000 sinks; needs wrk

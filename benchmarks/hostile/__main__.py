@@ -299,9 +299,10 @@ _HEAD = (
 def _line(row: Row) -> str:
     bad = {status: count for status, count in row.answers.items() if status != "200"}
     told = ", ".join(f"{count} × {status}" for status, count in sorted(bad.items())) or "0"
+    ratio = row.p99_ms / max(row.p99_alone_ms or row.p99_ms, 0.1)
     return (
         f"| {row.name} | {row.outcome} | {row.p50_ms:.0f} / {row.p99_ms:.0f} / {row.max_ms:.0f} "
-        f"| {row.p99_ms / max(row.p99_alone_ms or row.p99_ms, 0.1):.1f} | {told} | {' / '.join(map(str, row.mib))} "
+        f"| {ratio:.1f} | {told} | {' / '.join(map(str, row.mib))} "
         f"| {row.mib_with_children} | {'lost' if row.leases_lost else 'kept'} "
         f"| {row.verdict or 'good'} |"
     )

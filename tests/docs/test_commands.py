@@ -181,6 +181,7 @@ NOT_RUN = (
     NotRun("docs/testing.md", "STREAM_TEST_STORAGE_API_HOST=", "needs a real project"),
     NotRun("docs/operations.md", "$ ssh-keygen", "writes to /etc; tests/e2e/test_console.py"),
     NotRun("docs/operations.md", "$ ssh -p", "a person types; tests/e2e/test_console.py"),
+    NotRun("docs/testing.md", "$ make hostile", "takes minutes; tests/e2e/test_hostile.py"),
     NotRun("docs/testing.md", "$ make chaos", "takes minutes; tests/e2e/test_chaos.py"),
 )
 

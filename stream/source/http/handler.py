@@ -168,8 +168,13 @@ class IngestHandler:
             return self._otlp.failed(Failure(error), head)
         return self.refuse(error)
 
-    def refuse(self, error: UserError) -> bytes:
-        """The answer to a request that can't be read, or leads nowhere."""
+    def refuse(self, error: UserError, head: Head | None = None) -> bytes:
+        """The answer to a request that can't be read, or leads nowhere.
+
+        :param head: of the request, if it could be read.
+        """
+        if head is not None and isinstance(find_route(head.target), Otlp):
+            return self._otlp.failed(Failure(error), head)
         return self.failed(Failure(error))
 
     def failed(self, failure: Failure) -> bytes:

@@ -19,6 +19,9 @@ _NEVER_IN_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _FIRST_BYTE = re.compile(rb"[A-Za-z]|\r(?:\n|\Z)")
 
 
+MAX_EMPTY_LINES = 16
+"""Before a request. One is usual; each costs a little, and they keep a connection busy for ever."""
+
 MAX_SMALL_BODY = 4 * 1024
 """Bytes of a body whose head isn't looked at first if it arrives whole."""
 
@@ -56,6 +59,7 @@ class RequestParser:
         "_body",
         "_body_left",
         "_chunked",
+        "_empty_lines",
         "_heads",
         "_in_body",
         "_max_body",
@@ -74,6 +78,7 @@ class RequestParser:
         self._max_small = min(max_body, MAX_SMALL_BODY)
         self.rest = b""
         self._searched = 0
+        self._empty_lines = 0
         self._in_body = False
         self.head: Head | None = None
         self._chunked: ChunkedBody | None = None
@@ -141,7 +146,7 @@ class RequestParser:
         end += 4
         if end > self._max_head:
             raise HeaderTooLarge(self._max_head)
-        self._searched = 0
+        self._searched = self._empty_lines = 0
         head = self._heads.read(data[:end])
         length = head.length
         if not head.chunked and length <= self._max_small:
@@ -162,6 +167,9 @@ class RequestParser:
             start = 2
             while data.startswith(b"\r\n", start):
                 start += 2
+            self._empty_lines += start // 2
+            if self._empty_lines > MAX_EMPTY_LINES:
+                raise MalformedRequest("too many empty lines before a request")
             self.rest = data[start:]
             self._searched = 0
             return self.next_request()

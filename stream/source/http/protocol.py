@@ -130,7 +130,7 @@ class RequestHandler(Interface):
 
     def owner(self, head: Head, /) -> Owner: ...
 
-    def refuse(self, error: UserError, /) -> bytes: ...
+    def refuse(self, error: UserError, head: Head | None, /) -> bytes: ...
 
     def crashed(self) -> bytes: ...
 
@@ -216,7 +216,7 @@ class IngestProtocol(Protocol):
             if self._parser.is_empty:
                 self._close()
             else:
-                self._refuse(self._handler.refuse(UnfinishedRequest()), self._parser.head)
+                self._refuse_error(UnfinishedRequest(), self._parser.head)
 
     def writeConnectionLost(self) -> None:
         """We closed our half."""
@@ -255,7 +255,7 @@ class IngestProtocol(Protocol):
                 if answer is not None:
                     self.finish(answer)
         except UserError as error:
-            self._refuse(handler.refuse(error), parser.head)
+            self._refuse_error(error, parser.head)
         except Exception:
             self._refuse(handler.crashed(), self._head)
         finally:
@@ -288,7 +288,7 @@ class IngestProtocol(Protocol):
         if self._intake.fix(self):
             return True
         self.factory.gave_way += 1
-        self._refuse(self._handler.refuse(Overloaded()), request.head)
+        self._refuse_error(Overloaded(), request.head)
         return False
 
     def _hold_rest(self) -> None:
@@ -320,7 +320,7 @@ class IngestProtocol(Protocol):
         if self._output_full:
             self.transport.abortConnection()
         elif self.pending is None:
-            self._refuse(self._handler.refuse(Overloaded()), self._parser.head)
+            self._refuse_error(Overloaded(), self._parser.head)
         else:
             self._parser.drop()
             self._gave_way = self._input_ended = True
@@ -387,6 +387,9 @@ class IngestProtocol(Protocol):
         self.transport.write(data)
         if self._output_full:
             self._hold()
+
+    def _refuse_error(self, error: UserError, head: Head | None) -> None:
+        self._refuse(self._handler.refuse(error, head), head)
 
     def _refuse(self, answer: bytes, head: Head | None) -> None:
         """Send a last answer; see Note [Lingering close].
@@ -468,7 +471,7 @@ class IngestProtocol(Protocol):
             if waited > limits.idle_timeout:
                 self._close()
         elif waited > limits.idle_timeout or now - tick > self._deadline(limits):
-            self._refuse(self._handler.refuse(RequestTimeout()), self._parser.head)
+            self._refuse_error(RequestTimeout(), self._parser.head)
 
     @property
     def may_leave(self) -> bool:

@@ -13,7 +13,7 @@ from stream.errors import UserError
 from stream.source.http.chunked import MAX_CHUNKS
 from stream.source.http.errors import BodyTooLarge, HeaderTooLarge, MalformedRequest
 from stream.source.http.head import Head, HeadReader
-from stream.source.http.parser import Request, RequestParser
+from stream.source.http.parser import MAX_EMPTY_LINES, Request, RequestParser
 
 HEAD_LIMIT = 1024
 BODY_LIMIT = 512
@@ -207,6 +207,16 @@ def test_overhead_of_chunks_is_bounded() -> None:
         _run([_request(coding, body=b"0\r\nX: " + b"y" * 2000)])
     with pytest.raises(MalformedRequest):
         _run([_request(coding, body=b"1;" + b"e" * 300)])
+
+
+def test_empty_lines_are_bounded() -> None:
+    """Those before each request, however they come."""
+    some = b"\r\n" * MAX_EMPTY_LINES
+    request = _request(b"Content-Length: 0")
+    assert len(_run([some + request, some, request])) == 2
+    for pieces in ([some + b"\r\n" + request], [b"\r\n"] * (MAX_EMPTY_LINES + 1)):
+        with pytest.raises(MalformedRequest, match="empty lines"):
+            _run(pieces)
 
 
 def test_chunks_are_bounded() -> None:

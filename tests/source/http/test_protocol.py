@@ -100,7 +100,7 @@ class FakeHandler:
         project, _, source = head.target.decode().rpartition("/")
         return project, source
 
-    def refuse(self, error: UserError) -> bytes:
+    def refuse(self, error: UserError, head: Head | None = None) -> bytes:
         return responses.error_envelope(error, "id")
 
     def crashed(self) -> bytes:
