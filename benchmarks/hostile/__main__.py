@@ -81,7 +81,7 @@ class Row:
     def verdict(self) -> str:
         """What isn't as it should be; empty if all is well."""
         faults = []
-        if set(self.answers) - {"200"}:
+        if self.answers.keys() != {"200"}:
             faults.append("refused")
         if self.p99_ms >= max(MAX_P99_MS, MAX_RATIO * self.p99_alone_ms):
             faults.append("slow")
@@ -235,7 +235,7 @@ def _measure(
     outcome = asyncio.run(_carried_out(attack, target))
     latencies, answers = _period(good)
     memory.stop()
-    latencies = latencies or [0.0]
+    latencies = latencies or [0.0]  # it rested
     return Row(
         attack.name,
         outcome,

@@ -27,24 +27,27 @@ _BODY = b'{"user":{"name":"good"}}'
 class Good:
     """The producer.
 
-    :ivar latencies: of answers, milliseconds, with the time for a new connection if it took one.
+    :ivar latencies: of answers, milliseconds, with the time for a new connection if it took one;
+        and how long the record that is under way has waited so far.
     :ivar answers: how often each status came; 0 for none.
     """
 
     url: str
     latencies: list[float] = attrs.Factory(list)
     answers: dict[str, int] = attrs.Factory(dict)
+    _since: float | None = None
     _streams: tuple[StreamReader, StreamWriter] | None = None
 
     async def push(self) -> None:
         """Push records until it is cancelled."""
         while True:
-            start = time.monotonic()
+            start = self._since = time.monotonic()
             try:
                 status = await asyncio.wait_for(self._exchange(), PATIENCE_SECONDS)
             except (OSError, EOFError, TimeoutError, ValueError, IndexError):
                 status = 0
                 self._hang_up()
+            self._since = None
             self.latencies.append(1000 * (time.monotonic() - start))
             self.answers[str(status)] = self.answers.get(str(status), 0) + 1
             await asyncio.sleep(max(0.0, start + SECONDS_BETWEEN - time.monotonic()))
@@ -74,6 +77,8 @@ class Good:
 
     def report(self) -> str:
         """What was measured since the last report."""
+        if self._since is not None:
+            self.latencies.append(1000 * (time.monotonic() - self._since))
         found = json.dumps({"latencies": self.latencies, "answers": self.answers})
         self.latencies, self.answers = [], {}
         return found
