@@ -42,16 +42,20 @@ class FakeGroup(Service):
 
 
 class FakeImporter:
-    """:ivar failures: raised by the next imports, one each."""
+    """:ivar failures: raised by the next imports, one each.
+    :ivar refused: rows of each file that the target refuses.
+    """
 
     def __init__(self) -> None:
         self.imported: list[File] = []
         self.failures: list[Exception] = []
+        self.refused = 0
 
-    async def import_file(self, file: File) -> None:
+    async def import_file(self, file: File) -> int:
         self.imported.append(file)
         if self.failures:
             raise self.failures.pop(0)
+        return self.refused
 
     async def forget_finished(self, record: JobRecord) -> bool:
         return False

@@ -13,6 +13,8 @@ from stream.keboola.records import JobRecord
 from stream.settings import Settings
 from stream.storage.coordinator.cleanup import JobCleanup, MetadataCleanup
 from stream.storage.key import JobKey
+from stream.storage.operator import NotYet
+from stream.storage.state import FileState
 from tests.storage.coordinator.conftest import Coordinator
 from tests.storage.world import SINK_KEY
 
@@ -64,6 +66,33 @@ async def test_a_rotation_of_a_slice_that_fails(coordinator: Coordinator) -> Non
         1.0,
         {*SINK_LABELS, 'operation="slicerotation"'},
     )
+
+
+@pytest_twisted.ensureDeferred
+async def test_refused_rows_are_counted_apart(coordinator: Coordinator) -> None:
+    """Rows in quarantine aren't imported; more to do than fits into an attempt is no failure."""
+    storage = coordinator.storage
+    await storage.open_file()
+    (slice_,) = await storage.slices()
+    await storage.count(slice_.key, 10)
+    (file,) = await storage.close_files()
+    await storage.finish_slices(file.key)
+    await storage.to_importing(file.key)
+    coordinator.importer.failures.append(NotYet("ranges of rows are left"))
+    coordinator.importer.refused = 3
+    await coordinator.service.startService()
+
+    async def imported_at_a_tick() -> bool:
+        coordinator.tick()
+        found = await storage.file(file.key)
+        assert found.retry.retry_attempt == 0
+        return found.state is FileState.IMPORTED
+
+    await coordinator.until(imported_at_a_tick)
+    assert len(coordinator.importer.imported) == 2
+    (imported,) = _told(coordinator, "stream_sink_imported_records_total{")
+    (refused,) = _told(coordinator, "stream_sink_quarantined_records_total{")
+    assert (imported.rpartition(" ")[2], refused.rpartition(" ")[2]) == ("7.0", "3.0")
 
 
 @pytest_twisted.ensureDeferred

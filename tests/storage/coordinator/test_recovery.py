@@ -79,10 +79,11 @@ async def test_cut_off_in_an_import(
     begun: Deferred[None] = Deferred()
     may_end: Deferred[None] = Deferred()
 
-    async def slow(file: File) -> None:
+    async def slow(file: File) -> int:
         other.importer.imported.append(file)
         begun.callback(None)
         await may_end
+        return 0
 
     other.importer.import_file = slow  # type: ignore[method-assign]
     other.service._file_import._import_file = slow
