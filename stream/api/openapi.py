@@ -37,8 +37,18 @@ _TAGS = (
 _COMMON_ERRORS = (
     (400, "badRequest"),
     (401, "masterTokenRequired"),
+    (408, "requestTimeout"),
+    (413, "payloadTooLarge"),
+    (414, "targetTooLong"),
+    (431, "headTooLarge"),
     (500, "internalError"),
     (503, "serviceUnavailable"),
+)
+_BODY_ERRORS = (
+    (400, "missingPayload"),
+    (400, "decodePayload"),
+    (400, "unknownMember"),
+    (415, "unsupportedContentEncoding"),
 )
 _BRANCH_ERRORS = ((404, "storage.branches.notFound"), (409, "branchCountLimitReached"))
 
@@ -238,7 +248,8 @@ def _errors(operation: Operation) -> dict[int, list[str]]:
     common = () if operation.public else _COMMON_ERRORS
     in_branch = any(parameter.name == "branchId" for parameter in operation.parameters)
     found: dict[int, list[str]] = {}
-    for status, name in (*operation.errors, *common, *(_BRANCH_ERRORS if in_branch else ())):
+    further = (*(_BODY_ERRORS if operation.body else ()), *(_BRANCH_ERRORS if in_branch else ()))
+    for status, name in (*operation.errors, *common, *further):
         found.setdefault(status, []).append(name if "." in name else f"stream.api.{name}")
     return dict(sorted(found.items()))
 

@@ -43,8 +43,16 @@ HTTP_SOURCE = ("source", "http")
 _MAX_SHOWN_VALUE = 20
 _MAX_SHOWN_KEYS = 50
 _TYPE_NAMES: dict[type, str] = {str: "string", int: "int", bool: "bool", tuple: "[]string"}
-# API clients know the types of values under the names that the original's language has for them.
-_EXPECTED = {**_TYPE_NAMES, ByteSize: "datasize.ByteSize", Duration: "duration.Duration"}
+_EXPECTED: dict[type, str] = {
+    str: "a text",
+    int: "a number",
+    bool: "true or false",
+    tuple: "an array of texts",
+    ByteSize: 'a size like "10MB"',
+    Duration: 'a duration like "10s"',
+}
+_MAX_TEXT = 1000
+_MAX_ITEMS = 100
 _MAX_NANOSECONDS = 2**63 - 1
 _MAX_BYTES = 2**64 - 1
 
@@ -167,6 +175,10 @@ class _Invalid(Exception):
 
 
 def _check(leaf: Leaf, raw: object) -> None:
+    texts = raw if isinstance(raw, list) else [raw]
+    if len(texts) > _MAX_ITEMS or any(isinstance(t, str) and len(t) > _MAX_TEXT for t in texts):
+        limit = f"{_MAX_ITEMS} items, {_MAX_TEXT} characters"
+        raise _Invalid(f'invalid "{leaf.key}" value: it is longer than {limit}')
     value = _read(leaf, raw)
     # Of a protected setting it matters more that it is protected than that it is out of range.
     if value is _UNSET or leaf.override == "protected":
@@ -188,13 +200,13 @@ def _read(leaf: Leaf, raw: object) -> Any:
     if leaf.type is tuple and isinstance(raw, list):
         for index, item in enumerate(raw):
             if not isinstance(item, str):
-                found = f'index {index}: found type "{_found(item)}", expected "string"'
-                raise _Invalid(f'invalid "{leaf.key}" value: {found}')
+                problem = f"item {index} is {_found(item)}, expected is {_EXPECTED[str]}"
+                raise _Invalid(f'invalid "{leaf.key}" value: {problem}')
         return tuple(raw)
     if leaf.type in {bool, str} and isinstance(raw, leaf.type):
         return raw
-    expected = "uint64" if leaf.unsigned else _EXPECTED[leaf.type]
-    raise _Invalid(f'invalid "{leaf.key}" value: found type "{_found(raw)}", expected "{expected}"')
+    problem = f"it is {_found(raw)}, expected is {_EXPECTED[leaf.type]}"
+    raise _Invalid(f'invalid "{leaf.key}" value: {problem}')
 
 
 def _read_text(leaf: Leaf, raw: str) -> Duration | ByteSize:
@@ -228,14 +240,14 @@ def _is_number(raw: object) -> bool:
 
 def _found(raw: object) -> str:
     if isinstance(raw, bool):
-        return "bool"
+        return "true" if raw else "false"
     if isinstance(raw, int | float):
-        return "float64"
+        return "a number"
     if isinstance(raw, str):
-        return "string"
+        return "a text"
     if raw is None:
-        return "nil"
-    return "[]interface {}" if isinstance(raw, list | tuple) else "map[string]interface {}"
+        return "null"
+    return "an array" if isinstance(raw, list | tuple) else "an object"
 
 
 def _plain(value: Any) -> Any:
