@@ -165,19 +165,22 @@ clouds: install ## Install object stores of other parties into .clouds, and test
 
 k6: target/k6 ## Build target/k6, without extensions
 
-target/k6: | $(STAMP)
+target/k6:
+	@command -v "$(GO)" >/dev/null || $(MAKE) install
 	GOBIN=$(CURDIR)/target $(GO) install go.k6.io/k6@v1.8.1
 
 check-alerts: install target/promtool ## Run the cases of the alert rules, and check the dashboard
 	PATH="$(CURDIR)/target:$$PATH" $(BIN)/python -m pytest -q tests/provisioning/test_alerts.py
 
-target/promtool: | $(STAMP)
+target/promtool:
+	@command -v "$(GO)" >/dev/null || $(MAKE) install
 	GOBIN=$(CURDIR)/target $(GO) install github.com/prometheus/prometheus/cmd/promtool@v0.316.0
 
 watch-check: install target/prometheus ## Have a real Prometheus watch good and bad times: which alerts fire, what the dashboard shows
 	$(BIN)/python -m pytest -q tests/e2e/test_watching.py
 
-target/prometheus: | $(STAMP)
+target/prometheus:
+	@command -v "$(GO)" >/dev/null || $(MAKE) install
 	GOBIN=$(CURDIR)/target $(GO) install github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
 
 benchmark-k6: target/k6 ## Run the k6 benchmark against K6_API_HOST; K6_API_TOKEN=… and other variables: docs/deployment.md

@@ -31,6 +31,7 @@ _log = Logger()
 
 _REASONS = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupt"}
 ENOUGH_FILES = 10_000
+_MACOS_FILES = 10_240
 
 
 class Process(Service):
@@ -78,6 +79,7 @@ class Process(Service):
         for number in _REASONS:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_hangup)
+        atexit.register(_ignore_signals)
         self._starting = ensureDeferred(self._run())
         self._starting.addErrback(self._failed)
 
@@ -120,6 +122,8 @@ class Process(Service):
         self._reactor.stop()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._exiting:
+            return
         reason = _REASONS[signal.Signals(number)]
         self._limit.arm()  # the reactor may never come to it
         self._reactor.callFromThread(self.exit, reason)
@@ -146,10 +150,22 @@ def _taken(error: Any) -> str:
 
 def raise_file_limit() -> None:
     """A connection is an open file, and the usual soft limit is for a person's shell."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if 0 <= hard < ENOUGH_FILES:
-        _log.warn("opened file descriptors limit is too small: {limit}", limit=hard)
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (hard, _MACOS_FILES):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError):
+            continue  # macOS: the hard limit is unlimited, which the soft one may not be
+        limit = wanted
+        break
+    if 0 <= limit < ENOUGH_FILES:
+        _log.warn("opened file descriptors limit is too small: {limit}", limit=limit)
+
+
+def _ignore_signals() -> None:
+    """Python gives its handlers up while it ends, and a late signal would become the exit code."""
+    for number in (*_REASONS, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _exit_with_failure() -> None:

@@ -19,6 +19,10 @@ _TREES = ("definition/", "storage/")
 """Keys of definitions, files, slices and statistics form a tree; the others are a plain map."""
 
 
+_DESCRIPTORS = (Path("/proc/self/fd"), Path("/dev/fd"))
+"""Where Linux and others list the open files of the process that looks."""
+
+
 def watch_etcd(metrics: Metrics, client: EtcdClient) -> None:
     """Tell about the mirrors of *client*."""
 
@@ -58,8 +62,18 @@ def watch_threads(metrics: Metrics, pools: Mapping[str, ThreadPool]) -> None:
 def watch_descriptors(metrics: Metrics) -> None:
     """Tell how many files are open. Counted when the page is made, outside of the reactor."""
     used, total = metrics.descriptor_gauges()
-    used.set_function(lambda: sum(1 for _ in Path("/proc/self/fd").iterdir()))
+    used.set_function(count_descriptors)
     total.set_function(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def count_descriptors() -> int:
+    """How many files this process has open; 0 where the system doesn't tell."""
+    for directory in _DESCRIPTORS:
+        try:
+            return sum(1 for _ in directory.iterdir())
+        except OSError:
+            continue
+    return 0
 
 
 def watch_source(

@@ -117,7 +117,7 @@ func baseDirectory() (string, error) {
 		if err := os.MkdirAll(chosen, 0o755); err != nil {
 			return "", fmt.Errorf("%q: %w", chosen, err)
 		}
-		return chosen, executable(chosen)
+		return chosen, private(chosen)
 	}
 	if cache, err := os.UserCacheDir(); err == nil {
 		own := filepath.Join(cache, "stream-service")
@@ -141,14 +141,28 @@ func executable(path string) error {
 	return nil
 }
 
+// private tells whether somebody else could replace what is in the directory: one who owns or may
+// write to it, or to any directory above it. Above, a sticky one (/tmp) keeps others from renaming.
 func private(path string) error {
-	info, err := os.Lstat(path)
+	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return err
 	}
-	owner, known := info.Sys().(*syscall.Stat_t)
-	if !info.IsDir() || info.Mode().Perm()&0o022 != 0 || !known || int(owner.Uid) != os.Geteuid() {
-		return fmt.Errorf("%q: it can be changed by others", path)
+	for place := resolved; ; place = filepath.Dir(place) {
+		info, err := os.Lstat(place)
+		if err != nil {
+			return err
+		}
+		owner, known := info.Sys().(*syscall.Stat_t)
+		isOwn := known && (int(owner.Uid) == os.Geteuid() || owner.Uid == 0)
+		isShared := info.Mode().Perm()&0o022 != 0
+		isSticky := place != resolved && info.Mode()&os.ModeSticky != 0
+		if !info.IsDir() || !isOwn || isShared && !isSticky {
+			return fmt.Errorf("%q: %q can be changed by others", path, place)
+		}
+		if place == filepath.Dir(place) {
+			break
+		}
 	}
 	if err := syscall.Access(path, 2); err != nil {
 		return fmt.Errorf("%q: %w", path, err)

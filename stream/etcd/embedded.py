@@ -56,12 +56,14 @@ import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
 parent = int(sys.argv[1])
 os.setsid()
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 if os.getppid() != parent:
     sys.exit(1)
 os.execv(sys.argv[2], sys.argv[2:])
 """
-"""Ties the life of etcd to ours: the kernel sends the signal even if we are killed.
+"""Ties the life of etcd to ours: the kernel sends the signal even if we are killed. Only that of
+Linux does; elsewhere an etcd whose parent was killed has to be stopped by hand.
 
 A session of its own keeps a Ctrl-C in the terminal from stopping etcd before those who use it.
 """

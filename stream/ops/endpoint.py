@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Any
 
 from twisted.internet.endpoints import (
@@ -13,6 +14,7 @@ from twisted.internet.endpoints import (
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpoint
 
+from stream.errors import UserError
 from stream.settings.address import split_address
 
 __all__ = ["server_endpoint"]
@@ -37,6 +39,11 @@ def server_endpoint(
 
 
 def _shared_endpoint(reactor: Any, host: str, port: int, backlog: int) -> IStreamServerEndpoint:
+    if not sys.platform.startswith("linux"):
+        raise UserError(
+            "this platform doesn't spread connections over the processes that share an address: "
+            "leave source.http.sharePort off, and source.http.workers at 0"
+        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import resource
+import sys
 import time
 import tracemalloc
 from collections import Counter
@@ -19,6 +20,8 @@ def objects() -> str:
     isn't every number and text."""
     counts = Counter(type(found) for found in gc.get_objects())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform == "darwin":
+        peak //= _KIBIBYTE  # bytes there
     lines = [f"{peak} KiB resident at most, {sum(counts.values())} objects"]
     lines += [
         f"{count:9d}  {kind.__module__}.{kind.__qualname__}"

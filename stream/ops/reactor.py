@@ -32,6 +32,7 @@ def install() -> bool:
     try:
         from twisted.internet.epollreactor import EPollReactor
     except ImportError:
+        _install_kqueue()
         from twisted.internet import reactor
 
         keep_monotonic(reactor)
@@ -64,3 +65,12 @@ def install() -> bool:
 
     installReactor(DirectEPollReactor())
     return True
+
+
+def _install_kqueue() -> None:
+    """Twisted's choice for macOS, select, can't have more than 1,024 files."""
+    try:
+        from twisted.internet import kqreactor
+    except ImportError:
+        return
+    kqreactor.install()

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from stream.ops.durable import sync_directory
+from stream.ops.durable import sync_directory, sync_file
 from stream.staging.chunks import Chunks
 from stream.staging.errors import ObjectMismatch, StagingError
 from stream.staging.store import StoredObject
@@ -80,7 +80,7 @@ def _write(target: Path, chunks: Chunks, stopped: Callable[[], bool]) -> int:
                     written = file.write(view)
                     view = view[written:]
                 size += len(chunk)
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
         Path(hidden).replace(target)
     except BaseException:
         Path(hidden).unlink(missing_ok=True)

@@ -177,6 +177,26 @@ def test_directory_of_somebody_else(single_file: Path, tmp_path: Path) -> None:
     assert "can be changed by others" in errors
 
 
+@pytest.mark.parametrize("place", [".", "above", "above/own"])
+def test_chosen_directory_that_others_can_change(
+    place: str, single_file: Path, tmp_path: Path
+) -> None:
+    """Neither the directory that STREAM_BUNDLE_DIR names nor one above it: others could put their
+    own program into it."""
+    own = tmp_path / "above" / "own"
+    own.mkdir(parents=True)
+    (tmp_path / place).chmod(0o777)
+    process = _version(single_file, STREAM_BUNDLE_DIR=str(own))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f'"{(tmp_path / place).resolve()}" can be changed by others' in errors
+    assert list(own.iterdir()) == []
+    (tmp_path / place).chmod(0o1777 if place != "above/own" else 0o755)
+    process = _version(single_file, STREAM_BUNDLE_DIR=str(own))
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "") and output.startswith("stream ")
+
+
 def test_no_place(single_file: Path, tmp_path: Path) -> None:
     """A place that can't be unpacked to is named, with the reason and the way out."""
     (tmp_path / "file").touch()

@@ -28,7 +28,7 @@ def ready():
     {after}
 
 root = MultiService()
-Process(lambda: {main}, reactor=reactor, stop_seconds=0.2, ready=ready).setServiceParent(root)
+Process(lambda: {main}, reactor=reactor, stop_seconds={seconds}, ready=ready).setServiceParent(root)
 root.startService()
 reactor.addSystemEventTrigger("before", "shutdown", root.stopService)
 reactor.run()
@@ -36,21 +36,46 @@ reactor.run()
 
 
 def _hanging(
-    *, stop: str = "pass", after: str = "pass", main: str = "Main()"
+    *, stop: str = "pass", after: str = "pass", main: str = "Main()", seconds: float = 0.2
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _PROCESS.format(stop=stop, after=after, main=main)],
+        [sys.executable, "-c", _PROCESS.format(stop=stop, after=after, main=main, seconds=seconds)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
+def test_late_signals_change_nothing() -> None:
+    """Neither further ones during the stop, nor one while Python itself ends."""
+    slow = (
+        "import os\n"
+        "    class Slow:\n"
+        "        def __del__(self, write=os.write, sleep=time.sleep):\n"
+        "            write(1, b'ends\\n')\n"
+        "            sleep(0.5)\n"
+        "    sys.slow = Slow()"
+    )
+    process = _hanging(after=slow, seconds=30)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        process.send_signal(number)
+    assert process.stdout.readline() == "ends\n"
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        process.send_signal(number)
+    try:
+        assert process.communicate(timeout=20)[1] == ""
+    finally:
+        process.kill()
+    assert process.returncode == 0
+
+
 def test_every_stop_ends() -> None:
     """A service, the reactor or a thread that hangs is shown, and the exit code tells; a stop in
     time ends with 0."""
     started = {
-        "fine": _hanging(),
+        "fine": _hanging(seconds=30),
         "service": _hanging(stop="return Deferred()"),
         "reactor": _hanging(after="time.sleep(0.2)\n    while True: pass"),
         "thread": _hanging(after="threading.Thread(target=time.sleep, args=(60,)).start()"),

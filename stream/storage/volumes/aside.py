@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from stream.ops.durable import sync_directory
+from stream.ops.durable import sync_directory, sync_file
 
 __all__ = ["keep_aside", "mend", "set_aside"]
 
@@ -57,7 +57,7 @@ def mend(path: Path, file: BinaryIO, parts: Sequence[tuple[int, int]]) -> Path:
             for start, end in parts:
                 _copy(file, target, start, end)
             target.flush()
-            os.fsync(target.fileno())
+            sync_file(target.fileno())
         kept = keep_aside(path)
         mended.replace(path)
     except BaseException:

@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 
 from stream.errors import UserError
-from stream.ops.durable import sync_directory
+from stream.ops.durable import sync_directory, sync_file
 
 __all__ = [
     "DRAIN_FILE",
@@ -98,7 +98,7 @@ def make_volume_id(volume: FoundVolume) -> str:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
         try:
             os.write(descriptor, volume_id.encode())
-            os.fsync(descriptor)
+            sync_file(descriptor)
             os.link(unfinished, volume.path / ID_FILE)
         except FileExistsError:
             return make_volume_id(volume)  # another process was faster
@@ -134,7 +134,7 @@ def check_volume(volume: FoundVolume, volume_id: str, *, write: bool) -> None:
         descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             os.write(descriptor, volume_id.encode())
-            os.fsync(descriptor)
+            sync_file(descriptor)
         finally:
             os.close(descriptor)
             probe.unlink()

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from stream.ops.durable import sync_directory
+from stream.ops.durable import sync_data, sync_directory, sync_file
 from stream.storage.network.interface import (
     ContentConflict,
     Fenced,
@@ -167,7 +167,7 @@ class DiskFile:
             return False
         length = self.length
         try:
-            os.fdatasync(self._descriptor)
+            sync_data(self._descriptor, os)
         except OSError as error:
             self._give_up(error)
             raise WriterUnavailable(f"cannot sync: {error.strerror}") from None
@@ -199,7 +199,7 @@ class DiskFile:
         try:
             if not self.broken:
                 os.ftruncate(self._descriptor, self.length)
-                os.fsync(self._descriptor)
+                sync_file(self._descriptor, os)
         finally:
             os.close(self._descriptor)
 
@@ -292,7 +292,7 @@ def _note_life(path: Path, life: int) -> None:
     )
     try:
         os.write(descriptor, f"{life}\n".encode())
-        os.fsync(descriptor)
+        sync_file(descriptor, os)
     finally:
         os.close(descriptor)
     unfinished.replace(noted)
@@ -345,7 +345,7 @@ def _cut(descriptor: int, length: int) -> None:
     now on it counts as stored.
     """
     os.ftruncate(descriptor, length)
-    os.fsync(descriptor)
+    sync_file(descriptor, os)
 
 
 def _reserve(descriptor: int, size: int) -> None:

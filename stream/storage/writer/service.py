@@ -26,6 +26,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from stream.deadline import within
 from stream.errors import UserError
 from stream.etcd import Batch, EtcdClient, Mirror, Registration, Session
+from stream.ops.durable import require_durable_files
 from stream.ops.endpoint import server_endpoint
 from stream.ops.families import Histogram
 from stream.ops.metrics import Metrics, VolumeLabels
@@ -134,6 +135,7 @@ class StorageWriterService(Service):
     async def startService(self) -> None:
         """Fires when the volumes are open, the port listens and everything is registered."""
         super().startService()
+        require_durable_files()
         try:
             await self._open_volumes()
             _log.info("starting storage writer node")

@@ -434,3 +434,13 @@ def test_a_life_is_noted_before_its_file_is_used(
     path.unlink()
     with pytest.raises(Fenced):
         _open(tmp_path, life=5, resume=4)
+
+
+def test_a_system_without_fdatasync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are stored all the same: macOS has none."""
+    monkeypatch.delattr("os.fdatasync")
+    file = _open(tmp_path)
+    assert file.append(0, b"abc") == 3
+    assert file.sync()
+    file.close()
+    assert (tmp_path / _NAME).read_bytes() == b"abc"
