@@ -10,7 +10,9 @@ import pytest
 import zstandard
 
 from stream.errors import UserError
-from stream.mapping.columns import PathColumn
+from stream.mapping.columns import PathColumn, Template, TemplateColumn
+from stream.source import batch as batch_module
+from stream.source.batch import RECORDS_AT_ONCE
 from stream.source.dispatcher import SourceEntry
 from stream.source.http.decoding import INLINE_BYTES
 from tests.source.http.test_handler import KEY, PATH, SECRET, FakeConnection, FakeSink, Listener
@@ -309,6 +311,82 @@ def test_rejected_records_are_handed_over_once_the_others_are_taken(
     assert result(listener, b'{"a":1}\nbroken\n')["statusCode"] == 207
     assert result(listener, b"broken too\n")["statusCode"] == 400
     assert sink.dead == [(b"broken", "badRequest"), (b"broken too", "badRequest")]
+
+
+# Templates that take the engine.
+
+
+def _with_templates(listener: Listener, content: str = "Body('a') + 1") -> FakeSink:
+    template = TemplateColumn("t", template=Template("jsonnet", content))
+    sink = FakeSink(columns=[template])
+    listener.router.sinks[KEY].append(("t", sink))
+    return sink
+
+
+def _finish(listener: Listener, *sinks: FakeSink) -> None:
+    """Have all evaluated, piece by piece."""
+    while listener.connection.pending is not None:
+        assert any(sink.templates.waiting for sink in sinks)
+        for sink in sinks:
+            sink.templates.release()
+        listener.clock.advance(0)
+
+
+def test_templates_of_a_batch_are_evaluated_first(listener: Listener, sink: FakeSink) -> None:
+    """Some records at a time; nothing is handed on before all of them are rendered."""
+    slow = _with_templates(listener)
+    count = 2 * RECORDS_AT_ONCE + 3
+    lines = [b'{"a":%d}' % number for number in range(count)]
+    lines[5] = b'{"a":1,"b":1'
+    lines[70] = b"{}"
+    assert listener.send(PATH, b"\n".join(lines), headers=LINES) is None
+    assert not sink.blocks and not slow.blocks
+    assert len(slow.templates.waiting) == 1
+    _finish(listener, slow)
+    document = json.loads(listener.connection.answers[-1].partition(b"\r\n\r\n")[2])
+    assert (document["statusCode"], document["accepted"]) == (207, count - 2)
+    assert [rows for _, rows in slow.blocks] == [count - 2]
+    assert slow.blocks[0][0].startswith(b'"1"\n"2"\n"3"\n"4"\n"5"\n"7"\n')
+    rejected = [each for each in document["errors"] if each["sinkId"] == "t"]
+    assert sorted(line for each in rejected for line in each["lines"]) == [6, 71]
+
+
+def test_no_room_for_the_templates_of_a_batch(listener: Listener, sink: FakeSink) -> None:
+    """Its sink gets nothing of it; the others do."""
+    full = _with_templates(listener)
+    full.templates.refusal = UserError("full", status=503, name="overloaded")
+    body = b"\n".join([b'{"a":1}'] * 200)
+    status, headers, _ = listener.get(PATH, body, headers=LINES)
+    assert status == 503
+    assert headers["Retry-After"] == "1"
+    assert headers["Stream-Stored"] == "200/400"
+    assert not full.blocks
+
+
+def test_templates_of_a_batch_nobody_waits_for(listener: Listener, sink: FakeSink) -> None:
+    """Their results come to nothing."""
+    slow = _with_templates(listener)
+    assert listener.send(PATH, b'{"a":1}\n{"a":2}', headers=LINES) is None
+    listener.connection.pending = None
+    slow.templates.release()
+    listener.clock.advance(0)
+    assert not slow.blocks and not sink.blocks
+    assert not slow.templates.waiting
+
+
+def test_templates_of_a_batch_that_take_too_long(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All together: it is to be split."""
+    monkeypatch.setattr(batch_module, "MAX_TEMPLATE_SECONDS", 0.0)
+    slow = _with_templates(listener)
+    listener.router.sinks[KEY] = [("t", slow)]
+    assert listener.send(PATH, b'{"a":1}\n{"a":2}', headers=LINES) is None
+    _finish(listener, slow)
+    answer = listener.connection.answers[-1]
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"please split it" in answer
+    assert not slow.blocks
 
 
 def test_batch_without_a_sink(listener: Listener) -> None:

@@ -90,6 +90,22 @@ def test_compressed_export(listener: Listener) -> None:
     assert len(sink(listener).records) == 501
 
 
+def test_a_long_export_waits_for_room(listener: Listener) -> None:
+    """Templates may take long: it goes on when there is room, unless nobody waits any more."""
+    picky = sink(listener)
+    picky.templates.is_full = True
+    body = export(*["x"] * 500)
+    assert listener.send(WITH_SECRET, body, headers=JSON) is None
+    while len(picky.records) < 60 and listener.clock.getDelayedCalls():
+        listener.clock.advance(0)
+    listener.clock.pump([0.0] * 50)
+    assert 0 < len(picky.records) < 128
+    picky.templates.release()
+    listener.clock.pump([0.0] * 200)
+    assert len(picky.records) == 500
+    assert listener.connection.answers[-1].startswith(b"HTTP/1.1 200 ")
+
+
 def test_partial_success(listener: Listener) -> None:
     """Some records stored: a success that counts the others."""
     body = export("a", "500", "b", "400")
