@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import random
 from typing import Any
@@ -110,3 +111,60 @@ async def test_any_definition(api: Api, seed: int) -> None:
             shown = json.dumps(reply.json)
             for word in ("server.", "Traceback", "Go struct", "object at 0x", "int string"):
                 assert word not in shown, (data[:500], shown)
+
+
+RECORDS: tuple[bytes, ...] = (
+    *(b"", b"{}", b"[]", b"null", b"1e400", b"\xff\xfe{}", b"\xef\xbb\xbf{}", b'{"a":1e999}', b"{"),
+    *(b"[" * 5000, b'{"a":' * 400 + b"1" + b"}" * 400, b'{"a":"\\ud800"}', b'{"\\ud800":1}'),
+    *(
+        b'{"a":' + b"9" * 5000 + b"}",
+        b"a=%&b=%u1234&=x;y",
+        b"\x1f\x8b",
+        b"\x00\x01\x02",
+        b"a" * 9000,
+    ),
+    *(b'[{"a":1},{"a":2}]', b'{"a":{"b":[1]}}\n{"a":2}', b'{"resourceLogs":[]}', b"-0", b'"x"'),
+)
+TYPES = (
+    *(
+        "application/json",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "x",
+        "",
+        "a/b; charset=x",
+    ),
+    *(
+        "application/x-ndjson",
+        "application/cloudevents-batch+json",
+        "multipart/form-data; boundary=x",
+    ),
+    *("application/x-protobuf", "application/x-www-form-urlencoded; charset=nowhere"),
+)
+ENCODINGS = ("", "gzip", "identity", "zstd", "br", "deflate", "gzip, gzip", "x")
+
+
+@pytest.mark.parametrize("type", ["http", "otlp"])
+@ensure
+async def test_any_record(api: Api, type: str) -> None:
+    """Trying a record gives rows, or says what is wrong with the record."""
+    chance = random.Random(type)
+    await api.create_source(type=type)
+    headers: dict[str, Any] = {"type": "headers", "name": "h"}
+    for number, column in enumerate((*COLUMNS, {"type": "body", "name": "b"}, headers)):
+        table = TABLE | {"tableId": f"in.c-b.t{number}", "mapping": {"columns": [column]}}
+        await api.create_sink(name=f"Sink {number}", table=table)
+    for _ in range(60):
+        data = chance.choice(RECORDS)
+        if chance.random() < 0.2:
+            data = gzip.compress(data)
+        sent = {
+            "Content-Type": chance.choice(TYPES),
+            "Content-Encoding": chance.choice(ENCODINGS),
+            "X-Odd": chance.choice(["", "\u00e9", "x" * 5000]),
+        }
+        query = chance.choice(["", "?batch=1", "?batch=x", "?signal=logs", "?signal=x", "?%ff=%ff"])
+        reply = await api.call("POST", f"{SOURCE}/test{query}", data=data, headers=sent)
+        assert reply.status == 200 or 400 <= reply.status < 500, (data[:100], sent, query, reply)
+        assert len(reply.body) < 100_000
+        assert reply.status == 200 or reply.json["message"]
