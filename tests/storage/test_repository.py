@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as _reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
 
 from stream.definition import lifecycle
@@ -371,14 +369,6 @@ async def test_unknown_file_and_slice(storage: Storage) -> None:
     with pytest.raises(UserError, match="not found in the sink") as caught:
         await storage.to_imported(attrs.evolve(file.key, sink_id="nowhere"))
     assert caught.value.status == 404
-
-
-@pytest_twisted.async_yield_fixture()
-async def session(storage: Storage) -> AsyncIterator[Session]:
-    session = Session(storage.client, ttl=30, reactor=_reactor)
-    await session.startService()
-    yield session
-    await session.stopService()
 
 
 @pytest_twisted.ensureDeferred

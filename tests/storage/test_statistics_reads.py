@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import attrs
 import pytest_twisted
-from twisted.internet import reactor
 
 from stream.definition.change import Change
 from stream.etcd import AtomicTxn, Session
@@ -38,14 +35,6 @@ async def cleared(storage: Storage) -> None:
         await clear(Change(txn, storage.tick(), BY), SINK_KEY)
 
     await storage.step(body)
-
-
-@pytest_twisted.async_yield_fixture()
-async def session(storage: Storage) -> AsyncIterator[Session]:
-    session = Session(storage.client, ttl=30, reactor=reactor)
-    await session.startService()
-    yield session
-    await session.stopService()
 
 
 @pytest_twisted.ensureDeferred
