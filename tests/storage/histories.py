@@ -13,11 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.threads import blockingCallFromThread, deferToThread
+from twisted.python.failure import Failure
 
 import stream.definition.repository as definition_repository
 import stream.storage.repository as storage_repository
 from stream.errors import UserError
 from stream.etcd import EtcdClient, Session
+from tests.storage.interleaving import race
 from tests.storage.model import OPERATIONS, Cluster, Crashed, MortalClient
 
 reactor: Any = _reactor
@@ -85,15 +87,16 @@ class Histories(RuleBasedStateMachine):
             raise AssertionError(f"violated: {violations}")
 
     async def _run(self, operations: Sequence[tuple[str, int]]) -> None:
-        running = [ensureDeferred(getattr(self.cluster, name)(pick)) for name, pick in operations]
-        for done in running:
+        for result in await race([getattr(self.cluster, name)(pick) for name, pick in operations]):
             self.figures["operations"] += 1
-            try:
-                await done
-            except UserError:
+            if not isinstance(result, Failure):
+                continue
+            if result.check(UserError):
                 self.figures["refused"] += 1
-            except Crashed:
+            elif result.check(Crashed):
                 self.figures["crashes"] += 1
+            else:
+                result.raiseException()
 
     def teardown(self) -> None:
         """Nothing is stuck: what was begun comes to its end, and nothing is lost or doubled."""

@@ -31,6 +31,7 @@ from stream.storage.statistics import Statistics, total
 from stream.storage.statistics_reads import one_file_statistics, slice_statistics
 from stream.values.bytesize import ByteSize
 from stream.values.codec import decode, encode
+from tests.storage.interleaving import at_its_turn, takes_lock
 from tests.storage.world import (
     BY,
     SOURCE_KEY,
@@ -62,6 +63,9 @@ class MortalClient(EtcdClient):
     writes_last = False
 
     async def commit(self, *arguments: Any) -> Any:
+        return await at_its_turn(self._commit(*arguments))
+
+    async def _commit(self, *arguments: Any) -> Any:
         self.lives -= 1
         if self.lives != 0:
             return await super().commit(*arguments)
@@ -175,7 +179,7 @@ class Cluster:
             return True
 
         # A node whose answer got lost reports the same again, so the model lets none die here.
-        if await atomic(self._immortal, body):
+        if await at_its_turn(atomic(self._immortal, body)):
             self.received += more
 
     # Slices.
@@ -399,7 +403,9 @@ class Cluster:
         return None if found is None else decode(kind, found.value)
 
     async def _lock(self, key: FileKey) -> Lock:
-        return await self._session.lock(f"operator.file.{key}", timeout=30)
+        name = f"operator.file.{key}"
+        takes_lock(name)
+        return await self._session.lock(name, timeout=30)
 
     async def _atomic(
         self, body: Callable[[AtomicTxn], Awaitable[object]], lock: Lock | None = None
