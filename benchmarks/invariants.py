@@ -231,10 +231,11 @@ def _definitions(snapshot: Snapshot) -> Iterator[str]:
     yield from _history(
         snapshot, Sink, definitions.SINK_ACTIVE, definitions.SINK_DELETED, definitions.SINK_VERSION
     )
-    sources = snapshot.sources
+    # A source comes back with the last piece of its sinks; see Note [Pieces] of the repository.
+    sources = snapshot.sources.keys() | snapshot.below(definitions.SOURCE_DELETED).keys()
     for key in snapshot.sinks:
         if key.rpartition("/")[0] not in sources:
-            yield f"sink {key} is live, its source isn't"
+            yield f"sink {key} is live, its source isn't there"
 
 
 def _history(

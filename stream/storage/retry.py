@@ -19,6 +19,8 @@ _FACTOR = 4
 _MAXIMUM = timedelta(hours=3)
 _JITTER = 0.1
 _SHORTEST_WAIT_SECONDS = 0.001
+_MAX_REASON = 2000
+"""Characters of a reason that are stored: it is written with every further step of a record."""
 
 
 def backoff(attempt: int, failed_at: datetime, *, jitter: float = _JITTER) -> timedelta:
@@ -50,7 +52,7 @@ class Retry:
         return attrs.evolve(
             self,
             retry_attempt=attempt,
-            retry_reason=reason,
+            retry_reason=_bounded(reason),
             first_failed_at=self.first_failed_at or now,
             last_failed_at=now,
             retry_after=now + (backoff(attempt, now) if delay is None else delay),
@@ -72,6 +74,14 @@ class Retry:
             return math.inf
         # not zero at the very moment, which is still too early
         return max((self.retry_after - now).total_seconds(), _SHORTEST_WAIT_SECONDS)
+
+
+def _bounded(reason: str) -> str:
+    """*reason* without its middle if it is too long: how it begins and how it ends tells most."""
+    if len(reason) <= _MAX_REASON:
+        return reason
+    half = _MAX_REASON // 2
+    return f"{reason[:half]} … {reason[-half:]}"
 
 
 NO_RETRY = Retry()

@@ -7,7 +7,9 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
 from stream.api.tables import check_table_id
+from stream.definition.mappings import MAX_MAPPING_BYTES
 from stream.errors import UserError
+from stream.mapping.columns import MAX_COLUMNS, MAX_TEMPLATE_CHARACTERS
 from tests.api.conftest import SINK, SINKS, SOURCE, SOURCES, Api, sink_body
 
 ensure = pytest_twisted.ensureDeferred
@@ -224,3 +226,55 @@ def test_table_ids() -> None:
     for text in ("in.c-bucket", "in.c-bucket.table.x", "foo.c-bucket.table", "in..table", "in.b."):
         with pytest.raises(UserError, match="invalid table ID"):
             check_table_id(text)
+
+
+def _templates(count: int, content: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "template",
+            "name": f"c{number:03}",
+            "template": {"language": "jsonnet", "content": content},
+        }
+        for number in range(count)
+    ]
+
+
+@ensure
+async def test_as_many_of_the_longest_templates_as_there_may_be(api: Api) -> None:
+    """A sink at the published limits is made, shown, listed, changed, and rolled back."""
+    await api.create_source()
+    columns = _templates(MAX_COLUMNS, f"'{'x' * (MAX_TEMPLATE_CHARACTERS - 2)}'")
+    await api.create_sink(table=table(*columns))
+    for sink in (await api.get(SINK), (await api.get(SINKS))["sinks"][0]):
+        assert sink["table"]["mapping"]["columns"] == [
+            {"type": c["type"], "name": c["name"], "rawString": False, "template": c["template"]}
+            for c in columns
+        ]
+    await api.run("PATCH", SINK, {"name": "Other"})
+    await api.run("PUT", f"{SINK}/versions/1/rollback")
+    assert (await api.get(f"{SINK}/versions"))["page"]["totalCount"] == 3
+    assert (await api.etcd.range("storage/mapping/", keys_only=True)).count == 1
+    await api.run("PUT", f"{SOURCE}/disable")
+    await api.run("PUT", f"{SOURCE}/enable")
+    task = await api.run("DELETE", f"{SOURCE}?cascade=true")
+    assert "have been deleted" in task["result"]
+
+
+@ensure
+async def test_a_mapping_that_can_not_be_stored(api: Api) -> None:
+    """Characters that are longer as JSON may make it too large; the answer says how large it is,
+    before any task."""
+    await api.create_source()
+    content = '"x"' + "\n" * (MAX_TEMPLATE_CHARACTERS - 3)
+    body = sink_body(table=table(*_templates(MAX_COLUMNS, content)))
+    await api.create_sink()
+    for method, path in (("POST", SINKS), ("PATCH", SINK)):
+        sent = body | {"sinkId": "other"} if method == "POST" else {"table": body["table"]}
+        reply = await api.call(method, path, sent)
+        assert reply.status == 400, reply
+        assert reply.json["error"] == "stream.api.mappingTooLarge"
+        assert f"at most {MAX_MAPPING_BYTES}" in reply.json["message"]
+        assert reply.json["param"] == "body.table.mapping"
+        assert "distribute" in reply.json["detail"]
+    fits = table(*_templates(60, content), table_id="in.c-my-bucket.other")
+    await api.create_sink(name="Other", table=fits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from stream.api import body, http, requests, site
-from stream.definition import repository
+from stream.definition import mappings, repository
 from stream.mapping import columns, free_variables
 from stream.record import jsontree
 from stream.settings import Settings
@@ -53,6 +53,9 @@ def test_limits_of_definitions() -> None:
     limits = _limits("api.md")
     assert limits["sources of a branch"] == str(repository.MAX_SOURCES)
     assert limits["sinks of a source"] == str(repository.MAX_SINKS)
+    assert limits["a mapping as JSON"] == f"{mappings.MAX_MAPPING_BYTES >> 10} KiB"
+    rest = limits["the rest of a source or sink as JSON"]
+    assert rest == f"{repository.MAX_DEFINITION_BYTES >> 10} KiB"
     assert limits["columns of a sink"] == str(columns.MAX_COLUMNS)
     assert limits["versions of a source or sink"] == str(repository.MAX_VERSIONS)
     assert limits["a template"] == f"{columns.MAX_TEMPLATE_CHARACTERS} characters"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from twisted.internet.task import deferLater
 
 from stream.etcd import AtomicTxn, Batch, EtcdClient, EtcdUnavailable, KeyValue, Mirror, atomic
 from stream.etcd import mirror as mirror_module
+from stream.etcd import watch as watch_module
 from stream.etcd.mirror import Change
-from stream.etcd.watch import Event
+from stream.etcd.watch import Event, LineSplitter
 from tests.etcd.servers import EtcdServer, Proxy, reactor
 from tests.waiting import until
 
@@ -356,3 +358,17 @@ async def test_stop_from_what_the_handler_waits_for(etcd: EtcdClient) -> None:
     waited_for.callback(None)
     await stopping[0].addTimeout(5, reactor)
     assert handled == ["m/a"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_many_changes_at_once(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a watch may tell in a line would come again for ever; it is read instead."""
+    monkeypatch.setattr(watch_module, "LineSplitter", partial(LineSplitter, 5000))
+    mirror = Mirror(etcd, "m/", _decode)
+    await mirror.startService()
+    await etcd.put("m/large", b"x" * 10_000)
+    await until(lambda: "m/large" in mirror.items)
+    await etcd.put("m/small", b"1")
+    await until(lambda: "m/small" in mirror.items)
+    assert len(mirror.items["m/large"]) == 10_000
+    await mirror.stopService()

@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.python.threadpool import ThreadPool
 
+from stream.definition.mappings import mapping_key
 from stream.definition.prefix import SINK_ACTIVE
 from stream.errors import UserError
 from stream.etcd import EtcdClient, EtcdUnavailable, Session
@@ -37,6 +38,7 @@ from stream.storage.state import Level
 from stream.storage.statistics_reads import slice_statistics
 from stream.values.codec import encode
 from tests.sink.fakes import FakeOpener, FakeWaiter
+from tests.storage.test_old_layout import inline
 from tests.storage.world import SINK, SOURCE_KEY, Storage
 from tests.waiting import until
 
@@ -419,3 +421,31 @@ async def test_a_slice_without_its_mapping_takes_no_records(world: World) -> Non
     assert lost.key not in world.router._writing
     with pytest.raises(UserError):
         dict(world.router.eligible(SOURCE_KEY, ""))["lost"].renderer(1000)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slice_of_the_version_before_is_written(world: World) -> None:
+    """Its record has the mapping inside, and nothing else has it."""
+    await world.router.stopService()
+    slices = await world.storage.slices()
+    for slice_ in slices:
+        for key in prefix.slice_keys(slice_.key, slice_.level):
+            await world.etcd.put(key, inline(slice_, NAMES))
+    await world.etcd.delete_prefix("storage/mapping/")
+    world.router = world._router()
+    await world.router.startService()
+    record = RecordContext(
+        1000, "::1", RecordHeaders([(b"Content-Type", b"application/json")]), b'{"name":"Ann"}'
+    )
+    assert world.target.renderer(1000).row(record) == b'"Ann"\n'
+    for file in world.opener.files:
+        file.at_once = True
+    revision = await world.close(slices[0].key)
+
+    async def reported() -> bool:
+        world.answer()
+        return await world.report() >= revision
+
+    await until(reported)
+    kept = (await world.storage.slice(slices[0].key)).mapping
+    assert await world.etcd.get(mapping_key(SINK.key, kept)) is not None

@@ -23,10 +23,10 @@ from tests.storage.samples import MAPPING
 from tests.storage.world import SINK, SINK_KEY, SOURCE, Storage
 
 
-def inline(record: Sink | File | Slice) -> bytes:
+def inline(record: Sink | File | Slice, mapping: Mapping = MAPPING) -> bytes:
     """*record* in the layout of the version before."""
     plain = orjson.loads(encode(record))
-    (plain["table"] if isinstance(record, Sink) else plain)["mapping"] = mapping_to_plain(MAPPING)
+    (plain["table"] if isinstance(record, Sink) else plain)["mapping"] = mapping_to_plain(mapping)
     return orjson.dumps(plain)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream.storage.retry import NO_RETRY, backoff
 from stream.values.utctime import CLOCK_TOLERANCE
@@ -53,3 +55,15 @@ def test_a_clock_that_was_set_back() -> None:
     assert not retry.allows(_NOW - CLOCK_TOLERANCE)
     assert retry.allows(_NOW - CLOCK_TOLERANCE - timedelta(seconds=1))
     assert retry.wait(_NOW - timedelta(days=1)) == 0
+
+
+@given(st.text(max_size=10), st.integers(0, 5000))
+def test_a_reason_is_bounded(text: str, count: int) -> None:
+    """A short one is kept; of a long one, the beginning and the end are."""
+    reason = text * count
+    stored = NO_RETRY.failed(_NOW, reason).retry_reason
+    if len(reason) <= 2000:
+        assert stored == reason
+    else:
+        assert len(stored) == 2003
+        assert stored.startswith(reason[:1000]) and stored.endswith(reason[-1000:])
