@@ -22,7 +22,9 @@ Exceptions: `stream_sink_oldest_record_age_seconds` and `stream_sink_pending_rec
 the one coordinator that cares for the source; while it changes, two may tell them, so take `max
 by`. The mirrors and their lag are told by each process for itself.
 
-`provisioning/monitoring/` has a Grafana dashboard, alert rules and a Prometheus configuration.
+`provisioning/monitoring/` has a Grafana dashboard, alert rules and Prometheus configurations, for
+one machine (`prometheus.yaml`) and for a cluster (`prometheus-kubernetes.yaml`). The job is
+`stream` in both.
 Each name and label that they ask for is told by a real deployment, and `make check-alerts` runs
 the cases in which each alert fires, and doesn't (`alerts_test.yaml`), with Prometheus' promtool.
 `make watch-check` has a real Prometheus watch real processes, with shorter times.
