@@ -55,18 +55,19 @@ source text; the document in it, or `UNPARSED`."""
 
 def line_elements(body: bytes, max_records: int) -> list[Element]:
     """The lines of *body* that aren't blank. Raises BatchTooLarge."""
-    line_count = body.count(b"\n")
-    if line_count > MAX_LINES_PER_RECORD * max_records:
-        raise BatchTooLarge(
-            f"the batch has {line_count} lines, the maximum of records is {max_records}, "
-            "please split it"
-        )
+    max_lines = MAX_LINES_PER_RECORD * max_records
     if b"\r" in body:
         body = body.replace(b"\r\n", b"\n")
-    lines = body.split(b"\n")
+    lines = body.split(b"\n", max_lines + 1)
+    if len(lines) > max_lines + 1:
+        raise BatchTooLarge(
+            f"the batch has more than {max_lines} lines, the maximum of records is {max_records}, "
+            "please split it"
+        )
     if not lines[-1]:
         lines.pop()
-    if BOM in body:  # files that were put behind one another
+    # Of files that were put behind one another; a single byte is found ten times as fast.
+    if BOM[:1] in body and BOM in body:
         lines = [without_bom(line) for line in lines]
     elements: list[Element] = list(zip(count(1), lines, repeat(UNPARSED)))
     if not all(lines) or any(map(bytes.isspace, lines)):

@@ -62,12 +62,13 @@ def form_steps(body: bytes, charset: str = "") -> Generator[None, None, dict[str
     :raises InvalidForm: with the reason.
     :raises UnsupportedCharset: the label isn't known.
     """
-    if body.count(b"&") >= MAX_FIELDS:
+    parts = body.split(b"&", MAX_FIELDS)
+    if len(parts) > MAX_FIELDS:
         raise InvalidForm(
             f"it has more than {MAX_FIELDS} fields", status=413, name="payloadTooLarge"
         )
     form = _Form(_decoder(body, charset))
-    for number, field in enumerate(body.split(b"&")):
+    for number, field in enumerate(parts):
         if field:
             form.add(field)
         if not number % FIELDS_AT_ONCE:
