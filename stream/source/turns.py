@@ -48,13 +48,13 @@ class Waited:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._awaited: object = self
+        self._awaited: object = None  # itself: with a name for that it would keep itself
         connection.pending = self
 
     @property
     def is_pending(self) -> bool:
         """Whether somebody still waits."""
-        return self.connection.pending is self._awaited
+        return self.connection.pending is (self if self._awaited is None else self._awaited)
 
     def wait_for(self, answer: object) -> None:
         """It is *answer* from now on."""
@@ -152,10 +152,10 @@ class Turns:
             self._free(job)
             job.done.callback(None)
         except Exception:
-            failure = Failure()
             self._remove(jobs)
             self._free(job)
-            job.done.errback(failure)
+            # Not kept here: it has this frame, and they would keep one another, and the body.
+            job.done.errback(Failure())
         else:
             if waiting is not None:
                 self._remove(jobs)
