@@ -23,6 +23,7 @@ from stream.api.call import Call
 from stream.api.guard import Guard
 from stream.api.http import Front
 from stream.api.operation import Operation
+from stream.api.requests import CREATE_SOURCE
 from stream.api.site import (
     BODY_SECONDS,
     HEADERS_SECONDS,
@@ -376,3 +377,34 @@ async def test_strangers_with_large_bodies(api: Api, token: str) -> None:
     assert answer.startswith(b"HTTP/1.1 401 ")
     assert len(answer) < 1000
     assert (await api.call("GET", SOURCES, token=TOKEN)).status == 200
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_members_that_are_not_known(strict: bool) -> None:
+    """The answer warns of them, or they are refused, as the setting says."""
+    clock, verifier = Clock(), Verifier()
+    verifier.at_once = True
+
+    async def create(call: Call) -> Any:
+        return {"name": call.body["name"]}
+
+    operation = Operation(
+        id="Create", method="POST", path="/echo", summary="Takes JSON.", body=CREATE_SOURCE
+    )
+    guard = Guard(verifier, None, strict=strict)  # type: ignore[arg-type]
+    app = build_app(clock, guard, {"Create": operation}, {"Create": create})
+    site = ApiSite(Front(clock, app.resource()), clock)
+    transport, channel = StringTransport(), site.buildProtocol(None)
+    assert channel is not None
+    channel.makeConnection(transport)
+    body = b'{"type":"http","name":"n","descripton":"d"}'
+    channel.dataReceived(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    document = orjson.loads(transport.value().partition(b"\r\n\r\n")[2])
+    text = 'ember "descripton" of body is not known: did you mean "description"?'
+    if strict:
+        assert (document["statusCode"], document["error"]) == (400, "stream.api.unknownMember")
+        assert text in document["message"]
+    else:
+        [warning] = document["warnings"]
+        assert (warning["param"], document["name"]) == ("body.descripton", "n")
+        assert text in warning["message"]
