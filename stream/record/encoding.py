@@ -29,6 +29,9 @@ _MAX_WINDOW_BYTES = 8 * 1024 * 1024
 """Of a zstd frame: what RFC 8878 asks of every decoder; more only costs memory."""
 
 _GZIP_PIECE_BYTES = 16 * 1024
+_GZIP_OUTPUT_BYTES = 256 * 1024
+"""Made at once, since nothing else is done meanwhile."""
+
 _ZSTD_PIECE_BYTES = 256
 """Fed to the decoder at once, so that a bomb is noticed early: for zstd, a byte can expand to
 32 KiB. What a decoder hasn't used is never more than a piece."""
@@ -122,14 +125,18 @@ def _gunzip(body: bytes, limit: int, is_wanted: Callable[[], bool]) -> bytes:
         output.begin_member("gzip")
         decoder = isal_zlib.decompressobj(_GZIP_CONTAINER)
         try:
+            may_hold_more = False  # it can, although it has taken all of the piece
             while not decoder.eof:
                 piece = decoder.unconsumed_tail
-                if not piece:
+                if not piece and not may_hold_more:
                     piece = body[position : position + _GZIP_PIECE_BYTES]
                     position += len(piece)
                     if not piece:
                         raise UserError("cannot decompress gzip body: it is truncated")
-                output.add(decoder.decompress(piece, output.room))
+                room = min(output.room, _GZIP_OUTPUT_BYTES)
+                part = decoder.decompress(piece, room)
+                may_hold_more = len(part) == room
+                output.add(part)
         except _GzipError:
             raise UserError("cannot decompress gzip body: it is damaged") from None
         position -= len(decoder.unused_data)
