@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -20,8 +21,40 @@ from twisted.internet import reactor
 
 from stream.etcd import EtcdClient
 from stream.etcd.embedded import etcd_binary
+from tests.programs import with_programs
 
 _START_SECONDS = 30
+_NOT_RUN = "NOT_RUN_FILE"
+"""The environment variable that names where `make test` collects what couldn't run."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs() -> Iterator[None]:
+    """What scripts call, wherever the tests run."""
+    with with_programs():
+        yield
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell at the end what couldn't run here, and why."""
+    reasons: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("skipped", ()):
+        place, _, reason = report.longrepr if isinstance(report.longrepr, tuple) else ("", 0, "")
+        reasons.setdefault(str(reason).removeprefix("Skipped: "), []).append(
+            report.nodeid or str(place)
+        )
+    lines = [
+        f"{len(names)} tests could not run: {reason} ({sorted(names)[0]}{' …' * (len(names) > 1)})"
+        for reason, names in sorted(reasons.items())
+    ]
+    if not lines:
+        return
+    terminalreporter.section("what could not run here")
+    for line in lines:
+        terminalreporter.line(line)
+    if os.environ.get(_NOT_RUN):
+        with Path(os.environ[_NOT_RUN]).open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
 
 
 _given_ports: set[int] = set()
