@@ -19,13 +19,10 @@ from typing import Any
 
 __all__ = ["envsubst", "jq", "with_programs"]
 
-_ROOT = Path(__file__).parents[1]
 _SCRIPT = """\
 #!{0}
-import sys
-sys.path.insert(0, {1!r})
-from tests.programs import {2}
-sys.exit({2}(sys.argv[1:]))
+import runpy, sys
+sys.exit(runpy.run_path({1!r})[{2!r}](sys.argv[1:]))
 """
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 _SHORT = {"r": "raw-output", "e": "exit-status", "c": "compact-output", "n": "null-input"}
@@ -43,7 +40,7 @@ def with_programs() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="stream-programs-") as folder:
         for program in missing:
             script = Path(folder, program.__name__)
-            script.write_text(_SCRIPT.format(sys.executable, str(_ROOT), program.__name__))
+            script.write_text(_SCRIPT.format(sys.executable, __file__, program.__name__))
             script.chmod(0o755)
         before = os.environ.get("PATH", "")
         os.environ["PATH"] = f"{before}{os.pathsep}{folder}" if before else folder
