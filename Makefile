@@ -14,6 +14,7 @@ COORDINATORS_SECONDS ?= 180
 SINKS ?= 300
 EVERY ?= 20
 KILLS ?= 20
+ROUNDS ?= 100
 SEEDS ?= 5000
 INPUTS ?= 5000000
 RECORDS ?= 1000000
@@ -38,7 +39,7 @@ GO ?= $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go),$(CURDIR)/$(B
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install etcd run test test-unit test-e2e lint fix bench hostile bench-api chaos chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd run test test-unit test-e2e lint fix bench hostile bench-api chaos fencing chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-31s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -126,6 +127,9 @@ chaos: install ## Take processes down at random under load, then count the recor
 
 chaos-coordinators: install ## Kill one of three coordinators every EVERY s while they share SINKS sinks
 	$(BIN)/python -m benchmarks.coordination coordinators --seconds=$(COORDINATORS_SECONDS) --sinks=$(SINKS) --every=$(EVERY)
+
+fencing: install ## Stop a source for longer than its lease, replace it, let it go on: ROUNDS times under load
+	$(BIN)/python -m benchmarks.fencing --rounds=$(ROUNDS)
 
 latency: install ## Measure from a closed slice to its rows, with the settings of `make run`
 	$(BIN)/python -m benchmarks.coordination latency
