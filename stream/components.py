@@ -309,6 +309,7 @@ def http_source(
         local=local,
         is_local=(lambda _: False) if local is None else local.has_volume,
     )
+    cluster.volumes.mirror.listen(clients.volumes_changed)
     collector = Collector(client, settings.node_id, statistics.sync.interval.seconds, reactor)
     dead_letters = _dead_letters(settings, reactor, metrics, cluster)
     quotas = Quotas(client, statistics.cache.l2.interval.seconds, reactor)

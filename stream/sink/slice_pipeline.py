@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -145,6 +145,7 @@ class SlicePipeline:
         self._grace_call: IDelayedCall | None = None
         self._reopen_delay = _REOPEN_FIRST_SECONDS
         self._opening: Deferred[SliceFile] | None = None
+        self._available: Deferred[None] | None = None
         self._when_opened: list[Deferred[None]] = []
         self._when_empty: list[Deferred[None]] = []
 
@@ -400,11 +401,26 @@ class SlicePipeline:
         delay = self._reopen_delay * self._jitter.uniform(0.9, 1.1)
         self._reopen_delay = min(self._reopen_delay * 2, _REOPEN_MAX_SECONDS)
         self._reopen_call = self._reactor.callLater(delay, self._reopen)
+        self._available = self._opener.available(self.slice)
+        self._available.addCallbacks(self._reopen_soon, lambda f: f.trap(CancelledError))
+
+    def _reopen_soon(self, _: None) -> None:
+        """The writer has just answered again: there is no need to wait."""
+        self._available = None
+        self._reopen_delay = _REOPEN_FIRST_SECONDS
+        if self._reopen_call is not None:
+            self._reopen_call.reset(0)
 
     def _reopen(self) -> None:
         self._reopen_call = None
+        self._stop_waiting()
         self._opening = self._opener.open(self.slice, self._source, self, resume=self._acknowledged)
         self._opening.addCallbacks(self._opened, self._open_failed)
+
+    def _stop_waiting(self) -> None:
+        available, self._available = self._available, None
+        if available is not None:
+            available.cancel()
 
     def _opened(self, file: SliceFile) -> None:
         self._opening = None
@@ -505,6 +521,7 @@ class SlicePipeline:
             if call is not None and call.active():
                 call.cancel()
         self._commit_call = self._interval_call = self._reopen_call = self._grace_call = None
+        self._stop_waiting()
         self._tell_opened()
         self._check_empty()
 

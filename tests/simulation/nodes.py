@@ -176,6 +176,7 @@ def _source(process: Process, client: EtcdClient, session: Session, node_id: str
         return volumes.items.get(f"{prefix.WRITER_VOLUME}{volume_id}")
 
     clients = _Clients(process, node_id, _network_settings(), volume, life=lambda: life.number)
+    volumes.listen(clients.volumes_changed)
     collector = Collector(client, node_id, _STATISTICS_SECONDS, process)
     quotas = Quotas(client, _STATISTICS_SECONDS, process)
     router = SinkRouter(

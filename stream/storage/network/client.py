@@ -1,8 +1,15 @@
-"""Opens slice files on the writers of other processes; see `commands` for the protocol."""
+"""Opens slice files on the writers of other processes; see `commands` for the protocol.
+
+Note [Back again]: a writer that was away takes rows again as soon as it can. So a connection to it
+is always being made: calls that fail are repeated soon, since one call for each writer costs
+nothing, and a call without an answer is given up early, as the system itself repeats it at growing
+intervals. Who waits for a further attempt to open a file is told when the writer has accepted a
+connection, and when a volume was registered; so the waits in between can grow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import attrs
@@ -15,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.deadline import within
+from stream.etcd import Batch
 from stream.settings import split_address
 from stream.settings.local import WriterNetworkSettings
 from stream.storage.entity import Slice
@@ -36,6 +44,9 @@ __all__ = ["WriterClients"]
 _log = Logger()
 
 _REDIAL = backoffPolicy(0.1, 5.0)
+"""After refusals. A writer that is away is called more often: see Note [Back again]."""
+_REDIAL_MAX_SECONDS = 0.3
+_CONNECT_SECONDS = 2.0
 _FORGET_SECONDS = 5.0
 """How often writers are looked for that hold no registered volume any more."""
 
@@ -98,6 +109,7 @@ class WriterClients(Service):
         self._forgetting = LoopingCall(self._forget_unregistered)
         self._forgetting.clock = reactor
         self._credentials: Credentials | None = None
+        self._waiting: dict[str, dict[Deferred[None], None]] = {}
 
     def startService(self) -> None:
         """Raises UserError for certificates that can't be used."""
@@ -147,6 +159,28 @@ class WriterClients(Service):
         )
         return opening.addErrback(_keep_writer_errors)
 
+    def available(self, slice_: Slice) -> Deferred[None]:
+        volume_id = slice_.key.volume_id
+
+        def give_up(cancelled: Deferred[None]) -> None:
+            waiting = self._waiting.get(volume_id, {})
+            waiting.pop(cancelled, None)
+            if not waiting:
+                self._waiting.pop(volume_id, None)
+
+        available: Deferred[None] = Deferred(give_up)
+        self._waiting.setdefault(volume_id, {})[available] = None
+        return available
+
+    def volumes_changed(self, batch: Batch[Volume]) -> None:
+        """To be told of each change of registered volumes; see Note [Back again]."""
+        self._tell(change.value.volume_id for change in batch.changes if change.value is not None)
+
+    def _tell(self, volume_ids: Iterable[str]) -> None:
+        for volume_id in volume_ids:
+            for available in self._waiting.pop(volume_id, {}):
+                available.callback(None)
+
     async def _open(
         self,
         volume: Volume,
@@ -170,24 +204,39 @@ class WriterClients(Service):
         if writer is None:
             host, port = split_address(address)
             factory = ConnectionFactory(
-                SourceLife(self._node_id, life), self._settings, self._reactor
+                SourceLife(self._node_id, life),
+                self._settings,
+                self._reactor,
+                lambda: self._accepted(address),
             )
             client = ClientService(
                 self._endpoint(host or "127.0.0.1", port),
                 factory,
                 # To the service a connection that the writer refuses is a success at first.
-                retryPolicy=lambda attempts: _REDIAL(attempts + factory.refusals),
+                retryPolicy=lambda attempts: _redial(attempts, factory.refusals),
                 clock=self._reactor,
             )
             writer = self._writers[address] = _Writer(client, factory, life)
             client.startService()
         return writer
 
+    def _accepted(self, address: str) -> None:
+        writer = self._writers.get(address)
+        if writer is not None:
+            self._tell(sorted(writer.volumes))
+
     def _endpoint(self, host: str, port: int) -> Any:
-        endpoint = HostnameEndpoint(self._reactor, host, port)
+        endpoint = HostnameEndpoint(self._reactor, host, port, timeout=_CONNECT_SECONDS)
         if self._credentials is None:
             return endpoint
         return wrapClientTLS(self._credentials.client(host), endpoint)
+
+
+def _redial(attempts: int, refusals: int) -> float:
+    """Seconds to the next call, after calls that failed and connections that were refused."""
+    if refusals:
+        return float(_REDIAL(attempts + refusals))
+    return float(min(_REDIAL(attempts), _REDIAL_MAX_SECONDS))
 
 
 def _keep_writer_errors(failure: Failure) -> Failure:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 import attrs
-from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
+from twisted.internet.defer import Deferred, TimeoutError, ensureDeferred, fail, succeed
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.task import LoopingCall
@@ -182,6 +183,7 @@ class Connection(amp.AMP):
         self._pinging.start(self.factory.settings.keep_alive_interval.seconds, now=False)
         self.factory.refusals = 0
         self._is_accepted = True
+        self.factory.on_accepted()
         accepting, self._accepting = self._accepting, []
         for accepted in accepting:
             accepted.callback(None)
@@ -197,7 +199,8 @@ class Connection(amp.AMP):
         return accepted
 
     def _refused(self, failure: Failure) -> None:
-        self.factory.refusals += 1
+        if failure.check(TimeoutError) is None:
+            self.factory.refusals += 1
         if not self._is_lost:
             self._refusal = commands.from_wire(cast(BaseException, failure.value))
             _log.error("the writer refused the connection: {error}", error=failure.value)
@@ -376,14 +379,23 @@ class ConnectionFactory(Factory):
 
     :param source: this source node, in the life for which the connections are made.
 
-    :ivar refusals: connections in a row that the writer didn't accept.
+    :param on_accepted: called whenever the writer has accepted a connection.
+
+    :ivar refusals: connections in a row that the writer refused; silence is no refusal.
     :ivar connections: those that exist, accepted or not, in the order in which they were made.
     """
 
     protocol: Any = Connection
     noisy = False
 
-    def __init__(self, source: SourceLife, settings: WriterNetworkSettings, reactor: Any) -> None:
+    def __init__(
+        self,
+        source: SourceLife,
+        settings: WriterNetworkSettings,
+        reactor: Any,
+        on_accepted: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.on_accepted = on_accepted
         self.source = source
         self.settings = settings
         self.reactor = reactor

@@ -137,3 +137,10 @@ class SliceOpener(Protocol):
         :returns: fires with the file; fails with a `WriterError`, for one `Fenced` if the life
             isn't the present one of its node.
         """
+
+    def available(self, slice_: Slice) -> Deferred[None]:
+        """Fires when a further attempt to open *slice_* need not wait; may be cancelled.
+
+        That is when the writer of its volume has just answered again, or has just registered the
+        volume.
+        """

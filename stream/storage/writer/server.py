@@ -53,6 +53,7 @@ _LEVELS = frozenset(map(int, SyncLevel))
 _NONCE_BYTES = 32
 _HANDLE_BYTES = 16
 _HELLO_SECONDS = 10.0
+_SECOND_LOOK_SECONDS = 1.0
 _DETAIL_LENGTH = 200
 
 
@@ -91,6 +92,7 @@ class WriterConnection(amp.AMP):
         self._is_superseded = False
         self._incomplete_bytes = 0
         self._told_draining = False
+        self._is_doubted = False
         self._crowded: VolumeAppender | None = None
         self._impatience: IDelayedCall | None = None
 
@@ -104,6 +106,7 @@ class WriterConnection(amp.AMP):
     def dataReceived(self, data: bytes) -> None:
         """A call is kept in memory until it is complete, so its size has a limit."""
         self._incomplete_bytes += len(data)
+        self._is_doubted = False
         if self._node_id is not None:
             self._wait_for_data(self.factory.silence_seconds)
         if self._incomplete_bytes > (_MAX_CALL_BYTES if self._node_id else _MAX_GREETING_BYTES):
@@ -125,6 +128,11 @@ class WriterConnection(amp.AMP):
     def _silent(self) -> None:
         if self._crowded is not None:  # it is we who don't listen
             self._wait_for_data(self.factory.silence_seconds)
+            return
+        if not self._is_doubted:
+            # It may be we who stood still: what has come meanwhile is read before the next look.
+            self._is_doubted = True
+            self._wait_for_data(_SECOND_LOOK_SECONDS)
             return
         _log.warn("node {node} is silent, the connection is cut", node=self._node_id)
         self.transport.abortConnection()

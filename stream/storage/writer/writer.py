@@ -234,6 +234,10 @@ class StorageWriter:
         opening.addCallbacks(opened, lambda f: None if waiting.called else waiting.errback(f))
         return waiting
 
+    def available(self, slice_: Slice) -> Deferred[None]:
+        """Never fires: in this very process nobody is away."""
+        return Deferred()
+
     async def open_file(
         self, slice_key: SliceKey, source: SourceLife, listener: SliceFileListener, resume: int
     ) -> OpenFile:
