@@ -4,7 +4,9 @@ Note [Back again]: a writer that was away takes rows again as soon as it can. So
 is always being made: calls that fail are repeated soon, since one call for each writer costs
 nothing, and a call without an answer is given up early, as the system itself repeats it at growing
 intervals. Who waits for a further attempt to open a file is told when the writer has accepted a
-connection, and when a volume was registered; so the waits in between can grow.
+connection, and when a volume was registered; so the waits in between can grow. A writer whose
+registration has ended is called where it was last as long as somebody waits for one of its volumes:
+it answers before it has a new lease.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class _Writer:
 
     :ivar life: for which the connections are made.
     :ivar volumes: ids of volumes that it was asked for.
+    :ivar opening: how many files are being opened.
     :ivar connection: the present one; it may be lost already.
     """
 
@@ -64,6 +67,7 @@ class _Writer:
     factory: ConnectionFactory
     life: int
     volumes: set[str] = attrs.Factory(set)
+    opening: int = 0
     connection: Connection | None = None
 
     def stop(self) -> Deferred[None]:
@@ -109,6 +113,7 @@ class WriterClients(Service):
         self._forgetting = LoopingCall(self._forget_unregistered)
         self._forgetting.clock = reactor
         self._credentials: Credentials | None = None
+        self._seen: dict[str, Volume] = {}
         self._waiting: dict[str, dict[Deferred[None], None]] = {}
 
     def startService(self) -> None:
@@ -128,16 +133,21 @@ class WriterClients(Service):
     def _forget_unregistered(self) -> None:
         """A writer that left may never come back to its address; files still open are let end."""
         for address, writer in list(self._writers.items()):
-            registered = (self._volume(volume_id) for volume_id in writer.volumes)
-            if any(volume is not None and volume.node_address == address for volume in registered):
+            found = [self._volume(volume_id) for volume_id in writer.volumes]
+            registered = {volume.node_address for volume in found if volume is not None}
+            if address in registered or (writer.connection and writer.connection.files):
                 continue
-            if writer.connection is None or not writer.connection.files:
+            is_wanted = writer.opening or not writer.volumes.isdisjoint(self._waiting)
+            if registered or not is_wanted:
                 self._forget(address)
 
     def _forget(self, address: str) -> None:
-        self._writers.pop(address).stop().addErrback(
-            lambda failure: _log.failure("cannot close a connection", failure)
-        )
+        writer = self._writers.pop(address)
+        for volume_id in writer.volumes:
+            seen = self._seen.get(volume_id)
+            if seen is not None and seen.node_address == address:
+                del self._seen[volume_id]
+        writer.stop().addErrback(lambda failure: _log.failure("cannot close a connection", failure))
 
     def open(
         self, slice_: Slice, source: SourceLife, listener: SliceFileListener, *, resume: int = -1
@@ -147,9 +157,10 @@ class WriterClients(Service):
             return fail(Fenced("the life of this node that wrote the slice has ended"))
         if self._local is not None and self._is_local(volume_id):
             return self._local.open(slice_, source, listener, resume=resume)
-        volume = self._volume(volume_id)
+        volume = self._volume(volume_id) or self._seen.get(volume_id)
         if volume is None:
             return fail(WriterUnavailable(f'volume "{volume_id}" is not registered'))
+        self._seen[volume_id] = volume
         opening = ensureDeferred(self._open(volume, slice_, source, listener, resume))
         within(
             opening,
@@ -173,7 +184,11 @@ class WriterClients(Service):
         return available
 
     def volumes_changed(self, batch: Batch[Volume]) -> None:
-        """To be told of each change of registered volumes; see Note [Back again]."""
+        """To be told of each change of registered volumes; see Note [Back again].
+
+        Openings at an address that a writer has left fail before, so that they are tried again.
+        """
+        self._forget_unregistered()
         self._tell(change.value.volume_id for change in batch.changes if change.value is not None)
 
     def _tell(self, volume_ids: Iterable[str]) -> None:
@@ -191,10 +206,14 @@ class WriterClients(Service):
     ) -> SliceFile:
         writer = self._writer(volume.node_address, source.number)
         writer.volumes.add(volume.volume_id)
-        connection = cast(Connection, await writer.client.whenConnected())
-        await connection.accepted()
-        writer.connection = connection
-        return await connection.open(slice_, source, listener, resume)
+        writer.opening += 1
+        try:
+            connection = cast(Connection, await writer.client.whenConnected())
+            await connection.accepted()
+            writer.connection = connection
+            return await connection.open(slice_, source, listener, resume)
+        finally:
+            writer.opening -= 1
 
     def _writer(self, address: str, life: int) -> _Writer:
         writer = self._writers.get(address)
