@@ -94,7 +94,7 @@ class FakeSliceFile:
 class FakeOpener:
     """:ivar files: every opening, the latest last.
     :ivar refusals: errors of the next openings.
-    :ivar waiting: of pipelines for the writer to be back.
+    :ivar absent: of pipelines for the writer to be back.
     :ivar held: if set, openings wait for `release`.
     """
 
@@ -106,7 +106,7 @@ class FakeOpener:
     held: bool = False
     resumes: list[int] = attrs.Factory(list)
     lives: list[SourceLife] = attrs.Factory(list)
-    waiting: list[Deferred[None]] = attrs.Factory(list)
+    absent: list[Deferred[None]] = attrs.Factory(list)
     _waiting: list[tuple[Deferred[SliceFile], FakeSliceFile]] = attrs.Factory(list)
 
     def open(
@@ -129,8 +129,8 @@ class FakeOpener:
         return succeed(file)
 
     def available(self, slice_: Slice) -> Deferred[None]:
-        waiting: Deferred[None] = Deferred(lambda cancelled: self.waiting.remove(cancelled))
-        self.waiting.append(waiting)
+        waiting: Deferred[None] = Deferred(lambda cancelled: self.absent.remove(cancelled))
+        self.absent.append(waiting)
         return waiting
 
     def release(self) -> None:

@@ -193,6 +193,24 @@ class PipelineTests(SynchronousTestCase):
             assert self.stored == b"a\nb\n"
             assert [w.outcome for w in (*first, *second)] == ["stored", "stored"]
 
+    def test_a_writer_that_answers_again_is_used_at_once(self) -> None:
+        """However long the wait has become; who stops waiting leaves nothing behind."""
+        pipeline = self.pipeline()
+        self.opener.refusals += [WriterUnavailable("down")] * 12
+        self.opener.listeners[-1].lost(WriterUnavailable("gone"))
+        while self.opener.refusals:
+            self.clock.advance(1.0)
+        assert not pipeline.ready
+        [absent] = self.opener.absent
+        self.opener.absent.clear()
+        absent.callback(None)
+        self.clock.advance(0)
+        assert pipeline.ready
+        self.opener.listeners[-1].lost(WriterUnavailable("gone again"))
+        assert len(self.opener.absent) == 1
+        pipeline._finish()
+        assert self.opener.absent == []
+
     def test_a_former_life_sends_nothing_again(self) -> None:
         """A later one has the file: what was on the way is of unknown fate, the rest isn't stored,
         and if the file is ever opened again then behind what is there."""

@@ -15,9 +15,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint
 
+from stream.etcd import Batch, Change
 from stream.settings import Settings
 from stream.settings.declare import with_values
 from stream.storage.key import SliceKey
+from stream.storage.network import client
 from stream.storage.network.client import WriterClients
 from stream.storage.network.interface import (
     ContentConflict,
@@ -590,3 +592,33 @@ async def test_a_slice_that_etcd_does_not_know_is_refused(real: Provided) -> Non
     with pytest.raises(SliceSealed):
         await _open(real)
     assert not any(real.volume.found.path.iterdir())
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_writer_that_is_back_is_told_of(remote: Provided) -> None:
+    """To whoever waits for a volume of it: with the connection, and with a registration."""
+    assert isinstance(remote.opener, WriterClients)
+    _, listener = await _open(remote)
+    told: list[str] = []
+    for name in ("kept", "left"):
+        available = remote.opener.available(_SLICE)
+        available.addCallbacks(lambda _, name=name: told.append(name), lambda _: None)
+    available.cancel()
+    assert remote.factory is not None
+    for connection in list(remote.factory.connections):
+        connection.transport.abortConnection()
+    await until(lambda: bool(told))
+    assert told == ["kept"]
+    assert len(listener.reasons) == 1
+    remote.opener.available(_SLICE).addCallback(lambda _: told.append("registered"))
+    (volume,) = remote.opener._seen.values()
+    change = Change("k", volume, None, 1)
+    remote.opener.volumes_changed(Batch(1, False, (change,)))
+    assert told == ["kept", "registered"]
+    assert remote.opener._waiting == {}
+
+
+def test_a_writer_that_is_away_is_called_often() -> None:
+    """One that refuses us isn't."""
+    assert max(client._redial(attempts, 0) for attempts in range(40)) <= 0.3
+    assert client._redial(1, 12) > 1
