@@ -149,7 +149,10 @@ def _taken(error: Any) -> str:
 
 
 def raise_file_limit() -> None:
-    """A connection is an open file, and the usual soft limit is for a person's shell."""
+    """Raise the soft limit of open files to the hard one, and log what there is.
+
+    A connection is an open file, and the usual soft limit is for a person's shell.
+    """
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (hard, _MACOS_FILES):
         try:
@@ -160,6 +163,8 @@ def raise_file_limit() -> None:
         break
     if 0 <= limit < ENOUGH_FILES:
         _log.warn("opened file descriptors limit is too small: {limit}", limit=limit)
+    else:
+        _log.info("at most {limit} open files", limit="any number of" if limit < 0 else limit)
 
 
 def _ignore_signals() -> None:

@@ -155,14 +155,32 @@ def test_short_chains(count: int) -> None:
     assert ensureDeferred(chain.stopService()).called
 
 
-@pytest.mark.parametrize(("hard", "warnings"), [(4096, [4096]), (10_000, []), (-1, [])])
-def test_few_open_files(monkeypatch: pytest.MonkeyPatch, hard: int, warnings: list[int]) -> None:
-    """The limit is raised as far as it can be; if that isn't enough for many clients the log says
-    so. There may be none (-1)."""
+@pytest.mark.parametrize(
+    ("hard", "told"),
+    [(4096, ("warn", 4096)), (10_000, ("info", 10_000)), (-1, ("info", "any number of"))],
+)
+def test_few_open_files(
+    monkeypatch: pytest.MonkeyPatch, hard: int, told: tuple[str, object]
+) -> None:
+    """The limit is raised as far as it can be, and the log says how far, as a warning if that isn't
+    enough for many clients. There may be none (-1)."""
     raised: list[tuple[int, int]] = []
     monkeypatch.setattr("resource.getrlimit", lambda _: (1024, hard))
     monkeypatch.setattr("resource.setrlimit", lambda _, limits: raised.append(limits))
     with capturedLogs() as log:
         raise_file_limit()
     assert raised == [(hard, hard)]
-    assert [event["limit"] for event in log] == warnings
+    assert [(event["log_level"].name, event["limit"]) for event in log] == [told]
+
+
+def test_a_limit_that_can_not_be_raised_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start goes on with what there is."""
+
+    def refuse(*_: object) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1024, -1))
+    monkeypatch.setattr("resource.setrlimit", refuse)
+    with capturedLogs() as log:
+        raise_file_limit()
+    assert [(event["log_level"].name, event["limit"]) for event in log] == [("warn", 1024)]

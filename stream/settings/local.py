@@ -256,9 +256,14 @@ class WriterNetworkSettings:
         "How records are spread over the open slices of a sink: rand, roundRobin.",
         rule="required,oneof=rand roundRobin",
     )
+    insecure: bool = setting(
+        False,
+        "Let the disk writer listen on other addresses than loopback with neither secret nor TLS.",
+    )
     secret: str = setting(
         "",
-        "Secret of source nodes and disk writers, proved to each other; empty = any may write.",
+        "Secret of source nodes and disk writers, proved to each other; needed, or TLS is, unless "
+        "the writer listens on loopback.",
         secret=True,
     )
     tls: WriterTlsSettings = group(WriterTlsSettings)

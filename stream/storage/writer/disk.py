@@ -20,6 +20,7 @@ from stream.storage.network.interface import (
 )
 from stream.storage.volumes.aside import mend, set_aside
 from stream.storage.volumes.damage import recover
+from stream.storage.volumes.fault import is_of_disk
 from stream.storage.volumes.in_use import lock_for_writing
 from stream.storage.volumes.local_volume import FILE_MODE
 
@@ -47,6 +48,7 @@ class DiskFile:
 
     :ivar length: bytes written.
     :ivar broken: why the file was given up; empty while it is good.
+    :ivar is_fault: whether it was given up for what may be the disk's fault.
     :ivar aside: where something damaged that was found in its place is now.
     """
 
@@ -54,6 +56,7 @@ class DiskFile:
         self.length = length
         self.aside = aside
         self.broken = ""
+        self.is_fault = False
         self._descriptor = descriptor
         self._synced = length
         self._promised = length
@@ -148,10 +151,11 @@ class DiskFile:
         try:
             os.ftruncate(self._descriptor, self.length)
         except OSError as again:
-            self.broken = str(again)
+            self._break(again, str(again))
         if error.errno in _FULL and not self.broken:
             return NoSpace(f"the volume is full: {error.strerror}")
-        self.broken = self.broken or str(error)
+        if is_of_disk(error):
+            self._break(error, self.broken or str(error))
         return WriterUnavailable(f"cannot write: {error.strerror}")
 
     # Syncing and closing.
@@ -177,15 +181,19 @@ class DiskFile:
     def check_linked(self) -> None:
         """Raises `WriterUnavailable` if the file was removed: what is in it nobody would find."""
         if not self.broken and not os.fstat(self._descriptor).st_nlink:
-            self.broken = "it was removed"
+            self.broken, self.is_fault = "it was removed", True
             raise WriterUnavailable("the slice file was removed")
 
+    def _break(self, error: OSError, reason: str) -> None:
+        self.broken = reason
+        self.is_fault = self.is_fault or is_of_disk(error)
+
     def _give_up(self, error: OSError) -> None:
-        self.broken = str(error)
+        self._break(error, str(error))
         try:
             os.ftruncate(self._descriptor, max(self._promised, self._synced))
         except OSError as again:
-            self.broken = f"{error}; {again}"
+            self._break(again, f"{error}; {again}")
 
     def _failure(self) -> WriterError | None:
         if self._refusal is not None:

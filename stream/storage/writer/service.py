@@ -30,6 +30,7 @@ from stream.ops.durable import require_durable_files
 from stream.ops.endpoint import server_endpoint
 from stream.ops.families import Histogram
 from stream.ops.metrics import Metrics, VolumeLabels
+from stream.ops.rarely import Rarely
 from stream.ops.tracing import span
 from stream.settings.address import is_loopback, split_address
 from stream.settings.local import WriterNetworkSettings
@@ -40,6 +41,7 @@ from stream.storage.key import SliceKey
 from stream.storage.network.tls import credentials
 from stream.storage.state import Level, SliceState
 from stream.storage.volume import Volume
+from stream.storage.volumes.fault import is_of_disk
 from stream.storage.volumes.local_volume import (
     DRAIN_FILE,
     FoundVolume,
@@ -74,6 +76,7 @@ STOP_SECONDS = 10.0
 """How long a stop waits for a disk that may never answer, for its files and for its threads."""
 
 _LEAVE_POLL_SECONDS = 0.05
+_UNSEEN_LOG_SECONDS = 60.0
 
 
 class StorageWriterService(Service):
@@ -123,6 +126,7 @@ class StorageWriterService(Service):
         self._port: IListeningPort | None = None
         self._volumes: list[OpenVolume] = []
         self._locks: dict[Path, VolumeLock] = {}
+        self._unseen = Rarely(_UNSEEN_LOG_SECONDS, reactor.seconds)
         self._registrations: dict[str, Registration] = {}
         self._slices: Mirror[SliceState] = Mirror(
             client,
@@ -161,9 +165,15 @@ class StorageWriterService(Service):
         )
         host = split_address(self._network.listen)[0]
         if found is None and not self._network.secret and not is_loopback(host):
+            if not self._network.insecure:
+                raise UserError(
+                    f'any host that reaches "{self._network.listen}" could write to the volumes: '
+                    "set storage.level.local.writer.network.secret "
+                    "(STREAM_STORAGE_LEVEL_LOCAL_WRITER_NETWORK_SECRET) or tls, the same on source "
+                    "nodes, or listen on 127.0.0.1; insecure: true beside it allows it all the same"
+                )
             _log.warn(
-                'any host that reaches "{address}" may write to the volumes: set '
-                "storage.level.local.writer.network.secret (and tls), or listen on 127.0.0.1",
+                'any host that reaches "{address}" may write to the volumes, since insecure is set',
                 address=self._network.listen,
             )
         factory: IProtocolFactory = self._factory
@@ -308,7 +318,14 @@ class StorageWriterService(Service):
             self._set_drained(volume, True, error, is_fault=True)
             self.writer.lose_volume(volume)
         except OSError as error:
-            self._set_drained(volume, True, error, is_fault=True)
+            if is_of_disk(error):
+                self._set_drained(volume, True, error, is_fault=True)
+            elif self._unseen.due(volume.volume_id) is not None:
+                _log.error(
+                    "cannot look at a volume: {error}",
+                    error=error.strerror,
+                    volume_id=volume.volume_id,
+                )
         else:
             self._metrics.volume_space(_labels(volume), total - available, total)
 

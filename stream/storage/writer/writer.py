@@ -121,7 +121,7 @@ class OpenFile:
             _log.error(
                 "a slice file is given up: {error}", error=failure.value, slice_id=str(self.key[0])
             )
-            self.volume.failed = True
+            self.volume.failed = self.volume.failed or self._disk.is_fault
             self.end(failure.value)
         return failure
 

@@ -262,3 +262,37 @@ async def test_a_full_disk_says_so_and_keeps_what_it_has(small: Path, node: Node
     assert await file.append(end, b"y\n", level=SyncLevel.SYNCED) == end + 2
     await file.close()
     await service.stopService()
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR])
+@pytest_twisted.ensureDeferred
+async def test_what_is_short_on_the_host_is_not_the_fault_of_the_disk(
+    node: Node, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """Neither looks at the volume nor openings nor writes that fail for it drain the volume."""
+    service = await node.start()
+    slice_ = await _slice(node, "one")
+    file = await service.writer.open(slice_, await node.life("s"), Listener())
+    assert await file.append(0, b"a\n", level=SyncLevel.SYNCED) == 2
+    looks: list[None] = []
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    def look(*_: object) -> None:
+        looks.append(None)
+        fail()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "os", FaultyDisk(open=fail, pwritev=fail))
+        patch.setattr(service_module, "_state_of", look)
+        with pytest.raises(WriterUnavailable):
+            await file.append(2, b"b\n", level=SyncLevel.SYNCED)
+        with pytest.raises(WriterUnavailable, match="cannot open the slice file"):
+            await service.writer.open(slice_, await node.life("other"), Listener())
+        await until(lambda: len(looks) > 5)
+        assert not await _drained(node, "one")
+        (volume,) = [v for v in service._volumes if v.volume_id == "one"]
+        assert not volume.failed
+    assert await file.append(2, b"b\n", level=SyncLevel.SYNCED) == 4
+    await file.close()

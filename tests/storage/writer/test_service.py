@@ -399,15 +399,33 @@ async def test_tls_keeps_strangers_out(node: Node, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "secret", "warned"),
-    [("0.0.0.0:0", "", True), ("0.0.0.0:0", "s", False), ("127.0.0.1:0", "", False)],
+    ("listen", "secret", "insecure", "warned"),
+    [
+        ("0.0.0.0:0", "", True, True),
+        ("0.0.0.0:0", "s", False, False),
+        ("0.0.0.0:0", "s", True, False),
+        ("127.0.0.1:0", "", False, False),
+        ("[::1]:0", "", False, False),
+    ],
 )
 @pytest_twisted.ensureDeferred
 async def test_an_open_door_is_warned_of(
-    node: Node, listen: str, secret: str, warned: bool
+    node: Node, listen: str, secret: str, insecure: bool, warned: bool
 ) -> None:
-    """Who listens to other hosts without a secret is told so at the start."""
+    """Who listens to other hosts without a secret, on purpose, is told so at the start."""
     with capturedLogs() as events:
-        await node.start(network={("listen",): listen, ("secret",): secret})
+        await node.start(
+            network={("listen",): listen, ("secret",): secret, ("insecure",): insecure}
+        )
     texts = [event["log_format"] for event in events if event["log_format"]]
     assert any("may write to the volumes" in text for text in texts) is warned
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", ":0", "localhost.example:0"])
+@pytest_twisted.ensureDeferred
+async def test_an_open_door_is_refused(node: Node, listen: str) -> None:
+    """Neither secret nor TLS, and other hosts reach it: the message says what to do."""
+    with pytest.raises(UserError, match=r"network\.secret .* tls.* 127\.0\.0\.1.* insecure: true"):
+        await node.start(network={("listen",): listen, ("secret",): ""})
+    assert await node.registered() == []
+    await node.start()
