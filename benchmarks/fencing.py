@@ -40,6 +40,7 @@ _NOBODY_SECONDS = 0.05
 _END_SECONDS = 60.0
 _BOTH_SECONDS = 1.0
 _IMPORT_SECONDS = 300.0
+_STARTS = 5
 
 
 @attrs.frozen
@@ -187,9 +188,17 @@ def run(root: Path, rounds: int, seed: int, ttl: int = TTL_SECONDS) -> Report:
 
 
 def _source(deployed: Deployment, port: int) -> Running:
-    return deployed.start(
-        "http-source", node_id="source", STREAM_SOURCE_HTTP_LISTEN=f"127.0.0.1:{port}"
-    )
+    """A source at *port*; on a busy machine somebody else may have a port of its for a moment."""
+    for attempt in range(_STARTS):
+        try:
+            return deployed.start(
+                "http-source", node_id="source", STREAM_SOURCE_HTTP_LISTEN=f"127.0.0.1:{port}"
+            )
+        except AssertionError as error:
+            if "Address already in use" not in str(error) or attempt == _STARTS - 1:
+                raise
+            time.sleep(_NOBODY_SECONDS)
+    raise AssertionError("unreachable")
 
 
 def _account(
