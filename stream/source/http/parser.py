@@ -16,6 +16,7 @@ __all__ = ["MAX_SMALL_BODY", "Request", "RequestParser"]
 
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _NEVER_IN_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_ALLOWED_IN_HEAD = _NEVER_IN_HEAD.sub(b"", bytes(range(256)))
 _FIRST_BYTE = re.compile(rb"[A-Za-z]|\r(?:\n|\Z)")
 
 
@@ -176,7 +177,11 @@ class RequestParser:
         if _FIRST_BYTE.match(data) is None:
             raise MalformedRequest("invalid request line")
         start = max(self._searched - 1, 0)
-        fault = _BARE_LINE_FEED.search(data, start) or _NEVER_IN_HEAD.search(data, start)
+        fault = None
+        part = data[start:]
+        if part.count(b"\n") != part.count(b"\r\n") or part.translate(None, _ALLOWED_IN_HEAD):
+            # Rare, so where it is may take longer than whether there is anything.
+            fault = _BARE_LINE_FEED.search(data, start) or _NEVER_IN_HEAD.search(data, start)
         if len(data) >= self._max_head and (fault is None or fault.start() >= self._max_head):
             raise HeaderTooLarge(self._max_head)
         if fault is not None:
