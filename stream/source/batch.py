@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import attrs
 
-from stream.errors import UserError, let_go
+from stream.errors import UserError, let_go, record_error_name, record_message, sentence
 from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer
 from stream.record.block import RecordBlock
@@ -24,6 +24,7 @@ from stream.record.errors import BatchTooLarge
 __all__ = [
     "MAX_ROWS_BYTES",
     "Evaluation",
+    "Reason",
     "Rejection",
     "RowBlock",
     "render_batch",
@@ -39,13 +40,37 @@ RECORDS_AT_ONCE = 64
 """Rendered for one sink after the other, so that each body is parsed once."""
 
 
+class Reason(NamedTuple):
+    """Why a record is rejected, as the answer says it: records with equal reasons are grouped.
+
+    :ivar status: of HTTP.
+    :ivar hint: what the producer probably meant to do; empty if that isn't known.
+    """
+
+    status: int
+    name: str
+    message: str
+    hint: str
+
+    @classmethod
+    def of(cls, error: UserError) -> Reason:
+        """The reason that *error* gives."""
+        hint = sentence(error.hint) if error.hint else ""
+        return cls(error.status, record_error_name(error.name), record_message(error), hint)
+
+
 @attrs.frozen
 class Rejection:
-    """A record that one sink can't take, whatever is tried again."""
+    """A record that one sink can't take, whatever is tried again.
+
+    :ivar reason: of the *error*; written out with the record, for the answer to ten thousand of
+        them is composed in one step.
+    """
 
     place: int
     error: UserError
     record: RecordContext
+    reason: Reason
 
 
 class Sink(Protocol):
@@ -96,6 +121,7 @@ class RowBlock:
         self.renderer: Renderer | None = None
         self._size = 0
         self._template_seconds = 0.0
+        self._reasons: dict[Reason, Reason] = {}
         try:
             self.renderer = sink.renderer(now_ms)
         except UserError as error:
@@ -140,7 +166,7 @@ class RowBlock:
                 try:
                     self.rows.append(renderer.row_of(record, result))
                 except UserError as error:
-                    self.rejected.append(Rejection(place, let_go(error), record))
+                    self._reject(place, error, record)
         except Exception as error:
             self.fail(error)
             return
@@ -169,7 +195,12 @@ class RowBlock:
             try:
                 self.rows.append(renderer.row(record))
             except UserError as error:
-                self.rejected.append(Rejection(place, let_go(error), record))
+                self._reject(place, error, record)
+
+    def _reject(self, place: int, error: UserError, record: RecordContext) -> None:
+        reason = Reason.of(error)
+        reason = self._reasons.setdefault(reason, reason)  # equal texts are kept once
+        self.rejected.append(Rejection(place, let_go(error), record, reason))
 
     def fail(self, error: Exception) -> None:
         """The sink gets nothing of the batch."""

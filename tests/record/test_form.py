@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote_plus, urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.record import form as form_module
 from stream.record.errors import InvalidForm, UnsupportedCharset
 from stream.record.form import MAX_ARRAY_ITEMS, MAX_FIELDS, MAX_KEY_DEPTH, parse_form
 
@@ -172,3 +173,17 @@ def test_any_input_is_parsed_or_refused(parts: list[str] | list[bytes]) -> None:
         parse_form(body)
     except (InvalidForm, UnsupportedCharset):
         return
+
+
+@given(
+    st.lists(st.sampled_from(["%", "%4", "%41", "%c3%a9", "%zz", "+", "a", "é"]), max_size=40),
+    st.integers(4, 12),
+)
+def test_long_fields_are_unescaped_in_pieces(parts: list[str], size: int) -> None:
+    """No piece ends within an escape: the text is the same as that of a field in one piece."""
+    body = b"name=" + "".join(parts).encode()
+    whole = parse_form(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(form_module, "BYTES_AT_ONCE", size)
+        assert parse_form(body) == whole
+    assert whole["name"] == unquote_plus("".join(parts), errors="replace")

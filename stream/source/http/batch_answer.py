@@ -14,9 +14,8 @@ from typing import Any
 import attrs
 
 from stream.definition.key import SourceKey
-from stream.errors import UserError
 from stream.sink.outcome import Stored
-from stream.source.batch import Rejection, RowBlock
+from stream.source.batch import Reason, RowBlock
 from stream.source.http import responses
 from stream.source.http.answers import (
     PROCESSED,
@@ -33,7 +32,9 @@ __all__ = ["BatchAnswer", "BlockAnswer"]
 MULTI_STATUS = 207
 
 MAX_KINDS_OF_ERRORS = 100
-"""Different reasons of rejection that are told one by one; the places of all records are told."""
+"""Different reasons of rejection that the answer lists; it lists the places of all records."""
+
+_OTHER = Reason(400, "stream.in.recordsRejected", "Other errors.", "")
 
 
 class BlockAnswer(SinkAnswer):
@@ -155,26 +156,25 @@ class BatchAnswer:
 
     def _errors(self) -> list[dict[str, Any]]:
         """Why records were rejected: equal reasons of one sink are told once."""
-        groups: dict[tuple[int, str, int, str, str, str], list[int]] = {}
+        groups: dict[tuple[int, str, Reason], list[int]] = {}
         for source, answers in self.sources:
             for answer in answers:
-                sink = (source.branch_id, answer.sink_id)
                 for rejection in answer.block.rejected:
-                    reason = _reason(rejection)
-                    if len(groups) >= MAX_KINDS_OF_ERRORS and (*sink, *reason) not in groups:
-                        reason = (400, "stream.in.recordsRejected", "Other errors.", "")
-                    groups.setdefault((*sink, *reason), []).append(rejection.place)
+                    group = (source.branch_id, answer.sink_id, rejection.reason)
+                    if len(groups) >= MAX_KINDS_OF_ERRORS and group not in groups:
+                        group = (source.branch_id, answer.sink_id, _OTHER)
+                    groups.setdefault(group, []).append(rejection.place)
         return [
             {
                 "branchId": branch_id,
                 "sinkId": sink_id,
-                "statusCode": status,
-                "error": name,
-                "message": message,
-                **({"hint": hint} if hint else {}),
+                "statusCode": reason.status,
+                "error": reason.name,
+                "message": reason.message,
+                **({"hint": reason.hint} if reason.hint else {}),
                 self._place_name: places,
             }
-            for (branch_id, sink_id, status, name, message, hint), places in groups.items()
+            for (branch_id, sink_id, reason), places in groups.items()
         ]
 
 
@@ -182,13 +182,3 @@ def _count_stored(records: int, answers: Sequence[BlockAnswer]) -> Stored:
     """Of the rows that the sinks would have if all had stored every record."""
     known = count_stored((len(answer.block.rows), answer.error) for answer in answers)
     return attrs.evolve(known, rows=records * len(answers))
-
-
-def _reason(rejection: Rejection) -> tuple[int, str, str, str]:
-    error: UserError = rejection.error
-    return (
-        error.status,
-        responses.error_name(error, "genericError"),
-        responses.error_message(error),
-        responses.hint_member(error).get("hint", ""),
-    )

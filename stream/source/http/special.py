@@ -18,7 +18,7 @@ from stream.ops.metrics import SourceMeter
 from stream.record.context import RecordContext
 from stream.record.elements import array_steps, line_elements
 from stream.record.headers import BodyKind, RecordHeaders
-from stream.source.batch import Evaluation, RowBlock, render_batch
+from stream.source.batch import Evaluation, Rejection, RowBlock, render_batch
 from stream.source.http.answers import (
     Connection,
     ManyAnswers,
@@ -41,6 +41,9 @@ LARGE_BYTES = 4 * 1024
 
 _LARGE_BYTES_OF = {BodyKind.FORM: LARGE_BYTES, BodyKind.JSON: 64 * 1024}
 """A larger one may take milliseconds to be read. Others aren't read."""
+
+REJECTED_AT_ONCE = 128
+"""Rejected records are counted, and kept if the sink asks for it, in some hundred microseconds."""
 
 
 def is_large(headers: RecordHeaders, size: int) -> bool:
@@ -178,8 +181,15 @@ class SpecialWriter:
             yield None if evaluation is None else _evaluated(evaluation, waiting)
             if not waited.is_pending:
                 return  # nobody waits any more, and nothing is written yet
-        for sink, sink_answer in waiting:
-            _hand_on(sink, sink_answer, record)
+        refused = [
+            (sink, rejection)
+            for sink, sink_answer in waiting
+            for rejection in _hand_on(sink, sink_answer, record)
+        ]
+        for number, (sink, rejection) in enumerate(refused):
+            sink.rejected(rejection.record, rejection.error)
+            if not number % REJECTED_AT_ONCE:
+                yield None
 
 
 def _evaluated(
@@ -195,11 +205,16 @@ def _evaluated(
     )
 
 
-def _hand_on(sink: ISinkWriter, answer: BlockAnswer, record: RecordContext) -> None:
+def _hand_on(sink: ISinkWriter, answer: BlockAnswer, record: RecordContext) -> Sequence[Rejection]:
+    """Give the rows to the sink.
+
+    :returns: the records that the sink rejects for good; none if all of the batch is sent again.
+    """
     block = answer.block
     if block.error is not None or block.renderer is None:
         answer.failed(block.error or RuntimeError("the block wasn't rendered"))
-        return
+        return ()
+    rejected = block.rejected
     if not block.rows:
         answer.stored()  # of nothing
     else:
@@ -209,8 +224,7 @@ def _hand_on(sink: ISinkWriter, answer: BlockAnswer, record: RecordContext) -> N
             )
         except UserError as error:
             answer.failed(let_go(error))
-            return  # all of it is sent again, the rejected records too
+            return ()
         if status is not None:
             answer.accepted(status)
-    for rejection in block.rejected:
-        sink.rejected(rejection.record, rejection.error)
+    return rejected
