@@ -103,6 +103,7 @@ _UNSEEN = {
     *("keboola_go_stream_operation_filecleanup_failed_count",),
     *("keboola_go_stream_operation_jobcleanup_failed_count",),
     *("keboola_go_stream_storage_damaged",),
+    *("stream_sink_quarantined_records",),
 }
 
 
@@ -380,6 +381,7 @@ def test_dashboard_and_alerts_find_what_they_ask_for(observed: Observed) -> None
         "keboola_go_stream_operation_jobcleanup_failed_count_count",
         "keboola_go_stream_operation_slicerotation_failed_count_count",
         "keboola_go_stream_storage_damaged_total",
+        "stream_sink_quarantined_records_total",
     }
     for query in asked:
         if not query.names & rare:
