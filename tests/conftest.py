@@ -17,11 +17,15 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from hypothesis import settings
 from twisted.internet import reactor
 
 from stream.etcd import EtcdClient
 from stream.etcd.embedded import etcd_binary
 from tests.programs import with_programs
+
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")  # how fast an example is says nothing about its truth
 
 _START_SECONDS = 30
 _NOT_RUN = "NOT_RUN_FILE"
