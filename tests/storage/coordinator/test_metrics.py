@@ -86,7 +86,8 @@ async def test_refused_rows_are_counted_apart(coordinator: Coordinator) -> None:
         coordinator.tick()
         found = await storage.file(file.key)
         assert found.retry.retry_attempt == 0
-        return found.state is FileState.IMPORTED
+        is_counted = _told(coordinator, "stream_sink_quarantined_records_total{") != []
+        return found.state is FileState.IMPORTED and is_counted
 
     await coordinator.until(imported_at_a_tick)
     assert len(coordinator.importer.imported) == 2
