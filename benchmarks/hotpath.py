@@ -45,7 +45,7 @@ from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.parser import RequestParser
 from stream.source.http.protocol import IngestFactory, Limits
 from stream.source.interfaces import IAnswer, ISinkWriter
-from stream.source.taps import Taps
+from stream.source.taps import TailSampler
 from stream.source.turns import Turns
 
 KEY = SourceKey(1, 1, "bench")
@@ -151,7 +151,7 @@ def connection(columns: Sequence[Column]) -> Callable[[bytes], None]:
         max_batch_records=BATCH_RECORDS,
         reactor=clock,
         turns=turns,
-        taps=Taps(),
+        taps=TailSampler(),
     )
     factory = IngestFactory(handler, Limits(), clock)
     protocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))

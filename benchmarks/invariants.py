@@ -22,9 +22,9 @@ from stream.definition.entity import Sink, Source
 from stream.errors import UserError
 from stream.mapping.columns import Mapping
 from stream.mapping.stored import StoredMapping
-from stream.storage import prefix as storage
-from stream.storage.entity import File, Slice
-from stream.storage.state import FileState, Level, SliceState, check_combination
+from stream.storage.model import prefix as storage
+from stream.storage.model.entity import File, Slice
+from stream.storage.model.state import FileState, Level, SliceState, check_combination
 from stream.task.entity import LOCK_PREFIX
 from stream.values.codec import decode
 

@@ -18,7 +18,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from stream.api.tables import new_table
+from stream.api.resources.tables import new_table
 from stream.definition import lifecycle
 from stream.definition.change import Change
 from stream.definition.entity import SYSTEM
@@ -26,11 +26,11 @@ from stream.definition.key import BranchKey
 from stream.definition.repository import Definitions
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.settings import Settings
-from stream.storage.key import FileKey
-from stream.storage.opening import SinkFiles
-from stream.storage.prepared import PreparedFile
-from stream.storage.repository import StorageRepository
-from stream.storage.volume import Volume
+from stream.storage.model.key import FileKey
+from stream.storage.model.volume import Volume
+from stream.storage.store.opening import SinkFiles
+from stream.storage.store.prepared import PreparedFile
+from stream.storage.store.repository import StorageRepository
 from tests.e2e.processes import Deployment, Running, deployment
 
 __all__ = ["Figures", "cpu_seconds", "define", "measure"]

@@ -13,8 +13,8 @@ from stream.definition import prefix as definitions
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey, SourceKey
 from stream.etcd import EtcdClient
-from stream.storage import prefix as storage
-from stream.storage.entity import File, Slice
+from stream.storage.model import prefix as storage
+from stream.storage.model.entity import File, Slice
 from stream.task.entity import TASK_PREFIX, Task
 from stream.values.codec import decode
 

@@ -16,18 +16,18 @@ import attrs
 from stream.encryption import configured_encryptor
 from stream.encryption.interface import IEncryptor
 from stream.etcd import EtcdClient, Group, Mirror, Session, json_values
-from stream.keboola.client import StorageApi
-from stream.keboola.events import EventSender
-from stream.keboola.provider import KeboolaFileProvider
-from stream.keboola.service import StorageApiService
 from stream.ops.clock import wall_clock
-from stream.ops.metrics import Metrics
-from stream.ops.pool import ThreadPoolService
+from stream.ops.metrics.registry import Metrics
+from stream.ops.process.thread_pool import ThreadPoolService
 from stream.settings import Settings
-from stream.storage import prefix as storage_prefix
-from stream.storage.allocation import largest_recent_slice
-from stream.storage.repository import StorageRepository
-from stream.storage.volume import Volume
+from stream.storage.model import prefix as storage_prefix
+from stream.storage.model.volume import Volume
+from stream.storage.store.allocation import largest_recent_slice
+from stream.storage.store.repository import StorageRepository
+from stream.target.keboola.client import StorageApi
+from stream.target.keboola.events import EventSender
+from stream.target.keboola.provider import KeboolaFileProvider
+from stream.target.keboola.service import StorageApiService
 from stream.telemetry import watch_etcd, watch_threads
 from stream.templates.service import Templates
 from stream.values.utctime import from_timestamp

@@ -26,40 +26,40 @@ from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink, Source
 from stream.errors import UserError
 from stream.etcd import EmbeddedEtcd, Life, Mirror, Session, json_values
-from stream.keboola.imports import FileImporter
-from stream.keboola.quarantine import RowQuarantine
-from stream.keboola.uploads import SliceUploader
-from stream.keboola.verifier import TokenVerifier
-from stream.ops.chain import ServiceChain
 from stream.ops.clock import wall_clock
-from stream.ops.debug import DebugListener
-from stream.ops.development import development_services
+from stream.ops.debug.development import development_services
+from stream.ops.debug.listener import DebugListener
 from stream.ops.endpoint import server_endpoint
-from stream.ops.lag import ReactorLag
-from stream.ops.listener import MetricsListener
-from stream.ops.log_control import LogControl, parse_levels
-from stream.ops.metrics import Metrics
-from stream.ops.supervisor import Supervisor
-from stream.ops.tracing import TracingService
+from stream.ops.logging.control import LogControl, parse_levels
+from stream.ops.metrics.listener import MetricsListener
+from stream.ops.metrics.reactor_lag import ReactorLag
+from stream.ops.metrics.registry import Metrics
+from stream.ops.process.ordered_services import OrderedServices
+from stream.ops.process.supervisor import Supervisor
+from stream.ops.tracing.spans import TracingService
 from stream.sandbox import ObjectStaging, SandboxService
 from stream.settings import SandboxStagingSettings, Settings, masked
 from stream.sink.balancing import Balancer
-from stream.sink.collector import Collector
 from stream.sink.dead_letter import DeadLetters
 from stream.sink.meters import SinkMeters
 from stream.sink.quota import Quotas
 from stream.sink.router import SinkRouter
 from stream.sink.sink_pipeline import PipelineContext
+from stream.sink.statistics_publisher import StatisticsPublisher
 from stream.source.http.service import HttpSourceService
-from stream.storage import prefix as storage_prefix
 from stream.storage.coordinator.service import StorageCoordinatorService
-from stream.storage.coordinator.work import CoordinatorWork
-from stream.storage.key import SliceKey
+from stream.storage.coordinator.work import CoordinatorContext
+from stream.storage.model import prefix as storage_prefix
+from stream.storage.model.key import SliceKey
 from stream.storage.network.client import WriterClients
-from stream.storage.opening import DefinitionChanges
-from stream.storage.operation_meter import OperationMeter
 from stream.storage.reader.service import StorageReaderService
+from stream.storage.reconcile.operation_meter import OperationMeter
+from stream.storage.store.opening import DefinitionChanges
 from stream.storage.writer.service import StorageWriterService
+from stream.target.keboola.imports import FileImporter
+from stream.target.keboola.quarantine import RowQuarantine
+from stream.target.keboola.uploads import SliceUploader
+from stream.target.keboola.verifier import TokenVerifier
 from stream.telemetry import watch_descriptors, watch_lease, watch_source
 
 __all__ = ["build", "log_of"]
@@ -79,7 +79,7 @@ def build(
     *,
     reactor: Any,
     log: LogControl,
-) -> ServiceChain:
+) -> OrderedServices:
     """Build the services of *components*, in the order of starting.
 
     :param workers: command lines by name of the processes that take records; a single one of them
@@ -92,7 +92,7 @@ def build(
     metrics = Metrics()
     watch_descriptors(metrics)
     parts = Parts(log, metrics)
-    chain = ServiceChain([], reactor)
+    chain = OrderedServices([], reactor)
 
     services: list[IService] = []
     services += tracing(settings, components, reactor)
@@ -185,7 +185,7 @@ def storage_coordinator(
         reactor,
         client,
         cluster.session,
-        CoordinatorWork(
+        CoordinatorContext(
             client=client,
             session=cluster.session,
             repository=cluster.repository,
@@ -310,7 +310,9 @@ def http_source(
         is_local=(lambda _: False) if local is None else local.has_volume,
     )
     cluster.volumes.mirror.listen(clients.volumes_changed)
-    collector = Collector(client, settings.node_id, statistics.sync.interval.seconds, reactor)
+    collector = StatisticsPublisher(
+        client, settings.node_id, statistics.sync.interval.seconds, reactor
+    )
     dead_letters = _dead_letters(settings, reactor, metrics, cluster)
     quotas = Quotas(client, statistics.cache.l2.interval.seconds, reactor)
     router = parts.router = SinkRouter(
@@ -449,7 +451,7 @@ def consoles(settings: Settings, reactor: Any, parts: Parts) -> list[IService]:
     manhole, pprof = settings.manhole, settings.pprof
     if manhole.enabled:
         # Only here: SSH takes a while to import.
-        from stream.ops.manhole import ManholeService
+        from stream.ops.debug.manhole import ManholeService
 
         services.append(
             ManholeService(
@@ -471,7 +473,7 @@ def log_of(settings: Settings) -> LogControl:
     """The log that *settings* ask for."""
     levels = {"twisted": "warn", "log_legacy": "warn"}
     if not settings.log.access_log:
-        levels["stream.api.http"] = "warn"
+        levels["stream.api.http.server"] = "warn"
     if settings.etcd.debug_log:
         levels["stream.etcd.transport"] = "debug"
     form: Any = None if settings.log.format == "auto" else settings.log.format

@@ -12,15 +12,15 @@ from twisted.internet.defer import Deferred
 from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import EtcdClient
-from stream.ops.log_control import LogControl
-from stream.ops.metrics import Metrics
-from stream.ops.pool import in_own_thread
-from stream.ops.sampler import sample
+from stream.ops.debug.sampler import sample
+from stream.ops.logging.control import LogControl
+from stream.ops.metrics.registry import Metrics
+from stream.ops.process.thread_pool import in_own_thread
 from stream.sink.router import SinkRouter
-from stream.storage import prefix as storage_prefix
 from stream.storage.coordinator.service import StorageCoordinatorService
+from stream.storage.model import prefix as storage_prefix
+from stream.storage.model.state import Level
 from stream.storage.reader.service import StorageReaderService
-from stream.storage.state import Level
 from stream.storage.writer.service import StorageWriterService
 from stream.values.redaction import hide_secrets
 

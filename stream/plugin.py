@@ -20,8 +20,8 @@ import stream
 import twisted
 from stream.defaults import defaults_for
 from stream.errors import UserError, format_nested, sentence
-from stream.ops.log_control import LogControl
-from stream.ops.reactor import install as install_reactor
+from stream.ops.logging.control import LogControl
+from stream.ops.process.reactor import install as install_reactor
 from stream.settings import (
     CommandLine,
     Settings,
@@ -199,7 +199,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from stream.components import build, log_of
-    from stream.ops.supervisor import ParentWatch, tell_ready
+    from stream.ops.process.supervisor import ParentWatch, tell_ready
     from stream.process import Process
     from stream.quickstart import announce
 

@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 
 from stream.errors import UserError, format_nested, sentence
 from stream.etcd import EtcdUnavailable
-from stream.ops.chain import ServiceChain
-from stream.ops.garbage import GarbageCollection
-from stream.ops.stop_limit import StopLimit
+from stream.ops.process.gc_tuning import GcTuning
+from stream.ops.process.ordered_services import OrderedServices
+from stream.ops.process.shutdown_watchdog import ShutdownWatchdog
 from stream.values.redaction import hide_secrets
 
 __all__ = ["Process", "raise_file_limit"]
@@ -56,8 +56,8 @@ class Process(Service):
     ) -> None:
         self._hangup = hangup
         self._observer = observer
-        self._limit = StopLimit(stop_seconds, reactor)
-        self._garbage = GarbageCollection(reactor)
+        self._limit = ShutdownWatchdog(stop_seconds, reactor)
+        self._garbage = GcTuning(reactor)
         self._build = build
         self._reactor = reactor
         self._ready = ready
@@ -86,7 +86,7 @@ class Process(Service):
     async def _run(self) -> None:
         raise_file_limit()
         self._main = self._build()
-        if isinstance(self._main, ServiceChain):
+        if isinstance(self._main, OrderedServices):
             self._main.on_failure.append(self._failed)
         await maybeDeferred(self._main.startService)
         if not self._exiting:
@@ -137,7 +137,7 @@ class Process(Service):
         self._garbage.stop()
         if self._main is not None:
             await maybeDeferred(self._main.stopService)
-            if isinstance(self._main, ServiceChain) and self._main.is_unclean:
+            if isinstance(self._main, OrderedServices) and self._main.is_unclean:
                 atexit.register(_exit_with_failure)
         _log.info("exited")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from twisted.python.threadpool import ThreadPool
 
 from stream.etcd import EtcdClient, Session
-from stream.ops.families import Gauge
-from stream.ops.metrics import Metrics
+from stream.ops.metrics.families import Gauge
+from stream.ops.metrics.registry import Metrics
 from stream.sink.router import SinkRouter
 
 __all__ = ["watch_descriptors", "watch_etcd", "watch_lease", "watch_source", "watch_threads"]

@@ -1,5 +1,5 @@
 """Tests run on the reactor of the product, with its clock."""
 
-from stream.ops.reactor import install
+from stream.ops.process.reactor import install
 
 install()

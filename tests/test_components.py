@@ -15,7 +15,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.threadpool import ThreadPool
 
 from stream.components import build, log_of
-from stream.ops.chain import ServiceChain
+from stream.ops.process.ordered_services import OrderedServices
 from stream.plugin import NAMES
 from stream.settings import Settings
 
@@ -37,7 +37,7 @@ _ORDER = (
     "ApiService",
     "Group",
     "WriterClients",
-    "Collector",
+    "StatisticsPublisher",
     "DeadLetters",
     "Quotas",
     "SinkRouter",
@@ -93,7 +93,7 @@ def _settings() -> Settings:
 
 def _build(
     reactor: Any, components: Sequence[str], workers: Sequence[str] = ("node",)
-) -> ServiceChain:
+) -> OrderedServices:
     commands = {name: ["python"] for name in workers}
     settings = _settings()
     return build(settings, components, commands, reactor=reactor, log=log_of(settings))
@@ -170,7 +170,7 @@ def test_operations_of_etcd_are_shown_on_request() -> None:
 
 def test_levels_that_were_asked_for_count_most() -> None:
     """They come after what other settings mean for the same part of the product."""
-    log = attrs.evolve(Settings().log, access_log=False, levels=("stream.api.http=debug",))
-    assert log_of(attrs.evolve(Settings(), log=log)).levels()["stream.api.http"] == "debug"
+    log = attrs.evolve(Settings().log, access_log=False, levels=("stream.api.http.server=debug",))
+    assert log_of(attrs.evolve(Settings(), log=log)).levels()["stream.api.http.server"] == "debug"
     quiet = attrs.evolve(Settings().log, access_log=False)
-    assert log_of(attrs.evolve(Settings(), log=quiet)).levels()["stream.api.http"] == "warn"
+    assert log_of(attrs.evolve(Settings(), log=quiet)).levels()["stream.api.http.server"] == "warn"

@@ -61,19 +61,19 @@ def test_a_result_in_spite_of_the_cancellation() -> None:
 def test_no_deadline_without_words() -> None:
     """Only those whose error nobody reads use ``addTimeout`` without a text of their own."""
     silent = {
-        "api/app.py": "answered with a text of the API",
+        "api/http/app.py": "answered with a text of the API",
         "api/service.py": "caught on the spot",
         "deadline.py": "",
         "etcd/client.py": "caught on the spot",
         "etcd/embedded.py": "caught on the spot",
         "etcd/mirror.py": "caught on the spot",
         "etcd/session.py": "caught on the spot",
-        "keboola/transport.py": "has a text",
+        "target/keboola/transport.py": "has a text",
         "storage/network/connection.py": "ends the same way as any answer",
         "task/cleanup.py": "caught on the spot",
         "task/executor.py": "caught on the spot",
-        "ops/chain.py": "caught on the spot",
-        "ops/pool.py": "caught on the spot",
+        "ops/process/ordered_services.py": "caught on the spot",
+        "ops/process/thread_pool.py": "caught on the spot",
         "storage/coordinator/cleanup.py": "caught on the spot",
         "storage/writer/service.py": "caught on the spot",
     }

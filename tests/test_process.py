@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from stream.ops.chain import SLOW_STOP_SECONDS, START_SECONDS, ServiceChain
+from stream.ops.process.ordered_services import SLOW_STOP_SECONDS, START_SECONDS, OrderedServices
 from stream.process import raise_file_limit
 
 
@@ -34,7 +34,7 @@ class ChainTests(SynchronousTestCase):
         self.log: list[str] = []
         self.members = [_Member(name, self.log) for name in "abc"]
         self.clock = Clock()
-        self.chain = ServiceChain(self.members, self.clock)
+        self.chain = OrderedServices(self.members, self.clock)
 
     def test_each_waits_for_the_one_before(self) -> None:
         """The next service starts when the last one is ready, and the chain when all are."""
@@ -150,7 +150,7 @@ def test_short_chains(count: int) -> None:
     for member in members:
         member.started.callback(None)
         member.stopped.callback(None)
-    chain = ServiceChain(members, Clock())
+    chain = OrderedServices(members, Clock())
     assert ensureDeferred(chain.startService()).called
     assert ensureDeferred(chain.stopService()).called
 

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import attrs
 
-from stream.storage import prefix
-from stream.storage.entity import File, Slice
-from stream.storage.state import FileState, Level, SliceState
-from stream.storage.statistics import Statistics
+from stream.storage.model import prefix
+from stream.storage.model.entity import File, Slice
+from stream.storage.model.state import FileState, Level, SliceState
+from stream.storage.model.statistics import Statistics
 from stream.task.entity import TASK_PREFIX, Task
 from stream.values.codec import decode
 from tests.e2e.processes import request

@@ -9,9 +9,9 @@ from contextlib import closing
 
 from benchmarks.chaos.pending import read_range
 from benchmarks.coordination.accounts import Job
-from stream.storage import prefix
-from stream.storage.state import Level
-from stream.storage.statistics import Statistics
+from stream.storage.model import prefix
+from stream.storage.model.state import Level
+from stream.storage.model.statistics import Statistics
 from stream.values.codec import decode
 from tests.e2e.processes import Deployment
 

@@ -16,10 +16,10 @@ from benchmarks.markdown import share, table
 from benchmarks.scale import cpu_seconds, define
 from stream.etcd import EtcdClient
 from stream.settings import Settings
-from stream.storage import prefix
-from stream.storage.key import SliceKey
-from stream.storage.state import Level
-from stream.storage.statistics import Statistics
+from stream.storage.model import prefix
+from stream.storage.model.key import SliceKey
+from stream.storage.model.state import Level
+from stream.storage.model.statistics import Statistics
 from stream.values.bytesize import ByteSize
 from stream.values.codec import encode
 from tests.e2e.processes import Deployment, deployment, wait_for

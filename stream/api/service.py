@@ -9,33 +9,33 @@ from twisted.internet.defer import DeferredList, TimeoutError, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from stream.api.aggregation import Aggregation
-from stream.api.app import build_app
-from stream.api.auth import Branches
-from stream.api.background import ChangeTasks, SourceEvents
-from stream.api.documentation import Documentation
-from stream.api.guard import Guard
-from stream.api.http import DOCUMENTATION, Front
-from stream.api.mapping_test import MappingTest
-from stream.api.operations import OPERATIONS
-from stream.api.settings import EntitySettings
-from stream.api.sinks import Sinks
-from stream.api.site import ApiSite
-from stream.api.sources import Sources
-from stream.api.statistics import SinkStatistics
-from stream.api.tail import TailHub, Tails
-from stream.api.tasks import Tasks
-from stream.api.versions import Versions
-from stream.api.views import Urls
+from stream.api.http.app import build_app
+from stream.api.http.auth import Branches
+from stream.api.http.guard import Guard
+from stream.api.http.server import DOCUMENTATION, Front
+from stream.api.http.site import ApiSite
+from stream.api.resources.aggregation import Aggregation
+from stream.api.resources.change_tasks import ChangeTasks, SourceEvents
+from stream.api.resources.documentation import Documentation
+from stream.api.resources.record_preview import MappingTest
+from stream.api.resources.settings import EntitySettings
+from stream.api.resources.sinks import Sinks
+from stream.api.resources.sources import Sources
+from stream.api.resources.statistics import SinkStatistics
+from stream.api.resources.tail import TailHub, Tails
+from stream.api.resources.tasks import Tasks
+from stream.api.resources.versions import Versions
+from stream.api.resources.views import Urls
+from stream.api.spec.operations import OPERATIONS
 from stream.definition.live import LiveDefinitions
 from stream.definition.reads import DefinitionReads
 from stream.etcd import EtcdClient, Group, Session
-from stream.keboola import StorageApi, TokenVerifier
 from stream.ops.clock import wall_clock
 from stream.ops.endpoint import server_endpoint
-from stream.ops.metrics import Metrics
+from stream.ops.metrics.registry import Metrics
 from stream.settings import Settings
-from stream.storage.opening import DefinitionChanges
+from stream.storage.store.opening import DefinitionChanges
+from stream.target.keboola import StorageApi, TokenVerifier
 from stream.task.abandoned import AbandonedTasks
 from stream.task.cleanup import TaskCleanup
 from stream.task.executor import TaskExecutor

@@ -1,8 +1,8 @@
 """The two clocks of a process: one that only grows, and the one on the wall.
 
-The reactor runs on the first (`stream.ops.reactor`): timeouts, leases, back-off and durations don't
-care what somebody sets the machine's time to. Whatever is stored or shown as a date comes from the
-second, which may be stepped back and forth at any moment.
+The reactor runs on the first (`stream.ops.process.reactor`): timeouts, leases, back-off and
+durations don't care what somebody sets the machine's time to. Whatever is stored or shown as a date
+comes from the second, which may be stepped back and forth at any moment.
 """
 
 from __future__ import annotations

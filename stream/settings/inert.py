@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["INERT"]
+__all__ = ["IGNORED_SETTINGS"]
 
 _DATADOG = "nothing is sent to Datadog; the metrics are Prometheus'."
 _GO_PROFILER = "there is no such profile in Python."
@@ -17,7 +17,7 @@ _GROUP_COMMIT = "a chunk is committed as soon as the commit before it has ended.
 _ADAPTIVE = "groups follow the pace of the disk, nothing is checked at intervals."
 _LEASE = "bounded by the time to live of the lease, `distribution.ttlSeconds`."
 
-INERT: Mapping[str, str] = {
+IGNORED_SETTINGS: Mapping[str, str] = {
     "watchTelemetryInterval": "the lag of watches is measured with each event.",
     "datadog.enabled": _DATADOG,
     "datadog.debug": _DATADOG,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stream.settings.declare import Leaf
 from stream.settings.flags import SPECIAL_FLAGS
-from stream.settings.inert import INERT
+from stream.settings.inert import IGNORED_SETTINGS
 from stream.settings.tree import LEAVES
 from stream.settings.usage import type_name
 
@@ -163,8 +163,8 @@ def _description(leaf: Leaf) -> str:
         marks.append("**Secret.**")
     if leaf.override is not None:
         marks.append(f"*{_OVERRIDES[leaf.override]}*")
-    if leaf.key in INERT:
-        marks.append(f"*No effect: {INERT[leaf.key]}*")
+    if leaf.key in IGNORED_SETTINGS:
+        marks.append(f"*No effect: {IGNORED_SETTINGS[leaf.key]}*")
     return " ".join([_cell(leaf.usage), *marks])
 
 

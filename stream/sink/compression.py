@@ -12,7 +12,7 @@ from collections.abc import Callable
 import zstandard
 from isal import isal_zlib
 
-from stream.storage.encoding import Compression
+from stream.storage.model.encoding import Compression
 
 __all__ = ["compressor"]
 

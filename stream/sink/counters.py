@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from stream.storage.statistics import Statistics
+from stream.storage.model.statistics import Statistics
 from stream.values.bytesize import ByteSize
 from stream.values.utctime import from_milliseconds
 

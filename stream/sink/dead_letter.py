@@ -25,7 +25,7 @@ from stream.record.context import RecordContext
 from stream.settings import DeadLetterSettings
 from stream.sink.dead_letter_files import DeadLetterFiles
 from stream.sink.dead_letter_line import DeadRecord
-from stream.storage.entity import DeadLetter
+from stream.storage.model.entity import DeadLetter
 
 __all__ = ["DeadLetters"]
 

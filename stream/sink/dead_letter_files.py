@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from stream.definition.key import SinkKey
 from stream.sink.dead_letter_line import time_of
-from stream.storage.entity import DeadLetter
+from stream.storage.model.entity import DeadLetter
 
 __all__ = ["DeadLetterFiles"]
 

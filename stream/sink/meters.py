@@ -6,10 +6,10 @@ from collections.abc import Callable, Set
 
 from stream.definition.key import SinkKey
 from stream.errors import UserError
-from stream.ops.errortype import error_type
-from stream.ops.metrics import Metrics, SinkLabels, SinkMeter
+from stream.ops.metrics.error_type import error_type
+from stream.ops.metrics.registry import Metrics, SinkLabels, SinkMeter
 from stream.sink.group import Group
-from stream.storage.operation_meter import sink_labels
+from stream.storage.reconcile.operation_meter import sink_labels
 
 __all__ = ["SinkCounts", "SinkMeters"]
 

@@ -19,9 +19,9 @@ __all__ = [
     "no_opened_slice",
     "no_pipeline_ready",
     "not_stored",
+    "outcome_unknown",
     "over_quota",
     "shutting_down",
-    "unknown_fate",
 ]
 
 PROCESSED = 200
@@ -104,6 +104,6 @@ def not_stored(cause: Exception) -> UserError:
     return NestedError("row not stored", [cause], status=503, name="notStored")
 
 
-def unknown_fate(cause: Exception) -> UserError:
+def outcome_unknown(cause: Exception) -> UserError:
     """The row may or may not be stored; a retry can duplicate it."""
     return NestedError("error when waiting for sync", [cause], status=500, name="genericError")

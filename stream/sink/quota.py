@@ -20,9 +20,9 @@ from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import EtcdClient, EtcdError
 from stream.sink.outcome import over_quota
-from stream.storage import prefix
-from stream.storage.state import Level
-from stream.storage.statistics import Statistics, total
+from stream.storage.model import prefix
+from stream.storage.model.state import Level
+from stream.storage.model.statistics import Statistics, total
 from stream.values.bytesize import ByteSize
 from stream.values.codec import decode
 

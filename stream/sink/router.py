@@ -47,11 +47,11 @@ from stream.sink.outcome import Waiter, no_opened_slice, no_pipeline_ready, shut
 from stream.sink.quota import Quotas
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
 from stream.sink.slice_pipeline import SlicePipeline
-from stream.storage import prefix as storage_prefix
-from stream.storage.entity import Slice
-from stream.storage.key import SliceKey
-from stream.storage.state import Level, SliceState
-from stream.storage.volume import Volume
+from stream.storage.model import prefix as storage_prefix
+from stream.storage.model.entity import Slice
+from stream.storage.model.key import SliceKey
+from stream.storage.model.state import Level, SliceState
+from stream.storage.model.volume import Volume
 from stream.values.utctime import from_milliseconds
 
 __all__ = ["SinkRouter", "SinkTarget"]

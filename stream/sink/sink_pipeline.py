@@ -16,7 +16,7 @@ from stream.errors import UserError, let_go
 from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer, compile_renderer
 from stream.mapping.stored import StoredMapping
-from stream.ops.rarely import Rarely
+from stream.ops.logging.throttle import LogThrottle
 from stream.record.context import RecordContext
 from stream.sink.balancing import Balancer
 from stream.sink.counters import SliceCounters
@@ -25,8 +25,8 @@ from stream.sink.group import Group
 from stream.sink.meters import SinkCounts, SinkMeters
 from stream.sink.outcome import ACCEPTED, Waiter, no_pipeline_ready
 from stream.sink.slice_pipeline import SlicePipeline
-from stream.storage.entity import Slice
-from stream.storage.key import SliceKey
+from stream.storage.model.entity import Slice
+from stream.storage.model.key import SliceKey
 from stream.storage.network.interface import SliceOpener, SourceLife
 from stream.templates.interface import ITemplates
 from stream.values.bytesize import ByteSize
@@ -46,7 +46,7 @@ CLOSE_SECONDS = 30.0
 
 
 class CountersCollector(Protocol):
-    """Stores what the pipelines count (`stream.sink.collector`)."""
+    """Stores what the pipelines count (`stream.sink.statistics_publisher`)."""
 
     def opened(self, key: SliceKey, counters: SliceCounters) -> None:
         """The counters of a slice are to be stored from now on."""
@@ -78,8 +78,8 @@ class PipelineContext:
         WeakValueDictionary
     )
     templates: ITemplates | None = None
-    told: Rarely = attrs.Factory(
-        lambda self: Rarely(TELL_SECONDS, self.reactor.seconds), takes_self=True
+    told: LogThrottle = attrs.Factory(
+        lambda self: LogThrottle(TELL_SECONDS, self.reactor.seconds), takes_self=True
     )
 
     def renderer(self, slice_: Slice) -> Renderer:

@@ -32,13 +32,13 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from stream.errors import UserError
-from stream.ops.rarely import Rarely
+from stream.ops.logging.throttle import LogThrottle
 from stream.sink.compression import compressor
 from stream.sink.counters import SliceCounters
 from stream.sink.group import Group, SentGroup
 from stream.sink.meters import SinkCounts
-from stream.sink.outcome import Waiter, no_pipeline_ready, not_stored, unknown_fate
-from stream.storage.entity import Slice
+from stream.sink.outcome import Waiter, no_pipeline_ready, not_stored, outcome_unknown
+from stream.storage.model.entity import Slice
 from stream.storage.network.interface import (
     Fenced,
     NoSpace,
@@ -108,9 +108,9 @@ class SlicePipeline:
         announce: Callable[[], Deferred[None]],
         jitter: random.Random | None = None,
         meter: SinkCounts | None = None,
-        told: Rarely | None = None,
+        told: LogThrottle | None = None,
     ) -> None:
-        self._told = told or Rarely(0.0, reactor.seconds)
+        self._told = told or LogThrottle(0.0, reactor.seconds)
         self._meter = meter
         self.slice = slice_
         self.counters = SliceCounters()
@@ -251,7 +251,7 @@ class SlicePipeline:
         if sent in self._sent:
             self._sent.remove(sent)
             self._held -= sent.group.size
-            sent.group.failed(unknown_fate(_error(failure)))
+            sent.group.failed(outcome_unknown(_error(failure)))
         self._commit()
 
     def _append_ready(self) -> None:
@@ -363,7 +363,7 @@ class SlicePipeline:
         sent, unsent = self._take_all()
         if not sent_refused:
             for group in sent:
-                group.failed(unknown_fate(error))
+                group.failed(outcome_unknown(error))
             sent = []
         for group in (*sent, *unsent):
             if not self._reroute(self, group):
@@ -506,7 +506,7 @@ class SlicePipeline:
             await closed
 
     def _abandon(self) -> None:
-        error: UserError = unknown_fate(WriterUnavailable("the writer did not answer in time"))
+        error: UserError = outcome_unknown(WriterUnavailable("the writer did not answer in time"))
         self._generation += 1
         sent, unsent = self._take_all()
         for group in (*sent, *unsent):

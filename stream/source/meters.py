@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 
 from stream.definition.key import SourceKey
-from stream.ops.metrics import Metrics, SourceLabels, SourceMeter
+from stream.ops.metrics.registry import Metrics, SourceLabels, SourceMeter
 
 __all__ = ["SourceMeters"]
 

@@ -34,7 +34,7 @@ from stream.definition.tail import TAIL, TailSubscription
 from stream.etcd import Batch, EtcdClient, Mirror, json_values
 from stream.ops.clock import wall_clock
 from stream.settings.address import is_loopback, split_address
-from stream.source.taps import MAX_SENT_BYTES, Sample, Tap, Taps
+from stream.source.taps import MAX_SENT_BYTES, Sample, TailSampler, Tap
 
 __all__ = ["Outlet", "TailSender"]
 
@@ -62,7 +62,7 @@ class TailSender(Service):
     :param host: under which other machines reach this one.
     """
 
-    def __init__(self, reactor: Any, client: EtcdClient, taps: Taps, *, host: str) -> None:
+    def __init__(self, reactor: Any, client: EtcdClient, taps: TailSampler, *, host: str) -> None:
         self._reactor = reactor
         self._taps = taps
         self._host = host

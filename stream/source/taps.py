@@ -28,8 +28,8 @@ __all__ = [
     "MAX_SENT_BYTES",
     "MAX_TAPS",
     "Sample",
+    "TailSampler",
     "Tap",
-    "Taps",
     "Watched",
 ]
 
@@ -212,7 +212,7 @@ class Watched:
         self._quiet_from = self._quiet_to - 1000
 
 
-class Taps(dict[SourceKey, Watched]):
+class TailSampler(dict[SourceKey, Watched]):
     """The sources that are watched. Empty, and so false, while nobody watches any of them."""
 
     def add(self, subscription: TailSubscription, now: float) -> Tap | None:

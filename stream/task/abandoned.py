@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.ops.clock import wall_clock
-from stream.ops.ids import exception_id
+from stream.ops.logging.ids import exception_id
 from stream.task.entity import Task, TaskFailure, finished
 from stream.values.codec import decode, encode
 from stream.values.utctime import age, from_timestamp

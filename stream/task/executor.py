@@ -21,10 +21,10 @@ from twisted.python.failure import Failure
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdUnavailable, Session, atomic
 from stream.ops.clock import wall_clock
-from stream.ops.errortype import error_type
-from stream.ops.ids import exception_id, random_id
-from stream.ops.metrics import Metrics
-from stream.ops.tracing import span
+from stream.ops.logging.ids import exception_id, random_id
+from stream.ops.metrics.error_type import error_type
+from stream.ops.metrics.registry import Metrics
+from stream.ops.tracing.spans import span
 from stream.task.entity import LOCK_PREFIX, Task, TaskFailure, finished, task_id
 from stream.task.errors import TaskAlreadyRunning, TaskTimeout, TooManyTasks
 from stream.values.codec import encode

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.application.service import Service
 
-from stream.ops.metrics import Metrics
+from stream.ops.metrics.registry import Metrics
 from stream.settings.tree import TemplateSettings
 from stream.templates.pool import Limits, PoolMeter, TemplatePool
 from stream.templates.process import ProcessEngines

@@ -18,15 +18,15 @@ from twisted.web.client import Agent
 from stream.api.service import ApiService
 from stream.encryption import encryptor_from
 from stream.etcd import EtcdClient, Session
-from stream.keboola import StorageApi, TokenVerifier
-from stream.keboola.provider import KeboolaFileProvider
-from stream.ops.metrics import Metrics
+from stream.ops.metrics.registry import Metrics
 from stream.sandbox.auth import FixedToken
 from stream.sandbox.service import SandboxService
 from stream.settings import Settings
-from stream.storage.opening import DefinitionChanges
-from stream.storage.repository import StorageRepository
-from stream.storage.volume import Volume
+from stream.storage.model.volume import Volume
+from stream.storage.store.opening import DefinitionChanges
+from stream.storage.store.repository import StorageRepository
+from stream.target.keboola import StorageApi, TokenVerifier
+from stream.target.keboola.provider import KeboolaFileProvider
 from stream.templates.service import Templates
 from stream.values.utctime import from_timestamp
 
@@ -172,7 +172,7 @@ async def api(etcd: EtcdClient, sandbox: SandboxService) -> AsyncIterator[Api]:
         settings,
         node_id="test-node",
         api=attrs.evolve(
-            settings.api, listen="127.0.0.1:0", public_url="https://stream.keboola.local"
+            settings.api, listen="127.0.0.1:0", public_url="https://stream.target.keboola.local"
         ),
         source=attrs.evolve(
             settings.source,

@@ -5,8 +5,8 @@ import re
 import pytest
 import pytest_twisted
 
-from stream.api.http import clean_path
-from stream.api.site import MAX_BODY_BYTES
+from stream.api.http.server import clean_path
+from stream.api.http.site import MAX_BODY_BYTES
 from tests.api.conftest import SOURCE, SOURCES, Api
 
 ensure = pytest_twisted.ensureDeferred
@@ -19,7 +19,7 @@ async def test_public_routes(api: Api) -> None:
     assert (root.status, root.header("Location")) == (301, "/v1")
     version = await api.call("GET", "/v1", token=None)
     assert version.body == (
-        b'{"api":"stream","documentation":"https://stream.keboola.local/v1/documentation"}\n'
+        b'{"api":"stream","documentation":"https://stream.target.keboola.local/v1/documentation"}\n'
     )
     assert version.header("Content-Type") == "application/json"
     health = await api.call("GET", "/health-check", token=None)

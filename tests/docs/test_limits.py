@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from stream.api import body, http, requests, site
+from stream.api.http import body, site
+from stream.api.http import server as http
+from stream.api.spec import request_schemas as requests
 from stream.definition import mappings, repository
 from stream.mapping import columns, free_variables
 from stream.record import jsontree

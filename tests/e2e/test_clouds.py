@@ -13,8 +13,8 @@ from twisted.internet.defer import Deferred
 
 from benchmarks.chaos.pending import read_range
 from stream.encryption import encryptor_from
-from stream.keboola.records import decode_file, decode_token
 from stream.sandbox import ObjectStaging
+from stream.target.keboola.records import decode_file, decode_token
 from tests.e2e.processes import ALL, TOKEN, deployment
 from tests.staging.servers import SERVERS, ObjectServer, running_server
 

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import pytest
 
-from stream.ops.metrics import Metrics
+from stream.ops.metrics.registry import Metrics
 from tests.e2e.processes import TOKEN, Deployment, Running, request, wait_for
 from tests.e2e.scrape import Page, queries, scrape
 from tests.otlp_collector import Collector, SentSpan, collecting

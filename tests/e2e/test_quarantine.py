@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.coordination.staging_proxy import StagingProxy
-from stream.keboola.quarantine import OBJECT
+from stream.target.keboola.quarantine import OBJECT
 from tests.e2e.processes import Deployment, Running, deployment, request, wait_for
 from tests.serving import serving
 

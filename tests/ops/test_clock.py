@@ -21,7 +21,7 @@ if "chosen" in sys.argv:
     selectreactor.install()
     from twisted.internet import reactor
     reactor.callLater(0.1, print, "rings")
-from stream.ops.reactor import install
+from stream.ops.process.reactor import install
 from stream.ops.clock import wall_clock
 install()
 from twisted.internet import reactor

@@ -367,14 +367,14 @@ def test_normalising() -> None:
         {
             "etcd-endpoint": " etcd:2379/ ",
             "etcd-namespace": " /stream/ ",
-            "api-public-url": "stream.keboola.com/",
+            "api-public-url": "stream.target.keboola.com/",
             "source-http-public-url": "https://in.keboola.com/",
         },
         VALID,
     )
     assert settings.etcd.endpoint == "etcd:2379"
     assert settings.etcd.namespace == "stream/"
-    assert settings.api.public_url == "https://stream.keboola.com"
+    assert settings.api.public_url == "https://stream.target.keboola.com"
     assert settings.source.http.public_url == "https://in.keboola.com"
 
 

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 from stream.settings import LEAVES
-from stream.settings.inert import INERT
+from stream.settings.inert import IGNORED_SETTINGS
 from stream.settings.reference import main, reference
 from stream.settings.tree import LEAVES_BY_KEY
 
@@ -51,7 +51,7 @@ def test_written_to_a_file(tmp_path: Path) -> None:
 
 def test_what_nothing_reads_is_said_to_have_no_effect() -> None:
     """A setting that no code asks for is among those without effect, and those exist."""
-    assert set(INERT) <= set(LEAVES_BY_KEY)
+    assert set(IGNORED_SETTINGS) <= set(LEAVES_BY_KEY)
     asked_for = set()
     for path in (ROOT / "stream").rglob("*.py"):
         if path.parent.name != "settings":
@@ -59,7 +59,7 @@ def test_what_nothing_reads_is_said_to_have_no_effect() -> None:
             asked_for |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     silent = {leaf.key for leaf in LEAVES if leaf.path[-1] not in asked_for}
     kms = {key for key in silent if key.startswith("encryption.")}
-    assert silent - kms <= set(INERT)
+    assert silent - kms <= set(IGNORED_SETTINGS)
 
 
 def test_what_is_said_to_have_no_effect_is_read_by_nothing() -> None:
@@ -70,7 +70,7 @@ def test_what_is_said_to_have_no_effect_is_read_by_nothing() -> None:
             read |= _read(ast.parse(path.read_text()))
     pairs = {leaf.path[-2:] for leaf in LEAVES if len(leaf.path) > 1}
     assert len(read & pairs) > len(pairs) / 4, "the search finds what is read"
-    assert [key for key in INERT if LEAVES_BY_KEY[key].path[-2:] in read] == []
+    assert [key for key in IGNORED_SETTINGS if LEAVES_BY_KEY[key].path[-2:] in read] == []
 
 
 def _read(tree: ast.AST) -> set[tuple[str, ...]]:

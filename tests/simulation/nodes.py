@@ -17,25 +17,25 @@ from twisted.logger import Logger
 from stream.definition.entity import Sink, Source
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
 from stream.etcd import EtcdClient, Group, Life, Mirror, Session, json_values
-from stream.ops.chain import ServiceChain
+from stream.ops.process.ordered_services import OrderedServices
 from stream.settings import Settings, StorageLevel
 from stream.settings.local import WriterNetworkSettings
 from stream.sink.balancing import Balancer
-from stream.sink.collector import Collector
 from stream.sink.quota import Quotas
 from stream.sink.router import SinkRouter
 from stream.sink.sink_pipeline import PipelineContext
-from stream.storage import prefix
+from stream.sink.statistics_publisher import StatisticsPublisher
 from stream.storage.coordinator.closesync import CloseSync
 from stream.storage.coordinator.slice_rotation import SliceRotation
 from stream.storage.coordinator.statistics_cache import StatisticsCache
-from stream.storage.coordinator.work import CoordinatorWork
-from stream.storage.entity import Slice
+from stream.storage.coordinator.work import CoordinatorContext
+from stream.storage.model import prefix
+from stream.storage.model.entity import Slice
+from stream.storage.model.state import Level
+from stream.storage.model.volume import Volume
 from stream.storage.network.client import WriterClients
 from stream.storage.reader.service import StorageReaderService
-from stream.storage.repository import StorageRepository
-from stream.storage.state import Level
-from stream.storage.volume import Volume
+from stream.storage.store.repository import StorageRepository
 from stream.storage.writer.service import StorageWriterService
 from stream.values.duration import Duration
 from tests.simulation.scheduler import Process
@@ -60,7 +60,7 @@ class Node:
     """
 
     process: Process
-    services: ServiceChain
+    services: OrderedServices
     session: Session | None = None
     router: SinkRouter | None = None
     is_stopping: bool = False
@@ -177,7 +177,7 @@ def _source(process: Process, client: EtcdClient, session: Session, node_id: str
 
     clients = _Clients(process, node_id, _network_settings(), volume, life=lambda: life.number)
     volumes.listen(clients.volumes_changed)
-    collector = Collector(client, node_id, _STATISTICS_SECONDS, process)
+    collector = StatisticsPublisher(client, node_id, _STATISTICS_SECONDS, process)
     quotas = Quotas(client, _STATISTICS_SECONDS, process)
     router = SinkRouter(
         client,
@@ -205,7 +205,7 @@ def _source(process: Process, client: EtcdClient, session: Session, node_id: str
         )
 
     group.on_change(share_anew)
-    chain = ServiceChain(
+    chain = OrderedServices(
         [client, session, volumes, life, group, clients, collector, quotas, router], process
     )
     return Node(process, chain, session, router)
@@ -213,7 +213,7 @@ def _source(process: Process, client: EtcdClient, session: Session, node_id: str
 
 def _writer(
     process: Process, client: EtcdClient, session: Session, node_id: str, volumes: Path
-) -> ServiceChain:
+) -> OrderedServices:
     writer = StorageWriterService(
         process,
         client,
@@ -225,7 +225,7 @@ def _writer(
         cleanup=attrs.evolve(Settings().storage.disk_cleanup, enabled=False),
         min_free_bytes=0,
     )
-    return ServiceChain([client, session, writer], process)
+    return OrderedServices([client, session, writer], process)
 
 
 class _Uploader:
@@ -256,7 +256,7 @@ def _reader(
     volumes: Path,
     level: StorageLevel,
     staged: Callable[[Slice, bytes], None],
-) -> ServiceChain:
+) -> OrderedServices:
     uploader: Any = _Uploader(process, staged)
     reader = StorageReaderService(
         process,
@@ -268,13 +268,13 @@ def _reader(
         pool=process.pool,
         now=lambda: time_of(process),
     )
-    return ServiceChain([client, reader], process)
+    return OrderedServices([client, reader], process)
 
 
 def _coordinator(
     process: Process, client: EtcdClient, session: Session, node_id: str, level: StorageLevel
-) -> ServiceChain:
-    work = CoordinatorWork(
+) -> OrderedServices:
+    work = CoordinatorContext(
         client=client,
         session=session,
         repository=StorageRepository(level, lambda: ()),
@@ -308,6 +308,6 @@ def _coordinator(
         json_values(Slice),
         on_change=rotation.operator.changed,
     )
-    return ServiceChain(
+    return OrderedServices(
         [client, session, life, group, statistics, close_sync, slices, rotation.operator], process
     )

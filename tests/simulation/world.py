@@ -28,11 +28,11 @@ from stream.errors import UserError
 from stream.etcd import AtomicTxn, atomic
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
-from stream.storage import prefix
-from stream.storage.entity import Slice
-from stream.storage.repository import StorageRepository
-from stream.storage.state import Level
-from stream.storage.volume import Volume
+from stream.storage.model import prefix
+from stream.storage.model.entity import Slice
+from stream.storage.model.state import Level
+from stream.storage.model.volume import Volume
+from stream.storage.store.repository import StorageRepository
 from stream.values.codec import encode
 from tests.simulation.disk import Disk, Os
 from tests.simulation.etcd import Etcd, EtcdTransport
@@ -40,7 +40,7 @@ from tests.simulation.network import Network
 from tests.simulation.nodes import Node, build, client_of, level_settings, time_of
 from tests.simulation.scheduler import Process, Scheduler
 from tests.simulation.threads import Pool, Threading
-from tests.storage.world import SINK, SINK_KEY, SOURCE, SOURCE_KEY, prepared_file
+from tests.storage.histories.world import SINK, SINK_KEY, SOURCE, SOURCE_KEY, prepared_file
 
 __all__ = ["FAULTS", "Result", "simulate"]
 
@@ -550,7 +550,7 @@ def _in_place(world: World) -> Iterator[None]:
         "stream.etcd.claims._namespace": lambda: "pid:[1]",
         "stream.etcd.claims._started": started,
         "stream.etcd.client.Transport": transport,
-        "stream.storage.writer.writer.LeavablePool": pool,
+        "stream.storage.writer.writer.AbandonableThreadPool": pool,
         "stream.storage.writer.disk.os": world.os,
         "stream.storage.writer.disk.sync_directory": world.os.sync_directory,
         "stream.storage.volumes.local_volume.os": world.os,

@@ -6,7 +6,7 @@ import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 
 from stream.errors import UserError
-from stream.storage.entity import Slice
+from stream.storage.model.entity import Slice
 from stream.storage.network.interface import (
     ContentConflict,
     SliceFile,

@@ -26,7 +26,7 @@ from stream.sink import dead_letter
 from stream.sink.dead_letter import DeadLetters
 from stream.sink.dead_letter_files import DeadLetterFiles
 from stream.sink.dead_letter_line import DeadRecord, time_of
-from stream.storage.entity import DeadLetter
+from stream.storage.model.entity import DeadLetter
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
 

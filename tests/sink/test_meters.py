@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.definition.key import SinkKey
-from stream.ops.metrics import Metrics
+from stream.ops.metrics.registry import Metrics
 from stream.sink.group import Group
 from stream.sink.meters import SinkMeters
 from stream.sink.outcome import no_pipeline_ready

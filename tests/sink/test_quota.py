@@ -13,9 +13,9 @@ from stream.definition.key import SinkKey
 from stream.errors import record_error_name
 from stream.etcd import EtcdClient
 from stream.sink.quota import LOG_SECONDS, Quotas
-from stream.storage import prefix
-from stream.storage.state import Level
-from stream.storage.statistics import Statistics
+from stream.storage.model import prefix
+from stream.storage.model.state import Level
+from stream.storage.model.statistics import Statistics
 from stream.values.bytesize import ByteSize
 from stream.values.codec import encode
 from tests.storage.samples import sample_slice

@@ -19,7 +19,7 @@ from stream.record.headers import RecordHeaders
 from stream.sink import sink_pipeline
 from stream.sink.balancing import Balancer
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
-from stream.storage.entity import Slice
+from stream.storage.model.entity import Slice
 from tests.sink.fakes import FakeOpener, FakeWaiter
 from tests.sink.test_sink_pipeline import _Collector
 from tests.storage.samples import OPENED_AT, sample_slice, uncompressed

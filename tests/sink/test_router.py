@@ -26,20 +26,20 @@ from stream.record.headers import RecordHeaders
 from stream.settings import Settings
 from stream.settings.declare import with_values
 from stream.sink.balancing import Balancer
-from stream.sink.collector import Collector
 from stream.sink.quota import Quotas
 from stream.sink.router import SinkRouter, SinkTarget
 from stream.sink.sink_pipeline import PipelineContext
-from stream.storage import prefix
-from stream.storage.entity import Slice
-from stream.storage.key import SliceKey
-from stream.storage.repository import StorageRepository
-from stream.storage.state import Level
-from stream.storage.statistics_reads import slice_statistics
+from stream.sink.statistics_publisher import StatisticsPublisher
+from stream.storage.model import prefix
+from stream.storage.model.entity import Slice
+from stream.storage.model.key import SliceKey
+from stream.storage.model.state import Level
+from stream.storage.store.repository import StorageRepository
+from stream.storage.store.statistics_reads import slice_statistics
 from stream.values.codec import encode
 from tests.sink.fakes import FakeOpener, FakeWaiter
-from tests.storage.test_old_layout import inline
-from tests.storage.world import SINK, SOURCE_KEY, Storage
+from tests.storage.histories.world import SINK, SOURCE_KEY, Storage
+from tests.storage.store.test_old_layout import inline
 from tests.waiting import until
 
 reactor: Any = _reactor
@@ -58,7 +58,7 @@ class World:
         self.session = Session(etcd, ttl=10, reactor=reactor)
         self.opener = FakeOpener(at_once=False)
         self.pool = ThreadPool(0, 2)
-        self.collector = Collector(etcd, "node-1", 0.02, reactor)
+        self.collector = StatisticsPublisher(etcd, "node-1", 0.02, reactor)
         self.nodes = ["node-1"]
         self.life = 1
         self._renderer: Renderer | None = None
@@ -187,7 +187,7 @@ async def test_a_change_is_not_reported_before_the_counts_are_stored(
         raise EtcdUnavailable("etcd is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr("stream.sink.collector.atomic", away)
+        patch.setattr("stream.sink.statistics_publisher.atomic", away)
         world.answer()
         revision = await world.close(first.key)
         await until(lambda: len(refused) > 2)

@@ -16,7 +16,7 @@ from stream.mapping.columns import Mapping, mapping_from_plain
 from stream.sink.balancing import Balancer
 from stream.sink.counters import SliceCounters
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
-from stream.storage.key import SliceKey
+from stream.storage.model.key import SliceKey
 from tests.sink.fakes import FakeOpener, FakeWaiter
 from tests.storage.samples import OPENED_AT, sample_slice, uncompressed
 

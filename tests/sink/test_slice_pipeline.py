@@ -13,7 +13,7 @@ from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SynchronousTestCase
 
 from stream.errors import UserError
-from stream.ops.rarely import Rarely
+from stream.ops.logging.throttle import LogThrottle
 from stream.sink.group import Group
 from stream.sink.slice_pipeline import (
     HELD_LIMIT_BYTES,
@@ -22,7 +22,7 @@ from stream.sink.slice_pipeline import (
     PipelineState,
     SlicePipeline,
 )
-from stream.storage.encoding import Encoding
+from stream.storage.model.encoding import Encoding
 from stream.storage.network.interface import (
     Fenced,
     NoSpace,
@@ -53,7 +53,7 @@ class _Reactor(Clock):
 class PipelineTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = _Reactor()
-        self.told = Rarely(10.0, self.clock.seconds)
+        self.told = LogThrottle(10.0, self.clock.seconds)
         self.opener = FakeOpener(at_once=False)
         self.rerouted: list[Group] = []
         self.takes_rerouted = False

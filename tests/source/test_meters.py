@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stream.definition.key import SourceKey
-from stream.ops.metrics import Metrics
+from stream.ops.metrics.registry import Metrics
 from stream.source.meters import SourceMeters
 
 

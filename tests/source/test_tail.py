@@ -20,7 +20,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 from stream.definition.tail import TailSubscription
 from stream.etcd import EtcdClient
 from stream.source.tail import Outlet, TailSender
-from stream.source.taps import Taps
+from stream.source.taps import TailSampler
 from stream.values.codec import encode
 from stream.values.utctime import from_timestamp
 from tests.source.test_taps import OTHER, SOURCE, record, subscription
@@ -29,7 +29,7 @@ from tests.waiting import until
 
 def test_sources_have_their_turns() -> None:
     """What is sent at once has something of each source before it has more of any."""
-    taps = Taps()
+    taps = TailSampler()
     outlet = Outlet("127.0.0.1:1")
     for number in range(10):
         name = f"flood{number}" if number < 9 else "mine"
@@ -78,7 +78,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 class Node:
     """A source node as far as tails are concerned."""
 
-    taps: Taps
+    taps: TailSampler
     etcd: EtcdClient
     receiver: Receiver
 
@@ -98,7 +98,7 @@ class Node:
 
 @pytest_twisted.async_yield_fixture()
 async def node(etcd: EtcdClient, receiver: Receiver) -> AsyncIterator[Node]:
-    taps = Taps()
+    taps = TailSampler()
     sender = TailSender(reactor, etcd, taps, host="localhost")
     await sender.startService()
     yield Node(taps, etcd, receiver)
@@ -153,7 +153,7 @@ async def test_failures_are_counted(node: Node) -> None:
 @pytest_twisted.ensureDeferred
 async def test_stop_while_sending(etcd: EtcdClient, receiver: Receiver) -> None:
     """A receiver that doesn't answer holds nobody up."""
-    taps = Taps()
+    taps = TailSampler()
     sender = TailSender(reactor, etcd, taps, host="localhost")
     await sender.startService()
     node = Node(taps, etcd, receiver)

@@ -15,8 +15,8 @@ from stream.source.taps import (
     MAX_QUEUE_BYTES,
     MAX_SENT_BYTES,
     MAX_TAPS,
+    TailSampler,
     Tap,
-    Taps,
 )
 from stream.values.utctime import from_timestamp
 
@@ -42,7 +42,7 @@ def record(body: bytes = b"{}", at: float = 0.0) -> RecordContext:
     return RecordContext(int(at * 1000), "::1", RecordHeaders(()), body)
 
 
-def opened(taps: Taps, **changes: Any) -> Tap:
+def opened(taps: TailSampler, **changes: Any) -> Tap:
     tap = taps.add(subscription(**changes), 0.0)
     assert tap is not None
     return tap
@@ -55,7 +55,7 @@ def bodies(tap: Tap) -> list[str]:
 
 def test_only_the_rate_is_shown() -> None:
     """What is over it is counted, and the count is told once."""
-    taps = Taps()
+    taps = TailSampler()
     tap = opened(taps, rate=2)
     for text in (b"a", b"b", b"c"):
         taps.offer([SOURCE], record(text))
@@ -69,7 +69,7 @@ def test_only_the_rate_is_shown() -> None:
 
 def test_batches() -> None:
     """The first ones of a batch, as far as the rate allows."""
-    taps = Taps()
+    taps = TailSampler()
     tap = opened(taps, rate=2)
     elements = [(place, b"%d" % place, place) for place in range(1, 6)]
     taps.offer_batch([SOURCE], record(), elements)
@@ -82,7 +82,7 @@ def test_batches() -> None:
 
 def test_the_queue_is_bounded() -> None:
     """Many large records are left out and counted; a sample isn't larger than it may be."""
-    taps = Taps()
+    taps = TailSampler()
     tap = opened(taps, rate=100)
     for _ in range(100):
         taps.offer([SOURCE], record(b"x" * 16_000))
@@ -98,7 +98,7 @@ def test_the_queue_is_bounded() -> None:
 
 def test_the_queues_of_a_source_are_bounded_together() -> None:
     """Another source's watcher misses nothing, however many watch this one."""
-    taps = Taps()
+    taps = TailSampler()
     flood = [
         opened(taps, source=SourceKey(123, 456, f"busy{number % 5}"), rate=100, id=str(number))
         for number in range(5 * MAX_TAPS)
@@ -124,7 +124,7 @@ def test_the_queues_of_a_source_are_bounded_together() -> None:
 
 def test_what_was_not_sent_is_counted() -> None:
     """The watcher learns how many it hasn't seen."""
-    taps = Taps()
+    taps = TailSampler()
     tap = opened(taps, rate=2)
     for _ in range(3):
         taps.offer([SOURCE], record())
@@ -138,7 +138,7 @@ def test_what_was_not_sent_is_counted() -> None:
 
 def test_taps_of_a_source() -> None:
     """Each source's watchers see its records alone; without watchers nothing is done."""
-    taps = Taps()
+    taps = TailSampler()
     assert not taps
     first, second = opened(taps, id="one"), opened(taps, id="two")
     assert taps
@@ -154,7 +154,7 @@ def test_taps_of_a_source() -> None:
 
 def test_taps_have_rates_of_their_own() -> None:
     """A slow one holds no other back, and a new one begins at once."""
-    taps = Taps()
+    taps = TailSampler()
     slow, fast = opened(taps, id="slow", rate=1), opened(taps, id="fast", rate=10)
     for tenth in range(20):
         taps.offer([SOURCE], record(at=tenth / 10))
@@ -167,7 +167,7 @@ def test_taps_have_rates_of_their_own() -> None:
 
 def test_no_more_than_so_many_taps() -> None:
     """Of one source."""
-    taps = Taps()
+    taps = TailSampler()
     for _ in range(MAX_TAPS):
         opened(taps)
     assert taps.add(subscription(), 0.0) is None
@@ -176,7 +176,7 @@ def test_no_more_than_so_many_taps() -> None:
 
 def test_a_record_that_cannot_be_shown() -> None:
     """Is counted; ingestion never learns of it."""
-    taps = Taps()
+    taps = TailSampler()
     tap = opened(taps)
     broken: Any = record()
     broken.body = None

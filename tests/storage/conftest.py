@@ -8,7 +8,7 @@ import pytest_twisted
 from twisted.internet import reactor as _reactor
 
 from stream.etcd import EtcdClient, Session
-from tests.storage.world import Storage
+from tests.storage.histories.world import Storage
 
 reactor: Any = _reactor
 

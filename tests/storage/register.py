@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import attrs
 
-from stream.storage.entity import Slice
-from stream.storage.key import SliceKey
+from stream.storage.model.entity import Slice
+from stream.storage.model.key import SliceKey
 from stream.storage.network.interface import SourceLife
 from stream.storage.writer.register import WrittenSlice
 

@@ -8,16 +8,16 @@ import attrs
 
 from stream.mapping.columns import mapping_from_plain
 from stream.settings import Settings
-from stream.storage.encoding import Encoding
-from stream.storage.entity import (
+from stream.storage.model.encoding import Encoding
+from stream.storage.model.entity import (
     LocalSlice,
     Slice,
     SliceStaging,
     UploadConfig,
     UploadTrigger,
 )
-from stream.storage.key import SliceKey
-from stream.storage.state import SliceState
+from stream.storage.model.key import SliceKey
+from stream.storage.model.state import SliceState
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
 

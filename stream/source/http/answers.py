@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError, let_go
-from stream.ops.metrics import SourceMeter
+from stream.ops.metrics.registry import SourceMeter
 from stream.record.context import RecordContext
 from stream.sink.outcome import Stored
 from stream.source.http import responses
@@ -21,7 +21,7 @@ __all__ = [
     "ACCEPTED",
     "PROCESSED",
     "Connection",
-    "ManyAnswers",
+    "FanOutCompletion",
     "Received",
     "ReportFailure",
     "SingleAnswer",
@@ -189,7 +189,7 @@ class SinkAnswer:
             self._all.one_more()
 
 
-class ManyAnswers:
+class FanOutCompletion:
     """A request for any number of sinks of any number of sources.
 
     Every record of a source with two sinks comes this way, so nothing is made here that isn't

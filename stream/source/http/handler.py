@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError, let_go
-from stream.ops.metrics import Metrics
+from stream.ops.metrics.registry import Metrics
 from stream.record.body import ready_body
 from stream.record.charset import BOM
 from stream.record.context import RecordContext
@@ -19,7 +19,7 @@ from stream.record.headers import RecordHeaders
 from stream.source.http import responses
 from stream.source.http.answers import (
     Connection,
-    ManyAnswers,
+    FanOutCompletion,
     Received,
     SingleAnswer,
     Targets,
@@ -36,7 +36,7 @@ from stream.source.http.special import LARGE_BYTES, SpecialWriter, is_large
 from stream.source.interfaces import IDispatcher, IRouter
 from stream.source.meters import SourceMeters
 from stream.source.otlp.handler import OtlpHandler
-from stream.source.taps import Taps
+from stream.source.taps import TailSampler
 from stream.source.turns import Turns
 
 __all__ = ["IngestHandler"]
@@ -77,7 +77,7 @@ class IngestHandler:
         max_batch_records: int,
         reactor: Any,
         turns: Turns,
-        taps: Taps,
+        taps: TailSampler,
         meters: SourceMeters | None = None,
         client_address: ClientAddress | None = None,
         new_exception_id: Callable[[], str] = responses.new_exception_id,
@@ -359,7 +359,7 @@ class IngestHandler:
     def _write_to_many(
         self, targets: Targets, record: RecordContext, verbose: bool, connection: Connection
     ) -> bytes | None:
-        answers = ManyAnswers(
+        answers = FanOutCompletion(
             connection,
             targets,
             verbose,

@@ -32,7 +32,7 @@ from stream.definition.key import SourceKey
 from stream.errors import UserError
 from stream.record.context import RecordContext
 from stream.source.http import responses
-from stream.source.http.answers import Connection, ManyAnswers, Targets
+from stream.source.http.answers import Connection, FanOutCompletion, Targets
 from stream.source.http.batch_answer import BatchAnswer
 from stream.source.interfaces import IAnswer, ISinkWriter
 
@@ -154,7 +154,7 @@ class Attempt:
 
     def finish(self, answer: bytes) -> None:
         """Answer everyone who still waits."""
-        if isinstance(self.pending, ManyAnswers | BatchAnswer):
+        if isinstance(self.pending, FanOutCompletion | BatchAnswer):
             for source, answers in self.pending.sources:
                 for sink in answers:
                     if sink.status and sink.error is None:

@@ -16,8 +16,8 @@ from stream.definition.key import SourceKey
 from stream.etcd import Batch, EtcdClient, KeyValue, Mirror
 from stream.ops.clock import wall_clock
 from stream.ops.endpoint import server_endpoint
-from stream.ops.metrics import Metrics
-from stream.ops.pool import ThreadPoolService
+from stream.ops.metrics.registry import Metrics
+from stream.ops.process.thread_pool import ThreadPoolService
 from stream.settings.overrides import HTTP_SOURCE, merge
 from stream.settings.tree import HTTPSourceSettings
 from stream.source.dispatcher import Dispatcher, SourceEntry
@@ -29,7 +29,7 @@ from stream.source.http.protocol import IngestFactory, Limits
 from stream.source.interfaces import IRouter
 from stream.source.meters import SourceMeters
 from stream.source.tail import TailSender
-from stream.source.taps import Taps
+from stream.source.taps import TailSampler
 from stream.source.turns import Turns
 from stream.values.codec import decode
 
@@ -76,7 +76,7 @@ class HttpSourceService(Service):
             lambda kv: _entry(settings, kv),
             on_change=self._sources_changed,
         )
-        taps = Taps()
+        taps = TailSampler()
         turns = Turns(reactor)
         self._tails = TailSender(reactor, client, taps, host=hostname)
         handler = IngestHandler(

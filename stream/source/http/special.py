@@ -14,14 +14,14 @@ from twisted.python.failure import Failure
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError, let_go
-from stream.ops.metrics import SourceMeter
+from stream.ops.metrics.registry import SourceMeter
 from stream.record.context import RecordContext
 from stream.record.elements import array_steps, line_elements
 from stream.record.headers import BodyKind, RecordHeaders
 from stream.source.batch import Evaluation, Rejection, RowBlock, render_batch
 from stream.source.http.answers import (
     Connection,
-    ManyAnswers,
+    FanOutCompletion,
     Received,
     ReportFailure,
     Targets,
@@ -29,7 +29,7 @@ from stream.source.http.answers import (
 )
 from stream.source.http.batch_answer import BatchAnswer, BlockAnswer
 from stream.source.interfaces import ISinkWriter
-from stream.source.taps import Taps
+from stream.source.taps import TailSampler
 from stream.source.turns import Turns, Waited
 
 __all__ = ["LARGE_BYTES", "SpecialWriter", "is_large"]
@@ -68,7 +68,7 @@ class SpecialWriter:
         turns: Turns,
         *,
         report: ReportFailure,
-        taps: Taps,
+        taps: TailSampler,
         meters: Mapping[SourceKey, SourceMeter],
     ) -> None:
         self._taps = taps
@@ -126,7 +126,7 @@ class SpecialWriter:
             yield None
             if not waited.is_pending:
                 return
-        answers = ManyAnswers(
+        answers = FanOutCompletion(
             waited.connection,
             targets,
             verbose,

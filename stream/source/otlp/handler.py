@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError
-from stream.ops.metrics import SourceMeter
+from stream.ops.metrics.registry import SourceMeter
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
 from stream.record.printing import print_json
@@ -34,7 +34,7 @@ from stream.source.interfaces import IDispatcher, IRouter
 from stream.source.otlp.decode import Encoding, Export, Signal, decode_steps, read_encoding
 from stream.source.otlp.flatten import Record, check_repeated_steps, flatten
 from stream.source.otlp.response import Outcome, error_answer, export_answer
-from stream.source.taps import Taps
+from stream.source.taps import TailSampler
 from stream.source.turns import Turns, Waited
 
 __all__ = ["OtlpHandler"]
@@ -74,7 +74,7 @@ class OtlpHandler:
         client_ip: Callable[[str, Head], str],
         explain: Callable[[Failure], tuple[UserError, str]],
         warn: Callable[..., None],
-        taps: Taps,
+        taps: TailSampler,
         meters: Mapping[SourceKey, SourceMeter],
     ) -> None:
         self._meters = meters

@@ -19,18 +19,18 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.definition.key import SinkKey
-from stream.keboola.imports import FileImporter, RunningJobs
-from stream.keboola.quarantine import quarantine_record_key
-from stream.keboola.records import JobRecord, file_record_key
-from stream.ops.tracing import span
+from stream.ops.tracing.spans import span
 from stream.settings.storage import JobCleanupSettings, MetadataCleanupSettings
-from stream.storage import records
-from stream.storage.coordinator.work import CoordinatorWork
-from stream.storage.entity import File
-from stream.storage.key import FileKey
-from stream.storage.mapping_cleanup import delete_unused_mappings, sinks_with_mappings
-from stream.storage.prefix import FILE_ALL
-from stream.storage.state import FileState
+from stream.storage.coordinator.work import CoordinatorContext
+from stream.storage.model.entity import File
+from stream.storage.model.key import FileKey
+from stream.storage.model.prefix import FILE_ALL
+from stream.storage.model.state import FileState
+from stream.storage.store import records
+from stream.storage.store.mapping_cleanup import delete_unused_mappings, sinks_with_mappings
+from stream.target.keboola.imports import FileImporter, RunningJobs
+from stream.target.keboola.quarantine import quarantine_record_key
+from stream.target.keboola.records import JobRecord, file_record_key
 from stream.values.utctime import age
 
 __all__ = ["JobCleanup", "MetadataCleanup", "expired_files"]
@@ -112,7 +112,7 @@ class MetadataCleanup(_Periodic):
 
     def __init__(
         self,
-        work: CoordinatorWork,
+        work: CoordinatorContext,
         settings: MetadataCleanupSettings,
         is_owner: Callable[[str], bool],
     ) -> None:
@@ -234,7 +234,7 @@ class JobCleanup(_Periodic):
 
     def __init__(
         self,
-        work: CoordinatorWork,
+        work: CoordinatorContext,
         settings: JobCleanupSettings,
         is_owner: Callable[[str], bool],
         jobs: RunningJobs,

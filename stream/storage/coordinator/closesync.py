@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.application.service import Service
 
 from stream.etcd import Batch, EtcdClient, KeyValue, Mirror
-from stream.storage.prefix import CLOSE_SYNC
+from stream.storage.model.prefix import CLOSE_SYNC
 
 __all__ = ["CloseSync"]
 

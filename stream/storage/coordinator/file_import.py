@@ -9,13 +9,14 @@ from twisted.logger import Logger
 
 from stream.deadline import within
 from stream.settings.level import TargetOperatorSettings
-from stream.storage import prefix, records
-from stream.storage.coordinator.work import CoordinatorWork
-from stream.storage.entity import File
-from stream.storage.key import FileKey
-from stream.storage.operator import BLAMELESS, Item, Operator
-from stream.storage.state import FileState, InvalidFileState, Level
-from stream.storage.statistics import Aggregated
+from stream.storage.coordinator.work import CoordinatorContext
+from stream.storage.model import prefix
+from stream.storage.model.entity import File
+from stream.storage.model.key import FileKey
+from stream.storage.model.state import FileState, InvalidFileState, Level
+from stream.storage.model.statistics import Aggregated
+from stream.storage.reconcile.operator import TRANSIENT_ERRORS, Item, Operator
+from stream.storage.store import records
 from stream.values.duration import Duration
 
 __all__ = ["FileImport"]
@@ -34,7 +35,7 @@ class FileImport:
 
     def __init__(
         self,
-        work: CoordinatorWork,
+        work: CoordinatorContext,
         import_file: Callable[[File], Awaitable[int | None]],
         settings: TargetOperatorSettings,
         is_owner: Callable[[str], bool],
@@ -78,7 +79,7 @@ class FileImport:
                 timeout = self._settings.file_import_timeout.seconds
                 within(acting, timeout, self._work.reactor, "the import of a file")
                 await acting
-        except BLAMELESS:
+        except TRANSIENT_ERRORS:
             raise
         except Exception as error:
             _log.error("file import failed: {error}", error=error, file_id=str(file.key))

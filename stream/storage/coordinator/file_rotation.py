@@ -6,7 +6,7 @@ change of its slices wakes the file.
 
 Note [Expired credentials]: a closing file whose upload credentials end before all its slices are
 uploaded, because staging storage, the Storage API or a reader was away for hours, could never be
-imported. It gets a new staging file, see Note [Restaging] in `stream.storage.restaging`.
+imported. It gets a new staging file, see Note [Restaging] in `stream.storage.store.restaging`.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from stream.deadline import within
 from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, Batch, atomic
-from stream.ops.rarely import Rarely
+from stream.ops.logging.throttle import LogThrottle
 from stream.settings.level import TargetOperatorSettings
-from stream.storage import prefix
 from stream.storage.coordinator.statistics_cache import StatisticsCache
-from stream.storage.coordinator.triggers import Decision, file_rotation
-from stream.storage.coordinator.work import CoordinatorWork
-from stream.storage.entity import File, Slice
-from stream.storage.key import FileKey, SliceKey
-from stream.storage.operator import BLAMELESS, Item, NotYet, Operator
-from stream.storage.prepared import FileProvider, PreparedFile
-from stream.storage.records import read_file
-from stream.storage.restaging import replace_staging
-from stream.storage.state import (
+from stream.storage.coordinator.work import CoordinatorContext
+from stream.storage.model import prefix
+from stream.storage.model.entity import File, Slice
+from stream.storage.model.key import FileKey, SliceKey
+from stream.storage.model.state import (
     FileState,
     InvalidCombination,
     InvalidFileState,
     InvalidSliceState,
     Level,
 )
-from stream.storage.statistics_reads import one_file_statistics
+from stream.storage.model.triggers import Decision, file_rotation
+from stream.storage.reconcile.operator import TRANSIENT_ERRORS, Item, Operator, Requeue
+from stream.storage.store.prepared import FileProvider, PreparedFile
+from stream.storage.store.records import read_file
+from stream.storage.store.restaging import replace_staging
+from stream.storage.store.statistics_reads import one_file_statistics
 
 __all__ = ["FileRotation"]
 
@@ -61,7 +61,7 @@ class FileRotation:
 
     def __init__(
         self,
-        work: CoordinatorWork,
+        work: CoordinatorContext,
         statistics: StatisticsCache,
         provider: FileProvider,
         settings: TargetOperatorSettings,
@@ -76,7 +76,7 @@ class FileRotation:
         self._can_import = can_import
         self._local_slices: dict[str, set[str]] = {}
         self._forced: set[str] = set()
-        self._throttled = Rarely(THROTTLED_LOG_SECONDS, work.reactor.seconds)
+        self._throttled = LogThrottle(THROTTLED_LOG_SECONDS, work.reactor.seconds)
         self.operator: Operator[File] = Operator(
             "storage.node.operator.file.rotation",
             prefix=prefix.file_level(Level.LOCAL),
@@ -191,7 +191,7 @@ class FileRotation:
                     timeout, what = self._settings.file_close_timeout, "the closing of a file"
                 within(acting, timeout.seconds, self._work.reactor, what)
                 await _unless_no_volume(acting)
-        except BLAMELESS:
+        except TRANSIENT_ERRORS:
             raise
         except Exception as error:
             _log.error("file rotation failed: {error}", error=error, file_id=str(file.key))
@@ -203,7 +203,7 @@ class FileRotation:
         source = self._work.source(file.key.source_key)
         sink = self._work.sink(file.key.sink_key)
         if source is None or sink is None:
-            raise NotYet(f"the sink of the file {file.key} is gone")
+            raise Requeue(f"the sink of the file {file.key} is gone")
         timeout = self._settings.file_rotation_timeout.seconds
         async with self._work.file_lock(file.key, timeout) as lock:
             now = self._work.now()
@@ -219,7 +219,9 @@ class FileRotation:
             )
         if opened is None:
             # If the file is closed its new form comes; if the sink has changed, that of the sink.
-            raise NotYet(f"skipped rotation, the file {file.key} is closed or its sink has changed")
+            raise Requeue(
+                f"skipped rotation, the file {file.key} is closed or its sink has changed"
+            )
         _log.info(
             "rotated file {file_id}: {cause}",
             file_id=file.key,
@@ -245,11 +247,11 @@ class FileRotation:
         key, now = file.key, self._work.now()
         sink = self._work.sink(key.sink_key)
         if sink is None:
-            raise NotYet(f"the sink of the file {key} is gone")
+            raise Requeue(f"the sink of the file {key} is gone")
         async with self._work.file_lock(key, self._settings.file_rotation_timeout.seconds) as lock:
             current = await read_file(self._work.client, key)
             if current is None or current.staging.expiration != file.staging.expiration:
-                raise NotYet(f"the file {key} is gone or has other credentials")
+                raise Requeue(f"the file {key} is gone or has other credentials")
             prepared = await self._provider.renew(sink, key)
             committed = False
             try:
@@ -258,7 +260,7 @@ class FileRotation:
                 again = await replace_staging(self._work.client, key, prepared, now, lock)
                 committed = True
             except (InvalidFileState, InvalidSliceState) as error:
-                raise NotYet(f"no new staging for the file {key}: {error}") from error
+                raise Requeue(f"no new staging for the file {key}: {error}") from error
             finally:
                 if not committed:
                     await self._provider.discard(prepared)
@@ -287,7 +289,7 @@ class FileRotation:
                 return
             except InvalidCombination as error:
                 # After a cut from etcd the file may be known again before its slices are.
-                raise NotYet(f"a slice of the file {key} is not uploaded: {error}") from error
+                raise Requeue(f"a slice of the file {key} is not uploaded: {error}") from error
         _log.info("closed file {file_id}", file_id=key, is_empty=is_empty)
 
 
@@ -297,5 +299,5 @@ async def _unless_no_volume(acting: Awaitable[None]) -> None:
         await acting
     except UserError as error:
         if error.name == "noVolumeAvailable":
-            raise NotYet(str(error)) from error
+            raise Requeue(str(error)) from error
         raise

@@ -13,25 +13,25 @@ from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
 from stream.definition.prefix import SINK_ACTIVE
 from stream.etcd import Batch, EtcdClient, Group, Mirror, Session, json_values
-from stream.keboola.imports import FileImporter, RunningJobs
-from stream.ops.chain import ServiceChain
-from stream.ops.families import Gauge
+from stream.ops.metrics.families import Gauge
+from stream.ops.process.ordered_services import OrderedServices
 from stream.settings import Settings
-from stream.storage import prefix
 from stream.storage.coordinator.cleanup import JobCleanup, MetadataCleanup
 from stream.storage.coordinator.closesync import CloseSync
 from stream.storage.coordinator.file_import import FileImport
 from stream.storage.coordinator.file_rotation import FileRotation
 from stream.storage.coordinator.slice_rotation import SliceRotation
 from stream.storage.coordinator.statistics_cache import StatisticsCache
-from stream.storage.coordinator.work import CoordinatorWork
-from stream.storage.entity import File, Slice
-from stream.storage.key import FileKey
-from stream.storage.operation_meter import measure_operator, sink_labels
-from stream.storage.operator import Operator
-from stream.storage.pending import pending_by_sink
-from stream.storage.prepared import FileProvider
-from stream.storage.state import Level
+from stream.storage.coordinator.work import CoordinatorContext
+from stream.storage.model import prefix
+from stream.storage.model.entity import File, Slice
+from stream.storage.model.key import FileKey
+from stream.storage.model.pending import pending_by_sink
+from stream.storage.model.state import Level
+from stream.storage.reconcile.operation_meter import measure_operator, sink_labels
+from stream.storage.reconcile.operator import Operator
+from stream.storage.store.prepared import FileProvider
+from stream.target.keboola.imports import FileImporter, RunningJobs
 
 __all__ = ["StorageCoordinatorService"]
 
@@ -46,7 +46,7 @@ class StorageCoordinatorService(Service):
         reactor: Any,
         client: EtcdClient,
         session: Session,
-        work: CoordinatorWork,
+        work: CoordinatorContext,
         settings: Settings,
         provider: FileProvider,
         importer: FileImporter,
@@ -107,7 +107,7 @@ class StorageCoordinatorService(Service):
             json_values(File),
             on_change=self._file_import.operator.changed,
         )
-        self._services = ServiceChain(
+        self._services = OrderedServices(
             [
                 *groups.values(),
                 work.sources,

@@ -16,16 +16,16 @@ from twisted.logger import Logger
 from stream.deadline import within
 from stream.etcd import AtomicTxn, atomic
 from stream.settings.level import StagingOperatorSettings
-from stream.storage import prefix
 from stream.storage.coordinator.closesync import CloseSync
 from stream.storage.coordinator.statistics_cache import StatisticsCache
-from stream.storage.coordinator.triggers import Decision, slice_rotation
-from stream.storage.coordinator.work import CoordinatorWork
-from stream.storage.entity import Slice
-from stream.storage.key import SliceKey
-from stream.storage.operator import BLAMELESS, Item, NotYet, Operator
-from stream.storage.state import InvalidSliceState, Level, SliceState
-from stream.storage.statistics_reads import slice_statistics
+from stream.storage.coordinator.work import CoordinatorContext
+from stream.storage.model import prefix
+from stream.storage.model.entity import Slice
+from stream.storage.model.key import SliceKey
+from stream.storage.model.state import InvalidSliceState, Level, SliceState
+from stream.storage.model.triggers import Decision, slice_rotation
+from stream.storage.reconcile.operator import TRANSIENT_ERRORS, Item, Operator, Requeue
+from stream.storage.store.statistics_reads import slice_statistics
 
 __all__ = ["SliceRotation"]
 
@@ -39,7 +39,7 @@ class SliceRotation:
 
     def __init__(
         self,
-        work: CoordinatorWork,
+        work: CoordinatorContext,
         statistics: StatisticsCache,
         close_sync: CloseSync,
         settings: StagingOperatorSettings,
@@ -109,7 +109,7 @@ class SliceRotation:
                     timeout = self._settings.slice_close_timeout
                     what = "the closing of a slice"
                 await within(acting, timeout.seconds, self._work.reactor, what)
-        except BLAMELESS:
+        except TRANSIENT_ERRORS:
             raise
         except Exception as error:
             await self._failed(item.value.key, error)
@@ -136,7 +136,7 @@ class SliceRotation:
     async def _close(self, item: Item[Slice]) -> None:
         key = item.value.key
         if not await self._close_sync.confirm(item.mod_revision):
-            raise NotYet(f"a source node still writes to the slice {key}")
+            raise Requeue(f"a source node still writes to the slice {key}")
         statistics = await slice_statistics(self._work.client, key)
         is_empty = statistics.total.records_count == 0
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from twisted.application.service import Service
 
 from stream.etcd import Batch, EtcdClient, Mirror, json_values
-from stream.storage.key import FileKey, SliceKey
-from stream.storage.state import Level
-from stream.storage.statistics import Aggregated, Statistics
+from stream.storage.model.key import FileKey, SliceKey
+from stream.storage.model.state import Level
+from stream.storage.model.statistics import Aggregated, Statistics
 
 __all__ = ["StatisticsCache"]
 

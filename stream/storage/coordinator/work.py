@@ -13,16 +13,16 @@ from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey, SourceKey
 from stream.etcd import AtomicTxn, EtcdClient, Lock, Mirror, Session, atomic
-from stream.ops.metrics import Metrics
-from stream.storage.key import FileKey
-from stream.storage.operation_meter import OperationMeter
-from stream.storage.repository import StorageRepository
+from stream.ops.metrics.registry import Metrics
+from stream.storage.model.key import FileKey
+from stream.storage.reconcile.operation_meter import OperationMeter
+from stream.storage.store.repository import StorageRepository
 
-__all__ = ["CoordinatorWork"]
+__all__ = ["CoordinatorContext"]
 
 
 @attrs.frozen(kw_only=True)
-class CoordinatorWork:
+class CoordinatorContext:
     """:ivar now: the time in UTC.
     :ivar sinks: active sinks.
     :ivar sources: active sources.

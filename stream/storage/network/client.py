@@ -27,7 +27,8 @@ from stream.deadline import within
 from stream.etcd import Batch
 from stream.settings import split_address
 from stream.settings.local import WriterNetworkSettings
-from stream.storage.entity import Slice
+from stream.storage.model.entity import Slice
+from stream.storage.model.volume import Volume
 from stream.storage.network.connection import Connection, ConnectionFactory, translated
 from stream.storage.network.interface import (
     Fenced,
@@ -39,7 +40,6 @@ from stream.storage.network.interface import (
     WriterUnavailable,
 )
 from stream.storage.network.tls import Credentials, credentials
-from stream.storage.volume import Volume
 
 __all__ = ["WriterClients"]
 

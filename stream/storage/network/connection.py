@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from stream.deadline import within
 from stream.settings.local import WriterNetworkSettings
-from stream.storage.entity import Slice
+from stream.storage.model.entity import Slice
 from stream.storage.network import commands
 from stream.storage.network.interface import (
     SliceFile,

@@ -12,7 +12,7 @@ from typing import Protocol
 import attrs
 from twisted.internet.defer import Deferred
 
-from stream.storage.entity import Slice
+from stream.storage.model.entity import Slice
 
 __all__ = [
     "ContentConflict",

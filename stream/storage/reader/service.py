@@ -30,28 +30,28 @@ from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, Lock, Mirror, atomic, json_values
-from stream.keboola.uploads import SliceUploader, StagingReplaced
-from stream.ops.families import Gauge
-from stream.ops.metrics import Metrics
+from stream.ops.metrics.families import Gauge
+from stream.ops.metrics.registry import Metrics
 from stream.settings.level import StagingOperatorSettings
 from stream.staging import CredentialsExpired, StagingError, StagingStore
-from stream.storage import prefix
-from stream.storage.entity import Slice
-from stream.storage.key import SliceKey
-from stream.storage.operation_meter import OperationMeter, measure_operator, sink_labels
-from stream.storage.operator import BLAMELESS, Item, NotYet, Operator
+from stream.storage.model import prefix
+from stream.storage.model.entity import Slice
+from stream.storage.model.key import SliceKey
+from stream.storage.model.state import InvalidSliceState, Level, SliceState
+from stream.storage.model.statistics import Statistics
 from stream.storage.reader.slice_files import CheckedFiles, FileInUse, check_files
-from stream.storage.records import forget_failures, load_file
-from stream.storage.repository import StorageRepository
-from stream.storage.state import InvalidSliceState, Level, SliceState
-from stream.storage.statistics import Statistics
-from stream.storage.statistics_reads import slice_statistics
+from stream.storage.reconcile.operation_meter import OperationMeter, measure_operator, sink_labels
+from stream.storage.reconcile.operator import TRANSIENT_ERRORS, Item, Operator, Requeue
+from stream.storage.store.records import forget_failures, load_file
+from stream.storage.store.repository import StorageRepository
+from stream.storage.store.statistics_reads import slice_statistics
 from stream.storage.volumes.local_volume import (
     FoundVolume,
     VolumeLock,
     find_volumes,
     read_volume_id,
 )
+from stream.target.keboola.uploads import SliceUploader, StagingReplaced
 from stream.values.bytesize import ByteSize
 from stream.values.codec import decode
 from stream.values.duration import Duration
@@ -233,10 +233,10 @@ class StorageReaderService(Service):
                 try:
                     outcome.statistics = await acting
                 except CancelledError:
-                    raise NotYet("the reader stops, its next life uploads the slice") from None
+                    raise Requeue("the reader stops, its next life uploads the slice") from None
                 except StagingReplaced as reason:
-                    raise NotYet(str(reason)) from None
-        except BLAMELESS:
+                    raise Requeue(str(reason)) from None
+        except TRANSIENT_ERRORS:
             raise
         except Exception as error:
             await self._failed(item.value, error)
@@ -254,7 +254,7 @@ class StorageReaderService(Service):
                 slice_.encoding.compression.type,
             )
         except FileInUse as reason:
-            raise NotYet(str(reason)) from None
+            raise Requeue(str(reason)) from None
         if files.cut:
             _log.error(
                 "cut off unreadable ends of {names}", names=files.cut, slice_id=str(slice_.key)

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import attrs
 
 from stream.staging.chunks import Chunks
-from stream.storage.entity import LocalSlice
+from stream.storage.model.entity import LocalSlice
 from stream.storage.volumes.aside import keep_aside, set_aside
 from stream.storage.volumes.damage import recover
 from stream.storage.volumes.in_use import is_in_use

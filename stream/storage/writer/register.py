@@ -13,10 +13,10 @@ import attrs
 import orjson
 
 from stream.etcd import EtcdClient, KeyValue
-from stream.storage import prefix
-from stream.storage.entity import LocalSlice
-from stream.storage.key import SliceKey
-from stream.storage.state import Level, SliceState
+from stream.storage.model import prefix
+from stream.storage.model.entity import LocalSlice
+from stream.storage.model.key import SliceKey
+from stream.storage.model.state import Level, SliceState
 from stream.values.codec import from_plain
 
 __all__ = ["WRITABLE", "EtcdRegister", "Register", "WrittenSlice", "state_of"]

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
-from stream.storage.key import SliceKey
+from stream.storage.model.key import SliceKey
 from stream.storage.network import commands
 from stream.storage.network.interface import (
     Fenced,

@@ -28,19 +28,19 @@ from stream.errors import UserError
 from stream.etcd import Batch, EtcdClient, Mirror, Registration, Session
 from stream.ops.durable import require_durable_files
 from stream.ops.endpoint import server_endpoint
-from stream.ops.families import Histogram
-from stream.ops.metrics import Metrics, VolumeLabels
-from stream.ops.rarely import Rarely
-from stream.ops.tracing import span
+from stream.ops.logging.throttle import LogThrottle
+from stream.ops.metrics.families import Histogram
+from stream.ops.metrics.registry import Metrics, VolumeLabels
+from stream.ops.tracing.spans import span
 from stream.settings.address import is_loopback, split_address
 from stream.settings.local import WriterNetworkSettings
 from stream.settings.storage import DiskCleanupSettings
-from stream.storage import prefix
-from stream.storage.entity import directory_name
-from stream.storage.key import SliceKey
+from stream.storage.model import prefix
+from stream.storage.model.entity import directory_name
+from stream.storage.model.key import SliceKey
+from stream.storage.model.state import Level, SliceState
+from stream.storage.model.volume import Volume
 from stream.storage.network.tls import credentials
-from stream.storage.state import Level, SliceState
-from stream.storage.volume import Volume
 from stream.storage.volumes.fault import is_of_disk
 from stream.storage.volumes.local_volume import (
     DRAIN_FILE,
@@ -126,7 +126,7 @@ class StorageWriterService(Service):
         self._port: IListeningPort | None = None
         self._volumes: list[OpenVolume] = []
         self._locks: dict[Path, VolumeLock] = {}
-        self._unseen = Rarely(_UNSEEN_LOG_SECONDS, reactor.seconds)
+        self._unseen = LogThrottle(_UNSEEN_LOG_SECONDS, reactor.seconds)
         self._registrations: dict[str, Registration] = {}
         self._slices: Mirror[SliceState] = Mirror(
             client,

@@ -35,9 +35,9 @@ from twisted.internet.defer import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stream.ops.pool import LeavablePool
-from stream.storage.entity import LocalSlice, Slice
-from stream.storage.key import SliceKey
+from stream.ops.process.thread_pool import AbandonableThreadPool
+from stream.storage.model.entity import LocalSlice, Slice
+from stream.storage.model.key import SliceKey
 from stream.storage.network.interface import (
     Fenced,
     SliceFile,
@@ -82,7 +82,7 @@ class OpenVolume:
         self.drained = False
         self.failed = False
         self.gone = False
-        self.pool = LeavablePool(0, THREADS, name=f"volume {volume_id}")
+        self.pool = AbandonableThreadPool(0, THREADS, name=f"volume {volume_id}")
         self.appender = VolumeAppender(reactor, self.pool, synced)
 
 

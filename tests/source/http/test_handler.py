@@ -19,7 +19,7 @@ from stream.errors import NestedError, UserError
 from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
 from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer, compile_renderer
-from stream.ops.metrics import Metrics
+from stream.ops.metrics.registry import Metrics
 from stream.record.context import RecordContext
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
@@ -32,7 +32,7 @@ from stream.source.http.responses import MAX_REQUESTED_HEADERS
 from stream.source.http.route import Ingest, NotFound, find_route
 from stream.source.interfaces import IAnswer, ISinkWriter
 from stream.source.meters import SourceMeters
-from stream.source.taps import Taps
+from stream.source.taps import TailSampler
 from stream.source.turns import Turns
 from tests.source.http.test_parser import next_whole
 from tests.templates.inprocess import InProcessTemplates
@@ -165,7 +165,7 @@ class Listener:
         self.router = FakeRouter()
         self.clock = InlineClock()
         self.pool = InlinePool()
-        self.taps = Taps()
+        self.taps = TailSampler()
         self.now = clock or (lambda: 1714557600.1239)
         self.metrics = Metrics()
         turns = Turns(self.clock)

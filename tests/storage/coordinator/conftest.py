@@ -13,15 +13,15 @@ from twisted.internet.task import Clock, deferLater
 from stream.definition.entity import Sink, Source
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
 from stream.etcd import EtcdClient, Mirror, Session, json_values
-from stream.keboola.records import JobRecord
 from stream.settings import Settings
 from stream.storage.coordinator.service import StorageCoordinatorService
-from stream.storage.coordinator.work import CoordinatorWork
-from stream.storage.entity import File
-from stream.storage.key import SliceKey
-from stream.storage.prefix import CLOSE_SYNC
-from stream.storage.state import SliceState
-from tests.storage.world import RecordingProvider, Storage
+from stream.storage.coordinator.work import CoordinatorContext
+from stream.storage.model.entity import File
+from stream.storage.model.key import SliceKey
+from stream.storage.model.prefix import CLOSE_SYNC
+from stream.storage.model.state import SliceState
+from stream.target.keboola.records import JobRecord
+from tests.storage.histories.world import RecordingProvider, Storage
 
 reactor: Any = _reactor
 _PATIENCE_SECONDS = 10.0
@@ -75,7 +75,7 @@ class Coordinator:
         self.importer = FakeImporter()
         self.owns: Callable[[str], bool] = lambda key: True
         self.topology_changed: list[Callable[[], None]] = []
-        self.work = CoordinatorWork(
+        self.work = CoordinatorContext(
             client=client,
             session=session,
             repository=self.storage.repository,

@@ -18,14 +18,22 @@ from stream.definition.mappings import mapping_key
 from stream.definition.prefix import SINK_ACTIVE, SINK_DELETED, SINK_VERSION
 from stream.settings import Settings
 from stream.storage.coordinator.cleanup import MetadataCleanup, expired_files
-from stream.storage.entity import File
-from stream.storage.mapping_cleanup import delete_unused_mappings, sinks_with_mappings
-from stream.storage.state import FileState
-from stream.storage.statistics_reads import sink_statistics
+from stream.storage.model.entity import File
+from stream.storage.model.state import FileState
+from stream.storage.store.mapping_cleanup import delete_unused_mappings, sinks_with_mappings
+from stream.storage.store.statistics_reads import sink_statistics
 from stream.values.codec import encode
 from tests.storage.coordinator.conftest import Coordinator, reactor
+from tests.storage.histories.world import (
+    BY,
+    SINK,
+    SINK_KEY,
+    SOURCE,
+    Storage,
+    prepared_file,
+    sample_volume,
+)
 from tests.storage.samples import OPENED_AT
-from tests.storage.world import BY, SINK, SINK_KEY, SOURCE, Storage, prepared_file, sample_volume
 
 SETTINGS = Settings().storage.metadata_cleanup
 HOUR = timedelta(hours=1)

@@ -8,11 +8,11 @@ import pytest_twisted
 from stream.definition import lifecycle
 from stream.errors import UserError
 from stream.etcd import EtcdError, EtcdUnavailable, LeaseNotFound, LockLost
-from stream.storage.entity import File
-from stream.storage.operator import SWEEP_SECONDS
-from stream.storage.state import FileState
+from stream.storage.model.entity import File
+from stream.storage.model.state import FileState
+from stream.storage.reconcile.operator import SWEEP_SECONDS
 from tests.storage.coordinator.conftest import Coordinator
-from tests.storage.world import BY, SINK
+from tests.storage.histories.world import BY, SINK
 
 
 async def importing_file(coordinator: Coordinator) -> File:

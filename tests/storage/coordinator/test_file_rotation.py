@@ -12,14 +12,14 @@ from twisted.logger import LogLevel, capturedLogs
 from stream.definition import lifecycle
 from stream.errors import UserError
 from stream.etcd import Batch
-from stream.keboola.records import JobRecord, job_record_key
-from stream.storage.entity import File
-from stream.storage.key import FileKey, JobKey
-from stream.storage.operator import SWEEP_SECONDS
-from stream.storage.state import FileState, SliceState
+from stream.storage.model.entity import File
+from stream.storage.model.key import FileKey, JobKey
+from stream.storage.model.state import FileState, SliceState
+from stream.storage.reconcile.operator import SWEEP_SECONDS
+from stream.target.keboola.records import JobRecord, job_record_key
 from stream.values.codec import encode
 from tests.storage.coordinator.conftest import Coordinator
-from tests.storage.world import BY, SINK, SINK_KEY
+from tests.storage.histories.world import BY, SINK, SINK_KEY
 
 ENOUGH = 50_000
 """Records that trigger the import of a file by default."""

@@ -9,14 +9,14 @@ import pytest_twisted
 from twisted.internet.defer import ensureDeferred
 
 from stream.definition.prefix import SINK_ACTIVE
-from stream.keboola.records import JobRecord
 from stream.settings import Settings
 from stream.storage.coordinator.cleanup import JobCleanup, MetadataCleanup
-from stream.storage.key import JobKey
-from stream.storage.operator import NotYet
-from stream.storage.state import FileState
+from stream.storage.model.key import JobKey
+from stream.storage.model.state import FileState
+from stream.storage.reconcile.operator import Requeue
+from stream.target.keboola.records import JobRecord
 from tests.storage.coordinator.conftest import Coordinator
-from tests.storage.world import SINK_KEY
+from tests.storage.histories.world import SINK_KEY
 
 STORAGE = Settings().storage
 SINK_LABELS = {
@@ -78,7 +78,7 @@ async def test_refused_rows_are_counted_apart(coordinator: Coordinator) -> None:
     (file,) = await storage.close_files()
     await storage.finish_slices(file.key)
     await storage.to_importing(file.key)
-    coordinator.importer.failures.append(NotYet("ranges of rows are left"))
+    coordinator.importer.failures.append(Requeue("ranges of rows are left"))
     coordinator.importer.refused = 3
     await coordinator.service.startService()
 

@@ -10,9 +10,9 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from stream.etcd import EtcdClient, Session
-from stream.storage.entity import File
-from stream.storage.operator import SWEEP_SECONDS
-from stream.storage.state import FileState, SliceState
+from stream.storage.model.entity import File
+from stream.storage.model.state import FileState, SliceState
+from stream.storage.reconcile.operator import SWEEP_SECONDS
 from tests.etcd.servers import Proxy, reactor
 from tests.storage.coordinator.conftest import Coordinator
 from tests.storage.coordinator.test_file_import import importing_file

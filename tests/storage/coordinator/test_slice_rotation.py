@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest_twisted
 
-from stream.storage.entity import Slice
-from stream.storage.operator import SWEEP_SECONDS
-from stream.storage.prefix import CLOSE_SYNC
-from stream.storage.state import SliceState
+from stream.storage.model.entity import Slice
+from stream.storage.model.prefix import CLOSE_SYNC
+from stream.storage.model.state import SliceState
+from stream.storage.reconcile.operator import SWEEP_SECONDS
 from tests.storage.coordinator.conftest import Coordinator
 
 ENOUGH = 10_000

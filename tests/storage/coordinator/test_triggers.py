@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.storage.coordinator.triggers import Decision, file_rotation, slice_rotation
-from stream.storage.entity import ImportConfig, ImportTrigger, UploadConfig, UploadTrigger
-from stream.storage.statistics import Statistics
+from stream.storage.model.entity import ImportConfig, ImportTrigger, UploadConfig, UploadTrigger
+from stream.storage.model.statistics import Statistics
+from stream.storage.model.triggers import Decision, file_rotation, slice_rotation
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
 from stream.values.utctime import CLOCK_TOLERANCE

@@ -18,7 +18,8 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from stream.etcd import Batch, Change
 from stream.settings import Settings
 from stream.settings.declare import with_values
-from stream.storage.key import SliceKey
+from stream.storage.model.key import SliceKey
+from stream.storage.model.volume import Volume
 from stream.storage.network import client
 from stream.storage.network.client import WriterClients
 from stream.storage.network.interface import (
@@ -35,7 +36,6 @@ from stream.storage.network.interface import (
     WriterUnavailable,
     WrongOffset,
 )
-from stream.storage.volume import Volume
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer import disk
 from stream.storage.writer.server import WriterFactory

@@ -22,18 +22,18 @@ from twisted.python.threadpool import ThreadPool
 
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient
-from stream.keboola.uploads import StagingReplaced
-from stream.ops.metrics import Metrics
+from stream.ops.metrics.registry import Metrics
 from stream.settings import Settings
 from stream.staging import Chunks, CredentialsExpired, StagingError
-from stream.storage.entity import Slice
+from stream.storage.model.entity import Slice
+from stream.storage.model.state import SliceState
+from stream.storage.model.statistics import Statistics
 from stream.storage.reader import service as service_module
 from stream.storage.reader.service import StorageReaderService
-from stream.storage.state import SliceState
-from stream.storage.statistics import Statistics
-from stream.storage.statistics_reads import slice_statistics
+from stream.storage.store.statistics_reads import slice_statistics
+from stream.target.keboola.uploads import StagingReplaced
 from stream.values.duration import Duration
-from tests.storage.world import Storage
+from tests.storage.histories.world import Storage
 from tests.waiting import until
 
 reactor: Any = _reactor

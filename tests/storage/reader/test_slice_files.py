@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.storage.entity import LocalSlice
+from stream.storage.model.entity import LocalSlice
 from stream.storage.reader.slice_files import FileInUse, check_files
 from stream.storage.writer.disk import open_disk_file
 

@@ -17,7 +17,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from stream.etcd import EtcdClient
-from stream.storage.entity import Slice
+from stream.storage.model.entity import Slice
 from stream.storage.network.interface import NoSpace, SyncLevel, WriterError, WriterUnavailable
 from stream.storage.volumes.local_volume import free_bytes
 from stream.storage.writer import appender as appender_module

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from stream.storage.key import SliceKey
+from stream.storage.model.key import SliceKey
 from stream.storage.network.interface import SliceFile, SliceSealed, SyncLevel, WriterError
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer.appender import VolumeAppender

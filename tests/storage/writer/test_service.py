@@ -17,9 +17,11 @@ from stream.etcd import EtcdClient, Session
 from stream.settings import Settings
 from stream.settings.declare import with_values
 from stream.settings.local import WriterTlsSettings
-from stream.storage import prefix
-from stream.storage.entity import Slice, directory_name
-from stream.storage.key import SliceKey
+from stream.storage.model import prefix
+from stream.storage.model.entity import Slice, directory_name
+from stream.storage.model.key import SliceKey
+from stream.storage.model.state import Level, SliceState
+from stream.storage.model.volume import Volume
 from stream.storage.network.client import WriterClients
 from stream.storage.network.interface import (
     SliceFile,
@@ -30,8 +32,6 @@ from stream.storage.network.interface import (
     WriterError,
     WriterUnavailable,
 )
-from stream.storage.state import Level, SliceState
-from stream.storage.volume import Volume
 from stream.storage.writer import service as service_module
 from stream.storage.writer.service import StorageWriterService
 from stream.values.codec import decode, encode

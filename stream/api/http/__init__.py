@@ -1,0 +1,1 @@
+"""HTTP of the API: server, routes, authorisation, bodies, errors, streaming responses."""

@@ -1,0 +1,221 @@
+"""The routes: each operation with its handler, and what is answered where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import attrs
+from klein import Klein
+from klein.interfaces import IKleinRequest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.routing import RequestRedirect
+
+from stream.api.http.call import (
+    Answer,
+    Call,
+    Handler,
+    Identity,
+    StreamingResponse,
+    json_answer,
+    json_body,
+)
+from stream.api.http.errors import error_answer, is_our_fault
+from stream.api.http.guard import Guard, Incoming
+from stream.api.http.server import clean_path, error_body, put
+from stream.api.http.site import ApiRequest
+from stream.api.http.streaming import write_lasting
+from stream.api.spec.operation import Operation
+from stream.errors import Fault, UserError, sentence, shortened
+from stream.values.url import quoted_path
+
+__all__ = ["REQUEST_SECONDS", "build_app"]
+
+REQUEST_SECONDS = 30.0
+"""For answering a request; tasks outlive it."""
+
+_log = Logger(namespace="stream.api")
+
+
+def build_app(
+    reactor: Any,
+    guard: Guard,
+    operations: Mapping[str, Operation],
+    handlers: Mapping[str, Handler],
+    *,
+    documentation: str = "",
+) -> Klein:
+    """An application that answers all *operations*.
+
+    :param handlers: by id of the operation.
+    :param documentation: the URL of the documentation's page.
+
+    Raises ValueError unless there is exactly one handler for each operation.
+    """
+    if set(operations) != set(handlers):
+        odd = ", ".join(sorted(set(operations) ^ set(handlers)))
+        raise ValueError(f"operations and handlers don't fit together: {odd}")
+    app = Klein()
+    for operation in operations.values():
+        route = operation.path.replace("{*", "<path:").replace("{", "<").replace("}", ">")
+        doc_url = f"{documentation}#{operation.id}" if operation.published else ""
+        endpoint = _Endpoint(reactor, guard, operation, handlers[operation.id], doc_url)
+        app.route(route, methods=[operation.method], endpoint=operation.id)(endpoint.serve)
+    app.handle_errors(HTTPException)(_no_route)
+    return app
+
+
+class _Endpoint:
+    """One operation on its route."""
+
+    def __init__(
+        self, reactor: Any, guard: Guard, operation: Operation, handler: Handler, doc_url: str
+    ) -> None:
+        self._reactor = reactor
+        self._guard = guard
+        self._operation = operation
+        self._handler = handler
+        self._doc_url = doc_url
+
+    # Klein names routes after their functions.
+    __name__ = "endpoint"
+
+    async def _answer(
+        self, request: ApiRequest, path: Mapping[str, str]
+    ) -> Answer | StreamingResponse:
+        def known(identity: Identity) -> None:
+            request.project_id = identity.info.project_id
+            request.span.set("project.id", request.project_id)
+            request.vouch()
+
+        request.span.set("http.route", self._operation.path)
+        call = await self._guard.admit(self._operation, _incoming(request, path), known)
+        if call.in_branch:
+            request.branch_id = call.branch.branch_id
+        return self._as_answer(call, await self._handler(call))
+
+    def _as_answer(self, call: Call, result: Any) -> Answer | StreamingResponse:
+        if isinstance(result, Answer | StreamingResponse):
+            return result
+        if call.unknown:
+            result = result | {"warnings": [_warning(fault) for fault in call.unknown]}
+        return json_answer(json_body(result), self._operation.status)
+
+    def serve(self, request: Any, **path: str) -> Deferred[bytes]:
+        """The body of the answer; never fails but when it is cancelled."""
+        answering = Deferred.fromCoroutine(self._answer(request, path))
+        if not answering.called:
+            answering.addTimeout(REQUEST_SECONDS, self._reactor)
+        answering.addErrback(self._failed, request)
+        return answering.addCallback(self._put, request)
+
+    def _put(
+        self, answer: Answer | StreamingResponse, request: ApiRequest
+    ) -> bytes | Deferred[bytes]:
+        """What of the body remains to be written."""
+        if isinstance(answer, Answer):
+            return put(request, answer)
+        writing = Deferred.fromCoroutine(write_lasting(request, answer))
+        return writing.addErrback(self._broke_off, request)
+
+    def _broke_off(self, failure: Failure, request: ApiRequest) -> bytes:
+        """It is too late for an error: the connection is cut, so that nobody takes it for whole."""
+        if failure.check(CancelledError) is None:
+            _log.failure("an answer broke off", failure, request_id=request.id)
+            if request.channel is not None:
+                request.channel.forceAbortClient()
+        return b""
+
+    def _failed(self, failure: Failure, request: ApiRequest) -> Answer:
+        problem = failure.value
+        assert problem is not None
+        if isinstance(problem, CancelledError):
+            failure.raiseException()  # the client has gone
+        error = error_answer(problem, request.id, doc_url=self._doc_url)
+        fields: dict[str, Any] = {
+            "request_id": request.id,
+            "operation": self._operation.id,
+            "error_name": error.name,
+        }
+        if error.exception_id is not None:
+            fields["exception_id"] = error.exception_id
+        if request.project_id is not None:
+            fields["stream.projectId"] = request.project_id
+        if is_our_fault(problem):
+            _log.failure("request failed", failure, **fields)
+        else:
+            level = LogLevel.error if error.status >= 500 else LogLevel.info
+            _log.emit(level, "request failed: {error}", error=str(problem), **fields)
+        return error_body(error)
+
+
+def _warning(fault: Fault) -> dict[str, str]:
+    return {"param": fault.param, "message": sentence(fault.message)}
+
+
+def _incoming(request: ApiRequest, path: Mapping[str, str]) -> Incoming:
+    headers = request.requestHeaders
+
+    def header(name: bytes) -> str:
+        values = headers.getRawHeaders(name)
+        return values[0].decode("utf-8", "replace") if values else ""
+
+    return Incoming(
+        path=path,
+        query=_query(request.uri),
+        header=header,
+        headers=lambda: tuple(
+            (name, value) for name, values in headers.getAllRawHeaders() for value in values
+        ),
+        body=request.body,
+        client_ip=getattr(request.getClientAddress(), "host", ""),
+        request_id=request.id,
+    )
+
+
+def _query(uri: bytes) -> dict[str, str]:
+    """First values by name."""
+    _, _, text = uri.partition(b"?")
+    query: dict[str, str] = {}
+    if text:
+        for name, value in parse_qsl(text.decode("utf-8", "replace"), keep_blank_values=True):
+            query.setdefault(name, value)
+    return query
+
+
+def _no_route(request: Any, failure: Failure) -> bytes:
+    """The path is unknown, misspelled, or doesn't know the method."""
+    path = "/" + "/".join(part.decode() for part in request.postpath)
+    known = IKleinRequest(request).mapper.allowed_methods(clean_path(path))
+    if known and (clean_path(path) != path or isinstance(failure.value, RequestRedirect)):
+        query = request.uri.partition(b"?")[1:]
+        location = quoted_path(clean_path(path)) + b"".join(query).decode("ascii", "replace")
+        return put(request, Answer(status=301, headers=(("Location", location),)))
+    if isinstance(failure.value, MethodNotAllowed):
+        if request.method == b"OPTIONS":
+            return put(request, Answer(status=204))
+        methods = sorted(set(failure.value.valid_methods or ()) - {"HEAD"})
+        answer = error_body(
+            error_answer(
+                UserError(
+                    f"the method {shortened(request.method.decode('latin-1'))} is not allowed "
+                    f"here, only {', '.join(methods)}",
+                    status=405,
+                    name="methodNotAllowed",
+                ),
+                request.id,
+            )
+        )
+        headers = tuple(("Allow", method) for method in methods)
+        return put(request, attrs.evolve(answer, headers=headers))
+    error = error_answer(
+        UserError(
+            f'no endpoint found for path "{shortened(path)}"', status=404, name="endpointNotFound"
+        ),
+        request.id,
+    )
+    return put(request, error_body(error))

@@ -1,0 +1,133 @@
+"""Who may call: the token, the branch and the role, checked in this order."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+from stream.api.http.call import Identity
+from stream.definition import prefix
+from stream.definition.change import Change
+from stream.definition.key import BranchKey
+from stream.definition.live import LiveDefinitions
+from stream.definition.repository import Definitions
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, EtcdClient, atomic
+from stream.ops.clock import wall_clock
+from stream.target.keboola import StorageApi, TokenVerifier
+from stream.target.keboola.token import Token
+from stream.values.number import whole_number
+from stream.values.utctime import from_timestamp
+
+__all__ = ["Branches", "authenticate", "check_role", "token_of"]
+
+_BRANCH_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
+_PROGRAMMATIC = ("kbc_at_", "kbc_pat_")
+
+
+def token_of(header: str, authorization: str) -> tuple[str, bool]:
+    """The token and whether it came as a bearer token.
+
+    :param header: the value of ``X-StorageApi-Token``.
+    :param authorization: the value of ``Authorization``.
+    """
+    promoted = False
+    if not header:
+        scheme, _, credentials = authorization.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            header, promoted = credentials.strip(), True
+    _, blank, rest = header.partition(" ")
+    return (rest if blank else header), promoted
+
+
+async def authenticate(verifier: TokenVerifier, token: str, project: str) -> Identity:
+    """Whose *token* is. Raises UserError: refused, or not a master token.
+
+    :param project: the value of ``X-KBC-ProjectId``.
+    """
+    if token.startswith(_PROGRAMMATIC):
+        raise _programmatic(project)
+    wrapped = Token(token)
+    info = await verifier.verify(wrapped)
+    if not info.is_master:
+        raise UserError(
+            "please provide a master token of a project administrator",
+            status=401,
+            name="masterTokenRequired",
+        )
+    return Identity(wrapped, info)
+
+
+def _programmatic(project: str) -> UserError:
+    """Tokens of programs are exchanged by a service of the platform, which isn't used here."""
+    if whole_number(project, least=1) is None:
+        text = "programmatic token request missing valid X-KBC-ProjectId header"
+    else:
+        text = "programmatic token exchange is not configured (no service account token path)"
+    return UserError(text, status=400, name="internalError")
+
+
+def check_role(identity: Identity) -> None:
+    """Raises UserError unless the caller may change things."""
+    if not identity.is_admin:
+        raise UserError(
+            "only admin token can do write operations on streams", status=403, name="forbidden"
+        )
+
+
+class Branches:
+    """From the branch in a path to its key; an unknown one is looked up and recorded.
+
+    :param client: started.
+    """
+
+    def __init__(
+        self, reactor: Any, client: EtcdClient, live: LiveDefinitions, storage_api: StorageApi
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._live = live
+        self._storage_api = storage_api
+
+    async def resolve(self, identity: Identity, text: str) -> BranchKey:
+        """:param text: ``default`` or a number.
+
+        Raises UserError: neither of them, not the default branch, or too many branches.
+        """
+        project = identity.info.project_id
+        if text == "default":
+            return self._live.default_branch(project) or await self._ask_default(identity)
+        if _BRANCH_NUMBER.fullmatch(text) is None:
+            raise UserError(f'invalid branch: expected "default" or <int>, given "{text}"')
+        key = BranchKey(project, int(text))
+        if not self._live.has_branch(key) and not await self._is_recorded(key):
+            branch = await self._storage_api.branch(identity.token, key.branch_id)
+            if not branch.is_default:
+                raise UserError(
+                    "currently only default branch is supported, "
+                    f'branch "{key.branch_id}" is not default'
+                )
+            await self._record(identity, key)
+        return key
+
+    async def _is_recorded(self, key: BranchKey) -> bool:
+        return await self._client.get(f"{prefix.BRANCH_ACTIVE}{key}") is not None
+
+    async def _ask_default(self, identity: Identity) -> BranchKey:
+        for branch in await self._storage_api.branches(identity.token):
+            if branch.is_default:
+                key = BranchKey(identity.info.project_id, branch.id)
+                if not await self._is_recorded(key):
+                    await self._record(identity, key)
+                return key
+        raise UserError("no default branch found", status=404, name="branchNotFound")
+
+    async def _record(self, identity: Identity, key: BranchKey) -> None:
+        now: datetime = from_timestamp(wall_clock(self._reactor)())
+
+        async def body(txn: AtomicTxn) -> None:
+            change = Change(txn, now, identity.by)
+            await Definitions().create_branch(change, key, is_default=True)
+
+        await atomic(self._client, body)

@@ -1,0 +1,187 @@
+"""The JSON body of a request."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from array import array
+from codecs import BOM_UTF8
+from itertools import accumulate
+from typing import Any, NoReturn
+
+import attrs
+
+from stream.api.spec.schema import DecodeError, Object, problems_error
+from stream.errors import MAX_FAULTS, Fault, UserError, shortened
+
+__all__ = ["MAX_DEPTH", "ReadBody", "decode_json", "read_body"]
+
+MAX_DEPTH = 100
+"""Objects and arrays inside one another."""
+
+_BLANKS = " \t\r\n"
+_STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_WORDS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|-?[A-Za-z]++|(-?[0-9][0-9.eE+-]*+)', re.DOTALL)
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NOT_BRACKETS = bytes(code for code in range(256) if code not in b"[{]}")
+_BRACKET = re.compile(r"[\[\]{}]")
+_WORDING = {
+    "Expecting value": "a value is expected",
+    "Expecting property name enclosed in double quotes": (
+        "the name of a member in double quotes is expected"
+    ),
+    "Illegal trailing comma before end of object": "there is no member behind the comma",
+    "Illegal trailing comma before end of array": "there is no item behind the comma",
+    "Expecting ':' delimiter": "a colon is expected",
+    "Expecting ',' delimiter": "a comma, or the end of the object or array, is expected",
+    "Invalid control character at": "control characters must be escaped",
+    "Invalid \\escape": "there is no such escape",
+    "Invalid \\uXXXX escape": "four hexadecimal digits are expected",
+}
+"""What the decoder says, in the words of this API."""
+
+
+@attrs.frozen
+class ReadBody:
+    """:ivar value: checked, with the known members only.
+    :ivar unknown: members that aren't known, at most `MAX_FAULTS` of them.
+    """
+
+    value: dict[str, Any]
+    unknown: tuple[Fault, ...] = ()
+
+
+def read_body(
+    schema: Object, data: bytes, content_type: str, content_encoding: str = ""
+) -> ReadBody:
+    """The checked value of the first JSON document in *data*.
+
+    :param content_type: of the request; none means JSON.
+    :param content_encoding: of the request.
+
+    Raises UserError: there is none, it can't be read, or it isn't as it must be.
+    """
+    essence = content_type.partition(";")[0].strip().lower()
+    if essence and essence != "application/json" and not essence.endswith("+json"):
+        raise UserError(f"unsupported media type {shortened(essence)}", name="unsupportedMediaType")
+    if content_encoding.strip().lower() not in ("", "identity"):
+        raise UserError(
+            f'unsupported content encoding "{shortened(content_encoding)}", '
+            "please send the body as it is",
+            status=415,
+            name="unsupportedContentEncoding",
+        )
+    text = data.removeprefix(BOM_UTF8).decode("utf-8", "replace")
+    if not text.lstrip(_BLANKS):
+        raise UserError("missing required payload", name="missingPayload")
+    value = decode_json(text)
+    if value is None:
+        value = {}
+    read: dict[str, Any] = schema.read(value, "body")
+    problems = list(schema.check(read, "body"))
+    if problems:
+        raise problems_error(problems)
+    unknown = []
+    for fault in schema.unknown(value, "body"):
+        unknown.append(fault)
+        if len(unknown) == MAX_FAULTS:
+            break
+    return ReadBody(read, tuple(unknown))
+
+
+def decode_json(text: str) -> Any:
+    """The first JSON document in *text*, behind blanks. Raises `DecodeError`, which says where."""
+    start = len(text) - len(text.lstrip(_BLANKS))
+    _check_depth(text)
+    try:
+        value, _ = _decoder.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        if error.pos >= len(text.rstrip(_BLANKS)) or error.msg.startswith("Unterminated"):
+            raise _misread(text, len(text), "unexpected EOF") from None
+        reason = _WORDING.get(error.msg, "the text is not JSON")
+        shown = f"invalid character {_shown(text[error.pos])}"
+        raise _misread(text, error.pos, shown, reason) from None
+    except _Refused as refused:
+        position = _position_of(text, refused.word)
+        raise _misread(text, position, refused.problem, refused.reason) from None
+    return _without_surrogates(value) if "\\u" in text else value
+
+
+class _Refused(Exception):
+    """A word that Python takes for a value, but JSON or this API doesn't."""
+
+    def __init__(self, word: str, problem: str, reason: str = "") -> None:
+        super().__init__(word)
+        self.word = word
+        self.problem = problem
+        self.reason = reason
+
+
+def _misread(text: str, position: int, problem: str, reason: str = "") -> DecodeError:
+    before = text[:position]
+    line = before.count("\n") + 1
+    column = position - before.rfind("\n")
+    message = f"{problem} at line {line} column {column}"
+    return DecodeError(f"{message}: {reason}" if reason else message, param="body")
+
+
+def _shown(char: str) -> str:
+    return f"'{char}'" if char.isprintable() else f"U+{ord(char):04X}"
+
+
+def _position_of(text: str, word: str) -> int:
+    """Where *word* is first outside of strings."""
+    for match in _WORDS.finditer(text):
+        if match[0] == word:
+            return match.start()
+    return 0
+
+
+def _check_depth(text: str) -> None:
+    """Refuse what is nested too deeply before anything is made of it."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    # Strings are overwritten, not cut out, so that places stay.
+    plain = _STRINGS.sub(lambda match: " " * len(match[0]), text)
+    steps = array("b", plain.encode("utf-8", "replace").translate(_STEPS, _NOT_BRACKETS))
+    if max(accumulate(steps), default=0) <= MAX_DEPTH:
+        return
+    depth = 0
+    for match in _BRACKET.finditer(plain):
+        depth += 1 if match[0] in "[{" else -1
+        if depth > MAX_DEPTH:
+            reason = f"at most {MAX_DEPTH} levels are allowed"
+            raise _misread(text, match.start(), "exceeded max depth", reason)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _Refused(name, f"invalid character '{name[0]}'", f"{name} is not JSON")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise _Refused(text, "a number is too large")
+    return value
+
+
+def _int(text: str) -> int | float:
+    # Beyond 20 digits no setting is exact, and thousands of them take long to convert.
+    return int(text) if len(text) <= 20 else _float(text)
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float, parse_int=_int)
+
+
+def _without_surrogates(value: Any) -> Any:
+    """*value* with a replacement character for each half of a pair: UTF-8 can't have them."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            _without_surrogates(name): _without_surrogates(item) for name, item in value.items()
+        }
+    return value

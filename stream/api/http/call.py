@@ -1,0 +1,156 @@
+"""One call of an operation, checked and authorised, as handlers get it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+import orjson
+
+from stream.api.spec.operation import Operation, Parameters
+from stream.definition.entity import By
+from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.errors import Fault
+from stream.target.keboola import TokenInfo
+from stream.target.keboola.token import Token
+
+__all__ = [
+    "Answer",
+    "Call",
+    "Handler",
+    "Identity",
+    "Send",
+    "StreamingResponse",
+    "json_answer",
+    "json_body",
+    "json_list",
+]
+
+
+@attrs.frozen
+class Identity:
+    """Who calls.
+
+    :ivar token: acts for the caller at the Storage API.
+    """
+
+    token: Token
+    info: TokenInfo
+
+    @property
+    def by(self) -> By:
+        """As recorded with changes."""
+        admin = self.info.admin
+        return By(
+            "user",
+            token_id=self.info.id,
+            token_desc=self.info.description,
+            user_id=str(admin.id) if admin else "",
+            user_name=admin.name if admin else "",
+        )
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether changes are allowed."""
+        return self.info.admin is not None and self.info.admin.role == "admin"
+
+
+@attrs.frozen(kw_only=True)
+class Call:
+    """:ivar body: of operations that have one declared.
+    :ivar unknown: members of the body that aren't known, which the answer warns of.
+    :ivar raw_body: of operations that take any.
+    :ivar raw_headers: of operations that take any body, without the caller's token.
+    :ivar client_ip: the peer's address.
+    """
+
+    operation: Operation
+    parameters: Parameters
+    request_id: str
+    body: Mapping[str, Any] = attrs.field(factory=dict)
+    unknown: tuple[Fault, ...] = ()
+    raw_body: bytes = b""
+    raw_headers: tuple[tuple[bytes, bytes], ...] = attrs.field(default=(), repr=False)
+    client_ip: str = ""
+    _identity: Identity | None = None
+    _branch: BranchKey | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """Who calls an operation that isn't public."""
+        if self._identity is None:
+            raise ValueError(f"{self.operation.id} has no caller")
+        return self._identity
+
+    @property
+    def in_branch(self) -> bool:
+        """Whether the operation has a branch in its path."""
+        return self._branch is not None
+
+    @property
+    def branch(self) -> BranchKey:
+        """The branch of an operation that has one in its path."""
+        if self._branch is None:
+            raise ValueError(f"{self.operation.id} has no branch")
+        return self._branch
+
+    @property
+    def source_key(self) -> SourceKey:
+        return self.branch.source(self.parameters["sourceId"])
+
+    @property
+    def sink_key(self) -> SinkKey:
+        return self.source_key.sink(self.parameters["sinkId"])
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """An answer that isn't just JSON with the status of the operation.
+
+    :ivar content_type: empty if there is no body.
+    """
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Send = Callable[[bytes], Awaitable[None]]
+"""Writes a part of a body; goes on when the client takes more."""
+
+
+@attrs.frozen(kw_only=True)
+class StreamingResponse:
+    """An answer whose body is written bit by bit, for as long as it takes.
+
+    :ivar write: writes the body; it is cancelled when the client has gone.
+    """
+
+    content_type: str
+    write: Callable[[Send], Awaitable[None]]
+
+
+Handler = Callable[[Call], Awaitable[Any]]
+"""Returns an `Answer`, a `StreamingResponse`, or the plain value of a JSON body."""
+
+
+def json_body(value: Any) -> bytes:
+    """A plain value as it is sent: compact, with a line feed at the end."""
+    return orjson.dumps(value) + b"\n"
+
+
+def json_list(head: dict[str, Any], name: str, items: Iterable[bytes]) -> bytes:
+    """A body whose last member is a list of bodies.
+
+    :param head: the other members.
+    :param items: as `json_body` makes them.
+    """
+    listed = b",".join(item[:-1] for item in items)
+    return orjson.dumps(head)[:-1] + b',"' + name.encode() + b'":[' + listed + b"]}\n"
+
+
+def json_answer(body: bytes, status: int = 200) -> Answer:
+    """:param body: JSON."""
+    return Answer(status=status, body=body, content_type="application/json")

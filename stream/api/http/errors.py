@@ -1,0 +1,149 @@
+"""From an exception to the answer that the user gets: the one place where that is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import orjson
+from twisted.internet.defer import FirstError, TimeoutError
+
+from stream.errors import NestedError, UserError, explained, sentence
+from stream.etcd import AtomicConflict, EtcdError, EtcdUnavailable, TxnTooLarge
+from stream.ops.logging.ids import exception_id
+from stream.target.keboola import StorageApiError
+from stream.task.errors import TaskAlreadyRunning
+
+__all__ = ["ErrorAnswer", "as_user_error", "error_answer", "is_our_fault"]
+
+_PREFIX = "stream.api."
+_EXCEPTION_PREFIX = "keboola-stream-api"
+_SUPPORT = "Please contact our support support@keboola.com"
+_RETRY_AFTER_SECONDS = 1
+
+
+@attrs.frozen
+class ErrorAnswer:
+    """:ivar name: with its prefix.
+    :ivar retry_after: seconds; 0 if trying again won't help.
+    :ivar explanation: members that explain the error further; see `stream.errors.explained`.
+    :ivar doc_url: the page about the operation; shown only beside an explanation.
+    """
+
+    status: int
+    name: str
+    message: str
+    exception_id: str | None = None
+    retry_after: int = 0
+    explanation: Mapping[str, Any] = attrs.field(factory=dict)
+    doc_url: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """The members of the body."""
+        body: dict[str, Any] = {
+            "statusCode": self.status,
+            "error": self.name,
+            "message": self.message,
+        }
+        if self.exception_id is not None:
+            body["exceptionId"] = self.exception_id
+        if self.explanation:
+            body |= self.explanation
+            if self.doc_url:
+                body["docUrl"] = self.doc_url
+        return body
+
+    def body(self) -> bytes:
+        """The body of the answer: JSON, indented."""
+        return orjson.dumps(self.plain(), option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def _unavailable(what: str) -> UserError:
+    return UserError(
+        f"{what} can't be reached at the moment, please try again later",
+        status=503,
+        name="serviceUnavailable",
+    )
+
+
+_USER_ERRORS: tuple[tuple[type[BaseException], UserError], ...] = (
+    (EtcdUnavailable, _unavailable("the database of the service")),
+    (
+        AtomicConflict,
+        UserError(
+            "the definition is being changed by too many others, please try again later",
+            status=503,
+            name="serviceUnavailable",
+        ),
+    ),
+    (
+        TxnTooLarge,
+        UserError(
+            "the change concerns too many sinks to be made at once, "
+            "please change some of them one by one first",
+            status=409,
+            name="changeTooLarge",
+        ),
+    ),
+    (TimeoutError, UserError("the request took too long", status=408, name="requestTimeout")),
+)
+"""What is said of failures that are nobody's mistake but not a defect either."""
+
+_INTERNAL = (EtcdError, TaskAlreadyRunning)
+"""Failures that are foreseen, but that users can do nothing about."""
+
+
+def as_user_error(problem: BaseException) -> UserError | None:
+    """What the user is told of *problem*; ``None`` if it is a defect of ours."""
+    if isinstance(problem, StorageApiError) and not problem.answered:
+        return _unavailable("the Storage API")
+    if isinstance(problem, UserError):
+        return problem
+    for kind, told in _USER_ERRORS:
+        if isinstance(problem, kind):
+            return told
+    return None
+
+
+def is_our_fault(problem: BaseException) -> bool:
+    """Whether the failure is to be logged with its traceback."""
+    problem = _unwrapped(problem)
+    return as_user_error(problem) is None and not isinstance(problem, TaskAlreadyRunning)
+
+
+def _unwrapped(problem: BaseException) -> BaseException:
+    """The first failure of several things done at once."""
+    if isinstance(problem, FirstError) and problem.subFailure.value is not None:
+        return problem.subFailure.value
+    return problem
+
+
+def error_answer(problem: BaseException, request_id: str, *, doc_url: str = "") -> ErrorAnswer:
+    """What the user is told about *problem*.
+
+    :param doc_url: the page about the operation that failed.
+    """
+    problem = _unwrapped(problem)
+    told = as_user_error(problem)
+    if told is None:
+        logged_as = exception_id(_EXCEPTION_PREFIX, request_id)
+        return ErrorAnswer(
+            500,
+            _PREFIX + ("internalError" if isinstance(problem, _INTERNAL) else "panicError"),
+            f"Application error. {_SUPPORT} with exception id ({logged_as}) attached.",
+            logged_as,
+        )
+    message = told.sentences() if isinstance(told, NestedError) else sentence(told.message)
+    shown_id = told.exception_id
+    if shown_id is None and told.status >= 500:
+        shown_id = exception_id(_EXCEPTION_PREFIX, request_id)
+    return ErrorAnswer(
+        told.status,
+        told.name if "." in told.name else _PREFIX + told.name,
+        message,
+        shown_id,
+        _RETRY_AFTER_SECONDS if told.status in (429, 503) else 0,
+        explained(told, _PREFIX),
+        doc_url,
+    )

@@ -1,0 +1,118 @@
+"""From a request to a checked and authorised call.
+
+The order of the checks is a part of the API: path, query and header together, then the token, the
+body, the branch, and the role. What the entity itself says comes after that, in the handlers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import attrs
+
+from stream.api.http.auth import Branches, authenticate, check_role, token_of
+from stream.api.http.body import ReadBody, read_body
+from stream.api.http.call import Call, Identity
+from stream.api.spec.operation import Operation
+from stream.api.spec.schema import missing, problems_error
+from stream.target.keboola import TokenVerifier
+
+__all__ = ["Guard", "Incoming"]
+
+_TOKEN_HEADER = "X-StorageApi-Token"
+
+
+@attrs.frozen(kw_only=True)
+class Incoming:
+    """A request as it came; what isn't always needed is read when it is.
+
+    :ivar path: parameters of the path.
+    :ivar query: first values by name.
+    :ivar header: the first value of the header with this name, empty if there is none.
+    :ivar headers: names and values of all headers in their order.
+    :ivar body: reads the whole body; raises UserError.
+    """
+
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    header: Callable[[bytes], str]
+    headers: Callable[[], tuple[tuple[bytes, bytes], ...]]
+    body: Callable[[], Awaitable[bytes]]
+    client_ip: str
+    request_id: str
+
+
+class Guard:
+    """:param branches: resolves the branch in the path.
+    :param strict: whether a body with members that aren't known is refused.
+    """
+
+    def __init__(
+        self, verifier: TokenVerifier, branches: Branches, *, strict: bool = False
+    ) -> None:
+        self._verifier = verifier
+        self._branches = branches
+        self._strict = strict
+
+    async def admit(
+        self,
+        operation: Operation,
+        incoming: Incoming,
+        on_caller: Callable[[Identity], None] = lambda identity: None,
+    ) -> Call:
+        """:param on_caller: told who calls as soon as the token is verified.
+
+        Raises UserError if the request is wrong or not allowed.
+        """
+        parameters, problems = operation.read_parameters(incoming.path, incoming.query)
+        token, promoted = token_of(
+            incoming.header(b"x-storageapi-token"), incoming.header(b"authorization")
+        )
+        if not operation.public and not token:
+            problems.append(missing(_TOKEN_HEADER, "header"))
+        if problems:
+            raise problems_error(problems)
+        identity, branch = None, None
+        if not operation.public:
+            project = incoming.header(b"x-kbc-projectid")
+            identity = await authenticate(self._verifier, token, project)
+            on_caller(identity)
+        # Nothing is read from the connection before it is known whose body it is. One that nobody
+        # needs is read, too: the connection can be used again.
+        data = b"" if operation.public else await incoming.body()
+        read = ReadBody({})
+        if operation.body is not None:
+            read = read_body(
+                operation.body,
+                data,
+                incoming.header(b"content-type"),
+                incoming.header(b"content-encoding"),
+            )
+            if read.unknown and self._strict:
+                raise problems_error(read.unknown)
+        if identity is not None:
+            if "branchId" in parameters:
+                branch = await self._branches.resolve(identity, parameters["branchId"])
+            if operation.admin:
+                check_role(identity)
+        is_record = operation.raw_body
+        return Call(
+            operation=operation,
+            parameters=parameters,
+            request_id=incoming.request_id,
+            body=read.value,
+            unknown=read.unknown,
+            raw_body=data if is_record else b"",
+            raw_headers=_record_headers(incoming.headers(), promoted) if is_record else (),
+            client_ip=incoming.client_ip,
+            identity=identity,
+            branch=branch,
+        )
+
+
+def _record_headers(
+    headers: tuple[tuple[bytes, bytes], ...], promoted: bool
+) -> tuple[tuple[bytes, bytes], ...]:
+    """Headers without those that carry the caller's token."""
+    tokens = {b"x-storageapi-token", b"authorization"} if promoted else {b"x-storageapi-token"}
+    return tuple((name, value) for name, value in headers if name.lower() not in tokens)

@@ -1,0 +1,511 @@
+"""Connections of the API: heads, bodies and answers that are bounded in size and time.
+
+A request is handled as soon as its head is complete. Nothing more is read from its connection until
+whoever handles it asks for the body, which happens when the caller is known. So whoever has no
+token costs a head of some kilobytes, whatever is sent behind it.
+
+Note [Unread bodies]: an answer that is sent before the body was read ends the connection. If it
+were closed at once, the client's system would throw the answer away together with what it still has
+to send. So only our side is closed, and what comes is discarded, for a while and up to a size.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from io import BytesIO
+from typing import Any
+from weakref import WeakSet
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.http import Request as HttpRequest
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+
+from stream.api.http.errors import ErrorAnswer, error_answer
+from stream.errors import UserError
+from stream.ops.logging.ids import request_id
+from stream.ops.tracing.spans import Span
+
+__all__ = [
+    "BODY_SECONDS",
+    "HEADERS_SECONDS",
+    "MAX_BODY_BYTES",
+    "MAX_CONNECTIONS",
+    "MAX_HEADERS",
+    "MAX_HEAD_BYTES",
+    "ApiChannel",
+    "ApiRequest",
+    "ApiSite",
+]
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_WAITING_BYTES = 32 * 1024 * 1024
+"""Of the bodies of all requests that are being received or answered."""
+MAX_HEAD_BYTES = 16 * 1024
+MAX_HEADERS = 100
+MAX_CONNECTIONS = 1000
+"""Beyond it, the oldest connection without a verified token is closed for a new one."""
+HEADERS_SECONDS = 10
+"""For the head of a request, and for waiting for the next one."""
+BODY_SECONDS = 20
+"""For the body, from when it is read."""
+_SWEEP_SECONDS = 1
+_CLOSE_SECONDS = 15
+"""How long a connection that is being closed may still take its answer."""
+_READ_BYTES = 16 * 1024
+"""Read at once from a connection, which bounds what comes unasked behind a head."""
+_DISCARD_BYTES = 64 * 1024
+"""Read at once of what is discarded."""
+MAX_DISCARDED_BYTES = 32 * 1024 * 1024
+_MAX_DISCARDING = 100
+"""Connections from which unread bodies are discarded at the same time; others are closed."""
+_MAX_LENGTH_DIGITS = 18
+
+
+class ApiRequest(Request):
+    """A request that is handled when its head is complete.
+
+    :ivar id: in the answer and in the log.
+    :ivar project_id: of the caller, once it is known.
+    :ivar branch_id: of the call, once it is known.
+    :ivar span: of the request; its end is cared for.
+    :ivar is_whole: the body has been received, or there is none.
+    """
+
+    channel: Any
+
+    def __init__(self, channel: Any, *arguments: Any, **named: Any) -> None:
+        super().__init__(channel, *arguments, **named)
+        self.id = request_id()
+        self.project_id: int | None = None
+        self.branch_id: int | None = None
+        self.span = Span(None)
+        self.is_whole = False
+        self._length: int | None = 0
+        self._bytes = 0
+        self._problem: UserError | None = None
+        self._arrival: Deferred[None] | None = None
+        self._site: ApiSite = channel.site
+        self._site.expect(channel, HEADERS_SECONDS)
+
+    def getRequestHostname(self) -> bytes:
+        """Unlike the base class, a constant: routes don't depend on what a client says."""
+        return b"api"
+
+    def gotLength(self, length: int | None) -> None:
+        """The head is complete. Unlike the base class, never use a file on disk."""
+        self._site.forget(self.channel)
+        self.content = BytesIO()
+        self._length = length
+        if length != 0:
+            self.channel.hold()
+            self._begin(*self.channel.head)
+
+    def _begin(self, command: bytes, path: bytes, version: bytes) -> None:
+        self.args = {}
+        self.method, self.uri, self.clientproto = command, path, version
+        self.path = path.partition(b"?")[0]
+        self.process()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self._problem is not None or self.content is None:
+            return
+        if self._bytes + len(data) > MAX_BODY_BYTES:
+            self.refuse_body(_too_large())
+        elif not self._site.take(len(data)):
+            self.refuse_body(_busy())
+        else:
+            self._bytes += len(data)
+            self.content.write(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The body is complete. Unlike the base class, leave a form in it alone: it may be a
+        record."""
+        self.is_whole = True
+        self._site.forget(self.channel)
+        if self._length == 0:
+            self._begin(command, path, version)
+        else:
+            self._arrived()
+
+    def refuse_body(self, problem: UserError) -> None:
+        """Whoever waits for the body, now or later, gets *problem* instead."""
+        self._problem = problem
+        self._release_bytes()
+        self._site.forget(self.channel)
+        self._arrived()
+
+    def _arrived(self) -> None:
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.callback(None)
+
+    async def body(self) -> bytes:
+        """The whole body, for which nothing is read before.
+
+        Raises UserError: it is too large, or takes too long.
+        """
+        if self._length is not None and self._length > MAX_BODY_BYTES:
+            self._problem = self._problem or _too_large()
+        if not self.is_whole and self._problem is None:
+            self._arrival = Deferred()
+            self._site.expect(self.channel, BODY_SECONDS)
+            self.channel.release()
+            await self._arrival
+        if self._problem is not None:
+            raise self._problem
+        assert isinstance(self.content, BytesIO)
+        return self.content.getvalue()
+
+    @property
+    def waits_for_body(self) -> bool:
+        """Whether somebody does."""
+        return self._arrival is not None
+
+    def vouch(self) -> None:
+        """The caller is known: its connection isn't closed for a stranger's."""
+        if self.channel is not None:
+            self._site.vouch(self.channel)
+
+    def write(self, data: bytes) -> None:
+        if not self.startedWriting and not self.is_whole and self.channel is not None:
+            self.setHeader(b"Connection", b"close")
+            self.channel.end_after_answer()
+        super().write(data)
+
+    def _release_bytes(self) -> None:
+        self._site.release(self._bytes)
+        self._bytes = 0
+
+    def finish(self) -> None:
+        self._release_bytes()
+        super().finish()
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._release_bytes()
+        super().connectionLost(reason)
+
+
+def _too_large() -> UserError:
+    return UserError(
+        f"the body is larger than {MAX_BODY_BYTES} bytes",
+        status=413,
+        name="payloadTooLarge",
+    )
+
+
+def _busy() -> UserError:
+    return UserError(
+        "the service is busy, please try again in a moment", status=503, name="serviceUnavailable"
+    )
+
+
+class ApiChannel(HTTPChannel):
+    """A connection that reads a body only when it is asked for."""
+
+    site: ApiSite
+    transport: Any
+    _networkProducer: Any
+    maxHeaders = MAX_HEADERS
+    totalHeadersSize = MAX_HEAD_BYTES
+    MAX_LENGTH = MAX_HEAD_BYTES
+    _command: bytes
+    _path: bytes
+    _version: bytes
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held = False
+        self._owes_continue = False
+        self._is_refused = False
+        self._has_unread = False
+        self._is_discarding = False
+        self._discarded = 0
+
+    @property
+    def head(self) -> tuple[bytes, bytes, bytes]:
+        """Method, target and version of the request whose head is complete."""
+        return self._command, self._path, self._version
+
+    # What is read
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        if hasattr(self.transport, "bufferSize"):
+            self.transport.bufferSize = _READ_BYTES
+        self.site.connected(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._abortingCall is not None:
+            # It is being closed.
+            self._discarded += len(data)
+            if self._discarded > MAX_DISCARDED_BYTES:
+                self.forceAbortClient()
+            return
+        if not self.requests:
+            self.site.expect(self, HEADERS_SECONDS)
+        super().dataReceived(data)
+
+    def lineReceived(self, line: bytes) -> None:
+        if not self._is_refused:
+            super().lineReceived(line)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        if self.requests and not self._is_refused:
+            super().rawDataReceived(data)
+
+    def hold(self) -> None:
+        """Read no more until `release`."""
+        self._held = True
+        # For the next request, which the base class only does at the end of a body.
+        self._savedTimeOut = self.setTimeout(None) or self._savedTimeOut
+        self._networkProducer.pauseProducing()
+
+    def release(self) -> None:
+        """Read on; a client that asked whether to send the body is answered."""
+        if self._owes_continue:
+            self._owes_continue = False
+            super()._send100Continue()
+        self._held = False
+        self._networkProducer.resumeProducing()
+
+    def _send100Continue(self) -> None:
+        self._owes_continue = True
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        if self._held:
+            self._networkProducer.pauseProducing()
+
+    # What is refused
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
+        # The base class converts any number of digits.
+        if header == b"Content-Length" and data.isdigit() and len(data) > _MAX_LENGTH_DIGITS:
+            self._refuse(_too_large())
+            return False
+        chosen: bool = super()._maybeChooseTransferDecoder(header, data)
+        return chosen
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._refuse(_head_too_large())
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        if (
+            self._receivedHeaderSize > self.totalHeadersSize
+            or self._receivedHeaderCount > self.maxHeaders
+        ):
+            self._refuse(_head_too_large())
+        else:
+            self._refuse(UserError("the request is not valid HTTP"))
+
+    def _refuse(self, problem: UserError) -> None:
+        """Answer what can't become a request, and close."""
+        if self._is_refused:
+            return
+        self._is_refused = self._has_unread = True
+        self.site.forget(self)
+        if any(request.startedWriting for request in self.requests):
+            self.forceAbortClient()
+            return
+        identifier = self.requests[-1].id if self.requests else request_id()
+        self.transport.write(_raw_answer(error_answer(problem, identifier), identifier))
+        self.loseConnection()
+
+    def expired(self) -> None:
+        """What was expected hasn't come in time."""
+        request = self.requests[-1] if self.requests else None
+        if isinstance(request, ApiRequest) and request.waits_for_body:
+            request.refuse_body(_too_slow(f"the body did not come within {BODY_SECONDS} s"))
+        else:
+            self._refuse(_too_slow(f"the head did not come within {HEADERS_SECONDS} s"))
+
+    # How it ends
+
+    def end_after_answer(self) -> None:
+        """The body won't be read, so nothing can follow on this connection."""
+        self.persistent = False
+        self._has_unread = True
+
+    def requestDone(self, request: HttpRequest) -> None:
+        self._held = self._owes_continue = False
+        if self._waitingForTransport and (self._buffer or self._dataBuffer):
+            # A client that sends requests but reads no answers gets no more of them.
+            self.persistent = False
+        super().requestDone(request)
+        if self.requests or not self.persistent:
+            return
+        if self._waitingForTransport:
+            self._networkProducer.pauseProducing()
+        if self._buffer:
+            self.site.expect(self, HEADERS_SECONDS)
+
+    def loseConnection(self) -> None:
+        """Close when all is sent, or after a while; see Note [Unread bodies]."""
+        self.setTimeout(None)
+        if self._abortingCall is None:
+            self._abortingCall = self.callLater(_CLOSE_SECONDS, self.forceAbortClient)
+        may_discard = self._has_unread and IHalfCloseableDescriptor.providedBy(self.transport)
+        if may_discard and not self._is_discarding and self.site.may_discard(self):
+            self._is_discarding = True
+            self._networkProducer.unregisterProducer()
+            self.transport.bufferSize = _DISCARD_BYTES
+            self.transport.loseWriteConnection()
+            self.transport.resumeProducing()
+            return
+        super().loseConnection()
+
+    def timeoutConnection(self) -> None:
+        """Nothing has come for a while."""
+        if self in self.site.deadlines:
+            self.expired()
+        else:
+            self.loseConnection()
+
+    def forceAbortClient(self) -> None:
+        if self._abortingCall is not None and self._abortingCall.active():
+            self._abortingCall.cancel()
+        self._abortingCall = None
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.site.disconnected(self)
+        super().connectionLost(reason)
+
+
+def _raw_answer(error: ErrorAnswer, identifier: str) -> bytes:
+    """The whole answer to what isn't a request, behind which the connection is closed."""
+    body = error.body()
+    head = (
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
+        f"Date: {datetimeToString().decode()}\r\n"
+        "Content-Type: application/json\r\n"
+        "X-Content-Type-Options: nosniff\r\n"
+        f"X-Request-Id: {identifier}\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _head_too_large() -> UserError:
+    return UserError(
+        f"the head of the request is larger than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers",
+        status=431,
+        name="headTooLarge",
+    )
+
+
+def _too_slow(message: str) -> UserError:
+    return UserError(message, status=408, name="requestTimeout")
+
+
+class ApiSite(Site):
+    """A site whose connections are `ApiChannel`s and that leaves the log to `Front`.
+
+    :ivar connections: those that are open.
+    :ivar deadlines: of what is expected of clients.
+    """
+
+    noisy = False
+    protocol = ApiChannel  # type: ignore[assignment]
+    requestFactory = ApiRequest
+    displayTracebacks = False
+
+    def __init__(self, root: IResource, reactor: Any) -> None:
+        super().__init__(root, reactor=reactor, timeout=HEADERS_SECONDS)
+        # The oldest first. Those of callers that are known are in the second.
+        self._strangers: dict[ApiChannel, None] = {}
+        self._vouched: dict[ApiChannel, None] = {}
+        self._discarding: WeakSet[ApiChannel] = WeakSet()
+        self._waiting_bytes = 0
+        self.deadlines: dict[ApiChannel, float] = {}
+        self._sweeping: IDelayedCall | None = None
+
+    @property
+    def connections(self) -> list[ApiChannel]:
+        """All that are open."""
+        return [*self._strangers, *self._vouched]
+
+    # Connections
+
+    def connected(self, channel: ApiChannel) -> None:
+        """Take a new connection, for which one of a stranger, or the oldest, may have to go."""
+        self._strangers[channel] = None
+        if len(self._strangers) + len(self._vouched) > MAX_CONNECTIONS:
+            oldest = next(iter(self._strangers))
+            if oldest is channel and self._vouched:
+                oldest = next(iter(self._vouched))
+            oldest.forceAbortClient()
+
+    def vouch(self, channel: ApiChannel) -> None:
+        """The caller behind *channel* is known."""
+        if self._strangers.pop(channel, self) is None:
+            self._vouched[channel] = None
+
+    def disconnected(self, channel: ApiChannel) -> None:
+        self._strangers.pop(channel, None)
+        self._vouched.pop(channel, None)
+        self._discarding.discard(channel)
+        self.forget(channel)
+
+    def may_discard(self, channel: ApiChannel) -> bool:
+        """Whether what *channel* still sends may be read and discarded."""
+        if len(self._discarding) >= _MAX_DISCARDING:
+            return False
+        self._discarding.add(channel)
+        return True
+
+    # Bytes
+
+    def take(self, size: int) -> bool:
+        """Count *size* bytes of a body; whether they may be kept."""
+        if self._waiting_bytes + size > MAX_WAITING_BYTES:
+            return False
+        self._waiting_bytes += size
+        return True
+
+    def release(self, size: int) -> None:
+        """So many bytes that were taken are done with."""
+        self._waiting_bytes -= size
+
+    # Time
+
+    def expect(self, channel: ApiChannel, seconds: float) -> None:
+        """The next part of a request must have come within so many seconds; a deadline that is
+        running goes on.
+
+        One timer looks after all connections: most parts are complete before it could fire.
+        """
+        self.deadlines.setdefault(channel, self.reactor.seconds() + seconds)
+        if self._sweeping is None:
+            self._sweeping = self.reactor.callLater(_SWEEP_SECONDS, self._sweep)
+
+    def forget(self, channel: ApiChannel) -> None:
+        """What was expected has come."""
+        self.deadlines.pop(channel, None)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        now = self.reactor.seconds()
+        for channel, deadline in list(self.deadlines.items()):
+            if deadline <= now and channel in self.deadlines:
+                del self.deadlines[channel]
+                channel.expired()
+        if self.deadlines and self._sweeping is None:
+            self._sweeping = self.reactor.callLater(_SWEEP_SECONDS, self._sweep)
+
+    def hang_up(self) -> None:
+        """Close the connections, after what was written to them is sent."""
+        for connection in self.connections:
+            connection.loseConnection()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+
+    def log(self, request: Any) -> None:
+        """Nothing here."""

@@ -1,0 +1,60 @@
+"""Writing an answer that lasts: no faster than the client takes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from stream.api.http.call import StreamingResponse
+
+__all__ = ["write_lasting"]
+
+
+async def write_lasting(request: Any, answer: StreamingResponse) -> bytes:
+    """Write head and body of *answer*; the request remains to be finished.
+
+    :param request: of twisted.web.
+    :returns: nothing more to be written.
+    """
+    request.setHeader(b"Content-Type", answer.content_type.encode())
+    request.setHeader(b"Cache-Control", b"no-store")
+    request.setHeader(b"X-Accel-Buffering", b"no")  # a proxy that collects would hold it back
+    if request.method == b"HEAD":
+        return b""
+    pace = _Pace(request)
+    request.registerProducer(pace, True)
+    try:
+        await answer.write(pace.send)
+    finally:
+        request.unregisterProducer()
+    return b""
+
+
+@implementer(IPushProducer)
+class _Pace:
+    """Waits while the connection is full."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+        self._paused: Deferred[None] | None = None
+
+    async def send(self, data: bytes) -> None:
+        """Write *data*, and wait until more may be written."""
+        self._request.write(data)
+        if self._paused is not None:
+            await self._paused
+
+    def pauseProducing(self) -> None:
+        if self._paused is None:
+            self._paused = Deferred()
+
+    def resumeProducing(self) -> None:
+        paused, self._paused = self._paused, None
+        if paused is not None and not paused.called:
+            paused.callback(None)
+
+    def stopProducing(self) -> None:
+        """The client has gone; whoever writes is cancelled."""

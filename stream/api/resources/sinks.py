@@ -1,0 +1,204 @@
+"""Sinks: created, shown, changed, deleted, switched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from stream.api.http.call import Call, Handler, json_answer, json_body, json_list
+from stream.api.resources.change_tasks import ChangeTasks, sinks_lock
+from stream.api.resources.sources import entity_id
+from stream.api.resources.tables import TemplateChecks, check_templates, new_table, table_patch
+from stream.api.resources.views import page_view, sink_view
+from stream.definition import errors, lifecycle
+from stream.definition.change import Change
+from stream.definition.entity import Sink
+from stream.definition.key import SinkKey
+from stream.definition.live import KnownPage, LiveDefinitions
+from stream.definition.reads import DefinitionReads
+from stream.definition.repository import Definitions
+from stream.etcd import Session
+from stream.task.errors import TaskAlreadyRunning
+from stream.task.executor import TaskRun
+
+__all__ = ["Sinks"]
+
+
+class Sinks:
+    """:param session: holds the lock under which tables are made.
+    :param templates: reads the templates of new mappings.
+    """
+
+    def __init__(
+        self,
+        *,
+        reads: DefinitionReads,
+        live: LiveDefinitions,
+        tasks: ChangeTasks,
+        session: Session,
+        templates: TemplateChecks,
+    ) -> None:
+        self._templates = templates
+        self._reads = reads
+        self._live = live
+        self._tasks = tasks
+        self._session = session
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "CreateSink": self.create,
+            "ListSinks": self.list,
+            "ListDeletedSinks": self.list_deleted,
+            "GetSink": self.get,
+            "UpdateSink": self.update,
+            "DeleteSink": self.delete,
+            "DisableSink": self.disable,
+            "EnableSink": self.enable,
+            "UndeleteSink": self.undelete,
+        }
+
+    async def create(self, call: Call) -> Any:
+        body = call.body
+        key = call.source_key.sink(entity_id(body, "sinkId"))
+        table = new_table(body.get("table"))
+        await check_templates(self._templates, key.project_id, table.mapping.mapping)
+        await self._reads.source(call.source_key)
+        if await self._reads.find_sink(key) is not None:
+            raise errors.sink_exists(key)
+
+        async def create(change: Change, definitions: Definitions) -> Sink:
+            new = lifecycle.new_sink(
+                key,
+                name=body["name"],
+                description=body.get("description", ""),
+                allowed_signals=tuple(body.get("allowedSignals", ())),
+                table=table,
+                at=change.now,
+                by=change.by,
+            )
+            return await definitions.create_sink(change, new)
+
+        async def work(run: TaskRun) -> None:
+            async with await sinks_lock(self._session, key.source_key):
+                await self._tasks.apply(call.identity, key, create)
+
+        try:
+            return await self._tasks.work(
+                call, key, "Sink has been created successfully.", work, patience=0.0
+            )
+        except TaskAlreadyRunning:
+            # Whoever is making it is about to succeed, so that is what the caller is told.
+            raise errors.sink_exists(key, being_created=True) from None
+
+    async def get(self, call: Call) -> Any:
+        known = self._live.sink(call.sink_key)
+        if known is not None:
+            await self._live.complete([known])
+            return json_answer(known.shown(_show))
+        sinks = [await self._reads.sink_in_source(call.sink_key)]
+        return sink_view(*await self._reads.with_mappings(sinks))
+
+    async def list(self, call: Call) -> Any:
+        return await self._list(call, deleted=False)
+
+    async def list_deleted(self, call: Call) -> Any:
+        return await self._list(call, deleted=True)
+
+    async def _list(self, call: Call, *, deleted: bool) -> Any:
+        after, limit = call.parameters["afterId"], call.parameters["limit"]
+        known = None if deleted else self._live.sinks_page(call.source_key, after, limit)
+        if known is not None:
+            await self._live.complete(known.items)
+            return json_answer(known.shown(lambda page: _show_page(call, page)))
+        await self._reads.source(call.source_key)
+        page = await self._reads.sinks_page(call.source_key, after, limit, deleted=deleted)
+        head = _list_head(call, page.total, [sink.key.sink_id for sink in page.items])
+        sinks = await self._reads.with_mappings(page.items)
+        return head | {"sinks": [sink_view(sink) for sink in sinks]}
+
+    async def update(self, call: Call) -> Any:
+        body, key = call.body, call.sink_key
+        await self._reads.sink(key)
+        table = table_patch(body.get("table"))
+        if table.mapping is not None:
+            await check_templates(self._templates, key.project_id, table.mapping)
+
+        def patch(sink: Sink) -> Sink:
+            given = {name: body[name] for name in ("name", "description") if name in body}
+            if "allowedSignals" in body:
+                given["allowed_signals"] = tuple(body["allowedSignals"])
+            patched: Sink = attrs.evolve(sink, table=table.apply(sink.table), **given)
+            return patched
+
+        description = body.get("changeDescription", "Updated.")
+
+        async def work(run: TaskRun) -> None:
+            async with await sinks_lock(self._session, key.source_key):
+                await self._tasks.apply(
+                    call.identity,
+                    key,
+                    lambda change, definitions: definitions.update_sink(
+                        change, key, description, patch
+                    ),
+                )
+
+        return await self._tasks.work(call, key, "Sink has been updated successfully.", work)
+
+    async def delete(self, call: Call) -> Any:
+        key = (await self._reads.sink_in_source(call.sink_key)).key
+        return await self._tasks.change(
+            call,
+            key,
+            "Sink has been deleted successfully.",
+            lambda change, definitions: definitions.delete_sink(change, key),
+        )
+
+    async def disable(self, call: Call) -> Any:
+        key = (await self._reads.sink_in_source(call.sink_key)).key
+        return await self._tasks.change(
+            call,
+            key,
+            "Sink has been disabled successfully.",
+            lambda change, definitions: definitions.disable_sink(change, key),
+        )
+
+    async def enable(self, call: Call) -> Any:
+        key = (await self._reads.sink_in_source(call.sink_key)).key
+        return await self._tasks.change(
+            call,
+            key,
+            "Sink has been enabled successfully.",
+            lambda change, definitions: definitions.enable_sink(change, key),
+        )
+
+    async def undelete(self, call: Call) -> Any:
+        key: SinkKey = call.sink_key
+        await self._reads.source(call.source_key)
+        await self._reads.deleted_sink(key)
+        return await self._tasks.change(
+            call,
+            key,
+            "Sink has been undeleted successfully.",
+            lambda change, definitions: definitions.undelete_sink(change, key),
+        )
+
+
+def _list_head(call: Call, total: int, ids: Sequence[str]) -> dict[str, Any]:
+    return {
+        "projectId": call.branch.project_id,
+        "branchId": call.branch.branch_id,
+        "sourceId": call.source_key.source_id,
+        "page": page_view(call.parameters["limit"], total, call.parameters["afterId"], ids),
+    }
+
+
+def _show_page(call: Call, page: KnownPage[Sink]) -> bytes:
+    ids = [entry.value.key.sink_id for entry in page.items]
+    shown = (entry.shown(_show) for entry in page.items)
+    return json_list(_list_head(call, page.total, ids), "sinks", shown)
+
+
+def _show(sink: Sink) -> bytes:
+    return json_body(sink_view(sink))

@@ -1,0 +1,238 @@
+"""Sources: created, shown, changed, deleted, switched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from stream.api.http.call import Call, Handler, json_answer, json_body, json_list
+from stream.api.resources.change_tasks import ChangeTasks, SourceEvents, sinks_lock
+from stream.api.resources.views import Urls, page_view
+from stream.api.spec.schema import quoted
+from stream.definition import errors, lifecycle
+from stream.definition.change import Change
+from stream.definition.entity import Source
+from stream.definition.key import SourceKey
+from stream.definition.live import KnownPage, LiveDefinitions
+from stream.definition.reads import DefinitionReads
+from stream.definition.repository import Definitions
+from stream.definition.secret import new_secret
+from stream.definition.slug import MAX_ID_LENGTH, made_id, slug
+from stream.errors import UserError
+from stream.etcd import Session
+from stream.target.keboola import StorageApi
+from stream.target.keboola.destination import delete_destinations
+from stream.task.executor import TaskRun
+
+__all__ = ["Sources", "entity_id"]
+
+
+def _list_head(call: Call, total: int, ids: Sequence[str]) -> dict[str, Any]:
+    return {
+        "projectId": call.branch.project_id,
+        "branchId": call.branch.branch_id,
+        "page": page_view(call.parameters["limit"], total, call.parameters["afterId"], ids),
+    }
+
+
+def entity_id(body: Any, member: str) -> str:
+    """The id that was asked for, or one made from the name.
+
+    Raises UserError if an id that was asked for can't be one.
+    """
+    given = body.get(member)
+    if given is None:
+        return made_id(body["name"], member.removesuffix("Id"))
+    made = slug(given)
+    if not made:
+        raise UserError(
+            f'"{member}" must not be empty',
+            param=f"body.{member}",
+            detail=f"nothing is left of {quoted(given)}: an id is made of letters like a to z, "
+            "digits and dashes",
+        )
+    if len(made) > MAX_ID_LENGTH:
+        raise UserError(
+            f'"{member}" must not be longer than {MAX_ID_LENGTH} characters',
+            param=f"body.{member}",
+            detail=f"it becomes {quoted(made)}, which has {len(made)} characters",
+        )
+    return made
+
+
+class Sources:
+    """:param events: sent when a source is created, deleted or switched."""
+
+    def __init__(
+        self,
+        *,
+        reads: DefinitionReads,
+        live: LiveDefinitions,
+        tasks: ChangeTasks,
+        events: SourceEvents,
+        urls: Urls,
+        session: Session,
+        storage_api: StorageApi,
+    ) -> None:
+        self._reads = reads
+        self._live = live
+        self._tasks = tasks
+        self._events = events
+        self._urls = urls
+        self._session = session
+        self._storage_api = storage_api
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "CreateSource": self.create,
+            "ListSources": self.list,
+            "ListDeletedSources": self.list_deleted,
+            "GetSource": self.get,
+            "UpdateSource": self.update,
+            "DeleteSource": self.delete,
+            "DisableSource": self.disable,
+            "EnableSource": self.enable,
+            "UndeleteSource": self.undelete,
+            "RotateSourceSecret": self.rotate_secret,
+        }
+
+    async def create(self, call: Call) -> Any:
+        body = call.body
+        key = call.branch.source(entity_id(body, "sourceId"))
+        if await self._reads.find_source(key) is not None:
+            raise errors.source_exists(key)
+        secret = new_secret()
+
+        async def create(change: Change, definitions: Definitions) -> Source:
+            new = lifecycle.new_source(
+                key,
+                type=body["type"],
+                name=body["name"],
+                description=body.get("description", ""),
+                secret=secret,
+                at=change.now,
+                by=change.by,
+            )
+            return await definitions.create_source(change, new)
+
+        async def work(run: TaskRun) -> None:
+            await self._tasks.apply(call.identity, key, create)
+
+        reported = self._events.around(call, key, body["name"], "create", work)
+        return await self._tasks.work(call, key, "Source has been created successfully.", reported)
+
+    async def get(self, call: Call) -> Any:
+        known = self._live.source(call.source_key)
+        if known is not None:
+            return json_answer(known.shown(self._show))
+        return self._urls.source_view(await self._reads.source(call.source_key))
+
+    def _show(self, source: Source) -> bytes:
+        return json_body(self._urls.source_view(source))
+
+    def _show_page(self, call: Call, page: KnownPage[Source]) -> bytes:
+        ids = [entry.value.key.source_id for entry in page.items]
+        shown = (entry.shown(self._show) for entry in page.items)
+        return json_list(_list_head(call, page.total, ids), "sources", shown)
+
+    async def list(self, call: Call) -> Any:
+        return await self._list(call, deleted=False)
+
+    async def list_deleted(self, call: Call) -> Any:
+        return await self._list(call, deleted=True)
+
+    async def _list(self, call: Call, *, deleted: bool) -> Any:
+        after, limit = call.parameters["afterId"], call.parameters["limit"]
+        known = None if deleted else self._live.sources_page(call.branch, after, limit)
+        if known is not None:
+            return json_answer(known.shown(lambda page: self._show_page(call, page)))
+        page = await self._reads.sources_page(call.branch, after, limit, deleted=deleted)
+        head = _list_head(call, page.total, [source.key.source_id for source in page.items])
+        return head | {"sources": [self._urls.source_view(source) for source in page.items]}
+
+    async def update(self, call: Call) -> Any:
+        body, key = call.body, call.source_key
+        await self._reads.source(key)
+        secret = new_secret()
+
+        def patch(source: Source) -> Source:
+            given = {name: body[name] for name in ("name", "description") if name in body}
+            patched: Source = attrs.evolve(source, **given)
+            type = body.get("type", source.type)
+            return patched if type == source.type else lifecycle.with_secret(patched, type, secret)
+
+        return await self._tasks.change(
+            call,
+            key,
+            "Source has been updated successfully.",
+            lambda change, definitions: definitions.update_source(
+                change, key, body.get("changeDescription", "Updated."), patch
+            ),
+        )
+
+    async def rotate_secret(self, call: Call) -> Any:
+        secret = new_secret()
+        source = await self._tasks.apply(
+            call.identity,
+            call.source_key,
+            lambda change, definitions: definitions.update_source(
+                change,
+                call.source_key,
+                "Rotated secret.",
+                lambda source: lifecycle.with_secret(source, source.type, secret),
+            ),
+        )
+        return self._urls.source_view(source)
+
+    async def delete(self, call: Call) -> Any:
+        key = call.source_key
+        source = await self._reads.source(key)
+        if not call.parameters["cascade"]:
+            return await self._switch(call, source, "delete")
+        work = self._events.around(
+            call, key, source.name, "delete", lambda run: self._purge(call, key, run)
+        )
+        return await self._tasks.work(
+            call, key, "Source and its destination tables and bucket have been deleted.", work
+        )
+
+    async def _purge(self, call: Call, key: SourceKey, run: TaskRun) -> None:
+        async with await sinks_lock(self._session, key):
+            _, sinks = await self._tasks.apply(
+                call.identity,
+                key,
+                lambda change, definitions: definitions.purge_source(change, key),
+            )
+            # From here on the source is gone, whatever happens to its tables.
+            run.outputs = self._tasks.outputs(key)
+            await delete_destinations(self._storage_api, call.identity.token.value, sinks)
+
+    async def disable(self, call: Call) -> Any:
+        return await self._switch(call, await self._reads.source(call.source_key), "disable")
+
+    async def enable(self, call: Call) -> Any:
+        return await self._switch(call, await self._reads.source(call.source_key), "enable")
+
+    async def undelete(self, call: Call) -> Any:
+        deleted = await self._reads.deleted_source(call.source_key)
+        return await self._switch(call, deleted, "undelete")
+
+    async def _switch(self, call: Call, source: Source, verb: str) -> Any:
+        key = source.key
+
+        async def switch(change: Change, definitions: Definitions) -> Source:
+            if verb == "delete":
+                return await definitions.delete_source(change, key)
+            if verb == "undelete":
+                return await definitions.undelete_source(change, key)
+            if verb == "disable":
+                return await definitions.disable_source(change, key)
+            return await definitions.enable_source(change, key)
+
+        work = self._events.around(
+            call, key, source.name, verb, lambda run: self._tasks.apply(call.identity, key, switch)
+        )
+        done = f"{verb.removesuffix('e')}ed"
+        return await self._tasks.work(call, key, f"Source has been {done} successfully.", work)

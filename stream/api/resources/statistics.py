@@ -1,0 +1,131 @@
+"""Statistics of sinks and of their files."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
+
+from stream.api.http.call import Answer, Call, Handler, Identity
+from stream.api.resources.change_tasks import ChangeTasks
+from stream.api.resources.views import file_view, statistics_view
+from stream.definition.change import Change
+from stream.definition.key import SinkKey
+from stream.definition.reads import DefinitionReads
+from stream.definition.repository import Definitions
+from stream.etcd import EtcdClient
+from stream.storage.model.entity import File
+from stream.storage.model.retry import NO_RETRY
+from stream.storage.model.state import FileState
+from stream.storage.store.records import failing_slices, read_files
+from stream.storage.store.statistics_reads import (
+    clear,
+    file_statistics,
+    last_reset,
+    sink_statistics,
+)
+from stream.target.keboola.quarantine import read_quarantines
+
+__all__ = ["SinkStatistics", "files_of", "statistics_of"]
+
+_log = Logger(namespace="api")
+
+
+async def statistics_of(client: EtcdClient, key: SinkKey) -> dict[str, Any]:
+    """The total and the levels of a sink."""
+    return statistics_view(await sink_statistics(client, key))
+
+
+async def files_of(client: EtcdClient, key: SinkKey) -> list[tuple[File, dict[str, Any]]]:
+    """All files of a sink by the time of opening, with their views.
+
+    A file waits for each of its slices; so what keeps a slice from being uploaded is shown as what
+    keeps the file.
+    """
+    failing = await failing_slices(client, key)
+    files = [
+        file
+        if file.retry.retry_attempt
+        else attrs.evolve(file, retry=failing.get(file.key, NO_RETRY))
+        for file in await read_files(client, key)
+    ]
+    statistics = await file_statistics(client, key)
+    quarantines = await read_quarantines(client, key)
+    return [
+        (file, file_view(file, statistics.get(file.key), quarantines.get(file.key)))
+        for file in files
+    ]
+
+
+def _is_failing(file: File) -> bool:
+    return file.state is not FileState.IMPORTED and file.retry.retry_attempt > 0
+
+
+def _order(file: File) -> tuple[bool, bool, datetime]:
+    """Imported files first, then those without failures, each by time."""
+    return (
+        file.state is not FileState.IMPORTED,
+        bool(file.retry.retry_reason),
+        file.key.file_opened_at,
+    )
+
+
+class SinkStatistics:
+    def __init__(self, *, client: EtcdClient, reads: DefinitionReads, tasks: ChangeTasks) -> None:
+        self._client = client
+        self._reads = reads
+        self._tasks = tasks
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "SinkStatisticsTotal": self.total,
+            "SinkStatisticsFiles": self.files,
+            "SinkStatisticsClear": self.clear_sink,
+            "SourceStatisticsClear": self.clear_source,
+        }
+
+    async def total(self, call: Call) -> Any:
+        key = (await self._reads.sink_in_source(call.sink_key)).key
+        return await statistics_of(self._client, key)
+
+    async def files(self, call: Call) -> Any:
+        key = (await self._reads.sink_in_source(call.sink_key)).key
+        reset = await last_reset(self._client, key)
+        cleared_at = reset.reset_at if reset is not None else None
+        shown = [
+            (file, view)
+            for file, view in await files_of(self._client, key)
+            if (cleared_at is None or file.key.file_opened_at > cleared_at)
+            and (not call.parameters["failedFiles"] or _is_failing(file))
+        ]
+        shown.sort(key=lambda pair: _order(pair[0]))
+        return {"files": [view for _, view in shown]}
+
+    async def clear_sink(self, call: Call) -> Answer:
+        key = (await self._reads.sink_in_source(call.sink_key)).key
+        await self._clear(call.identity, key)
+        _log.info('Statistics clear for sink "{sink}" used 2 operations', sink=str(key))
+        return Answer()
+
+    async def clear_source(self, call: Call) -> Answer:
+        source = await self._reads.source(call.source_key)
+        sinks = await self._reads.sinks(source.key)
+        await gatherResults(
+            [Deferred.fromCoroutine(self._clear(call.identity, sink.key)) for sink in sinks],
+            consumeErrors=True,
+        )
+        _log.info(
+            'Statistics clear for source "{source}" reset {count} sinks',
+            source=str(source.key),
+            count=len(sinks),
+        )
+        return Answer()
+
+    async def _clear(self, identity: Identity, key: SinkKey) -> None:
+        async def body(change: Change, definitions: Definitions) -> None:
+            await clear(change, key)
+
+        await self._tasks.apply(identity, key, body)

@@ -1,0 +1,165 @@
+"""The table of a sink as requests describe it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping as AnyMapping
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from stream.api.spec.schema import quoted
+from stream.definition.entity import KeboolaTable, TableSink
+from stream.definition.mappings import check_mapping_size
+from stream.errors import UserError, shortened
+from stream.mapping.columns import Column, Mapping, PathColumn, TemplateColumn, column_from_plain
+from stream.mapping.jsonnet import direct_cell
+from stream.mapping.path_check import check_path
+
+__all__ = [
+    "TablePatch",
+    "TemplateChecks",
+    "check_table_id",
+    "check_templates",
+    "new_table",
+    "table_patch",
+]
+
+_STAGES = ("in", "out", "sys")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,96}")
+_COLUMNS = "body.table.mapping.columns"
+
+
+class TemplateChecks(Protocol):
+    """Reads templates elsewhere: it may take for ever (`stream.templates`)."""
+
+    def check(self, project: int, templates: Sequence[str], /) -> Deferred[list[str | None]]:
+        """What is wrong with each of *templates*. Fails with UserError: not now."""
+
+
+async def check_templates(checks: TemplateChecks, project: int, mapping: Mapping) -> None:
+    """Raises UserError with the first template of *mapping* that can't work, and why."""
+    columns = [
+        column
+        for column in mapping.columns
+        if isinstance(column, TemplateColumn)
+        and direct_cell(column.template.content, column.raw_string) is None
+    ]
+    if not columns:
+        return
+    faults = await checks.check(project, [column.template.content for column in columns])
+    for column, fault in zip(columns, faults, strict=True):
+        if fault is not None:
+            raise UserError(f'column "{shortened(column.name)}" template is invalid: {fault}')
+
+
+def _read_mapping(plain: AnyMapping[str, Any]) -> Mapping:
+    """The mapping of a request. Raises UserError with the first thing wrong with its columns.
+
+    Its templates are still to be checked.
+    """
+    mapping = Mapping(
+        tuple(
+            _column(column, f"{_COLUMNS}[{index}]") for index, column in enumerate(plain["columns"])
+        )
+    )
+    mapping.validate()
+    _check_names(mapping)
+    check_mapping_size(mapping)
+    return mapping
+
+
+def _column(plain: Any, param: str) -> Column:
+    try:
+        column = column_from_plain(plain)
+        _check_column(column)
+    except UserError as error:
+        # The message about a template says it all, and clients compare the whole answer.
+        if plain["type"] != TemplateColumn.TYPE:
+            error.param = error.param or param
+        raise
+    return column
+
+
+def _check_column(column: Column) -> None:
+    if isinstance(column, PathColumn) and column.path:
+        try:
+            check_path(column.path)
+        except UserError as error:
+            raise UserError(
+                f'column "{shortened(column.name)}" {error}', detail=error.detail
+            ) from None
+
+
+def _check_names(mapping: Mapping) -> None:
+    """Refuse names that no table can have. Tables don't tell capital letters from small ones."""
+    seen: dict[str, str] = {}
+    for index, column in enumerate(mapping.columns):
+        name, param = column.name, f"{_COLUMNS}[{index}].name"
+        if not name.isprintable():
+            raise UserError(
+                f"column name {quoted(name)} has a character that can't be printed", param=param
+            )
+        other = seen.setdefault(name.casefold(), name)
+        if other is not name:
+            same = "is defined twice" if other == name else f'differs from "{other}" only in case'
+            raise UserError(f'column "{name}" {same}', param=param)
+
+
+def check_table_id(text: str) -> None:
+    """Raises UserError unless *text* is ``stage.bucket.table``."""
+    fragments = text.split(".")
+    if len(fragments) != 3:
+        problem = "unexpected number of fragments"
+    elif fragments[0] not in _STAGES:
+        problem = f'unexpected stage "{fragments[0]}"'
+    elif not fragments[1] or not fragments[2]:
+        problem = "empty fragment"
+    elif not (_NAME.fullmatch(fragments[1]) and _NAME.fullmatch(fragments[2])):
+        problem = "bucket and table are letters, digits, dashes and underscores, at most 96"
+    else:
+        return
+    shown = shortened(text)
+    raise UserError(
+        f'invalid "tableId" value "{shown}": invalid table ID "{shown}": {problem}',
+        param="body.table.tableId",
+        detail='a table ID is written like "in.c-bucket.table"',
+    )
+
+
+def new_table(plain: AnyMapping[str, Any] | None) -> TableSink:
+    """The table of a new sink. Raises UserError."""
+    if plain is None:
+        raise UserError('"table" must be configured for the "table" sink type')
+    mapping = _read_mapping(plain["mapping"])
+    check_table_id(plain["tableId"])
+    return TableSink(type="keboola", keboola=KeboolaTable(plain["tableId"]), mapping=mapping)
+
+
+@attrs.frozen
+class TablePatch:
+    """:ivar changes: of attributes of the table; the others stay."""
+
+    changes: AnyMapping[str, Any]
+
+    @property
+    def mapping(self) -> Mapping | None:
+        """The new mapping, if there is one."""
+        return self.changes.get("mapping")
+
+    def apply(self, table: TableSink) -> TableSink:
+        """The table that *table* becomes."""
+        return attrs.evolve(table, **self.changes)
+
+
+def table_patch(plain: AnyMapping[str, Any] | None) -> TablePatch:
+    """What a request asks to be changed. Raises UserError."""
+    changes: dict[str, Any] = {}
+    if plain is not None and "mapping" in plain:
+        changes["mapping"] = _read_mapping(plain["mapping"])
+    if plain is not None and "tableId" in plain:
+        check_table_id(plain["tableId"])
+        changes["keboola"] = KeboolaTable(plain["tableId"])
+    return TablePatch(changes)

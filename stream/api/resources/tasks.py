@@ -1,0 +1,48 @@
+"""Tasks, as they are polled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stream.api.http.call import Call, Handler
+from stream.api.resources.views import Urls, task_view
+from stream.definition.key import SourceKey
+from stream.definition.live import LiveDefinitions
+from stream.task.abandoned import AbandonedTasks
+from stream.task.entity import LOCK_PREFIX, Task
+from stream.task.store import TaskStore
+
+__all__ = ["Tasks"]
+
+
+class Tasks:
+    def __init__(
+        self,
+        *,
+        store: TaskStore,
+        abandoned: AbandonedTasks,
+        live: LiveDefinitions,
+        urls: Urls,
+    ) -> None:
+        self._store = store
+        self._abandoned = abandoned
+        self._live = live
+        self._urls = urls
+
+    def handlers(self) -> dict[str, Handler]:
+        return {"GetTask": self.get}
+
+    async def get(self, call: Call) -> Any:
+        project = call.identity.info.project_id
+        task = await self._store.get(project, call.parameters["taskId"])
+        task = await self._abandoned.settle(task)
+        if task.is_finished:
+            # Another node may have run it: what it did must be found by the caller's next read.
+            await self._live.settle(_source_of(task))
+        return task_view(task, self._urls)
+
+
+def _source_of(task: Task) -> SourceKey:
+    """The source that the task is about, alone or with one of its sinks."""
+    project, branch, source = task.lock.removeprefix(LOCK_PREFIX).split("/")[:3]
+    return SourceKey(int(project), int(branch), source)

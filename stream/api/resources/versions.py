@@ -1,0 +1,85 @@
+"""Versions of sources and sinks, and the way back to one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stream.api.http.call import Call, Handler
+from stream.api.resources.change_tasks import ChangeTasks
+from stream.api.resources.views import page_view, version_view
+from stream.definition.entity import Sink, Source
+from stream.definition.prefix import version_text
+from stream.definition.reads import DefinitionReads, Page, padded
+
+__all__ = ["Versions"]
+
+
+class Versions:
+    def __init__(self, *, reads: DefinitionReads, tasks: ChangeTasks) -> None:
+        self._reads = reads
+        self._tasks = tasks
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "ListSourceVersions": self.list_of_source,
+            "SourceVersionDetail": self.get_of_source,
+            "RollbackSourceVersion": self.roll_back_source,
+            "ListSinkVersions": self.list_of_sink,
+            "SinkVersionDetail": self.get_of_sink,
+            "RollbackSinkVersion": self.roll_back_sink,
+        }
+
+    async def list_of_source(self, call: Call) -> Any:
+        after, limit = call.parameters["afterId"], call.parameters["limit"]
+        await self._reads.source(call.source_key)
+        page = await self._reads.source_versions_page(call.source_key, after, limit)
+        return _page(page, limit, after)
+
+    async def list_of_sink(self, call: Call) -> Any:
+        after, limit = call.parameters["afterId"], call.parameters["limit"]
+        await self._reads.sink_in_source(call.sink_key)
+        page = await self._reads.sink_versions_page(call.sink_key, after, limit)
+        # Sources tell the number as it was sent, sinks as it is in keys; clients know both.
+        return _page(page, limit, padded(after))
+
+    async def get_of_source(self, call: Call) -> Any:
+        await self._reads.source(call.source_key)
+        number = call.parameters["versionNumber"]
+        version = await self._reads.source_version(call.source_key, number)
+        return version_view(version.version)
+
+    async def get_of_sink(self, call: Call) -> Any:
+        await self._reads.sink_in_source(call.sink_key)
+        version = await self._reads.sink_version(call.sink_key, call.parameters["versionNumber"])
+        return version_view(version.version)
+
+    async def roll_back_source(self, call: Call) -> Any:
+        key, number = call.source_key, call.parameters["versionNumber"]
+        await self._reads.source(key)
+        await self._reads.source_version(key, number)
+        return await self._tasks.change(
+            call,
+            key,
+            "Source version was rolled back successfully.",
+            lambda change, definitions: definitions.rollback_source(change, key, number),
+        )
+
+    async def roll_back_sink(self, call: Call) -> Any:
+        key, number = call.sink_key, call.parameters["versionNumber"]
+        await self._reads.sink_in_source(key)
+        await self._reads.sink_version(key, number)
+        return await self._tasks.change(
+            call,
+            key,
+            "Sink version was rolled back successfully.",
+            lambda change, definitions: definitions.rollback_sink(change, key, number),
+        )
+
+
+def _page(page: Page[Source] | Page[Sink], limit: int, after: str) -> Any:
+    versions = [entity.version for entity in page.items]
+    ids = [version_text(version.number) for version in versions]
+    return {
+        "versions": [version_view(version) for version in versions],
+        "page": page_view(limit, page.total, after, ids),
+    }

@@ -1,0 +1,264 @@
+"""Entities as the API shows them. Members are in the order of the published schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from stream.definition.entity import By, Created, Deleted, Sink, Source, Version
+from stream.mapping.columns import Column, PathColumn, TemplateColumn
+from stream.storage.model.entity import File
+from stream.storage.model.statistics import Aggregated, Statistics
+from stream.target.keboola.quarantine import QuarantineRecord
+from stream.task.entity import Task
+from stream.values.codec import to_plain
+from stream.values.url import path_of
+from stream.values.utctime import format_time
+
+__all__ = [
+    "Urls",
+    "file_view",
+    "page_view",
+    "sink_view",
+    "statistics_view",
+    "task_view",
+    "version_view",
+]
+
+Plain = dict[str, Any]
+
+
+@attrs.frozen
+class Urls:
+    """Where users reach the service.
+
+    :ivar api: public URL of the API, without a slash at the end.
+    :ivar source: public URL of the sources, without a slash at the end.
+    """
+
+    api: str
+    source: str
+
+    def task(self, task: Task) -> str:
+        """Where *task* is polled."""
+        return f"{self.api}/v1/tasks{path_of(*task.task_id.split('/'))}"
+
+    def entity(self, branch_id: int, source_id: str, sink_id: str = "") -> str:
+        """The URL of a source, or of a sink."""
+        url = f"{self.api}{path_of('v1', 'branches', branch_id, 'sources', source_id)}"
+        return f"{url}{path_of('sinks', sink_id)}" if sink_id else url
+
+    def source_view(self, source: Source) -> Plain:
+        """A source."""
+        key = source.key
+        view: Plain = {
+            "projectId": key.project_id,
+            "branchId": key.branch_id,
+            "sourceId": key.source_id,
+            "type": source.type,
+            "name": source.name,
+            "description": source.description,
+        }
+        if source.type == "http":
+            path = path_of("stream", key.project_id, key.source_id, source.secret)
+            view["http"] = {"url": f"{self.source}{path}"}
+        else:
+            base = f"{self.source}{path_of('otlp', key.project_id, key.source_id)}"
+            view["otlp"] = {
+                "url": f"{base}{path_of(source.secret)}",
+                "baseUrl": base,
+                "secret": source.secret,
+            }
+        return view | _lifecycle(source)
+
+
+def _by(by: By) -> Plain:
+    plain: Plain = to_plain(by)
+    return plain
+
+
+def _at_by(event: Created | Deleted) -> Plain:
+    return {"at": format_time(event.at), "by": _by(event.by)}
+
+
+def version_view(version: Version) -> Plain:
+    """One version."""
+    return {
+        "number": version.number,
+        "hash": version.hash,
+        "description": version.description,
+        "at": format_time(version.at),
+        "by": _by(version.by),
+    }
+
+
+def _lifecycle(entity: Source | Sink) -> Plain:
+    view: Plain = {"version": version_view(entity.version), "created": _at_by(entity.created)}
+    if entity.deleted is not None:
+        view["deleted"] = _at_by(entity.deleted)
+    if entity.disabled is not None:
+        view["disabled"] = {
+            "at": format_time(entity.disabled.at),
+            "by": _by(entity.disabled.by),
+            "reason": entity.disabled.reason,
+        }
+    return view
+
+
+def sink_view(sink: Sink) -> Plain:
+    """A sink."""
+    key = sink.key
+    view: Plain = {
+        "projectId": key.project_id,
+        "branchId": key.branch_id,
+        "sourceId": key.source_id,
+        "sinkId": key.sink_id,
+        "type": sink.type,
+        "name": sink.name,
+        "description": sink.description,
+    }
+    if sink.allowed_signals:
+        view["allowedSignals"] = list(sink.allowed_signals)
+    view["table"] = {
+        "type": sink.table.type,
+        "tableId": sink.table.keboola.table_id,
+        "mapping": {"columns": [_column(column) for column in sink.table.mapping.columns]},
+    }
+    return view | _lifecycle(sink)
+
+
+def _column(column: Column) -> Plain:
+    view: Plain = {"type": column.type, "name": column.name}
+    if column.primary_key:
+        view["primaryKey"] = True
+    if isinstance(column, PathColumn):
+        view["path"] = column.path
+        if column.default_value is not None:
+            view["defaultValue"] = column.default_value
+        view["rawString"] = column.raw_string
+    elif isinstance(column, TemplateColumn):
+        view["rawString"] = column.raw_string
+        view["template"] = {
+            "language": column.template.language,
+            "content": column.template.content,
+        }
+    return view
+
+
+def page_view(limit: int, total: int, after: str, ids: Sequence[str]) -> Plain:
+    """Which part of a list this is.
+
+    :param ids: of the entities on the page.
+    """
+    return {
+        "limit": limit,
+        "totalCount": total,
+        "afterId": after,
+        "lastId": ids[-1] if ids else "",
+    }
+
+
+def _level(statistics: Statistics) -> Plain:
+    view: Plain = {}
+    if statistics.first_record_at is not None:
+        view["firstRecordAt"] = format_time(statistics.first_record_at)
+    if statistics.last_record_at is not None:
+        view["lastRecordAt"] = format_time(statistics.last_record_at)
+    view["recordsCount"] = statistics.records_count
+    view["compressedSize"] = int(statistics.compressed_size)
+    view["uncompressedSize"] = int(statistics.uncompressed_size)
+    return view
+
+
+_NO_RECORDS = {"recordsCount": 0, "compressedSize": 0, "uncompressedSize": 0}
+
+
+def statistics_view(statistics: Aggregated) -> Plain:
+    """The total, zeros if there are no records, and the levels that have records."""
+    view = _levels(statistics)
+    if view["total"] is None:
+        view["total"] = dict(_NO_RECORDS)
+    return view
+
+
+def _levels(statistics: Aggregated) -> Plain:
+    total = statistics.total
+    levels = {
+        "local": statistics.local,
+        "staging": statistics.staging,
+        "target": statistics.target,
+    }
+    return {
+        "total": _level(total) if total.records_count else None,
+        "levels": {name: _level(level) for name, level in levels.items() if level.records_count},
+    }
+
+
+def file_view(
+    file: File, statistics: Aggregated | None, quarantine: QuarantineRecord | None = None
+) -> Plain:
+    """A file; *statistics* are ``None`` if nothing was ever recorded for it.
+
+    :param quarantine: of the rows that its target has refused.
+    """
+    view: Plain = {
+        "state": file.state.value,
+        "openedAt": format_time(file.key.file_opened_at),
+        **_times(
+            closingAt=file.closing_at, importingAt=file.importing_at, importedAt=file.imported_at
+        ),
+    }
+    retry = file.retry
+    if retry.retry_attempt:
+        view["retryAttempt"] = retry.retry_attempt
+        view["retryReason"] = retry.retry_reason
+        view |= _times(retryAfter=retry.retry_after)
+    if statistics is not None:
+        view["statistics"] = _levels(statistics)
+    if quarantine is not None and not (quarantine.is_done and quarantine.is_empty):
+        view["quarantine"] = _quarantine(quarantine)
+    return view
+
+
+def _quarantine(record: QuarantineRecord) -> Plain:
+    """Rows that the target has refused; ``fileId`` tells where they are, once all are found."""
+    view: Plain = {
+        "recordsCount": record.records_count,
+        "reason": record.refused[0].reason if record.refused else record.reason,
+        "isFinished": record.is_done,
+    }
+    if record.is_done:
+        view["fileId"] = record.file_id
+    return view
+
+
+def _times(**moments: datetime | None) -> Plain:
+    return {name: format_time(moment) for name, moment in moments.items() if moment is not None}
+
+
+_OUTPUTS = ("url", "projectId", "branchId", "sourceId", "sinkId")
+
+
+def task_view(task: Task, urls: Urls) -> Plain:
+    """A task; what isn't known while it runs is left out."""
+    view: Plain = {
+        "taskId": task.task_id,
+        "type": task.type,
+        "url": urls.task(task),
+        "status": task.status,
+        "isFinished": task.is_finished,
+        "createdAt": format_time(task.created_at),
+        **_times(finishedAt=task.finished_at),
+    }
+    if task.duration is not None:
+        view["duration"] = task.duration // 1_000_000
+    if task.is_successful:
+        view["result"] = task.result
+    elif task.user_error is not None:
+        view["error"] = task.user_error.message
+    if task.outputs is not None:
+        view["outputs"] = {name: task.outputs[name] for name in _OUTPUTS if name in task.outputs}
+    return view

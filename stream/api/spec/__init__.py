@@ -1,0 +1,1 @@
+"""What the API publishes: operations, schemas, and the documents made from them."""

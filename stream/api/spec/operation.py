@@ -1,0 +1,110 @@
+"""An operation of the API: its route, what it takes and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import attrs
+
+from stream.api.spec.schema import Boolean, Integer, Object, Schema
+from stream.errors import Fault, shortened
+from stream.values.number import MAX_INT64, MIN_INT64, whole_number
+
+__all__ = ["Operation", "Parameter", "Parameters"]
+
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
+Parameters = dict[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class Parameter:
+    """A part of the path or of the query.
+
+    :ivar schema: of a text, an integer or a boolean; its default is taken if there is none.
+    """
+
+    name: str
+    place: Literal["path", "query"]
+    schema: Schema
+    description: str = ""
+
+    def read(self, raw: str, values: Parameters) -> Iterator[Fault]:
+        """Put the value of *raw* among the *values*; what is wrong with it."""
+        if raw == "" and self.place == "query":
+            values[self.name] = getattr(self.schema, "default", None)
+            return
+        value: Any = raw
+        if isinstance(self.schema, Integer):
+            value, problem = _integer(raw)
+            if problem:
+                yield self._wrong_type(raw, "integer")
+        elif isinstance(self.schema, Boolean):
+            value = raw in _TRUE
+            if not value and raw not in _FALSE:
+                yield self._wrong_type(raw, "boolean")
+        values[self.name] = value
+        yield from self.schema.check(value, self.name)
+
+    def _wrong_type(self, raw: str, expected: str) -> Fault:
+        return Fault(
+            "invalidFieldType",
+            f'invalid value "{shortened(raw)}" for "{self.name}", must be a {expected}',
+            self.name,
+        )
+
+
+def _integer(raw: str) -> tuple[int, bool]:
+    """The integer and whether *raw* isn't one; one out of range is cut to the range."""
+    value = whole_number(raw, least=MIN_INT64)
+    if value is not None:
+        return value, False
+    digits = raw[1:] if raw[:1] in ("+", "-") else raw
+    if not (digits.isascii() and digits.isdigit()):
+        return 0, True
+    return (MIN_INT64 if raw[0] == "-" else MAX_INT64), True
+
+
+@attrs.frozen(kw_only=True)
+class Operation:
+    """:ivar id: e.g. ``CreateSource``.
+    :ivar path: with parameters in braces; ``{*name}`` takes the rest of the path.
+    :ivar task: the type of the task that the operation starts, answering 202.
+    :ivar public: needs no token.
+    :ivar admin: needs an administrator's token.
+    :ivar body: of the request; ``None`` if it has none, or any.
+    :ivar result: of the answer; ``None`` if it has no body.
+    :ivar content_type: of an answer that isn't JSON.
+    :ivar errors: names and statuses of errors beside those that all operations have.
+    """
+
+    id: str
+    method: Literal["GET", "POST", "PATCH", "PUT", "DELETE"]
+    path: str
+    summary: str
+    description: str = ""
+    tag: Literal["documentation", "configuration", "test", "internal"] = "configuration"
+    task: str = ""
+    public: bool = False
+    admin: bool = False
+    parameters: tuple[Parameter, ...] = ()
+    body: Object | None = None
+    raw_body: bool = False
+    result: Schema | None = None
+    content_type: str = "application/json"
+    status: int = 200
+    errors: tuple[tuple[int, str], ...] = ()
+    published: bool = True
+
+    def read_parameters(
+        self, path: Mapping[str, str], query: Mapping[str, str]
+    ) -> tuple[Parameters, list[Fault]]:
+        """The values of all parameters, and what is wrong with them."""
+        values: Parameters = {}
+        problems: list[Fault] = []
+        for parameter in self.parameters:
+            given = path if parameter.place == "path" else query
+            problems += parameter.read(given.get(parameter.name, ""), values)
+        return values, problems

@@ -1,0 +1,551 @@
+"""All operations of the API. Routes, checks and the published documentation are made from these."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from stream.api.spec import request_schemas as requests
+from stream.api.spec import response_schemas as answers
+from stream.api.spec.operation import Operation, Parameter
+from stream.api.spec.request_schemas import MAX_ID, SIGNALS
+from stream.api.spec.schema import Boolean, Integer, Text
+
+__all__ = ["OPERATIONS"]
+
+_VERB_AND_OBJECT = re.compile(r"([A-Z][a-z]+)([A-Z]\w+)")
+
+_BRANCH = "/v1/branches/{branchId}"
+_SOURCES = f"{_BRANCH}/sources"
+_SOURCE = f"{_SOURCES}/{{sourceId}}"
+_SINKS = f"{_SOURCE}/sinks"
+_SINK = f"{_SINKS}/{{sinkId}}"
+
+_BRANCH_ID = Parameter(
+    name="branchId",
+    place="path",
+    schema=Text(example="default", pattern="^(default|[0-9]{1,18})$"),
+    description='Id of the branch or "default".',
+)
+_SOURCE_ID = Parameter(
+    name="sourceId", place="path", schema=Text(min_length=1, max_length=MAX_ID, example="my-source")
+)
+_SINK_ID = Parameter(
+    name="sinkId", place="path", schema=Text(min_length=1, max_length=MAX_ID, example="my-sink")
+)
+_VERSION_NUMBER = Parameter(
+    name="versionNumber", place="path", schema=Integer(minimum=1, example=3)
+)
+_PAGING = (
+    Parameter(
+        name="afterId",
+        place="query",
+        schema=Text(default=""),
+        description="Start behind this id.",
+    ),
+    Parameter(
+        name="limit",
+        place="query",
+        schema=Integer(minimum=1, maximum=100, default=100),
+        description="How many to return at most.",
+    ),
+)
+_IN_BRANCH = (_BRANCH_ID,)
+_OF_SOURCE = (_BRANCH_ID, _SOURCE_ID)
+_OF_SINK = (_BRANCH_ID, _SOURCE_ID, _SINK_ID)
+
+_NO_SOURCE = (404, "sourceNotFound")
+_NO_SINK = (404, "sinkNotFound")
+_FORBIDDEN = (403, "forbidden")
+_SOURCE_EXISTS = (409, "sourceAlreadyExists")
+_SINK_EXISTS = (409, "sinkAlreadyExists")
+_NO_SOURCE_VERSION = (404, "sourceVersionNotFound")
+_NO_SINK_VERSION = (404, "sinkVersionNotFound")
+
+
+def _task(id: str, method: Any, path: str, summary: str, **rest: Any) -> Operation:
+    """An operation of administrators that starts a task."""
+    errors = (_FORBIDDEN, *rest.pop("errors", ()))
+    match = _VERB_AND_OBJECT.fullmatch(id)
+    assert match is not None
+    verb, of = match.groups()
+    return Operation(
+        id=id,
+        method=method,
+        path=path,
+        summary=summary,
+        task=f"api.{verb.lower()}.{of[0].lower()}{of[1:]}",
+        admin=True,
+        status=202,
+        result=answers.TASK,
+        errors=errors,
+        **rest,
+    )
+
+
+def _get(id: str, path: str, summary: str, result: Any, **rest: Any) -> Operation:
+    return Operation(id=id, method="GET", path=path, summary=summary, result=result, **rest)
+
+
+_PUBLIC = (
+    Operation(
+        id="ApiRootIndex",
+        method="GET",
+        path="/",
+        summary="Redirect to /v1.",
+        tag="documentation",
+        public=True,
+        status=301,
+    ),
+    Operation(
+        id="ApiVersionIndex",
+        method="GET",
+        path="/v1",
+        summary="List the name of the API and a link to the documentation.",
+        tag="documentation",
+        public=True,
+        result=answers.SERVICE_DETAIL,
+    ),
+    Operation(
+        id="HealthCheck",
+        method="GET",
+        path="/health-check",
+        summary="Tell that the service runs.",
+        tag="documentation",
+        public=True,
+        published=False,
+    ),
+    *(
+        Operation(
+            id=id,
+            method="GET",
+            path=f"/v1/documentation/{name}",
+            summary=f"The description of the API, {form}.",
+            tag="documentation",
+            public=True,
+        )
+        for id, name, form in (
+            ("OpenapiJson", "openapi.json", "Swagger 2.0 in JSON"),
+            ("OpenapiYaml", "openapi.yaml", "Swagger 2.0 in YAML"),
+            ("Openapi3Json", "openapi3.json", "OpenAPI 3.0 in JSON"),
+            ("Openapi3Yaml", "openapi3.yaml", "OpenAPI 3.0 in YAML"),
+        )
+    ),
+    Operation(
+        id="Documentation",
+        method="GET",
+        path="/v1/documentation/",
+        summary="The documentation as a page.",
+        tag="documentation",
+        public=True,
+        published=False,
+    ),
+    Operation(
+        id="DocumentationFile",
+        method="GET",
+        path="/v1/documentation/{*path}",
+        summary="Files of the documentation page.",
+        parameters=(Parameter(name="path", place="path", schema=Text()),),
+        tag="documentation",
+        public=True,
+        published=False,
+    ),
+)
+
+_SOURCE_OPERATIONS = (
+    _task(
+        "CreateSource",
+        "POST",
+        _SOURCES,
+        "Create a source.",
+        parameters=_IN_BRANCH,
+        body=requests.CREATE_SOURCE,
+        errors=(_SOURCE_EXISTS,),
+    ),
+    _get(
+        "ListSources",
+        _SOURCES,
+        "List sources of the branch.",
+        answers.SOURCES_LIST,
+        parameters=(*_IN_BRANCH, *_PAGING),
+    ),
+    _get(
+        "ListDeletedSources",
+        f"{_SOURCES}/deleted",
+        "List deleted sources of the branch.",
+        answers.SOURCES_LIST,
+        parameters=(*_IN_BRANCH, *_PAGING),
+    ),
+    _get(
+        "GetSource",
+        _SOURCE,
+        "Get a source.",
+        answers.SOURCE,
+        parameters=_OF_SOURCE,
+        errors=(_NO_SOURCE,),
+    ),
+    _task(
+        "UpdateSource",
+        "PATCH",
+        _SOURCE,
+        "Change a source.",
+        description="Only members that are given are changed. Each call makes a new version.",
+        parameters=_OF_SOURCE,
+        body=requests.UPDATE_SOURCE,
+        errors=(_NO_SOURCE,),
+    ),
+    _task(
+        "DeleteSource",
+        "DELETE",
+        _SOURCE,
+        "Delete a source and its sinks.",
+        description="Without cascade it can be undeleted, and the tables stay.",
+        parameters=(
+            *_OF_SOURCE,
+            Parameter(
+                name="cascade",
+                place="query",
+                schema=Boolean(default=False),
+                description="Delete for good, with the tables of its sinks.",
+            ),
+        ),
+        errors=(_NO_SOURCE,),
+    ),
+    _get(
+        "GetSourceSettings",
+        f"{_SOURCE}/settings",
+        "Get the settings of a source.",
+        answers.SETTINGS_RESULT,
+        parameters=_OF_SOURCE,
+        errors=(_NO_SOURCE,),
+    ),
+    _task(
+        "UpdateSourceSettings",
+        "PATCH",
+        f"{_SOURCE}/settings",
+        "Change settings of a source.",
+        parameters=_OF_SOURCE,
+        body=requests.SETTINGS_PATCH,
+        errors=(_NO_SOURCE,),
+    ),
+    Operation(
+        id="TestSource",
+        method="POST",
+        path=f"{_SOURCE}/test",
+        summary="Show what the sinks would make of a record.",
+        description=(
+            "The body and the headers are the record; a compressed body and a batch are read as "
+            "the source reads them. Nothing is stored."
+        ),
+        tag="test",
+        parameters=(
+            *_OF_SOURCE,
+            Parameter(
+                name="signal",
+                place="query",
+                schema=Text(enum=SIGNALS, default="logs"),
+                description="Of an OTLP source: the signal that the record belongs to.",
+            ),
+            Parameter(
+                name="batch",
+                place="query",
+                schema=Text(),
+                description="Whether the body holds many records, as for the URL of the source.",
+            ),
+        ),
+        raw_body=True,
+        result=answers.TEST_RESULT,
+        errors=(_NO_SOURCE, (422, "unprocessableContent")),
+    ),
+    Operation(
+        id="TailSource",
+        method="GET",
+        path=f"{_SOURCE}/tail",
+        summary="Watch the newest records of a source.",
+        description=(
+            "Server-sent events: a record as it arrived, how many were left out, and the end. "
+            "Nothing that happened before the call is shown, and nothing is stored."
+        ),
+        tag="test",
+        parameters=(
+            *_OF_SOURCE,
+            Parameter(
+                name="rate",
+                place="query",
+                schema=Integer(minimum=1, maximum=100, default=10),
+                description="How many records a second each source node shows at most.",
+            ),
+            Parameter(
+                name="duration",
+                place="query",
+                schema=Integer(minimum=1, maximum=3600, default=300),
+                description="Seconds after which the answer ends.",
+            ),
+            Parameter(
+                name="limit",
+                place="query",
+                schema=Integer(minimum=1, maximum=100_000),
+                description="The answer ends after so many records.",
+            ),
+        ),
+        result=Text(description="Server-sent events."),
+        content_type="text/event-stream",
+        errors=(_NO_SOURCE,),
+    ),
+    Operation(
+        id="SourceStatisticsClear",
+        method="DELETE",
+        path=f"{_SOURCE}/statistics/clear",
+        summary="Start the statistics of all sinks of a source anew.",
+        admin=True,
+        parameters=_OF_SOURCE,
+        errors=(_FORBIDDEN, _NO_SOURCE),
+    ),
+    _task(
+        "DisableSource",
+        "PUT",
+        f"{_SOURCE}/disable",
+        "Disable a source and its sinks.",
+        parameters=_OF_SOURCE,
+        errors=(_NO_SOURCE,),
+    ),
+    _task(
+        "EnableSource",
+        "PUT",
+        f"{_SOURCE}/enable",
+        "Enable a source and the sinks that were disabled with it.",
+        parameters=_OF_SOURCE,
+        errors=(_NO_SOURCE,),
+    ),
+    Operation(
+        id="RotateSourceSecret",
+        method="POST",
+        path=f"{_SOURCE}/rotate-secret",
+        summary="Give a source another secret.",
+        description="The URL with the old secret stops working at once.",
+        admin=True,
+        parameters=_OF_SOURCE,
+        result=answers.SOURCE,
+        errors=(_FORBIDDEN, _NO_SOURCE, (409, "versionCountLimitReached")),
+    ),
+    _task(
+        "UndeleteSource",
+        "PUT",
+        f"{_SOURCE}/undelete",
+        "Bring back a deleted source and the sinks that were deleted with it.",
+        parameters=_OF_SOURCE,
+        errors=((404, "deletedSourceNotFound"),),
+    ),
+    _get(
+        "ListSourceVersions",
+        f"{_SOURCE}/versions",
+        "List versions of a source.",
+        answers.VERSIONS,
+        parameters=(*_OF_SOURCE, *_PAGING),
+        errors=(_NO_SOURCE,),
+    ),
+    _get(
+        "SourceVersionDetail",
+        f"{_SOURCE}/versions/{{versionNumber}}",
+        "Get a version of a source.",
+        answers.VERSION,
+        parameters=(*_OF_SOURCE, _VERSION_NUMBER),
+        errors=(_NO_SOURCE, _NO_SOURCE_VERSION),
+    ),
+    _task(
+        "RollbackSourceVersion",
+        "PUT",
+        f"{_SOURCE}/versions/{{versionNumber}}/rollback",
+        "Make the content of an older version the newest.",
+        parameters=(*_OF_SOURCE, _VERSION_NUMBER),
+        errors=(_NO_SOURCE, _NO_SOURCE_VERSION),
+    ),
+)
+
+_SINK_OPERATIONS = (
+    _task(
+        "CreateSink",
+        "POST",
+        _SINKS,
+        "Create a sink.",
+        parameters=_OF_SOURCE,
+        body=requests.CREATE_SINK,
+        errors=(_NO_SOURCE, _SINK_EXISTS),
+    ),
+    _get(
+        "ListSinks",
+        _SINKS,
+        "List sinks of a source.",
+        answers.SINKS_LIST,
+        parameters=(*_OF_SOURCE, *_PAGING),
+        errors=(_NO_SOURCE,),
+    ),
+    _get(
+        "ListDeletedSinks",
+        f"{_SINKS}/deleted",
+        "List deleted sinks of a source.",
+        answers.SINKS_LIST,
+        parameters=(*_OF_SOURCE, *_PAGING),
+        errors=(_NO_SOURCE,),
+    ),
+    _get(
+        "GetSink",
+        _SINK,
+        "Get a sink.",
+        answers.SINK,
+        parameters=_OF_SINK,
+        errors=(_NO_SOURCE, _NO_SINK),
+    ),
+    _task(
+        "UpdateSink",
+        "PATCH",
+        _SINK,
+        "Change a sink.",
+        description="Only members that are given are changed; a mapping is replaced as a whole. "
+        "Each call makes a new version.",
+        parameters=_OF_SINK,
+        body=requests.UPDATE_SINK,
+        errors=(_NO_SINK,),
+    ),
+    _task(
+        "DeleteSink",
+        "DELETE",
+        _SINK,
+        "Delete a sink.",
+        description="It can be undeleted. Its table stays.",
+        parameters=_OF_SINK,
+        errors=(_NO_SOURCE, _NO_SINK),
+    ),
+    _get(
+        "GetSinkSettings",
+        f"{_SINK}/settings",
+        "Get the settings of a sink.",
+        answers.SETTINGS_RESULT,
+        parameters=_OF_SINK,
+        errors=(_NO_SINK,),
+    ),
+    _task(
+        "UpdateSinkSettings",
+        "PATCH",
+        f"{_SINK}/settings",
+        "Change settings of a sink.",
+        parameters=_OF_SINK,
+        body=requests.SETTINGS_PATCH,
+        errors=(_NO_SOURCE, _NO_SINK),
+    ),
+    _get(
+        "SinkStatisticsTotal",
+        f"{_SINK}/statistics/total",
+        "Get the statistics of a sink.",
+        answers.STATISTICS_TOTAL,
+        parameters=_OF_SINK,
+        errors=(_NO_SOURCE, _NO_SINK),
+    ),
+    _get(
+        "SinkStatisticsFiles",
+        f"{_SINK}/statistics/files",
+        "Get the files of a sink and their statistics.",
+        answers.STATISTICS_FILES,
+        parameters=(
+            *_OF_SINK,
+            Parameter(
+                name="failedFiles",
+                place="query",
+                schema=Boolean(default=False),
+                description="Only files whose import failed and isn't done yet.",
+            ),
+        ),
+        errors=(_NO_SOURCE, _NO_SINK),
+    ),
+    Operation(
+        id="SinkStatisticsClear",
+        method="DELETE",
+        path=f"{_SINK}/statistics/clear",
+        summary="Start the statistics of a sink anew.",
+        admin=True,
+        parameters=_OF_SINK,
+        errors=(_FORBIDDEN, _NO_SOURCE, _NO_SINK),
+    ),
+    _task(
+        "DisableSink",
+        "PUT",
+        f"{_SINK}/disable",
+        "Disable a sink.",
+        parameters=_OF_SINK,
+        errors=(_NO_SOURCE, _NO_SINK),
+    ),
+    _task(
+        "EnableSink",
+        "PUT",
+        f"{_SINK}/enable",
+        "Enable a sink.",
+        parameters=_OF_SINK,
+        errors=(_NO_SOURCE, _NO_SINK),
+    ),
+    _task(
+        "UndeleteSink",
+        "PUT",
+        f"{_SINK}/undelete",
+        "Bring back a deleted sink.",
+        parameters=_OF_SINK,
+        errors=(_NO_SOURCE, (404, "deletedSinkNotFound")),
+    ),
+    _get(
+        "ListSinkVersions",
+        f"{_SINK}/versions",
+        "List versions of a sink.",
+        answers.VERSIONS,
+        parameters=(*_OF_SINK, *_PAGING),
+        errors=(_NO_SOURCE, _NO_SINK),
+    ),
+    _get(
+        "SinkVersionDetail",
+        f"{_SINK}/versions/{{versionNumber}}",
+        "Get a version of a sink.",
+        answers.VERSION,
+        parameters=(*_OF_SINK, _VERSION_NUMBER),
+        errors=(_NO_SOURCE, _NO_SINK, _NO_SINK_VERSION),
+    ),
+    _task(
+        "RollbackSinkVersion",
+        "PUT",
+        f"{_SINK}/versions/{{versionNumber}}/rollback",
+        "Make the content of an older version the newest.",
+        parameters=(*_OF_SINK, _VERSION_NUMBER),
+        errors=(_NO_SOURCE, _NO_SINK, _NO_SINK_VERSION),
+    ),
+)
+
+_OTHER_OPERATIONS = (
+    _get(
+        "GetTask",
+        "/v1/tasks/{*taskId}",
+        "Get a task.",
+        answers.TASK,
+        parameters=(
+            Parameter(
+                name="taskId",
+                place="path",
+                schema=Text(
+                    example="api.create.source/345/my-source/2024-01-15T10:30:00.000Z_aB3xZ"
+                ),
+                description="All of the rest of the path.",
+            ),
+        ),
+        errors=((404, "taskNotFound"),),
+    ),
+    _get(
+        "AggregationSources",
+        f"{_BRANCH}/aggregation/sources",
+        "List sources with their sinks and statistics.",
+        answers.AGGREGATED_SOURCES,
+        tag="internal",
+        parameters=(*_IN_BRANCH, *_PAGING),
+    ),
+)
+
+OPERATIONS: dict[str, Operation] = {
+    operation.id: operation
+    for operation in (*_PUBLIC, *_SOURCE_OPERATIONS, *_SINK_OPERATIONS, *_OTHER_OPERATIONS)
+}
+"""By id."""

@@ -1,0 +1,70 @@
+"""The list of all routes as a page of the documentation, made from the operations.
+
+``make docs-api`` runs ``python -m stream.api.spec.reference docs/api-routes.md``, which writes it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from stream.api.spec.operation import Operation
+from stream.api.spec.operations import OPERATIONS
+
+__all__ = ["main", "reference"]
+
+_INTRO = """\
+# Routes of the API
+
+<!-- Written by `make docs-api` from the declarations in stream/api/spec/operations.py. -->
+
+Bodies, parameters and errors of each route are described by the running service at
+`/v1/documentation/`, and for tools at `/v1/documentation/openapi3.json` (OpenAPI 3.0) and
+`openapi.json` (Swagger 2.0). How they are used is in [the API](api.md).
+
+A call of *anybody* needs no token; of a *member* a master token of the project; of an *admin* one
+of an administrator. *Task* means that the answer is 202 and the work goes on behind it.
+"""
+_BRANCH = "/v1/branches/{branchId}"
+_SINKS = "/v1/branches/{branchId}/sources/{sourceId}/sinks"
+_SOURCES = "/v1/branches/{branchId}/sources"
+
+
+def reference() -> str:
+    """The page in Markdown, with a final newline."""
+    listed = sorted((one for one in OPERATIONS.values() if one.published), key=_section)
+    parts = [_INTRO]
+    for section, operations in groupby(listed, _section):
+        parts.append(f"## {section[1]}\n\n" + "\n".join(_table(operations)) + "\n")
+    return "\n".join(parts)
+
+
+def _section(operation: Operation) -> tuple[int, str]:
+    if operation.path.startswith(_SINKS):
+        return 1, "Sinks"
+    if operation.path.startswith(_SOURCES):
+        return 0, "Sources"
+    if operation.path.startswith(_BRANCH):
+        return 2, "Branch"
+    return (3, "Tasks") if "/tasks/" in operation.path else (4, "Service")
+
+
+def _table(operations: Iterator[Operation]) -> Iterator[str]:
+    yield "| route | by | |"
+    yield "|---|---|---|"
+    for operation in operations:
+        path = operation.path.removeprefix(_BRANCH).replace("{*", "{") or "/"
+        by = "anybody" if operation.public else "admin" if operation.admin else "member"
+        task = " *Task.*" if operation.task else ""
+        yield f"| `{operation.method} {path}` | {by} | {operation.summary}{task} |"
+
+
+def main(path: str) -> None:
+    """Write the page to *path*."""
+    Path(path).write_text(reference(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

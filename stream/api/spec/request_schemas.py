@@ -1,0 +1,234 @@
+"""Bodies of requests."""
+
+from __future__ import annotations
+
+from stream.api.spec.schema import ANYTHING, Array, Boolean, Member, Object, Text
+
+__all__ = ["CREATE_SINK", "CREATE_SOURCE", "SETTINGS_PATCH", "UPDATE_SINK", "UPDATE_SOURCE"]
+
+MAX_ID = 48
+MAX_NAME = 40
+MAX_DESCRIPTION = 4096
+MAX_TEMPLATE = 4096
+MAX_COLUMNS = 100
+MAX_COLUMN_NAME = 128
+MAX_PATH = 1024
+MAX_DEFAULT_VALUE = 4096
+MAX_TABLE_ID = 256
+MAX_SIGNALS = 10
+MAX_SETTINGS = 200
+
+SOURCE_TYPES = ("http", "otlp")
+SIGNALS = ("logs", "metrics", "traces")
+COLUMN_TYPES = ("uuid", "datetime", "ip", "body", "headers", "path", "template")
+
+_DESCRIPTION = Text(
+    max_length=MAX_DESCRIPTION,
+    description="For people.",
+    example="The source receives events of our shop.",
+)
+_CHANGE_DESCRIPTION = Text(
+    max_length=MAX_DESCRIPTION, description="Of the new version.", example="Renamed."
+)
+
+
+def _id(of: str) -> Text:
+    return Text(
+        min_length=1,
+        max_length=MAX_ID,
+        description=f"Id of the {of}. If it is left out, it is made from the name.",
+        example=f"my-{of}",
+    )
+
+
+def _name(of: str) -> Text:
+    return Text(
+        min_length=1,
+        max_length=MAX_NAME,
+        description=f"Name of the {of} for people.",
+        example=f"My {of.capitalize()}",
+    )
+
+
+_SOURCE_TYPE = Text(enum=SOURCE_TYPES, description="How records come in.", example="http")
+_SINK_TYPE = Text(enum=("table",), description="Where records go.", example="table")
+
+CREATE_SOURCE = Object(
+    name="CreateSourceRequestBody",
+    members=(
+        Member("sourceId", _id("source")),
+        Member("type", _SOURCE_TYPE, required=True),
+        Member("name", _name("source"), required=True),
+        Member("description", _DESCRIPTION),
+    ),
+)
+
+UPDATE_SOURCE = Object(
+    name="UpdateSourceRequestBody",
+    nullable=True,
+    members=(
+        Member("changeDescription", _CHANGE_DESCRIPTION),
+        Member("type", _SOURCE_TYPE),
+        Member("name", _name("source")),
+        Member("description", _DESCRIPTION),
+    ),
+)
+
+TEMPLATE = Object(
+    name="TableColumnTemplate",
+    description="What a template column evaluates for each record.",
+    members=(
+        Member("language", Text(enum=("jsonnet",), example="jsonnet"), required=True),
+        Member(
+            "content",
+            Text(min_length=1, max_length=MAX_TEMPLATE, example="Body('user.id') + '-x'"),
+            required=True,
+        ),
+    ),
+)
+
+COLUMN = Object(
+    name="TableColumn",
+    members=(
+        Member(
+            "type",
+            Text(enum=COLUMN_TYPES, description="What the column holds.", example="path"),
+            required=True,
+        ),
+        Member(
+            "name",
+            Text(
+                min_length=1,
+                max_length=MAX_COLUMN_NAME,
+                description="Name in the table.",
+                example="user",
+            ),
+            required=True,
+        ),
+        Member(
+            "primaryKey",
+            Boolean(description="The column is a part of the table's primary key.", default=False),
+        ),
+        Member(
+            "path",
+            Text(
+                max_length=MAX_PATH,
+                description="Of a path column: where in the body.",
+                example="user.tags[0]",
+            ),
+        ),
+        Member(
+            "defaultValue",
+            Text(
+                max_length=MAX_DEFAULT_VALUE,
+                description="Of a path column: if there is nothing at the path.",
+                example="",
+            ),
+        ),
+        Member(
+            "rawString",
+            Boolean(
+                description="Of path and template columns: a string is written without quotes.",
+                default=False,
+            ),
+        ),
+        Member("template", TEMPLATE),
+    ),
+)
+
+MAPPING = Object(
+    name="TableMapping",
+    description="The columns of the table's rows.",
+    members=(
+        Member(
+            "columns",
+            Array(
+                items=COLUMN,
+                min_items=1,
+                max_items=MAX_COLUMNS,
+            ),
+            required=True,
+        ),
+    ),
+)
+
+_TABLE_TYPE = Text(enum=("keboola",), example="keboola")
+_TABLE_ID = Text(
+    max_length=MAX_TABLE_ID,
+    description="Id of the table, stage.bucket.table.",
+    example="in.c-shop.events",
+)
+
+
+def _table(name: str, *, required: bool) -> Object:
+    return Object(
+        name=name,
+        description="The table that is written to.",
+        members=(
+            Member("type", _TABLE_TYPE, required=required),
+            Member("tableId", _TABLE_ID, required=required),
+            Member("mapping", MAPPING, required=required),
+        ),
+    )
+
+
+_ALLOWED_SIGNALS = Array(
+    items=Text(enum=SIGNALS),
+    max_items=MAX_SIGNALS,
+    description="Signals of an OTLP source that go to the sink; none means all.",
+    example=["logs"],
+)
+
+CREATE_SINK = Object(
+    name="CreateSinkRequestBody",
+    members=(
+        Member("sinkId", _id("sink")),
+        Member("type", _SINK_TYPE, required=True),
+        Member("name", _name("sink"), required=True),
+        Member("description", _DESCRIPTION),
+        Member("allowedSignals", _ALLOWED_SIGNALS),
+        Member("table", _table("TableSinkCreate", required=True)),
+    ),
+)
+
+UPDATE_SINK = Object(
+    name="UpdateSinkRequestBody",
+    nullable=True,
+    members=(
+        Member("changeDescription", _CHANGE_DESCRIPTION),
+        Member("type", _SINK_TYPE),
+        Member("name", _name("sink")),
+        Member("description", _DESCRIPTION),
+        Member("allowedSignals", _ALLOWED_SIGNALS),
+        Member("table", _table("TableSinkUpdate", required=False)),
+    ),
+)
+
+SETTINGS_PATCH = Object(
+    name="SettingsPatchRequestBody",
+    nullable=True,
+    members=(
+        Member("changeDescription", _CHANGE_DESCRIPTION),
+        Member(
+            "settings",
+            Array(
+                items=Object(
+                    name="SettingPatch",
+                    members=(
+                        Member(
+                            "key",
+                            Text(
+                                min_length=1,
+                                example="storage.level.target.import.trigger.interval",
+                            ),
+                            required=True,
+                        ),
+                        Member("value", ANYTHING),
+                    ),
+                ),
+                max_items=MAX_SETTINGS,
+                description="Settings to change; a null value goes back to the default.",
+            ),
+        ),
+    ),
+)

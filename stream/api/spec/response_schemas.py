@@ -1,0 +1,372 @@
+"""Bodies of answers, for the documentation. Members are in the order in which they are written."""
+
+from __future__ import annotations
+
+from stream.api.spec.request_schemas import COLUMN_TYPES, SIGNALS, SOURCE_TYPES
+from stream.api.spec.schema import ANYTHING, Array, Boolean, Integer, Member, Object, Schema, Text
+from stream.errors import MAX_FAULTS
+
+__all__ = [
+    "AGGREGATED_SOURCES",
+    "ERROR",
+    "SERVICE_DETAIL",
+    "SETTINGS_RESULT",
+    "SINK",
+    "SINKS_LIST",
+    "SOURCE",
+    "SOURCES_LIST",
+    "STATISTICS_FILES",
+    "STATISTICS_TOTAL",
+    "TASK",
+    "TEST_RESULT",
+    "VERSION",
+    "VERSIONS",
+]
+
+_TEXT = Text()
+_INT = Integer()
+_TIME = Text(format="date-time", example="2024-01-15T10:30:00.000Z")
+_PROJECT_ID = Integer(example=123)
+_BRANCH_ID = Integer(example=345)
+_SOURCE_ID = Text(example="my-source")
+_SINK_ID = Text(example="my-sink")
+_PARAM = Text(
+    description="The part of the request that it is about.", example="body.table.mapping.columns[0]"
+)
+
+
+def _object(
+    name: str,
+    *members: tuple[str, Schema],
+    optional: tuple[str, ...] = (),
+    nullable: bool = False,
+) -> Object:
+    """An object all of whose members are there, but the *optional* ones."""
+    return Object(
+        name=name,
+        nullable=nullable,
+        members=tuple(
+            Member(member, schema, required=member not in optional) for member, schema in members
+        ),
+    )
+
+
+BY = _object(
+    "By",
+    ("type", Text(enum=("user", "system"))),
+    ("tokenId", _TEXT),
+    ("tokenDesc", _TEXT),
+    ("userId", _TEXT),
+    ("userName", _TEXT),
+    optional=("tokenId", "tokenDesc", "userId", "userName"),
+)
+CREATED = _object("CreatedEntity", ("at", _TIME), ("by", BY))
+DELETED = _object("DeletedEntity", ("at", _TIME), ("by", BY))
+DISABLED = _object("DisabledEntity", ("at", _TIME), ("by", BY), ("reason", Text(example="API")))
+VERSION = _object(
+    "Version",
+    ("number", Integer(example=3)),
+    ("hash", Text(example="f43e93acd97eceb3")),
+    ("description", Text(example="Updated.")),
+    ("at", _TIME),
+    ("by", BY),
+)
+PAGE = _object(
+    "PaginatedResponse",
+    ("limit", Integer(example=100)),
+    ("totalCount", Integer(example=1000)),
+    ("afterId", Text(example="my-object-123")),
+    ("lastId", Text(example="my-object-456")),
+)
+
+_SOURCE_MEMBERS: tuple[tuple[str, Schema], ...] = (
+    ("projectId", _PROJECT_ID),
+    ("branchId", _BRANCH_ID),
+    ("sourceId", _SOURCE_ID),
+    ("type", Text(enum=SOURCE_TYPES)),
+    ("name", _TEXT),
+    ("description", _TEXT),
+    ("http", _object("HTTPSource", ("url", Text(description="Send records here.")))),
+    (
+        "otlp",
+        _object(
+            "OTLPSource",
+            ("url", Text(description="Endpoint with the secret in its path.")),
+            ("baseUrl", Text(description="Endpoint for a bearer token.")),
+            ("secret", Text(description="The bearer token.")),
+        ),
+    ),
+    ("version", VERSION),
+    ("created", CREATED),
+    ("deleted", DELETED),
+    ("disabled", DISABLED),
+)
+SOURCE = _object("Source", *_SOURCE_MEMBERS, optional=("http", "otlp", "deleted", "disabled"))
+
+_COLUMN = _object(
+    "TableColumnResponse",
+    ("type", Text(enum=COLUMN_TYPES)),
+    ("name", _TEXT),
+    ("primaryKey", Boolean()),
+    ("path", _TEXT),
+    ("defaultValue", _TEXT),
+    ("rawString", Boolean()),
+    (
+        "template",
+        _object("TableColumnTemplateResponse", ("language", _TEXT), ("content", _TEXT)),
+    ),
+    optional=("primaryKey", "path", "defaultValue", "rawString", "template"),
+)
+_TABLE = _object(
+    "TableSink",
+    ("type", Text(enum=("keboola",))),
+    ("tableId", Text(example="in.c-shop.events")),
+    ("mapping", _object("TableMappingResponse", ("columns", Array(items=_COLUMN)))),
+)
+_SINK_MEMBERS: tuple[tuple[str, Schema], ...] = (
+    ("projectId", _PROJECT_ID),
+    ("branchId", _BRANCH_ID),
+    ("sourceId", _SOURCE_ID),
+    ("sinkId", _SINK_ID),
+    ("type", Text(enum=("table",))),
+    ("name", _TEXT),
+    ("description", _TEXT),
+    ("allowedSignals", Array(items=Text(enum=SIGNALS))),
+    ("table", _TABLE),
+    ("version", VERSION),
+    ("created", CREATED),
+    ("deleted", DELETED),
+    ("disabled", DISABLED),
+)
+_SINK_OPTIONAL = ("allowedSignals", "deleted", "disabled")
+SINK = _object("Sink", *_SINK_MEMBERS, optional=_SINK_OPTIONAL)
+
+SOURCES_LIST = _object(
+    "SourcesList",
+    ("projectId", _PROJECT_ID),
+    ("branchId", _BRANCH_ID),
+    ("page", PAGE),
+    ("sources", Array(items=SOURCE)),
+)
+SINKS_LIST = _object(
+    "SinksList",
+    ("projectId", _PROJECT_ID),
+    ("branchId", _BRANCH_ID),
+    ("sourceId", _SOURCE_ID),
+    ("page", PAGE),
+    ("sinks", Array(items=SINK)),
+)
+VERSIONS = _object("EntityVersions", ("versions", Array(items=VERSION)), ("page", PAGE))
+
+SETTINGS_RESULT = _object(
+    "SettingsResult",
+    (
+        "settings",
+        Array(
+            items=_object(
+                "SettingResult",
+                ("key", Text(example="storage.level.target.import.trigger.interval")),
+                ("type", Text(enum=("string", "int", "float", "bool", "[]string"))),
+                ("description", _TEXT),
+                ("value", ANYTHING),
+                ("defaultValue", ANYTHING),
+                ("overwritten", Boolean()),
+                ("protected", Boolean()),
+                ("validation", _TEXT),
+                optional=("validation",),
+            )
+        ),
+    ),
+)
+
+
+def _level(name: str, *, nullable: bool = False) -> Object:
+    return _object(
+        name,
+        ("firstRecordAt", _TIME),
+        ("lastRecordAt", _TIME),
+        ("recordsCount", _INT),
+        ("compressedSize", Integer(description="Bytes.")),
+        ("uncompressedSize", Integer(description="Bytes.")),
+        optional=("firstRecordAt", "lastRecordAt"),
+        nullable=nullable,
+    )
+
+
+_LEVEL = _level("Level")
+_LEVELS = _object(
+    "Levels",
+    ("local", _LEVEL),
+    ("staging", _LEVEL),
+    ("target", _LEVEL),
+    optional=("local", "staging", "target"),
+)
+STATISTICS_TOTAL = _object("SinkStatisticsTotalResult", ("total", _LEVEL), ("levels", _LEVELS))
+_FILE = _object(
+    "SinkFile",
+    ("state", Text(enum=("writing", "closing", "importing", "imported"))),
+    ("openedAt", _TIME),
+    ("closingAt", _TIME),
+    ("importingAt", _TIME),
+    ("importedAt", _TIME),
+    ("retryAttempt", _INT),
+    ("retryReason", _TEXT),
+    ("retryAfter", _TIME),
+    (
+        "statistics",
+        _object(
+            "SinkFileStatistics",
+            ("total", _level("SinkFileTotal", nullable=True)),
+            ("levels", _LEVELS),
+        ),
+    ),
+    (
+        "quarantine",
+        _object(
+            "SinkFileQuarantine",
+            ("recordsCount", Integer(description="Rows that the target has refused, so far.")),
+            ("reason", Text(description="Why the first of them was refused.")),
+            ("isFinished", Boolean(description="All are found and stored; the others imported.")),
+            ("fileId", Integer(description="The file of the project's storage that has them.")),
+            optional=("fileId",),
+        ),
+    ),
+    optional=(
+        *("closingAt", "importingAt", "importedAt"),
+        *("retryAttempt", "retryReason", "retryAfter", "statistics", "quarantine"),
+    ),
+)
+STATISTICS_FILES = _object("SinkStatisticsFilesResult", ("files", Array(items=_FILE)))
+
+AGGREGATED_SOURCES = _object(
+    "AggregatedSourcesResult",
+    ("projectId", _PROJECT_ID),
+    ("branchId", _BRANCH_ID),
+    ("page", PAGE),
+    (
+        "sources",
+        Array(
+            items=_object(
+                "AggregatedSource",
+                *_SOURCE_MEMBERS,
+                (
+                    "sinks",
+                    Array(
+                        items=_object(
+                            "AggregatedSink",
+                            *_SINK_MEMBERS,
+                            (
+                                "statistics",
+                                _object(
+                                    "AggregatedStatistics",
+                                    ("total", _LEVEL),
+                                    ("levels", _LEVELS),
+                                    ("files", Array(items=_FILE)),
+                                ),
+                            ),
+                            optional=_SINK_OPTIONAL,
+                        )
+                    ),
+                ),
+                optional=("http", "otlp", "deleted", "disabled"),
+            )
+        ),
+    ),
+)
+
+TEST_RESULT = _object(
+    "TestResult",
+    ("projectId", _PROJECT_ID),
+    ("branchId", _BRANCH_ID),
+    ("sourceId", _SOURCE_ID),
+    (
+        "tables",
+        Array(
+            items=_object(
+                "TestResultTable",
+                ("sinkId", _SINK_ID),
+                ("tableId", _TEXT),
+                (
+                    "rows",
+                    Array(
+                        items=_object(
+                            "TestResultRow",
+                            (
+                                "columns",
+                                Array(
+                                    items=_object(
+                                        "TestResultColumn", ("name", _TEXT), ("value", _TEXT)
+                                    )
+                                ),
+                            ),
+                        )
+                    ),
+                ),
+            )
+        ),
+    ),
+)
+
+TASK = _object(
+    "Task",
+    ("taskId", Text(example="api.create.source/345/my-source/2024-01-15T10:30:00.000Z_aB3xZ")),
+    ("type", Text(example="api.create.source")),
+    ("url", Text(description="Poll this until the task is finished.")),
+    ("status", Text(enum=("processing", "success", "error"))),
+    ("isFinished", Boolean()),
+    ("createdAt", _TIME),
+    ("finishedAt", _TIME),
+    ("duration", Integer(description="Milliseconds.")),
+    ("result", _TEXT),
+    ("error", _TEXT),
+    (
+        "outputs",
+        _object(
+            "TaskOutputs",
+            ("url", _TEXT),
+            ("projectId", _PROJECT_ID),
+            ("branchId", _BRANCH_ID),
+            ("sourceId", _SOURCE_ID),
+            ("sinkId", _SINK_ID),
+            optional=("url", "projectId", "branchId", "sourceId", "sinkId"),
+        ),
+    ),
+    (
+        "warnings",
+        Array(
+            items=_object("Warning", ("param", _PARAM), ("message", _TEXT)),
+            description="Members of the body that are not known; only in the first answer.",
+        ),
+    ),
+    optional=("finishedAt", "duration", "result", "error", "outputs", "warnings"),
+)
+
+SERVICE_DETAIL = _object("ServiceDetail", ("api", Text(example="stream")), ("documentation", _TEXT))
+
+ERROR = _object(
+    "GenericError",
+    ("statusCode", Integer(example=404)),
+    ("error", Text(example="stream.api.sourceNotFound")),
+    ("message", Text(example='Source "my-source" not found in the branch.')),
+    ("exceptionId", _TEXT),
+    ("param", _PARAM),
+    ("detail", Text(description="What the message leaves open.")),
+    ("hint", Text(description="What was probably meant.")),
+    (
+        "errors",
+        Array(
+            items=_object(
+                "Fault",
+                ("error", Text(example="stream.api.missingField")),
+                ("message", _TEXT),
+                ("param", _PARAM),
+                ("detail", _TEXT),
+                optional=("param", "detail"),
+            ),
+            max_items=MAX_FAULTS,
+            description="All that is wrong, if there are several things.",
+        ),
+    ),
+    ("docUrl", Text(description="The page about the operation.")),
+    optional=("exceptionId", "param", "detail", "hint", "errors", "docUrl"),
+)

@@ -1,0 +1,302 @@
+"""A Python console of the running process, over SSH.
+
+Whoever gets in can do whatever the process can. So it listens on loopback alone, takes public keys
+and no passwords, forwards no ports and runs no commands, and writes each line to the log before it
+is carried out.
+
+Note [Endless lines]: what is typed runs in the reactor's thread, which does nothing else meanwhile.
+So that a loop without an end doesn't stop the service for ever, the kernel sends a signal after
+some seconds, again and again, whose handler raises in whatever Python code runs then. One call of C
+code can't be interrupted by it.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from twisted.application.service import Service
+from twisted.conch.error import ConchError
+from twisted.conch.insults.insults import ServerProtocol
+from twisted.conch.interfaces import ISession
+from twisted.conch.manhole import Manhole, ManholeInterpreter
+from twisted.conch.manhole_ssh import ConchFactory, TerminalRealm, TerminalSession
+from twisted.conch.ssh.keys import Key
+from twisted.conch.ssh.transport import SSHServerTransport
+from twisted.cred.portal import IRealm, Portal
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from stream.errors import UserError
+from stream.ops.debug.manhole_login import (
+    AuthorizedKeys,
+    KeyChecker,
+    Person,
+    check_authorized_keys,
+    fingerprint_of,
+    note,
+    read_host_key,
+)
+
+__all__ = ["MAX_SECONDS", "ManholeService"]
+
+_log = Logger(namespace="stream.manhole")
+
+MAX_SESSIONS = 8
+MAX_LINE_BYTES = 16 * 1024
+MAX_SECONDS = 5.0
+"""That a line may run: shorter than every lease, so that nobody takes the node for dead."""
+
+
+class ManholeService(Service):
+    """:param endpoint: where to listen.
+    :param address: the same for people.
+    :param host_key: file with the private key that the server shows.
+    :param authorized_keys: file with one public key a line, read again at each login.
+    :param namespace: names that the console knows.
+    :param line_seconds: that a line may run.
+
+    startService fails with UserError if a file can't be read, or others may change or read it.
+    """
+
+    name = "manhole"
+
+    def __init__(
+        self,
+        endpoint: IStreamServerEndpoint,
+        address: str,
+        *,
+        host_key: str,
+        authorized_keys: str,
+        namespace: Mapping[str, Any],
+        line_seconds: float = MAX_SECONDS,
+    ) -> None:
+        self._line_seconds = line_seconds
+        self._endpoint = endpoint
+        self._address = address
+        self._host_key = host_key
+        self._authorized_keys = authorized_keys
+        self._namespace = dict(namespace)
+        self._factory: _Factory | None = None
+        self.port: IListeningPort | None = None
+
+    async def startService(self) -> None:
+        """Fires when the port is open."""
+        super().startService()
+        key = read_host_key(self._host_key)
+        check_authorized_keys(self._authorized_keys)
+        portal = Portal(cast(IRealm, _Realm(self._namespace, self._line_seconds)))
+        portal.registerChecker(KeyChecker(AuthorizedKeys(Path(self._authorized_keys))))
+        self._factory = _Factory(portal, key)
+        self.port = await self._endpoint.listen(self._factory)
+        _log.warn(
+            'console of the process over SSH on "{address}", host key {fingerprint}',
+            address=self._address,
+            fingerprint=fingerprint_of(key),
+        )
+
+    async def stopService(self) -> None:
+        """Fires when nobody is connected any more."""
+        super().stopService()
+        port, self.port = self.port, None
+        if port is not None:
+            await maybeDeferred(port.stopListening)
+        if self._factory is not None:
+            self._factory.hang_up()
+
+
+class _Transport(SSHServerTransport):
+    """One connection, known to its factory."""
+
+    factory: Any
+    transport: Any
+
+    def connectionMade(self) -> None:
+        self.factory.connections.add(self)
+        super().connectionMade()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.factory.connections.discard(self)
+        super().connectionLost(reason)
+
+    def receiveError(self, reasonCode: int, description: bytes) -> None:
+        """The client says that it goes, and why: no error of ours."""
+        _log.debug("a client disconnects: {reason}", reason=description.decode("utf-8", "replace"))
+
+
+class _Factory(ConchFactory):
+    """Bounds the number of connections, and can end them."""
+
+    protocol = _Transport
+    noisy = False
+
+    def __init__(self, portal: Portal, key: Key) -> None:
+        super().__init__(portal)
+        self.publicKeys: dict[Any, Any] = {key.sshType(): key.public()}
+        self.privateKeys: dict[Any, Any] = {key.sshType(): key}
+        self.connections: set[_Transport] = set()
+
+    def buildProtocol(self, addr: Any) -> Any:
+        if len(self.connections) >= MAX_SESSIONS:
+            _log.warn("refused a connection: there are {count}", count=MAX_SESSIONS)
+            return None
+        return super().buildProtocol(addr)
+
+    def hang_up(self) -> None:
+        for connection in list(self.connections):
+            connection.transport.abortConnection()
+
+
+class _Session(TerminalSession):
+    """A shell alone: no commands, no forwarding.
+
+    :ivar person: whose it is.
+    """
+
+    person: Person
+    _proto: Any = None
+
+    def openShell(self, proto: Any) -> None:
+        self._proto = proto
+        super().openShell(proto)
+        note(self.person, '"{user}" has opened a console with the key {key}')
+
+    def closed(self) -> None:
+        """Called however it ends."""
+        if self._proto is not None:
+            note(self.person, '"{user}" has left the console')
+
+    def ended_well(self) -> None:
+        """Have the client end with 0."""
+        channel = self._proto.session
+        channel.conn.sendRequest(channel, b"exit-status", bytes(4))
+
+    def execCommand(self, proto: Any, cmd: bytes) -> None:
+        _log.warn("refused a command, the console has no shell")
+        raise ConchError("there is only the console")
+
+    def windowChanged(self, newWindowSize: Any) -> None:
+        """Lines are not laid out for the window."""
+
+    def eofReceived(self) -> None:
+        """The end of the input is the end of the session, which the client tells, too."""
+
+
+class _Realm(TerminalRealm):
+    def __init__(self, namespace: Mapping[str, Any], line_seconds: float) -> None:
+        super().__init__()
+        self._namespace = namespace
+        self._line_seconds = line_seconds
+        self.sessionFactory = _Session
+
+    def _getAvatar(self, avatarId: Person) -> Any:
+        user = super()._getAvatar(avatarId)
+        namespace = dict(self._namespace)
+        session = user.original.getComponent(ISession)
+        session.person = avatarId
+        session.chainedProtocolFactory = lambda: ServerProtocol(
+            _Console, namespace, avatarId, session.ended_well, self._line_seconds
+        )
+        return user
+
+
+@contextmanager
+def _interrupted_after(seconds: float) -> Iterator[None]:
+    """Raise KeyboardInterrupt in what takes longer. See Note [Endless lines]."""
+
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        raise KeyboardInterrupt(f"interrupted after {seconds:g} s, the service stands still")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class _Interpreter(ManholeInterpreter):
+    """Runs lines, each for a while only."""
+
+    def __init__(self, console: _Console, namespace: dict[str, Any], seconds: float) -> None:
+        super().__init__(console, namespace)
+        self._seconds = seconds
+
+    def runcode(self, *args: Any, **kwargs: Any) -> None:
+        with _interrupted_after(self._seconds):
+            super().runcode(*args, **kwargs)
+
+    def displayhook(self, obj: Any) -> None:
+        """What is there already is shown at once."""
+        if isinstance(obj, Deferred) and obj.called and not isinstance(obj.result, Deferred):
+            obj.addErrback(self._failed)
+            obj = obj.result
+        super().displayhook(obj)
+
+    def _failed(self, failure: Failure) -> None:
+        self.write(f"{type(failure.value).__name__}: {failure.getErrorMessage()}\n")
+
+    def excepthook(
+        self, excType: type[BaseException], excValue: BaseException, excTraceback: Any
+    ) -> None:
+        """Whoever asks for what there isn't is told so, without the way through our code."""
+        if isinstance(excValue, UserError):
+            self.write(f"{excType.__name__}: {excValue}\n")
+        else:
+            super().excepthook(excType, excValue, excTraceback)
+
+
+class _Console(Manhole):
+    """The console of one session; its lines are logged.
+
+    :param leaves: called when the user ends the session.
+    :param seconds: that a line may run.
+    """
+
+    def __init__(
+        self,
+        namespace: Mapping[str, Any],
+        person: Person,
+        leaves: Callable[[], None],
+        seconds: float,
+    ) -> None:
+        super().__init__(dict(namespace))
+        self._leaves = leaves
+        self._person = person
+        self._seconds = seconds
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.interpreter = _Interpreter(self, self.namespace or {}, self._seconds)
+
+    def initializeScreen(self) -> None:
+        self.terminal.reset()
+        self.terminal.write(b"Everything typed here is logged. help() tells what there is.")
+        self.terminal.nextLine()
+        self.terminal.write(self.ps[self.pn])
+        self.setInsertMode()
+
+    def terminalSize(self, width: int, height: int) -> None:
+        """Nothing is drawn anew: what was shown stays."""
+        self.width, self.height = width, height
+
+    def handle_QUIT(self) -> None:
+        self._leaves()
+        super().handle_QUIT()
+
+    def lineReceived(self, line: bytes) -> None:
+        if len(line) > MAX_LINE_BYTES:
+            self.addOutput("the line is too long\n")
+            return
+        text = line.decode("utf-8", "replace")
+        note(self._person, 'console of "{user}": {line}', line=text)
+        try:
+            super().lineReceived(line)
+        except SystemExit:  # "exit()" is how people leave a Python console
+            self.handle_QUIT()

@@ -1,0 +1,1 @@
+"""The log: lines, levels, throttling, and the ids by which an entry is found."""

@@ -1,0 +1,211 @@
+"""The log of the process: where lines go, from which level on, and how both change at run time.
+
+Note [Reopening]: a log file is renamed by whoever rotates it, and the process is told by SIGHUP to
+open a new one under the old name. The file is opened for appending, so several processes may share
+it, and one that is truncated instead of renamed goes on from its beginning.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from pkgutil import walk_packages
+from typing import Any, TextIO
+
+from twisted.logger import (
+    FilteringLogObserver,
+    Logger,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogPublisher,
+)
+
+import stream
+from stream.errors import UserError
+from stream.ops.logging.lines import Form, LineObserver, form_for
+
+__all__ = ["LEVELS", "LogControl", "check_namespace", "known_namespaces", "parse_levels"]
+
+_log = Logger()
+
+LEVELS = {
+    "debug": LogLevel.debug,
+    "info": LogLevel.info,
+    "warn": LogLevel.warn,
+    "error": LogLevel.error,
+}
+_FILE_MODE = 0o600
+_PACKAGE = "stream."
+_LIBRARIES = frozenset({"twisted", "klein", "treq", "log_legacy", "opentelemetry"})
+_OWN_NAMES = (
+    *("stream.debug", "stream.tracing", "stream.manhole", "stream.metrics", "stream.tail"),
+    *("stream.api.events", "stream.http-source", "http-source", "otlp-source", "supervisor", "api"),
+    *(
+        f"storage.node.operator.{operator}"
+        for operator in ("slice.rotation", "file.rotation", "file.import", "slice.upload")
+    ),
+)
+"""Names of loggers that aren't modules."""
+_CLOSE = 0.6
+_BUFFER_BYTES = 1024 * 1024
+"""A line of up to this size is written by one call, so that lines of processes don't mix."""
+
+
+def parse_levels(levels: Sequence[str]) -> dict[str, str]:
+    """``namespace=level`` items as a mapping.
+
+    Raises UserError for what isn't one, and for a namespace that nobody logs under.
+    """
+    parsed = {}
+    for item in levels:
+        namespace, _, level = item.partition("=")
+        if not namespace.strip() or level.strip() not in LEVELS:
+            raise UserError(
+                f'invalid log level "{item}", expected namespace=level '
+                f"with a level of {', '.join(LEVELS)}"
+            )
+        check_namespace(namespace.strip())
+        parsed[namespace.strip()] = level.strip()
+    return parsed
+
+
+def check_namespace(namespace: str) -> None:
+    """Raises UserError, with the nearest name, unless something logs under *namespace* or below."""
+    known = known_namespaces()
+    if not known.isdisjoint(_names(namespace)) or namespace.split(".")[0] in _LIBRARIES:
+        return
+    shown = [name.removeprefix(_PACKAGE) for name in known]
+    found = difflib.get_close_matches(namespace, sorted(shown), 1, _CLOSE)
+    meant = f', did you mean "{found[0]}"?' if found else ", see the field component of the log"
+    raise UserError(f'nothing logs under "{namespace}"{meant}')
+
+
+@cache
+def known_namespaces() -> frozenset[str]:
+    """The names that loggers of the service have, and all above them."""
+    names = {*_OWN_NAMES, "stream"}
+    names |= {module.name for module in walk_packages(stream.__path__, _PACKAGE, onerror=_ignore)}
+    return frozenset(
+        ".".join(parts[:length])
+        for parts in (name.split(".") for name in names)
+        for length in range(1, len(parts) + 1)
+    )
+
+
+def _ignore(name: str) -> None:
+    """A package that can't be imported, since a library is missing, has no loggers."""
+
+
+class LogControl:
+    """:param path: of the log file; empty for standard output.
+    :param form: ``None``: text for a terminal, else JSON.
+    :param default: level of all namespaces without one of their own.
+    :param levels: levels by namespace; what is said of ``a`` counts for ``a.b``, too.
+    :param node: shown in each line, where several processes write to one place.
+
+    Raises UserError if the file can't be opened.
+
+    :ivar on_reopen: called when the file is to be opened again, to tell others that write to it.
+    """
+
+    def __init__(
+        self,
+        path: str = "",
+        form: Form | None = None,
+        default: str = "info",
+        levels: Mapping[str, str] | None = None,
+        node: str = "",
+    ) -> None:
+        self.on_reopen: list[Callable[[], None]] = []
+        # The runner may change the working directory before the file is opened again.
+        self._path = str(Path(path).absolute()) if path else ""
+        self._stream: TextIO = self._open()
+        self._observer = LineObserver(
+            self._stream,
+            form=form or ("json" if path else form_for(self._stream)),
+            minimum=LogLevel.debug,  # the predicate decides
+            node=node,
+        )
+        self._default = default
+        self._levels: dict[str, str] = dict(levels or {})
+        self._predicate = LogLevelFilterPredicate(defaultLogLevel=LEVELS[default])
+        for namespace, level in self._levels.items():
+            self._apply(namespace, level)
+
+    @property
+    def observer(self) -> Any:
+        """What takes the events."""
+        return FilteringLogObserver(self._observer, [self._predicate])
+
+    def install(self) -> None:
+        """Take the place of what Twisted's runner has set up."""
+        for old in list(globalLogPublisher._observers):
+            globalLogPublisher.removeObserver(old)
+        globalLogPublisher.addObserver(self.observer)
+
+    def levels(self) -> Mapping[str, str]:
+        """The levels in force by namespace; the empty one is that of all others."""
+        return {"": self._default, **self._levels}
+
+    def set_level(self, namespace: str, level: str) -> None:
+        """Log *namespace* and what is below it from *level* on; until the process ends.
+
+        :param namespace: as in the field ``component`` of a line (``etcd.client``), or as the code
+            names it (``stream.etcd.client``); empty for all that have no level of their own.
+
+        Raises UserError for a level that there isn't, and for a namespace that nobody logs under.
+        """
+        if level not in LEVELS:
+            raise UserError(f'unknown level "{level}", expected one of {", ".join(LEVELS)}')
+        if namespace:
+            check_namespace(namespace)
+            self._apply(namespace, level)
+            self._levels[namespace] = level
+        else:
+            self._predicate.defaultLogLevel = LEVELS[level]
+            self._predicate.clearLogLevels()
+            self._levels, self._default = {}, level
+        _log.warn(
+            'log level of "{namespace}" is {new_level} now', namespace=namespace, new_level=level
+        )
+
+    def _apply(self, namespace: str, level: str) -> None:
+        for name in _names(namespace):
+            self._predicate.setLogLevelForNamespace(name, LEVELS[level])
+
+    def reopen(self) -> None:
+        """See Note [Reopening]; if the file can't be opened, the old one is written on."""
+        if not self._path:
+            return
+        for tell in self.on_reopen:
+            tell()
+        try:
+            stream = self._open()
+        except UserError as error:
+            _log.error("cannot reopen the log: {reason}", reason=str(error))
+            return
+        old, self._stream = self._stream, stream
+        self._observer.redirect(stream)
+        old.close()
+        _log.info("reopened the log file {path}", path=self._path)
+
+    def _open(self) -> TextIO:
+        if not self._path:
+            return sys.__stdout__ or sys.stdout  # the runner has put its log in stdout's place
+        try:
+            path = Path(self._path)
+            if not path.exists():
+                path.touch(_FILE_MODE)
+            return path.open("a", buffering=_BUFFER_BYTES, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f'cannot open the log file "{self._path}": {error.strerror}') from None
+
+
+def _names(namespace: str) -> tuple[str, ...]:
+    """Most loggers are named after their module, and lines show it without the package."""
+    if namespace == "stream" or namespace.startswith("stream."):
+        return (namespace,)
+    return namespace, f"stream.{namespace}"

@@ -1,0 +1,157 @@
+"""The HTTP listener of the metrics and, as every node has it, of the health check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.pages import notFound
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from stream.ops.metrics.health import HealthCheck, Readiness
+from stream.ops.metrics.registry import Metrics
+
+__all__ = ["MetricsListener"]
+
+_log = Logger(namespace="stream.metrics")  # as an attribute of a class it would get another name
+
+_IDLE_TIMEOUT_SECONDS = 60
+_MAX_WAITING_PAGES = 16
+
+
+class MetricsListener(Service):
+    """Serves ``/metrics``, ``/health-check`` and ``/ready``.
+
+    startService returns a Deferred that fires when the port is open, or with the reason why it
+    can't be opened. stopService returns one that fires when the port is closed.
+    """
+
+    name = "metrics"
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoint: IStreamServerEndpoint,
+        metrics: Metrics,
+        address: str,
+        is_ready: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """
+        :param endpoint: where to listen.
+        :param address: the same for people, in the log.
+        :param is_ready: whether all components of the process are ready.
+        """
+        self._endpoint = endpoint
+        self._address = address
+        # One thread: a page is made after the other, and never on the reactor's time.
+        self._threads = ThreadPool(0, 1, name="metrics")
+        root = _Root()
+        self._page = MetricsPage(reactor, self._threads, metrics)
+        root.putChild(b"metrics", self._page)
+        root.putChild(b"health-check", HealthCheck(b"OK"))
+        root.putChild(b"ready", Readiness(is_ready))
+        self._site = Site(root, reactor=reactor, timeout=_IDLE_TIMEOUT_SECONDS)
+        self._site.displayTracebacks = False
+        self._site.noisy = False
+        # The requests of a probe are of no interest in the log.
+        self._site.log = _no_access_log  # type: ignore[method-assign]
+        self.port: IListeningPort | None = None
+
+    def startService(self) -> Deferred[None]:
+        super().startService()
+        _log.info('starting HTTP server on "{address}"', address=self._address)
+        return Deferred.fromCoroutine(self._start())
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _start(self) -> None:
+        self._threads.start()
+        try:
+            self.port = await self._endpoint.listen(self._site)
+        except BaseException:
+            self._threads.stop()
+            raise
+        _log.info('started HTTP server on "{address}", endpoint "metrics"', address=self._address)
+
+    async def _stop(self) -> None:
+        port, self.port = self.port, None
+        if port is None:
+            return
+        _log.info('shutting down HTTP server at "{address}"', address=self._address)
+        await maybeDeferred(port.stopListening)
+        await self._page.drained()
+        self._threads.stop()
+        _log.info("HTTP server shutdown finished")
+
+
+class _Root(Resource):
+    """What is there besides the pages: nothing."""
+
+    def getChild(self, path: bytes, request: HTTPRequest) -> IResource:
+        return notFound()
+
+
+class MetricsPage(Resource):
+    """The metrics in text form. It may be long, so it is made in a thread."""
+
+    isLeaf = True
+
+    def __init__(self, reactor: Any, threads: ThreadPool, metrics: Metrics) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._threads = threads
+        self._metrics = metrics
+        self._making: set[Deferred[None]] = set()
+
+    async def drained(self) -> None:
+        """Wait until no page is being made."""
+        await DeferredList(list(self._making))
+
+    def render_GET(self, request: Request) -> int | bytes:
+        if len(self._making) >= _MAX_WAITING_PAGES:
+            request.setResponseCode(503)
+            request.setHeader(b"Retry-After", b"1")
+            return b""
+        gone: list[Failure] = []
+        request.notifyFinish().addErrback(gone.append)
+        answered = Deferred.fromCoroutine(self._answer(request, gone))
+        self._making.add(answered)
+        answered.addCallback(lambda _: self._making.discard(answered))
+        return NOT_DONE_YET
+
+    async def _answer(self, request: Request, gone: list[Failure]) -> None:
+        try:
+            self._metrics.collect()
+            page = await deferToThreadPool(self._reactor, self._threads, self._metrics.page)
+        except Exception:
+            _log.failure("cannot make the metrics page")
+            if not gone:
+                request.setResponseCode(500)
+                request.finish()
+        else:
+            if not gone:
+                _send(request, page)
+
+
+def _send(request: Request, page: bytes) -> None:
+    request.setHeader(b"Content-Type", CONTENT_TYPE_PLAIN_0_0_4.encode())
+    request.setHeader(b"Content-Length", str(len(page)).encode())
+    if request.method != b"HEAD":
+        request.write(page)
+    request.finish()
+
+
+def _no_access_log(request: HTTPRequest) -> None:
+    """Log nothing."""

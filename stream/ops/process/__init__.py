@@ -1,0 +1,1 @@
+"""The process: reactor, threads, garbage collection, ordered start and stop, child processes."""

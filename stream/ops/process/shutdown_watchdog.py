@@ -1,0 +1,52 @@
+"""The end of a stop that doesn't end: whoever hangs is named, and the process goes.
+
+Note [Two limits]: the reactor gives up first and tells the log why. If the reactor itself hangs, in
+a loop that somebody typed into the console for one, or a thread keeps the interpreter from ending,
+the thread of `faulthandler` does the same a moment later: it needs neither the reactor nor the
+interpreter's lock. Both print what each thread is doing, and end with 1.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from typing import Any
+
+from twisted.logger import Logger
+
+__all__ = ["ShutdownWatchdog"]
+
+_log = Logger(namespace="stream.process")
+
+_REACTOR_FIRST_SECONDS = 1.0
+_STDERR = 2
+
+
+class ShutdownWatchdog:
+    """:param seconds: that a stop may take from its first signal on."""
+
+    def __init__(self, seconds: float, reactor: Any) -> None:
+        self._seconds = seconds
+        self._reactor = reactor
+        self._is_armed = False
+
+    def arm(self) -> None:
+        """The stop begins; may be called by a signal handler, and again."""
+        if not self._is_armed:
+            self._is_armed = True
+            faulthandler.dump_traceback_later(
+                self._seconds + _REACTOR_FIRST_SECONDS, exit=True, file=_STDERR
+            )
+
+    def watch(self) -> None:
+        """The reactor has begun to stop."""
+        self.arm()
+        self._reactor.callLater(self._seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        _log.error("the stop has taken {seconds} s, it is given up", seconds=self._seconds)
+        print(f"Error: Not stopped within {self._seconds:g} s.", file=sys.__stderr__, flush=True)
+        faulthandler.dump_traceback(file=_STDERR)
+        sys.stdout.flush()
+        os._exit(1)

@@ -1,0 +1,251 @@
+"""Spans of OpenTelemetry for what isn't done with each record: operations, tasks, calls, requests.
+
+The process has one tracer or none, as it has one log. Without one `span` gives back an object that
+does nothing, and the libraries aren't even imported. Spans are sent by a thread of their own, in
+batches; a collector that is away costs spans and nothing else.
+
+Which span is the present one is kept in a context variable, so that it goes along with a coroutine
+through all its waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any, Literal
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from stream.errors import UserError
+from stream.values.redaction import MASK, hide_secrets, is_secret_name, shown_url
+
+__all__ = ["Span", "TracingService", "begin", "log_ids", "outgoing_headers", "received", "span"]
+
+_log = Logger(namespace="stream.tracing")
+
+Attributes = Mapping[str, str | int]
+Kind = Literal["internal", "server", "client"]
+
+_tracer: Any = None
+_present: ContextVar[Any] = ContextVar("span", default=None)
+_NOTHING: Mapping[str, str] = {}
+_LOW_64_BITS = 2**64 - 1
+
+
+class Span:
+    """A span that somebody has begun and ends."""
+
+    def __init__(self, otel: Any) -> None:
+        self._otel = otel
+
+    def active(self) -> AbstractContextManager[Any]:
+        """What is begun within is below the span."""
+        return _OFF if self._otel is None else _activated(self._otel)
+
+    def set(self, name: str, value: str | int) -> None:
+        """Set an attribute."""
+        if self._otel is not None:
+            self._otel.set_attribute(name, _shown(name, value))
+
+    def failed(self, problem: str) -> None:
+        """What the span is about has failed.
+
+        :param problem: a few words, without anything that others have sent.
+        """
+        if self._otel is not None:
+            from opentelemetry.trace import Status, StatusCode
+
+            self._otel.set_status(Status(StatusCode.ERROR, problem))
+
+    def end(self, problem: str = "") -> None:
+        """The end; with *problem* it was a failure."""
+        if self._otel is None:
+            return
+        if problem:
+            self.failed(problem)
+        self._otel.end()
+
+
+_NO_SPAN = Span(None)
+_OFF: AbstractContextManager[Span] = nullcontext(_NO_SPAN)
+
+
+def begin(name: str, attributes: Attributes | None = None) -> Span:
+    """Begin a span that isn't the present one, nor below it."""
+    return _NO_SPAN if _tracer is None else Span(_started(name, attributes or {}, "internal", None))
+
+
+def received(
+    name: str, attributes: Attributes, *, traceparent: str = "", tracestate: str = ""
+) -> Span:
+    """Begin the span of a request that has come.
+
+    :param traceparent: W3C header of the request.
+    :param tracestate: the other one.
+    """
+    if _tracer is None:
+        return _NO_SPAN
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    headers = {"traceparent": traceparent, "tracestate": tracestate}
+    context = TraceContextTextMapPropagator().extract(headers)
+    return Span(_started(name, attributes, "server", context))
+
+
+def span(
+    name: str,
+    attributes: Attributes | None = None,
+    kind: Kind = "internal",
+    *,
+    is_root: bool = False,
+) -> AbstractContextManager[Span]:
+    """What is done within is a span, below the present one if there is one.
+
+    :param is_root: it begins a trace of its own, whoever's turn has brought it about.
+    """
+    return _OFF if _tracer is None else _span(name, attributes or {}, kind, is_root)
+
+
+@contextmanager
+def _span(name: str, attributes: Attributes, kind: Kind, is_root: bool) -> Iterator[Span]:
+    from opentelemetry.trace import set_span_in_context
+
+    above = None if is_root else _present.get()
+    context = None if above is None else set_span_in_context(above)
+    opened = Span(_started(name, attributes, kind, context))
+    try:
+        with opened.active():
+            yield opened
+    except BaseException as error:
+        opened.end(type(error).__name__)  # its text may quote what others have sent
+        raise
+    else:
+        opened.end()
+
+
+@contextmanager
+def _activated(otel: Any) -> Iterator[None]:
+    above = _present.get()
+    _present.set(otel)
+    try:
+        yield
+    finally:
+        _present.set(above)
+
+
+def _started(name: str, attributes: Attributes, kind: Kind, context: Any) -> Any:
+    from opentelemetry.trace import SpanKind
+
+    return _tracer.start_span(
+        name,
+        context=context,
+        kind=SpanKind[kind.upper()],
+        attributes={name: _shown(name, value) for name, value in attributes.items()},
+    )
+
+
+def _shown(name: str, value: str | int) -> str | int:
+    """The value of an attribute, without secrets."""
+    if is_secret_name(name):
+        return MASK
+    return hide_secrets(value) if isinstance(value, str) else value
+
+
+def outgoing_headers() -> Mapping[str, str]:
+    """Headers, B3 and W3C, that tell another service which span its work belongs to."""
+    present = _present.get()
+    if present is None:
+        return _NOTHING
+    context = present.get_span_context()
+    trace_id, span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
+    sampled = "1" if context.trace_flags.sampled else "0"
+    headers = {
+        "X-B3-TraceId": trace_id,
+        "X-B3-SpanId": span_id,
+        "X-B3-Sampled": sampled,
+        "traceparent": f"00-{trace_id}-{span_id}-0{sampled}",
+    }
+    state = context.trace_state.to_header()
+    return {**headers, "tracestate": state} if state else headers
+
+
+def log_ids() -> Mapping[str, str]:
+    """Fields of a line of the log that lead to the present span, if there is one."""
+    if _tracer is None:
+        return _NOTHING
+    present = _present.get()
+    if present is None:
+        return _NOTHING
+    context = present.get_span_context()
+    return {
+        "dd.trace_id": str(context.trace_id & _LOW_64_BITS),
+        "dd.span_id": str(context.span_id),
+    }
+
+
+class TracingService(Service):
+    """Sends spans while it runs.
+
+    :param endpoint: URL of the collector.
+    :param percent: of how many operations in a hundred spans are sent.
+    :param node_id: who sends them.
+    :param components: what runs in this process.
+
+    startService raises UserError if the libraries aren't installed.
+    """
+
+    name = "tracing"
+
+    def __init__(
+        self, reactor: Any, endpoint: str, percent: int, node_id: str, components: Sequence[str]
+    ) -> None:
+        self._components = components
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._percent = percent
+        self._node_id = node_id
+        self._provider: Any = None
+        self._exporter: Any = None
+
+    def startService(self) -> None:
+        global _tracer
+        super().startService()
+        try:
+            from stream.ops.tracing.export import make_provider
+        except ImportError:
+            raise UserError(
+                "tracing needs libraries that aren't installed: pip install stream-service[tracing]"
+            ) from None
+        in_reactor = self._reactor.callFromThread
+        self._provider, self._exporter = make_provider(
+            self._endpoint,
+            self._percent,
+            self._node_id,
+            self._components,
+            lambda: in_reactor(self._lost),
+            lambda spans: in_reactor(self._regained, spans),
+        )
+        _tracer = self._provider.get_tracer("stream")
+        self._endpoint = shown_url(self._endpoint)
+        _log.info('spans are sent to "{endpoint}"', endpoint=self._endpoint)
+
+    def stopService(self) -> Deferred[None]:
+        """Fires when the last spans are sent, or can't be."""
+        global _tracer
+        super().stopService()
+        _tracer = None
+        self._exporter.stop_soon()
+        stopped: Deferred[None] = deferToThread(self._provider.shutdown)
+        return stopped
+
+    def _lost(self) -> None:
+        _log.warn(
+            'spans are lost, the collector "{endpoint}" doesn\'t take them', endpoint=self._endpoint
+        )
+
+    def _regained(self, spans: int) -> None:
+        _log.info("the collector takes spans again, {lost} were lost", lost=spans)

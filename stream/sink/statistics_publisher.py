@@ -1,0 +1,120 @@
+"""Puts the counters of this node's slices to etcd: at an interval, and finally when one closes.
+
+Note [Late statistics]: a value counts as sent only once etcd took it. The final value of a slice
+is stored before the node reports that it no longer writes to it, since whoever closes the slice
+decides by the statistics. A put is guarded by the slice being at level local, so that none appears
+after the statistics of the slice have moved on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+
+from stream.etcd import AtomicTxn, EtcdClient, EtcdError, atomic
+from stream.sink.counters import SliceCounters
+from stream.storage.model import prefix
+from stream.storage.model.key import SliceKey
+from stream.storage.model.state import Level
+from stream.storage.model.statistics import Statistics
+from stream.values.codec import decode, encode
+
+__all__ = ["StatisticsPublisher"]
+
+_log = Logger()
+
+SLICES_PER_TRANSACTION = 40
+"""Each has two conditions at first, and etcd takes 128 by default."""
+
+
+@attrs.define(eq=False)
+class _Tracked:
+    """:ivar earlier: what an earlier life of this node stored in the slice; ``None`` until read."""
+
+    key: SliceKey
+    counters: SliceCounters
+    earlier: Statistics | None = None
+    sent_records: int = 0
+
+
+class StatisticsPublisher(Service):
+    """:param interval: seconds between two rounds."""
+
+    def __init__(self, client: EtcdClient, node_id: str, interval: float, reactor: Any) -> None:
+        self._client = client
+        self._node_id = node_id
+        self._interval = interval
+        self._reactor = reactor
+        self._tracked: dict[SliceKey, _Tracked] = {}
+        self._loop = LoopingCall(self._round)
+        self._loop.clock = reactor
+
+    def startService(self) -> None:
+        super().startService()
+        self._loop.start(self._interval, now=False).addErrback(
+            lambda failure: _log.failure("statistics collector stopped", failure)
+        )
+
+    async def stopService(self) -> None:
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+        await self._store(list(self._tracked.values()))
+
+    def opened(self, key: SliceKey, counters: SliceCounters) -> None:
+        self._tracked[key] = _Tracked(key, counters)
+
+    async def closed(self, key: SliceKey) -> None:
+        """Fires when the final value is stored, however long etcd is away."""
+        await self.stored(key)
+        self._tracked.pop(key, None)
+
+    async def stored(self, key: SliceKey) -> None:
+        """Fires when the present value is stored, however long etcd is away."""
+        tracked = self._tracked.get(key)
+        while tracked is not None:
+            try:
+                await self._store([tracked])
+            except EtcdError:
+                _log.failure("cannot store the statistics of a slice", slice_id=str(key))
+                await deferLater(self._reactor, self._interval)
+            else:
+                tracked = None
+
+    async def _round(self) -> None:
+        try:
+            await self._store(list(self._tracked.values()))
+        except Exception:
+            _log.failure("cannot store statistics, they are sent again in the next round")
+
+    async def _store(self, tracked: list[_Tracked]) -> None:
+        changed = [t for t in tracked if t.counters.records != t.sent_records]
+        for start in range(0, len(changed), SLICES_PER_TRANSACTION):
+            await self._store_some(changed[start : start + SLICES_PER_TRANSACTION])
+
+    async def _store_some(self, tracked: list[_Tracked]) -> None:
+        counted = [t.counters.records for t in tracked]
+
+        async def body(txn: AtomicTxn) -> None:
+            slices = await txn.get_many(
+                [f"{prefix.slice_level(Level.LOCAL)}{t.key}" for t in tracked]
+            )
+            unread = [self._key(t) for t in tracked if t.earlier is None]
+            found = await txn.get_many(unread) if unread else {}
+            for t in tracked:
+                if t.earlier is None:
+                    stored = found[self._key(t)]
+                    t.earlier = decode(Statistics, stored.value) if stored else Statistics()
+                if slices[f"{prefix.slice_level(Level.LOCAL)}{t.key}"] is not None:
+                    txn.put(self._key(t), encode(t.earlier + t.counters.statistics()))
+
+        await atomic(self._client, body)
+        for t, records in zip(tracked, counted, strict=True):
+            t.sent_records = records
+
+    def _key(self, tracked: _Tracked) -> str:
+        return f"{prefix.statistics(Level.LOCAL)}{tracked.key}/{self._node_id}"

@@ -1,0 +1,52 @@
+"""Which volumes hold the slices of a new file. Pure: equal input gives an equal result."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import xxhash
+
+from stream.storage.model.entity import AssignmentConfig
+from stream.storage.model.volume import Volume
+
+__all__ = ["assign_volumes"]
+
+
+def assign_volumes(
+    volumes: Sequence[Volume], config: AssignmentConfig, seed: int
+) -> tuple[str, ...]:
+    """Ids of at most ``config.count`` volumes, spread over nodes, preferred types first.
+
+    In rounds over the nodes, one volume of the current type is taken from each; when a round gives
+    nothing, the next preferred type has its turn, and at last any type. Drained ones don't count.
+
+    :param seed: the file's opening time in nanoseconds; makes sinks use different volumes.
+    """
+    generator = random.Random(seed)
+    by_node: dict[str, list[Volume]] = {}
+    available = sorted((v for v in volumes if not v.drained), key=lambda v: v.volume_id)
+    generator.shuffle(available)
+    for volume in available:
+        by_node.setdefault(volume.node_id, []).append(volume)
+    for candidates in by_node.values():
+        candidates.sort(key=lambda volume: _rank(volume, config.preferred_types, seed))
+    nodes = sorted(by_node)
+    generator.shuffle(nodes)
+    taken: list[str] = []
+    for wanted in (*config.preferred_types, None):
+        while len(taken) < config.count:
+            before = len(taken)
+            for node in nodes:
+                candidates = by_node[node]
+                fits = candidates and (wanted is None or candidates[0].type == wanted)
+                if fits and len(taken) < config.count:
+                    taken.append(candidates.pop(0).volume_id)
+            if len(taken) == before:
+                break
+    return tuple(taken)
+
+
+def _rank(volume: Volume, preferred: Sequence[str], seed: int) -> tuple[int, int]:
+    position = preferred.index(volume.type) if volume.type in preferred else len(preferred)
+    return position, xxhash.xxh64_intdigest(f"{seed}{volume.type}{volume.label}".encode())

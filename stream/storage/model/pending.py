@@ -1,0 +1,44 @@
+"""What isn't in its table yet, by sink: how many records, and how old the oldest is. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+import attrs
+
+from stream.definition.key import SinkKey
+from stream.storage.model.key import FileKey
+from stream.storage.model.statistics import Aggregated
+
+__all__ = ["Pending", "pending_by_sink"]
+
+
+@attrs.frozen
+class Pending:
+    """:ivar oldest: receive time of the oldest record."""
+
+    records: int
+    oldest: datetime
+
+
+def pending_by_sink(files: Iterable[tuple[FileKey, Aggregated]]) -> Mapping[SinkKey, Pending]:
+    """What of *files* isn't imported; sinks of which all records are in their tables are left out.
+
+    A file is imported as a whole, so as long as one of its slices isn't at level target, the oldest
+    record of the file counts.
+    """
+    pending: dict[SinkKey, Pending] = {}
+    for key, levels in files:
+        waiting = levels.local + levels.staging
+        if not waiting.records_count or waiting.first_record_at is None:
+            continue
+        sink = key.sink_key
+        known = pending.get(sink)
+        if known is None:
+            pending[sink] = Pending(waiting.records_count, waiting.first_record_at)
+        else:
+            pending[sink] = Pending(
+                known.records + waiting.records_count, min(known.oldest, waiting.first_record_at)
+            )
+    return pending

@@ -1,0 +1,105 @@
+"""What is known of the records of a slice, file or sink: the value and its arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import attrs
+
+from stream.storage.model.state import Level
+from stream.values.bytesize import ByteSize
+from stream.values.codec import field
+
+__all__ = ["EMPTY", "Aggregated", "Statistics", "total"]
+
+_ZERO = ByteSize(0)
+
+
+@attrs.frozen
+class Statistics:
+    """Counters of one key under ``storage/stats/``, or a sum of several.
+
+    :ivar slices_count: counted in the ``_open`` key only: a slice with many writers counts once.
+    :ivar uncompressed_size: bytes before local compression.
+    :ivar compressed_size: bytes after local compression.
+    :ivar staging_size: bytes in staging storage, known once the slice is uploaded.
+    :ivar reset_at: marks a value to be subtracted: the counts up to a clearing by the user.
+    """
+
+    slices_count: int = field(default=0, omit_empty=True)
+    first_record_at: datetime | None = field(default=None, empty_text=True)
+    last_record_at: datetime | None = field(default=None, empty_text=True)
+    records_count: int = field(default=0, omit_empty=True)
+    uncompressed_size: ByteSize = field(default=_ZERO, omit_empty=True)
+    compressed_size: ByteSize = field(default=_ZERO, omit_empty=True)
+    staging_size: ByteSize = field(default=_ZERO, omit_empty=True)
+    reset_at: datetime | None = None
+
+    def __add__(self, other: Statistics) -> Statistics:
+        return Statistics(
+            slices_count=self.slices_count + other.slices_count,
+            first_record_at=_earliest(self.first_record_at, other.first_record_at),
+            last_record_at=_latest(self.last_record_at, other.last_record_at),
+            records_count=self.records_count + other.records_count,
+            uncompressed_size=ByteSize(self.uncompressed_size + other.uncompressed_size),
+            compressed_size=ByteSize(self.compressed_size + other.compressed_size),
+            staging_size=ByteSize(self.staging_size + other.staging_size),
+        )
+
+    def __sub__(self, other: Statistics) -> Statistics:
+        """The counters less those of *other*, none below zero; the times stay."""
+        return attrs.evolve(
+            self,
+            slices_count=max(0, self.slices_count - other.slices_count),
+            records_count=max(0, self.records_count - other.records_count),
+            uncompressed_size=ByteSize(max(0, self.uncompressed_size - other.uncompressed_size)),
+            compressed_size=ByteSize(max(0, self.compressed_size - other.compressed_size)),
+            staging_size=ByteSize(max(0, self.staging_size - other.staging_size)),
+        )
+
+
+EMPTY = Statistics()
+
+
+def _earliest(a: datetime | None, b: datetime | None) -> datetime | None:
+    return min((moment for moment in (a, b) if moment is not None), default=None)
+
+
+def _latest(a: datetime | None, b: datetime | None) -> datetime | None:
+    return max((moment for moment in (a, b) if moment is not None), default=None)
+
+
+def total(values: Iterable[Statistics]) -> Statistics:
+    """The sum; values with `Statistics.reset_at` are subtracted from it at the end."""
+    counted = EMPTY
+    resets = []
+    for value in values:
+        if value.reset_at is None:
+            counted += value
+        else:
+            resets.append(value)
+    for value in resets:
+        counted -= value
+    return counted
+
+
+@attrs.frozen
+class Aggregated:
+    """The statistics of an object by level."""
+
+    local: Statistics = EMPTY
+    staging: Statistics = EMPTY
+    target: Statistics = EMPTY
+
+    @property
+    def total(self) -> Statistics:
+        return self.local + self.staging + self.target
+
+    @classmethod
+    def of(cls, values: Iterable[tuple[Level, Statistics]]) -> Aggregated:
+        """Sum *values* level by level."""
+        by_level: dict[Level, list[Statistics]] = {level: [] for level in Level}
+        for level, value in values:
+            by_level[level].append(value)
+        return cls(*(total(by_level[level]) for level in Level))

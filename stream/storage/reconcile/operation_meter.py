@@ -1,0 +1,135 @@
+"""Measures what operators do: how long it takes, why it failed, how many bytes it moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+
+from stream.definition.key import SinkKey
+from stream.ops.metrics.error_type import error_type
+from stream.ops.metrics.registry import Metrics, Operation, SinkLabels
+from stream.ops.tracing.spans import span
+from stream.storage.model.statistics import Statistics
+from stream.storage.reconcile.operator import TRANSIENT_ERRORS, Operator
+
+__all__ = ["OperationMeter", "Outcome", "measure_operator", "sink_labels"]
+
+
+@attrs.define
+class Outcome:
+    """What is only known while an operation runs.
+
+    :ivar condition: what a rotation was triggered by.
+    :ivar statistics: of the records that were worked on.
+    """
+
+    condition: str = ""
+    statistics: Statistics = attrs.Factory(Statistics)
+
+
+_SPANS: dict[Operation, str] = {
+    "filerotation": "operator.filerotation",
+    "slicerotation": "operator.slicerotation",
+    "fileimport": "operator.fileimport",
+    "sliceupload": "operator.sliceupload",
+    "filecleanup": "model.metacleanup",
+    "jobcleanup": "model.jobcleanup",
+}
+_PARTS: tuple[Operation, ...] = ("filecleanup", "jobcleanup")
+"""Parts of a run that has a span of its own."""
+RETAIN_SECONDS = 300.0
+"""What was told last of a deleted sink shows so long, to be scraped."""
+
+
+@attrs.frozen
+class OperationMeter:
+    """:ivar clock: seconds of a clock that doesn't jump."""
+
+    metrics: Metrics
+    clock: Callable[[], float]
+    _touched: dict[SinkKey, float] = attrs.field(factory=dict, repr=False)
+
+    @contextmanager
+    def measured(
+        self, key: SinkKey, operation: Operation, attempt: int = 1, *, item: object, step: str
+    ) -> Iterator[Outcome]:
+        """Measure what is done within; what has to wait for something else doesn't count.
+
+        :param attempt: number of the attempt, from 1.
+        :param item: the key of what is worked on.
+        :param step: what is done to it, for the name of the span.
+        """
+        outcome = Outcome()
+        started = self._touched[key] = self.clock()
+        attributes: dict[str, str | int] = {
+            "sink": str(key),
+            "item": str(item),
+            "attempt": attempt,
+        }
+        try:
+            name = f"keboola.go.stream.{_SPANS[operation]}.{step}"
+            with span(name, attributes, is_root=operation not in _PARTS) as told:
+                waits: BaseException | None = None
+                try:
+                    yield outcome
+                except TRANSIENT_ERRORS as reason:
+                    told.set("waits_for", type(reason).__name__)  # and that is no failure
+                    waits = reason
+            if waits is not None:
+                raise waits
+        except TRANSIENT_ERRORS:
+            raise
+        except Exception as error:
+            self.metrics.operation_failed(sink_labels(key), operation, attempt)
+            self._finished(key, operation, started, outcome, error)
+            raise
+        self._finished(key, operation, started, outcome, None)
+
+    def _finished(
+        self,
+        key: SinkKey,
+        operation: Operation,
+        started: float,
+        outcome: Outcome,
+        problem: Exception | None,
+    ) -> None:
+        self.metrics.operation_finished(
+            sink_labels(key),
+            operation,
+            (self.clock() - started) * 1000,
+            condition=outcome.condition,
+            error_type=error_type(problem),
+            compressed=outcome.statistics.compressed_size,
+            uncompressed=outcome.statistics.uncompressed_size,
+        )
+
+    def moved(self, counter: str, key: SinkKey, records: int) -> None:
+        """*records* records of a sink have come as far as *counter* counts."""
+        self._touched[key] = self.clock()
+        self.metrics.moved(counter, sink_labels(key), records)
+
+    def retire(self, is_active: Callable[[SinkKey], bool]) -> None:
+        """Drop what was told of sinks that are deleted and that nothing happens to any more.
+
+        A cleanup may come long after the sink has gone.
+        """
+        before = self.clock() - RETAIN_SECONDS
+        for key, touched in list(self._touched.items()):
+            if touched < before and not is_active(key):
+                del self._touched[key]
+                self.metrics.forget(sink_labels(key))
+
+
+def measure_operator(metrics: Metrics, operator: Operator[Any]) -> None:
+    """Tell how much *operator* has to do."""
+    labels = {"operator": operator.title}
+    metrics.own("stream_operator_items").labels(labels).set(len(operator.items))
+    metrics.own("stream_operator_running").labels(labels).set(operator.running_acts)
+
+
+def sink_labels(key: SinkKey) -> SinkLabels:
+    """The labels of a sink."""
+    return SinkLabels(str(key.project_id), str(key.branch_id), key.source_id, key.sink_id)

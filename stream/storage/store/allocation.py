@@ -1,0 +1,46 @@
+"""How much disk space a new slice reserves: a bit more than the largest recent slice took.
+
+The decision is pure; only `largest_recent_slice` reads, outside of any transaction, since an
+estimate needs no guard.
+"""
+
+from __future__ import annotations
+
+from stream.definition.key import SinkKey
+from stream.etcd import EtcdClient
+from stream.storage.model import prefix
+from stream.storage.model.entity import Allocation
+from stream.storage.model.state import Level
+from stream.storage.model.statistics import Statistics
+from stream.values.bytesize import ByteSize
+from stream.values.codec import decode
+
+__all__ = ["allocated_space", "largest_recent_slice"]
+
+RECENT_SLICES = 10
+_SUMS = 2  # the sink's own keys, sum and reset, come after those of its slices
+_NOTHING = ByteSize(0)
+
+
+def allocated_space(allocation: Allocation, largest: ByteSize) -> ByteSize:
+    """Bytes to reserve; none if allocation is off.
+
+    :param largest: bytes of the largest recent slice of the sink, 0 if none is known.
+    """
+    if not allocation.enabled:
+        return _NOTHING
+    if largest and allocation.relative:
+        return ByteSize(largest * allocation.relative // 100)
+    return allocation.static
+
+
+async def largest_recent_slice(client: EtcdClient, sink: SinkKey) -> ByteSize:
+    """The compressed size of the largest of the sink's newest slices, uploaded and imported."""
+    largest = _NOTHING
+    for level in (Level.STAGING, Level.TARGET):
+        below = f"{prefix.statistics(level)}{sink}/"
+        found = await client.range(below, limit=RECENT_SLICES + _SUMS, descending=True)
+        of_slices = [kv for kv in found.kvs if "/" in kv.key.removeprefix(below)]
+        for kv in of_slices[:RECENT_SLICES]:
+            largest = max(largest, decode(Statistics, kv.value).compressed_size)
+    return largest

@@ -1,0 +1,56 @@
+"""Deletes the mappings of sinks of which nothing else is left.
+
+A sink keeps the mappings of all its versions, and a file outlives its sink. So the mappings go with
+the last of them; see Note [References] of `stream.definition.mappings`.
+"""
+
+from __future__ import annotations
+
+from stream.definition import prefix as definitions
+from stream.definition.key import SinkKey
+from stream.etcd import AtomicTxn, EtcdClient, atomic
+from stream.storage.model import prefix
+
+__all__ = ["delete_unused_mappings", "sinks_with_mappings"]
+
+_BEHIND_ALL_HASHES = "\x7f"
+
+
+async def sinks_with_mappings(client: EtcdClient) -> list[SinkKey]:
+    """All sinks that mappings are stored for; one small read for each."""
+    sinks: list[SinkKey] = []
+    behind = ""
+    while True:
+        found = await client.range(definitions.MAPPING, limit=1, start_after=behind, keys_only=True)
+        if not found.kvs:
+            return sinks
+        sink, _, _ = found.kvs[0].key.removeprefix(definitions.MAPPING).rpartition("/")
+        sinks.append(SinkKey.parse(sink))
+        behind = f"{sink}/{_BEHIND_ALL_HASHES}"
+
+
+async def delete_unused_mappings(client: EtcdClient, sink: SinkKey) -> bool:
+    """Delete the mappings of *sink* if nothing that may refer to them is left.
+
+    :returns: whether they were deleted.
+    """
+    keys = (f"{definitions.SINK_ACTIVE}{sink}", f"{definitions.SINK_DELETED}{sink}")
+    ranges = (
+        definitions.children(definitions.SINK_VERSION, sink),
+        f"{prefix.FILE_ALL}{sink}/",
+        f"{prefix.SLICE_ALL}{sink}/",
+    )
+    for below in ranges:  # so that the transaction reads no long history
+        if (await client.range(below, limit=1, keys_only=True)).kvs:
+            return False
+
+    async def delete(txn: AtomicTxn) -> bool:
+        if any((await txn.get_many(keys)).values()):
+            return False
+        for below in ranges:
+            if await txn.range(below):
+                return False
+        txn.delete_prefix(f"{definitions.MAPPING}{sink}/")
+        return True
+
+    return await atomic(client, delete)

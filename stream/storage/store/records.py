@@ -1,0 +1,247 @@
+"""Reading and writing files, slices and statistics in a running transaction.
+
+Both copies of a record are always written together; a change of level deletes the copy at the old
+one. What may change into what is decided by `stream.storage.store.repository`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+from twisted.logger import Logger
+
+from stream.definition.key import SinkKey
+from stream.definition.mappings import put_mapping
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, EtcdClient
+from stream.storage.model import prefix
+from stream.storage.model.entity import File, Slice
+from stream.storage.model.key import FileKey, SliceKey
+from stream.storage.model.retry import NO_RETRY, Retry
+from stream.storage.model.state import Level
+from stream.storage.model.statistics import Statistics, total
+from stream.values.codec import decode, encode
+
+__all__ = [
+    "count_slices",
+    "create_file",
+    "create_slice",
+    "delete_file_records",
+    "delete_slice_records",
+    "failing_slices",
+    "forget_failures",
+    "load_file",
+    "load_slice",
+    "load_slices",
+    "local_files",
+    "local_slices",
+    "move_statistics",
+    "read_file",
+    "read_files",
+    "read_slice",
+    "read_slices",
+    "save_file",
+    "save_slice",
+]
+
+_log = Logger()
+
+
+async def read_file(client: EtcdClient, key: FileKey) -> File | None:
+    stored = await client.get(f"{prefix.FILE_ALL}{key}")
+    return decode(File, stored.value) if stored else None
+
+
+async def read_files(client: EtcdClient, key: SinkKey) -> list[File]:
+    """All files of the sink, the oldest first."""
+    result = await client.range(f"{prefix.FILE_ALL}{key}/")
+    return [decode(File, kv.value) for kv in result.kvs]
+
+
+async def read_slice(client: EtcdClient, key: SliceKey) -> Slice | None:
+    stored = await client.get(f"{prefix.SLICE_ALL}{key}")
+    return decode(Slice, stored.value) if stored else None
+
+
+async def read_slices(client: EtcdClient, key: FileKey) -> list[Slice]:
+    """All slices of the file, sorted by key."""
+    result = await client.range(f"{prefix.SLICE_ALL}{key}/")
+    return [decode(Slice, kv.value) for kv in result.kvs]
+
+
+async def failing_slices(client: EtcdClient, key: SinkKey) -> dict[FileKey, Retry]:
+    """What has failed with slices of the sink that aren't uploaded yet, by file: that slice's that
+    is tried again last."""
+    result = await client.range(f"{prefix.slice_level(Level.LOCAL)}{key}/")
+    failing: dict[FileKey, Retry] = {}
+    for slice_ in (decode(Slice, kv.value) for kv in result.kvs):
+        retry, known = slice_.retry, failing.get(slice_.key.file_key, NO_RETRY)
+        if retry.retry_after is not None and (
+            known.retry_after is None or retry.retry_after > known.retry_after
+        ):
+            failing[slice_.key.file_key] = retry
+    return failing
+
+
+async def load_file(txn: AtomicTxn, key: FileKey) -> File:
+    """Raises UserError 404 if it doesn't exist."""
+    stored = await txn.get(f"{prefix.FILE_ALL}{key}")
+    if stored is None:
+        raise UserError(f'file "{key}" not found in the sink', status=404, name="fileNotFound")
+    return decode(File, stored.value)
+
+
+async def load_slice(txn: AtomicTxn, key: SliceKey) -> Slice:
+    """Raises UserError 404 if it doesn't exist."""
+    stored = await txn.get(f"{prefix.SLICE_ALL}{key}")
+    if stored is None:
+        raise UserError(f'slice "{key}" not found in the file', status=404, name="sliceNotFound")
+    return decode(Slice, stored.value)
+
+
+async def load_slices(txn: AtomicTxn, key: FileKey) -> list[Slice]:
+    """All slices of the file, sorted by key."""
+    kvs = await txn.range(f"{prefix.SLICE_ALL}{key}/", track_deletes=False)
+    return [decode(Slice, kv.value) for kv in kvs]
+
+
+async def count_slices(txn: AtomicTxn, key: FileKey) -> int:
+    """How many slices the file has; it may become fewer without a conflict."""
+    return len(await txn.range(f"{prefix.SLICE_ALL}{key}/", track_deletes=False))
+
+
+async def local_files(txn: AtomicTxn, key: SinkKey) -> list[File]:
+    """The files of the sink at level local, the oldest first."""
+    kvs = await txn.range(f"{prefix.file_level(Level.LOCAL)}{key}/", track_deletes=False)
+    return [decode(File, kv.value) for kv in kvs]
+
+
+async def local_slices(txn: AtomicTxn, key: object) -> list[Slice]:
+    """The slices at level local below a file, or below a file on one volume."""
+    kvs = await txn.range(f"{prefix.slice_level(Level.LOCAL)}{key}/", track_deletes=False)
+    return [decode(Slice, kv.value) for kv in kvs]
+
+
+async def create_file(txn: AtomicTxn, file: File) -> None:
+    """Raises UserError 409 if the key is taken."""
+    if await txn.get(f"{prefix.FILE_ALL}{file.key}") is not None:
+        raise UserError(
+            f'file "{file.key}" already exists in the sink', status=409, name="fileAlreadyExists"
+        )
+    save_file(txn, None, file)
+
+
+async def create_slice(txn: AtomicTxn, slice_: Slice) -> None:
+    """Also puts the statistics that count the slice. Raises UserError 409 if the key is taken."""
+    if await txn.get(f"{prefix.SLICE_ALL}{slice_.key}") is not None:
+        raise UserError(
+            f'slice "{slice_.key}" already exists in the file',
+            status=409,
+            name="sliceAlreadyExists",
+        )
+    save_slice(txn, None, slice_)
+    txn.put(
+        f"{prefix.statistics(Level.LOCAL)}{slice_.key}/{prefix.OPEN_STATISTICS}",
+        encode(Statistics(slices_count=1)),
+    )
+
+
+def save_file(txn: AtomicTxn, old: File | None, new: File) -> None:
+    """A change of the state is logged when it is written."""
+    if old is None or old.state is not new.state:
+        before, state = "new" if old is None else old.state.value, new.state.value
+
+        def tell(_: int) -> None:
+            _log.info(
+                "file {file_id}: {before} → {state}", file_id=new.key, before=before, state=state
+            )
+
+        txn.on_commit(tell)
+    put_mapping(txn, new.key.sink_key, new.mapping)
+    value = encode(new)
+    for key in prefix.file_keys(new.key, new.level):
+        txn.put(key, value)
+    if old is not None and old.level is not new.level:
+        txn.delete(f"{prefix.file_level(old.level)}{new.key}")
+
+
+def save_slice(txn: AtomicTxn, old: Slice | None, new: Slice) -> None:
+    """A change of the state is logged when it is written."""
+    if old is None or old.state is not new.state:
+        before, state = "new" if old is None else old.state.value, new.state.value
+
+        def tell(_: int) -> None:
+            _log.info(
+                "slice {slice_id}: {before} → {state}", slice_id=new.key, before=before, state=state
+            )
+
+        txn.on_commit(tell)
+    put_mapping(txn, new.key.sink_key, new.mapping)
+    value = encode(new)
+    for key in prefix.slice_keys(new.key, new.level):
+        txn.put(key, value)
+    if old is not None and old.level is not new.level:
+        txn.delete(f"{prefix.slice_level(old.level)}{new.key}")
+
+
+async def forget_failures(txn: AtomicTxn, key: SliceKey) -> None:
+    """Forget the failed attempts at a slice: the next may come at once."""
+    slice_ = await load_slice(txn, key)
+    save_slice(txn, slice_, attrs.evolve(slice_, retry=NO_RETRY))
+
+
+async def move_statistics(
+    txn: AtomicTxn,
+    key: object,
+    old: Level,
+    new: Level,
+    counted: Statistics | None = None,
+) -> Statistics:
+    """Move the statistics below a slice or a file to another level, as one sum for each slice.
+
+    However many source nodes wrote to a slice, one key remains, so the transaction that imports a
+    file doesn't grow with the cluster.
+
+    :param counted: of a single slice, by whoever has read its files: its counts are exact.
+    :returns: the sum of all that was moved.
+    """
+    below = f"{prefix.statistics(old)}{key}/"
+    by_slice: dict[str, list[Statistics]] = {}
+    kvs = await txn.range(below)
+    for kv in kvs:
+        slice_key, _, _ = kv.key.removeprefix(prefix.statistics(old)).rpartition("/")
+        by_slice.setdefault(slice_key, []).append(decode(Statistics, kv.value))
+    if not by_slice:
+        _log.warn("no statistics records found below {key}", key=below)
+        if counted is not None:
+            by_slice[str(key)] = [Statistics(slices_count=1)]
+    txn.delete_prefix(below)
+    moved = []
+    for slice_key, values in by_slice.items():
+        value = total(values)
+        if counted is not None:
+            value = attrs.evolve(
+                value,
+                records_count=counted.records_count,
+                uncompressed_size=counted.uncompressed_size,
+                compressed_size=counted.compressed_size,
+            )
+        if new is Level.STAGING:
+            value = attrs.evolve(value, staging_size=value.compressed_size)
+        moved.append(value)
+        txn.put(f"{prefix.statistics(new)}{slice_key}/{prefix.OPEN_STATISTICS}", encode(value))
+    return total(moved)
+
+
+def delete_file_records(txn: AtomicTxn, file: File) -> None:
+    for key in prefix.file_keys(file.key, file.level):
+        txn.delete(key)
+
+
+def delete_slice_records(txn: AtomicTxn, slices: Sequence[Slice]) -> None:
+    """Delete slices that were read outside of *txn*: their level may have changed since."""
+    for slice_ in slices:
+        keys = (key for level in Level for key in prefix.slice_keys(slice_.key, level))
+        for key in dict.fromkeys(keys):
+            txn.delete(key)

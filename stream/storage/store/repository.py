@@ -1,0 +1,404 @@
+"""What happens to files and slices, each step a part of one transaction.
+
+The methods run inside the body of an atomic operation. They read what they need, check that the
+step is allowed, and write both copies of each record and the statistics that go with it; callers
+give the time and whatever was prepared remotely before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+
+import attrs
+from twisted.logger import Logger
+
+from stream.definition.entity import Sink, Source
+from stream.definition.key import SinkKey
+from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, EtcdClient, EtcdError, Lock, atomic
+from stream.settings import DeadLetterSettings, StorageLevel
+from stream.settings.overrides import DEAD_LETTER, merge
+from stream.storage.model import prefix
+from stream.storage.model.assignment import assign_volumes
+from stream.storage.model.encoding import Encoding
+from stream.storage.model.entity import (
+    Allocation,
+    Assignment,
+    AssignmentConfig,
+    DeadLetter,
+    File,
+    FileStaging,
+    FileTarget,
+    ImportConfig,
+    LocalFile,
+    Slice,
+    UploadConfig,
+    directory_name,
+)
+from stream.storage.model.key import FileKey, SliceKey
+from stream.storage.model.state import FileState, Level, SliceState, check_combination
+from stream.storage.model.statistics import Statistics, total
+from stream.storage.model.volume import Volume
+from stream.storage.store import records
+from stream.storage.store.allocation import allocated_space
+from stream.storage.store.prepared import PreparedFile
+from stream.values.bytesize import ByteSize
+from stream.values.codec import decode, encode, from_plain, to_plain
+from stream.values.utctime import to_nanoseconds
+
+__all__ = ["StorageRepository"]
+
+_log = Logger()
+
+SLICES_PER_TRANSACTION = 20
+"""Each costs up to five operations or conditions, and etcd takes 128 of them by default."""
+
+MAX_SLICES = 240
+"""Of a file. Files are rotated long before; this holds when their rotation fails for hours."""
+
+
+class StorageRepository:
+    """:param settings: of the service; sources and sinks lay their overrides over them.
+    :param volumes: the volumes registered at the moment.
+    :param largest_slice: bytes of the largest recent slice of a sink, to reserve as much for new
+        ones; without it they reserve the fixed size of the settings.
+    :param dead_letter: of the service, like the other settings.
+    """
+
+    def __init__(
+        self,
+        settings: StorageLevel,
+        volumes: Callable[[], Sequence[Volume]],
+        largest_slice: Callable[[SinkKey], Awaitable[ByteSize]] | None = None,
+        dead_letter: DeadLetterSettings | None = None,
+    ) -> None:
+        self._settings = settings
+        self._dead_letter = dead_letter or DeadLetterSettings()
+        self._volumes = volumes
+        self._largest_slice = largest_slice
+
+    # Opening.
+
+    async def open_file(
+        self,
+        txn: AtomicTxn,
+        source: Source,
+        sink: Sink,
+        prepared: PreparedFile,
+    ) -> File:
+        """A new file in state ``writing``, with a slice on each assigned volume.
+
+        Raises UserError if no volume is registered or the key is taken.
+        """
+        file = self._new_file(source, sink, prepared)
+        await records.create_file(txn, file)
+        for key, value in prepared.records:
+            txn.put(key, value)
+        space = await self._space(file)
+        for volume_id in file.local.assignment.volumes:
+            slice_ = Slice.opened(file, volume_id, file.key.file_opened_at, space)
+            await records.create_slice(txn, slice_)
+        return file
+
+    async def _space(self, file: File) -> ByteSize:
+        """What a new slice of the file reserves; an estimate that fails doesn't matter."""
+        largest = ByteSize(0)
+        if self._largest_slice is not None and file.local.allocation.enabled:
+            try:
+                largest = await self._largest_slice(file.key.sink_key)
+            except EtcdError as error:
+                _log.warn("cannot calculate slice pre-allocated size: {error}", error=error)
+        return allocated_space(file.local.allocation, largest)
+
+    def _new_file(self, source: Source, sink: Sink, prepared: PreparedFile) -> File:
+        overrides = [[(item.key, item.value) for item in of.config] for of in (source, sink)]
+        level = merge(self._settings, *overrides)
+        dead_letter = merge(self._dead_letter, *overrides, below=DEAD_LETTER)
+        config = from_plain(AssignmentConfig, to_plain(level.local.volume.assignment))
+        opened_at = prepared.key.file_opened_at
+        volumes = assign_volumes(self._volumes(), config, to_nanoseconds(opened_at))
+        if not volumes:
+            raise UserError(
+                "no volume is available for the file", status=503, name="noVolumeAvailable"
+            )
+        encoding = Encoding.of(level.local.encoding)
+        return File(
+            key=prepared.key,
+            state=FileState.WRITING,
+            mapping=sink.table.mapping,
+            encoding=encoding,
+            local=LocalFile(
+                dir=directory_name(str(prepared.key)),
+                assignment=Assignment(config, volumes),
+                allocation=from_plain(Allocation, to_plain(level.local.writer.allocation)),
+            ),
+            staging=FileStaging(
+                provider=prepared.provider,
+                compression="none" if encoding.compression.type == "none" else "gzip",
+                expiration=prepared.expiration,
+                upload=from_plain(UploadConfig, to_plain(level.staging.upload)),
+            ),
+            target=FileTarget(
+                provider=prepared.provider,
+                import_=from_plain(ImportConfig, to_plain(level.target.import_)),
+            ),
+            dead_letter=(
+                DeadLetter(dead_letter.max_size, dead_letter.max_age)
+                if dead_letter.enabled
+                else None
+            ),
+            quota=self._quota(level.local.quota),
+        )
+
+    def _quota(self, wanted: ByteSize) -> ByteSize:
+        """What a sink may buffer: its own quota can't be above that of the service."""
+        limit = self._settings.local.quota
+        return min(wanted or limit, limit) if limit else wanted
+
+    # Closing and rotating.
+
+    async def close_files(self, txn: AtomicTxn, sink: SinkKey, now: datetime) -> list[File]:
+        """Every file of the sink in state ``writing`` goes to ``closing``, with its slices."""
+        files = [
+            file for file in await records.local_files(txn, sink) if file.state is FileState.WRITING
+        ]
+        if len(files) > 1:
+            _log.error(
+                'unexpected state, found {count} opened files in the sink "{sink}"',
+                count=len(files),
+                sink=str(sink),
+            )
+        return [await self._close_file(txn, file, now) for file in files]
+
+    async def _close_file(self, txn: AtomicTxn, file: File, now: datetime) -> File:
+        closed = file.advance(FileState.WRITING, FileState.CLOSING, now)
+        records.save_file(txn, file, closed)
+        for slice_ in await records.local_slices(txn, file.key):
+            if slice_.state is SliceState.WRITING:
+                self._close_slice(txn, slice_, now)
+        return closed
+
+    def _close_slice(self, txn: AtomicTxn, slice_: Slice, now: datetime) -> None:
+        closed = slice_.advance(SliceState.WRITING, SliceState.CLOSING, now)
+        records.save_slice(txn, slice_, closed)
+
+    async def rotate_file(
+        self, txn: AtomicTxn, key: FileKey, prepared: PreparedFile, source: Source, sink: Sink
+    ) -> File | None:
+        """Open a new file and close *key*; ``None``, and nothing done, if it isn't open any more.
+
+        The definitions are part of what must not change meanwhile: a sink that was disabled or
+        deleted gets no new file.
+        """
+        if not await _unchanged(txn, source, sink):
+            return None
+        file = await records.load_file(txn, key)
+        if file.state is not FileState.WRITING:
+            return None
+        opened = await self.open_file(txn, source, sink, prepared)
+        await self._close_file(txn, file, prepared.key.file_opened_at)
+        return opened
+
+    async def rotate_slice(self, txn: AtomicTxn, key: SliceKey, now: datetime) -> Slice | None:
+        """Open a new slice on the same volume and close *key*.
+
+        ``None``, and nothing done, if slice or file aren't open any more, or if the file has as
+        many slices as one import can take: then the open ones grow until the file is rotated.
+        """
+        slice_ = await records.load_slice(txn, key)
+        file = await records.load_file(txn, key.file_key)
+        if slice_.state is not SliceState.WRITING or file.state is not FileState.WRITING:
+            return None
+        if await records.count_slices(txn, file.key) >= MAX_SLICES:
+            _log.error("the file {file_id} takes no more slices", file_id=str(file.key))
+            return None
+        opened = Slice.opened(file, key.volume_id, now, await self._space(file))
+        await records.create_slice(txn, opened)
+        self._close_slice(txn, slice_, now)
+        return opened
+
+    # On the way to the table.
+
+    async def slice_to_uploading(
+        self, txn: AtomicTxn, key: SliceKey, is_empty: bool, now: datetime
+    ) -> Slice:
+        """``closing`` → ``uploading``; raises `InvalidSliceState` if it isn't closing."""
+        slice_ = await records.load_slice(txn, key)
+        new = slice_.advance(SliceState.CLOSING, SliceState.UPLOADING, now)
+        new = attrs.evolve(new, local=attrs.evolve(new.local, is_empty=is_empty))
+        file = await records.load_file(txn, key.file_key)
+        check_combination(file.state, new.state)
+        records.save_slice(txn, slice_, new)
+        return new
+
+    async def slice_to_uploaded(
+        self,
+        txn: AtomicTxn,
+        key: SliceKey,
+        now: datetime,
+        *,
+        is_empty: bool | None = None,
+        counted: Statistics | None = None,
+    ) -> Slice:
+        """``uploading`` → ``uploaded``; the statistics move to level staging.
+
+        :param is_empty: what the reader found in the files, where it knows better.
+        :param counted: what the reader counted in the files; takes the place of what was known.
+
+        Raises `InvalidSliceState` if it isn't uploading.
+        """
+        slice_ = await records.load_slice(txn, key)
+        new = slice_.advance(SliceState.UPLOADING, SliceState.UPLOADED, now)
+        if is_empty is not None:
+            new = attrs.evolve(new, local=attrs.evolve(new.local, is_empty=is_empty))
+        file = await records.load_file(txn, key.file_key)
+        check_combination(file.state, new.state)
+        records.save_slice(txn, slice_, new)
+        await records.move_statistics(txn, key, Level.LOCAL, Level.STAGING, counted)
+        return new
+
+    async def file_to_importing(
+        self, txn: AtomicTxn, key: FileKey, is_empty: bool, now: datetime
+    ) -> File:
+        """``closing`` → ``importing``, once every slice is uploaded.
+
+        Raises `InvalidFileState` if it isn't closing, UserError if a slice isn't uploaded.
+        """
+        file = await records.load_file(txn, key)
+        new = file.advance(FileState.CLOSING, FileState.IMPORTING, now)
+        for slice_ in await records.load_slices(txn, key):
+            check_combination(new.state, slice_.state)
+        new = attrs.evolve(new, staging=attrs.evolve(new.staging, is_empty=is_empty))
+        records.save_file(txn, file, new)
+        return new
+
+    async def file_to_imported(
+        self, client: EtcdClient, key: FileKey, now: datetime, lock: Lock | None = None
+    ) -> File:
+        """``importing`` → ``imported``: some slices with their statistics after the other, then the
+        file.
+
+        What a crash leaves half done is finished by the next call: until then the file is
+        ``importing``, and its import is known to have succeeded.
+
+        Raises `InvalidFileState` if it isn't importing.
+        """
+        slices = await records.read_slices(client, key)
+        keys = [slice_.key for slice_ in slices if slice_.state is not SliceState.IMPORTED]
+        for start in range(0, len(keys), SLICES_PER_TRANSACTION):
+            part = keys[start : start + SLICES_PER_TRANSACTION]
+
+            async def import_some(txn: AtomicTxn, part: Sequence[SliceKey] = part) -> None:
+                await self._import_slices(txn, key, part, now)
+
+            await atomic(client, import_some, lock=lock)
+
+        async def import_file(txn: AtomicTxn) -> File:
+            file = await records.load_file(txn, key)
+            new = file.advance(FileState.IMPORTING, FileState.IMPORTED, now)
+            for slice_ in await records.load_slices(txn, key):
+                check_combination(new.state, slice_.state)
+            records.save_file(txn, file, new)
+            return new
+
+        return await atomic(client, import_file, lock=lock)
+
+    @staticmethod
+    async def _import_slices(
+        txn: AtomicTxn, file_key: FileKey, keys: Sequence[SliceKey], now: datetime
+    ) -> None:
+        file = await records.load_file(txn, file_key)
+        file.advance(FileState.IMPORTING, FileState.IMPORTED, now)
+        for key in keys:
+            slice_ = await records.load_slice(txn, key)
+            imported = slice_.advance(SliceState.UPLOADED, SliceState.IMPORTED, now)
+            records.save_slice(txn, slice_, imported)
+            await records.move_statistics(txn, key, Level.STAGING, Level.TARGET)
+
+    # Failures.
+
+    async def file_failed(
+        self,
+        txn: AtomicTxn,
+        key: FileKey,
+        reason: str,
+        now: datetime,
+        delay: timedelta | None = None,
+    ) -> None:
+        """Count a failed attempt; see `stream.storage.model.retry`."""
+        file = await records.load_file(txn, key)
+        records.save_file(
+            txn, file, attrs.evolve(file, retry=file.retry.failed(now, reason, delay=delay))
+        )
+
+    async def slice_failed(
+        self,
+        txn: AtomicTxn,
+        key: SliceKey,
+        reason: str,
+        now: datetime,
+        delay: timedelta | None = None,
+    ) -> None:
+        """Count a failed attempt; see `stream.storage.model.retry`."""
+        slice_ = await records.load_slice(txn, key)
+        records.save_slice(
+            txn, slice_, attrs.evolve(slice_, retry=slice_.retry.failed(now, reason, delay=delay))
+        )
+
+    # Deleting.
+
+    async def delete_file(
+        self, client: EtcdClient, key: FileKey, lock: Lock, also: Sequence[str] = ()
+    ) -> Statistics:
+        """Delete the records of a file and its slices; what it imported is added to the sink's sum.
+
+        Slices go first, in transactions of their own; a file left behind by a crash in between is
+        finished by the next call.
+
+        :param also: other keys that belong to the file.
+        :returns: the statistics of the file, all levels together.
+        """
+        slices = await records.read_slices(client, key)
+        for start in range(0, len(slices), SLICES_PER_TRANSACTION):
+            part = slices[start : start + SLICES_PER_TRANSACTION]
+
+            async def delete_some(txn: AtomicTxn, part: Sequence[Slice] = part) -> None:
+                records.delete_slice_records(txn, part)
+
+            await atomic(client, delete_some, lock=lock)
+
+        async def delete(txn: AtomicTxn) -> Statistics:
+            file = await records.load_file(txn, key)
+            records.delete_file_records(txn, file)
+            for other in also:
+                txn.delete(other)
+            return await _roll_up(txn, key)
+
+        return await atomic(client, delete, lock=lock)
+
+
+async def _unchanged(txn: AtomicTxn, source: Source, sink: Sink) -> bool:
+    """Whether the sink is still the enabled one that the file was prepared for."""
+    found = await txn.get_many([f"{SOURCE_ACTIVE}{source.key}", f"{SINK_ACTIVE}{sink.key}"])
+    stored = found[f"{SINK_ACTIVE}{sink.key}"]
+    if stored is None or found[f"{SOURCE_ACTIVE}{source.key}"] is None:
+        return False
+    return decode(Sink, stored.value) == sink and sink.is_enabled
+
+
+async def _roll_up(txn: AtomicTxn, key: FileKey) -> Statistics:
+    """Delete the statistics of a file; add what was imported to the sum of its sink."""
+    sums = {}
+    for level in Level:
+        below = f"{prefix.statistics(level)}{key}/"
+        kvs = await txn.range(below, track_deletes=False)
+        sums[level] = total(decode(Statistics, kv.value) for kv in kvs)
+        txn.delete_prefix(below)
+    if sums[Level.TARGET].records_count:
+        where = f"{prefix.statistics(Level.TARGET)}{key.sink_key}/{prefix.SUM_STATISTICS}"
+        stored = await txn.get(where)
+        before = decode(Statistics, stored.value) if stored else Statistics()
+        txn.put(where, encode(before + sums[Level.TARGET]))
+    return total(sums.values())

@@ -1,0 +1,87 @@
+"""Statistics read from etcd itself: for the API, and where a decision needs the newest values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from stream.definition.change import Change
+from stream.definition.key import SinkKey
+from stream.etcd import EtcdClient, KeyValue
+from stream.storage.model import prefix
+from stream.storage.model.key import FileKey, SliceKey
+from stream.storage.model.state import Level
+from stream.storage.model.statistics import Aggregated, Statistics, total
+from stream.values.codec import decode, encode
+
+__all__ = [
+    "clear",
+    "file_statistics",
+    "last_reset",
+    "one_file_statistics",
+    "sink_statistics",
+    "slice_statistics",
+]
+
+
+async def _below(client: EtcdClient, key: object) -> list[tuple[Level, KeyValue]]:
+    """All values below a key in the three levels, as of one revision."""
+    found: list[tuple[Level, KeyValue]] = []
+    revision = 0
+    for level in Level:
+        result = await client.range(f"{prefix.statistics(level)}{key}/", revision=revision)
+        revision = result.revision
+        found += [(level, kv) for kv in result.kvs]
+    return found
+
+
+def _aggregated(values: Sequence[tuple[Level, KeyValue]]) -> Aggregated:
+    return Aggregated.of((level, decode(Statistics, kv.value)) for level, kv in values)
+
+
+async def sink_statistics(client: EtcdClient, key: SinkKey) -> Aggregated:
+    """All records of the sink, less those counted before the last clearing."""
+    return _aggregated(await _below(client, key))
+
+
+async def one_file_statistics(client: EtcdClient, key: FileKey) -> Aggregated:
+    return _aggregated(await _below(client, key))
+
+
+async def slice_statistics(client: EtcdClient, key: SliceKey) -> Aggregated:
+    return _aggregated(await _below(client, key))
+
+
+async def file_statistics(client: EtcdClient, key: SinkKey) -> dict[FileKey, Aggregated]:
+    """The statistics of each file of the sink that has any record of statistics."""
+    by_file: dict[str, list[tuple[Level, KeyValue]]] = {}
+    for level, kv in await _below(client, key):
+        rest = kv.key.removeprefix(f"{prefix.statistics(level)}{key}/")
+        opened_at, slash, _ = rest.partition("/")
+        if slash:
+            by_file.setdefault(opened_at, []).append((level, kv))
+    return {
+        FileKey.parse(f"{key}/{opened_at}"): _aggregated(values)
+        for opened_at, values in by_file.items()
+    }
+
+
+def _reset_key(key: SinkKey) -> str:
+    return f"{prefix.statistics(Level.TARGET)}{key}/{prefix.RESET_STATISTICS}"
+
+
+async def last_reset(client: EtcdClient, key: SinkKey) -> Statistics | None:
+    """What is subtracted since the last clearing, with its time; ``None`` if there was none."""
+    stored = await client.get(_reset_key(key))
+    return decode(Statistics, stored.value) if stored else None
+
+
+async def clear(change: Change, key: SinkKey) -> None:
+    """Subtract what the sink has imported so far from now on; local and staging counts stay."""
+    target = f"{prefix.statistics(Level.TARGET)}{key}/"
+    kvs = await change.txn.range(target, track_deletes=False)
+    counted = total(
+        decode(Statistics, kv.value) for kv in kvs if not kv.key.endswith(prefix.RESET_STATISTICS)
+    )
+    change.txn.put(_reset_key(key), encode(attrs.evolve(counted, reset_at=change.now)))

@@ -1,0 +1,1 @@
+"""Targets: the kinds of tables that files are imported into."""

@@ -1,0 +1,43 @@
+"""Keboola Storage API: the client, its values and its errors."""
+
+from stream.target.keboola.client import StorageApi
+from stream.target.keboola.errors import JobDeadlineExceeded, JobFailed, StorageApiError
+from stream.target.keboola.event import Event, EventParams, EventStatistics
+from stream.target.keboola.token import Token
+from stream.target.keboola.values import (
+    Admin,
+    Branch,
+    Bucket,
+    FileUpload,
+    Index,
+    Job,
+    JobError,
+    SinkToken,
+    Table,
+    TableMetadata,
+    TokenInfo,
+)
+from stream.target.keboola.verifier import TokenVerifier
+
+__all__ = [
+    "Admin",
+    "Branch",
+    "Bucket",
+    "Event",
+    "EventParams",
+    "EventStatistics",
+    "FileUpload",
+    "Index",
+    "Job",
+    "JobDeadlineExceeded",
+    "JobError",
+    "JobFailed",
+    "SinkToken",
+    "StorageApi",
+    "StorageApiError",
+    "Table",
+    "TableMetadata",
+    "Token",
+    "TokenInfo",
+    "TokenVerifier",
+]

@@ -1,0 +1,241 @@
+"""A call: attempts, waits and the budget around them, and the error a caller sees in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from hyperlink import DecodedURL
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from stream.ops.metrics.registry import Metrics
+from stream.ops.tracing.spans import outgoing_headers
+from stream.target.keboola.call_meter import CallMeter, MeasuredCall
+from stream.target.keboola.errors import UNREACHABLE, StorageApiError
+from stream.target.keboola.retry import CALL_BUDGET, MAX_RETRIES, Outcome, may_retry, retry_delay
+from stream.target.keboola.token import Token, secrets_of
+from stream.target.keboola.transport import ExchangeFailed, Reply, Transport
+from stream.target.keboola.wire_log import WireLog
+from stream.values.redaction import hide_secrets
+
+__all__ = ["Answer", "Call", "Caller", "base_url"]
+
+_log = Logger()
+_USER_AGENT = "keboola-stream"
+
+
+def base_url(host_or_url: str) -> DecodedURL:
+    """The root of the API: ``https://`` is assumed when *host_or_url* names no scheme.
+
+    :raises ValueError: neither http nor https, or no host.
+    """
+    text = host_or_url if "://" in host_or_url else f"https://{host_or_url}"
+    url = DecodedURL.from_text(text.rstrip("/"))
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f'invalid Storage API address "{host_or_url}"')
+    return url.child("v2", "storage")
+
+
+@attrs.frozen
+class Call:
+    """What to ask.
+
+    :param method: the HTTP method.
+    :param path: segments under ``/v2/storage/``; they are escaped here.
+    :param token: ``None`` for the one unauthenticated call.
+    :param query: query parameters in order.
+    :param body: sent as JSON; ``None`` for no body.
+    :param idempotent: whether a repetition does no harm, so that it may follow a lost answer.
+    """
+
+    method: str
+    path: tuple[str, ...]
+    token: Token | None = None
+    query: tuple[tuple[str, str], ...] = ()
+    body: Any = attrs.field(default=None, repr=False)
+    idempotent: bool = True
+
+
+@attrs.frozen
+class Answer:
+    """A successful reply, with what is needed to complain about its content."""
+
+    call: Call
+    url: str
+    reply: Reply
+    retried: bool
+
+    @property
+    def json(self) -> Any:
+        return self.reply.json
+
+    def unexpected(self, what: str) -> StorageApiError:
+        """The error for a success whose content makes no sense."""
+        return StorageApiError(
+            f"unexpected reply: {what}",
+            method=self.call.method,
+            url=self.url,
+            status=502,
+            name="storageApiUnexpectedReply",
+            answered=False,
+            retried=self.retried,
+            maybe_applied=True,
+            request_id=_shown(self.call, self.reply.request_id),
+        )
+
+
+class Caller:
+    """Makes calls against one API root.
+
+    :param reactor: keeps time.
+    :param root: from `base_url`.
+    :param transport: makes the exchanges.
+    :param budget: seconds one call may take in all.
+    :param metrics: measure the calls.
+    :param wire_log: is told of each exchange.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        root: DecodedURL,
+        transport: Transport,
+        budget: float = CALL_BUDGET,
+        metrics: Metrics | None = None,
+        wire_log: WireLog | None = None,
+    ) -> None:
+        self._wire = wire_log or WireLog(False)
+        self._meter = CallMeter(metrics or Metrics(), reactor, root.host)
+        self._reactor = reactor
+        self._root = root
+        self._transport = transport
+        self._budget = budget
+
+    async def make(self, call: Call, *, budget: float | None = None) -> Answer:
+        """Make *call*, repeating it as far as its idempotency and the budget allow.
+
+        :param budget: a smaller budget, in seconds.
+        :raises StorageApiError: the last failure.
+        """
+        with self._meter.call(call.method, call.path) as measured:
+            try:
+                answer = await self._make(call, budget, measured)
+            except StorageApiError as problem:
+                _log.debug("{problem}", problem=str(problem), **_ids(problem))
+                raise
+            measured.status = answer.reply.status
+            return answer
+
+    async def _make(self, call: Call, budget: float | None, measured: MeasuredCall) -> Answer:
+        limit = self._budget if budget is None else min(budget, self._budget)
+        deadline = self._reactor.seconds() + limit
+        url = self._root.child(*call.path).replace(query=call.query).to_uri().to_text()
+        headers = {"User-Agent": _USER_AGENT, "Accept": "application/json"}
+        if call.token is not None:
+            name, value = call.token.header()
+            headers[name] = value
+        retries = 0
+        while True:
+            outcome: Outcome | int
+            try:
+                with self._meter.request(measured):
+                    reply = await self._exchange(
+                        call, url, {**headers, **outgoing_headers()}, deadline
+                    )
+                    measured.replied(reply)
+            except ExchangeFailed as failed:
+                outcome = failed.outcome
+                problem = _no_answer(call, url, failed, retries > 0)
+            else:
+                if reply.status < 300:
+                    return Answer(call, url, reply, retries > 0)
+                outcome = reply.status
+                problem = _refusal(call, url, reply, retries > 0)
+            retries += 1
+            delay = retry_delay(retries)
+            if (
+                retries > MAX_RETRIES
+                or not may_retry(outcome, idempotent=call.idempotent)
+                or self._reactor.seconds() + delay >= deadline
+            ):
+                raise problem from None  # the context would show the reason in tracebacks
+            _log.debug(
+                "repeating {method} {url} in {delay} s: {problem}",
+                method=call.method,
+                url=url,
+                delay=delay,
+                problem=problem.message,
+                **_ids(problem),
+            )
+            await deferLater(self._reactor, delay)
+
+    async def _exchange(
+        self, call: Call, url: str, headers: Mapping[str, str], deadline: float
+    ) -> Reply:
+        self._wire.request(call.method, url, headers, call.body, call.token)
+        try:
+            reply = await self._transport.exchange(
+                call.method,
+                url,
+                headers,
+                call.body,
+                timeout=max(deadline - self._reactor.seconds(), 0.001),
+                fresh=not call.idempotent,
+            )
+        except ExchangeFailed as failed:
+            self._wire.failure(call.method, url, failed, call.token)
+            raise
+        self._wire.reply(call.method, url, reply, call.token)
+        return reply
+
+
+def _ids(problem: StorageApiError) -> dict[str, str]:
+    """Under which the API knows a failure, for a line of the log."""
+    ids = {"exception_id": problem.exception_id or "", "request_id": problem.request_id}
+    return {name: id for name, id in ids.items() if id}
+
+
+def _shown(call: Call, text: str) -> str:
+    """What the other side said, without the call's token in it."""
+    return hide_secrets(text, secrets_of(call.token))
+
+
+def _no_answer(call: Call, url: str, failed: ExchangeFailed, retried: bool) -> StorageApiError:
+    unusable = failed.outcome is Outcome.UNUSABLE
+    # The reason quotes an answer that isn't HTTP, and that may quote the request.
+    return StorageApiError(
+        f'request {call.method} "{url}" failed: {_shown(call, failed.reason)}',
+        method=call.method,
+        url=url,
+        status=502,
+        name="storageApiUnexpectedReply" if unusable else UNREACHABLE,
+        answered=False,
+        retried=retried,
+        maybe_applied=failed.outcome in (Outcome.LOST, Outcome.UNUSABLE),
+    )
+
+
+def _refusal(call: Call, url: str, reply: Reply, retried: bool) -> StorageApiError:
+    body = reply.json if isinstance(reply.json, dict) else {}
+
+    def text(key: str) -> str:
+        value = body.get(key)
+        return _shown(call, str(value)) if value not in (None, "") else ""
+
+    message = text("error") or f'request {call.method} "{url}" failed: {reply.status} ' + (
+        _shown(call, reply.phrase)
+    )
+    return StorageApiError(
+        message,
+        method=call.method,
+        url=url,
+        # A redirect is not ours to pass on: to our own caller it is a bad gateway.
+        status=reply.status if reply.status >= 400 else 502,
+        code=text("code"),
+        exception_id=text("exceptionId") or None,
+        retried=retried,
+        maybe_applied=reply.status >= 500,
+        request_id=_shown(call, reply.request_id),
+    )

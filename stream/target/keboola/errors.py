@@ -1,0 +1,195 @@
+"""How a failed Storage API call looks to callers, to users and in the log."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from stream.errors import UserError, camel_case
+
+__all__ = [
+    "UNREACHABLE",
+    "JobDeadlineExceeded",
+    "JobFailed",
+    "StorageApiError",
+    "is_about_rows",
+    "name_of_status",
+]
+
+UNREACHABLE = "storageApiUnreachable"
+"""The name of the error when there was no answer."""
+
+
+def name_of_status(status: int) -> str:
+    """The error name of an HTTP *status* that came without a machine code: ``gatewayTimeout``."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        return "storageApiError"
+    words = phrase.replace("'", "").replace("-", " ").title()
+    return camel_case(words[0].lower() + words[1:])
+
+
+class StorageApiError(UserError):
+    """The Storage API refused a call, answered nonsense, or could not be reached.
+
+    ``message`` is the API's own text and ``name`` its machine code; ``str()`` adds what an operator
+    needs to find the call. Neither holds the token.
+
+    :param method: the HTTP method of the call.
+    :param url: the whole URL (it carries no secret).
+    :param status: the API's status, or 502 / 504 when there was no usable answer.
+    :param code: the API's machine code, ``""`` if it told none.
+    :param answered: whether the API answered at all.
+    :param retried: whether at least one repetition was made.
+    :param maybe_applied: whether the call may have had its effect although it failed.
+    :param request_id: under which the API knows the request, ``""`` if it told none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        method: str,
+        url: str,
+        status: int,
+        code: str = "",
+        name: str | None = None,
+        exception_id: str | None = None,
+        answered: bool = True,
+        retried: bool = False,
+        maybe_applied: bool = False,
+        request_id: str = "",
+    ) -> None:
+        super().__init__(
+            message,
+            status=status,
+            name=code or name or name_of_status(status),
+            exception_id=exception_id,
+        )
+        self.method = method
+        self.url = url
+        self.code = code
+        self.answered = answered
+        self.retried = retried
+        self.maybe_applied = maybe_applied
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        parts = [f'{self.message}, method: "{self.method}", url: "{self.url}"']
+        if self.answered:
+            parts.append(f'httpCode: "{self.status}"')
+        if self.code:
+            parts.append(f'errCode: "{self.code}"')
+        if self.exception_id:
+            parts.append(f'exceptionId: "{self.exception_id}"')
+        if self.request_id:
+            parts.append(f'requestId: "{self.request_id}"')
+        return ", ".join(parts)
+
+    @property
+    def error_type(self) -> str:
+        """The kind of the failure in metrics; see `stream.ops.metrics.error_type`."""
+        if self.answered:
+            return f"storage_api_{self.status}"
+        return "net" if self.name == UNREACHABLE else self.name
+
+    def during(self, context: str) -> StorageApiError:
+        """The same failure with *context* before its message."""
+        return self._with(f"{context}: {self.message}")
+
+    def copy(self) -> StorageApiError:
+        """The same failure without a traceback, which holds whatever led to it."""
+        return self._with(self.message)
+
+    def _with(self, message: str) -> StorageApiError:
+        return StorageApiError(
+            message,
+            method=self.method,
+            url=self.url,
+            status=self.status,
+            code=self.code,
+            name=self.name,
+            exception_id=self.exception_id,
+            answered=self.answered,
+            retried=self.retried,
+            maybe_applied=self.maybe_applied,
+            request_id=self.request_id,
+        )
+
+    def code_ends_with(self, ending: str) -> bool:
+        """Whether the machine code ends with *ending*, in whatever case."""
+        return self.code.lower().endswith(ending.lower())
+
+    @property
+    def is_not_found(self) -> bool:
+        """Whether the API answered that the thing does not exist."""
+        return self.answered and self.status == 404
+
+
+_ABOUT_DATA = ("csvimport.", "tableimport.")
+_NOT_ABOUT_ROWS = (
+    "columnsnotmatch",
+    "filenotfound",
+    "tablenotfound",
+    "tablenotexists",
+    "invalidcolumnnames",
+    "duplicatecolumnnames",
+    "nocolumns",
+    "unknownerror",
+)
+
+
+def is_about_rows(code: str) -> bool:
+    """Whether an import that failed with *code* was refused because of what is in the file's rows.
+
+    Then repeating it is useless, and other rows of the file may be fine. Every code that isn't
+    known to mean this doesn't: a table that is missing, a permission, a fault of the target.
+    """
+    text = code.lower().removeprefix("storage.")
+    return text.startswith(_ABOUT_DATA) and not text.endswith(_NOT_ABOUT_ROWS)
+
+
+class JobFailed(UserError):
+    """A storage job ended with an error.
+
+    :param job_id: the job.
+    :param reason: the job's error message.
+    :param code: the job's machine code, ``""`` if it has none.
+    """
+
+    def __init__(
+        self, job_id: int, reason: str, *, code: str = "", exception_id: str | None = None
+    ) -> None:
+        suffix = f" (exception id: {exception_id})" if exception_id else ""
+        super().__init__(
+            f'job "{job_id}" failed: {reason}{suffix}',
+            name=code or "storageJobFailed",
+            exception_id=exception_id,
+        )
+        self.job_id = job_id
+        self.reason = reason
+        self.code = code
+
+    @property
+    def is_about_rows(self) -> bool:
+        """See `is_about_rows`."""
+        return is_about_rows(self.code)
+
+
+class JobDeadlineExceeded(UserError):
+    """A storage job was still running when the caller's time was over; it may yet succeed.
+
+    :param job_id: the job, so that waiting can be resumed.
+    :param status: the last status seen.
+    """
+
+    error_type = "deadline_exceeded"
+
+    def __init__(self, job_id: int, status: str) -> None:
+        super().__init__(
+            f'job "{job_id}" is still {status}: deadline exceeded',
+            status=504,
+            name="storageJobDeadlineExceeded",
+        )
+        self.job_id = job_id
+        self.job_status = status

@@ -1,0 +1,75 @@
+"""Events about slices and files, sent on the side: a failure to send one never fails the work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import ensureDeferred
+from twisted.logger import Logger
+
+from stream.deadline import within
+from stream.definition.key import SinkKey
+from stream.storage.model.statistics import Statistics
+from stream.target.keboola.client import StorageApi
+from stream.target.keboola.event import Event, EventParams, EventStatistics
+from stream.target.keboola.token import Token
+
+__all__ = ["EventSender"]
+
+_log = Logger()
+
+
+class EventSender:
+    """:param timeout: seconds that sending may take; it doesn't hold up the work."""
+
+    def __init__(self, api: StorageApi, timeout: float, reactor: Any) -> None:
+        self._api = api
+        self._timeout = timeout
+        self._reactor = reactor
+
+    def send(
+        self,
+        token: Token,
+        operation: str,
+        done: str,
+        sink: SinkKey,
+        *,
+        seconds: float,
+        error: Exception | None,
+        statistics: Statistics | None = None,
+    ) -> None:
+        """:param operation: e.g. ``sliceUpload``.
+        :param done: what was done, for people, e.g. ``Slice upload``.
+        :param seconds: how long it took.
+        """
+        event = Event(
+            component=f"keboola.stream.{operation}",
+            message=f"{done} done." if error is None else f"{done} failed.",
+            duration=seconds,
+            params=EventParams(sink.project_id, sink.branch_id, sink.source_id, sink.sink_id),
+            error=None if error is None else str(error),
+            statistics=_event_statistics(statistics),
+        )
+        sending = ensureDeferred(self._api.send_event(token, event))
+        within(sending, self._timeout, self._reactor, "the sending of an event")
+        sending.addErrback(
+            lambda failure: _log.warn("cannot send an event: {error}", error=failure.value)
+        )
+
+
+def _event_statistics(statistics: Statistics | None) -> EventStatistics | None:
+    if (
+        statistics is None
+        or statistics.first_record_at is None
+        or statistics.last_record_at is None
+    ):
+        return None
+    return EventStatistics(
+        first_record_at=statistics.first_record_at,
+        last_record_at=statistics.last_record_at,
+        records_count=statistics.records_count,
+        slices_count=statistics.slices_count,
+        uncompressed_size=statistics.uncompressed_size,
+        compressed_size=statistics.compressed_size,
+        staging_size=statistics.staging_size,
+    )

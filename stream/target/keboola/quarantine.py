@@ -1,0 +1,537 @@
+"""Rows that the target refuses: found, put into quarantine, and everything else imported.
+
+Note [Quarantine]. An import job takes a file as a whole or not at all, so one bad row would keep
+all others of its file out of the table. When a job fails because of the rows
+(`stream.target.keboola.errors.is_about_rows`), the rows are read back from staging storage. Rows
+that aren't even CSV as sinks write it are left out at once; the others are imported by halves: a
+half that is accepted is done, one that is refused is halved again, down to the single row. So each
+bad row costs about 2·log2(n) jobs, and all rows that can be imported are, in their order.
+
+What is decided is kept in etcd, in one record of the file: ranges of rows that are still to be
+decided (the last is next), ranges that are refused, and the staging file and the job of the range
+at hand. A range leaves the record in the transaction that says what became of it, and its job is
+started by the rules of an ordinary import (Note [Once-only import] in
+`stream.target.keboola.imports`), each range with a staging file of its own. So whoever goes on
+after a crash imports nothing twice and leaves nothing out. Rows have the same numbers whenever the
+staged objects are read, since these never change.
+
+In the end the refused rows are stored in a file of their own in the project's file storage, which
+doesn't expire: whoever may use the sink's project can read it, whatever becomes of this service's
+disks. Only then the file counts as imported.
+"""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
+from functools import partial
+from typing import Any, BinaryIO, Protocol
+
+import attrs
+import orjson
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from stream.definition.key import SinkKey
+from stream.encryption.interface import IEncryptor
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, EtcdClient, atomic
+from stream.staging import FileUpload, StagingStore, open_store
+from stream.storage.model.entity import File
+from stream.storage.model.key import FileKey
+from stream.storage.model.state import SliceState
+from stream.storage.reconcile.operator import Requeue
+from stream.storage.store.records import read_slices
+from stream.storage.store.statistics_reads import one_file_statistics
+from stream.target.keboola.client import StorageApi
+from stream.target.keboola.errors import JobFailed, StorageApiError
+from stream.target.keboola.records import FileRecord
+from stream.target.keboola.token import Token
+from stream.target.refused_rows import Damage, Row, RowSplitter, read_rows
+from stream.values.codec import decode, encode, field
+
+__all__ = [
+    "MAX_JOBS",
+    "MAX_REFUSED",
+    "OBJECT",
+    "QuarantineRecord",
+    "RowQuarantine",
+    "Save",
+    "quarantine_record_key",
+    "read_quarantines",
+]
+
+_log = Logger()
+
+MAX_JOBS = 300
+"""Import jobs for one file before refused ranges aren't halved any more; those that are left are
+each tried once. Nine bad rows among 50,000 need about that many."""
+
+MAX_REFUSED = 100
+"""Refused ranges of one file before others aren't halved any more: so many bad rows have a cause
+that isn't in a single row, such as a column of the table that has become narrower."""
+
+OBJECT = "rows.ndjson"
+"""The object with the refused rows."""
+
+_PART_OBJECT = "rows.csv.gz"
+_MAX_REASON_CHARS = 500
+_DAMAGE_BYTES = 256 * 1024
+_GZIP_CONTAINER = 31
+_GZIP_LEVEL = 1
+_IN_STAGING = {SliceState.UPLOADED, SliceState.IMPORTED}
+_MALFORMED = "the row is not valid CSV of the table's columns"
+_DAMAGED = "the staged object is damaged here, its compressed data can't be read"
+
+
+class Save(Protocol):
+    """Keeps changes of a file's record, in a transaction."""
+
+    def __call__(self, txn: AtomicTxn, /, **changes: Any) -> Awaitable[None]:
+        """:param changes: members of `FileRecord`."""
+
+
+Import = Callable[[Token, FileRecord, Save], Awaitable[None]]
+"""Imports one staging file, once only. Raises `JobFailed`."""
+
+
+@attrs.frozen
+class RowRange:
+    """Rows of the file from *start* up to, but without, *end*; malformed ones have no number."""
+
+    start: int
+    end: int
+
+
+@attrs.frozen
+class RefusedRange:
+    """Rows that the target has refused, and why."""
+
+    start: int
+    end: int
+    reason: str
+
+
+@attrs.frozen
+class Part:
+    """The staging file with the rows of the range at hand.
+
+    :ivar storage_job_id: see `FileRecord`; so is *import_asked*.
+    """
+
+    file_id: int
+    storage_job_id: int | None = None
+    import_asked: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class QuarantineRecord:
+    """How far the rows of a refused file are decided; see Note [Quarantine].
+
+    :ivar reason: why the target refused the file.
+    :ivar ranges: not decided yet; the last is next.
+    :ivar part: of the last range, once its rows are staged.
+    :ivar jobs: parts that were staged.
+    :ivar malformed: rows that are left out of all ranges.
+    :ivar missing: rows in damaged parts of objects, by what was counted before.
+    :ivar is_damaged: there are such parts.
+    :ivar file_id: of the file with the refused rows.
+    :ivar is_done: everything is decided, and the file with the refused rows is stored.
+    """
+
+    key: FileKey = field(flatten=True)
+    reason: str
+    ranges: tuple[RowRange, ...] = ()
+    refused: tuple[RefusedRange, ...] = ()
+    part: Part | None = None
+    jobs: int = 0
+    malformed: int = 0
+    missing: int = 0
+    is_damaged: bool = False
+    file_id: int | None = None
+    is_done: bool = False
+
+    @property
+    def records_count(self) -> int:
+        """Rows that are in quarantine, or will be."""
+        return self.malformed + self.missing + sum(r.end - r.start for r in self.refused)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to be put into quarantine."""
+        return not (self.refused or self.malformed or self.is_damaged)
+
+
+def quarantine_record_key(file: FileKey) -> str:
+    return f"storage/keboola/quarantine/{file}"
+
+
+async def read_quarantines(client: EtcdClient, sink: SinkKey) -> dict[FileKey, QuarantineRecord]:
+    """Of the sink's files, those whose rows the target has refused."""
+    found = await client.range(f"storage/keboola/quarantine/{sink}/")
+    records = [decode(QuarantineRecord, kv.value) for kv in found.kvs]
+    return {record.key: record for record in records}
+
+
+def first_ranges(rows: int, *, others_left_out: bool) -> tuple[RowRange, ...]:
+    """What is to be tried first.
+
+    :param others_left_out: something isn't among the *rows* that was when the file was refused.
+    """
+    if not rows:
+        return ()
+    whole = RowRange(0, rows)
+    return (whole,) if others_left_out else halves(whole)
+
+
+def halves(whole: RowRange) -> tuple[RowRange, ...]:
+    """The two halves, the first at the end; a single row is itself."""
+    if whole.end - whole.start == 1:
+        return (whole,)
+    middle = (whole.start + whole.end) // 2
+    return RowRange(middle, whole.end), RowRange(whole.start, middle)
+
+
+def after_refusal(record: QuarantineRecord, reason: str) -> QuarantineRecord:
+    """The record when the target has refused its last range: halved, or in quarantine."""
+    *others, refused = record.ranges
+    may_halve = record.jobs < MAX_JOBS and len(record.refused) < MAX_REFUSED
+    if refused.end - refused.start > 1 and may_halve:
+        return attrs.evolve(record, part=None, ranges=(*others, *halves(refused)))
+    found = RefusedRange(refused.start, refused.end, reason[:_MAX_REASON_CHARS])
+    return attrs.evolve(record, part=None, ranges=tuple(others), refused=(*record.refused, found))
+
+
+class RowQuarantine:
+    """:param pool: a started pool; rows are read, and parts stored, in its threads."""
+
+    def __init__(
+        self,
+        client: EtcdClient,
+        api: StorageApi,
+        encryptor: IEncryptor,
+        pool: ThreadPool,
+        reactor: Any,
+    ) -> None:
+        self._client = client
+        self._api = api
+        self._encryptor = encryptor
+        self._pool = pool
+        self._reactor = reactor
+
+    async def load(self, key: FileKey) -> QuarantineRecord | None:
+        """``None`` if no rows of the file were refused."""
+        stored = await self._client.get(quarantine_record_key(key))
+        return decode(QuarantineRecord, stored.value) if stored else None
+
+    async def begin(
+        self, token: Token, file: File, record: FileRecord, error: JobFailed
+    ) -> QuarantineRecord:
+        """Look at the rows of a file that was refused for them."""
+        counted = (await one_file_statistics(self._client, file.key)).total.records_count
+        async with self._staged(token, file, record) as staged:
+            found = await self._in_thread(staged.look)
+        begun = QuarantineRecord(
+            key=file.key,
+            reason=error.reason[:_MAX_REASON_CHARS],
+            ranges=first_ranges(found.rows, others_left_out=found.is_anything_left_out),
+            malformed=found.malformed,
+            missing=max(0, counted - found.rows - found.malformed) if found.is_damaged else 0,
+            is_damaged=found.is_damaged,
+        )
+
+        async def create(txn: AtomicTxn) -> QuarantineRecord:
+            stored = await txn.get(quarantine_record_key(file.key))
+            if stored is not None:
+                return decode(QuarantineRecord, stored.value)
+            txn.put(quarantine_record_key(file.key), encode(begun))
+            return begun
+
+        return await atomic(self._client, create)
+
+    async def go_on(
+        self,
+        token: Token,
+        file: File,
+        record: FileRecord,
+        split: QuarantineRecord,
+        import_: Import,
+        until: float,
+    ) -> int:
+        """Decide what is left to be decided; safe to be repeated after any failure or crash.
+
+        :param record: of the file as a whole.
+        :param until: when no further range is begun, in seconds of the reactor's clock.
+        :returns: rows in quarantine.
+
+        Raises `Requeue`: the time is over, or somebody else works on the file.
+        """
+        if split.is_done:
+            return split.records_count
+        async with self._staged(token, file, record) as staged:
+            while split.ranges:
+                split = await self._decide(token, record, staged, split, import_)
+                if split.ranges and self._reactor.seconds() >= until:
+                    raise Requeue(f"{len(split.ranges)} ranges of rows are left")
+            split = await self._keep(token, record, staged, split)
+        _log.error(
+            "rows of the file {file_id} are in quarantine ({count}): {reason}",
+            count=split.records_count,
+            file_id=str(file.key),
+            reason=split.refused[0].reason if split.refused else split.reason,
+            storage_file_id=split.file_id,
+            jobs=split.jobs,
+        )
+        return split.records_count
+
+    async def _decide(
+        self,
+        token: Token,
+        record: FileRecord,
+        staged: _StagedRows,
+        split: QuarantineRecord,
+        import_: Import,
+    ) -> QuarantineRecord:
+        """Import the rows of the last range, or learn that they are refused."""
+        if split.part is None:
+            split = await self._stage(token, record, staged, split)
+        part = split.part
+        assert part is not None
+        as_file = attrs.evolve(
+            record,
+            file_id=part.file_id,
+            storage_job_id=part.storage_job_id,
+            import_asked=part.import_asked,
+        )
+        refusal: JobFailed | None = None
+        try:
+            await import_(token, as_file, partial(_save_part, record=split))
+        except JobFailed as error:
+            if not error.is_about_rows:
+                raise
+            refusal = error
+        current = await self.load(split.key)
+        if current is None or not _is_same_work(current, split):
+            raise Requeue("somebody else works on the file")
+        if refusal is None:
+            decided = attrs.evolve(current, part=None, ranges=current.ranges[:-1])
+        else:
+            decided = after_refusal(current, refusal.reason)
+        decided = await self._change(current, decided)
+        await self._delete(token, record, part.file_id)
+        return decided
+
+    async def _stage(
+        self,
+        token: Token,
+        record: FileRecord,
+        staged: _StagedRows,
+        split: QuarantineRecord,
+    ) -> QuarantineRecord:
+        """Store the rows of the last range in a staging file of their own."""
+        upload = await self._api.prepare_file(token, **_prepared_for(split.key))
+        store = self._open(upload, split.key)
+        await store.put(_PART_OBJECT, partial(staged.part, split.ranges[-1]))
+        await store.put_manifest([_PART_OBJECT])
+        part = Part(upload.id)
+        return await self._change(split, attrs.evolve(split, part=part, jobs=split.jobs + 1))
+
+    async def _keep(
+        self, token: Token, record: FileRecord, staged: _StagedRows, split: QuarantineRecord
+    ) -> QuarantineRecord:
+        """Store the refused rows, if there are any, in a file that doesn't expire."""
+        if not split.is_empty:
+            if split.file_id is not None:  # of an attempt that didn't come to its end
+                await self._delete(token, record, split.file_id)
+            upload = await self._api.prepare_quarantine_file(token, **_prepared_for(split.key))
+            split = await self._change(split, attrs.evolve(split, file_id=upload.id))
+            store = self._open(upload, split.key)
+            await store.put(OBJECT, partial(staged.refused, split, record))
+            await store.put_manifest([OBJECT])
+        return await self._change(split, attrs.evolve(split, is_done=True))
+
+    async def _change(self, old: QuarantineRecord, new: QuarantineRecord) -> QuarantineRecord:
+        """Replace *old* by *new*. Raises `Requeue` if somebody else has changed it."""
+
+        async def body(txn: AtomicTxn) -> None:
+            stored = await txn.get(quarantine_record_key(old.key))
+            found = decode(QuarantineRecord, stored.value) if stored else None
+            if found == new:
+                return
+            if found != old:
+                raise Requeue("somebody else works on the file")
+            txn.put(quarantine_record_key(old.key), encode(new))
+
+        await atomic(self._client, body)
+        return new
+
+    async def _delete(self, token: Token, record: FileRecord, file_id: int) -> None:
+        """Delete a staging file that is of no use any more; else it expires."""
+        try:
+            await self._api.delete_file(token, record.file_key.branch_id, file_id)
+        except UserError as error:
+            _log.warn("cannot delete the staging file {file}: {error}", file=file_id, error=error)
+
+    def _open(self, upload: FileUpload, key: FileKey) -> StagingStore:
+        return open_store(upload, file_key=str(key), reactor=self._reactor, pool=self._pool)
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        return await deferToThreadPool(self._reactor, self._pool, work)
+
+    @asynccontextmanager
+    async def _staged(
+        self, token: Token, file: File, record: FileRecord
+    ) -> AsyncIterator[_StagedRows]:
+        """The rows of the file, copied from staging storage to temporary files."""
+        slices = await read_slices(self._client, file.key)
+        names = sorted(
+            slice_.staging.path
+            for slice_ in slices
+            if slice_.state in _IN_STAGING and not slice_.local.is_empty
+        )
+        store = self._open(await self._to_read(token, record), file.key)
+        with ExitStack() as opened:
+            objects: dict[str, BinaryIO] = {}
+            for name in names:
+                copy = opened.enter_context(tempfile.TemporaryFile(buffering=0))
+                await store.fetch(name, copy)
+                objects[name] = copy
+            yield _StagedRows(objects, file.staging.compression, len(record.columns))
+
+    async def _to_read(self, token: Token, record: FileRecord) -> FileUpload:
+        """Credentials to read, or those to write if the API gives no others."""
+        found = None
+        with suppress(StorageApiError):
+            found = await self._api.file_to_read(token, record.file_key.branch_id, record.file_id)
+        return found or await record.unseal(self._encryptor)
+
+
+async def _save_part(txn: AtomicTxn, record: QuarantineRecord, **changes: Any) -> None:
+    """A `Save` for the part at hand."""
+    stored = await txn.get(quarantine_record_key(record.key))
+    current = decode(QuarantineRecord, stored.value) if stored else None
+    if current is None or current.part is None or not _is_same_work(current, record):
+        raise Requeue("somebody else works on the file")
+    changed = attrs.evolve(current, part=attrs.evolve(current.part, **changes))
+    txn.put(quarantine_record_key(record.key), encode(changed))
+
+
+def _is_same_work(one: QuarantineRecord, other: QuarantineRecord) -> bool:
+    """Whether both are about the same part of the same range."""
+    if one.part is None or other.part is None:
+        return False
+    return one.part.file_id == other.part.file_id and one.ranges == other.ranges
+
+
+def _prepared_for(key: FileKey) -> dict[str, Any]:
+    return {
+        "branch_id": key.branch_id,
+        "source_id": key.source_id,
+        "sink_id": key.sink_id,
+        "opened_at": key.file_opened_at,
+    }
+
+
+@attrs.frozen
+class _Found:
+    """What a look at all rows has found."""
+
+    rows: int
+    malformed: int
+    is_damaged: bool
+
+    @property
+    def is_anything_left_out(self) -> bool:
+        return self.malformed > 0 or self.is_damaged
+
+
+class _StagedRows:
+    """The rows of a file's objects, read again each time. Blocks."""
+
+    def __init__(self, objects: Mapping[str, BinaryIO], compression: str, columns: int) -> None:
+        self._objects = objects
+        self._compression = compression
+        self._columns = columns
+
+    def look(self) -> _Found:
+        """Count the rows."""
+        rows = malformed = damaged = 0
+        for _, _, found in self._all():
+            if isinstance(found, Damage):
+                damaged += 1
+            elif found.is_malformed:
+                malformed += 1
+            else:
+                rows += 1
+        return _Found(rows, malformed, damaged > 0)
+
+    def _all(self) -> Iterator[tuple[str, int, Row | Damage]]:
+        """Everything, with the name of its object and the number of the next good row."""
+        number = 0
+        for name, file in self._objects.items():
+            splitter = RowSplitter(self._columns)
+            for found in read_rows(file, self._compression, splitter):
+                yield name, number, found
+                if isinstance(found, Row) and not found.is_malformed:
+                    number += 1
+
+    def part(self, range_: RowRange) -> Iterator[bytes]:
+        """The rows of *range_* as a gzip file."""
+        packer = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_CONTAINER)
+        for _, number, found in self._all():
+            if number >= range_.end:
+                break
+            if isinstance(found, Row) and not found.is_malformed and number >= range_.start:
+                packed = packer.compress(found.text)
+                if packed:
+                    yield packed
+        yield packer.flush()
+
+    def refused(self, split: QuarantineRecord, record: FileRecord) -> Iterator[bytes]:
+        """A JSON document in a line for each row in quarantine, and for damaged bytes."""
+        ranges = sorted(split.refused, key=lambda each: each.start)
+        shared = {"file": str(record.file_key), "table": record.table_id}
+        for name, number, found in self._all():
+            where = {**shared, "object": name}
+            if isinstance(found, Damage):
+                yield from self._damaged(found, where)
+                continue
+            if found.is_malformed:
+                yield _line({**where, "reason": f"{_MALFORMED} ({split.reason})"}, found.text)
+                continue
+            while ranges and ranges[0].end <= number:
+                ranges.pop(0)
+            if ranges and ranges[0].start <= number:
+                yield _line({**where, "reason": _reason(ranges[0])}, found.text)
+
+    def _damaged(self, damage: Damage, where: Mapping[str, Any]) -> Iterator[bytes]:
+        file = self._objects[where["object"]]
+        position = damage.start
+        while position < damage.end:
+            file.seek(position)  # others read the file between two lines
+            data = file.read(min(_DAMAGE_BYTES, damage.end - position))
+            if not data:
+                return
+            members = {**where, "reason": _DAMAGED, "offset": position}
+            yield orjson.dumps(members | {"base64": base64.b64encode(data).decode()}) + b"\n"
+            position += len(data)
+
+
+def _reason(refused: RefusedRange) -> str:
+    count = refused.end - refused.start
+    if count == 1:
+        return refused.reason
+    return f"one of {count} rows that were not looked at one by one: {refused.reason}"
+
+
+def _line(members: Mapping[str, Any], text: bytes) -> bytes:
+    """One row in quarantine, as text if it is any."""
+    try:
+        content: dict[str, Any] = {"row": text.decode()}
+    except UnicodeDecodeError:
+        content = {"base64": base64.b64encode(text).decode()}
+    return orjson.dumps({**members, **content}) + b"\n"

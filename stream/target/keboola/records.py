@@ -1,0 +1,153 @@
+"""What the bridge to the Storage API stores in etcd: sink tokens, upload credentials, running jobs.
+
+Tokens and credentials are sealed by the configured encryption; each is bound to its record.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from stream.definition.key import SinkKey
+from stream.encryption.interface import DecryptionFailed, IEncryptor
+from stream.errors import UserError
+from stream.staging.upload import FileUpload
+from stream.storage.model.key import FileKey, JobKey
+from stream.target.keboola.values import SinkToken
+from stream.values.codec import decode, encode, field, from_plain, to_plain
+
+__all__ = [
+    "FileRecord",
+    "JobRecord",
+    "TokenRecord",
+    "file_record_key",
+    "job_record_key",
+    "job_records_of",
+    "token_record_key",
+]
+
+JOBS = "storage/keboola/job/"
+
+
+def token_record_key(sink: SinkKey) -> str:
+    return f"storage/keboola/secret/token/{sink}"
+
+
+def file_record_key(file: FileKey) -> str:
+    return f"storage/keboola/file/{file}"
+
+
+def job_record_key(job: JobKey) -> str:
+    return f"{JOBS}{job}"
+
+
+def job_records_of(sink: SinkKey) -> str:
+    """The prefix of the records of a sink's running jobs."""
+    return f"{JOBS}{sink}/"
+
+
+@attrs.frozen
+class TokenRecord:
+    """The token that a sink works with in the background."""
+
+    key: SinkKey = field(flatten=True)
+    token: SinkToken | None = field(default=None, keep_none=True, repr=False)
+    token_id: str = ""
+    encrypted_token: str = field(default="", repr=False)
+
+    @classmethod
+    async def seal(cls, sink: SinkKey, token: SinkToken, encryptor: IEncryptor) -> TokenRecord:
+        encrypted = await encryptor.encrypt(to_plain(token), {"sink": str(sink)})
+        return cls(sink, None if encrypted else token, token.id, encrypted)
+
+    async def unseal(self, encryptor: IEncryptor) -> SinkToken:
+        """Raises UserError if it can't be opened and isn't there in clear."""
+        if not self.encrypted_token and self.token is not None:
+            return self.token
+        try:
+            plain = await encryptor.decrypt(self.encrypted_token, {"sink": str(self.key)})
+        except DecryptionFailed as error:
+            if self.token is not None:
+                return self.token
+            raise UserError(
+                f"token decryption failed and unencrypted token is missing: {error}",
+                status=500,
+                name="tokenDecryptionFailed",
+            ) from None
+        return from_plain(SinkToken, plain)
+
+
+@attrs.frozen
+class FileRecord:
+    """The staging file of a file: where and how to upload, which import job runs.
+
+    :ivar storage_job_id: the import job, once started.
+    :ivar import_asked: whether an import job may have been started, though its id isn't known.
+    """
+
+    file_key: FileKey = field(name="FileKey")
+    sink_key: SinkKey = field(name="SinkKey")
+    table_id: str = field(name="TableID")
+    columns: tuple[str, ...] = field(name="Columns")
+    storage_job_id: int | None = field(name="StorageJobID", keep_none=True)
+    upload: FileUpload | None = field(name="UploadCredentials", keep_none=True, repr=False)
+    encrypted_upload: str = field(name="EncryptedCredentials", repr=False)
+    file_id: int = field(name="FileID")
+    file_name: str = field(name="FileName")
+    expiration: str = field(name="CredentialsExpiration")
+    import_asked: bool = field(name="ImportAsked", default=False, omit_empty=True)
+
+    @classmethod
+    async def seal(
+        cls,
+        file: FileKey,
+        table_id: str,
+        columns: tuple[str, ...],
+        upload: FileUpload,
+        encryptor: IEncryptor,
+    ) -> FileRecord:
+        encrypted = await encryptor.encrypt(to_plain(upload), {"file": str(file)})
+        return cls(
+            file_key=file,
+            sink_key=file.sink_key,
+            table_id=table_id,
+            columns=columns,
+            storage_job_id=None,
+            upload=None if encrypted else upload,
+            encrypted_upload=encrypted,
+            file_id=upload.id,
+            file_name=upload.name,
+            expiration=upload.expiration_text(),
+        )
+
+    async def unseal(self, encryptor: IEncryptor) -> FileUpload:
+        """Raises UserError if the credentials can't be opened."""
+        if not self.encrypted_upload and self.upload is not None:
+            return self.upload
+        try:
+            plain = await encryptor.decrypt(self.encrypted_upload, {"file": str(self.file_key)})
+        except DecryptionFailed as error:
+            raise UserError(
+                f"upload credentials of the file {self.file_key} can't be decrypted: {error}",
+                status=500,
+                name="credentialsDecryptionFailed",
+            ) from None
+        return from_plain(FileUpload, plain)
+
+
+@attrs.frozen
+class JobRecord:
+    """An import job that is running, as far as known; it takes one of the sink's slots."""
+
+    key: JobKey = field(flatten=True)
+
+
+def decode_token(data: bytes) -> TokenRecord:
+    return decode(TokenRecord, data)
+
+
+def decode_file(data: bytes) -> FileRecord:
+    return decode(FileRecord, data)
+
+
+def encode_record(record: TokenRecord | FileRecord | JobRecord) -> bytes:
+    return encode(record)

@@ -1,0 +1,281 @@
+"""One HTTP exchange with the Storage API: request out, whole bounded reply back, or why not."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+
+import attrs
+import orjson
+from twisted.internet import error
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IConsumer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import (
+    Agent,
+    ContentDecoderAgent,
+    FileBodyProducer,
+    GzipDecoder,
+    HTTPConnectionPool,
+    RequestGenerationFailed,
+    ResponseDone,
+)
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IResponse
+
+# The one private name: the agent raises it and exports no public alias.
+from twisted.web._newclient import RequestNotSent  # isort: skip
+
+from stream.target.keboola.retry import Outcome
+
+__all__ = ["ExchangeFailed", "Reply", "Transport", "persistent_pool"]
+
+MAX_REPLY_BYTES = 32 * 1024 * 1024
+_JSON_MEDIA_TYPE = re.compile(r"application/([a-zA-Z0-9.\-]+\+)?json")
+_TOLD_HEADERS = ("content-type", "date", "retry-after", "x-request-id")
+_MAX_TOLD_CHARS = 200
+_IDLE_CONNECTIONS_PER_HOST = 8
+# Shorter than the idle limit of any usual load balancer, so that we close first.
+_IDLE_SECONDS = 30.0
+
+
+@attrs.frozen
+class Reply:
+    """A complete answer.
+
+    :param status: the HTTP status.
+    :param phrase: its reason phrase.
+    :param json: the decoded body, ``None`` if there was none or it was not JSON.
+    :param sent: bytes of the request's body.
+    :param received: bytes of the answer's body, as it is without its compression.
+    :param parse_seconds: how long reading the JSON took.
+    :param headers: those of the answer that help to find out what happened, by lowercase name.
+    """
+
+    status: int
+    phrase: str
+    json: Any = attrs.field(repr=False)
+    sent: int = 0
+    received: int = 0
+    parse_seconds: float = 0.0
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+    @property
+    def request_id(self) -> str:
+        """Under which the server, or what stands before it, knows the request; ``""`` if untold."""
+        return self.headers.get("x-request-id", "")
+
+
+class ExchangeFailed(Exception):
+    """No usable answer.
+
+    :param outcome: what is known about the request's fate.
+    """
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+        self.reason = reason
+
+
+def persistent_pool(reactor: Any) -> HTTPConnectionPool:
+    """A pool of kept connections with limits that fit one Storage API host."""
+    pool = HTTPConnectionPool(reactor, persistent=True)
+    pool.maxPersistentPerHost = _IDLE_CONNECTIONS_PER_HOST
+    pool.cachedConnectionTimeout = _IDLE_SECONDS  # type: ignore[assignment]
+    pool.retryAutomatically = False  # the caller's policy decides, and counts
+    return pool
+
+
+class Transport:
+    """Two agents over one reactor: with kept connections, and with a new one for each request.
+
+    A kept connection may turn out closed just when a request is written to it, and then nobody
+    knows whether the request arrived. Calls that must not be made twice get a new connection.
+
+    :param reactor: connects and keeps time.
+    :param pool: kept connections.
+    :param connect_timeout: seconds.
+    """
+
+    def __init__(self, reactor: Any, pool: HTTPConnectionPool, connect_timeout: float) -> None:
+        self._reactor = reactor
+        self._pool = pool
+        decoders = [(b"gzip", GzipDecoder)]
+        self._kept: IAgent = ContentDecoderAgent(
+            Agent(reactor, connectTimeout=connect_timeout, pool=pool), decoders
+        )
+        self._fresh: IAgent = ContentDecoderAgent(
+            Agent(reactor, connectTimeout=connect_timeout), decoders
+        )
+
+    async def exchange(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Any,
+        *,
+        timeout: float,
+        fresh: bool,
+    ) -> Reply:
+        """Send one request and read the answer.
+
+        :param body: sent as JSON; ``None`` for no body.
+        :param timeout: seconds for the whole exchange.
+        :param fresh: use a connection of its own.
+        :raises ExchangeFailed: no usable answer came in time.
+        """
+        producer = None if body is None else _JsonBody(body)
+
+        def too_late(_result: object, seconds: float) -> Failure:
+            unsent = producer is not None and not producer.started
+            outcome = Outcome.NOT_SENT if unsent else Outcome.LOST
+            return Failure(ExchangeFailed(outcome, f"no answer within {seconds:.1f} s"))
+
+        exchange = Deferred.fromCoroutine(self._exchange(method, url, headers, producer, fresh))
+        exchange.addTimeout(timeout, self._reactor, too_late)
+        return await exchange
+
+    async def close(self) -> None:
+        """Close the kept connections."""
+        await self._pool.closeCachedConnections()
+
+    async def _exchange(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        producer: _JsonBody | None,
+        fresh: bool,
+    ) -> Reply:
+        agent = self._fresh if fresh else self._kept
+        raw = Headers({name: [value] for name, value in headers.items()})
+        if producer is not None:
+            raw.setRawHeaders("Content-Type", ["application/json"])
+        try:
+            response = await agent.request(method.encode(), url.encode(), raw, producer)
+            data = await _read(response)
+        except ExchangeFailed:
+            raise
+        except Exception as problem:
+            raise _explained(problem) from None
+        started = time.perf_counter()
+        decoded = _decoded(response, data)
+        return Reply(
+            status=response.code,
+            phrase=response.phrase.decode("latin-1"),
+            json=decoded,
+            sent=0 if producer is None else producer.size,
+            received=len(data),
+            parse_seconds=time.perf_counter() - started,
+            headers=_told(response),
+        )
+
+
+class _JsonBody(FileBodyProducer):
+    """A request's body that knows whether a connection has asked for it.
+
+    :ivar started: whether the request, or a part of it, may have left.
+    """
+
+    def __init__(self, body: Any) -> None:
+        data = orjson.dumps(body)
+        super().__init__(BytesIO(data))
+        self.size = len(data)
+        self.started = False
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        self.started = True
+        return super().startProducing(consumer)  # type: ignore[no-any-return]
+
+
+def _told(response: IResponse) -> dict[str, str]:
+    found = ((name, response.headers.getRawHeaders(name)) for name in _TOLD_HEADERS)
+    return {name: values[0][:_MAX_TOLD_CHARS] for name, values in found if values}
+
+
+def _decoded(response: IResponse, data: bytes) -> Any:
+    media_type = (response.headers.getRawHeaders("Content-Type") or [""])[0].partition(";")[0]
+    if not data or _JSON_MEDIA_TYPE.fullmatch(media_type.strip()) is None:
+        return None
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as problem:
+        if response.code >= 400:
+            return None  # the status says enough
+        raise ExchangeFailed(Outcome.UNUSABLE, f"the reply is not JSON: {problem}") from None
+
+
+def _explained(problem: Exception) -> Exception:
+    """The `ExchangeFailed` that stands for a failure of the agent, or the cancellation itself."""
+    causes = _causes(problem)
+    for cause in causes:
+        if isinstance(cause, CancelledError):
+            return cause
+    reason = "; ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
+    if isinstance(problem, error.DNSLookupError):
+        return ExchangeFailed(Outcome.UNKNOWN_HOST, reason)
+    if isinstance(problem, (error.ConnectError, RequestNotSent, RequestGenerationFailed)):
+        return ExchangeFailed(Outcome.NOT_SENT, reason)
+    return ExchangeFailed(Outcome.LOST, reason)
+
+
+def _causes(problem: BaseException) -> list[BaseException]:
+    reasons = getattr(problem, "reasons", None)
+    if not reasons:
+        return [problem]
+    return [cause for reason in reasons for cause in _causes(reason.value)]
+
+
+class _BoundedBody(Protocol):
+    """Collects a reply up to `MAX_REPLY_BYTES`."""
+
+    def __init__(self) -> None:
+        self.done: Deferred[bytes] = Deferred(self._cancelled)
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._finished = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._finished:
+            return
+        self._size += len(data)
+        if self._size > MAX_REPLY_BYTES:
+            self._finish()
+            self.done.errback(
+                ExchangeFailed(Outcome.UNUSABLE, f"the reply is over {MAX_REPLY_BYTES} bytes")
+            )
+            return
+        self._parts.append(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        # Without a length the end of the connection is the end of the body; JSON shows the rest.
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.done.callback(b"".join(self._parts))
+        else:
+            self.done.errback(reason)
+
+    def _cancelled(self, _deferred: Deferred[bytes]) -> None:
+        self._finish()
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._parts.clear()
+        abort = getattr(self.transport, "abortConnection", None)
+        if abort is not None:
+            abort()
+
+
+def _read(response: IResponse) -> Deferred[bytes]:
+    body = _BoundedBody()
+    response.deliverBody(body)
+    return body.done

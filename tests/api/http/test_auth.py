@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+
+from stream.api.http.auth import token_of
+from tests.api.conftest import MACHINE, PROJECT, READER, SOURCE, SOURCES, TOKEN, Api
+
+ensure = pytest_twisted.ensureDeferred
+
+
+@pytest.mark.parametrize(
+    ("header", "authorization", "expected"),
+    [
+        ("t", "", ("t", False)),
+        ("t", "Bearer u", ("t", False)),
+        ("", "bEaReR  u ", ("u", True)),
+        ("", "Basic u", ("", False)),
+        ("", "", ("", False)),
+        ("Bearer t", "", ("t", False)),
+    ],
+)
+def test_where_the_token_is(header: str, authorization: str, expected: tuple[str, bool]) -> None:
+    """The token's own header wins over the general one."""
+    assert token_of(header, authorization) == expected
+
+
+@ensure
+async def test_without_a_token(api: Api) -> None:
+    """A missing token is told together with other problems of the parameters."""
+    reply = await api.call("GET", SOURCES, token=None)
+    assert (reply.status, reply.json) == (
+        400,
+        {
+            "statusCode": 400,
+            "error": "stream.api.missingField",
+            "message": '"X-StorageApi-Token" is missing from header.',
+        },
+    )
+    reply = await api.call("GET", f"{SOURCES}?limit=0", token=None)
+    assert reply.json["error"] == "stream.api.invalidRange"
+    assert reply.json["message"].endswith(
+        'got value 0; "X-StorageApi-Token" is missing from header.'
+    )
+
+
+@ensure
+async def test_the_token_comes_before_the_body(api: Api) -> None:
+    """Of a stranger's body nothing is said, since it isn't even read."""
+    for token, status in ((None, 400), ("123-456-unknown", 401), (MACHINE, 401)):
+        reply = await api.call("POST", SOURCES, {}, token=token)
+        assert reply.status == status
+        assert "body" not in reply.json["message"]
+    reply = await api.call("POST", SOURCES, {})
+    assert reply.json["message"] == '"type" is missing from body; "name" is missing from body.'
+
+
+@ensure
+async def test_a_refused_token(api: Api) -> None:
+    """What the Storage API says of a token is passed on."""
+    for token in ("123-456-unknown", "with\ttab"):
+        reply = await api.call("GET", SOURCES, token=token)
+        assert (reply.status, reply.json["error"]) == (401, "storage.tokenInvalid")
+
+
+@ensure
+async def test_a_bearer_token(api: Api) -> None:
+    """The token may come as a bearer token."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    reply = await api.call("GET", SOURCES, token=None, headers=headers)
+    assert reply.status == 200
+
+
+@ensure
+async def test_a_programmatic_token(api: Api) -> None:
+    """Tokens of programs need a project, and then a configuration that isn't there."""
+    reply = await api.call("GET", SOURCES, token="kbc_at_x")
+    assert (reply.status, reply.json["error"]) == (400, "stream.api.internalError")
+    assert reply.json["message"] == (
+        "Programmatic token request missing valid X-KBC-ProjectId header."
+    )
+    reply = await api.call(
+        "GET", SOURCES, token="kbc_pat_x", headers={"X-KBC-ProjectId": str(PROJECT)}
+    )
+    assert reply.json["message"] == (
+        "Programmatic token exchange is not configured (no service account token path)"
+    )
+
+
+@ensure
+async def test_branches(api: Api) -> None:
+    """The default branch is recorded when it is first used; others are refused."""
+    assert (await api.get("/v1/branches/default/sources"))["branchId"] == 456
+    recorded = await api.etcd.range("definition/branch/active/")
+    assert [stored.key for stored in recorded.kvs] == ["definition/branch/active/123/456"]
+    assert (await api.get("/v1/branches/456/sources"))["branchId"] == 456
+
+    reply = await api.call("GET", "/v1/branches/foo/sources")
+    assert (reply.status, reply.json["message"]) == (
+        400,
+        'Invalid branch: expected "default" or <int>, given "foo".',
+    )
+    reply = await api.call("GET", "/v1/branches/789/sources")
+    assert reply.status == 404
+    assert reply.json["error"].startswith("storage.")
+
+
+@ensure
+async def test_only_administrators_change_things(api: Api) -> None:
+    """Another role may read, and a bad branch hides that it may not write."""
+    assert (await api.call("GET", SOURCES, token=READER)).status == 200
+    body = {"type": "http", "name": "n"}
+    reply = await api.call("POST", SOURCES, body, token=READER)
+    assert (reply.status, reply.json) == (
+        403,
+        {
+            "statusCode": 403,
+            "error": "stream.api.forbidden",
+            "message": "Only admin token can do write operations on streams.",
+        },
+    )
+    reply = await api.call("POST", "/v1/branches/foo/sources", body, token=READER)
+    assert reply.status == 400
+    # Before it is known whether there is such a source.
+    assert (await api.call("DELETE", SOURCE, token=READER)).status == 403
+
+
+@ensure
+async def test_other_tokens_than_master_tokens(api: Api) -> None:
+    """A token that isn't a person's master token may do nothing."""
+    reply = await api.call("GET", SOURCES, token=MACHINE)
+    assert (reply.status, reply.json["error"]) == (401, "stream.api.masterTokenRequired")
+    assert reply.json["message"] == ("Please provide a master token of a project administrator.")

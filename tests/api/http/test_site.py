@@ -1,0 +1,410 @@
+"""Connections of the API: what a stranger can send is bounded in bytes and in time."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import orjson
+import pytest
+import pytest_twisted
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
+
+from stream.api.http import site as site_module
+from stream.api.http.app import build_app
+from stream.api.http.call import Call
+from stream.api.http.guard import Guard
+from stream.api.http.server import Front
+from stream.api.http.site import (
+    BODY_SECONDS,
+    HEADERS_SECONDS,
+    MAX_BODY_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    ApiSite,
+)
+from stream.api.spec.operation import Operation
+from stream.api.spec.request_schemas import CREATE_SOURCE
+from stream.errors import UserError
+from stream.target.keboola.values import TokenInfo
+from tests.api.conftest import MACHINE, SOURCES, TOKEN, Api
+
+ensure = pytest_twisted.ensureDeferred
+
+PUBLIC = Operation(id="Public", method="GET", path="/public", summary="For anybody.", public=True)
+ECHO = Operation(id="Echo", method="POST", path="/echo", summary="Counts bytes.", raw_body=True)
+KNOWN = TokenInfo(id="1", description="", is_master=True, project_id=1, project_name="")
+POST = b"POST /echo HTTP/1.1\r\nHost: x\r\nX-StorageApi-Token: t\r\n"
+
+
+class Verifier:
+    """Answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Deferred[TokenInfo]] = []
+        self.at_once = False
+
+    async def verify(self, token: object) -> TokenInfo:
+        if self.at_once:
+            return KNOWN
+        self.waiting.append(Deferred())
+        return await self.waiting[-1]
+
+
+class Server:
+    """A site with an operation for anybody and one that needs a token."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.verifier = Verifier()
+        self.bodies: list[bytes] = []
+
+        async def public(call: Call) -> Any:
+            return {"text": "x" * 20_000}
+
+        async def echo(call: Call) -> Any:
+            self.bodies.append(call.raw_body)
+            return {"bytes": len(call.raw_body)}
+
+        guard = Guard(self.verifier, None)  # type: ignore[arg-type]
+        operations = {"Public": PUBLIC, "Echo": ECHO}
+        app = build_app(self.clock, guard, operations, {"Public": public, "Echo": echo})
+        self.site = ApiSite(Front(self.clock, app.resource()), self.clock)
+
+    def connect(self) -> Connection:
+        return Connection(self)
+
+
+class Connection:
+    """A client of a `Server`."""
+
+    def __init__(self, server: Server) -> None:
+        self.transport = StringTransport()
+        self.channel: Any = server.site.buildProtocol(None)
+        self.channel.makeConnection(self.transport)
+
+    def send(self, data: bytes) -> None:
+        self.channel.dataReceived(data)
+
+    @property
+    def reads(self) -> bool:
+        """Whether the server reads from the connection."""
+        return self.transport.producerState == "producing"
+
+    @property
+    def answer(self) -> tuple[int, Any]:
+        """Status and document of the last answer."""
+        head, _, body = self.transport.value().rpartition(b"HTTP/1.1 ")[2].partition(b"\r\n\r\n")
+        return int(head[:3]), orjson.loads(body) if body else None
+
+    def lose(self) -> None:
+        self.channel.connectionLost(Failure(ConnectionDone()))
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def client(server: Server) -> Connection:
+    return server.connect()
+
+
+def test_no_body_is_read_before_the_token_is_known(server: Server, client: Connection) -> None:
+    """Reading stops behind the head, and goes on when the caller is known."""
+    client.send(POST + b"Content-Length: 6\r\n\r\nabc")
+    assert not client.reads
+    server.verifier.waiting[0].callback(KNOWN)
+    assert client.reads
+    client.send(b"def")
+    assert client.answer == (200, {"bytes": 6})
+    assert server.bodies == [b"abcdef"]
+    assert not client.transport.disconnecting
+
+
+def test_a_full_answer_does_not_make_it_read(server: Server, client: Connection) -> None:
+    """A transport that has sent what it had is no reason to read a body early."""
+    client.send(POST + b"Content-Length: 6\r\n\r\n")
+    client.channel.pauseProducing()
+    client.channel.resumeProducing()
+    assert not client.reads
+
+
+def test_a_stranger_is_refused_at_once(server: Server, client: Connection) -> None:
+    """The answer doesn't wait for the body, which is never kept, nor read as a request."""
+    client.send(POST + b"Content-Length: 16000000\r\n\r\n" + b"x" * 1000)
+    refused = UserError("invalid access token", status=401, name="storage.tokenInvalid")
+    server.verifier.waiting[0].errback(refused)
+    status, document = client.answer
+    assert (status, document["error"]) == (401, "storage.tokenInvalid")
+    assert b"Connection: close\r\n" in client.transport.value()
+    assert client.transport.disconnecting
+    sent = client.transport.value()
+    client.send(b"GET /public HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert client.transport.value() == sent
+
+
+def test_without_a_token(server: Server, client: Connection) -> None:
+    """Nobody is asked about a request without one."""
+    client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+    status, document = client.answer
+    assert (status, document["error"]) == (400, "stream.api.missingField")
+    assert server.verifier.waiting == []
+
+
+def test_a_client_that_asks_before_it_sends(server: Server, client: Connection) -> None:
+    """It is told to go on when its token is known, and not before."""
+    client.send(POST + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+    assert client.transport.value() == b""
+    server.verifier.waiting[0].callback(KNOWN)
+    assert client.transport.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.send(b"abc")
+    assert client.answer == (200, {"bytes": 3})
+
+
+def test_an_announced_length(server: Server, client: Connection) -> None:
+    """What is announced to be too large is refused without a byte of it."""
+    server.verifier.at_once = True
+    client.send(POST + b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1))
+    status, document = client.answer
+    assert (status, document["error"]) == (413, "stream.api.payloadTooLarge")
+    assert str(MAX_BODY_BYTES) in document["message"]
+
+
+def test_a_length_without_end(server: Server, client: Connection) -> None:
+    """Chunks are counted."""
+    server.verifier.at_once = True
+    client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+    chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    for _ in range(MAX_BODY_BYTES // 0x10000):
+        client.send(chunk)
+        assert client.transport.value() == b""
+    client.send(chunk)
+    assert client.answer[0] == 413
+    assert server.site._waiting_bytes == 0
+
+
+def test_the_largest_body(server: Server, client: Connection) -> None:
+    """A body of exactly the limit is taken, and its bytes are given back afterwards."""
+    server.verifier.at_once = True
+    client.send(POST + b"Content-Length: %d\r\n\r\n" % MAX_BODY_BYTES)
+    client.send(b"x" * MAX_BODY_BYTES)
+    assert client.answer == (200, {"bytes": MAX_BODY_BYTES})
+    assert server.site._waiting_bytes == 0
+
+
+def test_all_bodies_have_a_bound_together(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above it, a request is refused for the moment; what ends makes room."""
+    monkeypatch.setattr(site_module, "MAX_WAITING_BYTES", 1000)
+    server.verifier.at_once = True
+    first, second = server.connect(), server.connect()
+    for each in (first, second):
+        each.send(POST + b"Content-Length: 900\r\n\r\n" + b"x" * 600)
+    assert second.answer[0] == 503
+    assert b"Retry-After: 1" in second.transport.value()
+    first.lose()
+    third = server.connect()
+    third.send(POST + b"Content-Length: 900\r\n\r\n" + b"x" * 900)
+    assert third.answer == (200, {"bytes": 900})
+
+
+@pytest.mark.parametrize("piece", [b"POST /ech", b"POST /echo HTTP/1.1\r\n", POST, b"\r\n"])
+def test_a_head_that_does_not_end(server: Server, client: Connection, piece: bytes) -> None:
+    """It is answered with 408, however regularly it drips, and whatever it consists of so far."""
+    client.send(piece)
+    for _ in range(HEADERS_SECONDS + 1):
+        server.clock.advance(1)
+        client.send(b"" if piece == b"\r\n" else b"x")
+    status, document = client.answer
+    assert (status, document["error"]) == (408, "stream.api.requestTimeout")
+    assert client.transport.disconnecting
+    client.lose()
+    server.clock.advance(1)
+    assert server.clock.getDelayedCalls() == []
+
+
+def test_a_body_that_does_not_end(server: Server, client: Connection) -> None:
+    """It is answered with 408, however regularly it drips."""
+    server.verifier.at_once = True
+    client.send(POST + b"Content-Length: 1000\r\n\r\n")
+    for _ in range(BODY_SECONDS + 1):
+        client.send(b"x")
+        server.clock.advance(1)
+    status, document = client.answer
+    assert (status, document["error"]) == (408, "stream.api.requestTimeout")
+    assert "body" in document["message"]
+    assert server.site._waiting_bytes == 0
+    client.lose()
+    server.clock.advance(1)
+    assert server.clock.getDelayedCalls() == []
+
+
+def test_an_idle_connection(server: Server, client: Connection) -> None:
+    """Between requests a connection is kept for some seconds, also after one with a body."""
+    server.verifier.at_once = True
+    client.send(POST + b"Content-Length: 1\r\n\r\nx")
+    server.clock.advance(HEADERS_SECONDS - 1)
+    assert not client.transport.disconnecting
+    server.clock.advance(1)
+    assert client.transport.disconnecting
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /" + b"x" * MAX_HEAD_BYTES, 431),
+        (b"GET / HTTP/1.1\r\nA: " + b"x" * MAX_HEAD_BYTES, 431),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * (MAX_HEADERS + 2) + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\n" + b"A: " + b"x" * 9000 + b"\r\nB: " + b"x" * 9000 + b"\r\n", 431),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"nonsense\r\n", 400),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", 413),
+        (POST + b"Content-Length: -1\r\n\r\n", 400),
+        (POST + b"Content-Length: \xb2\r\n\r\n", 400),
+        (POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"GET /v1 HTTP/1.1\r\nHost: a..b\r\n\r\n", 404),
+        (b"GET /v1 HTTP/1.1\r\nHost: \xff\xff\r\n\r\n", 404),
+        (b"GET /v1 HTTP/1.1\r\nHost: " + b"x" * 300 + b"\r\n\r\n", 404),
+        (b"GET /%ff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /public?" + b"a&" * 4000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        (POST + b"X-KBC-ProjectId: " + b"9" * 5000 + b"\r\n\r\n", 401),
+    ],
+)
+def test_odd_heads(server: Server, client: Connection, head: bytes, status: int) -> None:
+    """Each has an answer with the right status, and JSON in it."""
+    client.send(head)
+    for waiting in server.verifier.waiting:
+        waiting.errback(UserError("no", status=401))
+    assert client.transport.value().startswith(b"HTTP/1.1 %d " % status)
+    assert b"Content-Type: application/json\r\n" in client.transport.value()
+    assert b"X-Content-Type-Options: nosniff\r\n" in client.transport.value()
+    assert client.transport.value().count(b"HTTP/1.1 ") == 1
+    assert len(client.transport.value()) < 1000 or status == 200
+
+
+def test_refused_heads_do_nothing(server: Server, client: Connection) -> None:
+    """What follows a head that was refused is no request."""
+    server.verifier.at_once = True
+    client.send(POST + b"Content-Length: 1x\r\nX: y\r\n\r\nGET /public HTTP/1.1\r\n\r\n")
+    assert server.bodies == []
+    assert client.transport.value().count(b"HTTP/1.1 ") == 1
+
+
+def test_a_client_that_reads_no_answers(server: Server, client: Connection) -> None:
+    """Requests sent on a connection whose answers aren't taken get no more of them."""
+    client.send(b"")
+    client.channel.pauseProducing()  # the transport has too much to send
+    client.send(b"GET /public HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+    assert client.transport.value().count(b"HTTP/1.1 200") == 1
+    assert client.transport.disconnecting
+    server.clock.advance(60)
+    assert client.transport.disconnected
+
+
+def test_the_oldest_stranger_makes_room(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections are bounded; callers that are known keep theirs."""
+    monkeypatch.setattr(site_module, "MAX_CONNECTIONS", 3)
+    server.verifier.at_once = True
+    known = server.connect()
+    known.send(POST + b"Content-Length: 1\r\n\r\nx")
+    strangers = [server.connect() for _ in range(2)]
+    newest = server.connect()
+    assert [each.transport.disconnected for each in (known, *strangers, newest)] == [
+        *(False, True),
+        *(False, False),
+    ]
+
+
+PIECES = (
+    *(POST, b"\r\n", b"\r\n\r\n", b"GET /public HTTP/1.1\r\n", b"Host: x\r\n", b"abc"),
+    *(b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n"),
+)
+BYTES = st.binary(max_size=200) | st.sampled_from(PIECES)
+
+
+@given(st.lists(BYTES, max_size=12), st.booleans())
+def test_any_bytes(pieces: list[bytes], known: bool) -> None:
+    """Any bytes get answers below 500, and leave nothing behind."""
+    server = Server()
+    server.verifier.at_once = known
+    client = server.connect()
+    for piece in pieces:
+        if client.transport.disconnecting or client.transport.disconnected:
+            break
+        client.send(piece)
+    for waiting in server.verifier.waiting:
+        waiting.errback(UserError("no", status=401))
+    assert b"HTTP/1.1 5" not in client.transport.value()
+    client.lose()
+    server.clock.advance(1)
+    assert server.clock.getDelayedCalls() == []
+    assert server.site._waiting_bytes == 0
+    assert server.site.connections == []
+
+
+def _send_everything(port: int, head: bytes, size: int) -> bytes:
+    """What a client gets that reads only after it has sent its whole body."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(head)
+        piece = b"[" * 65536
+        for _ in range(size // len(piece)):
+            connection.sendall(piece)
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+        return answer
+
+
+@pytest.mark.parametrize("token", ["123-456-unknown", MACHINE])
+@ensure
+async def test_strangers_with_large_bodies(api: Api, token: str) -> None:
+    """A client that sends 16 MB first and reads then gets its answer: nothing is reset."""
+    port = int(api.url.rpartition(":")[2])
+    head = (
+        f"POST {SOURCES} HTTP/1.1\r\nHost: x\r\nX-StorageApi-Token: {token}\r\n"
+        f"Content-Length: {16 << 20}\r\n\r\n"
+    ).encode()
+    answer = await deferToThread(_send_everything, port, head, 16 << 20)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert len(answer) < 1000
+    assert (await api.call("GET", SOURCES, token=TOKEN)).status == 200
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_members_that_are_not_known(strict: bool) -> None:
+    """The answer warns of them, or they are refused, as the setting says."""
+    clock, verifier = Clock(), Verifier()
+    verifier.at_once = True
+
+    async def create(call: Call) -> Any:
+        return {"name": call.body["name"]}
+
+    operation = Operation(
+        id="Create", method="POST", path="/echo", summary="Takes JSON.", body=CREATE_SOURCE
+    )
+    guard = Guard(verifier, None, strict=strict)  # type: ignore[arg-type]
+    app = build_app(clock, guard, {"Create": operation}, {"Create": create})
+    site = ApiSite(Front(clock, app.resource()), clock)
+    transport, channel = StringTransport(), site.buildProtocol(None)
+    assert channel is not None
+    channel.makeConnection(transport)
+    body = b'{"type":"http","name":"n","descripton":"d"}'
+    channel.dataReceived(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    document = orjson.loads(transport.value().partition(b"\r\n\r\n")[2])
+    text = 'ember "descripton" of body is not known: did you mean "description"?'
+    if strict:
+        assert (document["statusCode"], document["error"]) == (400, "stream.api.unknownMember")
+        assert text in document["message"]
+    else:
+        [warning] = document["warnings"]
+        assert (warning["param"], document["name"]) == ("body.descripton", "n")
+        assert text in warning["message"]

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import pytest_twisted
+import yaml
+
+from stream.api.spec import request_schemas as requests
+from stream.api.spec import response_schemas as answers
+from stream.api.spec.openapi import openapi2, openapi3
+from stream.api.spec.operations import OPERATIONS
+from stream.api.spec.schema import Array, Object, Schema
+from tests.api.conftest import SINK, SOURCE, Api
+
+ensure = pytest_twisted.ensureDeferred
+
+
+def references(value: Any) -> set[str]:
+    return set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(value)))
+
+
+@pytest.mark.parametrize(
+    ("document", "prefix"),
+    [
+        (openapi2(OPERATIONS.values()), "#/definitions/"),
+        (openapi3(OPERATIONS.values()), "#/components/schemas/"),
+    ],
+    ids=["2", "3"],
+)
+def test_the_documents_are_whole(document: Any, prefix: str) -> None:
+    """Every reference leads somewhere, every object is used, every operation is there once."""
+    named = document
+    for part in prefix.strip("#/").split("/"):
+        named = named[part]
+    assert references(document) == {prefix + name for name in named}
+    ids = [
+        operation["operationId"]
+        for operations in document["paths"].values()
+        for operation in operations.values()
+    ]
+    assert len(ids) == len(set(ids)) == 43
+    assert "CreateSource" in ids
+    assert "HealthCheck" not in ids
+
+
+def test_every_parameter_in_a_path_is_declared() -> None:
+    """A path names exactly the parameters of its operation that are in the path."""
+    for operation in OPERATIONS.values():
+        declared = {
+            parameter.name for parameter in operation.parameters if parameter.place == "path"
+        }
+        assert set(re.findall(r"\{\*?(\w+)\}", operation.path)) == declared, operation.id
+
+
+def objects(schema: Schema) -> list[Object]:
+    if isinstance(schema, Array):
+        return objects(schema.items)
+    if not isinstance(schema, Object):
+        return []
+    return [schema, *(found for member in schema.members for found in objects(member.schema))]
+
+
+def test_one_name_is_one_object() -> None:
+    """Objects with the same name are the same."""
+    named: dict[str, Object] = {}
+    for operation in OPERATIONS.values():
+        for schema in (operation.body, operation.result, answers.ERROR):
+            for found in objects(schema) if schema is not None else ():
+                assert named.setdefault(found.name, found) == found
+    assert requests.CREATE_SINK.name in named
+
+
+@ensure
+async def test_the_files_are_served(api: Api) -> None:
+    """Both versions are there in both forms, and the forms say the same."""
+    for name, version in (("openapi", "swagger"), ("openapi3", "openapi")):
+        as_json = await api.call("GET", f"/v1/documentation/{name}.json", token=None)
+        as_yaml = await api.call("GET", f"/v1/documentation/{name}.yaml", token=None)
+        assert as_json.header("Content-Type") == "application/json"
+        assert yaml.safe_load(as_yaml.body) == as_json.json
+        assert version in as_json.json
+
+
+@ensure
+async def test_the_page(api: Api) -> None:
+    """The page shows every operation and needs nothing from elsewhere."""
+    page = await api.call("GET", "/v1/documentation/", token=None)
+    text = page.body.decode()
+    assert page.header("Content-Type") == "text/html; charset=utf-8"
+    for operation in OPERATIONS.values():
+        assert (f'id="{operation.id}"' in text) == operation.published
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
+    style = await api.call("GET", "/v1/documentation/style.css", token=None)
+    assert style.header("Content-Type") == "text/css; charset=utf-8"
+    assert (await api.call("GET", "/v1/documentation/other", token=None)).status == 404
+
+
+@ensure
+async def test_answers_are_as_published(api: Api) -> None:
+    """Members of answers are the declared ones, in the declared order."""
+    await api.create_source()
+    await api.create_sink(allowedSignals=["logs"])
+    task = await api.finish(await api.call("PUT", f"{SINK}/disable"))
+    for operation, plain in (
+        ("GetSource", await api.get(SOURCE)),
+        ("GetSink", await api.get(SINK)),
+        ("ListSources", await api.get("/v1/branches/456/sources")),
+        ("ListSinks", await api.get(f"{SOURCE}/sinks")),
+        ("GetSinkSettings", await api.get(f"{SINK}/settings")),
+        ("ListSinkVersions", await api.get(f"{SINK}/versions")),
+        ("SinkStatisticsTotal", await api.get(f"{SINK}/statistics/total")),
+        ("SinkStatisticsFiles", await api.get(f"{SINK}/statistics/files")),
+        ("AggregationSources", await api.get("/v1/branches/456/aggregation/sources")),
+        ("GetTask", task),
+    ):
+        result = OPERATIONS[operation].result
+        assert result is not None
+        assert_as_declared(plain, result, operation)
+
+
+def assert_as_declared(value: Any, schema: Schema, path: str) -> None:
+    if isinstance(schema, Array):
+        for item in value:
+            assert_as_declared(item, schema.items, f"{path}[]")
+    elif isinstance(schema, Object) and value is not None:
+        declared = [member.name for member in schema.members]
+        assert [name for name in declared if name in value] == list(value), path
+        for member in schema.members:
+            assert member.name in value or not member.required, f"{path}.{member.name}"
+            if member.name in value:
+                assert_as_declared(value[member.name], member.schema, f"{path}.{member.name}")

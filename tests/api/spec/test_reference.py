@@ -1,0 +1,28 @@
+"""The page that lists all routes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stream.api.spec.operations import OPERATIONS
+from stream.api.spec.reference import main, reference
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_page_is_current(tmp_path: Path) -> None:
+    """The page in the repository is the one that the operations give: `make docs-api`."""
+    main(str(tmp_path / "routes.md"))
+    assert (tmp_path / "routes.md").read_text() == reference()
+    assert (ROOT / "docs" / "api-routes.md").read_text() == reference()
+
+
+def test_every_route_is_listed_once() -> None:
+    """Each published operation has its row; changes are an administrator's."""
+    page = reference()
+    for operation in OPERATIONS.values():
+        path = operation.path.removeprefix("/v1/branches/{branchId}").replace("{*", "{")
+        route = f"| `{operation.method} {path}` |"
+        assert page.count(route) == operation.published, operation.id
+    create = next(line for line in page.split("\n") if line.startswith("| `POST /sources` |"))
+    assert create.endswith("| admin | Create a source. *Task.* |")

@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.api.http.body import decode_json, read_body
+from stream.api.spec import request_schemas as requests
+from stream.api.spec.operations import OPERATIONS
+from stream.api.spec.schema import DecodeError, Object, problems_error, quoted
+from stream.errors import UserError, sentence
+
+NINE = "123456789-" * 4 + "123456789"
+
+
+def complaint(schema: Object, value: Any) -> tuple[str, str]:
+    """The name and the sentence of the error."""
+    problems = list(schema.check(schema.read(value, "body"), "body"))
+    error = problems_error(problems)
+    return error.name, sentence(error.message)
+
+
+@pytest.mark.parametrize(
+    ("body", "name", "message"),
+    [
+        ({}, "missingField", '"type" is missing from body; "name" is missing from body.'),
+        (
+            {"type": "foo", "name": "n"},
+            "invalidEnumValue",
+            'Value of body.type must be one of "http", "otlp" but got value "foo".',
+        ),
+        (
+            {"type": "http", "name": "n", "sourceId": ""},
+            "invalidLength",
+            'Length of body.sourceId must be greater or equal than 1 but got value "" (len=0)',
+        ),
+        (
+            {"type": "http", "name": "n", "sourceId": NINE},
+            "invalidLength",
+            f'Length of body.sourceId must be lesser or equal than 48 but got value "{NINE}"'
+            " (len=49)",
+        ),
+        (
+            {"type": "http", "name": "n" * 41, "description": "d" * 4097, "sourceId": ""},
+            "invalidLength",
+            'Length of body.sourceId must be greater or equal than 1 but got value "" (len=0); '
+            f'length of body.name must be lesser or equal than 40 but got value "{"n" * 41}" '
+            "(len=41); length of body.description must be lesser or equal than 4096 "
+            f'but got value "{"d" * 100}…" (len=4097)',
+        ),
+    ],
+)
+def test_new_sources(body: Any, name: str, message: str) -> None:
+    """All problems are told in the order of the members, under the name of the first."""
+    assert complaint(requests.CREATE_SOURCE, body) == (name, message)
+
+
+def sink(**table: Any) -> dict[str, Any]:
+    return {"type": "table", "name": "n", "table": {"type": "keboola", "tableId": "x"} | table}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            sink(mapping={"columns": [{"type": "foo", "name": "c"}]}),
+            'Value of body.table.mapping.columns[0].type must be one of "uuid", "datetime", "ip", '
+            '"body", "headers", "path", "template" but got value "foo".',
+        ),
+        (
+            sink(mapping={"columns": []}),
+            "Length of body.table.mapping.columns must be greater or equal than 1 but got value "
+            "[] (len=0)",
+        ),
+        (
+            sink(mapping={}),
+            '"columns" is missing from body.table.mapping.',
+        ),
+        (
+            {"type": "table", "name": "n", "allowedSignals": ["logs", "foo"]},
+            "Value of body.allowedSignals[1] must be one of "
+            '"logs", "metrics", "traces" but got value "foo".',
+        ),
+        (
+            sink(mapping={"columns": [{"type": "template", "name": "c", "template": {}}]}),
+            '"language" is missing from body.table.mapping.columns[0].template; '
+            '"content" is missing from body.table.mapping.columns[0].template.',
+        ),
+        ({"type": "table", "name": "n", "table": {}}, None),
+    ],
+)
+def test_new_sinks(body: Any, message: str | None) -> None:
+    """Paths lead into nested objects and arrays."""
+    name, text = complaint(requests.CREATE_SINK, body)
+    if message is None:
+        assert name == "missingField"
+        assert text == (
+            '"type" is missing from body.table; "tableId" is missing from body.table; '
+            '"mapping" is missing from body.table.'
+        )
+    else:
+        assert text == message
+
+
+def test_settings_patch() -> None:
+    """Each item of a patch needs a key."""
+    _, text = complaint(requests.SETTINGS_PATCH, {"settings": [{}, {"key": ""}]})
+    assert text == (
+        '"key" is missing from body.settings[0]; length of body.settings[1].key must be greater '
+        'or equal than 1 but got value "" (len=0)'
+    )
+
+
+def test_members_are_found_whatever_their_case() -> None:
+    """Names match without regard to case, exact ones first; null counts as absent."""
+    read = requests.CREATE_SOURCE.read(
+        {"NAME": "a", "name": "b", "Type": "http", "description": None, "unknown": 1}, "Body"
+    )
+    assert read == {"type": "http", "name": "b"}
+
+
+def test_null_is_a_value_where_any_value_is_allowed() -> None:
+    """A setting can be set to null, which isn't the same as leaving the value out."""
+    body = {"settings": [{"key": "a", "value": None}, {"key": "b"}]}
+    assert requests.SETTINGS_PATCH.read(body, "Body") == body
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "text"),
+    [
+        (b"", "missingPayload", "missing required payload"),
+        (b" \n", "missingPayload", "missing required payload"),
+        (b'{"name":', "decodePayload", "unexpected EOF"),
+        (b'{"name": "', "decodePayload", "unexpected EOF"),
+        (b"x", "decodePayload", "invalid character 'x'"),
+        (b'{"name": NaN}', "decodePayload", "invalid character 'N'"),
+        (b"[" * 100_000, "decodePayload", ""),
+        (b'{"name": ' + b"1" * 5000 + b"}", "decodePayload", ""),
+        (b'{"name": 1}', "decodePayload", "body.name must be a string but got a number"),
+        (b'{"name": false}', "decodePayload", "body.name must be a string but got false"),
+        (b"[]", "decodePayload", "body must be an object but got an array"),
+    ],
+)
+def test_bodies_that_can_not_be_read(data: bytes, name: str, text: str) -> None:
+    """A body that isn't JSON, or of the wrong types, is refused with the reason."""
+    with pytest.raises(UserError) as caught:
+        read_body(requests.CREATE_SOURCE, data, "")
+    assert (caught.value.name, caught.value.status) == (name, 400)
+    assert caught.value.message.startswith(text)
+
+
+def test_content_types() -> None:
+    """JSON may be called so with parameters or not at all; anything else is refused."""
+    body = b'{"type":"http","name":"n"} rest'
+    for content_type in ("", "application/json; charset=utf-8", "application/vnd.api+json"):
+        assert read_body(requests.CREATE_SOURCE, body, content_type).value["name"] == "n"
+    with pytest.raises(UserError, match="unsupported media type text/plain") as caught:
+        read_body(requests.CREATE_SOURCE, body, "text/plain")
+    assert caught.value.name == "unsupportedMediaType"
+
+
+def test_half_an_emoji_is_replaced() -> None:
+    """A lone surrogate in a string can't be stored, so it becomes a replacement character."""
+    assert decode_json(r'{"a": ["\ud83d", "\ud83d\ude00"]}') == {"a": ["\ufffd", "😀"]}
+
+
+@given(st.text())
+def test_any_text_is_either_a_document_or_refused(text: str) -> None:
+    """No text makes the decoder fail in another way."""
+    with contextlib.suppress(DecodeError):
+        decode_json(text)
+
+
+def test_quoted() -> None:
+    """Strings are shown as literals."""
+    assert quoted('a"b\\c\n\x01é\u200b') == '"a\\"b\\\\c\\n\\x01é\\u200b"'
+
+
+@pytest.mark.parametrize(
+    ("operation", "path", "query", "message"),
+    [
+        (
+            "SourceVersionDetail",
+            {"versionNumber": "2dsad5"},
+            {},
+            'Invalid value "2dsad5" for "versionNumber", must be a integer; '
+            "versionNumber must be greater or equal than 1 but got value 0.",
+        ),
+        (
+            "ListSources",
+            {},
+            {"limit": "x"},
+            'Invalid value "x" for "limit", must be a integer; '
+            "limit must be greater or equal than 1 but got value 0.",
+        ),
+        (
+            "ListSources",
+            {},
+            {"limit": "101"},
+            "Limit must be lesser or equal than 100 but got value 101.",
+        ),
+        (
+            "ListSources",
+            {},
+            {"limit": "99999999999999999999"},
+            'Invalid value "99999999999999999999" for "limit", must be a integer; '
+            "limit must be lesser or equal than 100 but got value 9223372036854775807.",
+        ),
+        (
+            "DeleteSource",
+            {},
+            {"cascade": "maybe"},
+            'Invalid value "maybe" for "cascade", must be a boolean.',
+        ),
+        (
+            "TestSource",
+            {},
+            {"signal": "smoke"},
+            'Value of signal must be one of "logs", "metrics", "traces" but got value "smoke".',
+        ),
+    ],
+)
+def test_parameters(
+    operation: str, path: dict[str, str], query: dict[str, str], message: str
+) -> None:
+    """Parameters are read and checked; a text that isn't a number counts as 0."""
+    given_path = {"branchId": "1", "sourceId": "s", "sinkId": "k"} | path
+    _, problems = OPERATIONS[operation].read_parameters(given_path, query)
+    assert sentence(problems_error(problems).message) == message
+
+
+def test_defaults_of_parameters() -> None:
+    """What isn't given has its default, and booleans have many spellings."""
+    listing = OPERATIONS["ListSources"]
+    assert listing.read_parameters({"branchId": "1"}, {}) == (
+        {"branchId": "1", "afterId": "", "limit": 100},
+        [],
+    )
+    delete = OPERATIONS["DeleteSource"]
+    for text, value in (("1", True), ("t", True), ("FALSE", False), ("", False)):
+        values, problems = delete.read_parameters(
+            {"branchId": "1", "sourceId": "s"}, {"cascade": text}
+        )
+        assert (values["cascade"], problems) == (value, [])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ('{"a": NaN}', "invalid character 'N' at line 1 column 7: NaN is not JSON"),
+        ('{"NaN": -Infinity}', "invalid character '-' at line 1 column 9: -Infinity is not JSON"),
+        (
+            '{"a": 01}',
+            "invalid character '1' at line 1 column 8: "
+            "a comma, or the end of the object or array, is expected",
+        ),
+        (
+            '{"a":\n "b\tc"}',
+            "invalid character U+0009 at line 2 column 4: control characters must be escaped",
+        ),
+        ("{\n'a': 1}", "invalid character ''' at line 2 column 1: the name of a member"),
+        ('{"a": 1,}', "invalid character '"),
+        ('{"a": "\\x"}', "invalid character '\\' at line 1 column 8: there is no such escape"),
+        ('{"1e400": 1e400}', "a number is too large at line 1 column 11"),
+        ('{"a": ' + "1" * 5000 + "}", "a number is too large at line 1 column 7"),
+        ("[" * 101, "exceeded max depth at line 1 column 101: at most 100 levels are allowed"),
+        ('["[{", ' + "[" * 100, "exceeded max depth at line 1 column 107"),
+        ('\n{"a"', "unexpected EOF at line 2 column 5"),
+    ],
+)
+def test_where_json_is_wrong(data: str, message: str) -> None:
+    """The message says in which line and column, in words that are no programming language's."""
+    with pytest.raises(DecodeError) as caught:
+        decode_json(data)
+    assert caught.value.message.startswith(message)
+    assert not re.search(r"sys\.|int string|Expecting|Exceeds", caught.value.message)
+
+
+@pytest.mark.parametrize("text", ["[]" * 200_000, "[" * 100 + "]" * 100, '"' + "[" * 1000 + '"'])
+def test_depth_is_not_length(text: str) -> None:
+    """Many brackets are fine as long as they aren't inside one another."""
+    decode_json(text)
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    """One in front of a body is no part of it."""
+    body = b'\xef\xbb\xbf{"type":"http","name":"n"}'
+    assert read_body(requests.CREATE_SOURCE, body, "").value == {"type": "http", "name": "n"}
+
+
+def test_compressed_bodies_are_refused() -> None:
+    """What would be taken for broken JSON is named."""
+    with pytest.raises(UserError, match='content encoding "gzip"') as caught:
+        read_body(requests.CREATE_SOURCE, b"\x1f\x8b", "", "gzip")
+    assert caught.value.status == 415
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "text"),
+    [
+        ({"nmae": "x"}, "body.nmae", 'member "nmae" of body is not known: did you mean "name"?'),
+        (
+            {"qqq": 1},
+            "body.qqq",
+            'member "qqq" of body is not known: known are sinkId, type, name, description, '
+            "allowedSignals, table",
+        ),
+        (
+            {"TABLE": 5, "table": {"tableID": "x", "mappings": 1}},
+            "body.table.mappings",
+            'member "mappings" of body.table is not known: did you mean "mapping"?',
+        ),
+        (
+            {"table": {"mapping": {"columns": [{"Path": "a"}, {"primary_key": 1}]}}},
+            "body.table.mapping.columns[1].primary_key",
+            'did you mean "primaryKey"?',
+        ),
+    ],
+)
+def test_unknown_members(body: Any, param: str, text: str) -> None:
+    """They are found at any depth, with the name that is nearest."""
+    [fault] = requests.CREATE_SINK.unknown(body, "body")
+    assert (fault.name, fault.param) == ("unknownMember", param)
+    assert text in fault.message
+
+
+def test_twenty_problems_are_reported() -> None:
+    """Of many problems the first twenty are told, and how many there are beside them."""
+    columns = [{"type": "x" * 1000, "name": "c"} for _ in range(100)]
+    read = requests.CREATE_SINK.read(sink(mapping={"columns": columns}), "body")
+    error = problems_error(list(requests.CREATE_SINK.check(read, "body")))
+    assert error.message.count("must be one of") == 20
+    assert error.message.endswith("; and 80 more problems")
+    assert len(error.message) < 8000
+    assert [fault.param for fault in error.faults[:2]] == [
+        "body.table.mapping.columns[0].type",
+        "body.table.mapping.columns[1].type",
+    ]
+    assert len(error.faults) == 20
+
+
+def test_arrays_are_counted_before_their_items_are_read() -> None:
+    """Items of any kind, however many, cost nothing if there are too many of them."""
+    body = sink(mapping={"columns": [5] * 100_000})
+    with pytest.raises(UserError) as caught:
+        requests.CREATE_SINK.read(body, "body")
+    assert caught.value.message == (
+        "length of body.table.mapping.columns must be lesser or equal than 100 "
+        "but got value […] (len=100000)"
+    )
+
+
+NAMES = st.sampled_from(
+    (
+        *("type", "NAME", "name", "table", "tableId", "mapping", "columns", "template"),
+        *("language", "content", "path", "primaryKey", "settings", "key", "value"),
+        *("allowedSignals", "sinkId"),
+    )
+)
+SCALARS = st.sampled_from(
+    (None, True, 0, -1.5, 10**30, 1e300, "", "x" * 200, "\ud800", "table", "keboola", "in.c-a.b")
+)
+ALMOST = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=15,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(
+        [
+            requests.CREATE_SOURCE,
+            requests.UPDATE_SOURCE,
+            requests.CREATE_SINK,
+            requests.UPDATE_SINK,
+            requests.SETTINGS_PATCH,
+        ]
+    ),
+    ALMOST,
+)
+def test_any_json_is_read_or_refused(schema: Object, value: Any) -> None:
+    """Any body gives a checked value or an answer of bounded size."""
+    try:
+        read = read_body(schema, json.dumps(value).encode(), "")
+    except UserError as error:
+        assert error.status == 400
+        assert len(error.message) < 10_000
+    else:
+        assert len(read.unknown) <= 20

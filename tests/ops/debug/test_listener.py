@@ -1,0 +1,109 @@
+"""The look inside over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest_twisted
+import treq
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.web.client import Agent
+from twisted.web.http_headers import Headers
+
+from stream.ops.debug.listener import DebugListener
+from stream.ops.logging.control import LogControl
+
+
+@asynccontextmanager
+async def _running(log: LogControl) -> AsyncIterator[str]:
+    endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+    listener = DebugListener(reactor, endpoint, "127.0.0.1:0", log)
+    await listener.startService()
+    assert listener.port is not None
+    try:
+        yield f"http://127.0.0.1:{listener.port.getHost().port}/debug"  # type: ignore[attr-defined]
+    finally:
+        await listener.stopService()
+
+
+async def _ask(url: str, method: str = "GET", host: str = "") -> tuple[int, bytes]:
+    client = treq.client.HTTPClient(Agent(reactor))
+    headers = Headers({"Host": [host]} if host else {})
+    response: Any = await client.request(method, url, headers=headers)
+    return response.code, await response.content()
+
+
+@pytest_twisted.ensureDeferred
+async def test_profile_and_threads(tmp_path: Path) -> None:
+    """Stacks of all threads, now and over some time; wrong times are refused."""
+    async with _running(LogControl(str(tmp_path / "log"))) as url:
+        status, stacks = await _ask(f"{url}/pprof/profile?seconds=0.1")
+        assert status == 200
+        assert any(line.startswith(b"MainThread;") for line in stacks.splitlines())
+        assert all(line.rpartition(b" ")[2].isdigit() for line in stacks.splitlines())
+        assert b"MainThread:" in (await _ask(f"{url}/pprof/goroutine"))[1]
+        assert (await _ask(f"{url}/pprof/cmdline"))[1]
+        assert b"profile" in (await _ask(f"{url}/pprof/"))[1]
+        assert (await _ask(f"{url}/pprof/nothing"))[0] == 404
+        for seconds in ("-1", "0", "x", "nan", "1e9"):
+            assert (await _ask(f"{url}/pprof/profile?seconds={seconds}"))[0] == 400
+
+
+@pytest_twisted.ensureDeferred
+async def test_memory_and_reactor(tmp_path: Path) -> None:
+    """Objects by type, what was allocated meanwhile, and what the reactor waits for."""
+    kept = []
+
+    def allocate() -> None:
+        kept.append(bytearray(1_000_000))
+
+    async with _running(LogControl(str(tmp_path / "log"))) as url:
+        status, shown = await _ask(f"{url}/pprof/heap")
+        assert status == 200
+        assert b"  builtins.dict\n" in shown
+        reactor.callLater(0.1, allocate)
+        status, waiting = await _ask(f"{url}/pprof/goroutine")
+        assert b"allocate" in waiting and b"Port\n" in waiting
+        looking = ensureDeferred(_ask(f"{url}/pprof/heap?seconds=0.4"))
+        status, allocated = await looking
+        assert status == 200
+        first = allocated.splitlines()[1]
+        assert first.split()[:2] == [b"976.6", b"KiB"]
+        assert Path(__file__).name.encode() in first
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_looks_at_a_time(tmp_path: Path) -> None:
+    """Profiles would see one another; the next one is taken when the last has ended."""
+    async with _running(LogControl(str(tmp_path / "log"))) as url:
+        both = [ensureDeferred(_ask(f"{url}/pprof/profile?seconds=0.2")) for _ in range(2)]
+        assert sorted([(await asked)[0] for asked in both]) == [200, 503]
+        assert (await _ask(f"{url}/pprof/profile?seconds=0.01"))[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_log_levels(tmp_path: Path) -> None:
+    """Levels are shown and changed; what isn't a level is refused."""
+    log = LogControl(str(tmp_path / "log"))
+    async with _running(log) as url:
+        change = f"{url}/log-level?namespace=etcd&level="
+        assert await _ask(f"{change}debug", "PUT") == (200, b'{"":"info","etcd":"debug"}\n')
+        assert (await _ask(f"{change}loud", "PUT"))[0] == 400
+        assert await _ask(f"{url}/log-level") == (200, b'{"":"info","etcd":"debug"}\n')
+    assert log.levels()["etcd"] == "debug"
+
+
+@pytest_twisted.ensureDeferred
+async def test_pages_of_other_sites_cannot_ask(tmp_path: Path) -> None:
+    """A browser that was led here under another name gets nothing."""
+    log = LogControl(str(tmp_path / "log"))
+    async with _running(log) as url:
+        path = f"{url}/log-level?level=debug"
+        assert (await _ask(path, "PUT", host="evil.example"))[0] == 403
+        assert (await _ask(f"{url}/pprof/cmdline", host="evil.example"))[0] == 403
+    assert log.levels() == {"": "info"}

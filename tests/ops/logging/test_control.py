@@ -1,0 +1,140 @@
+"""Where the log goes, and from which level on."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.logger import Logger
+
+import stream
+from stream.errors import UserError
+from stream.ops.logging.control import LogControl, check_namespace, parse_levels
+
+
+def _messages(path: Path) -> list[str]:
+    return [json.loads(line)["message"] for line in path.read_text().splitlines()]
+
+
+def _logger(control: LogControl, namespace: str) -> Any:
+    return Logger(namespace=namespace, observer=control.observer)
+
+
+def test_levels_change_at_run_time(tmp_path: Path) -> None:
+    """A namespace, as lines show it, takes what is below it along; others stay as they are."""
+    path = tmp_path / "log"
+    control = LogControl(str(path), levels={"twisted": "warn"})
+    watch, other = (_logger(control, f"stream.{n}") for n in ("etcd.watch", "sink.router"))
+    watch.debug("before")
+    control.set_level("etcd", "debug")
+    watch.debug("seen")
+    other.debug("not seen")
+    _logger(control, "twisted.web").info("not seen")
+    control.set_level("etcd", "error")
+    watch.warn("too low")
+    control.set_level("", "debug")
+    other.debug("all are seen")
+    assert _messages(path) == ["seen", "all are seen"]
+    assert control.levels() == {"": "debug"}
+
+
+def test_unknown_level(tmp_path: Path) -> None:
+    """A level that there isn't changes nothing."""
+    control = LogControl(str(tmp_path / "log"))
+    with pytest.raises(UserError, match='unknown level "loud", expected one of debug, info'):
+        control.set_level("etcd", "loud")
+    assert control.levels() == {"": "info"}
+
+
+def test_levels_of_the_settings() -> None:
+    """Items are namespace=level."""
+    assert parse_levels(["etcd=debug", " sink.router = warn"]) == {
+        "etcd": "debug",
+        "sink.router": "warn",
+    }
+    for item in ("etcd", "=debug", "etcd=loud"):
+        with pytest.raises(UserError, match="invalid log level"):
+            parse_levels([item])
+
+
+@pytest.mark.parametrize("name", ["etcd", "stream.etcd", "etcd.client"])
+def test_settings_expand_names_as_the_console_does(name: str, tmp_path: Path) -> None:
+    """A component, as lines show it, is enough."""
+    path = tmp_path / "log"
+    control = LogControl(str(path), levels=parse_levels([f"{name}=debug"]))
+    _logger(control, "stream.etcd.client").debug("seen")
+    _logger(control, "stream.sink.router").debug("not seen")
+    assert _messages(path) == ["seen"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("etdc", "etcd"), ("sink.ruoter", "sink.router"), ("qqqq", "field component")],
+)
+def test_unknown_namespaces(name: str, meant: str, tmp_path: Path) -> None:
+    """A typing error would go unnoticed: nothing logs there."""
+    with pytest.raises(UserError, match=f'nothing logs under "{name}".*{meant}'):
+        parse_levels([f"{name}=debug"])
+    with pytest.raises(UserError, match=f'nothing logs under "{name}".*{meant}'):
+        LogControl(str(tmp_path / "log")).set_level(name, "debug")
+
+
+def test_every_logger_has_a_known_name() -> None:
+    """Also those that aren't named after their module."""
+    package = Path(stream.__file__).parent
+    found = {
+        name
+        for path in package.rglob("*.py")
+        for name in re.findall(r'Logger\(namespace="([^"]+)"\)', path.read_text())
+    }
+    found |= {f"stream.{path.stem}" for path in package.glob("*.py")}
+    assert len(found) > 20
+    for name in found - {"stream.__init__", "stream.__main__"}:
+        check_namespace(name)
+
+
+def test_a_file_that_was_rotated_is_opened_again(tmp_path: Path) -> None:
+    """After a rename lines go to the old file until the log is reopened, then to a new one."""
+    path, old = tmp_path / "log", tmp_path / "log.1"
+    control = LogControl(str(path))
+    log = _logger(control, "stream.x")
+    log.info("one")
+    path.rename(old)
+    log.info("two")
+    control.reopen()
+    log.info("three")
+    assert _messages(old) == ["one", "two"]
+    assert _messages(path) == ["three"]
+
+
+def test_a_file_that_cannot_be_opened_again(tmp_path: Path) -> None:
+    """The old file is written on, and nothing is lost."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    control = LogControl(str(folder / "log"))
+    log = _logger(control, "stream.x")
+    log.info("one")
+    folder.rename(tmp_path / "elsewhere")
+    control.reopen()
+    log.info("two")
+    assert _messages(tmp_path / "elsewhere" / "log") == ["one", "two"]
+
+
+def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    """At the start it is the user's mistake."""
+    with pytest.raises(UserError, match="cannot open the log file"):
+        LogControl(str(tmp_path / "no" / "log"))
+
+
+def test_form(tmp_path: Path) -> None:
+    """Lines for people, if the settings say so, and the node where it is told."""
+    path = tmp_path / "log"
+    control = LogControl(str(path), "text", node="n1")
+    _logger(control, "stream.x").info("hello {token}", token="secret")
+    (line,) = path.read_text().splitlines()
+    assert "INFO  [x] hello ***" in line
+    assert "secret" not in line
+    assert "nodeId=n1" in line

@@ -1,0 +1,246 @@
+"""Lines of the log."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import datetime
+from typing import Any
+
+import pytest
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+
+from stream.ops.logging.lines import Form, LineObserver, form_for
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def _logger(
+    *, form: Form = "json", minimum: Any = LogLevel.info, namespace: str = "stream.etcd.client"
+) -> tuple[Logger, io.StringIO]:
+    stream = io.StringIO()
+    observer = LineObserver(stream, form=form, minimum=minimum)
+    return Logger(namespace=namespace, observer=observer), stream
+
+
+def _line(stream: io.StringIO) -> dict[str, Any]:
+    text = stream.getvalue()
+    assert text.count("\n") == 1
+    assert text.endswith("\n")
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+def test_json_line() -> None:
+    """A line has time, level, finished message, all fields and the component."""
+    log, stream = _logger()
+    log.warn("opened volume {volume_id}", volume_id="v1", count=3, node_id="n", sizes=(1, 2))
+    line = _line(stream)
+    assert list(line)[:3] == ["time", "level", "message"]
+    assert datetime.fromisoformat(line.pop("time")).utcoffset() is not None
+    assert line == {
+        "level": "warn",
+        "message": "opened volume v1",
+        "volume.id": "v1",
+        "count": 3,
+        "nodeId": "n",
+        "sizes": [1, 2],
+        "component": "etcd.client",
+    }
+
+
+def test_time_has_milliseconds() -> None:
+    """Times are UTC with three digits after the point."""
+    stream = io.StringIO()
+    LineObserver(stream)({"log_time": 1738324800.1239, "log_format": "x"})
+    assert _line(stream)["time"] == "2025-01-31T12:00:00.123Z"
+
+
+@pytest.mark.parametrize(
+    ("level", "name"), [("info", "info"), ("error", "error"), ("critical", "error")]
+)
+def test_levels(level: str, name: str) -> None:
+    """There are four levels; what is critical is an error."""
+    log, stream = _logger()
+    log.emit(LogLevel.levelWithName(level), "x")
+    assert _line(stream)["level"] == name
+
+
+def test_name_of_the_node() -> None:
+    """It is in each line if asked for; what the event says of a node goes first."""
+    stream = io.StringIO()
+    observer = LineObserver(stream, node="n-w1")
+    observer({"log_format": "x"})
+    observer({"log_format": "x", "node_id": "other"})
+    assert [json.loads(line)["nodeId"] for line in stream.getvalue().splitlines()] == [
+        "n-w1",
+        "other",
+    ]
+
+
+def test_minimum_level() -> None:
+    """What is below the minimum isn't written."""
+    log, stream = _logger()
+    log.debug("quiet")
+    assert stream.getvalue() == ""
+    log, stream = _logger(minimum=LogLevel.debug)
+    log.debug("loud")
+    assert _line(stream)["level"] == "debug"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"/stream/1/s/{'aB3' * 16}",
+        "http://user:hunter2@host/",
+        '{"password": "hunter2"}',
+        "Bearer hunter2-hunter2",
+    ],
+)
+def test_secrets_in_any_text(text: str) -> None:
+    """In the message, in a field, inside of one, and in the text of an exception."""
+    log, stream = _logger()
+    log.warn("got {text}", text=text, inside=[{"a": text}])
+    try:
+        raise ValueError(text)
+    except ValueError:
+        log.failure("failed")
+    assert "hunter2" not in stream.getvalue()
+    assert "aB3aB3" not in stream.getvalue()
+
+
+def test_a_secret_where_a_text_is_cut() -> None:
+    """Its beginning isn't shown either."""
+    log, stream = _logger()
+    log.warn("got", text="x" * (32 * 1024 - 10) + " " + "aB3" * 16)
+    assert "aB3" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("token", "password", "secret", "etcd_password", "storageApiToken", "Authorization"),
+        *("secret_key", "secretKey", "X-StorageApi-Token", "cookie", "connection_string"),
+    ],
+)
+def test_secrets_are_masked(name: str) -> None:
+    """A field named like a secret shows neither as field nor in the message nor deeper."""
+    log, stream = _logger()
+    log.info("sent", **{name: "hunter2"}, nested={"deep": [{name: "hunter2"}]})
+    text = stream.getvalue()
+    assert "hunter2" not in text
+    assert _line(stream)[name] == "***"
+    log, stream = _logger()
+    log.info("got {token}", token="hunter2")
+    assert _line(stream)["message"] == "got ***"
+
+
+@pytest.mark.parametrize("name", ["token_id", "key", "secrets_count", "tokenize"])
+def test_names_that_only_resemble_secrets(name: str) -> None:
+    """Ids and keys of records are no secrets."""
+    log, stream = _logger()
+    log.info("x", **{name: "v"})
+    assert _line(stream)[name] == "v"
+
+
+def test_failure() -> None:
+    """A failure has its type and its stack."""
+    log, stream = _logger()
+    try:
+        raise LookupError("nothing there")
+    except LookupError:
+        log.failure("cannot open", Failure())
+    line = _line(stream)
+    assert line["level"] == "error"
+    assert line["message"] == "cannot open"
+    assert line["error.type"] == "LookupError"
+    assert "nothing there" in line["error.stack"]
+    assert "test_lines.py" in line["error.stack"]
+
+
+def test_legacy_text() -> None:
+    """Events of the old log have their text as message and none of its inner fields."""
+    stream = io.StringIO()
+    LineObserver(stream)(
+        {
+            "log_format": "{log_text}",
+            "log_text": "Starting factory",
+            "log_namespace": "log_legacy",
+            "system": "-",
+            "isError": 0,
+            "message": ("Starting factory",),
+            "time": 1.0,
+        }
+    )
+    line = _line(stream)
+    line.pop("time")
+    assert line == {"level": "info", "message": "Starting factory"}
+
+
+def test_reserved_names_are_not_overwritten() -> None:
+    """A field can't replace what every line has."""
+    stream = io.StringIO()
+    LineObserver(stream)({"log_format": "real", "level": "fake", "message": "fake", "time": "fake"})
+    line = _line(stream)
+    assert (line["level"], line["message"]) == ("info", "real")
+    assert line["time"] != "fake"
+
+
+def test_whatever_is_logged_gives_a_line() -> None:
+    """Values that JSON doesn't know, or that can't even be printed, don't lose the line."""
+
+    class Broken:
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+        __repr__ = __str__
+
+    log, stream = _logger()
+    log.info("x", broken=Broken(), big=2**80, raw=b"\xff", lone="\ud800", nan=float("nan"))
+    line = _line(stream)
+    assert line["broken"] == "<unprintable Broken>"
+    assert line["big"] == str(2**80)
+
+
+def test_new_lines_stay_inside() -> None:
+    """A message can't forge a line of its own."""
+    log, stream = _logger()
+    log.info("a\n{b}", b='"\n{"level":"error"}')
+    assert _line(stream)["message"] == 'a\n"\n{"level":"error"}'
+
+
+def test_text_form() -> None:
+    """For a terminal a line has no JSON, no control characters, and the stack below it."""
+    log, stream = _logger(form="text")
+    log.info("opened \x1b[31m{volume_id}\n", volume_id="v1")
+    text = stream.getvalue()
+    assert text.endswith("INFO  [etcd.client] opened \\x1b[31mv1\\n volume.id=v1\n")
+    log, stream = _logger(form="text")
+    try:
+        raise LookupError("nothing there")
+    except LookupError:
+        log.failure("cannot open", Failure())
+    first, *stack = stream.getvalue().splitlines()
+    assert first.endswith("cannot open error.type=LookupError")
+    assert all(part.startswith("    ") for part in stack)
+    assert any("nothing there" in part for part in stack)
+
+
+def test_form_for() -> None:
+    """A terminal gets text, everything else JSON."""
+    assert form_for(io.StringIO()) == "json"
+    assert form_for(_Terminal()) == "text"
+
+
+def test_long_texts_are_cut() -> None:
+    """However long a text is that somebody has sent, its line is bounded."""
+    log, stream = _logger()
+    log.info("refused: {error}", error="x" * 10_000_000, items=["y" * 1_000_000])
+    text = stream.getvalue()
+    assert len(text) < 200_000
+    line = _line(stream)
+    assert line["error"].endswith("x… (10000000 characters)")
+    assert line["message"].startswith("refused: xxx")

@@ -1,0 +1,58 @@
+"""The reactor of the service's processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SERVES = """
+from twisted.plugin import getPlugins
+from twisted.application.service import IServiceMaker
+[maker] = [m for m in getPlugins(IServiceMaker) if m.tapname == "stream"]
+options = maker.options
+try:
+    options().parseOptions(["--help"])
+except SystemExit:
+    pass
+from twisted.internet import reactor, protocol, endpoints
+print(type(reactor).__name__)
+class Echo(protocol.Protocol):
+    def dataReceived(self, data):
+        if data == b"crash":
+            raise ValueError
+        self.transport.write(data)
+class Ask(protocol.Protocol):
+    def connectionMade(self):
+        self.transport.write(b"hello")
+    def dataReceived(self, data):
+        print(data.decode())
+        self.transport.write(b"crash")
+    def connectionLost(self, reason):
+        print("closed")
+        reactor.stop()
+server = reactor.listenTCP(0, protocol.Factory.forProtocol(Echo), interface="127.0.0.1")
+reactor.connectTCP("127.0.0.1", server.getHost().port, protocol.ClientFactory.forProtocol(Ask))
+reactor.callLater(20, reactor.stop)
+reactor.run()
+"""
+
+
+def test_command_line_installs_the_direct_reactor() -> None:
+    """It serves connections; an exception in a protocol closes that one and nothing else."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SERVES], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.splitlines()[-3:] == ["DirectEPollReactor", "hello", "closed"]
+
+
+def test_another_reactor_stays() -> None:
+    """Who has chosen one, as the test runner has, keeps it."""
+    script = (
+        "import twisted.internet.reactor as before\n"
+        "from stream.ops.process.reactor import install\n"
+        "print(install())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.strip() == "False"

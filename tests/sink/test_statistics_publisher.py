@@ -1,0 +1,86 @@
+"""Statistics of a source node on their way to etcd, a real one."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+from twisted.internet.task import Clock
+
+from stream.etcd import EtcdClient, EtcdUnavailable
+from stream.sink.counters import SliceCounters
+from stream.sink.statistics_publisher import StatisticsPublisher
+from stream.storage.model import prefix
+from stream.storage.model.entity import Slice
+from stream.storage.model.state import Level
+from stream.storage.store.statistics_reads import slice_statistics
+from stream.values.utctime import from_milliseconds
+from tests.storage.histories.world import Storage
+
+
+async def _slice(etcd: EtcdClient) -> tuple[Storage, Slice]:
+    storage = Storage(etcd)
+    await storage.define()
+    await storage.open_file()
+    (slice_,) = await storage.slices()
+    return storage, slice_
+
+
+@pytest_twisted.ensureDeferred
+async def test_counts_go_on_after_a_restart(etcd: EtcdClient) -> None:
+    """What an earlier life of the node stored is added to; times are the earliest and latest."""
+    _, slice_ = await _slice(etcd)
+    for first, last in ((5000, 6000), (4000, 9000)):
+        collector = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
+        counters = SliceCounters()
+        collector.opened(slice_.key, counters)
+        counters.add(2, 100, 10, first, last)
+        await collector.stored(slice_.key)
+        counters.add(1, 50, 5, last, last)
+        await collector.closed(slice_.key)
+    found = (await slice_statistics(etcd, slice_.key)).local
+    assert (found.records_count, found.uncompressed_size, found.compressed_size) == (6, 300, 30)
+    assert found.first_record_at == from_milliseconds(4000)
+    assert found.last_record_at == from_milliseconds(9000)
+    assert found.slices_count == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_value_that_was_not_taken_is_sent_again(
+    etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value counts as sent only once etcd has it, even if it doesn't change any more."""
+    _, slice_ = await _slice(etcd)
+    collector = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
+    counters = SliceCounters()
+    collector.opened(slice_.key, counters)
+    counters.add(2, 100, 10, 1000, 1000)
+
+    async def away(*_: object, **__: object) -> None:
+        raise EtcdUnavailable("etcd is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stream.sink.statistics_publisher.atomic", away)
+        await collector._round()
+    assert (await slice_statistics(etcd, slice_.key)).local.records_count == 0
+    await collector._round()
+    assert (await slice_statistics(etcd, slice_.key)).local.records_count == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_put_after_the_slice_has_moved_on(etcd: EtcdClient) -> None:
+    """A late value leaves no key behind at a level that the slice has left."""
+    storage, slice_ = await _slice(etcd)
+    collector = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
+    counters = SliceCounters()
+    collector.opened(slice_.key, counters)
+    counters.add(2, 100, 10, 1000, 1000)
+    await collector.stored(slice_.key)
+    await storage.close_files()
+    await storage.to_uploading(slice_.key)
+    await storage.to_uploaded(slice_.key)
+    counters.add(1, 50, 5, 2000, 2000)
+    await collector.closed(slice_.key)
+    left = await etcd.range(f"{prefix.statistics(Level.LOCAL)}{slice_.key}/")
+    assert not left.kvs
+    assert (await slice_statistics(etcd, slice_.key)).staging.records_count == 2
+    await storage.check()

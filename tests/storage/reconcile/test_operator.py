@@ -1,0 +1,435 @@
+"""The frame of background operators, on a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
+
+from stream.etcd import Batch, Change, EtcdUnavailable
+from stream.storage.reconcile.operator import SWEEP_SECONDS, Item, Operator, Requeue
+
+PREFIX = "watched/"
+INTERVAL = 10.0
+
+
+class Acts:
+    """What an operator does, under the test's control.
+
+    :ivar running: acts that were started and not ended, by key.
+    :ivar started: keys in the order of their acts.
+    :ivar overlaps: acts that were started beside one of the same key.
+    :ivar due: whether an item needs something; if not, it is asked again after the interval.
+    :ivar wait: how long it doesn't, instead of `due`.
+    """
+
+    def __init__(self, concurrency: int = 2) -> None:
+        self.clock = Clock()
+        self.running: dict[str, Deferred[None]] = {}
+        self.started: list[str] = []
+        self.values: list[str] = []
+        self.asked = 0
+        self.overlaps = 0
+        self.due: Callable[[Item[str]], bool] = lambda item: True
+        self.wait: Callable[[Item[str]], float | None] | None = None
+        self._revision = 0
+        self.operator: Operator[str] = Operator(
+            "test",
+            prefix=PREFIX,
+            wait=self._wait,
+            act=self._act,
+            interval=INTERVAL,
+            concurrency=concurrency,
+            reactor=self.clock,
+        )
+
+    def _wait(self, item: Item[str]) -> float | None:
+        self.asked += 1
+        if self.wait is not None:
+            return self.wait(item)
+        return 0 if self.due(item) else INTERVAL
+
+    async def _act(self, item: Item[str]) -> None:
+        self.overlaps += item.key in self.running
+        self.started.append(item.key)
+        self.values.append(item.value)
+        self.running[item.key] = Deferred()
+        try:
+            await self.running[item.key]
+        finally:
+            del self.running[item.key]
+
+    def change(self, *changes: tuple[str, str | None], reset: bool = False) -> None:
+        """A batch of the mirror."""
+        self._revision += 1
+        self.operator.changed(
+            Batch(
+                self._revision,
+                reset,
+                tuple(
+                    Change(f"{PREFIX}{key}", value, None, self._revision) for key, value in changes
+                ),
+            )
+        )
+
+    def settle(self) -> None:
+        """Let what is to happen at once happen."""
+        self.clock.advance(0)
+        self.clock.advance(0)
+
+    def end(self, key: str) -> None:
+        self.running[key].callback(None)
+        self.settle()
+
+    def fail(self, key: str, error: Exception) -> None:
+        self.running[key].errback(error)
+        self.settle()
+
+    def tick(self) -> None:
+        self.clock.advance(INTERVAL)
+        self.settle()
+
+
+@pytest.fixture
+def acts() -> Acts:
+    """A started operator without items."""
+    acts = Acts()
+    acts.operator.startService()
+    return acts
+
+
+def stopping(acts: Acts) -> list[object]:
+    """Begin to stop; the list gets an element when the operator has stopped."""
+    done: list[object] = []
+    ensureDeferred(acts.operator.stopService()).addCallback(done.append)
+    return done
+
+
+def test_new_item(acts: Acts) -> None:
+    """A new item is looked at without waiting for a tick."""
+    acts.change(("a", "1"))
+    assert acts.started == []
+    acts.settle()
+    assert acts.started == ["a"]
+
+
+def test_items_before_the_start() -> None:
+    """What is known before the start is looked at when it starts, not earlier."""
+    acts = Acts()
+    acts.change(("a", "1"))
+    acts.settle()
+    assert acts.asked == 0
+    acts.operator.startService()
+    assert acts.started == ["a"]
+
+
+def test_not_due(acts: Acts) -> None:
+    """What isn't due is asked at each tick, and acted on once it is."""
+    acts.due = lambda item: False
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.tick()
+    acts.tick()
+    assert (acts.asked, acts.started) == (3, [])
+    acts.due = lambda item: True
+    acts.tick()
+    assert acts.started == ["a"]
+
+
+def test_time_is_waited_for(acts: Acts) -> None:
+    """An item is asked again when the time that it told is over, and not before."""
+    ready_at = 7.5
+    acts.wait = lambda item: ready_at - acts.clock.seconds()
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.clock.advance(7.4)
+    assert (acts.asked, acts.started) == (1, [])
+    acts.clock.advance(0.1)
+    assert (acts.asked, acts.started) == (2, ["a"])
+
+
+def test_each_item_has_its_time(acts: Acts) -> None:
+    """Times are kept apart, whatever their order; a new one replaces the old one."""
+    times = {"a": 9.0, "b": 3.0, "c": 6.0}
+    acts.wait = lambda item: times[item.key] - acts.clock.seconds()
+    acts.change(*[(key, "1") for key in times])
+    acts.settle()
+    times["b"] = 8.0
+    acts.operator.wake("b")
+    acts.settle()
+    acts.clock.pump([1.0] * 9)
+    assert acts.started == ["c", "b"]  # and there is no third slot for "a"
+    acts.end("c")
+    assert acts.started == ["c", "b", "a"]
+
+
+def test_idle_items_cost_nothing(acts: Acts) -> None:
+    """What waits for a change is asked when it comes, or once in a long while."""
+    acts.wait = lambda item: None
+    acts.change(*[(str(number), "1") for number in range(1000)])
+    acts.settle()
+    acts.clock.pump([1.0] * int(SWEEP_SECONDS - 1))
+    assert acts.asked == 1000
+    acts.clock.advance(1)
+    assert acts.asked == 2000
+
+
+def test_gone_items_leave_no_timer(acts: Acts) -> None:
+    """Times of items that are deleted or act don't pile up."""
+    acts.wait = lambda item: 5.0
+    for number in range(1000):
+        acts.change((str(number), "1"))
+        acts.settle()
+        acts.change((str(number), None))
+    assert len(acts.operator._timers._heap) < 300
+    acts.clock.advance(5)
+    assert acts.asked == 1000
+
+
+def test_single_flight(acts: Acts) -> None:
+    """While an item is acted on, neither ticks nor wakes nor changes start a second act."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.tick()
+    acts.operator.wake("a")
+    acts.settle()
+    acts.change(("a", "2"))
+    acts.settle()
+    acts.tick()
+    assert acts.started == ["a"]
+    assert acts.overlaps == 0
+
+
+def test_done(acts: Acts) -> None:
+    """After an act that succeeded the item rests until it changes."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.end("a")
+    acts.tick()
+    acts.operator.wake("a")
+    acts.settle()
+    assert acts.started == ["a"]
+    acts.change(("a", "2"))
+    acts.settle()
+    assert acts.values == ["1", "2"]
+
+
+def test_changed_during_the_act(acts: Acts) -> None:
+    """A form that came while the former was acted on is looked at right after."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.change(("a", "2"))
+    acts.change(("a", "3"))
+    acts.settle()
+    acts.end("a")
+    assert acts.values == ["1", "3"]
+
+
+def test_reset_during_the_act(acts: Acts) -> None:
+    """A reload of everything doesn't start a second act of a busy item, and drops what is gone."""
+    acts.change(("a", "1"), ("b", "1"))
+    acts.settle()
+    acts.change(("a", "1"), reset=True)
+    acts.settle()
+    acts.tick()
+    assert acts.started == ["a", "b"]
+    acts.end("b")
+    acts.end("a")
+    acts.tick()
+    assert acts.started == ["a", "b", "a"]
+
+
+def test_gone_and_back_during_the_act(acts: Acts) -> None:
+    """An item that is deleted and comes back isn't acted on beside itself."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.change(("a", None))
+    acts.change(("a", "2"))
+    acts.settle()
+    assert acts.started == ["a"]
+    acts.end("a")
+    assert acts.values == ["1", "2"]
+    assert acts.overlaps == 0
+
+
+def test_gone(acts: Acts) -> None:
+    """A deleted item isn't looked at, even if it was woken just before."""
+    acts.change(("a", "1"))
+    acts.change(("a", None))
+    acts.settle()
+    acts.tick()
+    assert acts.asked == 0
+
+
+def test_failure(acts: Acts) -> None:
+    """An act that failed is tried again at the next tick, not before."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.fail("a", ValueError("broken"))
+    assert acts.started == ["a"]
+    acts.tick()
+    assert acts.started == ["a", "a"]
+    acts.end("a")
+    acts.tick()
+    assert acts.started == ["a", "a"]
+
+
+def test_not_yet(acts: Acts) -> None:
+    """Too early is no end: the item is looked at again at the next tick or wake."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.fail("a", Requeue("later"))
+    acts.tick()
+    acts.fail("a", Requeue("later"))
+    acts.operator.wake("a")
+    acts.settle()
+    assert acts.started == ["a"] * 3
+
+
+def test_woken_during_the_act(acts: Acts) -> None:
+    """What an act waited for may come while it gives up; that isn't forgotten."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.operator.wake("a")
+    acts.settle()
+    acts.fail("a", Requeue("later"))
+    assert acts.started == ["a", "a"]
+
+
+def test_wake(acts: Acts) -> None:
+    """Many wakes of an item at once are one look; an unknown item is ignored."""
+    acts.due = lambda item: False
+    acts.change(("a", "1"), ("b", "1"))
+    acts.settle()
+    asked = acts.asked
+    for _ in range(5):
+        acts.operator.wake("a")
+    acts.operator.wake("unknown")
+    acts.settle()
+    assert acts.asked == asked + 1
+    acts.operator.wake_all()
+    acts.settle()
+    assert acts.asked == asked + 3
+
+
+def test_broken_due(acts: Acts) -> None:
+    """An item that can't be evaluated doesn't stop the others."""
+
+    def due(item: Item[str]) -> bool:
+        if item.key == "a":
+            raise ValueError("broken")
+        return True
+
+    acts.due = due
+    acts.change(("a", "1"), ("b", "1"))
+    acts.settle()
+    assert acts.started == ["b"]
+    acts.tick()
+    assert acts.operator.running
+
+
+def test_concurrency(acts: Acts) -> None:
+    """No more acts run at the same time than allowed; the rest follow in order."""
+    acts.change(*[(key, "1") for key in "abcde"])
+    acts.settle()
+    assert len(acts.running) == 2
+    acts.tick()
+    seen = list(acts.started)
+    while acts.running:
+        acts.end(next(iter(acts.running)))
+        assert len(acts.running) <= 2
+        seen = acts.started
+    assert sorted(seen) == list("abcde")
+
+
+def test_stop_waits(acts: Acts) -> None:
+    """Stopping waits for what runs, and starts nothing that is queued."""
+    acts.change(*[(key, "1") for key in "abcd"])
+    acts.settle()
+    first, second = list(acts.running)
+    done = stopping(acts)
+    acts.end(first)
+    assert done == []
+    acts.end(second)
+    assert done == [None]
+    assert len(acts.started) == 2
+
+
+def test_stop_with_a_limit(acts: Acts) -> None:
+    """What hasn't ended when the time is over is cancelled, and nothing is left behind."""
+    acts.change(("a", "1"), ("b", "1"))
+    acts.settle()
+    done: list[object] = []
+    ensureDeferred(acts.operator.stopService(5)).addCallback(done.append)
+    acts.end("a")
+    acts.clock.advance(4.9)
+    assert done == [] and not acts.operator.was_cut_off
+    acts.clock.advance(0.2)
+    assert done == [None] and acts.operator.was_cut_off
+    assert acts.running == {} and acts.clock.getDelayedCalls() == []
+
+
+def test_stop_within_the_limit(acts: Acts) -> None:
+    """Nothing is cancelled if all ends in time."""
+    acts.change(("a", "1"))
+    acts.settle()
+    done: list[object] = []
+    ensureDeferred(acts.operator.stopService(5)).addCallback(done.append)
+    acts.end("a")
+    assert done == [None] and not acts.operator.was_cut_off
+    assert acts.clock.getDelayedCalls() == []
+
+
+def test_stopped(acts: Acts) -> None:
+    """After the stop nothing is looked at, and no call is left behind."""
+    acts.change(("a", "1"))
+    assert stopping(acts) == [None]
+    acts.change(("b", "1"))
+    acts.operator.wake_all()
+    acts.settle()
+    acts.tick()
+    assert acts.asked == 0
+    assert acts.clock.getDelayedCalls() == []
+
+
+def test_started_again(acts: Acts) -> None:
+    """An operator that is started again reacts to wakes as before."""
+    acts.change(("a", "1"))
+    assert stopping(acts) == [None]
+    acts.due = lambda item: False
+    acts.operator.startService()
+    asked = acts.asked
+    acts.operator.wake("a")
+    acts.settle()
+    assert acts.asked == asked + 1
+
+
+def test_unexpected_end(acts: Acts) -> None:
+    """An act that is cancelled from outside counts as failed; the operator goes on."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.running["a"].cancel()
+    acts.settle()
+    acts.tick()
+    assert acts.started == ["a", "a"]
+
+
+def test_an_outage_of_etcd_is_told_of_rarely() -> None:
+    """However many items wait for it, the log says so once in a while."""
+    acts = Acts(concurrency=50)
+    acts.operator.startService()
+    acts.change(*((str(number), "x") for number in range(20)))
+    acts.settle()
+    with capturedLogs() as events:
+        for key in list(acts.running):
+            acts.fail(key, EtcdUnavailable("away"))
+        acts.clock.advance(INTERVAL)
+        acts.settle()
+        for key in list(acts.running):
+            acts.fail(key, EtcdUnavailable("away"))
+    assert len(acts.started) == 40
+    told = [event["suppressed"] for event in events if event["log_level"] is LogLevel.warn]
+    assert told == [0, 19]

@@ -1,0 +1,73 @@
+"""How much disk space a slice reserves."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+
+from stream.etcd import EtcdClient
+from stream.storage.model import prefix
+from stream.storage.model.entity import Allocation
+from stream.storage.model.state import Level
+from stream.storage.model.statistics import Statistics
+from stream.storage.store.allocation import allocated_space, largest_recent_slice
+from stream.values.bytesize import ByteSize
+from stream.values.codec import encode
+from tests.storage.histories.world import SINK_KEY
+
+STATIC = ByteSize(100)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "relative", "largest", "expected"),
+    [
+        (False, 110, 0, 0),
+        (False, 110, 1000, 0),
+        (True, 110, 0, 100),
+        (True, 110, 1000, 1100),
+        (True, 100, 1, 1),
+        (True, 500, 1000, 5000),
+        (True, 0, 1000, 100),
+    ],
+)
+def test_space(enabled: bool, relative: int, largest: int, expected: int) -> None:
+    """A percentage of the largest recent slice, else the fixed size, else nothing."""
+    allocation = Allocation(enabled, STATIC, relative)
+    assert allocated_space(allocation, ByteSize(largest)) == expected
+
+
+async def _put(client: EtcdClient, level: Level, below: str, size: int) -> None:
+    value = Statistics(slices_count=1, compressed_size=ByteSize(size))
+    await client.put(f"{prefix.statistics(level)}{SINK_KEY}/{below}", encode(value))
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_recent_slice(etcd: EtcdClient) -> None:
+    """Slices that are still written to don't tell how large they will be."""
+    await _put(etcd, Level.LOCAL, "2000-01-01T00:00:00.000Z/v/2000-01-01T00:00:00.000Z/_open", 9)
+    assert await largest_recent_slice(etcd, SINK_KEY) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_the_newest_slices_count(etcd: EtcdClient) -> None:
+    """The eleventh is too old; the sink's sum and reset are no slices."""
+    for number in range(11):
+        opened = f"2000-01-01T00:00:{number:02d}.000Z"
+        await _put(etcd, Level.TARGET, f"{opened}/v/{opened}/_open", 1000 - number)
+    await _put(etcd, Level.TARGET, "_sum", 100_000)
+    await _put(etcd, Level.TARGET, "~reset", 100_000)
+    assert await largest_recent_slice(etcd, SINK_KEY) == 999
+
+
+@pytest_twisted.ensureDeferred
+async def test_uploaded_and_imported_slices_count(etcd: EtcdClient) -> None:
+    """The larger of both levels wins; other sinks don't matter."""
+    opened = "2000-01-01T00:00:00.000Z"
+    await _put(etcd, Level.TARGET, f"{opened}/v/{opened}/_open", 10)
+    await _put(etcd, Level.STAGING, f"{opened}/w/{opened}/_open", 20)
+    other = SINK_KEY.source_key.sink("my-sink-2")
+    await etcd.put(
+        f"{prefix.statistics(Level.TARGET)}{other}/{opened}/v/{opened}/_open",
+        encode(Statistics(compressed_size=ByteSize(99))),
+    )
+    assert await largest_recent_slice(etcd, SINK_KEY) == 20

@@ -1,0 +1,320 @@
+"""Changes of definitions with what they mean for files, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+import attrs
+import pytest
+import pytest_twisted
+
+from stream.definition import lifecycle
+from stream.definition.change import Change
+from stream.definition.entity import Sink
+from stream.definition.key import SinkKey
+from stream.definition.repository import Definitions
+from stream.errors import UserError
+from stream.etcd import EtcdClient
+from stream.storage.model.state import FileState, SliceState
+from stream.storage.store.opening import DefinitionChanges
+from tests.storage.histories.world import (
+    BY,
+    SINK_KEY,
+    SOURCE_KEY,
+    TABLE,
+    RecordingProvider,
+    Storage,
+    with_table,
+)
+
+T = TypeVar("T")
+OTHER = SOURCE_KEY.sink("other-sink")
+
+
+class World:
+    """Makes changes; each run of a body is counted."""
+
+    def __init__(self, client: EtcdClient) -> None:
+        self.storage = Storage(client)
+        self.provider = RecordingProvider()
+        self.changes = DefinitionChanges(
+            client, self.storage.repository, self.provider, self.storage.tick
+        )
+        self.runs = 0
+
+    async def run(self, body: Callable[[Change, Definitions], Awaitable[T]]) -> T:
+        async def counted(change: Change, definitions: Definitions) -> T:
+            self.runs += 1
+            return await body(change, definitions)
+
+        self.runs = 0
+        return await self.changes.run(BY, counted, token="user-token")
+
+    async def create_source(self) -> None:
+        async def body(change: Change, definitions: Definitions) -> None:
+            await definitions.create_source(
+                change,
+                lifecycle.new_source(
+                    SOURCE_KEY, type="http", name="S", secret="s" * 48, at=change.now, by=BY
+                ),
+            )
+
+        await self.run(body)
+
+    async def create_sink(self, *keys: SinkKey) -> None:
+        async def body(change: Change, definitions: Definitions) -> None:
+            for key in keys:
+                await definitions.create_sink(
+                    change,
+                    lifecycle.new_sink(key, name="S", table=TABLE, at=change.now, by=BY),
+                )
+
+        await self.run(body)
+
+    async def do(self, method: str, key: object, *arguments: Any) -> Any:
+        """Call a method of the definitions in a change of its own."""
+
+        async def body(change: Change, definitions: Definitions) -> Any:
+            return await getattr(definitions, method)(change, key, *arguments)
+
+        return await self.run(body)
+
+    async def states(self, key: SinkKey = SINK_KEY) -> list[FileState]:
+        return [file.state for file in await self.storage.files() if file.key.sink_key == key]
+
+    async def check(self) -> None:
+        """The rules of the model; every file that is stored was prepared, the rest discarded."""
+        await self.storage.check()
+        stored = {kv.key: kv.value for kv in (await self.storage.client.range("prepared/")).kvs}
+        kept = {key: value for file in self.provider.kept for key, value in file.records}
+        assert stored == kept
+        assert len(self.provider.kept) + len(self.provider.discarded) == len(self.provider.prepared)
+
+
+@pytest_twisted.async_yield_fixture()
+async def world(etcd: EtcdClient) -> Any:
+    world = World(etcd)
+    await world.create_source()
+    yield world
+
+
+@pytest_twisted.ensureDeferred
+async def test_creating(world: World) -> None:
+    """A new sink has an open file from the moment it exists; the user's token prepares it."""
+    await world.create_sink(SINK_KEY)
+    assert await world.states() == [FileState.WRITING]
+    assert world.provider.tokens == ["user-token"]
+    assert world.runs == 2
+    await world.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_creating_several(world: World) -> None:
+    """Each sink of one change gets its own file, prepared once."""
+    await world.create_sink(SINK_KEY, OTHER)
+    assert await world.states(SINK_KEY) == await world.states(OTHER) == [FileState.WRITING]
+    assert len(world.provider.prepared) == 2
+    await world.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_remote_failure(world: World) -> None:
+    """If something can't be prepared nothing is written, and what was prepared is discarded."""
+    before = (await world.storage.client.range("definition/")).kvs
+
+    async def fail_next() -> None:
+        world.provider.on_prepare = None
+        world.provider.failures.append(UserError("no table"))
+
+    async def fail_after_first() -> None:
+        world.provider.on_prepare = fail_next
+
+    world.provider.on_prepare = fail_after_first
+    with pytest.raises(UserError, match="no table"):
+        await world.create_sink(SINK_KEY, OTHER)
+    assert (await world.storage.client.range("definition/")).kvs == before
+    assert not (await world.storage.client.range("storage/")).kvs
+    assert [file.key.sink_key for file in world.provider.discarded] == [SINK_KEY]
+    assert world.provider.kept == []
+    await world.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_failure_of_the_body(world: World) -> None:
+    """If the change fails after the preparation, that is discarded and nothing is written."""
+    attempts: list[Change] = []
+
+    async def body(change: Change, definitions: Definitions) -> None:
+        await definitions.create_sink(
+            change, lifecycle.new_sink(SINK_KEY, name="S", table=TABLE, at=change.now, by=BY)
+        )
+        attempts.append(change)
+        if len(attempts) == 2:
+            raise UserError("on second thoughts")
+
+    with pytest.raises(UserError, match="on second thoughts"):
+        await world.run(body)
+    assert not (await world.storage.client.range("storage/")).kvs
+    assert len(world.provider.discarded) == 1
+    await world.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_conflict(world: World) -> None:
+    """After a conflict the body runs again with what is prepared already."""
+    attempts: list[Change] = []
+
+    async def body(change: Change, definitions: Definitions) -> None:
+        attempts.append(change)
+        await change.txn.get("somewhere")
+        await definitions.create_sink(
+            change, lifecycle.new_sink(SINK_KEY, name="S", table=TABLE, at=change.now, by=BY)
+        )
+        if len(attempts) == 2:  # the first one only finds out what isn't prepared
+            await world.storage.client.put("somewhere", b"else")
+
+    await world.run(body)
+    assert world.runs == 3
+    assert len(world.provider.prepared) == 1
+    assert await world.states() == [FileState.WRITING]
+    await world.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_sink_changed_meanwhile(world: World) -> None:
+    """If the sink's table changes between preparation and commit, the file is prepared anew."""
+    await world.create_sink(SINK_KEY)
+
+    async def change_table() -> None:
+        world.provider.on_prepare = None
+        await world.do(
+            "update_sink", SINK_KEY, "", lambda sink: with_table(sink, "in.c-bucket.another")
+        )
+
+    world.provider.on_prepare = change_table
+    await world.do("update_sink", SINK_KEY, "", lambda sink: attrs.evolve(sink, name="renamed"))
+    sink = await world.do("sink", SINK_KEY)
+    assert (sink.name, sink.table.keboola.table_id) == ("renamed", "in.c-bucket.another")
+    assert [file.table.keboola.table_id for file in world.provider.prepared] == [
+        "in.c-bucket.table",
+        "in.c-bucket.another",
+        "in.c-bucket.table",
+        "in.c-bucket.another",
+    ]
+    assert [file.table.keboola.table_id for file in world.provider.discarded] == [
+        "in.c-bucket.table"
+    ]
+    assert await world.states() == [FileState.CLOSING, FileState.CLOSING, FileState.WRITING]
+    await world.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_sink_gone_meanwhile(world: World) -> None:
+    """What was prepared for a sink that is gone by then is discarded."""
+    await world.create_sink(SINK_KEY)
+
+    async def delete() -> None:
+        world.provider.on_prepare = None
+        await world.do("delete_sink", SINK_KEY)
+
+    world.provider.on_prepare = delete
+    with pytest.raises(UserError, match="not found"):
+        await world.do("update_sink", SINK_KEY, "", lambda sink: attrs.evolve(sink, name="new"))
+    assert len(world.provider.discarded) == 1
+    assert await world.states() == [FileState.CLOSING]
+    await world.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_updating(world: World) -> None:
+    """An update rotates the file: the new content holds from the new file on."""
+    await world.create_sink(SINK_KEY)
+    await world.do("update_sink", SINK_KEY, "", lambda sink: attrs.evolve(sink, name="new"))
+    assert await world.states() == [FileState.CLOSING, FileState.WRITING]
+    await world.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_updating_a_disabled_sink(world: World) -> None:
+    """An update of a disabled sink opens nothing."""
+    await world.create_sink(SINK_KEY)
+    await world.do("disable_sink", SINK_KEY)
+    await world.do("update_sink", SINK_KEY, "", lambda sink: attrs.evolve(sink, name="new"))
+    assert await world.states() == [FileState.CLOSING]
+    assert len(world.provider.prepared) == 1
+    await world.check()
+
+
+@pytest.mark.parametrize("parent", [False, True], ids=["sink", "source"])
+@pytest_twisted.ensureDeferred
+async def test_disabling_and_enabling(world: World, parent: bool) -> None:
+    """Disabling closes the file, with the slices, enabling opens a new one."""
+    await world.create_sink(SINK_KEY, OTHER)
+    what, key = ("source", SOURCE_KEY) if parent else ("sink", SINK_KEY)
+    await world.do(f"disable_{what}", key)
+    assert await world.states() == [FileState.CLOSING]
+    assert {s.state for s in await world.storage.slices() if s.key.sink_key == SINK_KEY} == {
+        SliceState.CLOSING
+    }
+    assert await world.states(OTHER) == [FileState.CLOSING if parent else FileState.WRITING]
+    assert SINK_KEY.sink_id in world.provider.deactivations
+    assert world.provider.deletions == []
+    await world.check()
+    await world.do(f"enable_{what}", key)
+    assert await world.states() == [FileState.CLOSING, FileState.WRITING]
+    assert (await world.states(OTHER))[-1] is FileState.WRITING
+    await world.check()
+
+
+@pytest.mark.parametrize("parent", [False, True], ids=["sink", "source"])
+@pytest_twisted.ensureDeferred
+async def test_deleting_and_undeleting(world: World, parent: bool) -> None:
+    """Deletion closes the file, undeletion opens a new one."""
+    await world.create_sink(SINK_KEY)
+    what, key = ("source", SOURCE_KEY) if parent else ("sink", SINK_KEY)
+    await world.do(f"delete_{what}", key)
+    assert await world.states() == [FileState.CLOSING]
+    assert world.provider.deactivations == world.provider.deletions == [SINK_KEY.sink_id]
+    await world.check()
+    await world.do(f"undelete_{what}", key)
+    assert await world.states() == [FileState.CLOSING, FileState.WRITING]
+    await world.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_purging(world: World) -> None:
+    """Deleting a source for good closes the files of its sinks, too."""
+    await world.create_sink(SINK_KEY, OTHER)
+    await world.do("purge_source", SOURCE_KEY)
+    assert await world.states(SINK_KEY) == await world.states(OTHER) == [FileState.CLOSING]
+    assert sorted(world.provider.deletions) == [SINK_KEY.sink_id, OTHER.sink_id]
+    await world.check()
+
+
+@pytest_twisted.ensureDeferred
+async def test_reading_alone(world: World) -> None:
+    """A body that changes nothing prepares nothing."""
+    await world.create_sink(SINK_KEY)
+    sink: Sink = await world.do("sink", SINK_KEY)
+    assert sink.key == SINK_KEY
+    assert world.runs == 1
+    assert len(world.provider.prepared) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_endless_preparation(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that wants another table in each run ends with an error, and leaves nothing."""
+    monkeypatch.setattr("stream.storage.store.opening.MAX_ROUNDS", 3)
+    await world.create_sink(SINK_KEY)
+    seen: list[datetime] = []
+
+    def another(sink: Sink) -> Sink:
+        seen.append(world.storage.now)
+        return with_table(sink, f"in.c-bucket.table-{len(seen)}")
+
+    with pytest.raises(RuntimeError, match="come to rest"):
+        await world.do("update_sink", SINK_KEY, "", another)
+    assert await world.states() == [FileState.WRITING]
+    await world.check()

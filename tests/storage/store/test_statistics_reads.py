@@ -1,0 +1,112 @@
+"""Statistics of sinks, files and slices as the API shows them."""
+
+from __future__ import annotations
+
+import attrs
+import pytest_twisted
+
+from stream.definition.change import Change
+from stream.etcd import AtomicTxn, Session
+from stream.storage.model.entity import File
+from stream.storage.model.statistics import Aggregated
+from stream.storage.store.statistics_reads import (
+    clear,
+    file_statistics,
+    last_reset,
+    one_file_statistics,
+    sink_statistics,
+    slice_statistics,
+)
+from tests.storage.histories.world import BY, SINK, SINK_KEY, Storage
+
+
+async def imported(storage: Storage, records: int) -> File:
+    """A file that was opened, filled and imported."""
+    file = await storage.open_file()
+    (slice_,) = await storage.slices(file.key)
+    await storage.count(slice_.key, records)
+    await storage.close_files()
+    await storage.import_all(file.key)
+    return file
+
+
+async def cleared(storage: Storage) -> None:
+    async def body(txn: AtomicTxn) -> None:
+        await clear(Change(txn, storage.tick(), BY), SINK_KEY)
+
+    await storage.step(body)
+
+
+@pytest_twisted.ensureDeferred
+async def test_levels(storage: Storage) -> None:
+    """Records are shown at the level where they are; a slice, a file and a sink sum up."""
+    done = await imported(storage, 100)
+    file = await storage.open_file()
+    (first,) = await storage.slices(file.key)
+    await storage.count(first.key, 3, "source-1")
+    await storage.count(first.key, 4, "source-2")
+    second = await storage.rotate_slice(first.key)
+    assert second is not None
+    await storage.to_uploading(first.key)
+    await storage.to_uploaded(first.key)
+    await storage.count(second.key, 10)
+    assert (await slice_statistics(storage.client, first.key)).staging.records_count == 7
+    assert (await slice_statistics(storage.client, second.key)).local.records_count == 10
+    of_file = await one_file_statistics(storage.client, file.key)
+    assert (of_file.local.records_count, of_file.staging.records_count) == (10, 7)
+    assert of_file.total.slices_count == 2
+    of_sink = await sink_statistics(storage.client, SINK_KEY)
+    assert (of_sink.target.records_count, of_sink.total.records_count) == (100, 117)
+    by_file = await file_statistics(storage.client, SINK_KEY)
+    assert by_file[file.key] == of_file
+    assert by_file[done.key].target.records_count == 100
+    assert len(by_file) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_sinks(storage: Storage) -> None:
+    """A sink whose id begins with another's isn't counted with it."""
+    longer = attrs.evolve(SINK, key=SINK_KEY.source_key.sink("my-sink-2"))
+    file = await storage.open_file(longer)
+    (slice_,) = await storage.slices(file.key)
+    await storage.count(slice_.key, 5)
+    assert (await sink_statistics(storage.client, SINK_KEY)) == Aggregated()
+    assert (await sink_statistics(storage.client, longer.key)).local.records_count == 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_clearing(storage: Storage, session: Session) -> None:
+    """After a clearing only what is imported later counts; deleting old files changes nothing."""
+    done = await imported(storage, 100)
+    file = await storage.open_file()
+    (slice_,) = await storage.slices(file.key)
+    await storage.count(slice_.key, 7)
+    assert await last_reset(storage.client, SINK_KEY) is None
+    await cleared(storage)
+    reset = await last_reset(storage.client, SINK_KEY)
+    assert reset is not None
+    assert (reset.records_count, reset.reset_at) == (100, storage.now)
+    found = await sink_statistics(storage.client, SINK_KEY)
+    assert (found.local.records_count, found.target.records_count) == (7, 0)
+    await storage.close_files()
+    await storage.import_all(file.key)
+    assert (await sink_statistics(storage.client, SINK_KEY)).target.records_count == 7
+    async with await session.lock("file", timeout=5) as lock:
+        await storage.repository.delete_file(storage.client, done.key, lock)
+    found = await sink_statistics(storage.client, SINK_KEY)
+    assert (found.target.records_count, found.target.slices_count) == (7, 1)
+    assert set(await file_statistics(storage.client, SINK_KEY)) == {file.key}
+
+
+@pytest_twisted.ensureDeferred
+async def test_clearing_again(storage: Storage, session: Session) -> None:
+    """A second clearing replaces the first, also when the sum of deleted files counts."""
+    first = await imported(storage, 100)
+    await cleared(storage)
+    async with await session.lock("file", timeout=5) as lock:
+        await storage.repository.delete_file(storage.client, first.key, lock)
+    await imported(storage, 7)
+    await cleared(storage)
+    assert (await sink_statistics(storage.client, SINK_KEY)).total.records_count == 0
+    await imported(storage, 1)
+    assert (await sink_statistics(storage.client, SINK_KEY)).total.records_count == 1

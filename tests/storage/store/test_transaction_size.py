@@ -1,0 +1,286 @@
+"""The largest transactions still fit into etcd, which takes 128 operations by default."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from functools import cache
+from typing import TypeVar
+
+import attrs
+import pytest_twisted
+
+from stream.definition import lifecycle
+from stream.definition.change import Change
+from stream.definition.entity import Sink, Source, TableSink
+from stream.definition.key import SinkKey, SourceKey
+from stream.definition.mappings import MAX_MAPPING_BYTES
+from stream.definition.prefix import SINK_ACTIVE
+from stream.definition.reads import DefinitionReads
+from stream.definition.repository import MAX_DEFINITION_BYTES, Definitions
+from stream.etcd import AtomicTxn, Mirror, Session, json_values
+from stream.mapping.columns import (
+    MAX_COLUMNS,
+    MAX_TEMPLATE_CHARACTERS,
+    Mapping,
+    PathColumn,
+    Template,
+    TemplateColumn,
+)
+from stream.settings import Settings
+from stream.settings.declare import with_values
+from stream.storage.model.entity import Slice
+from stream.storage.model.state import FileState, Level, SliceState
+from stream.storage.store import records
+from stream.storage.store.mapping_cleanup import delete_unused_mappings
+from stream.storage.store.opening import DefinitionChanges
+from stream.storage.store.prepared import PreparedFile
+from stream.storage.store.repository import MAX_SLICES, StorageRepository
+from stream.storage.store.statistics_reads import one_file_statistics
+from stream.values.bytesize import ByteSize
+from stream.values.codec import encode
+from tests.storage.histories.world import (
+    BY,
+    SINK_KEY,
+    SOURCE,
+    SOURCE_KEY,
+    TABLE,
+    RecordingProvider,
+    Storage,
+    prepared_file,
+    sample_volume,
+)
+
+T = TypeVar("T")
+Step = Callable[[Definitions, Change, SourceKey], Awaitable[Source]]
+
+NODES = 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_import_of_a_full_file(storage: Storage) -> None:
+    """With as many slices as a file may have, and more source nodes than etcd could move alone."""
+    file = await storage.open_file()
+    opened = [
+        Slice.opened(file, "vol-1", storage.now + timedelta(seconds=n), ByteSize(0))
+        for n in range(1, MAX_SLICES)
+    ]
+    for start in range(0, len(opened), 20):
+
+        async def create(txn: AtomicTxn, part: list[Slice] = opened[start : start + 20]) -> None:
+            for slice_ in part:
+                await records.create_slice(txn, slice_)
+                if slice_ is not opened[-1]:
+                    closed = slice_.advance(SliceState.WRITING, SliceState.CLOSING, storage.now)
+                    records.save_slice(txn, slice_, closed)
+
+        await storage.step(create)
+    slices = await storage.slices(file.key)
+    assert len(slices) == MAX_SLICES
+    assert await storage.rotate_slice(slices[-1].key) is None
+    for slice_ in slices[:3]:
+        for node in range(NODES):
+            await storage.count(slice_.key, 1, f"node-{node}")
+    await storage.close_files()
+    for slice_ in await storage.slices(file.key):
+        await storage.to_uploading(slice_.key)
+        await storage.to_uploaded(slice_.key)
+    await storage.to_importing(file.key)
+    imported = await storage.to_imported(file.key)
+    assert imported.state is FileState.IMPORTED
+    assert {slice_.state for slice_ in await storage.slices(file.key)} == {SliceState.IMPORTED}
+    statistics = await one_file_statistics(storage.client, file.key)
+    assert statistics.target == statistics.total
+    assert statistics.target.records_count == 3 * NODES
+    assert statistics.target.slices_count == MAX_SLICES
+    found = await storage.client.range(f"storage/slice/level/{Level.TARGET.value}/{file.key}/")
+    assert found.count == MAX_SLICES
+
+
+# The largest definitions.
+
+
+@cache
+def _largest_mapping(mark: str) -> Mapping:
+    """As many columns as there may be, with templates, and as many bytes as can be stored.
+
+    :param mark: tells one from another.
+    """
+    template = Template("jsonnet", mark + "x" * (MAX_TEMPLATE_CHARACTERS - len(mark)))
+    columns = [
+        TemplateColumn(name=f"{'c' * 60}{number:04}", template=template)
+        for number in range(MAX_COLUMNS - 1)
+    ]
+    rest = PathColumn(name="rest", path="x")
+    missing = MAX_MAPPING_BYTES - len(encode(Mapping((*columns, rest))))
+    rest = attrs.evolve(rest, path="x" * (1 + missing))
+    mapping = Mapping((*columns, rest))
+    assert len(encode(mapping)) == MAX_MAPPING_BYTES
+    return mapping
+
+
+def _largest_sink(key: SinkKey, mark: str, now: datetime) -> Sink:
+    """With a description that grows sixfold as JSON, as large as a definition may be."""
+    table = _largest_table(mark)
+    sink = lifecycle.new_sink(
+        key, name="n" * 40, table=table, description="\x01" * 4096, at=now, by=BY
+    )
+    return attrs.evolve(
+        sink, description=sink.description + "d" * (MAX_DEFINITION_BYTES - len(encode(sink)))
+    )
+
+
+class _Provider(RecordingProvider):
+    """Its record of a file has what the real one has: the names of the columns, credentials."""
+
+    async def prepare(
+        self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
+    ) -> PreparedFile:
+        prepared = await super().prepare(source, sink, opened_at, token=token)
+        value = b"x" * (64 * MAX_COLUMNS + 8192)
+        self.prepared[-1] = attrs.evolve(prepared, records=((prepared.records[0][0], value),))
+        return self.prepared[-1]
+
+
+class _Changes:
+    """Changes of definitions with files on several volumes, as the API makes them."""
+
+    def __init__(self, storage: Storage, volumes: int) -> None:
+        self.storage = storage
+        storage.volumes = [sample_volume(f"vol-{n:02}", f"node-{n}") for n in range(volumes)]
+        level = with_values(
+            Settings().storage.level, {("local", "volume", "assignment", "count"): volumes}
+        )
+        storage.repository = StorageRepository(level, lambda: storage.volumes)
+        self._changes = DefinitionChanges(
+            storage.client, storage.repository, _Provider(), storage.tick
+        )
+        self.transactions = 0
+
+    async def run(self, body: Callable[[Change, Definitions], Awaitable[T]]) -> T:
+        async def counted(change: Change, definitions: Definitions) -> T:
+            self.transactions += 1
+            return await body(change, definitions)
+
+        self.transactions = 0
+        return await self._changes.run(BY, counted, token="token")
+
+    async def create(self, key: SinkKey, mark: str) -> Sink:
+        async def body(change: Change, definitions: Definitions) -> Sink:
+            return await definitions.create_sink(change, _largest_sink(key, mark, change.now))
+
+        return await self.run(body)
+
+
+async def _source(changes: _Changes) -> None:
+    async def body(change: Change, definitions: Definitions) -> Source:
+        source = attrs.evolve(SOURCE, description="\x01" * 4096)
+        return await definitions.create_source(change, source)
+
+    await changes.run(body)
+
+
+LARGE_SINKS = 20
+MOST_VOLUMES = 24
+"""Of a sink, with the operations of a transaction that etcd takes by default."""
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_largest_sink_from_its_making_to_its_end(
+    storage: Storage, session: Session
+) -> None:
+    """With the largest mapping, on many volumes, every step is what etcd takes by default."""
+    changes = _Changes(storage, MOST_VOLUMES)
+    client = storage.client
+    await _source(changes)
+    await changes.create(SINK_KEY, "first")
+    reads = DefinitionReads(client)
+    for mark in ("second", "third"):
+        table = attrs.evolve(TABLE, mapping=_largest_mapping(mark))
+
+        def patch(sink: Sink, table: TableSink = table) -> Sink:
+            return attrs.evolve(sink, table=table)
+
+        async def update(
+            change: Change, definitions: Definitions, patch: Callable[[Sink], Sink] = patch
+        ) -> Sink:
+            return await definitions.update_sink(change, SINK_KEY, "Updated.", patch)
+
+        await changes.run(update)
+        await storage.check()
+    await changes.run(lambda change, definitions: definitions.rollback_sink(change, SINK_KEY, 1))
+    assert (await reads.sink_versions_page(SINK_KEY, "", 100)).total == 4
+    (sink,) = await reads.with_mappings([await reads.sink(SINK_KEY)])
+    assert sink.table.mapping.mapping == _largest_mapping("first")
+    (open_file,) = [file for file in await storage.files() if file.state is FileState.WRITING]
+    for slice_ in await storage.slices(open_file.key):
+        assert await storage.rotate_slice(slice_.key) is not None
+    source = await reads.source(SOURCE_KEY)
+    prepared = prepared_file(sink, storage.tick(), b"x" * 16384)
+    rotated = await storage.step(
+        lambda txn: storage.repository.rotate_file(txn, open_file.key, prepared, source, sink)
+    )
+    assert rotated is not None
+    await changes.run(lambda change, definitions: definitions.disable_sink(change, SINK_KEY))
+    files = await storage.files()
+    assert len(files) == 5
+    for file in files:
+        for slice_ in await storage.slices(file.key):
+            await storage.count(slice_.key, 1)
+        await storage.import_all(file.key)
+    await storage.check()
+    assert await storage.records_count() == len(await storage.slices()) == 6 * MOST_VOLUMES
+    await changes.run(lambda change, definitions: definitions.enable_sink(change, SINK_KEY))
+    await changes.run(lambda change, definitions: definitions.delete_sink(change, SINK_KEY))
+    await changes.run(lambda change, definitions: definitions.undelete_sink(change, SINK_KEY))
+    await changes.run(lambda change, definitions: definitions.purge_source(change, SOURCE_KEY))
+    assert not (await client.range("definition/")).kvs
+    async with await session.lock("files", timeout=30) as lock:
+        for file in await storage.files():
+            assert not await delete_unused_mappings(client, SINK_KEY)
+            await storage.repository.delete_file(client, file.key, lock)
+    assert len((await client.range("storage/mapping/", keys_only=True)).kvs) == 3
+    assert await delete_unused_mappings(client, SINK_KEY)
+    assert not (await client.range("storage/mapping/", keys_only=True)).kvs
+
+
+@cache
+def _largest_table(mark: str) -> TableSink:
+    return attrs.evolve(TABLE, mapping=_largest_mapping(mark))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_source_with_the_largest_sinks(storage: Storage) -> None:
+    """Sinks as large as they can be are switched together: their bytes count, too.
+
+    That a source may have many more, is shown by
+    `tests.definition.test_repository.test_many_sinks_are_switched_in_pieces`.
+    """
+    changes = _Changes(storage, 2)
+    await _source(changes)
+    for number in range(LARGE_SINKS):
+        await changes.create(SOURCE_KEY.sink(f"sink-{number:03}"), "same")
+    for step in (
+        Definitions.disable_source,
+        Definitions.enable_source,
+        Definitions.delete_source,
+        Definitions.undelete_source,
+    ):
+
+        async def switch(change: Change, definitions: Definitions, step: Step = step) -> Source:
+            return await step(definitions, change, SOURCE_KEY)
+
+        await changes.run(switch)
+        assert changes.transactions > 1
+    await storage.check()
+    sinks = await DefinitionReads(storage.client).sinks(SOURCE_KEY)
+    assert len(sinks) == LARGE_SINKS and all(sink.is_enabled for sink in sinks)
+    mirror: Mirror[Sink] = Mirror(storage.client, SINK_ACTIVE, json_values(Sink))
+    await mirror.startService()
+    assert len(mirror.items) == LARGE_SINKS
+    await mirror.stopService()
+    _, purged = await changes.run(
+        lambda change, definitions: definitions.purge_source(change, SOURCE_KEY)
+    )
+    assert len(purged) == LARGE_SINKS
+    assert not (await storage.client.range("definition/")).kvs

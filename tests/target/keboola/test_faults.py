@@ -1,0 +1,79 @@
+"""Each fault that the sandbox can be told to have, in the life of a sink: rows exactly once.
+
+A few of them run always, all with ``STREAM_FAULTS=all`` (``make faults``), which shows a table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from benchmarks.markdown import table
+from stream.etcd import EtcdClient
+from tests.sandbox.test_faults import ROUTES as SANDBOX_ROUTES
+from tests.target.keboola.bridge import running_bridge
+from tests.target.keboola.faults import CASES, ROUTES, ROWS, SHORT, Outcome, live
+
+ALL = os.environ.get("STREAM_FAULTS") == "all"
+_HEAD = (
+    *("fault", "step", "attempts", "the route's answers", "uploads of 2 slices"),
+    *("import jobs", "rows of 3", "doubled", "tokens and files left over"),
+    *("events of slices, of files", "what the owner was told"),
+)
+
+
+@pytest.fixture(scope="module")
+def report() -> Iterator[dict[str, Outcome]]:
+    """What became of each case; printed at the end."""
+    outcomes: dict[str, Outcome] = {}
+    yield outcomes
+    print("\n\n" + table(_HEAD, [_row(name, outcome) for name, outcome in outcomes.items()]))
+
+
+def _row(name: str, outcome: Outcome) -> tuple[object, ...]:
+    return (
+        name,
+        CASES[name].step.rstrip("_").replace("_", " "),
+        outcome.attempts,
+        ", ".join(map(str, outcome.answers)),
+        outcome.uploads,
+        ", ".join(f"{count} {status}" for status, count in sorted(outcome.jobs.items())),
+        len(outcome.rows),
+        sum(outcome.rows.values()) - len(outcome.rows),
+        ", ".join(map(str, outcome.left)),
+        ", ".join(map(str, outcome.events)),
+        "; ".join(problem.partition(", method")[0] for problem in outcome.problems),
+    )
+
+
+@pytest.mark.parametrize("name", CASES if ALL else SHORT)
+@pytest_twisted.ensureDeferred
+async def test_fault(
+    etcd: EtcdClient, tmp_path: Path, name: str, report: dict[str, Outcome]
+) -> None:
+    """The life of a sink goes on after the fault, and each record is a row exactly once."""
+    case = CASES[name]
+    async with running_bridge(etcd, tmp_path) as bridge:
+        outcome = await live(bridge, tmp_path, case)
+    report[name] = outcome
+    assert outcome.rows == Counter(chain(*ROWS))
+    assert tuple(outcome.answers[: len(case.answers)]) == case.answers
+    assert outcome.attempts == case.attempts
+    assert outcome.uploads == case.uploads
+    assert outcome.jobs == Counter(dict(case.jobs))
+    assert outcome.left == case.left
+    assert outcome.events == case.events
+
+
+def test_each_route_has_its_cases() -> None:
+    """No route that the service calls is left out of the faults."""
+    calls = ROUTES.keys() & SANDBOX_ROUTES.keys()
+    assert SANDBOX_ROUTES.keys() - calls == {"previewTable", "listFiles", "getFile", "listEvents"}
+    for route in ROUTES:
+        assert any(name.startswith(f"503 twice: {route}") for name in CASES), route

@@ -1,0 +1,341 @@
+"""What is made remotely for a file: in which order, with which token, and how it is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as _reactor
+
+from stream.definition.change import Change
+from stream.definition.entity import SYSTEM
+from stream.encryption import encryptor_from
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, EtcdClient, EtcdUnavailable, atomic
+from stream.storage.model.key import FileKey, JobKey
+from stream.storage.store.prepared import PreparedFile
+from stream.target.keboola.provider import KeboolaFileProvider, load_sink_token
+from stream.target.keboola.records import (
+    JobRecord,
+    decode_file,
+    decode_token,
+    encode_record,
+    file_record_key,
+    job_record_key,
+    token_record_key,
+)
+from tests.storage.histories.world import SINK, SINK_KEY, SOURCE
+from tests.storage.samples import OPENED_AT
+from tests.target.keboola.fakes import MASTER, FakeStorageApi, refused
+
+reactor: Any = _reactor
+ENCRYPTOR = encryptor_from("aes", b"k" * 32)
+
+
+@attrs.define
+class Setting:
+    etcd: EtcdClient
+    api: FakeStorageApi
+    provider: KeboolaFileProvider
+
+    async def prepare(self, *, token: str | None = MASTER, later: int = 0) -> PreparedFile:
+        opened_at = OPENED_AT + timedelta(milliseconds=later)
+        return await self.provider.prepare(SOURCE, SINK, opened_at, token=token)
+
+    async def store(self, prepared: PreparedFile) -> None:
+        for key, value in prepared.records:
+            await self.etcd.put(key, value)
+
+    async def stored_token_id(self) -> str | None:
+        stored = await self.etcd.get(token_record_key(SINK_KEY))
+        return decode_token(stored.value).token_id if stored else None
+
+
+@pytest.fixture
+def setting(etcd: EtcdClient, tmp_path: Path) -> Setting:
+    api = FakeStorageApi(tmp_path)
+    return Setting(etcd, api, KeboolaFileProvider(etcd, api, ENCRYPTOR, reactor))
+
+
+@pytest_twisted.ensureDeferred
+async def test_everything_is_made_in_order_for_a_user(setting: Setting) -> None:
+    """Bucket and token with the user's token, table and file with the new one."""
+    prepared = await setting.prepare()
+    assert [name for name, _ in setting.api.calls] == [
+        "get_bucket",
+        "create_bucket",
+        "create_token",
+        "get_table",
+        "create_table",
+        "add_table_metadata",
+        "prepare_file",
+    ]
+    assert prepared.key == FileKey.of(SINK_KEY, OPENED_AT)
+    assert prepared.table == SINK.table
+    assert prepared.provider == "keboola"
+    (file,) = setting.api.files.values()
+    assert prepared.expiration == file.expiration
+    assert [key for key, _ in prepared.records] == [
+        f"storage/keboola/secret/token/{SINK_KEY}",
+        f"storage/keboola/file/{prepared.key}",
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_written_before_the_transaction(setting: Setting) -> None:
+    """What a crash leaves behind is remote."""
+    await setting.prepare()
+    assert (await setting.etcd.range("storage/")).count == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_records_hold_no_secret_in_clear(setting: Setting) -> None:
+    """Token and credentials are sealed, and can be opened again."""
+    prepared = await setting.prepare()
+    (token_id, token) = list(setting.api.tokens.items())[-1]
+    values = dict(prepared.records)
+    assert all(token.encode() not in value and b"hush" not in value for value in values.values())
+    record = decode_token(values[token_record_key(SINK_KEY)])
+    assert record.token_id == token_id
+    assert (await record.unseal(ENCRYPTOR)).token == token
+    file = decode_file(values[file_record_key(prepared.key)])
+    assert (await file.unseal(ENCRYPTOR)).credentials["secret"] == "hush"
+    assert file.columns == ("body",)
+    assert "hush" not in repr(prepared)
+    assert token not in repr(prepared)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_background_uses_the_stored_token(setting: Setting) -> None:
+    """No bucket is looked at and no token is made."""
+    await setting.store(await setting.prepare())
+    setting.api.calls.clear()
+    prepared = await setting.prepare(token=None, later=1)
+    assert [name for name, _ in setting.api.calls] == ["get_table", "prepare_file"]
+    assert [key for key, _ in prepared.records] == [file_record_key(prepared.key)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_token_is_replaced_meanwhile(setting: Setting) -> None:
+    """The background goes on with the new one."""
+    first = await setting.prepare()
+    await setting.store(first)
+
+    async def change() -> None:
+        changed = await setting.prepare(later=1)
+        await setting.store(changed)
+        await setting.provider.committed(changed)
+
+    setting.api.before["prepare_file"] = change
+    prepared = await setting.prepare(token=None, later=2)
+    assert len(setting.api.files) == 3
+    assert [key for key, _ in prepared.records] == [file_record_key(prepared.key)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_background_needs_a_stored_token(setting: Setting) -> None:
+    """Without one nothing is called."""
+    with pytest.raises(UserError, match=r"sink token .* not found in the database") as missing:
+        await setting.prepare(token=None)
+    assert missing.value.status == 404
+    assert setting.api.calls == []
+
+
+@pytest.mark.parametrize(
+    ("failing", "undone"),
+    [
+        ("create_bucket", []),
+        ("create_token", []),
+        ("get_table", ["delete_token"]),
+        ("create_table", ["delete_token"]),
+        ("add_table_metadata", ["delete_token"]),
+        ("prepare_file", ["delete_token"]),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_failure_undoes_what_was_made(
+    setting: Setting, failing: str, undone: list[str]
+) -> None:
+    """The error is passed on, and no token is left."""
+    setting.api.failures[failing] = [refused(500)]
+    with pytest.raises(UserError, match="refused"):
+        await setting.prepare()
+    calls = [name for name, _ in setting.api.calls]
+    assert calls[calls.index(failing) + 1 :] == undone
+    assert list(setting.api.tokens.values()) == [MASTER]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_undo_that_fails_hides_nothing(setting: Setting) -> None:
+    """The first error is told, not the one of the undoing."""
+    setting.api.failures["prepare_file"] = [refused(500, "storage.first")]
+    setting.api.failures["delete_token"] = [refused(500, "storage.second")]
+    with pytest.raises(UserError) as problem:
+        await setting.prepare()
+    assert problem.value.name == "storage.first"
+
+
+@pytest_twisted.ensureDeferred
+async def test_discarding_undoes_in_reverse_order(setting: Setting) -> None:
+    """The file is deleted with the new token, so the token goes last."""
+    prepared = await setting.prepare()
+    setting.api.calls.clear()
+    await setting.provider.discard(prepared)
+    assert [name for name, _ in setting.api.calls] == ["delete_file", "delete_token"]
+    assert setting.api.files == {}
+    assert list(setting.api.tokens.values()) == [MASTER]
+
+
+@pytest_twisted.ensureDeferred
+async def test_discarding_goes_on_after_a_failure(setting: Setting) -> None:
+    """A file that can't be deleted doesn't keep the token alive, and nothing is raised."""
+    prepared = await setting.prepare()
+    setting.api.failures["delete_file"] = [refused(500)]
+    await setting.provider.discard(prepared)
+    assert list(setting.api.tokens.values()) == [MASTER]
+
+
+@pytest_twisted.ensureDeferred
+async def test_discarding_in_the_background_keeps_the_stored_token(setting: Setting) -> None:
+    """Only the new staging file goes."""
+    await setting.store(await setting.prepare())
+    setting.api.calls.clear()
+    await setting.provider.discard(await setting.prepare(token=None, later=1))
+    assert setting.api.called("delete_file", "delete_token") == [("delete_file", "1003")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_stored_after_all_is_not_undone(setting: Setting) -> None:
+    """If only the answer of etcd was lost, the file keeps its token and staging file."""
+    await setting.store(await setting.prepare())
+    second = await setting.prepare(later=1)
+    await setting.store(second)
+    await setting.provider.discard(second)
+    token_id = await setting.stored_token_id()
+    assert set(setting.api.tokens) == {"1", token_id}
+    assert len(setting.api.files) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_of_another_at_the_same_time_is_no_reason_to_keep(setting: Setting) -> None:
+    """What counts is that our own record was stored."""
+    await setting.store(await setting.prepare())
+    loser = await setting.prepare()
+    await setting.provider.discard(loser)
+    assert set(setting.api.tokens) == {"1", await setting.stored_token_id()}
+    assert len(setting.api.files) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_undone_while_nobody_knows(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an answer from etcd a leaked token is better than an open file without one."""
+    prepared = await setting.prepare()
+
+    async def away(key: str, *, revision: int = 0) -> None:
+        raise EtcdUnavailable("away")
+
+    monkeypatch.setattr(setting.etcd, "get", away)
+    await setting.provider.discard(prepared)
+    assert len(setting.api.tokens) == 2
+    assert len(setting.api.files) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_replaced_token_is_deleted_after_the_commit(setting: Setting) -> None:
+    """Until then the earlier files still need it."""
+    await setting.store(await setting.prepare())
+    before = await setting.stored_token_id()
+    second = await setting.prepare(later=1)
+    assert before in setting.api.tokens
+    await setting.store(second)
+    await setting.provider.committed(second)
+    assert set(setting.api.tokens) == {"1", await setting.stored_token_id()}
+    assert before not in setting.api.tokens
+
+
+async def _change(
+    client: EtcdClient, body: Callable[[Change], Awaitable[None]], *, fail: bool = False
+) -> None:
+    async def attempt(txn: AtomicTxn) -> None:
+        await body(Change(txn, OPENED_AT, SYSTEM))
+        if fail:
+            raise UserError("changed my mind")
+
+    await atomic(client, attempt)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_deactivated_sink_loses_its_token(setting: Setting) -> None:
+    """The record goes in the transaction, the token itself with the user's token after it."""
+    await setting.store(await setting.prepare())
+    await _change(
+        setting.etcd,
+        lambda change: setting.provider.deactivated(change, SINK, token=MASTER),
+    )
+    assert await setting.stored_token_id() is None
+    assert list(setting.api.tokens.values()) == [MASTER]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_change_that_fails_keeps_the_token(setting: Setting) -> None:
+    """Nothing remote happens before the commit."""
+    await setting.store(await setting.prepare())
+    with pytest.raises(UserError, match="changed my mind"):
+        await _change(
+            setting.etcd,
+            lambda change: setting.provider.deactivated(change, SINK, token=MASTER),
+            fail=True,
+        )
+    assert await setting.stored_token_id() in setting.api.tokens
+    assert setting.api.called("delete_token") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sink_without_token_can_be_deactivated(setting: Setting) -> None:
+    """There is nothing to delete then."""
+    await _change(
+        setting.etcd,
+        lambda change: setting.provider.deactivated(change, SINK, token=MASTER),
+    )
+    assert setting.api.calls == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_token_that_cannot_be_deleted_is_only_logged(setting: Setting) -> None:
+    """The change is made all the same."""
+    await setting.store(await setting.prepare())
+    setting.api.failures["delete_token"] = [refused(500)]
+    await _change(
+        setting.etcd,
+        lambda change: setting.provider.deactivated(change, SINK, token=MASTER),
+    )
+    assert await setting.stored_token_id() is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_deleted_sink_has_no_job_records(setting: Setting) -> None:
+    """Those of other sinks stay."""
+    other = SINK_KEY.source_key.sink("my-sink-2")
+    for sink in (SINK_KEY, other):
+        job = JobKey.of(sink, "321")
+        await setting.etcd.put(job_record_key(job), encode_record(JobRecord(job)))
+    await _change(setting.etcd, lambda change: setting.provider.deleted(change, SINK))
+    left = await setting.etcd.range("storage/keboola/job/")
+    assert [kv.key for kv in left.kvs] == [f"storage/keboola/job/{other}/321"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sink_token_is_read_and_opened(setting: Setting) -> None:
+    """The stored token works with the encryption it was stored with, and with no other."""
+    await setting.store(await setting.prepare())
+    token = await load_sink_token(setting.etcd, ENCRYPTOR, SINK_KEY)
+    assert token.value in setting.api.tokens.values()
+    with pytest.raises(UserError, match="token decryption failed"):
+        await load_sink_token(setting.etcd, encryptor_from("aes", b"x" * 32), SINK_KEY)

@@ -1,0 +1,149 @@
+"""The bridge's records in etcd: their keys, their JSON, and what is sealed in them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import attrs
+import orjson
+import pytest
+
+from stream.encryption import encryptor_from
+from stream.encryption.interface import IEncryptor
+from stream.errors import UserError
+from stream.staging import FileUpload
+from stream.storage.model.key import FileKey, JobKey
+from stream.target.keboola.records import (
+    FileRecord,
+    JobRecord,
+    TokenRecord,
+    decode_file,
+    decode_token,
+    encode_record,
+    file_record_key,
+    job_record_key,
+    job_records_of,
+    token_record_key,
+)
+from stream.target.keboola.values import SinkToken
+from tests.encryption.steps import done
+from tests.storage.histories.world import SINK_KEY
+from tests.storage.samples import OPENED_AT
+
+CLEAR = encryptor_from("none")
+SEALED = encryptor_from("aes", b"k" * 32)
+OTHER = encryptor_from("aes", b"x" * 32)
+
+FILE = FileKey.of(SINK_KEY, OPENED_AT)
+TOKEN = SinkToken("1001", "description", "the-secret")
+UPLOAD = FileUpload(
+    7,
+    "my-source_my-sink_20000101010000",
+    "aws",
+    "eu",
+    {"key": "exp/7/", "credentials": {"SecretAccessKey": "the-secret"}},
+    datetime(2000, 1, 1, 13, tzinfo=UTC),
+)
+
+
+def _file(encryptor: IEncryptor) -> FileRecord:
+    return done(FileRecord.seal(FILE, "in.c-bucket.table", ("id", "body"), UPLOAD, encryptor))
+
+
+def test_keys() -> None:
+    """Each record lies below its sink."""
+    assert token_record_key(SINK_KEY) == "storage/keboola/secret/token/123/456/my-source/my-sink"
+    assert (
+        file_record_key(FILE)
+        == "storage/keboola/file/123/456/my-source/my-sink/2000-01-01T01:00:00.000Z"
+    )
+    assert job_record_key(JobKey.of(SINK_KEY, "321")) == f"{job_records_of(SINK_KEY)}321"
+    assert job_records_of(SINK_KEY) == "storage/keboola/job/123/456/my-source/my-sink/"
+
+
+def test_token_record_in_clear() -> None:
+    """Without encryption the token is there as it came, the encrypted text is empty."""
+    assert encode_record(done(TokenRecord.seal(SINK_KEY, TOKEN, CLEAR))) == (
+        b'{"projectId":123,"branchId":456,"sourceId":"my-source","sinkId":"my-sink",'
+        b'"token":{"id":"1001","description":"description","token":"the-secret"},'
+        b'"tokenId":"1001","encryptedToken":""}'
+    )
+
+
+def test_sealed_token_record() -> None:
+    """With encryption the plain token is null."""
+    plain = orjson.loads(encode_record(done(TokenRecord.seal(SINK_KEY, TOKEN, SEALED))))
+    assert plain["token"] is None
+    assert plain["tokenId"] == "1001"
+    assert plain["encryptedToken"].startswith("aes::")
+
+
+def test_file_record_in_clear() -> None:
+    """The members keep their capitals."""
+    plain = orjson.loads(encode_record(_file(CLEAR)))
+    assert list(plain) == [
+        "FileKey",
+        "SinkKey",
+        "TableID",
+        "Columns",
+        "StorageJobID",
+        "UploadCredentials",
+        "EncryptedCredentials",
+        "FileID",
+        "FileName",
+        "CredentialsExpiration",
+    ]
+    assert plain["StorageJobID"] is None
+    assert plain["FileID"] == 7
+    assert plain["Columns"] == ["id", "body"]
+    assert plain["CredentialsExpiration"] == "2000-01-01T13:00:00.000Z"
+
+
+def test_job_record() -> None:
+    """A job record is its key."""
+    assert encode_record(JobRecord(JobKey.of(SINK_KEY, "321"))) == (
+        b'{"projectId":123,"branchId":456,"sourceId":"my-source","sinkId":"my-sink","jobId":"321"}'
+    )
+
+
+@pytest.mark.parametrize("encryptor", [CLEAR, SEALED])
+def test_round_trips(encryptor: IEncryptor) -> None:
+    """What was sealed, stored and read is what it was."""
+    token = decode_token(encode_record(done(TokenRecord.seal(SINK_KEY, TOKEN, encryptor))))
+    assert done(token.unseal(encryptor)) == TOKEN
+    file = decode_file(encode_record(_file(encryptor)))
+    assert done(file.unseal(encryptor)) == UPLOAD
+
+
+def test_values_in_clear_survive_switching_encryption_on() -> None:
+    """Records from before are still read."""
+    assert done(done(TokenRecord.seal(SINK_KEY, TOKEN, CLEAR)).unseal(SEALED)) == TOKEN
+    assert done(_file(CLEAR).unseal(SEALED)) == UPLOAD
+
+
+def test_another_key_opens_nothing() -> None:
+    """The errors say what is wrong, and no secret."""
+    with pytest.raises(UserError, match="token decryption failed and unencrypted token") as error:
+        done(done(TokenRecord.seal(SINK_KEY, TOKEN, SEALED)).unseal(OTHER))
+    assert "the-secret" not in str(error.value)
+    with pytest.raises(UserError, match=r"credentials of the file .* can't be decrypted") as error:
+        done(_file(SEALED).unseal(OTHER))
+    assert "the-secret" not in str(error.value)
+
+
+def test_a_sealed_value_belongs_to_its_record() -> None:
+    """Copied to another sink's or file's record it can't be opened."""
+    token = attrs.evolve(
+        done(TokenRecord.seal(SINK_KEY, TOKEN, SEALED)), key=SINK_KEY.source_key.sink("another")
+    )
+    with pytest.raises(UserError, match="token decryption failed"):
+        done(token.unseal(SEALED))
+    file = attrs.evolve(_file(SEALED), file_key=FileKey.of(SINK_KEY, datetime.now(UTC)))
+    with pytest.raises(UserError, match="can't be decrypted"):
+        done(file.unseal(SEALED))
+
+
+@pytest.mark.parametrize("record", [done(TokenRecord.seal(SINK_KEY, TOKEN, CLEAR)), _file(CLEAR)])
+def test_no_secret_in_texts(record: object) -> None:
+    """A record may be logged."""
+    assert "the-secret" not in repr(record)
