@@ -53,7 +53,8 @@ class Case:
     :ivar settings: of the sink.
     :ivar after: seconds from the opening before which it mustn't fire.
     :ivar expires: life of the file's credentials; 0.0 = long.
-    :ivar also: how causes of other rotations begin, without which it can't be shown.
+    :ivar also: how causes of other rotations begin, without which it can't be shown: on a slow
+        machine each sink that rotates slices may come to as many as its file may have.
     """
 
     kind: str
@@ -69,9 +70,13 @@ CASES = {
     "slice-min-interval": Case(
         "slice", "count threshold", {f"{_UPLOAD}count": 1}, also=(_BY_SLICES,)
     ),
-    "slice-count": Case("slice", "count threshold", {f"{_UPLOAD}count": _COUNT}),
-    "slice-size": Case("slice", "size threshold", {f"{_UPLOAD}size": "5KB"}),
-    "slice-interval": Case("slice", "time threshold", {f"{_UPLOAD}interval": "6s"}, 6),
+    "slice-count": Case(
+        "slice", "count threshold", {f"{_UPLOAD}count": _COUNT}, also=(_BY_SLICES,)
+    ),
+    "slice-size": Case("slice", "size threshold", {f"{_UPLOAD}size": "5KB"}, also=(_BY_SLICES,)),
+    "slice-interval": Case(
+        "slice", "time threshold", {f"{_UPLOAD}interval": "6s"}, 6, also=(_BY_SLICES,)
+    ),
     "file-min-interval": Case("file", "count threshold", {f"{_IMPORT}count": 1}),
     "file-count": Case("file", "count threshold", {f"{_IMPORT}count": _COUNT}),
     "file-size": Case("file", "size threshold", {f"{_IMPORT}size": "5KB"}),
