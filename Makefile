@@ -85,7 +85,7 @@ $(WITH_RACE): $(SINGLE_FILE)
 
 run-stream-service: install ## Run the service with empty volumes, and again whenever its source changes
 	$(EMPTY_SERVICE)
-	exec $(BIN)/python -m watcher --delay $(RESTART_DELAY) --watch stream --watch $(dir $(CONFIG)) -- \
+	exec $(BIN)/python -m tools.rerun --delay $(RESTART_DELAY) --watch stream --watch $(dir $(CONFIG)) -- \
 		$(BIN)/python -X dev -m stream $(SERVICE_FLAGS) $(SERVICE_COMPONENTS)
 
 run-stream-service-once: $(WITH_RACE) ## Run the single file in development mode with empty volumes
@@ -207,13 +207,13 @@ deploy-local: ## Install into MiniKube on this machine; needs docker, minikube, 
 
 docker-steps: ## Execute the steps of the service image without an engine, in target/docker-steps; needs root
 	rm -rf --one-file-system target/docker-steps
-	provisioning/dev/docker/steps.sh target/docker-steps
+	docker/steps.sh target/docker-steps
 
 kube-check: install target/kube-apiserver ## Hold all manifests and scripts against a real Kubernetes API server, which is built first; needs Go, kubectl, jq
 	$(BIN)/python -m pytest -q tests/provisioning/test_cluster.py
 
 target/kube-apiserver:
-	provisioning/dev/kube-apiserver.sh $@
+	tools/kube-apiserver.sh $@
 
 docs: install docs-settings docs-api ## Build the documentation as a site in target/site; fails for dead links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -36,8 +36,8 @@ kubectl config use-context "$MINIKUBE_PROFILE"
 
 SERVICE_IMAGE="$STREAM_IMAGE_REPOSITORY:$STREAM_IMAGE_TAG"
 BENCHMARK_IMAGE="$BENCHMARK_IMAGE_REPOSITORY:$STREAM_IMAGE_TAG"
-docker build --tag "$SERVICE_IMAGE" --build-arg PYTHONDEVMODE=1 --file ./docker/service/Dockerfile ../..
-docker build --tag "$BENCHMARK_IMAGE" --file ./docker/k6/Dockerfile ../..
+docker build --tag "$SERVICE_IMAGE" --build-arg PYTHONDEVMODE=1 --file ../../docker/service/Dockerfile ../..
+docker build --tag "$BENCHMARK_IMAGE" --file ../../docker/k6/Dockerfile ../..
 minikube image load --profile "$MINIKUBE_PROFILE" --overwrite=true "$SERVICE_IMAGE"
 minikube image load --profile "$MINIKUBE_PROFILE" --overwrite=true "$BENCHMARK_IMAGE"
 minikube image ls --profile "$MINIKUBE_PROFILE"

@@ -18,7 +18,6 @@ is as good.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -42,6 +41,7 @@ from stream.etcd.request import (
     put_operation,
     single,
 )
+from stream.values.backoff import Backoff
 
 __all__ = ["AtomicConflict", "AtomicTxn", "LockLost", "atomic"]
 
@@ -324,7 +324,7 @@ async def atomic(
     """
     started = client.reactor.seconds()
     deadline = started + _MAX_TIME_SECONDS
-    delay = _FIRST_DELAY_SECONDS
+    backoff = Backoff(_FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS, jitter=0.2)
     attempt = 0
     while True:
         attempt += 1
@@ -342,8 +342,7 @@ async def atomic(
                 "atomic update failed: revision has been modified between GET and UPDATE op, "
                 f"attempt {attempt}, elapsed time {now - started:.1f}s"
             )
-        await deferLater(client.reactor, delay * random.uniform(0.8, 1.2))
-        delay = min(delay * 2, _MAX_DELAY_SECONDS)
+        await deferLater(client.reactor, backoff.next())
 
 
 async def _commit(client: EtcdClient, txn: AtomicTxn, deadline: float) -> bool:

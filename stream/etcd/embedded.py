@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -15,18 +14,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
-from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 import stream
+from stream.concurrency.child import Child
 from stream.errors import UserError
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import EtcdError, EtcdUnavailable
+from stream.values.backoff import Backoff
 
 __all__ = ["EmbeddedEtcd", "etcd_binary", "find_etcd"]
 
@@ -128,7 +127,7 @@ class EmbeddedEtcd(Service):
         self._data_dir = Path(data_dir).absolute()
         self._child: _Child | None = None
         self._restart: Any = None
-        self._delay = _RESTART_FIRST_SECONDS
+        self._backoff = Backoff(_RESTART_FIRST_SECONDS, _RESTART_MAX_SECONDS)
         self._spawned_at = 0.0
         self._starting: Deferred[None] | None = None
         self._last_lines: list[str] = []
@@ -260,14 +259,14 @@ class EmbeddedEtcd(Service):
             self._starting.cancel()  # it will not answer
             return
         if self._reactor.seconds() - self._spawned_at >= _LONG_LIFE_SECONDS:
-            self._delay = _RESTART_FIRST_SECONDS
+            self._backoff.reset()
+        delay = self._backoff.next()
         _log.error(
             "etcd ended ({reason}), it is started again in {delay} s",
             reason=reason.getErrorMessage(),
-            delay=self._delay,
+            delay=delay,
         )
-        self._restart = self._reactor.callLater(self._delay, self._spawn)
-        self._delay = min(self._delay * 2, _RESTART_MAX_SECONDS)
+        self._restart = self._reactor.callLater(delay, self._spawn)
 
     async def stopService(self) -> None:
         """SIGTERM, and SIGKILL if that doesn't help; fires when the child is gone."""
@@ -278,28 +277,18 @@ class EmbeddedEtcd(Service):
             self._tidied.cancel()
         if self._restart is not None and self._restart.active():
             self._restart.cancel()
-        child = self._child
-        if child is None:
-            return
-        child.send(signal.SIGTERM)
-        gone = child.gone()
-        gone.addTimeout(_KILL_AFTER_SECONDS, self._reactor)
-        try:
-            await gone
-        except TimeoutError:
-            child.send(signal.SIGKILL)
-            await child.gone()
-        _log.info("etcd stopped")
+        if self._child is not None:
+            await self._child.stop(self._reactor, _KILL_AFTER_SECONDS)
+            _log.info("etcd stopped")
 
 
-class _Child(ProcessProtocol):
+class _Child(Child):
     """The running etcd."""
 
     def __init__(self, owner: EmbeddedEtcd) -> None:
+        super().__init__()
         self._owner = owner
         self._rest = b""
-        self._ended = False
-        self._waiting: list[Deferred[None]] = []
 
     def errReceived(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -307,28 +296,8 @@ class _Child(ProcessProtocol):
         for line in lines:
             self._owner.said(line.decode(errors="replace"))
 
-    def send(self, number: signal.Signals) -> None:
-        if self.transport is not None:
-            try:
-                self.transport.signalProcess(int(number))
-            except ProcessExitedAlready:
-                return
-
-    def gone(self) -> Deferred[None]:
-        waiter: Deferred[None] = Deferred()
-        if self._ended:
-            waiter.callback(None)
-        else:
-            self._waiting.append(waiter)
-        return waiter
-
-    def processEnded(self, reason: Failure) -> None:
-        self._ended = True
+    def end(self, reason: Failure) -> None:
         self._owner.ended(reason)
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            if not waiter.called:
-                waiter.callback(None)
 
 
 def _listen_address(endpoint: str) -> tuple[str, int]:

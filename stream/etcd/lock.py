@@ -20,7 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stream.deadline import within
+from stream.concurrency.deadline import within
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable
 from stream.etcd.request import compare_created, get_operation, put_operation

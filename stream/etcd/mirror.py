@@ -17,7 +17,6 @@ keys. So whatever was missed, everything is read again.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import isawaitable
 from typing import Generic, TypeVar
@@ -29,11 +28,12 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stream.deadline import within
+from stream.concurrency.deadline import within
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import Compacted, EtcdError, TooManyChanges
 from stream.etcd.request import KeyValue
 from stream.etcd.watch import Event, WatchStream
+from stream.values.backoff import Backoff
 from stream.values.codec import decode
 
 __all__ = ["Batch", "Change", "Mirror", "json_values"]
@@ -199,7 +199,7 @@ class Mirror(Service, Generic[T]):
 
     async def _follow(self) -> None:
         """Watch, and go on after whatever happens."""
-        delay = _BACKOFF_FIRST_SECONDS
+        backoff = Backoff(_BACKOFF_FIRST_SECONDS, _BACKOFF_MAX_SECONDS, jitter=0.2)
         is_lost = False
         while self.running:
             seen = self._watches
@@ -226,18 +226,15 @@ class Mirror(Service, Generic[T]):
                 if not self.running:
                     return
                 self._warn(error)
-                delay = _BACKOFF_FIRST_SECONDS if self._watches > seen else delay
-                await self._pause(delay)
-                delay = min(delay * 2, _BACKOFF_MAX_SECONDS)
+                if self._watches > seen:
+                    backoff.reset()
+                await deferLater(self._client.reactor, backoff.next())
 
     def _warn(self, error: Exception) -> None:
         if isinstance(error, EtcdError):
             _log.warn("watch of {prefix} broke: {error}", prefix=self._prefix, error=error)
         else:
             _log.failure("watch of {prefix} broke", prefix=self._prefix)
-
-    async def _pause(self, delay: float) -> None:
-        await deferLater(self._client.reactor, delay * random.uniform(0.8, 1.2))
 
     async def _watch(self) -> None:
         if self._is_again:

@@ -31,7 +31,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stream.deadline import within
+from stream.concurrency.deadline import within
 from stream.etcd.claims import Claim, Claims, Holder, NameHeld
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import EtcdError, EtcdUnavailable, LeaseNotFound
@@ -42,6 +42,7 @@ from stream.etcd.request import (
     delete_operation,
     put_operation,
 )
+from stream.values.backoff import Backoff
 
 __all__ = ["Registration", "Session"]
 
@@ -171,11 +172,11 @@ class Session(Service):
             self._nap.callback(None)
 
     async def _live(self) -> None:
-        delay = _BACKOFF_FIRST_SECONDS
+        backoff = Backoff(_BACKOFF_FIRST_SECONDS, _BACKOFF_MAX_SECONDS)
         while self.running:
             try:
                 await self._turn()
-                delay = _BACKOFF_FIRST_SECONDS
+                backoff.reset()
             except CancelledError:
                 raise
             except NameHeld as error:
@@ -183,8 +184,7 @@ class Session(Service):
                 return
             except EtcdError as error:
                 _log.warn("session: {error}", error=error)
-                await deferLater(self._reactor, delay)
-                delay = min(delay * 2, _BACKOFF_MAX_SECONDS)
+                await deferLater(self._reactor, backoff.next())
             except Exception:
                 _log.failure("session")
                 await deferLater(self._reactor, _BACKOFF_MAX_SECONDS)

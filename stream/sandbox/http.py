@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
 
+from stream.concurrency.waiters import ended
 from stream.errors import UserError
 from stream.sandbox.auth import MAX_TOKEN_CHARS, Token, access_denied, token_invalid
 from stream.sandbox.body import MAX_BODY_BYTES, Body, invalid
@@ -223,7 +224,7 @@ class Gate:
         self._stopping = True
         for delay in list(self._delays):
             delay.cancel()
-        await DeferredList([_settled(call) for call in self._calls])
+        await DeferredList([ended(call) for call in self._calls])
 
     async def _answer(self, route: Route, call: Call) -> Reply:
         try:
@@ -292,17 +293,6 @@ class Gate:
     async def _refuse(self, request: server.Request, message: str) -> bytes:
         error = UserError(message, status=503, name="storage.unavailable")
         return _send(request, self.error_reply(error))
-
-
-def _settled(call: Deferred[Reply]) -> Deferred[None]:
-    settled: Deferred[None] = Deferred()
-
-    def pass_on(result: Any) -> Any:
-        settled.callback(None)
-        return result
-
-    call.addBoth(pass_on)
-    return settled
 
 
 def _is_loopback(host: str) -> bool:

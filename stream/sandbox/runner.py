@@ -27,6 +27,7 @@ from twisted.internet.defer import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.concurrency.waiters import Waiters
 from stream.errors import UserError
 from stream.sandbox import catalogue, jobs, rows
 from stream.sandbox.buckets import find_bucket, forget_bucket, no_bucket
@@ -43,6 +44,7 @@ from stream.sandbox.jobs import Job
 from stream.sandbox.project import Project
 from stream.sandbox.store import Reactor, iso_time, remove_objects
 from stream.sandbox.tables import table_detail
+from stream.values.backoff import Backoff
 
 __all__ = ["JobRunner", "recover"]
 
@@ -70,7 +72,7 @@ class JobRunner:
         self._faults = faults
         self._lock = catalogue_lock
         self._stop = threading.Event()  # set here, read by the thread that loads
-        self._sleepers: list[Deferred[None]] = []
+        self._sleepers = Waiters[None]()
         self._loops: list[Deferred[None]] = []
         self._generation = 0
 
@@ -87,9 +89,7 @@ class JobRunner:
     def wake(self) -> None:
         """A job may be waiting."""
         self._generation += 1
-        sleepers, self._sleepers = self._sleepers, []
-        for sleeper in sleepers:
-            sleeper.callback(None)
+        self._sleepers.fire(None)
 
     async def stop(self) -> None:
         """Interrupt running imports, which will wait again; fires when nothing runs any more."""
@@ -101,7 +101,7 @@ class JobRunner:
     async def _loop(
         self, operations: Sequence[str], work: Callable[[Job], Awaitable[None]]
     ) -> None:
-        wait = FIRST_WAIT_SECONDS
+        backoff = Backoff(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS)
         while not self._stop.is_set():
             generation = self._generation
             try:
@@ -109,11 +109,10 @@ class JobRunner:
                 if job is not None:
                     await work(job)
                     self.wake()  # a job of the same table may go on now
-                wait = FIRST_WAIT_SECONDS
+                backoff.reset()
             except Exception:
                 self._log.failure("a job loop failed and goes on")
-                await self._sleep(wait)
-                wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+                await self._sleep(backoff.next())
                 continue
             # A job that came while this loop was looking has changed the generation.
             if job is None and generation == self._generation:
@@ -123,8 +122,7 @@ class JobRunner:
         """Until *seconds* have gone, or `wake`, or `stop`."""
         if self._stop.is_set():
             return
-        woken: Deferred[None] = Deferred()
-        self._sleepers.append(woken)
+        woken = self._sleepers.wait()
         if seconds is None:
             await woken
             return
@@ -252,7 +250,7 @@ class JobRunner:
         **kwargs: P.kwargs,
     ) -> None:
         """Write a job's end, again and again: until then nobody else takes the job."""
-        wait = FIRST_WAIT_SECONDS
+        backoff = Backoff(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS)
         while True:
             try:
                 await self._store.meta.write(work, *args, **kwargs)
@@ -261,8 +259,7 @@ class JobRunner:
                 self._log.failure("cannot record the end of a job")
                 if self._stop.is_set():
                     return  # `recover` finds it at the next start
-                await self._pause(wait)
-                wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+                await self._pause(backoff.next())
 
     async def _pause(self, seconds: float) -> None:
         end = self._reactor.seconds() + seconds

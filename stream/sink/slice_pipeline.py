@@ -31,6 +31,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from stream.concurrency.waiters import Waiters
 from stream.errors import UserError
 from stream.ops.logging.throttle import LogThrottle
 from stream.sink.compression import compressor
@@ -51,6 +52,7 @@ from stream.storage.network.interface import (
     WriterError,
     WriterUnavailable,
 )
+from stream.values.backoff import Backoff
 
 __all__ = ["PipelineState", "SlicePipeline"]
 
@@ -123,7 +125,6 @@ class SlicePipeline:
         self._announce = announce
         self._announced = False
         self._unannounced: list[Group] = []
-        self._jitter = jitter or random.Random()
         encoding = slice_.encoding
         self._compress = compressor(encoding.compression)
         self._level = SyncLevel.SYNCED if encoding.sync.mode == "disk" else SyncLevel.WRITTEN
@@ -143,11 +144,13 @@ class SlicePipeline:
         self._interval = encoding.sync.interval_trigger.seconds
         self._reopen_call: IDelayedCall | None = None
         self._grace_call: IDelayedCall | None = None
-        self._reopen_delay = _REOPEN_FIRST_SECONDS
+        self._reopen_backoff = Backoff(
+            _REOPEN_FIRST_SECONDS, _REOPEN_MAX_SECONDS, jitter=0.1, random=jitter or random.Random()
+        )
         self._opening: Deferred[SliceFile] | None = None
         self._available: Deferred[None] | None = None
-        self._when_opened: list[Deferred[None]] = []
-        self._when_empty: list[Deferred[None]] = []
+        self._when_opened = Waiters[None]()
+        self._when_empty = Waiters[None]()
 
     # Taking rows.
 
@@ -375,8 +378,7 @@ class SlicePipeline:
     def start(self) -> Deferred[None]:
         """Open the file. Fires when it is open, or after the grace period without one."""
         self._grace_call = self._reactor.callLater(OPENING_GRACE_SECONDS, self._grace_over)
-        opened: Deferred[None] = Deferred()
-        self._when_opened.append(opened)
+        opened = self._when_opened.wait()
         self._reopen()
         return opened
 
@@ -388,26 +390,19 @@ class SlicePipeline:
             for group in unsent:
                 if not self._reroute(self, group):
                     group.failed(no_pipeline_ready())
-        self._tell_opened()
-
-    def _tell_opened(self) -> None:
-        waiting, self._when_opened = self._when_opened, []
-        for deferred in waiting:
-            deferred.callback(None)
+        self._when_opened.fire(None)
 
     def _reopen_later(self) -> None:
         if self._reopen_call is not None or self._opening is not None:
             return
-        delay = self._reopen_delay * self._jitter.uniform(0.9, 1.1)
-        self._reopen_delay = min(self._reopen_delay * 2, _REOPEN_MAX_SECONDS)
-        self._reopen_call = self._reactor.callLater(delay, self._reopen)
+        self._reopen_call = self._reactor.callLater(self._reopen_backoff.next(), self._reopen)
         self._available = self._opener.available(self.slice)
         self._available.addCallbacks(self._reopen_soon, lambda f: f.trap(CancelledError))
 
     def _reopen_soon(self, _: None) -> None:
         """The writer has just answered again: there is no need to wait."""
         self._available = None
-        self._reopen_delay = _REOPEN_FIRST_SECONDS
+        self._reopen_backoff.reset()
         if self._reopen_call is not None:
             self._reopen_call.reset(0)
 
@@ -436,12 +431,12 @@ class SlicePipeline:
             )
         self._file = file
         self._offset = self._acknowledged = file.length
-        self._reopen_delay = _REOPEN_FIRST_SECONDS
+        self._reopen_backoff.reset()
         if self.state in (PipelineState.OPENING, PipelineState.STALLED):
             self.state = PipelineState.READY
         self._append_ready()
         self._commit()
-        self._tell_opened()
+        self._when_opened.fire(None)
 
     def _open_failed(self, failure: Failure) -> None:
         self._opening = None
@@ -472,16 +467,13 @@ class SlicePipeline:
         """Fires when no row is held any more."""
         if not self._held:
             return succeed(None)
-        empty: Deferred[None] = Deferred()
-        self._when_empty.append(empty)
+        empty = self._when_empty.wait()
         self._commit()
         return empty
 
     def _check_empty(self) -> None:
-        if not self._held and self._when_empty:
-            waiting, self._when_empty = self._when_empty, []
-            for deferred in waiting:
-                deferred.callback(None)
+        if not self._held:
+            self._when_empty.fire(None)
 
     async def close(self, timeout: float) -> None:
         """Send what is held, sync and close the file; after *timeout* seconds give up.
@@ -522,7 +514,7 @@ class SlicePipeline:
                 call.cancel()
         self._commit_call = self._interval_call = self._reopen_call = self._grace_call = None
         self._stop_waiting()
-        self._tell_opened()
+        self._when_opened.fire(None)
         self._check_empty()
 
 

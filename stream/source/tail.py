@@ -28,7 +28,7 @@ from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
-from stream.deadline import within
+from stream.concurrency.deadline import within
 from stream.definition.key import SourceKey
 from stream.definition.tail import TAIL, TailSubscription
 from stream.etcd import Batch, EtcdClient, Mirror, json_values

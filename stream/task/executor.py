@@ -18,6 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.concurrency.waiters import ended
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdUnavailable, Session, atomic
 from stream.ops.clock import wall_clock
@@ -27,6 +28,7 @@ from stream.ops.metrics.registry import Metrics
 from stream.ops.tracing.spans import span
 from stream.task.entity import LOCK_PREFIX, Task, TaskFailure, finished, task_id
 from stream.task.errors import TaskAlreadyRunning, TaskTimeout, TooManyTasks
+from stream.values.backoff import Backoff
 from stream.values.codec import encode
 from stream.values.duration import Duration
 from stream.values.utctime import from_timestamp
@@ -147,7 +149,7 @@ class TaskExecutor(Service):
         ending = self._running.get(object_key)
         if ending is not None and object_key in self._ending:
             # Its record may be visible already: whoever saw it must not be told that it runs.
-            await _follow(ending)
+            await ended(ending)
         if object_key in self._running:
             raise TaskAlreadyRunning(object_key)
         self._running[object_key] = None
@@ -271,7 +273,7 @@ class TaskExecutor(Service):
             if lock is not None and lock.lease == lease:
                 txn.delete(task.lock)
 
-        delay = _FIRST_RETRY
+        backoff = Backoff(_FIRST_RETRY, _MAX_RETRY)
         while True:
             try:
                 await atomic(self._client, body)
@@ -283,8 +285,7 @@ class TaskExecutor(Service):
                 )
                 if not self.running:
                     return
-                await deferLater(self._reactor, delay)
-                delay = min(delay * 2, _MAX_RETRY)
+                await deferLater(self._reactor, backoff.next())
             else:
                 return
 
@@ -298,7 +299,7 @@ class TaskExecutor(Service):
             return
         _log.info("waiting for {count} tasks", count=len(waiting))
         late = self._reactor.callLater(DRAIN_SECONDS, _cancel_all, waiting)
-        await DeferredList([_follow(running) for running in waiting])
+        await DeferredList([ended(running) for running in waiting])
         if late.active():
             late.cancel()
 
@@ -316,15 +317,3 @@ async def _coroutine(work: Awaitable[str]) -> str:
 def _cancel_all(running: list[Deferred[None]]) -> None:
     for one in running:
         one.cancel()
-
-
-def _follow(running: Deferred[None]) -> Deferred[None]:
-    """A Deferred that fires with *running*, whose own result is left alone."""
-    follower: Deferred[None] = Deferred()
-
-    def ended(result: Any) -> Any:
-        follower.callback(None)
-        return result
-
-    running.addBoth(ended)
-    return follower

@@ -25,11 +25,12 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from stream.concurrency.waiters import Waiters
 from stream.errors import UserError, let_go
 from stream.mapping.plan import Evaluated, TemplatePlan
 from stream.record.context import RecordContext
@@ -162,7 +163,7 @@ class _Project:
     size: int = 0
     engines: int = 0
     average: float = 0.0
-    room: list[Deferred[None]] = attrs.Factory(list)
+    room: Waiters[None] = attrs.Factory(Waiters)
 
     @property
     def is_slow(self) -> bool:
@@ -235,7 +236,7 @@ class TemplatePool:
         self._start_after = 0.0
         self._start_delay = START_DELAY_SECONDS
         self._is_stopping = False
-        self._stopped: list[Deferred[None]] = []
+        self._stopped = Waiters[None]()
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = reactor
 
@@ -299,9 +300,7 @@ class TemplatePool:
         of_project = self._projects.get(project)
         if of_project is None or self._has_room(of_project):
             return None
-        waiting: Deferred[None] = Deferred()
-        of_project.room.append(waiting)
-        return waiting
+        return of_project.room.wait()
 
     def warm(self) -> None:
         """See `ITemplates`: have an engine."""
@@ -329,12 +328,10 @@ class TemplatePool:
             project.alone.clear()
             project.waiting.clear()
             project.checks.clear()
-            self._tell_room(project)
-        stopped: Deferred[None] = Deferred()
+            project.room.fire(None)
         if not self._slots:
-            stopped.callback(None)
-            return stopped
-        self._stopped.append(stopped)
+            return succeed(None)
+        stopped = self._stopped.wait()
         for slot in self._slots.values():
             slot.engine.kill()
         return stopped
@@ -651,7 +648,7 @@ class TemplatePool:
         project.size -= job.size
         self._size -= job.size
         if project.room and self._has_room(project):
-            self._tell_room(project)
+            project.room.fire(None)
 
     def _has_room(self, project: _Project) -> bool:
         limits = self._limits
@@ -660,11 +657,6 @@ class TemplatePool:
             and project.size <= limits.queue_bytes // 2
             and self._size <= 2 * limits.queue_bytes
         )
-
-    def _tell_room(self, project: _Project) -> None:
-        waiting, project.room = project.room, []
-        for each in waiting:
-            each.callback(None)
 
     def _give_up(self, job: _Job, reason: str) -> None:
         self._leave(job)
@@ -730,9 +722,7 @@ class TemplatePool:
             self._ticking.stop()
         if self._dispatch_call is not None and self._dispatch_call.active():
             self._dispatch_call.cancel()
-        stopped, self._stopped = self._stopped, []
-        for waiting in stopped:
-            waiting.callback(None)
+        self._stopped.fire(None)
 
 
 def _stopping() -> UserError:

@@ -11,15 +11,13 @@ import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.concurrency.child import Child
 from stream.mapping import engine_process
 from stream.mapping.engine_protocol import (
     BatchItem,
@@ -72,13 +70,14 @@ class ProcessEngines:
         return ProcessEngine(self._reactor, listener, json.dumps(setting))
 
 
-class ProcessEngine(ProcessProtocol):
+class ProcessEngine(Child):
     """See `stream.templates.interface.IEngine`.
 
     :ivar pid: of the process.
     """
 
     def __init__(self, reactor: Any, listener: EngineListener, setting: str) -> None:
+        super().__init__()
         self._listener = listener
         self._frames = FrameBuffer()
         self._plans: OrderedDict[TemplatePlan, int] = OrderedDict()
@@ -134,11 +133,7 @@ class ProcessEngine(ProcessProtocol):
 
     def kill(self) -> None:
         self._is_killed = True
-        self._kill()
-
-    def _kill(self) -> None:
-        with suppress(ProcessExitedAlready):
-            self.transport.signalProcess("KILL")  # type: ignore[union-attr]
+        self.signal("KILL")
 
     def progress(self) -> object:
         return bytes(self._page[: engine_process.PROGRESS.size]), _processor_seconds(self.pid)
@@ -154,7 +149,7 @@ class ProcessEngine(ProcessProtocol):
         except ProtocolError as error:
             _log.error("an engine of templates is killed: {reason}", reason=str(error))
             self._is_lost = self._is_broken = True
-            self._kill()
+            self.signal("KILL")
 
     def _take(self, letter: bytes, data: bytes) -> None:
         listener = self._listener
@@ -178,7 +173,7 @@ class ProcessEngine(ProcessProtocol):
         serial, index, column = engine_process.PROGRESS.unpack_from(self._page, 0)
         return serial, index, column
 
-    def processEnded(self, reason: Failure) -> None:
+    def end(self, reason: Failure) -> None:
         self._is_lost = True
         end = End(self._cause(reason.value), *self._progress())
         self._page.close()

@@ -15,11 +15,8 @@ import yaml
 from stream.settings import load
 from tests.provisioning.place import ROOT
 
-_FILES = sorted(
-    path
-    for folder in (ROOT / "provisioning" / "stream" / "docker", ROOT / "provisioning" / "dev")
-    for path in folder.rglob("Dockerfile")
-)
+_IMAGES = ROOT / "docker"
+_FILES = sorted(_IMAGES.rglob("Dockerfile"))
 _COMPOSE = ROOT / "docker-compose.yml"
 
 
@@ -59,7 +56,7 @@ def test_copied_files_exist(path: Path) -> None:
 @pytest.mark.parametrize("name", ["service", "k6"])
 def test_image_runs_as_nobody(name: str) -> None:
     """The last user of an image that is deployed is a number other than 0, as Kubernetes asks."""
-    path = ROOT / "provisioning" / "stream" / "docker" / name / "Dockerfile"
+    path = _IMAGES / name / "Dockerfile"
     users = [rest for step, rest in _steps(path) if step == "USER"]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[-1])
 
@@ -91,6 +88,12 @@ def test_up_runs_the_product() -> None:
     assert dev["command"] == ["make", "run"]
     last = [rest for step, rest in _steps(ROOT / dev["build"]["dockerfile"]) if step == "CMD"]
     assert "entrypoint" not in dev and last == ['["bash"]']
+
+
+def test_bash_has_a_second_name_in_development() -> None:
+    """`docker compose run … dev base` opens the shell too."""
+    runs = [rest for step, rest in _steps(_IMAGES / "dev" / "Dockerfile") if step == "RUN"]
+    assert any("ln -s /bin/bash /usr/local/bin/base" in rest for rest in runs)
 
 
 def test_make_run_takes_the_environment_of_the_composition() -> None:
@@ -149,7 +152,7 @@ def test_k6_service_passes_every_variable_of_the_script() -> None:
 
 def health_command() -> list[str]:
     """Of the service image."""
-    path = ROOT / "provisioning" / "stream" / "docker" / "service" / "Dockerfile"
+    path = _IMAGES / "service" / "Dockerfile"
     rest = next(rest for step, rest in _steps(path) if step == "HEALTHCHECK")
     command: list[str] = json.loads(rest[rest.index("CMD ") + 4 :])
     return command

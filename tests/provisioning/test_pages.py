@@ -28,7 +28,7 @@ _DEPLOYMENT = ROOT / "docs" / "deployment.md"
 _ELSEWHERE = {
     "The API": "tests/e2e/test_provisioning_page.py",
     "etcd": "tests/e2e/test_provisioning_page.py",
-    "make run-stream-service": "tests/e2e/test_watcher.py",
+    "make run-stream-service": "tests/e2e/test_rerun.py",
 }
 """Sections, and commands, of the README that are run by another test."""
 

@@ -15,7 +15,8 @@ from tests.provisioning.place import PROVIDERS, ROOT, Place
 _MONITORING = ROOT / "provisioning" / "monitoring"
 _CONFIGURATIONS = sorted(
     path
-    for path in (ROOT / "provisioning").rglob("prometheus*.y*ml")
+    for folder in ("provisioning", "docker")
+    for path in (ROOT / folder).rglob("prometheus*.y*ml")
     if "scrape_configs" in path.read_text()
 )
 _JOB = re.compile(r'job\s*=~?\s*"([^"]*)"')
@@ -49,7 +50,7 @@ def test_there_are_configurations() -> None:
 def test_targets_of_the_composition_exist() -> None:
     """Prometheus asks a service of the composition at the port on which it tells its metrics."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    path = ROOT / "provisioning" / "dev" / "prometheus" / "prometheus.yml"
+    path = ROOT / "docker" / "dev" / "prometheus" / "prometheus.yml"
     for scraped in yaml.safe_load(path.read_text())["scrape_configs"]:
         for each in scraped["static_configs"]:
             for target in each["targets"]:

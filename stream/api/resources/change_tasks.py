@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from stream.api.http.call import Call, Identity
 from stream.api.http.errors import as_user_error
 from stream.api.resources.views import Urls, task_view
-from stream.deadline import within
+from stream.concurrency.deadline import within
 from stream.definition.change import Change
 from stream.definition.key import SinkKey, SourceKey
 from stream.definition.live import LiveDefinitions

@@ -14,13 +14,13 @@ from typing import Any, cast
 from twisted.application.service import Service
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.concurrency.child import Child
 from stream.errors import UserError
+from stream.values.backoff import Backoff
 
 __all__ = ["READY_DESCRIPTOR", "ParentWatch", "Supervisor", "tell_ready"]
 
@@ -117,7 +117,7 @@ class Supervisor(Service):
         """
         super().stopService()
         kill = self._reactor.callLater(self._stop_timeout, self._kill)
-        await DeferredList([child.stop() for child in self._children])
+        await DeferredList([child.drain() for child in self._children])
         if not kill.active():
             raise UserError(f"children were killed after {self._stop_timeout:g} s")
         kill.cancel()
@@ -132,22 +132,21 @@ class Supervisor(Service):
             child.hangup()
 
 
-class _Child(ProcessProtocol):
+class _Child(Child):
     """One child, through all its lives."""
 
     def __init__(
         self, reactor: Any, name: str, command: Sequence[str], environment: Mapping[str, str]
     ) -> None:
+        super().__init__()
         self._reactor = reactor
         self._name = name
         self._command = command
         self._environment = environment
         self._ready: Deferred[None] | None = None
-        self._ended: list[Deferred[None]] = []
         self._stopping = False
-        self._is_up = False
         self._is_ready = False
-        self._delay = _FIRST_DELAY_SECONDS
+        self._backoff = Backoff(_FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS)
         self._again: IDelayedCall | None = None
 
     def start(self) -> Deferred[None]:
@@ -169,13 +168,11 @@ class _Child(ProcessProtocol):
             )
         except OSError as error:  # no room for a further process, for one
             self._lost(str(error))
-        else:
-            self._is_up = True
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         if childFD == READY_DESCRIPTOR:
             self._is_ready = True
-            self._delay = _FIRST_DELAY_SECONDS
+            self._backoff.reset()
             _log.info("{name} is ready", name=self._name)
             self._tell_ready(None)
 
@@ -187,11 +184,8 @@ class _Child(ProcessProtocol):
             else:
                 ready.errback(result)
 
-    def processEnded(self, reason: Failure) -> None:
-        self._is_up = self._is_ready = False
-        ended, self._ended = self._ended, []
-        for waiting in ended:
-            waiting.callback(None)
+    def end(self, reason: Failure) -> None:
+        self._is_ready = False
         self._lost(reason.getErrorMessage())
 
     def _lost(self, how: str) -> None:
@@ -202,39 +196,30 @@ class _Child(ProcessProtocol):
             self._stopping = True
             self._tell_ready(UserError(f"{self._name} did not start: {how}"))
         else:
+            delay = self._backoff.next()
             _log.error(
                 "{name} ended, it is started again in {delay} s: {how}",
                 name=self._name,
-                delay=self._delay,
+                delay=delay,
                 how=how,
             )
-            self._again = self._reactor.callLater(self._delay, self._spawn)
-            self._delay = min(2 * self._delay, _MAX_DELAY_SECONDS)
+            self._again = self._reactor.callLater(delay, self._spawn)
 
-    def stop(self) -> Deferred[None]:
-        """Fires when the child has ended."""
+    def drain(self) -> Deferred[None]:
+        """Send SIGTERM; fires when the child has ended."""
         self._stopping = True
-        ended: Deferred[None] = Deferred()
         if self._again is not None:
             self._again.cancel()
             self._again = None
-        if not self._is_up:
-            ended.callback(None)
-            return ended
-        self._ended.append(ended)
-        self._signal("TERM")
-        return ended
+        self.signal("TERM")
+        return self.ended()
 
     def kill(self) -> None:
         """Nothing else has helped."""
-        if self._is_up:
+        if self.is_running:
             _log.error("{name} did not drain in time, it is killed", name=self._name)
-            self._signal("KILL")
+            self.signal("KILL")
 
     def hangup(self) -> None:
         if self._is_ready:
-            self._signal("HUP")
-
-    def _signal(self, name: str) -> None:
-        with suppress(ProcessExitedAlready):  # then its end is about to be told
-            cast(Any, self.transport).signalProcess(name)
+            self.signal("HUP")

@@ -58,6 +58,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from stream.concurrency.waiters import Waiters
 from stream.errors import UserError
 from stream.source.http import responses
 from stream.source.http.answers import Connection
@@ -576,7 +577,7 @@ class IngestFactory(Factory):
         self._tick = min(1.0, limits.request_timeout / 4, limits.idle_timeout / 4)
         self._ticking = LoopingCall(self._on_tick)
         self._ticking.clock = reactor
-        self._stopped: list[Deferred[None]] = []
+        self._stopped = Waiters[None]()
         self._stop_timeout: IDelayedCall | None = None
         self._closing_idle: IDelayedCall | None = None
 
@@ -696,9 +697,7 @@ class IngestFactory(Factory):
             self._stop_timeout = self._reactor.callLater(
                 self._limits.shutdown_timeout, self._cut_off
             )
-        stopped: Deferred[None] = Deferred()
-        self._stopped.append(stopped)
-        return stopped
+        return self._stopped.wait()
 
     def _close_idle(self) -> None:
         self._closing_idle = None
@@ -723,6 +722,4 @@ class IngestFactory(Factory):
             self._closing_idle = None
         if self._ticking.running:
             self._ticking.stop()
-        stopped, self._stopped = self._stopped, []
-        for waiting in stopped:
-            waiting.callback(None)
+        self._stopped.fire(None)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
-from stream.deadline import within
+from stream.concurrency.deadline import within
 from stream.settings.level import TargetOperatorSettings
 from stream.storage.coordinator.work import CoordinatorContext
 from stream.storage.model import prefix

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger, LogLevel
 
-from stream.deadline import within
+from stream.concurrency.deadline import within
 from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, Batch, atomic

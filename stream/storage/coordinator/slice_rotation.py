@@ -13,7 +13,7 @@ from collections.abc import Callable
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
-from stream.deadline import within
+from stream.concurrency.deadline import within
 from stream.etcd import AtomicTxn, atomic
 from stream.settings.level import StagingOperatorSettings
 from stream.storage.coordinator.closesync import CloseSync

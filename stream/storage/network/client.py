@@ -23,7 +23,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stream.deadline import within
+from stream.concurrency.deadline import within
 from stream.etcd import Batch
 from stream.settings import split_address
 from stream.settings.local import WriterNetworkSettings

@@ -23,7 +23,8 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from stream.deadline import within
+from stream.concurrency.deadline import within
+from stream.concurrency.waiters import Waiters
 from stream.settings.local import WriterNetworkSettings
 from stream.storage.model.entity import Slice
 from stream.storage.network import commands
@@ -74,7 +75,8 @@ class RemoteFile:
         self._connection = connection
         self._refusal: WriterError | None = None
         self._is_gone = False
-        self._closing: list[Deferred[None]] = []
+        self._is_closing = False
+        self._closed = Waiters[None]()
 
     def append(self, offset: int, data: bytes, *, level: SyncLevel) -> Deferred[int]:
         if self._refusal is not None:
@@ -89,8 +91,8 @@ class RemoteFile:
     def close(self) -> Deferred[None]:
         if self._is_gone:
             return succeed(None)
-        closed: Deferred[None] = Deferred()
-        self._closing.append(closed)
+        self._is_closing = True
+        closed = self._closed.wait()
         if self._refusal is None:
             self._refusal = WriterUnavailable("the file is closed")
             self.sent()
@@ -98,19 +100,18 @@ class RemoteFile:
 
     def sent(self) -> None:
         """Behind its last append a file can be closed: the writer keeps the order."""
-        if self._closing and not self.waiting:
+        if self._is_closing and not self.waiting:
             self._connection.close_file(self)
 
     def gone(self) -> None:
         """The writer has closed it, or nobody knows."""
         self._is_gone = True
-        closing, self._closing = self._closing, []
-        for closed in closing:
-            closed.callback(None)
+        self._is_closing = False
+        self._closed.fire(None)
 
     def lose(self, reason: WriterError) -> None:
         """It can't be used any more. What is on the way gets answers of its own."""
-        was_closed = bool(self._closing)
+        was_closed = self._is_closing
         self._refusal = reason
         waiting, self.waiting = self.waiting, deque()
         for append in waiting:
@@ -134,7 +135,7 @@ class Connection(amp.AMP):
         super().__init__()
         self.files: dict[bytes, RemoteFile] = {}
         self._is_accepted = False
-        self._accepting: list[Deferred[None]] = []
+        self._accepting = Waiters[None]()
         self._opening = 0
         self._turns: dict[RemoteFile, None] = {}
         self._bytes_in_flight = 0
@@ -184,9 +185,7 @@ class Connection(amp.AMP):
         self.factory.refusals = 0
         self._is_accepted = True
         self.factory.on_accepted()
-        accepting, self._accepting = self._accepting, []
-        for accepted in accepting:
-            accepted.callback(None)
+        self._accepting.fire(None)
 
     def accepted(self) -> Deferred[None]:
         """Fires once the writer has accepted us; fails with `WriterUnavailable` or `Fenced`."""
@@ -194,9 +193,7 @@ class Connection(amp.AMP):
             return fail(_lost())
         if self._is_accepted:
             return succeed(None)
-        accepted: Deferred[None] = Deferred()
-        self._accepting.append(accepted)
-        return accepted
+        return self._accepting.wait()
 
     def _refused(self, failure: Failure) -> None:
         if failure.check(TimeoutError) is None:
@@ -237,9 +234,7 @@ class Connection(amp.AMP):
         super().connectionLost(reason)
         if self._pinging is not None and self._pinging.running:
             self._pinging.stop()
-        accepting, self._accepting = self._accepting, []
-        for accepted in accepting:
-            accepted.errback(self._refusal or _lost())
+        self._accepting.fail(self._refusal or _lost())
         files, self.files = self.files, {}
         for file in files.values():
             file.lose(_lost())

@@ -24,7 +24,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from stream.deadline import within
+from stream.concurrency.deadline import within
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from stream.concurrency.waiters import Waiters
 from stream.storage.network.commands import checksum
 from stream.storage.network.interface import SyncLevel, WriterError, WriterUnavailable
 from stream.storage.writer.disk import DiskFile
@@ -70,8 +71,8 @@ class VolumeAppender:
         self._queue: list[_Append] = []
         self._held_bytes = 0
         self._unanswered: dict[DiskFile, int] = {}
-        self._settling: dict[DiskFile, list[Deferred[None]]] = {}
-        self._relaxing: list[Deferred[None]] = []
+        self._settling: dict[DiskFile, Waiters[None]] = {}
+        self._relaxing = Waiters[None]()
         self._jobs = DeferredSemaphore(JOBS)
         self._is_running = False
         self._watchdog: IDelayedCall | None = None
@@ -107,9 +108,7 @@ class VolumeAppender:
     def _settled(self, file: DiskFile) -> Deferred[None]:
         if file not in self._unanswered:
             return succeed(None)
-        settled: Deferred[None] = Deferred()
-        self._settling.setdefault(file, []).append(settled)
-        return settled
+        return self._settling.setdefault(file, Waiters()).wait()
 
     @property
     def held_bytes(self) -> int:
@@ -125,9 +124,7 @@ class VolumeAppender:
         """Fires when few bytes wait."""
         if self._held_bytes <= RELAXED_BYTES:
             return succeed(None)
-        relaxed: Deferred[None] = Deferred()
-        self._relaxing.append(relaxed)
-        return relaxed
+        return self._relaxing.wait()
 
     # Rounds.
 
@@ -182,12 +179,10 @@ class VolumeAppender:
                 self._unanswered[item.file] = left
             else:
                 del self._unanswered[item.file]
-                for settled in self._settling.pop(item.file, ()):
-                    settled.callback(None)
-        if self._relaxing and self._held_bytes <= RELAXED_BYTES:
-            relaxing, self._relaxing = self._relaxing, []
-            for relaxed in relaxing:
-                relaxed.callback(None)
+                if item.file in self._settling:
+                    self._settling.pop(item.file).fire(None)
+        if self._held_bytes <= RELAXED_BYTES:
+            self._relaxing.fire(None)
 
 
 def _round_failed(failure: Failure, batch: Sequence[_Append]) -> list[Exception]:

@@ -23,7 +23,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, LogLevel
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from stream.deadline import within
+from stream.concurrency.deadline import within
 from stream.errors import UserError
 from stream.etcd import Batch, EtcdClient, Mirror, Registration, Session
 from stream.ops.durable import require_durable_files

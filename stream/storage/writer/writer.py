@@ -35,6 +35,7 @@ from twisted.internet.defer import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.concurrency.waiters import ended
 from stream.ops.process.thread_pool import AbandonableThreadPool
 from stream.storage.model.entity import LocalSlice, Slice
 from stream.storage.model.key import SliceKey
@@ -145,19 +146,7 @@ class OpenFile:
                 lambda failure: _log.failure("cannot close a slice file", failure)
             )
             self._closing.addCallback(lambda _: self._writer.forget(self))
-        return _after(self._closing)
-
-
-def _after(deferred: Deferred[Any]) -> Deferred[None]:
-    """Fires when *deferred* has; it can be waited for many times."""
-    waiter: Deferred[None] = Deferred()
-
-    def fire(result: Any) -> Any:
-        waiter.callback(None)
-        return result
-
-    deferred.addBoth(fire)
-    return waiter
+        return ended(self._closing)
 
 
 @attrs.define(eq=False)

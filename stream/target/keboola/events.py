@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
-from stream.deadline import within
+from stream.concurrency.deadline import within
 from stream.definition.key import SinkKey
 from stream.storage.model.statistics import Statistics
 from stream.target.keboola.client import StorageApi

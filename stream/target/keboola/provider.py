@@ -15,7 +15,7 @@ import attrs
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
-from stream.deadline import within
+from stream.concurrency.deadline import within
 from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey

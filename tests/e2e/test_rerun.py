@@ -18,7 +18,7 @@ _READY = "ready to serve"
 
 def _copy(folder: Path) -> Path:
     """What the task needs of the checkout."""
-    for name in ("stream", "watcher", "twisted", "provisioning/local"):
+    for name in ("stream", "tools", "twisted", "provisioning/local"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Makefile", folder)
     return folder
@@ -66,7 +66,7 @@ def test_changed_file_restarts_the_service(tmp_path: Path) -> None:
         module = sources / "stream" / "quickstart.py"
         module.write_text(f"{module.read_text()}\nprint('the new module')\n")
         said(_READY, 2)
-        assert "watcher: stream/quickstart.py changed: starting anew" in log.read_text()
+        assert "rerun: stream/quickstart.py changed: starting again" in log.read_text()
         said("the new module", 1)
     finally:
         os.killpg(process.pid, signal.SIGINT)

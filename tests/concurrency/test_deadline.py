@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 import stream
-from stream.deadline import within
+from stream.concurrency.deadline import within
 
 
 def _outcome(deferred: Deferred[str]) -> list[str | Failure]:
@@ -63,9 +63,9 @@ def test_no_deadline_without_words() -> None:
     silent = {
         "api/http/app.py": "answered with a text of the API",
         "api/service.py": "caught on the spot",
-        "deadline.py": "",
+        "concurrency/child.py": "caught on the spot",
+        "concurrency/deadline.py": "",
         "etcd/client.py": "caught on the spot",
-        "etcd/embedded.py": "caught on the spot",
         "etcd/mirror.py": "caught on the spot",
         "etcd/session.py": "caught on the spot",
         "target/keboola/transport.py": "has a text",
@@ -83,4 +83,4 @@ def test_no_deadline_without_words() -> None:
         for path in root.rglob("*.py")
         if re.search(r"\.addTimeout\(", path.read_text())
     }
-    assert found <= set(silent), "use stream.deadline.within"
+    assert found <= set(silent), "use stream.concurrency.deadline.within"

@@ -6,8 +6,8 @@
 set -Eeuo pipefail
 
 folder=${1:?Missing the folder to build in}
-cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
-file=provisioning/stream/docker/service/Dockerfile
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+file=docker/service/Dockerfile
 for tool in chroot mount unshare python3.11; do
   if ! command -v "$tool" >/dev/null; then
     echo "Missing the program $tool" >&2

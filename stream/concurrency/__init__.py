@@ -1,0 +1,4 @@
+"""Small mechanisms over Twisted's reactor that every part needs: waiters, deadlines, children.
+
+Nothing here knows the product.
+"""

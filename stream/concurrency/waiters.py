@@ -1,0 +1,72 @@
+"""Deferreds that wait for the end of something else."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+__all__ = ["Waiters", "ended"]
+
+T = TypeVar("T")
+
+
+class Waiters(Generic[T]):
+    """Deferreds that wait for one event and are fired together.
+
+    A Deferred that is cancelled is forgotten, and fails with ``CancelledError``.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[Deferred[T], None] = {}
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def wait(self) -> Deferred[T]:
+        """Return a Deferred that fires with the next `fire` or `fail`."""
+        waiter: Deferred[T] = Deferred(self._forget)
+        self._waiting[waiter] = None
+        return waiter
+
+    def fire(self, result: T) -> None:
+        """Fire all that wait. Those that begin to wait meanwhile wait for the next time."""
+        for waiter in self._take():
+            if not waiter.called:
+                waiter.callback(result)
+
+    def fail(self, failure: Failure | Exception) -> None:
+        """Fail all that wait."""
+        for waiter in self._take():
+            if not waiter.called:
+                waiter.errback(failure)
+
+    def cancel(self) -> None:
+        """Cancel all that wait."""
+        for waiter in self._take():
+            waiter.cancel()
+
+    def _take(self) -> list[Deferred[T]]:
+        waiting, self._waiting = list(self._waiting), {}
+        return waiting
+
+    def _forget(self, waiter: Deferred[T]) -> None:
+        self._waiting.pop(waiter, None)
+
+
+def ended(deferred: Deferred[Any]) -> Deferred[None]:
+    """Return a Deferred that fires when *deferred* has fired or failed.
+
+    *deferred* keeps its result, and goes on when the returned one is cancelled.
+    """
+    waiter: Deferred[None] = Deferred()
+
+    def fire(result: Any) -> Any:
+        if not waiter.called:
+            waiter.callback(None)
+        return result
+
+    deferred.addBoth(fire)
+    return waiter

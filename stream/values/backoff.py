@@ -1,0 +1,47 @@
+"""How long to wait before another attempt. Pure but for the generator of random numbers."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import attrs
+
+__all__ = ["Backoff"]
+
+_random = random.Random()
+
+
+@attrs.define
+class Backoff:
+    """Delays in seconds that double with each attempt.
+
+    :param first: the first delay.
+    :param longest: the bound of all delays, before jitter.
+    :param jitter: share by which a delay is longer or shorter at random, so that those that have
+        failed together don't come back together; 0 for none.
+    :param random: generator of random numbers.
+    """
+
+    first: float
+    longest: float
+    jitter: float = attrs.field(default=0.0, kw_only=True)
+    random: Any = attrs.field(default=_random, kw_only=True)
+    _delay: float = attrs.field(init=False)
+
+    @_delay.default
+    def _first_delay(self) -> float:
+        return self.first
+
+    def next(self) -> float:
+        """Return the delay before the next attempt; the one after is twice as long."""
+        delay = self._delay
+        self._delay = min(2.0 * delay, self.longest)
+        if not self.jitter:
+            return delay
+        factor: float = self.random.uniform(1.0 - self.jitter, 1.0 + self.jitter)
+        return delay * factor
+
+    def reset(self) -> None:
+        """Begin with the first delay again: an attempt has succeeded."""
+        self._delay = self.first

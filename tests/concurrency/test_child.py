@@ -1,0 +1,88 @@
+"""A child process is signalled, ends, and those who wait for its end are fired."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Any
+
+import pytest_twisted
+from twisted.internet import reactor as _reactor
+from twisted.internet.error import ProcessTerminated
+from twisted.python.failure import Failure
+
+from stream.concurrency.child import Child
+from tests.waiting import until
+
+reactor: Any = _reactor
+
+_STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(1, flush=True)
+time.sleep(60)
+"""
+_POLITE = "import time; print(1, flush=True); time.sleep(60)"
+
+
+class _Known(Child):
+    """What it has said, and how it has ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = b""
+        self.how: list[Failure] = []
+
+    def outReceived(self, data: bytes) -> None:
+        self.said += data
+
+    def end(self, reason: Failure) -> None:
+        assert not self.is_running
+        self.how.append(reason)
+
+
+async def _spawned(code: str) -> _Known:
+    child = _Known()
+    reactor.spawnProcess(child, sys.executable, [sys.executable, "-c", code], env={})
+    assert child.is_running
+    await until(lambda: child.said)
+    return child
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop() -> None:
+    """SIGTERM is enough for most; all that wait for the end are fired behind `end`."""
+    child = await _spawned(_POLITE)
+    ended = [child.ended(), child.ended()]
+    seen: list[int] = []
+    ended[0].addCallback(lambda _: seen.append(len(child.how)))
+    assert await child.stop(reactor, 60.0)
+    assert seen == [1]
+    assert all(each.called for each in ended)
+    assert child.how[0].check(ProcessTerminated)
+
+
+@pytest_twisted.ensureDeferred
+async def test_child_that_ignores_the_stop_is_killed() -> None:
+    """After the given time."""
+    child = await _spawned(_STUBBORN)
+    assert not await child.stop(reactor, 0.1)
+    assert getattr(child.how[0].value, "signal", None) == signal.SIGKILL
+
+
+@pytest_twisted.ensureDeferred
+async def test_signals_after_the_end() -> None:
+    """They go nowhere, and waiting is over at once."""
+    child = await _spawned("print(1)")
+    await child.ended()
+    child.signal("TERM")
+    assert child.ended().called
+    assert await child.stop(reactor, 60.0)
+
+
+def test_child_that_was_never_spawned() -> None:
+    """It doesn't run, and nobody waits for it."""
+    child = Child()
+    child.signal("TERM")
+    assert not child.is_running
+    assert child.ended().called

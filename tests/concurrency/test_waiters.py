@@ -1,0 +1,98 @@
+"""Who waits for an event is fired with it, once."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from stream.concurrency.waiters import Waiters, ended
+
+
+def _results(*deferreds: Deferred[int]) -> list[object]:
+    found: list[object] = []
+    for deferred in deferreds:
+        deferred.addBoth(lambda r: found.append(r.type if isinstance(r, Failure) else r))
+    return found
+
+
+def test_all_are_fired_together() -> None:
+    """In their order; those that wait later are fired by the next event."""
+    waiters = Waiters[int]()
+    found = _results(waiters.wait(), waiters.wait())
+    assert (len(waiters), found) == (2, [])
+    waiters.fire(1)
+    assert (len(waiters), found) == (0, [1, 1])
+    later = _results(waiters.wait())
+    waiters.fire(2)
+    assert (found, later) == ([1, 1], [2])
+
+
+def test_a_cancelled_one_is_forgotten() -> None:
+    """It fails, and the others are fired."""
+    waiters = Waiters[int]()
+    first, second = waiters.wait(), waiters.wait()
+    found = _results(first, second)
+    first.cancel()
+    assert (len(waiters), found) == (1, [CancelledError])
+    waiters.fire(1)
+    assert found == [CancelledError, 1]
+
+
+def test_one_that_is_cancelled_by_another() -> None:
+    """An event that makes a waiter cancel the next one doesn't fire it twice."""
+    waiters = Waiters[int]()
+    first, second = waiters.wait(), waiters.wait()
+    first.addCallback(lambda _: second.cancel())
+    found = _results(second)
+    waiters.fire(1)
+    assert found == [CancelledError]
+
+
+def test_waiting_again_while_being_fired() -> None:
+    """Whoever waits again at once waits for the next event."""
+    waiters = Waiters[int]()
+    again: list[Deferred[int]] = []
+    waiters.wait().addCallback(lambda _: again.append(waiters.wait()))
+    waiters.fire(1)
+    assert len(waiters) == len(again) == 1
+    assert not again[0].called
+
+
+def test_all_fail_or_are_cancelled_together() -> None:
+    """Each with the same failure."""
+    waiters = Waiters[int]()
+    found = _results(waiters.wait(), waiters.wait())
+    waiters.fail(ValueError("no"))
+    cancelled = _results(waiters.wait(), waiters.wait())
+    waiters.cancel()
+    assert found == [ValueError, ValueError]
+    assert cancelled == [CancelledError, CancelledError]
+
+
+@pytest.mark.parametrize("result", [3, ValueError("no")])
+def test_end_of_another(result: object) -> None:
+    """Its result stays its own."""
+    other: Deferred[object] = Deferred()
+    waiter = ended(other)
+    found: list[object] = []
+    other.addBoth(found.append)
+    assert not waiter.called
+    if isinstance(result, Exception):
+        other.errback(result)
+        assert isinstance(found[0], Failure)
+    else:
+        other.callback(result)
+        assert found == [result]
+    assert waiter.result is None
+
+
+def test_cancelling_leaves_the_other_alone() -> None:
+    """It goes on, and nobody is fired in its end."""
+    other: Deferred[int] = Deferred()
+    waiter = ended(other)
+    waiter.addErrback(lambda failure: failure.trap(CancelledError) and None)
+    waiter.cancel()
+    assert not other.called
+    other.callback(1)
+    assert other.result == 1
