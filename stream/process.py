@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from stream.errors import UserError, format_nested, sentence
 from stream.etcd import EtcdUnavailable
+from stream.ops.process.allocator import give_memory_back
 from stream.ops.process.gc_tuning import GcTuning
 from stream.ops.process.ordered_services import OrderedServices
 from stream.ops.process.shutdown_watchdog import ShutdownWatchdog
@@ -31,6 +32,9 @@ _log = Logger()
 
 _REASONS = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupt"}
 ENOUGH_FILES = 10_000
+SWITCH_SECONDS = 0.0005
+"""After which a thread that computes lets the reactor go on, which waits for that after each call
+of the system: dozens of times in a turn."""
 _MACOS_FILES = 10_240
 
 
@@ -85,6 +89,8 @@ class Process(Service):
 
     async def _run(self) -> None:
         raise_file_limit()
+        give_memory_back()
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._main = self._build()
         if isinstance(self._main, OrderedServices):
             self._main.on_failure.append(self._failed)

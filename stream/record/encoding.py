@@ -80,12 +80,20 @@ def decode_body(
     :raises Abandoned: nobody waits any more.
     """
     for name in reversed(content_codings(encoding)):
-        body = _DECODERS[name](body, limit, is_wanted)
+        output = _Output(limit, is_wanted)
+        try:
+            _DECODERS[name](body, output)
+            body = output.joined()
+        finally:
+            output.clear()
     return body
 
 
 class _Output:
-    """Decoded parts, bounded.
+    """The decoded bytes, bounded.
+
+    They are in one buffer: thousands of parts that are given back one by one leave the heap of the
+    thread in pieces, which the system never gets back.
 
     :ivar room: bytes until the limit and one more, by which it shows that there is more.
     """
@@ -94,7 +102,7 @@ class _Output:
         self.room = limit + 1
         self._limit = limit
         self._is_wanted = is_wanted
-        self._parts: list[bytes] = []
+        self._data = bytearray()
         self._members = 0
 
     def add(self, part: bytes) -> None:
@@ -103,7 +111,7 @@ class _Output:
             raise BodyTooLarge(self._limit)
         if not self._is_wanted():
             raise Abandoned
-        self._parts.append(part)
+        self._data += part
 
     def begin_member(self, kind: str) -> None:
         self._members += 1
@@ -115,11 +123,14 @@ class _Output:
             )
 
     def joined(self) -> bytes:
-        return b"".join(self._parts)
+        return bytes(self._data)
+
+    def clear(self) -> None:
+        """Free the bytes, even if an exception that is kept still refers to this object."""
+        self._data = bytearray()
 
 
-def _gunzip(body: bytes, limit: int, is_wanted: Callable[[], bool]) -> bytes:
-    output = _Output(limit, is_wanted)
+def _gunzip(body: bytes, output: _Output) -> None:
     position = 0
     while True:
         output.begin_member("gzip")
@@ -144,12 +155,11 @@ def _gunzip(body: bytes, limit: int, is_wanted: Callable[[], bool]) -> bytes:
         if not body[position : position + 1].strip(_PADDING) and not body[position:].strip(
             _PADDING
         ):
-            return output.joined()
+            return
 
 
-def _unzstd(body: bytes, limit: int, is_wanted: Callable[[], bool]) -> bytes:
+def _unzstd(body: bytes, output: _Output) -> None:
     decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
-    output = _Output(limit, is_wanted)
     position = 0
     try:
         while True:
@@ -163,12 +173,12 @@ def _unzstd(body: bytes, limit: int, is_wanted: Callable[[], bool]) -> bytes:
                 output.add(frame.decompress(piece))
             position -= len(frame.unused_data)
             if position >= len(body):
-                return output.joined()
+                return
     except zstandard.ZstdError:
         raise UserError("cannot decompress zstd body: it is damaged") from None
 
 
-_DECODERS: dict[bytes, Callable[[bytes, int, Callable[[], bool]], bytes]] = {
+_DECODERS: dict[bytes, Callable[[bytes, _Output], None]] = {
     b"gzip": _gunzip,
     b"x-gzip": _gunzip,
     b"zstd": _unzstd,

@@ -47,6 +47,24 @@ def test_bomb_is_noticed_before_it_has_expanded(encoding: bytes) -> None:
         decode_body(encoding, body, 1_000_000)
 
 
+@pytest.mark.parametrize("encoding", COMPRESSORS)
+def test_nothing_is_kept_of_a_refused_body(encoding: bytes) -> None:
+    """Whoever keeps the error, with the frames that it came through, keeps no decoded bytes."""
+    body = COMPRESSORS[encoding](random.Random(1).randbytes(1_100_000))
+    with pytest.raises(BodyTooLarge) as caught:
+        decode_body(encoding, body, 1_000_000)
+    frame = caught.value.__traceback__
+    held: dict[int, int] = {}
+    while frame is not None:
+        values = [*frame.tb_frame.f_locals.values()]
+        values += [each for value in values for each in getattr(value, "__dict__", {}).values()]
+        for value in values:
+            if isinstance(value, bytes | bytearray) and value is not body:
+                held[id(value)] = len(value)
+        frame = frame.tb_next
+    assert held and sum(held.values()) < 500_000  # the last part
+
+
 @given(encoding=ENCODINGS, data=st.data())
 def test_truncated_body_is_refused(encoding: bytes, data: st.DataObject) -> None:
     """A part of a body is never taken for the whole."""

@@ -119,6 +119,7 @@ class _Endpoint:
         """What of the body remains to be written."""
         if isinstance(answer, Answer):
             return put(request, answer)
+        request.begin_lasting()
         writing = Deferred.fromCoroutine(write_lasting(request, answer))
         return writing.addErrback(self._broke_off, request)
 

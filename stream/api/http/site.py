@@ -7,6 +7,10 @@ token costs a head of some kilobytes, whatever is sent behind it.
 Note [Unread bodies]: an answer that is sent before the body was read ends the connection. If it
 were closed at once, the client's system would throw the answer away together with what it still has
 to send. So only our side is closed, and what comes is discarded, for a while and up to a size.
+
+Note [Lasting answers]: an answer that lasts is the last one of its connection. What its client
+sends meanwhile is read and discarded: from a connection that isn't read, nobody learns that the
+client has left, and what is done for it would go on.
 """
 
 from __future__ import annotations
@@ -177,6 +181,12 @@ class ApiRequest(Request):
             self.channel.end_after_answer()
         super().write(data)
 
+    def begin_lasting(self) -> None:
+        """The answer takes as long as the client wants it; see Note [Lasting answers]."""
+        if self.channel is not None:
+            self.setHeader(b"Connection", b"close")
+            self.channel.begin_lasting()
+
     def _release_bytes(self) -> None:
         self._site.release(self._bytes)
         self._bytes = 0
@@ -225,6 +235,7 @@ class ApiChannel(HTTPChannel):
         self._has_unread = False
         self._is_discarding = False
         self._discarded = 0
+        self._is_lasting = False
 
     @property
     def head(self) -> tuple[bytes, bytes, bytes]:
@@ -240,8 +251,7 @@ class ApiChannel(HTTPChannel):
         self.site.connected(self)
 
     def dataReceived(self, data: bytes) -> None:
-        if self._abortingCall is not None:
-            # It is being closed.
+        if self._abortingCall is not None or self._is_lasting:
             self._discarded += len(data)
             if self._discarded > MAX_DISCARDED_BYTES:
                 self.forceAbortClient()
@@ -330,6 +340,13 @@ class ApiChannel(HTTPChannel):
         """The body won't be read, so nothing can follow on this connection."""
         self.persistent = False
         self._has_unread = True
+
+    def begin_lasting(self) -> None:
+        """See Note [Lasting answers]."""
+        self._is_lasting = self._has_unread = True
+        self.persistent = False
+        self._dataBuffer = []
+        self._networkProducer.resumeProducing()
 
     def requestDone(self, request: HttpRequest) -> None:
         self._held = self._owes_continue = False

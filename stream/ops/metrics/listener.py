@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -20,13 +20,15 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from stream.ops.metrics.health import HealthCheck, Readiness
 from stream.ops.metrics.registry import Metrics
+from stream.ops.metrics.shared_page import SharedPage
 
 __all__ = ["MetricsListener"]
 
 _log = Logger(namespace="stream.metrics")  # as an attribute of a class it would get another name
 
 _IDLE_TIMEOUT_SECONDS = 60
-_MAX_WAITING_PAGES = 16
+_MAX_WAITING = 100
+"""Requests for a page that isn't begun; each is an open connection."""
 
 
 class MetricsListener(Service):
@@ -104,7 +106,7 @@ class _Root(Resource):
 
 
 class MetricsPage(Resource):
-    """The metrics in text form. It may be long, so it is made in a thread."""
+    """The metrics in text form. It may be long, so it is made in a thread, for all who ask."""
 
     isLeaf = True
 
@@ -113,36 +115,40 @@ class MetricsPage(Resource):
         self._reactor = reactor
         self._threads = threads
         self._metrics = metrics
-        self._making: set[Deferred[None]] = set()
+        self._page = SharedPage(reactor, self._make)
 
-    async def drained(self) -> None:
-        """Wait until no page is being made."""
-        await DeferredList(list(self._making))
+    def drained(self) -> Deferred[None]:
+        """Fires when no page is being made."""
+        return self._page.drained()
+
+    def _make(self) -> Deferred[bytes]:
+        self._metrics.collect()
+        making: Deferred[bytes] = deferToThreadPool(
+            self._reactor, self._threads, self._metrics.page
+        )
+        making.addErrback(_not_made)
+        return making
 
     def render_GET(self, request: Request) -> int | bytes:
-        if len(self._making) >= _MAX_WAITING_PAGES:
+        if self._page.waiting >= _MAX_WAITING:
             request.setResponseCode(503)
             request.setHeader(b"Retry-After", b"1")
             return b""
-        gone: list[Failure] = []
-        request.notifyFinish().addErrback(gone.append)
-        answered = Deferred.fromCoroutine(self._answer(request, gone))
-        self._making.add(answered)
-        answered.addCallback(lambda _: self._making.discard(answered))
+        page = self._page.get()
+        request.notifyFinish().addErrback(lambda _: page.cancel())
+        page.addCallbacks(lambda made: _send(request, made), lambda why: _fail(request, why))
         return NOT_DONE_YET
 
-    async def _answer(self, request: Request, gone: list[Failure]) -> None:
-        try:
-            self._metrics.collect()
-            page = await deferToThreadPool(self._reactor, self._threads, self._metrics.page)
-        except Exception:
-            _log.failure("cannot make the metrics page")
-            if not gone:
-                request.setResponseCode(500)
-                request.finish()
-        else:
-            if not gone:
-                _send(request, page)
+
+def _not_made(failure: Failure) -> Failure:
+    _log.failure("cannot make the metrics page", failure)
+    return failure
+
+
+def _fail(request: Request, reason: Failure) -> None:
+    if reason.check(CancelledError) is None:
+        request.setResponseCode(500)
+        request.finish()
 
 
 def _send(request: Request, page: bytes) -> None:

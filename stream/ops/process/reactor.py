@@ -1,11 +1,17 @@
-"""Twisted's epoll reactor on the monotonic clock, with a shorter way to the connection of an event.
+"""Twisted's epoll reactor on the monotonic clock, with bounded turns and a shorter way to the
+connection of an event.
 
 Twisted's own count seconds since the epoch, so a step of the machine's clock ends every timeout and
 lease at once, or holds all of them up (`stream.ops.clock`).
 
 Twisted enters a log context around every event, for the sake of log entries that name the protocol
 they come from. Nothing here logs that way, and at tens of thousands of small requests a second the
-context is a tenth of the whole work. All else is Twisted's own.
+context is a tenth of the whole work.
+
+Twisted serves all connections that are ready in each turn. Here those of clients share a turn
+(`stream.ops.process.fair_turns`); all else is served at once: threads that have ended, children,
+and connections that this process has made itself, such as that to etcd with the lease. All else is
+Twisted's own.
 """
 
 from __future__ import annotations
@@ -15,8 +21,13 @@ import time
 from typing import Any
 
 from stream.ops.clock import keep_monotonic
+from stream.ops.process.fair_turns import FairTurns, Ready
 
 __all__ = ["install"]
+
+MAX_ACCEPTED = 20
+"""Connections that are accepted in a row: each takes a tenth of a millisecond, and Twisted takes
+more and more at once while they come."""
 
 
 def install() -> bool:
@@ -38,12 +49,19 @@ def install() -> bool:
         keep_monotonic(reactor)
         return False
     from twisted.internet.main import installReactor
+    from twisted.internet.tcp import Port, Server
+
+    clients = Port, Server
 
     class DirectEPollReactor(EPollReactor):
         """See the module."""
 
         seconds = staticmethod(time.monotonic)
         wallSeconds = staticmethod(time.time)
+
+        def __init__(self) -> None:
+            self._turns = FairTurns(time.monotonic)
+            super().__init__()
 
         def doPoll(self, timeout: float | None) -> None:
             """Wait for events and serve them.
@@ -56,10 +74,23 @@ def install() -> bool:
             except InterruptedError:
                 return
             serve = self._doReadOrWrite  # catches and logs whatever goes wrong
+            ready: list[Ready] = []
             for descriptor, event in events:
                 selectable = selectables.get(descriptor)
-                if selectable is not None:
+                if isinstance(selectable, clients):
+                    ready.append((selectable, descriptor, event))
+                elif selectable is not None:
                     serve(selectable, descriptor, event)
+            if ready:
+                self._turns.serve(ready, self._serve)
+
+        def _serve(self, ready: Ready) -> None:
+            selectable, descriptor, event = ready
+            if self._selectables.get(descriptor) is not selectable:
+                return  # closed meanwhile
+            if isinstance(selectable, Port):
+                selectable.numberAccepts = min(selectable.numberAccepts, MAX_ACCEPTED)
+            self._doReadOrWrite(selectable, descriptor, event)
 
         doIteration = doPoll
 

@@ -12,8 +12,11 @@ __all__ = ["ChunkedBody"]
 MAX_SIZE_LINE_BYTES = 256
 """A chunk's size and its extensions."""
 
-MAX_CHUNKS = 20_000
-"""Of one body; a chunk costs about a microsecond, however little it holds."""
+FREE_CHUNKS = 2000
+"""Of one body, however little they hold. A chunk costs about a microsecond."""
+
+BYTES_PER_CHUNK = 50
+"""That a body must have for each further chunk: what is read at once has only so many of them."""
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e]|\\[\t\x20-\x7e])*+"'
@@ -99,7 +102,7 @@ class ChunkedBody:
         """
         match_line, body = _PLAIN_SIZE_LINE.match, self._data
         room = self._max_body - self._size
-        chunks = MAX_CHUNKS - self._chunks
+        chunks = left = max(0, self._max_chunks - self._chunks)
         while match := match_line(data, position):
             size = int(match[1], 16)
             start = match.end()
@@ -111,8 +114,13 @@ class ChunkedBody:
             room -= size
             chunks -= 1
         self._size = self._max_body - room
-        self._chunks = MAX_CHUNKS - chunks
+        self._chunks += left - chunks
         return position
+
+    @property
+    def _max_chunks(self) -> int:
+        """As many as the body may have so far."""
+        return FREE_CHUNKS + self._size // BYTES_PER_CHUNK
 
     def _read_size(self, data: bytes, position: int) -> int | None:
         match = _SIZE_LINE.match(data, position, position + MAX_SIZE_LINE_BYTES)
@@ -122,8 +130,11 @@ class ChunkedBody:
             return None
         self._count_overhead(len(match[2] or b""))
         self._chunks += 1
-        if self._chunks > MAX_CHUNKS:
-            raise MalformedRequest("too many chunks")
+        if self._chunks > self._max_chunks:
+            raise MalformedRequest(
+                f"more than {FREE_CHUNKS} chunks have less than {BYTES_PER_CHUNK} bytes each, "
+                "please send larger ones"
+            )
         self._left = int(match[1], 16)
         self._size += self._left
         if self._size > self._max_body:

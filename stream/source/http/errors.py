@@ -12,6 +12,7 @@ __all__ = [
     "MalformedRequest",
     "Overloaded",
     "RequestTimeout",
+    "TooManyHeaders",
     "UnfinishedRequest",
     "UnknownExpectation",
 ]
@@ -69,3 +70,13 @@ class HeaderTooLarge(UserError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f'request header size is over the maximum "{ByteSize(limit)}"')
+
+
+class TooManyHeaders(UserError):
+    """More header fields than a request may have."""
+
+    status = 413
+    name = "headerTooLarge"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the request has more than {limit} headers")

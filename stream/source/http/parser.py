@@ -9,7 +9,12 @@ from __future__ import annotations
 import re
 
 from stream.source.http.chunked import ChunkedBody
-from stream.source.http.errors import BodyTooLarge, HeaderTooLarge, MalformedRequest
+from stream.source.http.errors import (
+    BodyTooLarge,
+    HeaderTooLarge,
+    MalformedRequest,
+    TooManyHeaders,
+)
 from stream.source.http.head import Head, HeadReader
 
 __all__ = ["MAX_SMALL_BODY", "Request", "RequestParser"]
@@ -23,8 +28,17 @@ _FIRST_BYTE = re.compile(rb"[A-Za-z]|\r(?:\n|\Z)")
 MAX_EMPTY_LINES = 16
 """Before a request. One is usual; each costs a little, and they keep a connection busy for ever."""
 
+MAX_HEADERS = 256
+"""Of one request. Each costs a microsecond or two, a hundred times as much as its bytes."""
+
 MAX_SMALL_BODY = 4 * 1024
 """Bytes of a body whose head isn't looked at first if it arrives whole."""
+
+_OTHER_LINES = 2
+"""The request line and the empty one."""
+
+_MAY_HAVE_MANY = 4 * MAX_HEADERS
+"""Bytes of the shortest head with so many: ``a:`` and the end of the line."""
 
 
 class Request:
@@ -131,6 +145,7 @@ class RequestParser:
 
         :raises MalformedRequest: invalid, or open to several readings.
         :raises HeaderTooLarge: the head is over the limit.
+        :raises TooManyHeaders: it has more fields than `MAX_HEADERS`.
         :raises BodyTooLarge: the body is, or is announced to be, over the limit.
         :raises UnknownExpectation: an ``Expect`` header that can't be met.
         """
@@ -147,6 +162,8 @@ class RequestParser:
         end += 4
         if end > self._max_head:
             raise HeaderTooLarge(self._max_head)
+        if end > _MAY_HAVE_MANY and data.count(b"\n", 0, end) > MAX_HEADERS + _OTHER_LINES:
+            raise TooManyHeaders(MAX_HEADERS)
         self._searched = self._empty_lines = 0
         head = self._heads.read(data[:end])
         length = head.length

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from stream.api.http import site as site_module
 from stream.api.http.app import build_app
-from stream.api.http.call import Call
+from stream.api.http.call import Call, Send, StreamingResponse
 from stream.api.http.guard import Guard
 from stream.api.http.server import Front
 from stream.api.http.site import (
@@ -40,6 +40,7 @@ ensure = pytest_twisted.ensureDeferred
 
 PUBLIC = Operation(id="Public", method="GET", path="/public", summary="For anybody.", public=True)
 ECHO = Operation(id="Echo", method="POST", path="/echo", summary="Counts bytes.", raw_body=True)
+LASTING = Operation(id="Lasting", method="GET", path="/lasting", summary="Lasts.", public=True)
 KNOWN = TokenInfo(id="1", description="", is_master=True, project_id=1, project_name="")
 POST = b"POST /echo HTTP/1.1\r\nHost: x\r\nX-StorageApi-Token: t\r\n"
 
@@ -65,6 +66,8 @@ class Server:
         self.clock = Clock()
         self.verifier = Verifier()
         self.bodies: list[bytes] = []
+        self.lasting: list[Deferred[None]] = []
+        self.left = 0
 
         async def public(call: Call) -> Any:
             return {"text": "x" * 20_000}
@@ -73,9 +76,22 @@ class Server:
             self.bodies.append(call.raw_body)
             return {"bytes": len(call.raw_body)}
 
+        async def write(send: Send) -> None:
+            await send(b"first")
+            self.lasting.append(Deferred())
+            try:
+                await self.lasting[-1]
+            except CancelledError:
+                self.left += 1
+                raise
+
+        async def lasting(call: Call) -> Any:
+            return StreamingResponse(content_type="text/plain", write=write)
+
         guard = Guard(self.verifier, None)  # type: ignore[arg-type]
-        operations = {"Public": PUBLIC, "Echo": ECHO}
-        app = build_app(self.clock, guard, operations, {"Public": public, "Echo": echo})
+        operations = {"Public": PUBLIC, "Echo": ECHO, "Lasting": LASTING}
+        handlers = {"Public": public, "Echo": echo, "Lasting": lasting}
+        app = build_app(self.clock, guard, operations, handlers)
         self.site = ApiSite(Front(self.clock, app.resource()), self.clock)
 
     def connect(self) -> Connection:
@@ -307,6 +323,41 @@ def test_a_client_that_reads_no_answers(server: Server, client: Connection) -> N
     assert client.transport.value().count(b"HTTP/1.1 200") == 1
     assert client.transport.disconnecting
     server.clock.advance(60)
+    assert client.transport.disconnected
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 50, 1000])
+def test_a_client_that_leaves_a_lasting_answer(
+    server: Server, client: Connection, ahead: int
+) -> None:
+    """It is noticed, however much it has sent ahead: nothing of that is answered."""
+    request = b"GET /lasting HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n" % (b"x" * 900)
+    client.send(request)
+    for _ in range(ahead):
+        client.send(request)
+    assert client.reads
+    assert (len(server.lasting), server.left) == (1, 0)
+    client.lose()
+    assert (len(server.lasting), server.left) == (1, 1)
+
+
+def test_behind_a_lasting_answer_nothing_follows(server: Server, client: Connection) -> None:
+    """The connection ends with it."""
+    request = b"GET /lasting HTTP/1.1\r\nHost: x\r\n\r\n"
+    client.send(2 * request)
+    server.lasting[0].callback(None)
+    assert client.transport.value().count(b"HTTP/1.1 200") == 1
+    assert b"Connection: close" in client.transport.value()
+    assert client.transport.disconnecting
+
+
+def test_a_client_that_sends_without_end_beside_a_lasting_answer(
+    server: Server, client: Connection
+) -> None:
+    """Reading it is work, too."""
+    client.send(b"GET /lasting HTTP/1.1\r\nHost: x\r\n\r\n")
+    for _ in range(site_module.MAX_DISCARDED_BYTES // MAX_BODY_BYTES + 1):
+        client.send(bytes(MAX_BODY_BYTES))
     assert client.transport.disconnected
 
 

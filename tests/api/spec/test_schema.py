@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.api.http.body import decode_json, read_body
+from stream.api.http.body import MAX_VALUES, decode_json, read_body
 from stream.api.spec import request_schemas as requests
 from stream.api.spec.operations import OPERATIONS
 from stream.api.spec.schema import DecodeError, Object, problems_error, quoted
@@ -281,10 +281,31 @@ def test_where_json_is_wrong(data: str, message: str) -> None:
     assert not re.search(r"sys\.|int string|Expecting|Exceeds", caught.value.message)
 
 
-@pytest.mark.parametrize("text", ["[]" * 200_000, "[" * 100 + "]" * 100, '"' + "[" * 1000 + '"'])
+@pytest.mark.parametrize(
+    "text", ["[]" * (MAX_VALUES // 2), "[" * 100 + "]" * 100, '"' + "[" * 1000 + '"']
+)
 def test_depth_is_not_length(text: str) -> None:
     """Many brackets are fine as long as they aren't inside one another."""
     decode_json(text)
+
+
+@pytest.mark.parametrize("text", ["[" + "0," * MAX_VALUES + "0]", "[" + "[]," * MAX_VALUES])
+def test_values_are_counted_before_they_are_made(text: str) -> None:
+    """Whether or not they are JSON."""
+    with pytest.raises(UserError, match=f"more than {MAX_VALUES} values") as caught:
+        decode_json(text)
+    assert (caught.value.status, caught.value.name) == (413, "payloadTooLarge")
+    decode_json("[" + "0," * (MAX_VALUES - 2) + "0]")
+
+
+@given(st.text('[]{}",\\:1 ', max_size=400))
+def test_depth_is_found_out_as_it_is(text: str) -> None:
+    """Whatever is within strings or behind the first fault doesn't count."""
+    try:
+        decode_json("[" * 99 + text)
+    except DecodeError as error:
+        if "max depth" in error.message:
+            assert text.count("[") + text.count("{") > 1
 
 
 def test_a_byte_order_mark_is_skipped() -> None:

@@ -10,10 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.errors import UserError
-from stream.source.http.chunked import MAX_CHUNKS
-from stream.source.http.errors import BodyTooLarge, HeaderTooLarge, MalformedRequest
+from stream.source.http.chunked import BYTES_PER_CHUNK, FREE_CHUNKS
+from stream.source.http.errors import (
+    BodyTooLarge,
+    HeaderTooLarge,
+    MalformedRequest,
+    TooManyHeaders,
+)
 from stream.source.http.head import Head, HeadReader
-from stream.source.http.parser import MAX_EMPTY_LINES, Request, RequestParser
+from stream.source.http.parser import MAX_EMPTY_LINES, MAX_HEADERS, Request, RequestParser
 
 HEAD_LIMIT = 1024
 BODY_LIMIT = 512
@@ -219,17 +224,44 @@ def test_empty_lines_are_bounded() -> None:
             _run(pieces)
 
 
-def test_chunks_are_bounded() -> None:
-    """Each costs the same, however little it holds."""
-    for number, limit in ((MAX_CHUNKS, None), (MAX_CHUNKS + 1, "too many chunks")):
-        data = _request(b"Transfer-Encoding: chunked", body=b"1\r\nx\r\n" * number)
-        parser = RequestParser(HeadReader(), HEAD_LIMIT, MAX_CHUNKS + 1)
-        parser.feed(data)
-        if limit is None:
-            assert next_whole(parser) is None and parser.held == MAX_CHUNKS
-        else:
-            with pytest.raises(MalformedRequest, match=limit):
+@pytest.mark.parametrize("pieces", [1, 7, 1000])
+def test_small_chunks_are_bounded(pieces: int) -> None:
+    """Each costs the same, however little it holds, and however it arrives."""
+    most = FREE_CHUNKS + FREE_CHUNKS // (BYTES_PER_CHUNK - 1)
+    body = b"1\r\nx\r\n" * (most + 1)
+    data = _request(b"Transfer-Encoding: chunked", body=body)
+    parser = RequestParser(HeadReader(), HEAD_LIMIT, 10 * FREE_CHUNKS)
+    size = len(data) // pieces
+    parser.feed(data[:-6])
+    assert next_whole(parser) is None and parser.held == most
+    parser = RequestParser(HeadReader(), HEAD_LIMIT, 10 * FREE_CHUNKS)
+    with pytest.raises(MalformedRequest, match=f"less than {BYTES_PER_CHUNK} bytes each"):
+        for start in range(0, len(data), size):
+            parser.feed(data[start : start + size])
+            next_whole(parser)
+
+
+def test_a_large_body_may_come_in_many_chunks() -> None:
+    """As long as they have some bytes on average."""
+    number = 3 * FREE_CHUNKS
+    chunk = b"%x\r\n%b\r\n" % (BYTES_PER_CHUNK, b"x" * BYTES_PER_CHUNK)
+    parser = RequestParser(HeadReader(), HEAD_LIMIT, number * BYTES_PER_CHUNK)
+    parser.feed(_request(b"Transfer-Encoding: chunked", body=chunk * number + b"0\r\n\r\n"))
+    request = next_whole(parser)
+    assert request is not None and request.body == b"x" * (number * BYTES_PER_CHUNK)
+
+
+def test_headers_are_counted_before_they_are_read() -> None:
+    """However short they are."""
+    for number, refused in ((MAX_HEADERS - 1, False), (MAX_HEADERS, True)):  # and Host
+        parser = RequestParser(HeadReader(), 16 * 1024, BODY_LIMIT)
+        parser.feed(_request(*[b"a:"] * number))
+        if refused:
+            with pytest.raises(TooManyHeaders, match=f"more than {MAX_HEADERS} headers"):
                 next_whole(parser)
+        else:
+            request = next_whole(parser)
+            assert request is not None and len(request.head.headers.raw) == MAX_HEADERS
 
 
 def test_pipelined_requests_are_not_read_ahead() -> None:

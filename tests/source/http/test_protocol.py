@@ -561,7 +561,7 @@ def test_slow_requests_make_room_after_idle_connections(listener: Listener) -> N
     listener.handler.answer_next()
     assert _bodies(busy_transport) == [b"/a"]
     stopped = listener.factory.stop()
-    for protocol in (busy, slow, idle, *tuple(listener.factory._connections)):
+    for protocol in dict.fromkeys((busy, slow, idle, *listener.factory._connections)):
         assert not _fired(stopped)
         protocol.connectionLost(connectionDone)
     assert _fired(stopped)

@@ -1,0 +1,89 @@
+"""A page that takes long to make, made for all who wait for it together, and not too often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+__all__ = ["MIN_PAUSE_SECONDS", "SharedPage"]
+
+MIN_PAUSE_SECONDS = 1.0
+"""Between the end of one rendering and the start of the next; as long as the rendering took, if
+that is more. So rendering takes at most half of a processor, however many ask."""
+
+
+class SharedPage:
+    """Makes the page. Everybody gets one that was begun after they asked.
+
+    :param reactor: for time.
+    :param make: makes the page, e.g. in a thread.
+    """
+
+    def __init__(self, reactor: Any, make: Callable[[], Deferred[bytes]]) -> None:
+        self._reactor = reactor
+        self._make = make
+        self._waiting: list[Deferred[bytes]] = []
+        self._is_making = False
+        self._not_before = 0.0
+        self._next: IDelayedCall | None = None
+        self._drained: list[Deferred[None]] = []
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a page that isn't begun."""
+        return len(self._waiting)
+
+    def get(self) -> Deferred[bytes]:
+        """The page; fails if it can't be made. Cancelled, it isn't waited for any more."""
+        page: Deferred[bytes] = Deferred(self._given_up)
+        self._waiting.append(page)
+        self._begin()
+        return page
+
+    def _given_up(self, page: Deferred[bytes]) -> None:
+        if page in self._waiting:
+            self._waiting.remove(page)
+
+    def drained(self) -> Deferred[None]:
+        """Fires when no page is being made; those who wait for the next one get it before."""
+        if self._next is not None:
+            self._next.cancel()
+            self._start()
+        if not self._is_making:
+            return succeed(None)
+        drained: Deferred[None] = Deferred()
+        self._drained.append(drained)
+        return drained
+
+    def _begin(self) -> None:
+        """Make the page now or when its time comes, if anybody waits for it."""
+        if self._is_making or self._next is not None or not self._waiting:
+            return
+        pause = self._not_before - self._reactor.seconds()
+        if pause > 0 and not self._drained:
+            self._next = self._reactor.callLater(pause, self._start)
+        else:
+            self._start()
+
+    def _start(self) -> None:
+        self._next = None
+        self._is_making = True
+        waiting, self._waiting = self._waiting, []
+        self._make().addBoth(self._made, waiting, self._reactor.seconds())
+
+    def _made(self, page: bytes | Failure, waiting: list[Deferred[bytes]], started: float) -> None:
+        self._is_making = False
+        now = self._reactor.seconds()
+        self._not_before = now + max(MIN_PAUSE_SECONDS, now - started)
+        for each in waiting:
+            if not each.called:
+                each.callback(page)
+        self._begin()
+        if not self._is_making:
+            drained, self._drained = self._drained, []
+            for done in drained:
+                done.callback(None)

@@ -1,0 +1,129 @@
+"""Who is served in a turn of the reactor."""
+
+from __future__ import annotations
+
+import attrs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.ops.process.fair_turns import (
+    BUSY_SECONDS,
+    LIGHT_SECONDS,
+    LIGHT_SHARE,
+    PERIOD_SECONDS,
+    FairTurns,
+    Ready,
+)
+
+
+@attrs.define(eq=False, slots=False)
+class Connection:
+    """:ivar seconds: that serving it takes.
+    :ivar served: when it was.
+    """
+
+    name: str
+    seconds: float
+    served: list[float] = attrs.field(factory=list)
+
+
+class Reactor:
+    """Serves connections in turns, on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self._turns = FairTurns(lambda: self.now)
+
+    def turn(self, connections: list[Connection]) -> list[str]:
+        """One turn in which all of them are ready; who was served."""
+        served = []
+
+        def serve(ready: Ready) -> None:
+            served.append(ready[0].name)
+            ready[0].served.append(self.now)
+            self.now += ready[0].seconds
+
+        self._turns.serve([(each, number, 1) for number, each in enumerate(connections)], serve)
+        return served
+
+    def known(self, *connections: Connection) -> None:
+        """They have been there for a while, and have used little."""
+        for each in connections:
+            each.seconds, seconds = 0.0, each.seconds
+            while not each.served:
+                self.turn([each])
+            each.seconds = seconds
+        self.now += 2 * PERIOD_SECONDS
+
+
+def _some(count: int, seconds: float, name: str = "c") -> list[Connection]:
+    return [Connection(f"{name}{number}", seconds) for number in range(count)]
+
+
+def test_all_are_served_as_long_as_that_is_quick() -> None:
+    """The usual turn."""
+    connections = _some(10, BUSY_SECONDS / 100)
+    assert Reactor().turn(connections) == [each.name for each in connections]
+
+
+def test_a_turn_ends_when_its_time_is_over() -> None:
+    """At the latest with one that takes longer than all may."""
+    reactor = Reactor()
+    assert len(reactor.turn(_some(100, BUSY_SECONDS / 5 * 1.01))) == 5
+    assert len(reactor.turn(_some(100, 1.0))) == 1
+
+
+def test_light_ones_come_first() -> None:
+    """A connection that is known and seldom used isn't delayed by any number of others."""
+    reactor = Reactor()
+    light = Connection("light", LIGHT_SHARE / 100)
+    reactor.known(light)
+    busy = _some(50, 0.03, "busy")
+    for _ in range(50):
+        served = reactor.turn([*busy, light])
+        assert served[0] == "light"
+        assert len(served) == 2
+
+
+def test_who_is_new_or_busy_waits() -> None:
+    """A connection isn't light because it is new, nor for ever."""
+    reactor = Reactor()
+    known, new = Connection("known", 0.0), Connection("new", 0.0)
+    reactor.known(known)
+    assert reactor.turn([new, known]) == ["known", "new"]
+    known.seconds = LIGHT_SHARE * 1.01
+    reactor.turn([known])
+    known.seconds = 0.0
+    light = Connection("light", 0.0)
+    light.served = [0.0]
+    reactor.turn([light])
+    reactor.now += PERIOD_SECONDS
+    assert reactor.turn([known, light]) == ["light", "known"]
+    reactor.now += 2 * PERIOD_SECONDS
+    assert reactor.turn([new, known])[1] == "known"  # light again, as the other is
+
+
+def test_many_light_ones_share_a_part_too() -> None:
+    """Together they may be as much as a flood."""
+    reactor = Reactor()
+    light = _some(1000, LIGHT_SECONDS / 50 * 1.01, "light")
+    reactor.known(*light)
+    busy = Connection("busy", 0.0)
+    served = reactor.turn([busy, *light])
+    assert served == [each.name for each in light[:50]] + ["busy"]
+
+
+@given(
+    costs=st.lists(st.floats(0.0001, 0.01), min_size=2, max_size=30),
+    turns=st.integers(10, 60),
+)
+def test_everybody_s_turn_comes(costs: list[float], turns: int) -> None:
+    """Whatever each of them takes: nobody is served a second time before all others have been.
+
+    All that within one period, so that nobody is light.
+    """
+    reactor = Reactor()
+    connections = [Connection(str(number), cost) for number, cost in enumerate(costs)]
+    served = [name for _ in range(turns) for name in reactor.turn(connections)]
+    rounds = [served[at : at + len(costs)] for at in range(0, len(served), len(costs))]
+    assert all(len(set(names)) == len(names) for names in rounds)
