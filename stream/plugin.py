@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,8 @@ from twisted.python import usage
 import stream
 import twisted
 from stream.defaults import defaults_for
+from stream.dev import COMMAND as DEV
+from stream.dev import create_volume
 from stream.errors import UserError, format_nested, sentence
 from stream.ops.logging.control import LogControl
 from stream.ops.process.reactor import install as install_reactor
@@ -47,6 +50,27 @@ NAMES = (
 """Valid components: the service's own five, a local etcd and a local Storage API."""
 
 _PROGRAM = "stream-service"
+_HELP = """\
+Stream takes records over HTTP, stores them on disk before it answers, and imports them in batches
+into tables.
+
+Usage:
+  {program} COMPONENT... [--SETTING=VALUE]...
+
+Components (any number of them run in one process):
+  api                   configuration of sources and sinks over REST, background tasks
+  http-source           takes records from producers
+  storage-writer        appends rows to slice files on its volumes
+  storage-reader        uploads closed slices from its volumes to staging
+  storage-coordinator   rotates slices and files, starts import jobs
+  etcd                  a local etcd, as a child process
+  sandbox               a local Storage API with tables in SQLite
+  dev                   all of the above on this machine, with data in ./var
+
+Examples:
+  {program} dev
+  {program} http-source storage-writer --config-file=stream.yaml --node-id=node-1
+"""
 UMASK = 0o077
 """What a process makes is readable by its user alone."""
 _DAEMON_LOG = "twistd.log"
@@ -57,6 +81,7 @@ class Options(usage.Options):
     """The command line behind ``twistd stream``, after `parseOptions`:
 
     :ivar components: the chosen components, in the order of `NAMES`.
+    :ivar is_dev: ``dev`` was among them: everything on this machine.
     :ivar settings: checked settings.
     :ivar is_worker: this process was started by another one.
     :ivar workers: names and command lines of the processes that are to take records.
@@ -66,6 +91,7 @@ class Options(usage.Options):
     longdesc = "Every setting is a flag, an environment variable and a key of a configuration file."
 
     components: tuple[str, ...] = ()
+    is_dev = False
     settings: Settings
     is_worker = False
     workers: Mapping[str, Sequence[str]] = {}
@@ -85,16 +111,17 @@ class Options(usage.Options):
         named, rest = _take_components(argv)
         line = parse_argv(rest)
         if "help" in line.special:
-            print(help_text(_PROGRAM))
-            raise SystemExit(0)
+            _answer(help_text(_PROGRAM, _HELP, shutil.get_terminal_size().columns))
         if "version" in line.special:
-            print(_version())
-            raise SystemExit(0)
+            _answer(_version())
         workers = line.special.get("workers")
         if isinstance(workers, str):
             line.flags.setdefault("source-http-workers", workers)
         self.is_worker = "worker" in line.special
         chosen = {*named, *line.arguments}
+        self.is_dev = DEV in chosen
+        chosen = (chosen - {DEV} or set(NAMES)) if self.is_dev else chosen
+        offset = _port_offset(line)
         environ = dict(os.environ)
         # What is needed depends on the components: of unknown ones nothing is.
         known = [name for name in NAMES if name in chosen]
@@ -102,14 +129,16 @@ class Options(usage.Options):
         self.logs_elsewhere = bool(runner.get("logger") or runner.get("syslog"))
         defaults = {
             **_runner_log_file(runner, line.flags),
-            **defaults_for(known, line.flags, environ),
+            **defaults_for(known, line.flags, environ, is_dev=self.is_dev, port_offset=offset),
         }
         form = line.special.get("dump-config")
         if isinstance(form, str):
             _dump(form, line, environ, defaults if chosen else {})
         self.settings = load(line.flags, environ, line.config_files, defaults=defaults)
         self.components = check_components(chosen)
-        self.workers = worker_commands(self.settings, line.flags, line.config_files)
+        preset = [DEV] if self.is_dev else []
+        preset += [f"--port-offset={offset}"] if offset else []
+        self.workers = worker_commands(self.settings, line.flags, line.config_files, preset)
 
 
 def _take_components(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -125,6 +154,14 @@ def _take_components(argv: list[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(item)
     return [name.strip() for name in named if name.strip()], rest
+
+
+def _port_offset(line: CommandLine) -> int:
+    """The number of ``--port-offset``. Raises UserError."""
+    text = line.special.get("port-offset", "0")
+    if not isinstance(text, str) or not (text.isascii() and text.isdigit()):
+        raise UserError(f'invalid --port-offset "{text}": expected a number from 0 on, e.g. 100')
+    return int(text)
 
 
 def _runner_log_file(
@@ -151,7 +188,7 @@ def check_components(chosen: set[str]) -> tuple[str, ...]:
     if not chosen:
         raise UserError(
             "specify at least one service component as a positional argument, "
-            f"valid components: {valid}"
+            f'valid components: {valid}; "dev" runs them all on this machine'
         )
     return tuple(name for name in NAMES if name in chosen)
 
@@ -167,8 +204,7 @@ def _dump(
         if error.settings is not None:
             print(dump(error.settings, form))
         _refuse(error.printed())
-    print(dump(settings, form))
-    raise SystemExit(0)
+    _answer(dump(settings, form))
 
 
 def _version() -> str:
@@ -176,6 +212,15 @@ def _version() -> str:
         f"stream {stream.__version__}, Python {platform.python_version()}, "
         f"Twisted {twisted.__version__}"
     )
+
+
+def _answer(text: str) -> NoReturn:
+    """Print *text* and exit; whoever reads it may stop early, as ``head`` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0)
 
 
 def _refuse(text: str) -> NoReturn:
@@ -213,6 +258,8 @@ def makeService(options: Options) -> IService:
     log = _log_or_refuse(lambda: log_of(settings))
 
     def run() -> IService:
+        if options.is_dev:
+            create_volume(settings.storage.volumes_path)
         if not options.logs_elsewhere:
             log.install()
         return build(settings, components, options.workers, reactor=reactor, log=log)

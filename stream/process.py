@@ -97,7 +97,7 @@ class Process(Service):
         await maybeDeferred(self._main.startService)
         if not self._exiting:
             self._garbage.start()
-            _log.info("ready to serve")
+            _log.info("ready to serve", log_terminal="ready to serve")
             self._ready()
 
     def _failed(self, failure: Failure) -> None:
@@ -123,7 +123,11 @@ class Process(Service):
         if self._exiting:
             return
         self._exiting = True
-        (_log.error if is_failure else _log.info)("exiting ({reason})", reason=reason)
+        template = "exiting ({reason})"
+        if is_failure:
+            _log.error(template, reason=reason)
+        else:
+            _log.info(template, reason=reason, log_terminal=template)
         self._limit.watch()
         self._reactor.stop()
 
@@ -145,7 +149,7 @@ class Process(Service):
             await maybeDeferred(self._main.stopService)
             if isinstance(self._main, OrderedServices) and self._main.is_unclean:
                 atexit.register(_exit_with_failure)
-        _log.info("exited")
+        _log.info("exited", log_terminal="exited")
 
 
 def _taken(error: Any) -> str:

@@ -12,14 +12,12 @@ from stream.settings import Settings
 __all__ = ["announce", "quick_start"]
 
 _TEMPLATE = """
-Stream is ready.
+  API      {api}    reference: {api}/v1/documentation/
+  source   {source}
+  sandbox  {sandbox}    tables: {database}
+  token    {token}
 
-  API         {api}            (OpenAPI: {api}/v1/documentation/)
-  source      {source}
-  sandbox     {sandbox}        tables: {database}
-  token       {token}
-
-Quick start: define a source and a sink, push a record, read it back.
+Create a source and a sink, and send a record:
 
   API={api} TOKEN={token}
   curl -s $API/v1/branches/default/sources -H "X-StorageApi-Token: $TOKEN" \\
@@ -27,8 +25,8 @@ Quick start: define a source and a sink, push a record, read it back.
   until curl -sf $API/v1/branches/default/sources/my-source \\
     -H "X-StorageApi-Token: $TOKEN" >/dev/null; do sleep 0.1; done
   curl -s $API/v1/branches/default/sources/my-source/sinks -H "X-StorageApi-Token: $TOKEN" \\
-    --json '{{"type":"table","name":"My Sink","table":{{
-         "type":"keboola","tableId":"in.c-demo.events","mapping":{{"columns":[
+    --json '{{"type":"table","name":"My Sink","table":{{"type":"keboola",
+         "tableId":"in.c-demo.events","mapping":{{"columns":[
          {{"type":"uuid","name":"id"}},{{"type":"datetime","name":"at"}},
          {{"type":"path","name":"user","path":"user.name","rawString":true}},
          {{"type":"body","name":"body"}}]}}}}}}'
@@ -38,7 +36,7 @@ Quick start: define a source and a sink, push a record, read it back.
     | python3 -c 'import json, sys; print(json.load(sys.stdin)["http"]["url"])')
   curl -s $URL --json '{{"user":{{"name":"Ada"}}}}'
 
-and a few seconds later
+A few seconds later the row is in the table:
 
   python3 -c 'import sqlite3; print(*sqlite3.connect("{database}").execute(
     "SELECT * FROM \\"in.c-demo.events\\""), sep="\\n")'
@@ -57,7 +55,9 @@ def quick_start(settings: Settings) -> str:
 
 
 def announce(settings: Settings, components: Sequence[str]) -> None:
-    """Print the quick start of a run that has everything; other runs are ready silently."""
-    if {"api", "http-source", "sandbox"} <= set(components):
-        # The runner has put its log in the place of stdout.
-        print(quick_start(settings), file=sys.__stdout__, flush=True)
+    """Print the quick start of a run that has everything, to a person at a terminal only."""
+    # The runner has put its log in the place of stdout.
+    output = sys.__stdout__
+    is_whole = {"api", "http-source", "sandbox"} <= set(components)
+    if is_whole and output is not None and output.isatty():
+        print(quick_start(settings), file=output, flush=True)

@@ -16,12 +16,16 @@ __all__ = ["worker_commands"]
 
 
 def worker_commands(
-    settings: Settings, flags: Mapping[str, str | Sequence[str]], config_files: Sequence[str]
+    settings: Settings,
+    flags: Mapping[str, str | Sequence[str]],
+    config_files: Sequence[str],
+    preset: Sequence[str] = (),
 ) -> dict[str, list[str]]:
     """Names and command lines of the workers.
 
     :param settings: of the parent.
     :param flags: that the parent was given; the environment and files are read again.
+    :param preset: arguments that choose other defaults: ``dev``, ``--port-offset=…``.
     """
     commands = {}
     for number in range(1, settings.source.http.workers + 1):
@@ -38,6 +42,7 @@ def worker_commands(
         }
         commands[name] = [
             *(sys.executable, "-m", "stream", "http-source", "--worker"),
+            *preset,
             *(f"--config-file={path}" for path in config_files),
             *(f"--{flag}={_text(value)}" for flag, value in own.items()),
         ]

@@ -21,7 +21,6 @@ from tests.e2e.processes import ALL, TABLE, Deployment, request, wait_for
 
 __all__ = ["measure", "row_times"]
 
-CONFIG = Path(__file__).parents[2] / "provisioning" / "local" / "stream.yaml"
 _LOOK_SECONDS = 0.01
 _COLUMNS = [{"type": "path", "name": "id", "path": "id"}]
 
@@ -37,7 +36,7 @@ class _Local(Deployment):
         return kept
 
     def command(self, components: Sequence[str]) -> list[str]:
-        return [*super().command(components), f"--config-file={CONFIG}"]
+        return [*super().command(components), "dev"]
 
 
 class _Looks(threading.Thread):
@@ -154,7 +153,7 @@ def _markdown(
     )
     return "\n\n".join(
         [
-            f"## From a closed slice to its rows: {CONFIG.name} of `make run`, {seconds:g} s",
+            f"## From a closed slice to its rows: settings of `make run`, {seconds:g} s",
             table(("way", "times", "median s", "p99 s", "longest s"), map(_line, measured)),
             "### The steps between",
             life.steps(journal),

@@ -40,6 +40,12 @@ SPECIAL_FLAGS: Mapping[str, SpecialFlag] = {
             'Dump the effective configuration to STDOUT, "json" or "yaml".',
         ),
         SpecialFlag("help", "bool", "Print this text."),
+        SpecialFlag(
+            "port-offset",
+            "int",
+            "Number added to each default port, for a second instance on one machine; "
+            "with dev the data are in ./var/NUMBER.",
+        ),
         SpecialFlag("version", "bool", "Print the version."),
         SpecialFlag("worker", "bool", "Started by another process: end when standard input does."),
         SpecialFlag("workers", "int", "Short for --source-http-workers."),

@@ -14,7 +14,7 @@ from stream.settings.declare import Leaf
 from stream.settings.flags import SPECIAL_FLAGS
 from stream.settings.inert import IGNORED_SETTINGS
 from stream.settings.tree import LEAVES
-from stream.settings.usage import type_name
+from stream.settings.usage import GENERAL, section_of, type_name
 
 __all__ = ["main", "reference"]
 
@@ -45,8 +45,7 @@ Error:
 - Value error:
   - Unknown environment variable STREAM_METRICS_LISTEN_ADDRESS, did you mean STREAM_METRICS_LISTEN?
 - Configuration is not valid:
-  - Invalid "etcd": etcd endpoint is not set.
-  - "nodeID" is a required field
+  - "nodeID" is a required field: set STREAM_NODE_ID or --node-id
 ```
 
 ## Values
@@ -88,19 +87,10 @@ def reference() -> str:
         f"| `--{flag.name}` | {_cell(flag.usage)} |" for flag in SPECIAL_FLAGS.values()
     )
     parts = [_INTRO.format(count=len(LEAVES), special=special)]
-    for section, leaves in groupby(LEAVES, _section):
-        parts.append(f"## {section}\n\n" + "\n".join(_table(list(leaves))) + "\n")
+    for section, leaves in groupby(LEAVES, section_of):
+        heading = section.capitalize() if section == GENERAL else f"`{section}`"
+        parts.append(f"## {heading}\n\n" + "\n".join(_table(list(leaves))) + "\n")
     return "\n".join(parts)
-
-
-def _section(leaf: Leaf) -> str:
-    """Sections of the page: the first name of a key, of the long ``storage.level`` the third."""
-    names = leaf.key.split(".")[:-1]
-    if not names:
-        return "General"
-    depth = 4 if names[:3] == ["storage", "level", "local"] else 3 if len(names) > 2 else 1
-    is_deep = names[:2] == ["storage", "level"]
-    return f"`{'.'.join(names[:depth] if is_deep else names[:1])}`"
 
 
 def _table(leaves: Sequence[Leaf]) -> Iterator[str]:

@@ -75,7 +75,7 @@ class ManholeSettings:
 class LogSettings:
     format: str = setting(
         "auto",
-        "Lines of the log: json, text, or auto = text on a terminal, else json.",
+        "Lines of the log: json, text, or auto = a short form on a terminal, else json.",
         rule="required,oneof=auto json text",
     )
     file: str = setting("", "Log file, opened again on SIGHUP; empty = standard output.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
+from textwrap import TextWrapper
 
 from stream.settings.declare import Leaf
 from stream.settings.flags import SPECIAL_FLAGS
@@ -10,7 +12,7 @@ from stream.settings.tree import LEAVES
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
 
-__all__ = ["help_text", "type_name"]
+__all__ = ["GENERAL", "help_text", "section_of", "type_name"]
 
 _TYPE_NAMES: dict[type, str] = {
     str: "string",
@@ -32,14 +34,45 @@ Use "--config-file" to read a JSON or YAML file, it may be given several times; 
 adds one more.
 Use "--dump-config" with "json" or "yaml" to see the settings in force.
 """
+GENERAL = "general"
+_INDENT = " " * 8
+_MIN_WIDTH, _MAX_WIDTH = 60, 100
 
 
-def help_text(program: str) -> str:
-    """All flags, sorted, with type, usage and default, then how they are combined."""
-    rows = sorted([*_settings(), *_special()])
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}   {usage}" for name, usage in rows]
-    return "\n".join([f'Usage of "{program}":', *lines, "", _NOTES])
+def help_text(program: str, introduction: str, width: int = _MAX_WIDTH) -> str:
+    """The introduction, how settings are combined, and all flags by section.
+
+    :param introduction: what the program does, its usage and examples; ``{program}`` is replaced.
+    :param width: columns of the terminal.
+    """
+    wrap = TextWrapper(
+        width=max(_MIN_WIDTH, min(width, _MAX_WIDTH)),
+        initial_indent=_INDENT,
+        subsequent_indent=_INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    lines = [introduction.format(program=program), "Options:"]
+    for flag, usage in _special():
+        lines += [f"  {flag}", *wrap.wrap(usage)]
+    lines += ["", _NOTES]
+    for section, leaves in groupby(LEAVES, section_of):
+        lines.append(f"Settings, {section}:")
+        for leaf in leaves:
+            flag = f"  --{leaf.flag} {type_name(leaf)}".rstrip()
+            lines += [flag, *wrap.wrap(leaf.usage + _default(leaf))]
+        lines.append("")
+    return "\n".join(lines).rstrip("\n")
+
+
+def section_of(leaf: Leaf) -> str:
+    """The section of help and reference: the first name of a key, more of ``storage.level.…``."""
+    names = leaf.key.split(".")[:-1]
+    if not names:
+        return GENERAL
+    if names[:2] != ["storage", "level"]:
+        return names[0]
+    return ".".join(names[: 4 if names[2:3] == ["local"] else 3])
 
 
 def type_name(leaf: Leaf) -> str:
@@ -47,15 +80,10 @@ def type_name(leaf: Leaf) -> str:
     return _TYPE_NAMES[leaf.type]
 
 
-def _settings() -> Iterator[tuple[str, str]]:
-    for leaf in LEAVES:
-        yield f"      --{leaf.flag} {type_name(leaf)}".rstrip(), leaf.usage + _default(leaf)
-
-
 def _special() -> Iterator[tuple[str, str]]:
     for flag in SPECIAL_FLAGS.values():
         kind = "" if flag.kind == "bool" else f" {flag.kind}"
-        yield f"      --{flag.name}{kind}", flag.usage
+        yield f"--{flag.name}{kind}", flag.usage
 
 
 def _default(leaf: Leaf) -> str:

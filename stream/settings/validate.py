@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from stream.settings.declare import Leaf, with_values
+from stream.settings.rules import REQUIRED
 from stream.settings.tree import LEAVES, LEAVES_BY_KEY, EncryptionSettings, Settings
 
 __all__ = ["OWN_ETCD", "applies", "normalise", "problems_of"]
@@ -54,18 +55,21 @@ def problems_of(settings: Settings, unreadable: Collection[str] = ()) -> list[st
             continue
         problem = leaf.rule.violation(leaf.get(settings)) or _against_sibling(leaf, settings)
         if problem is not None:
-            problems.append(f'"{leaf.key}" {problem}')
+            how = f": set {leaf.env} or --{leaf.flag}" if problem == REQUIRED else ""
+            problems.append(f'"{leaf.key}" {problem}{how}')
     return problems
 
 
 def _own_checks(settings: Settings) -> Iterator[tuple[str, str]]:
     """Keys that their rule isn't applied to, each with its problem (empty if all is well)."""
-    if not settings.etcd.endpoint:
-        yield "etcd.endpoint", 'invalid "etcd": etcd endpoint is not set'
-    if not settings.etcd.namespace:
-        yield "etcd.namespace", 'invalid "etcd": etcd namespace is not set'
-    if not settings.api.public_url:
-        yield "api.publicUrl", 'invalid "api": public address is not set'
+    for key, problem in (
+        ("etcd.endpoint", 'invalid "etcd": etcd endpoint is not set'),
+        ("etcd.namespace", 'invalid "etcd": etcd namespace is not set'),
+        ("api.publicUrl", 'invalid "api": public address is not set'),
+    ):
+        leaf = LEAVES_BY_KEY[key]
+        if not leaf.get(settings):
+            yield key, f'{problem}. Set "{key}", {leaf.env} or --{leaf.flag}'
     network = settings.storage.level.local.writer.network
     if network.transport == "kcp":
         yield (

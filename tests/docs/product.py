@@ -74,12 +74,12 @@ def make_run(directory: Path) -> Iterator[Product]:
     deployed = Deployment(directory / "var", settings)
     deployed.ports.update(debug=debug, metrics=metrics)
     (directory / "provisioning").symlink_to(ROOT / "provisioning")
-    installed = Path(sys.prefix) / ".installed"
+    installed = Path(sys.prefix) / ".runtime"
     command = ["make", "--no-print-directory", "-o", str(installed), "run", f"VENV={sys.prefix}"]
     log = directory / "make-run.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, f"VOLUME={deployed.root / 'volumes' / 'default' / 'one'}"],
+            command,
             cwd=ROOT,
             env=deployed.environment(),
             stdout=output,

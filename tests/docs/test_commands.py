@@ -18,6 +18,8 @@ from pathlib import Path
 import attrs
 import pytest
 
+from stream.quickstart import quick_start
+from stream.settings import load
 from tests.conftest import free_port
 from tests.docs.blocks import ROOT, Block, all_blocks, blocks, name_of, pages
 from tests.docs.product import Product, environment, make_run
@@ -104,14 +106,13 @@ def test_pages_with_a_test_of_their_own() -> None:
 
 
 def test_quick_start(product: Product) -> None:
-    """What `make run` prints can be pasted; here with other names than the README's."""
-    printed = product.log.read_text()
-    first, _, second = printed[printed.index("  API=http") :].partition("and a few seconds later")
+    """What a terminal shows can be pasted; here with other names than the README's."""
+    printed = quick_start(load({}, product.deployed.environment()))
+    first, _, second = printed[printed.index("  API=http") :].partition("A few seconds later")
+    second = second.partition("\n")[2].strip("\n")
     names = {"My S": "Other S", "my-s": "other-s", "in.c-demo": "in.c-other"}
     for name, other in names.items():
         first, second = first.replace(name, other), second.replace(name, other)
-    # Behind it are lines of the log.
-    second = second.partition("\n{")[0].rstrip()
     shell = product.shell("quick-start")
     shell.run(Block("make run", 1, "sh", first, "…OK"))
     shell.run(Block("make run", 2, "sh", f"{LATER}\n{second}", "(…'Ada', '…')"))

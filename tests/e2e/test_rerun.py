@@ -18,7 +18,7 @@ _READY = "ready to serve"
 
 def _copy(folder: Path) -> Path:
     """What the task needs of the checkout."""
-    for name in ("stream", "tools", "twisted", "provisioning/local"):
+    for name in ("stream", "tools", "twisted"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Makefile", folder)
     return folder

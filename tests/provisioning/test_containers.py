@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stream.settings import load
+from stream.plugin import NAMES, Options
 from tests.provisioning.place import ROOT
 
 _IMAGES = ROOT / "docker"
@@ -96,24 +96,28 @@ def test_bash_has_a_second_name_in_development() -> None:
     assert any("ln -s /bin/bash /usr/local/bin/base" in rest for rest in runs)
 
 
-def test_make_run_takes_the_environment_of_the_composition() -> None:
+def test_make_run_takes_the_environment_of_the_composition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """`make run` there is the five components with the etcd and the sandbox of the others."""
     variables = yaml.safe_load(_COMPOSE.read_text())["services"]["dev"]["environment"]
     variables = {**variables, "STREAM_STORAGE_API_HOST": "http://sandbox:8001"}
-    command = ["make", "--no-print-directory", "-n", "-o", f"{variables['VENV']}/.installed", "run"]
+    command = ["make", "--no-print-directory", "-n", "-o", f"{variables['VENV']}/.runtime", "run"]
     environ = {**variables, "PATH": "/usr/bin:/bin"}
     printed = subprocess.run(
         command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=True
     ).stdout
-    found = re.search(r"exec (\S+) .*--components=(\S+) --config-file (\S+)", printed)
-    assert found is not None, printed
-    assert found[1] == "/tmp/cache/venv/bin/twistd"
-    assert "etcd" not in found[2]
-    assert "sandbox" not in found[2]
-    assert "mkdir -p /tmp/volumes/default/001" in printed
-    settings = load(
-        {}, {k: v for k, v in variables.items() if "STREAM_" in k}, [str(ROOT / found[3])]
-    )
+    exec_, program, *arguments = printed.split()
+    assert (exec_, program) == ("exec", "/tmp/cache/venv/bin/stream-service")
+    for name, value in variables.items():
+        if name.startswith("STREAM_"):
+            monkeypatch.setenv(name, value)
+    options = Options()
+    options.parseOptions(arguments)
+    assert options.is_dev
+    assert set(NAMES) - set(options.components) == {"etcd", "sandbox"}
+    settings = options.settings
+    assert settings.storage.volumes_path == "/tmp/volumes"
     assert settings.etcd.endpoint == "etcd:2379"
     assert settings.source.http.listen == "0.0.0.0:8010"
 

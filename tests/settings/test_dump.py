@@ -13,7 +13,16 @@ from hypothesis import example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from stream.settings import LEAVES, Settings, SettingsError, dump, help_text, load, masked
+from stream.settings import (
+    LEAVES,
+    SPECIAL_FLAGS,
+    Settings,
+    SettingsError,
+    dump,
+    help_text,
+    load,
+    masked,
+)
 from stream.settings.sources import from_file
 from tests.settings.samples import FIXED, KEY, VALID, text_for
 
@@ -124,13 +133,22 @@ def test_unknown_form() -> None:
 
 
 def test_help() -> None:
-    """Help lists each flag, sorted, and no secret default."""
-    text = help_text("service")
-    assert text.startswith('Usage of "service":\n')
-    flags = [line.split()[0] for line in text.split("\n") if line.startswith("      --")]
-    assert flags == sorted(flags)
+    """Help begins with the introduction, lists each flag by section, and no secret default."""
+    text = help_text("service", "What {program} does.\n")
+    assert text.startswith("What service does.\n\nOptions:\n")
+    flags = [line.split()[0] for line in text.split("\n") if line.startswith("  --")]
+    assert len(flags) == len(set(flags)) == len(LEAVES) + len(SPECIAL_FLAGS)
     assert {f"--{leaf.flag}" for leaf in LEAVES} < set(flags)
     assert {"--config-file", "--dump-config", "--help", "--version"} < set(flags)
     assert '"sandbox-token"' not in text
     assert '(default "0.0.0.0:8000")' in text
     assert '"--foo-bar" becomes the "STREAM_FOO_BAR" ENV' in text
+    after = text.partition("Settings, api:\n")[2]
+    assert after.startswith("  --api-listen string\n        Address of the API.")
+
+
+@pytest.mark.parametrize(("width", "longest"), [(20, 60), (80, 80), (500, 100)])
+def test_help_fits_the_terminal(width: int, longest: int) -> None:
+    """Descriptions are wrapped, within limits."""
+    lines = [line for line in help_text("x", "", width).split("\n") if line.startswith("        ")]
+    assert longest - 20 < max(map(len, lines)) <= longest

@@ -61,14 +61,18 @@ def test_each_source_changes_each_setting(leaf: Leaf, tmp_path: Path) -> None:
     "leaf", [leaf for leaf in LEAVES if leaf.rule.required], ids=lambda leaf: leaf.key
 )
 def test_required(leaf: Leaf) -> None:
-    """An empty variable is a value, and it isn't enough where one is required."""
+    """An empty variable is a value, and it isn't enough where one is required; the error names the
+    key, the variable and the flag."""
     own = {
         "etcd.endpoint": 'Invalid "etcd": etcd endpoint is not set.',
         "etcd.namespace": 'Invalid "etcd": etcd namespace is not set.',
         "api.publicUrl": 'Invalid "api": public address is not set.',
     }
     expected = own.get(leaf.key, f'"{leaf.key}" is a required field')
-    assert expected in _problems({}, {**environment_for(leaf), leaf.env: ""})
+    problems = _problems({}, {**environment_for(leaf), leaf.env: ""})
+    assert expected in problems
+    assert f'"{leaf.key}"' in problems
+    assert f"{leaf.env} or --{leaf.flag}" in problems
 
 
 @pytest.mark.parametrize(
@@ -236,12 +240,17 @@ def test_all_problems_at_once() -> None:
         '  - Invalid "api.task.ttlSeconds" value "foo"'
         " in the environment variable STREAM_API_TASK_TTL_SECONDS: expected an integer.\n"
         "- Configuration is not valid:\n"
-        '  - Invalid "etcd": etcd endpoint is not set.\n'
-        '  - Invalid "etcd": etcd namespace is not set.\n'
-        '  - "nodeID" is a required field\n'
-        '  - "storageApiHost" is a required field\n'
-        '  - "source.http.publicUrl" is a required field\n'
-        '  - "storage.volumesPath" is a required field'
+        '  - Invalid "etcd": etcd endpoint is not set.'
+        ' Set "etcd.endpoint", STREAM_ETCD_ENDPOINT or --etcd-endpoint.\n'
+        '  - Invalid "etcd": etcd namespace is not set.'
+        ' Set "etcd.namespace", STREAM_ETCD_NAMESPACE or --etcd-namespace.\n'
+        '  - "nodeID" is a required field: set STREAM_NODE_ID or --node-id\n'
+        '  - "storageApiHost" is a required field:'
+        " set STREAM_STORAGE_API_HOST or --storage-api-host\n"
+        '  - "source.http.publicUrl" is a required field:'
+        " set STREAM_SOURCE_HTTP_PUBLIC_URL or --source-http-public-url\n"
+        '  - "storage.volumesPath" is a required field:'
+        " set STREAM_STORAGE_VOLUMES_PATH or --storage-volumes-path"
     )
 
 
@@ -249,6 +258,7 @@ def test_one_problem() -> None:
     """A single problem that doesn't fit on the line has a bullet of its own."""
     assert _problems({}, {**VALID, "STREAM_ETCD_ENDPOINT": " "}) == (
         'Error:\n- Configuration is not valid:\n  - Invalid "etcd": etcd endpoint is not set.'
+        ' Set "etcd.endpoint", STREAM_ETCD_ENDPOINT or --etcd-endpoint.'
     )
 
 

@@ -8,6 +8,7 @@ it, and one that is truncated instead of renamed goes on from its beginning.
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -17,9 +18,11 @@ from typing import Any, TextIO
 
 from twisted.logger import (
     FilteringLogObserver,
+    LogEvent,
     Logger,
     LogLevel,
     LogLevelFilterPredicate,
+    PredicateResult,
     globalLogPublisher,
 )
 
@@ -101,7 +104,7 @@ def _ignore(name: str) -> None:
 
 class LogControl:
     """:param path: of the log file; empty for standard output.
-    :param form: ``None``: text for a terminal, else JSON.
+    :param form: ``None``: the short form for a terminal, else JSON.
     :param default: level of all namespaces without one of their own.
     :param levels: levels by namespace; what is said of ``a`` counts for ``a.b``, too.
     :param node: shown in each line, where several processes write to one place.
@@ -123,11 +126,14 @@ class LogControl:
         # The runner may change the working directory before the file is opened again.
         self._path = str(Path(path).absolute()) if path else ""
         self._stream: TextIO = self._open()
+        form = form or ("json" if path else form_for(self._stream))
+        self._is_terminal = form == "terminal"
         self._observer = LineObserver(
             self._stream,
-            form=form or ("json" if path else form_for(self._stream)),
+            form=form,
             minimum=LogLevel.debug,  # the predicate decides
             node=node,
+            has_colour="NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb",
         )
         self._default = default
         self._levels: dict[str, str] = dict(levels or {})
@@ -138,7 +144,18 @@ class LogControl:
     @property
     def observer(self) -> Any:
         """What takes the events."""
-        return FilteringLogObserver(self._observer, [self._predicate])
+        predicates: list[Any] = [self._predicate]
+        if self._is_terminal:
+            predicates.append(self._is_for_people)
+        return FilteringLogObserver(self._observer, predicates)
+
+    def _is_for_people(self, event: LogEvent) -> Any:
+        """On a terminal, what is not made for people counts as debug."""
+        is_info = event.get("log_level") is LogLevel.info and not event.get("log_terminal")
+        namespace = event.get("log_namespace") or ""
+        if is_info and self._predicate.logLevelForNamespace(namespace) is not LogLevel.debug:
+            return PredicateResult.no
+        return PredicateResult.maybe
 
     def install(self) -> None:
         """Take the place of what Twisted's runner has set up."""

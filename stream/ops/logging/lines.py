@@ -1,9 +1,12 @@
-"""The log: events of `twisted.logger` as lines, JSON for machines or text for a terminal.
+"""The log: events of `twisted.logger` as lines, JSON for machines or text for people.
 
 Code logs a template and fields, ``_log.info("opened volume {volume_id}", volume_id=…)``. A line has
 the finished message and every field, so that nothing must be parsed out of a message again. Fields
 whose name says that they hold a secret are masked, also in the message and inside of fields, and so
 is what looks like a secret in any text (`stream.values.redaction`).
+
+A terminal shows less (`stream.ops.logging.terminal`). An event at level info is shown there only if
+it carries ``log_terminal``, a template of its own for people: ``log_terminal="{count} rows"``.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from string import Formatter
 from typing import Any, Literal, TextIO, cast
 
 import orjson
@@ -18,13 +22,15 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from stream.ops.logging.terminal import encodable, terminal_lines, visible
 from stream.ops.tracing.spans import log_ids
 from stream.values.redaction import MASK, hide_secrets, is_secret_name
 from stream.values.utctime import format_time, from_timestamp
 
 __all__ = ["Form", "LineObserver", "form_for"]
 
-Form = Literal["json", "text"]
+Form = Literal["json", "text", "terminal"]
+"""JSON lines; text lines with all fields; short lines for a person at a terminal."""
 
 _LEVELS = {
     LogLevel.debug: "debug",
@@ -40,13 +46,13 @@ _LEVEL_ORDER = (
     LogLevel.error,
     LogLevel.critical,
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # What the legacy log adds to an event, and what is in a line under another name.
 _NO_FIELDS = frozenset(
     {"component", "format", "isError", "message", "printed", "system", "time", "why", "failure"}
 )
 _DEFAULT_NAMESPACES = frozenset({"<unknown>", "log_legacy", "stdout", "stderr"})
 _PACKAGE = "stream."
+_FORMATTER = Formatter()
 _MAX_DEPTH = 6
 _MAX_CHARS = 32 * 1024
 _LONGEST_SECRET_CHARS = 4096
@@ -76,24 +82,32 @@ _RENAMED = {
 
 
 def form_for(stream: TextIO) -> Form:
-    """Text if a person is looking, else JSON."""
-    return "text" if stream.isatty() else "json"
+    """The short form if a person is looking, else JSON."""
+    return "terminal" if stream.isatty() else "json"
 
 
 @implementer(ILogObserver)
 class LineObserver:
     """Writes one line for each event.
 
+    :param has_colour: of the form for a terminal.
     :param node: name of the node in each line, if lines of several nodes come together.
     :ivar minimum: events below this level are dropped.
     """
 
     def __init__(
-        self, stream: TextIO, *, form: Form = "json", minimum: Any = LogLevel.info, node: str = ""
+        self,
+        stream: TextIO,
+        *,
+        form: Form = "json",
+        minimum: Any = LogLevel.info,
+        node: str = "",
+        has_colour: bool = False,
     ) -> None:
         self._stream = stream
         self._node = node
-        self._format = _json_line if form == "json" else _text_lines
+        self._form = form
+        self._has_colour = has_colour
         self.minimum = minimum
 
     def redirect(self, stream: TextIO) -> None:
@@ -104,11 +118,43 @@ class LineObserver:
         level = event.get("log_level") or LogLevel.info
         if _LEVEL_ORDER.index(level) < _LEVEL_ORDER.index(self.minimum):
             return
+        template = event.get("log_terminal")
+        if self._form == "terminal" and template:
+            event = {**event, "log_format": template}
         line = _line(event, level)
         if self._node:
             line.setdefault("nodeId", self._node)
-        self._stream.write(self._format(line))
+        self._stream.write(self._text(event, line))
         self._stream.flush()
+
+    def _text(self, event: LogEvent, line: dict[str, Any]) -> str:
+        if self._form == "json":
+            return _json_line(line)
+        shown = _without_repetition(event, line)
+        if self._form == "text":
+            return _text_lines(shown)
+        return terminal_lines(shown, has_colour=self._has_colour)
+
+
+def _without_repetition(event: LogEvent, line: dict[str, Any]) -> dict[str, Any]:
+    """*line* without fields that its message shows, and without ids that a longer key contains."""
+    template = event.get("log_format") or ""
+    try:
+        named = {
+            re.split(r"[.\[(]", name)[0] for _, name, _, _ in _FORMATTER.parse(template) if name
+        }
+    except ValueError:
+        named = set()
+    hidden = {line_name(name) for name in named} - {"time", "level", "message", "component"}
+    if _KEYED & event.keys():
+        hidden |= set(_PARTS) - {line_name(name) for name in event if name not in _KEYED}
+        hidden -= {line_name(name) for name in _KEYED & event.keys() - named}
+    return {name: value for name, value in line.items() if name not in hidden}
+
+
+def line_name(field: str) -> str:
+    """The name in a line of the *field* of an event."""
+    return field.replace("_", ".", 1) if field in _DOTTED else _RENAMED.get(field, field)
 
 
 def _line(event: LogEvent, level: Any) -> dict[str, Any]:
@@ -142,10 +188,7 @@ def _fields(event: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from zip(_PARTS, parts, strict=False)
     for name, value in event.items():
         if not name.startswith("log_") and name not in _NO_FIELDS:
-            if name in _DOTTED:
-                yield name.replace("_", ".", 1), _value(value)
-            else:
-                yield _RENAMED.get(name, name), _value(value)
+            yield line_name(name), _value(value)
 
 
 def _value(value: Any, depth: int = 0) -> Any:
@@ -193,7 +236,7 @@ def _json_line(line: dict[str, Any]) -> str:
         return orjson.dumps(line).decode() + "\n"
     except orjson.JSONEncodeError:
         # Text that isn't Unicode, for one.
-        plain = {_clean(name): _clean(str(value)) for name, value in line.items()}
+        plain = {encodable(name): encodable(str(value)) for name, value in line.items()}
         return orjson.dumps(plain).decode() + "\n"
 
 
@@ -203,17 +246,8 @@ def _text_lines(line: dict[str, Any]) -> str:
     component = rest.pop("component", "")
     if component:
         head.append(f"[{component}]")
-    head.append(_visible(_clean(rest.pop("message"))))
+    head.append(visible(rest.pop("message")))
     stack = rest.pop("error.stack", "")
-    fields = [f"{name}={_visible(_clean(str(value)))}" for name, value in rest.items()]
+    fields = [f"{name}={visible(str(value))}" for name, value in rest.items()]
     text = " ".join([*head, *fields]) + "\n"
-    return text + "".join(f"    {_visible(_clean(part))}\n" for part in stack.splitlines())
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _visible(text: str) -> str:
-    """*text* on one line and without commands to the terminal."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return text + "".join(f"    {visible(part)}\n" for part in stack.splitlines())

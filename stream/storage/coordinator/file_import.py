@@ -24,6 +24,7 @@ __all__ = ["FileImport"]
 _log = Logger()
 
 CONCURRENCY = 20
+_TERMINAL = "{{table}} +{{rows}} {}, {{age_seconds}} s after arrival"
 
 
 class FileImport:
@@ -86,7 +87,7 @@ class FileImport:
             await self._work.file_failed(file.key, error)
 
     async def _import(self, file: File) -> None:
-        count, began = self._statistics(file.key).total.records_count, self._work.reactor.seconds()
+        statistics, began = self._statistics(file.key).total, self._work.reactor.seconds()
         timeout = self._settings.file_import_timeout.seconds
         async with self._work.file_lock(file.key, timeout) as lock:
             current = await records.read_file(self._work.client, file.key)
@@ -103,14 +104,18 @@ class FileImport:
                     "file {file_id} is imported already: {error}", file_id=file.key, error=error
                 )
                 return
-        count = max(0, count - refused)
+        count = max(0, statistics.records_count - refused)
         self._work.meter.moved("stream_sink_imported_records", file.key.sink_key, count)
         if refused:
             self._work.meter.moved("stream_sink_quarantined_records", file.key.sink_key, refused)
+        arrived = statistics.first_record_at or self._work.now()
         _log.info(
             "imported file {file_id}",
             file_id=file.key,
+            table=self._work.table(file.key.sink_key),
             rows=count,
             refused=refused,
             duration=str(Duration.of_seconds(self._work.reactor.seconds() - began)),
+            age_seconds=round((self._work.now() - arrived).total_seconds(), 1),
+            log_terminal=_TERMINAL.format("row" if count == 1 else "rows") if count else None,
         )

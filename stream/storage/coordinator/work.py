@@ -52,6 +52,11 @@ class CoordinatorContext:
         sink = self.sink(key)
         return sink is not None and sink.is_enabled
 
+    def table(self, key: SinkKey) -> str:
+        """The name of the table that a sink fills, for the log; the sink's key if it is gone."""
+        sink = self.sink(key)
+        return str(key) if sink is None else sink.table.keboola.table_id
+
     @asynccontextmanager
     async def file_lock(self, key: FileKey, timeout: float) -> AsyncIterator[Lock]:
         """The one lock under which anybody in the cluster changes a file or rotates its slices."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.logger import Logger, LogLevel
@@ -217,7 +217,7 @@ def test_text_form() -> None:
     log, stream = _logger(form="text")
     log.info("opened \x1b[31m{volume_id}\n", volume_id="v1")
     text = stream.getvalue()
-    assert text.endswith("INFO  [etcd.client] opened \\x1b[31mv1\\n volume.id=v1\n")
+    assert text.endswith("INFO  [etcd.client] opened \\x1b[31mv1\\n\n")
     log, stream = _logger(form="text")
     try:
         raise LookupError("nothing there")
@@ -230,9 +230,40 @@ def test_text_form() -> None:
 
 
 def test_form_for() -> None:
-    """A terminal gets text, everything else JSON."""
+    """A terminal gets the short form, everything else JSON."""
     assert form_for(io.StringIO()) == "json"
-    assert form_for(_Terminal()) == "text"
+    assert form_for(_Terminal()) == "terminal"
+
+
+@pytest.mark.parametrize(
+    ("message", "fields", "shown"),
+    [
+        ("opened {volume_id}", {"volume_id": "v", "count": 3}, "opened v count=3"),
+        ("{a.real} {b[0]} {c!r}", {"a": 1, "b": [2], "c": "x", "d": 4}, "1 2 'x' d=4"),
+        ("closed {file_id}", {"file_id": "1/2/s/k/t", "n": 1}, "closed 1/2/s/k/t n=1"),
+        ("closed", {"file_id": "1/2/s/k/t"}, "closed file.id=1/2/s/k/t"),
+        ("a {brace", {"x": 1}, "x=1"),
+    ],
+)
+def test_no_field_twice(message: str, fields: dict[str, Any], shown: str) -> None:
+    """People read what a message shows only once; JSON has every field."""
+    log, stream = _logger(form="text", namespace="")
+    log.info(message, **fields)
+    assert stream.getvalue().rstrip("\n").endswith(shown)
+    log, stream = _logger(namespace="")
+    log.info(message, **fields)
+    assert len(_line(stream)) >= 3 + len(fields)
+
+
+def test_template_for_people() -> None:
+    """A terminal shows it in the place of the message, other forms don't."""
+    for form, shown in (("terminal", "t +4 rows"), ("text", "imported f"), ("json", "imported f")):
+        log, stream = _logger(form=cast(Form, form))
+        log.info(
+            "imported {file}", file="f", table="t", rows=4, log_terminal="{table} +{rows} rows"
+        )
+        assert shown in stream.getvalue()
+        assert "log_terminal" not in stream.getvalue()
 
 
 def test_long_texts_are_cut() -> None:

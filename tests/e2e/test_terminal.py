@@ -1,0 +1,103 @@
+"""What a person sees who starts the service at a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import attrs
+import pytest
+
+from tests.e2e.processes import TABLE, Deployment, wait_for
+
+pytestmark = pytest.mark.e2e
+
+_ROWS = 4
+
+
+@attrs.frozen
+class _Terminal:
+    deployed: Deployment
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    @property
+    def text(self) -> str:
+        """What is shown, without colours."""
+        text = self.output.read_text(errors="replace").replace("\r\n", "\n")
+        return re.sub(r"\x1b\[\d+m", "", text)
+
+
+def _copy(descriptor: int, path: Path) -> None:
+    with path.open("wb", buffering=0) as output:
+        while True:
+            try:
+                output.write(os.read(descriptor, 65536))
+            except OSError:
+                return  # the other end is closed
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[_Terminal]:
+    """``stream-service dev`` at a terminal of its own."""
+    deployed = Deployment(tmp_path / "var")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stream", "dev"],
+        env=deployed.environment(),
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    output = tmp_path / "terminal"
+    reader = Thread(target=_copy, args=(ours, output), daemon=True)
+    reader.start()
+    yield _Terminal(deployed, process, output)
+    if process.poll() is None:
+        process.kill()
+    process.wait(10)
+    reader.join(10)
+    os.close(ours)
+
+
+def test_first_records(terminal: _Terminal) -> None:
+    """Ready, the quick start, a line for each import: all of it fits on one screen."""
+    wait_for(lambda: "A few seconds later" in terminal.text, "the quick start", 60)
+    deployed = terminal.deployed
+    url = deployed.define()
+    for number in range(_ROWS):
+        assert deployed.push(url, {"id": f"r{number}", "user": {"name": "Ada"}})[0] == 200
+    imported = re.compile(rf"^\d\d:\d\d:\d\d {TABLE} \+(\d+) rows?, \d+\.\d s after arrival$", re.M)
+
+    def rows() -> int:
+        return sum(map(int, imported.findall(terminal.text)))
+
+    wait_for(lambda: rows() == _ROWS, "the rows", 60)
+    lines = terminal.text.splitlines()
+    assert any(line.endswith(" ready to serve") for line in lines)
+    assert len(lines) < 40
+    assert "configuration:" not in terminal.text
+    assert not [line for line in lines if line.startswith('{"time"')]
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    assert terminal.process.wait(60) == 0
+    wait_for(lambda: terminal.text.splitlines()[-1].endswith(" exited"), "the last line", 10)
+
+
+def test_a_pipe_gets_json_alone(tmp_path: Path) -> None:
+    """No line of a log in a file is anything else."""
+    deployed = Deployment(tmp_path / "var")
+    running = deployed.start("dev")
+    assert running.stop() == 0
+    lines = [json.loads(line) for line in running.log.read_text().splitlines()]
+    assert {"ready to serve", "exited"} <= {line["message"] for line in lines}

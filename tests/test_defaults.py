@@ -1,0 +1,129 @@
+"""Settings that follow from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stream.defaults import defaults_for, shifted
+from stream.dev import DEV_SETTINGS, create_volume
+from stream.errors import UserError
+from stream.plugin import NAMES, Options
+from stream.settings import LEAVES, split_address
+from stream.settings.tree import LEAVES_BY_KEY
+
+
+def _parsed(*argv: str) -> Options:
+    options = Options()
+    options.parseOptions(list(argv))
+    return options
+
+
+def test_dev_runs_everything() -> None:
+    """``dev`` alone is all components on loopback; named components are those."""
+    options = _parsed("dev")
+    assert options.is_dev
+    assert options.components == NAMES
+    assert _parsed("dev", "api", "etcd").components == ("api", "etcd")
+    assert _parsed("--components=dev").components == NAMES
+    settings = options.settings
+    assert settings.etcd.endpoint == "127.0.0.1:2379"
+    assert settings.storage_api_host == "http://127.0.0.1:8001"
+    assert not _parsed("etcd", "--etcd-endpoint=h:1").is_dev
+
+
+def test_every_dev_setting_exists_and_is_in_force() -> None:
+    """Each is a known key with a value that can be read."""
+    settings = _parsed("dev").settings
+    for key, value in DEV_SETTINGS.items():
+        assert str(LEAVES_BY_KEY[key].get(settings)).rstrip("/") in {str(value), "10MiB", "10MB"}
+
+
+def test_what_a_user_sets_wins_over_dev(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file, a variable and a flag; the sandbox is found at its other address."""
+    path = tmp_path / "stream.yaml"
+    path.write_text("storage: {volumesPath: /v}")
+    monkeypatch.setenv("STREAM_SANDBOX_LISTEN", "127.0.0.1:18001")
+    settings = _parsed("dev", f"--config-file={path}", "--api-listen=127.0.0.1:1").settings
+    assert settings.storage.volumes_path == "/v"
+    assert settings.storage_api_host == "http://127.0.0.1:18001"
+    assert settings.api.listen == "127.0.0.1:1"
+
+
+def test_a_second_instance_shares_nothing_with_the_first() -> None:
+    """Neither a port nor a directory."""
+    first, second = _parsed("dev").settings, _parsed("dev", "--port-offset=100").settings
+    listens = [leaf for leaf in LEAVES if leaf.key.endswith("listen")]
+    for leaf in listens:
+        (_, one), (_, other) = split_address(leaf.get(first)), split_address(leaf.get(second))
+        assert other == (one + 100 if one else 0), leaf.key
+    assert second.etcd.endpoint == "127.0.0.1:2479"
+    assert second.storage_api_host == "http://127.0.0.1:8101"
+    assert second.api.public_url == "http://127.0.0.1:8100"
+    assert second.source.http.public_url == "http://127.0.0.1:7100"
+    assert second.etcd.data_dir == "var/100/etcd"
+    assert second.sandbox.path == "var/100/sandbox"
+    assert second.storage.volumes_path == "var/100/volumes"
+
+
+def test_an_offset_leaves_what_a_user_sets() -> None:
+    """Only defaults are shifted, with and without ``dev``."""
+    given = ["--port-offset=100", "--api-listen=127.0.0.1:5", "--etcd-endpoint=other:2379"]
+    other = ["api", "--storage-api-host=example.com", "--source-http-public-url=http://h"]
+    for argv in (["dev", *given], [*other, *given]):
+        settings = _parsed(*argv).settings
+        assert settings.api.listen == "127.0.0.1:5"
+        assert settings.etcd.endpoint == "other:2379"
+        assert split_address(settings.metrics.listen)[1] == 9100
+    assert settings.storage_api_host == "example.com"
+    own_etcd = _parsed("etcd", "--etcd-data-dir=/d", "--port-offset=1").settings
+    assert own_etcd.etcd.endpoint == "127.0.0.1:2380"
+
+
+def test_workers_have_the_defaults_of_their_parent() -> None:
+    """A worker of ``dev`` finds the same etcd."""
+    options = _parsed("dev", "--port-offset=10", "--workers=2", "--node-id=n")
+    command = options.workers["n-w1"]
+    child = _parsed(*command[command.index("stream") + 1 :])
+    assert child.components == ("http-source",)
+    assert child.settings.etcd.endpoint == "127.0.0.1:2389"
+    assert child.settings.source.http.listen == options.settings.source.http.listen
+
+
+@pytest.mark.parametrize(
+    ("address", "other"),
+    [
+        ("h:1", "h:101"),
+        ("http://h:1", "http://h:101"),
+        ("[::1]:1", "[::1]:101"),
+        ("h:0", "h:0"),
+        ("http://h", "http://h"),
+        ("", ""),
+    ],
+)
+def test_shifted(address: str, other: str) -> None:
+    """The port at the end, if there is one."""
+    assert shifted(address, 100) == other
+
+
+def test_too_large_an_offset(capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the flag and the address; what isn't a number is refused."""
+    with pytest.raises(UserError, match=r"--port-offset=60000 leads beyond port 65535: .*:8001"):
+        defaults_for(["sandbox"], {}, {}, is_dev=True, port_offset=60000)
+    for text in ("x", "-1", ""):
+        with pytest.raises(SystemExit):
+            _parsed("dev", f"--port-offset={text}")
+        assert f'Invalid --port-offset "{text}"' in capsys.readouterr().err
+
+
+def test_volume(tmp_path: Path) -> None:
+    """One is made where there is none."""
+    create_volume(str(tmp_path / "volumes"))
+    create_volume(str(tmp_path / "volumes"))
+    assert [str(path) for path in (tmp_path / "volumes").glob("*/*")] == [
+        f"{tmp_path}/volumes/default/001"
+    ]
+    (tmp_path / "other" / "hdd" / "1").mkdir(parents=True)
+    create_volume(str(tmp_path / "other"))
+    assert not (tmp_path / "other" / "default").exists()
