@@ -5,7 +5,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 STAMP := $(VENV)/.installed
-UV_VERSION := 0.13.9
 COMPONENTS ?=
 CONFIG ?=
 PORT_OFFSET ?=
@@ -51,27 +50,13 @@ SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-31s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Installs the libraries of a lock file: with uv, which takes seconds, else with pip.
-define install_lock
-	@echo "Installing the $$(grep -c == $(1)) libraries of $(1) ..."
-	@if [ -x $(BIN)/uv ]; then \
-		$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --requirement $(1); \
-	else \
-		$(BIN)/python -m pip install --disable-pip-version-check --no-deps --requirement $(1); \
-	fi
-endef
-
-$(RUNTIME): setup.cfg requirements-service.lock
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed: make PYTHON=..." >&2; exit 1; }
-	@echo "Creating $(VENV) with $$($(PYTHON) --version) ..."
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: uv==$(UV_VERSION) 2>/dev/null || echo "uv is not available here, pip takes longer"
-	$(call install_lock,requirements-service.lock)
-	@PIP_CONSTRAINT=requirements.lock $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --config-settings editable_mode=compat --editable .
+$(RUNTIME): setup.cfg requirements-service.lock tools/install.sh
+	@tools/install.sh $(PYTHON) $(VENV) requirements-service.lock
 	@touch $@
 
 $(STAMP): $(RUNTIME) requirements.lock
-	$(call install_lock,requirements.lock)
+	@tools/install.sh $(PYTHON) $(VENV) requirements.lock
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@touch $@
 
 run: $(RUNTIME) ## Run everything on this machine; PORT_OFFSET=100 for a second instance
