@@ -1,4 +1,4 @@
-"""What the components of one process share: etcd, leases, volumes, and the way to Keboola's tables.
+"""What the components of one process share: etcd, leases, volumes, and the tables of projects.
 
 Everything here is built once, at the composition of the process (`stream.components`), and opens
 nothing. The component that needs a shared service names it among its own services.
@@ -13,8 +13,8 @@ from typing import Any
 
 import attrs
 
+from stream.authority import ProjectAuthority
 from stream.encryption import configured_encryptor
-from stream.encryption.interface import IEncryptor
 from stream.etcd import EtcdClient, Group, Mirror, Session, json_values
 from stream.ops.clock import wall_clock
 from stream.ops.metrics.registry import Metrics
@@ -24,15 +24,18 @@ from stream.storage.model import prefix as storage_prefix
 from stream.storage.model.volume import Volume
 from stream.storage.store.allocation import largest_recent_slice
 from stream.storage.store.repository import StorageRepository
+from stream.target.keboola.authority import KeboolaAuthority
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.events import EventSender
-from stream.target.keboola.provider import KeboolaFileProvider
-from stream.target.keboola.service import StorageApiService
+from stream.target.keboola.target import KeboolaTarget
+from stream.target.keboola.verifier import TokenVerifier
+from stream.target.protocol import TargetContext
+from stream.target.registry import Targets, installed_targets
 from stream.telemetry import watch_etcd, watch_threads
 from stream.templates.service import Templates
 from stream.values.utctime import from_timestamp
 
-__all__ = ["Cluster", "Keboola", "Volumes", "join_cluster", "reach_keboola"]
+__all__ = ["Cluster", "Projects", "Volumes", "join_cluster", "reach_projects"]
 
 WORK_THREADS = 4
 """Threads for compression, uploads and key services: more than cores, for most of them wait."""
@@ -131,39 +134,42 @@ def _etcd_client(settings: Settings, reactor: Any) -> EtcdClient:
 
 
 @attrs.frozen(kw_only=True)
-class Keboola:
-    """The way to the tables of Keboola's projects.
+class Projects:
+    """The tables of projects, and who says what the tokens of projects may do.
 
-    :ivar service: looks after the connections of `api`.
-    :ivar api: the Storage API.
-    :ivar provider: makes what a new file needs: token, table and staging file.
-    :ivar encryptor: of the secrets that are stored in etcd.
-    :ivar events: tells projects what became of their files.
+    :ivar authority: works while the services of `targets` run.
     """
 
-    service: StorageApiService
-    api: StorageApi
-    provider: KeboolaFileProvider
-    encryptor: IEncryptor
-    events: EventSender
+    authority: ProjectAuthority
+    targets: Targets
 
 
-def reach_keboola(settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster) -> Keboola:
-    """Build the way to Keboola's tables.
+def reach_projects(
+    settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster
+) -> Projects:
+    """Build the targets and the project authority.
 
-    Raises UserError if the settings of the encryption can't work.
+    Raises UserError if the settings of the encryption can't work, or an installed target can't be
+    loaded.
     """
+    context = TargetContext(
+        settings=settings,
+        reactor=reactor,
+        client=cluster.client,
+        session=cluster.session,
+        encryptor=configured_encryptor(settings.encryption, reactor, cluster.work.pool),
+        pool=cluster.work.pool,
+        metrics=metrics,
+        now=cluster.now,
+    )
     api = StorageApi(
         reactor,
         settings.storage_api_host,
         metrics=metrics,
         log_exchanges=settings.debug_http_client,
     )
-    encryptor = configured_encryptor(settings.encryption, reactor, cluster.work.pool)
-    return Keboola(
-        service=StorageApiService(api),
-        api=api,
-        provider=KeboolaFileProvider(cluster.client, api, encryptor, reactor),
-        encryptor=encryptor,
-        events=EventSender(api, settings.sink.table.keboola.event_send_timeout.seconds, reactor),
+    events = EventSender(api, settings.sink.table.keboola.event_send_timeout.seconds, reactor)
+    return Projects(
+        authority=KeboolaAuthority(api, TokenVerifier(reactor, api), events),
+        targets=Targets([KeboolaTarget(context, api, events), *installed_targets(context)]),
     )

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.api.service import ApiService
-from stream.cluster import Cluster, Keboola, join_cluster, reach_keboola
+from stream.cluster import Cluster, Projects, join_cluster, reach_projects
 from stream.console import Console, Parts
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink, Source
@@ -56,10 +56,6 @@ from stream.storage.reader.service import StorageReaderService
 from stream.storage.reconcile.operation_meter import OperationMeter
 from stream.storage.store.opening import DefinitionChanges
 from stream.storage.writer.service import StorageWriterService
-from stream.target.keboola.imports import FileImporter
-from stream.target.keboola.quarantine import RowQuarantine
-from stream.target.keboola.uploads import SliceUploader
-from stream.target.keboola.verifier import TokenVerifier
 from stream.telemetry import watch_descriptors, watch_lease, watch_source
 
 __all__ = ["build", "log_of"]
@@ -129,13 +125,13 @@ def cluster_members(
     if "storage-writer" in components:
         services += storage_writer(settings, reactor, metrics, cluster, parts)
     if {"storage-coordinator", "storage-reader", "api"} & set(components):
-        keboola = reach_keboola(settings, reactor, metrics, cluster)
+        projects = reach_projects(settings, reactor, metrics, cluster)
         if "storage-coordinator" in components:
-            services += storage_coordinator(settings, reactor, metrics, cluster, keboola, parts)
+            services += storage_coordinator(settings, reactor, metrics, cluster, projects, parts)
         if "storage-reader" in components:
-            services += storage_reader(settings, reactor, metrics, cluster, keboola, parts)
+            services += storage_reader(settings, reactor, metrics, cluster, projects, parts)
         if "api" in components:
-            services += api(settings, reactor, metrics, cluster, keboola)
+            services += api(settings, reactor, metrics, cluster, projects)
     if "http-source" in components:
         services += http_source(settings, reactor, metrics, cluster, parts)
     if cluster.session in services:
@@ -174,7 +170,7 @@ def storage_coordinator(
     reactor: Any,
     metrics: Metrics,
     cluster: Cluster,
-    keboola: Keboola,
+    projects: Projects,
     parts: Parts,
 ) -> list[IService]:
     """Build the component that moves files and slices through their states."""
@@ -196,22 +192,13 @@ def storage_coordinator(
             sources=Mirror(client, definition_prefix.SOURCE_ACTIVE, json_values(Source)),
         ),
         settings,
-        keboola.provider,
-        FileImporter(
-            client,
-            keboola.api,
-            keboola.encryptor,
-            keboola.events,
-            RowQuarantine(client, keboola.api, keboola.encryptor, cluster.work.pool, reactor),
-            reactor,
-            job_timeout=settings.storage.level.target.operator.file_import_timeout.seconds,
-        ),
+        projects.targets,
         cluster.group,
     )
     return [
         client,
         cluster.session,
-        keboola.service,
+        *projects.targets.services,
         cluster.volumes.mirror,
         cluster.work,
         life,
@@ -224,26 +211,17 @@ def storage_reader(
     reactor: Any,
     metrics: Metrics,
     cluster: Cluster,
-    keboola: Keboola,
+    projects: Projects,
     parts: Parts,
 ) -> list[IService]:
     """Build the component that uploads closed slices from this node's volumes to staging."""
-    operator = settings.storage.level.staging.operator
     reader = parts.reader = StorageReaderService(
         reactor,
         cluster.client,
         cluster.repository,
-        SliceUploader(
-            cluster.client,
-            cluster.session,
-            keboola.encryptor,
-            keboola.events,
-            cluster.work.pool,
-            reactor,
-            lock_timeout=operator.slice_upload_timeout.seconds,
-        ),
+        projects.targets,
         volumes_path=settings.storage.volumes_path,
-        settings=operator,
+        settings=settings.storage.level.staging.operator,
         pool=cluster.work.pool,
         now=cluster.now,
         damaged=_count_damaged(metrics),
@@ -252,7 +230,7 @@ def storage_reader(
     return [
         cluster.client,
         cluster.session,
-        keboola.service,
+        *projects.targets.services,
         cluster.volumes.mirror,
         cluster.work,
         reader,
@@ -260,7 +238,7 @@ def storage_reader(
 
 
 def api(
-    settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster, keboola: Keboola
+    settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster, projects: Projects
 ) -> list[IService]:
     """Build the component that people and programs configure Stream with."""
     service = ApiService(
@@ -269,17 +247,17 @@ def api(
         client=cluster.client,
         session=cluster.session,
         changes=DefinitionChanges(
-            cluster.client, cluster.repository, keboola.provider, cluster.now
+            cluster.client, cluster.repository, projects.targets, cluster.now
         ),
-        storage_api=keboola.api,
-        verifier=TokenVerifier(reactor, keboola.api),
+        authority=projects.authority,
+        targets=projects.targets,
         templates=cluster.templates.pool,
         metrics=metrics,
     )
     return [
         cluster.client,
         cluster.session,
-        keboola.service,
+        *projects.targets.services,
         cluster.volumes.mirror,
         cluster.work,
         cluster.templates,

@@ -73,11 +73,14 @@ class UserError(Exception):
 
     :ivar hint: what the caller probably meant to do, where that can be guessed; shown beside the
         message, whose text others may rely on.
+    :ivar unreachable: the service that could not be reached, where that is the failure; the caller
+        is asked to try again later.
     """
 
     status = 400
     name = "badRequest"
     hint = ""
+    unreachable = ""
     param = ""
     detail = ""
     faults: tuple[Fault, ...] = ()

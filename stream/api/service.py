@@ -27,6 +27,7 @@ from stream.api.resources.tasks import Tasks
 from stream.api.resources.versions import Versions
 from stream.api.resources.views import Urls
 from stream.api.spec.operations import OPERATIONS
+from stream.authority import ProjectAuthority
 from stream.definition.live import LiveDefinitions
 from stream.definition.reads import DefinitionReads
 from stream.etcd import EtcdClient, Group, Session
@@ -35,7 +36,7 @@ from stream.ops.endpoint import server_endpoint
 from stream.ops.metrics.registry import Metrics
 from stream.settings import Settings
 from stream.storage.store.opening import DefinitionChanges
-from stream.target.keboola import StorageApi, TokenVerifier
+from stream.target.registry import Targets
 from stream.task.abandoned import AbandonedTasks
 from stream.task.cleanup import TaskCleanup
 from stream.task.executor import TaskExecutor
@@ -61,8 +62,8 @@ class ApiService(Service):
     :param client: started.
     :param session: started; its lease holds the locks of tasks.
     :param changes: makes changes of definitions with what they mean for files.
-    :param storage_api: of the projects.
-    :param verifier: of tokens.
+    :param authority: of the projects.
+    :param targets: of the tables.
     :param templates: checks and evaluates templates; runs from before the start until after the
         stop.
     """
@@ -77,8 +78,8 @@ class ApiService(Service):
         client: EtcdClient,
         session: Session,
         changes: DefinitionChanges,
-        storage_api: StorageApi,
-        verifier: TokenVerifier,
+        authority: ProjectAuthority,
+        targets: Targets,
         templates: TemplatePool,
         metrics: Metrics | None = None,
     ) -> None:
@@ -114,11 +115,7 @@ class ApiService(Service):
         self._tails = TailHub(reactor, session, settings.api.tail, hostname=settings.hostname)
         live = self._live = LiveDefinitions(reactor, client, session)
         tasks = ChangeTasks(self._executor, changes, live, urls)
-        events = SourceEvents(
-            reactor,
-            storage_api,
-            timeout=settings.sink.table.keboola.event_send_timeout.seconds,
-        )
+        events = SourceEvents(reactor, authority)
         resources = (
             Documentation(reactor, urls=urls),
             Sources(
@@ -128,14 +125,14 @@ class ApiService(Service):
                 events=events,
                 urls=urls,
                 session=session,
-                storage_api=storage_api,
+                targets=targets,
             ),
             Sinks(reads=reads, live=live, tasks=tasks, session=session, templates=templates),
             Versions(reads=reads, tasks=tasks),
             EntitySettings(reads=reads, tasks=tasks, settings=settings),
-            SinkStatistics(client=client, reads=reads, tasks=tasks),
+            SinkStatistics(client=client, targets=targets, reads=reads, tasks=tasks),
             Tasks(store=store, abandoned=abandoned, live=live, urls=urls),
-            Aggregation(client=client, reads=reads, urls=urls),
+            Aggregation(client=client, targets=targets, reads=reads, urls=urls),
             MappingTest(
                 reads=reads,
                 templates=templates,
@@ -149,8 +146,8 @@ class ApiService(Service):
             for resource in resources
             for operation, handler in resource.handlers().items()
         }
-        branches = Branches(reactor, client, live, storage_api)
-        guard = Guard(verifier, branches, strict=settings.api.strict)
+        branches = Branches(reactor, client, live, authority)
+        guard = Guard(authority, branches, strict=settings.api.strict)
         app = build_app(
             reactor, guard, OPERATIONS, handlers, documentation=f"{urls.api}{DOCUMENTATION}/"
         )

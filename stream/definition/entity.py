@@ -171,7 +171,12 @@ class KeboolaTable:
 
 @attrs.frozen
 class TableSink:
-    type: Literal["keboola"]
+    """The table of a sink.
+
+    :ivar type: the name of its target.
+    """
+
+    type: str
     keboola: KeboolaTable
     mapping: StoredMapping = attrs.field(converter=stored_mapping)
 

@@ -13,6 +13,7 @@ import pytest_twisted
 import treq
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
+from twisted.python.threadpool import ThreadPool
 from twisted.web.client import Agent
 
 from stream.api.service import ApiService
@@ -26,7 +27,11 @@ from stream.storage.model.volume import Volume
 from stream.storage.store.opening import DefinitionChanges
 from stream.storage.store.repository import StorageRepository
 from stream.target.keboola import StorageApi, TokenVerifier
-from stream.target.keboola.provider import KeboolaFileProvider
+from stream.target.keboola.authority import KeboolaAuthority
+from stream.target.keboola.events import EventSender
+from stream.target.keboola.target import KeboolaTarget
+from stream.target.protocol import TargetContext
+from stream.target.registry import Targets
 from stream.templates.service import Templates
 from stream.values.utctime import from_timestamp
 
@@ -190,11 +195,20 @@ async def api(etcd: EtcdClient, sandbox: SandboxService) -> AsyncIterator[Api]:
         type="default",
         label="my-volume",
     )
+    events = EventSender(storage_api, 5.0, reactor)
+    context = TargetContext(
+        settings=settings,
+        reactor=reactor,
+        client=etcd,
+        session=session,
+        encryptor=encryptor_from("none", b""),
+        pool=ThreadPool(0, 1),
+        metrics=Metrics(),
+        now=lambda: from_timestamp(time.time()),
+    )
+    targets = Targets([KeboolaTarget(context, storage_api, events)])
     changes = DefinitionChanges(
-        etcd,
-        StorageRepository(settings.storage.level, lambda: [volume]),
-        KeboolaFileProvider(etcd, storage_api, encryptor_from("none", b""), reactor),
-        lambda: from_timestamp(time.time()),
+        etcd, StorageRepository(settings.storage.level, lambda: [volume]), targets, context.now
     )
     templates = Templates(reactor, settings.source.templates, Metrics())
     service = ApiService(
@@ -203,8 +217,8 @@ async def api(etcd: EtcdClient, sandbox: SandboxService) -> AsyncIterator[Api]:
         client=etcd,
         session=session,
         changes=changes,
-        storage_api=storage_api,
-        verifier=TokenVerifier(reactor, storage_api),
+        authority=KeboolaAuthority(storage_api, TokenVerifier(reactor, storage_api), events),
+        targets=targets,
         templates=templates.pool,
     )
     await service.startService()

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from stream.definition.entity import Sink, Source
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
-from stream.etcd import EtcdClient, Group, Life, Mirror, Session, json_values
+from stream.etcd import AtomicTxn, EtcdClient, Group, Life, Mirror, Session, json_values
 from stream.ops.process.ordered_services import OrderedServices
 from stream.settings import Settings, StorageLevel
 from stream.settings.local import WriterNetworkSettings
@@ -37,6 +37,8 @@ from stream.storage.network.client import WriterClients
 from stream.storage.reader.service import StorageReaderService
 from stream.storage.store.repository import StorageRepository
 from stream.storage.writer.service import StorageWriterService
+from stream.target.protocol import Staged
+from stream.target.registry import Targets
 from stream.values.duration import Duration
 from tests.simulation.scheduler import Process
 from tests.storage.samples import OPENED_AT
@@ -228,25 +230,27 @@ def _writer(
     return OrderedServices([client, session, writer], process)
 
 
-class _Uploader:
-    """In the place of the uploader to staging storage."""
+class _Target:
+    """In the place of a target: only its staging storage."""
+
+    name = "keboola"
 
     def __init__(self, process: Any, staged: Callable[[Slice, bytes], None]) -> None:
         self._process = process
         self._staged = staged
 
-    async def upload(self, slice_: Slice, chunks: Callable[[], Any]) -> object:
+    @asynccontextmanager
+    async def upload(self, slice_: Slice, chunks: Callable[[], Any]) -> AsyncIterator[Staged]:
         content = await deferToThreadPool(
             self._process, self._process.pool, lambda: b"".join(chunks())
         )
         self._staged(slice_, content)
-        return None
+        yield Staged(None, self._check)
 
-    @asynccontextmanager
-    async def listed(self, store: object, slice_: Slice) -> AsyncIterator[None]:
-        yield None
+    async def _check(self, txn: AtomicTxn) -> None:
+        """The staging of a file is never replaced."""
 
-    async def report(self, *_: object) -> None:
+    async def report_upload(self, *_: object) -> None:
         """Nobody is told."""
 
 
@@ -257,12 +261,12 @@ def _reader(
     level: StorageLevel,
     staged: Callable[[Slice, bytes], None],
 ) -> OrderedServices:
-    uploader: Any = _Uploader(process, staged)
+    targets: Any = [_Target(process, staged)]
     reader = StorageReaderService(
         process,
         client,
         StorageRepository(level, lambda: ()),
-        uploader,
+        Targets(targets),
         volumes_path=str(volumes),
         settings=level.staging.operator,
         pool=process.pool,

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from stream.api.http.call import Identity
+from stream.authority import ProjectAuthority
 from stream.definition import prefix
 from stream.definition.change import Change
 from stream.definition.key import BranchKey
@@ -15,9 +16,8 @@ from stream.definition.repository import Definitions
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.ops.clock import wall_clock
-from stream.target.keboola import StorageApi, TokenVerifier
-from stream.target.keboola.token import Token
 from stream.values.number import whole_number
+from stream.values.token import Token
 from stream.values.utctime import from_timestamp
 
 __all__ = ["Branches", "authenticate", "check_role", "token_of"]
@@ -41,7 +41,7 @@ def token_of(header: str, authorization: str) -> tuple[str, bool]:
     return (rest if blank else header), promoted
 
 
-async def authenticate(verifier: TokenVerifier, token: str, project: str) -> Identity:
+async def authenticate(authority: ProjectAuthority, token: str, project: str) -> Identity:
     """Whose *token* is. Raises UserError: refused, or not a master token.
 
     :param project: the value of ``X-KBC-ProjectId``.
@@ -49,7 +49,7 @@ async def authenticate(verifier: TokenVerifier, token: str, project: str) -> Ide
     if token.startswith(_PROGRAMMATIC):
         raise _programmatic(project)
     wrapped = Token(token)
-    info = await verifier.verify(wrapped)
+    info = await authority.verify(wrapped)
     if not info.is_master:
         raise UserError(
             "please provide a master token of a project administrator",
@@ -83,12 +83,12 @@ class Branches:
     """
 
     def __init__(
-        self, reactor: Any, client: EtcdClient, live: LiveDefinitions, storage_api: StorageApi
+        self, reactor: Any, client: EtcdClient, live: LiveDefinitions, authority: ProjectAuthority
     ) -> None:
         self._reactor = reactor
         self._client = client
         self._live = live
-        self._storage_api = storage_api
+        self._authority = authority
 
     async def resolve(self, identity: Identity, text: str) -> BranchKey:
         """:param text: ``default`` or a number.
@@ -102,7 +102,7 @@ class Branches:
             raise UserError(f'invalid branch: expected "default" or <int>, given "{text}"')
         key = BranchKey(project, int(text))
         if not self._live.has_branch(key) and not await self._is_recorded(key):
-            branch = await self._storage_api.branch(identity.token, key.branch_id)
+            branch = await self._authority.branch(identity.token, key.branch_id)
             if not branch.is_default:
                 raise UserError(
                     "currently only default branch is supported, "
@@ -115,7 +115,7 @@ class Branches:
         return await self._client.get(f"{prefix.BRANCH_ACTIVE}{key}") is not None
 
     async def _ask_default(self, identity: Identity) -> BranchKey:
-        for branch in await self._storage_api.branches(identity.token):
+        for branch in await self._authority.branches(identity.token):
             if branch.is_default:
                 key = BranchKey(identity.info.project_id, branch.id)
                 if not await self._is_recorded(key):

@@ -9,11 +9,11 @@ import attrs
 import orjson
 
 from stream.api.spec.operation import Operation, Parameters
+from stream.authority import TokenInfo
 from stream.definition.entity import By
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.errors import Fault
-from stream.target.keboola import TokenInfo
-from stream.target.keboola.token import Token
+from stream.values.token import Token
 
 __all__ = [
     "Answer",
@@ -32,7 +32,7 @@ __all__ = [
 class Identity:
     """Who calls.
 
-    :ivar token: acts for the caller at the Storage API.
+    :ivar token: acts for the caller at the project authority and at targets.
     """
 
     token: Token

@@ -12,7 +12,6 @@ from twisted.internet.defer import FirstError, TimeoutError
 from stream.errors import NestedError, UserError, explained, sentence
 from stream.etcd import AtomicConflict, EtcdError, EtcdUnavailable, TxnTooLarge
 from stream.ops.logging.ids import exception_id
-from stream.target.keboola import StorageApiError
 from stream.task.errors import TaskAlreadyRunning
 
 __all__ = ["ErrorAnswer", "as_user_error", "error_answer", "is_our_fault"]
@@ -96,10 +95,8 @@ _INTERNAL = (EtcdError, TaskAlreadyRunning)
 
 def as_user_error(problem: BaseException) -> UserError | None:
     """What the user is told of *problem*; ``None`` if it is a defect of ours."""
-    if isinstance(problem, StorageApiError) and not problem.answered:
-        return _unavailable("the Storage API")
     if isinstance(problem, UserError):
-        return problem
+        return _unavailable(problem.unreachable) if problem.unreachable else problem
     for kind, told in _USER_ERRORS:
         if isinstance(problem, kind):
             return told

@@ -15,7 +15,7 @@ from stream.api.http.body import ReadBody, read_body
 from stream.api.http.call import Call, Identity
 from stream.api.spec.operation import Operation
 from stream.api.spec.schema import missing, problems_error
-from stream.target.keboola import TokenVerifier
+from stream.authority import ProjectAuthority
 
 __all__ = ["Guard", "Incoming"]
 
@@ -48,9 +48,9 @@ class Guard:
     """
 
     def __init__(
-        self, verifier: TokenVerifier, branches: Branches, *, strict: bool = False
+        self, authority: ProjectAuthority, branches: Branches, *, strict: bool = False
     ) -> None:
-        self._verifier = verifier
+        self._authority = authority
         self._branches = branches
         self._strict = strict
 
@@ -75,7 +75,7 @@ class Guard:
         identity, branch = None, None
         if not operation.public:
             project = incoming.header(b"x-kbc-projectid")
-            identity = await authenticate(self._verifier, token, project)
+            identity = await authenticate(self._authority, token, project)
             on_caller(identity)
         # Nothing is read from the connection before it is known whose body it is. One that nobody
         # needs is read, too: the connection can be used again.

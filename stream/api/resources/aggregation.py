@@ -13,6 +13,7 @@ from stream.api.resources.views import Urls, page_view, sink_view
 from stream.definition.entity import Sink, Source
 from stream.definition.reads import DefinitionReads
 from stream.etcd import EtcdClient
+from stream.target.registry import Targets
 
 __all__ = ["Aggregation"]
 
@@ -21,8 +22,11 @@ _PARALLEL = 8
 
 
 class Aggregation:
-    def __init__(self, *, client: EtcdClient, reads: DefinitionReads, urls: Urls) -> None:
+    def __init__(
+        self, *, client: EtcdClient, targets: Targets, reads: DefinitionReads, urls: Urls
+    ) -> None:
         self._client = client
+        self._targets = targets
         self._reads = reads
         self._urls = urls
 
@@ -54,7 +58,7 @@ class Aggregation:
 
     async def _sink(self, sink: Sink) -> dict[str, Any]:
         statistics = await statistics_of(self._client, sink.key)
-        files = await files_of(self._client, sink.key)
+        files = await files_of(self._client, self._targets, sink.key)
         statistics["files"] = [view for _, view in reversed(files)]
         return sink_view(sink) | {"statistics": statistics}
 

@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-
 from stream.api.http.call import Call, Identity
 from stream.api.http.errors import as_user_error
 from stream.api.resources.views import Urls, task_view
-from stream.concurrency.deadline import within
+from stream.authority import ProjectAuthority, SourceChange
 from stream.definition.change import Change
 from stream.definition.key import SinkKey, SourceKey
 from stream.definition.live import LiveDefinitions
 from stream.definition.repository import Definitions
 from stream.etcd import Lock, Session
 from stream.storage.store.opening import DefinitionChanges
-from stream.target.keboola import Event, EventParams, StorageApi
 from stream.task.executor import TASK_SECONDS, TaskExecutor, TaskRun
 
 __all__ = ["ChangeTasks", "SourceEvents", "sinks_lock"]
-
-_log = Logger(namespace="stream.api.events")
 
 T = TypeVar("T")
 
@@ -127,14 +121,11 @@ class SourceEvents:
     """Tells the project what became of a source.
 
     Events are sent on the side: they neither delay a task nor make it fail.
-
-    :param timeout: seconds that sending may take.
     """
 
-    def __init__(self, reactor: Any, api: StorageApi, *, timeout: float) -> None:
+    def __init__(self, reactor: Any, authority: ProjectAuthority) -> None:
         self._reactor = reactor
-        self._api = api
-        self._timeout = timeout
+        self._authority = authority
 
     def around(self, call: Call, key: SourceKey, name: str, verb: str, work: Work) -> Work:
         """*work* followed by an event about its success or failure.
@@ -152,22 +143,13 @@ class SourceEvents:
                 problem = error
                 raise
             finally:
-                event = Event(
-                    component=f"keboola.stream.source{verb.capitalize()}",
-                    message=f"Source {verb} {'done' if problem is None else 'failed'}.",
-                    duration=self._reactor.seconds() - started,
-                    params=EventParams(
-                        key.project_id, key.branch_id, key.source_id, source_name=name
-                    ),
-                    error=None if problem is None else str(problem),
+                change = SourceChange(
+                    key=key,
+                    name=name,
+                    verb=verb,
+                    seconds=self._reactor.seconds() - started,
+                    error=problem,
                 )
-                self._send(call.identity, event)
+                self._authority.report(call.identity.token, change)
 
         return reported
-
-    def _send(self, identity: Identity, event: Event) -> None:
-        sending = Deferred.fromCoroutine(self._api.send_event(identity.token, event))
-        within(sending, self._timeout, self._reactor, "the sending of an event")
-        sending.addErrback(
-            lambda failure: _log.warn("cannot send an event: {error}", error=failure.value)
-        )

@@ -22,8 +22,7 @@ from stream.definition.secret import new_secret
 from stream.definition.slug import MAX_ID_LENGTH, made_id, slug
 from stream.errors import UserError
 from stream.etcd import Session
-from stream.target.keboola import StorageApi
-from stream.target.keboola.destination import delete_destinations
+from stream.target.registry import Targets
 from stream.task.executor import TaskRun
 
 __all__ = ["Sources", "entity_id"]
@@ -74,7 +73,7 @@ class Sources:
         events: SourceEvents,
         urls: Urls,
         session: Session,
-        storage_api: StorageApi,
+        targets: Targets,
     ) -> None:
         self._reads = reads
         self._live = live
@@ -82,7 +81,7 @@ class Sources:
         self._events = events
         self._urls = urls
         self._session = session
-        self._storage_api = storage_api
+        self._targets = targets
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -207,7 +206,7 @@ class Sources:
             )
             # From here on the source is gone, whatever happens to its tables.
             run.outputs = self._tasks.outputs(key)
-            await delete_destinations(self._storage_api, call.identity.token.value, sinks)
+            await self._targets.delete_tables(sinks, token=call.identity.token.value)
 
     async def disable(self, call: Call) -> Any:
         return await self._switch(call, await self._reads.source(call.source_key), "disable")

@@ -27,7 +27,7 @@ from stream.storage.store.statistics_reads import (
     last_reset,
     sink_statistics,
 )
-from stream.target.keboola.quarantine import read_quarantines
+from stream.target.registry import Targets
 
 __all__ = ["SinkStatistics", "files_of", "statistics_of"]
 
@@ -39,7 +39,9 @@ async def statistics_of(client: EtcdClient, key: SinkKey) -> dict[str, Any]:
     return statistics_view(await sink_statistics(client, key))
 
 
-async def files_of(client: EtcdClient, key: SinkKey) -> list[tuple[File, dict[str, Any]]]:
+async def files_of(
+    client: EtcdClient, targets: Targets, key: SinkKey
+) -> list[tuple[File, dict[str, Any]]]:
     """All files of a sink by the time of opening, with their views.
 
     A file waits for each of its slices; so what keeps a slice from being uploaded is shown as what
@@ -53,7 +55,7 @@ async def files_of(client: EtcdClient, key: SinkKey) -> list[tuple[File, dict[st
         for file in await read_files(client, key)
     ]
     statistics = await file_statistics(client, key)
-    quarantines = await read_quarantines(client, key)
+    quarantines = await targets.quarantines(key, files)
     return [
         (file, file_view(file, statistics.get(file.key), quarantines.get(file.key)))
         for file in files
@@ -74,8 +76,16 @@ def _order(file: File) -> tuple[bool, bool, datetime]:
 
 
 class SinkStatistics:
-    def __init__(self, *, client: EtcdClient, reads: DefinitionReads, tasks: ChangeTasks) -> None:
+    def __init__(
+        self,
+        *,
+        client: EtcdClient,
+        targets: Targets,
+        reads: DefinitionReads,
+        tasks: ChangeTasks,
+    ) -> None:
         self._client = client
+        self._targets = targets
         self._reads = reads
         self._tasks = tasks
 
@@ -97,7 +107,7 @@ class SinkStatistics:
         cleared_at = reset.reset_at if reset is not None else None
         shown = [
             (file, view)
-            for file, view in await files_of(self._client, key)
+            for file, view in await files_of(self._client, self._targets, key)
             if (cleared_at is None or file.key.file_opened_at > cleared_at)
             and (not call.parameters["failedFiles"] or _is_failing(file))
         ]

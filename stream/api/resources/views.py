@@ -12,7 +12,7 @@ from stream.definition.entity import By, Created, Deleted, Sink, Source, Version
 from stream.mapping.columns import Column, PathColumn, TemplateColumn
 from stream.storage.model.entity import File
 from stream.storage.model.statistics import Aggregated, Statistics
-from stream.target.keboola.quarantine import QuarantineRecord
+from stream.target.protocol import Quarantine
 from stream.task.entity import Task
 from stream.values.codec import to_plain
 from stream.values.url import path_of
@@ -198,7 +198,7 @@ def _levels(statistics: Aggregated) -> Plain:
 
 
 def file_view(
-    file: File, statistics: Aggregated | None, quarantine: QuarantineRecord | None = None
+    file: File, statistics: Aggregated | None, quarantine: Quarantine | None = None
 ) -> Plain:
     """A file; *statistics* are ``None`` if nothing was ever recorded for it.
 
@@ -218,20 +218,20 @@ def file_view(
         view |= _times(retryAfter=retry.retry_after)
     if statistics is not None:
         view["statistics"] = _levels(statistics)
-    if quarantine is not None and not (quarantine.is_done and quarantine.is_empty):
+    if quarantine is not None:
         view["quarantine"] = _quarantine(quarantine)
     return view
 
 
-def _quarantine(record: QuarantineRecord) -> Plain:
+def _quarantine(quarantine: Quarantine) -> Plain:
     """Rows that the target has refused; ``fileId`` tells where they are, once all are found."""
     view: Plain = {
-        "recordsCount": record.records_count,
-        "reason": record.refused[0].reason if record.refused else record.reason,
-        "isFinished": record.is_done,
+        "recordsCount": quarantine.records_count,
+        "reason": quarantine.reason,
+        "isFinished": quarantine.is_finished,
     }
-    if record.is_done:
-        view["fileId"] = record.file_id
+    if quarantine.is_finished:
+        view["fileId"] = quarantine.file_id
     return view
 
 

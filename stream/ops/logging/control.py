@@ -45,7 +45,7 @@ _PACKAGE = "stream."
 _LIBRARIES = frozenset({"twisted", "klein", "treq", "log_legacy", "opentelemetry"})
 _OWN_NAMES = (
     *("stream.debug", "stream.tracing", "stream.manhole", "stream.metrics", "stream.tail"),
-    *("stream.api.events", "stream.http-source", "http-source", "otlp-source", "supervisor", "api"),
+    *("stream.http-source", "http-source", "otlp-source", "supervisor", "api"),
     *(
         f"storage.node.operator.{operator}"
         for operator in ("slice.rotation", "file.rotation", "file.import", "slice.upload")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from functools import partial
+from operator import add
 from typing import Any, TypeVar
 
 from twisted.application.service import Service
@@ -23,14 +25,13 @@ from stream.ops.tracing.spans import span
 from stream.settings.storage import JobCleanupSettings, MetadataCleanupSettings
 from stream.storage.coordinator.work import CoordinatorContext
 from stream.storage.model.entity import File
-from stream.storage.model.key import FileKey
+from stream.storage.model.key import FileKey, JobKey
 from stream.storage.model.prefix import FILE_ALL
 from stream.storage.model.state import FileState
 from stream.storage.store import records
 from stream.storage.store.mapping_cleanup import delete_unused_mappings, sinks_with_mappings
-from stream.target.keboola.imports import FileImporter, RunningJobs
-from stream.target.keboola.quarantine import quarantine_record_key
-from stream.target.keboola.records import JobRecord, file_record_key
+from stream.target.protocol import Target
+from stream.target.registry import Targets
 from stream.values.utctime import age
 
 __all__ = ["JobCleanup", "MetadataCleanup", "expired_files"]
@@ -115,6 +116,7 @@ class MetadataCleanup(_Periodic):
         work: CoordinatorContext,
         settings: MetadataCleanupSettings,
         is_owner: Callable[[str], bool],
+        targets: Targets,
     ) -> None:
         super().__init__(
             work.reactor, settings.interval.seconds, settings.concurrency, settings.error_tolerance
@@ -122,6 +124,7 @@ class MetadataCleanup(_Periodic):
         self._work = work
         self._settings = settings
         self._is_owner = is_owner
+        self._targets = targets
 
     async def run(self) -> None:
         expired: list[File] = []
@@ -191,7 +194,7 @@ class MetadataCleanup(_Periodic):
                 self._work.client,
                 file.key,
                 lock,
-                [file_record_key(file.key), quarantine_record_key(file.key)],
+                self._targets.of_file(file).file_records(file.key),
             )
         if file.state is FileState.IMPORTED:
             _log.info("deleted expired file {file_id}", file_id=str(file.key))
@@ -237,22 +240,21 @@ class JobCleanup(_Periodic):
         work: CoordinatorContext,
         settings: JobCleanupSettings,
         is_owner: Callable[[str], bool],
-        jobs: RunningJobs,
-        importer: FileImporter,
+        targets: Targets,
     ) -> None:
         super().__init__(
             work.reactor, settings.interval.seconds, settings.concurrency, settings.error_tolerance
         )
         self._work = work
         self._is_owner = is_owner
-        self._jobs = jobs
-        self._importer = importer
+        self._targets = targets
 
     async def run(self) -> None:
-        owned: list[JobRecord] = [
-            record for record in self._jobs.records if self._is_owner(str(record.key.project_id))
-        ]
-        deleted, retained, errors = await self.each(owned, self._forget_finished)
+        deleted = retained = errors = 0
+        for target in self._targets:
+            owned = [job for job in target.running_jobs() if self._is_owner(str(job.project_id))]
+            counts = await self.each(owned, partial(self._forget_finished, target))
+            deleted, retained, errors = map(add, (deleted, retained, errors), counts)
         if deleted or errors:
             _log.info(
                 "cleanup deleted {deleted} jobs, retained {retained} jobs, {errors} errors",
@@ -261,8 +263,6 @@ class JobCleanup(_Periodic):
                 errors=errors,
             )
 
-    async def _forget_finished(self, record: JobRecord) -> bool:
-        with self._work.meter.measured(
-            record.key.sink_key, "jobcleanup", item=record.key, step="deleteJob"
-        ):
-            return await self._importer.forget_finished(record)
+    async def _forget_finished(self, target: Target, job: JobKey) -> bool:
+        with self._work.meter.measured(job.sink_key, "jobcleanup", item=job, step="deleteJob"):
+            return await target.forget_finished(job)

@@ -29,7 +29,7 @@ _TERMINAL = "{{table}} +{{rows}} {}, {{age_seconds}} s after arrival"
 
 class FileImport:
     """:param is_owner: whether this node cares for a source, by the source's key.
-    :param import_file: imports the file into its table; safe to be repeated. It tells how many
+    :param import_file: imports the file into its table; safe to be repeated. It gives how many
         rows are in quarantine instead.
     :param statistics: of a file.
     """
@@ -37,7 +37,7 @@ class FileImport:
     def __init__(
         self,
         work: CoordinatorContext,
-        import_file: Callable[[File], Awaitable[int | None]],
+        import_file: Callable[[File], Awaitable[int]],
         settings: TargetOperatorSettings,
         is_owner: Callable[[str], bool],
         statistics: Callable[[FileKey], Aggregated],
@@ -94,7 +94,7 @@ class FileImport:
             if current is None or current.state is not FileState.IMPORTING:
                 _log.info("file {file_id} is imported already", file_id=file.key)
                 return  # by the node that held the lock before
-            refused = await self._import_file(file) or 0
+            refused = await self._import_file(file)
             try:
                 await self._work.repository.file_to_imported(
                     self._work.client, file.key, self._work.now(), lock

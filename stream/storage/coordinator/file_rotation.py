@@ -56,7 +56,7 @@ _GOES_ON_WHEN_THROTTLED = {
 
 class FileRotation:
     """:param is_owner: whether this node cares for a source, by the source's key.
-    :param can_import: whether the target takes one more file of the sink.
+    :param can_import: whether the target of a file takes one more file of its sink.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class FileRotation:
         provider: FileProvider,
         settings: TargetOperatorSettings,
         is_owner: Callable[[str], bool],
-        can_import: Callable[[FileKey], bool],
+        can_import: Callable[[File], bool],
     ) -> None:
         self._work = work
         self._statistics = statistics
@@ -154,7 +154,7 @@ class FileRotation:
         decision = self._decide(file)
         if not decision.rotate:
             return decision.wait
-        if self._can_import(file.key):
+        if self._can_import(file):
             return 0
         message = _GOES_ON_WHEN_THROTTLED.get(decision.condition)
         suppressed = self._throttled.due(f"{file.key.sink_key}/{message or ''}")

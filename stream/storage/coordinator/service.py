@@ -30,8 +30,7 @@ from stream.storage.model.pending import pending_by_sink
 from stream.storage.model.state import Level
 from stream.storage.reconcile.operation_meter import measure_operator, sink_labels
 from stream.storage.reconcile.operator import Operator
-from stream.storage.store.prepared import FileProvider
-from stream.target.keboola.imports import FileImporter, RunningJobs
+from stream.target.registry import Targets
 
 __all__ = ["StorageCoordinatorService"]
 
@@ -48,8 +47,7 @@ class StorageCoordinatorService(Service):
         session: Session,
         work: CoordinatorContext,
         settings: Settings,
-        provider: FileProvider,
-        importer: FileImporter,
+        targets: Targets,
         group: Callable[[str], Group],
     ) -> None:
         level = settings.storage.level
@@ -64,7 +62,6 @@ class StorageCoordinatorService(Service):
             )
         }
         work.sinks.listen(self._sinks_changed)
-        jobs = RunningJobs(client, settings.sink.table.keboola.job_limit)
         self._statistics = StatisticsCache(client, self._statistics_changed)
         self._close_sync = CloseSync(client, self._close_sync_changed)
         self._slice_rotation = SliceRotation(
@@ -77,14 +74,14 @@ class StorageCoordinatorService(Service):
         self._file_rotation = FileRotation(
             work,
             self._statistics,
-            provider,
+            targets,
             level.target.operator,
             groups["operator.file.rotation"].is_owner,
-            jobs.allow,
+            targets.may_import,
         )
         self._file_import = FileImport(
             work,
-            importer.import_file,
+            targets.import_file,
             level.target.operator,
             groups["operator.file.import"].is_owner,
             self._statistics.file,
@@ -112,7 +109,7 @@ class StorageCoordinatorService(Service):
                 *groups.values(),
                 work.sources,
                 work.sinks,
-                jobs,
+                *targets.import_services,
                 self._statistics,
                 self._close_sync,
                 local_slices,
@@ -126,12 +123,12 @@ class StorageCoordinatorService(Service):
         )
         if settings.storage.metadata_cleanup.enable:
             owner = groups["storage.metadata.cleanup"].is_owner
-            self._services.append(MetadataCleanup(work, settings.storage.metadata_cleanup, owner))
+            self._services.append(
+                MetadataCleanup(work, settings.storage.metadata_cleanup, owner, targets)
+            )
         if settings.storage.job_cleanup.enable:
             owner = groups["storage.jobs.cleanup"].is_owner
-            self._services.append(
-                JobCleanup(work, settings.storage.job_cleanup, owner, jobs, importer)
-            )
+            self._services.append(JobCleanup(work, settings.storage.job_cleanup, owner, targets))
         self._work = work
         self._owns_imports = groups["operator.file.import"].is_owner
         work.meter.metrics.on_collect(self._collect)

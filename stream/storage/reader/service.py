@@ -29,11 +29,11 @@ from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
 from stream.errors import UserError
-from stream.etcd import AtomicTxn, EtcdClient, Lock, Mirror, atomic, json_values
+from stream.etcd import AtomicTxn, EtcdClient, Mirror, atomic, json_values
 from stream.ops.metrics.families import Gauge
 from stream.ops.metrics.registry import Metrics
 from stream.settings.level import StagingOperatorSettings
-from stream.staging import CredentialsExpired, StagingError, StagingStore
+from stream.staging import CredentialsExpired, StagingError
 from stream.storage.model import prefix
 from stream.storage.model.entity import Slice
 from stream.storage.model.key import SliceKey
@@ -51,7 +51,8 @@ from stream.storage.volumes.local_volume import (
     find_volumes,
     read_volume_id,
 )
-from stream.target.keboola.uploads import SliceUploader, StagingReplaced
+from stream.target.protocol import Staged, StagingReplaced
+from stream.target.registry import Targets
 from stream.values.bytesize import ByteSize
 from stream.values.codec import decode
 from stream.values.duration import Duration
@@ -83,7 +84,7 @@ class StorageReaderService(Service):
         reactor: Any,
         client: EtcdClient,
         repository: StorageRepository,
-        uploader: SliceUploader,
+        targets: Targets,
         *,
         volumes_path: str,
         settings: StagingOperatorSettings,
@@ -97,7 +98,7 @@ class StorageReaderService(Service):
         self._reactor = reactor
         self._client = client
         self._repository = repository
-        self._uploader = uploader
+        self._targets = targets
         self._volumes_path = volumes_path
         self._settings = settings
         self._pool = pool
@@ -276,18 +277,18 @@ class StorageReaderService(Service):
         if not files.rows:
             _log.info("slice {slice_id} has no rows to upload", slice_id=str(slice_.key))
             return await self._uploaded(slice_, files)
+        target = self._targets.named(slice_.staging.provider)
         started = self._reactor.seconds()
         problem: Exception | None = None
         try:
-            store = await self._uploader.upload(slice_, files.chunks())
-            async with self._uploader.listed(store, slice_) as lock:
-                counted = await self._uploaded(slice_, files, store, lock)
+            async with target.upload(slice_, files.chunks()) as staged:
+                counted = await self._uploaded(slice_, files, staged)
         except Exception as error:
             problem = error
             raise
         finally:
             if self.running or not isinstance(problem, CancelledError):  # else nothing has failed
-                await self._uploader.report(
+                await target.report_upload(
                     slice_, self._reactor.seconds() - started, problem, statistics
                 )
         _log.info(
@@ -300,11 +301,7 @@ class StorageReaderService(Service):
         return counted
 
     async def _uploaded(
-        self,
-        slice_: Slice,
-        files: CheckedFiles,
-        store: StagingStore | None = None,
-        lock: Lock | None = None,
+        self, slice_: Slice, files: CheckedFiles, staged: Staged | None = None
     ) -> Statistics:
         counted = Statistics(
             records_count=files.rows,
@@ -313,14 +310,14 @@ class StorageReaderService(Service):
         )
 
         async def body(txn: AtomicTxn) -> None:
-            if store is not None:
-                await self._uploader.check_current(txn, store, slice_)
+            if staged is not None:
+                await staged.check(txn)
             await self._repository.slice_to_uploaded(
                 txn, slice_.key, self._now(), is_empty=not files.rows, counted=counted
             )
 
         try:
-            await atomic(self._client, body, lock=lock)
+            await atomic(self._client, body, lock=staged.lock if staged else None)
         except InvalidSliceState as error:
             _log.warn("slice is uploaded already: {error}", error=error)
         else:

@@ -5,7 +5,7 @@ of a slice are on their volume until its records are deleted. First the slices g
 time as etcd takes, then the file gets its new staging, if nothing was uploaded to the old one in
 the meantime. What a crash leaves half done is done again by the next attempt. An upload that is
 underway all the while is marked only if its staging is still that of the file; see
-`stream.target.keboola.uploads`.
+`stream.target.protocol.Staged`.
 """
 
 from __future__ import annotations

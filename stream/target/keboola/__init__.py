@@ -3,10 +3,7 @@
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.errors import JobDeadlineExceeded, JobFailed, StorageApiError
 from stream.target.keboola.event import Event, EventParams, EventStatistics
-from stream.target.keboola.token import Token
 from stream.target.keboola.values import (
-    Admin,
-    Branch,
     Bucket,
     FileUpload,
     Index,
@@ -15,13 +12,10 @@ from stream.target.keboola.values import (
     SinkToken,
     Table,
     TableMetadata,
-    TokenInfo,
 )
 from stream.target.keboola.verifier import TokenVerifier
 
 __all__ = [
-    "Admin",
-    "Branch",
     "Bucket",
     "Event",
     "EventParams",
@@ -37,7 +31,5 @@ __all__ = [
     "StorageApiError",
     "Table",
     "TableMetadata",
-    "Token",
-    "TokenInfo",
     "TokenVerifier",
 ]

@@ -15,10 +15,10 @@ from stream.ops.tracing.spans import outgoing_headers
 from stream.target.keboola.call_meter import CallMeter, MeasuredCall
 from stream.target.keboola.errors import UNREACHABLE, StorageApiError
 from stream.target.keboola.retry import CALL_BUDGET, MAX_RETRIES, Outcome, may_retry, retry_delay
-from stream.target.keboola.token import Token, secrets_of
 from stream.target.keboola.transport import ExchangeFailed, Reply, Transport
 from stream.target.keboola.wire_log import WireLog
 from stream.values.redaction import hide_secrets
+from stream.values.token import Token, secrets_of
 
 __all__ = ["Answer", "Call", "Caller", "base_url"]
 

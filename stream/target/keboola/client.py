@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 from twisted.internet.task import deferLater
 from twisted.web.client import HTTPConnectionPool
 
+from stream.authority import Branch, TokenInfo
 from stream.ops.metrics.registry import Metrics
+from stream.target.keboola import values
 from stream.target.keboola.bodies import (
     bucket_body,
     file_body,
@@ -23,19 +25,17 @@ from stream.target.keboola.call import Answer, Call, Caller, base_url
 from stream.target.keboola.errors import JobDeadlineExceeded, JobFailed, StorageApiError
 from stream.target.keboola.event import Event
 from stream.target.keboola.retry import CALL_BUDGET, job_poll_delays
-from stream.target.keboola.token import Token
 from stream.target.keboola.transport import Transport, persistent_pool
 from stream.target.keboola.values import (
-    Branch,
     Bucket,
     FileUpload,
     Index,
     Job,
     SinkToken,
     Table,
-    TokenInfo,
 )
 from stream.target.keboola.wire_log import WireLog
+from stream.values.token import Token
 
 __all__ = ["StorageApi"]
 
@@ -104,20 +104,20 @@ class StorageApi:
     async def verify_token(self, token: Token | str) -> TokenInfo:
         """Whose *token* is."""
         call = Call("GET", ("tokens", "verify"), Token.of(token))
-        return _read(await self._caller.make(call), TokenInfo.from_reply)
+        return _read(await self._caller.make(call), values.token_info)
 
     async def branches(self, token: Token | str) -> tuple[Branch, ...]:
         """All branches of the token's project."""
         call = Call("GET", ("dev-branches",), Token.of(token))
         return _read(
             await self._caller.make(call),
-            lambda reply: tuple(Branch.from_reply(item) for item in reply),
+            lambda reply: tuple(map(values.branch, reply)),
         )
 
     async def branch(self, token: Token | str, branch_id: int) -> Branch:
         """One branch."""
         call = Call("GET", ("dev-branches", str(branch_id)), Token.of(token))
-        return _read(await self._caller.make(call), Branch.from_reply)
+        return _read(await self._caller.make(call), values.branch)
 
     async def get_bucket(self, token: Token | str, branch_id: int, bucket_id: str) -> Bucket:
         """A bucket, or a `StorageApiError` whose ``is_not_found`` is true."""

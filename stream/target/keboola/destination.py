@@ -11,8 +11,8 @@ from stream.definition.entity import Sink
 from stream.errors import NestedError, UserError
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.errors import JobFailed, StorageApiError
-from stream.target.keboola.token import Token
 from stream.target.keboola.values import Table
+from stream.values.token import Token
 
 __all__ = ["bucket_of", "delete_destinations", "ensure_bucket", "ensure_table"]
 

@@ -70,6 +70,7 @@ class StorageApiError(UserError):
         self.url = url
         self.code = code
         self.answered = answered
+        self.unreachable = "" if answered else "the Storage API"
         self.retried = retried
         self.maybe_applied = maybe_applied
         self.request_id = request_id

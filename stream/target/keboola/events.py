@@ -1,4 +1,4 @@
-"""Events about slices and files, sent on the side: a failure to send one never fails the work."""
+"""Events about sources, slices and files, sent on the side; a failure to send fails no work."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
+from stream.authority import SourceChange
 from stream.concurrency.deadline import within
 from stream.definition.key import SinkKey
 from stream.storage.model.statistics import Statistics
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.event import Event, EventParams, EventStatistics
-from stream.target.keboola.token import Token
+from stream.values.token import Token
 
 __all__ = ["EventSender"]
 
@@ -50,6 +51,23 @@ class EventSender:
             error=None if error is None else str(error),
             statistics=_event_statistics(statistics),
         )
+        self._send(token, event)
+
+    def send_source_change(self, token: Token, change: SourceChange) -> None:
+        """Send what was done to a source, or why it failed."""
+        key = change.key
+        event = Event(
+            component=f"keboola.stream.source{change.verb.capitalize()}",
+            message=f"Source {change.verb} {'done' if change.error is None else 'failed'}.",
+            duration=change.seconds,
+            params=EventParams(
+                key.project_id, key.branch_id, key.source_id, source_name=change.name
+            ),
+            error=None if change.error is None else str(change.error),
+        )
+        self._send(token, event)
+
+    def _send(self, token: Token, event: Event) -> None:
         sending = ensureDeferred(self._api.send_event(token, event))
         within(sending, self._timeout, self._reactor, "the sending of an event")
         sending.addErrback(

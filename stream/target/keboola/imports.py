@@ -54,8 +54,8 @@ from stream.target.keboola.records import (
     job_record_key,
     token_record_key,
 )
-from stream.target.keboola.token import Token
 from stream.target.keboola.values import Job
+from stream.values.token import Token
 
 __all__ = ["FileImporter", "RunningJobs"]
 

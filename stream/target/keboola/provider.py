@@ -39,8 +39,8 @@ from stream.target.keboola.records import (
     job_records_of,
     token_record_key,
 )
-from stream.target.keboola.token import Token
 from stream.target.keboola.values import SinkToken
+from stream.values.token import Token
 
 __all__ = ["KeboolaFileProvider", "load_file_record", "load_sink_token", "with_sink_token"]
 

@@ -50,9 +50,10 @@ from stream.storage.store.statistics_reads import one_file_statistics
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.errors import JobFailed, StorageApiError
 from stream.target.keboola.records import FileRecord
-from stream.target.keboola.token import Token
+from stream.target.protocol import Quarantine
 from stream.target.refused_rows import Damage, Row, RowSplitter, read_rows
 from stream.values.codec import decode, encode, field
+from stream.values.token import Token
 
 __all__ = [
     "MAX_JOBS",
@@ -164,6 +165,16 @@ class QuarantineRecord:
     def is_empty(self) -> bool:
         """Whether there is nothing to be put into quarantine."""
         return not (self.refused or self.malformed or self.is_damaged)
+
+    @property
+    def shown(self) -> Quarantine:
+        """As people see it."""
+        return Quarantine(
+            records_count=self.records_count,
+            reason=self.refused[0].reason if self.refused else self.reason,
+            is_finished=self.is_done,
+            file_id=self.file_id if self.is_done else None,
+        )
 
 
 def quarantine_record_key(file: FileKey) -> str:

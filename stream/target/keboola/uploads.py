@@ -20,16 +20,13 @@ from stream.storage.store.records import read_slices
 from stream.target.keboola.events import EventSender
 from stream.target.keboola.provider import load_file_record, load_sink_token
 from stream.target.keboola.records import decode_file, file_record_key
+from stream.target.protocol import StagingReplaced
 
-__all__ = ["SliceUploader", "StagingReplaced"]
+__all__ = ["SliceUploader"]
 
 _log = Logger()
 
 _UPLOADED = {SliceState.UPLOADED, SliceState.IMPORTED}
-
-
-class StagingReplaced(Exception):
-    """The file has got other staging storage while a slice was uploaded to the one before."""
 
 
 class SliceUploader:

@@ -1,7 +1,8 @@
 """What the Storage API answers, as values.
 
-Each ``from_reply`` takes decoded JSON and raises ValueError, KeyError or TypeError (or
-AttributeError) for something else; the client turns that into one error.
+Each ``from_reply``, and the functions for values of `stream.authority`, takes decoded JSON and
+raises ValueError, KeyError or TypeError (or AttributeError) for something else; the client turns
+that into one error.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ from typing import Any
 
 import attrs
 
+from stream.authority import Admin, Branch, TokenInfo
 from stream.staging.upload import FileUpload
 
 __all__ = [
-    "Admin",
-    "Branch",
     "Bucket",
     "FileUpload",
     "Index",
@@ -24,7 +24,8 @@ __all__ = [
     "SinkToken",
     "Table",
     "TableMetadata",
-    "TokenInfo",
+    "branch",
+    "token_info",
 ]
 
 
@@ -39,63 +40,32 @@ class Index:
         return cls(features=frozenset(map(str, reply.get("features") or ())))
 
 
-@attrs.frozen
-class Admin:
-    """The person behind a master token; *role* is ``admin`` for those who may write."""
-
-    id: int
-    name: str
-    role: str
-
-
-@attrs.frozen
-class TokenInfo:
-    """Whose a token is and what it may do.
-
-    :param admin: ``None`` for tokens that belong to no person.
-    """
-
-    id: str
-    description: str
-    is_master: bool
-    project_id: int
-    project_name: str
-    admin: Admin | None = None
-
-    @classmethod
-    def from_reply(cls, reply: Mapping[str, Any]) -> TokenInfo:
-        admin, owner = reply.get("admin"), reply["owner"]
-        return cls(
-            id=str(reply["id"]),
-            description=str(reply.get("description") or ""),
-            is_master=reply.get("isMasterToken") is True,
-            project_id=int(owner["id"]),
-            project_name=str(owner.get("name") or ""),
-            admin=Admin(
-                id=int(admin["id"]),
-                name=str(admin.get("name") or ""),
-                role=str(admin.get("role") or ""),
-            )
-            if admin
-            else None,
+def token_info(reply: Mapping[str, Any]) -> TokenInfo:
+    """Whose a token is and what it may do."""
+    admin, owner = reply.get("admin"), reply["owner"]
+    return TokenInfo(
+        id=str(reply["id"]),
+        description=str(reply.get("description") or ""),
+        is_master=reply.get("isMasterToken") is True,
+        project_id=int(owner["id"]),
+        project_name=str(owner.get("name") or ""),
+        admin=Admin(
+            id=int(admin["id"]),
+            name=str(admin.get("name") or ""),
+            role=str(admin.get("role") or ""),
         )
+        if admin
+        else None,
+    )
 
 
-@attrs.frozen
-class Branch:
+def branch(reply: Mapping[str, Any]) -> Branch:
     """A development branch of a project."""
-
-    id: int
-    name: str
-    is_default: bool
-
-    @classmethod
-    def from_reply(cls, reply: Mapping[str, Any]) -> Branch:
-        return cls(
-            id=int(reply["id"]),
-            name=str(reply.get("name") or ""),
-            is_default=reply.get("isDefault") is True,
-        )
+    return Branch(
+        id=int(reply["id"]),
+        name=str(reply.get("name") or ""),
+        is_default=reply.get("isDefault") is True,
+    )
 
 
 @attrs.frozen

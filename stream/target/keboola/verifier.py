@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from stream.authority import TokenInfo
 from stream.errors import UserError
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.errors import StorageApiError
-from stream.target.keboola.token import Token
-from stream.target.keboola.values import TokenInfo
+from stream.values.token import Token
 
 __all__ = ["TokenVerifier"]
 

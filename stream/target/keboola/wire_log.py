@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 from twisted.logger import Logger
 
-from stream.target.keboola.token import Token, secrets_of
 from stream.target.keboola.transport import ExchangeFailed, Reply
 from stream.values.redaction import hide_secrets, masked
+from stream.values.token import Token, secrets_of
 
 __all__ = ["WireLog"]
 

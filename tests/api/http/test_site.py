@@ -32,8 +32,8 @@ from stream.api.http.site import (
 )
 from stream.api.spec.operation import Operation
 from stream.api.spec.request_schemas import CREATE_SOURCE
+from stream.authority import TokenInfo
 from stream.errors import UserError
-from stream.target.keboola.values import TokenInfo
 from tests.api.conftest import MACHINE, SOURCES, TOKEN, Api
 
 ensure = pytest_twisted.ensureDeferred

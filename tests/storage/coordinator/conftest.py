@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest_twisted
-from twisted.application.service import Service
+from twisted.application.service import IService, Service
 from twisted.internet import reactor as _reactor
 from twisted.internet.task import Clock, deferLater
 
@@ -17,10 +17,10 @@ from stream.settings import Settings
 from stream.storage.coordinator.service import StorageCoordinatorService
 from stream.storage.coordinator.work import CoordinatorContext
 from stream.storage.model.entity import File
-from stream.storage.model.key import SliceKey
+from stream.storage.model.key import FileKey, JobKey, SliceKey
 from stream.storage.model.prefix import CLOSE_SYNC
 from stream.storage.model.state import SliceState
-from stream.target.keboola.records import JobRecord
+from stream.target.registry import Targets
 from tests.storage.histories.world import RecordingProvider, Storage
 
 reactor: Any = _reactor
@@ -41,24 +41,49 @@ class FakeGroup(Service):
         self._coordinator.topology_changed.append(callback)
 
 
-class FakeImporter:
-    """:ivar failures: raised by the next imports, one each.
+class FakeTarget(RecordingProvider):
+    """A target that remembers what it was asked for.
+
+    :ivar import_failures: raised by the next imports, one each.
     :ivar refused: rows of each file that the target refuses.
+    :ivar is_full: it takes no more files.
+    :ivar jobs: count as running; a cleanup keeps them.
     """
 
+    name = "keboola"
+    services: Sequence[IService] = ()
+    import_services: Sequence[IService] = ()
+
     def __init__(self) -> None:
+        super().__init__()
         self.imported: list[File] = []
-        self.failures: list[Exception] = []
+        self.import_failures: list[Exception] = []
         self.refused = 0
+        self.is_full = False
+        self.jobs: list[JobKey] = []
 
     async def import_file(self, file: File) -> int:
         self.imported.append(file)
-        if self.failures:
-            raise self.failures.pop(0)
+        if self.import_failures:
+            raise self.import_failures.pop(0)
         return self.refused
 
-    async def forget_finished(self, record: JobRecord) -> bool:
+    def may_import(self, file: FileKey) -> bool:
+        return not self.is_full
+
+    def running_jobs(self) -> Sequence[JobKey]:
+        return self.jobs
+
+    async def forget_finished(self, job: JobKey) -> bool:
         return False
+
+    def file_records(self, file: FileKey) -> Sequence[str]:
+        return (target_record_key(file),)
+
+
+def target_record_key(file: FileKey) -> str:
+    """Of a record that the target keeps for a file."""
+    return f"storage/fake/file/{file}"
 
 
 class Coordinator:
@@ -71,8 +96,7 @@ class Coordinator:
         self.storage = Storage(client)
         self.client = client
         self.clock = Clock()
-        self.provider = RecordingProvider()
-        self.importer = FakeImporter()
+        self.target = FakeTarget()
         self.owns: Callable[[str], bool] = lambda key: True
         self.topology_changed: list[Callable[[], None]] = []
         self.work = CoordinatorContext(
@@ -84,15 +108,15 @@ class Coordinator:
             sinks=Mirror(client, SINK_ACTIVE, json_values(Sink)),
             sources=Mirror(client, SOURCE_ACTIVE, json_values(Source)),
         )
-        importer: Any = self.importer
+        targets: Any = [self.target]
+        self.targets = Targets(targets)
         self.service = StorageCoordinatorService(
             self.clock,
             client,
             session,
             self.work,
             Settings(),
-            self.provider,
-            importer,
+            self.targets,
             lambda name: FakeGroup(self),  # type: ignore[arg-type,return-value]
         )
 

@@ -23,7 +23,7 @@ from stream.storage.model.state import FileState
 from stream.storage.store.mapping_cleanup import delete_unused_mappings, sinks_with_mappings
 from stream.storage.store.statistics_reads import sink_statistics
 from stream.values.codec import encode
-from tests.storage.coordinator.conftest import Coordinator, reactor
+from tests.storage.coordinator.conftest import Coordinator, reactor, target_record_key
 from tests.storage.histories.world import (
     BY,
     SINK,
@@ -99,7 +99,9 @@ def test_stuck(state: FileState) -> None:
 
 def _cleanup(coordinator: Coordinator) -> MetadataCleanup:
     settings = attrs.evolve(SETTINGS, archived_file_retention_per_sink=0)
-    return MetadataCleanup(coordinator.work, settings, lambda key: coordinator.owns(key))
+    return MetadataCleanup(
+        coordinator.work, settings, lambda key: coordinator.owns(key), coordinator.targets
+    )
 
 
 async def _import(storage: Storage, records: int) -> File:
@@ -117,11 +119,11 @@ async def test_run(coordinator: Coordinator) -> None:
     storage = coordinator.storage
     old = await _import(storage, 5)
     new = await _import(storage, 7)
-    await coordinator.client.put(f"storage/keboola/file/{old.key}", b"credentials")
+    await coordinator.client.put(target_record_key(old.key), b"credentials")
     storage.tick(3600)
     await _cleanup(coordinator).run()
     assert [file.key for file in await storage.files()] == [new.key]
-    assert await coordinator.client.get(f"storage/keboola/file/{old.key}") is None
+    assert await coordinator.client.get(target_record_key(old.key)) is None
     assert (await sink_statistics(storage.client, SINK_KEY)).target.records_count == 12
     await storage.check()
 
@@ -178,7 +180,7 @@ async def test_one_at_a_time(coordinator: Coordinator) -> None:
         await _import(coordinator.storage, 5)
     coordinator.storage.tick(3600)
     settings = attrs.evolve(SETTINGS, archived_file_retention_per_sink=0, concurrency=1)
-    cleanup = MetadataCleanup(coordinator.work, settings, lambda key: True)
+    cleanup = MetadataCleanup(coordinator.work, settings, lambda key: True, coordinator.targets)
     await ensureDeferred(cleanup.run()).addTimeout(10, reactor)
     assert len(await coordinator.storage.files()) == 1
 

@@ -32,7 +32,7 @@ async def test_importing(coordinator: Coordinator) -> None:
         return (await coordinator.storage.file(file.key)).state is FileState.IMPORTED
 
     await coordinator.until(imported)
-    assert coordinator.importer.imported == [file]
+    assert coordinator.target.imported == [file]
     await coordinator.storage.check()
 
 
@@ -40,7 +40,7 @@ async def test_importing(coordinator: Coordinator) -> None:
 async def test_failed_import(coordinator: Coordinator) -> None:
     """A failed import is recorded and tried again after the delay."""
     file = await importing_file(coordinator)
-    coordinator.importer.failures.append(UserError("bad column"))
+    coordinator.target.import_failures.append(UserError("bad column"))
     await coordinator.service.startService()
 
     async def failed() -> bool:
@@ -54,11 +54,11 @@ async def test_failed_import(coordinator: Coordinator) -> None:
         return (await coordinator.storage.file(file.key)).state is FileState.IMPORTED
 
     await coordinator.never(imported, looks=5)
-    assert len(coordinator.importer.imported) == 1
+    assert len(coordinator.target.imported) == 1
     coordinator.storage.tick(150)
     coordinator.tick(SWEEP_SECONDS)
     await coordinator.until(imported)
-    assert len(coordinator.importer.imported) == 2
+    assert len(coordinator.target.imported) == 2
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ async def test_failed_import(coordinator: Coordinator) -> None:
 async def test_etcd_is_away(coordinator: Coordinator, problem: EtcdError) -> None:
     """What etcd is to blame for isn't recorded with the file, which is tried again at once."""
     file = await importing_file(coordinator)
-    coordinator.importer.failures.append(problem)
+    coordinator.target.import_failures.append(problem)
     await coordinator.service.startService()
 
     async def tried() -> bool:
-        return len(coordinator.importer.imported) == 1
+        return len(coordinator.target.imported) == 1
 
     await coordinator.until(tried)
 
@@ -97,7 +97,7 @@ async def test_disabled_sink(coordinator: Coordinator) -> None:
         return (await coordinator.storage.file(file.key)).state is FileState.IMPORTED
 
     await coordinator.never(imported)
-    assert coordinator.importer.imported == []
+    assert coordinator.target.imported == []
     await coordinator.storage.define()
 
     async def imported_at_a_tick() -> bool:

@@ -13,13 +13,11 @@ from stream.definition import lifecycle
 from stream.errors import UserError
 from stream.etcd import Batch
 from stream.storage.model.entity import File
-from stream.storage.model.key import FileKey, JobKey
+from stream.storage.model.key import FileKey
 from stream.storage.model.state import FileState, SliceState
 from stream.storage.reconcile.operator import SWEEP_SECONDS
-from stream.target.keboola.records import JobRecord, job_record_key
-from stream.values.codec import encode
 from tests.storage.coordinator.conftest import Coordinator
-from tests.storage.histories.world import BY, SINK, SINK_KEY
+from tests.storage.histories.world import BY, SINK
 
 ENOUGH = 50_000
 """Records that trigger the import of a file by default."""
@@ -48,12 +46,12 @@ async def test_rotation_by_count(coordinator: Coordinator) -> None:
     await coordinator.service.startService()
     await coordinator.until(in_state(coordinator, file.key, FileState.CLOSING))
     (opened,) = [f for f in await coordinator.storage.files() if f.state is FileState.WRITING]
-    (prepared,) = coordinator.provider.prepared
+    (prepared,) = coordinator.target.prepared
     assert opened.key == prepared.key
-    assert coordinator.provider.tokens == [None]
+    assert coordinator.target.tokens == [None]
     await coordinator.service.stopService()
-    assert coordinator.provider.kept == [prepared]
-    assert coordinator.provider.discarded == []
+    assert coordinator.target.kept == [prepared]
+    assert coordinator.target.discarded == []
     await coordinator.storage.check()
 
 
@@ -61,7 +59,7 @@ async def test_rotation_by_count(coordinator: Coordinator) -> None:
 async def test_failed_preparation(coordinator: Coordinator) -> None:
     """If nothing can be prepared the file stays open; the next attempt comes after the delay."""
     file = await full_file(coordinator)
-    coordinator.provider.failures.append(UserError("no staging file"))
+    coordinator.target.failures.append(UserError("no staging file"))
     await coordinator.service.startService()
 
     async def failed() -> bool:
@@ -86,14 +84,14 @@ async def test_sink_changed_meanwhile(coordinator: Coordinator) -> None:
     )
 
     async def change_sink() -> None:
-        coordinator.provider.on_prepare = None
+        coordinator.target.on_prepare = None
         await coordinator.storage.define(sink=renamed)
 
-    coordinator.provider.on_prepare = change_sink
+    coordinator.target.on_prepare = change_sink
     await coordinator.service.startService()
 
     async def discarded() -> bool:
-        return bool(coordinator.provider.discarded)
+        return bool(coordinator.target.discarded)
 
     await coordinator.until(discarded)
     assert (await coordinator.storage.file(file.key)).state is FileState.WRITING
@@ -106,8 +104,8 @@ async def test_sink_changed_meanwhile(coordinator: Coordinator) -> None:
 
     await coordinator.until(rotated)
     await coordinator.service.stopService()
-    assert coordinator.provider.discarded == coordinator.provider.prepared[:1]
-    assert coordinator.provider.kept == coordinator.provider.prepared[1:]
+    assert coordinator.target.discarded == coordinator.target.prepared[:1]
+    assert coordinator.target.kept == coordinator.target.prepared[1:]
 
 
 @pytest_twisted.ensureDeferred
@@ -190,37 +188,27 @@ async def test_empty_file(coordinator: Coordinator) -> None:
     await coordinator.service.startService()
     await coordinator.until(in_state(coordinator, file.key, FileState.IMPORTED))
     assert (await coordinator.storage.file(file.key)).staging.is_empty
-    assert [f.staging.is_empty for f in coordinator.importer.imported] == [True]
-
-
-async def _throttle(coordinator: Coordinator) -> list[str]:
-    """Let the sink have as many import jobs as it may."""
-    keys = [job_record_key(JobKey.of(SINK_KEY, str(number))) for number in range(10)]
-    for number, key in enumerate(keys):
-        record = JobRecord(JobKey.of(SINK_KEY, str(number)))
-        await coordinator.client.put(key, encode(record))
-    return keys
+    assert [f.staging.is_empty for f in coordinator.target.imported] == [True]
 
 
 @pytest_twisted.ensureDeferred
 async def test_throttled(coordinator: Coordinator) -> None:
-    """A sink with too many running jobs gets no new file until one has ended."""
+    """A sink whose target takes no more files gets no new one until it does."""
     file = await full_file(coordinator)
-    keys = await _throttle(coordinator)
+    coordinator.target.is_full = True
     closing = in_state(coordinator, file.key, FileState.CLOSING)
     with capturedLogs() as events:
         await coordinator.service.startService()
         for _ in range(3):
             await coordinator.never(closing)
             coordinator.tick()
-    assert coordinator.provider.prepared == []
+    assert coordinator.target.prepared == []
     told, *more = [e for e in events if "throttled" in str(e.get("log_format"))]
     assert told["log_format"] == "skipping file rotation: sink is throttled"
     assert told["log_level"] is LogLevel.warn
     assert (told["file_id"], told["suppressed"]) == (str(file.key), 0)
     assert all(event["suppressed"] for event in more)
-    for key in keys:
-        await coordinator.client.delete(key)
+    coordinator.target.is_full = False
 
     async def rotated() -> object:
         coordinator.tick()
@@ -235,7 +223,7 @@ async def test_throttled_near_expiration(coordinator: Coordinator) -> None:
     file = await coordinator.storage.open_file()
     coordinator.storage.tick(61)
     await coordinator.storage.expire(file.key, coordinator.storage.now)
-    await _throttle(coordinator)
+    coordinator.target.is_full = True
     await coordinator.service.startService()
     await coordinator.until(in_state(coordinator, file.key, FileState.CLOSING))
 
@@ -258,7 +246,7 @@ async def test_locked_file(coordinator: Coordinator) -> None:
     await coordinator.service.startService()
     closing = in_state(coordinator, file.key, FileState.CLOSING)
     await coordinator.never(closing, looks=5)
-    assert coordinator.provider.prepared == []
+    assert coordinator.target.prepared == []
     await lock.release()
     await coordinator.until(closing)
 
@@ -284,22 +272,22 @@ async def test_expired_credentials_are_replaced(coordinator: Coordinator) -> Non
     """Not before they have expired; then all slices of the file are to be uploaded again."""
     file = await _closing_file(coordinator, uploaded=False)
     later = coordinator.storage.now + timedelta(hours=12)
-    coordinator.provider.expirations = [later]
+    coordinator.target.expirations = [later]
     await coordinator.service.startService()
 
     async def renewed() -> bool:
         return (await coordinator.storage.file(file.key)).staging.expiration == later
 
     await coordinator.never(renewed, looks=5)
-    assert coordinator.provider.renewed == []
+    assert coordinator.target.renewed == []
     coordinator.storage.tick(60)
     coordinator.tick(60)
     with capturedLogs() as captured:
         await coordinator.until(renewed)
         await coordinator.service.stopService()
-    (prepared,) = coordinator.provider.renewed
+    (prepared,) = coordinator.target.renewed
     assert prepared.key == file.key
-    assert (coordinator.provider.kept, coordinator.provider.discarded) == ([prepared], [])
+    assert (coordinator.target.kept, coordinator.target.discarded) == ([prepared], [])
     states = {slice_.state for slice_ in await coordinator.storage.slices(file.key)}
     assert states == {SliceState.UPLOADING}
     assert (await coordinator.storage.file(file.key)).retry.retry_attempt == 0
@@ -315,7 +303,7 @@ async def test_expired_credentials_of_an_uploaded_file(coordinator: Coordinator)
     coordinator.storage.tick(61)
     await coordinator.service.startService()
     await coordinator.until(in_state(coordinator, file.key, FileState.IMPORTED))
-    assert coordinator.provider.renewed == []
+    assert coordinator.target.renewed == []
 
 
 @pytest_twisted.ensureDeferred
@@ -323,7 +311,7 @@ async def test_new_credentials_that_have_expired(coordinator: Coordinator) -> No
     """That would go on for ever: it is a failed attempt, and what was made is undone."""
     file = await _closing_file(coordinator, uploaded=False)
     coordinator.storage.tick(61)
-    coordinator.provider.expirations = [coordinator.storage.now]
+    coordinator.target.expirations = [coordinator.storage.now]
     await coordinator.service.startService()
 
     async def failed() -> bool:
@@ -331,8 +319,8 @@ async def test_new_credentials_that_have_expired(coordinator: Coordinator) -> No
 
     await coordinator.until(failed)
     assert "have expired, too" in (await coordinator.storage.file(file.key)).retry.retry_reason
-    assert coordinator.provider.discarded == coordinator.provider.renewed
-    assert coordinator.provider.kept == []
+    assert coordinator.target.discarded == coordinator.target.renewed
+    assert coordinator.target.kept == []
     await coordinator.storage.check()
 
 

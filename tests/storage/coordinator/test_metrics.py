@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import pytest_twisted
@@ -14,7 +14,6 @@ from stream.storage.coordinator.cleanup import JobCleanup, MetadataCleanup
 from stream.storage.model.key import JobKey
 from stream.storage.model.state import FileState
 from stream.storage.reconcile.operator import Requeue
-from stream.target.keboola.records import JobRecord
 from tests.storage.coordinator.conftest import Coordinator
 from tests.storage.histories.world import SINK_KEY
 
@@ -78,8 +77,8 @@ async def test_refused_rows_are_counted_apart(coordinator: Coordinator) -> None:
     (file,) = await storage.close_files()
     await storage.finish_slices(file.key)
     await storage.to_importing(file.key)
-    coordinator.importer.failures.append(Requeue("ranges of rows are left"))
-    coordinator.importer.refused = 3
+    coordinator.target.import_failures.append(Requeue("ranges of rows are left"))
+    coordinator.target.refused = 3
     await coordinator.service.startService()
 
     async def imported_at_a_tick() -> bool:
@@ -90,7 +89,7 @@ async def test_refused_rows_are_counted_apart(coordinator: Coordinator) -> None:
         return found.state is FileState.IMPORTED and is_counted
 
     await coordinator.until(imported_at_a_tick)
-    assert len(coordinator.importer.imported) == 2
+    assert len(coordinator.target.imported) == 2
     (imported,) = _told(coordinator, "stream_sink_imported_records_total{")
     (refused,) = _told(coordinator, "stream_sink_quarantined_records_total{")
     assert (imported.rpartition(" ")[2], refused.rpartition(" ")[2]) == ("7.0", "3.0")
@@ -109,7 +108,7 @@ async def test_a_cleanup_of_a_file_that_fails(coordinator: Coordinator) -> None:
     settings = attrs.evolve(STORAGE.metadata_cleanup, archived_file_retention_per_sink=0)
     delete_file = storage.repository.delete_file
     storage.repository.delete_file = _fail  # type: ignore[method-assign]
-    cleanup = MetadataCleanup(coordinator.work, settings, lambda _: True)
+    cleanup = MetadataCleanup(coordinator.work, settings, lambda _: True, coordinator.targets)
     await cleanup.run()
     assert _failures(coordinator, "filecleanup") == (
         2.0,
@@ -124,26 +123,12 @@ async def test_a_cleanup_of_a_file_that_fails(coordinator: Coordinator) -> None:
     assert sum('error_type=""' in line and line.endswith(" 2.0") for line in done) == 1
 
 
-class _Jobs:
-    def __init__(self, records: list[JobRecord]) -> None:
-        self.records = records
-
-
-class _Importer:
-    forget_finished = staticmethod(_fail)
-
-
 @pytest_twisted.ensureDeferred
 async def test_a_cleanup_of_a_job_that_fails(coordinator: Coordinator) -> None:
     """It is told with the job's sink."""
-    jobs = _Jobs([JobRecord(JobKey.of(SINK_KEY, "1"))])
-    cleanup = JobCleanup(
-        coordinator.work,
-        STORAGE.job_cleanup,
-        lambda _: True,
-        cast(Any, jobs),
-        cast(Any, _Importer()),
-    )
+    coordinator.target.jobs = [JobKey.of(SINK_KEY, "1")]
+    coordinator.target.forget_finished = _fail  # type: ignore[method-assign]
+    cleanup = JobCleanup(coordinator.work, STORAGE.job_cleanup, lambda _: True, coordinator.targets)
     await cleanup.run()
     assert _failures(coordinator, "jobcleanup") == (1.0, {*SINK_LABELS, 'operation="jobcleanup"'})
 

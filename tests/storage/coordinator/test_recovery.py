@@ -62,7 +62,7 @@ async def test_clocks_differ(coordinator: Coordinator, other: Coordinator, minut
     for _ in range(5):
         coordinator.tick(SWEEP_SECONDS)
         other.tick(SWEEP_SECONDS)
-    by_both = [file.key for node in (coordinator, other) for file in node.importer.imported]
+    by_both = [file.key for node in (coordinator, other) for file in node.target.imported]
     assert sorted(by_both) == sorted(file.key for file in files)
     await coordinator.storage.check()
 
@@ -80,12 +80,12 @@ async def test_cut_off_in_an_import(
     may_end: Deferred[None] = Deferred()
 
     async def slow(file: File) -> int:
-        other.importer.imported.append(file)
+        other.target.imported.append(file)
         begun.callback(None)
         await may_end
         return 0
 
-    other.importer.import_file = slow  # type: ignore[method-assign]
+    other.target.import_file = slow  # type: ignore[method-assign]
     other.service._file_import._import_file = slow
     await other.service.startService()
     other.clock.advance(0)
@@ -112,9 +112,10 @@ async def test_two_owners(coordinator: Coordinator, other: Coordinator) -> None:
     begun: Deferred[None] = Deferred()
     may_end: Deferred[None] = Deferred()
 
-    async def slow(file: File) -> None:
+    async def slow(file: File) -> int:
         begun.callback(None)
         await may_end
+        return 0
 
     coordinator.service._file_import._import_file = slow
     await coordinator.service.startService()
@@ -127,4 +128,4 @@ async def test_two_owners(coordinator: Coordinator, other: Coordinator) -> None:
     may_end.callback(None)
     await coordinator.until(lambda: _imported(coordinator, file))
     await until(lambda: not waiting)
-    assert other.importer.imported == []
+    assert other.target.imported == []

@@ -31,7 +31,8 @@ from stream.storage.model.statistics import Statistics
 from stream.storage.reader import service as service_module
 from stream.storage.reader.service import StorageReaderService
 from stream.storage.store.statistics_reads import slice_statistics
-from stream.target.keboola.uploads import StagingReplaced
+from stream.target.protocol import Staged, StagingReplaced
+from stream.target.registry import Targets
 from stream.values.duration import Duration
 from tests.storage.histories.world import Storage
 from tests.waiting import until
@@ -40,14 +41,16 @@ reactor: Any = _reactor
 _PATIENCE_SECONDS = 10.0
 
 
-class FakeUploader:
-    """Staging in memory.
+class FakeTarget:
+    """A target with staging in memory.
 
     :ivar objects: bodies by slice path.
     :ivar failures: raised by the next uploads after half of the body was read, one each.
     :ivar hold: the next uploads wait for it.
     :ivar replaced: during the next uploads the file gets other staging; one reason each.
     """
+
+    name = "keboola"
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -59,13 +62,15 @@ class FakeUploader:
         self.manifest: list[str] = []
         self.replaced: list[str] = []
 
-    async def upload(self, slice_: Slice, chunks: Chunks) -> object:
+    @asynccontextmanager
+    async def upload(self, slice_: Slice, chunks: Chunks) -> AsyncIterator[Staged]:
         self.started += 1
         if self.hold is not None:
             await self.hold
         body = await deferToThread(self._read, chunks)
         self.objects[slice_.staging.path] = body
-        return self
+        self.manifest.append(slice_.staging.path)
+        yield Staged(None, self._check)
 
     def _read(self, chunks: Chunks) -> bytes:
         body = bytearray()
@@ -76,16 +81,11 @@ class FakeUploader:
                 raise self.failures.pop(0)
         return bytes(body)
 
-    @asynccontextmanager
-    async def listed(self, store: object, slice_: Slice) -> AsyncIterator[None]:
-        self.manifest.append(slice_.staging.path)
-        yield None
-
-    async def check_current(self, txn: AtomicTxn, store: object, slice_: Slice) -> None:
+    async def _check(self, txn: AtomicTxn) -> None:
         if self.replaced:
             raise StagingReplaced(self.replaced.pop(0))
 
-    async def report(
+    async def report_upload(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
     ) -> None:
         self.reported.append(None if error is None else str(error))
@@ -97,7 +97,7 @@ class World:
     def __init__(self, etcd: EtcdClient, root: Path) -> None:
         self.etcd = etcd
         self.storage = Storage(etcd)
-        self.uploader = FakeUploader()
+        self.target = FakeTarget()
         self.damaged: list[str] = []
         self.metrics = Metrics()
         self.volume = root / "default" / "one"
@@ -127,12 +127,12 @@ class World:
 
     async def read(self) -> StorageReaderService:
         """A started reader."""
-        uploader: Any = self.uploader
+        targets: Any = [self.target]
         reader = StorageReaderService(
             reactor,
             self.etcd,
             self.storage.repository,
-            uploader,
+            Targets(targets),
             volumes_path=str(self.root),
             settings=self.settings,
             pool=self.pool,
@@ -199,14 +199,14 @@ async def test_files_of_all_nodes_are_one_object_with_exact_statistics(world: Wo
     world.put(slice_, second, "n2")
     await world.read()
     await world.uploaded(slice_)
-    body = world.uploader.objects[slice_.staging.path]
+    body = world.target.objects[slice_.staging.path]
     assert body == first + second + second
-    assert world.uploader.manifest == [slice_.staging.path]
+    assert world.target.manifest == [slice_.staging.path]
     statistics = await world.statistics(slice_)
     assert statistics.records_count == 4
     assert statistics.uncompressed_size == len(gzip.decompress(body))
     assert statistics.compressed_size == statistics.staging_size == len(body)
-    assert world.uploader.reported == [None]
+    assert world.target.reported == [None]
     await world.storage.check()
 
 
@@ -218,7 +218,7 @@ async def test_an_empty_slice_is_not_uploaded(world: World) -> None:
     await world.read()
     done = await world.uploaded(slice_)
     assert done.local.is_empty
-    assert not world.uploader.started and not world.uploader.manifest
+    assert not world.target.started and not world.target.manifest
     assert (await world.statistics(slice_)).records_count == 0
 
 
@@ -230,7 +230,7 @@ async def test_a_slice_that_was_called_empty_is_not(world: World) -> None:
     await world.read()
     done = await world.uploaded(slice_)
     assert not done.local.is_empty
-    assert slice_.staging.path in world.uploader.objects
+    assert slice_.staging.path in world.target.objects
 
 
 @pytest_twisted.ensureDeferred
@@ -241,7 +241,7 @@ async def test_a_torn_end_is_not_sent(world: World) -> None:
     world.put(slice_, whole + _group(b"b")[:-3])
     await world.read()
     await world.uploaded(slice_)
-    assert world.uploader.objects[slice_.staging.path] == whole
+    assert world.target.objects[slice_.staging.path] == whole
     assert (await world.statistics(slice_)).records_count == 1
     assert not world.damaged
 
@@ -256,7 +256,7 @@ async def test_a_damaged_slice_is_uploaded_without_the_damage_and_reported(world
     path = world.put(slice_, parts[0] + bytes(broken) + parts[2])
     await world.read()
     await world.uploaded(slice_)
-    assert world.uploader.objects[slice_.staging.path] == parts[0] + parts[2]
+    assert world.target.objects[slice_.staging.path] == parts[0] + parts[2]
     assert world.damaged == [str(slice_.key)]
     assert path.with_name(path.name + ".damaged").exists()
     assert (await world.statistics(slice_)).records_count == 2
@@ -270,10 +270,10 @@ async def test_a_large_slice_goes_in_small_pieces(world: World) -> None:
     world.put(slice_, data)
     await world.read()
     await world.uploaded(slice_)
-    body = world.uploader.objects[slice_.staging.path]
+    body = world.target.objects[slice_.staging.path]
     assert hashlib.sha256(body).digest() == hashlib.sha256(data).digest()
     assert len(data) > 8 * 1024 * 1024
-    assert world.uploader.largest_chunk <= 1024 * 1024
+    assert world.target.largest_chunk <= 1024 * 1024
 
 
 @pytest_twisted.ensureDeferred
@@ -283,19 +283,19 @@ async def test_a_repeated_upload_has_the_files_of_all_nodes(world: World) -> Non
     data = {node: _group(node.encode()) for node in ("n1", "n2", "n3")}
     for node, group in data.items():
         world.put(slice_, group, node)
-    world.uploader.failures.append(StagingError("the store went away"))
+    world.target.failures.append(StagingError("the store went away"))
     reader = await world.read()
     failed = await world.failed(slice_)
     assert failed.retry.retry_reason == "slice upload failed: the store went away"
     assert failed.state is SliceState.UPLOADING
-    assert world.uploader.started == 1
+    assert world.target.started == 1
     await reader.stopService()
     world.storage.tick(150)
     await world.read()
     done = await world.uploaded(slice_)
-    assert world.uploader.objects[slice_.staging.path] == b"".join(data.values())
+    assert world.target.objects[slice_.staging.path] == b"".join(data.values())
     assert done.retry.retry_attempt == 0
-    assert world.uploader.reported == ["the store went away", None]
+    assert world.target.reported == ["the store went away", None]
 
 
 @pytest_twisted.ensureDeferred
@@ -303,7 +303,7 @@ async def test_a_failure_that_no_repetition_mends_waits_longer(world: World) -> 
     """Expired credentials are tried again after two hours, not after two minutes."""
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
-    world.uploader.failures.append(StagingError("expired", retryable=False))
+    world.target.failures.append(StagingError("expired", retryable=False))
     await world.read()
     failed = await world.failed(slice_)
     assert failed.retry.retry_after is not None
@@ -315,11 +315,11 @@ async def test_a_stop_waits_for_the_upload_that_runs(world: World) -> None:
     """A reader that stops ends what it has begun, and begins nothing more."""
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
-    hold = world.uploader.hold = Deferred()
+    hold = world.target.hold = Deferred()
     reader = await world.read()
 
     async def started() -> bool:
-        return bool(world.uploader.started)
+        return bool(world.target.started)
 
     await until(started)
     stopping = ensureDeferred(reader.stopService())
@@ -339,11 +339,11 @@ async def test_a_stop_gives_up_an_upload_that_does_not_end(
     monkeypatch.setattr(service_module, "STOP_SECONDS", 0.1)
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
-    world.uploader.hold = Deferred()
+    world.target.hold = Deferred()
     reader = await world.read()
 
     async def started() -> bool:
-        return bool(world.uploader.started)
+        return bool(world.target.started)
 
     await until(started)
     began = reactor.seconds()
@@ -351,16 +351,16 @@ async def test_a_stop_gives_up_an_upload_that_does_not_end(
     assert reactor.seconds() - began < 2
     left = await world.storage.slice(slice_.key)
     assert (left.state, left.retry.retry_attempt) == (SliceState.UPLOADING, 0)
-    assert not world.uploader.reported
+    assert not world.target.reported
     with pytest.raises(UserError, match="already locked"):
         await world.read()
     world.root = world.root.rename(world.root.with_name("after the end of the process"))
     (world.root / "default/one/reader.lock").unlink()
-    world.uploader.hold = None
+    world.target.hold = None
     await world.read()
     await world.uploaded(slice_)
-    assert gzip.decompress(world.uploader.objects[slice_.staging.path]) == b'"a"\n'
-    assert world.uploader.reported == [None]
+    assert gzip.decompress(world.target.objects[slice_.staging.path]) == b'"a"\n'
+    assert world.target.reported == [None]
 
 
 @pytest_twisted.ensureDeferred
@@ -369,7 +369,7 @@ async def test_an_upload_that_takes_too_long_is_told_in_words(world: World) -> N
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
     world.settings = attrs.evolve(world.settings, slice_upload_timeout=Duration.parse("200ms"))
-    world.uploader.hold = Deferred()
+    world.target.hold = Deferred()
     await world.read()
     failed = await world.failed(slice_)
     assert failed.retry.retry_reason == (
@@ -386,7 +386,7 @@ async def test_an_upload_that_was_given_up_can_be_asked_for(world: World) -> Non
     for _ in range(49):
         await world.storage.fail_slice(slice_.key)
     world.storage.tick(4 * 3600)
-    world.uploader.failures.append(StagingError("expired", retryable=False))
+    world.target.failures.append(StagingError("expired", retryable=False))
     reader = await world.read()
     failed = await world.failed(slice_, 50)
     assert failed.retry.retry_after is not None
@@ -395,7 +395,7 @@ async def test_an_upload_that_was_given_up_can_be_asked_for(world: World) -> Non
     assert await reader.retry(attrs.evolve(slice_.key.sink_key, sink_id="other")) == []
     assert await reader.retry(slice_.key.sink_key) == [slice_.key]
     await world.uploaded(slice_)
-    assert world.uploader.started == 2
+    assert world.target.started == 2
 
     async def none_fails() -> bool:
         return await world.failing() == 0
@@ -411,7 +411,7 @@ async def test_slices_of_other_volumes_are_left_alone(world: World) -> None:
     world.put(slice_, _group(b"a"))
     await world.read()
     await deferLater(reactor, 0.05)
-    assert not world.uploader.started
+    assert not world.target.started
     assert (await world.storage.slice(slice_.key)).state is SliceState.UPLOADING
 
 
@@ -420,14 +420,14 @@ async def test_the_file_got_other_staging_during_the_upload(world: World) -> Non
     """The slice isn't marked for what lies in the old one, but uploaded again, without blame."""
     slice_ = await world.slice()
     world.put(slice_, _group(b"a"))
-    world.uploader.replaced = ["other staging storage"]
+    world.target.replaced = ["other staging storage"]
     world.settings = attrs.evolve(
         world.settings, slice_upload_check_interval=Duration.parse("100ms")
     )
     await world.read()
     done = await world.uploaded(slice_)
     assert done.retry.retry_attempt == 0
-    assert world.uploader.started == 2
+    assert world.target.started == 2
 
 
 @pytest_twisted.ensureDeferred
@@ -438,7 +438,7 @@ async def test_an_upload_with_expired_credentials(world: World, renewed: bool, h
     world.put(slice_, _group(b"a"))
     expiration = world.storage.now + timedelta(minutes=1 if renewed else -1)
     await world.storage.expire(slice_.key.file_key, expiration)
-    world.uploader.failures = [CredentialsExpired("file", world.storage.now)]
+    world.target.failures = [CredentialsExpired("file", world.storage.now)]
     await world.read()
     failed = await world.failed(slice_)
     rest = failed.retry.wait(world.storage.now)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
+import csv
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,24 +13,23 @@ import attrs
 from twisted.internet import reactor as _reactor
 from twisted.python.threadpool import ThreadPool
 
-from stream.definition import lifecycle
-from stream.definition.change import Change
-from stream.definition.repository import Definitions
 from stream.encryption import encryptor_from
 from stream.etcd import EtcdClient, Session
+from stream.ops.metrics.registry import Metrics
 from stream.sandbox import ObjectStaging, SandboxService
-from stream.staging import bytes_chunks
-from stream.storage.model.entity import File, Slice
-from stream.storage.model.state import FileState
+from stream.settings import Settings
 from stream.storage.store.opening import DefinitionChanges
 from stream.target.keboola import SinkToken, StorageApi, StorageApiError
 from stream.target.keboola.events import EventSender
 from stream.target.keboola.imports import FileImporter
 from stream.target.keboola.provider import KeboolaFileProvider
-from stream.target.keboola.quarantine import RowQuarantine
+from stream.target.keboola.target import KeboolaTarget
 from stream.target.keboola.uploads import SliceUploader
+from stream.target.protocol import TargetContext
+from stream.target.registry import Targets
 from tests.sandbox.api import MASTER, Api
-from tests.storage.histories.world import BY, SINK_KEY, SOURCE_KEY, TABLE, Storage
+from tests.storage.histories.world import TABLE, Storage
+from tests.target.world import World
 
 __all__ = ["BUCKET_ID", "SECRET_KEY", "TABLE_ID", "Bridge", "RecordingApi", "running_bridge"]
 
@@ -66,70 +66,25 @@ class RecordingApi(StorageApi):
         return await super().wait_job(*arguments, **options)
 
 
-@attrs.define
-class Bridge:
+@attrs.define(kw_only=True)
+class Bridge(World):
     """:ivar sandbox: calls of the sandbox with the user's token."""
 
-    storage: Storage
+    target: KeboolaTarget
     api: RecordingApi
     sandbox: Api
-    provider: KeboolaFileProvider
-    uploader: SliceUploader
-    importer: FileImporter
-    changes: DefinitionChanges
 
-    async def do(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the definitions in a change of its own, as the user."""
+    @property
+    def provider(self) -> KeboolaFileProvider:
+        return self.target.provider
 
-        async def body(change: Change, definitions: Definitions) -> Any:
-            return await getattr(definitions, method)(change, *arguments)
+    @property
+    def uploader(self) -> SliceUploader:
+        return self.target.uploader
 
-        return await self.changes.run(BY, body, token=MASTER)
-
-    async def create_source(self) -> None:
-        at = self.storage.tick()
-        source = lifecycle.new_source(
-            SOURCE_KEY, type="http", name="S", secret="s" * 48, at=at, by=BY
-        )
-        await self.do("create_source", source)
-
-    async def create_sink(self) -> File:
-        at = self.storage.tick()
-        await self.do(
-            "create_sink", lifecycle.new_sink(SINK_KEY, name="S", table=TABLE, at=at, by=BY)
-        )
-        (file,) = [f for f in await self.storage.files() if f.state is FileState.WRITING]
-        return file
-
-    async def rename(self) -> None:
-        self.storage.tick()
-        await self.do("update_sink", SINK_KEY, "", lambda sink: attrs.evolve(sink, name="new"))
-
-    async def upload(self, slice_: Slice, rows: bytes) -> None:
-        """A closed slice up to ``uploaded``, with its object and manifest."""
-        await self.storage.count(slice_.key, rows.count(b"\n"))
-        await self.storage.to_uploading(slice_.key)
-        store = await self.uploader.upload(slice_, bytes_chunks(gzip.compress(rows)))
-        async with self.uploader.listed(store, slice_):
-            await self.storage.to_uploaded(slice_.key)
-
-    async def importing_file(self, *rows: bytes) -> File:
-        """A file with a slice for each of *rows*, all uploaded."""
-        await self.create_sink()
-        return await self.staged_file(*rows)
-
-    async def staged_file(self, *rows: bytes) -> File:
-        """The file that is open now, with a slice for each of *rows*, all uploaded."""
-        (file,) = [f for f in await self.storage.files() if f.state is FileState.WRITING]
-        slices = await self.storage.slices(file.key)
-        while len(slices) < len(rows):
-            opened = await self.storage.rotate_slice(slices[-1].key)
-            assert opened is not None
-            slices.append(opened)
-        await self.storage.close_files()
-        for slice_, part in zip(slices, rows, strict=True):
-            await self.upload(slice_, part)
-        return await self.storage.to_importing(file.key)
+    @property
+    def importer(self) -> FileImporter:
+        return self.target.importer
 
     async def is_valid(self, token: SinkToken) -> bool:
         try:
@@ -148,6 +103,15 @@ class Bridge:
         for where in ("definition/", "storage/"):
             found |= {kv.key: kv.value for kv in (await self.storage.client.range(where)).kvs}
         return found
+
+
+async def _cells(sandbox: Api) -> list[str]:
+    """The first cells of all rows. Raises LookupError if there is no table."""
+    answer = await sandbox.branch("GET", f"tables/{TABLE_ID}/data-preview?limit=1000")
+    if answer.status == 404:
+        raise LookupError(answer.text)
+    assert answer.status == 200, answer.text
+    return [row[0] for row in csv.reader(io.StringIO(answer.text, newline=""))][1:]
 
 
 @asynccontextmanager
@@ -173,26 +137,29 @@ async def running_bridge(
     pool = ThreadPool(0, 2)
     api = RecordingApi(reactor, sandbox.url)
     api.tokens, api.file_ids = [], []
-    encryptor = encryptor_from("aes", SECRET_KEY)
-    events = EventSender(api, 5.0, reactor)
     storage = Storage(etcd)
-    provider = KeboolaFileProvider(etcd, api, encryptor, reactor)
-    bridge = Bridge(
-        storage,
-        api,
-        Api(sandbox.url),
-        provider,
-        SliceUploader(etcd, session, encryptor, events, pool, reactor, lock_timeout=5.0),
-        FileImporter(
-            etcd,
-            api,
-            encryptor,
-            events,
-            RowQuarantine(etcd, api, encryptor, pool, reactor),
-            reactor,
-            job_timeout=60.0,
+    target = KeboolaTarget(
+        TargetContext(
+            settings=Settings(),
+            reactor=reactor,
+            client=etcd,
+            session=session,
+            encryptor=encryptor_from("aes", SECRET_KEY),
+            pool=pool,
+            metrics=Metrics(),
+            now=lambda: storage.now,
         ),
-        DefinitionChanges(etcd, storage.repository, provider, storage.tick),
+        api,
+        EventSender(api, 5.0, reactor),
+    )
+    bridge = Bridge(
+        storage=storage,
+        target=target,
+        changes=DefinitionChanges(etcd, storage.repository, Targets([target]), storage.tick),
+        table=TABLE,
+        read=lambda: _cells(bridge.sandbox),
+        api=api,
+        sandbox=Api(sandbox.url),
     )
     pool.start()
     try:

@@ -15,7 +15,6 @@ from stream.target.keboola import (
     StorageApi,
     StorageApiError,
 )
-from stream.target.keboola.token import Token
 from stream.target.keboola.values import (
     Bucket,
     FileUpload,
@@ -24,6 +23,7 @@ from stream.target.keboola.values import (
     Table,
     TableMetadata,
 )
+from stream.values.token import Token
 
 __all__ = ["MASTER", "FakeStorageApi", "refused"]
 

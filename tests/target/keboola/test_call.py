@@ -16,8 +16,9 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.python.failure import Failure
 
 from stream.errors import UserError
-from stream.target.keboola import JobDeadlineExceeded, JobFailed, StorageApi, StorageApiError, Token
+from stream.target.keboola import JobDeadlineExceeded, JobFailed, StorageApi, StorageApiError
 from stream.target.keboola.call import base_url
+from stream.values.token import Token
 from tests.target.keboola.conftest import Serve
 from tests.target.keboola.scripted import Say, refuse
 

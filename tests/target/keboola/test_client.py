@@ -11,8 +11,8 @@ import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.authority import Admin
 from stream.target.keboola import (
-    Admin,
     Event,
     EventParams,
     EventStatistics,

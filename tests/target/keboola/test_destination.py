@@ -16,8 +16,8 @@ from stream.target.keboola.destination import (
     ensure_bucket,
     ensure_table,
 )
-from stream.target.keboola.token import Token
 from stream.target.keboola.values import Table
+from stream.values.token import Token
 from tests.storage.histories.world import SINK, with_table
 from tests.target.keboola.fakes import MASTER, FakeStorageApi, refused
 

@@ -14,8 +14,8 @@ from stream.errors import UserError
 from stream.storage.model.statistics import Statistics
 from stream.target.keboola import Event
 from stream.target.keboola.events import EventSender
-from stream.target.keboola.token import Token
 from stream.values.bytesize import ByteSize
+from stream.values.token import Token
 from tests.storage.histories.world import SINK_KEY
 from tests.storage.samples import OPENED_AT
 from tests.target.keboola.fakes import MASTER, FakeStorageApi, refused

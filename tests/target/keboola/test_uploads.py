@@ -25,7 +25,8 @@ from stream.storage.model.statistics import Statistics
 from stream.target.keboola.events import EventSender
 from stream.target.keboola.provider import KeboolaFileProvider, load_file_record
 from stream.target.keboola.records import file_record_key, token_record_key
-from stream.target.keboola.uploads import SliceUploader, StagingReplaced
+from stream.target.keboola.uploads import SliceUploader
+from stream.target.protocol import StagingReplaced
 from tests.storage.histories.world import SINK, SINK_KEY, SOURCE, Storage
 from tests.target.keboola.fakes import MASTER, FakeStorageApi, refused
 

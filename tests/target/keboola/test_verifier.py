@@ -8,9 +8,11 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from stream.authority import TokenInfo
 from stream.errors import UserError
-from stream.target.keboola import StorageApi, StorageApiError, Token, TokenInfo, TokenVerifier
+from stream.target.keboola import StorageApi, StorageApiError, TokenVerifier
 from stream.target.keboola.verifier import MAX_ASKED, MAX_QUEUED, REFUSED_SECONDS
+from stream.values.token import Token
 
 INFO = TokenInfo("1", "", True, 123, "P")
 

@@ -24,10 +24,10 @@ def _check(_instance: object, _attribute: object, value: str) -> None:
 
 @attrs.frozen(repr=False)
 class Token:
-    """A Storage API token.
+    """An access token of a project.
 
     :param value: the token's text. Anything that can't stand in a header, or is far longer than
-        any token, is refused with a `UserError` 401 ``storage.tokenInvalid``, as the API itself
+        any token, is refused with a `UserError` 401 ``storage.tokenInvalid``, as the Storage API
         would refuse it.
     """
 

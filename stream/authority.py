@@ -1,0 +1,79 @@
+"""The project authority: who says what a token may do, as the API meets it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+
+from stream.definition.key import SourceKey
+from stream.values.token import Token
+
+__all__ = ["Admin", "Branch", "ProjectAuthority", "SourceChange", "TokenInfo"]
+
+
+@attrs.frozen
+class Admin:
+    """The person behind a master token; *role* is ``admin`` for those who may write."""
+
+    id: int
+    name: str
+    role: str
+
+
+@attrs.frozen
+class TokenInfo:
+    """Whose a token is and what it may do.
+
+    :param admin: ``None`` for tokens that belong to no person.
+    """
+
+    id: str
+    description: str
+    is_master: bool
+    project_id: int
+    project_name: str
+    admin: Admin | None = None
+
+
+@attrs.frozen
+class Branch:
+    """A development branch of a project."""
+
+    id: int
+    name: str
+    is_default: bool
+
+
+@attrs.frozen(kw_only=True)
+class SourceChange:
+    """What was done to a source, for the event log of its project.
+
+    :ivar name: of the source.
+    :ivar verb: what was done: ``create``.
+    :ivar seconds: how long it took.
+    :ivar error: why it failed; ``None`` after success.
+    """
+
+    key: SourceKey
+    name: str
+    verb: str
+    seconds: float
+    error: Exception | None
+
+
+class ProjectAuthority(Protocol):
+    """Verifies tokens and knows the branches of projects."""
+
+    async def verify(self, token: Token) -> TokenInfo:
+        """Whose *token* is. Raises UserError: it was refused, or can't be verified now."""
+
+    async def branch(self, token: Token, branch_id: int) -> Branch:
+        """The branch with this id. Raises UserError."""
+
+    async def branches(self, token: Token) -> Sequence[Branch]:
+        """All branches of the token's project. Raises UserError."""
+
+    def report(self, token: Token, change: SourceChange) -> None:
+        """Send *change* to the event log of the project, on the side: a failure is only logged."""

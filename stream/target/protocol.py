@@ -1,0 +1,160 @@
+"""What Stream asks of a target, a kind of table that files are imported into.
+
+The storage model (files, slices, states, rotation, statistics, retries) knows no target: it calls
+these methods. A target is found by the type of a sink's table, see `stream.target.registry`. Its
+methods are called by any node, repeatedly, and at the same time; all that it keeps, it keeps in
+etcd or in the target itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any, Protocol
+
+import attrs
+from twisted.application.service import IService
+from twisted.python.threadpool import ThreadPool
+
+from stream.definition.entity import Sink
+from stream.definition.key import SinkKey
+from stream.encryption.interface import IEncryptor
+from stream.etcd import AtomicTxn, EtcdClient, Lock, Session
+from stream.ops.metrics.registry import Metrics
+from stream.settings import Settings
+from stream.staging import Chunks
+from stream.storage.model.entity import File, Slice
+from stream.storage.model.key import FileKey, JobKey
+from stream.storage.model.statistics import Statistics
+from stream.storage.store.prepared import FileProvider
+
+__all__ = ["Quarantine", "Staged", "StagingReplaced", "Target", "TargetContext", "TargetFactory"]
+
+
+@attrs.frozen(kw_only=True)
+class TargetContext:
+    """What a target may use of the process; nothing of it is open when the target is made.
+
+    :ivar client: of etcd.
+    :ivar session: the lease of the node, for locks.
+    :ivar encryptor: of secrets that are stored in etcd.
+    :ivar pool: threads for uploads and compression; started with the process.
+    :ivar now: the time in UTC.
+    """
+
+    settings: Settings
+    reactor: Any
+    client: EtcdClient
+    session: Session
+    encryptor: IEncryptor
+    pool: ThreadPool
+    metrics: Metrics
+    now: Callable[[], datetime]
+
+
+class StagingReplaced(Exception):
+    """The file has got other staging storage while a slice was uploaded to the one before."""
+
+
+@attrs.frozen
+class Staged:
+    """A slice in staging storage that is about to be marked as uploaded.
+
+    :ivar lock: required by the transaction that marks it; ``None`` if none is needed.
+    :ivar check: awaited in this transaction. Raises `StagingReplaced` unless the file of the slice
+        is imported from where the slice was uploaded to.
+    """
+
+    lock: Lock | None
+    check: Callable[[AtomicTxn], Awaitable[None]]
+
+
+@attrs.frozen(kw_only=True)
+class Quarantine:
+    """Rows of a file that its target has refused.
+
+    :ivar records_count: rows that are in quarantine, or will be.
+    :ivar reason: why the target refused them.
+    :ivar is_finished: every refused row has been found and stored.
+    :ivar file_id: of the file in the project's file storage that holds them, once it is stored.
+    """
+
+    records_count: int
+    reason: str
+    is_finished: bool
+    file_id: int | None = None
+
+
+class Target(FileProvider, Protocol):
+    """A kind of table. `FileProvider` is the part that makes what a new file needs.
+
+    :ivar name: the ``type`` of its tables, and the ``provider`` in the records of files.
+    :ivar services: started before the target is used, in this order, and stopped after it.
+    :ivar import_services: the same, where files are imported (the coordinator).
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def services(self) -> Sequence[IService]: ...
+
+    @property
+    def import_services(self) -> Sequence[IService]: ...
+
+    # The reader: slices into staging storage.
+
+    def upload(self, slice_: Slice, chunks: Chunks) -> AbstractAsyncContextManager[Staged]:
+        """Store the rows of *slice_* in staging storage; the same again if it is repeated.
+
+        The caller marks the slice as uploaded inside the context.
+
+        :param chunks: the compressed bytes; read in a thread.
+
+        Raises `StagingError`, which says whether a repetition can help.
+        """
+
+    async def report_upload(
+        self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
+    ) -> None:
+        """Tell the project about an upload that was tried; problems are only logged."""
+
+    # The coordinator: files into tables.
+
+    def may_import(self, file: FileKey) -> bool:
+        """Whether the target takes one more file of the sink now."""
+
+    async def import_file(self, file: File) -> int:
+        """Import the file: each of its rows once, however often this is called or killed.
+
+        :returns: how many of its rows are in quarantine instead, because the target refused them.
+
+        Raises `Requeue` if there is more to do than fits into one attempt.
+        """
+
+    def running_jobs(self) -> Sequence[JobKey]:
+        """Jobs of the target that count as running; each keeps a sink from other imports."""
+
+    async def forget_finished(self, job: JobKey) -> bool:
+        """Delete the record of a job that doesn't run any more; false if it is kept."""
+
+    def file_records(self, file: FileKey) -> Sequence[str]:
+        """Keys in etcd that are deleted with the file."""
+
+    # The API: what people see and delete.
+
+    async def quarantines(self, sink: SinkKey) -> Mapping[FileKey, Quarantine]:
+        """Of the sink's files, those with rows that the target has refused."""
+
+    async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
+        """Delete the tables of *sinks* that were deleted for good.
+
+        :param token: of the user who asks.
+
+        Raises UserError listing what could not be deleted; the rest is deleted all the same.
+        """
+
+
+TargetFactory = Callable[[TargetContext], Target]
+"""Makes a target; opens nothing."""

@@ -1,0 +1,162 @@
+"""The targets of a process by their names, and how other packages add theirs.
+
+A package adds a target by an entry point of the group ``stream.targets``. Its name is the name of
+the target, its object a `TargetFactory`::
+
+    [options.entry_points]
+    stream.targets =
+        example = stream_example:example_target
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import entry_points
+
+from twisted.application.service import IService
+
+from stream.definition.change import Change
+from stream.definition.entity import Sink, Source
+from stream.definition.key import SinkKey
+from stream.errors import NestedError, UserError
+from stream.storage.model.entity import File
+from stream.storage.model.key import FileKey
+from stream.storage.store.prepared import PreparedFile
+from stream.target.protocol import Quarantine, Target, TargetContext
+
+__all__ = ["GROUP", "Targets", "installed_targets"]
+
+GROUP = "stream.targets"
+"""The group of entry points."""
+
+
+def installed_targets(context: TargetContext) -> list[Target]:
+    """Make the targets that other installed packages add.
+
+    Raises UserError if one of them can't be loaded, or has another name than its entry point.
+    """
+    made: list[Target] = []
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            target: Target = entry.load()(context)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f'the target "{entry.name}" ({entry.value}) can\'t be loaded: {error}; '
+                "repair or uninstall its package"
+            ) from error
+        if target.name != entry.name:
+            raise UserError(
+                f'the target of the entry point "{entry.name}" ({entry.value}) is named '
+                f'"{target.name}"; both must be the same'
+            )
+        made.append(target)
+    return made
+
+
+class Targets:
+    """The targets of this process; each call goes to the one that its sink or file belongs to.
+
+    :param targets: with different names. Raises UserError if two have the same.
+    """
+
+    def __init__(self, targets: Iterable[Target]) -> None:
+        self._targets: dict[str, Target] = {}
+        for target in targets:
+            if target.name in self._targets:
+                raise UserError(
+                    f'two targets are named "{target.name}"; uninstall one of their packages'
+                )
+            self._targets[target.name] = target
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(self._targets.values())
+
+    def named(self, name: str) -> Target:
+        """The target with this name. Raises UserError if this process has none."""
+        target = self._targets.get(name)
+        if target is None:
+            raise UserError(
+                f'this node has no target "{name}"; it has: {", ".join(sorted(self._targets))}',
+                name="targetNotInstalled",
+                detail="install the package of the target on every node and restart them",
+            )
+        return target
+
+    @property
+    def services(self) -> list[IService]:
+        """What is started before any target is used."""
+        return [service for target in self for service in target.services]
+
+    @property
+    def import_services(self) -> list[IService]:
+        """What is started, too, where files are imported."""
+        return [service for target in self for service in target.import_services]
+
+    # What a new file needs: `stream.storage.store.prepared.FileProvider`.
+
+    async def prepare(
+        self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
+    ) -> PreparedFile:
+        return await self._of(sink).prepare(source, sink, opened_at, token=token)
+
+    async def renew(self, sink: Sink, file: FileKey) -> PreparedFile:
+        return await self._of(sink).renew(sink, file)
+
+    async def discard(self, prepared: PreparedFile) -> None:
+        await self.named(prepared.provider).discard(prepared)
+
+    async def committed(self, prepared: PreparedFile) -> None:
+        await self.named(prepared.provider).committed(prepared)
+
+    async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
+        await self._of(sink).deactivated(change, sink, token=token)
+
+    async def deleted(self, change: Change, sink: Sink) -> None:
+        await self._of(sink).deleted(change, sink)
+
+    def _of(self, sink: Sink) -> Target:
+        return self.named(sink.table.type)
+
+    # Imports.
+
+    def of_file(self, file: File) -> Target:
+        """The target that *file* is imported into."""
+        return self.named(file.target.provider)
+
+    def may_import(self, file: File) -> bool:
+        """Whether the target of *file* takes one more file of its sink now."""
+        return self.of_file(file).may_import(file.key)
+
+    async def import_file(self, file: File) -> int:
+        """Import *file*; see `Target.import_file`."""
+        return await self.of_file(file).import_file(file)
+
+    # What people see and delete.
+
+    async def quarantines(
+        self, sink: SinkKey, files: Sequence[File]
+    ) -> Mapping[FileKey, Quarantine]:
+        """Of the *files* of *sink*, those with rows that their target has refused."""
+        found: dict[FileKey, Quarantine] = {}
+        for name in {file.target.provider for file in files}:
+            found |= await self.named(name).quarantines(sink)
+        return found
+
+    async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
+        """Delete the tables of *sinks*; see `Target.delete_tables`."""
+        by_name: dict[str, list[Sink]] = {}
+        for sink in sinks:
+            by_name.setdefault(sink.table.type, []).append(sink)
+        problems: list[UserError] = []
+        for name, of_target in by_name.items():
+            try:
+                await self.named(name).delete_tables(of_target, token=token)
+            except UserError as error:
+                problems.append(error)
+        if len(problems) == 1:
+            raise problems[0]
+        if problems:
+            raise NestedError("some tables could not be deleted", problems)

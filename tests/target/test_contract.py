@@ -1,0 +1,210 @@
+"""What every target does, each against its real server."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as _reactor
+from twisted.python.threadpool import ThreadPool
+
+from stream.encryption import encryptor_from
+from stream.etcd import EtcdClient, Session
+from stream.ops.metrics.registry import Metrics
+from stream.settings import Settings
+from stream.staging import bytes_chunks
+from stream.storage.store.opening import DefinitionChanges
+from stream.target.protocol import TargetContext
+from stream.target.registry import Targets
+from tests.storage.histories.world import SINK_KEY, TABLE, Storage
+from tests.target.keboola.bridge import running_bridge
+from tests.target.memory import MemoryTarget
+from tests.target.world import TOKEN, World, killed_at_every_await
+
+reactor: Any = _reactor
+
+_CELLS = ("", "a,b", 'say "hello"', "two\nlines", "ünïcode 🙂", " spaces ", "0", "NULL", "\\N")
+
+
+@asynccontextmanager
+async def _memory(etcd: EtcdClient, path: Path) -> AsyncIterator[World]:
+    session = Session(etcd, ttl=30, reactor=reactor)
+    target = MemoryTarget(
+        TargetContext(
+            settings=Settings(),
+            reactor=reactor,
+            client=etcd,
+            session=session,
+            encryptor=encryptor_from("none", b""),
+            pool=ThreadPool(0, 1),
+            metrics=Metrics(),
+            now=lambda: storage.now,
+        )
+    )
+    storage = Storage(etcd)
+
+    async def read() -> list[str]:
+        return [row[0] for rows in target.tables[SINK_KEY].values() for row in rows]
+
+    world = World(
+        storage=storage,
+        target=target,
+        changes=DefinitionChanges(etcd, storage.repository, Targets([target]), storage.tick),
+        table=attrs.evolve(TABLE, type="memory"),
+        read=read,
+    )
+    await world.create_source()
+    yield world
+
+
+Kind = Callable[[EtcdClient, Path], AbstractAsyncContextManager[World]]
+_KINDS: dict[str, Kind] = {"memory": _memory, "keboola": running_bridge}
+
+
+@pytest_twisted.async_yield_fixture(params=_KINDS)
+async def world(etcd: EtcdClient, tmp_path: Path, request: Any) -> AsyncIterator[World]:
+    kind = _KINDS[request.param]
+    async with kind(etcd, tmp_path) as running:
+        yield running
+
+
+def rows(*cells: str) -> bytes:
+    """*cells*, each as the only one of a row of a slice."""
+    return "".join(f'"{cell.replace(chr(34), chr(34) * 2)}"\n' for cell in cells).encode()
+
+
+@pytest_twisted.ensureDeferred
+async def test_rows_of_all_slices_are_imported(world: World) -> None:
+    """In the table is what was in the rows, whatever the cells hold."""
+    file = await world.importing_file(rows(*_CELLS), rows("other slice"))
+    assert await world.read() == []
+    assert await world.target.import_file(file) == 0
+    assert sorted(await world.read()) == sorted([*_CELLS, "other slice"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_long_value_is_imported(world: World) -> None:
+    """A cell of 1 MB arrives as a whole."""
+    cell = "0123456789abcdef" * 65536
+    assert await world.target.import_file(await world.importing_file(rows(cell))) == 0
+    assert (await world.read()) == [cell]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_imported_again_adds_nothing(world: World) -> None:
+    file = await world.importing_file(rows("a", "b"))
+    for _ in range(3):
+        assert await world.target.import_file(file) == 0
+        assert sorted(await world.read()) == ["a", "b"]
+    await world.storage.to_imported(file.key)
+
+
+@pytest_twisted.ensureDeferred
+async def test_files_are_imported_one_after_the_other(world: World) -> None:
+    """Each file adds its rows to those that are there."""
+    await world.create_sink()
+    for number in range(3):
+        if number:
+            await world.reopen()
+        file = await world.staged_file(rows(f"a{number}"), rows(f"b{number}"))
+        await world.target.import_file(file)
+        await world.storage.to_imported(file.key)
+    assert sorted(await world.read()) == ["a0", "a1", "a2", "b0", "b1", "b2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_empty_file_adds_nothing(world: World) -> None:
+    file = await world.create_sink()
+    await world.storage.close_files()
+    await world.storage.finish_slices(file.key)
+    file = await world.storage.to_importing(file.key, is_empty=True)
+    assert await world.target.import_file(file) == 0
+    assert await world.read() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slice_uploaded_again_is_imported_once(world: World) -> None:
+    """The process may end between the upload and the mark that it is done."""
+    file = await world.create_sink()
+    (slice_,) = await world.storage.slices(file.key)
+    await world.storage.close_files()
+    await world.storage.to_uploading(slice_.key)
+    with pytest.raises(ZeroDivisionError):
+        async with world.target.upload(slice_, bytes_chunks(gzip.compress(rows("a")))):
+            raise ZeroDivisionError
+    async with world.target.upload(slice_, bytes_chunks(gzip.compress(rows("a")))):
+        await world.storage.to_uploaded(slice_.key)
+    await world.target.import_file(await world.storage.to_importing(file.key))
+    assert sorted(await world.read()) == ["a"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_import_killed_at_every_await_adds_each_row_once(world: World) -> None:
+    """Whoever repeats it finds what the killed one has done."""
+    expected: list[str] = []
+    await world.create_sink()
+
+    async def make() -> Callable[[], Coroutine[Any, Any, object]]:
+        if expected:
+            await world.target.import_file(files[-1])
+            assert sorted(await world.read()) == sorted(expected)
+            await world.storage.to_imported(files[-1].key)
+            await world.reopen()
+        number = len(files)
+        cells = f"a{number}", f"b{number}"
+        files.append(await world.staged_file(rows(cells[0]), rows(cells[1])))
+        expected.extend(cells)
+        return lambda: _work(world, files[-1])
+
+    files: list[Any] = []
+    kills = await killed_at_every_await(make)
+    assert sorted(await world.read()) == sorted(expected)
+    print(f"killed at {kills} awaits, {len(expected)} rows")
+    assert kills
+
+
+async def _work(world: World, file: Any) -> object:
+    return await world.target.import_file(file)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left_of_a_deleted_file(world: World) -> None:
+    """With the records of the file go those that the target has made for it."""
+    file = await world.importing_file(rows("a"))
+    await world.target.import_file(file)
+    await world.storage.to_imported(file.key)
+    await world.do("delete_sink", SINK_KEY)
+    session = Session(world.storage.client, ttl=30, reactor=reactor)
+    await session.startService()
+    async with await session.lock("test", timeout=5) as lock:
+        await world.storage.repository.delete_file(
+            world.storage.client, file.key, lock, world.target.file_records(file.key)
+        )
+    await session.stopService()
+    left = [key for key in await world.storage.left() if "/stats/" not in key]
+    assert left == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_table_of_a_sink_is_deleted(world: World) -> None:
+    """Only when it is asked for; a second time there is nothing to do."""
+    file = await world.importing_file(rows("a"))
+    await world.target.import_file(file)
+    sink = await world.do("delete_sink", SINK_KEY)
+    assert await world.read() == ["a"]
+    for _ in range(2):
+        await world.target.delete_tables([sink], token=TOKEN)
+    with pytest.raises(LookupError):
+        await world.read()
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_rows_are_in_quarantine(world: World) -> None:
+    await world.target.import_file(await world.importing_file(rows("a")))
+    assert await world.target.quarantines(SINK_KEY) == {}

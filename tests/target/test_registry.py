@@ -1,0 +1,124 @@
+"""Targets that other packages add, and which target a call goes to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+
+from stream.errors import NestedError, UserError
+from stream.target.registry import Targets, installed_targets
+from tests.storage.histories.world import SINK
+from tests.target.memory import MemoryTarget
+
+CONTEXT: Any = attrs.make_class("Context", ["client"])(None)
+Install = Callable[[str], None]
+
+
+@pytest.fixture()
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """A function that installs a package with these entry points of targets."""
+
+    def install(entries: str) -> None:
+        info = tmp_path / "stream_example-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stream-example\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(f"[stream.targets]\n{entries}\n")
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+    return install
+
+
+def test_a_package_adds_a_target_by_an_entry_point(install: Install) -> None:
+    """Its name is the type of its tables."""
+    install("memory = tests.target.memory:MemoryTarget")
+    targets = Targets(installed_targets(CONTEXT))
+    assert isinstance(targets.named("memory"), MemoryTarget)
+    assert [target.name for target in targets] == ["memory"]
+
+
+def test_without_packages_there_are_no_other_targets() -> None:
+    assert installed_targets(CONTEXT) == []
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            "other = tests.target.memory:misnamed_target",
+            'the target of the entry point "other" (tests.target.memory:misnamed_target) is named '
+            '"memory"; both must be the same',
+        ),
+        (
+            "memory = tests.target.memory:broken_target",
+            'the target "memory" (tests.target.memory:broken_target) can\'t be loaded: a library '
+            "is missing; repair or uninstall its package",
+        ),
+        (
+            "memory = tests.target.memory:nothing",
+            'the target "memory" (tests.target.memory:nothing) can\'t be loaded: module '
+            "'tests.target.memory' has no attribute 'nothing'; repair or uninstall its package",
+        ),
+    ],
+)
+def test_a_target_that_cannot_be_loaded_ends_the_start(
+    install: Install, entries: str, message: str
+) -> None:
+    """The message says which package is to be repaired."""
+    install(entries)
+    with pytest.raises(UserError) as raised:
+        installed_targets(CONTEXT)
+    assert str(raised.value) == message
+
+
+def test_two_targets_cannot_have_one_name() -> None:
+    with pytest.raises(UserError, match='two targets are named "memory"'):
+        Targets([MemoryTarget(CONTEXT), MemoryTarget(CONTEXT)])
+
+
+def test_a_target_that_this_process_lacks_is_named() -> None:
+    """The message says what there is, and what to do."""
+    with pytest.raises(UserError) as raised:
+        Targets([MemoryTarget(CONTEXT)]).named("lake")
+    assert str(raised.value) == 'this node has no target "lake"; it has: memory'
+    assert raised.value.name == "targetNotInstalled"
+    assert raised.value.detail
+
+
+class _Stubborn(MemoryTarget):
+    """Its tables can't be deleted."""
+
+    async def delete_tables(self, sinks: Any, *, token: str) -> None:
+        raise UserError(f"{self.name} refuses")
+
+
+@pytest_twisted.ensureDeferred
+async def test_tables_of_several_targets_are_deleted_by_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that fails keeps no other from it, and all failures are reported."""
+
+    def with_name(target: MemoryTarget, name: str) -> Any:
+        monkeypatch.setattr(target, "name", name, raising=False)
+        return target
+
+    memory = MemoryTarget(CONTEXT)
+    memory.tables[SINK.key] = {}
+    targets = Targets(
+        [with_name(_Stubborn(CONTEXT), "a"), memory, with_name(_Stubborn(CONTEXT), "z")]
+    )
+    sinks: list[Any] = [
+        attrs.evolve(SINK, table=attrs.evolve(SINK.table, type=name)) for name in ("a", "memory")
+    ]
+    with pytest.raises(UserError, match=r"^a refuses$"):
+        await targets.delete_tables(sinks, token="t")
+    assert memory.tables == {}
+    sinks.append(attrs.evolve(SINK, table=attrs.evolve(SINK.table, type="z")))
+    with pytest.raises(NestedError) as raised:
+        await targets.delete_tables(sinks, token="t")
+    assert [str(child) for child in raised.value.children] == ["a refuses", "z refuses"]

@@ -1,0 +1,143 @@
+"""A sink over some target, and the steps that its files go through."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from stream.definition import lifecycle
+from stream.definition.change import Change
+from stream.definition.entity import TableSink
+from stream.definition.repository import Definitions
+from stream.staging import bytes_chunks
+from stream.storage.model.entity import File, Slice
+from stream.storage.model.state import FileState
+from stream.storage.store.opening import DefinitionChanges
+from stream.target.protocol import Target
+from tests.storage.histories.world import BY, SINK_KEY, SOURCE_KEY, Storage
+
+__all__ = ["TOKEN", "World", "killed_at_every_await"]
+
+TOKEN = "1-1-master-token-for-tests"
+
+
+@attrs.define(kw_only=True)
+class World:
+    """A source, and a sink once it is created, with the tables of *target*.
+
+    :ivar table: of the sink; its mapping has one column.
+    :ivar read: the cells of the table's column, in any order; raises if there is no table.
+    """
+
+    storage: Storage
+    target: Target
+    changes: DefinitionChanges
+    table: TableSink
+    read: Callable[[], Awaitable[list[str]]]
+
+    async def do(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the definitions in a change of its own, as the user."""
+
+        async def body(change: Change, definitions: Definitions) -> Any:
+            return await getattr(definitions, method)(change, *arguments)
+
+        return await self.changes.run(BY, body, token=TOKEN)
+
+    async def create_source(self) -> None:
+        at = self.storage.tick()
+        source = lifecycle.new_source(
+            SOURCE_KEY, type="http", name="S", secret="s" * 48, at=at, by=BY
+        )
+        await self.do("create_source", source)
+
+    async def create_sink(self) -> File:
+        """The file that the new sink opens."""
+        at = self.storage.tick()
+        await self.do(
+            "create_sink", lifecycle.new_sink(SINK_KEY, name="S", table=self.table, at=at, by=BY)
+        )
+        return await self.open_file()
+
+    async def open_file(self) -> File:
+        """The file that is open now."""
+        (file,) = [f for f in await self.storage.files() if f.state is FileState.WRITING]
+        return file
+
+    async def rename(self) -> None:
+        """Change the sink, so that its file is rotated."""
+        self.storage.tick()
+        await self.do("update_sink", SINK_KEY, "", lambda sink: attrs.evolve(sink, name="new"))
+
+    async def reopen(self) -> File:
+        """Disable and enable the sink; the file that is open then."""
+        self.storage.tick()
+        await self.do("disable_sink", SINK_KEY)
+        self.storage.tick()
+        await self.do("enable_sink", SINK_KEY)
+        return await self.open_file()
+
+    async def upload(self, slice_: Slice, rows: bytes) -> None:
+        """A closed slice up to ``uploaded``."""
+        await self.storage.count(slice_.key, rows.count(b"\n"))
+        await self.storage.to_uploading(slice_.key)
+        async with self.target.upload(slice_, bytes_chunks(gzip.compress(rows))):
+            await self.storage.to_uploaded(slice_.key)
+
+    async def importing_file(self, *rows: bytes) -> File:
+        """A file of a new sink with a slice for each of *rows*, all uploaded."""
+        await self.create_sink()
+        return await self.staged_file(*rows)
+
+    async def staged_file(self, *rows: bytes) -> File:
+        """The file that is open now, with a slice for each of *rows*, all uploaded."""
+        file = await self.open_file()
+        slices = await self.storage.slices(file.key)
+        while len(slices) < len(rows):
+            opened = await self.storage.rotate_slice(slices[-1].key)
+            assert opened is not None
+            slices.append(opened)
+        await self.storage.close_files()
+        for slice_, part in zip(slices, rows, strict=True):
+            await self.upload(slice_, part)
+        return await self.storage.to_importing(file.key)
+
+
+async def killed_at_every_await(
+    make: Callable[[], Awaitable[Callable[[], Coroutine[Any, Any, object]]]],
+) -> int:
+    """Begin work again and again, and end it at one await later each time.
+
+    :param make: prepares what is to be done next; what it gives begins to do it.
+    :returns: at how many awaits work was ended, before it came to its own end.
+    """
+    for awaits in itertools.count(1):
+        work = await make()
+        if not await _killed(work(), awaits):
+            return awaits - 1
+    raise AssertionError("there is no last await")
+
+
+async def _killed(work: Coroutine[Any, Any, object], awaits: int) -> bool:
+    """End *work* at so many *awaits*; false if it came to its end before."""
+    for _ in range(awaits):
+        try:
+            waiting = work.send(None)
+        except StopIteration:
+            return False
+        if isinstance(waiting, Deferred):
+            ready: Deferred[None] = Deferred()
+            waiting.addBoth(_noticed, ready)
+            await ready
+    work.close()
+    return True
+
+
+def _noticed(result: Any, ready: Deferred[None]) -> Any:
+    """Fire *ready*, and leave the result to who waits for it."""
+    ready.callback(None)
+    return result
