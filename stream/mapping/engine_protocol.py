@@ -28,7 +28,7 @@ import attrs
 import orjson
 
 from stream.errors import NestedError, UserError
-from stream.mapping.plan import CellTooBig, Evaluated, PlannedTemplate, TemplatePlan
+from stream.mapping.plan import CellTooBig, Evaluated, PlannedPath, PlannedTemplate, TemplatePlan
 from stream.record.context import UNPARSED, RecordContext
 from stream.record.headers import BodyKind, RecordHeaders
 
@@ -99,7 +99,7 @@ class FrameBuffer:
 def encode_plan(number: int, plan: TemplatePlan) -> bytes:
     """The frame of a plan."""
     templates = [
-        [template.column, template.content, template.raw_string] for template in plan.templates
+        [type(template) is PlannedPath, *attrs.astuple(template)] for template in plan.templates
     ]
     return frame(b"P", _dumps([number, plan.limit, templates]))
 
@@ -107,7 +107,8 @@ def encode_plan(number: int, plan: TemplatePlan) -> bytes:
 def decode_plan(data: bytes) -> tuple[int, TemplatePlan]:
     """Number and plan of a frame."""
     number, limit, templates = json.loads(data)
-    return number, TemplatePlan(tuple(PlannedTemplate(*item) for item in templates), limit)
+    planned = [(PlannedPath if is_path else PlannedTemplate)(*item) for is_path, *item in templates]
+    return number, TemplatePlan(tuple(planned), limit)
 
 
 @attrs.frozen(eq=False)

@@ -27,7 +27,8 @@ import rjsonnet
 
 from stream.errors import UserError
 from stream.mapping.jsonnet import cell_text
-from stream.mapping.plan import CellTooBig, Evaluated, TemplatePlan
+from stream.mapping.path_cell import path_cell
+from stream.mapping.plan import CellTooBig, Evaluated, PlannedPath, TemplatePlan
 from stream.mapping.snippet import Snippet, prepare, reason, refuse_import
 from stream.record.context import RecordContext
 
@@ -141,7 +142,6 @@ class Group:
 
     def emit(self, value: Any) -> None:
         """The result of the record at hand."""
-        place = self._place
         template = self._plan.templates[self._column]
         try:
             cell = cell_text(value, template.raw_string)
@@ -151,6 +151,11 @@ class Group:
         except RecursionError:
             self.fail(UserError("max stack frames exceeded."))
             return
+        self.put(cell)
+
+    def put(self, cell: bytes) -> None:
+        """The text of the cell of the record at hand."""
+        place = self._place
         self._sizes[place] += len(cell)
         if self._sizes[place] > self._plan.limit:
             self.fail(CellTooBig())
@@ -321,6 +326,18 @@ class _Loop(threading.Thread):
         group.fail(failure)
 
 
+def _read(planned: PlannedPath, group: Group) -> None:
+    """Find the values at a path for the records of *group*."""
+    cell = path_cell(planned.path, planned.raw_string, planned.default)
+    while (record := group.next_record()) is not None:
+        try:
+            text = cell(record)
+        except UserError as error:
+            group.fail(error)
+        else:
+            group.put(text)
+
+
 class Evaluator:
     """Keeps the loops of the templates that were used last."""
 
@@ -331,6 +348,9 @@ class Evaluator:
         """Evaluate all columns of *plan* for the records of *group*."""
         for column, template in enumerate(plan.templates):
             group.start_column(column)
+            if isinstance(template, PlannedPath):
+                _read(template, group)
+                continue
             loop = self._loop(template.content)
             if isinstance(loop, UserError):
                 while group.next_record() is not None:

@@ -1,6 +1,7 @@
 """What the template engine is asked for, and what it answers. Pure.
 
-A mapping's template columns that are more than one call of a record function form its plan. The
+A mapping's template columns that are more than one call of a record function form its plan. For
+large records its paths belong to it, too: the engine also reads what takes long to be read. The
 engine (`stream.templates`) evaluates a plan for a record in a process of its own and answers with
 the texts of the cells, or with the first column that fails and why.
 """
@@ -13,7 +14,7 @@ import attrs
 
 from stream.errors import UserError
 
-__all__ = ["CellTooBig", "Evaluated", "PlannedTemplate", "TemplatePlan"]
+__all__ = ["CellTooBig", "Evaluated", "PlannedPath", "PlannedTemplate", "TemplatePlan"]
 
 
 @attrs.frozen
@@ -30,23 +31,48 @@ class PlannedTemplate:
     raw_string: bool
 
 
+@attrs.frozen
+class PlannedPath:
+    """One path column.
+
+    :ivar column: its name, for messages.
+    :ivar path: into the body.
+    :ivar raw_string: a string is rendered as its text.
+    :ivar default: what is rendered when there is nothing at the path.
+    """
+
+    column: str
+    path: str
+    raw_string: bool
+    default: str | None
+
+
 @attrs.frozen(cache_hash=True)
 class TemplatePlan:
-    """The templates of one mapping, in the order of their columns.
+    """The templates, or the templates and paths, of one mapping in the order of their columns.
 
     :ivar limit: bytes that all cells of a record may have together.
     :ivar needs_body: whether any of them may look into the record's body.
     :ivar needs_headers: the same of its headers; they also say how a body is read.
     """
 
-    templates: tuple[PlannedTemplate, ...]
+    templates: tuple[PlannedTemplate | PlannedPath, ...]
     limit: int
     needs_body: bool = attrs.field(init=False, eq=False)
     needs_headers: bool = attrs.field(init=False, eq=False)
 
+    @property
+    def has_templates(self) -> bool:
+        """Whether it isn't only paths."""
+        return any(isinstance(template, PlannedTemplate) for template in self.templates)
+
     def __attrs_post_init__(self) -> None:
-        uses_body = any("Body" in template.content for template in self.templates)
-        uses_headers = any("Header" in template.content for template in self.templates)
+        contents = [
+            "Body" if isinstance(template, PlannedPath) else template.content
+            for template in self.templates
+        ]
+        uses_body = any("Body" in content for content in contents)
+        uses_headers = any("Header" in content for content in contents)
         object.__setattr__(self, "needs_body", uses_body)
         object.__setattr__(self, "needs_headers", uses_body or uses_headers)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, TypeGuard
+from typing import Any
 
 import attrs
 import orjson
@@ -31,19 +31,27 @@ from stream.mapping.columns import (
     UuidColumn,
 )
 from stream.mapping.jsonnet import check_language, direct_cell
-from stream.mapping.plan import CellTooBig, Evaluated, PlannedTemplate, TemplatePlan
+from stream.mapping.path_cell import path_cell
+from stream.mapping.plan import CellTooBig, Evaluated, PlannedPath, PlannedTemplate, TemplatePlan
 from stream.mapping.render_block import BlockRenderer, compile_block_renderer
 from stream.record.block import RecordBlock
 from stream.record.context import RecordContext, datetime_text
 from stream.record.headers import BodyKind
 from stream.record.hints import hint_for
-from stream.record.jsontree import JsonPath, text_bytes
-from stream.record.path import ABSENT, find_strictly, parse_path
-from stream.record.printing import print_json
+from stream.record.jsontree import JsonPath
+from stream.record.path import parse_path
 from stream.record.quoting import Quoted, quoted
 from stream.values.bytesize import ByteSize
 
-__all__ = ["Renderer", "RowTooBig", "compile_renderer", "render_cells", "template_plan"]
+__all__ = [
+    "LARGE_BYTES",
+    "Renderer",
+    "RowTooBig",
+    "compile_renderer",
+    "render_cells",
+    "takes_long",
+    "template_plan",
+]
 
 Cell = Callable[[RecordContext], bytes]
 RowOf = Callable[[RecordContext, Evaluated], bytes]
@@ -57,14 +65,25 @@ class Renderer:
     :ivar row: from a record to its row, with a line feed at the end. Raises UserError: the record
         can't be rendered, or not within the limit. Only for mappings without a plan.
     :ivar plan: the templates that take the engine; ``None`` if there are none.
-    :ivar row_of: the same as `row`, from a record and what the engine says of it.
+    :ivar large_plan: the same for large records, whose paths take the engine, too, as do all
+        templates: to read such a body takes longer than others can wait.
     """
 
     row: Callable[[RecordContext], bytes]
     plan: TemplatePlan | None
-    row_of: RowOf
+    large_plan: TemplatePlan | None
+    _row_of: RowOf
+    _large_row_of: RowOf
     _row_size_limit: int
     _block: BlockRenderer
+
+    def plan_for(self, record: RecordContext) -> TemplatePlan | None:
+        """What the engine is to be asked for before *record* is rendered; ``None`` for nothing."""
+        return self.large_plan if takes_long(record) else self.plan
+
+    def row_of(self, record: RecordContext, evaluated: Evaluated) -> bytes:
+        """The same as `row`, from *record* and what the engine says of it."""
+        return (self._large_row_of if takes_long(record) else self._row_of)(record, evaluated)
 
     def rows(self, block: RecordBlock) -> list[bytes]:
         """What `row` gives for each record of *block*. Raises UserError if any of them fails.
@@ -76,6 +95,21 @@ class Renderer:
             if max(map(len, rows)) - 1 <= self._row_size_limit:
                 return rows
         return list(map(self.row, block.records))
+
+
+LARGE_BYTES = 256 * 1024
+"""Of a body: beyond it, it may take more than a few milliseconds to be read."""
+
+_READ_KINDS = frozenset({BodyKind.JSON, BodyKind.FORM})
+
+
+def takes_long(record: RecordContext) -> bool:
+    """Whether the body of *record* may take long to be read."""
+    return (
+        len(record.body) > LARGE_BYTES
+        and record.headers.kind in _READ_KINDS
+        and not record.signal  # it is parsed already
+    )
 
 
 _OF_THE_BODY = (400, 415)
@@ -104,9 +138,13 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
     :param row_size_limit: bytes of a row without the line feed.
     """
     plan = template_plan(mapping, row_size_limit)
+    large_plan = template_plan(mapping, row_size_limit, _reads_or_evaluates)
+    large_row_of = _row_of(mapping, row_size_limit, _reads_or_evaluates)
     if plan is not None:
         row_of = _row_of(mapping, row_size_limit)
-        return Renderer(_not_evaluated, plan, row_of, row_size_limit, _not_evaluated)
+        return Renderer(
+            _not_evaluated, plan, large_plan, row_of, large_row_of, row_size_limit, _not_evaluated
+        )
     columns = tuple((column.name, _quotable(column)) for column in mapping.columns)
     cells = tuple(cell for _, cell in columns)
     join = b'","'.join
@@ -121,27 +159,22 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
         return row
 
     block = compile_block_renderer(list(zip(mapping.columns, cells, strict=True)))
-    return Renderer(render, None, lambda record, _: render(record), row_size_limit, block)
+    return Renderer(
+        render,
+        None,
+        large_plan,
+        lambda record, _: render(record),
+        large_row_of,
+        row_size_limit,
+        block,
+    )
 
 
 def _not_evaluated(_: object) -> Any:
     raise RuntimeError("the templates of the mapping aren't evaluated")
 
 
-def template_plan(mapping: Mapping, limit: int) -> TemplatePlan | None:
-    """The templates of *mapping* that take the engine; ``None`` if there are none.
-
-    :param limit: bytes that their results may have together, for one record.
-    """
-    templates = tuple(
-        PlannedTemplate(column.name, column.template.content, column.raw_string)
-        for column in mapping.columns
-        if _takes_engine(column)
-    )
-    return TemplatePlan(templates, limit) if templates else None
-
-
-def _takes_engine(column: Column) -> TypeGuard[TemplateColumn]:
+def _takes_engine(column: Column) -> bool:
     return (
         isinstance(column, TemplateColumn)
         and column.template.language == "jsonnet"
@@ -149,14 +182,41 @@ def _takes_engine(column: Column) -> TypeGuard[TemplateColumn]:
     )
 
 
-def _row_of(mapping: Mapping, row_size_limit: int) -> RowOf:
+def _reads_or_evaluates(column: Column) -> bool:
+    return isinstance(column, PathColumn) or (
+        isinstance(column, TemplateColumn) and column.template.language == "jsonnet"
+    )
+
+
+def template_plan(
+    mapping: Mapping, limit: int, takes_engine: Callable[[Column], bool] = _takes_engine
+) -> TemplatePlan | None:
+    """The columns of *mapping* that take the engine; ``None`` if there are none.
+
+    :param limit: bytes that their results may have together, for one record.
+    :param takes_engine: which columns do.
+    """
+    planned = tuple(_planned(column) for column in mapping.columns if takes_engine(column))
+    return TemplatePlan(planned, limit) if planned else None
+
+
+def _planned(column: Column) -> PlannedTemplate | PlannedPath:
+    if isinstance(column, PathColumn):
+        return PlannedPath(column.name, column.path, column.raw_string, column.default_value)
+    assert isinstance(column, TemplateColumn)
+    return PlannedTemplate(column.name, column.template.content, column.raw_string)
+
+
+def _row_of(
+    mapping: Mapping, row_size_limit: int, takes_engine: Callable[[Column], bool] = _takes_engine
+) -> RowOf:
     """What renders the rows of a mapping with a plan.
 
     The engine's answer has the cells of the columns before the first that fails. So the columns
     are gone through in their order, and the first that fails is told, whoever renders it.
     """
     columns = tuple(
-        (column.name, None if _takes_engine(column) else _quotable(column))
+        (column.name, None if takes_engine(column) else _quotable(column))
         for column in mapping.columns
     )
     cells = tuple(cell for _, cell in columns)
@@ -332,7 +392,7 @@ def _cell(column: Column) -> Cell:
     if isinstance(column, HeadersColumn):
         return lambda record: record.headers.json.encode()
     if isinstance(column, PathColumn):
-        return _path_cell(column)
+        return path_cell(column.path, column.raw_string, column.default_value)
     return _template_cell(column)
 
 
@@ -345,32 +405,3 @@ def _template_cell(column: TemplateColumn) -> Cell:
     template = column.template
     check_language(template.language)
     return direct_cell(template.content, column.raw_string) or _not_evaluated
-
-
-def _path_cell(column: PathColumn) -> Cell:
-    path, raw_string = column.path, column.raw_string
-    in_tree = JsonPath(path).render
-    steps = parse_path(path)
-    default: bytes | None = None
-    if column.default_value is not None:
-        text = column.default_value
-        default = text_bytes(text) if raw_string else orjson.dumps(text)
-
-    def render(record: RecordContext) -> bytes:
-        if record.is_json_tree:
-            found = in_tree(record.body, record.json, raw_string)
-        else:
-            value = find_strictly(record.body_map, steps)
-            if value is ABSENT:
-                found = None
-            elif raw_string and isinstance(value, str):
-                found = text_bytes(value)
-            else:
-                found = print_json(value).encode()
-        if found is not None:
-            return found
-        if default is not None:
-            return default
-        raise UserError(f'path "{path}" not found in the body')
-
-    return render

@@ -9,6 +9,9 @@ from stream.record.headers import BodyKind
 
 __all__ = ["hint_for"]
 
+MAX_HINTED_BYTES = 64 * 1024
+"""Of a body: a guess about a larger one would take too long."""
+
 _BLANKS = b" \t\r\n\xef\xbb\xbf"
 
 LOOKS_LIKE_JSON = 'the body looks like JSON: send it with "Content-Type: application/json"'
@@ -28,10 +31,10 @@ LOOKS_LIKE_A_FORM = (
 def hint_for(record: RecordContext) -> str:
     """What to change in the request that brought *record*, which can't be rendered.
 
-    Empty if the body gives no reason for a guess, and for records that aren't a body as it was
-    received (OTLP).
+    Empty if the body gives no reason for a guess, or is large, and for records that aren't a body
+    as it was received (OTLP).
     """
-    if record.signal:
+    if record.signal or len(record.body) > MAX_HINTED_BYTES:
         return ""
     body = record.body
     start = body[:64].lstrip(_BLANKS)[:1]

@@ -253,8 +253,8 @@ class TemplatePool:
         limits = self._limits
         if (
             of_project.records >= limits.queue_records
-            or of_project.size + size > limits.queue_bytes
-            or self._size + size > 4 * limits.queue_bytes
+            or (of_project.size and of_project.size + size > limits.queue_bytes)
+            or (self._size and self._size + size > 4 * limits.queue_bytes)
         ):
             raise self._refused("full", "too many records wait for their templates", "overloaded")
         of_project.records += 1
@@ -578,7 +578,7 @@ class TemplatePool:
     def _lost(self, job: _Job, end: End) -> None:
         if end.cause is Cause.PROCESSOR:
             job.project.count(self._limits.seconds)
-            self._blame(job, end.column, self._too_slow())
+            self._blame(job, end.column, self._too_slow(job.plan))
         elif end.cause is Cause.CRASH:
             job.crashes += 1
             if job.crashes > 1:
@@ -592,9 +592,10 @@ class TemplatePool:
             else:
                 self._again([job])
 
-    def _too_slow(self) -> str:
+    def _too_slow(self, plan: TemplatePlan) -> str:
+        what = "templates" if plan.has_templates else "paths"
         return (
-            f"the templates of a record may take {self._limits.seconds:g} s of processor time, "
+            f"the {what} of a record may take {self._limits.seconds:g} s of processor time, "
             "and this one takes longer"
         )
 

@@ -157,7 +157,10 @@ def test_fault_of_ours_costs_the_sink_the_batch() -> None:
             def render(_: RecordContext) -> bytes:
                 raise ZeroDivisionError
 
-            return Renderer(render, None, lambda _, __: b"", 0, lambda _: [b"over the limit"])
+            def row_of(*_: object) -> bytes:
+                return b""
+
+            return Renderer(render, None, None, row_of, row_of, 0, lambda _: [b"over the limit"])
 
     blocks = [RowBlock(Broken(), 0)]
     list(render_batch(line_elements(b"1\n2", 10), record(), blocks))

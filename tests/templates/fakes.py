@@ -166,6 +166,7 @@ class FakeEngine:
         job = work.jobs[work.place]
         for column, template in enumerate(job.plan.templates):
             self.at = work.serial, work.place, column
+            assert isinstance(template, PlannedTemplate)
             if template.content == CRASHES:
                 self.end(Cause.CRASH)
                 return None

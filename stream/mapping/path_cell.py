@@ -1,0 +1,51 @@
+"""The cell of a path column: the value at a path in the parsed body. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+
+from stream.errors import UserError
+from stream.record.context import RecordContext
+from stream.record.jsontree import JsonPath, text_bytes
+from stream.record.path import ABSENT, find_strictly, parse_path
+from stream.record.printing import print_json
+
+__all__ = ["path_cell"]
+
+
+def path_cell(
+    path: str, raw_string: bool, default_value: str | None
+) -> Callable[[RecordContext], bytes]:
+    """What gives the text of the cell. It raises UserError: there is no value, or no body to look
+    into.
+
+    :param path: e.g. ``user.tags[0]``.
+    :param raw_string: a string is rendered without JSON's quotes and escapes.
+    :param default_value: rendered, like a string of the body, when there is nothing at the path.
+    """
+    in_tree = JsonPath(path).render
+    steps = parse_path(path)
+    default: bytes | None = None
+    if default_value is not None:
+        default = text_bytes(default_value) if raw_string else orjson.dumps(default_value)
+
+    def render(record: RecordContext) -> bytes:
+        if record.is_json_tree:
+            found = in_tree(record.body, record.json, raw_string)
+        else:
+            value = find_strictly(record.body_map, steps)
+            if value is ABSENT:
+                found = None
+            elif raw_string and isinstance(value, str):
+                found = text_bytes(value)
+            else:
+                found = print_json(value).encode()
+        if found is not None:
+            return found
+        if default is not None:
+            return default
+        raise UserError(f'path "{path}" not found in the body')
+
+    return render

@@ -1,0 +1,126 @@
+"""Large records: the engine reads them, and the row is the same as without it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.errors import UserError
+from stream.mapping import render as render_module
+from stream.mapping.columns import (
+    BodyColumn,
+    Column,
+    IpColumn,
+    Mapping,
+    PathColumn,
+    Template,
+    TemplateColumn,
+)
+from stream.mapping.engine_protocol import (
+    BatchItem,
+    BatchReader,
+    FrameBuffer,
+    decode_plan,
+    decode_results,
+    encode_batch,
+    encode_plan,
+    encode_result,
+    encode_results,
+)
+from stream.mapping.plan import Evaluated, TemplatePlan
+from stream.mapping.render import LARGE_BYTES, Renderer, compile_renderer, takes_long
+from stream.record.context import RecordContext
+from stream.record.headers import RecordHeaders
+from tests.mapping.test_any_template import BODIES, TYPES
+from tests.templates.inprocess import evaluate
+
+JSON = b"application/json"
+PATHS = st.sampled_from(["a", "b", "a.b", "a[0]", "a.0.b", "", "b.b.b"])
+COLUMNS = st.one_of(
+    st.just(BodyColumn("b")),
+    st.just(IpColumn("i")),
+    st.builds(
+        lambda path, raw, default: PathColumn(
+            "p", path=path, raw_string=raw, default_value=default
+        ),
+        PATHS,
+        st.booleans(),
+        st.none() | st.text(max_size=3),
+    ),
+    st.builds(
+        lambda content, raw: TemplateColumn(
+            "t", template=Template("jsonnet", content), raw_string=raw
+        ),
+        st.sampled_from(["Body('a')", "BodyStr()", "Ip()", "[Body('b', null)]"]),
+        st.booleans(),
+    ),
+)
+
+
+def _record(body: bytes, kind: bytes = JSON, signal: str = "") -> RecordContext:
+    return RecordContext(1, "192.0.2.1", RecordHeaders([(b"Content-Type", kind)]), body, signal)
+
+
+def _as_the_engine_says(plan: TemplatePlan, record: RecordContext) -> Evaluated:
+    """The result of *record*, which goes to the engine and back, as does the plan."""
+    [(_, plain)] = FrameBuffer().feed(encode_plan(1, plan))
+    _, received_plan = decode_plan(plain)
+    assert received_plan == plan
+    item = BatchItem(1, plan.needs_body, plan.needs_headers, record)
+    [(_, data)] = FrameBuffer().feed(encode_batch(1, 1.0, [item]))
+    [(_, received)] = BatchReader(data).records
+    [result] = evaluate(received_plan, [received])
+    _, results = decode_results(encode_results(1, [encode_result(0, result)]))
+    [(_, answer)] = results
+    return answer
+
+
+def _outcome(renderer: Renderer, record: RecordContext) -> tuple[bytes, str, int]:
+    """The row, or what is told instead."""
+    plan = renderer.plan_for(record)
+    try:
+        if plan is None:
+            return renderer.row(record), "", 200
+        return renderer.row_of(record, _as_the_engine_says(plan, record)), "", 200
+    except UserError as error:
+        return b"", str(error), error.status
+
+
+def test_which_records_are_large() -> None:
+    """Those whose body has to be read, which isn't read already."""
+    large = b" " * (LARGE_BYTES + 1)
+    assert takes_long(_record(large))
+    assert takes_long(_record(large, b"application/x-www-form-urlencoded"))
+    assert not takes_long(_record(large[1:]))
+    assert not takes_long(_record(large, b"text/plain"))
+    assert not takes_long(_record(large, signal="logs"))
+
+
+@pytest.mark.parametrize("columns", [(BodyColumn("b"), IpColumn("i")), ()])
+def test_what_needs_no_reading_needs_no_engine(columns: tuple[Column, ...]) -> None:
+    """However large it is."""
+    renderer = compile_renderer(Mapping(columns), 10 * LARGE_BYTES)
+    assert renderer.plan_for(_record(b" " * (LARGE_BYTES + 1))) is None
+
+
+def test_a_large_record() -> None:
+    """Its paths and templates are the engine's, a small one's are rendered at once."""
+    columns = PathColumn("p", path="a"), BodyColumn("b")
+    renderer = compile_renderer(Mapping(columns), 10 * LARGE_BYTES)
+    body = b'{"a":1.50,"b":"%b"}' % (b"x" * LARGE_BYTES)
+    assert renderer.plan_for(_record(b"{}")) is None
+    row, message, status = _outcome(renderer, _record(body))
+    assert (status, message) == (200, "")
+    assert row == b'"1.50","%b"\n' % body.replace(b'"', b'""')
+
+
+@settings(deadline=None)
+@given(BODIES, TYPES, st.lists(COLUMNS, min_size=1, max_size=4))
+def test_the_engine_makes_no_difference(body: bytes, kind: bytes, columns: list[Column]) -> None:
+    """Neither to a row nor to a message."""
+    renderer = compile_renderer(Mapping(tuple(columns)), 1000)
+    usual = _outcome(renderer, _record(body, kind))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render_module, "LARGE_BYTES", -1)
+        assert _outcome(renderer, _record(body, kind)) == usual
