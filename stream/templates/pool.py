@@ -89,7 +89,8 @@ class Limits:
     """:ivar processes: engines at the same time.
     :ivar seconds: of processor time for all templates of one record.
     :ivar queue_records: of one project that may wait.
-    :ivar queue_bytes: of one project that may wait; four times as many of all together.
+    :ivar queue_bytes: of one project that may wait; four times as many of all together. One record
+        alone may be larger.
     """
 
     processes: int = 4
