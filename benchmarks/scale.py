@@ -21,6 +21,7 @@ from twisted.internet.task import react
 from stream.api.resources.tables import new_table
 from stream.definition import lifecycle
 from stream.definition.change import Change
+from stream.definition.change.files import SinkFiles
 from stream.definition.entity import SYSTEM
 from stream.definition.key import BranchKey
 from stream.definition.repository import Definitions
@@ -28,7 +29,6 @@ from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.settings import Settings
 from stream.storage.model.key import FileKey
 from stream.storage.model.volume import Volume
-from stream.storage.store.opening import SinkFiles
 from stream.storage.store.prepared import PreparedFile
 from stream.storage.store.repository import StorageRepository
 from tests.e2e.processes import Deployment, Running, deployment

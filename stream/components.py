@@ -54,7 +54,6 @@ from stream.storage.model.key import SliceKey
 from stream.storage.network.client import WriterClients
 from stream.storage.reader.service import StorageReaderService
 from stream.storage.reconcile.operation_meter import OperationMeter
-from stream.storage.store.opening import DefinitionChanges
 from stream.storage.writer.service import StorageWriterService
 from stream.telemetry import watch_descriptors, watch_lease, watch_source
 
@@ -246,9 +245,8 @@ def api(
         settings,
         client=cluster.client,
         session=cluster.session,
-        changes=DefinitionChanges(
-            cluster.client, cluster.repository, projects.targets, cluster.now
-        ),
+        repository=cluster.repository,
+        now=cluster.now,
         authority=projects.authority,
         targets=projects.targets,
         templates=cluster.templates.pool,

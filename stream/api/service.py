@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from twisted.application.service import Service
@@ -28,6 +30,7 @@ from stream.api.resources.versions import Versions
 from stream.api.resources.views import Urls
 from stream.api.spec.operations import OPERATIONS
 from stream.authority import ProjectAuthority
+from stream.definition.change.making import DefinitionChanges
 from stream.definition.live import LiveDefinitions
 from stream.definition.reads import DefinitionReads
 from stream.etcd import EtcdClient, Group, Session
@@ -35,7 +38,7 @@ from stream.ops.clock import wall_clock
 from stream.ops.endpoint import server_endpoint
 from stream.ops.metrics.registry import Metrics
 from stream.settings import Settings
-from stream.storage.store.opening import DefinitionChanges
+from stream.storage.store.repository import StorageRepository
 from stream.target.registry import Targets
 from stream.task.abandoned import AbandonedTasks
 from stream.task.cleanup import TaskCleanup
@@ -61,7 +64,8 @@ class ApiService(Service):
 
     :param client: started.
     :param session: started; its lease holds the locks of tasks.
-    :param changes: makes changes of definitions with what they mean for files.
+    :param repository: opens and closes the files of sinks that are changed.
+    :param now: the time in UTC.
     :param authority: of the projects.
     :param targets: of the tables.
     :param templates: checks and evaluates templates; runs from before the start until after the
@@ -77,7 +81,8 @@ class ApiService(Service):
         *,
         client: EtcdClient,
         session: Session,
-        changes: DefinitionChanges,
+        repository: StorageRepository,
+        now: Callable[[], datetime],
         authority: ProjectAuthority,
         targets: Targets,
         templates: TemplatePool,
@@ -114,20 +119,19 @@ class ApiService(Service):
         reads = DefinitionReads(client)
         self._tails = TailHub(reactor, session, settings.api.tail, hostname=settings.hostname)
         live = self._live = LiveDefinitions(reactor, client, session)
-        tasks = ChangeTasks(self._executor, changes, live, urls)
+        changes = DefinitionChanges(client, repository, targets, now, locks=session, readers=live)
         events = SourceEvents(reactor, authority)
+        tasks = ChangeTasks(self._executor, changes, events, urls)
         resources = (
             Documentation(reactor, urls=urls),
             Sources(
                 reads=reads,
                 live=live,
                 tasks=tasks,
-                events=events,
                 urls=urls,
-                session=session,
                 targets=targets,
             ),
-            Sinks(reads=reads, live=live, tasks=tasks, session=session, templates=templates),
+            Sinks(reads=reads, live=live, tasks=tasks, templates=templates),
             Versions(reads=reads, tasks=tasks),
             EntitySettings(reads=reads, tasks=tasks, settings=settings),
             SinkStatistics(client=client, targets=targets, reads=reads, tasks=tasks),

@@ -24,7 +24,6 @@ from stream.sandbox.auth import FixedToken
 from stream.sandbox.service import SandboxService
 from stream.settings import Settings
 from stream.storage.model.volume import Volume
-from stream.storage.store.opening import DefinitionChanges
 from stream.storage.store.repository import StorageRepository
 from stream.target.keboola import StorageApi, TokenVerifier
 from stream.target.keboola.authority import KeboolaAuthority
@@ -207,16 +206,14 @@ async def api(etcd: EtcdClient, sandbox: SandboxService) -> AsyncIterator[Api]:
         now=lambda: from_timestamp(time.time()),
     )
     targets = Targets([KeboolaTarget(context, storage_api, events)])
-    changes = DefinitionChanges(
-        etcd, StorageRepository(settings.storage.level, lambda: [volume]), targets, context.now
-    )
     templates = Templates(reactor, settings.source.templates, Metrics())
     service = ApiService(
         reactor,
         settings,
         client=etcd,
         session=session,
-        changes=changes,
+        repository=StorageRepository(settings.storage.level, lambda: [volume]),
+        now=context.now,
         authority=KeboolaAuthority(storage_api, TokenVerifier(reactor, storage_api), events),
         targets=targets,
         templates=templates.pool,

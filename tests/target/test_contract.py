@@ -19,13 +19,11 @@ from stream.etcd import EtcdClient, Session
 from stream.ops.metrics.registry import Metrics
 from stream.settings import Settings
 from stream.staging import bytes_chunks
-from stream.storage.store.opening import DefinitionChanges
 from stream.target.protocol import TargetContext
-from stream.target.registry import Targets
 from tests.storage.histories.world import SINK_KEY, TABLE, Storage
 from tests.target.keboola.bridge import running_bridge
 from tests.target.memory import MemoryTarget
-from tests.target.world import TOKEN, World, killed_at_every_await
+from tests.target.world import TOKEN, World, changes_with, killed_at_every_await
 
 reactor: Any = _reactor
 
@@ -55,7 +53,7 @@ async def _memory(etcd: EtcdClient, path: Path) -> AsyncIterator[World]:
     world = World(
         storage=storage,
         target=target,
-        changes=DefinitionChanges(etcd, storage.repository, Targets([target]), storage.tick),
+        changes=changes_with(storage, target),
         table=attrs.evolve(TABLE, type="memory"),
         read=read,
     )

@@ -17,13 +17,27 @@ from stream.definition.repository import Definitions
 from stream.staging import bytes_chunks
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.state import FileState
-from stream.storage.store.opening import DefinitionChanges
 from stream.target.protocol import Target
+from stream.target.registry import Targets
+from tests.definition.changes import Changes
 from tests.storage.histories.world import BY, SINK_KEY, SOURCE_KEY, Storage
 
-__all__ = ["TOKEN", "World", "killed_at_every_await"]
+__all__ = ["TOKEN", "World", "changes_with", "killed_at_every_await"]
 
 TOKEN = "1-1-master-token-for-tests"
+
+
+def changes_with(storage: Storage, target: Target) -> Changes:
+    """Changes of definitions whose files belong to *target*."""
+    return Changes.of(
+        storage.client,
+        storage.repository,
+        Targets([target]),
+        storage.tick,
+        source=SOURCE_KEY,
+        by=BY,
+        token=TOKEN,
+    )
 
 
 @attrs.define(kw_only=True)
@@ -36,7 +50,7 @@ class World:
 
     storage: Storage
     target: Target
-    changes: DefinitionChanges
+    changes: Changes
     table: TableSink
     read: Callable[[], Awaitable[list[str]]]
 
@@ -46,7 +60,7 @@ class World:
         async def body(change: Change, definitions: Definitions) -> Any:
             return await getattr(definitions, method)(change, *arguments)
 
-        return await self.changes.run(BY, body, token=TOKEN)
+        return await self.changes.run(body)
 
     async def create_source(self) -> None:
         at = self.storage.tick()

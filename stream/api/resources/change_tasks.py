@@ -1,95 +1,97 @@
-"""Changes that are made in a background task, and what is told to the project about them."""
+"""Changes that are made in a background task, and the events about them that projects get."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
+
+import attrs
 
 from stream.api.http.call import Call, Identity
 from stream.api.http.errors import as_user_error
 from stream.api.resources.views import Urls, task_view
 from stream.authority import ProjectAuthority, SourceChange
-from stream.definition.change import Change
+from stream.definition.change.making import Author, DefinitionChange, DefinitionChanges
 from stream.definition.key import SinkKey, SourceKey
-from stream.definition.live import LiveDefinitions
-from stream.definition.repository import Definitions
-from stream.etcd import Lock, Session
-from stream.storage.store.opening import DefinitionChanges
-from stream.task.executor import TASK_SECONDS, TaskExecutor, TaskRun
+from stream.storage.store.prepared import PreparedFile
+from stream.task.executor import TaskExecutor, TaskRun
 
-__all__ = ["ChangeTasks", "SourceEvents", "sinks_lock"]
+__all__ = ["ChangeTasks", "SourceEvent", "SourceEvents"]
 
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 5.0
 """How long a request waits for the task before it; most changes take a fraction of a second."""
 
-ChangeBody = Callable[[Change, Definitions], Awaitable[T]]
-Work = Callable[[TaskRun], Awaitable[object]]
 
+@attrs.frozen
+class SourceEvent:
+    """What the project learns of when a change of a source has ended.
 
-async def sinks_lock(session: Session, source: SourceKey) -> Lock:
-    """Held while a sink of *source* is made or changed, since that may make a table."""
-    return await session.lock(f"api.source.sinks.{source}", timeout=TASK_SECONDS)
+    :ivar verb: what is done to the source: ``create``.
+    :ivar name: of the source.
+    """
+
+    verb: str
+    name: str
 
 
 class ChangeTasks:
-    """Starts a task for a call; its type is that of the operation."""
+    """Makes changes of definitions for a call, at once or in a task."""
 
     def __init__(
         self,
         executor: TaskExecutor,
-        changes: DefinitionChanges,
-        live: LiveDefinitions,
+        changes: DefinitionChanges[PreparedFile],
+        events: SourceEvents,
         urls: Urls,
     ) -> None:
         self._executor = executor
         self._changes = changes
-        self._live = live
+        self._events = events
         self._urls = urls
 
-    async def apply(self, identity: Identity, key: SourceKey | SinkKey, body: ChangeBody[T]) -> T:
-        """Make a change at once, for the caller and with the caller's token.
+    async def apply(self, call: Call, change: DefinitionChange[T]) -> T:
+        """Make *change* at once, for the caller and with the caller's token."""
+        return await self._changes.make(change, _author(call.identity))
 
-        :param key: of what is changed; the next read on this node finds it changed.
-        """
-        result = await self._changes.run(identity.by, body, token=identity.token.value)
-        await self._live.settle(key.source_key if isinstance(key, SinkKey) else key)
-        return result
-
-    async def change(
-        self, call: Call, key: SourceKey | SinkKey, result: str, body: ChangeBody[Any]
-    ) -> dict[str, Any]:
-        """Make a change in a task; the answer is the task as it starts.
-
-        :param key: of what is changed: it is locked, and named in the outputs.
-        :param result: the text of the task after success.
-        """
-        return await self.work(call, key, result, lambda run: self.apply(call.identity, key, body))
-
-    async def work(
+    async def start(
         self,
         call: Call,
-        key: SourceKey | SinkKey,
+        change: DefinitionChange[Any],
         result: str,
-        work: Work,
         *,
+        event: SourceEvent | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> dict[str, Any]:
-        """Do any *work* in a task; the other parameters are those of `change`.
+        """Make *change* in a task whose type is that of the operation.
 
+        What is changed is locked meanwhile, and named in the outputs.
+
+        :param result: the text of the task after success.
+        :param event: sent to the project at the end of the task.
         :param patience: seconds to wait while another task has the object.
+        :returns: the task as it starts.
         """
+        key = change.key
 
         async def body(run: TaskRun) -> str:
+            def written() -> None:
+                run.outputs = self._outputs(key)
+
             try:
-                await work(run)
+                with (
+                    self._events.about(call.identity, change.source_key, event)
+                    if event
+                    else nullcontext()
+                ):
+                    await self._changes.make(change, _author(call.identity), written)
             except Exception as problem:
-                told = as_user_error(problem)
-                if told is None or told is problem:
+                shown = as_user_error(problem)
+                if shown is None or shown is problem:
                     raise
-                raise told from problem
-            run.outputs = self.outputs(key)
+                raise shown from problem
             return result
 
         project, _, object_id = str(key).partition("/")
@@ -103,7 +105,7 @@ class ChangeTasks:
         )
         return task_view(task, self._urls)
 
-    def outputs(self, key: SourceKey | SinkKey) -> dict[str, Any]:
+    def _outputs(self, key: SourceKey | SinkKey) -> dict[str, Any]:
         """Where to find what a task was about."""
         sink_id = key.sink_id if isinstance(key, SinkKey) else ""
         outputs: dict[str, Any] = {
@@ -127,29 +129,26 @@ class SourceEvents:
         self._reactor = reactor
         self._authority = authority
 
-    def around(self, call: Call, key: SourceKey, name: str, verb: str, work: Work) -> Work:
-        """*work* followed by an event about its success or failure.
+    @contextmanager
+    def about(self, identity: Identity, key: SourceKey, event: SourceEvent) -> Iterator[None]:
+        """Send *event* at the end of the block, with its success or failure."""
+        started = self._reactor.seconds()
+        problem: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            problem = error
+            raise
+        finally:
+            change = SourceChange(
+                key=key,
+                name=event.name,
+                verb=event.verb,
+                seconds=self._reactor.seconds() - started,
+                error=problem,
+            )
+            self._authority.report(identity.token, change)
 
-        :param name: of the source.
-        :param verb: what is done to it: ``create``.
-        """
 
-        async def reported(run: TaskRun) -> None:
-            started = self._reactor.seconds()
-            problem: Exception | None = None
-            try:
-                await work(run)
-            except Exception as error:
-                problem = error
-                raise
-            finally:
-                change = SourceChange(
-                    key=key,
-                    name=name,
-                    verb=verb,
-                    seconds=self._reactor.seconds() - started,
-                    error=problem,
-                )
-                self._authority.report(call.identity.token, change)
-
-        return reported
+def _author(identity: Identity) -> Author:
+    return Author(identity.by, identity.token.value)

@@ -7,6 +7,7 @@ from typing import Any
 from stream.api.http.call import Call, Handler
 from stream.api.resources.change_tasks import ChangeTasks
 from stream.definition import lifecycle
+from stream.definition.change.making import DefinitionChange
 from stream.definition.entity import Sink, Source
 from stream.definition.reads import DefinitionReads
 from stream.settings import Settings
@@ -41,32 +42,34 @@ class EntitySettings:
         key = call.source_key
         await self._reads.source(key)
         patch, description = _patch(call), _description(call)
-        return await self._tasks.change(
-            call,
-            key,
-            "Source settings have been updated successfully.",
-            lambda change, definitions: definitions.update_source(
+        update = DefinitionChange(
+            key=key,
+            write=lambda change, definitions: definitions.update_source(
                 change,
                 key,
                 description,
                 lambda source: lifecycle.with_overrides(source, patched(_overrides(source), patch)),
             ),
         )
+        return await self._tasks.start(
+            call, update, "Source settings have been updated successfully."
+        )
 
     async def update_sink(self, call: Call) -> Any:
         key = call.sink_key
         await self._reads.sink_in_source(key)
         patch, description = _patch(call), _description(call)
-        return await self._tasks.change(
-            call,
-            key,
-            "Sink settings have been updated successfully.",
-            lambda change, definitions: definitions.update_sink(
+        update = DefinitionChange(
+            key=key,
+            write=lambda change, definitions: definitions.update_sink(
                 change,
                 key,
                 description,
                 lambda sink: lifecycle.with_overrides(sink, patched(_overrides(sink), patch)),
             ),
+        )
+        return await self._tasks.start(
+            call, update, "Sink settings have been updated successfully."
         )
 
     def _result(self, entity: Source | Sink) -> Any:

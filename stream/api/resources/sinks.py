@@ -8,28 +8,23 @@ from typing import Any
 import attrs
 
 from stream.api.http.call import Call, Handler, json_answer, json_body, json_list
-from stream.api.resources.change_tasks import ChangeTasks, sinks_lock
+from stream.api.resources.change_tasks import ChangeTasks
 from stream.api.resources.sources import entity_id
 from stream.api.resources.tables import TemplateChecks, check_templates, new_table, table_patch
 from stream.api.resources.views import page_view, sink_view
 from stream.definition import errors, lifecycle
-from stream.definition.change import Change
+from stream.definition.change.making import DefinitionChange
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
 from stream.definition.live import KnownPage, LiveDefinitions
 from stream.definition.reads import DefinitionReads
-from stream.definition.repository import Definitions
-from stream.etcd import Session
 from stream.task.errors import TaskAlreadyRunning
-from stream.task.executor import TaskRun
 
 __all__ = ["Sinks"]
 
 
 class Sinks:
-    """:param session: holds the lock under which tables are made.
-    :param templates: reads the templates of new mappings.
-    """
+    """:param templates: reads the templates of new mappings."""
 
     def __init__(
         self,
@@ -37,14 +32,12 @@ class Sinks:
         reads: DefinitionReads,
         live: LiveDefinitions,
         tasks: ChangeTasks,
-        session: Session,
         templates: TemplateChecks,
     ) -> None:
         self._templates = templates
         self._reads = reads
         self._live = live
         self._tasks = tasks
-        self._session = session
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -68,25 +61,25 @@ class Sinks:
         if await self._reads.find_sink(key) is not None:
             raise errors.sink_exists(key)
 
-        async def create(change: Change, definitions: Definitions) -> Sink:
-            new = lifecycle.new_sink(
-                key,
-                name=body["name"],
-                description=body.get("description", ""),
-                allowed_signals=tuple(body.get("allowedSignals", ())),
-                table=table,
-                at=change.now,
-                by=change.by,
-            )
-            return await definitions.create_sink(change, new)
-
-        async def work(run: TaskRun) -> None:
-            async with await sinks_lock(self._session, key.source_key):
-                await self._tasks.apply(call.identity, key, create)
-
+        creation = DefinitionChange(
+            key=key,
+            write=lambda change, definitions: definitions.create_sink(
+                change,
+                lifecycle.new_sink(
+                    key,
+                    name=body["name"],
+                    description=body.get("description", ""),
+                    allowed_signals=tuple(body.get("allowedSignals", ())),
+                    table=table,
+                    at=change.now,
+                    by=change.by,
+                ),
+            ),
+            makes_tables=True,
+        )
         try:
-            return await self._tasks.work(
-                call, key, "Sink has been created successfully.", work, patience=0.0
+            return await self._tasks.start(
+                call, creation, "Sink has been created successfully.", patience=0.0
             )
         except TaskAlreadyRunning:
             # Whoever is making it is about to succeed, so that is what the caller is told.
@@ -132,57 +125,44 @@ class Sinks:
             patched: Sink = attrs.evolve(sink, table=table.apply(sink.table), **given)
             return patched
 
-        description = body.get("changeDescription", "Updated.")
-
-        async def work(run: TaskRun) -> None:
-            async with await sinks_lock(self._session, key.source_key):
-                await self._tasks.apply(
-                    call.identity,
-                    key,
-                    lambda change, definitions: definitions.update_sink(
-                        change, key, description, patch
-                    ),
-                )
-
-        return await self._tasks.work(call, key, "Sink has been updated successfully.", work)
+        update = DefinitionChange(
+            key=key,
+            write=lambda change, definitions: definitions.update_sink(
+                change, key, body.get("changeDescription", "Updated."), patch
+            ),
+            makes_tables=True,
+        )
+        return await self._tasks.start(call, update, "Sink has been updated successfully.")
 
     async def delete(self, call: Call) -> Any:
         key = (await self._reads.sink_in_source(call.sink_key)).key
-        return await self._tasks.change(
-            call,
-            key,
-            "Sink has been deleted successfully.",
-            lambda change, definitions: definitions.delete_sink(change, key),
+        deletion = DefinitionChange(
+            key=key, write=lambda change, definitions: definitions.delete_sink(change, key)
         )
+        return await self._tasks.start(call, deletion, "Sink has been deleted successfully.")
 
     async def disable(self, call: Call) -> Any:
         key = (await self._reads.sink_in_source(call.sink_key)).key
-        return await self._tasks.change(
-            call,
-            key,
-            "Sink has been disabled successfully.",
-            lambda change, definitions: definitions.disable_sink(change, key),
+        disabling = DefinitionChange(
+            key=key, write=lambda change, definitions: definitions.disable_sink(change, key)
         )
+        return await self._tasks.start(call, disabling, "Sink has been disabled successfully.")
 
     async def enable(self, call: Call) -> Any:
         key = (await self._reads.sink_in_source(call.sink_key)).key
-        return await self._tasks.change(
-            call,
-            key,
-            "Sink has been enabled successfully.",
-            lambda change, definitions: definitions.enable_sink(change, key),
+        enabling = DefinitionChange(
+            key=key, write=lambda change, definitions: definitions.enable_sink(change, key)
         )
+        return await self._tasks.start(call, enabling, "Sink has been enabled successfully.")
 
     async def undelete(self, call: Call) -> Any:
         key: SinkKey = call.sink_key
         await self._reads.source(call.source_key)
         await self._reads.deleted_sink(key)
-        return await self._tasks.change(
-            call,
-            key,
-            "Sink has been undeleted successfully.",
-            lambda change, definitions: definitions.undelete_sink(change, key),
+        undeletion = DefinitionChange(
+            key=key, write=lambda change, definitions: definitions.undelete_sink(change, key)
         )
+        return await self._tasks.start(call, undeletion, "Sink has been undeleted successfully.")
 
 
 def _list_head(call: Call, total: int, ids: Sequence[str]) -> dict[str, Any]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import attrs
 
 from stream.api.http.call import Call, Handler, json_answer, json_body, json_list
-from stream.api.resources.change_tasks import ChangeTasks, SourceEvents, sinks_lock
+from stream.api.resources.change_tasks import ChangeTasks, SourceEvent
 from stream.api.resources.views import Urls, page_view
 from stream.api.spec.schema import quoted
 from stream.definition import errors, lifecycle
 from stream.definition.change import Change
-from stream.definition.entity import Source
+from stream.definition.change.making import DefinitionChange
+from stream.definition.entity import Sink, Source
 from stream.definition.key import SourceKey
 from stream.definition.live import KnownPage, LiveDefinitions
 from stream.definition.reads import DefinitionReads
@@ -21,9 +22,7 @@ from stream.definition.repository import Definitions
 from stream.definition.secret import new_secret
 from stream.definition.slug import MAX_ID_LENGTH, made_id, slug
 from stream.errors import UserError
-from stream.etcd import Session
 from stream.target.registry import Targets
-from stream.task.executor import TaskRun
 
 __all__ = ["Sources", "entity_id"]
 
@@ -62,7 +61,7 @@ def entity_id(body: Any, member: str) -> str:
 
 
 class Sources:
-    """:param events: sent when a source is created, deleted or switched."""
+    """:param storage_api: deletes the tables of a source that is deleted with them."""
 
     def __init__(
         self,
@@ -70,17 +69,13 @@ class Sources:
         reads: DefinitionReads,
         live: LiveDefinitions,
         tasks: ChangeTasks,
-        events: SourceEvents,
         urls: Urls,
-        session: Session,
         targets: Targets,
     ) -> None:
         self._reads = reads
         self._live = live
         self._tasks = tasks
-        self._events = events
         self._urls = urls
-        self._session = session
         self._targets = targets
 
     def handlers(self) -> dict[str, Handler]:
@@ -104,23 +99,27 @@ class Sources:
             raise errors.source_exists(key)
         secret = new_secret()
 
-        async def create(change: Change, definitions: Definitions) -> Source:
-            new = lifecycle.new_source(
-                key,
-                type=body["type"],
-                name=body["name"],
-                description=body.get("description", ""),
-                secret=secret,
-                at=change.now,
-                by=change.by,
-            )
-            return await definitions.create_source(change, new)
-
-        async def work(run: TaskRun) -> None:
-            await self._tasks.apply(call.identity, key, create)
-
-        reported = self._events.around(call, key, body["name"], "create", work)
-        return await self._tasks.work(call, key, "Source has been created successfully.", reported)
+        creation = DefinitionChange(
+            key=key,
+            write=lambda change, definitions: definitions.create_source(
+                change,
+                lifecycle.new_source(
+                    key,
+                    type=body["type"],
+                    name=body["name"],
+                    description=body.get("description", ""),
+                    secret=secret,
+                    at=change.now,
+                    by=change.by,
+                ),
+            ),
+        )
+        return await self._tasks.start(
+            call,
+            creation,
+            "Source has been created successfully.",
+            event=SourceEvent("create", body["name"]),
+        )
 
     async def get(self, call: Call) -> Any:
         known = self._live.source(call.source_key)
@@ -162,76 +161,76 @@ class Sources:
             type = body.get("type", source.type)
             return patched if type == source.type else lifecycle.with_secret(patched, type, secret)
 
-        return await self._tasks.change(
-            call,
-            key,
-            "Source has been updated successfully.",
-            lambda change, definitions: definitions.update_source(
+        update = DefinitionChange(
+            key=key,
+            write=lambda change, definitions: definitions.update_source(
                 change, key, body.get("changeDescription", "Updated."), patch
             ),
         )
+        return await self._tasks.start(call, update, "Source has been updated successfully.")
 
     async def rotate_secret(self, call: Call) -> Any:
-        secret = new_secret()
-        source = await self._tasks.apply(
-            call.identity,
-            call.source_key,
-            lambda change, definitions: definitions.update_source(
+        key, secret = call.source_key, new_secret()
+        rotation = DefinitionChange(
+            key=key,
+            write=lambda change, definitions: definitions.update_source(
                 change,
-                call.source_key,
+                key,
                 "Rotated secret.",
                 lambda source: lifecycle.with_secret(source, source.type, secret),
             ),
         )
-        return self._urls.source_view(source)
+        return self._urls.source_view(await self._tasks.apply(call, rotation))
 
     async def delete(self, call: Call) -> Any:
         key = call.source_key
         source = await self._reads.source(key)
         if not call.parameters["cascade"]:
-            return await self._switch(call, source, "delete")
-        work = self._events.around(
-            call, key, source.name, "delete", lambda run: self._purge(call, key, run)
-        )
-        return await self._tasks.work(
-            call, key, "Source and its destination tables and bucket have been deleted.", work
-        )
+            return await self._switch(call, source, "delete", Definitions.delete_source)
 
-    async def _purge(self, call: Call, key: SourceKey, run: TaskRun) -> None:
-        async with await sinks_lock(self._session, key):
-            _, sinks = await self._tasks.apply(
-                call.identity,
-                key,
-                lambda change, definitions: definitions.purge_source(change, key),
-            )
-            # From here on the source is gone, whatever happens to its tables.
-            run.outputs = self._tasks.outputs(key)
+        async def delete_tables(purged: tuple[Source, Sequence[Sink]]) -> None:
+            _, sinks = purged
             await self._targets.delete_tables(sinks, token=call.identity.token.value)
 
+        purge = DefinitionChange(
+            key=key,
+            write=lambda change, definitions: definitions.purge_source(change, key),
+            makes_tables=True,
+            after=delete_tables,
+        )
+        return await self._tasks.start(
+            call,
+            purge,
+            "Source and its destination tables and bucket have been deleted.",
+            event=SourceEvent("delete", source.name),
+        )
+
     async def disable(self, call: Call) -> Any:
-        return await self._switch(call, await self._reads.source(call.source_key), "disable")
+        source = await self._reads.source(call.source_key)
+        return await self._switch(call, source, "disable", Definitions.disable_source)
 
     async def enable(self, call: Call) -> Any:
-        return await self._switch(call, await self._reads.source(call.source_key), "enable")
+        source = await self._reads.source(call.source_key)
+        return await self._switch(call, source, "enable", Definitions.enable_source)
 
     async def undelete(self, call: Call) -> Any:
         deleted = await self._reads.deleted_source(call.source_key)
-        return await self._switch(call, deleted, "undelete")
+        return await self._switch(call, deleted, "undelete", Definitions.undelete_source)
 
-    async def _switch(self, call: Call, source: Source, verb: str) -> Any:
+    async def _switch(
+        self,
+        call: Call,
+        source: Source,
+        verb: str,
+        switch: Callable[[Definitions, Change, SourceKey], Awaitable[Source]],
+    ) -> Any:
         key = source.key
-
-        async def switch(change: Change, definitions: Definitions) -> Source:
-            if verb == "delete":
-                return await definitions.delete_source(change, key)
-            if verb == "undelete":
-                return await definitions.undelete_source(change, key)
-            if verb == "disable":
-                return await definitions.disable_source(change, key)
-            return await definitions.enable_source(change, key)
-
-        work = self._events.around(
-            call, key, source.name, verb, lambda run: self._tasks.apply(call.identity, key, switch)
+        change = DefinitionChange(
+            key=key, write=lambda change, definitions: switch(definitions, change, key)
         )
-        done = f"{verb.removesuffix('e')}ed"
-        return await self._tasks.work(call, key, f"Source has been {done} successfully.", work)
+        return await self._tasks.start(
+            call,
+            change,
+            f"Source has been {verb.removesuffix('e')}ed successfully.",
+            event=SourceEvent(verb, source.name),
+        )

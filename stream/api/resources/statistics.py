@@ -9,13 +9,12 @@ import attrs
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
-from stream.api.http.call import Answer, Call, Handler, Identity
+from stream.api.http.call import Answer, Call, Handler
 from stream.api.resources.change_tasks import ChangeTasks
 from stream.api.resources.views import file_view, statistics_view
-from stream.definition.change import Change
+from stream.definition.change.making import DefinitionChange
 from stream.definition.key import SinkKey
 from stream.definition.reads import DefinitionReads
-from stream.definition.repository import Definitions
 from stream.etcd import EtcdClient
 from stream.storage.model.entity import File
 from stream.storage.model.retry import NO_RETRY
@@ -116,7 +115,7 @@ class SinkStatistics:
 
     async def clear_sink(self, call: Call) -> Answer:
         key = (await self._reads.sink_in_source(call.sink_key)).key
-        await self._clear(call.identity, key)
+        await self._clear(call, key)
         _log.info('Statistics clear for sink "{sink}" used 2 operations', sink=str(key))
         return Answer()
 
@@ -124,7 +123,7 @@ class SinkStatistics:
         source = await self._reads.source(call.source_key)
         sinks = await self._reads.sinks(source.key)
         await gatherResults(
-            [Deferred.fromCoroutine(self._clear(call.identity, sink.key)) for sink in sinks],
+            [Deferred.fromCoroutine(self._clear(call, sink.key)) for sink in sinks],
             consumeErrors=True,
         )
         _log.info(
@@ -134,8 +133,6 @@ class SinkStatistics:
         )
         return Answer()
 
-    async def _clear(self, identity: Identity, key: SinkKey) -> None:
-        async def body(change: Change, definitions: Definitions) -> None:
-            await clear(change, key)
-
-        await self._tasks.apply(identity, key, body)
+    async def _clear(self, call: Call, key: SinkKey) -> None:
+        clearing = DefinitionChange(key=key, write=lambda change, _: clear(change, key))
+        await self._tasks.apply(call, clearing)

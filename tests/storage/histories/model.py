@@ -27,11 +27,11 @@ from stream.storage.model.key import FileKey
 from stream.storage.model.state import FileState, Level, SliceState
 from stream.storage.model.statistics import Statistics, total
 from stream.storage.store import records
-from stream.storage.store.opening import DefinitionChanges
 from stream.storage.store.restaging import replace_staging
 from stream.storage.store.statistics_reads import one_file_statistics, slice_statistics
 from stream.values.bytesize import ByteSize
 from stream.values.codec import decode, encode
+from tests.definition.changes import Changes
 from tests.storage.histories.interleaving import at_its_turn, takes_lock
 from tests.storage.histories.world import (
     BY,
@@ -95,8 +95,14 @@ class Cluster:
         self.half_deleted: set[str] = set()
         self.objects: dict[str, set[bytes]] = {}
         self._session = session
-        self.changes = DefinitionChanges(
-            client, self.repository, RecordingProvider(), self.storage.tick
+        self.changes = Changes.of(
+            client,
+            self.repository,
+            RecordingProvider(),
+            self.storage.tick,
+            source=SOURCE_KEY,
+            by=BY,
+            token="user-token",
         )
 
     # Definitions.
@@ -157,7 +163,7 @@ class Cluster:
         await self._change(body)
 
     async def _change(self, body: Callable[[Change, Definitions], Awaitable[None]]) -> None:
-        await self.changes.run(BY, body, token="user-token")
+        await self.changes.run(body)
 
     # Source nodes.
 

@@ -8,13 +8,14 @@ from typing import Any
 import attrs
 
 from stream.definition.change import Change
+from stream.definition.change.files import SinkFiles
 from stream.definition.entity import Sink, Source
 from stream.etcd import AtomicTxn, EtcdClient, Lock, atomic
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey
 from stream.storage.model.state import FileState
 from stream.storage.store import records
-from stream.storage.store.opening import SinkFiles
+from stream.storage.store.prepared import PreparedFile
 from stream.storage.store.repository import StorageRepository
 
 __all__ = ["VARIANTS", "Variant"]
@@ -32,11 +33,13 @@ class Variant:
     symptom: str
 
 
-async def _leave_open(self: SinkFiles, change: Change, sink: Sink) -> None:
-    await self._provider.deactivated(change, sink, token=self._token)
+async def _leave_open(self: SinkFiles[PreparedFile], change: Change, sink: Sink) -> None:
+    await self._remote.deactivated(change, sink, token=self._token)
 
 
-async def _only_open(self: SinkFiles, change: Change, source: Source, sink: Sink) -> None:
+async def _only_open(
+    self: SinkFiles[PreparedFile], change: Change, source: Source, sink: Sink
+) -> None:
     await self._open(change, source, sink)
 
 
@@ -77,15 +80,15 @@ VARIANTS = {
         "slice",
     ),
     "leaves the file of a disabled sink open": Variant(
-        {"stream.storage.store.opening.SinkFiles.sink_deactivated": _leave_open}, "open files"
+        {"stream.definition.change.files.SinkFiles.sink_deactivated": _leave_open}, "open files"
     ),
     "opens a second file for a changed sink": Variant(
-        {"stream.storage.store.opening.SinkFiles.sink_modified": _only_open}, "2 open files"
+        {"stream.definition.change.files.SinkFiles.sink_modified": _only_open}, "2 open files"
     ),
     "opens a second file for an enabled sink": Variant(
         {
-            "stream.storage.store.opening.SinkFiles.sink_deactivated": _leave_open,
-            "stream.storage.store.opening.SinkFiles.sink_activated": _only_open,
+            "stream.definition.change.files.SinkFiles.sink_deactivated": _leave_open,
+            "stream.definition.change.files.SinkFiles.sink_activated": _only_open,
         },
         "open files",
     ),

@@ -33,12 +33,12 @@ from stream.storage.model.entity import Slice
 from stream.storage.model.state import FileState, Level, SliceState
 from stream.storage.store import records
 from stream.storage.store.mapping_cleanup import delete_unused_mappings
-from stream.storage.store.opening import DefinitionChanges
 from stream.storage.store.prepared import PreparedFile
 from stream.storage.store.repository import MAX_SLICES, StorageRepository
 from stream.storage.store.statistics_reads import one_file_statistics
 from stream.values.bytesize import ByteSize
 from stream.values.codec import encode
+from tests.definition.changes import Changes
 from tests.storage.histories.world import (
     BY,
     SINK_KEY,
@@ -152,8 +152,14 @@ class _Changes:
             Settings().storage.level, {("local", "volume", "assignment", "count"): volumes}
         )
         storage.repository = StorageRepository(level, lambda: storage.volumes)
-        self._changes = DefinitionChanges(
-            storage.client, storage.repository, _Provider(), storage.tick
+        self._changes = Changes.of(
+            storage.client,
+            storage.repository,
+            _Provider(),
+            storage.tick,
+            source=SOURCE_KEY,
+            by=BY,
+            token="token",
         )
         self.transactions = 0
 
@@ -163,7 +169,7 @@ class _Changes:
             return await body(change, definitions)
 
         self.transactions = 0
-        return await self._changes.run(BY, counted, token="token")
+        return await self._changes.run(counted)
 
     async def create(self, key: SinkKey, mark: str) -> Sink:
         async def body(change: Change, definitions: Definitions) -> Sink:

@@ -18,7 +18,6 @@ from stream.etcd import EtcdClient, Session
 from stream.ops.metrics.registry import Metrics
 from stream.sandbox import ObjectStaging, SandboxService
 from stream.settings import Settings
-from stream.storage.store.opening import DefinitionChanges
 from stream.target.keboola import SinkToken, StorageApi, StorageApiError
 from stream.target.keboola.events import EventSender
 from stream.target.keboola.imports import FileImporter
@@ -26,10 +25,9 @@ from stream.target.keboola.provider import KeboolaFileProvider
 from stream.target.keboola.target import KeboolaTarget
 from stream.target.keboola.uploads import SliceUploader
 from stream.target.protocol import TargetContext
-from stream.target.registry import Targets
 from tests.sandbox.api import MASTER, Api
 from tests.storage.histories.world import TABLE, Storage
-from tests.target.world import World
+from tests.target.world import World, changes_with
 
 __all__ = ["BUCKET_ID", "SECRET_KEY", "TABLE_ID", "Bridge", "RecordingApi", "running_bridge"]
 
@@ -155,7 +153,7 @@ async def running_bridge(
     bridge = Bridge(
         storage=storage,
         target=target,
-        changes=DefinitionChanges(etcd, storage.repository, Targets([target]), storage.tick),
+        changes=changes_with(storage, target),
         table=TABLE,
         read=lambda: _cells(bridge.sandbox),
         api=api,

@@ -115,7 +115,7 @@ async def test_failed_commit(bridge: Bridge) -> None:
             raise UserError("on second thoughts")
 
     with pytest.raises(UserError, match="on second thoughts"):
-        await bridge.changes.run(BY, body, token=MASTER)
+        await bridge.changes.run(body)
     assert [await bridge.is_valid(token) for token in bridge.api.tokens] == [False]
     assert [await bridge.staged(file_id) for file_id in bridge.api.file_ids] == [False]
 

@@ -18,7 +18,7 @@ from stream.definition.repository import Definitions
 from stream.errors import UserError
 from stream.etcd import EtcdClient
 from stream.storage.model.state import FileState, SliceState
-from stream.storage.store.opening import DefinitionChanges
+from tests.definition.changes import Changes
 from tests.storage.histories.world import (
     BY,
     SINK_KEY,
@@ -39,8 +39,14 @@ class World:
     def __init__(self, client: EtcdClient) -> None:
         self.storage = Storage(client)
         self.provider = RecordingProvider()
-        self.changes = DefinitionChanges(
-            client, self.storage.repository, self.provider, self.storage.tick
+        self.changes = Changes.of(
+            client,
+            self.storage.repository,
+            self.provider,
+            self.storage.tick,
+            source=SOURCE_KEY,
+            by=BY,
+            token="user-token",
         )
         self.runs = 0
 
@@ -50,7 +56,7 @@ class World:
             return await body(change, definitions)
 
         self.runs = 0
-        return await self.changes.run(BY, counted, token="user-token")
+        return await self.changes.run(counted)
 
     async def create_source(self) -> None:
         async def body(change: Change, definitions: Definitions) -> None:
@@ -306,7 +312,7 @@ async def test_reading_alone(world: World) -> None:
 @pytest_twisted.ensureDeferred
 async def test_endless_preparation(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that wants another table in each run ends with an error, and leaves nothing."""
-    monkeypatch.setattr("stream.storage.store.opening.MAX_ROUNDS", 3)
+    monkeypatch.setattr("stream.definition.change.files.MAX_ROUNDS", 3)
     await world.create_sink(SINK_KEY)
     seen: list[datetime] = []
 

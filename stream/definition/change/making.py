@@ -1,0 +1,185 @@
+"""The way of a change of definitions: check, prepare, transaction, after.
+
+Every change of a source or a sink is a `DefinitionChange`, and `DefinitionChanges.make` makes it,
+step by step. What a change writes is decided by `stream.definition.repository`.
+
+Note [Remote calls]: a file needs remote things (token, table, staging file), and a transaction may
+run several times. So the transaction never calls out. When it has met sinks that need a file which
+isn't prepared, it ends with `FilesNotPrepared`; these files are prepared, several at a time, and
+the whole runs again. What was prepared and isn't used in the end is discarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from functools import partial
+from typing import Generic, Protocol, TypeVar
+
+import attrs
+
+from stream.definition.change.attempt import Change
+from stream.definition.change.files import (
+    FileRecords,
+    FilesNotPrepared,
+    Prepared,
+    PreparedFiles,
+    RemoteFiles,
+    SinkFiles,
+)
+from stream.definition.entity import By
+from stream.definition.key import SinkKey, SourceKey
+from stream.definition.repository import Definitions
+from stream.etcd import AtomicTxn, EtcdClient, Lock, atomic
+
+__all__ = ["Author", "DefinitionChange", "DefinitionChanges"]
+
+T = TypeVar("T")
+P = TypeVar("P", bound=Prepared)
+
+TURN_SECONDS = 300.0
+"""How long a change that makes or deletes tables waits for others of the same source."""
+
+
+async def _nothing(result: object) -> None:
+    return
+
+
+@attrs.frozen(kw_only=True)
+class DefinitionChange(Generic[T]):
+    """One change of a source or a sink that somebody asks for.
+
+    :ivar key: of what is changed.
+    :ivar write: reads, checks, decides and writes in a transaction; may run several times.
+    :ivar makes_tables: whether it makes or deletes tables: such changes of one source are made one
+        after the other.
+    :ivar after: what follows when everything is written, given the result of `write`.
+    """
+
+    key: SourceKey | SinkKey
+    write: Callable[[Change, Definitions], Awaitable[T]]
+    makes_tables: bool = False
+    after: Callable[[T], Awaitable[None]] = _nothing
+
+    @property
+    def source_key(self) -> SourceKey:
+        """The source that is changed, alone or with one of its sinks."""
+        return self.key.source_key if isinstance(self.key, SinkKey) else self.key
+
+
+@attrs.frozen
+class Author:
+    """Who makes a change.
+
+    :ivar token: with which the things that a change needs are made remotely.
+    """
+
+    by: By
+    token: str | None = attrs.field(default=None, repr=False)
+
+
+class Locks(Protocol):
+    """Hands out locks; a `stream.etcd.Session`."""
+
+    async def lock(self, name: str, *, timeout: float) -> Lock:
+        """The lock *name*, within *timeout* seconds."""
+
+
+class Readers(Protocol):
+    """Those who read definitions on this node; `stream.definition.live.LiveDefinitions`."""
+
+    async def settle(self, source: SourceKey) -> None:
+        """Wait until they find what is stored of *source*."""
+
+
+@attrs.frozen
+class _Attempt(Generic[T]):
+    """What one transaction of a change has written.
+
+    :ivar used: sinks whose prepared file was opened.
+    :ivar is_last: whether the change is complete with it, see Note [Pieces] of
+        `stream.definition.repository`.
+    """
+
+    result: T
+    used: set[SinkKey]
+    is_last: bool
+
+
+class DefinitionChanges(Generic[P]):
+    """Makes changes of definitions, with everything that they mean for files.
+
+    :param records: of files.
+    :param remote: the remote parts of files.
+    :param now: the time in UTC.
+    """
+
+    def __init__(
+        self,
+        client: EtcdClient,
+        records: FileRecords[P],
+        remote: RemoteFiles[P],
+        now: Callable[[], datetime],
+        *,
+        locks: Locks,
+        readers: Readers,
+    ) -> None:
+        self._client = client
+        self._records = records
+        self._remote = remote
+        self._now = now
+        self._locks = locks
+        self._readers = readers
+
+    async def make(
+        self, change: DefinitionChange[T], author: Author, written: Callable[[], None] | None = None
+    ) -> T:
+        """Make *change*, in one transaction or in several that are each safe on their own.
+
+        1. Check: the change is tried. What can't be done is refused by an error, and sinks whose
+           file isn't prepared are found. Nothing is written then.
+        2. Prepare: what these files need is made remotely; see Note [Remote calls].
+        3. Transaction: the change is tried again, and written.
+        4. After: readers on this node find it; then comes what else follows from it.
+
+        :param written: called when everything is written and can be read.
+        """
+        async with AsyncExitStack() as stack:
+            if change.makes_tables:
+                await stack.enter_async_context(await self._turn(change.source_key))
+            prepared = PreparedFiles(self._remote, self._now, author.token)
+            stack.push_async_callback(prepared.discard)
+            while True:
+                attempt = partial(self._attempt, change, author, prepared, self._now())
+                try:
+                    made = await atomic(self._client, attempt)
+                except FilesNotPrepared as needed:
+                    await prepared.prepare(needed.missing)
+                    continue
+                await prepared.committed(made.used)
+                if made.is_last:
+                    break
+            await self._readers.settle(change.source_key)
+            if written is not None:
+                written()
+            await change.after(made.result)
+            return made.result
+
+    async def _attempt(
+        self,
+        change: DefinitionChange[T],
+        author: Author,
+        prepared: PreparedFiles[P],
+        now: datetime,
+        txn: AtomicTxn,
+    ) -> _Attempt[T]:
+        """Run *change* in *txn*. Raises `FilesNotPrepared`, so that nothing is written."""
+        files = SinkFiles(self._records, self._remote, prepared.by_sink, token=author.token)
+        definitions = Definitions(files)
+        result = await change.write(Change(txn, now, author.by), definitions)
+        files.check_prepared()
+        return _Attempt(result, files.used, not definitions.unfinished)
+
+    async def _turn(self, source: SourceKey) -> Lock:
+        return await self._locks.lock(f"api.source.sinks.{source}", timeout=TURN_SECONDS)

@@ -1,0 +1,67 @@
+"""Changes of definitions as tests make them: nobody else reads or changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TypeVar
+
+import attrs
+
+from stream.definition.change import Change
+from stream.definition.change.files import FileRecords, Prepared, RemoteFiles
+from stream.definition.change.making import Author, DefinitionChange, DefinitionChanges
+from stream.definition.entity import By
+from stream.definition.key import SinkKey, SourceKey
+from stream.definition.repository import Definitions
+from stream.etcd import EtcdClient, Lock
+
+__all__ = ["Changes"]
+
+T = TypeVar("T")
+P = TypeVar("P", bound=Prepared)
+
+
+class _NoLocks:
+    async def lock(self, name: str, *, timeout: float) -> Lock:
+        raise AssertionError(f"a test's change asks for the lock {name}")
+
+
+class _NoReaders:
+    async def settle(self, source: SourceKey) -> None:
+        return
+
+
+@attrs.frozen
+class Changes:
+    """Makes changes whose bodies tests write.
+
+    :ivar source: what is changed, or its source.
+    :ivar author: who makes them.
+    """
+
+    changes: DefinitionChanges[Prepared]
+    source: SourceKey | SinkKey
+    author: Author
+
+    @classmethod
+    def of(
+        cls,
+        client: EtcdClient,
+        records: FileRecords[P],
+        remote: RemoteFiles[P],
+        now: Callable[[], datetime],
+        *,
+        source: SourceKey,
+        by: By,
+        token: str,
+    ) -> Changes:
+        """Changes of *source* with real files."""
+        changes = DefinitionChanges(
+            client, records, remote, now, locks=_NoLocks(), readers=_NoReaders()
+        )
+        return cls(changes, source, Author(by, token))  # type: ignore[arg-type]
+
+    async def run(self, body: Callable[[Change, Definitions], Awaitable[T]]) -> T:
+        """Make one change."""
+        return await self.changes.make(DefinitionChange(key=self.source, write=body), self.author)
