@@ -45,8 +45,8 @@ from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.parser import RequestParser
 from stream.source.http.protocol import IngestFactory, Limits
 from stream.source.interfaces import IAnswer, ISinkWriter
-from stream.source.taps import TailSampler
 from stream.source.turns import Turns
+from stream.tail.sampler import TailSampler
 
 KEY = SourceKey(1, 1, "bench")
 SECRET = "s" * 48

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
@@ -24,7 +25,7 @@ from stream.api.resources.settings import EntitySettings
 from stream.api.resources.sinks import Sinks
 from stream.api.resources.sources import Sources
 from stream.api.resources.statistics import SinkStatistics
-from stream.api.resources.tail import TailHub, Tails
+from stream.api.resources.tail import Tails, sample_site
 from stream.api.resources.tasks import Tasks
 from stream.api.resources.versions import Versions
 from stream.api.resources.views import Urls
@@ -39,6 +40,7 @@ from stream.ops.endpoint import server_endpoint
 from stream.ops.metrics.registry import Metrics
 from stream.settings import Settings
 from stream.storage.store.repository import StorageRepository
+from stream.tail.hub import TailHub
 from stream.target.registry import Targets
 from stream.task.abandoned import AbandonedTasks
 from stream.task.cleanup import TaskCleanup
@@ -117,7 +119,13 @@ class ApiService(Service):
             settings.api.public_url.rstrip("/"), settings.source.http.public_url.rstrip("/")
         )
         reads = DefinitionReads(client)
-        self._tails = TailHub(reactor, session, settings.api.tail, hostname=settings.hostname)
+        self._tails = TailHub(
+            reactor,
+            session,
+            settings.api.tail,
+            hostname=settings.hostname,
+            site=partial(sample_site, reactor),
+        )
         live = self._live = LiveDefinitions(reactor, client, session)
         changes = DefinitionChanges(client, repository, targets, now, locks=session, readers=live)
         events = SourceEvents(reactor, authority)

@@ -20,13 +20,13 @@ from stream.errors import NestedError, UserError
 from stream.mapping.render import RowTooBig
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
-from stream.record.tail import shown_record
 from stream.settings import DeadLetterSettings
 from stream.sink import dead_letter
 from stream.sink.dead_letter import DeadLetters
 from stream.sink.dead_letter_files import DeadLetterFiles
 from stream.sink.dead_letter_line import DeadRecord, time_of
 from stream.storage.model.entity import DeadLetter
+from stream.tail.shown_record import shown_record
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import attrs
@@ -81,11 +81,7 @@ class ChangeTasks:
                 run.outputs = self._outputs(key)
 
             try:
-                with (
-                    self._events.about(call.identity, change.source_key, event)
-                    if event
-                    else nullcontext()
-                ):
+                with self._events.about(call.identity, change.source_key, event):
                     await self._changes.make(change, _author(call.identity), written)
             except Exception as problem:
                 shown = as_user_error(problem)
@@ -130,8 +126,13 @@ class SourceEvents:
         self._authority = authority
 
     @contextmanager
-    def about(self, identity: Identity, key: SourceKey, event: SourceEvent) -> Iterator[None]:
-        """Send *event* at the end of the block, with its success or failure."""
+    def about(
+        self, identity: Identity, key: SourceKey, event: SourceEvent | None
+    ) -> Iterator[None]:
+        """Send *event*, if there is one, at the end of the block, with its success or failure."""
+        if event is None:
+            yield
+            return
         started = self._reactor.seconds()
         problem: Exception | None = None
         try:

@@ -36,8 +36,8 @@ from stream.source.http.special import LARGE_BYTES, SpecialWriter, is_large
 from stream.source.interfaces import IDispatcher, IRouter
 from stream.source.meters import SourceMeters
 from stream.source.otlp.handler import OtlpHandler
-from stream.source.taps import TailSampler
 from stream.source.turns import Turns
+from stream.tail.sampler import TailSampler
 
 __all__ = ["IngestHandler"]
 

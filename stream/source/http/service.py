@@ -28,9 +28,9 @@ from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.protocol import IngestFactory, Limits
 from stream.source.interfaces import IRouter
 from stream.source.meters import SourceMeters
-from stream.source.tail import TailSender
-from stream.source.taps import TailSampler
 from stream.source.turns import Turns
+from stream.tail.sampler import TailSampler
+from stream.tail.sender import TailSender
 from stream.values.codec import decode
 
 __all__ = ["HttpSourceService"]

@@ -29,8 +29,8 @@ from stream.source.http.answers import (
 )
 from stream.source.http.batch_answer import BatchAnswer, BlockAnswer
 from stream.source.interfaces import ISinkWriter
-from stream.source.taps import TailSampler
 from stream.source.turns import Turns, Waited
+from stream.tail.sampler import TailSampler
 
 __all__ = ["LARGE_BYTES", "SpecialWriter", "is_large"]
 

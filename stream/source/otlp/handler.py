@@ -34,8 +34,8 @@ from stream.source.interfaces import IDispatcher, IRouter
 from stream.source.otlp.decode import Encoding, Export, Signal, decode_steps, read_encoding
 from stream.source.otlp.flatten import Record, check_repeated_steps, flatten
 from stream.source.otlp.response import Outcome, error_answer, export_answer
-from stream.source.taps import TailSampler
 from stream.source.turns import Turns, Waited
+from stream.tail.sampler import TailSampler
 
 __all__ = ["OtlpHandler"]
 

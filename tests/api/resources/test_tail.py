@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import attrs
@@ -13,21 +14,21 @@ import pytest_twisted
 import treq
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import Clock
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 
-from stream.api.resources.tail import HEARTBEAT_SECONDS, MAX_WAITING_BYTES, TailHub, Watch
+from stream.api.resources.tail import sample_site
 from stream.definition.key import SourceKey
-from stream.definition.tail import TAIL
 from stream.errors import UserError
 from stream.etcd import EtcdClient, Session
 from stream.settings.tree import TailSettings
-from stream.source.tail import TailSender
-from stream.source.taps import TailSampler
+from stream.tail.hub import TailHub
+from stream.tail.sampler import TailSampler
+from stream.tail.sender import TailSender
+from stream.tail.subscription import TAIL
 from tests.api.conftest import SOURCE, TOKEN, Api
-from tests.source.test_taps import SOURCE as KEY
-from tests.source.test_taps import record
+from tests.tail.test_sampler import SOURCE as KEY
+from tests.tail.test_sampler import record
 from tests.waiting import until
 
 
@@ -168,11 +169,27 @@ class Hub:
         return response.code, json.loads(await response.content())
 
 
+def _hub(session: Session, most: int) -> TailHub:
+    return TailHub(
+        reactor,
+        session,
+        TailSettings(max_concurrent=most),
+        hostname="localhost",
+        site=partial(sample_site, reactor),
+    )
+
+
 @pytest_twisted.async_yield_fixture()
 async def hub(etcd: EtcdClient) -> AsyncIterator[Hub]:
     session = Session(etcd, ttl=15, reactor=reactor)
     await session.startService()
-    hub = TailHub(reactor, session, TailSettings(max_concurrent=1), hostname="localhost")
+    hub = TailHub(
+        reactor,
+        session,
+        TailSettings(max_concurrent=1),
+        hostname="localhost",
+        site=partial(sample_site, reactor),
+    )
     await hub.startService()
     yield Hub(hub, etcd)
     await hub.stopService()
@@ -226,7 +243,13 @@ async def test_a_source_and_a_project_have_their_shares(etcd: EtcdClient) -> Non
     """A fifth and a half of all tails; others still find a place."""
     session = Session(etcd, ttl=15, reactor=reactor)
     await session.startService()
-    hub = TailHub(reactor, session, TailSettings(max_concurrent=10), hostname="localhost")
+    hub = TailHub(
+        reactor,
+        session,
+        TailSettings(max_concurrent=10),
+        hostname="localhost",
+        site=partial(sample_site, reactor),
+    )
     await hub.startService()
 
     async def send(_data: bytes) -> None:
@@ -255,59 +278,3 @@ async def test_a_source_and_a_project_have_their_shares(etcd: EtcdClient) -> Non
     await gatherResults(watching)
     await hub.stopService()
     await session.stopService()
-
-
-@pytest_twisted.ensureDeferred
-async def test_what_waits_is_shared() -> None:
-    """With many callers each may be less behind."""
-    clock = Clock()
-    watch = Watch(clock, KEY, None, lambda: 1000)
-    watch.put([b"x" * 400] * 3, 0, 0)
-    assert (watch._bytes, watch._overflow) == (800, 1)
-
-
-class Slow:
-    """A caller that takes one event each time it is told to."""
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-        self.turn: Deferred[None] = Deferred()
-
-    async def send(self, data: bytes) -> None:
-        self.sent.append(data)
-        await self.turn
-
-    def go_on(self) -> None:
-        turn, self.turn = self.turn, Deferred()
-        turn.callback(None)
-
-
-def test_a_slow_caller() -> None:
-    """Costs bounded memory: what it doesn't take in time is counted instead."""
-    clock, slow = Clock(), Slow()
-    watch = Watch(clock, KEY, None)
-    writing = Deferred.fromCoroutine(watch.write(slow.send))
-    large = b"x" * (MAX_WAITING_BYTES // 4)
-    watch.put([b"{}"], 0, 0)
-    for _ in range(6):
-        watch.put([large], 0, 0)
-    watch.end("duration")
-    while not writing.called:
-        slow.go_on()
-    names = [data.split(b"\n")[0] for data in slow.sent]
-    assert names == [b"event: record"] * 5 + [b"event: dropped", b"event: end"]
-    assert b'"overflow":2' in slow.sent[-2]
-
-
-def test_a_heartbeat() -> None:
-    """A quiet source doesn't look like a dead connection."""
-    clock, slow = Clock(), Slow()
-    watch = Watch(clock, KEY, None)
-    writing = Deferred.fromCoroutine(watch.write(slow.send))
-    clock.advance(HEARTBEAT_SECONDS)
-    assert slow.sent == [b": nothing new\n\n"]
-    slow.go_on()
-    watch.end("duration")
-    slow.go_on()
-    assert writing.called
-    assert not clock.getDelayedCalls()

@@ -32,8 +32,8 @@ from stream.source.http.responses import MAX_REQUESTED_HEADERS
 from stream.source.http.route import Ingest, NotFound, find_route
 from stream.source.interfaces import IAnswer, ISinkWriter
 from stream.source.meters import SourceMeters
-from stream.source.taps import TailSampler
 from stream.source.turns import Turns
+from stream.tail.sampler import TailSampler
 from tests.source.http.test_parser import next_whole
 from tests.templates.inprocess import InProcessTemplates
 

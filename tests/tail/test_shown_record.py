@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
-from stream.record.tail import shown_record
+from stream.tail.shown_record import shown_record
 from stream.values.redaction import MASK
 
 

@@ -7,10 +7,9 @@ from typing import Any
 import orjson
 
 from stream.definition.key import SourceKey
-from stream.definition.tail import TailSubscription
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
-from stream.source.taps import (
+from stream.tail.sampler import (
     MAX_ALL_QUEUES_BYTES,
     MAX_QUEUE_BYTES,
     MAX_SENT_BYTES,
@@ -18,6 +17,7 @@ from stream.source.taps import (
     TailSampler,
     Tap,
 )
+from stream.tail.subscription import TailSubscription
 from stream.values.utctime import from_timestamp
 
 SOURCE = SourceKey(123, 456, "my-source")

@@ -17,13 +17,13 @@ from twisted.logger import capturedLogs
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from stream.definition.tail import TailSubscription
 from stream.etcd import EtcdClient
-from stream.source.tail import Outlet, TailSender
-from stream.source.taps import TailSampler
+from stream.tail.sampler import TailSampler
+from stream.tail.sender import Outlet, TailSender
+from stream.tail.subscription import TailSubscription
 from stream.values.codec import encode
 from stream.values.utctime import from_timestamp
-from tests.source.test_taps import OTHER, SOURCE, record, subscription
+from tests.tail.test_sampler import OTHER, SOURCE, record, subscription
 from tests.waiting import until
 
 

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import attrs
 
 from stream.definition.key import SourceKey
-from stream.definition.tail import TailSubscription
 from stream.record.context import RecordContext
 from stream.record.elements import Element
-from stream.record.tail import shown_record
+from stream.tail.shown_record import shown_record
+from stream.tail.subscription import TailSubscription
 from stream.values.bucket import TokenBucket
 
 __all__ = [

@@ -30,11 +30,11 @@ from twisted.web.iweb import IResponse
 
 from stream.concurrency.deadline import within
 from stream.definition.key import SourceKey
-from stream.definition.tail import TAIL, TailSubscription
 from stream.etcd import Batch, EtcdClient, Mirror, json_values
 from stream.ops.clock import wall_clock
 from stream.settings.address import is_loopback, split_address
-from stream.source.taps import MAX_SENT_BYTES, Sample, TailSampler, Tap
+from stream.tail.sampler import MAX_SENT_BYTES, Sample, TailSampler, Tap
+from stream.tail.subscription import TAIL, TailSubscription
 
 __all__ = ["Outlet", "TailSender"]
 

@@ -1,0 +1,1 @@
+"""Live tails: the newest records of a source, shown to whoever asks."""

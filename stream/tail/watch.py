@@ -1,0 +1,121 @@
+"""One caller that watches a source, on the node that it asked.
+
+The caller gets records as fast as it takes them; what is too much is left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from secrets import token_hex
+from typing import Any
+
+import orjson
+from twisted.internet.defer import Deferred
+
+from stream.definition.key import SourceKey
+
+__all__ = ["HEARTBEAT_SECONDS", "MAX_WAITING_BYTES", "Send", "Watch", "event"]
+
+HEARTBEAT_SECONDS = 15.0
+"""Without a record for so long a comment is sent, so that no proxy hangs up."""
+MAX_WAITING_BYTES = 1024 * 1024
+"""Records that wait for one slow caller."""
+_TOKEN_BYTES = 16
+_ID_BYTES = 8
+
+Send = Callable[[bytes], Awaitable[None]]
+"""Writes a part of what the caller gets; goes on when it takes more."""
+
+
+class Watch:
+    """One caller that watches a source. Left to itself, it never ends.
+
+    :param limit: end after so many records; ``None`` for any number.
+    :param max_waiting: how many bytes of records may wait.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        source: SourceKey,
+        limit: int | None,
+        max_waiting: Callable[[], int] = lambda: MAX_WAITING_BYTES,
+    ) -> None:
+        self.source = source
+        self.id = token_hex(_ID_BYTES)
+        self.token = token_hex(_TOKEN_BYTES)
+        self._reactor = reactor
+        self._limit = limit
+        self._max_waiting = max_waiting
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._over_rate = 0
+        self._overflow = 0
+        self._reason = ""
+        self._awake: Deferred[None] | None = None
+
+    def put(self, records: list[bytes], over_rate: int, overflow: int) -> None:
+        """Take what a source node has sent: JSON objects, and how many it has left out."""
+        most = self._max_waiting()
+        for record in records:
+            if self._bytes + len(record) > most:
+                overflow += 1
+            else:
+                self._waiting.append(record)
+                self._bytes += len(record)
+        self._over_rate += over_rate
+        self._overflow += overflow
+        self._wake()
+
+    def end(self, reason: str) -> None:
+        """Let the caller know that nothing follows. The first reason counts."""
+        self._reason = self._reason or reason
+        self._wake()
+
+    def _wake(self) -> None:
+        awake, self._awake = self._awake, None
+        if awake is not None and not awake.called:
+            awake.callback(None)
+
+    async def write(self, send: Send) -> None:
+        """Write events until the end."""
+        shown = 0
+        while True:
+            while self._waiting:
+                record = self._waiting.popleft()
+                self._bytes -= len(record)
+                await send(event("record", record))
+                shown += 1
+                if shown == self._limit:
+                    self.end("limit")
+                    self._waiting.clear()
+            if self._over_rate or self._overflow:
+                left_out = {"overRate": self._over_rate, "overflow": self._overflow}
+                self._over_rate = self._overflow = 0
+                await send(event("dropped", orjson.dumps(left_out)))
+            if self._reason:
+                await send(event("end", orjson.dumps({"reason": self._reason, "records": shown})))
+                return
+            if not self._waiting and not await self._woken():
+                await send(b": nothing new\n\n")
+
+    async def _woken(self) -> bool:
+        """Wait for something to do; whether there is."""
+        awake = self._awake = Deferred()
+        heartbeat = self._reactor.callLater(HEARTBEAT_SECONDS, self._wake)
+        try:
+            await awake
+        finally:
+            self._awake = None
+            if heartbeat.active():
+                heartbeat.cancel()
+        return bool(self._waiting or self._over_rate or self._overflow or self._reason)
+
+
+def event(name: str, data: bytes) -> bytes:
+    """A server-sent event.
+
+    :param data: JSON on one line.
+    """
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), data)

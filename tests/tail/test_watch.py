@@ -1,0 +1,64 @@
+"""One caller that watches a source: what it gets, and what it costs."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from stream.tail.watch import HEARTBEAT_SECONDS, MAX_WAITING_BYTES, Watch
+from tests.tail.test_sampler import SOURCE as KEY
+
+
+def test_what_waits_is_shared() -> None:
+    """With many callers each may be less behind."""
+    clock = Clock()
+    watch = Watch(clock, KEY, None, lambda: 1000)
+    watch.put([b"x" * 400] * 3, 0, 0)
+    assert (watch._bytes, watch._overflow) == (800, 1)
+
+
+class Slow:
+    """A caller that takes one event each time it is asked to."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.turn: Deferred[None] = Deferred()
+
+    async def send(self, data: bytes) -> None:
+        self.sent.append(data)
+        await self.turn
+
+    def go_on(self) -> None:
+        turn, self.turn = self.turn, Deferred()
+        turn.callback(None)
+
+
+def test_a_slow_caller_costs_bounded_memory() -> None:
+    """What it doesn't take in time is counted instead."""
+    clock, slow = Clock(), Slow()
+    watch = Watch(clock, KEY, None)
+    writing = Deferred.fromCoroutine(watch.write(slow.send))
+    large = b"x" * (MAX_WAITING_BYTES // 4)
+    watch.put([b"{}"], 0, 0)
+    for _ in range(6):
+        watch.put([large], 0, 0)
+    watch.end("duration")
+    while not writing.called:
+        slow.go_on()
+    names = [data.split(b"\n")[0] for data in slow.sent]
+    assert names == [b"event: record"] * 5 + [b"event: dropped", b"event: end"]
+    assert b'"overflow":2' in slow.sent[-2]
+
+
+def test_a_quiet_source_sends_a_heartbeat() -> None:
+    """A quiet source doesn't look like a dead connection."""
+    clock, slow = Clock(), Slow()
+    watch = Watch(clock, KEY, None)
+    writing = Deferred.fromCoroutine(watch.write(slow.send))
+    clock.advance(HEARTBEAT_SECONDS)
+    assert slow.sent == [b": nothing new\n\n"]
+    slow.go_on()
+    watch.end("duration")
+    slow.go_on()
+    assert writing.called
+    assert not clock.getDelayedCalls()
