@@ -101,8 +101,9 @@ async def test_the_time_is_over(api: Api, taps: TailSampler) -> None:
     await api.create_source()
     reader = Reader(api, "?duration=3&rate=1")
     await until(lambda: bool(taps))
+    later = time.time() + 1  # in another millisecond than the opening of the tap
     for _ in range(3):
-        taps.offer([KEY], record(at=time.time()))
+        taps.offer([KEY], record(at=later))
     await reader.done
     found = events(reader.body)
     assert [name for name, _ in found] == ["start", "record", "dropped", "end"]
