@@ -33,6 +33,8 @@ MAX_MIB = 1024
 SECONDS = 8.0
 SETTLE_SECONDS = 20.0
 """What the service has at most between two attacks."""
+ALONE_SECONDS = 4.0
+"""How long the good producer is watched alone before each attack."""
 MAX_RATIO = 3.0
 """Where the machine itself is slow: what the p99 may be of that without an attack."""
 _ROOT = Path(__file__).parents[2]
@@ -64,6 +66,7 @@ class Row:
     :ivar mib: resident memory of the service before, at most and afterwards, of itself alone and
         with its children, etcd left out.
     :ivar leases_lost: how often the log tells of a lost lease.
+    :ivar p99_alone_ms: without an attack, before this one or at the beginning, whichever is more.
     """
 
     name: str
@@ -128,7 +131,15 @@ def _resident(pid: int) -> int:
         return 0
 
 
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def _descendants(pid: int) -> Iterator[int]:
+    """Those that run a program of their own: before that, a child only shares our memory."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:
@@ -139,8 +150,9 @@ def _descendants(pid: int) -> Iterator[int]:
         except OSError:
             continue
         for child in map(int, children):
-            yield child
-            yield from _descendants(child)
+            if _command(child) != _command(pid):
+                yield child
+                yield from _descendants(child)
 
 
 @contextmanager
@@ -228,6 +240,9 @@ def _measure(
     attack.prepare()
     running = deployed.running[0]
     _settle(good, max(MAX_P99_MS, MAX_RATIO * p99_alone_ms))
+    if p99_alone_ms:
+        time.sleep(ALONE_SECONDS)
+        p99_alone_ms = max(_p99(_period(good)[0]), p99_alone_ms)
     memory = _Memory(running.process.pid)
     before, _ = memory.now()
     lost = running.log.read_bytes().count(_LEASE_LOST)
@@ -240,7 +255,7 @@ def _measure(
         attack.name,
         outcome,
         latencies[len(latencies) // 2],
-        latencies[int(len(latencies) * 0.99)],
+        _p99(latencies),
         latencies[-1],
         answers,
         (before, memory.peak, memory.now()[0]),
@@ -248,6 +263,11 @@ def _measure(
         running.log.read_bytes().count(_LEASE_LOST) - lost,
         p99_alone_ms,
     )
+
+
+def _p99(latencies: Sequence[float]) -> float:
+    """:param latencies: sorted."""
+    return latencies[int(len(latencies) * 0.99)] if latencies else 0.0
 
 
 async def _carried_out(attack: Attack, target: Target) -> str:

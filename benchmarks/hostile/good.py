@@ -18,7 +18,7 @@ import attrs
 
 __all__ = ["Good"]
 
-SECONDS_BETWEEN = 0.1
+SECONDS_BETWEEN = 0.05
 PATIENCE_SECONDS = 60.0
 _BODY = b'{"user":{"name":"good"}}'
 
