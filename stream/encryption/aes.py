@@ -16,9 +16,8 @@ from typing import Any
 import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from zope.interface import implementer
 
-from stream.encryption.interface import DecryptionFailed, IEncryptor
+from stream.encryption.interface import DecryptionFailed
 from stream.errors import UserError
 
 __all__ = ["KEY_BYTES", "AesEncryptor", "blob_of", "bound", "opened", "packed", "seal", "unpacked"]
@@ -31,7 +30,6 @@ _TAG_BYTES = 16
 _VERSION = b"\x01"
 
 
-@implementer(IEncryptor)
 class AesEncryptor:
     """See the module.
 
@@ -51,11 +49,11 @@ class AesEncryptor:
         self._cipher = AESGCM(secret_key)
 
     async def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
-        """See `IEncryptor.encrypt`."""
+        """See `Encryptor.encrypt`."""
         return _PREFIX + base64.b64encode(seal(self._cipher, packed(value), metadata)).decode()
 
     async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
-        """See `IEncryptor.decrypt`."""
+        """See `Encryptor.decrypt`."""
         return unpacked(opened(self._cipher, blob_of(text, _PREFIX), metadata))
 
 

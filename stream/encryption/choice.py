@@ -9,7 +9,7 @@ from twisted.python.threadpool import ThreadPool
 from stream.encryption.aes import AesEncryptor
 from stream.encryption.clear import ClearEncryptor
 from stream.encryption.envelope import EnvelopeEncryptor, KeyService
-from stream.encryption.interface import IEncryptor
+from stream.encryption.interface import Encryptor
 from stream.errors import UserError
 from stream.settings import EncryptionSettings
 
@@ -18,7 +18,7 @@ __all__ = ["PROVIDERS", "configured_encryptor", "encryptor_from"]
 PROVIDERS = ("none", "aes", "gcp", "aws", "azure")
 
 
-def encryptor_from(provider: str, secret_key: bytes = b"") -> IEncryptor:
+def encryptor_from(provider: str, secret_key: bytes = b"") -> Encryptor:
     """The encryptor for a *provider* that needs nobody else.
 
     :param provider: ``none`` or ``aes``.
@@ -35,9 +35,7 @@ def encryptor_from(provider: str, secret_key: bytes = b"") -> IEncryptor:
     )
 
 
-def configured_encryptor(
-    settings: EncryptionSettings, reactor: Any, pool: ThreadPool
-) -> IEncryptor:
+def configured_encryptor(settings: EncryptionSettings, reactor: Any, pool: ThreadPool) -> Encryptor:
     """The encryptor that *settings* describe; nothing is connected yet.
 
     :param pool: where a key service is asked.

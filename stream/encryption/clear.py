@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from zope.interface import implementer
-
-from stream.encryption.interface import DecryptionFailed, IEncryptor
+from stream.encryption.interface import DecryptionFailed
 
 __all__ = ["ClearEncryptor"]
 
 
-@implementer(IEncryptor)
 class ClearEncryptor:
     """See the module."""
 
     enabled = False
 
     async def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
-        """See `IEncryptor.encrypt`."""
+        """See `Encryptor.encrypt`."""
         return ""
 
     async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:

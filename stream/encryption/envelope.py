@@ -17,10 +17,9 @@ from typing import Any, Protocol
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
-from zope.interface import implementer
 
 from stream.encryption.aes import KEY_BYTES, blob_of, bound, opened, packed, seal, unpacked
-from stream.encryption.interface import DecryptionFailed, IEncryptor
+from stream.encryption.interface import DecryptionFailed
 
 __all__ = ["EnvelopeEncryptor", "KeyService"]
 
@@ -45,7 +44,6 @@ class KeyService(Protocol):
         """
 
 
-@implementer(IEncryptor)
 class EnvelopeEncryptor:
     """See the module. Unwrapped keys are kept for an hour, so that uploads don't wait for a cloud.
 
@@ -64,7 +62,7 @@ class EnvelopeEncryptor:
         self._keys: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
 
     async def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
-        """See `IEncryptor.encrypt`."""
+        """See `Encryptor.encrypt`."""
         key = os.urandom(KEY_BYTES)
         wrapped = await deferToThreadPool(
             self._reactor, self._pool, self._service.wrap, key, metadata
@@ -77,7 +75,7 @@ class EnvelopeEncryptor:
         return self._prefix + base64.b64encode(blob).decode()
 
     async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
-        """See `IEncryptor.decrypt`."""
+        """See `Encryptor.decrypt`."""
         blob = blob_of(text, self._prefix)
         if len(blob) < _HEAD_BYTES or blob[0] != _VERSION:
             raise DecryptionFailed("the encrypted value has an unknown version")

@@ -36,10 +36,10 @@ from stream.etcd.request import (
     compare_modified,
     delete_operation,
     delete_range_operation,
-    directory,
     get_operation,
     put_operation,
-    single,
+    require_key,
+    require_prefix,
 )
 from stream.values.backoff import Backoff
 
@@ -162,14 +162,14 @@ class AtomicTxn:
     # Writing.
 
     def put(self, key: str, value: bytes, *, lease: int = 0) -> None:
-        self._writes[single(key)] = _Put(value, lease)
+        self._writes[require_key(key)] = _Put(value, lease)
 
     def delete(self, key: str) -> None:
-        self._writes[single(key)] = None
+        self._writes[require_key(key)] = None
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete everything below *prefix* but what is put there afterwards."""
-        self._deleted_prefixes.append(directory(prefix))
+        self._deleted_prefixes.append(require_prefix(prefix))
         for key in [key for key in self._writes if key.startswith(prefix)]:
             del self._writes[key]
 

@@ -15,13 +15,13 @@ from stream.etcd.errors import EtcdUnavailable, InvalidToken
 from stream.etcd.request import (
     KeyValue,
     delete_operation,
-    directory,
     encoded,
     get_operation,
     key_set,
     key_value,
     put_operation,
-    single,
+    require_key,
+    require_prefix,
     transaction,
 )
 from stream.etcd.transport import Transport
@@ -134,7 +134,7 @@ class EtcdClient(Service):
         return await self._transport.call(method, body, repeatable=repeatable, timeout=timeout)
 
     async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
-        found = await self.read(single(key), revision=revision)
+        found = await self.read(require_key(key), revision=revision)
         return found.kvs[0] if found.kvs else None
 
     async def read(self, key: str, *, revision: int = 0, **options: Any) -> RangeResult:
@@ -192,7 +192,7 @@ class EtcdClient(Service):
                 page = min(limit - len(kvs), page)
 
     def _bounds(self, prefix: str, start_after: str, end: str | None) -> dict[str, Any]:
-        wanted: dict[str, Any] = key_set(self.namespace + directory(prefix))._marshal()
+        wanted: dict[str, Any] = key_set(self.namespace + require_prefix(prefix))._marshal()
         if start_after:
             wanted["key"] = encoded(f"{self.namespace}{prefix}{start_after}\0")
         if end is not None:
@@ -209,17 +209,19 @@ class EtcdClient(Service):
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Returns the revision of the put."""
-        body = put_operation(self.namespace + single(key), value, lease)._marshal()["request_put"]
+        body = put_operation(self.namespace + require_key(key), value, lease)._marshal()[
+            "request_put"
+        ]
         answer = await self.call("kv/put", body)
         return int(answer["header"]["revision"])
 
     async def delete(self, key: str) -> bool:
         """Whether the key existed."""
-        return await self._delete(single(key)) > 0
+        return await self._delete(require_key(key)) > 0
 
     async def delete_prefix(self, prefix: str) -> int:
         """Delete all keys below *prefix*; it ends with a slash. Returns how many there were."""
-        return await self._delete(directory(prefix))
+        return await self._delete(require_prefix(prefix))
 
     async def _delete(self, key: str) -> int:
         body = delete_operation(self.namespace + key)._marshal()["request_delete_range"]
@@ -247,7 +249,9 @@ class EtcdClient(Service):
         found: dict[str, KeyValue | None] = {}
         for start in range(0, len(keys), READS_PER_REQUEST):
             some = keys[start : start + READS_PER_REQUEST]
-            body = transaction([], [get_operation(self.namespace + single(key)) for key in some])
+            body = transaction(
+                [], [get_operation(self.namespace + require_key(key)) for key in some]
+            )
             if revision:
                 for operation in body["success"]:
                     operation["request_range"]["revision"] = revision

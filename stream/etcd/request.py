@@ -29,13 +29,13 @@ __all__ = [
     "compare_modified",
     "delete_operation",
     "delete_range_operation",
-    "directory",
     "encoded",
     "get_operation",
     "key_set",
     "key_value",
     "put_operation",
-    "single",
+    "require_key",
+    "require_prefix",
     "transaction",
 ]
 
@@ -66,14 +66,14 @@ def key_value(plain: Mapping[str, Any], namespace: str) -> KeyValue:
     )
 
 
-def single(key: str) -> str:
+def require_key(key: str) -> str:
     """*key*, if it names one key. A slash at the end would stand for everything below it."""
     if not key or key.endswith("/"):
         raise ValueError(f'"{key}" is not the name of one key')
     return key
 
 
-def directory(prefix: str) -> str:
+def require_prefix(prefix: str) -> str:
     """*prefix*, if it ends with a slash, or is empty: the whole namespace."""
     if prefix and not prefix.endswith("/"):
         raise ValueError(f'the prefix "{prefix}" has no slash at the end')

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import orjson
 
 from stream.errors import UserError
+from stream.record import go_json
 from stream.record.context import RecordContext
 from stream.record.jsontree import JsonPath, text_bytes
 from stream.record.path import ABSENT, find_strictly, parse_path
-from stream.record.printing import print_json
 
 __all__ = ["path_cell"]
 
@@ -41,7 +41,7 @@ def path_cell(
             elif raw_string and isinstance(value, str):
                 found = text_bytes(value)
             else:
-                found = print_json(value).encode()
+                found = go_json.dumps(value).encode()
         if found is not None:
             return found
         if default is not None:

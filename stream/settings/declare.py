@@ -20,12 +20,12 @@ from stream.values.duration import Duration
 __all__ = [
     "Leaf",
     "Override",
+    "duration",
     "flag_name",
     "group",
     "leaves_of",
     "setting",
     "size",
-    "span",
     "with_values",
 ]
 
@@ -38,7 +38,7 @@ _SECTION = "stream.section"
 _CAPITALS = re.compile(r"[A-Z]+")
 _SEPARATORS = re.compile(r"[. -]+")
 
-span = Duration.parse
+duration = Duration.parse
 size = ByteSize.parse
 
 

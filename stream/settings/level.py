@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import attrs
 
-from stream.settings.declare import group, setting, size, span
+from stream.settings.declare import duration, group, setting, size
 from stream.settings.local import LocalLevelSettings
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
@@ -31,27 +31,27 @@ __all__ = [
 @attrs.frozen
 class StagingOperatorSettings:
     slice_rotation_check_interval: Duration = setting(
-        span("1s"),
+        duration("1s"),
         "Interval of checking the upload triggers of open slices.",
         rule="required,minDuration=100ms,maxDuration=30s",
     )
     slice_rotation_timeout: Duration = setting(
-        span("5m"),
+        duration("5m"),
         "Timeout of replacing a slice by a new one.",
         rule="required,minDuration=30s,maxDuration=15m",
     )
     slice_close_timeout: Duration = setting(
-        span("1m"),
+        duration("1m"),
         "How long a slice waits for its source nodes to stop writing.",
         rule="required,minDuration=10s,maxDuration=10m",
     )
     slice_upload_check_interval: Duration = setting(
-        span("2s"),
+        duration("2s"),
         "Interval of looking for slices to upload.",
         rule="required,minDuration=500ms,maxDuration=30s",
     )
     slice_upload_timeout: Duration = setting(
-        span("15m"),
+        duration("15m"),
         "Timeout of the upload of one slice.",
         rule="required,minDuration=30s,maxDuration=60m",
     )
@@ -73,7 +73,7 @@ class UploadTriggerSettings:
         override="user",
     )
     interval: Duration = setting(
-        span("30s"),
+        duration("30s"),
         "Duration from the last slice upload to trigger the next upload.",
         rule="required,minDuration=1s,maxDuration=30m",
         override="user",
@@ -83,7 +83,7 @@ class UploadTriggerSettings:
 @attrs.frozen
 class UploadSettings:
     min_interval: Duration = setting(
-        span("10s"),
+        duration("10s"),
         "Min interval between uploads of one sink.",
         rule="required,minDuration=1s,maxDuration=30m",
     )
@@ -99,27 +99,27 @@ class StagingLevelSettings:
 @attrs.frozen
 class TargetOperatorSettings:
     file_rotation_check_interval: Duration = setting(
-        span("1s"),
+        duration("1s"),
         "Interval of checking the import triggers of open files.",
         rule="required,minDuration=100ms,maxDuration=30s",
     )
     file_rotation_timeout: Duration = setting(
-        span("5m"),
+        duration("5m"),
         "Timeout of replacing a file by a new one.",
         rule="required,minDuration=30s,maxDuration=15m",
     )
     file_close_timeout: Duration = setting(
-        span("1m"),
+        duration("1m"),
         "How long a file waits for the upload of its slices before it is looked at again.",
         rule="required,minDuration=10s,maxDuration=10m",
     )
     file_import_check_interval: Duration = setting(
-        span("1s"),
+        duration("1s"),
         "Interval of looking for files to import.",
         rule="required,minDuration=500ms,maxDuration=30s",
     )
     file_import_timeout: Duration = setting(
-        span("15m"),
+        duration("15m"),
         "Timeout of the import of one file.",
         rule="required,minDuration=30s,maxDuration=60m",
     )
@@ -141,7 +141,7 @@ class ImportTriggerSettings:
         override="user",
     )
     interval: Duration = setting(
-        span("1m"),
+        duration("1m"),
         "Duration from the last import to trigger the next import.",
         rule="required,minDuration=1s,maxDuration=24h",
         override="user",
@@ -155,7 +155,7 @@ class ImportTriggerSettings:
         unsigned=True,
     )
     expiration: Duration = setting(
-        span("30m"),
+        duration("30m"),
         "Min remaining expiration to trigger file import.",
         rule="required,minDuration=5m,maxDuration=45m",
         override="protected",
@@ -168,7 +168,7 @@ class ImportSettings:
         100, "Max number of slices in one file.", rule="required,min=50,max=149", unsigned=True
     )
     min_interval: Duration = setting(
-        span("1m"),
+        duration("1m"),
         "Min interval between imports of one sink.",
         rule="required,minDuration=1s,maxDuration=24h",
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import attrs
 
-from stream.settings.declare import group, setting, size, span
+from stream.settings.declare import duration, group, setting, size
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
 
@@ -120,7 +120,7 @@ class SyncSettings:
         override="user",
     )
     check_interval: Duration = setting(
-        span("5ms"),
+        duration("5ms"),
         "Minimal interval between syncs to disk.",
         rule="required,minDuration=1ms,maxDuration=30s",
         override="protected",
@@ -145,7 +145,7 @@ class SyncSettings:
         override="protected",
     )
     interval_trigger: Duration = setting(
-        span("50ms"),
+        duration("50ms"),
         "Interval from the last sync to trigger sync.",
         rule="required,minDuration=10ms,maxDuration=30s",
         override="protected",
@@ -202,7 +202,7 @@ class WriterNetworkSettings:
         rule="required,oneof=tcp kcp",
     )
     keep_alive_interval: Duration = setting(
-        span("5s"),
+        duration("5s"),
         "Interval of keep-alive messages.",
         rule="required,minDuration=1s,maxDuration=60s",
     )
@@ -222,22 +222,22 @@ class WriterNetworkSettings:
         rule="required,minBytes=256kB,maxBytes=10MB",
     )
     stream_open_timeout: Duration = setting(
-        span("10s"),
+        duration("10s"),
         "Timeout of opening a slice on the disk writer.",
         rule="required,minDuration=1s,maxDuration=30s",
     )
     stream_close_timeout: Duration = setting(
-        span("10s"),
+        duration("10s"),
         "Timeout of closing a slice on the disk writer.",
         rule="required,minDuration=1s,maxDuration=30s",
     )
     stream_write_timeout: Duration = setting(
-        span("10s"),
+        duration("10s"),
         "Timeout of writing a chunk on the disk writer.",
         rule="required,minDuration=1s,maxDuration=60s",
     )
     shutdown_timeout: Duration = setting(
-        span("30s"),
+        duration("30s"),
         "How long the disk writer waits for its clients when it stops.",
         rule="required,minDuration=1s,maxDuration=600s",
     )

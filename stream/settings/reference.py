@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stream.settings.declare import Leaf
 from stream.settings.flags import SPECIAL_FLAGS
-from stream.settings.inert import IGNORED_SETTINGS
+from stream.settings.ignored import IGNORED_SETTINGS
 from stream.settings.tree import LEAVES
 from stream.settings.usage import GENERAL, section_of, type_name
 

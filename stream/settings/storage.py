@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import attrs
 
-from stream.settings.declare import group, setting, span
+from stream.settings.declare import duration, group, setting
 from stream.settings.level import StorageLevel
 from stream.values.duration import Duration
 
@@ -25,12 +25,12 @@ __all__ = [
 @attrs.frozen
 class StatisticsSyncSettings:
     interval: Duration = setting(
-        span("1s"),
+        duration("1s"),
         "Interval of writing the statistics to the database.",
         rule="required,minDuration=100ms,maxDuration=5s",
     )
     timeout: Duration = setting(
-        span("30s"),
+        duration("30s"),
         "Timeout of one write of the statistics.",
         rule="required,minDuration=1s,maxDuration=1m",
     )
@@ -42,7 +42,7 @@ class StatisticsCacheL2Settings:
         True, "Answer totals from a cache of sums instead of adding them up for each request."
     )
     interval: Duration = setting(
-        span("1s"),
+        duration("1s"),
         "Interval of throwing the cached sums away.",
         rule="required,minDuration=100ms,maxDuration=5s",
     )
@@ -72,17 +72,17 @@ class MetadataCleanupSettings:
         30, "How many imported files of each sink are kept.", rule="required,min=0,max=100"
     )
     active_file_expiration: Duration = setting(
-        span("168h"),
+        duration("168h"),
         "Age at which a file that was not imported is given up and deleted.",
         rule="required,minDuration=1h,maxDuration=720h,gtefield=archivedFileExpiration",
     )
     archived_file_expiration: Duration = setting(
-        span("1h"),
+        duration("1h"),
         "Age at which an imported file is deleted.",
         rule="required,minDuration=15m,maxDuration=720h",
     )
     interval: Duration = setting(
-        span("10m"),
+        duration("10m"),
         "Interval of the cleanup of file records.",
         rule="required,minDuration=30s,maxDuration=24h",
     )
@@ -98,7 +98,7 @@ class JobCleanupSettings:
         10, "How many failures end one round of the cleanup.", rule="required,min=0,max=100"
     )
     interval: Duration = setting(
-        span("30s"),
+        duration("30s"),
         "Interval of the cleanup of job records.",
         rule="required,minDuration=5s,maxDuration=10m",
     )
@@ -108,7 +108,7 @@ class JobCleanupSettings:
 class DiskCleanupSettings:
     enabled: bool = setting(True, "Delete files of slices that are no longer in the database.")
     interval: Duration = setting(
-        span("5m"),
+        duration("5m"),
         "Interval of the cleanup of volumes.",
         rule="required,minDuration=5m,maxDuration=24h",
     )

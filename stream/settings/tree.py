@@ -8,7 +8,7 @@ import socket
 
 import attrs
 
-from stream.settings.declare import Leaf, group, leaves_of, setting, size, span
+from stream.settings.declare import Leaf, duration, group, leaves_of, setting, size
 from stream.settings.storage import StorageSettings
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
@@ -124,13 +124,13 @@ class EtcdSettings:
     username: str = setting("", "User name for etcd, empty = no authentication.")
     password: str = setting("", "Password for etcd.", secret=True)
     connect_timeout: Duration = setting(
-        span("30s"), "How long to wait for etcd at the start.", rule="required"
+        duration("30s"), "How long to wait for etcd at the start.", rule="required"
     )
     keep_alive_timeout: Duration = setting(
-        span("5s"), "After how long without an answer a connection is dead.", rule="required"
+        duration("5s"), "After how long without an answer a connection is dead.", rule="required"
     )
     keep_alive_interval: Duration = setting(
-        span("10s"), "Interval of checking idle connections.", rule="required"
+        duration("10s"), "Interval of checking idle connections.", rule="required"
     )
     debug_log: bool = setting(False, "Log each operation of the etcd client to stderr.")
     data_dir: str = setting(
@@ -154,7 +154,7 @@ class TaskSettings:
     )
     cleanup_enabled: bool = setting(True, "Delete the records of old tasks.")
     cleanup_interval: Duration = setting(
-        span("1h"), "Interval of the cleanup of task records.", rule="required"
+        duration("1h"), "Interval of the cleanup of task records.", rule="required"
     )
 
 
@@ -190,22 +190,22 @@ class APISettings:
 @attrs.frozen
 class DistributionSettings:
     grant_timeout: Duration = setting(
-        span("5s"),
+        duration("5s"),
         "Timeout of getting an etcd lease.",
         rule="required,minDuration=1s,maxDuration=1m",
     )
     startup_timeout: Duration = setting(
-        span("1m"),
+        duration("1m"),
         "Timeout of registering the node in a group.",
         rule="required,minDuration=1s,maxDuration=5m",
     )
     shutdown_timeout: Duration = setting(
-        span("10s"),
+        duration("10s"),
         "Timeout of removing the node from a group.",
         rule="required,minDuration=1s,maxDuration=5m",
     )
     events_group_interval: Duration = setting(
-        span("5s"),
+        duration("5s"),
         "Changes of a group within this interval are handled together, 0 = no grouping.",
         rule="maxDuration=30s",
     )
@@ -219,7 +219,7 @@ class DistributionSettings:
 @attrs.frozen
 class IdempotencySettings:
     window: Duration = setting(
-        span("10m"),
+        duration("10m"),
         "How long a request's idempotency key is remembered by the node that answered it.",
         rule="required,minDuration=1s,maxDuration=24h",
     )
@@ -240,7 +240,7 @@ class TemplateSettings:
         rule="required,min=1,max=64",
     )
     processor_time: Duration = setting(
-        span("1s"),
+        duration("1s"),
         "Max processor time of all templates of one record.",
         rule="required,minDuration=10ms,maxDuration=10s",
     )
@@ -269,12 +269,12 @@ class HTTPSourceSettings:
     )
     public_url: str = setting("", "URL of the HTTP source for producers.", rule="required,url")
     request_timeout: Duration = setting(
-        span("30s"),
+        duration("30s"),
         "Timeout of reading a request and of answering it.",
         rule="required,minDuration=1s,maxDuration=60s",
     )
     idle_timeout: Duration = setting(
-        span("30s"),
+        duration("30s"),
         "How long a connection may wait for its next request, or for more of it.",
         rule="required,minDuration=1s,maxDuration=60s",
     )
@@ -349,7 +349,7 @@ class SourceSettings:
 @attrs.frozen
 class KeboolaTableSettings:
     event_send_timeout: Duration = setting(
-        span("30s"), "Timeout of sending an event to the Storage API."
+        duration("30s"), "Timeout of sending an event to the Storage API."
     )
     job_limit: int = setting(2, "Max number of simultaneous import jobs of one sink.")
 
@@ -375,7 +375,7 @@ class DeadLetterSettings:
         override="unlisted",
     )
     max_age: Duration = setting(
-        span("168h"),
+        duration("168h"),
         "Age at which dead-letter files are deleted.",
         rule="required,minDuration=1m,maxDuration=8760h",
         override="unlisted",
@@ -479,13 +479,13 @@ class Settings:
         shown_default="host name of the machine",
     )
     stop_timeout: Duration = setting(
-        span("55s"),
+        duration("55s"),
         "How long a stop may take; then the process ends with an error, whatever still runs. "
         "With a writer or a reader the default is 9m50s.",
         rule="required,minDuration=1s,maxDuration=1h",
     )
     watch_telemetry_interval: Duration = setting(
-        span("5m"), "Interval of measuring the mirrors of etcd prefixes."
+        duration("5m"), "Interval of measuring the mirrors of etcd prefixes."
     )
     hostname: str = setting(
         "localhost", "Host name under which other nodes reach this one.", rule="required"

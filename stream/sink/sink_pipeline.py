@@ -28,7 +28,7 @@ from stream.sink.slice_pipeline import SlicePipeline
 from stream.storage.model.entity import Slice
 from stream.storage.model.key import SliceKey
 from stream.storage.network.interface import SliceOpener, SourceLife
-from stream.templates.interface import ITemplates
+from stream.templates.interface import TemplateEvaluator
 from stream.values.bytesize import ByteSize
 
 __all__ = ["CountersCollector", "PipelineContext", "SinkPipeline"]
@@ -77,7 +77,7 @@ class PipelineContext:
     renderers: WeakValueDictionary[tuple[StoredMapping, ByteSize], Renderer] = attrs.Factory(
         WeakValueDictionary
     )
-    templates: ITemplates | None = None
+    templates: TemplateEvaluator | None = None
     told: LogThrottle = attrs.Factory(
         lambda self: LogThrottle(TELL_SECONDS, self.reactor.seconds), takes_self=True
     )
@@ -198,7 +198,7 @@ class SinkPipeline:
         self._templates.submit(self._project, plan, rendering.record, rendering)
 
     @property
-    def _templates(self) -> ITemplates:
+    def _templates(self) -> TemplateEvaluator:
         templates = self._context.templates
         if templates is None:
             raise RuntimeError("this node has no engine for templates")

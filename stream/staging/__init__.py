@@ -8,7 +8,7 @@ from stream.staging.chunks import Chunks, bytes_chunks, file_chunks
 from stream.staging.errors import CredentialsExpired, ObjectMismatch, StagingError
 from stream.staging.location import MANIFEST_NAME, manifest_body
 from stream.staging.open import open_store
-from stream.staging.store import IStagingStore, StagingStore, StoredObject
+from stream.staging.store import StagingStore, StoredObject
 from stream.staging.upload import FileUpload
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "Chunks",
     "CredentialsExpired",
     "FileUpload",
-    "IStagingStore",
     "ObjectMismatch",
     "StagingError",
     "StagingStore",

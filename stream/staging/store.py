@@ -11,7 +11,6 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
-from zope.interface import Attribute, Interface, implementer
 
 from stream.ops.clock import wall_clock
 from stream.staging.chunks import Chunks, bytes_chunks
@@ -20,7 +19,7 @@ from stream.staging.location import MANIFEST_NAME, Location, manifest_body
 from stream.staging.upload import FileUpload
 from stream.values.utctime import from_timestamp
 
-__all__ = ["Backend", "IStagingStore", "StagingStore", "StoredObject"]
+__all__ = ["Backend", "StagingStore", "StoredObject"]
 
 
 @attrs.frozen
@@ -50,28 +49,8 @@ class Backend(Protocol):
         """The body of the object *key*. Raises StagingError, at once or on the way."""
 
 
-class IStagingStore(Interface):
-    """The objects of one staging file."""
-
-    upload: FileUpload = Attribute("The prepared file this store writes to.")
-
-    def put(name: str, chunks: Chunks) -> Deferred[StoredObject]:  # noqa: N805
-        """Store the object *name*, replacing an older one.
-
-        Nobody can see a part of it. Cancelling gives the upload up at its next chunk; its thread
-        may run on for a moment.
-
-        :raises CredentialsExpired: before any byte is read.
-        :raises StagingError: it could not be stored.
-        """
-
-    def put_manifest(slice_names: Iterable[str]) -> Deferred[StoredObject]:  # noqa: N805
-        """Replace the manifest by one that lists *slice_names* in the given order."""
-
-
-@implementer(IStagingStore)
 class StagingStore:
-    """A provider's backend behind the checks that are the same for all of them.
+    """The objects of one staging file: a backend behind the checks that all of them share.
 
     :param upload: the prepared file.
     :param file_key: the file's key, for messages.
@@ -98,11 +77,18 @@ class StagingStore:
         self._pool = pool
 
     def put(self, name: str, chunks: Chunks) -> Deferred[StoredObject]:
-        """See `IStagingStore.put`."""
+        """Store the object *name*, replacing an older one.
+
+        Nobody can see a part of it. Cancelling gives the upload up at its next chunk; its thread
+        may run on for a moment.
+
+        :raises CredentialsExpired: before any byte is read.
+        :raises StagingError: it could not be stored.
+        """
         return Deferred.fromCoroutine(self._put(name, chunks))
 
     def put_manifest(self, slice_names: Iterable[str]) -> Deferred[StoredObject]:
-        """See `IStagingStore.put_manifest`."""
+        """Replace the manifest by one that lists *slice_names* in the given order."""
         return self.put(MANIFEST_NAME, bytes_chunks(manifest_body(self.upload, slice_names)))
 
     async def fetch(self, name: str, target: BinaryIO) -> None:

@@ -19,7 +19,7 @@ from twisted.python.threadpool import ThreadPool
 
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
-from stream.encryption.interface import IEncryptor
+from stream.encryption.interface import Encryptor
 from stream.etcd import AtomicTxn, EtcdClient, Lock, Session
 from stream.ops.metrics.registry import Metrics
 from stream.settings import Settings
@@ -47,7 +47,7 @@ class TargetContext:
     reactor: Any
     client: EtcdClient
     session: Session
-    encryptor: IEncryptor
+    encryptor: Encryptor
     pool: ThreadPool
     metrics: Metrics
     now: Callable[[], datetime]

@@ -16,17 +16,17 @@ __all__ = [
     "Cause",
     "End",
     "EngineListener",
-    "IEngine",
-    "ITemplates",
     "Job",
     "StartEngine",
+    "TemplateEngine",
+    "TemplateEvaluator",
     "Waiter",
 ]
 
 
 class Waiter(Protocol):
     """Who wants a record evaluated. Exactly one of the methods is called, once, and never from
-    within `ITemplates.submit`."""
+    within `TemplateEvaluator.submit`."""
 
     def evaluated(self, result: Evaluated, /) -> None:
         """The result; it may be an error of the record or of a template."""
@@ -35,7 +35,7 @@ class Waiter(Protocol):
         """There is no result; the record may be sent again."""
 
 
-class ITemplates(Protocol):
+class TemplateEvaluator(Protocol):
     """Evaluates templates for the records of all projects."""
 
     def submit(
@@ -97,26 +97,28 @@ class End:
 class EngineListener(Protocol):
     """Is told what becomes of an engine and its work."""
 
-    def ready(self, engine: IEngine, /) -> None:
+    def ready(self, engine: TemplateEngine, /) -> None:
         """The engine takes work from now on."""
 
-    def answered(self, engine: IEngine, serial: int, index: int, result: Evaluated, /) -> None:
+    def answered(
+        self, engine: TemplateEngine, serial: int, index: int, result: Evaluated, /
+    ) -> None:
         """There is a result for one record of a batch."""
 
-    def finished(self, engine: IEngine, serial: int, *, is_full: bool) -> None:
+    def finished(self, engine: TemplateEngine, serial: int, *, is_full: bool) -> None:
         """What isn't answered of the batch is left for later.
 
         :param is_full: the engine keeps much memory, and should be replaced.
         """
 
-    def checked(self, engine: IEngine, serial: int, faults: Sequence[str | None], /) -> None:
+    def checked(self, engine: TemplateEngine, serial: int, faults: Sequence[str | None], /) -> None:
         """What is wrong with each of the templates."""
 
-    def ended(self, engine: IEngine, end: End, /) -> None:
+    def ended(self, engine: TemplateEngine, end: End, /) -> None:
         """The engine is gone; nothing follows."""
 
 
-class IEngine(Protocol):
+class TemplateEngine(Protocol):
     """A process that evaluates templates. It may end at any time.
 
     Batches are worked on in their order. `EngineListener.ended` is called once, at last, never from
@@ -139,4 +141,4 @@ class IEngine(Protocol):
 class StartEngine(Protocol):
     """Starts an engine. Raises OSError."""
 
-    def __call__(self, listener: EngineListener, /) -> IEngine: ...
+    def __call__(self, listener: EngineListener, /) -> TemplateEngine: ...

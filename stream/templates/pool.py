@@ -34,7 +34,7 @@ from stream.concurrency.waiters import Waiters
 from stream.errors import UserError, let_go
 from stream.mapping.plan import Evaluated, TemplatePlan
 from stream.record.context import RecordContext
-from stream.templates.interface import Cause, End, IEngine, StartEngine, Waiter
+from stream.templates.interface import Cause, End, StartEngine, TemplateEngine, Waiter
 
 __all__ = ["Limits", "PoolMeter", "TemplatePool"]
 
@@ -198,7 +198,7 @@ class _Slot:
     :ivar still: ticks without any.
     """
 
-    engine: IEngine
+    engine: TemplateEngine
     is_ready: bool = False
     project: _Project | None = None
     last: int = -1
@@ -229,7 +229,7 @@ class TemplatePool:
         self._reactor = reactor
         self._meter = meter
         self._projects: OrderedDict[int, _Project] = OrderedDict()
-        self._slots: dict[IEngine, _Slot] = {}
+        self._slots: dict[TemplateEngine, _Slot] = {}
         self._pauses: OrderedDict[tuple[int, TemplatePlan], _Pause] = OrderedDict()
         self._serials = itertools.count(1)
         self._size = 0
@@ -246,7 +246,7 @@ class TemplatePool:
     def submit(
         self, project: int, plan: TemplatePlan, record: RecordContext, waiter: Waiter
     ) -> None:
-        """See `ITemplates`."""
+        """See `TemplateEvaluator`."""
         if self._pauses and (project, plan) in self._pauses:
             self._check_pause(project, plan)
         of_project = self._project(project)
@@ -269,7 +269,7 @@ class TemplatePool:
     def evaluate(
         self, project: int, plan: TemplatePlan, records: Sequence[RecordContext]
     ) -> Deferred[list[Evaluated]]:
-        """See `ITemplates`."""
+        """See `TemplateEvaluator`."""
         answers = _Answers(len(records))
         for place, record in enumerate(records):
             try:
@@ -297,14 +297,14 @@ class TemplatePool:
         return answer
 
     def room(self, project: int) -> Deferred[None] | None:
-        """See `ITemplates`."""
+        """See `TemplateEvaluator`."""
         of_project = self._projects.get(project)
         if of_project is None or self._has_room(of_project):
             return None
         return of_project.room.wait()
 
     def warm(self) -> None:
-        """See `ITemplates`: have an engine."""
+        """See `TemplateEvaluator`: have an engine."""
         if not self._slots and not self._is_stopping:
             self._start()
 
@@ -480,13 +480,15 @@ class TemplatePool:
 
     # What engines say.
 
-    def ready(self, engine: IEngine, /) -> None:
+    def ready(self, engine: TemplateEngine, /) -> None:
         """See `EngineListener`."""
         self._start_delay = START_DELAY_SECONDS
         self._slots[engine].is_ready = True
         self._dispatch_soon()
 
-    def answered(self, engine: IEngine, serial: int, index: int, result: Evaluated, /) -> None:
+    def answered(
+        self, engine: TemplateEngine, serial: int, index: int, result: Evaluated, /
+    ) -> None:
         """See `EngineListener`."""
         batch = self._slots[engine].batches.get(serial)
         job = batch.jobs[index] if batch is not None and index < len(batch.jobs) else None
@@ -510,7 +512,7 @@ class TemplatePool:
         except Exception:
             _log.failure("a rendered record can't be handed on")
 
-    def finished(self, engine: IEngine, serial: int, *, is_full: bool) -> None:
+    def finished(self, engine: TemplateEngine, serial: int, *, is_full: bool) -> None:
         """See `EngineListener`."""
         slot = self._slots[engine]
         batch = slot.batches.pop(serial, None)
@@ -520,7 +522,7 @@ class TemplatePool:
             slot.is_leaving = True
         self._after_batch(slot)
 
-    def checked(self, engine: IEngine, serial: int, faults: Sequence[str | None], /) -> None:
+    def checked(self, engine: TemplateEngine, serial: int, faults: Sequence[str | None], /) -> None:
         """See `EngineListener`."""
         slot = self._slots[engine]
         batch = slot.batches.pop(serial, None)
@@ -549,7 +551,7 @@ class TemplatePool:
             else:
                 (job.project.alone if job.crashes else job.project.waiting).appendleft(job)
 
-    def ended(self, engine: IEngine, end: End, /) -> None:
+    def ended(self, engine: TemplateEngine, end: End, /) -> None:
         """See `EngineListener` and Note [Whose fault]."""
         slot = self._slots.pop(engine)
         self._release(slot)

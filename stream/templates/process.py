@@ -71,7 +71,7 @@ class ProcessEngines:
 
 
 class ProcessEngine(Child):
-    """See `stream.templates.interface.IEngine`.
+    """See `stream.templates.interface.TemplateEngine`.
 
     :ivar pid: of the process.
     """

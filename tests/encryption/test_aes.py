@@ -11,9 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
-from zope.interface.verify import verifyObject
 
-from stream.encryption import DecryptionFailed, IEncryptor, encryptor_from
+from stream.encryption import DecryptionFailed, encryptor_from
 from tests.encryption.steps import done
 
 KEY = bytes(range(32))
@@ -35,7 +34,6 @@ def test_round_trip(value: Any) -> None:
 
 def test_form() -> None:
     """The text is aes:: and base64 of nonce, ciphertext and tag, bound to compact JSON."""
-    verifyObject(IEncryptor, encryptor)
     text = done(encryptor.encrypt({"token": "secret"}, SINK))
     assert text.startswith("aes::")
     blob = base64.b64decode(text[5:], validate=True)

@@ -8,11 +8,9 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 from twisted.python.threadpool import ThreadPool
-from zope.interface.verify import verifyObject
 
 from stream.encryption import (
     DecryptionFailed,
-    IEncryptor,
     configured_encryptor,
     encryptor_from,
 )
@@ -24,7 +22,6 @@ from tests.encryption.steps import done
 def test_none() -> None:
     """Without encryption the encrypted text stays empty, and encrypted values aren't readable."""
     encryptor = encryptor_from("none")
-    verifyObject(IEncryptor, encryptor)
     assert not encryptor.enabled
     assert done(encryptor.encrypt({"token": "x"}, {})) == ""
     with pytest.raises(DecryptionFailed, match="encryption is off"):

@@ -21,7 +21,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.task import Clock
 from twisted.python.threadpool import ThreadPool
 
-from stream.encryption import DecryptionFailed, IEncryptor
+from stream.encryption import DecryptionFailed, Encryptor
 from stream.encryption.envelope import CACHE_SECONDS, EnvelopeEncryptor, KeyService
 from stream.encryption.keyservices import AwsKeyService, AzureKeyService, GcpKeyService
 from stream.errors import UserError
@@ -209,7 +209,7 @@ async def test_keys_are_remembered_for_an_hour(cloud: Cloud, pool: ThreadPool) -
 async def test_a_rotated_key_opens_older_values(cloud: Cloud, pool: ThreadPool) -> None:
     """After a rotation in the vault, values of the version before are still read."""
 
-    def encryptor() -> IEncryptor:
+    def encryptor() -> Encryptor:
         service = AzureKeyService(cloud.url, "my-key", lambda: TOKEN)
         return EnvelopeEncryptor("azure", service, reactor, pool)
 

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 from stream.settings import LEAVES
-from stream.settings.inert import IGNORED_SETTINGS
+from stream.settings.ignored import IGNORED_SETTINGS
 from stream.settings.reference import main, reference
 from stream.settings.tree import LEAVES_BY_KEY
 

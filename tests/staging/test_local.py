@@ -16,12 +16,10 @@ import pytest_twisted
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import CancelledError
 from twisted.python.threadpool import ThreadPool
-from zope.interface.verify import verifyObject
 
 from stream.staging import (
     CredentialsExpired,
     FileUpload,
-    IStagingStore,
     StagingError,
     StagingStore,
     bytes_chunks,
@@ -41,7 +39,6 @@ def opened(upload: FileUpload, pool: ThreadPool) -> StagingStore:
 async def test_put(tmp_path: Path, pool: ThreadPool) -> None:
     """An object lies in the file's folder under its name, colons included, and nothing else."""
     store = opened(local(tmp_path), pool)
-    verifyObject(IStagingStore, store)
     stored = await store.put(SLICE, lambda: iter([b"ab", b"", b"c"]))
     assert (stored.url, stored.size, stored.verified) == (
         f"file://{tmp_path}/1001/{SLICE}",

@@ -57,7 +57,7 @@ class _Work:
 
 @attrs.define(eq=False)
 class FakeEngine:
-    """Does its work when its clock is advanced. See `IEngine`.
+    """Does its work when its clock is advanced. See `TemplateEngine`.
 
     :ivar limit: seconds for a record.
     :ivar is_stopped: it does nothing, as after SIGSTOP.

@@ -35,7 +35,9 @@ def row(renderer: Renderer, record: RecordContext) -> bytes:
 
 @attrs.define(eq=False)
 class InProcessTemplates:
-    """See `stream.templates.interface.ITemplates`. Results wait for `release`, unless `at_once`.
+    """See `stream.templates.interface.TemplateEvaluator`.
+
+    Results wait for `release`, unless `at_once`.
 
     :ivar refusal: what is said instead.
     :ivar is_full: there is no room until `release`.

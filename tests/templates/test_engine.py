@@ -16,7 +16,7 @@ from twisted.internet.task import Clock, LoopingCall
 
 from stream.mapping.plan import Evaluated, TemplatePlan
 from stream.record.context import RecordContext
-from stream.templates.interface import Cause, End, IEngine
+from stream.templates.interface import Cause, End, TemplateEngine
 from stream.templates.process import ProcessEngine, ProcessEngines
 from tests.templates.fakes import (
     CRASHES,
@@ -47,20 +47,22 @@ class Listener:
     said: list[tuple[Any, ...]] = attrs.Factory(list)
     has_ended: bool = False
 
-    def ready(self, engine: IEngine, /) -> None:
+    def ready(self, engine: TemplateEngine, /) -> None:
         self.said.append(("ready",))
 
-    def answered(self, engine: IEngine, serial: int, index: int, result: Evaluated, /) -> None:
+    def answered(
+        self, engine: TemplateEngine, serial: int, index: int, result: Evaluated, /
+    ) -> None:
         error = None if result.error is None else str(result.error)
         self.said.append(("answered", serial, index, list(result.cells), error))
 
-    def finished(self, engine: IEngine, serial: int, *, is_full: bool) -> None:
+    def finished(self, engine: TemplateEngine, serial: int, *, is_full: bool) -> None:
         self.said.append(("finished", serial))
 
-    def checked(self, engine: IEngine, serial: int, faults: Sequence[str | None], /) -> None:
+    def checked(self, engine: TemplateEngine, serial: int, faults: Sequence[str | None], /) -> None:
         self.said.append(("checked", serial, list(faults)))
 
-    def ended(self, engine: IEngine, end: End, /) -> None:
+    def ended(self, engine: TemplateEngine, end: End, /) -> None:
         assert not self.has_ended
         self.has_ended = True
         self.said.append(("ended", end))
@@ -69,7 +71,7 @@ class Listener:
 class Contract:
     """An engine that is ready, and its listener."""
 
-    def __init__(self, engine: IEngine, listener: Listener) -> None:
+    def __init__(self, engine: TemplateEngine, listener: Listener) -> None:
         self.engine = engine
         self.listener = listener
         self.serial = 0
@@ -96,7 +98,7 @@ async def contract(request: pytest.FixtureRequest) -> AsyncIterator[Contract]:
     listener = Listener()
     clock = Clock()
     ticking = LoopingCall(clock.advance, 0.01)
-    start: Callable[[Listener], IEngine]
+    start: Callable[[Listener], TemplateEngine]
     if request.param == "fake":
         ticking.start(0.001)
         start = FakeEngines(clock, SECONDS)

@@ -13,6 +13,7 @@ from stream.definition.reads import DefinitionReads
 from stream.errors import NestedError
 from stream.mapping.plan import Evaluated
 from stream.mapping.render import render_cells, template_plan
+from stream.record import go_json
 from stream.record.charset import without_bom
 from stream.record.context import RecordContext
 from stream.record.elements import batch_option, read_records
@@ -20,10 +21,9 @@ from stream.record.encoding import decode_body
 from stream.record.errors import InvalidJson
 from stream.record.headers import RecordHeaders
 from stream.record.jsontree import parse_json
-from stream.record.printing import print_json
 from stream.settings.overrides import HTTP_SOURCE, merge
 from stream.settings.tree import HTTPSourceSettings
-from stream.templates.interface import ITemplates
+from stream.templates.interface import TemplateEvaluator
 
 __all__ = ["MappingTest"]
 
@@ -46,7 +46,7 @@ class MappingTest:
         self,
         *,
         reads: DefinitionReads,
-        templates: ITemplates,
+        templates: TemplateEvaluator,
         limits: HTTPSourceSettings,
         now: Callable[[], float],
     ) -> None:
@@ -119,7 +119,7 @@ class MappingTest:
                 milliseconds,
                 call.client_ip,
                 headers,
-                print_json(flat).encode(),
+                go_json.dumps(flat).encode(),
                 signal=call.parameters["signal"],
                 body_map=flat,
             )

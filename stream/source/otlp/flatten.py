@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from stream.record.printing import print_json
+from stream.record import go_json
 from stream.source.otlp.decode import Export, ExportTooLarge, Part, Signal
 
 __all__ = ["MAX_REPEATED_BYTES", "check_repeated_steps", "flatten", "time_text", "value_of"]
@@ -58,7 +58,7 @@ def check_repeated_steps(export: Export) -> Iterator[None]:
     for part in export.parts:
         if last is None or part.resource is not last.resource or part.scope is not last.scope:
             shared = (attributes_of(part.resource.attributes), _scope(part.scope))
-            size = sum(len(print_json(each)) for each in shared)
+            size = sum(len(go_json.dumps(each)) for each in shared)
             yield
         last = part
         total += part.count * size

@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 from stream.definition.key import SourceKey
 from stream.errors import UserError
 from stream.ops.metrics.registry import SourceMeter
+from stream.record import go_json
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
-from stream.record.printing import print_json
 from stream.sink.outcome import Stored
 from stream.source.http import responses
 from stream.source.http.answers import Connection, is_unknown, status_of, write_record
@@ -185,7 +185,7 @@ class OtlpHandler:
             export.timestamp_ms,
             export.client_ip,
             export.headers,
-            print_json(flat).encode(),
+            go_json.dumps(flat).encode(),
             export.signal.value,
             flat,
         )

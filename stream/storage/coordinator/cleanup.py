@@ -89,15 +89,15 @@ class _Periodic(Service):
         """One run."""
         raise NotImplementedError
 
-    async def each(self, items: Sequence[T], act: Callable[[T], Awaitable[bool]]) -> list[int]:
-        """Act on all items; counts of those that were deleted, retained and failed."""
+    async def each(self, items: Sequence[T], clean_up: Callable[[T], Awaitable[bool]]) -> list[int]:
+        """Clean up all items; counts of those that were deleted, retained and failed."""
         counts = [0, 0, 0]
 
         async def one(item: T) -> None:
             if counts[2] > self._tolerance:
                 return
             try:
-                counts[0 if await act(item) else 1] += 1
+                counts[0 if await clean_up(item) else 1] += 1
             except Exception:
                 counts[2] += 1
                 _log.failure("cannot clean up {item}", item=item)

@@ -51,7 +51,7 @@ class FileImport:
             "storage.node.operator.file.import",
             prefix=prefix.file_level(Level.STAGING),
             wait=self._wait,
-            act=self._act,
+            reconcile=self._reconcile,
             interval=settings.file_import_check_interval.seconds,
             concurrency=CONCURRENCY,
             reactor=work.reactor,
@@ -65,7 +65,7 @@ class FileImport:
             return None
         return file.retry.wait(self._work.now())
 
-    async def _act(self, item: Item[File]) -> None:
+    async def _reconcile(self, item: Item[File]) -> None:
         file = item.value
         try:
             with self._work.meter.measured(

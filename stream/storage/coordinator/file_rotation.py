@@ -81,7 +81,7 @@ class FileRotation:
             "storage.node.operator.file.rotation",
             prefix=prefix.file_level(Level.LOCAL),
             wait=self._wait,
-            act=self._act,
+            reconcile=self._reconcile,
             interval=settings.file_rotation_check_interval.seconds,
             concurrency=CONCURRENCY,
             reactor=work.reactor,
@@ -168,7 +168,7 @@ class FileRotation:
             )
         return self._settings.file_rotation_check_interval.seconds if message is None else 0
 
-    async def _act(self, item: Item[File]) -> None:
+    async def _reconcile(self, item: Item[File]) -> None:
         file = item.value
         try:
             with self._work.meter.measured(

@@ -54,7 +54,7 @@ class SliceRotation:
             "storage.node.operator.slice.rotation",
             prefix=prefix.slice_level(Level.LOCAL),
             wait=self._wait,
-            act=self._act,
+            reconcile=self._reconcile,
             interval=settings.slice_rotation_check_interval.seconds,
             concurrency=CONCURRENCY,
             reactor=work.reactor,
@@ -88,7 +88,7 @@ class SliceRotation:
             self._work.now(),
         )
 
-    async def _act(self, item: Item[Slice]) -> None:
+    async def _reconcile(self, item: Item[Slice]) -> None:
         slice_ = item.value
         try:
             with self._work.meter.measured(

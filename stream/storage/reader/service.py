@@ -109,7 +109,7 @@ class StorageReaderService(Service):
             "storage.node.operator.slice.upload",
             prefix=prefix.slice_level(Level.LOCAL),
             wait=self._wait,
-            act=self._act,
+            reconcile=self._reconcile,
             interval=settings.slice_upload_check_interval.seconds,
             concurrency=CONCURRENCY,
             reactor=reactor,
@@ -218,7 +218,7 @@ class StorageReaderService(Service):
             return slice_.retry.wait(self._now())
         return None
 
-    async def _act(self, item: Item[Slice]) -> None:
+    async def _reconcile(self, item: Item[Slice]) -> None:
         slice_ = item.value
         try:
             with self._meter.measured(

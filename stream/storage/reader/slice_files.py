@@ -2,7 +2,7 @@
 
 A slice has one file for each source node that wrote to it. What a crash left behind its last whole
 part was never acknowledged and isn't sent. Of a file that is damaged before its end all other parts
-are sent, and the file is kept aside. Joined gzip members are a legal gzip file, and
+are sent, and the file is quarantined. Joined gzip members are a legal gzip file, and
 rows have no header, so joining is all there is to do.
 """
 
@@ -18,9 +18,9 @@ import attrs
 
 from stream.staging.chunks import Chunks
 from stream.storage.model.entity import LocalSlice
-from stream.storage.volumes.aside import keep_aside, set_aside
 from stream.storage.volumes.damage import recover
 from stream.storage.volumes.in_use import is_in_use
+from stream.storage.volumes.quarantine import link_quarantined, quarantine
 
 __all__ = ["CheckedFiles", "FileInUse", "check_files"]
 
@@ -35,7 +35,7 @@ class FileInUse(Exception):
 class CheckedFiles:
     """:ivar files: paths with from and to where each is sent, in the order of names.
     :ivar cut: names of files with something behind their last whole part.
-    :ivar damaged: names under which files are kept aside of which something else is missing.
+    :ivar damaged: names of the files in quarantine of which something else is missing.
     """
 
     files: tuple[tuple[Path, tuple[tuple[int, int], ...]], ...]
@@ -73,7 +73,7 @@ def _open(path: Path) -> BinaryIO:
 def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFiles:
     """Find and check the files of a slice; none at all is an empty slice.
 
-    What bears the name of such a file and is something else (a directory, a link) is set aside.
+    What bears the name of such a file and is something else (a directory, a link) is quarantined.
 
     Raises `FileInUse`; what is in the files before the writer closes them isn't all.
     """
@@ -85,14 +85,14 @@ def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFil
     cut, damaged = [], []
     for path in paths:
         if not stat.S_ISREG(path.lstat().st_mode):
-            damaged.append(set_aside(path).name)
+            damaged.append(quarantine(path).name)
             continue
         with _open(path) as file:
             if is_in_use(file.fileno()):
                 raise FileInUse(f"the writer has {path.name} still open")
             found = recover(file, compression)
         if found.is_damaged:
-            damaged.append(keep_aside(path).name)
+            damaged.append(link_quarantined(path).name)
         elif path.stat().st_size != found.size:
             cut.append(path.name)
         rows += found.rows

@@ -127,7 +127,7 @@ def measure_operator(metrics: Metrics, operator: Operator[Any]) -> None:
     """Tell how much *operator* has to do."""
     labels = {"operator": operator.title}
     metrics.own("stream_operator_items").labels(labels).set(len(operator.items))
-    metrics.own("stream_operator_running").labels(labels).set(operator.running_acts)
+    metrics.own("stream_operator_running").labels(labels).set(operator.running_reconciliations)
 
 
 def sink_labels(key: SinkKey) -> SinkLabels:

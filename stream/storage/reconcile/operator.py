@@ -1,10 +1,11 @@
 """The frame of background operators, shared by the coordinator and the reader.
 
 An operator holds the records that it watches as *items*. The cheap synchronous `wait` tells how
-long an item can be left alone as far as is known. The operator acts on it when that time is over,
-and asks again whenever something changes that the item waits for. So an idle operator costs
-nothing, however many items it has. One item is acted on once at a time, and the number of acts
-running is bounded.
+long an item can be left alone as far as is known. When that time is over, the operator reconciles
+the item: it brings the state that is stored closer to the one that is wanted. It asks again
+whenever something changes that the item waits for. So an idle operator costs nothing, however many
+items it has. One item is reconciled once at a time, and the number of reconciliations running is
+bounded.
 
 Note [Sweep]: an item that waits for a change only is asked again now and then all the same, so that
 a change that nobody thought of delays it, and doesn't block it.
@@ -15,7 +16,7 @@ nothing about the item and ends for all items at once; so it is not recorded, an
 tried again after the interval.
 
 Neither a stale item nor a second operator at work on another node does harm: the transaction at the
-end of each act checks the state again.
+end of each reconciliation checks the state again.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ _SPARE_MOMENTS = 100
 
 
 class Requeue(Exception):
-    """Raised by an act: nothing failed, but it is too early; look again after the interval."""
+    """Raised by `reconcile`: nothing failed, but it is too early; look again after the interval."""
 
 
 TRANSIENT_ERRORS = (Requeue, EtcdUnavailable, LeaseNotFound, LockLost)
-"""What an act lets through to the operator; see Note [Blame]."""
+"""What `reconcile` lets through to the operator; see Note [Blame]."""
 
 
 @attrs.define(eq=False)
@@ -57,7 +58,7 @@ class Item(Generic[T]):
     """One watched record.
 
     :ivar mod_revision: of the value, in etcd.
-    :ivar processed: acted on in this very form; the change which that caused brings a new form.
+    :ivar processed: reconciled in this very form; the change which that caused brings a new form.
     """
 
     key: str
@@ -71,12 +72,12 @@ class Operator(Service, Generic[T]):
     :param prefix: of the watched keys; item keys are without it.
     :param wait: seconds until the item needs something, as far as is known; at most 0 if it does
         now, ``None`` if only a change can make it. Cheap, without I/O.
-    :param act: does it. If it returns, the item rests until it changes; if it raises, it is tried
-        again after the interval.
+    :param reconcile: does it. If it returns, the item rests until it changes; if it raises, it is
+        tried again after the interval.
     :param interval: seconds.
-    :param concurrency: acts running at the same time.
+    :param concurrency: reconciliations running at the same time.
 
-    :ivar was_cut_off: whether a stop has cancelled acts, whose threads may run on.
+    :ivar was_cut_off: whether a stop has cancelled reconciliations, whose threads may run on.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Operator(Service, Generic[T]):
         *,
         prefix: str,
         wait: Callable[[Item[T]], float | None],
-        act: Callable[[Item[T]], Awaitable[None]],
+        reconcile: Callable[[Item[T]], Awaitable[None]],
         interval: float,
         concurrency: int,
         reactor: Any,
@@ -97,12 +98,12 @@ class Operator(Service, Generic[T]):
         self._told = LogThrottle(TELL_SECONDS, reactor.seconds)
         self._prefix = prefix
         self._wait = wait
-        self._act = act
+        self._reconcile = reconcile
         self._interval = interval
         self._reactor = reactor
         self._slots = DeferredSemaphore(concurrency)
         self._running: set[Deferred[None]] = set()
-        self._acting: set[Deferred[None]] = set()
+        self._reconciling: set[Deferred[None]] = set()
         self._timers = _Timers(reactor, self._look_at_key)
         # Keys, not items: what is acted on may be deleted and come back meanwhile.
         self._busy: set[str] = set()
@@ -111,7 +112,7 @@ class Operator(Service, Generic[T]):
         self._wake_call: Any = None
 
     @property
-    def running_acts(self) -> int:
+    def running_reconciliations(self) -> int:
         """Items that are acted on, or wait for their turn."""
         return len(self._running)
 
@@ -142,8 +143,8 @@ class Operator(Service, Generic[T]):
 
     def _cut_off(self) -> None:
         self.was_cut_off = True
-        self._log.warn("{count} operations are cut off by the stop", count=len(self._acting))
-        for acting in list(self._acting):
+        self._log.warn("{count} operations are cut off by the stop", count=len(self._reconciling))
+        for acting in list(self._reconciling):
             acting.cancel()
 
     def changed(self, batch: Batch[T]) -> None:
@@ -213,7 +214,7 @@ class Operator(Service, Generic[T]):
         if not self.running:
             return
         acting: Deferred[None] = ensureDeferred(self._acted(item))
-        self._acting.add(acting)
+        self._reconciling.add(acting)
         try:
             await acting
         except Requeue as reason:
@@ -234,12 +235,12 @@ class Operator(Service, Generic[T]):
             item.processed = True
             return
         finally:
-            self._acting.discard(acting)
+            self._reconciling.discard(acting)
         if self.running:
             self._timers.set(item.key, self._interval)
 
     async def _acted(self, item: Item[T]) -> None:
-        await self._act(item)
+        await self._reconcile(item)
 
     def _finished(self, item: Item[T], done: Deferred[None]) -> None:
         self._running.discard(done)

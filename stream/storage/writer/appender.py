@@ -36,9 +36,9 @@ JOBS = 2
 
 QUEUE_LIMIT_BYTES = 256 * 1024 * 1024
 """More is refused."""
-CROWDED_BYTES = 64 * 1024 * 1024
-"""From here on source nodes aren't listened to any more, until `RELAXED_BYTES` are left."""
-RELAXED_BYTES = 32 * 1024 * 1024
+HIGH_WATERMARK_BYTES = 64 * 1024 * 1024
+"""From here on source nodes aren't listened to any more, until `LOW_WATERMARK_BYTES` are left."""
+LOW_WATERMARK_BYTES = 32 * 1024 * 1024
 
 STUCK_SECONDS = 30.0
 """A round that takes longer means that the disk hangs."""
@@ -72,7 +72,7 @@ class VolumeAppender:
         self._held_bytes = 0
         self._unanswered: dict[DiskFile, int] = {}
         self._settling: dict[DiskFile, Waiters[None]] = {}
-        self._relaxing = Waiters[None]()
+        self._throttled = Waiters[None]()
         self._jobs = DeferredSemaphore(JOBS)
         self._is_running = False
         self._watchdog: IDelayedCall | None = None
@@ -116,15 +116,15 @@ class VolumeAppender:
         return self._held_bytes
 
     @property
-    def is_crowded(self) -> bool:
+    def is_above_high_watermark(self) -> bool:
         """Whether more bytes wait than the disk will soon have taken."""
-        return self._held_bytes > CROWDED_BYTES
+        return self._held_bytes > HIGH_WATERMARK_BYTES
 
-    def relaxed(self) -> Deferred[None]:
+    def below_low_watermark(self) -> Deferred[None]:
         """Fires when few bytes wait."""
-        if self._held_bytes <= RELAXED_BYTES:
+        if self._held_bytes <= LOW_WATERMARK_BYTES:
             return succeed(None)
-        return self._relaxing.wait()
+        return self._throttled.wait()
 
     # Rounds.
 
@@ -181,8 +181,8 @@ class VolumeAppender:
                 del self._unanswered[item.file]
                 if item.file in self._settling:
                     self._settling.pop(item.file).fire(None)
-        if self._held_bytes <= RELAXED_BYTES:
-            self._relaxing.fire(None)
+        if self._held_bytes <= LOW_WATERMARK_BYTES:
+            self._throttled.fire(None)
 
 
 def _round_failed(failure: Failure, batch: Sequence[_Append]) -> list[Exception]:

@@ -18,11 +18,11 @@ from stream.storage.network.interface import (
     WriterUnavailable,
     WrongOffset,
 )
-from stream.storage.volumes.aside import mend, set_aside
 from stream.storage.volumes.damage import recover
 from stream.storage.volumes.fault import is_of_disk
 from stream.storage.volumes.in_use import lock_for_writing
 from stream.storage.volumes.local_volume import FILE_MODE
+from stream.storage.volumes.quarantine import quarantine, repair
 
 __all__ = ["DiskFile", "open_disk_file"]
 
@@ -49,12 +49,12 @@ class DiskFile:
     :ivar length: bytes written.
     :ivar broken: why the file was given up; empty while it is good.
     :ivar is_fault: whether it was given up for what may be the disk's fault.
-    :ivar aside: where something damaged that was found in its place is now.
+    :ivar quarantined: where something damaged that was found in its place is now.
     """
 
-    def __init__(self, descriptor: int, length: int, aside: Path | None = None) -> None:
+    def __init__(self, descriptor: int, length: int, quarantined: Path | None = None) -> None:
         self.length = length
-        self.aside = aside
+        self.quarantined = quarantined
         self.broken = ""
         self.is_fault = False
         self._descriptor = descriptor
@@ -240,7 +240,7 @@ def open_disk_file(
     :param root: of the volume; directories below it are made.
     :param life: the number of the life of the source node that opens the file.
     :param resume: bytes acknowledged to the caller; the file is cut to it if longer. -1 if the
-        caller knows of none: the file is cut after its last whole part, and mended if it is
+        caller knows of none: the file is cut after its last whole part, and repaired if it is
         damaged before.
     :param reserve: bytes to reserve on the disk for a new file.
 
@@ -248,7 +248,7 @@ def open_disk_file(
     """
     try:
         _make_directories(path.parent, root)
-        descriptor, aside = _open_regular(path)
+        descriptor, quarantined = _open_regular(path)
     except OSError as error:
         raise _cannot_open(error) from None
     try:
@@ -261,10 +261,10 @@ def open_disk_file(
         _sync_entries(path.parent, root)
         if length:
             if resume < 0:
-                length, mended = _recover(descriptor, path, compression)
-                if mended is not None:  # it is another file now
+                length, repaired = _recover(descriptor, path, compression)
+                if repaired is not None:  # it is another file now
                     _claim(descriptor)
-                aside = mended or aside
+                quarantined = repaired or quarantined
             else:
                 length = min(length, resume)
             _cut(descriptor, length)
@@ -276,7 +276,7 @@ def open_disk_file(
     except OSError as error:
         os.close(descriptor)
         raise _cannot_open(error) from None
-    return DiskFile(descriptor, length, aside)
+    return DiskFile(descriptor, length, quarantined)
 
 
 def _life_path(path: Path) -> Path:
@@ -313,7 +313,7 @@ def _claim(descriptor: int) -> None:
 
 
 def _open_regular(path: Path) -> tuple[int, Path | None]:
-    """Open or create the file. What isn't a file that can be written is set aside before."""
+    """Open or create the file. What isn't a file that can be written is quarantined before."""
     try:
         descriptor = os.open(path, _FLAGS, FILE_MODE)
     except OSError as error:
@@ -323,8 +323,8 @@ def _open_regular(path: Path) -> tuple[int, Path | None]:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor, None
         os.close(descriptor)
-    aside = set_aside(path)
-    return os.open(path, _FLAGS | os.O_EXCL, FILE_MODE), aside
+    quarantined = quarantine(path)
+    return os.open(path, _FLAGS | os.O_EXCL, FILE_MODE), quarantined
 
 
 def _recover(descriptor: int, path: Path, compression: str) -> tuple[int, Path | None]:
@@ -334,11 +334,11 @@ def _recover(descriptor: int, path: Path, compression: str) -> tuple[int, Path |
         recovered = recover(file, compression)
         if not recovered.is_damaged:
             return recovered.size, None
-        aside = mend(path, file, recovered.parts)
-    mended = os.open(path, _FLAGS, FILE_MODE)
-    os.dup2(mended, descriptor, inheritable=False)
-    os.close(mended)
-    return recovered.size, aside
+        quarantined = repair(path, file, recovered.parts)
+    repaired = os.open(path, _FLAGS, FILE_MODE)
+    os.dup2(repaired, descriptor, inheritable=False)
+    os.close(repaired)
+    return recovered.size, quarantined
 
 
 def _cannot_open(error: OSError) -> WriterError:

@@ -267,10 +267,10 @@ class WriterConnection(amp.AMP):
 
     def _listen_less(self, appender: VolumeAppender) -> None:
         """See Note [Crowded]."""
-        if self._crowded is None and appender.is_crowded and not self._is_lost:
+        if self._crowded is None and appender.is_above_high_watermark and not self._is_lost:
             self._crowded = appender
             self.transport.pauseProducing()
-            appender.relaxed().addCallback(self._listen_again)
+            appender.below_low_watermark().addCallback(self._listen_again)
 
     def _listen_again(self, _: None) -> None:
         self._crowded = None

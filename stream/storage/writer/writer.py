@@ -164,7 +164,7 @@ class _Turn:
 class StorageWriter:
     """A `stream.storage.network.interface.SliceOpener` for the volumes of this node.
 
-    :param damaged: told of each file whose damaged original was set aside.
+    :param damaged: called with each file whose damaged original was quarantined.
     :param register: asks etcd, since a mirror of slices may lag behind the pipeline that wants to
         open one.
     """
@@ -271,10 +271,10 @@ class StorageWriter:
                 reserve=slice_.local.allocated_disk_space,
             )
         )
-        if disk.aside is not None:
+        if disk.quarantined is not None:
             _log.error(
-                "a slice file was damaged: what can be read of it is kept, the rest is in {aside}",
-                aside=str(disk.aside),
+                "a slice file was damaged: what can be read is kept, the rest is in {damaged}",
+                damaged=str(disk.quarantined),
                 slice_id=str(slice_key),
             )
             self._damaged(slice_key)

@@ -17,7 +17,7 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from stream.definition.key import SinkKey
-from stream.encryption.interface import IEncryptor
+from stream.encryption.interface import Encryptor
 from stream.errors import UserError
 from stream.etcd import (
     AtomicConflict,
@@ -111,7 +111,7 @@ class FileImporter:
         self,
         client: EtcdClient,
         api: StorageApi,
-        encryptor: IEncryptor,
+        encryptor: Encryptor,
         events: EventSender,
         quarantine: RowQuarantine,
         reactor: Any,

@@ -20,7 +20,7 @@ from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
 from stream.definition.mappings import with_mappings
-from stream.encryption.interface import IEncryptor
+from stream.encryption.interface import Encryptor
 from stream.errors import UserError
 from stream.etcd import EtcdClient, EtcdError
 from stream.staging.upload import FileUpload
@@ -52,7 +52,7 @@ _UNDO_SECONDS = 30.0
 _TOKEN_REFUSED = 401
 
 
-async def load_sink_token(client: EtcdClient, encryptor: IEncryptor, sink: SinkKey) -> Token:
+async def load_sink_token(client: EtcdClient, encryptor: Encryptor, sink: SinkKey) -> Token:
     """The token that the sink works with. Raises UserError 404 if there is none."""
     stored = await client.get(token_record_key(sink))
     if stored is None:
@@ -75,7 +75,7 @@ async def load_file_record(client: EtcdClient, file: FileKey) -> FileRecord:
 
 
 async def with_sink_token(
-    client: EtcdClient, encryptor: IEncryptor, sink: SinkKey, use: Callable[[Token], Awaitable[T]]
+    client: EtcdClient, encryptor: Encryptor, sink: SinkKey, use: Callable[[Token], Awaitable[T]]
 ) -> T:
     """What *use* gives with the sink's token.
 
@@ -124,7 +124,7 @@ class KeboolaFileProvider:
     """A `stream.storage.store.prepared.FileProvider` over the Storage API."""
 
     def __init__(
-        self, client: EtcdClient, api: StorageApi, encryptor: IEncryptor, reactor: Any
+        self, client: EtcdClient, api: StorageApi, encryptor: Encryptor, reactor: Any
     ) -> None:
         self._client = client
         self._api = api

@@ -37,7 +37,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SinkKey
-from stream.encryption.interface import IEncryptor
+from stream.encryption.interface import Encryptor
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.staging import FileUpload, StagingStore, open_store
@@ -224,7 +224,7 @@ class RowQuarantine:
         self,
         client: EtcdClient,
         api: StorageApi,
-        encryptor: IEncryptor,
+        encryptor: Encryptor,
         pool: ThreadPool,
         reactor: Any,
     ) -> None:

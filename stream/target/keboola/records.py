@@ -8,7 +8,7 @@ from __future__ import annotations
 import attrs
 
 from stream.definition.key import SinkKey
-from stream.encryption.interface import DecryptionFailed, IEncryptor
+from stream.encryption.interface import DecryptionFailed, Encryptor
 from stream.errors import UserError
 from stream.staging.upload import FileUpload
 from stream.storage.model.key import FileKey, JobKey
@@ -55,11 +55,11 @@ class TokenRecord:
     encrypted_token: str = field(default="", repr=False)
 
     @classmethod
-    async def seal(cls, sink: SinkKey, token: SinkToken, encryptor: IEncryptor) -> TokenRecord:
+    async def seal(cls, sink: SinkKey, token: SinkToken, encryptor: Encryptor) -> TokenRecord:
         encrypted = await encryptor.encrypt(to_plain(token), {"sink": str(sink)})
         return cls(sink, None if encrypted else token, token.id, encrypted)
 
-    async def unseal(self, encryptor: IEncryptor) -> SinkToken:
+    async def unseal(self, encryptor: Encryptor) -> SinkToken:
         """Raises UserError if it can't be opened and isn't there in clear."""
         if not self.encrypted_token and self.token is not None:
             return self.token
@@ -103,7 +103,7 @@ class FileRecord:
         table_id: str,
         columns: tuple[str, ...],
         upload: FileUpload,
-        encryptor: IEncryptor,
+        encryptor: Encryptor,
     ) -> FileRecord:
         encrypted = await encryptor.encrypt(to_plain(upload), {"file": str(file)})
         return cls(
@@ -119,7 +119,7 @@ class FileRecord:
             expiration=upload.expiration_text(),
         )
 
-    async def unseal(self, encryptor: IEncryptor) -> FileUpload:
+    async def unseal(self, encryptor: Encryptor) -> FileUpload:
         """Raises UserError if the credentials can't be opened."""
         if not self.encrypted_upload and self.upload is not None:
             return self.upload

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from stream.encryption.interface import IEncryptor
+from stream.encryption.interface import Encryptor
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdError, Lock, Session
 from stream.staging import Chunks, StagingStore, open_store
@@ -38,7 +38,7 @@ class SliceUploader:
         self,
         client: EtcdClient,
         session: Session,
-        encryptor: IEncryptor,
+        encryptor: Encryptor,
         events: EventSender,
         pool: ThreadPool,
         reactor: Any,

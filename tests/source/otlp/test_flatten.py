@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from stream.errors import UserError
-from stream.record.printing import print_json
+from stream.record import go_json
 from stream.source.otlp import decode
 from stream.source.otlp.decode import (
     _TYPES,
@@ -357,7 +357,7 @@ def test_damaged_exports_never_crash(
     except UserError as error:
         assert error.status == 400
     else:
-        print_json(flat)
+        go_json.dumps(flat)
 
 
 def _encoded(signal: Signal, encoding: Encoding) -> bytes:

@@ -40,13 +40,13 @@ def test_new_records_follow_the_good_ones_of_a_damaged_file(
     path = directory / "slice-n.csv.gz"
     path.write_bytes(_damaged())
     file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
-    assert file.aside == directory / "slice-n.csv.gz.damaged"
+    assert file.quarantined == directory / "slice-n.csv.gz.damaged"
     file.append(file.length, gzip.compress(b'"new"\n'))
     file.close()
-    assert file.aside.read_bytes() == _damaged()
+    assert file.quarantined.read_bytes() == _damaged()
     assert _uploaded(tmp_path) == b'"0"\n"2"\n"new"\n'
     again = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
-    assert again.aside is None
+    assert again.quarantined is None
     again.close()
 
 
@@ -86,7 +86,7 @@ def test_a_mended_file_is_in_use_like_any_other(tmp_path: Path, directory: Path)
 def test_a_file_damaged_after_its_last_record_is_uploaded_without_the_damage(
     tmp_path: Path, directory: Path
 ) -> None:
-    """Each time the same, and the original is kept aside once."""
+    """Each time the same, and the original is quarantined once."""
     (directory / "slice-n.csv.gz").write_bytes(_damaged())
     for _ in range(2):
         found = check_files(tmp_path, _LOCAL, "gzip")
@@ -98,7 +98,7 @@ def test_a_file_damaged_after_its_last_record_is_uploaded_without_the_damage(
 
 @pytest.mark.parametrize("kind", ["directory", "link", "fifo"])
 def test_something_else_in_the_place_of_a_file(tmp_path: Path, directory: Path, kind: str) -> None:
-    """It is set aside, by the reader and by the writer, and keeps nobody from going on."""
+    """It is quarantined, by the reader and by the writer, and keeps nobody from going on."""
     path = directory / "slice-n.csv.gz"
     (directory / "slice-m.csv.gz").write_bytes(_PARTS[0])
 
@@ -115,7 +115,7 @@ def test_something_else_in_the_place_of_a_file(tmp_path: Path, directory: Path, 
     assert (found.rows, found.damaged) == (1, ("slice-n.csv.gz.damaged",))
     place()
     file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
-    assert (file.length, file.aside) == (0, directory / "slice-n.csv.gz.damaged-2")
+    assert (file.length, file.quarantined) == (0, directory / "slice-n.csv.gz.damaged-2")
     file.append(0, _PARTS[1])
     file.close()
     assert _uploaded(tmp_path) == b'"0"\n"1"\n'

@@ -40,7 +40,7 @@ class Acts:
             "test",
             prefix=PREFIX,
             wait=self._wait,
-            act=self._act,
+            reconcile=self._reconcile,
             interval=INTERVAL,
             concurrency=concurrency,
             reactor=self.clock,
@@ -52,7 +52,7 @@ class Acts:
             return self.wait(item)
         return 0 if self.due(item) else INTERVAL
 
-    async def _act(self, item: Item[str]) -> None:
+    async def _reconcile(self, item: Item[str]) -> None:
         self.overlaps += item.key in self.running
         self.started.append(item.key)
         self.values.append(item.value)

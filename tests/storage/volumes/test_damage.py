@@ -15,8 +15,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.storage.volumes.aside import keep_aside, mend, set_aside
 from stream.storage.volumes.damage import Recovered, recover
+from stream.storage.volumes.quarantine import link_quarantined, quarantine, repair
 
 _COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda data: gzip.compress(data, mtime=0),
@@ -112,7 +112,7 @@ def test_a_damaged_file_is_mended_beside_its_original(tmp_path: Path) -> None:
     path.write_bytes(b"good bad good")
     path.chmod(0o600)
     with path.open("rb") as file:
-        kept = mend(path, file, [(0, 5), (9, 13)])
+        kept = repair(path, file, [(0, 5), (9, 13)])
     assert path.read_bytes() == b"good good"
     assert kept.read_bytes() == b"good bad good"
     assert path.stat().st_mode & 0o777 == 0o600
@@ -132,7 +132,7 @@ def test_a_mend_that_fails_changes_nothing(
 
     monkeypatch.setattr(os, call, fail)
     with path.open("rb") as file, pytest.raises(OSError, match="full"):
-        mend(path, file, [(0, 5)])
+        repair(path, file, [(0, 5)])
     assert [p.name for p in tmp_path.iterdir()] == ["slice-n.csv"]
     assert path.read_bytes() == b"good bad good"
 
@@ -141,10 +141,10 @@ def test_names_set_aside_do_not_collide(tmp_path: Path) -> None:
     """Each has its own; a file kept twice has one."""
     path = tmp_path / "slice"
     path.write_text("1")
-    assert keep_aside(path) == keep_aside(path) == tmp_path / "slice.damaged"
-    assert set_aside(path) == tmp_path / "slice.damaged-2"
+    assert link_quarantined(path) == link_quarantined(path) == tmp_path / "slice.damaged"
+    assert quarantine(path) == tmp_path / "slice.damaged-2"
     path.mkdir()
-    assert set_aside(path) == tmp_path / "slice.damaged-3"
+    assert quarantine(path) == tmp_path / "slice.damaged-3"
     path.symlink_to("nowhere")
-    assert set_aside(path).is_symlink()
+    assert quarantine(path).is_symlink()
     assert not os.path.lexists(path)

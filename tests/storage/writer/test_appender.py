@@ -211,22 +211,22 @@ async def test_bytes_that_wait_are_bounded(
 ) -> None:
     """First the senders aren't listened to, in the end they are refused."""
     monkeypatch.setattr(appender_module, "QUEUE_LIMIT_BYTES", 100)
-    monkeypatch.setattr(appender_module, "CROWDED_BYTES", 50)
-    monkeypatch.setattr(appender_module, "RELAXED_BYTES", 20)
+    monkeypatch.setattr(appender_module, "HIGH_WATERMARK_BYTES", 50)
+    monkeypatch.setattr(appender_module, "LOW_WATERMARK_BYTES", 20)
     file = FakeFile()
     file.gate.clear()
     answers = [_append(appender, file, 0, bytes(40))]
-    assert not appender.is_crowded
+    assert not appender.is_above_high_watermark
     answers.append(_append(appender, file, 40, bytes(40)))
-    assert appender.is_crowded
+    assert appender.is_above_high_watermark
     with pytest.raises(WriterUnavailable, match="too many bytes"):
         await _append(appender, file, 80, bytes(40))
-    relaxed = appender.relaxed()
+    relaxed = appender.below_low_watermark()
     file.gate.set()
     await answers[0]
     await relaxed
     assert await answers[1] == 80
-    assert not appender.is_crowded
+    assert not appender.is_above_high_watermark
 
 
 @pytest_twisted.ensureDeferred

@@ -357,7 +357,7 @@ def test_modes_of_what_is_made(tmp_path: Path) -> None:
 
 
 def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
-    """A slice file is a file of the volume itself; the link is set aside."""
+    """A slice file is a file of the volume itself; the link is quarantined."""
     path = tmp_path / _NAME
     path.parent.mkdir(parents=True)
     path.symlink_to(tmp_path / "elsewhere")

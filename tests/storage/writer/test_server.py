@@ -353,14 +353,14 @@ async def test_a_crowded_volume_is_not_fed_further(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection isn't read, nor taken for silent, until the disk has caught up."""
-    monkeypatch.setattr(appender, "CROWDED_BYTES", 0)
-    monkeypatch.setattr(appender, "RELAXED_BYTES", 0)
+    monkeypatch.setattr(appender, "HIGH_WATERMARK_BYTES", 0)
+    monkeypatch.setattr(appender, "LOW_WATERMARK_BYTES", 0)
     served.factory.silence_seconds = 0.3
     client = await served.connect()
     handle = await client.open()
     (connection,) = served.factory.connections
     relaxed: Deferred[None] = Deferred()
-    monkeypatch.setattr(served.volume.appender, "relaxed", lambda: relaxed)
+    monkeypatch.setattr(served.volume.appender, "below_low_watermark", lambda: relaxed)
     assert (await client.append(handle, 0, b"a\n"))["end"] == 2
     second = client.append(handle, 2, b"b\n")
     await deferLater(reactor, 0.8)

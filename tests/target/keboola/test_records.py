@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from stream.encryption import encryptor_from
-from stream.encryption.interface import IEncryptor
+from stream.encryption.interface import Encryptor
 from stream.errors import UserError
 from stream.staging import FileUpload
 from stream.storage.model.key import FileKey, JobKey
@@ -46,7 +46,7 @@ UPLOAD = FileUpload(
 )
 
 
-def _file(encryptor: IEncryptor) -> FileRecord:
+def _file(encryptor: Encryptor) -> FileRecord:
     return done(FileRecord.seal(FILE, "in.c-bucket.table", ("id", "body"), UPLOAD, encryptor))
 
 
@@ -107,7 +107,7 @@ def test_job_record() -> None:
 
 
 @pytest.mark.parametrize("encryptor", [CLEAR, SEALED])
-def test_round_trips(encryptor: IEncryptor) -> None:
+def test_round_trips(encryptor: Encryptor) -> None:
     """What was sealed, stored and read is what it was."""
     token = decode_token(encode_record(done(TokenRecord.seal(SINK_KEY, TOKEN, encryptor))))
     assert done(token.unseal(encryptor)) == TOKEN

@@ -1,6 +1,6 @@
-"""Sets damaged files aside: a copy named ``*.damaged`` stays beside for whoever looks into it.
+"""Quarantine of damaged files: a copy named ``*.damaged`` stays beside for whoever looks into it.
 
-Every step leaves the file either as it was or wholly mended, whenever the machine stops. Blocks.
+Every step leaves the file either as it was or wholly repaired, whenever the machine stops. Blocks.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import BinaryIO
 
 from stream.ops.durable import sync_directory, sync_file
 
-__all__ = ["keep_aside", "mend", "set_aside"]
+__all__ = ["link_quarantined", "quarantine", "repair"]
 
 _SUFFIX = ".damaged"
 _BLOCK_BYTES = 1024 * 1024
 _MAX_NAMES = 100
 
 
-def set_aside(path: Path) -> Path:
+def quarantine(path: Path) -> Path:
     """Rename what is at *path*, whatever it is; its new name."""
     for name in _names(path):
         if not os.path.lexists(name):
             path.rename(name)
             sync_directory(path.parent)
             return name
-    raise FileExistsError(f"{path.name} was set aside too often")
+    raise FileExistsError(f"{path.name} was quarantined too often")
 
 
-def keep_aside(path: Path) -> Path:
-    """Give the file a second name, unless it has one already, and return that."""
+def link_quarantined(path: Path) -> Path:
+    """Give the file a second name in quarantine, unless it has one already, and return that."""
     for name in _names(path):
         try:
             os.link(path, name, follow_symlinks=False)
@@ -40,28 +40,28 @@ def keep_aside(path: Path) -> Path:
             continue
         sync_directory(path.parent)
         return name
-    raise FileExistsError(f"{path.name} was set aside too often")
+    raise FileExistsError(f"{path.name} was quarantined too often")
 
 
-def mend(path: Path, file: BinaryIO, parts: Sequence[tuple[int, int]]) -> Path:
+def repair(path: Path, file: BinaryIO, parts: Sequence[tuple[int, int]]) -> Path:
     """Replace the file by one of its readable *parts*; where the damaged one is now.
 
     :param file: the same file, open for reading.
     """
-    mended = path.with_name(f".{path.name}.mended")
+    repaired = path.with_name(f".{path.name}.mended")
     mode = path.stat().st_mode & 0o777
-    mended.unlink(missing_ok=True)
-    descriptor = os.open(mended, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    repaired.unlink(missing_ok=True)
+    descriptor = os.open(repaired, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as target:
             for start, end in parts:
                 _copy(file, target, start, end)
             target.flush()
             sync_file(target.fileno())
-        kept = keep_aside(path)
-        mended.replace(path)
+        kept = link_quarantined(path)
+        repaired.replace(path)
     except BaseException:
-        mended.unlink(missing_ok=True)
+        repaired.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
     return kept

@@ -12,13 +12,13 @@ import orjson
 
 from stream.record.headers import html_safe
 
-__all__ = ["print_json"]
+__all__ = ["dumps"]
 
 _SMALLEST_PLAIN = 1e-6
 _SMALLEST_EXPONENT = 1e21
 
 
-def print_json(value: Any) -> str:
+def dumps(value: Any) -> str:
     """Compact JSON, keys in their order, safe to be put into HTML."""
     return html_safe(_print(value) if _has_double(value) else orjson.dumps(value).decode())
 
