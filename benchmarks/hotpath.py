@@ -37,14 +37,15 @@ from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer, compile_renderer
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
+from stream.sink.outcome import Completion
 from stream.source.dispatcher import Dispatcher, SourceEntry
-from stream.source.http.decoding import Decoder
+from stream.source.http.content_decoding import Decoder
 from stream.source.http.handler import IngestHandler
 from stream.source.http.head import HeadReader
 from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.parser import RequestParser
 from stream.source.http.protocol import IngestFactory, Limits
-from stream.source.interfaces import IAnswer, ISinkWriter
+from stream.source.interfaces import RowWriter, SinkWriter
 from stream.source.turns import Turns
 from stream.tail.sampler import TailSampler
 
@@ -62,12 +63,18 @@ class RenderingSink:
     def __init__(self, columns: Sequence[Column]) -> None:
         self._render = compile_renderer(Mapping(tuple(columns)), ROW_LIMIT)
 
-    def write(self, record: RecordContext, answer: IAnswer, /) -> int | None:
-        self._render.row(record)
-        answer.stored()
-        return None
+    @property
+    def opened(self) -> RowWriter:
+        return self
 
-    def renderer(self, now_ms: int, /) -> Renderer:
+    def open(self, now_ms: int, /) -> RowWriter:
+        return self
+
+    def write(self, record: RecordContext, completion: Completion, /) -> None:
+        self._render.row(record)
+        completion.stored()
+
+    def renderer(self) -> Renderer:
         return self._render
 
     def evaluate(
@@ -79,20 +86,25 @@ class RenderingSink:
         return None
 
     def write_rows(
-        self, rows: bytes, count: int, received_at: int, renderer: Renderer, answer: IAnswer, /
-    ) -> int | None:
-        answer.stored()
-        return None
+        self,
+        rows: bytes,
+        count: int,
+        received_at: int,
+        renderer: Renderer,
+        completion: Completion,
+        /,
+    ) -> None:
+        completion.stored()
 
     def rejected(self, record: RecordContext, error: UserError, /) -> None:
         raise error
 
 
 class OneSink:
-    def __init__(self, sink: ISinkWriter) -> None:
+    def __init__(self, sink: SinkWriter) -> None:
         self._sinks = (("sink", sink),)
 
-    def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, ISinkWriter]]:
+    def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, SinkWriter]]:
         return self._sinks
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import attrs
 
 from stream.errors import UserError
-from stream.sink.outcome import Waiter
+from stream.sink.outcome import Completion
 
 __all__ = ["Group", "GroupMeter", "SentGroup"]
 
@@ -25,7 +25,7 @@ class GroupMeter(Protocol):
 @attrs.define(eq=False)
 class Group:
     """:ivar rows: blocks of one or more CSV rows, each row with its line feed.
-    :ivar waiting: the requests to answer; shorter than `rows` where nobody waits.
+    :ivar waiting: completions to call; shorter than `rows` where nobody waits.
     :ivar count: rows in all blocks.
     :ivar size: bytes in `rows`.
     :ivar first_at: receive time of the first record, milliseconds since the epoch.
@@ -36,7 +36,7 @@ class Group:
     """
 
     rows: list[bytes] = attrs.Factory(list)
-    waiting: list[Waiter] = attrs.Factory(list)
+    waiting: list[Completion] = attrs.Factory(list)
     count: int = 0
     size: int = 0
     first_at: int = 0
@@ -44,7 +44,7 @@ class Group:
     arrivals: list[tuple[int, int]] = attrs.Factory(list)
     meter: GroupMeter | None = None
 
-    def add(self, rows: bytes, count: int, received_at: int, waiter: Waiter | None) -> None:
+    def add(self, rows: bytes, count: int, received_at: int, completion: Completion | None) -> None:
         if received_at != self.last_at:
             if self.rows:
                 self.arrivals.append((self.last_at, self.count))
@@ -54,20 +54,20 @@ class Group:
         self.rows.append(rows)
         self.count += count
         self.size += len(rows)
-        if waiter is not None:
-            self.waiting.append(waiter)
+        if completion is not None:
+            self.waiting.append(completion)
 
     def stored(self) -> None:
         if self.meter is not None:
             self.meter.stored(self)
-        for waiter in self.waiting:
-            waiter.stored()
+        for completion in self.waiting:
+            completion.stored()
 
     def failed(self, error: UserError) -> None:
         if self.meter is not None:
             self.meter.failed(self, error)
-        for waiter in self.waiting:
-            waiter.failed(error)
+        for completion in self.waiting:
+            completion.failed(error)
 
 
 @attrs.define(eq=False)

@@ -1,4 +1,4 @@
-"""What becomes of a row, and who is told."""
+"""What becomes of a row, and what is called then."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from stream.values.utctime import format_time
 __all__ = [
     "ACCEPTED",
     "PROCESSED",
+    "Completion",
     "Stored",
-    "Waiter",
     "no_opened_slice",
     "no_pipeline_ready",
     "not_stored",
@@ -31,20 +31,20 @@ ACCEPTED = 202
 """Taken, but not waited for: the sink's settings say so."""
 
 
-class Waiter(Protocol):
-    """A request that waits until its row is stored.
+class Completion(Protocol):
+    """What a sink calls with the outcome of the rows of one request: one of the methods, once.
 
-    The request itself plays this part, so that a record costs no Deferred, closure or timer.
+    The request itself implements it, so that a record costs no Deferred, closure or timer.
     """
 
     def stored(self) -> None:
-        """The row is stored; called at most once, and not after `failed`."""
+        """The rows are as durable as the sink's settings ask."""
 
     def accepted(self, status: int) -> None:
-        """The row is taken, and the sink's settings don't wait; called instead of the others."""
+        """The sink has taken the rows and doesn't wait, and says so with *status*."""
 
     def failed(self, error: Exception) -> None:
-        """The row isn't acknowledged; called at most once, and not after `stored`."""
+        """The rows aren't acknowledged."""
 
 
 @attrs.frozen

@@ -27,7 +27,6 @@ from twisted.internet.defer import (
     DeferredList,
     DeferredSemaphore,
     ensureDeferred,
-    fail,
 )
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -36,14 +35,12 @@ from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey, SourceKey
 from stream.definition.mappings import read_mappings
-from stream.errors import UserError
+from stream.errors import UserError, let_go
 from stream.etcd import Batch, EtcdClient, EtcdError, Mirror, Registration, Session, json_values
-from stream.mapping.plan import Evaluated
-from stream.mapping.render import Renderer
 from stream.mapping.stored import StoredMapping
 from stream.record.context import RecordContext
 from stream.sink.balancing import slice_share
-from stream.sink.outcome import Waiter, no_opened_slice, no_pipeline_ready, shutting_down
+from stream.sink.outcome import Completion, no_opened_slice, shutting_down
 from stream.sink.quota import Quotas
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
 from stream.sink.slice_pipeline import SlicePipeline
@@ -72,13 +69,16 @@ SINKS_AT_ONCE = 32
 
 @attrs.define(eq=False)
 class SinkTarget:
-    """One sink, as the source sees it."""
+    """One sink, as the source sees it.
+
+    :ivar opened: its pipeline; ``None`` before the first record, and once it was closed.
+    """
 
     key: SinkKey
     enabled: bool
     allowed_signals: tuple[str, ...]
     _router: SinkRouter
-    _pipeline: SinkPipeline | None = None
+    opened: SinkPipeline | None = None
 
     def accepts(self, signal: str) -> bool:
         """Whether the sink takes records of this OTLP *signal* (empty for HTTP records)."""
@@ -86,44 +86,30 @@ class SinkTarget:
             not signal or not self.allowed_signals or signal in self.allowed_signals
         )
 
-    def write(self, record: RecordContext, waiter: Waiter) -> int | None:
-        """See `SinkPipeline.write`; also raises UserError if the node takes no records."""
-        return self._opened(record.timestamp_ms).write(record, waiter)
+    def write(self, record: RecordContext, completion: Completion) -> None:
+        """Render and take *record*; *completion* is called, at once or later. Raises nothing."""
+        try:
+            self.open(record.timestamp_ms).write(record, completion)
+        except UserError as error:
+            completion.failed(let_go(error))
+        except Exception as error:
+            _log.failure("write record error: {reason}", reason=str(error))
+            completion.failed(let_go(error))
 
-    def renderer(self, now_ms: int) -> Renderer:
-        """See `SinkPipeline.renderer`; *now_ms* is the time in milliseconds since the epoch."""
-        return self._opened(now_ms).renderer()
+    def open(self, now_ms: int) -> SinkPipeline:
+        """The sink's pipeline, opened if it isn't yet.
 
-    def evaluate(
-        self, renderer: Renderer, records: Sequence[RecordContext]
-    ) -> Deferred[list[Evaluated]]:
-        """See `SinkPipeline.evaluate`."""
-        if self._pipeline is None:
-            return fail(no_pipeline_ready())
-        return self._pipeline.evaluate(renderer, records)
-
-    def room(self) -> Deferred[None] | None:
-        """See `SinkPipeline.room`."""
-        return self._pipeline.room() if self._pipeline is not None else None
-
-    def write_rows(
-        self, rows: bytes, count: int, received_at: int, renderer: Renderer, waiter: Waiter
-    ) -> int | None:
-        """See `SinkPipeline.write_rows`; also raises UserError if the node takes no records."""
-        return self._opened(received_at).write_rows(rows, count, received_at, renderer, waiter)
-
-    def rejected(self, record: RecordContext, error: UserError) -> None:
-        """See `SinkPipeline.rejected`."""
-        if self._pipeline is not None:
-            self._pipeline.rejected(record, error)
-
-    def _opened(self, now_ms: int) -> SinkPipeline:
-        if self._router.refusal is not None:
-            raise self._router.refusal
-        pipeline = self._pipeline
+        :param now_ms: milliseconds since the epoch.
+        :raises UserError: the node takes no records, or none of this sink.
+        """
+        router = self._router
+        if router.refusal is not None:
+            raise router.refusal
+        pipeline = self.opened
         if pipeline is None:
-            pipeline = self._pipeline = self._router.open(self.key, now_ms)
-        self._router.check(self.key)
+            pipeline = self.opened = router.open(self.key, now_ms)
+        if router.over_quota:
+            router.check(self.key)
         return pipeline
 
 
@@ -131,6 +117,9 @@ class SinkRouter(Service):
     """:param nodes: ids of all source nodes, sorted, as this node knows them.
     :param minimum_slices: slices that each source node writes to, if a sink has so many.
     :param volume: the registered volume with an id, ``None`` while its writer is away.
+
+    :ivar refusal: why the node takes no records; ``None`` while it does.
+    :ivar over_quota: sinks that take no records, and why.
     """
 
     def __init__(
@@ -152,7 +141,7 @@ class SinkRouter(Service):
         self._volume = volume
         self._writers: dict[str, str] = {}
         self._quotas = quotas
-        self._refused = quotas.refusals
+        self.over_quota = quotas.refusals
         self._targets: dict[SourceKey, dict[str, SinkTarget]] = {}
         self._eligible: dict[SourceKey, tuple[tuple[str, SinkTarget], ...]] = {}
         self._writing: dict[SinkKey, dict[SliceKey, Slice]] = {}
@@ -242,8 +231,8 @@ class SinkRouter(Service):
         """Raises UserError if the node takes no records, or none of this sink."""
         if self.refusal is not None:
             raise self.refusal
-        if self._refused and key in self._refused:
-            raise self._refused[key]
+        if self.over_quota and key in self.over_quota:
+            raise self.over_quota[key]
 
     def open(self, key: SinkKey, now_ms: int) -> SinkPipeline:
         """The pipeline of a sink; opened by its first record.
@@ -439,7 +428,7 @@ class SinkRouter(Service):
             self._quotas.forget(key)
             target = self._targets.get(key.source_key, {}).get(key.sink_id)
             if target is not None:
-                target._pipeline = None
+                target.opened = None
         _log.info("closed sink pipeline: {cause}", cause=cause, sink_id=str(key))
 
 

@@ -23,7 +23,7 @@ from stream.sink.counters import SliceCounters
 from stream.sink.dead_letter import DeadLetters
 from stream.sink.group import Group
 from stream.sink.meters import SinkCounts, SinkMeters
-from stream.sink.outcome import ACCEPTED, Waiter, no_pipeline_ready
+from stream.sink.outcome import ACCEPTED, Completion, no_pipeline_ready
 from stream.sink.slice_pipeline import SlicePipeline
 from stream.storage.model.entity import Slice
 from stream.storage.model.key import SliceKey
@@ -106,33 +106,37 @@ class _Target:
 
 
 class _Rendering:
-    """A record whose templates are evaluated; told of the result.
+    """A record whose templates are evaluated; called with the result.
 
     :ivar rounds: how often the mapping has changed meanwhile.
     """
 
-    __slots__ = ("pipeline", "record", "renderer", "rounds", "waiter")
+    __slots__ = ("completion", "pipeline", "record", "renderer", "rounds")
 
     def __init__(
-        self, pipeline: SinkPipeline, renderer: Renderer, record: RecordContext, waiter: Waiter
+        self,
+        pipeline: SinkPipeline,
+        renderer: Renderer,
+        record: RecordContext,
+        completion: Completion,
     ) -> None:
         self.pipeline = pipeline
         self.renderer = renderer
         self.record = record
-        self.waiter = waiter
+        self.completion = completion
         self.rounds = 0
 
     def evaluated(self, result: Evaluated, /) -> None:
         try:
             self.pipeline.write_evaluated(self, result)
         except UserError as error:
-            self.waiter.failed(let_go(error))
+            self.completion.failed(let_go(error))
         except Exception as error:
             _log.failure("write record error: {reason}", reason=str(error))
-            self.waiter.failed(let_go(error))
+            self.completion.failed(let_go(error))
 
     def failed(self, error: Exception, /) -> None:
-        self.waiter.failed(error)
+        self.completion.failed(error)
 
 
 class SinkPipeline:
@@ -165,27 +169,34 @@ class SinkPipeline:
         self._updating = DeferredLock()
         self.turn = DeferredLock()
 
-    def write(self, record: RecordContext, waiter: Waiter) -> int | None:
-        """Render *record* and hand it to a ready slice.
+    def write(self, record: RecordContext, completion: Completion) -> None:
+        """Render *record* and hand it to a ready slice; *completion* is called, at once or later.
 
-        :returns: `ACCEPTED` if the sink's settings don't wait; ``None`` if *waiter* will be told.
-        :raises UserError: the record can't be rendered, or no slice takes it.
+        :raises UserError: the record can't be rendered, or no slice takes it; *completion* won't
+            be called.
         """
         target = self._pick()
         if target.render is None:
-            self._evaluate(_Rendering(self, target.renderer, record, waiter))
-            return None
+            self._evaluate(_Rendering(self, target.renderer, record, completion))
+            return
         try:
             row = target.render(record)
         except UserError as error:
             self.rejected(record, error)
             raise
+        self._hand_on(target, row, 1, record.timestamp_ms, completion)
+
+    def _hand_on(
+        self, target: _Target, rows: bytes, count: int, received_at: int, completion: Completion
+    ) -> None:
+        """Give rendered rows to a slice, and answer at once if the sink's settings don't wait."""
         if target.wait:
-            target.pipeline.write(row, 1, record.timestamp_ms, waiter)
-            return None
-        target.pipeline.write(row, 1, record.timestamp_ms, None)
-        self._accepted(1)
-        return ACCEPTED
+            target.pipeline.write(rows, count, received_at, completion)
+            return
+        target.pipeline.write(rows, count, received_at, None)
+        if self._meter is not None:
+            self._meter.acknowledged(count)
+        completion.accepted(ACCEPTED)
 
     def _evaluate(self, rendering: _Rendering) -> None:
         """Note [Between evaluation and writing]: while the engine works, slices are opened and
@@ -207,7 +218,7 @@ class SinkPipeline:
     def write_evaluated(self, rendering: _Rendering, result: Evaluated) -> None:
         """See Note [Between evaluation and writing]. Raises UserError, as `write` does."""
         self._check()
-        record, waiter = rendering.record, rendering.waiter
+        record = rendering.record
         target = self._pick(rendering.renderer)
         if target.renderer is not rendering.renderer:
             rendering.rounds += 1
@@ -222,12 +233,7 @@ class SinkPipeline:
         except UserError as error:
             self.rejected(record, error)
             raise
-        if target.wait:
-            target.pipeline.write(row, 1, record.timestamp_ms, waiter)
-        else:
-            target.pipeline.write(row, 1, record.timestamp_ms, None)
-            self._accepted(1)
-            waiter.accepted(ACCEPTED)
+        self._hand_on(target, row, 1, record.timestamp_ms, rendering.completion)
 
     def evaluate(
         self, renderer: Renderer, records: Sequence[RecordContext]
@@ -241,10 +247,6 @@ class SinkPipeline:
         if any(target.render is None for target in self._targets):
             return self._templates.room(self._project)
         return None
-
-    def _accepted(self, records: int) -> None:
-        if self._meter is not None:
-            self._meter.acknowledged(records)
 
     @property
     def slices(self) -> Sequence[SlicePipeline]:
@@ -266,23 +268,18 @@ class SinkPipeline:
         return self._pick().renderer
 
     def write_rows(
-        self, rows: bytes, count: int, received_at: int, renderer: Renderer, waiter: Waiter
-    ) -> int | None:
+        self, rows: bytes, count: int, received_at: int, renderer: Renderer, completion: Completion
+    ) -> None:
         """Hand *count* rows to one slice, to be stored together or not at all.
 
         :param renderer: what rendered them.
-        :returns: see `write`.
-        :raises UserError: no slice takes them, or only one with another mapping.
+        :raises UserError: no slice takes them, or only one with another mapping; *completion*
+            won't be called.
         """
         target = self._pick()
         if target.renderer is not renderer:
             raise _mapping_changed()
-        if target.wait:
-            target.pipeline.write(rows, count, received_at, waiter)
-            return None
-        target.pipeline.write(rows, count, received_at, None)
-        self._accepted(count)
-        return ACCEPTED
+        self._hand_on(target, rows, count, received_at, completion)
 
     def _pick(self, renderer: Renderer | None = None) -> _Target:
         """:param renderer: whose slices are to be preferred, if there are any."""

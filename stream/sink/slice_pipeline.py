@@ -18,7 +18,6 @@ statistics are in etcd.
 
 from __future__ import annotations
 
-import enum
 import random
 from collections import deque
 from collections.abc import Callable
@@ -38,7 +37,8 @@ from stream.sink.compression import compressor
 from stream.sink.counters import SliceCounters
 from stream.sink.group import Group, SentGroup
 from stream.sink.meters import SinkCounts
-from stream.sink.outcome import Waiter, no_pipeline_ready, not_stored, outcome_unknown
+from stream.sink.outcome import Completion, no_pipeline_ready, not_stored, outcome_unknown
+from stream.sink.pipeline_states import TRANSITIONS, PipelineEvent, PipelineState
 from stream.storage.model.entity import Slice
 from stream.storage.network.interface import (
     Fenced,
@@ -54,7 +54,7 @@ from stream.storage.network.interface import (
 )
 from stream.values.backoff import Backoff
 
-__all__ = ["PipelineState", "SlicePipeline"]
+__all__ = ["SlicePipeline"]
 
 _log = Logger()
 
@@ -75,17 +75,6 @@ OPENING_GRACE_SECONDS = 3.0
 
 _REOPEN_FIRST_SECONDS = 0.1
 _REOPEN_MAX_SECONDS = 15.0
-
-
-class PipelineState(enum.Enum):
-    OPENING = "opening"
-    """No file yet; rows are taken for a short grace period."""
-    READY = "ready"
-    STALLED = "stalled"
-    """The file was lost and is being opened again; no rows are taken."""
-    CLOSING = "closing"
-    """What is held is sent; no rows are taken."""
-    CLOSED = "closed"
 
 
 class SlicePipeline:
@@ -152,6 +141,14 @@ class SlicePipeline:
         self._when_opened = Waiters[None]()
         self._when_empty = Waiters[None]()
 
+    def _follow(self, event: PipelineEvent) -> bool:
+        """Go to the state that follows *event*; false if the present one ignores it."""
+        following = TRANSITIONS[self.state].get(event)
+        if following is None:
+            return False
+        self.state = following
+        return True
+
     # Taking rows.
 
     @property
@@ -176,20 +173,22 @@ class SlicePipeline:
     def _overdue(self) -> bool:
         return bool(self._sent and self._reactor.seconds() - self._sent[0].sent_at > STALL_SECONDS)
 
-    def write(self, rows: bytes, count: int, received_at: int, waiter: Waiter | None) -> None:
+    def write(
+        self, rows: bytes, count: int, received_at: int, completion: Completion | None
+    ) -> None:
         """Take rows that are stored together or not at all.
 
         Only to be called if `ready` or `opening` just said so.
 
         :param rows: *count* CSV rows, each with its line feed.
         :param received_at: receive time of the records, milliseconds since the epoch.
-        :param waiter: who is told; ``None`` if nobody waits.
+        :param completion: called with the outcome; ``None`` if nobody waits.
         """
         group = self._open
         if group.rows and group.size + len(rows) > self._group_limit:
             self._full.append(group)
             group = self._open = Group(meter=self._meter)
-        group.add(rows, count, received_at, waiter)
+        group.add(rows, count, received_at, completion)
         self._held += len(rows)
         if group.size >= self._group_limit or group.count >= self._count_limit:
             self._full.append(group)
@@ -259,7 +258,7 @@ class SlicePipeline:
 
     def _append_ready(self) -> None:
         """Append what is compressed, in order, up to the first group that isn't."""
-        for sent in self._sent:
+        for sent in tuple(self._sent):
             if not sent.data or self._file is None:
                 return
             if sent.offset >= 0:
@@ -315,9 +314,8 @@ class SlicePipeline:
 
     def draining(self) -> None:
         """The writer is stopping: send what is held, close the file, come back when it is up."""
-        if self.state is not PipelineState.READY or self._file is None:
+        if not self._follow(PipelineEvent.DRAINING):
             return
-        self.state = PipelineState.STALLED
         generation = self._generation
 
         def leave(_: None) -> None:
@@ -333,7 +331,8 @@ class SlicePipeline:
         self._lose_file(reason)
 
     def _lose_file(self, error: Exception, *, sent_refused: bool = False) -> None:
-        if self.state is PipelineState.CLOSED:
+        is_sealed = isinstance(error, SliceSealed)
+        if not self._follow(PipelineEvent.SEALED if is_sealed else PipelineEvent.LOST):
             return
         self._generation += 1
         file, self._file = self._file, None
@@ -342,13 +341,11 @@ class SlicePipeline:
             _log.warn("slice file lost: {error}", error=error, slice_id=str(self.slice.key))
         if isinstance(error, NoSpace | SliceSealed):
             self._give_up_all(error, sent_refused=sent_refused)
-        if isinstance(error, SliceSealed):
-            self._finish()
+        if is_sealed:
+            self._stop_timers()
             return
         for sent in self._sent:
             sent.offset = -1
-        if self.state is PipelineState.READY:
-            self.state = PipelineState.STALLED
         self._reopen_later()
 
     def _take_all(self) -> tuple[list[Group], list[Group]]:
@@ -384,8 +381,7 @@ class SlicePipeline:
 
     def _grace_over(self) -> None:
         self._grace_call = None
-        if self.state is PipelineState.OPENING:
-            self.state = PipelineState.STALLED
+        if self._follow(PipelineEvent.GRACE_OVER):
             _, unsent = self._take_all()
             for group in unsent:
                 if not self._reroute(self, group):
@@ -419,7 +415,7 @@ class SlicePipeline:
 
     def _opened(self, file: SliceFile) -> None:
         self._opening = None
-        if self.state is PipelineState.CLOSED:
+        if not self._follow(PipelineEvent.OPENED):
             file.close().addErrback(lambda _: None)
             return
         if file.length < self._acknowledged:
@@ -432,8 +428,6 @@ class SlicePipeline:
         self._file = file
         self._offset = self._acknowledged = file.length
         self._reopen_backoff.reset()
-        if self.state in (PipelineState.OPENING, PipelineState.STALLED):
-            self.state = PipelineState.READY
         self._append_ready()
         self._commit()
         self._when_opened.fire(None)
@@ -480,16 +474,16 @@ class SlicePipeline:
 
         Rows that could not be sent by then are failed as of unknown fate.
         """
-        if self.state is PipelineState.CLOSED:
+        if not self._follow(PipelineEvent.CLOSE):
             return
-        self.state = PipelineState.CLOSING
         flushed = self._flushed()
         give_up = self._reactor.callLater(timeout, self._abandon)
         await flushed
         if give_up.active():
             give_up.cancel()
         file, self._file = self._file, None
-        self._finish()
+        self._follow(PipelineEvent.EMPTY)
+        self._stop_timers()
         if file is not None:
             closed = file.close()
             closed.addErrback(
@@ -505,9 +499,8 @@ class SlicePipeline:
             group.failed(error)
         self._check_empty()
 
-    def _finish(self) -> None:
-        """Stop every timer; the pipeline is over."""
-        self.state = PipelineState.CLOSED
+    def _stop_timers(self) -> None:
+        """The pipeline is closed: nothing of it is called any more."""
         calls = (self._commit_call, self._interval_call, self._reopen_call, self._grace_call)
         for call in calls:
             if call is not None and call.active():

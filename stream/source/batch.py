@@ -7,9 +7,9 @@ place, never by a half-done answer. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import attrs
 
@@ -73,13 +73,6 @@ class Rejection:
     reason: Reason
 
 
-class Sink(Protocol):
-    """What a block needs of the sink that it is for."""
-
-    def renderer(self, now_ms: int, /) -> Renderer:
-        """Raises UserError: the sink takes no records."""
-
-
 class Evaluation:
     """Records whose templates are to be evaluated before the rendering goes on.
 
@@ -112,9 +105,11 @@ class RowBlock:
     :ivar rejected: what couldn't be rendered.
     :ivar error: why the sink gets nothing of the batch.
     :ivar renderer: what rendered the rows.
+
+    :param renderer: gives that; raises UserError if the sink takes no records.
     """
 
-    def __init__(self, sink: Sink, now_ms: int) -> None:
+    def __init__(self, renderer: Callable[[], Renderer]) -> None:
         self.rows: list[bytes] = []
         self.rejected: list[Rejection] = []
         self.error: Exception | None = None
@@ -123,7 +118,7 @@ class RowBlock:
         self._template_seconds = 0.0
         self._reasons: dict[Reason, Reason] = {}
         try:
-            self.renderer = sink.renderer(now_ms)
+            self.renderer = renderer()
         except UserError as error:
             self.error = let_go(error)
 

@@ -70,7 +70,7 @@ class Dispatcher:
         self._closed = True
 
     def lookup(self, project_id: int, source_id: str, secret: str) -> tuple[SourceKey, ...]:
-        """See `stream.source.interfaces.IDispatcher`.
+        """See `stream.source.interfaces.SourceLookup`.
 
         A wrong secret can't be told from an unknown source, also not by the time it takes.
         """
@@ -98,7 +98,7 @@ class Dispatcher:
         )
 
     def reads_text_as_json(self, sources: Sequence[SourceKey]) -> bool:
-        """See `stream.source.interfaces.IDispatcher`."""
+        """See `stream.source.interfaces.SourceLookup`."""
         first = sources[0]
         entries = self._sources.get((first.project_id, first.source_id), ())
         return any(entry.reads_text_as_json for _, entry in entries if entry.key in sources)

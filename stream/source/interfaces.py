@@ -1,7 +1,7 @@
 """What the listeners need of the rest of a source node.
 
-Per record there is no Deferred, closure or timer: the request itself is told what became of it, so
-a sink that commits records in groups keeps a list of requests and answers them in one loop.
+Per record there is no Deferred, closure or timer: the request itself is the completion that a sink
+calls, so a sink that commits records in groups keeps a list of requests and answers them in a loop.
 """
 
 from __future__ import annotations
@@ -16,38 +16,17 @@ from stream.errors import UserError
 from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer
 from stream.record.context import RecordContext
+from stream.sink.outcome import Completion
 
-__all__ = ["IAnswer", "IDispatcher", "IRouter", "ISinkWriter"]
-
-
-class IAnswer(Protocol):
-    """One sink's answer to one request. Exactly one of the methods is called, once."""
-
-    def stored(self) -> None:
-        """The row is as durable as the sink's settings ask."""
-
-    def accepted(self, status: int) -> None:
-        """The sink doesn't wait, and says so with *status*."""
-
-    def failed(self, error: Exception) -> None:
-        """The row isn't acknowledged."""
+__all__ = ["RowWriter", "SinkLookup", "SinkWriter", "SourceLookup"]
 
 
-class ISinkWriter(Protocol):
-    """Where the records of one sink go."""
+class RowWriter(Protocol):
+    """An opened sink, for those who render rows on their own: batches."""
 
-    def write(self, record: RecordContext, answer: IAnswer, /) -> int | None:
-        """Render and take *record*.
-
-        :returns: a status (202) if nothing is to be waited for and *answer* won't be called;
-            ``None`` if *answer* will be.
-        :raises UserError: not taken; *answer* won't be called.
-        """
-
-    def renderer(self, now_ms: int, /) -> Renderer:
+    def renderer(self) -> Renderer:
         """What renders rows for `write_rows`.
 
-        :param now_ms: milliseconds since the epoch.
         :raises UserError: the sink takes no records.
         """
 
@@ -66,21 +45,46 @@ class ISinkWriter(Protocol):
         """
 
     def write_rows(
-        self, rows: bytes, count: int, received_at: int, renderer: Renderer, answer: IAnswer, /
-    ) -> int | None:
+        self,
+        rows: bytes,
+        count: int,
+        received_at: int,
+        renderer: Renderer,
+        completion: Completion,
+        /,
+    ) -> None:
         """Take *count* rendered rows, to be stored together or not at all.
 
         :param received_at: receive time of the records, milliseconds since the epoch.
         :param renderer: what rendered them.
-        :returns: see `write`.
-        :raises UserError: not taken; *answer* won't be called.
+        :raises UserError: not taken; *completion* won't be called.
         """
 
     def rejected(self, record: RecordContext, error: UserError, /) -> None:
         """*record* of a batch couldn't be rendered, and the others were taken."""
 
 
-class IDispatcher(Protocol):
+class SinkWriter(Protocol):
+    """One sink: where its records go, whether it is open or not.
+
+    :ivar opened: what was opened last; ``None`` before the first record.
+    """
+
+    @property
+    def opened(self) -> RowWriter | None: ...
+
+    def write(self, record: RecordContext, completion: Completion, /) -> None:
+        """Render and take *record*; *completion* is called, at once or later. Raises nothing."""
+
+    def open(self, now_ms: int, /) -> RowWriter:
+        """The opened sink, to be asked for anew after each wait: another one may be in its place.
+
+        :param now_ms: milliseconds since the epoch.
+        :raises UserError: the sink takes no records.
+        """
+
+
+class SourceLookup(Protocol):
     """Knows the sources of all projects."""
 
     def lookup(self, project_id: int, source_id: str, secret: str) -> tuple[SourceKey, ...]:
@@ -93,10 +97,10 @@ class IDispatcher(Protocol):
         """Whether one of *sources* takes bodies of plain text for JSON."""
 
 
-class IRouter(Protocol):
+class SinkLookup(Protocol):
     """Knows the sinks of all sources."""
 
-    def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, ISinkWriter]]:
+    def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, SinkWriter]]:
         """Ids and writers of the enabled sinks that take records of *signal* (empty for HTTP
         records), sorted by id.
         """

@@ -14,12 +14,15 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.errors import UserError
-from stream.source.http.answers import Connection
+from stream.source.http.completions import Waited
 
-__all__ = ["MAX_HELD_BYTES", "SLICE_SECONDS", "Turns", "Waited", "overloaded"]
+__all__ = ["MAX_HELD_BYTES", "SLICE_SECONDS", "Turns", "overloaded"]
+
+_log = Logger(namespace="http-source")
 
 SLICE_SECONDS = 0.005
 """Of each turn of the reactor, for all work together. It is overrun by a single step at most."""
@@ -38,32 +41,6 @@ fail."""
 def overloaded(what: str) -> UserError:
     """503: *what* is too much at once; nothing of it is stored."""
     return UserError(f"{what}, please try again", status=503, name="overloaded")
-
-
-class Waited:
-    """What a connection waits for while its request is worked on.
-
-    :ivar connection: the connection.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self._awaited: object = None  # itself: with a name for that it would keep itself
-        connection.pending = self
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether somebody still waits."""
-        return self.connection.pending is (self if self._awaited is None else self._awaited)
-
-    def wait_for(self, answer: object) -> None:
-        """It is *answer* from now on."""
-        self._awaited = self.connection.pending = answer
-
-    def finish(self, answer: bytes) -> None:
-        """Answer the request, unless nobody waits any more."""
-        if self.is_pending:
-            self.connection.finish(answer)
 
 
 @attrs.frozen(eq=False)
@@ -115,6 +92,23 @@ class Turns:
         job = _Job(key, size, steps)
         self._enqueue(job)
         return job.done
+
+    def work_for(
+        self,
+        waited: Waited,
+        key: Hashable,
+        size: int,
+        steps: Steps,
+        failed: Callable[[Failure], bytes],
+    ) -> None:
+        """The same for a request; what the steps end with answers it.
+
+        :param failed: the answer if a step raises.
+        :raises UserError: 503, too much waits.
+        """
+        working = self.work(key, size, steps)
+        working.addErrback(lambda failure: waited.finish(failed(failure)))
+        working.addErrback(lambda failure: _log.failure("cannot answer a request", failure))
 
     def _enqueue(self, job: _Job) -> None:
         self._queues.setdefault(job.key, deque()).append(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stream.source.interfaces import IAnswer
+from stream.sink.outcome import Completion
 from tests.fuzz import __main__ as fuzz
 from tests.fuzz import records
 from tests.source.http.test_handler import FakeSink
@@ -38,9 +38,9 @@ def test_a_broken_way_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cell that isn't quoted, a reader that lets a fault through."""
 
     class Careless(FakeSink):
-        def _answer(self, answer: IAnswer) -> int | None:
+        def _answer(self, completion: Completion) -> None:
             self.rows = [row.replace(b'""', b'"') for row in self.rows]
-            return super()._answer(answer)
+            super()._answer(completion)
 
     with monkeypatch.context() as patched:
         patched.setattr(records, "FakeSink", Careless)

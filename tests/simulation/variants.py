@@ -65,7 +65,7 @@ async def _close_late(self: SinkRouter, key: SinkKey, cause: str = "") -> None:
     pipeline = self._pipelines.pop(key)
     target = self._targets.get(key.source_key, {}).get(key.sink_id)
     if target is not None:
-        target._pipeline = None
+        target.opened = None
     await pipeline.close(UserError("no pipeline", status=503, name="noPipeline"))
 
 

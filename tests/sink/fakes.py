@@ -17,11 +17,11 @@ from stream.storage.network.interface import (
     WrongOffset,
 )
 
-__all__ = ["FakeOpener", "FakeSliceFile", "FakeWaiter"]
+__all__ = ["FakeCompletion", "FakeOpener", "FakeSliceFile"]
 
 
 @attrs.define(eq=False)
-class FakeWaiter:
+class FakeCompletion:
     """:ivar outcome: ``stored``, the error, or ``None`` while unanswered."""
 
     outcome: str | UserError | None = None

@@ -20,7 +20,7 @@ from stream.sink import sink_pipeline
 from stream.sink.balancing import Balancer
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
 from stream.storage.model.entity import Slice
-from tests.sink.fakes import FakeOpener, FakeWaiter
+from tests.sink.fakes import FakeCompletion, FakeOpener
 from tests.sink.test_sink_pipeline import _Collector
 from tests.storage.samples import OPENED_AT, sample_slice, uncompressed
 from tests.templates.inprocess import InProcessTemplates
@@ -72,10 +72,10 @@ class World:
         self.clock.pump([0.0] * 3)
         assert done.called
 
-    def write(self, body: bytes = b'{"a":1}') -> FakeWaiter:
-        waiter = FakeWaiter()
-        assert self.pipeline.write(_record(body), waiter) is None
-        return waiter
+    def write(self, body: bytes = b'{"a":1}') -> FakeCompletion:
+        completion = FakeCompletion()
+        self.pipeline.write(_record(body), completion)
+        return completion
 
     def release(self) -> None:
         self.templates.release()
@@ -107,30 +107,30 @@ def test_a_row_is_written_when_its_templates_are_evaluated(world: World) -> None
     slice_ = _slice(ADDS)
     world.update(slice_)
     assert world.templates.warmed == 1
-    waiter = world.write()
+    completion = world.write()
     world.clock.advance(1)
-    assert (waiter.outcome, world.disk(slice_)) == (None, b"")
+    assert (completion.outcome, world.disk(slice_)) == (None, b"")
     world.release()
-    assert (waiter.outcome, world.disk(slice_)) == ("stored", b'"2"\n')
+    assert (completion.outcome, world.disk(slice_)) == ("stored", b'"2"\n')
 
 
 def test_who_does_not_wait_for_the_disk_waits_for_the_templates(world: World) -> None:
     """A record that can't be rendered is refused all the same."""
     world.update(_slice(ADDS, wait=False))
-    waiters = [world.write(), world.write(b"{}")]
-    assert [waiter.outcome for waiter in waiters] == [None, None]
+    completions = [world.write(), world.write(b"{}")]
+    assert [completion.outcome for completion in completions] == [None, None]
     world.release()
-    assert waiters[0].outcome == "accepted 202"
-    assert isinstance(waiters[1].outcome, UserError)
-    assert waiters[1].outcome.status == 400
+    assert completions[0].outcome == "accepted 202"
+    assert isinstance(completions[1].outcome, UserError)
+    assert completions[1].outcome.status == 400
 
 
 def test_a_record_that_can_not_be_rendered_says_why(world: World) -> None:
     """With the column."""
     world.update(_slice(ADDS))
-    waiter = world.write(b"{}")
+    completion = world.write(b"{}")
     world.release()
-    assert str(waiter.outcome) == (
+    assert str(completion.outcome) == (
         'cannot convert column "c" to CSV value:\n- path "a" not found in the body'
     )
 
@@ -139,11 +139,11 @@ def test_a_slice_that_has_rotated_meanwhile(world: World) -> None:
     """The row goes to the next one with the same mapping; the old one is closed at once."""
     first, second = _slice(ADDS, 0), _slice(ADDS, 1)
     world.update(first)
-    waiter = world.write()
+    completion = world.write()
     world.update(second)
     assert world.opener.files[0].closed
     world.release()
-    assert waiter.outcome == "stored"
+    assert completion.outcome == "stored"
     assert (world.disk(first), world.disk(second)) == (b"", b'"2"\n')
 
 
@@ -151,12 +151,12 @@ def test_a_slice_that_has_rotated_meanwhile(world: World) -> None:
 def test_a_mapping_that_has_changed_meanwhile(world: World, after: str | None, row: bytes) -> None:
     """The row is that of the mapping of the slice that it goes to."""
     world.update(_slice(ADDS, 0))
-    waiter = world.write()
+    completion = world.write()
     second = _slice(after, 1)
     world.update(second)
     world.release()
     world.release()
-    assert waiter.outcome == "stored"
+    assert completion.outcome == "stored"
     assert world.disk(second) == row
 
 
@@ -164,33 +164,33 @@ def test_slices_with_the_mapping_of_before_are_preferred(world: World) -> None:
     """While a change is made there are both."""
     old, new = _slice(ADDS, 0), _slice("Body('a') + 2", 1)
     world.update(old)
-    waiters = [world.write() for _ in range(4)]
+    completions = [world.write() for _ in range(4)]
     world.update(old, new)
     world.release()
-    assert [waiter.outcome for waiter in waiters] == ["stored"] * 4
+    assert [completion.outcome for completion in completions] == ["stored"] * 4
     assert world.disk(old) == b'"2"\n' * 4
 
 
 def test_a_mapping_that_changes_all_the_time(world: World) -> None:
     """Its record is to be sent again, at last."""
     world.update(_slice(ADDS, 0))
-    waiter = world.write()
+    completion = world.write()
     for number in range(1, sink_pipeline.MAX_ROUNDS + 2):
-        assert waiter.outcome is None
+        assert completion.outcome is None
         world.update(_slice(f"Body('a') + {number + 1}", number))
         world.release()
-    assert isinstance(waiter.outcome, UserError)
-    assert waiter.outcome.status == 503
+    assert isinstance(completion.outcome, UserError)
+    assert completion.outcome.status == 503
 
 
 def test_a_sink_that_was_closed_meanwhile(world: World) -> None:
     """Nothing is written any more, see Note [Close sync] of the router."""
     slice_ = _slice(ADDS)
     world.update(slice_)
-    waiter = world.write()
+    completion = world.write()
     ensureDeferred(world.pipeline.close(UserError("closed", status=503)))
     world.release()
-    assert str(waiter.outcome) == "closed"
+    assert str(completion.outcome) == "closed"
     assert world.disk(slice_) == b""
 
 
@@ -198,10 +198,10 @@ def test_a_lease_that_was_lost_meanwhile(world: World) -> None:
     """A node without a lease takes no records, also those that came before."""
     slice_ = _slice(ADDS)
     world.update(slice_)
-    waiter = world.write()
+    completion = world.write()
     world.refusal = UserError("the node has lost its lease", status=503)
     world.release()
-    assert waiter.outcome is world.refusal
+    assert completion.outcome is world.refusal
     assert world.disk(slice_) == b""
 
 
@@ -216,7 +216,7 @@ def test_no_room_for_a_record(world: World) -> None:
     assert room.called
     world.templates.refusal = UserError("full", status=503)
     with pytest.raises(UserError, match="full"):
-        world.pipeline.write(_record(), FakeWaiter())
+        world.pipeline.write(_record(), FakeCompletion())
 
 
 def test_a_sink_without_templates_needs_no_engine(world: World) -> None:
@@ -226,7 +226,7 @@ def test_a_sink_without_templates_needs_no_engine(world: World) -> None:
     world.templates.is_full = True
     world.templates.refusal = UserError("full", status=503)
     assert world.pipeline.room() is None
-    waiter = world.write()
+    completion = world.write()
     world.store()
-    assert (waiter.outcome, world.disk(slice_)) == ("stored", b'"1"\n')
+    assert (completion.outcome, world.disk(slice_)) == ("stored", b'"1"\n')
     assert world.templates.warmed == 0

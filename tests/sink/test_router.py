@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -26,9 +27,10 @@ from stream.record.headers import RecordHeaders
 from stream.settings import Settings
 from stream.settings.declare import with_values
 from stream.sink.balancing import Balancer
+from stream.sink.outcome import Completion
 from stream.sink.quota import Quotas
 from stream.sink.router import SinkRouter, SinkTarget
-from stream.sink.sink_pipeline import PipelineContext
+from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
 from stream.sink.statistics_publisher import StatisticsPublisher
 from stream.storage.model import prefix
 from stream.storage.model.entity import Slice
@@ -37,12 +39,21 @@ from stream.storage.model.state import Level
 from stream.storage.store.repository import StorageRepository
 from stream.storage.store.statistics_reads import slice_statistics
 from stream.values.codec import encode
-from tests.sink.fakes import FakeOpener, FakeWaiter
+from tests.sink.fakes import FakeCompletion, FakeOpener
 from tests.storage.histories.world import SINK, SOURCE_KEY, Storage
 from tests.storage.store.test_old_layout import inline
 from tests.waiting import until
 
 reactor: Any = _reactor
+
+
+class FakeFailure(FakeCompletion):
+    """Also takes errors that nobody expects."""
+
+    error: Exception | None = None
+
+    def failed(self, error: Exception) -> None:
+        self.error = error
 
 
 class World:
@@ -105,13 +116,13 @@ class World:
         [(_, target)] = self.router.eligible(SOURCE_KEY, "")
         return target
 
-    def write(self) -> FakeWaiter:
+    def write(self) -> FakeCompletion:
         """One row, to one of the slices."""
-        waiter = FakeWaiter()
+        completion = FakeCompletion()
         if self._renderer is None:  # to ask for it takes a turn of the balancing
-            self._renderer = self.target.renderer(1000)
-        self.target.write_rows(b'"a"\n', 1, 1000, self._renderer, waiter)
-        return waiter
+            self._renderer = self.target.open(1000).renderer()
+        self.target.open(1000).write_rows(b'"a"\n', 1, 1000, self._renderer, completion)
+        return completion
 
     def answer(self) -> None:
         for file in self.opener.files:
@@ -322,10 +333,11 @@ async def test_sinks_do_not_wait_for_one_another(world: World) -> None:
 
     await until(found)
     assert target is not None
-    renderer = target.renderer(1000)
+    opened = target.open(1000)
+    renderer = opened.renderer()
     ours = [s for s in await world.storage.slices() if s.key.sink_key == other.key]
     await until(lambda: {s.key for s in ours} <= world.written())
-    target.write_rows(b'"b"\n', 1, 1000, renderer, FakeWaiter())
+    opened.write_rows(b'"b"\n', 1, 1000, renderer, FakeCompletion())
     first = await world.close(stuck.key)
     later = await world.close(ours[0].key)
     for file in world.opener.files[2:]:
@@ -372,7 +384,8 @@ async def test_a_slice_is_written_with_the_mapping_that_it_refers_to(world: Worl
     record = RecordContext(
         1000, "::1", RecordHeaders([(b"Content-Type", b"application/json")]), b'{"name":"Ann"}'
     )
-    renderer = target.renderer(1000)
+    opened = target.open(1000)
+    renderer = opened.renderer()
     assert renderer.row(record) == b'"Ann"\n'
     slices = world.router._writing[target.key].values()
     assert len(slices) == 2
@@ -420,7 +433,28 @@ async def test_a_slice_without_its_mapping_takes_no_records(world: World) -> Non
     assert any("the mapping of" in str(event.get("log_format")) for event in logs)
     assert lost.key not in world.router._writing
     with pytest.raises(UserError):
-        dict(world.router.eligible(SOURCE_KEY, ""))["lost"].renderer(1000)
+        dict(world.router.eligible(SOURCE_KEY, ""))["lost"].open(1000)
+
+
+class RefusingPipeline(SinkPipeline):
+    """Raises an error for each record."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def write(self, record: RecordContext, completion: Completion) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [UserError("no"), ZeroDivisionError("division by zero")])
+def test_a_record_that_is_not_taken_fails(error: Exception) -> None:
+    """Writing raises nothing: the completion is called, whoever's fault it is."""
+    router = cast(SinkRouter, SimpleNamespace(refusal=None, over_quota={}))
+    target = SinkTarget(SINK.key, True, (), router, RefusingPipeline(error))
+    completion = FakeFailure()
+    target.write(RecordContext(1000, "::1", RecordHeaders([]), b""), completion)
+    assert completion.error is error
+    assert error.__traceback__ is None
 
 
 @pytest_twisted.ensureDeferred
@@ -437,7 +471,7 @@ async def test_a_slice_of_the_version_before_is_written(world: World) -> None:
     record = RecordContext(
         1000, "::1", RecordHeaders([(b"Content-Type", b"application/json")]), b'{"name":"Ann"}'
     )
-    assert world.target.renderer(1000).row(record) == b'"Ann"\n'
+    assert world.target.open(1000).renderer().row(record) == b'"Ann"\n'
     for file in world.opener.files:
         file.at_once = True
     revision = await world.close(slices[0].key)

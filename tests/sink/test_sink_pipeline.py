@@ -17,7 +17,7 @@ from stream.sink.balancing import Balancer
 from stream.sink.counters import SliceCounters
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
 from stream.storage.model.key import SliceKey
-from tests.sink.fakes import FakeOpener, FakeWaiter
+from tests.sink.fakes import FakeCompletion, FakeOpener
 from tests.storage.samples import OPENED_AT, sample_slice, uncompressed
 
 
@@ -52,15 +52,15 @@ def test_a_pipeline_being_closed_takes_no_record_and_ends_with_its_slices() -> N
     pipeline = SinkPipeline(context)
     ensureDeferred(pipeline.update([sample_slice(encoding=uncompressed())]))
     renderer = pipeline.renderer()
-    waiter = FakeWaiter()
-    pipeline.write_rows(b"a\n", 1, 1000, renderer, waiter)
+    completion = FakeCompletion()
+    pipeline.write_rows(b"a\n", 1, 1000, renderer, completion)
     clock.advance(0)
     ended: Deferred[None] = ensureDeferred(pipeline.close(UserError("closed", status=503)))
     with pytest.raises(UserError, match="closed"):
-        pipeline.write_rows(b"b\n", 1, 1000, renderer, FakeWaiter())
+        pipeline.write_rows(b"b\n", 1, 1000, renderer, FakeCompletion())
     assert not ended.called
     opener.files[-1].answer()
-    assert waiter.outcome == "stored"
+    assert completion.outcome == "stored"
     assert ended.called
     assert opener.files[-1].closed
 

@@ -15,11 +15,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from stream.errors import UserError
 from stream.ops.logging.throttle import LogThrottle
 from stream.sink.group import Group
+from stream.sink.pipeline_states import PipelineState
 from stream.sink.slice_pipeline import (
     HELD_LIMIT_BYTES,
     OPENING_GRACE_SECONDS,
     STALL_SECONDS,
-    PipelineState,
     SlicePipeline,
 )
 from stream.storage.model.encoding import Encoding
@@ -32,7 +32,7 @@ from stream.storage.network.interface import (
     WriterUnavailable,
 )
 from stream.values.bytesize import ByteSize
-from tests.sink.fakes import FakeOpener, FakeWaiter
+from tests.sink.fakes import FakeCompletion, FakeOpener
 from tests.storage.samples import ENCODING, sample_slice, uncompressed
 
 
@@ -82,13 +82,13 @@ class PipelineTests(SynchronousTestCase):
         self.rerouted.append(group)
         return self.takes_rerouted
 
-    def write(self, pipeline: SlicePipeline, *rows: bytes) -> list[FakeWaiter]:
-        waiters = []
+    def write(self, pipeline: SlicePipeline, *rows: bytes) -> list[FakeCompletion]:
+        completions = []
         for row in rows:
-            waiter = FakeWaiter()
-            pipeline.write(row, 1, 1000, waiter)
-            waiters.append(waiter)
-        return waiters
+            completion = FakeCompletion()
+            pipeline.write(row, 1, 1000, completion)
+            completions.append(completion)
+        return completions
 
     @property
     def file(self):  # type: ignore[no-untyped-def]
@@ -101,24 +101,24 @@ class PipelineTests(SynchronousTestCase):
     def test_rows_of_one_turn_are_one_append(self) -> None:
         """An idle pipeline commits what came in during the reactor's turn, at once."""
         pipeline = self.pipeline()
-        waiters = self.write(pipeline, b"a\n", b"b\n")
+        completions = self.write(pipeline, b"a\n", b"b\n")
         assert not self.file.waiting
         self.clock.advance(0)
         assert [data for _, data, _ in self.file.waiting] == [b"a\nb\n"]
-        assert [w.outcome for w in waiters] == [None, None]
+        assert [w.outcome for w in completions] == [None, None]
         self.file.answer()
-        assert [w.outcome for w in waiters] == ["stored", "stored"]
+        assert [w.outcome for w in completions] == ["stored", "stored"]
 
     def test_who_waits_for_the_statistics_is_answered_when_they_are_stored(self) -> None:
         """Whichever call has stored them: the answer to the first may be lost."""
         self.announcement = Deferred()
         pipeline = self.pipeline()
-        (waiter,) = self.write(pipeline, b"a\n")
+        (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
         self.file.answer()
-        assert waiter.outcome is None
+        assert completion.outcome is None
         pipeline.announced()
-        assert waiter.outcome == "stored"
+        assert completion.outcome == "stored"
         self.announcement.callback(None)
 
     def test_rows_collect_while_a_group_is_on_its_way(self) -> None:
@@ -208,7 +208,7 @@ class PipelineTests(SynchronousTestCase):
         assert pipeline.ready
         self.opener.listeners[-1].lost(WriterUnavailable("gone again"))
         assert len(self.opener.absent) == 1
-        pipeline._finish()
+        pipeline._stop_timers()
         assert self.opener.absent == []
 
     def test_a_former_life_sends_nothing_again(self) -> None:
@@ -260,46 +260,46 @@ class PipelineTests(SynchronousTestCase):
     def test_a_late_answer_of_a_lost_file_counts_for_nothing(self) -> None:
         """Only the latest sending of a group can acknowledge it."""
         pipeline = self.pipeline()
-        (waiter,) = self.write(pipeline, b"a\n")
+        (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
         old = self.file
         self.opener.listeners[-1].lost(WriterUnavailable("gone"))
         self.clock.advance(0.2)
         old.answer()
-        assert waiter.outcome is None
+        assert completion.outcome is None
         self.file.answer()
-        assert waiter.outcome == "stored"
+        assert completion.outcome == "stored"
         assert self.stored == b"a\n"
 
     def test_refused_rows_go_to_another_slice(self) -> None:
         """What a full volume certainly did not store is offered to the sink's other slices."""
         self.takes_rerouted = True
         pipeline = self.pipeline()
-        (waiter,) = self.write(pipeline, b"a\n")
+        (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
         self.file.refuse(NoSpace("full"))
         assert [group.rows for group in self.rerouted] == [[b"a\n"]]
-        assert waiter.outcome is None
+        assert completion.outcome is None
         assert not pipeline.ready
 
     def test_refused_rows_without_another_slice_are_answered(self) -> None:
         """Nobody takes them: producers are told that a retry is safe."""
         pipeline = self.pipeline()
-        (waiter,) = self.write(pipeline, b"a\n")
+        (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
         self.file.refuse(SliceSealed("uploading"))
-        assert isinstance(waiter.outcome, UserError)
-        assert waiter.outcome.status == 503
+        assert isinstance(completion.outcome, UserError)
+        assert completion.outcome.status == 503
         assert pipeline.state is PipelineState.CLOSED
 
     def test_rows_on_their_way_to_a_sealed_slice_are_of_unknown_fate(self) -> None:
         """They may be in the file: 500, not 503, and never on another slice."""
         pipeline = self.pipeline()
-        (waiter,) = self.write(pipeline, b"a\n")
+        (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
         self.opener.listeners[-1].lost(SliceSealed("uploading"))
-        assert isinstance(waiter.outcome, UserError)
-        assert waiter.outcome.status == 500
+        assert isinstance(completion.outcome, UserError)
+        assert completion.outcome.status == 500
         assert not self.rerouted
 
     def test_rows_wait_for_a_file_that_is_opening(self) -> None:
@@ -308,21 +308,21 @@ class PipelineTests(SynchronousTestCase):
         pipeline = self.pipeline()
         assert pipeline.opening
         assert not pipeline.ready
-        (waiter,) = self.write(pipeline, b"a\n")
+        (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(1)
         self.opener.release()
         self.file.answer()
-        assert waiter.outcome == "stored"
+        assert completion.outcome == "stored"
         assert pipeline.ready
 
     def test_rows_do_not_wait_for_ever(self) -> None:
         """After the grace period they are refused, and the pipeline takes no more."""
         self.opener.held = True
         pipeline = self.pipeline()
-        (waiter,) = self.write(pipeline, b"a\n")
+        (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(OPENING_GRACE_SECONDS)
-        assert isinstance(waiter.outcome, UserError)
-        assert waiter.outcome.name == "noPipelineReady"
+        assert isinstance(completion.outcome, UserError)
+        assert completion.outcome.name == "noPipelineReady"
         assert not pipeline.opening
         self.opener.release()
         assert pipeline.ready
@@ -356,39 +356,39 @@ class PipelineTests(SynchronousTestCase):
     def test_close_sends_what_is_held(self) -> None:
         """Closing waits for every row, then for the file."""
         pipeline = self.pipeline()
-        waiters = self.write(pipeline, b"a\n", b"b\n")
+        completions = self.write(pipeline, b"a\n", b"b\n")
         closing = ensureDeferred(pipeline.close(30))
         assert not pipeline.ready
         self.assertNoResult(closing)
         self.file.answer()
         self.successResultOf(closing)
         assert self.file.closed
-        assert [w.outcome for w in waiters] == ["stored", "stored"]
+        assert [w.outcome for w in completions] == ["stored", "stored"]
         assert pipeline.counters.records == 2
         assert not self.clock.getDelayedCalls()
 
     def test_close_is_bounded(self) -> None:
         """A dead writer can't hold up the closing for ever; its rows are of unknown fate."""
         pipeline = self.pipeline()
-        (waiter,) = self.write(pipeline, b"a\n")
+        (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
         closing = ensureDeferred(pipeline.close(30))
         self.clock.advance(30)
         self.successResultOf(closing)
-        assert isinstance(waiter.outcome, UserError)
-        assert waiter.outcome.status == 500
+        assert isinstance(completion.outcome, UserError)
+        assert completion.outcome.status == 500
         assert not self.clock.getDelayedCalls()
 
     def test_a_draining_writer_is_left_and_found_again(self) -> None:
         """Rows are flushed, the file closed, and the slice opened again when the writer is up."""
         pipeline = self.pipeline()
-        (waiter,) = self.write(pipeline, b"a\n")
+        (completion,) = self.write(pipeline, b"a\n")
         self.clock.advance(0)
         left = self.file
         self.opener.listeners[-1].draining()
         assert not pipeline.ready
         left.answer()
-        assert waiter.outcome == "stored"
+        assert completion.outcome == "stored"
         assert left.closed
         self.opener.refusals.append(WriterUnavailable("down"))
         self.clock.advance(0.2)

@@ -35,12 +35,12 @@ class FakeSink:
     def __init__(self, *columns: Column) -> None:
         self._render = compile_renderer(Mapping(columns), 2_000_000)
 
-    def renderer(self, now_ms: int, /) -> Renderer:
+    def renderer(self) -> Renderer:
         return self._render
 
 
 class ClosedSink:
-    def renderer(self, now_ms: int, /) -> Renderer:
+    def renderer(self) -> Renderer:
         raise UserError("no pipeline is ready", status=503, name="noPipelineReady")
 
 
@@ -127,7 +127,7 @@ def test_rejected_records_are_told_and_the_others_rendered() -> None:
     lines = [b'{"a":%d}' % i for i in range(2 * RECORDS_AT_ONCE)]
     lines[3] = b'{"b":1}'
     lines[RECORDS_AT_ONCE] = b"broken"
-    blocks = [RowBlock(path, 0), RowBlock(body, 0), RowBlock(ClosedSink(), 0)]
+    blocks = [RowBlock(path.renderer), RowBlock(body.renderer), RowBlock(ClosedSink().renderer)]
     elements = line_elements(b"\n".join(lines), 1000)
     assert len(list(render_batch(elements, record(), blocks))) == 2
     by_path, by_body, closed = blocks
@@ -142,7 +142,7 @@ def test_rejected_records_are_told_and_the_others_rendered() -> None:
 def test_rows_of_a_batch_are_limited() -> None:
     """A small body can make large rows; then the sink gets nothing of it."""
     column = FakeSink(PathColumn("a", path="a", default_value="x" * 1_000_000, raw_string=True))
-    blocks = [RowBlock(column, 0)]
+    blocks = [RowBlock(column.renderer)]
     elements = line_elements(b"{}\n" * (MAX_ROWS_BYTES // 1_000_000), 1000)
     list(render_batch(elements, record(), blocks))
     assert isinstance(blocks[0].error, BatchTooLarge)
@@ -153,7 +153,7 @@ def test_fault_of_ours_costs_the_sink_the_batch() -> None:
     """Unlike a rejection it isn't the record's fault, so nothing is left out silently."""
 
     class Broken:
-        def renderer(self, now_ms: int, /) -> Renderer:
+        def renderer(self) -> Renderer:
             def render(_: RecordContext) -> bytes:
                 raise ZeroDivisionError
 
@@ -162,7 +162,7 @@ def test_fault_of_ours_costs_the_sink_the_batch() -> None:
 
             return Renderer(render, None, None, row_of, row_of, 0, lambda _: [b"over the limit"])
 
-    blocks = [RowBlock(Broken(), 0)]
+    blocks = [RowBlock(Broken().renderer)]
     list(render_batch(line_elements(b"1\n2", 10), record(), blocks))
     assert isinstance(blocks[0].error, ZeroDivisionError)
 

@@ -1,4 +1,23 @@
-"""From a request to its answer: routes, sources, sinks."""
+"""From a request to its answer: routes, sources, sinks.
+
+Note [Stages]: what comes in goes through these stages, in this order and once:
+
+========  =====================================================  =================================
+stage     what it does                                           where
+========  =====================================================  =================================
+route     the target and the secret lead to sources              `route`, `dispatcher`
+decode    a compressed body is decoded; one that came before     `content_decoding`, `idempotency`
+          with the same key is answered again
+records   one record of the body, or many                        `ingestion`, `batches`
+render    a row for each sink                                    `mapping.render`
+write     into the open slices of the sinks                      `sink`
+answer    the completion that sinks call answers the request     `completions`, `batch_completion`
+========  =====================================================  =================================
+
+Nearly all requests hold one small record as it is. They need no decoding, and are taken through all
+stages by the straight function `IngestHandler.handle`; `stream.source.http.ingestion` takes all
+others. No stage returns an answer: whoever has it calls `Connection.finish`, at once or later.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +33,23 @@ from stream.ops.metrics.registry import Metrics
 from stream.record.body import ready_body
 from stream.record.charset import BOM
 from stream.record.context import RecordContext
-from stream.record.elements import is_batch
-from stream.record.headers import RecordHeaders
 from stream.source.http import responses
-from stream.source.http.answers import (
+from stream.source.http.batches import LARGE_BYTES, is_large
+from stream.source.http.client import ClientAddress
+from stream.source.http.completions import (
     Connection,
     FanOutCompletion,
     Received,
-    SingleAnswer,
-    Targets,
-    write_record,
+    SingleCompletion,
 )
-from stream.source.http.client import ClientAddress
-from stream.source.http.decoding import Decoder
+from stream.source.http.content_decoding import Decoder
 from stream.source.http.head import Head
-from stream.source.http.idempotency import Attempt, IdempotencyWindow, fingerprint_of
+from stream.source.http.idempotency import IdempotencyWindow
+from stream.source.http.ingestion import Ingestion, Stages
 from stream.source.http.intake import Owner
 from stream.source.http.parser import Request
-from stream.source.http.route import Health, Ingest, NotFound, Otlp, Route, Server, find_route
-from stream.source.http.special import LARGE_BYTES, SpecialWriter, is_large
-from stream.source.interfaces import IDispatcher, IRouter
+from stream.source.http.route import Health, Ingest, NotFound, Otlp, Server
+from stream.source.interfaces import SinkLookup, SourceLookup
 from stream.source.meters import SourceMeters
 from stream.source.otlp.handler import OtlpHandler
 from stream.source.turns import Turns
@@ -67,9 +83,9 @@ class IngestHandler:
 
     def __init__(
         self,
-        dispatcher: IDispatcher,
-        otlp_dispatcher: IDispatcher,
-        router: IRouter,
+        dispatcher: SourceLookup,
+        otlp_dispatcher: SourceLookup,
+        router: SinkLookup,
         *,
         clock: Callable[[], float],
         window: IdempotencyWindow,
@@ -104,33 +120,102 @@ class IngestHandler:
             taps=taps,
             meters=meters.otlp,
         )
-        self._window = window
-        self._decoder = decoder
-        self._special = SpecialWriter(
-            max_batch_records,
-            turns,
-            report=self._report_failure,
+        self._stages = Stages(
+            dispatcher=dispatcher,
+            router=router,
+            clock=clock,
+            client_ip=self._client_ip,
+            decoder=decoder,
+            window=window,
+            max_batch_records=max_batch_records,
+            turns=turns,
             taps=taps,
             meters=self._meters,
+            report=self._report_failure,
+            failed=self.failed,
         )
 
-    def handle(self, request: Request, connection: Connection) -> bytes | None:
-        """Answer *request*, or set the connection's `pending` to what will answer it.
+    def handle(self, request: Request, connection: Connection) -> None:
+        """Answer *request*, at once or later; see Note [Stages].
 
-        :returns: the answer if it is known at once, else ``None``.
+        The connection's `pending` is what will answer it, if that isn't done at once.
         """
         head = request.head
+        route = head.record_route
+        body = request.body
+        if route is None or (len(body) > LARGE_BYTES and is_large(head.headers, len(body))):
+            self._handle_other(request, connection)
+            return
+        # The straight way of one small record: kept in one function because it is as long as the
+        # calls that it saves.
+        try:
+            sources = self._lookup(route)
+        except UserError as error:
+            connection.finish(self._dispatch_failed(route, error, head))
+            return
+        size = len(body)
+        if body.startswith(BOM):
+            body = ready_body(head.headers, body)
+        peer = connection.peer_ip
+        received_at = int(self._clock() * 1000)
+        record = RecordContext(
+            received_at,
+            peer if self._peer_is_client else self._client_address.find(peer, head),
+            head.headers,
+            body,
+        )
+        if self._taps:
+            self._taps.offer(sources, record)
+        eligible = self._router.eligible
+        if len(sources) == 1:
+            source = sources[0]
+            sinks = eligible(source, "")
+            if len(sinks) == 1:
+                sink_id, writer = sinks[0]
+                completion = connection.pending = SingleCompletion(
+                    connection,
+                    source,
+                    sink_id,
+                    route.verbose,
+                    self._report_failure,
+                    self._meters[source],
+                    received_at,
+                    size,
+                )
+                writer.write(record, completion)
+                return
+            targets = [(source, sinks)]
+        else:
+            targets = [(source, eligible(source, "")) for source in sources]
+        completions = FanOutCompletion(
+            connection,
+            targets,
+            route.verbose,
+            self._report_failure,
+            Received(self._meters, received_at, len(body)),
+        )
+        if not completions.writers:
+            connection.finish(completions.nothing_to_wait_for())
+            return
+        connection.pending = completions
+        for writer, each in completions.writers:
+            writer.write(record, each)
+
+    def _handle_other(self, request: Request, connection: Connection) -> None:
+        """Whatever isn't one small record."""
+        head = request.head
         route = head.route
-        if route is None:
-            route = head.route = find_route(head.target)
-        if head.method == b"POST" and isinstance(route, Ingest | Otlp):
-            try:
-                if type(route) is Ingest:
-                    return self._ingest(route, request, connection)
-                return self._otlp.export(route, request, connection)  # type: ignore[arg-type]
-            except UserError as error:
-                return self._dispatch_failed(route, error, head)
-        return self._answer_without_record(head, route)  # type: ignore[arg-type]
+        if head.method != b"POST" or not isinstance(route, Ingest | Otlp):
+            connection.finish(self._answer_without_record(head))
+            return
+        try:
+            if isinstance(route, Otlp):
+                self._otlp.export(route, request, connection)
+                return
+            sources, size = self._lookup(route), len(request.body)
+            Ingestion(self._stages, route, sources, head, size, connection).decode(request.body)
+        except UserError as error:
+            connection.finish(self._dispatch_failed(route, error, head))
 
     def check(self, head: Head) -> bytes | None:
         """Whether the body of a request may follow: the answer if it may not.
@@ -138,11 +223,9 @@ class IngestHandler:
         It may if it leads to a source. Secrets are looked up here, so that a stranger's bodies
         aren't taken.
         """
-        route: Any = head.route
-        if route is None:
-            route = head.route = find_route(head.target)
+        route = head.route
         if head.method != b"POST" or not isinstance(route, Ingest | Otlp):
-            return self._answer_without_record(head, route)
+            return self._answer_without_record(head)
         try:
             if isinstance(route, Otlp):
                 self._otlp.lookup(route, head)
@@ -154,7 +237,8 @@ class IngestHandler:
 
     def owner(self, head: Head) -> Owner:
         """Project and source of a request that was found to lead to a source."""
-        route: Any = head.route
+        route = head.route
+        assert isinstance(route, Ingest | Otlp)
         return route.project, route.source_id
 
     def _dispatch_failed(self, route: Ingest | Otlp, error: UserError, head: Head) -> bytes:
@@ -164,16 +248,14 @@ class IngestHandler:
             source_id=route.source_id,
             reason=str(error),
         )
-        if isinstance(route, Otlp):
-            return self._otlp.failed(Failure(error), head)
-        return self.refuse(error)
+        return self.refuse(error, head)
 
     def refuse(self, error: UserError, head: Head | None = None) -> bytes:
         """The answer to a request that can't be read, or leads nowhere.
 
         :param head: of the request, if it could be read.
         """
-        if head is not None and isinstance(find_route(head.target), Otlp):
+        if head is not None and isinstance(head.route, Otlp):
             return self._otlp.failed(Failure(error), head)
         return self.failed(Failure(error))
 
@@ -194,7 +276,8 @@ class IngestHandler:
         self._log.failure("request failed, exception id {exception_id}", exception_id, failure)
         return UserError("", status=500, name="internalError"), exception_id
 
-    def _answer_without_record(self, head: Head, route: Route) -> bytes:
+    def _answer_without_record(self, head: Head) -> bytes:
+        route = head.route
         if isinstance(route, Server) and head.method == b"OPTIONS":
             return responses.OPTIONS_ANY
         if isinstance(route, NotFound | Server):
@@ -215,163 +298,14 @@ class IngestHandler:
             return responses.HEALTH
         return responses.method_not_allowed(allow)
 
-    def _ingest(self, route: Ingest, request: Request, connection: Connection) -> bytes | None:
-        project_id, sources = self._lookup(route)
-        head = request.head
-        body = request.body
-        if (
-            not head.ordinary
-            or route.batch is not None
-            or (len(body) > LARGE_BYTES and is_large(head.headers, len(body)))
-        ):
-            return self._ingest_special(project_id, route, sources, request, connection)
-        if body[:3] == BOM:
-            body = ready_body(head.headers, body)
-        record = self._record(head, head.headers, body, connection)
-        if self._taps:
-            self._taps.offer(sources, record)
-        if len(sources) == 1:
-            source = sources[0]
-            sinks = self._router.eligible(source, "")
-            if len(sinks) == 1:
-                sink_id, writer = sinks[0]
-                answer = SingleAnswer(
-                    connection,
-                    source,
-                    sink_id,
-                    route.verbose,
-                    self._report_failure,
-                    self._meters[source],
-                    record.timestamp_ms,
-                    len(request.body),
-                )
-                connection.pending = answer
-                write_record(writer, record, answer, _log)
-                return None
-            return self._write_to_many(((source, sinks),), record, route.verbose, connection)
-        targets = tuple((source, self._router.eligible(source, "")) for source in sources)
-        return self._write_to_many(targets, record, route.verbose, connection)
-
-    def _lookup(self, route: Ingest) -> tuple[int, Sequence[SourceKey]]:
-        """Project and sources that *route* leads to. Raises UserError."""
-        project_id = route.project_id
-        if project_id is None:
+    def _lookup(self, route: Ingest) -> Sequence[SourceKey]:
+        """The sources that *route* leads to. Raises UserError."""
+        if route.project_id is None:
             raise UserError(f'invalid project ID "{route.project}"')
-        return project_id, self._dispatcher.lookup(project_id, route.source_id, route.secret)
-
-    def _record(
-        self, head: Head, headers: RecordHeaders, body: bytes, connection: Connection
-    ) -> RecordContext:
-        return RecordContext(
-            int(self._clock() * 1000), self._client_ip(connection.peer_ip, head), headers, body
-        )
+        return self._dispatcher.lookup(route.project_id, route.source_id, route.secret)
 
     def _client_ip(self, peer: str, head: Head) -> str:
         return peer if self._peer_is_client else self._client_address.find(peer, head)
-
-    def _ingest_special(
-        self,
-        project_id: int,
-        route: Ingest,
-        sources: Sequence[SourceKey],
-        request: Request,
-        connection: Connection,
-    ) -> bytes | None:
-        """A request whose body isn't simply one record; see `stream.source.http.special`."""
-        head, received = request.head, request.body
-        at = int(self._clock() * 1000)
-
-        def write(body: bytes) -> bytes | None:
-            return self._write_once(project_id, route, sources, head, body, connection, failed)
-
-        def count() -> None:
-            for source in sources:
-                self._meters[source].answered(at, len(received), failed=True)
-
-        def failed(failure: Failure) -> bytes:
-            count()
-            return self.failed(failure)
-
-        try:
-            if not head.encoding:
-                return write(received)
-            key = project_id, route.source_id
-            return self._decoder.answer(key, head.encoding, received, connection, write, failed)
-        except Exception:
-            count()  # as one record: nobody knows how many they are
-            raise
-
-    def _write_once(
-        self,
-        project_id: int,
-        route: Ingest,
-        sources: Sequence[SourceKey],
-        head: Head,
-        body: bytes,
-        connection: Connection,
-        failed: Callable[[Failure], bytes],
-    ) -> bytes | None:
-        """Take a decoded *body*; one that comes again with the same key is answered again only.
-
-        :param failed: the answer when an attempt with a key fails as a whole.
-        """
-        key = head.idempotency_key
-        if key is None:
-            return self._write_body(route, sources, head, body, connection, failed)
-        fingerprint = fingerprint_of(head.headers.content_type, body)
-        begun = self._window.begin(project_id, route.source_id, key, fingerprint, connection)
-        if not isinstance(begun, Attempt):
-            return begun
-        try:
-            answer = self._write_body(route, sources, head, body, begun, failed)
-        except Exception:
-            answer = failed(Failure())
-        if answer is not None:
-            begun.finish(answer)
-        return None
-
-    def _write_body(
-        self,
-        route: Ingest,
-        sources: Sequence[SourceKey],
-        head: Head,
-        body: bytes,
-        connection: Connection,
-        failed: Callable[[Failure], bytes],
-    ) -> bytes | None:
-        headers = head.headers
-        if headers.is_text and self._dispatcher.reads_text_as_json(sources):
-            headers = headers.of_json
-        record = self._record(head, headers, ready_body(headers, body), connection)
-        targets: Targets = tuple((source, self._router.eligible(source, "")) for source in sources)
-        if isinstance(connection, Attempt):
-            targets = connection.missing(targets)
-        if is_batch(route.batch, headers):
-            self._special.write_batch(record, targets, route.verbose, connection, failed)
-            return None
-        if self._taps:
-            self._taps.offer(sources, record)
-        if is_large(headers, len(record.body)):
-            self._special.write_large(record, targets, route.verbose, connection, failed)
-            return None
-        return self._write_to_many(targets, record, route.verbose, connection)
-
-    def _write_to_many(
-        self, targets: Targets, record: RecordContext, verbose: bool, connection: Connection
-    ) -> bytes | None:
-        answers = FanOutCompletion(
-            connection,
-            targets,
-            verbose,
-            self._report_failure,
-            Received(self._meters, record.timestamp_ms, len(record.body)),
-        )
-        if not answers.writers:
-            return answers.nothing_to_wait_for()
-        connection.pending = answers
-        for writer, answer in answers.writers:
-            write_record(writer, record, answer, _log)
-        return None
 
     def _report_failure(
         self, source: SourceKey, sinks: int, failed: Sequence[tuple[str, Exception]]

@@ -12,6 +12,7 @@ from typing import final
 
 from stream.record.headers import BodyKind, RecordHeaders
 from stream.source.http.errors import MalformedRequest, UnknownExpectation
+from stream.source.http.route import Ingest, Route, find_route
 
 __all__ = ["FIELD", "Head", "HeadReader", "find_origin", "read_head"]
 
@@ -56,11 +57,11 @@ class Head:
     :ivar encoding: of the body, lower case; empty for none.
     :ivar idempotency_key: what tells a repetition of this request; ``None`` for nothing.
     :ivar origin: of the page that sends the request; ``None`` if it isn't one.
-    :ivar ordinary: the body is one record as it is, whatever the source's settings and whatever
-        came before.
+    :ivar route: what the target leads to.
+    :ivar record_route: the same if the request is one record as it is, whatever the source's
+        settings and whatever came before; else ``None``.
     :ivar plain: the answer needs no change for the client's sake (version, method, closing,
         origin).
-    :ivar route: room for what the target leads to, found out by the handler.
     """
 
     __slots__ = (
@@ -72,9 +73,9 @@ class Head:
         "keep_alive",
         "length",
         "method",
-        "ordinary",
         "origin",
         "plain",
+        "record_route",
         "route",
         "target",
         "version",
@@ -92,15 +93,20 @@ class Head:
         self.encoding = b""
         self.idempotency_key: bytes | None = None
         self.origin: bytes | None = None
-        self.route: object = None
+        self.route: Route = find_route(target)
         self._read_headers()
         self.plain = version == 1 and self.keep_alive and method != b"HEAD" and self.origin is None
-        self.ordinary = (
-            not self.encoding
+        is_record = (
+            method == b"POST"
+            and not self.encoding
             and self.idempotency_key is None
             and not headers.is_batch
             and not headers.is_text
             and (not headers.charset or headers.kind is not BodyKind.JSON)
+        )
+        route = self.route
+        self.record_route = (
+            route if is_record and isinstance(route, Ingest) and route.batch is None else None
         )
 
     def _read_headers(self) -> None:

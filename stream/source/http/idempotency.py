@@ -30,11 +30,13 @@ import attrs
 
 from stream.definition.key import SourceKey
 from stream.errors import UserError
+from stream.mapping.render import Renderer
 from stream.record.context import RecordContext
+from stream.sink.outcome import Completion
 from stream.source.http import responses
-from stream.source.http.answers import Connection, FanOutCompletion, Targets
-from stream.source.http.batch_answer import BatchAnswer
-from stream.source.interfaces import IAnswer, ISinkWriter
+from stream.source.http.batch_completion import BatchCompletion
+from stream.source.http.completions import Connection, FanOutCompletion, Targets
+from stream.source.interfaces import RowWriter, SinkWriter
 
 __all__ = ["Attempt", "IdempotencyWindow", "fingerprint_of"]
 
@@ -92,29 +94,55 @@ class _Stored:
 class _StoredSink:
     """Stands for a sink that has stored its rows already; see Note [Some of several sinks]."""
 
-    def __init__(self, sink: ISinkWriter, status: int) -> None:
+    def __init__(self, sink: SinkWriter, status: int) -> None:
         self._sink = sink
         self._status = status
 
-    def write(self, record: RecordContext, answer: IAnswer, /) -> int:
-        """Say again that it is stored."""
-        return self._status
+    @property
+    def opened(self) -> RowWriter | None:
+        """See `SinkWriter`."""
+        opened = self._sink.opened
+        return None if opened is None else cast(RowWriter, _StoredRows(opened, self._status))
 
-    def write_rows(self, *arguments: object) -> int:
+    def open(self, now_ms: int, /) -> RowWriter:
+        """See `SinkWriter`."""
+        return cast(RowWriter, _StoredRows(self._sink.open(now_ms), self._status))
+
+    def write(self, record: RecordContext, completion: Completion, /) -> None:
+        """Say again that it is stored."""
+        completion.accepted(self._status)
+
+
+class _StoredRows:
+    """The same for the rows of a batch."""
+
+    def __init__(self, opened: RowWriter, status: int) -> None:
+        self._opened = opened
+        self._status = status
+
+    def write_rows(
+        self,
+        rows: bytes,
+        count: int,
+        received_at: int,
+        renderer: Renderer,
+        completion: Completion,
+        /,
+    ) -> None:
         """Say again that they are stored."""
-        return self._status
+        completion.accepted(self._status)
 
     def rejected(self, record: RecordContext, error: UserError, /) -> None:
-        """The earlier attempt has told of it."""
+        """The earlier attempt has reported it."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._sink, name)
+        return getattr(self._opened, name)
 
 
 class Attempt:
     """The one attempt that is carried out; the request's connection to whoever answers it.
 
-    :ivar pending: see `stream.source.http.answers.Connection`.
+    :ivar pending: see `stream.source.http.completions.Connection`.
     :ivar fingerprint: of the request's content.
     :ivar taken: sinks that have stored their rows, with the statuses that they gave.
     """
@@ -148,15 +176,15 @@ class Attempt:
             for source, sinks in targets
         )
 
-    def _or_stored(self, source: SourceKey, sink_id: str, sink: ISinkWriter) -> ISinkWriter:
+    def _or_stored(self, source: SourceKey, sink_id: str, sink: SinkWriter) -> SinkWriter:
         status = self.taken.get((source, sink_id))
-        return sink if status is None else cast(ISinkWriter, _StoredSink(sink, status))
+        return sink if status is None else _StoredSink(sink, status)
 
     def finish(self, answer: bytes) -> None:
         """Answer everyone who still waits."""
-        if isinstance(self.pending, FanOutCompletion | BatchAnswer):
-            for source, answers in self.pending.sources:
-                for sink in answers:
+        if isinstance(self.pending, FanOutCompletion | BatchCompletion):
+            for source, completions in self.pending.sources:
+                for sink in completions:
                     if sink.status and sink.error is None:
                         self.taken[(source, sink.sink_id)] = sink.status
         self.pending = None

@@ -61,8 +61,8 @@ from zope.interface import implementer
 from stream.concurrency.waiters import Waiters
 from stream.errors import UserError
 from stream.source.http import responses
-from stream.source.http.answers import Connection
 from stream.source.http.client import without_scope
+from stream.source.http.completions import Connection
 from stream.source.http.errors import Overloaded, RequestTimeout, UnfinishedRequest
 from stream.source.http.head import Head, HeadReader, find_origin
 from stream.source.http.intake import Intake, Owner
@@ -125,7 +125,7 @@ class Limits:
 class RequestHandler(Interface):
     """What answers requests; see `stream.source.http.handler.IngestHandler`."""
 
-    def handle(self, request: Request, connection: Connection, /) -> bytes | None: ...
+    def handle(self, request: Request, connection: Connection, /) -> None: ...
 
     def check(self, head: Head, /) -> bytes | None: ...
 
@@ -252,9 +252,7 @@ class IngestProtocol(Protocol):
                     break
                 self._head = request.head
                 self.since = self.factory.now
-                answer = handler.handle(request, self)
-                if answer is not None:
-                    self.finish(answer)
+                handler.handle(request, self)
         except UserError as error:
             self._refuse_error(error, parser.head)
         except Exception:

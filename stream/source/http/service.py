@@ -22,11 +22,11 @@ from stream.settings.overrides import HTTP_SOURCE, merge
 from stream.settings.tree import HTTPSourceSettings
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
-from stream.source.http.decoding import THREADS, Decoder
+from stream.source.http.content_decoding import THREADS, Decoder
 from stream.source.http.handler import IngestHandler
 from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.protocol import IngestFactory, Limits
-from stream.source.interfaces import IRouter
+from stream.source.interfaces import SinkLookup
 from stream.source.meters import SourceMeters
 from stream.source.turns import Turns
 from stream.tail.sampler import TailSampler
@@ -58,7 +58,7 @@ class HttpSourceService(Service):
         reactor: Any,
         client: EtcdClient,
         settings: HTTPSourceSettings,
-        router: IRouter,
+        router: SinkLookup,
         *,
         hostname: str,
         metrics: Metrics | None = None,

@@ -25,16 +25,17 @@ from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
 from stream.sink.outcome import Stored
 from stream.source.http import responses
-from stream.source.http.answers import Connection, is_unknown, status_of, write_record
-from stream.source.http.decoding import Decoder
+from stream.source.http.completions import Connection, Waited
+from stream.source.http.content_decoding import Decoder
 from stream.source.http.head import Head
 from stream.source.http.parser import Request
+from stream.source.http.result_document import is_unknown, status_of
 from stream.source.http.route import Otlp
-from stream.source.interfaces import IDispatcher, IRouter
+from stream.source.interfaces import SinkLookup, SourceLookup
 from stream.source.otlp.decode import Encoding, Export, Signal, decode_steps, read_encoding
 from stream.source.otlp.flatten import Record, check_repeated_steps, flatten
 from stream.source.otlp.response import Outcome, error_answer, export_answer
-from stream.source.turns import Turns, Waited
+from stream.source.turns import Turns
 from stream.tail.sampler import TailSampler
 
 __all__ = ["OtlpHandler"]
@@ -65,8 +66,8 @@ class OtlpHandler:
 
     def __init__(
         self,
-        dispatcher: IDispatcher,
-        router: IRouter,
+        dispatcher: SourceLookup,
+        router: SinkLookup,
         decoder: Decoder,
         turns: Turns,
         *,
@@ -88,10 +89,11 @@ class OtlpHandler:
         self._warn = warn
         self._taps = taps
 
-    def export(self, route: Otlp, request: Request, connection: Connection) -> bytes | None:
-        """Answer *request*, or set the connection's `pending` to what will answer it.
+    def export(self, route: Otlp, request: Request, connection: Connection) -> None:
+        """Answer *request*, at once or later.
 
-        :returns: the answer if it is known at once.
+        The connection's `pending` is what will answer it, if that isn't done at once.
+
         :raises UserError: the request fails as a whole.
         """
         head = request.head
@@ -107,20 +109,19 @@ class OtlpHandler:
         )
         key = route.project_id, route.source_id
 
-        def take(body: bytes) -> None:
-            waited = Waited(connection)
-            steps = self._steps(export, body, waited)
-            working = self._turns.work(key, len(body), steps)
-            working.addErrback(lambda failure: waited.finish(failed(failure)))
-            working.addErrback(lambda failure: _log.failure("cannot answer an export", failure))
+        waited = Waited(connection)
 
         def failed(failure: Failure) -> bytes:
             return self.failed(failure, head)
 
-        if not head.encoding:
+        def take(body: bytes) -> None:
+            steps = self._steps(export, body, waited)
+            self._turns.work_for(waited, key, len(body), steps, failed)
+
+        if head.encoding:
+            self._decoder.decode(key, head.encoding, request.body, waited, take, failed)
+        else:
             take(request.body)
-            return None
-        return self._decoder.answer(key, head.encoding, request.body, connection, take, failed)
 
     def failed(self, failure: Failure, head: Head) -> bytes:
         """The answer to an export that failed as a whole, whoever's fault it is.
@@ -158,8 +159,8 @@ class OtlpHandler:
             yield None
             if not waited.is_pending:
                 return
-        answer = _ExportAnswer(export, waited.connection, self._warn, self._meters)
-        waited.wait_for(answer)
+        completion = _ExportCompletion(export, waited.connection, self._warn, self._meters)
+        waited.wait_for(completion)
         for number, record in enumerate(flatten(decoded)):
             if number % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1:
                 yield None
@@ -169,18 +170,18 @@ class OtlpHandler:
                     yield from self._room(export)
                     if not waited.is_pending:
                         return
-            self._write(answer, record)
-        answer.all_handed_on()
+            self._write(completion, record)
+        completion.all_handed_on()
 
     def _room(self, export: _Export) -> Iterator[Deferred[Any] | None]:
         """Wait until the sinks can take further records: templates may take long."""
         for source in export.sources:
             for _, sink in self._router.eligible(source, export.signal.value):
-                while (room := sink.room()) is not None:
+                while sink.opened is not None and (room := sink.opened.room()) is not None:
                     yield room
 
-    def _write(self, answer: _ExportAnswer, flat: Record) -> None:
-        export = answer.export
+    def _write(self, completion: _ExportCompletion, flat: Record) -> None:
+        export = completion.export
         record = RecordContext(
             export.timestamp_ms,
             export.client_ip,
@@ -191,11 +192,11 @@ class OtlpHandler:
         )
         if self._taps:
             self._taps.offer(export.sources, record)
-        waiting = answer.next_record(len(record.body))
+        waiting = completion.next_record(len(record.body))
         for source in export.sources:
             for _, sink in self._router.eligible(source, export.signal.value):
                 waiting.missing += 1
-                write_record(sink, record, waiting, _log)
+                sink.write(record, waiting)
         waiting.one_less()
 
 
@@ -211,7 +212,7 @@ class _Export:
     headers: RecordHeaders
 
 
-class _ExportAnswer:
+class _ExportCompletion:
     """Counts what becomes of the records of one export, and answers it."""
 
     def __init__(
@@ -236,10 +237,10 @@ class _ExportAnswer:
         self._unknown = 0
         self._partly = 0
 
-    def next_record(self, size: int) -> _RecordAnswer:
+    def next_record(self, size: int) -> _RecordCompletion:
         self._missing += 1
         self._records += 1
-        return _RecordAnswer(self, size)
+        return _RecordCompletion(self, size)
 
     def settled(self, status: int, reason: str, size: int, stored: Stored) -> None:
         """Every sink has answered for one record of *size* bytes, with *status* as the worst."""
@@ -288,15 +289,15 @@ class _ExportAnswer:
         )
 
 
-class _RecordAnswer:
-    """What becomes of one record. Plays `stream.source.interfaces.IAnswer` for each of its sinks.
+class _RecordCompletion:
+    """What becomes of one record. The `Completion` of each of its sinks.
 
     :ivar missing: sinks that haven't answered, and one more while others may be added.
     """
 
     __slots__ = ("_all", "_failed", "_reason", "_size", "_status", "_stored", "_unknown", "missing")
 
-    def __init__(self, all_records: _ExportAnswer, size: int) -> None:
+    def __init__(self, all_records: _ExportCompletion, size: int) -> None:
         self.missing = 1
         self._size = size
         self._all = all_records

@@ -36,6 +36,14 @@ from stream.storage.network.interface import (
     WriterError,
     WriterUnavailable,
 )
+from stream.storage.network.states import (
+    CONNECTION_TRANSITIONS,
+    FILE_TRANSITIONS,
+    ConnectionEvent,
+    ConnectionState,
+    FileEvent,
+    FileState,
+)
 
 __all__ = ["APPENDS_IN_FLIGHT", "Connection", "ConnectionFactory", "translated"]
 
@@ -73,13 +81,20 @@ class RemoteFile:
         self.waiting: deque[Append] = deque()
         self.in_flight = 0
         self._connection = connection
-        self._refusal: WriterError | None = None
-        self._is_gone = False
-        self._is_closing = False
-        self._closed = Waiters[None]()
+        self._state = FileState.OPEN
+        self._refusal: WriterError = WriterUnavailable("the file is closed")
+        self._when_closed = Waiters[None]()
+
+    def _follow(self, event: FileEvent) -> bool:
+        """Go to the state that follows *event*; false if the present one ignores it."""
+        following = FILE_TRANSITIONS[self._state].get(event)
+        if following is None:
+            return False
+        self._state = following
+        return True
 
     def append(self, offset: int, data: bytes, *, level: SyncLevel) -> Deferred[int]:
-        if self._refusal is not None:
+        if self._state is not FileState.OPEN:
             return fail(self._refusal)
         if len(data) > commands.MAX_APPEND_BYTES:
             return fail(ValueError(f"cannot append {len(data)} bytes at once"))
@@ -89,35 +104,34 @@ class RemoteFile:
         return done
 
     def close(self) -> Deferred[None]:
-        if self._is_gone:
+        if self._state is FileState.GONE:
             return succeed(None)
-        self._is_closing = True
-        closed = self._closed.wait()
-        if self._refusal is None:
-            self._refusal = WriterUnavailable("the file is closed")
+        closed = self._when_closed.wait()
+        if self._follow(FileEvent.CLOSE):
             self.sent()
         return closed
 
     def sent(self) -> None:
         """Behind its last append a file can be closed: the writer keeps the order."""
-        if self._is_closing and not self.waiting:
+        if self._state is FileState.CLOSING and not self.waiting:
             self._connection.close_file(self)
 
-    def gone(self) -> None:
-        """The writer has closed it, or nobody knows."""
-        self._is_gone = True
-        self._is_closing = False
-        self._closed.fire(None)
+    def closed(self) -> None:
+        """The writer has closed it, or doesn't answer."""
+        if self._follow(FileEvent.CLOSED):
+            self._when_closed.fire(None)
 
     def lose(self, reason: WriterError) -> None:
         """It can't be used any more. What is on the way gets answers of its own."""
-        was_closed = self._is_closing
+        was_open = self._state is FileState.OPEN
+        if not self._follow(FileEvent.LOST):
+            return
         self._refusal = reason
         waiting, self.waiting = self.waiting, deque()
         for append in waiting:
             append.done.errback(reason)
-        self.gone()
-        if not was_closed:
+        self._when_closed.fire(None)
+        if was_open:
             self.listener.lost(reason)
 
 
@@ -134,19 +148,26 @@ class Connection(amp.AMP):
     def __init__(self) -> None:
         super().__init__()
         self.files: dict[bytes, RemoteFile] = {}
-        self._is_accepted = False
+        self._state = ConnectionState.GREETING
         self._accepting = Waiters[None]()
         self._opening = 0
         self._turns: dict[RemoteFile, None] = {}
         self._bytes_in_flight = 0
         self._is_paused = False
-        self._is_lost = False
         self._refusal: WriterError | None = None
         self._pinging: LoopingCall | None = None
         self._heard = True
         self._silent_since = 0.0
 
     # The life of the connection.
+
+    def _follow(self, event: ConnectionEvent) -> bool:
+        """Go to the state that follows *event*; false if the present one ignores it."""
+        following = CONNECTION_TRANSITIONS[self._state].get(event)
+        if following is None:
+            return False
+        self._state = following
+        return True
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -179,26 +200,27 @@ class Connection(amp.AMP):
             raise commands.Unauthorized("the writer has another secret")
 
     def _greeted(self, _: None) -> None:
+        if not self._follow(ConnectionEvent.GREETED):
+            return
         self._pinging = LoopingCall(self._keep_alive)
         self._pinging.clock = self.factory.reactor
         self._pinging.start(self.factory.settings.keep_alive_interval.seconds, now=False)
         self.factory.refusals = 0
-        self._is_accepted = True
         self.factory.on_accepted()
         self._accepting.fire(None)
 
     def accepted(self) -> Deferred[None]:
         """Fires once the writer has accepted us; fails with `WriterUnavailable` or `Fenced`."""
-        if self._is_lost:
+        if self._state is ConnectionState.LOST:
             return fail(_lost())
-        if self._is_accepted:
+        if self._state is ConnectionState.ACCEPTED:
             return succeed(None)
         return self._accepting.wait()
 
     def _refused(self, failure: Failure) -> None:
         if failure.check(TimeoutError) is None:
             self.factory.refusals += 1
-        if not self._is_lost:
+        if self._follow(ConnectionEvent.REFUSED):
             self._refusal = commands.from_wire(cast(BaseException, failure.value))
             _log.error("the writer refused the connection: {error}", error=failure.value)
             self.transport.abortConnection()
@@ -228,7 +250,7 @@ class Connection(amp.AMP):
         self.transport.unregisterProducer()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._is_lost = True
+        self._follow(ConnectionEvent.LOST)
         self.factory.connections.pop(self, None)
         self._turns.clear()
         super().connectionLost(reason)
@@ -261,7 +283,7 @@ class Connection(amp.AMP):
 
     def _send_more(self) -> None:
         window = self.factory.settings.stream_max_window
-        while self._turns and not self._is_paused and not self._is_lost:
+        while self._turns and not self._is_paused and self._state is not ConnectionState.LOST:
             file = next(iter(self._turns))
             del self._turns[file]
             if not file.waiting:
@@ -295,7 +317,7 @@ class Connection(amp.AMP):
             append.done.errback(translated(result))
         else:
             append.done.callback(result["end"])
-        if not self._is_lost:
+        if self._state is not ConnectionState.LOST:
             self.pump(file)
 
     # Files.
@@ -313,7 +335,7 @@ class Connection(amp.AMP):
             self._opening -= 1
             file = RemoteFile(self, answer["handle"], answer["length"], listener)
             if waiting.called:  # nobody waits for it any more
-                self.close_file(file)
+                file.close()
             else:
                 self.files[file.handle] = file
                 waiting.callback(file)
@@ -338,7 +360,7 @@ class Connection(amp.AMP):
 
         def closed(_: object) -> None:
             self.files.pop(file.handle, None)
-            file.gone()
+            file.closed()
 
         answered = self.callRemote(commands.Close, handle=file.handle)
         answered.addTimeout(

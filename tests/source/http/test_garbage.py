@@ -30,7 +30,7 @@ class _Busy(FakeSink):
         super().__init__()
         self._error = error
 
-    def _answer(self, answer: Any) -> int | None:
+    def _answer(self, completion: Any) -> None:
         raise self._error("no pipeline is ready")
 
 

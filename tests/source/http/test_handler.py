@@ -15,22 +15,23 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SourceKey
-from stream.errors import NestedError, UserError
+from stream.errors import NestedError, UserError, let_go
 from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
 from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer, compile_renderer
 from stream.ops.metrics.registry import Metrics
 from stream.record.context import RecordContext
+from stream.sink.outcome import Completion
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
-from stream.source.http.decoding import Decoder
+from stream.source.http.content_decoding import Decoder
 from stream.source.http.handler import IngestHandler
 from stream.source.http.head import HeadReader
 from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.parser import RequestParser
 from stream.source.http.responses import MAX_REQUESTED_HEADERS
 from stream.source.http.route import Ingest, NotFound, find_route
-from stream.source.interfaces import IAnswer, ISinkWriter
+from stream.source.interfaces import RowWriter, SinkWriter
 from stream.source.meters import SourceMeters
 from stream.source.turns import Turns
 from stream.tail.sampler import TailSampler
@@ -56,7 +57,7 @@ class FakeSink:
         self.outcome = outcome
         self.rows: list[bytes] = []
         self.records: list[RecordContext] = []
-        self.waiting: list[IAnswer] = []
+        self.waiting: list[Completion] = []
         self.blocks: list[tuple[bytes, int]] = []
         self.dead: list[tuple[bytes, str]] = []
 
@@ -69,42 +70,61 @@ class FakeSink:
     def room(self) -> Deferred[None] | None:
         return self.templates.room(1)
 
-    def write(self, record: RecordContext, answer: IAnswer, /) -> int | None:
+    @property
+    def opened(self) -> RowWriter:
+        return self
+
+    def open(self, now_ms: int, /) -> RowWriter:
+        return self
+
+    def write(self, record: RecordContext, completion: Completion, /) -> None:
+        try:
+            self.take(record, completion)
+        except Exception as error:
+            completion.failed(let_go(error))
+
+    def take(self, record: RecordContext, completion: Completion) -> None:
+        """Render *record*, and answer as told. Raises what it is told to."""
         self.records.append(record)
         self.rows.append(self._render.row(record))
-        return self._answer(answer)
+        self._answer(completion)
 
-    def renderer(self, now_ms: int, /) -> Renderer:
+    def renderer(self) -> Renderer:
         return self._render
 
     def write_rows(
-        self, rows: bytes, count: int, received_at: int, renderer: Renderer, answer: IAnswer, /
-    ) -> int | None:
+        self,
+        rows: bytes,
+        count: int,
+        received_at: int,
+        renderer: Renderer,
+        completion: Completion,
+        /,
+    ) -> None:
         assert renderer is self._render
         self.blocks.append((rows, count))
-        return self._answer(answer)
+        self._answer(completion)
 
     def rejected(self, record: RecordContext, error: UserError, /) -> None:
         self.dead.append((record.body, error.name))
 
-    def _answer(self, answer: IAnswer) -> int | None:
+    def _answer(self, completion: Completion) -> None:
         if isinstance(self.outcome, Exception):
             raise self.outcome
         if self.outcome == 202:
-            return 202
-        if self.outcome == "wait":
-            self.waiting.append(answer)
+            completion.accepted(202)
+        elif self.outcome == "wait":
+            self.waiting.append(completion)
         else:
-            answer.stored()
-        return None
+            completion.stored()
 
 
 class FakeRouter:
     def __init__(self) -> None:
-        self.sinks: dict[SourceKey, list[tuple[str, ISinkWriter]]] = {}
+        self.sinks: dict[SourceKey, list[tuple[str, SinkWriter]]] = {}
         self.signals: list[str] = []
 
-    def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, ISinkWriter]]:
+    def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, SinkWriter]]:
         self.signals.append(signal)
         return self.sinks.get(source, [])
 
@@ -202,10 +222,8 @@ class Listener:
         )
         request = next_whole(parser)
         assert request is not None
-        answer = self.handler.handle(request, self.connection)
-        if answer is None and self.connection.answers:
-            return self.connection.answers.pop()
-        return answer
+        self.handler.handle(request, self.connection)
+        return self.connection.answers.pop() if self.connection.answers else None
 
     def get(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, str], bytes]:
         return _split(self.send(*args, **kwargs))

@@ -13,7 +13,7 @@ from twisted.internet.testing import StringTransport
 
 from stream.errors import UserError
 from stream.source.http import responses
-from stream.source.http.answers import Connection
+from stream.source.http.completions import Connection
 from stream.source.http.head import Head
 from stream.source.http.intake import Owner
 from stream.source.http.parser import Request
@@ -68,12 +68,13 @@ class FakeHandler:
         self.checked: list[bytes] = []
         self.waiting: list[tuple[bytes, Callable[[bytes], None]]] = []
 
-    def handle(self, request: Request, connection: Connection) -> bytes | None:
+    def handle(self, request: Request, connection: Connection) -> None:
         target = request.head.target
         if target == b"/crash":
             raise RuntimeError("broken")
         if target.startswith(b"/now"):
-            return responses.response(200, target)
+            connection.finish(responses.response(200, target))
+            return
         token = object()
         connection.pending = token
 
@@ -82,7 +83,6 @@ class FakeHandler:
                 connection.finish(responses.response(200, body))
 
         self.waiting.append((target, answer))
-        return None
 
     def answer_next(self) -> None:
         target, answer = self.waiting.pop(0)

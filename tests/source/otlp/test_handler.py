@@ -16,9 +16,9 @@ from stream.errors import UserError
 from stream.mapping.columns import BodyColumn, Mapping, PathColumn, Template, TemplateColumn
 from stream.mapping.render import compile_renderer
 from stream.record.context import RecordContext
+from stream.sink.outcome import Completion
 from stream.source.dispatcher import SourceEntry
 from stream.source.http.handler import IngestHandler
-from stream.source.interfaces import IAnswer
 from stream.source.otlp.decode import Signal
 from tests.source.http.test_handler import KEY, SECRET, FakeSink, Listener
 from tests.source.otlp.test_flatten import as_protobuf, logs
@@ -34,11 +34,11 @@ PROTOBUF = "Content-Type: application/x-protobuf\r\n"
 class PickySink(FakeSink):
     """Refuses records whose body text is a status."""
 
-    def write(self, record: RecordContext, answer: IAnswer, /) -> int | None:
+    def take(self, record: RecordContext, completion: Completion) -> None:
         text = str(record.body_map["body"])
         if text.isdigit():
             raise UserError("refused", status=int(text))
-        return super().write(record, answer)
+        super().take(record, completion)
 
 
 @pytest.fixture
@@ -323,7 +323,7 @@ def test_rejected_records_are_logged(listener: Listener) -> None:
 def test_fault_of_ours(listener: Listener) -> None:
     """A sink that crashes rejects the record; nobody is told why."""
     broken = sink(listener)
-    broken.write = lambda *_: 1 // 0  # type: ignore[method-assign]
+    broken.outcome = ZeroDivisionError("division by zero")
     status, _, body = listener.get(URL, export("a"), headers=BEARER + JSON)
     assert (status, json.loads(body)["code"]) == (500, 13)
     assert b"division" not in body

@@ -14,20 +14,18 @@ from typing import Any
 import attrs
 
 from stream.definition.key import SourceKey
-from stream.sink.outcome import Stored
+from stream.sink.outcome import PROCESSED, Stored
 from stream.source.batch import Reason, RowBlock
 from stream.source.http import responses
-from stream.source.http.answers import (
-    PROCESSED,
+from stream.source.http.completions import (
     Connection,
     Received,
     ReportFailure,
-    SinkAnswer,
-    count_stored,
-    outcome_members,
+    SinkCompletion,
 )
+from stream.source.http.result_document import count_stored, outcome_members
 
-__all__ = ["BatchAnswer", "BlockAnswer"]
+__all__ = ["BatchCompletion", "BlockCompletion"]
 
 MULTI_STATUS = 207
 
@@ -37,23 +35,23 @@ MAX_KINDS_OF_ERRORS = 100
 _OTHER = Reason(400, "stream.in.recordsRejected", "Other errors.", "")
 
 
-class BlockAnswer(SinkAnswer):
-    """The answer of one sink to its block."""
+class BlockCompletion(SinkCompletion):
+    """The completion of one sink's block."""
 
     __slots__ = ("block",)
 
-    def __init__(self, all_answers: BatchAnswer, sink_id: str, block: RowBlock) -> None:
-        super().__init__(all_answers, sink_id)
+    def __init__(self, all_completions: BatchCompletion, sink_id: str, block: RowBlock) -> None:
+        super().__init__(all_completions, sink_id)
         self.block = block
 
 
-class BatchAnswer:
+class BatchCompletion:
     """:param count: records in the batch.
     :param place_name: what the places of records are called in the answer.
     :param sinks: sources sorted as they are to be shown, with ids and blocks of their sinks.
     :param received: counts the records.
 
-    :ivar sources: the answers of each source's sinks.
+    :ivar sources: the completions of each source's sinks.
     """
 
     def __init__(
@@ -73,7 +71,7 @@ class BatchAnswer:
         self._verbose = verbose
         self._report = report
         self.sources = tuple(
-            (source, tuple(BlockAnswer(self, sink_id, block) for sink_id, block in blocks))
+            (source, tuple(BlockCompletion(self, sink_id, block) for sink_id, block in blocks))
             for source, blocks in sinks
         )
         self._missing = sum(len(answers) for _, answers in self.sources)
@@ -91,7 +89,7 @@ class BatchAnswer:
                 self._connection.finish(self.document())
             self.sources = ()  # or they and this would keep one another, and all rows
 
-    def _count_records(self, source: SourceKey, answers: Sequence[BlockAnswer]) -> None:
+    def _count_records(self, source: SourceKey, answers: Sequence[BlockCompletion]) -> None:
         """The body's bytes count once, with the records that were taken if there are any."""
         failed = len({r.place for answer in answers for r in answer.block.rejected})
         if any(answer.error is not None for answer in answers):
@@ -145,7 +143,7 @@ class BatchAnswer:
         return members
 
     @staticmethod
-    def _status(answers: Sequence[BlockAnswer], stored: Stored, rejected: int) -> int:
+    def _status(answers: Sequence[BlockCompletion], stored: Stored, rejected: int) -> int:
         if any(answer.error is not None for answer in answers):
             return max(answer.status for answer in answers)
         if not rejected:
@@ -178,7 +176,7 @@ class BatchAnswer:
         ]
 
 
-def _count_stored(records: int, answers: Sequence[BlockAnswer]) -> Stored:
+def _count_stored(records: int, answers: Sequence[BlockCompletion]) -> Stored:
     """Of the rows that the sinks would have if all had stored every record."""
     known = count_stored((len(answer.block.rows), answer.error) for answer in answers)
     return attrs.evolve(known, rows=records * len(answers))

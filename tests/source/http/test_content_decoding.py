@@ -10,8 +10,9 @@ import pytest
 from twisted.python.failure import Failure
 
 from stream.errors import UserError
-from stream.source.http import decoding
-from stream.source.http.decoding import INLINE_BYTES, THREADS, Decoder
+from stream.source.http import content_decoding
+from stream.source.http.completions import Waited
+from stream.source.http.content_decoding import INLINE_BYTES, THREADS, Decoder
 from stream.source.turns import SHARES, Turns
 from tests.source.http.test_handler import FakeConnection, InlineClock, InlinePool
 
@@ -47,16 +48,15 @@ class Bodies:
     def send(self, key: str, body: bytes = BODY) -> FakeConnection:
         connection = FakeConnection()
 
-        def take(body: bytes) -> bytes:
+        def take(body: bytes) -> None:
             self.taken.append(key)
-            return b"taken"
+            waited.finish(b"taken")
 
         def failed(failure: Failure) -> bytes:
             return str(failure.value).encode()
 
-        answer = self.decoder.answer(key, b"gzip", body, connection, take, failed)
-        if answer is not None:
-            connection.finish(answer)
+        waited = Waited(connection)
+        self.decoder.decode(key, b"gzip", body, waited, take, failed)
         return connection
 
 
@@ -120,7 +120,7 @@ def test_nothing_is_decoded_that_finds_no_room(bodies: Bodies) -> None:
 
 def test_what_waits_is_bounded(bodies: Bodies, monkeypatch: pytest.MonkeyPatch) -> None:
     """For each source, and for all of them; one alone is always taken."""
-    monkeypatch.setattr(decoding, "MAX_WAITING_BYTES", SHARES * len(BODY))
+    monkeypatch.setattr(content_decoding, "MAX_WAITING_BYTES", SHARES * len(BODY))
     for _ in range(THREADS + 1):
         bodies.send("a")
     with pytest.raises(UserError, match="please try again") as caught:

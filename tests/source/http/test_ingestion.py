@@ -14,7 +14,7 @@ from stream.mapping.columns import PathColumn, Template, TemplateColumn
 from stream.source import batch as batch_module
 from stream.source.batch import RECORDS_AT_ONCE
 from stream.source.dispatcher import SourceEntry
-from stream.source.http.decoding import INLINE_BYTES
+from stream.source.http.content_decoding import INLINE_BYTES
 from tests.source.http.test_handler import KEY, PATH, SECRET, FakeConnection, FakeSink, Listener
 
 LINES = "Content-Type: application/x-ndjson\r\n"

@@ -20,7 +20,7 @@ from twisted.python.threadpool import ThreadPool
 
 from stream.record.encoding import Abandoned, content_codings, decode_body
 from stream.record.errors import BodyTooLarge
-from stream.source.http.answers import Connection
+from stream.source.http.completions import Waited
 from stream.source.turns import SHARES, Turns, overloaded
 
 __all__ = ["INLINE_BYTES", "MAX_WAITING_BYTES", "THREADS", "Decoder"]
@@ -66,54 +66,47 @@ class Decoder:
         self._running = 0
         turns.ended = self._start
 
-    def answer(
+    def decode(
         self,
         key: Hashable,
         encoding: bytes,
         body: bytes,
-        connection: Connection,
-        take: Callable[[bytes], bytes | None],
+        waited: Waited,
+        take: Callable[[bytes], None],
         failed: Callable[[Failure], bytes],
-    ) -> bytes | None:
-        """Decode *body* and hand it on.
+    ) -> None:
+        """Decode *body* and hand it on, at once or later.
 
         :param key: whose body it is, for fairness.
-        :param take: takes the decoded body; gives the answer, or ``None`` if the connection gets
-            it later. Not called if nobody waits any more.
-        :param failed: the answer when that fails later.
-        :returns: the answer, or ``None`` if the connection gets it later.
+        :param waited: the request. If nobody waits for it any more, its body isn't decoded.
+        :param take: takes the decoded body.
+        :param failed: the answer when decoding or *take* fails later.
         :raises UserError: the body can't be decoded, if that is known at once; 503, too many wait.
         """
         content_codings(encoding)
         if len(body) <= INLINE_BYTES:
             small = self._decode_small(encoding, body)
             if small is not None:
-                return take(small)
+                take(small)
+                return
         self._check_room(key, len(body))
-        token = connection.pending = object()
 
-        def is_wanted() -> bool:
-            return connection.pending is token
+        def decoded(data: bytes) -> None:
+            if waited.is_pending:
+                take(data)
 
-        decoding = _Body(key, encoding, body, is_wanted)
+        def fail(failure: Failure) -> None:
+            if failure.check(Abandoned) is None:
+                waited.finish(failed(failure))
 
-        def finish(answer: bytes | None) -> None:
-            if answer is not None and is_wanted():
-                connection.finish(answer)
-
-        def fail(failure: Failure) -> bytes | None:
-            return None if failure.check(Abandoned) is not None else failed(failure)
-
-        decoded = decoding.decoded
-        decoded.addCallback(lambda data: take(data) if is_wanted() else None)
-        decoded.addErrback(fail)
-        decoded.addCallback(finish)
-        decoded.addErrback(lambda failure: _log.failure("cannot answer a request", failure))
+        decoding = _Body(key, encoding, body, lambda: waited.is_pending)
+        decoding.decoded.addCallback(decoded).addErrback(fail).addErrback(
+            lambda failure: _log.failure("cannot answer a request", failure)
+        )
         self._queues.setdefault(key, deque()).append(decoding)
         self._waiting[key] = self._waiting.get(key, 0) + len(body)
         self._waiting_bytes += len(body)
         self._start()
-        return None
 
     def _decode_small(self, encoding: bytes, body: bytes) -> bytes | None:
         """The decoded body, or ``None`` if it isn't small. Raises UserError."""

@@ -1,0 +1,78 @@
+"""The states of a slice pipeline, and how they follow each other: a table without I/O.
+
+```
+OPENING ─── opened ────────▶ READY ─── lost, draining ──▶ STALLED ─── opened ──▶ READY
+OPENING ─── grace over ────▶ STALLED
+all but CLOSED ─── close ──▶ CLOSING ─── empty ──▶ CLOSED
+all but CLOSED ─── sealed ─▶ CLOSED
+```
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+__all__ = ["TRANSITIONS", "PipelineEvent", "PipelineState"]
+
+
+class PipelineState(enum.Enum):
+    OPENING = "opening"
+    """No file yet; rows are taken for a short grace period."""
+    READY = "ready"
+    STALLED = "stalled"
+    """The file was lost and is being opened again; no rows are taken."""
+    CLOSING = "closing"
+    """What is held is sent; no rows are taken."""
+    CLOSED = "closed"
+
+
+class PipelineEvent(enum.Enum):
+    OPENED = "opened"
+    """The writer has opened the file."""
+    GRACE_OVER = "grace over"
+    """The grace period is over without a file."""
+    DRAINING = "draining"
+    """The writer is about to stop."""
+    LOST = "lost"
+    """The file is lost, or could not be opened; it is opened again."""
+    SEALED = "sealed"
+    """The slice takes no rows any more."""
+    CLOSE = "close"
+    """The sink leaves the slice."""
+    EMPTY = "empty"
+    """Nothing is held any more, after `CLOSE`."""
+
+
+_S, _E = PipelineState, PipelineEvent
+
+TRANSITIONS: Mapping[PipelineState, Mapping[PipelineEvent, PipelineState]] = {
+    _S.OPENING: {
+        _E.OPENED: _S.READY,
+        _E.GRACE_OVER: _S.STALLED,
+        _E.LOST: _S.OPENING,
+        _E.SEALED: _S.CLOSED,
+        _E.CLOSE: _S.CLOSING,
+    },
+    _S.READY: {
+        _E.DRAINING: _S.STALLED,
+        _E.LOST: _S.STALLED,
+        _E.SEALED: _S.CLOSED,
+        _E.CLOSE: _S.CLOSING,
+    },
+    _S.STALLED: {
+        _E.OPENED: _S.READY,
+        _E.LOST: _S.STALLED,
+        _E.SEALED: _S.CLOSED,
+        _E.CLOSE: _S.CLOSING,
+    },
+    _S.CLOSING: {
+        _E.OPENED: _S.CLOSING,
+        _E.LOST: _S.CLOSING,
+        _E.SEALED: _S.CLOSED,
+        _E.CLOSE: _S.CLOSING,
+        _E.EMPTY: _S.CLOSED,
+    },
+    _S.CLOSED: {},
+}
+"""State to event to the next state. An event that isn't there is ignored in that state."""

@@ -1,0 +1,198 @@
+"""Records that take long: batches, and single records with large bodies.
+
+They would keep others waiting, so their stages from the records to the sinks are done in small
+steps, some milliseconds at a time (`stream.source.turns`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from stream.definition.key import SourceKey
+from stream.errors import UserError, let_go
+from stream.ops.metrics.registry import SourceMeter
+from stream.record.context import RecordContext
+from stream.record.elements import array_steps, line_elements
+from stream.record.headers import BodyKind, RecordHeaders
+from stream.source.batch import Evaluation, Rejection, RowBlock, render_batch
+from stream.source.http.batch_completion import BatchCompletion, BlockCompletion
+from stream.source.http.completions import (
+    FanOutCompletion,
+    Received,
+    ReportFailure,
+    Targets,
+    Waited,
+)
+from stream.source.interfaces import SinkWriter
+from stream.tail.sampler import TailSampler
+
+__all__ = ["LARGE_BYTES", "Arrived", "batch_steps", "is_large", "record_steps"]
+
+LARGE_BYTES = 4 * 1024
+"""A body up to this size is no large record, whatever is in it."""
+
+_LARGE_BYTES_OF = {BodyKind.FORM: LARGE_BYTES, BodyKind.JSON: 64 * 1024}
+"""A larger one may take milliseconds to be read. Others aren't read."""
+
+REJECTED_AT_ONCE = 128
+"""Rejected records are counted, and kept if the sink asks for it, in some hundred microseconds."""
+
+
+def is_large(headers: RecordHeaders, size: int) -> bool:
+    """Whether a record with a body of *size* bytes can keep others waiting."""
+    limit = _LARGE_BYTES_OF.get(headers.kind)
+    return limit is not None and size > limit
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Arrived:
+    """A decoded request with its sinks: what the last stages need.
+
+    :ivar record: with the decoded body; of a batch, with all of them.
+    :ivar targets: where the records go.
+    :ivar verbose: whether the client asks for a result document.
+    :ivar waited: what answers the request.
+    :ivar report: called with sinks that failed.
+    :ivar meters: of the sources.
+    :ivar taps: of those who watch.
+    """
+
+    record: RecordContext
+    targets: Targets
+    verbose: bool
+    waited: Waited
+    report: ReportFailure
+    meters: Mapping[SourceKey, SourceMeter]
+    taps: TailSampler
+
+    @property
+    def sources(self) -> list[SourceKey]:
+        """Whose records they are."""
+        return [source for source, _ in self.targets]
+
+    def received(self) -> Received:
+        """What counts the request."""
+        return Received(self.meters, self.record.timestamp_ms, len(self.record.body))
+
+
+def record_steps(arrived: Arrived) -> Iterator[Deferred[None] | None]:
+    """Give one record to its sinks; a step is a small piece of the work."""
+    record, waited = arrived.record, arrived.waited
+    if arrived.taps:
+        arrived.taps.offer(arrived.sources, record)
+    if is_large(record.headers, len(record.body)):
+        for _ in record.reading_steps():
+            yield None
+            if not waited.is_pending:
+                return
+    completions = FanOutCompletion(
+        waited.connection, arrived.targets, arrived.verbose, arrived.report, arrived.received()
+    )
+    if not completions.writers:
+        waited.finish(completions.nothing_to_wait_for())
+        return
+    waited.wait_for(completions)
+    for writer, completion in tuple(completions.writers):
+        writer.write(record, completion)
+        yield None
+
+
+def batch_steps(arrived: Arrived, max_records: int) -> Iterator[Deferred[None] | None]:
+    """Give all records of a batch to the sinks, of each sink all together or none.
+
+    Raises UserError: the body is no batch, or has more than *max_records* records.
+    """
+    record, waited = arrived.record, arrived.waited
+    in_lines = record.headers.kind is BodyKind.JSON_LINES
+    if in_lines:
+        elements = line_elements(record.body, max_records)
+    else:
+        elements = yield from array_steps(record.body, max_records)
+    if not waited.is_pending:
+        return
+    if arrived.taps:
+        arrived.taps.offer_batch(arrived.sources, record, elements)
+    completions = BatchCompletion(
+        waited.connection,
+        len(elements),
+        "lines" if in_lines else "indexes",
+        [
+            (source, [(sink_id, _block(sink, record.timestamp_ms)) for sink_id, sink in sinks])
+            for source, sinks in arrived.targets
+        ],
+        arrived.verbose,
+        arrived.report,
+        arrived.received(),
+    )
+    waiting = [
+        (sink, completion)
+        for (_, sinks), (_, blocks) in zip(arrived.targets, completions.sources, strict=True)
+        for (_, sink), completion in zip(sinks, blocks, strict=True)
+    ]
+    if not waiting:
+        waited.finish(completions.document())
+        return
+    waited.wait_for(completions)
+    for evaluation in render_batch(elements, record, [each.block for _, each in waiting]):
+        yield None if evaluation is None else _evaluated(evaluation, waiting, record.timestamp_ms)
+        if not waited.is_pending:
+            return  # nobody waits any more, and nothing is written yet
+    refused = [
+        (sink, rejection)
+        for sink, completion in waiting
+        for rejection in _hand_on(sink, completion, record)
+    ]
+    for number, (sink, rejection) in enumerate(refused):
+        if sink.opened is not None:
+            sink.opened.rejected(rejection.record, rejection.error)
+        if not number % REJECTED_AT_ONCE:
+            yield None
+
+
+def _block(sink: SinkWriter, now_ms: int) -> RowBlock:
+    return RowBlock(lambda: sink.open(now_ms).renderer())
+
+
+def _evaluated(
+    evaluation: Evaluation, waiting: Sequence[tuple[SinkWriter, BlockCompletion]], now_ms: int
+) -> Deferred[None] | None:
+    """Fires when *evaluation* is done, or has failed; ``None`` if it has failed at once."""
+    block = evaluation.block
+    sink = next(sink for sink, completion in waiting if completion.block is block)
+    assert block.renderer is not None
+    try:
+        evaluating = sink.open(now_ms).evaluate(block.renderer, evaluation.records)
+    except UserError as error:
+        evaluation.failed(let_go(error))
+        return None
+    return evaluating.addCallbacks(
+        evaluation.done, lambda failure: evaluation.failed(let_go(failure.value))
+    )
+
+
+def _hand_on(
+    sink: SinkWriter, completion: BlockCompletion, record: RecordContext
+) -> Sequence[Rejection]:
+    """Give the rows to the sink.
+
+    :returns: the records that the sink rejects for good; none if all of the batch is sent again.
+    """
+    block = completion.block
+    if block.error is not None or block.renderer is None:
+        completion.failed(block.error or RuntimeError("the block wasn't rendered"))
+        return ()
+    rejected = block.rejected
+    if not block.rows:
+        completion.stored()  # of nothing
+        return rejected
+    rows, count, received_at = b"".join(block.rows), len(block.rows), record.timestamp_ms
+    try:
+        opened = sink.open(received_at)
+        opened.write_rows(rows, count, received_at, block.renderer, completion)
+    except UserError as error:
+        completion.failed(let_go(error))
+        return ()
+    return rejected

@@ -1,0 +1,298 @@
+"""Requests that wait for their sinks: the last stage of the ingestion path.
+
+Each class here is a `stream.sink.outcome.Completion`, or makes them: the sinks call it, and it
+answers the request on its connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import attrs
+
+from stream.definition.key import SourceKey
+from stream.ops.metrics.registry import SourceMeter
+from stream.sink.outcome import ACCEPTED, PROCESSED
+from stream.source.http import responses
+from stream.source.http.result_document import result_document, status_of
+from stream.source.interfaces import SinkWriter
+
+__all__ = [
+    "Connection",
+    "FanOutCompletion",
+    "Received",
+    "ReportFailure",
+    "SingleCompletion",
+    "SinkCompletion",
+    "Targets",
+    "Waited",
+]
+
+
+class Connection(Protocol):
+    """What the stages need of the connection that a request came on.
+
+    :ivar pending: what the connection waits for. A completion that is called too late, after a
+        timeout or a lost connection, finds something else there, and drops its answer.
+    :ivar peer_ip: the other side's address.
+    """
+
+    pending: object
+    peer_ip: str
+
+    def finish(self, answer: bytes, /) -> None:
+        """Send the answer to the pending request. Every request is answered by this call."""
+
+
+Targets = Sequence[tuple[SourceKey, Sequence[tuple[str, SinkWriter]]]]
+"""Sources with the ids of their sinks, and what writes to these."""
+
+ReportFailure = Callable[[SourceKey, int, Sequence[tuple[str, Exception]]], None]
+"""Source, number of its sinks, and ids and errors of those that failed."""
+
+
+class Waited:
+    """What a connection waits for while its request is worked on.
+
+    :ivar connection: the connection.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._awaited: object = None  # itself: with a name for that it would keep itself
+        connection.pending = self
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether somebody still waits."""
+        return self.connection.pending is (self if self._awaited is None else self._awaited)
+
+    def wait_for(self, completion: object) -> None:
+        """It is *completion* from now on."""
+        self._awaited = self.connection.pending = completion
+
+    def finish(self, answer: bytes) -> None:
+        """Answer the request, unless nobody waits any more."""
+        if self.is_pending:
+            self.connection.finish(answer)
+
+
+@attrs.define(eq=False)  # one is made for each record: a frozen one takes three times as long
+class Received:
+    """A request with several sinks to wait for, to be counted when they all have answered.
+
+    :ivar meters: of its sources.
+    :ivar at: milliseconds since the epoch.
+    :ivar size: bytes of its body.
+    """
+
+    meters: Mapping[SourceKey, SourceMeter]
+    at: int
+    size: int
+
+    def stored(self, source: SourceKey) -> None:
+        """Every sink of *source* has stored the record."""
+        self.meters[source].stored(self.at, self.size)
+
+    def answered(self, source: SourceKey, *, failed: bool, records: int = 1) -> None:
+        """Every sink of *source* has answered."""
+        self.meters[source].answered(self.at, self.size, failed=failed, records=records)
+
+
+class SingleCompletion:
+    """A request for one sink of one source: the usual case, kept as cheap as can be.
+
+    :param meter: of the source.
+    :param at: when the request was received, milliseconds since the epoch.
+    :param size: bytes of its body.
+    """
+
+    __slots__ = (
+        "_at",
+        "_connection",
+        "_meter",
+        "_report",
+        "_sink_id",
+        "_size",
+        "_source",
+        "_verbose",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        source: SourceKey,
+        sink_id: str,
+        verbose: bool,
+        report: ReportFailure,
+        meter: SourceMeter,
+        at: int,
+        size: int,
+    ) -> None:
+        self._meter = meter
+        self._at = at
+        self._size = size
+        self._connection = connection
+        self._source = source
+        self._sink_id = sink_id
+        self._verbose = verbose
+        self._report = report
+
+    def stored(self) -> None:
+        self._meter.stored(self._at, self._size)
+        connection = self._connection
+        if connection.pending is self:
+            if self._verbose:
+                self._finish_with_document(PROCESSED, None)
+            else:
+                connection.finish(responses.OK)
+
+    def accepted(self, status: int) -> None:
+        self._meter.stored(self._at, self._size)
+        if self._connection.pending is not self:
+            return
+        if self._verbose or status not in (PROCESSED, ACCEPTED):
+            self._finish_with_document(status, None)
+        else:
+            self._connection.finish(responses.ACCEPTED if status == ACCEPTED else responses.OK)
+
+    def failed(self, error: Exception) -> None:
+        self._meter.answered(self._at, self._size, failed=True)
+        self._report(self._source, 1, ((self._sink_id, error),))
+        if self._connection.pending is self:
+            self._finish_with_document(status_of(error), error)
+
+    def _finish_with_document(self, status: int, error: Exception | None) -> None:
+        self._connection.finish(
+            result_document([(self._source, [(self._sink_id, status, error)])], status)
+        )
+
+
+class _AllCompletions(Protocol):
+    """What counts the completions of the sinks of one request."""
+
+    def one_more(self) -> None:
+        """A sink has answered."""
+
+
+class SinkCompletion:
+    """The completion of one of several sinks.
+
+    :ivar status: 0 until the sink has answered.
+    """
+
+    __slots__ = ("_all", "error", "sink_id", "status")
+
+    def __init__(self, all_completions: _AllCompletions, sink_id: str) -> None:
+        self._all = all_completions
+        self.sink_id = sink_id
+        self.status = 0
+        self.error: Exception | None = None
+
+    def stored(self) -> None:
+        if not self.status:
+            self.status = PROCESSED
+            self._all.one_more()
+
+    def accepted(self, status: int) -> None:
+        if not self.status:
+            self.status = status
+            self._all.one_more()
+
+    def failed(self, error: Exception) -> None:
+        if not self.status:
+            self.status = status_of(error)
+            self.error = error
+            self._all.one_more()
+
+
+class FanOutCompletion:
+    """A request for any number of sinks of any number of sources.
+
+    Every record of a source with two sinks comes this way, so nothing is made here that isn't
+    needed by an answer that tells nothing but "OK", and no reference cycle remains: the garbage
+    collector would stop everything for tens of milliseconds, several times a second.
+
+    :param targets: sources sorted as they are to be shown, with their sinks.
+    :param received: counts the request.
+
+    :ivar sources: the completions of each source's sinks.
+    :ivar writers: of all sinks, each with its completion.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_missing",
+        "_received",
+        "_report",
+        "_verbose",
+        "sources",
+        "writers",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        targets: Targets,
+        verbose: bool,
+        report: ReportFailure,
+        received: Received,
+    ) -> None:
+        self._received = received
+        self._connection = connection
+        self._verbose = verbose
+        self._report = report
+        self.sources = []
+        self.writers = []
+        for source, sinks in targets:
+            completions = []
+            for sink_id, writer in sinks:
+                completion = SinkCompletion(self, sink_id)
+                completions.append(completion)
+                self.writers.append((writer, completion))
+            self.sources.append((source, completions))
+        self._missing = len(self.writers)
+
+    def one_more(self) -> None:
+        """A sink has answered."""
+        self._missing -= 1
+        if not self._missing:
+            self._all_there()
+            self.sources.clear()
+            self.writers.clear()
+
+    def _all_there(self) -> None:
+        status = PROCESSED
+        failed = False
+        for source, completions in self.sources:
+            errors = []
+            for completion in completions:
+                if completion.status > status:
+                    status = completion.status
+                if completion.error is not None:
+                    errors.append((completion.sink_id, completion.error))
+            if not errors:
+                self._received.stored(source)
+            else:
+                failed = True
+                self._received.answered(source, failed=True)
+                self._report(source, len(completions), errors)
+        if self._connection.pending is not self:
+            return
+        if not failed and not self._verbose and status in (PROCESSED, ACCEPTED):
+            self._connection.finish(responses.ACCEPTED if status == ACCEPTED else responses.OK)
+            return
+        outcome = [
+            (source, [(each.sink_id, each.status, each.error) for each in completions])
+            for source, completions in self.sources
+        ]
+        self._connection.finish(result_document(outcome, status))
+
+    def nothing_to_wait_for(self) -> bytes:
+        """The answer if no source has a sink that takes the record."""
+        for source, _ in self.sources:
+            self._received.answered(source, failed=False)
+        if not self._verbose:
+            return responses.OK
+        return result_document([(source, []) for source, _ in self.sources], PROCESSED)

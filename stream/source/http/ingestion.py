@@ -1,0 +1,168 @@
+"""A request that isn't simply one small record, on its way through the stages.
+
+See Note [Stages] in `stream.source.http.handler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import attrs
+from twisted.python.failure import Failure
+
+from stream.definition.key import SourceKey
+from stream.ops.metrics.registry import SourceMeter
+from stream.record.body import ready_body
+from stream.record.context import RecordContext
+from stream.record.elements import is_batch
+from stream.source.http.batches import Arrived, batch_steps, is_large, record_steps
+from stream.source.http.completions import Connection, ReportFailure, Waited
+from stream.source.http.content_decoding import Decoder
+from stream.source.http.head import Head
+from stream.source.http.idempotency import Attempt, IdempotencyWindow, fingerprint_of
+from stream.source.http.route import Ingest
+from stream.source.interfaces import SinkLookup, SourceLookup
+from stream.source.turns import Turns
+from stream.tail.sampler import TailSampler
+
+__all__ = ["Ingestion", "Stages"]
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Stages:
+    """What the stages of all requests of a listener share.
+
+    :ivar clock: seconds since the epoch.
+    :ivar client_ip: who sent a request that came from a peer.
+    :ivar decoder: decodes compressed bodies.
+    :ivar window: remembers requests that came with a key.
+    :ivar max_batch_records: records that one request may hold.
+    :ivar turns: where work is done that takes long.
+    :ivar taps: of those who watch.
+    :ivar meters: of the sources.
+    :ivar report: called with sinks that failed.
+    :ivar failed: the answer to a request that failed as a whole.
+    """
+
+    dispatcher: SourceLookup
+    router: SinkLookup
+    clock: Callable[[], float]
+    client_ip: Callable[[str, Head], str]
+    decoder: Decoder
+    window: IdempotencyWindow
+    max_batch_records: int
+    turns: Turns
+    taps: TailSampler
+    meters: Mapping[SourceKey, SourceMeter]
+    report: ReportFailure
+    failed: Callable[[Failure], bytes]
+
+
+class Ingestion:
+    """One request from its decoding to its sinks; a `Completion` of them answers it.
+
+    :param sources: those that its route leads to.
+    :param size: bytes of its body as received.
+    """
+
+    __slots__ = ("_at", "_head", "_route", "_size", "_sources", "_stages", "_waited")
+
+    def __init__(
+        self,
+        stages: Stages,
+        route: Ingest,
+        sources: Sequence[SourceKey],
+        head: Head,
+        size: int,
+        connection: Connection,
+    ) -> None:
+        self._stages = stages
+        self._route = route
+        self._sources = sources
+        self._head = head
+        self._size = size
+        self._at = int(stages.clock() * 1000)
+        self._waited = Waited(connection)
+
+    def decode(self, body: bytes) -> None:
+        """Decode *body*, and have the other stages follow, at once or later.
+
+        :raises Exception: what fails at once; it is counted, and to be answered by the caller.
+        """
+        head, decoder = self._head, self._stages.decoder
+        try:
+            if head.encoding:
+                key = self._route.project_id, self._route.source_id
+                waited = self._waited
+                decoder.decode(key, head.encoding, body, waited, self._recognise, self._failed)
+            else:
+                self._recognise(body)
+        except Exception:
+            self._count_failure()
+            raise
+
+    def _recognise(self, body: bytes) -> None:
+        """A body that comes again with the same key is answered again, and not written."""
+        route, key = self._route, self._head.idempotency_key
+        if key is None:
+            self._write(body)
+            return
+        assert route.project_id is not None
+        begun = self._stages.window.begin(
+            route.project_id,
+            route.source_id,
+            key,
+            fingerprint_of(self._head.headers.content_type, body),
+            self._waited.connection,
+        )
+        if isinstance(begun, bytes):
+            self._waited.finish(begun)
+        elif begun is not None:
+            self._waited = Waited(begun)
+            try:
+                self._write(body)
+            except Exception:
+                begun.finish(self._failed(Failure()))
+
+    def _write(self, body: bytes) -> None:
+        """Make records of *body*, and give them to the sinks."""
+        stages, route, sources = self._stages, self._route, self._sources
+        connection, headers = self._waited.connection, self._head.headers
+        if headers.is_text and stages.dispatcher.reads_text_as_json(sources):
+            headers = headers.of_json
+        targets = tuple((source, stages.router.eligible(source, "")) for source in sources)
+        arrived = Arrived(
+            record=RecordContext(
+                int(stages.clock() * 1000),
+                stages.client_ip(connection.peer_ip, self._head),
+                headers,
+                ready_body(headers, body),
+            ),
+            targets=connection.missing(targets) if isinstance(connection, Attempt) else targets,
+            verbose=route.verbose,
+            waited=self._waited,
+            report=stages.report,
+            meters=stages.meters,
+            taps=stages.taps,
+        )
+        size = len(arrived.record.body)
+        if is_batch(route.batch, headers):
+            steps = batch_steps(arrived, stages.max_batch_records)
+        elif is_large(headers, size):
+            steps = record_steps(arrived)
+        else:
+            for _ in record_steps(arrived):
+                pass
+            return
+        key = sources[0].project_id, sources[0].source_id
+        stages.turns.work_for(self._waited, key, size, steps, self._failed)
+
+    def _failed(self, failure: Failure) -> bytes:
+        """The answer to a request that failed as a whole, which is counted."""
+        self._count_failure()
+        return self._stages.failed(failure)
+
+    def _count_failure(self) -> None:
+        """As one record: nobody knows how many they are."""
+        for source in self._sources:
+            self._stages.meters[source].answered(self._at, self._size, failed=True)
