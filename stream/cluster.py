@@ -24,6 +24,7 @@ from stream.storage.model import prefix as storage_prefix
 from stream.storage.model.volume import Volume
 from stream.storage.store.allocation import largest_recent_slice
 from stream.storage.store.repository import StorageRepository
+from stream.storage.store.volume_limit import VolumeLimit
 from stream.target.keboola.authority import KeboolaAuthority
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.events import EventSender
@@ -92,6 +93,7 @@ def join_cluster(settings: Settings, reactor: Any, metrics: Metrics) -> Cluster:
         volumes.all,
         partial(largest_recent_slice, client),
         settings.sink.dead_letter,
+        VolumeLimit(client),
     )
     work = ThreadPoolService(reactor, "work", WORK_THREADS)
 

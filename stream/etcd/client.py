@@ -11,7 +11,7 @@ from twisted.internet.defer import TimeoutError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from stream.etcd.errors import EtcdUnavailable, InvalidToken
+from stream.etcd.errors import EtcdUnavailable, InvalidToken, TxnTooLarge
 from stream.etcd.request import (
     KeyValue,
     delete_operation,
@@ -241,6 +241,15 @@ class EtcdClient(Service):
         return TxnResult(
             bool(answer.get("succeeded", False)), int(answer["header"]["revision"]), reads
         )
+
+    async def takes_operations(self, count: int) -> bool:
+        """Whether etcd takes so many operations in one transaction (``--max-txn-ops``)."""
+        reads = [get_operation(self.namespace + "max-txn-ops")] * count
+        try:
+            await self.call("kv/txn", transaction([], reads), repeatable=True)
+        except TxnTooLarge:
+            return False
+        return True
 
     async def get_many(
         self, keys: Sequence[str], *, revision: int = 0

@@ -44,6 +44,7 @@ from stream.storage.model.volume import Volume
 from stream.storage.store import records
 from stream.storage.store.allocation import allocated_space
 from stream.storage.store.prepared import PreparedFile
+from stream.storage.store.volume_limit import VolumeLimit
 from stream.values.bytesize import ByteSize
 from stream.values.codec import decode, encode, from_plain, to_plain
 from stream.values.utctime import to_nanoseconds
@@ -65,6 +66,7 @@ class StorageRepository:
     :param largest_slice: bytes of the largest recent slice of a sink, to reserve as much for new
         ones; without it they reserve the fixed size of the settings.
     :param dead_letter: of the service, like the other settings.
+    :param volume_limit: of a sink; without one it is only that of the settings.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class StorageRepository:
         volumes: Callable[[], Sequence[Volume]],
         largest_slice: Callable[[SinkKey], Awaitable[ByteSize]] | None = None,
         dead_letter: DeadLetterSettings | None = None,
+        volume_limit: VolumeLimit | None = None,
     ) -> None:
         self._settings = settings
+        self._volume_limit = volume_limit
         self._dead_letter = dead_letter or DeadLetterSettings()
         self._volumes = volumes
         self._largest_slice = largest_slice
@@ -92,7 +96,7 @@ class StorageRepository:
 
         Raises UserError if no volume is registered or the key is taken.
         """
-        file = self._new_file(source, sink, prepared)
+        file = await self._within_limit(self._new_file(source, sink, prepared))
         await records.create_file(txn, file)
         for key, value in prepared.records:
             txn.put(key, value)
@@ -101,6 +105,15 @@ class StorageRepository:
             slice_ = Slice.opened(file, volume_id, file.key.file_opened_at, space)
             await records.create_slice(txn, slice_)
         return file
+
+    async def _within_limit(self, file: File) -> File:
+        """*file* with as many volumes as can be; the first ones, spread as all of them are."""
+        assignment = file.local.assignment
+        if self._volume_limit is None:
+            return file
+        most = await self._volume_limit.of(len(assignment.volumes))
+        fewer = attrs.evolve(assignment, volumes=assignment.volumes[:most])
+        return attrs.evolve(file, local=attrs.evolve(file.local, assignment=fewer))
 
     async def _space(self, file: File) -> ByteSize:
         """What a new slice of the file reserves; an estimate that fails doesn't matter."""

@@ -29,13 +29,15 @@ from stream.mapping.columns import (
 )
 from stream.settings import Settings
 from stream.settings.declare import with_values
-from stream.storage.model.entity import Slice
+from stream.storage.model.entity import File, Slice
+from stream.storage.model.key import FileKey
 from stream.storage.model.state import FileState, Level, SliceState
 from stream.storage.store import records
 from stream.storage.store.mapping_cleanup import delete_unused_mappings
 from stream.storage.store.prepared import PreparedFile
 from stream.storage.store.repository import MAX_SLICES, StorageRepository
 from stream.storage.store.statistics_reads import one_file_statistics
+from stream.storage.store.volume_limit import ALWAYS_POSSIBLE, VolumeLimit
 from stream.values.bytesize import ByteSize
 from stream.values.codec import encode
 from tests.definition.changes import Changes
@@ -145,13 +147,13 @@ class _Provider(RecordingProvider):
 class _Changes:
     """Changes of definitions with files on several volumes, as the API makes them."""
 
-    def __init__(self, storage: Storage, volumes: int) -> None:
+    def __init__(self, storage: Storage, volumes: int, limit: VolumeLimit | None = None) -> None:
         self.storage = storage
         storage.volumes = [sample_volume(f"vol-{n:02}", f"node-{n}") for n in range(volumes)]
         level = with_values(
             Settings().storage.level, {("local", "volume", "assignment", "count"): volumes}
         )
-        storage.repository = StorageRepository(level, lambda: storage.volumes)
+        storage.repository = StorageRepository(level, lambda: storage.volumes, volume_limit=limit)
         self._changes = Changes.of(
             storage.client,
             storage.repository,
@@ -187,8 +189,7 @@ async def _source(changes: _Changes) -> None:
 
 
 LARGE_SINKS = 20
-MOST_VOLUMES = 24
-"""Of a sink, with the operations of a transaction that etcd takes by default."""
+MOST_VOLUMES = ALWAYS_POSSIBLE
 
 
 @pytest_twisted.ensureDeferred
@@ -248,6 +249,34 @@ async def test_the_largest_sink_from_its_making_to_its_end(
     assert len((await client.range("storage/mapping/", keys_only=True)).kvs) == 3
     assert await delete_unused_mappings(client, SINK_KEY)
     assert not (await client.range("storage/mapping/", keys_only=True)).kvs
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_volumes_than_etcd_can_take(storage: Storage) -> None:
+    """A sink gets fewer, as many as can be closed and opened again at once."""
+    changes = _Changes(storage, 2 * MOST_VOLUMES, VolumeLimit(storage.client))
+    await _source(changes)
+    await changes.create(SINK_KEY, "first")
+    for _ in range(2):
+        (file,) = [file for file in await storage.files() if file.state is FileState.WRITING]
+        assert len(await storage.slices(file.key)) == MOST_VOLUMES
+        assert file.local.assignment.config.count == 2 * MOST_VOLUMES
+        reads = DefinitionReads(storage.client)
+        (sink,) = await reads.with_mappings([await reads.sink(SINK_KEY)])
+        source = await reads.source(SOURCE_KEY)
+        prepared = prepared_file(sink, storage.tick(), b"x" * 16384)
+
+        async def rotate(
+            txn: AtomicTxn,
+            key: FileKey = file.key,
+            prepared: PreparedFile = prepared,
+            source: Source = source,
+            sink: Sink = sink,
+        ) -> File | None:
+            return await storage.repository.rotate_file(txn, key, prepared, source, sink)
+
+        assert await storage.step(rotate) is not None
+    await storage.check()
 
 
 @cache
