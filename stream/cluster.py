@@ -31,7 +31,7 @@ from stream.target.keboola.events import EventSender
 from stream.target.keboola.target import KeboolaTarget
 from stream.target.keboola.verifier import TokenVerifier
 from stream.target.protocol import TargetContext
-from stream.target.registry import Targets, installed_targets
+from stream.target.registry import Targets, installed_targets, optional_targets
 from stream.telemetry import watch_etcd, watch_threads
 from stream.templates.service import Templates
 from stream.values.utctime import from_timestamp
@@ -173,5 +173,11 @@ def reach_projects(
     events = EventSender(api, settings.sink.table.keboola.event_send_timeout.seconds, reactor)
     return Projects(
         authority=KeboolaAuthority(api, TokenVerifier(reactor, api), events),
-        targets=Targets([KeboolaTarget(context, api, events), *installed_targets(context)]),
+        targets=Targets(
+            [
+                KeboolaTarget(context, api, events),
+                *optional_targets(context),
+                *installed_targets(context),
+            ]
+        ),
     )

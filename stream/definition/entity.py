@@ -6,6 +6,7 @@ can go through are in `stream.definition.lifecycle`; nothing here decides or wri
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -169,16 +170,26 @@ class KeboolaTable:
     table_id: str
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class TableSink:
     """The table of a sink.
 
     :ivar type: the name of its target.
+    :ivar keboola: of a table of this type.
+    :ivar options: of a table of another type: where it is, such as the name of the connection.
     """
 
     type: str
-    keboola: KeboolaTable
+    keboola: KeboolaTable | None = None
+    options: Mapping[str, str] = field(factory=dict, omit_empty=True, hash=False)
     mapping: StoredMapping = attrs.field(converter=stored_mapping)
+
+    @property
+    def table_id(self) -> str:
+        """The id of a Keboola table. Raises ValueError if it is of another type."""
+        if self.keboola is None:
+            raise ValueError(f'a table of type "{self.type}" has no id')
+        return self.keboola.table_id
 
 
 @attrs.frozen(kw_only=True)

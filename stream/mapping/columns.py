@@ -2,6 +2,9 @@
 
 The order of attributes is the order of members in the stored JSON. What a column renders is in
 `stream.mapping.render`; here is only its definition and what can be wrong with it.
+
+Columns of tables that have types say so with `data_type` (`stream.mapping.types`), and may be
+`nullable`; those of other tables have neither.
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ class UuidColumn:
     type: Literal["uuid"] = attrs.field(default="uuid", init=False)
     name: str
     primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+    data_type: str = field(default="", omit_empty=True, kw_only=True)
+    nullable: bool = field(default=False, omit_empty=True, kw_only=True)
 
 
 @attrs.frozen
@@ -65,6 +70,8 @@ class DatetimeColumn:
     type: Literal["datetime"] = attrs.field(default="datetime", init=False)
     name: str
     primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+    data_type: str = field(default="", omit_empty=True, kw_only=True)
+    nullable: bool = field(default=False, omit_empty=True, kw_only=True)
 
 
 @attrs.frozen
@@ -75,6 +82,8 @@ class IpColumn:
     type: Literal["ip"] = attrs.field(default="ip", init=False)
     name: str
     primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+    data_type: str = field(default="", omit_empty=True, kw_only=True)
+    nullable: bool = field(default=False, omit_empty=True, kw_only=True)
 
 
 @attrs.frozen
@@ -85,6 +94,8 @@ class BodyColumn:
     type: Literal["body"] = attrs.field(default="body", init=False)
     name: str
     primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+    data_type: str = field(default="", omit_empty=True, kw_only=True)
+    nullable: bool = field(default=False, omit_empty=True, kw_only=True)
 
 
 @attrs.frozen
@@ -95,6 +106,8 @@ class HeadersColumn:
     type: Literal["headers"] = attrs.field(default="headers", init=False)
     name: str
     primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+    data_type: str = field(default="", omit_empty=True, kw_only=True)
+    nullable: bool = field(default=False, omit_empty=True, kw_only=True)
 
 
 @attrs.frozen
@@ -110,6 +123,8 @@ class PathColumn:
     type: Literal["path"] = attrs.field(default="path", init=False)
     name: str
     primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+    data_type: str = field(default="", omit_empty=True, kw_only=True)
+    nullable: bool = field(default=False, omit_empty=True, kw_only=True)
     path: str = attrs.field(kw_only=True)
     raw_string: bool = field(default=False, omit_empty=True, kw_only=True)
     default_value: str | None = attrs.field(default=None, kw_only=True)
@@ -126,6 +141,8 @@ class TemplateColumn:
     type: Literal["template"] = attrs.field(default="template", init=False)
     name: str
     primary_key: bool = field(default=False, omit_empty=True, kw_only=True)
+    data_type: str = field(default="", omit_empty=True, kw_only=True)
+    nullable: bool = field(default=False, omit_empty=True, kw_only=True)
     raw_string: bool = field(default=False, omit_empty=True, kw_only=True)
     template: Template = attrs.field(kw_only=True)
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from stream.settings.connections import Connections
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
 
@@ -23,12 +24,14 @@ _FALSE = frozenset({"", "0", "f", "false", "n", "no", "off"})
 
 
 def convert(kind: type, raw: object) -> Any:
-    """*raw* (text, number, boolean or list) as a value of *kind*, a type that `Leaf.type` names.
+    """*raw* (text, number, boolean, list or mapping) as a value of *kind*, see `Leaf.type`.
 
     Raises ValueError with the reason; it never repeats *raw* itself, which may be secret.
     """
     if kind is tuple:
         return _list(raw)
+    if kind is Connections:
+        return Connections.parse(raw)
     if isinstance(raw, dict):
         raise ValueError(f"expected {_NAMES[kind]}, found a section")
     if isinstance(raw, list | tuple):

@@ -62,7 +62,8 @@ class Leaf:
     :ivar path: names of the attributes that lead to the value.
     :ivar flag: name on the command line, without the dashes in front.
     :ivar env: name of the environment variable.
-    :ivar type: ``str``, ``int``, ``bool``, ``bytes``, ``tuple``, `Duration` or `ByteSize`.
+    :ivar type: ``str``, ``int``, ``bool``, ``bytes``, ``tuple``, `Duration`, `ByteSize`
+        or `Connections`.
     :ivar usage: a sentence for people.
     :ivar rule: what the value must obey.
     :ivar published_rule: the rule as the API tells it; differs where we allow more than clients of

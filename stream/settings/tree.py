@@ -8,6 +8,7 @@ import socket
 
 import attrs
 
+from stream.settings.connections import Connections
 from stream.settings.declare import Leaf, duration, group, leaves_of, setting, size
 from stream.settings.storage import StorageSettings
 from stream.values.bytesize import ByteSize
@@ -389,6 +390,30 @@ class SinkSettings:
 
 
 @attrs.frozen
+class TargetStagingSettings:
+    """Where slices wait for the import, for targets that bring no staging storage of their own."""
+
+    url: str = setting(
+        "",
+        "URL of the folder, such as file:///var/lib/stream/staging; all nodes must reach it. "
+        "Needed by connections.",
+    )
+
+
+@attrs.frozen
+class TargetSettings:
+    """Tables outside of Keboola."""
+
+    connections: Connections = setting(
+        Connections(),
+        "Databases that sinks may write to, by name: type, its options, and projects that may "
+        "use it (all if none is named).",
+        secret=True,
+    )
+    staging: TargetStagingSettings = group(TargetStagingSettings)
+
+
+@attrs.frozen
 class AESEncryptionSettings:
     secret_key: bytes = setting(
         b"", "Key of 32 bytes, base64 encoded.", rule="required,len=32", secret=True
@@ -505,6 +530,7 @@ class Settings:
     source: SourceSettings = group(SourceSettings)
     sink: SinkSettings = group(SinkSettings)
     storage: StorageSettings = group(StorageSettings)
+    target: TargetSettings = group(TargetSettings)
     encryption: EncryptionSettings = group(EncryptionSettings)
     sandbox: SandboxSettings = group(SandboxSettings)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from textwrap import TextWrapper
 
+from stream.settings.connections import Connections
 from stream.settings.declare import Leaf
 from stream.settings.flags import SPECIAL_FLAGS
 from stream.settings.tree import LEAVES
@@ -22,6 +23,7 @@ _TYPE_NAMES: dict[type, str] = {
     tuple: "strings",
     Duration: "duration",
     ByteSize: "size",
+    Connections: "YAML",
 }
 _NOTES = """\
 Settings are taken from, the first one wins:

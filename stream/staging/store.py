@@ -91,6 +91,10 @@ class StagingStore:
         """Replace the manifest by one that lists *slice_names* in the given order."""
         return self.put(MANIFEST_NAME, bytes_chunks(manifest_body(self.upload, slice_names)))
 
+    def read(self, name: str) -> Iterator[bytes]:
+        """The body of the object *name*; blocks. Raises StagingError, at once or on the way."""
+        return self._backend.get(self._location.key(name))
+
     async def fetch(self, name: str, target: BinaryIO) -> None:
         """Copy the object *name* to *target*. Raises StagingError: there is none, or no way."""
 

@@ -142,6 +142,9 @@ class Target(FileProvider, Protocol):
     def file_records(self, file: FileKey) -> Sequence[str]:
         """Keys in etcd that are deleted with the file."""
 
+    async def file_deleted(self, file: FileKey) -> None:
+        """The records of *file* were deleted: remove what is staged; problems are only logged."""
+
     # The API: what people see and delete.
 
     async def quarantines(self, sink: SinkKey) -> Mapping[FileKey, Quarantine]:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 
 from twisted.application.service import IService
 
@@ -25,10 +27,35 @@ from stream.storage.model.key import FileKey
 from stream.storage.store.prepared import PreparedFile
 from stream.target.protocol import Quarantine, Target, TargetContext
 
-__all__ = ["GROUP", "Targets", "installed_targets"]
+__all__ = ["GROUP", "Targets", "installed_targets", "optional_targets"]
 
 GROUP = "stream.targets"
 """The group of entry points."""
+
+_OPTIONAL = {"postgres": ("psycopg", "stream.target.postgres.target", "PostgresTarget")}
+"""Targets of this package that need an extra of the same name: its library, module and class."""
+
+
+def optional_targets(context: TargetContext) -> list[Target]:
+    """Make those targets of this package whose libraries are installed.
+
+    Raises UserError if their settings can't be used, or ask for one that isn't installed.
+    """
+    made: list[Target] = []
+    for name, (library, module, factory) in _OPTIONAL.items():
+        if find_spec(library) is not None:
+            made.append(getattr(import_module(module), factory)(context))
+        elif any(context.settings.target.connections.of_type(name)):
+            raise _not_installed(name)
+    return made
+
+
+def _not_installed(name: str) -> UserError:
+    return UserError(
+        f'the target "{name}" isn\'t installed on this node',
+        name="targetNotInstalled",
+        detail=f"install it on every node with: pip install 'stream-service[{name}]'",
+    )
 
 
 def installed_targets(context: TargetContext) -> list[Target]:
@@ -77,6 +104,8 @@ class Targets:
     def named(self, name: str) -> Target:
         """The target with this name. Raises UserError if this process has none."""
         target = self._targets.get(name)
+        if target is None and name in _OPTIONAL:
+            raise _not_installed(name)
         if target is None:
             raise UserError(
                 f'this node has no target "{name}"; it has: {", ".join(sorted(self._targets))}',

@@ -37,9 +37,9 @@ async def live(etcd: EtcdClient) -> AsyncIterator[LiveDefinitions]:
 
 async def _define(etcd: EtcdClient, sinks: list[str]) -> None:
     table = TableSink(
-        "keboola",
-        KeboolaTable("in.c-b.t"),
-        Mapping((column_from_plain({"type": "body", "name": "b"}),)),
+        type="keboola",
+        keboola=KeboolaTable("in.c-b.t"),
+        mapping=Mapping((column_from_plain({"type": "body", "name": "b"}),)),
     )
 
     async def body(txn: AtomicTxn) -> None:

@@ -202,16 +202,14 @@ async def test_sink_changed_meanwhile(world: World) -> None:
     world.provider.on_prepare = change_table
     await world.do("update_sink", SINK_KEY, "", lambda sink: attrs.evolve(sink, name="renamed"))
     sink = await world.do("sink", SINK_KEY)
-    assert (sink.name, sink.table.keboola.table_id) == ("renamed", "in.c-bucket.another")
-    assert [file.table.keboola.table_id for file in world.provider.prepared] == [
+    assert (sink.name, sink.table.table_id) == ("renamed", "in.c-bucket.another")
+    assert [file.table.table_id for file in world.provider.prepared] == [
         "in.c-bucket.table",
         "in.c-bucket.another",
         "in.c-bucket.table",
         "in.c-bucket.another",
     ]
-    assert [file.table.keboola.table_id for file in world.provider.discarded] == [
-        "in.c-bucket.table"
-    ]
+    assert [file.table.table_id for file in world.provider.discarded] == ["in.c-bucket.table"]
     assert await world.states() == [FileState.CLOSING, FileState.CLOSING, FileState.WRITING]
     await world.check()
 

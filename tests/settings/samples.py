@@ -41,6 +41,7 @@ _TEXTS = {
     "tracing.endpoint": "https://collector.example.com/v1/traces",
     "source.http.trustedProxies": "10.0.0.0/8,192.168.1.1",
     "storage.level.local.volume.assignment.preferredTypes": "fast,slow",
+    "target.connections": '{warehouse: {type: postgres, dsn: "postgresql://db/events"}}',
 }
 
 # These have one valid value only, which is their default.

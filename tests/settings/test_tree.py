@@ -70,6 +70,7 @@ def test_secrets_are_marked_and_not_in_the_repr() -> None:
     assert secret == {
         "etcd.password",
         "storage.level.local.writer.network.secret",
+        "target.connections",
         "encryption.aes.secretKey",
         "sandbox.token",
         "sandbox.staging.secret",

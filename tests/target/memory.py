@@ -94,6 +94,9 @@ class MemoryTarget:
     def file_records(self, file: FileKey) -> Sequence[str]:
         return ()
 
+    async def file_deleted(self, file: FileKey) -> None:
+        self.staged = {key: rows for key, rows in self.staged.items() if key.file_key != file}
+
     async def quarantines(self, sink: SinkKey) -> Mapping[FileKey, Quarantine]:
         return {}
 

@@ -12,18 +12,15 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
-from twisted.python.threadpool import ThreadPool
 
-from stream.encryption import encryptor_from
 from stream.etcd import EtcdClient, Session
-from stream.ops.metrics.registry import Metrics
 from stream.settings import Settings
 from stream.staging import bytes_chunks
-from stream.target.protocol import TargetContext
-from tests.storage.histories.world import SINK_KEY, TABLE, Storage
+from tests.storage.histories.world import SINK_KEY, TABLE
 from tests.target.keboola.bridge import running_bridge
 from tests.target.memory import MemoryTarget
-from tests.target.world import TOKEN, World, changes_with, killed_at_every_await
+from tests.target.postgres.world import postgres_world
+from tests.target.world import TOKEN, World, changes_with, context_of, killed_at_every_await
 
 reactor: Any = _reactor
 
@@ -32,37 +29,29 @@ _CELLS = ("", "a,b", 'say "hello"', "two\nlines", "ünïcode 🙂", " spaces ", 
 
 @asynccontextmanager
 async def _memory(etcd: EtcdClient, path: Path) -> AsyncIterator[World]:
-    session = Session(etcd, ttl=30, reactor=reactor)
-    target = MemoryTarget(
-        TargetContext(
-            settings=Settings(),
-            reactor=reactor,
-            client=etcd,
-            session=session,
-            encryptor=encryptor_from("none", b""),
-            pool=ThreadPool(0, 1),
-            metrics=Metrics(),
-            now=lambda: storage.now,
+    async with context_of(etcd, Settings()) as (storage, context):
+        target = MemoryTarget(context)
+
+        async def read() -> list[str]:
+            return [row[0] for rows in target.tables[SINK_KEY].values() for row in rows]
+
+        world = World(
+            storage=storage,
+            target=target,
+            changes=changes_with(storage, target),
+            table=attrs.evolve(TABLE, type="memory"),
+            read=read,
         )
-    )
-    storage = Storage(etcd)
-
-    async def read() -> list[str]:
-        return [row[0] for rows in target.tables[SINK_KEY].values() for row in rows]
-
-    world = World(
-        storage=storage,
-        target=target,
-        changes=changes_with(storage, target),
-        table=attrs.evolve(TABLE, type="memory"),
-        read=read,
-    )
-    await world.create_source()
-    yield world
+        await world.create_source()
+        yield world
 
 
 Kind = Callable[[EtcdClient, Path], AbstractAsyncContextManager[World]]
-_KINDS: dict[str, Kind] = {"memory": _memory, "keboola": running_bridge}
+_KINDS: dict[str, Kind] = {
+    "memory": _memory,
+    "keboola": running_bridge,
+    "postgres": postgres_world,
+}
 
 
 @pytest_twisted.async_yield_fixture(params=_KINDS)

@@ -12,7 +12,10 @@ import pytest
 import pytest_twisted
 
 from stream.errors import NestedError, UserError
+from stream.settings import load
+from stream.target import registry
 from stream.target.registry import Targets, installed_targets
+from tests.settings.samples import VALID
 from tests.storage.histories.world import SINK
 from tests.target.memory import MemoryTarget
 
@@ -74,6 +77,24 @@ def test_a_target_that_cannot_be_loaded_ends_the_start(
     with pytest.raises(UserError) as raised:
         installed_targets(CONTEXT)
     assert str(raised.value) == message
+
+
+def test_a_target_without_its_library_is_refused_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the definition; at the start, if a connection asks for it."""
+    monkeypatch.setattr(registry, "find_spec", lambda library: None)
+    settings = load({}, VALID)
+    context: Any = attrs.make_class("Context", ["settings"])(settings)
+    assert registry.optional_targets(context) == []
+    with pytest.raises(UserError) as raised:
+        Targets([]).named("postgres")
+    assert raised.value.name == "targetNotInstalled"
+    assert raised.value.detail.endswith("pip install 'stream-service[postgres]'")
+    declared = {**VALID, "STREAM_TARGET_CONNECTIONS": "{a: {type: postgres}}"}
+    context = attrs.make_class("Context", ["settings"])(load({}, declared))
+    with pytest.raises(UserError, match="isn't installed on this node"):
+        registry.optional_targets(context)
 
 
 def test_two_targets_cannot_have_one_name() -> None:

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import gzip
 import itertools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
+from twisted.python.threadpool import ThreadPool
 
 from stream.definition import lifecycle
 from stream.definition.change import Change
 from stream.definition.entity import TableSink
 from stream.definition.repository import Definitions
+from stream.encryption import encryptor_from
+from stream.etcd import EtcdClient, Session
+from stream.ops.metrics.registry import Metrics
+from stream.settings import Settings
 from stream.staging import bytes_chunks
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.state import FileState
-from stream.target.protocol import Target
+from stream.target.protocol import Target, TargetContext
 from stream.target.registry import Targets
 from tests.definition.changes import Changes
 from tests.storage.histories.world import BY, SINK_KEY, SOURCE_KEY, Storage
 
-__all__ = ["TOKEN", "World", "changes_with", "killed_at_every_await"]
+__all__ = ["TOKEN", "World", "changes_with", "context_of", "killed_at_every_await"]
+
+reactor: Any = _reactor
 
 TOKEN = "1-1-master-token-for-tests"
 
@@ -119,6 +128,34 @@ class World:
         for slice_, part in zip(slices, rows, strict=True):
             await self.upload(slice_, part)
         return await self.storage.to_importing(file.key)
+
+
+@asynccontextmanager
+async def context_of(
+    etcd: EtcdClient, settings: Settings
+) -> AsyncIterator[tuple[Storage, TargetContext]]:
+    """A storage model, and what a target over it may use; its threads run."""
+    storage, pool = Storage(etcd), ThreadPool(0, 2)
+    session = Session(etcd, ttl=30, reactor=reactor)
+    await session.startService()
+    pool.start()
+    try:
+        yield (
+            storage,
+            TargetContext(
+                settings=settings,
+                reactor=reactor,
+                client=etcd,
+                session=session,
+                encryptor=encryptor_from("none", b""),
+                pool=pool,
+                metrics=Metrics(),
+                now=lambda: storage.now,
+            ),
+        )
+    finally:
+        pool.stop()
+        await session.stopService()
 
 
 async def killed_at_every_await(

@@ -82,7 +82,7 @@ class MappingTest:
         ]
         return {
             "sinkId": sink.key.sink_id,
-            "tableId": sink.table.keboola.table_id,
+            "tableId": sink.table.table_id,
             "rows": [
                 {"columns": [{"name": name, "value": value} for name, value in cells]}
                 for cells in rows

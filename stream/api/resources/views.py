@@ -124,7 +124,7 @@ def sink_view(sink: Sink) -> Plain:
         view["allowedSignals"] = list(sink.allowed_signals)
     view["table"] = {
         "type": sink.table.type,
-        "tableId": sink.table.keboola.table_id,
+        "tableId": sink.table.table_id,
         "mapping": {"columns": [_column(column) for column in sink.table.mapping.columns]},
     }
     return view | _lifecycle(sink)

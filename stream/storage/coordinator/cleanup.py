@@ -186,6 +186,7 @@ class MetadataCleanup(_Periodic):
 
     async def _delete(self, file: File) -> bool:
         """Under the lock that the operators use; false if somebody works on the file."""
+        target = self._targets.of_file(file)
         lock = await self._work.session.try_lock(f"operator.file.{file.key}")
         if lock is None:
             return False
@@ -194,8 +195,9 @@ class MetadataCleanup(_Periodic):
                 self._work.client,
                 file.key,
                 lock,
-                self._targets.of_file(file).file_records(file.key),
+                target.file_records(file.key),
             )
+        await target.file_deleted(file.key)
         if file.state is FileState.IMPORTED:
             _log.info("deleted expired file {file_id}", file_id=str(file.key))
         else:

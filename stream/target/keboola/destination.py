@@ -49,7 +49,7 @@ async def ensure_table(api: StorageApi, token: Token, sink: Sink) -> None:
 
     Raises UserError if columns or primary key differ; the table is never altered.
     """
-    branch_id, table_id = sink.key.branch_id, sink.table.keboola.table_id
+    branch_id, table_id = sink.key.branch_id, sink.table.table_id
     columns = [column.name for column in sink.table.mapping.columns]
     primary_key = [column.name for column in sink.table.mapping.columns if column.primary_key]
     table = await _get_or_create(api, token, branch_id, table_id, columns, primary_key)
@@ -125,7 +125,7 @@ async def delete_destinations(api: StorageApi, token: str, sinks: Sequence[Sink]
     problems: list[Exception] = []
     owners = {(sink.key.source_id, sink.key.sink_id) for sink in sinks}
     for branch_id, table_id in dict.fromkeys(
-        (sink.key.branch_id, sink.table.keboola.table_id) for sink in sinks
+        (sink.key.branch_id, sink.table.table_id) for sink in sinks
     ):
         try:
             if _marks(await api.get_table(user, branch_id, table_id)) in owners:
@@ -136,7 +136,7 @@ async def delete_destinations(api: StorageApi, token: str, sinks: Sequence[Sink]
             if not _gone(error):
                 problems.append(NestedError(f'cannot delete table "{table_id}"', [error]))
     for branch_id, bucket_id in dict.fromkeys(
-        (sink.key.branch_id, bucket_of(sink.table.keboola.table_id)) for sink in sinks
+        (sink.key.branch_id, bucket_of(sink.table.table_id)) for sink in sinks
     ):
         try:
             await api.delete_bucket(user, branch_id, bucket_id)

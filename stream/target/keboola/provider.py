@@ -150,7 +150,7 @@ class KeboolaFileProvider:
             upload = await self._ensure_file(sink, opened_at, made)
             columns = tuple(column.name for column in sink.table.mapping.columns)
             record = await FileRecord.seal(
-                file, sink.table.keboola.table_id, columns, upload, self._encryptor
+                file, sink.table.table_id, columns, upload, self._encryptor
             )
         except BaseException:
             await self._undo(made, sink.key.branch_id)
@@ -189,7 +189,7 @@ class KeboolaFileProvider:
 
     async def _new_token(self, sink: Sink, user: Token, made: _Made) -> SinkToken:
         """A token of the sink's own, made anew since its bucket may have changed."""
-        bucket_id = bucket_of(sink.table.keboola.table_id)
+        bucket_id = bucket_of(sink.table.table_id)
         await ensure_bucket(self._api, user, sink.key.branch_id, bucket_id)
         before = await self._client.get(token_record_key(sink.key))
         created = await self._api.create_token(

@@ -117,6 +117,9 @@ class KeboolaTarget:
     def file_records(self, file: FileKey) -> Sequence[str]:
         return (file_record_key(file), quarantine_record_key(file))
 
+    async def file_deleted(self, file: FileKey) -> None:
+        """Staging files expire in the project's file storage."""
+
     async def quarantines(self, sink: SinkKey) -> Mapping[FileKey, Quarantine]:
         return {
             key: record.shown

@@ -61,6 +61,7 @@ class FakeTarget(RecordingProvider):
         self.refused = 0
         self.is_full = False
         self.jobs: list[JobKey] = []
+        self.deleted_files: list[FileKey] = []
 
     async def import_file(self, file: File) -> int:
         self.imported.append(file)
@@ -79,6 +80,9 @@ class FakeTarget(RecordingProvider):
 
     def file_records(self, file: FileKey) -> Sequence[str]:
         return (target_record_key(file),)
+
+    async def file_deleted(self, file: FileKey) -> None:
+        self.deleted_files.append(file)
 
 
 def target_record_key(file: FileKey) -> str:

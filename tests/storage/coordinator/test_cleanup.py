@@ -124,6 +124,7 @@ async def test_run(coordinator: Coordinator) -> None:
     await _cleanup(coordinator).run()
     assert [file.key for file in await storage.files()] == [new.key]
     assert await coordinator.client.get(target_record_key(old.key)) is None
+    assert coordinator.target.deleted_files == [old.key]
     assert (await sink_statistics(storage.client, SINK_KEY)).target.records_count == 12
     await storage.check()
 

@@ -32,7 +32,7 @@ from tests.target.world import World, changes_with
 __all__ = ["BUCKET_ID", "SECRET_KEY", "TABLE_ID", "Bridge", "RecordingApi", "running_bridge"]
 
 reactor: Any = _reactor
-TABLE_ID = TABLE.keboola.table_id
+TABLE_ID = TABLE.table_id
 BUCKET_ID = "in.c-bucket"
 SECRET_KEY = b"k" * 32
 

@@ -1,0 +1,273 @@
+"""Types of columns, and which texts fit them. Pure.
+
+A value that doesn't fit is refused when the record comes in, so that no import fails for it. What
+is accepted is written in one form that every target with types reads: numbers in decimal notation,
+times in UTC, everything else as it came.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import orjson
+
+from stream.errors import UserError, shortened
+
+__all__ = [
+    "DATA_TYPES",
+    "MAX_DECIMAL_DIGITS",
+    "MAX_KEY_BYTES",
+    "ValueMisfit",
+    "check_data_type",
+    "decimal_size",
+    "fitting",
+    "is_text",
+]
+
+DATA_TYPES = (
+    "string",
+    "boolean",
+    "integer",
+    "double",
+    "decimal(p,s)",
+    "timestamp",
+    "date",
+    "json",
+    "uuid",
+)
+MAX_DECIMAL_DIGITS = 38
+MAX_KEY_BYTES = 2400
+"""Of all texts of a primary key together: the index of a database takes no more in one entry."""
+
+_DECIMAL = re.compile(r"decimal\((\d{1,3}),\s?(\d{1,3})\)")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}|[+-]?[0-9]{1,19}\.0+")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,6})?")
+_TIMESTAMP = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])(\d\d):?(\d\d))"
+)
+_EPOCH = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,9})?")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
+_LARGE_NUMBER = re.compile(rb"[0-9]{300}|[eE][+-]?[0-9]{3}")
+_MAX_EXPONENT = 1000
+_BOOLEANS = {"true": b"true", "false": b"false", "1": b"true", "0": b"false"}
+_EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_SECONDS, _MAX_MILLISECONDS = 10**11, 10**14
+
+Fitting = Callable[[bytes], bytes]
+"""From a text to the form that targets read. Raises `ValueMisfit`."""
+
+
+class ValueMisfit(UserError):
+    """A value doesn't fit the type of its column.
+
+    :param value: as it came; its beginning is shown.
+    :param wanted: what the type takes, for people: ``an integer``.
+    """
+
+    name = "valueMisfit"
+
+    def __init__(self, value: bytes, wanted: str) -> None:
+        shown = shortened(value.decode("utf-8", "replace"))
+        super().__init__(f'the value "{shown}" is not {wanted}')
+
+
+def decimal_size(data_type: str) -> tuple[int, int] | None:
+    """Digits in all and behind the point of a decimal type; ``None`` for other types."""
+    found = _DECIMAL.fullmatch(data_type)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def is_text(data_type: str) -> bool:
+    """Whether an empty text is a value of the type."""
+    return data_type == "string"
+
+
+def check_data_type(data_type: str) -> None:
+    """Raises UserError unless *data_type* is a type of columns."""
+    size = decimal_size(data_type)
+    if size is not None:
+        digits, behind = size
+        if not 1 <= digits <= MAX_DECIMAL_DIGITS or behind > digits:
+            raise UserError(
+                f'the type "{data_type}" must have 1 to {MAX_DECIMAL_DIGITS} digits, and not more '
+                "of them behind the point"
+            )
+    elif data_type not in DATA_TYPES:
+        raise UserError(
+            f'unknown type "{shortened(data_type)}" of a column, known are: {", ".join(DATA_TYPES)}'
+        )
+
+
+def fitting(data_type: str) -> Fitting:
+    """What checks texts of *data_type*, which `check_data_type` knows, and writes them."""
+    size = decimal_size(data_type)
+    return _decimal(*size) if size is not None else _FITTING[data_type]
+
+
+def _text(value: bytes) -> str:
+    """The text of a short value; one that no type of this kind can have is cut to nothing."""
+    return value.decode("ascii", "replace").strip(" ") if len(value) <= 1000 else ""
+
+
+def _string(value: bytes) -> bytes:
+    if b"\0" in value:
+        raise ValueMisfit(value, "a text without the character NUL")
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        raise ValueMisfit(value, "text in UTF-8") from None
+    return value
+
+
+def _boolean(value: bytes) -> bytes:
+    found = _BOOLEANS.get(_text(value).lower())
+    if found is None:
+        raise ValueMisfit(value, "true or false")
+    return found
+
+
+def _integer(value: bytes) -> bytes:
+    text = _text(value)
+    if _INTEGER.fullmatch(text):
+        number = int(text.partition(".")[0])
+        if -(2**63) <= number < 2**63:
+            return b"%d" % number
+    raise ValueMisfit(value, "an integer from -2^63 to 2^63-1")
+
+
+def _double(value: bytes) -> bytes:
+    text = _text(value)
+    if _NUMBER.fullmatch(text):
+        number = float(text)
+        if math.isfinite(number):
+            return repr(number).encode()
+    raise ValueMisfit(value, "a finite number")
+
+
+def _decimal(digits: int, behind: int) -> Fitting:
+    wanted = f"a number with at most {digits - behind} digits before the point and {behind} after"
+
+    def fit(value: bytes) -> bytes:
+        text = _text(value)
+        if not _NUMBER.fullmatch(text):
+            raise ValueMisfit(value, wanted)
+        try:
+            number = Decimal(text)
+        except InvalidOperation:
+            raise ValueMisfit(value, wanted) from None
+        if not number:
+            return b"0"
+        if number.adjusted() >= digits - behind:
+            raise ValueMisfit(value, wanted)
+        _, figures, exponent = number.as_tuple()
+        assert isinstance(exponent, int)
+        trailing = len(figures) - len("".join(map(str, figures)).rstrip("0"))
+        if -(exponent + trailing) > behind:
+            raise ValueMisfit(value, wanted)
+        return format(number, "f").encode()
+
+    return fit
+
+
+def _timestamp(value: bytes) -> bytes:
+    text = _text(value)
+    try:
+        moment = _moment(text)
+    except (ValueError, OverflowError):
+        moment = None
+    if moment is None:
+        raise ValueMisfit(value, "a time in RFC 3339 with its offset, or seconds since 1970")
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z").encode()
+
+
+def _moment(text: str) -> datetime | None:
+    found = _TIMESTAMP.fullmatch(text)
+    if found is not None:
+        year, month, day, hour, minute, second = (int(found[place]) for place in range(1, 7))
+        microseconds = int((found[7] or "").ljust(6, "0")[:6])
+        local = datetime(year, month, day, hour, minute, second, microseconds, tzinfo=UTC)
+        if found[8] is None:
+            return local
+        hours, minutes = int(found[9]), int(found[10])
+        if hours > 23 or minutes > 59:
+            return None
+        offset = timedelta(hours=hours, minutes=minutes)
+        return local - offset if found[8] == "+" else local + offset
+    if _EPOCH.fullmatch(text) is None:
+        return None
+    number = Decimal(text)
+    size = abs(number)
+    if size < _MAX_SECONDS:
+        number *= 1_000_000
+    elif size < _MAX_MILLISECONDS:
+        number *= 1000
+    return _EPOCH_START + timedelta(microseconds=int(number))
+
+
+def _date(value: bytes) -> bytes:
+    text = _text(value)
+    try:
+        if _DATE.fullmatch(text):
+            return date.fromisoformat(text).isoformat().encode()
+    except ValueError:
+        pass
+    raise ValueMisfit(value, "a date like 2026-11-28")
+
+
+def _json(value: bytes) -> bytes:
+    try:
+        orjson.loads(value)
+    except orjson.JSONDecodeError:
+        raise ValueMisfit(value, "JSON") from None
+    if b"\\u" in value:
+        if _ESCAPED_NUL.search(value):
+            raise ValueMisfit(value, "JSON without the character NUL")
+        if _SURROGATE.search(value):
+            _check_surrogates(value)
+    if _LARGE_NUMBER.search(value):
+        json.loads(value, parse_float=_check_number(value), parse_int=_check_number(value))
+    return value
+
+
+def _check_surrogates(value: bytes) -> None:
+    """Raises ValueMisfit if a half of a pair of surrogates stands alone, in a name or a text."""
+    try:
+        json.dumps(json.loads(value), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueMisfit(value, "JSON whose surrogates come in pairs") from None
+
+
+def _check_number(value: bytes) -> Callable[[str], Any]:
+    def check(text: str) -> None:
+        if len(text) > _MAX_EXPONENT or abs(Decimal(text).adjusted()) > _MAX_EXPONENT:
+            raise ValueMisfit(value, f"JSON with numbers of at most {_MAX_EXPONENT} digits")
+
+    return check
+
+
+def _uuid(value: bytes) -> bytes:
+    text = _text(value)
+    if _UUID.fullmatch(text) is None:
+        raise ValueMisfit(value, "a UUID")
+    return text.lower().encode()
+
+
+_FITTING: dict[str, Fitting] = {
+    "string": _string,
+    "boolean": _boolean,
+    "integer": _integer,
+    "double": _double,
+    "timestamp": _timestamp,
+    "date": _date,
+    "json": _json,
+    "uuid": _uuid,
+}

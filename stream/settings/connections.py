@@ -1,0 +1,92 @@
+"""Connections: named ways to databases and stores, as operators declare them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import attrs
+import yaml
+
+__all__ = ["Connection", "Connections"]
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,47}")
+
+
+@attrs.frozen
+class Connection:
+    """One connection.
+
+    :ivar name: by which sinks refer to it.
+    :ivar type: of the target that uses it.
+    :ivar projects: ids of those that may use it; none means all.
+    :ivar options: everything else; may be secret.
+    """
+
+    name: str
+    type: str
+    projects: tuple[int, ...] = ()
+    options: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
+
+    def allows(self, project: int) -> bool:
+        """Whether sinks of *project* may use it."""
+        return not self.projects or project in self.projects
+
+
+@attrs.frozen
+class Connections:
+    """All connections by their names. Its text is YAML or JSON."""
+
+    by_name: Mapping[str, Connection] = attrs.field(factory=dict, hash=False)
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        """Read a mapping from names to connections, or its text.
+
+        Raises ValueError with a reason that repeats no value, since any may be secret.
+        """
+        if isinstance(raw, str):
+            try:
+                raw = yaml.safe_load(raw)
+            except yaml.YAMLError:
+                raise ValueError("expected YAML or JSON") from None
+        if raw is None:
+            return cls()
+        if not isinstance(raw, Mapping):
+            raise ValueError("expected a mapping from names to connections")
+        return cls({name: _connection(name, plain) for name, plain in raw.items()})
+
+    def of_type(self, type: str) -> Iterator[Connection]:
+        """The connections of the target named *type*."""
+        return (each for each in self.by_name.values() if each.type == type)
+
+    def __bool__(self) -> bool:
+        return bool(self.by_name)
+
+
+def _connection(name: object, plain: object) -> Connection:
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        raise ValueError(
+            "a connection is named with letters, digits, dashes and underscores, at most 48"
+        )
+    if not isinstance(plain, Mapping) or not all(isinstance(key, str) for key in plain):
+        raise ValueError(f'connection "{name}" must have members, such as "type"')
+    options = dict(plain)
+    type, projects = options.pop("type", None), options.pop("projects", None)
+    if not isinstance(type, str) or not type:
+        raise ValueError(f'connection "{name}" has no "type"')
+    return Connection(name, type, _projects(name, projects), options)
+
+
+def _projects(name: str, plain: object) -> tuple[int, ...]:
+    if plain is None:
+        return ()
+    try:
+        if not isinstance(plain, list) or not plain:
+            raise ValueError
+        return tuple(int(project) for project in plain)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f'"projects" of the connection "{name}" must be a list of project ids'
+        ) from None

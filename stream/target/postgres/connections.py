@@ -1,0 +1,98 @@
+"""Connections to databases as the settings declare them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import ProgrammingError
+
+from stream.errors import UserError
+from stream.settings.connections import Connection
+
+__all__ = ["Database", "declared_databases"]
+
+_OPTIONS = ("dsn", "passwordFile", "poolSize", "schema")
+_MAX_POOL = 64
+
+
+@attrs.frozen(kw_only=True)
+class Database:
+    """A database that sinks may write to.
+
+    :ivar declared: the connection in the settings.
+    :ivar conninfo: for libpq, without the password of `password_file`; may be secret.
+    :ivar password_file: read at each connect, so that a password can be replaced.
+    :ivar pool_size: connections that this process opens at the same time.
+    :ivar schema: of tables whose definition names none.
+    """
+
+    declared: Connection
+    conninfo: str = attrs.field(repr=False)
+    password_file: str = ""
+    pool_size: int = 4
+    schema: str = "public"
+
+    @property
+    def name(self) -> str:
+        return self.declared.name
+
+    def parameters(self) -> dict[str, Any]:
+        """Those of a connect. Raises UserError if the password can't be read."""
+        if not self.password_file:
+            return {}
+        try:
+            password = Path(self.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError):
+            raise UserError(
+                f'cannot read "passwordFile" of the connection "{self.name}" on this node: make '
+                f'"{self.password_file}" readable for the service',
+                status=503,
+                name="connectionFailed",
+            ) from None
+        return {"password": password}
+
+
+def declared_databases(connections: list[Connection]) -> Mapping[str, Database]:
+    """The databases that *connections* declare, by name. Raises UserError with what is wrong."""
+    return {connection.name: _database(connection) for connection in connections}
+
+
+def _database(connection: Connection) -> Database:
+    options = connection.options
+    where = f'the connection "{connection.name}" in "target.connections"'
+    for option in options:
+        if option not in _OPTIONS:
+            raise UserError(f'{where} has an unknown option "{option}", known: {_listed()}')
+    dsn = options.get("dsn")
+    if not isinstance(dsn, str) or not dsn:
+        raise UserError(f'{where} needs "dsn", such as "postgresql://stream@db:5432/events"')
+    try:
+        given = conninfo_to_dict(dsn)
+    except ProgrammingError:
+        raise UserError(f'"dsn" of {where} can\'t be read') from None
+    size = options.get("poolSize", 4)
+    if not str(size).isdecimal() or not 1 <= int(size) <= _MAX_POOL:
+        raise UserError(f'"poolSize" of {where} must be 1 to {_MAX_POOL}')
+    defaults: dict[str, Any] = {
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 60_000,
+        "application_name": "stream",
+    }
+    return Database(
+        declared=connection,
+        conninfo=make_conninfo(dsn, **{k: v for k, v in defaults.items() if k not in given}),
+        password_file=str(options.get("passwordFile") or ""),
+        pool_size=int(size),
+        schema=str(options.get("schema") or "public"),
+    )
+
+
+def _listed() -> str:
+    return ", ".join(("type", "projects", *_OPTIONS))

@@ -1,0 +1,258 @@
+"""Files into tables: one transaction, which the database itself remembers. Everything here blocks.
+
+Note [Ledger]: a file is imported in one transaction that first writes the id of the import to the
+table ``_stream_imports``. If the id is there already, so are the rows, and nothing is done. Two
+transactions with the same id exclude each other: the second waits until the first has ended.
+So a file is imported once, however often it is tried and whoever dies. Old ids are removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import psycopg
+from psycopg import sql
+
+from stream.errors import UserError
+from stream.target.postgres.records import ColumnRecord, FileRecord
+from stream.target.postgres.tables import (
+    LEDGER,
+    FoundColumn,
+    add_columns,
+    check_names,
+    create_table,
+    differences,
+    missing,
+)
+
+__all__ = ["drop_table", "ensure_table", "import_rows"]
+
+LEDGER_DAYS = 30
+"""How long the id of an import is kept; a file is given up long before."""
+
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 7235))"
+_COLUMNS = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+    a.atthasdef OR a.attidentity <> ''
+FROM pg_attribute a WHERE a.attrelid = %s::oid AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum
+"""
+_KEY = """
+SELECT a.attname FROM pg_index i
+JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, place) ON true
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+WHERE i.indrelid = %s::oid AND i.indisprimary ORDER BY k.place
+"""
+_RELATION = """
+SELECT c.oid, c.relkind::text, obj_description(c.oid, 'pg_class') FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s
+"""
+_TABLE_KINDS = ("r", "p")
+
+
+def ensure_table(
+    connection: psycopg.Connection,
+    schema: str,
+    table: str,
+    columns: Sequence[ColumnRecord],
+    owner: str,
+) -> None:
+    """Make the table and the ledger if they are missing, add columns that the table lacks.
+
+    :param owner: the sink, noted at a table that is made.
+
+    Raises UserError with all that keeps *columns* from the table, and what to do.
+    """
+    check_names(schema, table, columns)
+    with connection.transaction():
+        # Two sinks may make the same table, or the ledger, at the same time.
+        connection.execute(_LOCK, [f"stream {schema}"])
+        encoding = connection.execute("SHOW server_encoding").fetchone()
+        if encoding != ("UTF8",):
+            raise UserError(
+                f"the database has the encoding {encoding and encoding[0]}, it must be UTF8: "
+                "create one with ENCODING 'UTF8'"
+            )
+        _ensure_schema(connection, schema)
+        _ensure_ledger(connection, schema)
+        found = connection.execute(_RELATION, [schema, table]).fetchone()
+        if found is None:
+            connection.execute(create_table(schema, table, columns))
+            comment = sql.SQL("COMMENT ON TABLE {} IS {}")
+            connection.execute(
+                comment.format(sql.Identifier(schema, table), sql.Literal(_mark(owner)))
+            )
+            return
+        if found[1] not in _TABLE_KINDS:
+            raise UserError(f'"{schema}.{table}" is not a table, use another name')
+        _fit_columns(connection, found[0], schema, table, columns)
+
+
+def _ensure_schema(connection: psycopg.Connection, schema: str) -> None:
+    found = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [schema])
+    if found.fetchone() is None:
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+
+
+def _ensure_ledger(connection: psycopg.Connection, schema: str) -> None:
+    if connection.execute(_RELATION, [schema, LEDGER]).fetchone() is not None:
+        return
+    ledger = sql.Identifier(schema, LEDGER)
+    connection.execute(
+        sql.SQL(
+            "CREATE TABLE {} (import_id text PRIMARY KEY, file text NOT NULL, "
+            "rows bigint NOT NULL, imported_at timestamptz NOT NULL DEFAULT now())"
+        ).format(ledger)
+    )
+    connection.execute(sql.SQL("CREATE INDEX ON {} (imported_at)").format(ledger))
+
+
+def _fit_columns(
+    connection: psycopg.Connection,
+    relation: int,
+    schema: str,
+    table: str,
+    columns: Sequence[ColumnRecord],
+) -> None:
+    found = {
+        name: FoundColumn(
+            name, type, needs_value=not_null and not has_default, is_not_null=not_null
+        )
+        for name, type, not_null, has_default in connection.execute(_COLUMNS, [relation])
+    }
+    key = [name for (name,) in connection.execute(_KEY, [relation])]
+    problems = differences(columns, found, key)
+    if problems:
+        raise UserError(
+            f'the table "{schema}.{table}" doesn\'t fit the mapping: {"; ".join(problems)}; change '
+            "the mapping or the table, or use another table",
+            name="tableMisfit",
+        )
+    added = missing(columns, found)
+    if added:
+        connection.execute(add_columns(schema, table, added))
+
+
+def import_rows(
+    connection: psycopg.Connection,
+    record: FileRecord,
+    slices: Iterable[Callable[[], Iterator[bytes]]],
+    is_given_up: Callable[[], bool],
+) -> bool:
+    """Import the file of *record*; see Note [Ledger].
+
+    :param slices: the rows of each slice as CSV, in their order: of rows with the same key the
+        later wins.
+    :param is_given_up: asked again and again; if it is true the import is undone.
+
+    :returns: false if the file was imported before.
+
+    Raises `psycopg.Error`, and InterruptedError if it was given up.
+    """
+    ledger = sql.Identifier(record.schema, LEDGER)
+    with connection.transaction():
+        _ensure_ledger(connection, record.schema)
+        entry = connection.execute(
+            sql.SQL(
+                "INSERT INTO {} (import_id, file, rows) VALUES (%s, %s, 0) ON CONFLICT DO NOTHING"
+            ).format(ledger),
+            [record.import_id, str(record.key)],
+        )
+        if not entry.rowcount:
+            return False
+        if connection.execute(_RELATION, [record.schema, record.table]).fetchone() is None:
+            # Dropped since the file was opened: its rows need a place all the same.
+            connection.execute(create_table(record.schema, record.table, record.columns))
+        names = [sql.Identifier(column.name) for column in record.columns]
+        keys = [sql.Identifier(column.name) for column in record.columns if column.is_key]
+        target = sql.Identifier(record.schema, record.table)
+        if keys:
+            _stage(connection, target, names)
+            rows = _copy(connection, sql.Identifier("_stream_rows"), names, slices, is_given_up)
+            _upsert(connection, target, names, keys)
+        else:
+            rows = _copy(connection, target, names, slices, is_given_up)
+        connection.execute(
+            sql.SQL("UPDATE {} SET rows = %s WHERE import_id = %s").format(ledger),
+            [rows, record.import_id],
+        )
+        connection.execute(
+            sql.SQL(
+                "DELETE FROM {0} WHERE import_id IN (SELECT import_id FROM {0} "
+                "WHERE imported_at < now() - %s * interval '1 day' FOR UPDATE SKIP LOCKED)"
+            ).format(ledger),
+            [LEDGER_DAYS],
+        )
+    return True
+
+
+def _stage(
+    connection: psycopg.Connection, target: sql.Identifier, names: Sequence[sql.Identifier]
+) -> None:
+    """A table of this transaction alone, whose rows keep their order."""
+    connection.execute(
+        sql.SQL(
+            "CREATE TEMPORARY TABLE _stream_rows ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"
+        ).format(sql.SQL(", ").join(names), target)
+    )
+    connection.execute("ALTER TABLE _stream_rows ADD COLUMN _stream_order bigserial")
+
+
+def _copy(
+    connection: psycopg.Connection,
+    table: sql.Identifier,
+    names: Sequence[sql.Identifier],
+    slices: Iterable[Callable[[], Iterator[bytes]]],
+    is_given_up: Callable[[], bool],
+) -> int:
+    """The rows of all slices into *table*; how many."""
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
+        table, sql.SQL(", ").join(names)
+    )
+    rows = 0
+    for chunks in slices:
+        with connection.cursor() as cursor:
+            with cursor.copy(statement) as copy:
+                for chunk in chunks():
+                    if is_given_up():
+                        raise InterruptedError("the import was given up")
+                    copy.write(chunk)
+            rows += cursor.rowcount
+    return rows
+
+
+def _upsert(
+    connection: psycopg.Connection,
+    target: sql.Identifier,
+    names: Sequence[sql.Identifier],
+    keys: Sequence[sql.Identifier],
+) -> None:
+    """Staged rows into *target*, in the order of their keys, so that two imports that meet in some
+    rows wait for each other in the same order."""
+    key, listed = sql.SQL(", ").join(keys), sql.SQL(", ").join(names)
+    changes = [sql.SQL("{0} = EXCLUDED.{0}").format(name) for name in names if name not in keys]
+    action = (
+        sql.SQL("UPDATE SET {}").format(sql.SQL(", ").join(changes))
+        if changes
+        else sql.SQL("NOTHING")
+    )
+    connection.execute(
+        sql.SQL(
+            "INSERT INTO {} ({}) SELECT DISTINCT ON ({}) {} FROM _stream_rows "
+            "ORDER BY {}, _stream_order DESC ON CONFLICT ({}) DO {}"
+        ).format(target, listed, key, listed, key, key, action)
+    )
+
+
+def drop_table(connection: psycopg.Connection, schema: str, table: str, owner: str) -> bool:
+    """Drop the table if it was made for the sink *owner*; false if it stays."""
+    with connection.transaction():
+        found = connection.execute(_RELATION, [schema, table]).fetchone()
+        if found is None or found[2] != _mark(owner):
+            return False
+        connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, table)))
+    return True
+
+
+def _mark(owner: str) -> str:
+    return f"made by Stream for the sink {owner}"

@@ -1,0 +1,144 @@
+"""What a table must look like for its columns, and the statements that make it so. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+from psycopg import sql
+
+from stream.errors import UserError
+from stream.mapping.types import decimal_size
+from stream.target.postgres.records import ColumnRecord
+
+__all__ = [
+    "LEDGER",
+    "FoundColumn",
+    "add_columns",
+    "check_names",
+    "create_table",
+    "differences",
+    "missing",
+    "sql_type",
+]
+
+LEDGER = "_stream_imports"
+"""The table that remembers imports, one in each schema with tables of sinks."""
+
+MAX_NAME_BYTES = 63
+"""PostgreSQL cuts longer names."""
+
+_TYPES = {
+    "string": "text",
+    "boolean": "boolean",
+    "integer": "bigint",
+    "double": "double precision",
+    "timestamp": "timestamp with time zone",
+    "date": "date",
+    "json": "jsonb",
+    "uuid": "uuid",
+}
+_SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
+
+
+@attrs.frozen
+class FoundColumn:
+    """A column of a table that exists.
+
+    :ivar type: as PostgreSQL writes it.
+    :ivar needs_value: it is NOT NULL and has no default.
+    """
+
+    name: str
+    type: str
+    needs_value: bool = False
+    is_not_null: bool = False
+
+
+def sql_type(data_type: str) -> str:
+    """The type in PostgreSQL's own words."""
+    size = decimal_size(data_type)
+    return f"numeric({size[0]},{size[1]})" if size is not None else _TYPES[data_type]
+
+
+def check_names(schema: str, table: str, columns: Sequence[ColumnRecord]) -> None:
+    """Raises UserError for a name that PostgreSQL can't have, or would cut."""
+    for what, name in (
+        ("schema", schema),
+        ("table", table),
+        *(("column", column.name) for column in columns),
+    ):
+        if not name or not name.isprintable():
+            raise UserError(f'the name of the {what} "{name}" must be printable characters')
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise UserError(
+                f'the name of the {what} "{name}" is too long: PostgreSQL takes {MAX_NAME_BYTES} '
+                "bytes"
+            )
+        if what == "table" and name == LEDGER:
+            raise UserError(f'the table "{LEDGER}" is that of Stream itself, use another name')
+        if what == "column" and name in _SYSTEM_COLUMNS:
+            raise UserError(
+                f'the column "{name}" has a name that PostgreSQL keeps for itself, use another one'
+            )
+
+
+def create_table(schema: str, table: str, columns: Sequence[ColumnRecord]) -> sql.Composed:
+    """The statement that makes the table. Only columns of the primary key refuse NULL."""
+    parts = [_definition(column) for column in columns]
+    keys = [sql.Identifier(column.name) for column in columns if column.is_key]
+    if keys:
+        parts.append(sql.SQL("PRIMARY KEY ({})").format(sql.SQL(", ").join(keys)))
+    return sql.SQL("CREATE TABLE {} ({})").format(
+        sql.Identifier(schema, table), sql.SQL(", ").join(parts)
+    )
+
+
+def add_columns(schema: str, table: str, columns: Sequence[ColumnRecord]) -> sql.Composed:
+    """The statement that adds *columns* to the table; rows that are there have NULL in them."""
+    added = [sql.SQL("ADD COLUMN {}").format(_definition(column)) for column in columns]
+    return sql.SQL("ALTER TABLE {} {}").format(
+        sql.Identifier(schema, table), sql.SQL(", ").join(added)
+    )
+
+
+def _definition(column: ColumnRecord) -> sql.Composed:
+    return sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(sql_type(column.type)))
+
+
+def missing(
+    columns: Sequence[ColumnRecord], found: Mapping[str, FoundColumn]
+) -> list[ColumnRecord]:
+    """Those of *columns* that the table lacks, and that can be added: no part of its key."""
+    return [column for column in columns if column.name not in found and not column.is_key]
+
+
+def differences(
+    columns: Sequence[ColumnRecord], found: Mapping[str, FoundColumn], key: Sequence[str]
+) -> list[str]:
+    """All that keeps rows of *columns* from the table, for people; nothing if they fit.
+
+    :param found: the columns of the table by name.
+    :param key: names of the columns of its primary key.
+    """
+    texts = []
+    for column in columns:
+        there = found.get(column.name)
+        wanted = sql_type(column.type)
+        if there is None:
+            if column.is_key:
+                texts.append(f'column "{column.name}" of the primary key is missing')
+        elif there.type != wanted:
+            texts.append(f'column "{column.name}" is {there.type}, the mapping has {wanted}')
+        elif there.is_not_null and column.is_nullable:
+            texts.append(f'column "{column.name}" is NOT NULL, the mapping has nullable')
+    mapped = {column.name for column in columns}
+    texts += [
+        f'column "{there.name}" is NOT NULL without a default, and not in the mapping'
+        for there in found.values()
+        if there.needs_value and there.name not in mapped
+    ]
+    wanted_key = [column.name for column in columns if column.is_key]
+    if set(wanted_key) != set(key):
+        texts.append(f"the primary key is ({', '.join(key)}), not ({', '.join(wanted_key)})")
+    return texts

@@ -1,0 +1,299 @@
+"""Tables of PostgreSQL as a target: slices wait in a folder, and each file is one transaction."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
+
+import psycopg
+import uuid_utils
+from psycopg import errors
+from twisted.application.service import IService
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from stream.definition.change import Change
+from stream.definition.entity import Sink, Source
+from stream.definition.key import SinkKey
+from stream.definition.mappings import with_mappings
+from stream.errors import NestedError, UserError
+from stream.etcd import AtomicTxn
+from stream.ops.process.thread_pool import ThreadPoolService
+from stream.staging import Chunks
+from stream.storage.model.entity import File, Slice
+from stream.storage.model.key import FileKey, JobKey
+from stream.storage.model.state import SliceState
+from stream.storage.model.statistics import Statistics
+from stream.storage.store.prepared import PreparedFile
+from stream.storage.store.records import read_slices
+from stream.target.postgres.connections import Database, declared_databases
+from stream.target.postgres.imports import drop_table, ensure_table, import_rows
+from stream.target.postgres.records import FileRecord, columns_of, file_record_key
+from stream.target.protocol import Quarantine, Staged, TargetContext
+from stream.target.staged import FolderStaging, decompressed
+from stream.values.codec import decode, encode
+from stream.values.redaction import hide_secrets
+
+__all__ = ["NAME", "PostgresTarget"]
+
+_log = Logger()
+T = TypeVar("T")
+
+NAME = "postgres"
+_STAGED = {SliceState.UPLOADED, SliceState.IMPORTED}
+
+
+class PostgresTarget:
+    """A `stream.target.protocol.Target`.
+
+    Raises UserError for connections in the settings that can't be used.
+    """
+
+    name = NAME
+    import_services: Sequence[IService] = ()
+
+    def __init__(self, context: TargetContext) -> None:
+        settings = context.settings.target
+        self._client = context.client
+        self._reactor = context.reactor
+        self._databases = declared_databases(list(settings.connections.of_type(NAME)))
+        self._pools = {
+            database.name: ThreadPoolService(
+                context.reactor, f"postgres {database.name}", database.pool_size
+            )
+            for database in self._databases.values()
+        }
+        self.services: Sequence[IService] = tuple(self._pools.values())
+        self._staging: FolderStaging | None = None
+        if self._databases:
+            self._staging = FolderStaging(settings.staging.url, context.reactor, context.pool)
+
+    # What a new file needs.
+
+    async def prepare(
+        self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
+    ) -> PreparedFile:
+        """Look at the table only for a user: a file can be opened while the database is away."""
+        (sink,) = await with_mappings(self._client, [sink])
+        database = self._database(sink)
+        schema, table = self._place(sink, database)
+        columns = columns_of(sink.table.mapping.mapping)
+        if token is not None:
+            await self._run(
+                database,
+                lambda connection: ensure_table(connection, schema, table, columns, str(sink.key)),
+            )
+        record = FileRecord(
+            key=FileKey.of(sink.key, opened_at),
+            import_id=str(uuid_utils.uuid7()),
+            connection=database.name,
+            schema=schema,
+            table=table,
+            columns=columns,
+        )
+        records = ((file_record_key(record.key), encode(record)),)
+        return PreparedFile(record.key, sink.table, NAME, None, records)
+
+    async def renew(self, sink: Sink, file: FileKey) -> PreparedFile:
+        """The staging of these files never expires."""
+        record = await self._record(file)
+        records = ((file_record_key(file), encode(record)),)
+        return PreparedFile(file, sink.table, NAME, None, records)
+
+    async def discard(self, prepared: PreparedFile) -> None:
+        """Nothing was made but the table, which the next attempt finds."""
+
+    async def committed(self, prepared: PreparedFile) -> None:
+        """Nothing was replaced."""
+
+    async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
+        """Nothing is kept for a sink."""
+
+    async def deleted(self, change: Change, sink: Sink) -> None:
+        """Nothing is kept for a sink."""
+
+    def _database(self, sink: Sink) -> Database:
+        name = sink.table.options.get("connection", "")
+        database = self._databases.get(name)
+        if database is None or not database.declared.allows(sink.key.project_id):
+            allowed = [
+                each.name
+                for each in self._databases.values()
+                if each.declared.allows(sink.key.project_id)
+            ]
+            known = f"there are: {', '.join(sorted(allowed))}" if allowed else "there are none"
+            raise UserError(
+                f'the project has no connection "{name}" of the type postgres, {known}',
+                name="connectionNotFound",
+                param="body.table.connection",
+                detail='an operator declares connections in the setting "target.connections"',
+            )
+        return database
+
+    @staticmethod
+    def _place(sink: Sink, database: Database) -> tuple[str, str]:
+        options = sink.table.options
+        return options.get("schema") or database.schema, options["table"]
+
+    # The reader.
+
+    @asynccontextmanager
+    async def upload(self, slice_: Slice, chunks: Chunks) -> AsyncIterator[Staged]:
+        await self._folder.put(slice_, chunks)
+        yield Staged(None, _always_current)
+
+    async def report_upload(
+        self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
+    ) -> None:
+        """The project has no log of events here."""
+
+    # The coordinator.
+
+    def may_import(self, file: FileKey) -> bool:
+        return True
+
+    async def import_file(self, file: File) -> int:
+        """See Note [Ledger] of `stream.target.postgres.imports`."""
+        if not file.staging.is_empty:
+            record = await self._record(file.key)
+            database = self._databases.get(record.connection)
+            if database is None:
+                raise UserError(
+                    f'the connection "{record.connection}" isn\'t declared on this node any more: '
+                    'declare it in the setting "target.connections" and restart the node'
+                )
+            slices = await read_slices(self._client, file.key)
+            staged = [
+                partial(self._rows, slice_, file.staging.compression)
+                for slice_ in sorted(slices, key=lambda slice_: slice_.key.slice_opened_at)
+                if slice_.state in _STAGED and not slice_.local.is_empty
+            ]
+            given_up = threading.Event()
+            try:
+                is_new = await self._run(
+                    database,
+                    lambda connection: import_rows(connection, record, staged, given_up.is_set),
+                )
+            finally:
+                given_up.set()
+            if not is_new:
+                _log.info("file {file_id} is in its table already", file_id=str(file.key))
+        await self._folder.remove(file.key)
+        return 0
+
+    def _rows(self, slice_: Slice, compression: str) -> Iterator[bytes]:
+        return decompressed(self._folder.read(slice_), compression)
+
+    async def _record(self, file: FileKey) -> FileRecord:
+        stored = await self._client.get(file_record_key(file))
+        if stored is None:
+            raise UserError(f'the file "{file}" has no record of its table', status=404)
+        return decode(FileRecord, stored.value)
+
+    def running_jobs(self) -> Sequence[JobKey]:
+        return ()
+
+    async def forget_finished(self, job: JobKey) -> bool:
+        return True
+
+    def file_records(self, file: FileKey) -> Sequence[str]:
+        return (file_record_key(file),)
+
+    async def file_deleted(self, file: FileKey) -> None:
+        await self._folder.remove(file)
+
+    # The API.
+
+    async def quarantines(self, sink: SinkKey) -> Mapping[FileKey, Quarantine]:
+        """No row is refused: values are checked when they come in."""
+        return {}
+
+    async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
+        problems: list[Exception] = []
+        for sink in sinks:
+            try:
+                database = self._database(sink)
+                schema, table = self._place(sink, database)
+                drop = partial(drop_table, schema=schema, table=table, owner=str(sink.key))
+                if not await self._run(database, drop):
+                    _log.info(
+                        'the table "{table}" wasn\'t made for the sink, it is kept',
+                        table=f"{schema}.{table}",
+                        sink_id=str(sink.key),
+                    )
+            except UserError as error:
+                problems.append(error)
+        if problems:
+            raise NestedError("some tables could not be deleted", problems)
+
+    @property
+    def _folder(self) -> FolderStaging:
+        if self._staging is None:
+            raise UserError(
+                "no connection of the type postgres is declared on this node, see the setting "
+                '"target.connections"'
+            )
+        return self._staging
+
+    async def _run(self, database: Database, work: Callable[[psycopg.Connection], T]) -> T:
+        """What *work* gives, in a thread, with a connection of its own.
+
+        Raises UserError, which says what to do where that is known.
+        """
+
+        def run() -> T:
+            parameters = database.parameters()
+            try:
+                connection = psycopg.connect(
+                    database.conninfo, client_encoding="UTF8", autocommit=True, **parameters
+                )
+            except psycopg.Error as error:
+                raise _unreachable(database, error) from None
+            with connection:
+                try:
+                    return work(connection)
+                except psycopg.Error as error:
+                    raise _explained(database, connection, error) from error
+
+        pool = self._pools[database.name].pool
+        result: T = await deferToThreadPool(self._reactor, pool, run)
+        return result
+
+
+async def _always_current(_: AtomicTxn) -> None:
+    """The staging of a file is never replaced."""
+
+
+def _reason(error: psycopg.Error) -> str:
+    text = error.diag.message_primary or str(error)
+    return hide_secrets(" ".join(text.split()))
+
+
+def _unreachable(database: Database, error: psycopg.Error) -> UserError:
+    return UserError(
+        f'the connection "{database.name}" can\'t be used: {_reason(error)}',
+        status=503,
+        name="connectionFailed",
+        detail="an operator has to look at the server, and at host, user and password of the "
+        'connection in the setting "target.connections"',
+    )
+
+
+def _explained(
+    database: Database, connection: psycopg.Connection[Any], error: psycopg.Error
+) -> UserError:
+    text = f'PostgreSQL at the connection "{database.name}" refuses: {_reason(error)}'
+    if isinstance(error, errors.InsufficientPrivilege):
+        user = connection.info.user
+        return UserError(
+            f'{text}; grant the user "{user}" CREATE and USAGE on the schema, and SELECT, INSERT '
+            "and UPDATE on the table",
+            name="connectionForbidden",
+        )
+    if isinstance(error, psycopg.OperationalError):
+        return UserError(text, status=503, name="connectionFailed")
+    return UserError(text, name="importRefused")

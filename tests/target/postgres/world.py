@@ -1,0 +1,121 @@
+"""A sink over a table of a real PostgreSQL, which all tests of a run share."""
+
+from __future__ import annotations
+
+import atexit
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from stream.definition.entity import TableSink
+from stream.etcd import EtcdClient
+from stream.mapping.columns import Mapping
+from stream.settings import Settings
+from stream.settings.connections import Connections
+from tests.postgres import Postgres, running_postgres
+from tests.storage.samples import MAPPING
+from tests.target.world import World, changes_with, context_of
+
+__all__ = ["PostgresWorld", "connected", "postgres_world", "shared_postgres", "with_type"]
+
+
+@cache
+def shared_postgres() -> Postgres:
+    """A server that lives as long as the test run."""
+    running = ExitStack()
+    server = running.enter_context(running_postgres())
+    atexit.register(running.close)
+    return server
+
+
+def with_type(mapping: Mapping) -> Mapping:
+    """*mapping* as a table with types has it."""
+    columns = tuple(
+        attrs.evolve(column, data_type=column.data_type or "string") for column in mapping.columns
+    )
+    return Mapping(columns)
+
+
+@attrs.define(kw_only=True)
+class PostgresWorld(World):
+    """:ivar schema: of the table, new for each test.
+    :ivar server: shared by all tests.
+    """
+
+    schema: str
+    server: Postgres
+
+    def query(self, text: str) -> list[tuple[Any, ...]]:
+        """What *text* gives, with ``{}`` as the quoted name of the schema."""
+        connection: Any = self.server.connect()
+        with connection:
+            cursor = connection.execute(text.replace("{}", f'"{self.schema}"'))
+            rows: list[tuple[Any, ...]] = cursor.fetchall() if cursor.description else []
+            return rows
+
+
+def connected(server: Postgres, path: Path, **options: Any) -> Settings:
+    """Settings with the connection ``warehouse`` to *server*."""
+    password = path / "password"
+    password.write_text(f"{server.password}\n")
+    declared = {
+        "warehouse": {
+            "type": "postgres",
+            "dsn": server.dsn(),
+            "passwordFile": str(password),
+            **options,
+        }
+    }
+    settings = Settings()
+    target = attrs.evolve(
+        settings.target,
+        connections=Connections.parse(declared),
+        staging=attrs.evolve(settings.target.staging, url=(path / "staging").as_uri()),
+    )
+    return attrs.evolve(settings, target=target)
+
+
+@asynccontextmanager
+async def postgres_world(
+    etcd: EtcdClient, path: Path, mapping: Mapping = MAPPING
+) -> AsyncIterator[PostgresWorld]:
+    """A source and no sink yet; the sink's table is in a schema of its own."""
+    server = shared_postgres()
+    from stream.target.postgres.target import PostgresTarget
+
+    async with context_of(etcd, connected(server, path)) as (storage, context):
+        target = PostgresTarget(context)
+        for service in target.services:
+            service.startService()
+        schema = f"test_{secrets.token_hex(6)}"
+
+        async def read() -> list[str]:
+            if not world.query("SELECT to_regclass('{}.events')")[0][0]:
+                raise LookupError("there is no table")
+            return [row[0] for row in world.query("SELECT body FROM {}.events")]
+
+        world = PostgresWorld(
+            storage=storage,
+            target=target,
+            changes=changes_with(storage, target),
+            table=TableSink(
+                type="postgres",
+                options={"connection": "warehouse", "schema": schema, "table": "events"},
+                mapping=with_type(mapping),
+            ),
+            read=read,
+            schema=schema,
+            server=server,
+        )
+        await world.create_source()
+        try:
+            yield world
+        finally:
+            for service in target.services:
+                await service.stopService()
+            world.query("DROP SCHEMA IF EXISTS {} CASCADE")
