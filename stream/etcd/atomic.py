@@ -11,7 +11,7 @@ that was found must also still exist.
 
 Note [Doubt]: if etcd was reached but gave no answer to the transaction, it may be done. Running
 the body again would then count twice, or find its own work and call it a conflict. So we look
-first: the revisions of a key that we would have put tell whether all our puts came at once.
+first: the revisions of a key that we would have put show whether all our puts came at once.
 Deletions leave nothing to recognise them by; with nothing else in the transaction, keys being gone
 is as good.
 """

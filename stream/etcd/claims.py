@@ -44,7 +44,7 @@ _TOKEN_BYTES = 12
 
 
 class NameHeld(UserError):
-    """Another process bears the name and is alive."""
+    """Another process holds the name and is alive."""
 
     status = 503
     name = "nameHeld"
@@ -126,7 +126,7 @@ def _started(pid: int) -> int | None:
 class Claim:
     """A name that the session bears, or wants to bear again.
 
-    :param title: what bears the name, for messages: ``source node``.
+    :param title: what holds the name, for messages: ``source node``.
 
     :ivar number: of the present life; 0 while the name isn't held.
     :ivar lease: that the key lives under.
@@ -220,7 +220,7 @@ class Claims:
         )
 
     async def retake(self) -> None:
-        """Claim all names anew, under a new lease. Raises `NameHeld` if another process has one."""
+        """Claim all names again, under a new lease. Raises `NameHeld` if one is taken."""
         for claim in self._claims:
             if claim.number and claim.lease == self._lease():
                 continue

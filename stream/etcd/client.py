@@ -35,7 +35,7 @@ FIRST_PAGE_KEYS, PAGE_KEYS = 100, 1000
 PAGE_BYTES = 8 * 1024 * 1024
 """How large a page of a range is to be: its keys are counted by the size of those before."""
 READS_PER_REQUEST = 100
-"""etcd takes 128 operations in a transaction, unless it is told otherwise."""
+"""Operations that etcd accepts in a transaction by default."""
 _CONNECT_RETRY_SECONDS = 0.25
 
 

@@ -37,7 +37,7 @@ class HashRing:
         self._nodes = [node for _, node in points]
 
     def owner(self, key: str) -> str | None:
-        """The node that cares for *key*; ``None`` if there are no nodes."""
+        """The node that is responsible for *key*; ``None`` if there are no nodes."""
         if not self._nodes:
             return None
         return self._nodes[bisect_right(self._hashes, _hash(key)) % len(self._nodes)]
@@ -50,7 +50,7 @@ def _hash(text: str) -> int:
 class Group(Service):
     """This node's membership in a group.
 
-    :param grouping_interval: seconds; changes that come close together are told once.
+    :param grouping_interval: seconds; changes that come close together are reported once.
     """
 
     def __init__(
@@ -82,9 +82,10 @@ class Group(Service):
         return self._nodes
 
     def is_owner(self, key: str) -> bool:
-        """Whether this node cares for *key*, as far as it knows the group.
+        """Whether this node is responsible for *key*, as far as it knows the group.
 
-        Without a lease it cares for nothing: the others count it out, even if it can't see that.
+        Without a lease it is responsible for nothing: for the others it has left the group, even if
+        it can't see that.
         """
         return self._session.lease_id is not None and self._ring.owner(key) == self._node_id
 

@@ -41,7 +41,7 @@ class Compacted(EtcdError):
 
 
 class TooManyChanges(Compacted):
-    """A watch tells more at once than is taken: the outcome has to be read instead."""
+    """A watch returns more at once than is accepted: the outcome has to be read instead."""
 
 
 class LeaseNotFound(EtcdError):

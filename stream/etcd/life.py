@@ -14,7 +14,7 @@ class Life(Service):
     """Holds a name as long as the session lives; claims it again under each new lease.
 
     :param key: in etcd; its last part is the name of the node.
-    :param title: what bears the name, for messages: ``source node``.
+    :param title: what holds the name, for messages: ``source node``.
     """
 
     def __init__(self, session: Session, key: str, title: str) -> None:

@@ -6,12 +6,12 @@ and handed on as a batch that replaces the content. Batches are handled strictly
 
 Note [Restored]: an etcd that was restored from a snapshot starts again at the revision of the
 snapshot. A watch from a revision that it hasn't reached would stay silent, and what the restoring
-took back would never be told. So whoever watches again asks first whether etcd is behind what he
+took back would never be reported. So a new watch asks first whether etcd is behind what the mirror
 has seen; if it is, everything is read again.
 
 Note [Missed]: a watch that stays silent may have lost changes on the way. Those that are newer than
 what is known would come again with a new watch. But if one was lost and a later one wasn't, the
-revision is beyond the lost one and no watch tells it again; all that shows it is the number of
+revision is beyond the lost one and no watch reports it again; all that shows it is the number of
 keys. So whatever was missed, everything is read again.
 """
 
@@ -81,7 +81,7 @@ class Batch(Generic[T]):
 class Mirror(Service, Generic[T]):
     """:param prefix: ends with a slash.
     :param decode: makes the value; a key that it can't decode is logged and left out.
-    :param on_change: told of each batch after `items` has changed; the next one waits for it.
+    :param on_change: called with each batch after `items` has changed; the next one waits for it.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Mirror(Service, Generic[T]):
         self._sizes = (0, 0)
 
     def listen(self, on_change: Callable[[Batch[T]], Awaitable[None] | None]) -> None:
-        """Tell somebody else of each batch, too; to be called before the start."""
+        """Call another listener with each batch, too. Must be called before the start."""
         self._listeners.append(on_change)
 
     @property

@@ -1,7 +1,7 @@
 """A lease with a keep-alive, and what lives under it: registrations and locks.
 
 The session knows by its own clock when the lease must have ended, even if etcd can't be reached,
-and tells its user then. It gets a new lease as soon as etcd is back, and puts every registration
+and notifies its user then. It gets a new lease as soon as etcd is back, and puts every registration
 again.
 
 Note [Late puts]: a request may reach etcd long after its sender gave it up, or died. If it put a
@@ -10,8 +10,8 @@ nobody would know. So each put says which form of the key it replaces, and is re
 there any more.
 
 Note [Names first]: under a new lease the names that the session bears are claimed before anything
-is put. If another process bears one meanwhile, the session is over: it puts nothing in the place of
-what that process has put, and tells its user, who must end.
+is put. If another process holds one meanwhile, the session is over: it overwrites nothing that
+that process has put, and notifies its user, who must end.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Registration:
         self.turn = DeferredLock()
 
     async def update(self, value: bytes) -> None:
-        """Change the value; if etcd is away, the session puts it as soon as it is back."""
+        """Change the value; if etcd is unavailable, the session puts it as soon as it is back."""
         self.value = value
         try:
             await self._session.store(self)
@@ -80,7 +80,7 @@ class Registration:
             _log.warn("{key} is put later: {error}", key=self.key, error=error)
 
     async def remove(self) -> None:
-        """Delete the key; if etcd is away, the session does it as soon as it is back."""
+        """Delete the key; if etcd is unavailable, the session does it as soon as it is back."""
         await self._session.remove(self)
 
 
@@ -267,7 +267,7 @@ class Session(Service):
                 _log.debug("the new lease is left to expire: {error}", error=problem)
 
     async def _catch_up(self) -> None:
-        """Do what was put off while etcd was away; see Note [Names first]."""
+        """Do what was put off while etcd was unavailable; see Note [Names first]."""
         await self._claims.retake()
         for registration in list(self._registrations.values()):
             await self.store(registration)
@@ -281,13 +281,13 @@ class Session(Service):
         """Bear a name from now on; waits for the lease of a dead process that still holds it.
 
         :param key: its last part is the name.
-        :param title: what bears the name, for messages.
+        :param title: what holds the name, for messages.
 
         Raises `NameHeld` if another process bears it and lives.
         """
         claim = Claim(key, title, Holder.this_process(self._ttl))
         await self._claims.take(claim)
-        _log.info('bears the name "{node}", life {life}', node=claim.node_id, life=claim.number)
+        _log.info('holds the name "{node}", life {life}', node=claim.node_id, life=claim.number)
         return claim
 
     # Registrations.
@@ -383,7 +383,7 @@ class Session(Service):
             )
         self._left_keys.discard(key)
         again = self._registrations.get(key)
-        if again is not None:  # registered anew meanwhile; who knows which request came first
+        if again is not None:  # registered again meanwhile; who knows which request came first
             again.stored = again.revision = None
             await self.store(again)
 

@@ -290,7 +290,7 @@ def _is_sent(problem: EtcdUnavailable) -> bool:
 def _bounded(reactor: Any, called: Deferred[T], seconds: float) -> Deferred[T]:
     """*called*, or TimeoutError, or CancelledError.
 
-    The Agent tells of a cancelled request as of a broken one or even of a host that isn't found,
+    The Agent reports a cancelled request as a broken one or even of a host that isn't found,
     so what became of *called* after its end doesn't count.
     """
 

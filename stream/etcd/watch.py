@@ -47,7 +47,7 @@ class Event:
 class WatchBatch:
     """Changes that came together; all changes up to `revision` are known after it.
 
-    While a watch catches up, etcd's header already tells a later revision than the changes have, so
+    While a watch catches up, etcd's header already has a later revision than the changes have, so
     the header counts only where there are no changes (progress).
     """
 
@@ -132,7 +132,7 @@ class WatchStream(Protocol):
             for line in self._splitter.feed(data):
                 self._line(orjson.loads(line), len(line))
         except LineTooLong as error:
-            # The same would come again; whoever reads everything anew reads it in pages.
+            # The same would come again; a full read is done in pages.
             self._end(TooManyChanges(str(error)))
             self.cancel()
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -38,14 +38,14 @@ from stream.mapping.snippet import check_template
 __all__ = ["NICENESS", "PAGE", "PAGE_BYTES", "PROGRESS", "Setting"]
 
 INPUT, OUTPUT, PAGE = 0, 1, 3
-"""Descriptors: frames from the node, frames to it, the page that tells what is done."""
+"""Descriptors: frames from the node, frames to it, the page that shows what is done."""
 
 PROGRESS = Struct("<QIi")
 """Number of the batch, index of the record (of a template, if they are only read), its column."""
 
 PAGE_BYTES = 4096
 SLACK_SECONDS = 0.05
-"""The timer is set anew only when so much of it has run: to set it takes as long as to look."""
+"""The timer is set again only after so much of it has run: setting costs as much as reading."""
 
 FLUSH_SECONDS = 0.002
 """How long results are kept to be sent with others."""

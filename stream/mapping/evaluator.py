@@ -1,10 +1,10 @@
 """Evaluates templates for many records; used in the engine's process only.
 
-Note [Compiled once]: the engine reads a snippet whenever it evaluates one, and makes its standard
-library anew, which takes ten times as long as most templates. So a snippet here is a loop: an array
+Note [Compiled once]: the engine parses a snippet for each evaluation and builds its standard
+library, which takes ten times as long as most templates. So a snippet here is a loop: an array
 each of whose items is a template's result for one record, handed to a native function that returns
 when there is a next record. The loop stays where it is, in a thread of its own, until then. It is
-begun anew after some records, to give its memory back, and after a failure. Only one thread runs at
+restarted after some records, to give its memory back, and after a failure. Only one thread runs at
 a time: who hands the work over waits.
 
 Note [Column by column]: the records of a group are evaluated for the first template, then for the
@@ -38,11 +38,11 @@ GROUP_RECORDS = 32
 """Records that are evaluated column by column: their cells are in memory at the same time."""
 
 MAX_LOOPS = 32
-"""Templates that are kept; the one that was used least recently gives way."""
+"""Templates that are kept; the least recently used one is evicted."""
 
 RECORDS_PER_LOOP = 1000
 BYTES_PER_LOOP = 4 * 1024 * 1024
-"""Of records' bodies, after which a loop is begun anew."""
+"""Of records' bodies, after which a new loop is started."""
 
 MAX_STACK = 500
 """Frames of a template."""
@@ -92,7 +92,7 @@ class Group:
     :ivar results: of each record; ``None`` until it is done, or if it was left for later.
 
     :param first: index of the first record.
-    :param done: told of the index and the result of each record as soon as there is one.
+    :param done: called with the index and the result of each record as soon as there is one.
     """
 
     def __init__(

@@ -129,7 +129,7 @@ def unknown_variable(content: str, known: set[str]) -> Use | None:
 
 
 def without_tailstrict(content: str) -> str:
-    """*content* with blanks in the place of each ``tailstrict``.
+    """*content* with blanks instead of each ``tailstrict``.
 
     The engine doesn't count the frames of such calls, so that an endless recursion would overflow
     the stack of the process. As ordinary calls they are counted, and give the same results.

@@ -17,7 +17,7 @@ from stream.record.path import ABSENT, PathStep, find_strictly, parse_path
 __all__ = ["FUNCTIONS", "NO_DEFAULT", "to_json", "without_surrogates"]
 
 NO_DEFAULT = "<<~~errOnUndefined~~>>"
-"""Stands for a missing ``default`` argument: Jsonnet functions can't tell it from a given one."""
+"""Default of ``default``: Jsonnet functions can't detect a missing argument otherwise."""
 
 _DEFAULT_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 _EXACT_INTEGER = 2**53
@@ -112,7 +112,7 @@ def _for_templates(value: Any) -> Any:
 
 
 def without_surrogates(text: str) -> str:
-    """*text* with U+FFFD in the place of each half of a surrogate pair."""
+    """*text* with U+FFFD instead of each half of a surrogate pair."""
     return _SURROGATE.sub("\ufffd", text)
 
 

@@ -1,7 +1,7 @@
 """From a record to the CSV row of a table.
 
 A mapping is compiled once. A row is rendered with the expectation that all goes well; only if
-something does not, it is rendered again column by column, to find which column is to blame.
+something does not, it is rendered again column by column, to find the column that fails.
 
 Templates that take the engine are evaluated elsewhere (`stream.templates`), before the row is
 rendered: who renders asks the engine for what `Renderer.plan` says, and has the answer put into the
@@ -213,7 +213,7 @@ def _row_of(
     """What renders the rows of a mapping with a plan.
 
     The engine's answer has the cells of the columns before the first that fails. So the columns
-    are gone through in their order, and the first that fails is told, whoever renders it.
+    are gone through in their order, and the first that fails is reported, whoever renders it.
     """
     columns = tuple(
         (column.name, None if takes_engine(column) else _quotable(column))

@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["WALL_CLOCK", "keep_monotonic", "wall_clock"]
 
 WALL_CLOCK = "wallSeconds"
-"""The method of a reactor that tells the time of the day."""
+"""The method of a reactor that returns the time of day."""
 
 
 def wall_clock(reactor: Any) -> Callable[[], float]:

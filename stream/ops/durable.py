@@ -1,4 +1,4 @@
-"""What the operating system needs to be told before something counts as stored. Blocks.
+"""System calls that make files and directories durable. They block.
 
 Note [Full sync]: macOS keeps what `fsync` has written in the memory of the disk, where a loss of
 power reaches it; only ``F_FULLFSYNC`` waits for the disk itself. It has no `fdatasync`.

@@ -19,7 +19,7 @@ from stream.record.jsontree import is_canonical, parse_json
 __all__ = ["UNPARSED", "RecordContext", "datetime_text"]
 
 UNPARSED: Any = object()
-"""In the place of a parsed form that isn't made yet."""
+"""Marks a form that isn't parsed yet."""
 
 
 class RecordContext:

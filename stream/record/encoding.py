@@ -18,7 +18,7 @@ __all__ = ["MAX_MEMBERS", "Abandoned", "content_codings", "decode_body"]
 
 MAX_MEMBERS = 100
 """Of gzip members or zstd frames. A program that makes one for each record should make one for
-many: each has to be set up anew."""
+many: each has to be set up again."""
 
 MAX_CODINGS = 2
 """Applied to one body, one over the other."""

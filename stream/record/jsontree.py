@@ -168,7 +168,7 @@ def _is_huge_number(document: str, position: int) -> bool:
 
 
 def _without_surrogates(value: Any) -> Any:
-    """*value* with U+FFFD in the place of each lone surrogate, in keys, too."""
+    """*value* with U+FFFD instead of each lone surrogate, in keys, too."""
     if type(value) is str:
         return value if value.isascii() else text_bytes(value).decode()
     if type(value) is list:

@@ -123,7 +123,7 @@ def sink_token_id(token: str, project_id: int) -> int | None:
 
 
 class FixedTokens:
-    """The configured tokens, found without telling by the time it takes how much was right."""
+    """The configured tokens, found in constant time."""
 
     def __init__(self, tokens: Iterable[FixedToken], created: str) -> None:
         self._tokens = [(hash_token(fixed.token), _caller(fixed, created)) for fixed in tokens]

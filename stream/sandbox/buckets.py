@@ -22,7 +22,7 @@ _COLUMNS = ("id", "stage", "name", "description", "created", "changed")
 
 
 class Buckets:
-    """Routes of buckets. Removing one is a job; *wake* tells the runner about it."""
+    """Routes of buckets. Removing one is a job; *wake* notifies the runner."""
 
     def __init__(self, project: Project, wake: Callable[[], None]) -> None:
         self._project = project

@@ -51,7 +51,7 @@ class _Lines:
             yield line
 
     def release(self) -> None:
-        """Let go of the stream without closing it."""
+        """Release the stream without closing it."""
         self._text.detach()
 
 

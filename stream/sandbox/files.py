@@ -1,7 +1,7 @@
 """Staged files: ``files/prepare``, list, get and delete; and the removal of old ones.
 
-With the provider ``local`` a client is told a folder and writes there, objects that become visible
-when complete; with the others it is told a bucket of an object store (`stream.sandbox.objects`).
+With the provider ``local`` a client gets a folder and writes there, objects that become visible
+when complete; with the others it gets a bucket of an object store (`stream.sandbox.objects`).
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class ImportPlan:
 
     :param columns: in the order of the fields.
     :param objects: the CSV objects, gzip or plain.
-    :param warnings: what the job's result tells besides.
+    :param warnings: further texts of the job's result.
     :param refused_text: rows with this in a value are refused; empty for none.
     """
 

@@ -1,4 +1,4 @@
-"""Staging in an object store: what is told to a client, and how an import gets at the objects.
+"""Staging in an object store: what a client gets, and how an import gets at the objects.
 
 The sandbox gives out credentials and reads with its own; the client's objects are copied into the
 file's local folder for the time of an import.
@@ -51,7 +51,7 @@ class ObjectStaging:
     secret: str = attrs.field(default="", repr=False)
 
     def prepared(self, file_id: int, *, sliced: bool, now: float, life: float) -> dict[str, Any]:
-        """The members of a prepared file's reply that tell where to upload, for *life* seconds."""
+        """The members of a prepared file's reply that say where to upload, for *life* seconds."""
         key, expiration = _prefix(file_id) + ("" if sliced else _DATA), iso_time(now + life)
         members: dict[str, Any] = {"provider": self.provider, "region": self.region}
         if self.provider == "aws":
@@ -123,7 +123,7 @@ class ObjectStaging:
             _download(store, _prefix(file_id) + MANIFEST, folder / MANIFEST)
             keys += manifest_names(folder, (self.url_prefix(file_id),))
         except ImportRefused:
-            pass  # nothing was staged, or nobody can tell what
+            pass  # nothing was staged, or it is unknown what
         for name in keys:
             try:
                 obstore.delete(store, _prefix(file_id) + name)

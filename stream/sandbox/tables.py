@@ -34,7 +34,7 @@ class Tables:
     """Routes of tables.
 
     :param catalogue_lock: held by whoever changes which tables exist, in either database.
-    :param wake: tells the runner about a new job.
+    :param wake: notifies the runner of a new job.
     """
 
     def __init__(

@@ -66,8 +66,8 @@ class Leaf:
         or `Connections`.
     :ivar usage: a sentence for people.
     :ivar rule: what the value must obey.
-    :ivar published_rule: the rule as the API tells it; differs where we allow more than clients of
-        the original were told.
+    :ivar published_rule: the rule as the API publishes it; differs where we allow more
+        than clients of the original know.
     :ivar secret: the value is never shown.
     :ivar override: who may replace the value for one source or sink: ``user`` anybody who may
         change the source; ``unlisted`` likewise, but the API lists it only where it is replaced,

@@ -94,7 +94,7 @@ def _yaml_value(indent: str, name: str, value: Any) -> list[str]:
 
 
 def _scalar(value: Any) -> str:
-    # Some characters break lines for YAML, which would read a blank in their place.
+    # Some characters break lines for YAML, which would read a blank instead.
     is_odd = isinstance(value, str) and not value.isprintable()
     style = '"' if is_odd else None
     text: str = yaml.safe_dump(value, allow_unicode=not is_odd, default_style=style, width=2**31)

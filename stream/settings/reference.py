@@ -37,7 +37,7 @@ earlier one, the default. Files are YAML or JSON, given by `--config-file` (repe
 by commas) and `STREAM_CONFIG_FILE`; they are merged key by key. A variable that exists but is empty
 counts as set.
 
-Everything that is wrong is told at once, on stderr, and the process exits with 1. Unknown keys,
+Everything that is wrong is reported at once, on stderr, and the process exits with 1. Unknown keys,
 flags and `STREAM_…` variables are errors that name the nearest one that exists:
 
 ```text

@@ -58,7 +58,7 @@ class ConfigFileError(Exception):
 class _TextLoader(yaml.SafeLoader):
     """Reads each scalar as the text it is; types are known from the settings, not from YAML.
 
-    So ``1.10`` isn't shortened and ``no`` stays what was written. Only null is told apart. A key
+    So ``1.10`` isn't shortened and ``no`` stays what was written. Only null is recognised. A key
     that is there twice is an error: whoever wrote it expects both to count.
     """
 

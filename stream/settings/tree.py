@@ -227,7 +227,7 @@ class IdempotencySettings:
     max_keys: int = setting(
         100000,
         "Max number of remembered idempotency keys, "
-        "the oldest of the source with the most give way.",
+        "the oldest of the source with the most are evicted.",
         rule="required,min=1,max=10000000",
     )
 
@@ -362,7 +362,7 @@ class TableSinkSettings:
 
 @attrs.frozen
 class DeadLetterSettings:
-    """What becomes of records that can't be rendered, besides the answer that tells so."""
+    """What becomes of records that can't be rendered, besides the error in the answer."""
 
     enabled: bool = setting(
         False,
@@ -490,7 +490,7 @@ class SandboxSettings:
 class Settings:
     """Everything that can be set. Made by `stream.settings.load`, which also checks it."""
 
-    debug_log: bool = setting(False, "Log also what is of use only when looking for a fault.")
+    debug_log: bool = setting(False, "Log details that help to find a fault.")
     debug_http_client: bool = setting(
         False,
         "Log each request to the Storage API with its answer; secrets are masked.",

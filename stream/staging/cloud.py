@@ -76,7 +76,7 @@ class CloudBackend:
         self._secrets = tuple(secret for secret in secrets if secret)
         self._md5_etags = md5_etags
         self._sends_digests = sends_digests
-        # A store that should have told a digest and didn't may not look at those it gets either.
+        # A store that returns no digest where it should may not check those it gets either.
         self._trusts_requests = sends_digests and not md5_etags
 
     def put(self, key: str, chunks: Chunks, stopped: Callable[[], bool]) -> StoredObject:

@@ -1,7 +1,7 @@
 """Objects in Google Cloud Storage, by the resumable uploads of its JSON API.
 
 A bearer token made for one folder of one bucket may create objects and perhaps nothing more. The
-resumable protocol asks for no other right, and its answer tells size and MD5 of what was stored, so
+resumable protocol asks for no other right, and its answer has size and MD5 of what was stored, so
 every object is verified without being read. A part that is lost on the way is sent again from the
 byte the store has; one part is in memory at a time. Why not through the library that serves the
 other stores: docs/decisions/0012.
@@ -211,7 +211,7 @@ class GcsBackend:
         return self._request("PUT", session, {"Content-Range": f"bytes {span}/{size}"}, body)
 
     def _status(self, session: str, total: int | None) -> urllib3.BaseHTTPResponse | None:
-        """The state of an upload after a failure; None while nobody can tell."""
+        """The state of an upload after a failure; None while it is unknown."""
         try:
             answer = self._put_range(session, b"", 0, total)
         except _Interrupted:
@@ -249,7 +249,7 @@ def _delays(stopped: Callable[[], bool]) -> Iterator[float | None]:
 
 
 def _arrived(answer: urllib3.BaseHTTPResponse) -> int:
-    """How many bytes the store has, as the answer to an incomplete upload tells."""
+    """How many bytes the store has, as the answer to an incomplete upload says."""
     unit, _, last = answer.headers.get("Range", "").rpartition("-")
     return int(last) + 1 if unit and last.isdecimal() else 0
 

@@ -25,7 +25,7 @@ def open_store(
     """The store for the objects of *upload*. Nothing is connected yet.
 
     :param file_key: the file's key, for messages.
-    :param reactor: tells the time.
+    :param reactor: source of the time.
     :param pool: a started pool; its size bounds the uploads that run at once.
     :raises StagingError: an unknown provider, or parameters that can't be used.
     """

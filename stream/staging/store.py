@@ -56,7 +56,7 @@ class StagingStore:
     :param file_key: the file's key, for messages.
     :param location: where the objects go.
     :param backend: how they get there.
-    :param reactor: tells the time.
+    :param reactor: source of the time.
     :param pool: runs the uploads; its size bounds how many run at once.
     """
 

@@ -17,7 +17,7 @@ _MAX_HEADERS = 64
 _MAX_NAME_CHARS = 128
 _MAX_VALUE_CHARS = 512
 _LONGEST_SECRET_CHARS = 4096
-"""What is read behind the shown part of a value, lest the cut leave the beginning of a secret."""
+"""Characters read behind the shown part of a value, so that no beginning of a secret is shown."""
 
 
 def shown_record(record: RecordContext, max_body_bytes: int) -> bytes:

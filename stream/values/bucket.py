@@ -8,7 +8,7 @@ __all__ = ["TokenBucket"]
 class TokenBucket:
     """Lets *rate* things a second through in the long run, and up to *rate* of them at once.
 
-    Time is told by whoever asks, in seconds; a clock that is set back costs at most a second.
+    The caller passes the time in seconds; a clock that is set back costs at most a second.
 
     :param rate: at least 1.
     """

@@ -145,7 +145,7 @@ def _structure_time(text: Any, _: type) -> datetime | None:
 
 
 def register(cls: type, write: Callable[[Any], Any], read: Callable[[Any, Any], Any]) -> None:
-    """Tell how values of *cls* are written and read.
+    """Define how values of *cls* are written and read.
 
     :param write: from a value to what stands for it in JSON.
     :param read: from what stands for it, and *cls*, to the value; raises ValueError.
@@ -166,7 +166,7 @@ _converter.register_unstructure_hook_func(lambda cls: cls is Any, _converter.uns
 
 
 def register_union(union: Any, read: Callable[[Any], Any]) -> None:
-    """Tell how to read a member of *union* (attrs classes), which only its content can tell apart.
+    """Define how to read a member of *union* (attrs classes), which only its content distinguishes.
 
     :param read: the value that a plain object describes; raises ValueError.
     """

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 __all__ = ["MASK", "hide_secrets", "is_secret_name", "masked", "shown_url", "shown_value"]
 
 MASK = "***"
-"""In the place of a secret."""
+"""Replaces a secret."""
 
 _MAX_NAME_CHARS = 256
 """Of a name that is judged; the rest of a longer one is ignored."""
@@ -54,10 +54,10 @@ _HARMLESS_KEYS = frozenset(
         *("socket", "unique", "volume", "websocket"),
     }
 )
-"""Words in front of ``key`` that tell of a key that names something, and opens nothing."""
+"""Words in front of ``key`` by which it names something, and opens nothing."""
 _KEYS = frozenset({"key", "keys"})
 _ABOUT = frozenset({"path", "file", "type", "length", "count"})
-"""The last word of what only tells something about a secret, such as the file that it is in."""
+"""The last word of what only describes a secret, such as the file that it is in."""
 _SENT_NAMES = frozenset({"key", "xkey", "code", "xcode"})
 """Names of headers and parameters that stand for a key; elsewhere they say nothing."""
 _SECRET_PART = re.compile(

@@ -175,9 +175,8 @@ class NotRun:
 
 
 NOT_RUN = (
-    NotRun(
-        "docs/tutorial.md", "$ STREAM_API_LISTEN", "all tests here start it with such variables"
-    ),
+    NotRun("docs/tutorial.md", "$ make run PORT_OFFSET", "default ports; tests/test_defaults.py"),
+    NotRun("docs/development.md", "$ .venv/bin/stream-service", "tests/e2e/test_terminal.py"),
     NotRun("docs/backup.md", "$ find", "needs an etcd that has lost something; was rehearsed"),
     NotRun("docs/testing.md", "STREAM_TEST_STORAGE_API_HOST=", "needs a real project"),
     NotRun("docs/operations.md", "$ ssh-keygen", "writes to /etc; tests/e2e/test_console.py"),

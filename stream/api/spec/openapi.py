@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import yaml
 
+import stream
 from stream.api.spec.links import links
 from stream.api.spec.operation import Operation, Parameter
 from stream.api.spec.response_schemas import ERROR
@@ -18,7 +19,6 @@ __all__ = ["openapi2", "openapi3", "to_json", "to_yaml"]
 Plain = dict[str, Any]
 
 _TITLE = "Stream Service"
-_VERSION = "1.0"
 _DESCRIPTION = "A service for continuously importing data to the Keboola platform."
 _LICENSE = {"name": "Apache 2.0", "url": "http://www.apache.org/licenses/LICENSE-2.0.html"}
 _SECURITY = "storage-api-token"
@@ -121,7 +121,7 @@ def _info() -> Plain:
     return {
         "title": _TITLE,
         "description": _DESCRIPTION,
-        "version": _VERSION,
+        "version": stream.__version__,
         "license": _LICENSE,
     }
 

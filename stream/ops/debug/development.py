@@ -1,4 +1,4 @@
-"""Development mode: Python and Twisted tell where a mistake was made, not only that it was.
+"""Development mode: Python and Twisted show where a mistake was made, not only that it was.
 
 It is Python's own (``python -X dev``, ``PYTHONDEVMODE=1``), which warns of what is never closed and
 prints where every thread was when the process crashes. Twisted remembers besides where each
@@ -45,7 +45,7 @@ def development_services(reactor: Any) -> list[IService]:
 class BusyReactorWatch(Service):
     """Logs what the reactor's thread is in when it hasn't come back for `BUSY_SECONDS`.
 
-    A thread looks, since the reactor can't. Each time that it is busy is told once.
+    A thread looks, since the reactor can't. Each busy period is logged once.
 
     :param now: seconds, the same clock in both threads.
     :param has_thread: false for tests, which call `look` themselves.
@@ -87,7 +87,7 @@ class BusyReactorWatch(Service):
             self._thread.join()
 
     def look(self) -> bool:
-        """Log where the reactor's thread is if it is busy and that isn't told yet; tell if so."""
+        """Log where a busy reactor's thread is, once; return whether it was logged."""
         last = self._last_beat
         seconds = self._now() - last
         frame = sys._current_frames().get(self._watched)

@@ -184,7 +184,7 @@ class _Session(TerminalSession):
         """Lines are not laid out for the window."""
 
     def eofReceived(self) -> None:
-        """The end of the input is the end of the session, which the client tells, too."""
+        """The end of the input is the end of the session, which the client is notified of, too."""
 
 
 class _Realm(TerminalRealm):
@@ -210,7 +210,7 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
     """Raise KeyboardInterrupt in what takes longer. See Note [Endless lines]."""
 
     def interrupt(number: int, frame: Any) -> NoReturn:
-        raise KeyboardInterrupt(f"interrupted after {seconds:g} s, the service stands still")
+        raise KeyboardInterrupt(f"interrupted after {seconds:g} s, the service is blocked")
 
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
@@ -245,7 +245,7 @@ class _Interpreter(ManholeInterpreter):
     def excepthook(
         self, excType: type[BaseException], excValue: BaseException, excTraceback: Any
     ) -> None:
-        """Whoever asks for what there isn't is told so, without the way through our code."""
+        """An unknown name is reported without the stack of our code."""
         if isinstance(excValue, UserError):
             self.write(f"{excType.__name__}: {excValue}\n")
         else:
@@ -283,7 +283,7 @@ class _Console(Manhole):
         self.setInsertMode()
 
     def terminalSize(self, width: int, height: int) -> None:
-        """Nothing is drawn anew: what was shown stays."""
+        """Nothing is drawn again: what was shown stays."""
         self.width, self.height = width, height
 
     def handle_QUIT(self) -> None:

@@ -110,7 +110,7 @@ class Person:
     """Who has logged in.
 
     :ivar name: as given at the login; anybody may give any.
-    :ivar key: fingerprint of the key, which tells who it is.
+    :ivar key: fingerprint of the key, which identifies the user.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """The log of the process: where lines go, from which level on, and how both change at run time.
 
-Note [Reopening]: a log file is renamed by whoever rotates it, and the process is told by SIGHUP to
+Note [Reopening]: a log file is renamed by whoever rotates it, and SIGHUP makes the process
 open a new one under the old name. The file is opened for appending, so several processes may share
 it, and one that is truncated instead of renamed goes on from its beginning.
 """
@@ -111,7 +111,7 @@ class LogControl:
 
     Raises UserError if the file can't be opened.
 
-    :ivar on_reopen: called when the file is to be opened again, to tell others that write to it.
+    :ivar on_reopen: called when the file is to be opened again, to notify other writers.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ def request_id() -> str:
 
 
 def exception_id(service: str, request: str | None = None) -> str:
-    """The id under which a failure is logged and which its response tells.
+    """The id under which a failure is logged and which its response contains.
 
     :param service: what failed, e.g. ``keboola-stream-api``.
     :param request: the id of the request that failed, a new one if there is none.

@@ -56,7 +56,7 @@ _FORMATTER = Formatter()
 _MAX_DEPTH = 6
 _MAX_CHARS = 32 * 1024
 _LONGEST_SECRET_CHARS = 4096
-"""What is read behind the shown part of a text, lest the cut leave the beginning of a secret."""
+"""Characters read behind the shown part of a text, so that no beginning of a secret is shown."""
 # Fields by which logs are searched have the names that those searches know.
 _DOTTED = frozenset(
     {

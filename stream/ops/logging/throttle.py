@@ -1,4 +1,4 @@
-"""Something that is told of each object once in a while, with how often it was left out. Pure."""
+"""Throttling of the log: one line per object and interval, with a count of those left out. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 __all__ = ["LogThrottle"]
 
 MAX_KEYS = 10_000
-"""Objects that are remembered; of more than these, all is told anew."""
+"""Objects that are remembered; above this number all are forgotten."""
 
 
 class LogThrottle:
-    """:param seconds: of one object nothing is told for so long after the last time.
+    """:param seconds: interval in which an object is logged at most once.
     :param clock: seconds.
     """
 

@@ -36,7 +36,7 @@ OWN: tuple[Definition, ...] = (
     Definition(
         "stream_sink_acknowledged_records",
         "counter",
-        "Records that producers were told are taken: answered with 200, or 202 without waiting.",
+        "Records that were acknowledged to producers: answered with 200, or 202 without waiting.",
         SINK_LABELS,
     ),
     Definition(
@@ -68,20 +68,20 @@ OWN: tuple[Definition, ...] = (
         "stream_sink_oldest_record_age_seconds",
         "gauge",
         "Age of the oldest record that isn't in its table yet; none if all are there. "
-        "Told by the coordinator that cares for the source.",
+        "Exported by the coordinator that is responsible for the source.",
         SINK_LABELS,
     ),
     Definition(
         "stream_sink_pending_records",
         "gauge",
-        "Records that aren't in their table yet. Told by the same coordinator.",
+        "Records that aren't in their table yet. Exported by the same coordinator.",
         SINK_LABELS,
     ),
     Definition(
         "stream_sink_failing_uploads",
         "gauge",
         "Slices whose upload has failed and is to be tried again. Until they are uploaded, their "
-        "files aren't imported. Told by the reader of their volumes.",
+        "files aren't imported. Exported by the reader of their volumes.",
         SINK_LABELS,
     ),
     Definition(

@@ -1,4 +1,4 @@
-"""The kind of a failure, as metrics tell it apart."""
+"""The kind of a failure, as metrics classify it."""
 
 from __future__ import annotations
 

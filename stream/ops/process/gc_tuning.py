@@ -1,7 +1,7 @@
 """When the interpreter looks for circles of references that nobody holds any more.
 
 By itself it looks at a part of all objects whenever 700 more have been made than given back, and at
-all of them, while everything stands still for 60 ms, several times a second under load: each
+all of them, while everything is paused for 60 ms, several times a second under load: each
 request that waits for the disk is a dozen objects, so a few hundred of them look like a leak. They
 aren't one; what is finished is given back at once, by counting references. So it looks seldom, and
 not at what is there from the start; and now and then in any case, since a circle may hold a large

@@ -27,7 +27,7 @@ SLOW_STOP_SECONDS = 15.0
 
 START_SECONDS = 5.0
 """How long a stop waits for a service that is just being started. Most are ready by then, and give
-back what they have taken; one that waits for somebody else is left behind."""
+back what they have taken; one that waits for another service is abandoned."""
 
 
 class OrderedServices(Service):
@@ -58,7 +58,7 @@ class OrderedServices(Service):
         return tuple(self._services)
 
     def fail(self, failure: Failure) -> None:
-        """Tell that the services can't go on, although they have started."""
+        """Report that the services can't continue, although they have started."""
         for tell in self.on_failure:
             tell(failure)
 

@@ -1,6 +1,6 @@
 """The end of a stop that doesn't end: whoever hangs is named, and the process goes.
 
-Note [Two limits]: the reactor gives up first and tells the log why. If the reactor itself hangs, in
+Note [Two limits]: the reactor gives up first and logs why. If the reactor itself hangs, in
 a loop that somebody typed into the console for one, or a thread keeps the interpreter from ending,
 the thread of `faulthandler` does the same a moment later: it needs neither the reactor nor the
 interpreter's lock. Both print what each thread is doing, and end with 1.

@@ -1,6 +1,6 @@
 """Child processes that do the same work beside one another: started, watched, stopped.
 
-A child tells that it is ready over a pipe, and ends when its standard input does: so it never
+A child reports over a pipe that it is ready, and ends when its standard input does: so it never
 outlives the parent, however that ends. A child that ends unasked is started again after a while.
 """
 
@@ -111,7 +111,7 @@ class Supervisor(Service):
         return Deferred.fromCoroutine(self.stopService())
 
     async def stopService(self) -> None:
-        """Tell every child to drain; fires when all have ended.
+        """Make every child drain; fires when all have ended.
 
         Fails with UserError if one had to be killed.
         """

@@ -60,7 +60,7 @@ class AbandonableThreadPool(ThreadPool):
 class ThreadPoolService(Service):
     """A bounded thread pool that lives as long as the node.
 
-    A thread that still waits for a far end then (an upload that was given up) is left behind: it
+    A thread that still waits for a far end then (an upload that was given up) is abandoned: it
     ends with the process.
     """
 
@@ -76,7 +76,7 @@ class ThreadPoolService(Service):
         """Fires when no thread runs any more, or those left have had some time."""
         super().stopService()
         if not await self.pool.leave(self._reactor, LEAVE_SECONDS):
-            _log.warn("left behind threads that do not end", pool=self.pool.name)
+            _log.warn("abandoned threads that do not end", pool=self.pool.name)
 
 
 def in_own_thread(reactor: Any, work: Callable[..., T], *args: Any) -> Deferred[T]:

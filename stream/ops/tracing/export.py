@@ -1,7 +1,7 @@
 """Spans on their way to the collector; imported only if spans are sent.
 
 A thread of the library sends them in batches from a queue of bounded length. While the collector is
-away they are lost, and that is said once, not with every batch.
+unavailable they are lost, and that is said once, not with every batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_ATTRIBUTE_CHARS = 1024
 
 
 class TellingExporter(SpanExporter):
-    """Tells when spans begin to be lost, and when they no longer are.
+    """Reports when spans begin to be lost, and when they no longer are.
 
     :param inner: sends them.
     :param lost: called by the sending thread with the first loss.
@@ -45,7 +45,7 @@ class TellingExporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send *spans*, or lose them."""
         if self._is_last and self._lost:
-            return SpanExportResult.FAILURE  # a stop doesn't wait for a collector that is away
+            return SpanExportResult.FAILURE  # a stop doesn't wait for an unavailable collector
         result = self._inner.export(spans)
         if result is SpanExportResult.SUCCESS:
             if self._lost:

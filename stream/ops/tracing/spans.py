@@ -2,7 +2,7 @@
 
 The process has one tracer or none, as it has one log. Without one `span` gives back an object that
 does nothing, and the libraries aren't even imported. Spans are sent by a thread of their own, in
-batches; a collector that is away costs spans and nothing else.
+batches; an unavailable collector costs spans and nothing else.
 
 Which span is the present one is kept in a context variable, so that it goes along with a coroutine
 through all its waits.
@@ -156,7 +156,7 @@ def _shown(name: str, value: str | int) -> str | int:
 
 
 def outgoing_headers() -> Mapping[str, str]:
-    """Headers, B3 and W3C, that tell another service which span its work belongs to."""
+    """Headers, B3 and W3C, that pass the span to another service."""
     present = _present.get()
     if present is None:
         return _NOTHING
