@@ -205,6 +205,8 @@ def test_blocks_that_no_test_runs() -> None:
 TASKS = {
     "run": "what all commands here are run against",
     "test": "what runs this",
+    "install": "what `test` does first",
+    "run-stream-service": "tests/e2e/test_rerun.py",
     "build-stream-service": "tests/bundle",
 }
 """Tasks of the Makefile that blocks call, and what runs them."""
