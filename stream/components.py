@@ -25,12 +25,12 @@ from stream.console import Console, Parts
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink, Source
 from stream.errors import UserError
-from stream.etcd import EmbeddedEtcd, Life, Mirror, Session, json_values
+from stream.etcd import EmbeddedEtcd, Life, Mirror, NameHeld, Session, json_values
 from stream.ops.clock import wall_clock
 from stream.ops.debug.development import development_services
 from stream.ops.debug.listener import DebugListener
 from stream.ops.endpoint import server_endpoint
-from stream.ops.logging.control import LogControl, parse_levels
+from stream.ops.logging.control import LogControl
 from stream.ops.metrics.listener import MetricsListener
 from stream.ops.metrics.reactor_lag import ReactorLag
 from stream.ops.metrics.registry import Metrics
@@ -57,12 +57,14 @@ from stream.storage.reconcile.operation_meter import OperationMeter
 from stream.storage.writer.service import StorageWriterService
 from stream.telemetry import watch_descriptors, watch_lease, watch_source
 
-__all__ = ["build", "log_of"]
+__all__ = ["build"]
 
 _log = Logger(namespace="stream")
 
 WORKER_STOP_SHARE = 0.9
 """Share of the time for a stop that workers have: their supervisor has to end in time, too."""
+
+Replaced = Callable[[NameHeld], None]
 
 SOURCE_GROUP = "storage.router.sources.http-source"
 
@@ -101,28 +103,35 @@ def build(
         services += source_workers(settings, reactor, workers, log)
         components = [name for name in components if name != "http-source"]
     if set(components) - {"etcd", "sandbox"}:
-        services += cluster_members(settings, components, reactor, metrics, parts)
+        services += cluster_members(
+            settings, components, reactor, metrics, parts, lambda error: chain.fail(Failure(error))
+        )
     services += consoles(settings, reactor, parts)
 
     for service in _each_once(services):
-        if isinstance(service, Session):
-            service.on_replaced.append(lambda error: chain.fail(Failure(error)))
         chain.append(service)
     return chain
 
 
 def cluster_members(
-    settings: Settings, components: Sequence[str], reactor: Any, metrics: Metrics, parts: Parts
+    settings: Settings,
+    components: Sequence[str],
+    reactor: Any,
+    metrics: Metrics,
+    parts: Parts,
+    on_replaced: Replaced,
 ) -> list[IService]:
     """Build those of Stream's own components that run in this process and meet others in etcd.
 
     :param parts: is given what the console looks at.
+    :param on_replaced: called when another process bears a name of this one: it must end.
     """
     cluster = join_cluster(settings, reactor, metrics)
+    cluster.session.on_replaced.append(on_replaced)
     parts.client = cluster.client
     services: list[IService] = []
     if "storage-writer" in components:
-        services += storage_writer(settings, reactor, metrics, cluster, parts)
+        services += storage_writer(settings, reactor, metrics, cluster, parts, on_replaced)
     if {"storage-coordinator", "storage-reader", "api"} & set(components):
         projects = reach_projects(settings, reactor, metrics, cluster)
         if "storage-coordinator" in components:
@@ -142,12 +151,18 @@ def cluster_members(
 
 
 def storage_writer(
-    settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster, parts: Parts
+    settings: Settings,
+    reactor: Any,
+    metrics: Metrics,
+    cluster: Cluster,
+    parts: Parts,
+    on_replaced: Replaced,
 ) -> list[IService]:
     """Build the component that appends rows to the slice files on this node's volumes."""
     local = settings.storage.level.local
     # Volumes have a lease of their own: another time to live.
     session = Session(cluster.client, ttl=local.volume.registration.ttl_seconds, reactor=reactor)
+    session.on_replaced.append(on_replaced)
     watch_lease(metrics, session, "volumes")
     writer = parts.writer = StorageWriterService(
         reactor,
@@ -443,25 +458,6 @@ def consoles(settings: Settings, reactor: Any, parts: Parts) -> list[IService]:
             DebugListener(reactor, server_endpoint(reactor, pprof.listen), pprof.listen, parts.log)
         )
     return services
-
-
-def log_of(settings: Settings) -> LogControl:
-    """The log that *settings* ask for."""
-    levels = {"twisted": "warn", "log_legacy": "warn"}
-    if not settings.log.access_log:
-        levels["stream.api.http.server"] = "warn"
-    if settings.etcd.debug_log:
-        levels["stream.etcd.transport"] = "debug"
-    form: Any = None if settings.log.format == "auto" else settings.log.format
-    # Who shares the address, or the log file, with others shares the output, too.
-    is_shared = settings.source.http.share_port or settings.log.file
-    return LogControl(
-        settings.log.file,
-        form,
-        "debug" if settings.debug_log else "info",
-        {**levels, **parse_levels(settings.log.levels)},
-        node=settings.node_id if is_shared else "",
-    )
 
 
 def _count_damaged(metrics: Metrics) -> Callable[[SliceKey], None]:

@@ -10,7 +10,7 @@ import platform
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +23,7 @@ from stream.defaults import defaults_for
 from stream.dev import COMMAND as DEV
 from stream.dev import create_volume
 from stream.errors import UserError, format_nested, sentence
+from stream.ops.logging.configured import configured_log
 from stream.ops.logging.control import LogControl
 from stream.ops.process.reactor import install as install_reactor
 from stream.settings import (
@@ -228,9 +229,9 @@ def _refuse(text: str) -> NoReturn:
     raise SystemExit(1)
 
 
-def _log_or_refuse(log_of: Callable[[], LogControl]) -> LogControl:
+def _log_or_refuse(settings: Settings) -> LogControl:
     try:
-        return log_of()
+        return configured_log(settings)
     except UserError as error:
         _refuse(format_nested("Error", [sentence(str(error))]))
 
@@ -243,7 +244,7 @@ def makeService(options: Options) -> IService:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from twisted.internet import reactor
 
-    from stream.components import build, log_of
+    from stream.components import build
     from stream.ops.process.supervisor import ParentWatch, tell_ready
     from stream.process import Process
     from stream.quickstart import announce
@@ -255,7 +256,7 @@ def makeService(options: Options) -> IService:
         if options.is_worker:
             tell_ready()
 
-    log = _log_or_refuse(lambda: log_of(settings))
+    log = _log_or_refuse(settings)
 
     def run() -> IService:
         if options.is_dev:

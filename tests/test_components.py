@@ -14,7 +14,8 @@ import pytest_twisted
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.threadpool import ThreadPool
 
-from stream.components import build, log_of
+from stream.components import build
+from stream.ops.logging.configured import configured_log
 from stream.ops.process.ordered_services import OrderedServices
 from stream.plugin import NAMES
 from stream.settings import Settings
@@ -96,7 +97,7 @@ def _build(
 ) -> OrderedServices:
     commands = {name: ["python"] for name in workers}
     settings = _settings()
-    return build(settings, components, commands, reactor=reactor, log=log_of(settings))
+    return build(settings, components, commands, reactor=reactor, log=configured_log(settings))
 
 
 def _names(services: Sequence[Any]) -> list[str]:
@@ -163,14 +164,20 @@ def test_several_workers_take_the_place_of_the_source() -> None:
 
 def test_operations_of_etcd_are_shown_on_request() -> None:
     """They are logged at a level that isn't shown otherwise."""
-    assert "stream.etcd.transport" not in log_of(Settings()).levels()
+    assert "stream.etcd.transport" not in configured_log(Settings()).levels()
     settings = attrs.evolve(Settings(), etcd=attrs.evolve(Settings().etcd, debug_log=True))
-    assert log_of(settings).levels()["stream.etcd.transport"] == "debug"
+    assert configured_log(settings).levels()["stream.etcd.transport"] == "debug"
 
 
 def test_levels_that_were_asked_for_count_most() -> None:
     """They come after what other settings mean for the same part of the product."""
     log = attrs.evolve(Settings().log, access_log=False, levels=("stream.api.http.server=debug",))
-    assert log_of(attrs.evolve(Settings(), log=log)).levels()["stream.api.http.server"] == "debug"
+    assert (
+        configured_log(attrs.evolve(Settings(), log=log)).levels()["stream.api.http.server"]
+        == "debug"
+    )
     quiet = attrs.evolve(Settings().log, access_log=False)
-    assert log_of(attrs.evolve(Settings(), log=quiet)).levels()["stream.api.http.server"] == "warn"
+    assert (
+        configured_log(attrs.evolve(Settings(), log=quiet)).levels()["stream.api.http.server"]
+        == "warn"
+    )

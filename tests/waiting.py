@@ -8,7 +8,9 @@ from typing import Any
 from twisted.internet import reactor as _reactor
 from twisted.internet.task import deferLater
 
-__all__ = ["until"]
+from stream.etcd import Mirror
+
+__all__ = ["mirrored", "until"]
 
 _LOOK_SECONDS = 0.01
 
@@ -27,3 +29,8 @@ async def until(condition: Any, *, seconds: float = 10.0) -> None:
             return
         assert reactor.seconds() < deadline, "it did not happen in time"
         await deferLater(reactor, _LOOK_SECONDS)
+
+
+async def mirrored(mirror: Mirror[Any], revision: int) -> None:
+    """Wait until *mirror* contains everything up to *revision*, of a write below its prefix."""
+    await until(lambda: mirror.revision >= revision)

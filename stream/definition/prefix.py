@@ -6,7 +6,6 @@ from stream.definition.key import BranchKey, SinkKey, SourceKey
 
 __all__ = [
     "BRANCH_ACTIVE",
-    "BRANCH_DELETED",
     "MAPPING",
     "SINK_ACTIVE",
     "SINK_DELETED",
@@ -15,13 +14,10 @@ __all__ = [
     "SOURCE_DELETED",
     "SOURCE_VERSION",
     "children",
-    "sink_version",
-    "source_version",
     "version_text",
 ]
 
 BRANCH_ACTIVE = "definition/branch/active/"
-BRANCH_DELETED = "definition/branch/deleted/"
 SOURCE_ACTIVE = "definition/source/active/"
 SOURCE_DELETED = "definition/source/deleted/"
 SOURCE_VERSION = "definition/source/version/"
@@ -37,14 +33,6 @@ _DIGITS = 10
 def version_text(number: int) -> str:
     """A version number as in keys: ten digits with leading zeros."""
     return f"{number:0{_DIGITS}d}"
-
-
-def source_version(key: SourceKey, number: int) -> str:
-    return f"{SOURCE_VERSION}{key}/{version_text(number)}"
-
-
-def sink_version(key: SinkKey, number: int) -> str:
-    return f"{SINK_VERSION}{key}/{version_text(number)}"
 
 
 def children(prefix: str, key: BranchKey | SourceKey | SinkKey) -> str:

@@ -173,10 +173,6 @@ class AtomicTxn:
         for key in [key for key in self._writes if key.startswith(prefix)]:
             del self._writes[key]
 
-    def require_lock(self, lock: Lock) -> None:
-        """Write only if *lock* is still held; else the operation fails with `LockLost`."""
-        self._locks.append(lock)
-
     def on_commit(self, callback: Callable[[int], None]) -> None:
         """Call *callback* with the revision once everything is written."""
         self._callbacks.append(callback)

@@ -28,7 +28,6 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stream.concurrency.deadline import within
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import Compacted, EtcdError, TooManyChanges
 from stream.etcd.request import KeyValue
@@ -103,7 +102,6 @@ class Mirror(Service, Generic[T]):
         self._watches = 0
         self._is_again = False
         self._following: Deferred[None] | None = None
-        self._waiters: list[tuple[int, Deferred[None]]] = []
         self._behind_since: float | None = None
         self._sizes = (0, 0)
 
@@ -151,39 +149,10 @@ class Mirror(Service, Generic[T]):
         if self._following is not None:
             self._following.cancel()
             await self._following
-        waiters, self._waiters = self._waiters, []
-        for _, waiter in waiters:
-            waiter.cancel()
 
     def _stopped(self, failure: Failure) -> None:
         if self.running and failure.check(CancelledError) is None:
             _log.failure("mirror of {prefix} stopped", failure, prefix=self._prefix)
-
-    def wait_revision(self, revision: int, timeout: float) -> Deferred[None]:
-        """Fires when the mirror contains everything up to *revision*.
-
-        :param revision: of a write below the prefix; of other writes a mirror learns much later.
-
-        Fails with ``TimeoutError`` of `twisted.internet.defer` after *timeout* seconds, and with
-        ``CancelledError`` if the mirror stops before.
-        """
-        waiter: Deferred[None] = Deferred(self._forget)
-        if self.revision >= revision:
-            waiter.callback(None)
-            return waiter
-        self._waiters.append((revision, waiter))
-        within(waiter, timeout, self._client.reactor, f"the mirror of {self._prefix}")
-        return waiter
-
-    def _forget(self, waiter: Deferred[None]) -> None:
-        self._waiters = [(wanted, other) for wanted, other in self._waiters if other is not waiter]
-
-    def _reached(self, revision: int) -> None:
-        self.revision = revision
-        due = [waiter for wanted, waiter in self._waiters if wanted <= revision]
-        self._waiters = [(w, waiter) for w, waiter in self._waiters if w > revision]
-        for waiter in due:
-            waiter.callback(None)
 
     async def _load(self) -> None:
         result = await self._client.range(self._prefix)
@@ -258,7 +227,7 @@ class Mirror(Service, Generic[T]):
                     await self._hand_on(Batch(batch.revision, False, changes))
                     self._behind_since = None
                 else:
-                    self._reached(max(self.revision, batch.revision))
+                    self.revision = max(self.revision, batch.revision)
         finally:
             stream.cancel()
             self._stream = None
@@ -276,7 +245,7 @@ class Mirror(Service, Generic[T]):
         self._check_not_restored(found.revision)
         if found.kvs or found.count != len(self._items) + len(self._undecoded):
             raise _Missed
-        self._reached(found.revision)
+        self.revision = found.revision
 
     def _check_not_restored(self, revision: int) -> None:
         if revision < self.revision:
@@ -317,7 +286,7 @@ class Mirror(Service, Generic[T]):
                 raise
             except Exception:
                 _log.failure("cannot handle a change of {prefix}", prefix=self._prefix)
-        self._reached(batch.revision)
+        self.revision = batch.revision
 
 
 def json_values(cls: type[T]) -> Callable[[KeyValue], T]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from stream.errors import UserError
-from stream.values.codec import field, from_plain, register_union, to_plain
+from stream.values.codec import field, from_plain, register_union
 
 __all__ = [
     "COLUMN_TYPES",
@@ -32,8 +32,6 @@ __all__ = [
     "TemplateColumn",
     "UuidColumn",
     "column_from_plain",
-    "mapping_from_plain",
-    "mapping_to_plain",
 ]
 
 MAX_COLUMNS = 100
@@ -228,27 +226,6 @@ def column_from_plain(plain: Any) -> Column:
         return from_plain(cls, members)
     except ValueError as error:
         raise UserError(f'column "{name}" is invalid: {error}') from error
-
-
-def mapping_from_plain(plain: Any) -> Mapping:
-    """The validated mapping that *plain*, e.g. a part of a request, describes. Raises UserError."""
-    if not isinstance(plain, AnyMapping) or plain.get("columns") is None:
-        raise UserError('"columns" is a required field')
-    columns = plain["columns"]
-    if not isinstance(columns, list | tuple):
-        raise UserError('"columns" must be an array')
-    for index, item in enumerate(columns):
-        if isinstance(item, AnyMapping) and not item.get("name"):
-            raise UserError(f'"columns[{index}].name" is a required field')
-    mapping = Mapping(tuple(column_from_plain(item) for item in columns))
-    mapping.validate()
-    return mapping
-
-
-def mapping_to_plain(mapping: Mapping) -> dict[str, Any]:
-    """*mapping* in its stored form."""
-    plain: dict[str, Any] = to_plain(mapping)
-    return plain
 
 
 def _read_stored(plain: Any) -> Column:

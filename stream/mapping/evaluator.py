@@ -79,13 +79,6 @@ class Watch(Protocol):
         """
 
 
-class Unwatched:
-    """For tests in one process: everything takes as long as it takes."""
-
-    def begin(self, record: int, column: int, spent: float) -> bool:
-        return True
-
-
 class Group:
     """Records that are evaluated together.
 

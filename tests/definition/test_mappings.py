@@ -25,6 +25,7 @@ from stream.definition.mappings import (
 )
 from stream.definition.reads import DefinitionReads
 from stream.definition.repository import MAX_DEFINITION_BYTES
+from stream.definition.store import SINKS
 from stream.errors import UserError
 from stream.mapping.columns import (
     BodyColumn,
@@ -33,7 +34,6 @@ from stream.mapping.columns import (
     Template,
     TemplateColumn,
     UuidColumn,
-    mapping_to_plain,
 )
 from stream.mapping.stored import StoredMapping
 from stream.values.codec import decode, encode, to_plain
@@ -74,7 +74,7 @@ def test_one_hash_for_one_mapping(one: Mapping, other: Mapping) -> None:
     assert (reference == StoredMapping.of(other)) is (one == other)
     table = attrs.evolve(TABLE, mapping=one)
     assert orjson.loads(encode(table))["mapping"] == {"hash": reference.hash}
-    before = {**to_plain(table), "mapping": mapping_to_plain(one)}
+    before = {**to_plain(table), "mapping": to_plain(one)}
     for record in (encode(table), orjson.dumps(before)):
         assert decode(type(table), record) == table
         assert encode(decode(type(table), record)) == encode(table)
@@ -108,7 +108,7 @@ async def test_the_hash_of_a_version_is_that_of_its_content(world: World) -> Non
     await world.create_source()
     created = await world.create_sink()
     plain = to_plain(created)
-    plain["table"]["mapping"] = mapping_to_plain(TABLE.mapping.mapping)
+    plain["table"]["mapping"] = to_plain(TABLE.mapping.mapping)
     again = decode(Sink, orjson.dumps(plain))
     assert content_hash(again) == content_hash(created) == created.version.hash
     changed = await update(world, table=attrs.evolve(TABLE, mapping=OTHER))
@@ -121,8 +121,8 @@ async def test_a_sink_of_the_version_before(world: World) -> None:
     """It can be read and changed; what is written then refers to its mapping."""
     await world.create_source()
     plain = to_plain(await world.create_sink())
-    plain["table"]["mapping"] = mapping_to_plain(TABLE.mapping.mapping)
-    for key in (f"{prefix.SINK_ACTIVE}{SINK}", prefix.sink_version(SINK, 1)):
+    plain["table"]["mapping"] = to_plain(TABLE.mapping.mapping)
+    for key in (f"{prefix.SINK_ACTIVE}{SINK}", SINKS.version_key(SINK, 1)):
         await world.client.put(key, orjson.dumps(plain))
     await world.client.delete_prefix(f"{prefix.MAPPING}{SINK}/")
     (sink,) = await with_mappings(world.client, [await DefinitionReads(world.client).sink(SINK)])

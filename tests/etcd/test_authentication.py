@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 
 from stream.etcd import EtcdClient, EtcdError, Mirror
 from tests.etcd.servers import EtcdServer, Proxy, reactor
-from tests.waiting import until
+from tests.waiting import mirrored, until
 
 PASSWORD = "s3cret-Passw0rd"
 TOKEN_SECONDS = 2
@@ -111,7 +111,7 @@ async def test_expired_token(guarded: EtcdServer, guarding: Proxy) -> None:
     await deferLater(reactor, TOKEN_SECONDS + 1.5)  # etcd looks for expired ones once a second
     await guarding.cut()
     revision = await direct.put("m/a", b"1")
-    await mirror.wait_revision(revision, 3)
+    await mirrored(mirror, revision)
     await mirror.stopService()
     await gatherResults([ensureDeferred(c.stopService()) for c in (client, direct)])
 
@@ -131,7 +131,7 @@ async def test_authentication_switched_off_and_on(guarded: EtcdServer, guarding:
     await client.call("auth/user/add", {"name": "another", "password": PASSWORD})
     await client.put("a", b"4")
     revision = await late.put("m/a", b"5")
-    await mirror.wait_revision(revision, 5)
+    await mirrored(mirror, revision)
     await mirror.stopService()
     await gatherResults([ensureDeferred(c.stopService()) for c in (client, late)])
 

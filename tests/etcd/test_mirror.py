@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 
 from stream.etcd import AtomicTxn, Batch, EtcdClient, EtcdUnavailable, KeyValue, Mirror, atomic
@@ -15,7 +15,7 @@ from stream.etcd import watch as watch_module
 from stream.etcd.mirror import Change
 from stream.etcd.watch import Event, LineSplitter
 from tests.etcd.servers import EtcdServer, Proxy, reactor
-from tests.waiting import until
+from tests.waiting import mirrored, until
 
 
 def _decode(kv: KeyValue) -> str:
@@ -42,7 +42,7 @@ async def test_follows(etcd: EtcdClient) -> None:
     await etcd.put("m/a", b"2")
     await etcd.delete("m/a")
     revision = await etcd.put("m/b", b"3")
-    await mirror.wait_revision(revision, 5)
+    await mirrored(mirror, revision)
     assert mirror.items == {"m/b": "3"}
     changes = [change for batch in batches for change in batch.changes]
     assert [(c.key, c.previous, c.value) for c in changes] == [
@@ -95,11 +95,10 @@ async def test_batches_wait_for_each_other(etcd: EtcdClient) -> None:
         await until(lambda i=i: len(gates) == i + 1)
         if i == 1:
             revision = await etcd.put("m/a", b"2")
-        reached = mirror.wait_revision(revision, 5)
         await deferLater(reactor, 0.05)
-        assert mirror.items == {"m/a": str(i)} and not reached.called
+        assert mirror.items == {"m/a": str(i)} and mirror.revision < revision
         gates[i].callback(None)
-    await reached
+    await mirrored(mirror, revision)
     assert [what for what, _ in told] == ["begin", "end"] * 3
     await mirror.stopService()
 
@@ -118,25 +117,10 @@ async def test_bad_value_and_failing_handler(etcd: EtcdClient) -> None:
     assert mirror.items == {"m/good": "1"}
     await etcd.put("m/bad", b"now good")
     await etcd.put("m/good", b"\xff")
-    await mirror.wait_revision(await etcd.put("m/c", b"3"), 5)
+    revision = await etcd.put("m/c", b"3")
+    await mirrored(mirror, revision)
     assert mirror.items == {"m/bad": "now good", "m/c": "3"}
     await mirror.stopService()
-
-
-@pytest_twisted.ensureDeferred
-async def test_wait_revision(etcd: EtcdClient) -> None:
-    """Waiting ends at the revision, after the timeout, or with the mirror."""
-    mirror = await _started(etcd)
-    await mirror.wait_revision(mirror.revision, 0)
-    with pytest.raises(TimeoutError):
-        await mirror.wait_revision(mirror.revision + 1, 0.05)
-    waiting = mirror.wait_revision(mirror.revision + 1, 5)
-    await etcd.put("m/a", b"1")
-    await waiting
-    waiting = mirror.wait_revision(mirror.revision + 1000, 5)
-    await mirror.stopService()
-    with pytest.raises(CancelledError):
-        await waiting
 
 
 @pytest_twisted.ensureDeferred
@@ -146,7 +130,8 @@ async def test_answers_in_single_bytes(etcd: EtcdClient, proxied: EtcdClient, pr
     proxy.bytewise = True
     await etcd.put("m/a", b"1")
     await etcd.delete("m/a")
-    await mirror.wait_revision(await etcd.put("m/b", b"2"), 10)
+    revision = await etcd.put("m/b", b"2")
+    await mirrored(mirror, revision)
     assert mirror.items == {"m/b": "2"}
     await mirror.stopService()
 
@@ -163,7 +148,7 @@ async def test_cut_in_the_middle_of_an_event(
         proxy.cut_after = cut
         for j in range(4):
             revision = await etcd.put("m/a", f"{i}.{j}".encode())
-        await mirror.wait_revision(revision, 10)
+        await mirrored(mirror, revision)
     values = [change.value for batch in batches for change in batch.changes]
     assert values == [f"{i}.{j}" for i in range(9) for j in range(4)]
     await mirror.stopService()
@@ -184,14 +169,14 @@ async def test_compaction_while_cut_off(
     revision = await etcd.put("m/new", b"1")
     await etcd.call("kv/compaction", {"revision": revision})
     proxy.listen()
-    await mirror.wait_revision(revision, 10)
+    await mirrored(mirror, revision)
     assert mirror.items == {"m/kept": "2", "m/new": "1"}
     assert len(batches) == 2 and batches[1].reset and batches[1].revision >= revision
     assert {(c.key, c.previous, c.value) for c in batches[1].changes} == {
         ("m/kept", "1", "2"),
         ("m/new", None, "1"),
     }
-    await mirror.wait_revision(await etcd.put("m/new", b"2"), 10)
+    await mirrored(mirror, await etcd.put("m/new", b"2"))
     assert mirror.items["m/new"] == "2" and not batches[-1].reset
     await mirror.stopService()
 
@@ -207,7 +192,7 @@ async def test_etcd_restarted(server: EtcdServer) -> None:
     server.kill()
     await deferLater(reactor, 0.3)
     await server.start()
-    await mirror.wait_revision(await client.put("m/b", b"2"), 15)
+    await mirrored(mirror, await client.put("m/b", b"2"))
     assert mirror.items == {"m/a": "1", "m/b": "2"}
     assert [batch.reset for batch in batches] == [True, False]
     await mirror.stopService()
@@ -250,7 +235,7 @@ async def test_silent_watch_is_checked(
     await until(lambda: len(proxy.connections) == 2)
     before = proxy.accepted
     revision = await etcd.put("elsewhere", b"1")
-    await mirror.wait_revision(revision, 5)
+    await mirrored(mirror, revision)
     assert proxy.accepted == before and len(batches) == 1
     proxy.is_deaf = True
     await etcd.delete("m/a")
@@ -289,7 +274,7 @@ async def test_lost_change_before_another(
     else:
         await etcd.put("m/lost", b"new")
     revision = await etcd.put("m/later", b"1")
-    await mirror.wait_revision(revision, 5)
+    await mirrored(mirror, revision)
     assert ("m/lost" in mirror.items) is was_there
     await until(lambda: ("m/lost" in mirror.items) is not was_there)
     assert mirror.items["m/later"] == "1"

@@ -13,13 +13,14 @@ from twisted.internet.task import Clock
 from twisted.python.threadpool import ThreadPool
 
 from stream.errors import UserError
-from stream.mapping.columns import mapping_from_plain
+from stream.mapping.columns import Mapping
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
 from stream.sink import sink_pipeline
 from stream.sink.balancing import Balancer
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
 from stream.storage.model.entity import Slice
+from stream.values.codec import from_plain
 from tests.sink.fakes import FakeCompletion, FakeOpener
 from tests.sink.test_sink_pipeline import _Collector
 from tests.storage.samples import OPENED_AT, sample_slice, uncompressed
@@ -42,7 +43,7 @@ def _slice(content: str | None, number: int = 0, *, wait: bool = True) -> Slice:
     if not wait:
         encoding = attrs.evolve(encoding, sync=attrs.evolve(encoding.sync, wait=False))
     sample = sample_slice(opened_at=OPENED_AT + timedelta(seconds=number), encoding=encoding)
-    return attrs.evolve(sample, mapping=mapping_from_plain({"columns": [column]}))
+    return attrs.evolve(sample, mapping=from_plain(Mapping, {"columns": [column]}))
 
 
 class World:

@@ -12,11 +12,12 @@ from twisted.internet.task import Clock
 from twisted.python.threadpool import ThreadPool
 
 from stream.errors import UserError
-from stream.mapping.columns import Mapping, mapping_from_plain
+from stream.mapping.columns import Mapping
 from stream.sink.balancing import Balancer
 from stream.sink.counters import SliceCounters
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
 from stream.storage.model.key import SliceKey
+from stream.values.codec import from_plain
 from tests.sink.fakes import FakeCompletion, FakeOpener
 from tests.storage.samples import OPENED_AT, sample_slice, uncompressed
 
@@ -87,4 +88,4 @@ def test_renderers_are_kept_as_long_as_a_slice_uses_them() -> None:
 
 
 def _mapping(number: int) -> Mapping:
-    return mapping_from_plain({"columns": [{"type": "body", "name": f"body {number}"}]})
+    return from_plain(Mapping, {"columns": [{"type": "body", "name": f"body {number}"}]})

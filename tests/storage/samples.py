@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import attrs
 
-from stream.mapping.columns import mapping_from_plain
+from stream.mapping.columns import Mapping
 from stream.settings import Settings
 from stream.storage.model.encoding import Encoding
 from stream.storage.model.entity import (
@@ -19,11 +19,12 @@ from stream.storage.model.entity import (
 from stream.storage.model.key import SliceKey
 from stream.storage.model.state import SliceState
 from stream.values.bytesize import ByteSize
+from stream.values.codec import from_plain
 from stream.values.duration import Duration
 
 OPENED_AT = datetime(2000, 1, 1, 1, tzinfo=UTC)
 
-MAPPING = mapping_from_plain({"columns": [{"type": "body", "name": "body"}]})
+MAPPING = from_plain(Mapping, {"columns": [{"type": "body", "name": "body"}]})
 
 ENCODING = Encoding.of(Settings().storage.level.local.encoding)
 

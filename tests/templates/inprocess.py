@@ -8,7 +8,7 @@ import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 
 from stream.errors import UserError
-from stream.mapping.evaluator import Evaluator, Group, Unwatched
+from stream.mapping.evaluator import Evaluator, Group
 from stream.mapping.plan import Evaluated, TemplatePlan
 from stream.mapping.render import Renderer
 from stream.record.context import RecordContext
@@ -19,9 +19,16 @@ __all__ = ["InProcessTemplates", "evaluate", "row"]
 _evaluator = Evaluator()
 
 
+class _Unwatched:
+    """Everything takes as long as it takes."""
+
+    def begin(self, record: int, column: int, spent: float) -> bool:
+        return True
+
+
 def evaluate(plan: TemplatePlan, records: Sequence[RecordContext]) -> list[Evaluated]:
     """What an engine says of *records*."""
-    group = Group(plan, records, Unwatched())
+    group = Group(plan, records, _Unwatched())
     _evaluator.evaluate(plan, group)
     return [result for result in group.results if result is not None]
 

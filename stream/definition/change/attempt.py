@@ -47,7 +47,7 @@ class SinkHooks(Protocol):
 
 
 class NoHooks:
-    """For tests of definitions alone."""
+    """Nothing follows from what happens to sinks: for changes of branches, and for tests."""
 
     async def sink_activated(self, change: Change, source: Source, sink: Sink) -> None: ...
 

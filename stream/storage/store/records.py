@@ -39,7 +39,6 @@ __all__ = [
     "move_statistics",
     "read_file",
     "read_files",
-    "read_slice",
     "read_slices",
     "save_file",
     "save_slice",
@@ -57,11 +56,6 @@ async def read_files(client: EtcdClient, key: SinkKey) -> list[File]:
     """All files of the sink, the oldest first."""
     result = await client.range(f"{prefix.FILE_ALL}{key}/")
     return [decode(File, kv.value) for kv in result.kvs]
-
-
-async def read_slice(client: EtcdClient, key: SliceKey) -> Slice | None:
-    stored = await client.get(f"{prefix.SLICE_ALL}{key}")
-    return decode(Slice, stored.value) if stored else None
 
 
 async def read_slices(client: EtcdClient, key: FileKey) -> list[Slice]:

@@ -13,12 +13,12 @@ from stream.definition.entity import Sink
 from stream.definition.mappings import mapping_key
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
 from stream.etcd import EtcdClient
-from stream.mapping.columns import Mapping, mapping_to_plain
+from stream.mapping.columns import Mapping
 from stream.mapping.stored import StoredMapping
 from stream.storage.model import prefix
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.state import FileState, SliceState
-from stream.values.codec import decode, encode
+from stream.values.codec import decode, encode, to_plain
 from tests.storage.histories.world import SINK, SINK_KEY, SOURCE, Storage
 from tests.storage.samples import MAPPING
 
@@ -26,7 +26,7 @@ from tests.storage.samples import MAPPING
 def inline(record: Sink | File | Slice, mapping: Mapping = MAPPING) -> bytes:
     """*record* in the layout of the version before."""
     plain = orjson.loads(encode(record))
-    (plain["table"] if isinstance(record, Sink) else plain)["mapping"] = mapping_to_plain(mapping)
+    (plain["table"] if isinstance(record, Sink) else plain)["mapping"] = to_plain(mapping)
     return orjson.dumps(plain)
 
 

@@ -9,7 +9,7 @@ import pytest_twisted
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
 from stream.errors import NestedError, UserError
-from stream.mapping.columns import mapping_from_plain
+from stream.mapping.columns import Mapping
 from stream.target.keboola.destination import (
     bucket_of,
     delete_destinations,
@@ -17,6 +17,7 @@ from stream.target.keboola.destination import (
     ensure_table,
 )
 from stream.target.keboola.values import Table
+from stream.values.codec import from_plain
 from stream.values.token import Token
 from tests.storage.histories.world import SINK, with_table
 from tests.target.keboola.fakes import MASTER, FakeStorageApi, refused
@@ -30,7 +31,7 @@ _COLUMNS = {
         {"type": "body", "name": "body"},
     ]
 }
-KEYED = attrs.evolve(SINK, table=attrs.evolve(SINK.table, mapping=mapping_from_plain(_COLUMNS)))
+KEYED = attrs.evolve(SINK, table=attrs.evolve(SINK.table, mapping=from_plain(Mapping, _COLUMNS)))
 
 
 def _sink_of(source_id: str, sink_id: str, table_id: str) -> Sink:

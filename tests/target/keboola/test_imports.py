@@ -34,6 +34,7 @@ from stream.target.keboola.records import (
 )
 from tests.storage.histories.world import SINK, SINK_KEY, SOURCE, Storage
 from tests.target.keboola.fakes import MASTER, FakeStorageApi, refused
+from tests.waiting import mirrored
 
 reactor: Any = _reactor
 TABLE = "in.c-bucket.table"
@@ -341,12 +342,12 @@ async def test_a_sink_has_a_limited_number_of_jobs(setting: Setting) -> None:
     allowed = []
     for key in keys:
         revision = await setting.etcd.put(job_record_key(key), encode_record(JobRecord(key)))
-        await jobs._mirror.wait_revision(revision, 5.0)
+        await mirrored(jobs._mirror, revision)
         allowed.append(jobs.allow(setting.file.key))
     assert allowed == [True, False, False]
     assert {record.key for record in jobs.records} == set(keys)
     await setting.etcd.delete(job_record_key(keys[0]))
     revision = await setting.etcd.put("storage/keboola/job/last", b"not a job")
-    await jobs._mirror.wait_revision(revision, 5.0)
+    await mirrored(jobs._mirror, revision)
     assert jobs.allow(setting.file.key)
     await jobs.stopService()
