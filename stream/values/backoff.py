@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from typing import Any
+from random import Random
 
 import attrs
 
 __all__ = ["Backoff"]
 
-_random = random.Random()
+_random = Random()
 
 
 @attrs.define
@@ -20,13 +19,13 @@ class Backoff:
     :param longest: the bound of all delays, before jitter.
     :param jitter: share by which a delay is longer or shorter at random, so that those that have
         failed together don't come back together; 0 for none.
-    :param random: generator of random numbers.
+    :param random: generator of random numbers; by default one that all share.
     """
 
     first: float
     longest: float
     jitter: float = attrs.field(default=0.0, kw_only=True)
-    random: Any = attrs.field(default=_random, kw_only=True)
+    random: Random | None = attrs.field(default=None, kw_only=True)
     _delay: float = attrs.field(init=False)
 
     @_delay.default
@@ -39,8 +38,7 @@ class Backoff:
         self._delay = min(2.0 * delay, self.longest)
         if not self.jitter:
             return delay
-        factor: float = self.random.uniform(1.0 - self.jitter, 1.0 + self.jitter)
-        return delay * factor
+        return delay * (self.random or _random).uniform(1.0 - self.jitter, 1.0 + self.jitter)
 
     def reset(self) -> None:
         """Begin with the first delay again: an attempt has succeeded."""

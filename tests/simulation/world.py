@@ -244,7 +244,10 @@ class World:
         if not targets:
             request.failed(UserError("no sink", status=404, name="noSink"))
         for _, target in targets:
-            target.write(record, request)
+            try:
+                target.write(record, request)
+            except UserError as error:
+                request.failed(error)
 
     # Faults.
 
@@ -553,8 +556,7 @@ def _in_place(world: World) -> Iterator[None]:
         "stream.storage.volumes.local_volume.os": world.os,
         "stream.storage.writer.appender.threading": Threading(scheduler),
         "stream.sink.slice_pipeline.random": seeded,
-        "stream.etcd.atomic.random": seeded,
-        "stream.etcd.mirror.random": seeded,
+        "stream.values.backoff._random": seeded,
         "stream.storage.network.client._REDIAL": lambda attempts: min(0.1 * 2**attempts, 5.0),
     }
     with contextlib.ExitStack() as stack:
