@@ -321,11 +321,22 @@ def render_cells(
 
 
 def _quotable(column: Column) -> QuotedCell:
-    """The cell's text, quoted; see `stream.record.quoting`."""
+    """The cell's text, quoted; see `stream.record.quoting`.
+
+    The columns that nearly every mapping has are written out, each in one frame: they take half of
+    the time of a row.
+    """
     if isinstance(column, HeadersColumn):
         return lambda record: record.headers.csv_cell
     if isinstance(column, BodyColumn):
         return lambda record: quoted(record.body)
+    if isinstance(column, UuidColumn):
+        uuid7 = uuid_utils.uuid7
+        return lambda _: quoted(str(uuid7()).encode())
+    if isinstance(column, DatetimeColumn):
+        return lambda record: _quoted_time(record.timestamp_ms)
+    if isinstance(column, IpColumn):
+        return lambda record: _quoted_address(record.client_ip)
     cell = _cell(column)
     if isinstance(column, PathColumn):
         return _quotable_path(column, cell)
@@ -353,15 +364,14 @@ def _quotable_path(column: PathColumn, cell: Cell) -> QuotedCell:
                     break
                 value = value.get(key)
             if value is not None:
-                body = record.body
-                if type(value) is str and b"\\" not in body:
-                    if record.is_canonical or occurs_once(body):
-                        spelling: Quoted = form % value.encode()
-                        return spelling
-                elif record.is_canonical:
+                if record.is_canonical:  # a value is spelled as it is printed
                     if raw_string and type(value) is str:
                         return quoted(value.encode())
                     return quoted(orjson.dumps(value))
+                body = record.body
+                if type(value) is str and b"\\" not in body and occurs_once(body):
+                    spelling: Quoted = form % value.encode()
+                    return spelling
         return quoted(cell(record))
 
     return render

@@ -89,7 +89,10 @@ class SinkTarget:
     def write(self, record: RecordContext, completion: Completion) -> None:
         """Render and take *record*; *completion* is called, at once or later. Raises nothing."""
         try:
-            self.open(record.timestamp_ms).write(record, completion)
+            pipeline, router = self.opened, self._router
+            if pipeline is None or router.refusal is not None or router.over_quota:
+                pipeline = self.open(record.timestamp_ms)
+            pipeline.write(record, completion)
         except UserError as error:
             completion.failed(let_go(error))
         except Exception as error:

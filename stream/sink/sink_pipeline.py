@@ -286,6 +286,8 @@ class SinkPipeline:
         if self._stopped is not None:
             raise self._stopped
         targets = self._targets
+        if len(targets) == 1 and targets[0].pipeline.ready:
+            return targets[0]  # there is nothing to balance
         if renderer is not None:
             targets = tuple(t for t in targets if t.renderer is renderer) or targets
         count = len(targets)

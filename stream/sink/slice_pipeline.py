@@ -154,11 +154,10 @@ class SlicePipeline:
     @property
     def ready(self) -> bool:
         """Whether the balancer may offer a record to this pipeline."""
-        return (
-            self.state is PipelineState.READY
-            and self._held < self._held_limit
-            and not self._overdue()
-        )
+        if self.state is not PipelineState.READY or self._held >= self._held_limit:
+            return False
+        sent = self._sent
+        return not sent or self._reactor.seconds() - sent[0].sent_at <= STALL_SECONDS
 
     @property
     def held_bytes(self) -> int:
@@ -169,9 +168,6 @@ class SlicePipeline:
     def opening(self) -> bool:
         """Whether rows may wait here although there is no file yet."""
         return self.state is PipelineState.OPENING and self._held < self._held_limit
-
-    def _overdue(self) -> bool:
-        return bool(self._sent and self._reactor.seconds() - self._sent[0].sent_at > STALL_SECONDS)
 
     def write(
         self, rows: bytes, count: int, received_at: int, completion: Completion | None

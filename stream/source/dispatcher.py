@@ -1,6 +1,11 @@
 """Which source a request is meant for: an index of the active sources of all projects.
 
 It is fed from outside with what changes and knows nothing of where that comes from.
+
+Note [Found before]: what a secret has led to is remembered until a source changes, so the usual
+look-up is one of a dictionary. Its time says nothing about a secret that is nearly right: the place
+in a dictionary comes from a keyed hash of all of it, and texts are compared only if their whole
+hashes are equal. Wrong secrets aren't remembered, so there are as many entries as secrets.
 """
 
 from __future__ import annotations
@@ -41,6 +46,7 @@ class Dispatcher:
     def __init__(self, type: Literal["http", "otlp"]) -> None:
         self._type = type
         self._sources: dict[tuple[int, str], tuple[tuple[bytes, SourceEntry], ...]] = {}
+        self._found: dict[tuple[int, str, str], tuple[SourceKey, ...]] = {}
         self._closed = False
 
     def put(self, entry: SourceEntry) -> None:
@@ -54,6 +60,7 @@ class Dispatcher:
 
     def remove(self, key: SourceKey) -> None:
         """Forget the source in its branch; nothing happens if it isn't known."""
+        self._found.clear()
         place = (key.project_id, key.source_id)
         rest = tuple(item for item in self._sources.get(place, ()) if item[1].key != key)
         if rest:
@@ -63,10 +70,12 @@ class Dispatcher:
 
     def clear(self) -> None:
         """Forget all sources, before they are all put again."""
+        self._found.clear()
         self._sources.clear()
 
     def close(self) -> None:
         """Refuse every lookup from now on."""
+        self._found.clear()
         self._closed = True
 
     def lookup(self, project_id: int, source_id: str, secret: str) -> tuple[SourceKey, ...]:
@@ -74,6 +83,9 @@ class Dispatcher:
 
         A wrong secret can't be told from an unknown source, also not by the time it takes.
         """
+        found = self._found.get((project_id, source_id, secret))
+        if found is not None:
+            return found
         if self._closed:
             raise UserError("node is shutting down", status=503, name="shutdown")
         given = secret.encode("utf-8", "surrogateescape")
@@ -84,6 +96,7 @@ class Dispatcher:
         ]
         enabled = tuple([entry.key for entry in matched if entry.enabled])
         if enabled:
+            self._found[project_id, source_id, secret] = enabled
             return enabled
         if matched:
             raise UserError(

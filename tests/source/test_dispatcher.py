@@ -83,3 +83,35 @@ def test_changes_take_effect_at_once() -> None:
 def test_the_secret_is_not_in_the_repr() -> None:
     """Nothing that is logged can show it."""
     assert SECRET not in repr(_entry())
+
+
+def test_what_was_found_before_follows_every_change() -> None:
+    """A source that is disabled, replaced or removed is found no more, nor any after the end."""
+    dispatcher = Dispatcher("http")
+    key = SourceKey(1, 2, "source")
+
+    def put(secret: str = "secret", enabled: bool = True) -> None:
+        dispatcher.put(SourceEntry(key, "http", enabled, secret))
+        for _ in range(2):
+            if enabled:
+                assert dispatcher.lookup(1, "source", secret) == (key,)
+
+    def gone(secret: str = "secret") -> str:
+        with pytest.raises(UserError) as caught:
+            dispatcher.lookup(1, "source", secret)
+        return caught.value.name
+
+    put()
+    put("another")
+    assert gone() == "noSourceFound"
+    put(enabled=False)
+    assert gone() == "disabledSource"
+    put()
+    dispatcher.remove(key)
+    assert gone() == "noSourceFound"
+    put()
+    dispatcher.clear()
+    assert gone() == "noSourceFound"
+    put()
+    dispatcher.close()
+    assert gone() == "shutdown"

@@ -343,7 +343,13 @@ class IngestProtocol(Protocol):
         assert head is not None
         if not head.plain or self.factory.draining or self._input_ended:
             answer = self._adapt(head, answer)
-        answer = responses.dated(answer, self.factory.date_line)
+        factory = self.factory
+        if answer is responses.OK:
+            answer = factory.dated_ok  # nearly every answer
+        elif answer is responses.ACCEPTED:
+            answer = factory.dated_accepted
+        else:
+            answer = responses.dated(answer, factory.date_line)
         if self._advancing:
             self._out.append(answer)
             return
@@ -541,6 +547,8 @@ class IngestFactory(Factory):
 
     :ivar now: reactor time of the last tick.
     :ivar date_line: see `stream.source.http.responses.dated`; of the last tick.
+    :ivar dated_ok: `stream.source.http.responses.OK` with that date.
+    :ivar dated_accepted: `stream.source.http.responses.ACCEPTED` with that date.
     :ivar draining: whether answers are the last ones of their connections.
     :ivar refused: connections over the limit that are being told so.
     :ivar strangers: bytes held by connections that haven't come to a source.
@@ -558,8 +566,8 @@ class IngestFactory(Factory):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.now = reactor.seconds()
-        self.date_line = responses.date_line(clock())
         self._clock = clock
+        self._set_date()
         self.draining = False
         self.refused: set[_RefusedProtocol] = set()
         self.strangers = Intake(limits.max_held // _STRANGERS)
@@ -578,6 +586,11 @@ class IngestFactory(Factory):
         self._stopped = Waiters[None]()
         self._stop_timeout: IDelayedCall | None = None
         self._closing_idle: IDelayedCall | None = None
+
+    def _set_date(self) -> None:
+        self.date_line = responses.date_line(self._clock())
+        self.dated_ok = responses.dated(responses.OK, self.date_line)
+        self.dated_accepted = responses.dated(responses.ACCEPTED, self.date_line)
 
     @property
     def connection_count(self) -> int:
@@ -651,7 +664,7 @@ class IngestFactory(Factory):
     def _on_tick(self) -> None:
         """See Note [Coarse time]."""
         self.now = now = self._reactor.seconds()
-        self.date_line = responses.date_line(self._clock())
+        self._set_date()
         limits, tick = self._limits, self._tick
         for connection in tuple(self._open):
             try:
