@@ -14,7 +14,8 @@ import attrs
 
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.mapping.stored import StoredMapping, stored_mapping
-from stream.values.codec import field
+from stream.values.codec import Record, field
+from stream.values.utctime import NO_TIME
 
 __all__ = [
     "SYSTEM",
@@ -37,10 +38,10 @@ __all__ = [
 
 
 @attrs.frozen
-class By:
+class By(Record):
     """Who made a change."""
 
-    type: str
+    type: str = "system"
     token_id: str = field(default="", omit_empty=True)
     token_desc: str = field(default="", omit_empty=True)
     user_id: str = field(default="", omit_empty=True)
@@ -51,55 +52,55 @@ SYSTEM = By("system")
 
 
 @attrs.frozen
-class Created:
-    at: datetime
-    by: By
+class Created(Record):
+    at: datetime = NO_TIME
+    by: By = SYSTEM
 
 
 @attrs.frozen
-class Version:
+class Version(Record):
     """One version of a source or a sink; numbers start at 1 and have no gaps."""
 
-    number: int
-    hash: str
-    description: str
-    at: datetime
-    by: By
+    number: int = 0
+    hash: str = ""
+    description: str = ""
+    at: datetime = NO_TIME
+    by: By = SYSTEM
 
 
 @attrs.frozen
-class Disabled:
+class Disabled(Record):
     """:ivar directly: false if it came from the parent; only such children are enabled with it."""
 
-    directly: bool
-    at: datetime
-    reason: str
-    by: By
+    directly: bool = False
+    at: datetime = NO_TIME
+    reason: str = ""
+    by: By = SYSTEM
 
 
 @attrs.frozen
-class Enabled:
-    at: datetime
-    by: By
+class Enabled(Record):
+    at: datetime = NO_TIME
+    by: By = SYSTEM
 
 
 @attrs.frozen
-class Deleted:
+class Deleted(Record):
     """:ivar directly: false if it came from the parent; only such are undeleted with it."""
 
-    directly: bool
-    at: datetime
-    by: By
+    directly: bool = False
+    at: datetime = NO_TIME
+    by: By = SYSTEM
 
 
 @attrs.frozen
-class Undeleted:
-    at: datetime
-    by: By
+class Undeleted(Record):
+    at: datetime = NO_TIME
+    by: By = SYSTEM
 
 
 @attrs.frozen
-class SettingOverride:
+class SettingOverride(Record):
     """A setting that differs from the service's configuration for one source or sink.
 
     :ivar key: full path, e.g. ``storage.level.staging.upload.trigger.count``.
@@ -107,27 +108,27 @@ class SettingOverride:
     """
 
     key: str
-    value: Any
+    value: Any = None
 
 
 @attrs.frozen(kw_only=True)
-class Branch:
+class Branch(Record):
     key: BranchKey = field(flatten=True)
-    created: Created
+    created: Created = Created()
     disabled: Disabled | None = None
     enabled: Enabled | None = None
     deleted: Deleted | None = None
     undeleted: Undeleted | None = None
-    is_default: bool
+    is_default: bool = False
 
 
 @attrs.frozen
-class HttpSource:
+class HttpSource(Record):
     secret: str = attrs.field(repr=False)
 
 
 @attrs.frozen
-class OtlpSource:
+class OtlpSource(Record):
     secret: str = attrs.field(repr=False)
 
 
@@ -135,18 +136,18 @@ SourceType = Literal["http", "otlp"]
 
 
 @attrs.frozen(kw_only=True)
-class Source:
+class Source(Record):
     """Where records come in. Exactly the part named by `type` is present."""
 
     key: SourceKey = field(flatten=True)
-    created: Created
-    version: Version
+    created: Created = Created()
+    version: Version = Version()
     disabled: Disabled | None = None
     enabled: Enabled | None = None
     deleted: Deleted | None = None
     undeleted: Undeleted | None = None
     type: SourceType
-    name: str
+    name: str = ""
     description: str = field(default="", omit_empty=True)
     config: tuple[SettingOverride, ...] = field(default=(), omit_empty=True)
     http: HttpSource | None = None
@@ -166,12 +167,12 @@ class Source:
 
 
 @attrs.frozen
-class KeboolaTable:
+class KeboolaTable(Record):
     table_id: str
 
 
 @attrs.frozen(kw_only=True)
-class TableSink:
+class TableSink(Record):
     """The table of a sink.
 
     :ivar type: the name of its target.
@@ -193,18 +194,18 @@ class TableSink:
 
 
 @attrs.frozen(kw_only=True)
-class Sink:
+class Sink(Record):
     """Where the records of a source go: the rows of a table."""
 
     key: SinkKey = field(flatten=True)
-    created: Created
-    version: Version
+    created: Created = Created()
+    version: Version = Version()
     disabled: Disabled | None = None
     enabled: Enabled | None = None
     deleted: Deleted | None = None
     undeleted: Undeleted | None = None
-    type: Literal["table"]
-    name: str
+    type: Literal["table"] = "table"
+    name: str = ""
     description: str = field(default="", omit_empty=True)
     config: tuple[SettingOverride, ...] = field(default=(), omit_empty=True)
     allowed_signals: tuple[str, ...] = field(default=(), omit_empty=True)

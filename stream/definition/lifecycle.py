@@ -193,16 +193,21 @@ def rollback(latest: E, target: E, at: datetime, by: By) -> E:
 
 def with_secret(source: Source, type: SourceType, secret: str) -> Source:
     """*source* of this type and with this secret, without the part of another type."""
+    http = attrs.evolve(source.http or HttpSource(""), secret=secret)
+    otlp = attrs.evolve(source.otlp or OtlpSource(""), secret=secret)
     return attrs.evolve(
         source,
         type=type,
-        http=HttpSource(secret) if type == "http" else None,
-        otlp=OtlpSource(secret) if type == "otlp" else None,
+        http=http if type == "http" else None,
+        otlp=otlp if type == "otlp" else None,
     )
 
 
 def with_overrides(entity: E, overrides: list[tuple[str, object]]) -> E:
     """*entity* with exactly these overrides of settings."""
-    return attrs.evolve(
-        entity, config=tuple(SettingOverride(key, value) for key, value in overrides)
+    known = {override.key: override for override in entity.config}
+    config = tuple(
+        attrs.evolve(known.get(key) or SettingOverride(key), value=value)
+        for key, value in overrides
     )
+    return attrs.evolve(entity, config=config)

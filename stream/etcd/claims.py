@@ -30,7 +30,7 @@ from stream.errors import UserError
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import EtcdUnavailable, LeaseNotFound
 from stream.etcd.request import KeyValue, compare_created, get_operation, put_operation
-from stream.values.codec import decode, encode
+from stream.values.codec import Record, decode, encode
 from stream.values.utctime import format_time
 
 __all__ = ["Claim", "Claims", "Holder", "NameHeld"]
@@ -51,7 +51,7 @@ class NameHeld(UserError):
 
 
 @attrs.frozen(kw_only=True)
-class Holder:
+class Holder(Record):
     """The process that bears a name, as its claim describes it.
 
     :ivar token: differs in each process.
@@ -63,9 +63,9 @@ class Holder:
     """
 
     token: str
-    host: str
-    pid: int
-    since: str
+    host: str = ""
+    pid: int = 0
+    since: str = ""
     ttl: int
     machine: str = ""
     namespace: str = ""

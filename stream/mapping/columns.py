@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from stream.errors import UserError
-from stream.values.codec import field, from_plain, register_union
+from stream.values.codec import Record, field, from_plain, known_part, register_union
 
 __all__ = [
     "COLUMN_TYPES",
@@ -39,7 +39,7 @@ MAX_TEMPLATE_CHARACTERS = 4096
 
 
 @attrs.frozen
-class Template:
+class Template(Record):
     """:ivar language: only ``jsonnet`` is known.
     :ivar content: the snippet, 1 to 4096 characters.
     """
@@ -49,7 +49,7 @@ class Template:
 
 
 @attrs.frozen
-class UuidColumn:
+class UuidColumn(Record):
     """A new version 7 UUID for every row."""
 
     TYPE: ClassVar[str] = "uuid"
@@ -61,7 +61,7 @@ class UuidColumn:
 
 
 @attrs.frozen
-class DatetimeColumn:
+class DatetimeColumn(Record):
     """When the record was received, in UTC with milliseconds."""
 
     TYPE: ClassVar[str] = "datetime"
@@ -73,7 +73,7 @@ class DatetimeColumn:
 
 
 @attrs.frozen
-class IpColumn:
+class IpColumn(Record):
     """The client's address."""
 
     TYPE: ClassVar[str] = "ip"
@@ -85,7 +85,7 @@ class IpColumn:
 
 
 @attrs.frozen
-class BodyColumn:
+class BodyColumn(Record):
     """The body as it was received."""
 
     TYPE: ClassVar[str] = "body"
@@ -97,7 +97,7 @@ class BodyColumn:
 
 
 @attrs.frozen
-class HeadersColumn:
+class HeadersColumn(Record):
     """All headers as a JSON object."""
 
     TYPE: ClassVar[str] = "headers"
@@ -109,7 +109,7 @@ class HeadersColumn:
 
 
 @attrs.frozen
-class PathColumn:
+class PathColumn(Record):
     """The value at a path in the parsed body.
 
     :ivar path: e.g. ``user.tags[0]``.
@@ -129,7 +129,7 @@ class PathColumn:
 
 
 @attrs.frozen
-class TemplateColumn:
+class TemplateColumn(Record):
     """What a template makes of the record.
 
     :ivar raw_string: a string is rendered without JSON's quotes and escapes.
@@ -171,7 +171,7 @@ COLUMN_TYPES = tuple(_CLASSES)
 
 
 @attrs.frozen
-class Mapping:
+class Mapping(Record):
     """The columns of a table's rows, in their order."""
 
     columns: tuple[Column, ...]
@@ -208,7 +208,12 @@ def _validate_column(column: Column) -> None:
 
 
 def column_from_plain(plain: Any) -> Column:
-    """The column that *plain* describes; unknown members are ignored. Raises UserError."""
+    """The column that *plain*, e.g. a part of a request, describes; members that don't belong to it
+    are left out. Raises UserError."""
+    return known_part(_column_from_plain(plain))
+
+
+def _column_from_plain(plain: Any) -> Column:
     if not isinstance(plain, AnyMapping):
         raise UserError("a column must be an object")
     name, kind = plain.get("name"), plain.get("type")
@@ -221,16 +226,15 @@ def column_from_plain(plain: Any) -> Column:
         raise UserError(f'column "{name}" is missing path')
     if cls is TemplateColumn and plain.get("template") is None:
         raise UserError(f'column "{name}" is missing template')
-    members = {key: item for key, item in plain.items() if key != "type"}
     try:
-        return from_plain(cls, members)
+        return from_plain(cls, plain)
     except ValueError as error:
         raise UserError(f'column "{name}" is invalid: {error}') from error
 
 
 def _read_stored(plain: Any) -> Column:
     try:
-        return column_from_plain(plain)
+        return _column_from_plain(plain)
     except UserError as error:
         raise ValueError(str(error)) from error
 

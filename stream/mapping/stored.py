@@ -18,13 +18,13 @@ from typing import Any
 import attrs
 
 from stream.mapping.columns import Column, Mapping
-from stream.values.codec import encode, from_plain, register
+from stream.values.codec import Record, encode, from_plain, register
 
 __all__ = ["StoredMapping", "stored_mapping"]
 
 
 @attrs.frozen
-class StoredMapping:
+class StoredMapping(Record):
     """A mapping that a record refers to; equal to every other one with the same columns.
 
     :ivar hash: SHA-256 of the mapping's JSON in hexadecimal digits.
@@ -66,8 +66,9 @@ def stored_mapping(mapping: Mapping | StoredMapping) -> StoredMapping:
 def _read(plain: Any, _: type) -> StoredMapping:
     """See Note [Two forms]."""
     if isinstance(plain, AnyMapping) and isinstance(plain.get("hash"), str):
-        return StoredMapping(plain["hash"])
+        unknown = {name: member for name, member in plain.items() if name != "hash"}
+        return StoredMapping(plain["hash"], unknown=unknown)
     return StoredMapping.of(from_plain(Mapping, plain))
 
 
-register(StoredMapping, lambda stored: {"hash": stored.hash}, _read)
+register(StoredMapping, lambda stored: {"hash": stored.hash, **stored.unknown}, _read)

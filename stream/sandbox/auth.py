@@ -38,13 +38,14 @@ MAX_TOKEN_CHARS = 512
 class FixedToken:
     """A token from the configuration.
 
+    :param id: a number as text.
     :param role: role of the administrator it belongs to: ``admin``, ``guest``, ``readOnly``, …
         Only master tokens belong to one.
     :param bucket_permissions: bucket id → ``read`` or ``write``, for tokens that aren't master.
     """
 
     token: str = attrs.field(repr=False, validator=attrs.validators.min_len(1))
-    id: str = "1"
+    id: str = attrs.field(default="1", validator=attrs.validators.matches_re("[0-9]{1,18}"))
     description: str = "Local master token"
     is_master: bool = True
     role: str = "admin"
@@ -55,7 +56,10 @@ class FixedToken:
 
 @attrs.frozen
 class Token:
-    """A caller whose token was found to be valid."""
+    """A caller whose token was found to be valid.
+
+    :ivar id: a number; in the API it is a text for the token itself.
+    """
 
     id: str
     description: str
@@ -65,6 +69,11 @@ class Token:
     can_read_all_files: bool = False
     can_purge_trash: bool = False
     created: str = ""
+
+    @property
+    def number(self) -> int:
+        """The id as it stands where the token is named as the creator of something."""
+        return int(self.id)
 
     @property
     def can_manage(self) -> bool:

@@ -143,7 +143,7 @@ class Files:
             "isPublic": False,
             "maxAgeDays": None if file["permanent"] else int(KEPT_SECONDS // 86400),
             "tags": orjson.loads(file["tags"]),
-            "creatorToken": {"id": file["token_id"]},
+            "creatorToken": {"id": int(file["token_id"])},
         }
 
 

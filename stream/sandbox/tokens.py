@@ -79,7 +79,7 @@ class Tokens:
             created=self._project.store.now_iso(),
         )
         token, secret = await self._meta.write(_create, token, self._project.project_id)
-        creator_detail = {"id": creator.id, "description": creator.description}
+        creator_detail = {"id": creator.number, "description": creator.description}
         reply = self._detail(token) | {"token": secret, "creatorToken": creator_detail}
         return json_reply(reply, 201)
 

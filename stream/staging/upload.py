@@ -3,6 +3,10 @@
 The API describes each provider's bucket in an object of its own (``uploadParams``,
 ``absUploadParams``, ``gcsUploadParams``; ``localUploadParams`` for a folder on this machine).
 That object is kept as it came, because it is stored again with the file's record.
+
+Note [Two layouts]: what is stored has the layout of the reply, with all its members: that is what
+the original service stores, too. Earlier versions of this one had the parameters in
+``credentials``; both are read.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from typing import Any
 
 import attrs
 
-from stream.values.utctime import format_time
+from stream.values.codec import Record, register
+from stream.values.utctime import format_time, parse_time
 
 __all__ = ["PARAMETER_KEYS", "FileUpload", "parse_iso_time"]
 
@@ -25,6 +30,10 @@ PARAMETER_KEYS = {
     "local": "localUploadParams",
 }
 
+_MEMBERS = {"id", "name", "provider", "region", "credentials", "expiration"}.union(
+    PARAMETER_KEYS.values()
+)
+
 
 def parse_iso_time(text: str) -> datetime:
     """An ISO 8601 time as UTC; one without a zone is UTC. Raises ValueError."""
@@ -33,7 +42,7 @@ def parse_iso_time(text: str) -> datetime:
 
 
 @attrs.frozen
-class FileUpload:
+class FileUpload(Record):
     """A prepared staging file.
 
     :param id: the file's id in the Storage API.
@@ -54,11 +63,11 @@ class FileUpload:
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> FileUpload:
         """Read the reply to a file's preparation. Raises ValueError, KeyError or TypeError."""
-        provider = str(reply.get("provider") or "")
         # The parameters that came decide, as a provider's name alone can't be used to upload.
-        key = next((key for key in PARAMETER_KEYS.values() if reply.get(key)), None)
-        if key is None:
-            raise ValueError(f'no upload parameters for provider "{provider}"')
+        found = next((item for item in PARAMETER_KEYS.items() if reply.get(item[1])), None)
+        if found is None:
+            raise ValueError(f'no upload parameters for provider "{reply.get("provider") or ""}"')
+        provider, key = str(reply.get("provider") or found[0]), found[1]
         credentials = dict(reply[key])
         return cls(
             id=int(reply["id"]),
@@ -67,6 +76,7 @@ class FileUpload:
             region=str(reply.get("region") or ""),
             credentials=credentials,
             expiration=_expiration(key, credentials, reply),
+            unknown={name: member for name, member in reply.items() if name not in _MEMBERS},
         )
 
     @classmethod
@@ -131,3 +141,30 @@ def _expiration(
     else:
         text = parameters.get("expiration")
     return parse_iso_time(text) if text else None
+
+
+def _write(upload: FileUpload) -> dict[str, Any]:
+    """See Note [Two layouts]; the expiration is there so that it need not be worked out again."""
+    plain: dict[str, Any] = {
+        "id": upload.id,
+        "name": upload.name,
+        "provider": upload.provider,
+        "region": upload.region,
+        PARAMETER_KEYS.get(upload.provider, "credentials"): upload.credentials,
+    }
+    if upload.expiration is not None:
+        plain["expiration"] = format_time(upload.expiration)
+    return plain | dict(upload.unknown)
+
+
+def _read(plain: Any, _: type) -> FileUpload:
+    """See Note [Two layouts]. Raises ValueError, KeyError or TypeError."""
+    key = PARAMETER_KEYS.get(plain.get("provider") or "")
+    if key is not None and plain.get("credentials"):
+        plain = {**plain, key: plain["credentials"]}
+    upload = FileUpload.from_reply(plain)
+    stored = plain.get("expiration")
+    return attrs.evolve(upload, expiration=parse_time(stored)) if stored else upload
+
+
+register(FileUpload, _write, _read)

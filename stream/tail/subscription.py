@@ -11,7 +11,7 @@ from datetime import datetime
 import attrs
 
 from stream.definition.key import SourceKey
-from stream.values.codec import field
+from stream.values.codec import Record, field
 
 __all__ = ["TAIL", "TailSubscription"]
 
@@ -19,7 +19,7 @@ TAIL = "runtime/tail/"
 
 
 @attrs.frozen(kw_only=True)
-class TailSubscription:
+class TailSubscription(Record):
     """:ivar address: host and port to which records are sent.
     :ivar host: name of the machine of the API node: only there an address on loopback is its own.
     :ivar token: shows that records come from a node that was asked for them.

@@ -53,7 +53,7 @@ class AbandonedTasks:
             if stored is None:
                 return task
             latest = decode(Task, stored.value)
-            lock = await txn.get(task.lock)
+            lock = await txn.get(task.lock) if task.lock else None
             is_alive = lock is not None and lock.create_revision == stored.create_revision
             if latest.is_finished or is_alive:
                 return latest

@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 
 from stream.errors import NestedError, UserError, sentence
-from stream.values.codec import field
-from stream.values.utctime import format_time, to_nanoseconds
+from stream.values.codec import Record, field
+from stream.values.utctime import NO_TIME, format_time, to_nanoseconds
 
 __all__ = ["LOCK_PREFIX", "TASK_PREFIX", "Task", "TaskFailure", "finished", "task_id"]
 
@@ -21,16 +21,16 @@ _UNKNOWN_TEXT = "Unknown error"
 
 
 @attrs.frozen
-class TaskFailure:
+class TaskFailure(Record):
     """What the user is told of a failure.
 
     :ivar message: a sentence.
     :ivar exception_id: under which the failure was logged.
     """
 
-    name: str
-    message: str
-    exception_id: str
+    name: str = _UNKNOWN_NAME
+    message: str = _UNKNOWN_TEXT
+    exception_id: str = ""
 
     @classmethod
     def of(cls, problem: BaseException, exception_id: str) -> TaskFailure:
@@ -44,7 +44,7 @@ class TaskFailure:
 
 
 @attrs.frozen(kw_only=True)
-class Task:
+class Task(Record):
     """:ivar task_id: type, object, time and a random ending; unique in the project.
     :ivar node: the node that runs it.
     :ivar lock: key of the lock that it holds while it runs.
@@ -57,11 +57,11 @@ class Task:
 
     project_id: int
     task_id: str
-    type: str
-    created_at: datetime
+    type: str = ""
+    created_at: datetime = NO_TIME
     finished_at: datetime | None = None
-    node: str
-    lock: str
+    node: str = ""
+    lock: str = ""
     result: str = field(default="", omit_empty=True)
     error: str = field(default="", omit_empty=True)
     user_error: TaskFailure | None = None

@@ -3,6 +3,12 @@
 Field names become lowerCamelCase; members follow the order of the attributes; ``None`` is left out.
 An attribute can ask for more through `field`: another name, being left out when empty, or being
 flattened into its parent (keys of entities are).
+
+Note [Other versions]: a stored value may have been written by a version of the service with fewer
+members, or with more. A member that is absent, or ``null``, has the attribute's default; so every
+attribute of a stored value has one, unless the value means nothing without the member (its key, its
+state). Members that aren't known are kept by a `Record` and written again behind the known ones, at
+every depth.
 """
 
 from __future__ import annotations
@@ -10,7 +16,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, TypeVar, cast, get_type_hints
+from types import MappingProxyType, NoneType
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import attrs
 import cattrs
@@ -18,12 +25,37 @@ import orjson
 
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
-from stream.values.utctime import format_time, parse_time
+from stream.values.utctime import NO_TIME, format_time, parse_time
 
-__all__ = ["decode", "encode", "field", "from_plain", "register", "register_union", "to_plain"]
+__all__ = [
+    "Record",
+    "decode",
+    "encode",
+    "field",
+    "from_plain",
+    "known_part",
+    "register",
+    "register_text",
+    "register_union",
+    "to_plain",
+]
 
 T = TypeVar("T")
 _OPTIONS = "stream.codec"
+_UNKNOWN = "unknown"
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """A stored value that keeps the members it doesn't know, see Note [Other versions].
+
+    Two records are equal if what is known of them is.
+
+    :ivar unknown: plain members by name.
+    """
+
+    unknown: Mapping[str, Any] = attrs.field(default=_NOTHING, eq=False, repr=False)
 
 
 def field(
@@ -57,17 +89,38 @@ def field(
 
 @attrs.frozen
 class _Member:
+    """:ivar argument: the attribute's name as ``__init__`` knows it.
+    :ivar is_argument: whether it does; others have the same value in all instances.
+    :ivar optional: whether the value may be ``None``.
+    """
+
     attribute: str
+    argument: str
+    is_argument: bool
     name: str
     type: Any
     required: bool
+    optional: bool
     omit_empty: bool
     keep_none: bool
     empty_text: bool
     flatten: bool
 
 
-_known: dict[type, tuple[_Member, ...]] = {}
+@attrs.frozen
+class _Form:
+    """The members of a class.
+
+    :ivar names: of all members, with those of flattened parts.
+    :ivar keeps_unknown: whether it is a `Record`.
+    """
+
+    members: tuple[_Member, ...]
+    names: frozenset[str]
+    keeps_unknown: bool
+
+
+_forms: dict[type, _Form] = {}
 
 
 def _camel(name: str) -> str:
@@ -75,27 +128,39 @@ def _camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest)
 
 
-def _members(cls: type) -> tuple[_Member, ...]:
-    if cls in _known:
-        return _known[cls]
+def _form(cls: type) -> _Form:
+    form = _forms.get(cls)
+    if form is None:
+        form = _forms[cls] = _form_of(cls)
+    return form
+
+
+def _form_of(cls: type) -> _Form:
     hints = get_type_hints(cls)
+    keeps_unknown = issubclass(cls, Record)
     members = []
+    names: set[str] = set()
     for attribute in attrs.fields(cast(Any, cls)):
+        if keeps_unknown and attribute.name == _UNKNOWN:
+            continue
         options = attribute.metadata.get(_OPTIONS, {})
-        members.append(
-            _Member(
-                attribute=attribute.name,
-                name=options.get("name") or _camel(attribute.name),
-                type=hints[attribute.name],
-                required=attribute.default is attrs.NOTHING,
-                omit_empty=options.get("omit_empty", False),
-                keep_none=options.get("keep_none", False),
-                empty_text=options.get("empty_text", False),
-                flatten=options.get("flatten", False),
-            )
+        hint = hints[attribute.name]
+        member = _Member(
+            attribute=attribute.name,
+            argument=attribute.alias,
+            is_argument=attribute.init,
+            name=options.get("name") or _camel(attribute.name),
+            type=hint,
+            required=attribute.default is attrs.NOTHING,
+            optional=hint is Any or NoneType in get_args(hint),
+            omit_empty=options.get("omit_empty", False),
+            keep_none=options.get("keep_none", False),
+            empty_text=options.get("empty_text", False),
+            flatten=options.get("flatten", False),
         )
-    _known[cls] = tuple(members)
-    return _known[cls]
+        members.append(member)
+        names |= _form(hint).names if member.flatten else {member.name}
+    return _Form(tuple(members), frozenset(names), keeps_unknown)
 
 
 _converter = cattrs.Converter(forbid_extra_keys=False)
@@ -107,7 +172,8 @@ def _is_empty(value: object) -> bool:
 
 def _unstructure_attrs(value: Any) -> dict[str, Any]:
     plain: dict[str, Any] = {}
-    for member in _members(type(value)):
+    form = _form(type(value))
+    for member in form.members:
         item = getattr(value, member.attribute)
         if member.flatten:
             if item is not None:
@@ -121,26 +187,39 @@ def _unstructure_attrs(value: Any) -> dict[str, Any]:
         if member.omit_empty and _is_empty(item):
             continue
         plain[member.name] = _converter.unstructure(item)
+    if form.keeps_unknown:
+        plain.update(value.unknown)
     return plain
 
 
 def _structure_attrs(plain: Any, cls: type[T]) -> T:
     if not isinstance(plain, Mapping):
         raise ValueError(f"expected an object for {cls.__name__}, found {type(plain).__name__}")
+    form = _form(cls)
     arguments: dict[str, Any] = {}
-    for member in _members(cls):
-        argument = member.attribute.lstrip("_")
+    for member in form.members:
+        if not member.is_argument:
+            continue
         if member.flatten:
-            arguments[argument] = _converter.structure(plain, member.type)
-        elif member.name in plain:
-            item = plain[member.name]
-            arguments[argument] = None if item is None else _converter.structure(item, member.type)
+            arguments[member.argument] = _converter.structure(plain, member.type)
+            continue
+        item = plain.get(member.name)
+        if item is not None:
+            arguments[member.argument] = _converter.structure(item, member.type)
         elif member.required:
-            raise ValueError(f'"{member.name}" is missing in {cls.__name__}')
+            if not member.optional or member.name not in plain:
+                raise ValueError(f'"{member.name}" is missing in {cls.__name__}')
+            arguments[member.argument] = None
+    if form.keeps_unknown and not plain.keys() <= form.names:
+        arguments[_UNKNOWN] = {name: item for name, item in plain.items() if name not in form.names}
     return cls(**arguments)
 
 
-def _structure_time(text: Any, _: type) -> datetime | None:
+def _structure_time(text: Any, _: type) -> datetime:
+    return parse_time(text) if text else NO_TIME
+
+
+def _structure_time_or_none(text: Any, _: Any) -> datetime | None:
     return parse_time(text) if text else None
 
 
@@ -157,6 +236,7 @@ def register(cls: type, write: Callable[[Any], Any], read: Callable[[Any, Any], 
 _converter.register_unstructure_hook_func(attrs.has, _unstructure_attrs)
 _converter.register_structure_hook_func(attrs.has, _structure_attrs)
 register(datetime, format_time, _structure_time)
+_converter.register_structure_hook(datetime | None, _structure_time_or_none)
 register(Duration, str, lambda text, _: Duration.parse(text))
 register(ByteSize, str, lambda text, _: ByteSize.parse(text))
 _converter.register_unstructure_hook_func(
@@ -178,8 +258,31 @@ def to_plain(value: Any) -> Any:
     return _converter.unstructure(value)
 
 
+def register_text(cls: type[T], read: Callable[[str], T]) -> None:
+    """Tell that an attrs class may also stand as a text, which *read* turns into the value."""
+
+    def structure(plain: Any, _: Any) -> T:
+        return read(plain) if isinstance(plain, str) else _structure_attrs(plain, cls)
+
+    _converter.register_structure_hook(cls, structure)
+
+
+def known_part(value: T) -> T:
+    """*value* without the members that its classes don't know, at every depth."""
+    if isinstance(value, tuple):
+        return cast(T, tuple(map(known_part, value)))
+    if not isinstance(value, Record):
+        return value
+    parts = {
+        member.argument: known_part(getattr(value, member.attribute))
+        for member in _form(type(value)).members
+        if member.is_argument
+    }
+    return cast(T, attrs.evolve(cast(Any, value), **parts, unknown=_NOTHING))
+
+
 def from_plain(cls: type[T], plain: Any) -> T:
-    """The *cls* that *plain* describes; unknown members are ignored. Raises ValueError."""
+    """The *cls* that *plain* describes, see Note [Other versions]. Raises ValueError."""
     try:
         return _converter.structure(plain, cls)
     except (cattrs.BaseValidationError, TypeError, KeyError) as error:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 __all__ = [
     "CLOCK_TOLERANCE",
+    "NO_TIME",
     "age",
     "format_time",
     "from_milliseconds",
@@ -19,6 +20,9 @@ __all__ = [
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+NO_TIME = datetime.min.replace(tzinfo=UTC)
+"""Stands for a time that a record ought to have and hasn't; earlier than every other one."""
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """By how much the clocks of machines may differ without anything being wrong."""
@@ -48,9 +52,14 @@ def from_milliseconds(milliseconds: int) -> datetime:
 
 
 def format_time(moment: datetime) -> str:
-    """*moment* in UTC with exactly three fraction digits (cut, not rounded) and a literal ``Z``."""
+    """*moment* in UTC with exactly three fraction digits (cut, not rounded) and a literal ``Z``.
+
+    `NO_TIME` is an empty text.
+    """
     if moment.tzinfo is None:
         raise ValueError("a time without a zone is ambiguous")
+    if moment == NO_TIME:
+        return ""
     utc = moment.astimezone(UTC)
     return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
 

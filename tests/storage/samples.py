@@ -8,7 +8,7 @@ import attrs
 
 from stream.mapping.columns import Mapping
 from stream.settings import Settings
-from stream.storage.model.encoding import Encoding
+from stream.storage.model.encoding import Compression, Encoding
 from stream.storage.model.entity import (
     LocalSlice,
     Slice,
@@ -45,7 +45,7 @@ def sample_slice(
         staging=SliceStaging(
             "slice.gz",
             "keboola",
-            "gzip",
+            Compression.of_type("gzip"),
             UploadConfig(
                 Duration.parse("10s"), UploadTrigger(10, ByteSize(1000), Duration.parse("30s"))
             ),

@@ -140,26 +140,29 @@ def new_table(plain: AnyMapping[str, Any] | None) -> TableSink:
 
 @attrs.frozen
 class TablePatch:
-    """:ivar changes: of attributes of the table; the others stay."""
+    """:ivar mapping: the new mapping; ``None`` if it stays.
+    :ivar table_id: the new table; ``None`` if it stays.
+    """
 
-    changes: AnyMapping[str, Any]
-
-    @property
-    def mapping(self) -> Mapping | None:
-        """The new mapping, if there is one."""
-        return self.changes.get("mapping")
+    mapping: Mapping | None = None
+    table_id: str | None = None
 
     def apply(self, table: TableSink) -> TableSink:
         """The table that *table* becomes."""
-        return attrs.evolve(table, **self.changes)
+        if self.mapping is not None:
+            table = attrs.evolve(table, mapping=self.mapping)
+        if self.table_id is not None:
+            keboola = attrs.evolve(table.keboola or KeboolaTable(""), table_id=self.table_id)
+            table = attrs.evolve(table, keboola=keboola)
+        return table
 
 
 def table_patch(plain: AnyMapping[str, Any] | None) -> TablePatch:
     """What a request asks to be changed. Raises UserError."""
-    changes: dict[str, Any] = {}
+    mapping = table_id = None
     if plain is not None and "mapping" in plain:
-        changes["mapping"] = _read_mapping(plain["mapping"])
+        mapping = _read_mapping(plain["mapping"])
     if plain is not None and "tableId" in plain:
-        check_table_id(plain["tableId"])
-        changes["keboola"] = KeboolaTable(plain["tableId"])
-    return TablePatch(changes)
+        table_id = plain["tableId"]
+        check_table_id(table_id)
+    return TablePatch(mapping, table_id)

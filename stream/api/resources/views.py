@@ -14,7 +14,7 @@ from stream.storage.model.entity import File
 from stream.storage.model.statistics import Aggregated, Statistics
 from stream.target.protocol import Quarantine
 from stream.task.entity import Task
-from stream.values.codec import to_plain
+from stream.values.codec import known_part, to_plain
 from stream.values.url import path_of
 from stream.values.utctime import format_time
 
@@ -76,7 +76,7 @@ class Urls:
 
 
 def _by(by: By) -> Plain:
-    plain: Plain = to_plain(by)
+    plain: Plain = to_plain(known_part(by))
     return plain
 
 

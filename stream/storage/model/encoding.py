@@ -1,7 +1,10 @@
 """How the rows of a file are encoded, frozen into the file when it opens.
 
-The classes are the stored form of a part of the settings (`stream.settings`), with the same names.
+The classes are the stored form of a part of the settings (`stream.settings`), with the same names
+and the same defaults.
 """
+
+# ruff: noqa: RUF009 — the defaults are immutable
 
 from __future__ import annotations
 
@@ -9,39 +12,58 @@ import attrs
 
 from stream.settings.local import EncodingSettings
 from stream.values.bytesize import ByteSize
-from stream.values.codec import from_plain, to_plain
+from stream.values.codec import Record, from_plain, register_text, to_plain
 from stream.values.duration import Duration
 
 __all__ = ["Compression", "Encoder", "Encoding", "GzipCompression", "Sync", "ZstdCompression"]
 
 
-@attrs.frozen
-class Encoder:
-    type: str
-    concurrency: int
-    row_size_limit: ByteSize
+_DEFAULT = EncodingSettings()
+_GZIP = _DEFAULT.compression.gzip
+_ZSTD_LEVEL = 2
 
 
 @attrs.frozen
-class GzipCompression:
-    level: int
-    implementation: str
-    block_size: ByteSize
-    concurrency: int
+class Encoder(Record):
+    type: str = _DEFAULT.encoder.type
+    concurrency: int = _DEFAULT.encoder.concurrency
+    row_size_limit: ByteSize = _DEFAULT.encoder.row_size_limit
 
 
 @attrs.frozen
-class ZstdCompression:
-    level: int
+class GzipCompression(Record):
+    level: int = _GZIP.level
+    implementation: str = _GZIP.implementation
+    block_size: ByteSize = _GZIP.block_size
+    concurrency: int = _GZIP.concurrency
 
 
 @attrs.frozen
-class Compression:
-    """Only the part of the chosen type is kept."""
+class ZstdCompression(Record):
+    level: int = _ZSTD_LEVEL
 
-    type: str
+
+@attrs.frozen
+class Compression(Record):
+    """Only the part of the chosen type is kept. A text instead of an object is the type alone."""
+
+    type: str = _DEFAULT.compression.type
     gzip: GzipCompression | None = None
     zstd: ZstdCompression | None = None
+
+    @classmethod
+    def of_type(cls, type: str) -> Compression:
+        """The compression of this type with the default settings."""
+        return cls(
+            type=type,
+            gzip=GzipCompression() if type == "gzip" else None,
+            zstd=ZstdCompression() if type == "zstd" else None,
+        )
+
+    @property
+    def in_staging(self) -> Compression:
+        """The compression of staged objects: targets know gzip alone."""
+        return self if self.type in ("none", "gzip") else Compression.of_type("gzip")
 
     @property
     def extension(self) -> str:
@@ -49,30 +71,33 @@ class Compression:
         return {"none": "", "gzip": ".gz", "zstd": ".zst"}[self.type]
 
 
+register_text(Compression, Compression.of_type)
+
+
 @attrs.frozen
-class Sync:
+class Sync(Record):
     """When appended rows are made durable, and whether producers wait for it.
 
     :ivar mode: ``disk`` (fdatasync) or ``cache`` (written to the operating system).
     """
 
-    mode: str
-    wait: bool
-    check_interval: Duration
-    count_trigger: int
-    uncompressed_bytes_trigger: ByteSize
-    compressed_bytes_trigger: ByteSize
-    interval_trigger: Duration
+    mode: str = _DEFAULT.sync.mode
+    wait: bool = _DEFAULT.sync.wait
+    check_interval: Duration = _DEFAULT.sync.check_interval
+    count_trigger: int = _DEFAULT.sync.count_trigger
+    uncompressed_bytes_trigger: ByteSize = _DEFAULT.sync.uncompressed_bytes_trigger
+    compressed_bytes_trigger: ByteSize = _DEFAULT.sync.compressed_bytes_trigger
+    interval_trigger: Duration = _DEFAULT.sync.interval_trigger
 
 
 @attrs.frozen
-class Encoding:
-    encoder: Encoder
-    input_buffer: ByteSize
-    max_chunk_size: ByteSize
-    failed_chunks_threshold: int
-    compression: Compression
-    sync: Sync
+class Encoding(Record):
+    encoder: Encoder = Encoder()
+    input_buffer: ByteSize = _DEFAULT.input_buffer
+    max_chunk_size: ByteSize = _DEFAULT.max_chunk_size
+    failed_chunks_threshold: int = _DEFAULT.failed_chunks_threshold
+    compression: Compression = Compression.of_type(_DEFAULT.compression.type)
+    sync: Sync = Sync()
 
     @classmethod
     def of(cls, settings: EncodingSettings) -> Encoding:

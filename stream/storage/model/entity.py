@@ -5,6 +5,8 @@ later change of the sink or of a setting never affects data that is already open
 only the reference is copied; see Note [Two forms] of `stream.mapping.stored`.
 """
 
+# ruff: noqa: RUF009 — the defaults are immutable
+
 from __future__ import annotations
 
 from datetime import datetime
@@ -13,7 +15,8 @@ from typing import Any, Self
 import attrs
 
 from stream.mapping.stored import StoredMapping, stored_mapping
-from stream.storage.model.encoding import Encoding
+from stream.settings import DeadLetterSettings, StorageLevel
+from stream.storage.model.encoding import Compression, Encoding
 from stream.storage.model.key import FileKey, SliceKey
 from stream.storage.model.retry import NO_RETRY, Retry
 from stream.storage.model.state import (
@@ -27,7 +30,7 @@ from stream.storage.model.state import (
     check_upload_again,
 )
 from stream.values.bytesize import ByteSize
-from stream.values.codec import field
+from stream.values.codec import Record, field
 from stream.values.duration import Duration
 from stream.values.utctime import format_time
 
@@ -52,6 +55,14 @@ __all__ = [
 
 
 _NOTHING = ByteSize(0)
+_DEFAULT = StorageLevel()
+_ASSIGNMENT = _DEFAULT.local.volume.assignment
+_ALLOCATION = _DEFAULT.local.writer.allocation
+_UPLOAD = _DEFAULT.staging.upload
+_IMPORT = _DEFAULT.target.import_
+_DEAD_LETTER = DeadLetterSettings()
+_PROVIDER = "keboola"
+_PREFIX = "slice"
 
 
 def directory_name(text: str) -> str:
@@ -60,101 +71,106 @@ def directory_name(text: str) -> str:
 
 
 @attrs.frozen
-class AssignmentConfig:
-    count: int
-    preferred_types: tuple[str, ...]
+class AssignmentConfig(Record):
+    count: int = _ASSIGNMENT.count
+    preferred_types: tuple[str, ...] = _ASSIGNMENT.preferred_types
 
 
 @attrs.frozen
-class Assignment:
+class Assignment(Record):
     """Which volumes hold the slices of a file; fixed for the file's life."""
 
-    config: AssignmentConfig
-    volumes: tuple[str, ...]
+    config: AssignmentConfig = AssignmentConfig()
+    volumes: tuple[str, ...] = ()
 
 
 @attrs.frozen
-class Allocation:
+class Allocation(Record):
     """How much disk space a slice reserves when it opens.
 
     :ivar relative: percent of the largest recent slice.
     """
 
-    enabled: bool
-    static: ByteSize
-    relative: int
+    enabled: bool = _ALLOCATION.enabled
+    static: ByteSize = _ALLOCATION.static
+    relative: int = _ALLOCATION.relative
 
 
 @attrs.frozen
-class LocalFile:
+class LocalFile(Record):
     """:ivar dir: path below each volume's root."""
 
-    dir: str
-    assignment: Assignment
-    allocation: Allocation
+    dir: str = ""
+    assignment: Assignment = Assignment()
+    allocation: Allocation = Allocation()
 
 
 @attrs.frozen
-class UploadTrigger:
-    count: int
-    size: ByteSize
-    interval: Duration
+class UploadTrigger(Record):
+    count: int = _UPLOAD.trigger.count
+    size: ByteSize = _UPLOAD.trigger.size
+    interval: Duration = _UPLOAD.trigger.interval
 
 
 @attrs.frozen
-class UploadConfig:
-    min_interval: Duration
-    trigger: UploadTrigger
+class UploadConfig(Record):
+    min_interval: Duration = _UPLOAD.min_interval
+    trigger: UploadTrigger = UploadTrigger()
 
 
 @attrs.frozen
-class FileStaging:
+class FileStaging(Record):
     """:ivar is_empty: the import was skipped, the file holds no record.
+    :ivar compression: of the objects in staging storage; only its type matters.
     :ivar expiration: until when the upload credentials are good.
     """
 
     is_empty: bool = field(default=False, omit_empty=True)
-    provider: str = "keboola"
-    compression: str = "gzip"
+    provider: str = _PROVIDER
+    compression: Compression = Compression.of_type("gzip")
     expiration: datetime | None = None
-    upload: UploadConfig = field(kw_only=True)
+    upload: UploadConfig = UploadConfig()
 
 
 @attrs.frozen
-class ImportTrigger:
-    count: int
-    size: ByteSize
-    interval: Duration
-    slices_count: int
-    expiration: Duration
+class ImportTrigger(Record):
+    count: int = _IMPORT.trigger.count
+    size: ByteSize = _IMPORT.trigger.size
+    interval: Duration = _IMPORT.trigger.interval
+    slices_count: int = _IMPORT.trigger.slices_count
+    expiration: Duration = _IMPORT.trigger.expiration
 
 
 @attrs.frozen
-class ImportConfig:
-    max_slices: int
-    min_interval: Duration
-    trigger: ImportTrigger
+class ImportConfig(Record):
+    max_slices: int = _IMPORT.max_slices
+    min_interval: Duration = _IMPORT.min_interval
+    trigger: ImportTrigger = ImportTrigger()
 
 
 @attrs.frozen
-class FileTarget:
-    provider: str
-    import_: ImportConfig = field(name="import", alias="import_")
+class FileTarget(Record):
+    provider: str = _PROVIDER
+    import_: ImportConfig = field(name="import", alias="import_", default=ImportConfig())
 
 
 @attrs.frozen
-class DeadLetter:
+class DeadLetter(Record):
     """How much is kept, and how long, of the records that can't be rendered for the sink.
 
     :ivar max_size: bytes of the sink's files on one source node.
     """
 
-    max_size: ByteSize
-    max_age: Duration
+    max_size: ByteSize = _DEAD_LETTER.max_size
+    max_age: Duration = _DEAD_LETTER.max_age
+
+
+def _local_of_file(local: LocalFile, file: Any) -> LocalFile:
+    return local if local.dir else attrs.evolve(local, dir=directory_name(str(file.key)))
 
 
 @attrs.frozen(kw_only=True)
-class File:
+class File(Record):
     """One import unit."""
 
     key: FileKey = field(flatten=True)
@@ -164,10 +180,12 @@ class File:
     importing_at: datetime | None = None
     imported_at: datetime | None = None
     mapping: StoredMapping = attrs.field(converter=stored_mapping)
-    encoding: Encoding
-    local: LocalFile
-    staging: FileStaging
-    target: FileTarget
+    encoding: Encoding = Encoding()
+    local: LocalFile = field(
+        default=LocalFile(), converter=attrs.Converter(_local_of_file, takes_self=True)
+    )
+    staging: FileStaging = FileStaging()
+    target: FileTarget = FileTarget()
     dead_letter: DeadLetter | None = None
     quota: ByteSize = field(default=_NOTHING, omit_empty=True)
 
@@ -191,15 +209,15 @@ class File:
 
 
 @attrs.frozen
-class LocalSlice:
+class LocalSlice(Record):
     """:ivar dir: path below the volume's root.
     :ivar is_empty: the upload was skipped, no record was received.
     :ivar allocated_disk_space: bytes reserved by each file of the slice when it is created.
     """
 
-    dir: str
-    filename_prefix: str
-    filename_extension: str
+    dir: str = ""
+    filename_prefix: str = _PREFIX
+    filename_extension: str = ""
     is_empty: bool = field(default=False, omit_empty=True)
     allocated_disk_space: ByteSize = _NOTHING
 
@@ -209,17 +227,38 @@ class LocalSlice:
 
 
 @attrs.frozen
-class SliceStaging:
+class SliceStaging(Record):
     """:ivar path: name of the object, appended to the key of the staging file."""
 
-    path: str
-    provider: str
-    compression: str
-    upload: UploadConfig
+    path: str = ""
+    provider: str = _PROVIDER
+    compression: Compression = Compression.of_type("gzip")
+    upload: UploadConfig = UploadConfig()
+
+
+def _local_of_slice(local: LocalSlice, slice_: Any) -> LocalSlice:
+    if local.dir and local.filename_extension:
+        return local
+    key, encoding = slice_.key, slice_.encoding
+    dir = f"{directory_name(str(key.file_key))}/{directory_name(format_time(key.slice_opened_at))}"
+    extension = f"{encoding.encoder.type}{encoding.compression.extension}"
+    return attrs.evolve(
+        local,
+        dir=local.dir or dir,
+        filename_extension=local.filename_extension or extension,
+    )
+
+
+def _staging_of_slice(staging: SliceStaging, slice_: Any) -> SliceStaging:
+    if staging.path:
+        return staging
+    key, extension = slice_.key, ".gz" if staging.compression.type == "gzip" else ""
+    path = f"{format_time(key.slice_opened_at)}_{key.volume_id}{extension}"
+    return attrs.evolve(staging, path=path)
 
 
 @attrs.frozen(kw_only=True)
-class Slice:
+class Slice(Record):
     """One upload unit: a directory on one volume, with a file for each source node."""
 
     key: SliceKey = field(flatten=True)
@@ -230,9 +269,13 @@ class Slice:
     uploaded_at: datetime | None = None
     imported_at: datetime | None = None
     mapping: StoredMapping = attrs.field(converter=stored_mapping)
-    encoding: Encoding
-    local: LocalSlice
-    staging: SliceStaging
+    encoding: Encoding = Encoding()
+    local: LocalSlice = field(
+        default=LocalSlice(), converter=attrs.Converter(_local_of_slice, takes_self=True)
+    )
+    staging: SliceStaging = field(
+        default=SliceStaging(), converter=attrs.Converter(_staging_of_slice, takes_self=True)
+    )
     dead_letter: DeadLetter | None = None
     quota: ByteSize = field(default=_NOTHING, omit_empty=True)
 
@@ -241,8 +284,6 @@ class Slice:
         cls, file: File, volume_id: str, now: datetime, allocated_disk_space: ByteSize
     ) -> Slice:
         """A new slice of *file* on a volume."""
-        compression = file.encoding.compression
-        staging_extension = ".gz" if file.staging.compression == "gzip" else ""
         return cls(
             key=file.key.slice(volume_id, now),
             state=SliceState.WRITING,
@@ -250,12 +291,9 @@ class Slice:
             encoding=file.encoding,
             local=LocalSlice(
                 dir=f"{file.local.dir}/{directory_name(format_time(now))}",
-                filename_prefix="slice",
-                filename_extension=f"{file.encoding.encoder.type}{compression.extension}",
                 allocated_disk_space=allocated_disk_space,
             ),
             staging=SliceStaging(
-                path=f"{format_time(now)}_{volume_id}{staging_extension}",
                 provider=file.staging.provider,
                 compression=file.staging.compression,
                 upload=file.staging.upload,

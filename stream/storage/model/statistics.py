@@ -9,7 +9,7 @@ import attrs
 
 from stream.storage.model.state import Level
 from stream.values.bytesize import ByteSize
-from stream.values.codec import field
+from stream.values.codec import Record, field
 
 __all__ = ["EMPTY", "Aggregated", "Statistics", "total"]
 
@@ -17,7 +17,7 @@ _ZERO = ByteSize(0)
 
 
 @attrs.frozen
-class Statistics:
+class Statistics(Record):
     """Counters of one key under ``storage/stats/``, or a sum of several.
 
     :ivar slices_count: counted in the ``_open`` key only: a slice with many writers counts once.
@@ -25,6 +25,8 @@ class Statistics:
     :ivar compressed_size: bytes after local compression.
     :ivar staging_size: bytes in staging storage, known once the slice is uploaded.
     :ivar reset_at: marks a value to be subtracted: the counts up to a clearing by the user.
+
+    Of members that aren't known a sum has those of its last part.
     """
 
     slices_count: int = field(default=0, omit_empty=True)
@@ -45,6 +47,7 @@ class Statistics:
             uncompressed_size=ByteSize(self.uncompressed_size + other.uncompressed_size),
             compressed_size=ByteSize(self.compressed_size + other.compressed_size),
             staging_size=ByteSize(self.staging_size + other.staging_size),
+            unknown={**self.unknown, **other.unknown} if other.unknown else self.unknown,
         )
 
     def __sub__(self, other: Statistics) -> Statistics:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import attrs
 
-from stream.values.codec import field
+from stream.values.codec import Record, field
 
 __all__ = ["Volume"]
 
 
 @attrs.frozen
-class Volume:
+class Volume(Record):
     """What a writer node tells of a volume while it holds it, under a lease.
 
     :ivar node_address: ``host:port`` of the writer's listener.
@@ -22,7 +22,7 @@ class Volume:
     volume_id: str
     node_id: str
     node_address: str
-    path: str
-    type: str
-    label: str
+    path: str = ""
+    type: str = ""
+    label: str = ""
     drained: bool = field(default=False, omit_empty=True)

@@ -149,7 +149,7 @@ class StorageRepository:
             ),
             staging=FileStaging(
                 provider=prepared.provider,
-                compression="none" if encoding.compression.type == "none" else "gzip",
+                compression=encoding.compression.in_staging,
                 expiration=prepared.expiration,
                 upload=from_plain(UploadConfig, to_plain(level.staging.upload)),
             ),

@@ -7,17 +7,17 @@ bears the node's name. Reads are linearizable: what was true before they began, 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
 import orjson
 
 from stream.etcd import EtcdClient, KeyValue
 from stream.storage.model import prefix
-from stream.storage.model.entity import LocalSlice
+from stream.storage.model.entity import LocalSlice, Slice
 from stream.storage.model.key import SliceKey
 from stream.storage.model.state import Level, SliceState
-from stream.values.codec import from_plain
+from stream.values.codec import decode
 
 __all__ = ["WRITABLE", "EtcdRegister", "Register", "WrittenSlice", "state_of"]
 
@@ -70,12 +70,10 @@ def state_of(kv: KeyValue) -> SliceState:
 def _written(kv: KeyValue | None) -> WrittenSlice | None:
     if kv is None:
         return None
-    plain: Any = orjson.loads(kv.value)
-    if SliceState(plain["state"]) not in WRITABLE:
+    slice_ = decode(Slice, kv.value)
+    if slice_.state not in WRITABLE:
         return None
-    return WrittenSlice(
-        from_plain(LocalSlice, plain["local"]), str(plain["encoding"]["compression"]["type"])
-    )
+    return WrittenSlice(slice_.local, slice_.encoding.compression.type)
 
 
 def _number(kv: KeyValue | None) -> int:

@@ -52,7 +52,7 @@ from stream.target.keboola.errors import JobFailed, StorageApiError
 from stream.target.keboola.records import FileRecord
 from stream.target.protocol import Quarantine
 from stream.target.refused_rows import Damage, Row, RowSplitter, read_rows
-from stream.values.codec import decode, encode, field
+from stream.values.codec import Record, decode, encode, field
 from stream.values.token import Token
 
 __all__ = [
@@ -101,7 +101,7 @@ Import = Callable[[Token, FileRecord, Save], Awaitable[None]]
 
 
 @attrs.frozen
-class RowRange:
+class RowRange(Record):
     """Rows of the file from *start* up to, but without, *end*; malformed ones have no number."""
 
     start: int
@@ -109,16 +109,16 @@ class RowRange:
 
 
 @attrs.frozen
-class RefusedRange:
+class RefusedRange(Record):
     """Rows that the target has refused, and why."""
 
     start: int
     end: int
-    reason: str
+    reason: str = ""
 
 
 @attrs.frozen
-class Part:
+class Part(Record):
     """The staging file with the rows of the range at hand.
 
     :ivar storage_job_id: see `FileRecord`; so is *import_asked*.
@@ -130,7 +130,7 @@ class Part:
 
 
 @attrs.frozen(kw_only=True)
-class QuarantineRecord:
+class QuarantineRecord(Record):
     """How far the rows of a refused file are decided; see Note [Quarantine].
 
     :ivar reason: why the target refused the file.
@@ -145,7 +145,7 @@ class QuarantineRecord:
     """
 
     key: FileKey = field(flatten=True)
-    reason: str
+    reason: str = ""
     ranges: tuple[RowRange, ...] = ()
     refused: tuple[RefusedRange, ...] = ()
     part: Part | None = None
@@ -411,7 +411,7 @@ class RowQuarantine:
                 copy = opened.enter_context(tempfile.TemporaryFile(buffering=0))
                 await store.fetch(name, copy)
                 objects[name] = copy
-            yield _StagedRows(objects, file.staging.compression, len(record.columns))
+            yield _StagedRows(objects, file.staging.compression.type, len(record.columns))
 
     async def _to_read(self, token: Token, record: FileRecord) -> FileUpload:
         """Credentials to read, or those to write if the API gives no others."""

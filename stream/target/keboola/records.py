@@ -5,6 +5,8 @@ Tokens and credentials are sealed by the configured encryption; each is bound to
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from stream.definition.key import SinkKey
@@ -13,11 +15,13 @@ from stream.errors import UserError
 from stream.staging.upload import FileUpload
 from stream.storage.model.key import FileKey, JobKey
 from stream.target.keboola.values import SinkToken
-from stream.values.codec import decode, encode, field, from_plain, to_plain
+from stream.values.codec import Record, decode, encode, field, from_plain, to_plain
 
 __all__ = [
     "FileRecord",
     "JobRecord",
+    "KeyOfFile",
+    "KeyOfSink",
     "TokenRecord",
     "file_record_key",
     "job_record_key",
@@ -46,7 +50,7 @@ def job_records_of(sink: SinkKey) -> str:
 
 
 @attrs.frozen
-class TokenRecord:
+class TokenRecord(Record):
     """The token that a sink works with in the background."""
 
     key: SinkKey = field(flatten=True)
@@ -77,24 +81,59 @@ class TokenRecord:
 
 
 @attrs.frozen
-class FileRecord:
+class KeyOfFile(Record):
+    """The key of a file as an object of its own, in another record."""
+
+    key: FileKey = field(flatten=True)
+
+
+@attrs.frozen
+class KeyOfSink(Record):
+    """The key of a sink as an object of its own, in another record."""
+
+    key: SinkKey = field(flatten=True)
+
+
+def _known_file_id(file_id: int, record: Any) -> int:
+    if file_id:
+        return file_id
+    if record.upload is None:
+        raise ValueError('"FileID" is missing in FileRecord')
+    upload: FileUpload = record.upload
+    return upload.id
+
+
+@attrs.frozen(kw_only=True)
+class FileRecord(Record):
     """The staging file of a file: where and how to upload, which import job runs.
 
     :ivar storage_job_id: the import job, once started.
     :ivar import_asked: whether an import job may have been started, though its id isn't known.
     """
 
-    file_key: FileKey = field(name="FileKey")
-    sink_key: SinkKey = field(name="SinkKey")
+    file: KeyOfFile = field(name="FileKey")
+    sink: KeyOfSink = field(name="SinkKey")
     table_id: str = field(name="TableID")
-    columns: tuple[str, ...] = field(name="Columns")
-    storage_job_id: int | None = field(name="StorageJobID", keep_none=True)
-    upload: FileUpload | None = field(name="UploadCredentials", keep_none=True, repr=False)
-    encrypted_upload: str = field(name="EncryptedCredentials", repr=False)
-    file_id: int = field(name="FileID")
-    file_name: str = field(name="FileName")
-    expiration: str = field(name="CredentialsExpiration")
+    columns: tuple[str, ...] = field(name="Columns", default=())
+    storage_job_id: int | None = field(name="StorageJobID", default=None, keep_none=True)
+    upload: FileUpload | None = field(
+        name="UploadCredentials", default=None, keep_none=True, repr=False
+    )
+    encrypted_upload: str = field(name="EncryptedCredentials", default="", repr=False)
+    file_id: int = field(
+        name="FileID", default=0, converter=attrs.Converter(_known_file_id, takes_self=True)
+    )
+    file_name: str = field(name="FileName", default="")
+    expiration: str = field(name="CredentialsExpiration", default="")
     import_asked: bool = field(name="ImportAsked", default=False, omit_empty=True)
+
+    @property
+    def file_key(self) -> FileKey:
+        return self.file.key
+
+    @property
+    def sink_key(self) -> SinkKey:
+        return self.sink.key
 
     @classmethod
     async def seal(
@@ -107,8 +146,8 @@ class FileRecord:
     ) -> FileRecord:
         encrypted = await encryptor.encrypt(to_plain(upload), {"file": str(file)})
         return cls(
-            file_key=file,
-            sink_key=file.sink_key,
+            file=KeyOfFile(file),
+            sink=KeyOfSink(file.sink_key),
             table_id=table_id,
             columns=columns,
             storage_job_id=None,
@@ -135,7 +174,7 @@ class FileRecord:
 
 
 @attrs.frozen
-class JobRecord:
+class JobRecord(Record):
     """An import job that is running, as far as known; it takes one of the sink's slots."""
 
     key: JobKey = field(flatten=True)

@@ -14,6 +14,7 @@ import attrs
 
 from stream.authority import Admin, Branch, TokenInfo
 from stream.staging.upload import FileUpload
+from stream.values.codec import Record
 
 __all__ = [
     "Bucket",
@@ -80,15 +81,15 @@ class Bucket:
 
 
 @attrs.frozen
-class SinkToken:
-    """A token made for one sink; it can be stored as it is.
+class SinkToken(Record):
+    """A token made for one sink; it can be stored as it is, with all that the reply says of it.
 
     :param token: the secret.
     """
 
     id: str
-    description: str
-    token: str = attrs.field(repr=False)
+    description: str = ""
+    token: str = attrs.field(repr=False, kw_only=True)
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> SinkToken:
@@ -96,6 +97,11 @@ class SinkToken:
             id=str(reply["id"]),
             description=str(reply.get("description") or ""),
             token=str(reply["token"]),
+            unknown={
+                name: member
+                for name, member in reply.items()
+                if name not in ("id", "description", "token")
+            },
         )
 
 

@@ -6,7 +6,7 @@ import attrs
 
 from stream.mapping.columns import Mapping
 from stream.storage.model.key import FileKey
-from stream.values.codec import field
+from stream.values.codec import Record, field
 
 __all__ = ["ColumnRecord", "FileRecord", "columns_of", "file_record_key"]
 
@@ -16,11 +16,11 @@ def file_record_key(file: FileKey) -> str:
 
 
 @attrs.frozen
-class ColumnRecord:
+class ColumnRecord(Record):
     """A column of a table: its name, its type (`stream.mapping.types`) and what it takes."""
 
     name: str
-    type: str
+    type: str = "string"
     is_key: bool = field(default=False, omit_empty=True)
     is_nullable: bool = field(default=False, omit_empty=True)
 
@@ -34,7 +34,7 @@ def columns_of(mapping: Mapping) -> tuple[ColumnRecord, ...]:
 
 
 @attrs.frozen(kw_only=True)
-class FileRecord:
+class FileRecord(Record):
     """The destination of a file. Rows are imported by these columns, whatever the sink has then.
 
     :ivar import_id: under which the database remembers the import; of no other file anywhere.

@@ -168,7 +168,7 @@ class PostgresTarget:
                 )
             slices = await read_slices(self._client, file.key)
             staged = [
-                partial(self._rows, slice_, file.staging.compression)
+                partial(self._rows, slice_, file.staging.compression.type)
                 for slice_ in sorted(slices, key=lambda slice_: slice_.key.slice_opened_at)
                 if slice_.state in _STAGED and not slice_.local.is_empty
             ]

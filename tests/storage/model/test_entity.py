@@ -11,6 +11,7 @@ from stream.definition.entity import SettingOverride
 from stream.mapping.stored import StoredMapping
 from stream.settings import DeadLetterSettings, Settings
 from stream.settings.declare import with_values
+from stream.storage.model.encoding import Compression
 from stream.storage.model.entity import DeadLetter, File, Slice, directory_name
 from stream.storage.model.key import FileKey, SliceKey
 from stream.storage.model.state import FileState, InvalidFileState, InvalidSliceState, SliceState
@@ -25,12 +26,15 @@ LATER = OPENED_AT + timedelta(hours=1)
 
 _REFERENCE = b'"mapping":{"hash":"%s"},' % StoredMapping.of(MAPPING).hash.encode()
 _INLINE = b'"mapping":{"columns":[{"type":"body","name":"body"}]},'
+_GZIP = (
+    b'"compression":{"type":"gzip","gzip":{"level":1,"implementation":"parallel",'
+    b'"blockSize":"256KB","concurrency":0}},'
+)
 _MAPPING_AND_ENCODING = _REFERENCE + (
     b'"encoding":{"encoder":{"type":"csv","concurrency":0,"rowSizeLimit":"1536KB"},'
     b'"inputBuffer":"2MB","maxChunkSize":"512KB","failedChunksThreshold":3,'
-    b'"compression":{"type":"gzip","gzip":{"level":1,"implementation":"parallel",'
-    b'"blockSize":"256KB","concurrency":0}},'
-    b'"sync":{"mode":"disk","wait":true,"checkInterval":"5ms","countTrigger":10000,'
+    + _GZIP
+    + b'"sync":{"mode":"disk","wait":true,"checkInterval":"5ms","countTrigger":10000,'
     b'"uncompressedBytesTrigger":"1MB","compressedBytesTrigger":"256KB",'
     b'"intervalTrigger":"50ms"}},'
 )
@@ -43,8 +47,9 @@ FILE_JSON = (
     + b'"local":{"dir":"123/456/my-source/my-sink/2000-01-01T01-00-00-000Z",'
     b'"assignment":{"config":{"count":1,"preferredTypes":["default"]},"volumes":["my-volume-1"]},'
     b'"allocation":{"enabled":true,"static":"100MB","relative":110}},'
-    b'"staging":{"provider":"keboola","compression":"gzip",'
-    b'"expiration":"2000-01-01T13:00:00.000Z",'
+    b'"staging":{"provider":"keboola",'
+    + _GZIP
+    + b'"expiration":"2000-01-01T13:00:00.000Z",'
     + _UPLOAD
     + b'},"target":{"provider":"keboola","import":{"maxSlices":100,"minInterval":"1m0s",'
     b'"trigger":{"count":50000,"size":"50MB","interval":"1m0s","slicesCount":100,'
@@ -60,7 +65,9 @@ SLICE_JSON = (
     b'2000-01-01T02-00-00-000Z","filenamePrefix":"slice","filenameExtension":"csv.gz",'
     b'"allocatedDiskSpace":"100MB"},'
     b'"staging":{"path":"2000-01-01T02:00:00.000Z_my-volume-1.gz","provider":"keboola",'
-    b'"compression":"gzip",' + _UPLOAD + b"}}"
+    + _GZIP
+    + _UPLOAD
+    + b"}}"
 )
 
 
@@ -94,6 +101,17 @@ def test_a_record_with_the_mapping_itself() -> None:
         assert reference.content is None and not reference.is_new
         with pytest.raises(ValueError, match="was not read"):
             _ = reference.columns
+
+
+def test_a_record_with_the_type_of_the_compression_alone() -> None:
+    """The form of before is read as the same record."""
+    name, _, object_ = _GZIP.rstrip(b",").partition(b":")
+    kinds: list[tuple[type[File] | type[Slice], bytes]] = [(File, FILE_JSON), (Slice, SLICE_JSON)]
+    for cls, record in kinds:
+        before, staging, after = record.partition(b'"staging":')
+        old = before + staging + after.replace(object_, b'"gzip"')
+        assert old != record and name in old
+        assert encode(decode(cls, old)) == record
 
 
 def test_dead_letters_are_frozen_into_the_file() -> None:
@@ -175,7 +193,7 @@ def test_uncompressed_names() -> None:
     file = attrs.evolve(
         _file(),
         encoding=uncompressed(),
-        staging=attrs.evolve(_file().staging, compression="none"),
+        staging=attrs.evolve(_file().staging, compression=Compression.of_type("none")),
     )
     slice_ = _slice(file)
     assert slice_.local.filename("node") == "slice-node.csv"

@@ -170,7 +170,7 @@ class FakeStorageApi(StorageApi):
         self._require_master(token)
         token_id = str(self._next_id())
         self.tokens[token_id] = f"token-{token_id}"
-        return SinkToken(token_id, f"{source_id}/{sink_id}", f"token-{token_id}")
+        return SinkToken(token_id, f"{source_id}/{sink_id}", token=f"token-{token_id}")
 
     async def delete_token(self, token: Token | str, token_id: str) -> None:
         await self._called("delete_token", token_id, token)

@@ -17,7 +17,7 @@ import attrs
 from stream.target.keboola import StorageApi
 from stream.target.keboola.call_meter import path_template
 
-__all__ = ["DOCUMENTED", "Recorder", "problems_of", "shape_of"]
+__all__ = ["ALSO_ANSWERED", "DOCUMENTED", "Recorder", "lacks", "problems_of", "shape_of"]
 
 Shape = dict[str, set[str]]
 _NAMES_ARE_VALUES = frozenset({"bucketPermissions", "componentAccess"})
@@ -143,7 +143,7 @@ def problems_of(documented: Documented, seen: Seen) -> list[str]:
         problems.append(f"media types {seen.media_types}")
     for status, shape in seen.replies.items():
         expected = documented.reply if status < 300 else _ERROR
-        problems += [f"{status}: {problem}" for problem in _lacks(shape, expected)]
+        problems += [f"{status}: {problem}" for problem in lacks(shape, expected)]
     return problems
 
 
@@ -152,7 +152,8 @@ def _headers(documented: Documented) -> set[str]:
     return headers if documented.is_public else headers | {"X-StorageApi-Token"}
 
 
-def _lacks(shape: Shape, expected: Mapping[str, str]) -> Iterator[str]:
+def lacks(shape: Shape, expected: Mapping[str, str]) -> Iterator[str]:
+    """Where an answer of this *shape* differs from the *expected* members."""
     for name, kinds in expected.items():
         path = name.replace("?", "")
         found = shape.get(path)
@@ -175,7 +176,78 @@ def _may_lack(shape: Shape, name: str) -> bool:
 
 
 _ERROR = {"": "object", "error?": "string", "code?": "string integer", "exceptionId?": "string"}
-_BRANCH = {"id": "integer", "name": "string", "isDefault": "boolean", "created": "string"}
+_BRANCH = {
+    "id": "integer",
+    "name": "string",
+    "description": "string",
+    "isDefault": "boolean",
+    "created": "string",
+}
+_TOKEN = {
+    "": "object",
+    "id": "string",
+    "description": "string",
+    "isMasterToken": "boolean",
+    "canManageBuckets": "boolean",
+    "canManageTokens": "boolean",
+    "canReadAllFileUploads": "boolean",
+    "canPurgeTrash": "boolean",
+    "created": "string",
+    "refreshed": "string",
+    "expires": "string null",
+    "isExpired": "boolean",
+    "isDisabled": "boolean",
+    "bucketPermissions": "object list",
+    "bucketPermissions.*?": "string",
+    "componentAccess?": "list",
+    "componentAccess[]?": "string",
+    "owner": "object",
+    "owner.id": "integer",
+    "owner.name": "string",
+    "owner.features": "list",
+    "owner.features[]?": "string",
+    "owner.defaultBackend": "string",
+    "owner.fileStorageProvider": "string",
+    "organization": "object",
+    "organization.id": "string",
+    "admin?": "object",
+    "admin?.id": "integer",
+    "admin?.name": "string",
+    "admin?.role": "string null",
+    "creatorToken?": "object",
+    "creatorToken?.id": "integer",
+    "creatorToken?.description": "string",
+}
+_BUCKET = {
+    "": "object",
+    "id": "string",
+    "uri": "string",
+    "name": "string",
+    "displayName": "string",
+    "stage": "string",
+    "description": "string",
+    "created": "string",
+    "lastChangeDate": "string null",
+    "isReadOnly": "boolean",
+    "dataSizeBytes": "integer null",
+    "rowsCount": "integer null",
+}
+_FILE = {
+    "": "object",
+    "id": "integer",
+    "name": "string",
+    "created": "string",
+    "provider": "string",
+    "region": "string",
+    "isSliced": "boolean",
+    "isEncrypted": "boolean",
+    "isPublic": "boolean",
+    "maxAgeDays?": "integer null",
+    "tags": "list",
+    "tags[]?": "string",
+    "creatorToken?": "object",
+    "creatorToken?.id": "integer",
+}
 _JOB = {
     "": "object",
     "id": "integer",
@@ -189,6 +261,8 @@ _JOB = {
     "endTime": "string null",
     "error?": "object null",
     "error?.message": "string",
+    "error?.code?": "string integer",
+    "error?.exceptionId?": "string",
 }
 _TABLE_BODY = {
     "": "object",
@@ -214,23 +288,7 @@ DOCUMENTED: Mapping[str, Documented] = {
         queries=frozenset({"exclude"}),
         is_public=True,
     ),
-    "GET /tokens/verify": Documented(
-        reply={
-            "": "object",
-            "id": "string",
-            "description": "string",
-            "isMasterToken": "boolean",
-            "bucketPermissions": "object list",
-            "owner": "object",
-            "owner.id": "integer",
-            "owner.name": "string",
-            "owner.features": "list",
-            "admin?": "object",
-            "admin?.id": "integer",
-            "admin?.name": "string",
-            "admin?.role": "string null",
-        }
-    ),
+    "GET /tokens/verify": Documented(reply=_TOKEN),
     "GET /dev-branches": Documented(
         reply={
             "": "list",
@@ -239,10 +297,10 @@ DOCUMENTED: Mapping[str, Documented] = {
         }
     ),
     "GET /dev-branches/{id}": Documented(reply={"": "object", **_BRANCH}),
-    "GET /branch/{id}/buckets/{id}": Documented(reply={"": "object", "id": "string"}),
+    "GET /branch/{id}/buckets/{id}": Documented(reply=_BUCKET),
     "POST /branch/{id}/buckets": Documented(
         request={"": "object", "description": "string", "stage": "string", "name": "string"},
-        reply={"": "object", "id": "string"},
+        reply=_BUCKET,
     ),
     "DELETE /branch/{id}/buckets/{id}": Documented(
         reply=_JOB, queries=frozenset({"async", "force"})
@@ -257,13 +315,22 @@ DOCUMENTED: Mapping[str, Documented] = {
             "canReadAllFileUploads": "boolean",
             "canPurgeTrash": "boolean",
         },
-        reply={"": "object", "id": "string", "token": "string", "description": "string"},
+        reply={**_TOKEN, "token": "string", "creatorToken": "object"},
     ),
     "DELETE /tokens/{id}": Documented(),
     "GET /branch/{id}/tables/{id}": Documented(
         reply={
             "": "object",
             "id": "string",
+            "name": "string",
+            "displayName": "string",
+            "created": "string",
+            "lastChangeDate": "string null",
+            "lastImportDate": "string null",
+            "rowsCount": "integer null",
+            "dataSizeBytes": "integer null",
+            "bucket": "object",
+            "bucket.id": "string",
             "columns": "list",
             "columns[]": "string",
             "primaryKey": "list null",
@@ -294,12 +361,7 @@ DOCUMENTED: Mapping[str, Documented] = {
             "tags[]": "string",
         },
         reply={
-            "": "object",
-            "id": "integer",
-            "name": "string",
-            "created": "string",
-            "provider": "string",
-            "region": "string",
+            **_FILE,
             "uploadParams?": "object",
             "uploadParams?.key": "string",
             "uploadParams?.bucket": "string",
@@ -361,3 +423,17 @@ DOCUMENTED: Mapping[str, Documented] = {
         reply={"": "object", "uuid": "string"},
     ),
 }
+"""By method and path, ids left out."""
+
+ALSO_ANSWERED: Mapping[str, Documented] = {
+    "GET /branch/{id}/files": Documented(
+        reply={
+            "": "list",
+            "[]": "object",
+            **{f"[].{name}": kind for name, kind in _FILE.items() if name},
+        },
+        queries=frozenset({"limit"}),
+    ),
+    "GET /branch/{id}/files/{id}": Documented(reply=_FILE, queries=frozenset({"federationToken"})),
+}
+"""What the Storage API answers to others: the service itself doesn't ask for it."""

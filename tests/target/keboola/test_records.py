@@ -16,6 +16,7 @@ from stream.storage.model.key import FileKey, JobKey
 from stream.target.keboola.records import (
     FileRecord,
     JobRecord,
+    KeyOfFile,
     TokenRecord,
     decode_file,
     decode_token,
@@ -35,7 +36,7 @@ SEALED = encryptor_from("aes", b"k" * 32)
 OTHER = encryptor_from("aes", b"x" * 32)
 
 FILE = FileKey.of(SINK_KEY, OPENED_AT)
-TOKEN = SinkToken("1001", "description", "the-secret")
+TOKEN = SinkToken("1001", "description", token="the-secret")
 UPLOAD = FileUpload(
     7,
     "my-source_my-sink_20000101010000",
@@ -138,7 +139,7 @@ def test_a_sealed_value_belongs_to_its_record() -> None:
     )
     with pytest.raises(UserError, match="token decryption failed"):
         done(token.unseal(SEALED))
-    file = attrs.evolve(_file(SEALED), file_key=FileKey.of(SINK_KEY, datetime.now(UTC)))
+    file = attrs.evolve(_file(SEALED), file=KeyOfFile(FileKey.of(SINK_KEY, datetime.now(UTC))))
     with pytest.raises(UserError, match="can't be decrypted"):
         done(file.unseal(SEALED))
 
