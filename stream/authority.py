@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
 import attrs
@@ -10,7 +11,7 @@ import attrs
 from stream.definition.key import SourceKey
 from stream.values.token import Token
 
-__all__ = ["Admin", "Branch", "ProjectAuthority", "SourceChange", "TokenInfo"]
+__all__ = ["Admin", "Branch", "ProjectAuthority", "ProjectToken", "SourceChange", "TokenInfo"]
 
 
 @attrs.frozen
@@ -35,6 +36,18 @@ class TokenInfo:
     project_id: int
     project_name: str
     admin: Admin | None = None
+
+
+@attrs.frozen
+class ProjectToken:
+    """A token of a project that stands for a program.
+
+    :param expires_at: in UTC; ``None`` if it doesn't expire.
+    """
+
+    token: Token
+    info: TokenInfo
+    expires_at: datetime | None = None
 
 
 @attrs.frozen
@@ -68,6 +81,12 @@ class ProjectAuthority(Protocol):
 
     async def verify(self, token: Token) -> TokenInfo:
         """Whose *token* is. Raises UserError: it was refused, or can't be verified now."""
+
+    async def exchange(self, token: str, project_id: int) -> ProjectToken:
+        """The token of a project for the program whose *token* it is.
+
+        Raises UserError: it was refused, can't be exchanged now, or nothing is exchanged here.
+        """
 
     async def branch(self, token: Token, branch_id: int) -> Branch:
         """The branch with this id. Raises UserError."""

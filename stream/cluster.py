@@ -28,6 +28,7 @@ from stream.storage.store.volume_limit import VolumeLimit
 from stream.target.keboola.authority import KeboolaAuthority
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.events import EventSender
+from stream.target.keboola.exchange import TokenExchange
 from stream.target.keboola.target import KeboolaTarget
 from stream.target.keboola.verifier import TokenVerifier
 from stream.target.protocol import TargetContext
@@ -171,8 +172,15 @@ def reach_projects(
         log_exchanges=settings.debug_http_client,
     )
     events = EventSender(api, settings.sink.table.keboola.event_send_timeout.seconds, reactor)
+    path = settings.api.kubernetes_token_path
+    authority = KeboolaAuthority(
+        api,
+        TokenVerifier(reactor, api),
+        events,
+        TokenExchange(reactor, api, path) if path else None,
+    )
     return Projects(
-        authority=KeboolaAuthority(api, TokenVerifier(reactor, api), events),
+        authority=authority,
         targets=Targets(
             [
                 KeboolaTarget(context, api, events),

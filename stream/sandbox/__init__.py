@@ -7,6 +7,7 @@ knows of it; it is met through its URL.
 
 from stream.sandbox.auth import FixedToken
 from stream.sandbox.objects import ObjectStaging
+from stream.sandbox.programs import Program
 from stream.sandbox.service import SandboxService
 
-__all__ = ["FixedToken", "ObjectStaging", "SandboxService"]
+__all__ = ["FixedToken", "ObjectStaging", "Program", "SandboxService"]

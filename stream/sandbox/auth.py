@@ -59,6 +59,7 @@ class Token:
     """A caller whose token was found to be valid.
 
     :ivar id: a number; in the API it is a text for the token itself.
+    :ivar expires: seconds since the epoch, 0 for never.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Token:
     can_read_all_files: bool = False
     can_purge_trash: bool = False
     created: str = ""
+    expires: float = 0.0
 
     @property
     def number(self) -> int:

@@ -28,6 +28,7 @@ from stream.sandbox.jobs import Jobs
 from stream.sandbox.local import LocalControl
 from stream.sandbox.objects import ObjectStaging
 from stream.sandbox.page import Pages
+from stream.sandbox.programs import DEFAULT_PROGRAM_LIFE, Program, Programs
 from stream.sandbox.project import DEFAULT_CREDENTIALS_LIFE, Project
 from stream.sandbox.runner import JobRunner, recover
 from stream.sandbox.store import Store, iso_time
@@ -52,6 +53,9 @@ class SandboxService(Service):
     :param token: the master token of the project's administrator.
     :param public_url: what the URLs in answers begin with, if not the address listened to.
     :param extra_tokens: more configured tokens.
+    :param programs: whose tokens may be exchanged.
+    :param service_account: the token of the service that may exchange them.
+    :param program_life: of the tokens that programs get.
     :param credentials_life: how long upload credentials are valid.
     :param objects: where files are staged, if not in a folder of *path*.
     :ivar url: the address, ``http://127.0.0.1:8001``, while it runs.
@@ -70,6 +74,9 @@ class SandboxService(Service):
         branch_id: int,
         public_url: str | None = None,
         extra_tokens: Iterable[FixedToken] = (),
+        programs: Iterable[Program] = (),
+        service_account: str = "",
+        program_life: timedelta = DEFAULT_PROGRAM_LIFE,
         credentials_life: timedelta = DEFAULT_CREDENTIALS_LIFE,
         objects: ObjectStaging | None = None,
     ) -> None:
@@ -83,6 +90,10 @@ class SandboxService(Service):
         self._project = Project(store, project_id, branch_id, tokens, started)
         self._project.credentials_life = credentials_life
         self._project.objects = objects
+        self._tokens = Tokens(self._project)
+        self._programs = Programs(
+            self._project, self._tokens, programs, service_account, program_life
+        )
         self._listening: IListeningPort | None = None
 
     @property
@@ -123,10 +134,10 @@ class SandboxService(Service):
 
     def _build(self, faults: Faults, catalogue_lock: DeferredLock) -> list[Route]:
         project, wake = self._project, self._runner.wake
-        tokens = Tokens(project)
-        self._gate = Gate(self._reactor, tokens.authenticate, faults)
+        self._gate = Gate(self._reactor, self._tokens.authenticate, faults)
         api = [
-            *tokens.routes(),
+            *self._tokens.routes(),
+            *self._programs.routes(),
             *Buckets(project, wake).routes(),
             *Tables(project, catalogue_lock, wake).routes(),
             *self._files.routes(),

@@ -18,6 +18,7 @@ from stream.sandbox.auth import (
 from stream.sandbox.body import Body, invalid
 from stream.sandbox.http import Access, Call, Reply, Route, json_reply, not_found
 from stream.sandbox.project import Project
+from stream.sandbox.store import iso_time
 
 __all__ = ["Tokens"]
 
@@ -25,7 +26,10 @@ MAX_DESCRIPTION_CHARS = 255
 
 
 class Tokens:
-    """Routes about who calls, and `authenticate` for the gate."""
+    """Routes about who calls, and `authenticate` for the gate.
+
+    Tokens of programs are in `stream.sandbox.programs`.
+    """
 
     def __init__(self, project: Project) -> None:
         self._project = project
@@ -52,7 +56,16 @@ class Tokens:
         row = await self._meta.read(_find, token_id)
         if row is None or not hmac.compare_digest(row[0], hash_token(text)):
             return None
-        return _caller(token_id, orjson.loads(row[1]))
+        token = _caller(token_id, orjson.loads(row[1]))
+        return None if self._is_expired(token) else token
+
+    def _is_expired(self, token: Token) -> bool:
+        return 0 < token.expires <= self._project.store.now()
+
+    async def give(self, token: Token) -> tuple[Token, str]:
+        """*token* with an id, and its secret. Forgets the tokens that have expired."""
+        project = self._project
+        return await self._meta.write(_create, token, project.project_id, project.store.now())
 
     async def index(self, call: Call) -> Reply:
         reply = {
@@ -65,7 +78,7 @@ class Tokens:
         return json_reply(reply)
 
     async def verify(self, call: Call) -> Reply:
-        return json_reply(self._detail(call.token))
+        return json_reply(self.detail(call.token))
 
     async def create(self, call: Call) -> Reply:
         call.token.require_manage()
@@ -78,9 +91,9 @@ class Tokens:
             can_purge_trash=body.flag("canPurgeTrash"),
             created=self._project.store.now_iso(),
         )
-        token, secret = await self._meta.write(_create, token, self._project.project_id)
+        token, secret = await self.give(token)
         creator_detail = {"id": creator.number, "description": creator.description}
-        reply = self._detail(token) | {"token": secret, "creatorToken": creator_detail}
+        reply = self.detail(token) | {"token": secret, "creatorToken": creator_detail}
         return json_reply(reply, 201)
 
     async def delete(self, call: Call) -> Reply:
@@ -108,15 +121,16 @@ class Tokens:
             "isDefault": True,
         }
 
-    def _detail(self, token: Token) -> dict[str, Any]:
+    def detail(self, token: Token) -> dict[str, Any]:
+        """*token* as the API shows it."""
         project = self._project
         detail: dict[str, Any] = {
             "id": token.id,
             "description": token.description,
             "created": token.created,
             "refreshed": token.created,
-            "expires": None,
-            "isExpired": False,
+            "expires": iso_time(token.expires) if token.expires else None,
+            "isExpired": self._is_expired(token),
             "isDisabled": False,
             "isMasterToken": token.is_master,
             "canManageBuckets": token.can_manage,
@@ -154,7 +168,14 @@ def _find(meta: sqlite3.Connection, token_id: int) -> tuple[bytes, str] | None:
     return row
 
 
-def _create(meta: sqlite3.Connection, token: Token, project_id: int) -> tuple[Token, str]:
+def _create(
+    meta: sqlite3.Connection, token: Token, project_id: int, now: float
+) -> tuple[Token, str]:
+    meta.execute(
+        "DELETE FROM tokens WHERE json_extract(detail, '$.expires') > 0"
+        " AND json_extract(detail, '$.expires') <= ?",
+        (now,),
+    )
     detail = orjson.dumps(attrs.asdict(token)).decode()
     # The id is part of the token, so the hash follows in a second step of the transaction.
     token_id = meta.execute(

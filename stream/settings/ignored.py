@@ -29,7 +29,6 @@ IGNORED_SETTINGS: Mapping[str, str] = {
     "datadog.profiler.goroutine": _GO_PROFILER,
     "etcd.keepAliveTimeout": "a call has a timeout of its own.",
     "etcd.keepAliveInterval": "a call has a timeout of its own.",
-    "api.kubernetesTokenPath": "tokens of programs (`kbc_at_…`) are not exchanged.",
     "distribution.grantTimeout": _LEASE,
     "distribution.startupTimeout": _LEASE,
     "distribution.shutdownTimeout": _LEASE,

@@ -81,6 +81,7 @@ _RANDOM = re.compile(
 """Random text in any text. Digests are in one case."""
 _FORMS = re.compile(
     r"\b\d+-\d+-[0-9A-Za-z_-]{16,}"  # a token of the Storage API
+    r"|\bkbc_(?:at|pat)_[0-9A-Za-z_-]{6,}"  # a token of a program
     r"|\beyJ[0-9A-Za-z_-]{5,}\.[0-9A-Za-z_-]{5,}(?:\.[0-9A-Za-z_-]*)?"  # a JSON Web Token
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[0-9A-Za-z]{20,}|\bxox[abeprs]-[0-9A-Za-z-]{10,}"
     r"|\b(?:sk|rk|pk|whsec)_(?:live_|test_)?[0-9A-Za-z]{16,}|\bAIza[0-9A-Za-z_-]{30,}"

@@ -10,15 +10,20 @@ import attrs
 from stream.errors import UserError
 from stream.values.redaction import hide_secrets
 
-__all__ = ["Token", "secrets_of"]
+__all__ = ["Token", "is_sendable", "secrets_of"]
 
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _BEARER = "Bearer "
 _MAX_CHARACTERS = 1024
 
 
+def is_sendable(text: str) -> bool:
+    """Whether *text* can stand in a header as it is."""
+    return _VISIBLE_ASCII.fullmatch(text) is not None
+
+
 def _check(_instance: object, _attribute: object, value: str) -> None:
-    if len(value) > _MAX_CHARACTERS or _VISIBLE_ASCII.fullmatch(value) is None:
+    if len(value) > _MAX_CHARACTERS or not is_sendable(value):
         raise UserError("invalid access token", status=401, name="storage.tokenInvalid")
 
 
@@ -44,11 +49,11 @@ class Token:
     def __str__(self) -> str:
         return "***"
 
-    def header(self) -> tuple[str, str]:
-        """Name and value of the header that carries the token."""
+    def headers(self) -> dict[str, str]:
+        """The headers that carry the token."""
         if self.value.startswith(_BEARER):
-            return "Authorization", self.value
-        return "X-StorageApi-Token", self.value
+            return {"Authorization": self.value}
+        return {"X-StorageApi-Token": self.value}
 
     def fingerprint(self) -> bytes:
         """SHA-256 of the token: a key for caches that must not hold the secret itself."""

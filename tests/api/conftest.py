@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 import pytest_twisted
 import treq
 from twisted.internet import reactor
@@ -21,6 +22,7 @@ from stream.encryption import encryptor_from
 from stream.etcd import EtcdClient, Session
 from stream.ops.metrics.registry import Metrics
 from stream.sandbox.auth import FixedToken
+from stream.sandbox.programs import Program
 from stream.sandbox.service import SandboxService
 from stream.settings import Settings
 from stream.storage.model.volume import Volume
@@ -28,6 +30,7 @@ from stream.storage.store.repository import StorageRepository
 from stream.target.keboola import StorageApi, TokenVerifier
 from stream.target.keboola.authority import KeboolaAuthority
 from stream.target.keboola.events import EventSender
+from stream.target.keboola.exchange import TokenExchange
 from stream.target.keboola.target import KeboolaTarget
 from stream.target.protocol import TargetContext
 from stream.target.registry import Targets
@@ -37,6 +40,9 @@ from stream.values.utctime import from_timestamp
 TOKEN = "123-456-a-secret-of-the-sandbox"
 READER = "123-457-an-administrator-who-may-only-read"
 MACHINE = "123-458-a-token-of-no-person"
+PROGRAM = "kbc_pat_of-a-program-that-writes"
+READING_PROGRAM = "kbc_at_of-a-program-that-may-only-read"
+SERVICE_ACCOUNT = "the-token-of-the-service-account"
 PROJECT = 123
 BRANCH = 456
 _TASK_SECONDS = 20
@@ -161,6 +167,8 @@ async def sandbox(tmp_path: Path) -> AsyncIterator[SandboxService]:
             FixedToken(READER, id="457", role="readOnly"),
             FixedToken(MACHINE, id="458", is_master=False),
         ],
+        programs=[Program(PROGRAM), Program(READING_PROGRAM, role="readOnly")],
+        service_account=SERVICE_ACCOUNT,
     )
     await service.startService()
     yield service
@@ -168,8 +176,18 @@ async def sandbox(tmp_path: Path) -> AsyncIterator[SandboxService]:
         await service.stopService()
 
 
+@pytest.fixture
+def service_account(tmp_path: Path) -> Path:
+    """The file with the token of the API's service account."""
+    path = tmp_path / "service-account-token"
+    path.write_text(f"{SERVICE_ACCOUNT}\n")
+    return path
+
+
 @pytest_twisted.async_yield_fixture()
-async def api(etcd: EtcdClient, sandbox: SandboxService) -> AsyncIterator[Api]:
+async def api(
+    etcd: EtcdClient, sandbox: SandboxService, service_account: Path
+) -> AsyncIterator[Api]:
     """The API, started on a free port."""
     settings = Settings()
     settings = attrs.evolve(
@@ -214,7 +232,12 @@ async def api(etcd: EtcdClient, sandbox: SandboxService) -> AsyncIterator[Api]:
         session=session,
         repository=StorageRepository(settings.storage.level, lambda: [volume]),
         now=context.now,
-        authority=KeboolaAuthority(storage_api, TokenVerifier(reactor, storage_api), events),
+        authority=KeboolaAuthority(
+            storage_api,
+            TokenVerifier(reactor, storage_api),
+            events,
+            TokenExchange(reactor, storage_api, str(service_account)),
+        ),
         targets=targets,
         templates=templates.pool,
     )

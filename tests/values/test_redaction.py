@@ -188,6 +188,7 @@ def test_the_secret_of_a_source_in_a_text(before: str, behind: str) -> None:
         ("HttpSource(secret='hunter2', a='b')", "HttpSource(secret='***', a='b')"),
         ("lost the session: timeout", "lost the session: timeout"),
         ("a eyJhbGciOi.eyJzdWIiOiIx.c2ln b", "a *** b"),
+        ("a kbc_pat_1-abcDEF_x b, kbc_at_abcdef", "a *** b, ***"),
         ("sha256 " + "ab12" * 16, "sha256 " + "ab12" * 16),
         ("/tmp/stream/volumes/hdd/my-volume/x", "/tmp/stream/volumes/hdd/my-volume/x"),
     ],

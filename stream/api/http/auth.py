@@ -24,6 +24,7 @@ __all__ = ["Branches", "authenticate", "check_role", "token_of"]
 
 _BRANCH_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _PROGRAMMATIC = ("kbc_at_", "kbc_pat_")
+"""How tokens of programs begin."""
 
 
 def token_of(header: str, authorization: str) -> tuple[str, bool]:
@@ -47,25 +48,28 @@ async def authenticate(authority: ProjectAuthority, token: str, project: str) ->
     :param project: the value of ``X-KBC-ProjectId``.
     """
     if token.startswith(_PROGRAMMATIC):
-        raise _programmatic(project)
-    wrapped = Token(token)
-    info = await authority.verify(wrapped)
-    if not info.is_master:
+        exchanged = await authority.exchange(token, _project(project))
+        identity = Identity(exchanged.token, exchanged.info)
+    else:
+        wrapped = Token(token)
+        identity = Identity(wrapped, await authority.verify(wrapped))
+    if not identity.info.is_master:
         raise UserError(
             "please provide a master token of a project administrator",
             status=401,
             name="masterTokenRequired",
         )
-    return Identity(wrapped, info)
+    return identity
 
 
-def _programmatic(project: str) -> UserError:
-    """Tokens of programs are exchanged by a service of the platform, which isn't used here."""
-    if whole_number(project, least=1) is None:
-        text = "programmatic token request missing valid X-KBC-ProjectId header"
-    else:
-        text = "programmatic token exchange is not configured (no service account token path)"
-    return UserError(text, status=400, name="internalError")
+def _project(text: str) -> int:
+    """The project that a program names. Raises UserError."""
+    project_id = whole_number(text, least=1)
+    if project_id is None:
+        raise UserError(
+            "programmatic token request missing valid X-KBC-ProjectId header", name="internalError"
+        )
+    return project_id
 
 
 def check_role(identity: Identity) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stream.authority import Branch, SourceChange, TokenInfo
+from stream.authority import Branch, ProjectToken, SourceChange, TokenInfo
+from stream.errors import UserError
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.events import EventSender
+from stream.target.keboola.exchange import TokenExchange
 from stream.target.keboola.verifier import TokenVerifier
 from stream.values.token import Token
 
@@ -14,15 +16,33 @@ __all__ = ["KeboolaAuthority"]
 
 
 class KeboolaAuthority:
-    """A `stream.authority.ProjectAuthority`: the Storage API verifies tokens and takes events."""
+    """A `stream.authority.ProjectAuthority`: the Storage API verifies tokens and takes events.
 
-    def __init__(self, api: StorageApi, verifier: TokenVerifier, events: EventSender) -> None:
+    :param exchange: of tokens of programs; ``None`` if it isn't configured.
+    """
+
+    def __init__(
+        self,
+        api: StorageApi,
+        verifier: TokenVerifier,
+        events: EventSender,
+        exchange: TokenExchange | None = None,
+    ) -> None:
         self._api = api
         self._verifier = verifier
         self._events = events
+        self._exchange = exchange
 
     async def verify(self, token: Token) -> TokenInfo:
         return await self._verifier.verify(token)
+
+    async def exchange(self, token: str, project_id: int) -> ProjectToken:
+        if self._exchange is None:
+            raise UserError(
+                "programmatic token exchange is not configured (no service account token path)",
+                name="internalError",
+            )
+        return await self._exchange.exchange(token, project_id)
 
     async def branch(self, token: Token, branch_id: int) -> Branch:
         return await self._api.branch(token, branch_id)

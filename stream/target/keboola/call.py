@@ -24,6 +24,7 @@ __all__ = ["Answer", "Call", "Caller", "base_url"]
 
 _log = Logger()
 _USER_AGENT = "keboola-stream"
+_STORAGE = ("v2", "storage")
 
 
 def base_url(host_or_url: str) -> DecodedURL:
@@ -35,7 +36,7 @@ def base_url(host_or_url: str) -> DecodedURL:
     url = DecodedURL.from_text(text.rstrip("/"))
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f'invalid Storage API address "{host_or_url}"')
-    return url.child("v2", "storage")
+    return url.child(*_STORAGE)
 
 
 @attrs.frozen
@@ -44,6 +45,7 @@ class Call:
 
     :param method: the HTTP method.
     :param path: segments under ``/v2/storage/``; they are escaped here.
+    :param is_of_platform: the path is that of another API on the same host.
     :param token: ``None`` for the one unauthenticated call.
     :param query: query parameters in order.
     :param body: sent as JSON; ``None`` for no body.
@@ -56,6 +58,7 @@ class Call:
     query: tuple[tuple[str, str], ...] = ()
     body: Any = attrs.field(default=None, repr=False)
     idempotent: bool = True
+    is_of_platform: bool = False
 
 
 @attrs.frozen
@@ -110,6 +113,7 @@ class Caller:
         self._meter = CallMeter(metrics or Metrics(), reactor, root.host)
         self._reactor = reactor
         self._root = root
+        self._platform = root.replace(path=root.path[: -len(_STORAGE)])
         self._transport = transport
         self._budget = budget
 
@@ -131,11 +135,11 @@ class Caller:
     async def _make(self, call: Call, budget: float | None, measured: MeasuredCall) -> Answer:
         limit = self._budget if budget is None else min(budget, self._budget)
         deadline = self._reactor.seconds() + limit
-        url = self._root.child(*call.path).replace(query=call.query).to_uri().to_text()
+        root = self._platform if call.is_of_platform else self._root
+        url = root.child(*call.path).replace(query=call.query).to_uri().to_text()
         headers = {"User-Agent": _USER_AGENT, "Accept": "application/json"}
         if call.token is not None:
-            name, value = call.token.header()
-            headers[name] = value
+            headers |= call.token.headers()
         retries = 0
         while True:
             outcome: Outcome | int

@@ -41,6 +41,7 @@ _RESULTS = {
     "prepare": "FileUpload",
     "files": "File",
     "events": "Event",
+    "resolve-storage-token": "ProjectToken",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from twisted.internet.task import deferLater
 from twisted.web.client import HTTPConnectionPool
 
-from stream.authority import Branch, TokenInfo
+from stream.authority import Branch, ProjectToken, TokenInfo
 from stream.ops.metrics.registry import Metrics
 from stream.target.keboola import values
 from stream.target.keboola.bodies import (
@@ -24,6 +24,7 @@ from stream.target.keboola.bodies import (
 from stream.target.keboola.call import Answer, Call, Caller, base_url
 from stream.target.keboola.errors import JobDeadlineExceeded, JobFailed, StorageApiError
 from stream.target.keboola.event import Event
+from stream.target.keboola.program import ProgramToken
 from stream.target.keboola.retry import CALL_BUDGET, job_poll_delays
 from stream.target.keboola.transport import Transport, persistent_pool
 from stream.target.keboola.values import (
@@ -105,6 +106,17 @@ class StorageApi:
         """Whose *token* is."""
         call = Call("GET", ("tokens", "verify"), Token.of(token))
         return _read(await self._caller.make(call), values.token_info)
+
+    async def resolve_program_token(self, token: ProgramToken, project_id: int) -> ProjectToken:
+        """The token of a project for the program whose *token* it is."""
+        call = Call(
+            "POST",
+            ("manage", "internal", "auth-bridge", "resolve-storage-token"),
+            token,
+            body={"projectId": project_id},
+            is_of_platform=True,
+        )
+        return _read(await self._caller.make(call), values.project_token)
 
     async def branches(self, token: Token | str) -> tuple[Branch, ...]:
         """All branches of the token's project."""

@@ -102,12 +102,16 @@ class StorageApiError(UserError):
         """The same failure without a traceback, which holds whatever led to it."""
         return self._with(self.message)
 
-    def _with(self, message: str) -> StorageApiError:
+    def as_bad_gateway(self) -> StorageApiError:
+        """The same failure of a call that isn't the caller's own: to him it is a bad gateway."""
+        return self._with(self.message, 502)
+
+    def _with(self, message: str, status: int = 0) -> StorageApiError:
         return StorageApiError(
             message,
             method=self.method,
             url=self.url,
-            status=self.status,
+            status=status or self.status,
             code=self.code,
             name=self.name,
             exception_id=self.exception_id,

@@ -12,9 +12,11 @@ from typing import Any
 
 import attrs
 
-from stream.authority import Admin, Branch, TokenInfo
-from stream.staging.upload import FileUpload
+from stream.authority import Admin, Branch, ProjectToken, TokenInfo
+from stream.errors import UserError
+from stream.staging.upload import FileUpload, parse_iso_time
 from stream.values.codec import Record
+from stream.values.token import Token
 
 __all__ = [
     "Bucket",
@@ -26,6 +28,7 @@ __all__ = [
     "Table",
     "TableMetadata",
     "branch",
+    "project_token",
     "token_info",
 ]
 
@@ -57,6 +60,20 @@ def token_info(reply: Mapping[str, Any]) -> TokenInfo:
         )
         if admin
         else None,
+    )
+
+
+def project_token(reply: Mapping[str, Any]) -> ProjectToken:
+    """A token of a project that was given to a program."""
+    expires_at = reply.get("expiresAt")
+    try:
+        token = Token(str(reply["storageToken"]))
+    except UserError as error:
+        raise ValueError("the token can't stand in a header") from error
+    return ProjectToken(
+        token=token,
+        info=token_info(reply["tokenDetail"]),
+        expires_at=parse_iso_time(str(expires_at)) if expires_at else None,
     )
 
 

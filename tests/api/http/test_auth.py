@@ -1,10 +1,23 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import pytest_twisted
 
 from stream.api.http.auth import token_of
-from tests.api.conftest import MACHINE, PROJECT, READER, SOURCE, SOURCES, TOKEN, Api
+from tests.api.conftest import (
+    MACHINE,
+    PROGRAM,
+    PROJECT,
+    READER,
+    READING_PROGRAM,
+    SERVICE_ACCOUNT,
+    SOURCE,
+    SOURCES,
+    TOKEN,
+    Api,
+)
 
 ensure = pytest_twisted.ensureDeferred
 
@@ -72,19 +85,73 @@ async def test_a_bearer_token(api: Api) -> None:
 
 
 @ensure
-async def test_a_programmatic_token(api: Api) -> None:
-    """Tokens of programs need a project, and then a configuration that isn't there."""
-    reply = await api.call("GET", SOURCES, token="kbc_at_x")
+async def test_the_token_of_a_program(api: Api) -> None:
+    """It works like a token of the project that the caller names; what it does is on record."""
+    headers = {"X-KBC-ProjectId": str(PROJECT)}
+    assert (await api.call("GET", SOURCES, token=PROGRAM, headers=headers)).status == 200
+    bearer = {"Authorization": f"Bearer {PROGRAM}", **headers}
+    assert (await api.call("GET", SOURCES, token=None, headers=bearer)).status == 200
+    body = {"type": "http", "name": "My Source"}
+    reply = await api.call("POST", SOURCES, body, token=PROGRAM, headers=headers)
+    assert (await api.finish(reply))["status"] == "success"
+    by = (await api.get(SOURCE))["created"]["by"]
+    assert (by["tokenDesc"], by["userId"], by["userName"]) == (
+        "Local program",
+        "2",
+        "Local Program",
+    )
+    reply = await api.call("POST", SOURCES, body, token=READING_PROGRAM, headers=headers)
+    assert (reply.status, reply.json["error"]) == (403, "stream.api.forbidden")
+
+
+@pytest.mark.parametrize("project", ["", "0", "-1", "x", "1.5"])
+@ensure
+async def test_a_program_must_name_a_project(api: Api, project: str) -> None:
+    """A project is a positive number."""
+    reply = await api.call("GET", SOURCES, token=PROGRAM, headers={"X-KBC-ProjectId": project})
     assert (reply.status, reply.json["error"]) == (400, "stream.api.internalError")
     assert reply.json["message"] == (
         "Programmatic token request missing valid X-KBC-ProjectId header."
     )
-    reply = await api.call(
-        "GET", SOURCES, token="kbc_pat_x", headers={"X-KBC-ProjectId": str(PROJECT)}
-    )
-    assert reply.json["message"] == (
-        "Programmatic token exchange is not configured (no service account token path)"
-    )
+
+
+@pytest.mark.parametrize(
+    ("token", "project", "status", "error"),
+    [
+        ("kbc_at_nobody-knows-it", PROJECT, 401, "storage.tokenInvalid"),
+        (PROGRAM, PROJECT + 1, 403, "stream.api.accessDenied"),
+        ("kbc_pat_\u00e9", PROJECT, 401, "storage.tokenInvalid"),
+    ],
+)
+@ensure
+async def test_a_refused_program(
+    api: Api, token: str, project: int, status: int, error: str
+) -> None:
+    """What the platform says of it is passed on, without the token."""
+    headers = {"X-KBC-ProjectId": str(project)}
+    for _ in range(2):
+        reply = await api.call("GET", SOURCES, token=token, headers=headers)
+        assert (reply.status, reply.json["error"]) == (status, error)
+        assert token not in reply.body.decode() and SERVICE_ACCOUNT not in reply.body.decode()
+
+
+@ensure
+async def test_without_a_service_account(api: Api, service_account: Path) -> None:
+    """The caller can't help it, so the reason is in the log alone."""
+    headers = {"X-KBC-ProjectId": str(PROJECT)}
+    for content in (None, "", "\xff"):
+        service_account.unlink(missing_ok=True)
+        if content is not None:
+            service_account.write_bytes(content.encode("latin-1"))
+        reply = await api.call("GET", SOURCES, token=PROGRAM, headers=headers)
+        assert (reply.status, reply.json["error"]) == (
+            500,
+            "stream.api.serviceAccountTokenUnreadable",
+        )
+    service_account.write_text("another")
+    reply = await api.call("GET", SOURCES, token=PROGRAM, headers=headers)
+    assert reply.status == 403
+    assert "another" not in reply.body.decode()
 
 
 @ensure

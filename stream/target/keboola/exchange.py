@@ -1,0 +1,124 @@
+"""Tokens of programs: exchanged for a Storage API token of the project that the program names.
+
+A program proves who it is to the platform, not to a project. The platform gives this service, which
+shows the token of its own service account, a short-lived token of the project. That one is used
+from then on, as if the caller had sent it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from stream.authority import ProjectToken
+from stream.errors import UserError
+from stream.ops.clock import wall_clock
+from stream.target.keboola.client import StorageApi
+from stream.target.keboola.errors import StorageApiError
+from stream.target.keboola.program import ProgramToken
+from stream.target.keboola.remembered import CACHE_ENTRIES, RememberedAnswers
+from stream.target.keboola.verifier import CACHE_SECONDS
+from stream.values.utctime import from_timestamp
+
+__all__ = ["TokenExchange"]
+
+_log = Logger()
+
+_MARGIN = timedelta(minutes=6)
+"""A token that expires sooner isn't given to another request: a task may work for five minutes."""
+_MAX_FILE_BYTES = 64 * 1024
+_PASSED_ON = frozenset({400, 401, 403})
+
+
+class TokenExchange:
+    """Exchanges tokens of programs, see `RememberedAnswers`.
+
+    :param reactor: keeps time.
+    :param api: makes the exchange.
+    :param path: of the file with the token of the service account. It is read for each exchange,
+        since the platform replaces the token.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        api: StorageApi,
+        path: str,
+        *,
+        entries: int = CACHE_ENTRIES,
+    ) -> None:
+        self._reactor = reactor
+        self._wall_clock = wall_clock(reactor)
+        self._api = api
+        self._path = Path(path)
+        self._answers: RememberedAnswers[ProjectToken] = RememberedAnswers(
+            reactor, seconds=self._life, entries=entries
+        )
+
+    async def exchange(self, token: str, project_id: int) -> ProjectToken:
+        """The token of the project that stands for the *token* of a program.
+
+        :raises StorageApiError: 400, 401 or 403 as the platform has answered, else 502.
+        :raises UserError: 401, nothing that can be a token; 500, the service account has none;
+            503, too many unknown tokens are being exchanged.
+        """
+        subject = ProgramToken(token)
+        key = hashlib.sha256(b"%d/%b" % (project_id, subject.fingerprint())).digest()
+        return await self._answers.get(key, lambda: self._ask(subject, project_id))
+
+    def _life(self, token: ProjectToken) -> float:
+        """Seconds for which a *token* may be given to other requests."""
+        if token.expires_at is None:
+            return CACHE_SECONDS
+        left = token.expires_at - self._now() - _MARGIN
+        return max(0.0, min(CACHE_SECONDS, left.total_seconds()))
+
+    def _now(self) -> datetime:
+        return from_timestamp(self._wall_clock())
+
+    async def _ask(self, subject: ProgramToken, project_id: int) -> ProjectToken:
+        account = await self._service_account()
+        try:
+            token = await self._api.resolve_program_token(subject.on_behalf_of(account), project_id)
+        except StorageApiError as error:
+            if error.answered and error.status in _PASSED_ON:
+                raise
+            raise error.as_bad_gateway() from None
+        if token.info.project_id != project_id:
+            raise UserError(
+                "the exchange has answered with a token of another project",
+                status=502,
+                name="programmaticTokenExchangeFailed",
+            )
+        return token
+
+    async def _service_account(self) -> str:
+        try:
+            text: str = await deferToThreadPool(
+                self._reactor, self._reactor.getThreadPool(), self._read
+            )
+        except (OSError, ValueError) as error:
+            _log.error(
+                "cannot read the token of the service account in {path}: {error}",
+                path=str(self._path),
+                error=type(error).__name__,
+            )
+            raise UserError(
+                "the token of the service account can't be read",
+                status=500,
+                name="serviceAccountTokenUnreadable",
+            ) from None
+        return text
+
+    def _read(self) -> str:
+        """Waits for the disk. Raises OSError, or ValueError if there is no token in the file."""
+        with self._path.open("rb") as file:
+            text = file.read(_MAX_FILE_BYTES).decode("ascii").strip()
+        if not text or not text.isprintable():
+            raise ValueError("the file has no token")
+        return text

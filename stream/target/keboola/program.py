@@ -1,0 +1,45 @@
+"""The token of a program, on its way to be exchanged."""
+
+from __future__ import annotations
+
+import attrs
+
+from stream.values.token import Token, is_sendable
+
+__all__ = ["ProgramToken"]
+
+_BEARER = "Bearer "
+
+
+def _check(_instance: object, _attribute: object, value: str) -> None:
+    if value and not is_sendable(value):
+        raise ValueError("a token that can't stand in a header")
+
+
+@attrs.frozen(repr=False)
+class ProgramToken(Token):
+    """The token of a program, which has to be exchanged before it can be used.
+
+    :param service_account: the token of those who may exchange it; no header can hold another.
+    """
+
+    service_account: str = attrs.field(default="", validator=_check)
+
+    def on_behalf_of(self, service_account: str) -> ProgramToken:
+        """The same token, to be exchanged by a service account.
+
+        :param service_account: its token.
+        """
+        return attrs.evolve(self, service_account=service_account)
+
+    def headers(self) -> dict[str, str]:
+        """The headers of the exchange."""
+        return {
+            "X-Subject-Token": f"{_BEARER}{self.value}",
+            "X-Kubernetes-Authorization": f"{_BEARER}{self.service_account}",
+        }
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no text may show."""
+        return self.value, self.service_account

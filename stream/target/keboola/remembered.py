@@ -1,0 +1,133 @@
+"""Answers that many requests ask for: remembered briefly, and asked once for concurrent ones."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.python.failure import Failure
+
+from stream.errors import UserError
+from stream.target.keboola.errors import StorageApiError
+
+__all__ = ["CACHE_ENTRIES", "MAX_ASKED", "MAX_QUEUED", "REFUSED_SECONDS", "RememberedAnswers"]
+
+T = TypeVar("T")
+E = TypeVar("E")
+
+CACHE_ENTRIES = 10_000
+REFUSED_SECONDS = 5.0
+"""How long a token that was refused is refused without asking."""
+MAX_ASKED = 16
+"""Questions about tokens that were never good, at the same time."""
+MAX_QUEUED = 256
+"""Such tokens that wait for their turn; more are answered that they come back."""
+_REFUSALS = frozenset({401, 403})
+
+
+class RememberedAnswers(Generic[T]):
+    """Answers about tokens, by a digest of the token.
+
+    Answers are remembered briefly: a token that is revoked is still taken, and one that was refused
+    is still refused, for the time of the cache.
+
+    Anybody may send any number of wrong tokens. So those that were never good share a few questions
+    and a queue; the ones that were good before don't wait behind them.
+
+    :param reactor: keeps time.
+    :param seconds: how long an answer is good.
+    :param entries: how many answers of each kind are kept; the oldest go first.
+    """
+
+    def __init__(
+        self, reactor: Any, *, seconds: Callable[[T], float], entries: int = CACHE_ENTRIES
+    ) -> None:
+        self._reactor = reactor
+        self._seconds = seconds
+        self._entries = entries
+        self._known: OrderedDict[bytes, tuple[float, T]] = OrderedDict()
+        self._wrong: OrderedDict[bytes, tuple[float, StorageApiError]] = OrderedDict()
+        self._waiting: dict[bytes, list[Deferred[T]]] = {}
+        self._asked = 0
+        self._queue: deque[tuple[bytes, Callable[[], Awaitable[T]]]] = deque()
+
+    async def get(self, key: bytes, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer that is remembered, or that *ask* gives.
+
+        :param key: a digest of the token and of whatever else the answer depends on.
+        :raises StorageApiError: the token was refused, or nobody can be asked.
+        :raises UserError: 503, too many unknown tokens are being asked about.
+        """
+        now = self._reactor.seconds()
+        known = self._known.get(key)
+        if known is not None and known[0] > now:
+            return known[1]
+        wrong = self._wrong.get(key)
+        if wrong is not None and wrong[0] > now:
+            raise wrong[1].copy()
+        waiter: Deferred[T] = Deferred()
+        if key in self._waiting:
+            self._waiting[key].append(waiter)
+        elif known is not None:
+            self._waiting[key] = [waiter]
+            self._ask(key, ask)
+        else:
+            if len(self._queue) >= MAX_QUEUED:
+                raise UserError(
+                    "too many tokens are being verified, please try again in a moment",
+                    status=503,
+                    name="serviceUnavailable",
+                )
+            self._waiting[key] = [waiter]
+            self._queue.append((key, ask))
+            self._ask_next()
+        return await waiter
+
+    def _ask(self, key: bytes, ask: Callable[[], Awaitable[T]]) -> Deferred[None]:
+        # Runs on its own: a caller that goes away must not take the answer from the others.
+        asking = ensureDeferred(_awaited(ask))
+        return asking.addCallbacks(
+            self._answered, self._refused, callbackArgs=(key,), errbackArgs=(key,)
+        )
+
+    def _ask_next(self) -> None:
+        while self._queue and self._asked < MAX_ASKED:
+            key, ask = self._queue.popleft()
+            if all(waiter.called for waiter in self._waiting[key]):
+                del self._waiting[key]  # everybody has gone
+                continue
+            self._asked += 1
+            self._ask(key, ask).addBoth(self._turn_is_over)
+
+    def _turn_is_over(self, result: object) -> object:
+        self._asked -= 1
+        self._ask_next()
+        return result
+
+    def _answered(self, answer: T, key: bytes) -> None:
+        self._wrong.pop(key, None)
+        self._remember(self._known, key, self._seconds(answer), answer)
+        for waiter in self._waiting.pop(key):
+            waiter.callback(answer)
+
+    def _refused(self, failure: Failure, key: bytes) -> None:
+        error = failure.value
+        if isinstance(error, StorageApiError) and error.answered and error.status in _REFUSALS:
+            self._known.pop(key, None)
+            self._remember(self._wrong, key, REFUSED_SECONDS, error.copy())
+        for waiter in self._waiting.pop(key):
+            waiter.errback(failure)
+
+    def _remember(
+        self, cache: OrderedDict[bytes, tuple[float, E]], key: bytes, seconds: float, value: E
+    ) -> None:
+        cache.pop(key, None)
+        cache[key] = (self._reactor.seconds() + seconds, value)
+        while len(cache) > self._entries:
+            cache.popitem(last=False)
+
+
+async def _awaited(ask: Callable[[], Awaitable[T]]) -> T:
+    return await ask()
