@@ -16,7 +16,6 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stream.definition.tail import TailSubscription
 
 import stream
 from stream.definition.entity import Branch, Sink, Source
@@ -30,6 +29,7 @@ from stream.storage.model.retry import Retry
 from stream.storage.model.state import FileState, SliceState
 from stream.storage.model.statistics import Statistics
 from stream.storage.model.volume import Volume
+from stream.tail.subscription import TailSubscription
 from stream.target.keboola.quarantine import QuarantineRecord
 from stream.target.keboola.records import FileRecord, JobRecord, TokenRecord
 from stream.target.postgres import records as postgres

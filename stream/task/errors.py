@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stream.errors import UserError
 
-__all__ = ["TaskAlreadyRunning", "TaskNotFound", "TaskTimeout", "TooManyTasks"]
+__all__ = ["ObjectExists", "TaskAlreadyRunning", "TaskNotFound", "TaskTimeout", "TooManyTasks"]
 
 
 class TaskAlreadyRunning(Exception):
@@ -15,6 +15,17 @@ class TaskAlreadyRunning(Exception):
 
     def __init__(self, object_key: str) -> None:
         super().__init__(f'task already running "{object_key}"')
+        self.object_key = object_key
+
+
+class ObjectExists(Exception):
+    """What a task was to create is there already.
+
+    :ivar object_key: the object.
+    """
+
+    def __init__(self, object_key: str) -> None:
+        super().__init__(f'there is already a "{object_key}"')
         self.object_key = object_key
 
 

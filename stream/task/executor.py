@@ -27,7 +27,7 @@ from stream.ops.metrics.error_type import error_type
 from stream.ops.metrics.registry import Metrics
 from stream.ops.tracing.spans import span
 from stream.task.entity import LOCK_PREFIX, Task, TaskFailure, finished, task_id
-from stream.task.errors import TaskAlreadyRunning, TaskTimeout, TooManyTasks
+from stream.task.errors import ObjectExists, TaskAlreadyRunning, TaskTimeout, TooManyTasks
 from stream.values.backoff import Backoff
 from stream.values.codec import encode
 from stream.values.duration import Duration
@@ -121,6 +121,7 @@ class TaskExecutor(Service):
         object_key: str,
         body: Body,
         patience: float = 0.0,
+        absent: str | None = None,
     ) -> Task:
         """Start a task and return its record, without waiting for its end.
 
@@ -129,20 +130,31 @@ class TaskExecutor(Service):
         :param object_key: what is locked.
         :param body: does the work.
         :param patience: seconds to wait while another task has the object.
+        :param absent: a key of etcd that must not be there when the task starts: that of the
+            object, if the task creates it. So of two creations at the same time the second one
+            doesn't become a task that can only fail.
 
-        Raises `TaskAlreadyRunning`, `TooManyTasks`.
+        Raises `TaskAlreadyRunning`, `ObjectExists`, `TooManyTasks`.
         """
         deadline = self._reactor.seconds() + patience
         while True:
             try:
-                return await self._start(project_id, type, object_id, object_key, body)
+                return await self._start(project_id, type, object_id, object_key, body, absent)
             except TaskAlreadyRunning:
+                if absent is not None and await self._client.get(absent) is not None:
+                    raise ObjectExists(object_key) from None
                 if self._reactor.seconds() >= deadline:
                     raise
             await deferLater(self._reactor, _LOCK_POLL)
 
     async def _start(
-        self, project_id: int, type: str, object_id: str, object_key: str, body: Body
+        self,
+        project_id: int,
+        type: str,
+        object_id: str,
+        object_key: str,
+        body: Body,
+        absent: str | None,
     ) -> Task:
         if not self.running or len(self._running) >= MAX_RUNNING:
             raise TooManyTasks("the service is busy, please try again in a moment")
@@ -163,7 +175,7 @@ class TaskExecutor(Service):
                 node=self._node_id,
                 lock=f"{LOCK_PREFIX}{object_key}",
             )
-            lease = await self._record_start(task, object_key)
+            lease = await self._record_start(task, object_key, absent)
         except BaseException:
             del self._running[object_key]
             raise
@@ -178,7 +190,7 @@ class TaskExecutor(Service):
         del self._running[object_key]
         self._ending.discard(object_key)
 
-    async def _record_start(self, task: Task, object_key: str) -> int:
+    async def _record_start(self, task: Task, object_key: str, absent: str | None) -> int:
         """Returns the lease that the lock is under."""
         lease = self._session.lease_id
         if lease is None:
@@ -187,6 +199,8 @@ class TaskExecutor(Service):
         async def body(txn: AtomicTxn) -> None:
             if await txn.get(task.lock) is not None:
                 raise TaskAlreadyRunning(object_key)
+            if absent is not None and await txn.get(absent) is not None:
+                raise ObjectExists(object_key)
             txn.put(task.lock, self._node_id.encode(), lease=lease)
             txn.put(task.key, encode(task))
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from types import MappingProxyType, NoneType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
@@ -89,9 +90,14 @@ def field(
 
 @attrs.frozen
 class _Member:
-    """:ivar argument: the attribute's name as ``__init__`` knows it.
+    """One attribute in JSON. Its functions are looked up once, when the class is first met: records
+    are read and written all the time.
+
+    :ivar argument: the attribute's name as ``__init__`` knows it.
     :ivar is_argument: whether it does; others have the same value in all instances.
     :ivar optional: whether the value may be ``None``.
+    :ivar read: from what stands for a value in JSON, and the type, to the value.
+    :ivar write: the other way; ``None`` if a value stands for itself.
     """
 
     attribute: str
@@ -99,6 +105,8 @@ class _Member:
     is_argument: bool
     name: str
     type: Any
+    read: Callable[[Any, Any], Any]
+    write: Callable[[Any], Any] | None
     required: bool
     optional: bool
     omit_empty: bool
@@ -151,6 +159,8 @@ def _form_of(cls: type) -> _Form:
             is_argument=attribute.init,
             name=options.get("name") or _camel(attribute.name),
             type=hint,
+            read=_converter.get_structure_hook(hint),
+            write=_writer(hint),
             required=attribute.default is attrs.NOTHING,
             optional=hint is Any or NoneType in get_args(hint),
             omit_empty=options.get("omit_empty", False),
@@ -163,11 +173,23 @@ def _form_of(cls: type) -> _Form:
     return _Form(tuple(members), frozenset(names), keeps_unknown)
 
 
-_converter = cattrs.Converter(forbid_extra_keys=False)
+_converter = cattrs.Converter(forbid_extra_keys=False, detailed_validation=False)
+_PLAIN = (str, int, bool, float)
+
+
+def _writer(hint: Any) -> Callable[[Any], Any] | None:
+    """The function that writes values of the type *hint* other than ``None``."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    kind = kinds[0] if NoneType in get_args(hint) and len(kinds) == 1 else hint
+    if kind in _PLAIN:
+        return None
+    if isinstance(kind, type) and not get_args(kind):
+        return _converter.get_unstructure_hook(kind)
+    return _converter.unstructure
 
 
 def _is_empty(value: object) -> bool:
-    return value is None or value is False or (not isinstance(value, bool) and not value)
+    return value is False or (not isinstance(value, bool) and not value)
 
 
 def _unstructure_attrs(value: Any) -> dict[str, Any]:
@@ -179,14 +201,13 @@ def _unstructure_attrs(value: Any) -> dict[str, Any]:
             if item is not None:
                 plain.update(_unstructure_attrs(item))
             continue
-        if item is None and member.empty_text:
-            plain[member.name] = ""
-            continue
-        if item is None and not member.keep_none:
-            continue
-        if member.omit_empty and _is_empty(item):
-            continue
-        plain[member.name] = _converter.unstructure(item)
+        if item is None:
+            if member.empty_text:
+                plain[member.name] = ""
+            elif member.keep_none:
+                plain[member.name] = None
+        elif not (member.omit_empty and _is_empty(item)):
+            plain[member.name] = item if member.write is None else member.write(item)
     if form.keeps_unknown:
         plain.update(value.unknown)
     return plain
@@ -201,11 +222,11 @@ def _structure_attrs(plain: Any, cls: type[T]) -> T:
         if not member.is_argument:
             continue
         if member.flatten:
-            arguments[member.argument] = _converter.structure(plain, member.type)
+            arguments[member.argument] = member.read(plain, member.type)
             continue
         item = plain.get(member.name)
         if item is not None:
-            arguments[member.argument] = _converter.structure(item, member.type)
+            arguments[member.argument] = member.read(item, member.type)
         elif member.required:
             if not member.optional or member.name not in plain:
                 raise ValueError(f'"{member.name}" is missing in {cls.__name__}')
@@ -237,8 +258,10 @@ _converter.register_unstructure_hook_func(attrs.has, _unstructure_attrs)
 _converter.register_structure_hook_func(attrs.has, _structure_attrs)
 register(datetime, format_time, _structure_time)
 _converter.register_structure_hook(datetime | None, _structure_time_or_none)
-register(Duration, str, lambda text, _: Duration.parse(text))
-register(ByteSize, str, lambda text, _: ByteSize.parse(text))
+_duration = lru_cache(maxsize=1024)(Duration.parse)
+_size = lru_cache(maxsize=4096)(ByteSize.parse)
+register(Duration, lru_cache(maxsize=1024)(str), lambda text, _: _duration(text))
+register(ByteSize, str, lambda text, _: _size(text))
 _converter.register_unstructure_hook_func(
     lambda cls: isinstance(cls, type) and issubclass(cls, enum.Enum), lambda member: member.value
 )
@@ -259,7 +282,7 @@ def to_plain(value: Any) -> Any:
 
 
 def register_text(cls: type[T], read: Callable[[str], T]) -> None:
-    """Tell that an attrs class may also stand as a text, which *read* turns into the value."""
+    """Read values of *cls*, an attrs class, from a text as well: *read* turns it into the value."""
 
     def structure(plain: Any, _: Any) -> T:
         return read(plain) if isinstance(plain, str) else _structure_attrs(plain, cls)

@@ -5,6 +5,7 @@ The form has a fixed width (``2006-01-02T15:04:05.000Z``), so the byte order of 
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "to_nanoseconds",
 ]
 
+_FORM = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 NO_TIME = datetime.min.replace(tzinfo=UTC)
@@ -60,15 +62,15 @@ def format_time(moment: datetime) -> str:
         raise ValueError("a time without a zone is ambiguous")
     if moment == NO_TIME:
         return ""
-    utc = moment.astimezone(UTC)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return f"{utc.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
 
 def parse_time(text: str) -> datetime:
     """Read what `format_time` wrote. Raises ValueError for any other form."""
-    if len(text) != 24 or not text.endswith("Z"):
+    if _FORM.fullmatch(text) is None:
         raise ValueError(f'invalid time "{text}": expected 2006-01-02T15:04:05.000Z')
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return datetime.fromisoformat(text)
 
 
 def to_nanoseconds(moment: datetime) -> int:

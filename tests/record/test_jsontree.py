@@ -100,6 +100,23 @@ def test_invalid_documents(source: bytes) -> None:
         parse_json(source)
 
 
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        (b'{"a": NaN}', "line 1 column 7"),
+        (b'{"a":\n [Infinity]}', "line 2 column 3"),
+        (b'{"a": 01}', "line 1 column 7"),
+        (b'{"a":\n "x\x01y"}', "line 2 column 4"),
+        (b'{"a": "x\ty"}', "line 1 column 9"),
+    ],
+)
+def test_lenient_json_is_refused(source: bytes, place: str) -> None:
+    """Other readers take it for a value; here the answer says where it is."""
+    with pytest.raises(InvalidJson) as caught:
+        parse_json(source)
+    assert place in caught.value.reason
+
+
 def test_half_an_emoji_does_not_cost_the_document() -> None:
     """A lone surrogate is accepted, and becomes U+FFFD when it has to be decoded."""
     source = '{"a":"x\\ud83d","b":1}'

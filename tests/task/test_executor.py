@@ -13,7 +13,7 @@ from twisted.internet.task import Clock, deferLater
 from stream.errors import UserError
 from stream.etcd import EtcdClient, Session, atomic
 from stream.task.entity import Task
-from stream.task.errors import TaskAlreadyRunning, TaskNotFound, TooManyTasks
+from stream.task.errors import ObjectExists, TaskAlreadyRunning, TaskNotFound, TooManyTasks
 from stream.task.executor import TASK_SECONDS, Body, TaskExecutor, TaskRun
 from stream.task.store import TaskStore
 
@@ -155,6 +155,42 @@ async def test_a_patient_caller_waits_for_the_task_before(tasks: Tasks) -> None:
         tasks.clock.advance(0.05)
     ended = await tasks.end_of(await waiting)
     assert ended.result == "Done."
+
+
+@ensure
+async def test_what_is_created_must_be_absent(tasks: Tasks) -> None:
+    """Of two creations the second is refused as soon as what the first one makes is there."""
+    gate: Deferred[str] = Deferred()
+
+    async def slow(run: TaskRun) -> str:
+        return await gate
+
+    async def create(patience: float) -> Task:
+        return await tasks.executor.start(
+            project_id=123,
+            type="t",
+            object_id="o",
+            object_key=KEY,
+            body=slow,
+            patience=patience,
+            absent="definition/made",
+        )
+
+    first = await create(0.0)
+    with pytest.raises(TaskAlreadyRunning):
+        await create(0.0)
+    refused: list[Any] = []
+    waiting = Deferred.fromCoroutine(create(1.0)).addErrback(refused.append)
+    await tasks.client.put("definition/made", b"{}")
+    while not refused:
+        await deferLater(reactor, 0.01)
+        tasks.clock.advance(0.05)
+    assert waiting.called and refused[0].check(ObjectExists)
+    gate.callback("Done.")
+    await tasks.end_of(first)
+    with pytest.raises(ObjectExists, match=KEY):
+        await create(0.0)
+    assert await tasks.client.get(f"runtime/lock/task/{KEY}") is None
 
 
 @ensure

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import attrs
 from klein import Klein
 from klein.interfaces import IKleinRequest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -107,6 +107,9 @@ class _Endpoint:
 
     def serve(self, request: Any, **path: str) -> Deferred[bytes]:
         """The body of the answer; never fails but when it is cancelled."""
+        if request.path.startswith(b"//"):
+            # The router leaves out all slashes at the beginning, so the route fits in spite of it.
+            return succeed(_redirect(request, unquote(request.path.decode("latin-1"))))
         answering = Deferred.fromCoroutine(self._answer(request, path))
         if not answering.called:
             answering.addTimeout(REQUEST_SECONDS, self._reactor)
@@ -188,14 +191,19 @@ def _query(uri: bytes) -> dict[str, str]:
     return query
 
 
+def _redirect(request: Any, path: str) -> bytes:
+    """To the form of *path* in which its route is registered; the query is kept."""
+    query = request.uri.partition(b"?")[1:]
+    location = quoted_path(clean_path(path)) + b"".join(query).decode("ascii", "replace")
+    return put(request, Answer(status=301, headers=(("Location", location),)))
+
+
 def _no_route(request: Any, failure: Failure) -> bytes:
     """The path is unknown, misspelled, or doesn't know the method."""
     path = "/" + "/".join(part.decode() for part in request.postpath)
     known = IKleinRequest(request).mapper.allowed_methods(clean_path(path))
     if known and (clean_path(path) != path or isinstance(failure.value, RequestRedirect)):
-        query = request.uri.partition(b"?")[1:]
-        location = quoted_path(clean_path(path)) + b"".join(query).decode("ascii", "replace")
-        return put(request, Answer(status=301, headers=(("Location", location),)))
+        return _redirect(request, path)
     if isinstance(failure.value, MethodNotAllowed):
         if request.method == b"OPTIONS":
             return put(request, Answer(status=204))

@@ -24,8 +24,11 @@ MAX_VALUES = 10_000
 """Of one body. The largest sink has about a tenth of them; each takes a microsecond to be read and
 checked, while nothing else is done."""
 
+_TEXTS = ("text/plain", "text/html")
+"""Bodies that are a text as a whole, which is nothing that an operation takes."""
 _BLANKS = " \t\r\n"
 _WORDS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|-?[A-Za-z]++|(-?[0-9][0-9.eE+-]*+)', re.DOTALL)
+_LEADING_ZERO = re.compile(r"0[0-9]")
 _TO_BRACKET = re.compile(r'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"?)*+(?:([\[\]{}])|\Z)', re.DOTALL)
 """A bracket outside of strings, or the end, with all that is before it: so it matches anywhere."""
 
@@ -66,6 +69,11 @@ def read_body(
     Raises UserError: there is none, it can't be read, or it isn't as it must be.
     """
     essence = content_type.partition(";")[0].strip().lower()
+    if essence in _TEXTS:
+        raise DecodeError(
+            f"can't decode {essence} to an object: please send the body as application/json",
+            param="body",
+        )
     if essence and essence != "application/json" and not essence.endswith("+json"):
         raise UserError(f"unsupported media type {shortened(essence)}", name="unsupportedMediaType")
     if content_encoding.strip().lower() not in ("", "identity"):
@@ -106,6 +114,8 @@ def decode_json(text: str) -> Any:
         if error.pos >= len(text.rstrip(_BLANKS)) or error.msg.startswith("Unterminated"):
             raise _misread(text, len(text), "unexpected EOF") from None
         reason = _WORDING.get(error.msg, "the text is not JSON")
+        if _LEADING_ZERO.fullmatch(text, error.pos - 1, error.pos + 1):
+            reason = "numbers have no leading zeros"
         shown = f"invalid character {_shown(text[error.pos])}"
         raise _misread(text, error.pos, shown, reason) from None
     except _Refused as refused:

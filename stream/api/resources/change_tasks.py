@@ -64,6 +64,7 @@ class ChangeTasks:
         *,
         event: SourceEvent | None = None,
         patience: float = PATIENCE_SECONDS,
+        absent: str | None = None,
     ) -> dict[str, Any]:
         """Make *change* in a task whose type is that of the operation.
 
@@ -72,6 +73,7 @@ class ChangeTasks:
         :param result: the text of the task after success.
         :param event: sent to the project at the end of the task.
         :param patience: seconds to wait while another task has the object.
+        :param absent: see `TaskExecutor.start`.
         :returns: the task as it starts.
         """
         key = change.key
@@ -98,6 +100,7 @@ class ChangeTasks:
             object_key=str(key),
             body=body,
             patience=patience,
+            absent=absent,
         )
         return task_view(task, self._urls)
 

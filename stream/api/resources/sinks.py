@@ -17,8 +17,9 @@ from stream.definition.change.making import DefinitionChange
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
 from stream.definition.live import KnownPage, LiveDefinitions
+from stream.definition.prefix import SINK_ACTIVE
 from stream.definition.reads import DefinitionReads
-from stream.task.errors import TaskAlreadyRunning
+from stream.task.errors import ObjectExists, TaskAlreadyRunning
 
 __all__ = ["Sinks"]
 
@@ -79,8 +80,14 @@ class Sinks:
         )
         try:
             return await self._tasks.start(
-                call, creation, "Sink has been created successfully.", patience=0.0
+                call,
+                creation,
+                "Sink has been created successfully.",
+                patience=0.0,
+                absent=f"{SINK_ACTIVE}{key}",
             )
+        except ObjectExists:
+            raise errors.sink_exists(key) from None
         except TaskAlreadyRunning:
             # Whoever is making it is about to succeed, so that is what the caller is told.
             raise errors.sink_exists(key, being_created=True) from None

@@ -17,12 +17,14 @@ from stream.definition.change.making import DefinitionChange
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SourceKey
 from stream.definition.live import KnownPage, LiveDefinitions
+from stream.definition.prefix import SOURCE_ACTIVE
 from stream.definition.reads import DefinitionReads
 from stream.definition.repository import Definitions
 from stream.definition.secret import new_secret
 from stream.definition.slug import MAX_ID_LENGTH, made_id, slug
 from stream.errors import UserError
 from stream.target.registry import Targets
+from stream.task.errors import ObjectExists
 
 __all__ = ["Sources", "entity_id"]
 
@@ -114,12 +116,16 @@ class Sources:
                 ),
             ),
         )
-        return await self._tasks.start(
-            call,
-            creation,
-            "Source has been created successfully.",
-            event=SourceEvent("create", body["name"]),
-        )
+        try:
+            return await self._tasks.start(
+                call,
+                creation,
+                "Source has been created successfully.",
+                event=SourceEvent("create", body["name"]),
+                absent=f"{SOURCE_ACTIVE}{key}",
+            )
+        except ObjectExists:
+            raise errors.source_exists(key) from None
 
     async def get(self, call: Call) -> Any:
         known = self._live.source(call.source_key)

@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred, gatherResults
 
 from stream.source.http.route import Ingest, find_route
 from stream.target.keboola import StorageApiError
@@ -244,3 +245,18 @@ async def test_tasks_of_nobody(api: Api) -> None:
     reply = await api.call("GET", "/v1/tasks/api.create.source/x/y")
     assert (reply.status, reply.json["error"]) == (404, "stream.api.taskNotFound")
     assert reply.json["message"] == ('Task "api.create.source/x/y" not found in the project.')
+
+
+@ensure
+async def test_simultaneous_creations(api: Api) -> None:
+    """Of several creations at the same time one succeeds; the others are refused, not failed."""
+    body = {"type": "http", "name": "My Source"}
+    replies = await gatherResults(
+        [Deferred.fromCoroutine(api.call("POST", SOURCES, body)) for _ in range(4)]
+    )
+    (made,) = [reply for reply in replies if reply.status == 202]
+    assert (await api.finish(made))["status"] == "success"
+    refused = [reply for reply in replies if reply is not made]
+    assert {reply.status for reply in refused} == {409}
+    assert {reply.json["error"] for reply in refused} == {"stream.api.sourceAlreadyExists"}
+    assert len((await api.etcd.range("task/")).kvs) == 1

@@ -159,9 +159,38 @@ def test_content_types() -> None:
     body = b'{"type":"http","name":"n"} rest'
     for content_type in ("", "application/json; charset=utf-8", "application/vnd.api+json"):
         assert read_body(requests.CREATE_SOURCE, body, content_type).value["name"] == "n"
-    with pytest.raises(UserError, match="unsupported media type text/plain") as caught:
-        read_body(requests.CREATE_SOURCE, body, "text/plain")
+    with pytest.raises(UserError, match="unsupported media type application/xml") as caught:
+        read_body(requests.CREATE_SOURCE, body, "application/xml")
     assert caught.value.name == "unsupportedMediaType"
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "TEXT/PLAIN; charset=utf-8", "text/html"])
+def test_a_text_is_no_object(content_type: str) -> None:
+    """Whatever is in it: the type says that it isn't to be read."""
+    essence = content_type.partition(";")[0].lower()
+    with pytest.raises(UserError, match=f"can't decode {essence} to an object") as caught:
+        read_body(requests.CREATE_SINK, b'{"type":"table","name":"n"}', content_type)
+    assert (caught.value.name, caught.value.status) == ("decodePayload", 400)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "reason"),
+    [
+        ('{"a": NaN}', "line 1 column 7", "NaN is not JSON"),
+        ('{"a":\n [-Infinity]}', "line 2 column 3", "-Infinity is not JSON"),
+        ('{"a": 01}', "line 1 column 8", "numbers have no leading zeros"),
+        ('{"a": -00.5}', "line 1 column 9", "numbers have no leading zeros"),
+        ('{"a":\n "x\x01y"}', "line 2 column 4", "control characters must be escaped"),
+        ('{"a": "x\ty"}', "line 1 column 9", "control characters must be escaped"),
+        ('{"a": 0x1}', "line 1 column 8", "a comma, or the end of the object or array"),
+        ('["NaN", 10, 0.5, 100, nan]', "line 1 column 23", "a value is expected"),
+    ],
+)
+def test_lenient_json_is_refused(text: str, place: str, reason: str) -> None:
+    """Other readers take it for a value; here the answer says where it is and why it can't be."""
+    with pytest.raises(DecodeError) as caught:
+        decode_json(text)
+    assert place in caught.value.message and reason in caught.value.message
 
 
 def test_half_an_emoji_is_replaced() -> None:
@@ -256,8 +285,7 @@ def test_defaults_of_parameters() -> None:
         ('{"NaN": -Infinity}', "invalid character '-' at line 1 column 9: -Infinity is not JSON"),
         (
             '{"a": 01}',
-            "invalid character '1' at line 1 column 8: "
-            "a comma, or the end of the object or array, is expected",
+            "invalid character '1' at line 1 column 8: numbers have no leading zeros",
         ),
         (
             '{"a":\n "b\tc"}',

@@ -286,7 +286,9 @@ def test_slow_request_times_out_and_its_late_answer_is_dropped(listener: Listene
     assert _headers(transport)[b":status"] == b"408"
     assert _headers(transport)[b"connection"] == b"close"
     assert transport.value().endswith(b"\r\n\r\nrequest timeout")
-    assert b"Server:" not in transport.value()
+    assert b"server" not in _headers(transport)
+    assert _headers(transport)[b"content-type"] == b"text/plain"
+    assert transport.half_closed
     listener.handler.answer_next()
     assert transport.value().count(b"HTTP/1.1 ") == 1
 
