@@ -11,6 +11,13 @@ of them. What fits is known from the sinks before: a further one is expected to 
 operations and bytes as the largest of them. Whoever asked commits what there is and asks again,
 until `Definitions.unfinished` is false. If that ends half-way the source is as it was before, and
 asking again later finishes it.
+
+Note [Stranded sinks]: so an undeletion that ends half-way leaves sinks live below a deleted source.
+Records don't reach them, since the source is unknown. Asking again finishes the undeletion. If
+nobody asks, the sinks are deleted again, by a cleanup once no task works on the source, or when a
+source is made over the id. The undeletion can't be finished in place of the user, whose token the
+files of the sinks need; and the source can't come first, since it would take records that the sinks
+behind it miss.
 """
 
 from __future__ import annotations
@@ -131,6 +138,9 @@ class Definitions:
         await self._check_source_count(change, new.key.branch_key)
         deleted = await SOURCES.removed(change.txn, new.key)
         if deleted is not None:
+            await self.delete_stranded_sinks(change, new.key)
+            if self.unfinished:
+                return new
             new = lifecycle.revive(new, deleted, change.now, change.by)
         _check_size("source", new)
         SOURCES.save(change, new)
@@ -244,6 +254,23 @@ class Definitions:
                 with_parent = lifecycle.undelete(sink, change.now, change.by)
                 await self._save_sink(change, source, sink, with_parent)
         return self._new_source_version(change, source, description)
+
+    async def delete_stranded_sinks(self, change: Change, key: SourceKey) -> list[SinkKey]:
+        """Delete the live sinks of a deleted source with it, see Note [Stranded sinks].
+
+        Returns those that are deleted in this piece; none if the source is live.
+        """
+        source = await SOURCES.removed(change.txn, key)
+        if source is None:
+            return []
+        stranded: list[SinkKey] = []
+        for sink in await SINKS.all_live(change.txn, key):
+            if self._is_full(change):
+                break
+            deleted = lifecycle.delete(sink, change.now, change.by, directly=False)
+            await self._save_sink(change, source, sink, deleted)
+            stranded.append(sink.key)
+        return stranded
 
     def _is_full(self, change: Change) -> bool:
         """Whether the rest has to wait for the next transaction, see Note [Pieces].

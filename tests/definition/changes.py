@@ -10,7 +10,7 @@ import attrs
 
 from stream.definition.change import Change
 from stream.definition.change.files import FileRecords, Prepared, RemoteFiles
-from stream.definition.change.making import Author, DefinitionChange, DefinitionChanges
+from stream.definition.change.making import Author, DefinitionChange, DefinitionChanges, NoReaders
 from stream.definition.entity import By
 from stream.definition.key import SinkKey, SourceKey
 from stream.definition.repository import Definitions
@@ -25,11 +25,6 @@ P = TypeVar("P", bound=Prepared)
 class _NoLocks:
     async def lock(self, name: str, *, timeout: float) -> Lock:
         raise AssertionError(f"a test's change asks for the lock {name}")
-
-
-class _NoReaders:
-    async def settle(self, source: SourceKey) -> None:
-        return
 
 
 @attrs.frozen
@@ -58,7 +53,7 @@ class Changes:
     ) -> Changes:
         """Changes of *source* with real files."""
         changes = DefinitionChanges(
-            client, records, remote, now, locks=_NoLocks(), readers=_NoReaders()
+            client, records, remote, now, locks=_NoLocks(), readers=NoReaders()
         )
         return cls(changes, source, Author(by, token))  # type: ignore[arg-type]
 

@@ -33,7 +33,7 @@ from stream.definition.key import SinkKey, SourceKey
 from stream.definition.repository import Definitions
 from stream.etcd import AtomicTxn, EtcdClient, Lock, atomic
 
-__all__ = ["Author", "DefinitionChange", "DefinitionChanges"]
+__all__ = ["Author", "DefinitionChange", "DefinitionChanges", "NoReaders"]
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Prepared)
@@ -91,6 +91,12 @@ class Readers(Protocol):
 
     async def settle(self, source: SourceKey) -> None:
         """Wait until they find what is stored of *source*."""
+
+
+class NoReaders:
+    """The `Readers` of a node that shows definitions to nobody."""
+
+    async def settle(self, source: SourceKey) -> None: ...
 
 
 @attrs.frozen

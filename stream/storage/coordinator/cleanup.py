@@ -1,4 +1,4 @@
-"""Periodic cleanup: records of old files, of import jobs that have ended, unused mappings."""
+"""Periodic cleanup: old files, import jobs that have ended, unused mappings, stranded sinks."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from stream.definition.key import SinkKey
 from stream.ops.tracing.spans import span
 from stream.settings.storage import JobCleanupSettings, MetadataCleanupSettings
+from stream.storage.coordinator.stranded_sinks import StrandedSinks
 from stream.storage.coordinator.work import CoordinatorContext
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey, JobKey
@@ -125,6 +126,7 @@ class MetadataCleanup(_Periodic):
         self._settings = settings
         self._is_owner = is_owner
         self._targets = targets
+        self._stranded = StrandedSinks(work, targets)
 
     async def run(self) -> None:
         expired: list[File] = []
@@ -141,7 +143,12 @@ class MetadataCleanup(_Periodic):
             retained=retained + kept,
             errors=errors,
         )
+        await self._delete_stranded_sinks()
         await self._clean_mappings()
+
+    async def _delete_stranded_sinks(self) -> None:
+        owned = [key for key in self._stranded.sources() if self._is_owner(str(key.project_id))]
+        await self.each(owned, self._stranded.delete)
 
     async def _clean_mappings(self) -> None:
         """Those of sinks that were deleted for good, behind their last file."""

@@ -156,6 +156,9 @@ class Cluster:
     async def undelete_sink(self, pick: int) -> None:
         await self._switch("undelete_sink", _sink(pick))
 
+    async def delete_stranded_sinks(self, pick: int) -> None:
+        await self._switch("delete_stranded_sinks", SOURCE_KEY)
+
     async def _switch(self, method: str, key: object) -> None:
         async def body(change: Change, definitions: Definitions) -> None:
             await getattr(definitions, method)(change, key)
@@ -374,11 +377,16 @@ class Cluster:
             for number in range(len(await self.storage.files())):
                 await self._quietly(self.close_file, number)
                 await self._quietly(self.import_file, number)
-        return [
+        stuck = [
             f"file {file.key} stays {file.state.value}"
             for file in await self.storage.files()
             if file.state not in (FileState.WRITING, FileState.IMPORTED)
         ]
+        await self.delete_stranded_sinks(0)
+        if await self._stored(Source, f"{SOURCE_ACTIVE}{SOURCE_KEY}") is None:
+            sinks = (await self.client.range(f"{SINK_ACTIVE}{SOURCE_KEY}/")).kvs
+            stuck += [f"sink {kv.key} stays live without its source" for kv in sinks]
+        return stuck
 
     async def _quietly(self, operation: Callable[[int], Awaitable[None]], pick: int) -> None:
         try:
@@ -450,6 +458,7 @@ OPERATIONS = (
     *("fail_slice", "fail_file", "create_source", "create_sink", "create_sink", "update_sink"),
     *("disable_sink", "enable_sink", "delete_sink", "undelete_sink"),
     *("disable_source", "enable_source", "delete_source", "undelete_source"),
+    "delete_stranded_sinks",
 )
 """Names of operations of `Cluster`, the usual ones more often."""
 

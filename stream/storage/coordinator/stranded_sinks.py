@@ -1,0 +1,60 @@
+"""Deletes sinks that an undeletion has left behind, live below a source that is still deleted.
+
+See Note [Stranded sinks] of `stream.definition.repository`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from twisted.logger import Logger
+
+from stream.definition.change import Change
+from stream.definition.change.making import (
+    Author,
+    DefinitionChange,
+    DefinitionChanges,
+    NoReaders,
+)
+from stream.definition.entity import SYSTEM
+from stream.definition.key import SinkKey, SourceKey
+from stream.definition.repository import Definitions
+from stream.storage.coordinator.work import CoordinatorContext
+from stream.target.registry import Targets
+from stream.task.entity import LOCK_PREFIX
+
+__all__ = ["StrandedSinks"]
+
+_log = Logger()
+
+
+class StrandedSinks:
+    """Finds sinks without a live source, and deletes them with their source."""
+
+    def __init__(self, work: CoordinatorContext, targets: Targets) -> None:
+        self._work = work
+        self._changes = DefinitionChanges(
+            work.client, work.repository, targets, work.now, locks=work.session, readers=NoReaders()
+        )
+
+    def sources(self) -> list[SourceKey]:
+        """The sources that may have stranded sinks, as far as this node knows."""
+        keys = {sink.key.source_key for sink in self._work.sinks.items.values()}
+        return sorted(key for key in keys if self._work.source(key) is None)
+
+    async def delete(self, source: SourceKey) -> bool:
+        """Delete the stranded sinks of *source*; false if there are none, or a task works on it."""
+        change = DefinitionChange(key=source, write=partial(_delete, source))
+        deleted = await self._changes.make(change, Author(SYSTEM))
+        if deleted:
+            _log.warn(
+                "deleted sinks of the deleted source {source}: its undeletion has ended half-way",
+                source=str(source),
+            )
+        return bool(deleted)
+
+
+async def _delete(source: SourceKey, change: Change, definitions: Definitions) -> list[SinkKey]:
+    if await change.txn.get(f"{LOCK_PREFIX}{source}") is not None:
+        return []
+    return await definitions.delete_stranded_sinks(change, source)
