@@ -39,17 +39,17 @@ from stream.record.context import RecordContext, datetime_text
 from stream.record.headers import BodyKind
 from stream.record.hints import hint_for
 from stream.record.jsontree import JsonPath
+from stream.record.large import takes_long
 from stream.record.path import parse_path
 from stream.record.quoting import Quoted, quoted
 from stream.values.bytesize import ByteSize
 
 __all__ = [
-    "LARGE_BYTES",
     "Renderer",
     "RowTooBig",
     "compile_renderer",
+    "plan_for",
     "render_cells",
-    "takes_long",
     "template_plan",
 ]
 
@@ -95,21 +95,6 @@ class Renderer:
             if max(map(len, rows)) - 1 <= self._row_size_limit:
                 return rows
         return list(map(self.row, block.records))
-
-
-LARGE_BYTES = 256 * 1024
-"""Of a body: beyond it, it may take more than a few milliseconds to be read."""
-
-_READ_KINDS = frozenset({BodyKind.JSON, BodyKind.FORM})
-
-
-def takes_long(record: RecordContext) -> bool:
-    """Whether the body of *record* may take long to be read."""
-    return (
-        len(record.body) > LARGE_BYTES
-        and record.headers.kind in _READ_KINDS
-        and not record.signal  # it is parsed already
-    )
 
 
 _OF_THE_BODY = (400, 415)
@@ -198,6 +183,15 @@ def template_plan(
     """
     planned = tuple(_planned(column) for column in mapping.columns if takes_engine(column))
     return TemplatePlan(planned, limit) if planned else None
+
+
+def plan_for(mapping: Mapping, limit: int, record: RecordContext) -> TemplatePlan | None:
+    """The plan of *mapping* for *record*; see `template_plan`."""
+    return template_plan(mapping, limit, _takes_engine_of(record))
+
+
+def _takes_engine_of(record: RecordContext) -> Callable[[Column], bool]:
+    return _reads_or_evaluates if takes_long(record) else _takes_engine
 
 
 def _planned(column: Column) -> PlannedTemplate | PlannedPath:
@@ -294,15 +288,16 @@ def render_cells(
 ) -> list[tuple[str, str]]:
     """Names of columns and the texts of their cells, without CSV quoting: what users test with.
 
-    :param evaluated: what the engine says of the record, if `template_plan` asks for that.
+    :param evaluated: what the engine says of the record, if `plan_for` asks for that.
 
     Raises UserError (422) naming the first column that can't be rendered, and why.
     """
     answers = iter(evaluated.cells if evaluated is not None else ())
+    takes_engine = _takes_engine_of(record)
     cells = []
     for column in mapping.columns:
         try:
-            if not _takes_engine(column):
+            if not takes_engine(column):
                 text = _cell(column)(record)
             elif (answer := next(answers, None)) is not None:
                 text = answer

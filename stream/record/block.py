@@ -11,6 +11,7 @@ from typing import Any
 
 from stream.record.context import RecordContext
 from stream.record.jsontree import canonical_documents
+from stream.record.large import LARGE_BYTES
 
 __all__ = ["RecordBlock"]
 
@@ -31,7 +32,8 @@ class RecordBlock:
     ) -> None:
         self.shared = shared
         self.bodies = bodies
-        self.documents = canonical_documents(bodies)
+        is_large = len(bodies) == 1 and len(bodies[0]) > LARGE_BYTES  # it isn't read here
+        self.documents = None if is_large else canonical_documents(bodies)
         self._parsed = parsed
         self._records: list[RecordContext] | None = None
 

@@ -38,6 +38,9 @@ ITEMS_AT_ONCE = 64
 BYTES_AT_ONCE = 128 * 1024
 """Of an array's items, found or parsed in one piece of work."""
 
+MAX_ITEM_BYTES = 1024 * 1024
+"""Of an array. Each is parsed in one piece of work, to find out whether it is valid."""
+
 KEPT_BYTES = 1024 * 1024
 """The values of a larger array aren't kept, but made once more when they are rendered: they can
 take fifty times the room of their text."""
@@ -100,6 +103,11 @@ def array_steps(body: bytes, max_records: int) -> Generator[None, None, list[Ele
         if len(texts) >= max_records:
             raise BatchTooLarge(
                 f"the batch has more records than the maximum of {max_records}, please split it"
+            )
+        if len(text) > MAX_ITEM_BYTES:
+            raise BatchTooLarge(
+                f"item {len(texts)} of the batch has more than {MAX_ITEM_BYTES} bytes, "
+                "please send it as a record of its own"
             )
         texts.append(text)
         if not len(texts) % ITEMS_AT_ONCE:

@@ -18,6 +18,7 @@ from stream.mapping.render import Renderer, compile_renderer
 from stream.mapping.stored import StoredMapping
 from stream.ops.logging.throttle import LogThrottle
 from stream.record.context import RecordContext
+from stream.record.large import LARGE_BYTES
 from stream.sink.balancing import Balancer
 from stream.sink.counters import SliceCounters
 from stream.sink.dead_letter import DeadLetters
@@ -176,7 +177,9 @@ class SinkPipeline:
             be called.
         """
         target = self._pick()
-        if target.render is None:
+        if target.render is None or (
+            len(record.body) > LARGE_BYTES and target.renderer.plan_for(record) is not None
+        ):
             self._evaluate(_Rendering(self, target.renderer, record, completion))
             return
         try:
@@ -204,7 +207,7 @@ class SinkPipeline:
         counts when the result comes: the row is written like one that comes then, to a slice with
         the mapping that it was rendered for, or the record is evaluated again.
         """
-        plan = rendering.renderer.plan
+        plan = rendering.renderer.plan_for(rendering.record)
         assert plan is not None
         self._templates.submit(self._project, plan, rendering.record, rendering)
 
@@ -223,7 +226,7 @@ class SinkPipeline:
         if target.renderer is not rendering.renderer:
             rendering.rounds += 1
             rendering.renderer = target.renderer
-            if target.render is None:
+            if target.renderer.plan_for(record) is not None:
                 if rendering.rounds > MAX_ROUNDS:
                     raise _mapping_changed()
                 self._evaluate(rendering)
@@ -238,9 +241,13 @@ class SinkPipeline:
     def evaluate(
         self, renderer: Renderer, records: Sequence[RecordContext]
     ) -> Deferred[list[Evaluated]]:
-        """What the engine says of *records*. Fails with UserError: not now."""
-        assert renderer.plan is not None
-        return self._templates.evaluate(self._project, renderer.plan, records)
+        """What the engine says of *records*: several, none of them large, or a large one.
+
+        Fails with UserError: not now.
+        """
+        plan = renderer.plan_for(records[0])
+        assert plan is not None
+        return self._templates.evaluate(self._project, plan, records)
 
     def room(self) -> Deferred[None] | None:
         """``None`` if records may come; else fires when the engine has room for more."""

@@ -37,6 +37,7 @@ MAX_ROWS_BYTES = 4_000_000
 """Of one block: compressed or not, it fits into one append to a slice file."""
 
 RECORDS_AT_ONCE = 64
+BYTES_AT_ONCE = 128 * 1024
 """Rendered for one sink after the other, so that each body is parsed once."""
 
 
@@ -130,7 +131,7 @@ class RowBlock:
         renderer = self.renderer
         if renderer is None or self.error is not None:
             return None
-        if renderer.plan is not None:
+        if renderer.plan is not None or _asks_the_engine(renderer, block):
             return Evaluation(self, places, block.records)
         before = len(self.rows)
         try:
@@ -214,11 +215,30 @@ def render_batch(
     :param first: has what all records share; what its body is doesn't matter.
     """
     shared = RecordContext(first.timestamp_ms, first.client_ip, first.headers.of_json, first.body)
-    for start in range(0, len(elements), RECORDS_AT_ONCE):
-        places, bodies, parsed = zip(*elements[start : start + RECORDS_AT_ONCE], strict=True)
+    for part in _parts(elements):
+        places, bodies, parsed = zip(*part, strict=True)
         block = RecordBlock(shared, list(bodies), parsed)
         for rows in blocks:
             evaluation = rows.take(places, block)
             if evaluation is not None:
                 yield evaluation
         yield None
+
+
+def _parts(elements: Sequence[Element]) -> Iterator[Sequence[Element]]:
+    """Elements that are rendered together; a large one is alone."""
+    start = 0
+    while start < len(elements):
+        end, size = start + 1, len(elements[start][1])
+        for _, body, _ in elements[end : start + RECORDS_AT_ONCE]:
+            size += len(body)
+            if size > BYTES_AT_ONCE:
+                break
+            end += 1
+        yield elements[start:end]
+        start = end
+
+
+def _asks_the_engine(renderer: Renderer, block: RecordBlock) -> bool:
+    """Whether the records of *block*, which has no template, have to be read elsewhere."""
+    return len(block.bodies) == 1 and renderer.plan_for(block.records[0]) is not None

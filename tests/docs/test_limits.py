@@ -9,9 +9,11 @@ from stream.api.http import server as http
 from stream.api.spec import request_schemas as requests
 from stream.definition import mappings, repository
 from stream.mapping import columns, free_variables
-from stream.record import jsontree
+from stream.record import elements, jsontree
+from stream.record.large import LARGE_BYTES
 from stream.settings import Settings
 from stream.source import batch
+from stream.source.http import chunked, parser
 from stream.templates import pool
 from tests.docs.blocks import ROOT
 
@@ -42,8 +44,14 @@ def test_limits_of_records() -> None:
         f"{template_seconds:g} s"
     )
     assert limits["time that a record waits for its templates"] == f"{pool.QUEUE_SECONDS:g} s"
+    large = f"a body of more than {LARGE_BYTES >> 10} KB, for all paths and templates of a sink"
+    assert f"processor time to read {large}" in limits
+    assert limits["an item of a batch that is an array"] == f"{elements.MAX_ITEM_BYTES >> 20} MB"
+    chunks = f"{chunked.FREE_CHUNKS:,}, and one for each {chunked.BYTES_PER_CHUNK} bytes"
+    assert limits["chunks of a body"] == chunks
+    assert limits["the headers of a request"].endswith(f"; {parser.MAX_HEADERS} of them")
     settings = [limit for limit in limits.values() if "`" in limit]
-    assert len(settings) == 16
+    assert len(settings) == 17
     for limit in settings:
         shown, key = re.findall(r"(.*), `(.*)`", limit)[0]
         if shown != "unlimited":

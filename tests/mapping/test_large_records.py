@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.errors import UserError
-from stream.mapping import render as render_module
 from stream.mapping.columns import (
     BodyColumn,
     Column,
@@ -29,9 +28,11 @@ from stream.mapping.engine_protocol import (
     encode_results,
 )
 from stream.mapping.plan import Evaluated, TemplatePlan
-from stream.mapping.render import LARGE_BYTES, Renderer, compile_renderer, takes_long
+from stream.mapping.render import Renderer, compile_renderer
+from stream.record import large
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
+from stream.record.large import LARGE_BYTES, takes_long
 from tests.mapping.test_any_template import BODIES, TYPES
 from tests.templates.inprocess import evaluate
 
@@ -122,5 +123,5 @@ def test_the_engine_makes_no_difference(body: bytes, kind: bytes, columns: list[
     renderer = compile_renderer(Mapping(tuple(columns)), 1000)
     usual = _outcome(renderer, _record(body, kind))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render_module, "LARGE_BYTES", -1)
+        patch.setattr(large, "LARGE_BYTES", -1)
         assert _outcome(renderer, _record(body, kind)) == usual

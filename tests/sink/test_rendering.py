@@ -16,6 +16,7 @@ from stream.errors import UserError
 from stream.mapping.columns import Mapping
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
+from stream.record.large import LARGE_BYTES
 from stream.sink import sink_pipeline
 from stream.sink.balancing import Balancer
 from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
@@ -231,3 +232,53 @@ def test_a_sink_without_templates_needs_no_engine(world: World) -> None:
     world.store()
     assert (completion.outcome, world.disk(slice_)) == ("stored", b'"1"\n')
     assert world.templates.warmed == 0
+
+
+LARGE = b'{"a":1.0,"b":"%b","c":"x"}' % (b"x" * LARGE_BYTES)
+
+
+def _with_column(slice_: Slice, column: dict[str, Any]) -> Slice:
+    return attrs.evolve(slice_, mapping=from_plain(Mapping, {"columns": [column]}))
+
+
+PATH = {"type": "path", "name": "c", "path": "a"}
+IP = {"type": "ip", "name": "c"}
+
+
+def test_a_large_record_is_read_by_the_engine(world: World) -> None:
+    """Although there is no template; a small one isn't kept waiting."""
+    slice_ = _with_column(_slice(None), PATH)
+    world.update(slice_)
+    completion, small = world.write(LARGE), world.write(b'{"a":2.0}')
+    world.store()
+    assert (completion.outcome, small.outcome) == (None, "stored")
+    world.release()
+    assert (completion.outcome, world.disk(slice_)) == ("stored", b'"2.0"\n"1.0"\n')
+
+
+def test_a_large_record_that_nobody_reads(world: World) -> None:
+    """It needs no engine."""
+    slice_ = _with_column(_slice(None), IP)
+    world.update(slice_)
+    completion = world.write(LARGE)
+    world.store()
+    assert completion.outcome == "stored"
+
+
+@pytest.mark.parametrize(
+    ("column", "row"),
+    [(PATH | {"path": "c", "rawString": True}, b'"x"\n'), (IP, b'"203.0.113.7"\n')],
+)
+def test_the_mapping_changes_while_a_large_record_is_read(
+    world: World, column: dict[str, Any], row: bytes
+) -> None:
+    """It is read for the new one, or written as that says."""
+    before = _with_column(_slice(None), PATH)
+    world.update(before)
+    completion = world.write(LARGE)
+    after = _with_column(_slice(None, 1), column)
+    world.update(after)
+    world.release()
+    world.release()
+    assert (completion.outcome, world.disk(before)) == ("stored", b"")
+    assert world.disk(after) == row

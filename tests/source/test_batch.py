@@ -15,10 +15,23 @@ from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
 from stream.mapping.render import Renderer, compile_renderer
 from stream.record.charset import BOM
 from stream.record.context import RecordContext
-from stream.record.elements import array_elements, line_elements, read_records
+from stream.record.elements import (
+    MAX_ITEM_BYTES,
+    array_elements,
+    line_elements,
+    read_records,
+)
 from stream.record.errors import BatchTooLarge, InvalidJson
 from stream.record.headers import RecordHeaders
-from stream.source.batch import MAX_ROWS_BYTES, RECORDS_AT_ONCE, RowBlock, render_batch
+from stream.record.large import LARGE_BYTES
+from stream.source.batch import (
+    BYTES_AT_ONCE,
+    MAX_ROWS_BYTES,
+    RECORDS_AT_ONCE,
+    RowBlock,
+    render_batch,
+)
+from tests.templates.inprocess import evaluate
 
 JSON = st.recursive(
     st.none()
@@ -147,6 +160,41 @@ def test_rows_of_a_batch_are_limited() -> None:
     list(render_batch(elements, record(), blocks))
     assert isinstance(blocks[0].error, BatchTooLarge)
     assert (blocks[0].rows, blocks[0].rejected) == ([], [])
+
+
+def test_large_records_of_a_batch_are_read_by_the_engine() -> None:
+    """Each alone, and in its place; with small ones nobody else is asked."""
+    large = b'{"a":1.0,"b":"%b"}' % (b"x" * LARGE_BYTES)
+    lines = [b'{"a":0}', large, b'{"b":0}', b'{"a":3}', large + b"}"]
+    sink = FakeSink(PathColumn("a", path="a"))
+    block = RowBlock(sink.renderer)
+    asked = 0
+    for evaluation in render_batch(line_elements(b"\n".join(lines), 10), record(), [block]):
+        if evaluation is not None:
+            asked += 1
+            [one] = evaluation.records
+            plan = sink.renderer().plan_for(one)
+            assert plan is not None
+            evaluation.done(evaluate(plan, [one]))
+    assert asked == 2
+    assert block.rows == [b'"0"\n', b'"1.0"\n', b'"3"\n']
+    assert [rejection.place for rejection in block.rejected] == [3, 5]
+
+
+def test_records_are_rendered_in_small_parts() -> None:
+    """Few large ones, or many small ones; all of them in their order."""
+    body = b'"%b"' % (b"x" * (BYTES_AT_ONCE // 3))
+    block = RowBlock(FakeSink(PathColumn("a", path="")).renderer)
+    steps = list(render_batch(line_elements(b"\n".join([body] * 9), 10), record(), [block]))
+    assert (len(steps), len(block.rows)) == (5, 9)
+
+
+def test_items_have_a_size() -> None:
+    """Each is parsed in one step."""
+    text = b'"%b"' % (b"x" * (MAX_ITEM_BYTES - 2))
+    assert len(array_elements(b"[1,%b]" % text, 10)) == 2
+    with pytest.raises(BatchTooLarge, match=f"item 1 of the batch has more than {MAX_ITEM_BYTES}"):
+        array_elements(b'[1,"x%b]' % text[1:], 10)
 
 
 def test_fault_of_ours_costs_the_sink_the_batch() -> None:

@@ -11,8 +11,9 @@ from stream.api.http.call import Call, Handler
 from stream.definition.entity import Sink, Source
 from stream.definition.reads import DefinitionReads
 from stream.errors import NestedError
-from stream.mapping.plan import Evaluated
-from stream.mapping.render import render_cells, template_plan
+from stream.mapping.columns import Mapping
+from stream.mapping.plan import Evaluated, TemplatePlan
+from stream.mapping.render import plan_for, render_cells
 from stream.record import go_json
 from stream.record.charset import without_bom
 from stream.record.context import RecordContext
@@ -21,6 +22,7 @@ from stream.record.encoding import decode_body
 from stream.record.errors import InvalidJson
 from stream.record.headers import RecordHeaders
 from stream.record.jsontree import parse_json
+from stream.record.large import takes_long
 from stream.settings.overrides import HTTP_SOURCE, merge
 from stream.settings.tree import HTTPSourceSettings
 from stream.templates.interface import TemplateEvaluator
@@ -72,10 +74,12 @@ class MappingTest:
 
     async def _table(self, sink: Sink, records: Sequence[RecordContext]) -> dict[str, Any]:
         mapping = sink.table.mapping.mapping
-        plan = template_plan(mapping, MAX_RESULT_BYTES)
-        evaluated: Sequence[Evaluated | None] = [None] * len(records)
-        if plan is not None and records:
-            evaluated = await self._templates.evaluate(sink.key.project_id, plan, records)
+        evaluated: list[Evaluated | None] = [None] * len(records)
+        for plan, places in _plans(mapping, records).items():
+            some = [records[place] for place in places]
+            results = await self._templates.evaluate(sink.key.project_id, plan, some)
+            for place, result in zip(places, results, strict=True):
+                evaluated[place] = result
         rows = [
             render_cells(mapping, record, result)
             for record, result in zip(records, evaluated, strict=True)
@@ -144,3 +148,16 @@ def _flat_record(body: bytes) -> dict[str, Any]:
             "request body must be a JSON object representing a flat OTLP record", [problem]
         )
     return value
+
+
+def _plans(mapping: Mapping, records: Sequence[RecordContext]) -> dict[TemplatePlan, list[int]]:
+    """What the engine is to be asked for, and for the records at which places."""
+    places: dict[bool, list[int]] = {}
+    for place, record in enumerate(records):
+        places.setdefault(takes_long(record), []).append(place)
+    plans = {}
+    for some in places.values():
+        plan = plan_for(mapping, MAX_RESULT_BYTES, records[some[0]])
+        if plan is not None:
+            plans[plan] = some
+    return plans

@@ -17,6 +17,7 @@ from stream.ops.metrics.registry import SourceMeter
 from stream.record.context import RecordContext
 from stream.record.elements import array_steps, line_elements
 from stream.record.headers import BodyKind, RecordHeaders
+from stream.record.large import takes_long
 from stream.source.batch import Evaluation, Rejection, RowBlock, render_batch
 from stream.source.http.batch_completion import BatchCompletion, BlockCompletion
 from stream.source.http.completions import (
@@ -83,7 +84,7 @@ def record_steps(arrived: Arrived) -> Iterator[Deferred[None] | None]:
     record, waited = arrived.record, arrived.waited
     if arrived.taps:
         arrived.taps.offer(arrived.sources, record)
-    if is_large(record.headers, len(record.body)):
+    if is_large(record.headers, len(record.body)) and not takes_long(record):
         for _ in record.reading_steps():
             yield None
             if not waited.is_pending:
