@@ -14,6 +14,8 @@ CHAOS ?=
 COORDINATORS_SECONDS ?= 180
 SINKS ?= 300
 EVERY ?= 20
+EFFORT ?= 25
+E2E_WORKERS ?= 2
 KILLS ?= 20
 ROUNDS ?= 100
 SEEDS ?= 5000
@@ -35,6 +37,9 @@ SERVICE_FLAGS = $(CONFIG_FLAG) --node-id my-node --hostname localhost \
 EMPTY_SERVICE = rm -rf --one-file-system $(SERVICE_VOLUMES)/hdd/my-volume $(SERVICE_DATA) && mkdir -p $(SERVICE_VOLUMES)/hdd/my-volume
 RESTART_DELAY ?= 2
 
+# Processes start in less time with compiled modules, and tests start hundreds of them.
+unexport PYTHONDONTWRITEBYTECODE
+
 export BUILD_TARGET_PATH ?= ./target/stream/service
 SINGLE_FILE := $(BUILD_TARGET_PATH)
 WITH_RACE := $(SINGLE_FILE)-with-race
@@ -43,7 +48,7 @@ GO ?= $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go),$(CURDIR)/$(B
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install etcd run test test-unit test-e2e lint fix bench hostile bench-api chaos fencing chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd run test test-unit test-e2e thorough lint fix bench hostile bench-api chaos fencing chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 ##@ First steps
 
@@ -70,14 +75,17 @@ NOT_RUN := target/not-run.txt
 
 test: install ## Run the linters and all tests; what can't run here is listed at the end, with the reason
 	@mkdir -p target && : > $(NOT_RUN)
-	NOT_RUN_FILE=$(CURDIR)/$(NOT_RUN) $(MAKE) --jobs=2 --output-sync=target lint test-unit test-bundle test-e2e
+	NOT_RUN_FILE=$(CURDIR)/$(NOT_RUN) $(MAKE) --jobs=3 --output-sync=target lint test-unit test-e2e test-bundle
 	@if [ -s $(NOT_RUN) ]; then echo "What could not run here:"; cat $(NOT_RUN); else echo "Everything ran."; fi
 
 test-unit: install ## Run the unit tests
 	$(BIN)/python -m pytest -q -m "not e2e and not bundle"
 
 test-e2e: install ## Run the tests that start the real processes
-	$(BIN)/python -m pytest -q -m e2e
+	$(BIN)/python -m pytest -q -m e2e -n $(E2E_WORKERS) --dist loadfile --no-loadscope-reorder tests/e2e tests/docs
+
+thorough: install ## Run the unit tests with EFFORT times as many random examples
+	STREAM_EFFORT=$(EFFORT) $(BIN)/python -m pytest -q -m "not e2e and not bundle"
 
 tests-unit-stream: test-unit ## The same as test-unit
 

@@ -188,8 +188,8 @@ async def _load(urls: Sequence[str], clients: int, seconds: float, outcome: Outc
 def stress(deployed: Deployment, *, clients: int = CLIENTS, seconds: float = 60.0) -> Outcome:
     """Put load on a new deployment, whose processes are started here, and check what is left."""
     outcome = Outcome()
-    for name in ("etcd", "sandbox", "storage-writer", "storage-coordinator"):
-        deployed.start(name, node_id=name)
+    others = ("etcd", "sandbox", "storage-writer", "storage-coordinator")
+    deployed.start(*others, node_id="others")
     second = f"127.0.0.1:{free_port()}"
     nodes = [
         deployed.start("api", node_id="api-1"),

@@ -22,10 +22,12 @@ from twisted.internet import reactor
 
 from stream.etcd import EtcdClient
 from stream.etcd.embedded import etcd_binary
+from tests.effort import USUAL_EXAMPLES, examples
 from tests.programs import with_programs
 
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")  # how fast an example is says nothing about its truth
+# How fast an example is says nothing about its truth.
+settings.register_profile("usual", deadline=None, max_examples=examples(USUAL_EXAMPLES))
+settings.load_profile("usual")
 
 _START_SECONDS = 30
 _NOT_RUN = "NOT_RUN_FILE"

@@ -35,12 +35,11 @@ def test_mistakes_of_producers_and_users(deployed: Deployment) -> None:
 
 def test_unknown_and_missing_components(deployed: Deployment) -> None:
     """The list of valid names is part of the refusal."""
-    for components in (("foo", "api"), ("",)):
+    for components, named in ((("foo", "api"), '"foo"'), (("",), "")):
         code, output = deployed.refused(*components)
         assert code == 1
-        for name in ALL:
+        for name in (*ALL, named):
             assert name in output
-    assert '"foo"' in deployed.refused("foo", "api")[1]
 
 
 def test_a_port_in_use(deployed: Deployment) -> None:
@@ -69,7 +68,7 @@ def test_a_volume_that_can_not_be_written(deployed: Deployment, tmp_path: Path) 
     deployed.start("etcd")
     empty = tmp_path / "empty"
     empty.mkdir()
-    for path in (tmp_path / "missing", empty, Path("/proc/sys/kernel/../.."), Path("/proc/self")):
+    for path in (tmp_path / "missing", empty, Path("/proc/self")):
         code, output = deployed.refused("storage-writer", STREAM_STORAGE_VOLUMES_PATH=str(path))
         assert code == 1, output
         assert "/" in output

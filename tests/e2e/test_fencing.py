@@ -14,9 +14,9 @@ from tests.e2e.processes import Deployment, request, wait_for
 
 def test_acknowledged_records_survive_a_replaced_source(tmp_path: Path) -> None:
     """It stands still for longer than its lease, and goes on beside its successor."""
-    report = run(tmp_path, rounds=3, seed=7)
+    report = run(tmp_path, rounds=2, seed=7)
     assert report.is_good, str(report)
-    assert report.acknowledged > 50
+    assert report.acknowledged > 30
     assert report.rows >= report.acknowledged
 
 

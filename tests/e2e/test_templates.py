@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.processes import ALL, TABLE, Deployment, wait_for
+from tests.e2e.processes import ALL, TABLE, Deployment, deployment, wait_for
 
 # Four columns for each record; what they cost is in the record.
 LOOP = "std.foldl(function(a, b) a + b, std.range(1, Body('loops')), 0)"
@@ -91,31 +91,45 @@ def _engines(deployed: Deployment) -> list[int]:
     return found
 
 
-@pytest.fixture
-def deployed(tmp_path: Path) -> Iterator[Deployment]:
-    deployed = Deployment(tmp_path)
-    deployed.start(*ALL)
-    yield deployed
-    deployed.stop_all()
+@contextmanager
+def _started(root: Path) -> Iterator[Deployment]:
+    """A deployment that never loses its lease."""
+    with deployment(root) as deployed:
+        deployed.start(*ALL)
+        yield deployed
     assert LOST_LEASE not in b"".join(running.log.read_bytes() for running in deployed.running)
 
 
-def test_slow_templates_keep_nobody_waiting(deployed: Deployment) -> None:
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """One that the tests share."""
+    with _started(tmp_path_factory.mktemp("deployed")) as deployed:
+        yield deployed
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Deployment]:
+    """One that a test may stop."""
+    with _started(tmp_path) as deployed:
+        yield deployed
+
+
+def test_slow_templates_keep_nobody_waiting(own: Deployment) -> None:
     """Other sources are answered while a record takes long; it is refused, the next one is not."""
-    slow = _source(deployed, "slow", COLUMNS)
-    good = _source(deployed, "good", [{"type": "body", "name": "body"}])
-    wait_for(lambda: deployed.push(slow, _record(0))[0] == 200, "the first record")
-    wait_for(lambda: deployed.push(good, b"{}")[0] == 200, "the first record")
+    slow = _source(own, "slow", COLUMNS)
+    good = _source(own, "good", [{"type": "body", "name": "body"}])
+    wait_for(lambda: own.push(slow, _record(0))[0] == 200, "the first record")
+    wait_for(lambda: own.push(good, b"{}")[0] == 200, "the first record")
     answers: list[tuple[int, str]] = []
     meanwhile: list[int] = []
 
     def push_slow(number: int) -> None:
-        status, answer = deployed.push(slow, _record(number + 1, FOR_EVER))
+        status, answer = own.push(slow, _record(number + 1, FOR_EVER))
         answers.append((status, answer.decode()))
 
     def push_good(_: int) -> None:
         while not answers:
-            meanwhile.append(deployed.push(good, b"{}")[0])
+            meanwhile.append(own.push(good, b"{}")[0])
 
     with _in_threads(4, push_slow), _in_threads(1, push_good):
         pass
@@ -127,7 +141,7 @@ def test_slow_templates_keep_nobody_waiting(deployed: Deployment) -> None:
     assert all("may take 1 s of processor time" in reason for reason in reasons)
 
     def good_again() -> bool:
-        status, answer = deployed.push(slow, _record(10))
+        status, answer = own.push(slow, _record(10))
         assert status in (200, 503), answer
         return status == 200
 
@@ -135,7 +149,7 @@ def test_slow_templates_keep_nobody_waiting(deployed: Deployment) -> None:
 
     # A stop doesn't wait for them either.
     with _in_threads(2, lambda number: push_slow(number) if number else None):
-        assert deployed.running[-1].stop() == 0
+        assert own.running[-1].stop() == 0
 
 
 def test_templates_that_need_much_memory(deployed: Deployment) -> None:

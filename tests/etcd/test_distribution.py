@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import deferLater
 
 from stream.etcd import EtcdClient, Group, HashRing, Session
+from tests.effort import examples
 from tests.etcd.servers import fail, reactor
 from tests.waiting import until
 
@@ -27,7 +28,7 @@ def test_ring_is_the_same_everywhere(nodes: list[str], random: Any, key: str) ->
     assert owner in nodes
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(nodes_strategy)
 def test_node_that_leaves_moves_only_its_share(nodes: list[str]) -> None:
     """When a node goes, its keys move, about the n-th part of all, and no others."""
@@ -42,7 +43,7 @@ def test_node_that_leaves_moves_only_its_share(nodes: list[str]) -> None:
     assert 0.4 < moved * len(nodes) / len(KEYS) < 1.8
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(nodes_strategy)
 def test_balance(nodes: list[str]) -> None:
     """No node has much more or much less than its share."""

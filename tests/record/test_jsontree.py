@@ -22,6 +22,7 @@ from stream.record.jsontree import (
     array_items,
     parse_json,
 )
+from tests.effort import examples
 
 
 def _find(source: str | bytes, path: str, raw_string: bool = False) -> str | None:
@@ -208,7 +209,7 @@ def _typed(value: Any) -> Any:
     ).map(str.encode)
     | st.binary(max_size=20)
 )
-@settings(max_examples=1000)
+@settings(max_examples=examples(200))
 def test_the_readers_agree(source: bytes) -> None:
     """Whoever reads it: accepted or not, values, types of numbers, repeated keys, surrogates."""
     ours, theirs = _read(parse_json, source), _read(_second_reader, source)

@@ -24,6 +24,7 @@ from stream.settings import (
     masked,
 )
 from stream.settings.sources import from_file
+from tests.effort import examples
 from tests.settings.samples import FIXED, KEY, VALID, text_for
 
 FLAGS: dict[str, str | list[str]] = {
@@ -110,7 +111,7 @@ def test_a_dump_of_other_values_can_be_loaded(form: str, tmp_path: Path) -> None
     assert load({}, secrets, [str(path)]) == settings
 
 
-@effort(max_examples=40, deadline=None)
+@effort(max_examples=examples(15), deadline=None)
 @example("\x85")
 @example("a\n b\u2028\t")
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))

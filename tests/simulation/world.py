@@ -244,10 +244,7 @@ class World:
         if not targets:
             request.failed(UserError("no sink", status=404, name="noSink"))
         for _, target in targets:
-            try:
-                target.write(record, request)
-            except UserError as error:
-                request.failed(error)
+            target.write(record, request)
 
     # Faults.
 

@@ -14,6 +14,7 @@ from stream.api.spec import request_schemas as requests
 from stream.api.spec.operations import OPERATIONS
 from stream.api.spec.schema import DecodeError, Object, problems_error, quoted
 from stream.errors import UserError, sentence
+from tests.effort import examples
 
 NINE = "123456789-" * 4 + "123456789"
 
@@ -421,7 +422,7 @@ ALMOST = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     st.sampled_from(
         [

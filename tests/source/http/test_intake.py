@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.source.http.intake import Intake, Owner
+from tests.effort import examples
 
 LIMIT = 1000
 
@@ -101,7 +102,7 @@ def test_an_owner_that_changes_takes_its_bytes_along() -> None:
     assert intake.size == 30 and list(intake._groups) == [2]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 9), st.integers(0, 400), st.sampled_from(["hold", "fix", "end"])),

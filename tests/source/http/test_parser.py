@@ -19,6 +19,7 @@ from stream.source.http.errors import (
 )
 from stream.source.http.head import Head, HeadReader
 from stream.source.http.parser import MAX_EMPTY_LINES, MAX_HEADERS, Request, RequestParser
+from tests.effort import examples
 
 HEAD_LIMIT = 1024
 BODY_LIMIT = 512
@@ -387,7 +388,7 @@ _pieces = st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(_pieces, max_size=8))
 def test_agrees_with_another_parser(pieces: list[bytes]) -> None:
     """A first request that we accept is read the same way by h11."""
@@ -402,7 +403,7 @@ def test_agrees_with_another_parser(pieces: list[bytes]) -> None:
         assert _h11_reads(data) == [(request.head.method, request.head.target, request.body)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(_pieces, max_size=8))
 def test_never_differs_with_the_split(pieces: list[bytes]) -> None:
     """Any input gives the same requests, and is refused or not, however it is cut."""

@@ -17,7 +17,7 @@ from tests.breaking import broken
 from tests.storage.histories.histories import Histories, run_histories
 from tests.storage.histories.variants import VARIANTS
 
-HISTORIES = int(os.environ.get("MODEL_HISTORIES", "15"))
+HISTORIES = int(os.environ.get("MODEL_HISTORIES", "6"))
 STEPS = int(os.environ.get("MODEL_STEPS", "40"))
 HISTORIES_OF_VARIANTS = 60
 

@@ -19,6 +19,7 @@ from stream.storage.network.interface import SliceFile, SliceSealed, SyncLevel, 
 from stream.storage.volumes.local_volume import FoundVolume
 from stream.storage.writer.appender import VolumeAppender
 from stream.storage.writer.writer import OpenVolume, StorageWriter
+from tests.effort import examples
 from tests.storage.register import LIFE, FakeRegister
 from tests.storage.samples import sample_slice, uncompressed
 
@@ -139,7 +140,7 @@ _events = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(40))
 @given(_events)
 def test_the_later_opening_wins_in_every_order(events: list[tuple[str, int]]) -> None:
     """Rows of an earlier one are stored before it or refused, never between its rows."""

@@ -309,7 +309,7 @@ async def test_job_deadline(serve: Serve) -> None:
     with pytest.raises(JobDeadlineExceeded) as caught:
         await api.wait_job("t", 321, timeout=0.2)
     assert (caught.value.job_id, caught.value.job_status) == (321, "processing")
-    assert len(server.asked) == 4  # at 0, 50, 150 and 200 ms
+    assert 2 <= len(server.asked) <= 4  # at 0, 50, 150 and 200 ms, where the machine is not busy
 
 
 @pytest_twisted.ensureDeferred
