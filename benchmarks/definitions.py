@@ -17,10 +17,10 @@ from twisted.internet.task import react
 
 from stream.api.resources.tables import new_table
 from stream.definition import lifecycle
-from stream.definition.change import Change
 from stream.definition.entity import SYSTEM
 from stream.definition.key import BranchKey, SourceKey
 from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 
 __all__ = ["define"]

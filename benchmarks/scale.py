@@ -20,11 +20,11 @@ from twisted.internet.task import react
 
 from stream.api.resources.tables import new_table
 from stream.definition import lifecycle
-from stream.definition.change import Change
 from stream.definition.change.files import SinkFiles
 from stream.definition.entity import SYSTEM
 from stream.definition.key import BranchKey
 from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.settings import Settings
 from stream.storage.model.key import FileKey

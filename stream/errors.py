@@ -21,11 +21,11 @@ __all__ = [
     "camel_case",
     "explained",
     "format_nested",
-    "let_go",
     "record_error_name",
     "record_message",
     "sentence",
     "shortened",
+    "without_frames",
 ]
 
 E = TypeVar("E", bound=BaseException)
@@ -172,7 +172,7 @@ def shortened(text: str, characters: int = _SHOWN_CHARACTERS) -> str:
     return text if len(text) <= characters else text[:characters] + "…"
 
 
-def let_go(error: E) -> E:
+def without_frames(error: E) -> E:
     """*error* without what led to it, and without the frames that either came through.
 
     These hold the request with its body; where they also hold who keeps the error, it would all

@@ -27,12 +27,12 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from stream.definition import errors, lifecycle, prefix
-from stream.definition.change import Change, NoHooks, SinkHooks
 from stream.definition.entity import Branch, Created, Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.definition.mappings import check_mapping_size
 from stream.definition.slug import MAX_ID_LENGTH
 from stream.definition.store import SINKS, SOURCES
+from stream.definition.transaction import Change, NoHooks, SinkHooks
 from stream.errors import UserError
 from stream.values.codec import decode, encode
 

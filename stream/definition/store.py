@@ -12,10 +12,10 @@ from typing import Generic, TypeVar
 import attrs
 
 from stream.definition import prefix
-from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.definition.mappings import load_sink_mapping, put_mapping
+from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn
 from stream.values.codec import decode, encode
 

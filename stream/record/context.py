@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from stream.errors import NestedError, UserError, let_go
+from stream.errors import NestedError, UserError, without_frames
 from stream.record.errors import InvalidJson, UnsupportedMediaType
 from stream.record.form import form_steps, parse_form
 from stream.record.headers import BodyKind, RecordHeaders
@@ -120,7 +120,7 @@ class RecordContext:
             try:
                 self._map = yield from form_steps(self.body, self.headers.charset)
             except UserError as error:
-                self._map = let_go(error)
+                self._map = without_frames(error)
         yield
 
     def _parse_map(self) -> Any:

@@ -35,7 +35,7 @@ from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey, SourceKey
 from stream.definition.mappings import read_mappings
-from stream.errors import UserError, let_go
+from stream.errors import UserError, without_frames
 from stream.etcd import Batch, EtcdClient, EtcdError, Mirror, Registration, Session, json_values
 from stream.mapping.stored import StoredMapping
 from stream.record.context import RecordContext
@@ -94,10 +94,10 @@ class SinkTarget:
                 pipeline = self.open(record.timestamp_ms)
             pipeline.write(record, completion)
         except UserError as error:
-            completion.failed(let_go(error))
+            completion.failed(without_frames(error))
         except Exception as error:
             _log.failure("write record error: {reason}", reason=str(error))
-            completion.failed(let_go(error))
+            completion.failed(without_frames(error))
 
     def open(self, now_ms: int) -> SinkPipeline:
         """The sink's pipeline, opened if it isn't yet.

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SinkKey
-from stream.errors import UserError, let_go
+from stream.errors import UserError, without_frames
 from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer, compile_renderer
 from stream.mapping.stored import StoredMapping
@@ -131,10 +131,10 @@ class _Rendering:
         try:
             self.pipeline.write_evaluated(self, result)
         except UserError as error:
-            self.completion.failed(let_go(error))
+            self.completion.failed(without_frames(error))
         except Exception as error:
             _log.failure("write record error: {reason}", reason=str(error))
-            self.completion.failed(let_go(error))
+            self.completion.failed(without_frames(error))
 
     def failed(self, error: Exception, /) -> None:
         self.completion.failed(error)

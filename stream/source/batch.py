@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import attrs
 
-from stream.errors import UserError, let_go, record_error_name, record_message, sentence
+from stream.errors import UserError, record_error_name, record_message, sentence, without_frames
 from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer
 from stream.record.block import RecordBlock
@@ -121,7 +121,7 @@ class RowBlock:
         try:
             self.renderer = renderer()
         except UserError as error:
-            self.error = let_go(error)
+            self.error = without_frames(error)
 
     def take(self, places: Sequence[int], block: RecordBlock) -> Evaluation | None:
         """Render the records of *block*, unless the sink gets nothing anyway.
@@ -196,11 +196,11 @@ class RowBlock:
     def _reject(self, place: int, error: UserError, record: RecordContext) -> None:
         reason = Reason.of(error)
         reason = self._reasons.setdefault(reason, reason)  # equal texts are kept once
-        self.rejected.append(Rejection(place, let_go(error), record, reason))
+        self.rejected.append(Rejection(place, without_frames(error), record, reason))
 
     def fail(self, error: Exception) -> None:
         """The sink gets nothing of the batch."""
-        self.error = let_go(error)
+        self.error = without_frames(error)
         self.rows = []
         self.rejected = []
 

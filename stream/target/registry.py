@@ -18,9 +18,9 @@ from importlib.util import find_spec
 
 from twisted.application.service import IService
 
-from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
+from stream.definition.transaction import Change
 from stream.errors import NestedError, UserError
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey

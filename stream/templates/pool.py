@@ -31,7 +31,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from stream.concurrency.waiters import Waiters
-from stream.errors import UserError, let_go
+from stream.errors import UserError, without_frames
 from stream.mapping.plan import Evaluated, TemplatePlan
 from stream.record.context import RecordContext
 from stream.templates.interface import Cause, End, StartEngine, TemplateEngine, Waiter
@@ -672,7 +672,7 @@ class TemplatePool:
         else:
             error = _killed()
         try:
-            job.waiter.failed(let_go(error))
+            job.waiter.failed(without_frames(error))
         except Exception:
             _log.failure("a record that isn't rendered can't be answered")
 

@@ -98,7 +98,7 @@ def test_clean_paths() -> None:
 
 
 @ensure
-async def test_cors(api: Api) -> None:
+async def test_a_browser_on_another_origin_may_call(api: Api) -> None:
     """A browser on another origin may call, and is told so before it does."""
     origin = {"Origin": "https://ui.example"}
     reply = await api.call("GET", "/v1", headers=origin)

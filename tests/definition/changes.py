@@ -8,12 +8,12 @@ from typing import TypeVar
 
 import attrs
 
-from stream.definition.change import Change
 from stream.definition.change.files import FileRecords, Prepared, RemoteFiles
 from stream.definition.change.making import Author, DefinitionChange, DefinitionChanges, NoReaders
 from stream.definition.entity import By
 from stream.definition.key import SinkKey, SourceKey
 from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
 from stream.etcd import EtcdClient, Lock
 
 __all__ = ["Changes"]

@@ -9,10 +9,10 @@ from typing import TypeVar
 import pytest
 
 from stream.definition import lifecycle
-from stream.definition.change import Change
 from stream.definition.entity import By, KeboolaTable, Sink, Source, TableSink
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.mapping.columns import BodyColumn, Mapping, UuidColumn
 from stream.values.utctime import parse_time

@@ -8,11 +8,11 @@ import pytest
 import pytest_twisted
 
 from stream.definition import lifecycle
-from stream.definition.change import Change
 from stream.definition.change.making import Author, DefinitionChange, DefinitionChanges
 from stream.definition.entity import Sink
 from stream.definition.key import SourceKey
 from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
 from stream.errors import UserError
 from stream.etcd import EtcdClient
 from tests.storage.histories.world import (

@@ -10,12 +10,12 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from stream.definition import lifecycle
-from stream.definition.change import Change
 from stream.definition.entity import SYSTEM, KeboolaTable, TableSink
 from stream.definition.key import BranchKey
 from stream.definition.live import LiveDefinitions
 from stream.definition.reads import DefinitionReads
 from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn, EtcdClient, Session, atomic
 from stream.mapping.columns import Mapping, column_from_plain
 

@@ -11,10 +11,10 @@ import pytest
 import pytest_twisted
 
 from stream.definition import lifecycle
-from stream.definition.change import Change
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
 from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
 from stream.errors import UserError
 from stream.etcd import EtcdClient
 from stream.storage.model.state import FileState, SliceState
@@ -107,7 +107,7 @@ async def world(etcd: EtcdClient) -> Any:
 
 
 @pytest_twisted.ensureDeferred
-async def test_creating(world: World) -> None:
+async def test_a_new_sink_has_an_open_file(world: World) -> None:
     """A new sink has an open file from the moment it exists; the user's token prepares it."""
     await world.create_sink(SINK_KEY)
     assert await world.states() == [FileState.WRITING]
@@ -168,7 +168,7 @@ async def test_failure_of_the_body(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_conflict(world: World) -> None:
+async def test_a_conflict_repeats_the_body_with_what_is_prepared(world: World) -> None:
     """After a conflict the body runs again with what is prepared already."""
     attempts: list[Change] = []
 
@@ -232,7 +232,7 @@ async def test_sink_gone_meanwhile(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_updating(world: World) -> None:
+async def test_an_update_rotates_the_file(world: World) -> None:
     """An update rotates the file: the new content holds from the new file on."""
     await world.create_sink(SINK_KEY)
     await world.do("update_sink", SINK_KEY, "", lambda sink: attrs.evolve(sink, name="new"))
@@ -288,7 +288,7 @@ async def test_deleting_and_undeleting(world: World, parent: bool) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_purging(world: World) -> None:
+async def test_purging_closes_the_files_of_the_sinks(world: World) -> None:
     """Deleting a source for good closes the files of its sinks, too."""
     await world.create_sink(SINK_KEY, OTHER)
     await world.do("purge_source", SOURCE_KEY)

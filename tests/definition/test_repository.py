@@ -6,11 +6,11 @@ import attrs
 import pytest
 import pytest_twisted
 
-from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.errors import CountLimitReached, DefinitionExists, DefinitionNotFound
 from stream.definition.key import BranchKey, SourceKey
 from stream.definition.repository import MAX_SINKS, MAX_VERSIONS, Definitions
+from stream.definition.transaction import Change
 from stream.errors import UserError
 from stream.mapping.columns import BodyColumn, Mapping
 from tests.definition.conftest import BRANCH, SINK, SOURCE, World
@@ -185,7 +185,7 @@ async def test_a_purged_source_leaves_nothing(world: World) -> None:
 
 
 @ensure
-async def test_rollback(world: World) -> None:
+async def test_a_rollback_makes_an_older_content_the_newest_version(world: World) -> None:
     """The content of an older version becomes the newest; an unknown number is refused."""
     await world.create_source()
     await world.create_sink()

@@ -10,11 +10,11 @@ import pytest_twisted
 from twisted.internet import reactor as _reactor
 
 from stream.definition import lifecycle
-from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
 from stream.definition.repository import Definitions
 from stream.definition.store import SINKS, SOURCES
+from stream.definition.transaction import Change
 from stream.etcd import EtcdClient, Mirror, Session, json_values
 from stream.storage.coordinator.stranded_sinks import StrandedSinks
 from stream.storage.coordinator.work import CoordinatorContext

@@ -32,7 +32,7 @@ def test_round_trip(value: Any) -> None:
     assert done(encryptor.decrypt(done(encryptor.encrypt(value, SINK)), SINK)) == value
 
 
-def test_form() -> None:
+def test_the_text_is_bound_to_compact_json() -> None:
     """The text is aes:: and base64 of nonce, ciphertext and tag, bound to compact JSON."""
     text = done(encryptor.encrypt({"token": "secret"}, SINK))
     assert text.startswith("aes::")

@@ -19,7 +19,7 @@ from stream.settings import EncryptionSettings
 from tests.encryption.steps import done
 
 
-def test_none() -> None:
+def test_without_encryption_nothing_encrypted_can_be_read() -> None:
     """Without encryption the encrypted text stays empty, and encrypted values aren't readable."""
     encryptor = encryptor_from("none")
     assert not encryptor.enabled
@@ -28,7 +28,7 @@ def test_none() -> None:
         done(encryptor.decrypt("aes::AAAA", {}))
 
 
-def test_aes() -> None:
+def test_a_key_of_32_bytes_encrypts() -> None:
     """With a key of 32 bytes values are encrypted."""
     assert encryptor_from("aes", bytes(32)).enabled
 

@@ -172,7 +172,7 @@ async def test_failing_body(etcd: EtcdClient) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_callbacks(etcd: EtcdClient) -> None:
+async def test_callbacks_learn_the_revision_of_the_write(etcd: EtcdClient) -> None:
     """Callbacks learn the revision of the write, even if one of them fails."""
     told: list[int] = []
 
@@ -187,7 +187,7 @@ async def test_callbacks(etcd: EtcdClient) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_limits(etcd: EtcdClient) -> None:
+async def test_a_transaction_larger_than_allowed_fails_at_once(etcd: EtcdClient) -> None:
     """A transaction that is larger than etcd allows is an error of its own, at once."""
 
     async def many(txn: AtomicTxn) -> None:

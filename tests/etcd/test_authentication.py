@@ -60,7 +60,9 @@ async def guarding(guarded: EtcdServer) -> AsyncIterator[Proxy]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_password(guarded: EtcdServer, logged: list[dict[str, Any]]) -> None:
+async def test_a_wrong_password_is_refused_and_never_logged(
+    guarded: EtcdServer, logged: list[dict[str, Any]]
+) -> None:
     """The right password opens, a wrong one is refused at once, and neither is ever told."""
     client = await _client(guarded.url)
     await client.put("a", b"1")
@@ -147,7 +149,7 @@ async def test_not_permitted(guarded: EtcdServer) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_restart(guarded: EtcdServer) -> None:
+async def test_a_mirror_goes_on_after_a_restart_of_etcd(guarded: EtcdServer) -> None:
     """After a restart of etcd, which forgets its tokens, a mirror goes on."""
     client = await _client(guarded.url)
     mirror = Mirror(client, "m/", lambda kv: kv.value)

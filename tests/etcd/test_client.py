@@ -184,7 +184,9 @@ async def test_get_many(etcd: EtcdClient) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_errors(etcd: EtcdClient) -> None:
+async def test_a_gone_lease_and_a_compacted_revision_have_errors_of_their_own(
+    etcd: EtcdClient,
+) -> None:
     """A lease that is gone and a revision that is compacted have errors of their own."""
     with pytest.raises(LeaseNotFound):
         await etcd.put("a", b"", lease=12345)

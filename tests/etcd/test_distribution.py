@@ -45,7 +45,7 @@ def test_node_that_leaves_moves_only_its_share(nodes: list[str]) -> None:
 
 @settings(max_examples=examples(10), deadline=None)
 @given(nodes_strategy)
-def test_balance(nodes: list[str]) -> None:
+def test_no_node_has_much_more_than_its_share(nodes: list[str]) -> None:
     """No node has much more or much less than its share."""
     ring = HashRing(nodes)
     shares = Counter(ring.owner(key) for key in KEYS)

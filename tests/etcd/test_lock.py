@@ -76,7 +76,9 @@ async def test_names_below_each_other(sessions: list[Session]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_timeout(etcd: EtcdClient, sessions: list[Session]) -> None:
+async def test_who_has_waited_in_vain_leaves_the_queue(
+    etcd: EtcdClient, sessions: list[Session]
+) -> None:
     """Who has waited in vain leaves the queue, in the same session and in others."""
     lock = await sessions[0].lock("name", timeout=1)
     with pytest.raises(LockTimeout, match='lock "name" is held by somebody else'):

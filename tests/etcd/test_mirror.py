@@ -31,7 +31,7 @@ async def _started(
 
 
 @pytest_twisted.ensureDeferred
-async def test_follows(etcd: EtcdClient) -> None:
+async def test_a_mirror_follows_what_is_below_its_prefix(etcd: EtcdClient) -> None:
     """A mirror has what is below its prefix, and tells of each change with old and new value."""
     await etcd.put("m/a", b"1")
     await etcd.put("mm/x", b"not below it")

@@ -139,7 +139,9 @@ async def test_a_key_that_somebody_removed_is_put_again(etcd: EtcdClient, sessio
 
 
 @pytest_twisted.ensureDeferred
-async def test_registration(etcd: EtcdClient, session: Session) -> None:
+async def test_a_registration_is_put_under_the_lease_and_removed(
+    etcd: EtcdClient, session: Session
+) -> None:
     """A registration is put under the lease, changed, and removed."""
     registration = await session.register("r/a", b"1")
     kv = await etcd.get("r/a")

@@ -224,13 +224,13 @@ class _Way:
         listener.router.sinks = {key: [("k", sink)]}
         listener.router.signals.clear()
         answer = listener.send(target, body, headers=headers)
-        _let_go(listener.clock)
+        _pass_time(listener.clock)
         if answer is None:
             raise AssertionError("no answer")
         return target, body, headers, answer, columns, sink
 
 
-def _let_go(clock: Clock) -> None:
+def _pass_time(clock: Clock) -> None:
     """What is put off to the next turn."""
     clock.advance(0)
 

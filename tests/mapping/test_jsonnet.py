@@ -84,7 +84,7 @@ def test_single_calls(content: str, expected: str) -> None:
         ("'a tailstrict b'", '"a tailstrict b"'),
     ],
 )
-def test_expressions(content: str, expected: str) -> None:
+def test_expressions_are_evaluated_with_sorted_keys(content: str, expected: str) -> None:
     """Everything else is evaluated; keys are sorted, hidden fields left out."""
     assert _render(content) == expected
 
@@ -123,7 +123,7 @@ def test_raw_strings() -> None:
         ("std.log10(0)", "not a number"),
     ],
 )
-def test_failures(content: str, message: str) -> None:
+def test_a_failure_has_its_cause_without_a_trace(content: str, message: str) -> None:
     """The cause is told without a trace."""
     with pytest.raises(UserError) as caught:
         _render(content)

@@ -32,7 +32,7 @@ def _system(asked: list[tuple[Any, ...]], *names: str) -> Any:
     return SimpleNamespace(**calls)
 
 
-def test_linux(asked: list[tuple[Any, ...]]) -> None:
+def test_linux_syncs_bytes_or_names(asked: list[tuple[Any, ...]]) -> None:
     """Bytes and what is needed to find them; all that is known where names have changed."""
     system = _system(asked, "fsync", "fdatasync")
     sync_data(7, system)
@@ -46,7 +46,7 @@ def test_a_system_without_fdatasync(asked: list[tuple[Any, ...]]) -> None:
     assert asked == [("fsync", 7)]
 
 
-def test_macos(
+def test_macos_asks_for_the_full_sync(
     asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its fsync doesn't wait for the disk, so the full one is asked for, of directories too."""

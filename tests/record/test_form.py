@@ -42,7 +42,7 @@ from stream.record.form import MAX_ARRAY_ITEMS, MAX_FIELDS, MAX_KEY_DEPTH, parse
         ("a=%u00e9&b=%%41", {"a": "%u00e9", "b": "%A"}),
     ],
 )
-def test_forms(form: str, expected: dict[str, Any]) -> None:
+def test_keys_with_brackets_make_objects_and_arrays(form: str, expected: dict[str, Any]) -> None:
     """Keys with brackets make objects and arrays; values are strings."""
     parsed = parse_form(form.encode())
     assert parsed == expected

@@ -29,7 +29,7 @@ from stream.record import go_json
         ({"b": True, "a": "\u2028"}, '{"b":true,"a":"\\u2028"}'),
     ],
 )
-def test_spelling(value: Any, printed: str) -> None:
+def test_doubles_have_the_shortest_form_and_html_is_escaped(value: Any, printed: str) -> None:
     """Doubles have the shortest form, keys their order, and HTML is escaped."""
     assert go_json.dumps(value) == printed
 

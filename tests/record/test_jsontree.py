@@ -51,7 +51,7 @@ BODY = '{"o":{"id":10.50,"i":[{"s":"A<1>"},{"s":"y\\n"}]},"big":1234567890123456
         ("", False, BODY),
     ],
 )
-def test_lookup(path: str, raw_string: bool, expected: str | None) -> None:
+def test_values_come_out_as_they_went_in(path: str, raw_string: bool, expected: str | None) -> None:
     """Numbers, strings and containers come out as they went in."""
     assert _find(BODY, path, raw_string) == expected
 

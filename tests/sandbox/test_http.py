@@ -39,7 +39,7 @@ async def connect(api: Api) -> Raw:
 
 
 @pytest_twisted.ensureDeferred
-async def test_health(api: Api) -> None:
+async def test_the_health_check_needs_no_token(api: Api) -> None:
     """The health check needs no token."""
     answer = await Api(api.url, "").call("GET", "/health-check")
     assert (answer.status, answer.json) == (200, {"status": "ok"})
@@ -145,7 +145,7 @@ async def test_our_own_faults_tell_an_id_only(
 
 
 @pytest_twisted.ensureDeferred
-async def test_events(api: Api) -> None:
+async def test_events_come_back_newest_first(api: Api) -> None:
     """Events come back newest first, decoded, and narrowed to a component."""
     await api.bucket()
     sink = await api.sink_token()

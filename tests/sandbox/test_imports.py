@@ -59,7 +59,7 @@ async def test_files_are_listed_found_and_deleted(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_appending(api: Api, service: SandboxService) -> None:
+async def test_a_second_load_adds_to_the_first(api: Api, service: SandboxService) -> None:
     """Slices, packed or not, are added in their order; a second load adds to the first."""
     await api.bucket()
     await api.table()
@@ -341,7 +341,7 @@ async def test_a_bad_request_starts_no_job(
 
 
 @pytest_twisted.ensureDeferred
-async def test_preview(api: Api) -> None:
+async def test_a_preview_has_a_header_and_as_many_rows_as_asked_for(api: Api) -> None:
     """The preview is CSV with a header and as many rows as asked for."""
     await api.bucket()
     await api.table()

@@ -175,7 +175,7 @@ async def test_files_of_another_token(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_branches(api: Api) -> None:
+async def test_there_is_one_branch_the_default_one(api: Api) -> None:
     """There is one branch, the default one."""
     (branch,) = (await api.storage("GET", "dev-branches")).json
     assert branch["id"] == 456 and branch["isDefault"] is True

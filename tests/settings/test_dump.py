@@ -85,7 +85,7 @@ def test_yaml_layout() -> None:
     assert lines[types + 1] == "                        - default"
 
 
-def test_defaults() -> None:
+def test_the_defaults_are_those_of_the_file() -> None:
     """The defaults are those of the file beside this one: a changed one is seen in review."""
     settings = attrs.evolve(Settings(), node_id="my-node")
     expected = (Path(__file__).parent / "defaults.yaml").read_text()
@@ -133,7 +133,7 @@ def test_unknown_form() -> None:
     assert str(caught.value) == 'Unexpected dump format "x": expected "json", "yml" or "yaml".'
 
 
-def test_help() -> None:
+def test_help_lists_each_flag_and_no_secret() -> None:
     """Help begins with the introduction, lists each flag by section, and no secret default."""
     text = help_text("service", "What {program} does.\n")
     assert text.startswith("What service does.\n\nOptions:\n")

@@ -65,7 +65,7 @@ def test_all_are_there() -> None:
         assert original.leaf.flag == original.env.removeprefix("STREAM_").lower().replace("_", "-")
 
 
-def test_defaults() -> None:
+def test_defaults_are_the_same_but_for_known_ones() -> None:
     """Defaults are the same but for those that are known to differ."""
     different = {
         original.key
@@ -75,7 +75,7 @@ def test_defaults() -> None:
     assert different == set(OTHER_DEFAULTS)
 
 
-def test_overrides() -> None:
+def test_users_may_override_the_same_settings() -> None:
     """Users may replace the same ones for a source or a sink, and see the same protected ones."""
     marks = {"user": "U", "protected": "P", "unlisted": "", None: ""}
     for original in ORIGINALS:
@@ -85,7 +85,7 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     "original", [o for o in ORIGINALS if o.limits], ids=lambda original: original.key
 )
-def test_limits(original: Original) -> None:
+def test_limits_are_the_same_unless_more_is_allowed(original: Original) -> None:
     """What is within the limits passes; what is beyond them doesn't, unless more is allowed."""
     leaf = original.leaf
 

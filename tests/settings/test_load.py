@@ -60,7 +60,7 @@ def test_each_source_changes_each_setting(leaf: Leaf, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "leaf", [leaf for leaf in LEAVES if leaf.rule.required], ids=lambda leaf: leaf.key
 )
-def test_required(leaf: Leaf) -> None:
+def test_an_empty_value_is_not_enough_where_one_is_required(leaf: Leaf) -> None:
     """An empty variable is a value, and it isn't enough where one is required; the error names the
     key, the variable and the flag."""
     own = {
@@ -78,7 +78,7 @@ def test_required(leaf: Leaf) -> None:
 @pytest.mark.parametrize(
     "leaf", [leaf for leaf in LEAVES if leaf.type not in {str, tuple}], ids=lambda leaf: leaf.key
 )
-def test_undecodable(leaf: Leaf) -> None:
+def test_a_value_of_another_type_is_refused_with_its_origin(leaf: Leaf) -> None:
     """A text of another type is told with the setting and where it is from; a secret isn't."""
     printed = _problems({leaf.flag: "?!"}, environment_for(leaf))
     shown = "" if leaf.secret else ' value "?!"'
@@ -90,14 +90,14 @@ def test_undecodable(leaf: Leaf) -> None:
 @pytest.mark.parametrize(
     "leaf", [leaf for leaf in LEAVES if leaf.rule.argument("oneof")], ids=lambda leaf: leaf.key
 )
-def test_words(leaf: Leaf) -> None:
+def test_an_unknown_word_is_answered_with_the_known_ones(leaf: Leaf) -> None:
     """A word that isn't one of the known is answered with these."""
     known = leaf.rule.argument("oneof")
     printed = _problems({leaf.flag: "?!"}, environment_for(leaf))
     assert f'"{leaf.key}" must be one of [{known}]' in printed
 
 
-def test_defaults() -> None:
+def test_what_nobody_sets_has_the_default() -> None:
     """What nobody sets has the default."""
     settings = load({}, VALID)
     assert settings.api.task.ttl_seconds == 15
@@ -105,7 +105,7 @@ def test_defaults() -> None:
     assert settings.node_id
 
 
-def test_precedence(tmp_path: Path) -> None:
+def test_flags_beat_variables_and_variables_beat_files(tmp_path: Path) -> None:
     """A flag beats a variable, that a later file, that an earlier file, that a default."""
     first = _write(tmp_path / "1.yml", "etcd.namespace", "first")
     second = _write(tmp_path / "2.json", "etcd.namespace", "second")
@@ -371,7 +371,7 @@ def test_secrets_are_not_in_errors(tmp_path: Path) -> None:
     assert "my-key" not in _problems({}, VALID, str(path))
 
 
-def test_normalising() -> None:
+def test_addresses_and_prefixes_are_normalised() -> None:
     """Addresses and prefixes are tidied before they are checked."""
     settings = load(
         {

@@ -221,7 +221,7 @@ def test_merge_survives_what_is_stored() -> None:
     assert merge(_level(), stored) == _level()
 
 
-def test_patched() -> None:
+def test_a_patch_replaces_by_key_and_null_removes() -> None:
     """A patch replaces by key, null removes, and the result is sorted."""
     stored = [(WAIT, False), (UPLOAD_COUNT, 5)]
     patch = [(UPLOAD_SIZE, "12MB"), (UPLOAD_COUNT, 6), (WAIT, None)]

@@ -27,7 +27,7 @@ def test_every_setting_is_listed_once() -> None:
         assert own[0].count(" | ") == 4, own
 
 
-def test_rows() -> None:
+def test_a_row_has_type_default_range_and_who_may_change_it() -> None:
     """A row tells type, default, range, who may change it and what has no effect."""
     lines = reference().split("\n")
     assert (

@@ -90,7 +90,7 @@ def _next_to(value: Any, step: int) -> Any:
         ),
     ],
 )
-def test_violation(rule: str, value: Any, problem: str | None) -> None:
+def test_each_condition_has_its_text(rule: str, value: Any, problem: str | None) -> None:
     """Each condition has its text."""
     assert Rule.parse(rule).violation(value) == problem
 

@@ -46,7 +46,7 @@ def test_values_have_the_declared_types() -> None:
         assert type(leaf.get(settings)) is leaf.type, leaf.key
 
 
-def test_attributes() -> None:
+def test_values_are_reached_by_snake_case_names() -> None:
     """Values are reached by snake_case names along the key."""
     settings = Settings()
     assert settings.node_id
@@ -90,6 +90,6 @@ def test_secrets_are_marked_and_not_in_the_repr() -> None:
         ("api-listne", "api-listen"),
     ],
 )
-def test_nearest(wrong: str, right: str) -> None:
+def test_a_misspelt_name_leads_to_the_one_that_was_meant(wrong: str, right: str) -> None:
     """A misspelt name leads to the one that was meant, in the same form."""
     assert nearest(wrong) == right

@@ -58,7 +58,7 @@ def _lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def test_line() -> None:
+def test_a_line_has_all_of_the_record_but_its_credentials() -> None:
     """All that is known of the record, in the words of the answer and without credentials."""
     line = _dead().line()
     assert line == (

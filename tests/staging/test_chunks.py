@@ -14,7 +14,7 @@ from stream.staging.chunks import SentBody
 
 
 @given(st.lists(st.binary(max_size=20)), st.integers(1, 7))
-def test_parts(chunks: list[bytes], part_size: int) -> None:
+def test_parts_join_to_the_body(chunks: list[bytes], part_size: int) -> None:
     """Parts join to the body; all but the last have the size asked for."""
     sent = SentBody(iter(chunks), part_size, lambda: False)
     parts = list(sent.parts())
@@ -25,7 +25,7 @@ def test_parts(chunks: list[bytes], part_size: int) -> None:
     assert sent.digests == [hashlib.md5(part).digest() for part in parts]
 
 
-def test_etags() -> None:
+def test_the_expected_etag_is_that_of_the_body_or_of_its_parts() -> None:
     """The expected ETag is the body's MD5, or that of the parts' digests with their number."""
     sent = SentBody(iter([b"abc"]), 2, lambda: False)
     assert sent.expected_etag(multipart=False) == hashlib.md5(b"").hexdigest()
@@ -34,7 +34,7 @@ def test_etags() -> None:
     assert sent.expected_etag(multipart=True) == f"{hashlib.md5(digests).hexdigest()}-2"
 
 
-def test_stopping() -> None:
+def test_a_body_that_was_given_up_ends_at_its_next_chunk() -> None:
     """A body that was given up ends at its next chunk."""
     sent = SentBody(iter([b"a", b"b"]), 1, lambda: sent.size > 0)
     with pytest.raises(InterruptedError):

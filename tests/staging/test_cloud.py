@@ -167,7 +167,7 @@ async def test_one_part_exactly_is_one_request(server: Server, pool: ThreadPool)
 
 
 @pytest_twisted.ensureDeferred
-async def test_azure(server: Server, pool: ThreadPool) -> None:
+async def test_an_azure_object_is_verified_by_its_size(server: Server, pool: ThreadPool) -> None:
     """An Azure object is a block blob under the signature, verified by its size."""
     stored = await put(azure(server.url), pool)
     assert stored.url == f"azure://acc.blob.core.windows.net/cont/exp-2-1001-{SLICE}"

@@ -138,7 +138,7 @@ async def test_an_object_is_read_back(store: Store, pool: ThreadPool) -> None:
 
 @pytest.mark.parametrize("size", [0, 3, PART_BYTES])
 @pytest_twisted.ensureDeferred
-async def test_small(store: Store, pool: ThreadPool, size: int) -> None:
+async def test_a_small_object_is_one_request(store: Store, pool: ThreadPool, size: int) -> None:
     """Up to one part is one request with the bearer token, verified by the answer."""
     stored = await put(store, pool, bytes(size))
     assert stored.url == "gs://buck/exp-2/1001/slice"
@@ -147,7 +147,7 @@ async def test_small(store: Store, pool: ThreadPool, size: int) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_parts(store: Store, pool: ThreadPool) -> None:
+async def test_a_bigger_object_goes_up_in_parts(store: Store, pool: ThreadPool) -> None:
     """A bigger body goes up in parts; only the first request carries the token."""
     assert (await put(store, pool)).verified
     assert store.content == BODY
@@ -173,7 +173,9 @@ async def test_parts(store: Store, pool: ThreadPool) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_resuming(store: Store, pool: ThreadPool, fates: list[str | int]) -> None:
+async def test_an_upload_goes_on_at_the_byte_that_the_store_has(
+    store: Store, pool: ThreadPool, fates: list[str | int]
+) -> None:
     """Whatever is lost on the way, the upload goes on at the byte that the store has."""
     store.fates = fates
     assert (await put(store, pool)).size == len(BODY)
@@ -182,7 +184,9 @@ async def test_resuming(store: Store, pool: ThreadPool, fates: list[str | int]) 
 
 @pytest.mark.parametrize("body", [b"abc", BODY])
 @pytest_twisted.ensureDeferred
-async def test_refusal(store: Store, pool: ThreadPool, body: bytes) -> None:
+async def test_a_refusal_ends_the_upload_at_once(
+    store: Store, pool: ThreadPool, body: bytes
+) -> None:
     """A refusal ends the upload at once, with the status and without the token."""
     store.fates = [403]
     with pytest.raises(StagingError, match="403") as caught:
@@ -214,7 +218,7 @@ async def test_other_content(store: Store, pool: ThreadPool, body: bytes) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_unreachable(store: Store, pool: ThreadPool) -> None:
+async def test_without_the_store_the_error_may_be_retried(store: Store, pool: ThreadPool) -> None:
     """Without the store there is an error that may be retried."""
     store.server_close()
     with pytest.raises(StagingError, match="no answer") as caught:

@@ -36,7 +36,7 @@ def opened(upload: FileUpload, pool: ThreadPool) -> StagingStore:
 
 
 @pytest_twisted.ensureDeferred
-async def test_put(tmp_path: Path, pool: ThreadPool) -> None:
+async def test_an_object_lies_in_the_folder_of_its_file(tmp_path: Path, pool: ThreadPool) -> None:
     """An object lies in the file's folder under its name, colons included, and nothing else."""
     store = opened(local(tmp_path), pool)
     stored = await store.put(SLICE, lambda: iter([b"ab", b"", b"c"]))
@@ -66,7 +66,7 @@ async def test_put_replaces(tmp_path: Path, pool: ThreadPool) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_manifest(tmp_path: Path, pool: ThreadPool) -> None:
+async def test_the_manifest_is_an_object_like_the_others(tmp_path: Path, pool: ThreadPool) -> None:
     """The manifest is an object like the others."""
     await opened(local(tmp_path), pool).put_manifest(["a", "b"])
     entries = orjson.loads((tmp_path / "1001" / "manifest").read_bytes())["entries"]

@@ -23,7 +23,7 @@ SLICE = "2000-01-01T01:00:00.000Z_hdd-1.gz"
         (local(Path("/data/staging")), f"file:///data/staging/1001/{SLICE}"),
     ],
 )
-def test_manifest(upload: FileUpload, url: str) -> None:
+def test_a_manifest_lists_the_slices_in_their_order(upload: FileUpload, url: str) -> None:
     """A manifest lists the URLs of the slices in their order, key and name joined as they are."""
     assert manifest_body(upload, [SLICE]).decode() == f'{{"entries":[{{"url":"{url}"}}]}}'
 

@@ -15,7 +15,7 @@ from stream.values.codec import decode, encode
 from tests.staging.uploads import aws, azure, gcp, local, reply
 
 
-def test_expirations() -> None:
+def test_each_provider_has_its_own_end_of_credentials() -> None:
     """Each provider tells the end of its credentials in its own place."""
     end = datetime(2100, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert aws().expiration == azure().expiration == local(Path("/d")).expiration == end
@@ -31,7 +31,7 @@ def test_expirations() -> None:
         "2026-01-02T03:04:05",
     ],
 )
-def test_times(text: str) -> None:
+def test_times_are_read_in_several_iso_forms(text: str) -> None:
     """Times come in several ISO forms."""
     assert parse_iso_time(text) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -67,7 +67,7 @@ def test_only_the_rate_is_shown() -> None:
     assert tap.take() is None
 
 
-def test_batches() -> None:
+def test_the_first_records_of_a_batch_are_shown() -> None:
     """The first ones of a batch, as far as the rate allows."""
     taps = TailSampler()
     tap = opened(taps, rate=2)

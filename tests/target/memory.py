@@ -10,9 +10,9 @@ from datetime import datetime
 
 from twisted.application.service import IService
 
-from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
+from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn
 from stream.staging import Chunks
 from stream.storage.model.entity import File, Slice

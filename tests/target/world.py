@@ -14,9 +14,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition import lifecycle
-from stream.definition.change import Change
 from stream.definition.entity import TableSink
 from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
 from stream.encryption import encryptor_from
 from stream.etcd import EtcdClient, Session
 from stream.ops.metrics.registry import Metrics

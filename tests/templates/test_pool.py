@@ -282,7 +282,7 @@ def test_a_full_queue_refuses(world: World) -> None:
     world.pool.stop()
 
 
-def test_room(world: World) -> None:
+def test_those_who_have_many_wait_for_room(world: World) -> None:
     """Those who have many are told when there is room for more."""
     world = World(queue_records=10)
     assert world.pool.room(BAD) is None
@@ -356,7 +356,7 @@ def test_an_engine_is_ready_before_it_is_needed(world: World) -> None:
     assert world.pool.processes == 1
 
 
-def test_checks(world: World) -> None:
+def test_each_template_of_a_definition_is_checked(world: World) -> None:
     """Of definitions: what is wrong with each template, also if reading it never ends."""
     answers: list[list[str | None]] = []
     world.pool.check(BAD, ["1", "["]).addCallback(answers.append)

@@ -16,7 +16,7 @@ def test_what_is_no_whole_number(text: str) -> None:
 
 
 @given(st.integers(MIN_INT64, MAX_INT64))
-def test_numbers(number: int) -> None:
+def test_every_number_of_64_bits_is_read(number: int) -> None:
     """Every number of 64 bits is read."""
     assert whole_number(str(number), least=MIN_INT64) == number
 

@@ -9,10 +9,10 @@ from typing import Any
 from stream.api.http.call import Identity
 from stream.authority import ProjectAuthority
 from stream.definition import prefix
-from stream.definition.change import Change
 from stream.definition.key import BranchKey
 from stream.definition.live import LiveDefinitions
 from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.ops.clock import wall_clock

@@ -12,7 +12,6 @@ from stream.api.resources.change_tasks import ChangeTasks, SourceEvent
 from stream.api.resources.views import Urls, page_view
 from stream.api.spec.schema import quoted
 from stream.definition import errors, lifecycle
-from stream.definition.change import Change
 from stream.definition.change.making import DefinitionChange
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SourceKey
@@ -22,6 +21,7 @@ from stream.definition.reads import DefinitionReads
 from stream.definition.repository import Definitions
 from stream.definition.secret import new_secret
 from stream.definition.slug import MAX_ID_LENGTH, made_id, slug
+from stream.definition.transaction import Change
 from stream.errors import UserError
 from stream.target.registry import Targets
 from stream.task.errors import ObjectExists

@@ -16,9 +16,9 @@ import attrs
 from twisted.internet.defer import DeferredList, DeferredSemaphore
 from twisted.python.failure import Failure
 
-from stream.definition.change.attempt import Change
 from stream.definition.entity import Sink, Source, TableSink
 from stream.definition.key import SinkKey
+from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn
 
 __all__ = [

@@ -19,7 +19,6 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
-from stream.definition.change.attempt import Change
 from stream.definition.change.files import (
     FileRecords,
     FilesNotPrepared,
@@ -31,6 +30,7 @@ from stream.definition.change.files import (
 from stream.definition.entity import By
 from stream.definition.key import SinkKey, SourceKey
 from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn, EtcdClient, Lock, atomic
 
 __all__ = ["Author", "DefinitionChange", "DefinitionChanges", "NoReaders"]

@@ -12,7 +12,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from stream.definition.key import SourceKey
-from stream.errors import UserError, let_go
+from stream.errors import UserError, without_frames
 from stream.ops.metrics.registry import SourceMeter
 from stream.record.context import RecordContext
 from stream.record.elements import array_steps, line_elements
@@ -167,10 +167,10 @@ def _evaluated(
     try:
         evaluating = sink.open(now_ms).evaluate(block.renderer, evaluation.records)
     except UserError as error:
-        evaluation.failed(let_go(error))
+        evaluation.failed(without_frames(error))
         return None
     return evaluating.addCallbacks(
-        evaluation.done, lambda failure: evaluation.failed(let_go(failure.value))
+        evaluation.done, lambda failure: evaluation.failed(without_frames(failure.value))
     )
 
 
@@ -194,6 +194,6 @@ def _hand_on(
         opened = sink.open(received_at)
         opened.write_rows(rows, count, received_at, block.renderer, completion)
     except UserError as error:
-        completion.failed(let_go(error))
+        completion.failed(without_frames(error))
         return ()
     return rejected

@@ -28,7 +28,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from stream.definition.key import SourceKey
-from stream.errors import UserError, let_go
+from stream.errors import UserError, without_frames
 from stream.ops.metrics.registry import Metrics
 from stream.record.body import ready_body
 from stream.record.charset import BOM
@@ -271,7 +271,7 @@ class IngestHandler:
         """What is told of *failure*, and the id by which it is found in the log, if it is there."""
         error = failure.value
         if isinstance(error, UserError):
-            return let_go(error), self._new_exception_id() if error.status >= 500 else ""
+            return without_frames(error), self._new_exception_id() if error.status >= 500 else ""
         exception_id = self._new_exception_id()
         self._log.failure("request failed, exception id {exception_id}", exception_id, failure)
         return UserError("", status=500, name="internalError"), exception_id

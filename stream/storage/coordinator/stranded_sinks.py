@@ -9,7 +9,6 @@ from functools import partial
 
 from twisted.logger import Logger
 
-from stream.definition.change import Change
 from stream.definition.change.making import (
     Author,
     DefinitionChange,
@@ -19,6 +18,7 @@ from stream.definition.change.making import (
 from stream.definition.entity import SYSTEM
 from stream.definition.key import SinkKey, SourceKey
 from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
 from stream.storage.coordinator.work import CoordinatorContext
 from stream.target.registry import Targets
 from stream.task.entity import LOCK_PREFIX

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import attrs
 
-from stream.definition.change import Change
 from stream.definition.entity import Sink, Source, TableSink
+from stream.definition.transaction import Change
 from stream.storage.model.key import FileKey
 
 __all__ = ["FileProvider", "PreparedFile"]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import attrs
 
-from stream.definition.change import Change
 from stream.definition.key import SinkKey
+from stream.definition.transaction import Change
 from stream.etcd import EtcdClient, KeyValue
 from stream.storage.model import prefix
 from stream.storage.model.key import FileKey, SliceKey

@@ -16,10 +16,10 @@ from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
 from stream.concurrency.deadline import within
-from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
 from stream.definition.mappings import with_mappings
+from stream.definition.transaction import Change
 from stream.encryption.interface import Encryptor
 from stream.errors import UserError
 from stream.etcd import EtcdClient, EtcdError

@@ -9,9 +9,9 @@ from functools import partial
 
 from twisted.application.service import IService
 
-from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
+from stream.definition.transaction import Change
 from stream.staging import Chunks
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.key import FileKey, JobKey

@@ -16,10 +16,10 @@ from twisted.application.service import IService
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
 from stream.definition.mappings import with_mappings
+from stream.definition.transaction import Change
 from stream.errors import NestedError, UserError
 from stream.etcd import AtomicTxn
 from stream.ops.process.thread_pool import ThreadPoolService

@@ -155,7 +155,7 @@ async def test_without_a_service_account(api: Api, service_account: Path) -> Non
 
 
 @ensure
-async def test_branches(api: Api) -> None:
+async def test_the_default_branch_is_recorded_and_others_are_refused(api: Api) -> None:
     """The default branch is recorded when it is first used; others are refused."""
     assert (await api.get("/v1/branches/default/sources"))["branchId"] == 456
     recorded = await api.etcd.range("definition/branch/active/")

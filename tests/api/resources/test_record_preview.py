@@ -31,7 +31,7 @@ async def values(api: Api, data: bytes, query: str = "", **options: Any) -> Any:
 
 
 @ensure
-async def test_http(api: Api) -> None:
+async def test_a_preview_of_http_takes_body_and_headers_without_the_token(api: Api) -> None:
     """The body and the headers are the record, without the caller's token."""
     await create(
         api,
@@ -80,7 +80,7 @@ async def test_a_column_that_can_not_be_rendered(api: Api) -> None:
 
 
 @ensure
-async def test_otlp(api: Api) -> None:
+async def test_a_preview_of_otlp_leaves_out_sinks_of_other_signals(api: Api) -> None:
     """The body is one flat record; sinks that don't take its signal are left out."""
     await create(
         api,

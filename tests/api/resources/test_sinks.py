@@ -97,7 +97,7 @@ async def test_content_is_checked_before_existence(
 
 
 @ensure
-async def test_existence(api: Api) -> None:
+async def test_a_sink_needs_its_source_and_an_id_of_its_own(api: Api) -> None:
     """A sink needs its source and an id of its own."""
     reply = await api.call("POST", SINKS, sink_body())
     assert (reply.status, reply.json["error"]) == (404, "stream.api.sourceNotFound")
@@ -134,7 +134,7 @@ async def test_parallel_creations(api: Api) -> None:
 
 
 @ensure
-async def test_update(api: Api) -> None:
+async def test_an_update_changes_only_given_members(api: Api) -> None:
     """Only given members change; a table without an id keeps the one it has."""
     await api.create_source()
     await api.create_sink(allowedSignals=["logs"])

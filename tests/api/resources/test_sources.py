@@ -58,7 +58,7 @@ async def test_an_otlp_source_shows_its_secret(api: Api) -> None:
 
 
 @ensure
-async def test_ids(api: Api) -> None:
+async def test_an_id_is_taken_once_and_is_not_empty(api: Api) -> None:
     """An id is taken once, and something must be left of it."""
     await api.create_source()
     reply = await api.call("POST", SOURCES, {"type": "http", "name": "My Source"})
@@ -108,7 +108,7 @@ async def test_any_name_gives_an_id_that_its_links_lead_to(api: Api, name: str) 
 
 
 @ensure
-async def test_update(api: Api) -> None:
+async def test_an_update_changes_only_given_members(api: Api) -> None:
     """Only given members change; another type has another secret, the same type the same."""
     await api.create_source()
     first = await api.get(SOURCE)
@@ -144,7 +144,7 @@ async def test_rotation_of_the_secret(api: Api) -> None:
 
 
 @ensure
-async def test_lists(api: Api) -> None:
+async def test_lists_are_paged_by_id(api: Api) -> None:
     """Lists are paged by id."""
     for name in ("c", "a", "b"):
         await api.create_source(name)
@@ -201,7 +201,7 @@ async def test_delete_and_undelete(api: Api) -> None:
 
 
 @ensure
-async def test_cascade(api: Api) -> None:
+async def test_a_cascade_removes_tables_and_the_empty_bucket(api: Api) -> None:
     """A cascade removes the source for good, with the tables and the empty bucket."""
     await api.create_source()
     await api.create_sink()

@@ -61,7 +61,7 @@ async def put_file(api: Api, file: File) -> None:
 
 
 @ensure
-async def test_totals(api: Api) -> None:
+async def test_the_total_is_the_sum_of_the_levels(api: Api) -> None:
     """The total is the sum of the levels, and empty levels are left out."""
     await api.create_source()
     await api.create_sink()
@@ -76,7 +76,7 @@ async def test_totals(api: Api) -> None:
 
 
 @ensure
-async def test_files(api: Api) -> None:
+async def test_imported_files_come_first_and_failing_ones_last(api: Api) -> None:
     """Imported files come first, failing ones last; there may be nothing known of a file."""
     await api.create_source()
     await api.create_sink()
@@ -156,7 +156,7 @@ async def test_rows_in_quarantine_are_shown_with_their_file(api: Api) -> None:
 
 
 @ensure
-async def test_clearing(api: Api) -> None:
+async def test_what_was_imported_before_a_clearing_is_not_counted(api: Api) -> None:
     """What was imported up to a clearing isn't counted or shown afterwards."""
     await api.create_source()
     await api.create_sink()
@@ -175,7 +175,7 @@ async def test_clearing(api: Api) -> None:
 
 
 @ensure
-async def test_aggregation(api: Api) -> None:
+async def test_sources_are_listed_with_sinks_and_statistics(api: Api) -> None:
     """Sources are listed with their sinks, those with their statistics, newest file first."""
     await api.create_source("A")
     await api.create_source()

@@ -135,7 +135,7 @@ async def test_only_the_head(api: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_refusals(api: Api) -> None:
+async def test_a_tail_that_cannot_be_watched_is_refused(api: Api) -> None:
     """No such source, parameters out of range, nobody's token."""
     reply = await api.call("GET", f"{SOURCE}/tail")
     assert (reply.status, reply.json["error"]) == (404, "stream.api.sourceNotFound")

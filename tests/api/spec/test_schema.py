@@ -206,7 +206,7 @@ def test_any_text_is_either_a_document_or_refused(text: str) -> None:
         decode_json(text)
 
 
-def test_quoted() -> None:
+def test_strings_are_shown_as_literals() -> None:
     """Strings are shown as literals."""
     assert quoted('a"b\\c\n\x01é\u200b') == '"a\\"b\\\\c\\n\\x01é\\u200b"'
 
@@ -255,7 +255,7 @@ def test_quoted() -> None:
         ),
     ],
 )
-def test_parameters(
+def test_parameters_are_read_and_checked(
     operation: str, path: dict[str, str], query: dict[str, str], message: str
 ) -> None:
     """Parameters are read and checked; a text that isn't a number counts as 0."""

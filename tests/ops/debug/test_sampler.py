@@ -30,7 +30,7 @@ def test_a_function_at_work_is_seen() -> None:
     assert seen == profile.samples
 
 
-def test_summary() -> None:
+def test_functions_are_listed_by_their_share_of_samples() -> None:
     """Functions by the share of samples in them, and in what they called."""
     profile = Profile()
     profile.samples = 4

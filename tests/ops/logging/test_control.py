@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
         LogControl(str(tmp_path / "no" / "log"))
 
 
-def test_form(tmp_path: Path) -> None:
+def test_lines_are_for_people_if_the_settings_say_so(tmp_path: Path) -> None:
     """Lines for people, if the settings say so, and the node where it is told."""
     path = tmp_path / "log"
     control = LogControl(str(path), "text", node="n1")

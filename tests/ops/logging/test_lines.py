@@ -62,7 +62,7 @@ def test_time_has_milliseconds() -> None:
 @pytest.mark.parametrize(
     ("level", "name"), [("info", "info"), ("error", "error"), ("critical", "error")]
 )
-def test_levels(level: str, name: str) -> None:
+def test_there_are_four_levels(level: str, name: str) -> None:
     """There are four levels; what is critical is an error."""
     log, stream = _logger()
     log.emit(LogLevel.levelWithName(level), "x")
@@ -146,7 +146,7 @@ def test_names_that_only_resemble_secrets(name: str) -> None:
     assert _line(stream)[name] == "v"
 
 
-def test_failure() -> None:
+def test_a_failure_has_its_type_and_stack() -> None:
     """A failure has its type and its stack."""
     log, stream = _logger()
     try:

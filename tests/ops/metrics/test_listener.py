@@ -76,7 +76,7 @@ async def test_health_check() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_readiness() -> None:
+async def test_a_process_is_ready_when_all_of_it_is() -> None:
     """A process is ready when all of it is; it may be healthy before that."""
     from twisted.internet import reactor
 
@@ -138,7 +138,7 @@ async def test_stop_closes_the_port() -> None:
     await second.stopService()
 
 
-def test_interfaces() -> None:
+def test_ipv6_addresses_make_ipv6_endpoints() -> None:
     """It is a service, IPv6 addresses make IPv6 endpoints."""
     from twisted.application.service import IService
     from twisted.internet import reactor

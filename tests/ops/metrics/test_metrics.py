@@ -109,7 +109,7 @@ def test_empty_page() -> None:
     assert "_created" not in _scenario().page().decode()
 
 
-def test_records() -> None:
+def test_records_are_counted_by_source_and_outcome() -> None:
     """Records are counted by source and outcome, by sink and kind of error."""
     metrics = Metrics()
     meter = metrics.source_meter(SOURCE, "http", lambda: 1.0)
@@ -134,7 +134,7 @@ def test_records() -> None:
     assert _value(metrics, count, error_type="net") == 1
 
 
-def test_operations() -> None:
+def test_bytes_are_counted_after_successes_only() -> None:
     """Bytes are counted after successes only, failures by their attempt."""
     metrics = _scenario()
     duration = f"{PREFIX}stream_operation_duration_milliseconds"
@@ -148,7 +148,7 @@ def test_operations() -> None:
     assert _value(metrics, attempts, operation="fileimport", sink_id="snk") == 2
 
 
-def test_tasks() -> None:
+def test_running_tasks_go_up_and_down() -> None:
     """Running tasks go up and down, finished ones have an outcome."""
     metrics = Metrics()
     metrics.task_started("t")
@@ -159,7 +159,7 @@ def test_tasks() -> None:
     assert _value(metrics, f"{PREFIX}task_duration_milliseconds_count", **labels) == 1
 
 
-def test_forget() -> None:
+def test_a_deleted_sink_leaves_the_page() -> None:
     """A deleted sink or source with its sinks leaves the page; others stay."""
     metrics = _scenario()
     other = SinkLabels("1", "2", "src", "other")

@@ -22,14 +22,14 @@ async def test_a_thread_that_does_not_end_is_left_behind(monkeypatch: pytest.Mon
     monkeypatch.setattr(pool, "LEAVE_SECONDS", 0.1)
     service = ThreadPoolService(reactor, "work", 2)
     service.startService()
-    let_go = threading.Event()
-    stuck = deferToThreadPool(reactor, service.pool, let_go.wait)
+    without_frames = threading.Event()
+    stuck = deferToThreadPool(reactor, service.pool, without_frames.wait)
     began = reactor.seconds()
     await service.stopService()
     assert reactor.seconds() - began < 2
     assert not stuck.called
     assert all(thread.daemon for thread in service.pool.threads)
-    let_go.set()
+    without_frames.set()
     await stuck
 
 
@@ -38,8 +38,8 @@ async def test_a_stop_waits_for_threads_that_end() -> None:
     """What was begun is finished."""
     service = ThreadPoolService(reactor, "work", 2)
     service.startService()
-    let_go = threading.Event()
-    working = deferToThreadPool(reactor, service.pool, let_go.wait)
-    reactor.callLater(0.05, let_go.set)
+    without_frames = threading.Event()
+    working = deferToThreadPool(reactor, service.pool, without_frames.wait)
+    reactor.callLater(0.05, without_frames.set)
     await service.stopService()
     assert await working

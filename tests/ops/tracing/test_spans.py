@@ -187,7 +187,7 @@ def test_a_stop_does_not_wait_for_a_collector_that_is_away() -> None:
     assert away.calls == 1
 
 
-def test_off() -> None:
+def test_without_a_tracer_every_span_is_the_same_object() -> None:
     """Without a tracer nothing is made: every span is one and the same object."""
     assert span("a") is span("b", {"x": 1})
     assert begin("a") is received("b", {})

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SourceKey
-from stream.errors import NestedError, UserError, let_go
+from stream.errors import NestedError, UserError, without_frames
 from stream.mapping.columns import BodyColumn, Column, Mapping, PathColumn
 from stream.mapping.plan import Evaluated
 from stream.mapping.render import Renderer, compile_renderer
@@ -81,7 +81,7 @@ class FakeSink:
         try:
             self.take(record, completion)
         except Exception as error:
-            completion.failed(let_go(error))
+            completion.failed(without_frames(error))
 
     def take(self, record: RecordContext, completion: Completion) -> None:
         """Render *record*, and answer as told. Raises what it is told to."""
@@ -620,7 +620,7 @@ def test_other_methods(listener: Listener) -> None:
         ("/health-check", "GET, OPTIONS"),
     ],
 )
-def test_options(listener: Listener, target: str, allow: str) -> None:
+def test_options_say_what_a_page_may_send(listener: Listener, target: str, allow: str) -> None:
     """It says what a page may send, whether or not the source exists."""
     status, headers, body = listener.get(target, method="OPTIONS")
     assert (status, body) == (200, b"")

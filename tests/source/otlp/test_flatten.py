@@ -134,7 +134,7 @@ def test_ids_of_a_log_record() -> None:
     assert list(flat)[5:9] == ["flags", "trace_id", "span_id", "attributes"]
 
 
-def test_span() -> None:
+def test_a_span_has_its_events_and_links() -> None:
     """With an event and a link, whose flags are a plain number."""
     span = {
         "traceId": "5b8efff798038103d269b633813fc60c",

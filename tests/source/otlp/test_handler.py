@@ -209,7 +209,9 @@ def test_no_sink(listener: Listener) -> None:
         (URL, BEARER + "Content-Type: text/plain\r\n", 415, "unsupportedMediaType"),
     ],
 )
-def test_refusals(listener: Listener, target: str, headers: str, status: int, error: str) -> None:
+def test_refusals_come_in_the_encoding_of_the_request(
+    listener: Listener, target: str, headers: str, status: int, error: str
+) -> None:
     """In the order of project, source, content type; in the encoding of the request."""
     found, answered, body = listener.get(target, export("a"), headers=headers)
     document = json.loads(body)

@@ -88,7 +88,7 @@ def test_open_ones_count() -> None:
 
 
 @pytest.mark.parametrize("state", [FileState.CLOSING, FileState.IMPORTING])
-def test_stuck(state: FileState) -> None:
+def test_a_file_stuck_for_a_week_is_given_up(state: FileState) -> None:
     """A file that never got into its table is given up after a week in one state."""
     closing_at = OPENED_AT + 24 * HOUR
     file = attrs.evolve(imported(0), state=state, imported_at=None, closing_at=closing_at)
@@ -114,7 +114,9 @@ async def _import(storage: Storage, records: int) -> File:
 
 
 @pytest_twisted.ensureDeferred
-async def test_run(coordinator: Coordinator) -> None:
+async def test_a_run_deletes_old_files_and_keeps_what_they_imported(
+    coordinator: Coordinator,
+) -> None:
     """A run deletes old files with their records, and keeps what they imported in the sum."""
     storage = coordinator.storage
     old = await _import(storage, 5)
@@ -187,7 +189,7 @@ async def test_one_at_a_time(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_tolerance(coordinator: Coordinator) -> None:
+async def test_a_run_gives_up_after_too_many_failures(coordinator: Coordinator) -> None:
     """After too many failures a run gives up."""
     cleanup = _cleanup(coordinator)
     tried: list[int] = []
@@ -202,7 +204,7 @@ async def test_tolerance(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_periodic(coordinator: Coordinator) -> None:
+async def test_a_run_is_made_at_the_start_and_at_each_interval(coordinator: Coordinator) -> None:
     """A run is made at the start and at each interval, and none after the stop."""
     runs: list[float] = []
     cleanup = _cleanup(coordinator)

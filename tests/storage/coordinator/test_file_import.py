@@ -23,7 +23,7 @@ async def importing_file(coordinator: Coordinator) -> File:
 
 
 @pytest_twisted.ensureDeferred
-async def test_importing(coordinator: Coordinator) -> None:
+async def test_an_imported_file_and_its_slices_are_marked(coordinator: Coordinator) -> None:
     """An imported file and its slices are marked as such."""
     file = await importing_file(coordinator)
     await coordinator.service.startService()

@@ -109,7 +109,7 @@ async def test_sink_changed_meanwhile(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_closing(coordinator: Coordinator) -> None:
+async def test_a_closing_file_goes_on_with_its_last_slice(coordinator: Coordinator) -> None:
     """A closing file goes on as soon as its last slice has left the volume, without a tick."""
     await coordinator.storage.open_file()
     (first,) = await coordinator.storage.slices()
@@ -192,7 +192,7 @@ async def test_empty_file(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_throttled(coordinator: Coordinator) -> None:
+async def test_a_sink_with_too_many_jobs_gets_no_new_file(coordinator: Coordinator) -> None:
     """A sink whose target takes no more files gets no new one until it does."""
     file = await full_file(coordinator)
     coordinator.target.is_full = True

@@ -147,7 +147,7 @@ async def test_empty_by_etcd(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_empty(coordinator: Coordinator) -> None:
+async def test_a_slice_without_records_is_marked_as_empty(coordinator: Coordinator) -> None:
     """A slice without records is marked as empty."""
     slice_ = await closing_slice(coordinator)
     await coordinator.service.startService()

@@ -15,10 +15,10 @@ import attrs
 from benchmarks.invariants import violations
 from benchmarks.snapshot import PREFIXES, Snapshot
 from stream.definition import lifecycle
-from stream.definition.change import Change
 from stream.definition.entity import Sink, Source
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
 from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, Lock, Session, atomic
 from stream.storage.model import prefix

@@ -23,7 +23,9 @@ HISTORIES_OF_VARIANTS = 60
 
 
 @pytest_twisted.ensureDeferred
-async def test_histories(etcd: EtcdClient, etcd_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_rules_hold_after_every_step_of_any_history(
+    etcd: EtcdClient, etcd_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After every step of any history the rules hold, and in the end everything is imported."""
     figures = await run_histories(
         etcd,
@@ -38,7 +40,7 @@ async def test_histories(etcd: EtcdClient, etcd_url: str, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 @pytest_twisted.ensureDeferred
-async def test_variants(
+async def test_a_service_broken_on_purpose_is_found_out(
     etcd: EtcdClient, etcd_url: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A service that is broken on purpose breaks a rule in one of the histories."""

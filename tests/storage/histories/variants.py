@@ -7,9 +7,9 @@ from typing import Any
 
 import attrs
 
-from stream.definition.change import Change
 from stream.definition.change.files import SinkFiles
 from stream.definition.entity import Sink, Source
+from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn, EtcdClient, Lock, atomic
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey

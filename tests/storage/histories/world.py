@@ -11,11 +11,11 @@ import attrs
 
 from stream.definition import lifecycle
 from stream.definition import prefix as definitions
-from stream.definition.change import Change
 from stream.definition.entity import By, KeboolaTable, Sink, Source, TableSink
 from stream.definition.key import BranchKey, SourceKey
 from stream.definition.mappings import mapping_key
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
+from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn, EtcdClient, Lock, atomic
 from stream.settings import Settings
 from stream.storage.model import prefix

@@ -41,7 +41,7 @@ _seeds = st.integers(0, 2**63)
 
 
 @given(_volumes(), _configs, _seeds, st.randoms())
-def test_deterministic(
+def test_equal_volumes_give_an_equal_assignment(
     volumes: list[Volume], config: AssignmentConfig, seed: int, shuffler: Random
 ) -> None:
     """Equal volumes, in whatever order they are known, give an equal result."""
@@ -52,7 +52,9 @@ def test_deterministic(
 
 
 @given(_volumes(), _configs, _seeds)
-def test_count(volumes: list[Volume], config: AssignmentConfig, seed: int) -> None:
+def test_as_many_volumes_as_wanted_are_taken(
+    volumes: list[Volume], config: AssignmentConfig, seed: int
+) -> None:
     """As many as wanted if there are, none twice, none that is drained."""
     taken = assign_volumes(volumes, config, seed)
     usable = {volume.volume_id for volume in volumes if not volume.drained}
@@ -61,7 +63,9 @@ def test_count(volumes: list[Volume], config: AssignmentConfig, seed: int) -> No
 
 
 @given(_volumes(), _configs, _seeds)
-def test_preference(volumes: list[Volume], config: AssignmentConfig, seed: int) -> None:
+def test_volumes_of_a_preferred_type_come_first(
+    volumes: list[Volume], config: AssignmentConfig, seed: int
+) -> None:
     """No volume is taken while one of a type that is preferred to its own is left."""
     by_id = {volume.volume_id: volume for volume in volumes}
     order = list(dict.fromkeys(config.preferred_types))
@@ -78,7 +82,7 @@ def test_preference(volumes: list[Volume], config: AssignmentConfig, seed: int) 
 
 
 @given(_volumes(), st.integers(1, 10), _seeds)
-def test_spread(volumes: list[Volume], count: int, seed: int) -> None:
+def test_volumes_are_spread_over_the_nodes(volumes: list[Volume], count: int, seed: int) -> None:
     """No node gives two volumes more than another that has volumes left."""
     taken = assign_volumes(volumes, AssignmentConfig(count, ()), seed)
     usable = [volume for volume in volumes if not volume.drained]

@@ -83,7 +83,7 @@ def _slice(file: File | None = None) -> Slice:
     return Slice.opened(file or _file(), "my-volume-1", LATER, ByteSize(100 * 1024 * 1024))
 
 
-def test_file() -> None:
+def test_the_stored_form_of_a_file_is_stable() -> None:
     """An open file with default settings."""
     assert encode(_file()) == FILE_JSON
     assert decode(File, FILE_JSON) == _file()
@@ -154,7 +154,7 @@ def test_a_sink_can_only_lower_the_quota(service: str, sink: str | None, expecte
     assert decode(Slice, encode(_slice(file))) == _slice(file)
 
 
-def test_slice() -> None:
+def test_the_stored_form_of_a_slice_is_stable() -> None:
     """An open slice with default settings; only staging's path keeps the time as it is."""
     assert encode(_slice()) == SLICE_JSON
     assert decode(Slice, SLICE_JSON) == _slice()

@@ -82,7 +82,7 @@ def test_a_slice_in_another_state_is_told_apart(
 
 
 @pytest.mark.parametrize(("file", "slice_"), list(product(FileState, SliceState)))
-def test_combinations(file: FileState, slice_: SliceState) -> None:
+def test_a_slice_is_never_ahead_of_its_file(file: FileState, slice_: SliceState) -> None:
     """A slice is never ahead of its file, nor behind it where data would be missing."""
     if (file, slice_) in _COMBINATIONS:
         check_combination(file, slice_)

@@ -34,7 +34,7 @@ def at(seconds: int) -> datetime:
     return OPENED_AT + timedelta(seconds=seconds)
 
 
-def test_sum() -> None:
+def test_a_sum_adds_counters_and_keeps_first_and_last_times() -> None:
     """Counters are added; the first and the last time remain."""
     one = Statistics(1, at(5), at(6), 10, ByteSize(100), ByteSize(50), ByteSize(7))
     other = Statistics(2, at(3), at(4), 20, ByteSize(200), ByteSize(60), ByteSize(8))
@@ -58,7 +58,7 @@ def test_nothing_added(value: Statistics) -> None:
 
 
 @given(_statistics, _statistics)
-def test_difference(value: Statistics, other: Statistics) -> None:
+def test_a_difference_is_never_below_zero(value: Statistics, other: Statistics) -> None:
     """What was added is subtracted again, and nothing goes below zero."""
     back = (value + other) - other
     assert (back.records_count, back.slices_count) == (value.records_count, value.slices_count)
@@ -69,7 +69,9 @@ def test_difference(value: Statistics, other: Statistics) -> None:
 
 
 @given(st.lists(_statistics, max_size=4), _statistics, st.integers(0, 4))
-def test_reset(values: list[Statistics], more: Statistics, position: int) -> None:
+def test_a_reset_takes_away_what_was_counted_before(
+    values: list[Statistics], more: Statistics, position: int
+) -> None:
     """A reset takes away what was counted up to then, wherever it stands among the values."""
     reset = attrs.evolve(total(values), reset_at=OPENED_AT)
     after = [*values, more]
@@ -80,7 +82,7 @@ def test_reset(values: list[Statistics], more: Statistics, position: int) -> Non
 
 
 @given(_statistics)
-def test_stored(value: Statistics) -> None:
+def test_statistics_are_read_back_unchanged(value: Statistics) -> None:
     """Statistics are stored and read back unchanged."""
     assert decode(Statistics, encode(value)) == value
     reset = attrs.evolve(value, reset_at=OPENED_AT)

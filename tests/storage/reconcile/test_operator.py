@@ -203,7 +203,7 @@ def test_single_flight(acts: Acts) -> None:
     assert acts.overlaps == 0
 
 
-def test_done(acts: Acts) -> None:
+def test_an_item_that_was_reconciled_rests_until_it_changes(acts: Acts) -> None:
     """After an act that succeeded the item rests until it changes."""
     acts.change(("a", "1"))
     acts.settle()
@@ -255,7 +255,7 @@ def test_gone_and_back_during_the_act(acts: Acts) -> None:
     assert acts.overlaps == 0
 
 
-def test_gone(acts: Acts) -> None:
+def test_a_deleted_item_is_not_looked_at(acts: Acts) -> None:
     """A deleted item isn't looked at, even if it was woken just before."""
     acts.change(("a", "1"))
     acts.change(("a", None))
@@ -264,7 +264,7 @@ def test_gone(acts: Acts) -> None:
     assert acts.asked == 0
 
 
-def test_failure(acts: Acts) -> None:
+def test_an_item_that_failed_is_tried_again_at_the_next_tick(acts: Acts) -> None:
     """An act that failed is tried again at the next tick, not before."""
     acts.change(("a", "1"))
     acts.settle()
@@ -299,7 +299,7 @@ def test_woken_during_the_act(acts: Acts) -> None:
     assert acts.started == ["a", "a"]
 
 
-def test_wake(acts: Acts) -> None:
+def test_many_wakes_of_an_item_are_one_look(acts: Acts) -> None:
     """Many wakes of an item at once are one look; an unknown item is ignored."""
     acts.due = lambda item: False
     acts.change(("a", "1"), ("b", "1"))
@@ -331,7 +331,7 @@ def test_broken_due(acts: Acts) -> None:
     assert acts.operator.running
 
 
-def test_concurrency(acts: Acts) -> None:
+def test_no_more_items_are_reconciled_at_once_than_allowed(acts: Acts) -> None:
     """No more acts run at the same time than allowed; the rest follow in order."""
     acts.change(*[(key, "1") for key in "abcde"])
     acts.settle()
@@ -383,7 +383,7 @@ def test_stop_within_the_limit(acts: Acts) -> None:
     assert acts.clock.getDelayedCalls() == []
 
 
-def test_stopped(acts: Acts) -> None:
+def test_after_the_stop_nothing_is_looked_at(acts: Acts) -> None:
     """After the stop nothing is looked at, and no call is left behind."""
     acts.change(("a", "1"))
     assert stopping(acts) == [None]

@@ -30,7 +30,9 @@ STATIC = ByteSize(100)
         (True, 0, 1000, 100),
     ],
 )
-def test_space(enabled: bool, relative: int, largest: int, expected: int) -> None:
+def test_a_slice_reserves_a_percentage_of_the_largest_recent_one(
+    enabled: bool, relative: int, largest: int, expected: int
+) -> None:
     """A percentage of the largest recent slice, else the fixed size, else nothing."""
     allocation = Allocation(enabled, STATIC, relative)
     assert allocated_space(allocation, ByteSize(largest)) == expected

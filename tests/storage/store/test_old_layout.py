@@ -127,7 +127,7 @@ async def test_a_rotated_file(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_failures(storage: Storage) -> None:
+async def test_a_record_that_is_written_again_has_the_new_form(storage: Storage) -> None:
     """A record that is written for another reason is written in the new form, too."""
     await storage.define()
     await storage.open_file()

@@ -36,7 +36,7 @@ COUNT = "storage.level.local.volume.assignment.count"
 
 
 @pytest_twisted.ensureDeferred
-async def test_opening(storage: Storage) -> None:
+async def test_a_new_file_has_a_slice_on_each_assigned_volume(storage: Storage) -> None:
     """A new file is writing and has a writing slice on each assigned volume."""
     file = await storage.open_file(attrs.evolve(SINK, config=(SettingOverride(COUNT, 2),)))
     assert file.state is FileState.WRITING
@@ -92,7 +92,7 @@ async def test_opening_twice_in_a_millisecond(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_closing(storage: Storage) -> None:
+async def test_closing_a_file_closes_its_writing_slices(storage: Storage) -> None:
     """Closing takes the file and its writing slices along, each with the time."""
     file = await storage.open_file()
     (closed,) = await storage.close_files()
@@ -378,7 +378,7 @@ async def test_unknown_file_and_slice(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_deleting(
+async def test_a_deleted_file_leaves_only_what_it_imported(
     storage: Storage, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deleted file leaves nothing but what it imported, in the sum of its sink."""
@@ -475,7 +475,7 @@ async def test_two_open_files_are_closed(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_allocation(storage: Storage) -> None:
+async def test_new_slices_reserve_the_fixed_size_at_first(storage: Storage) -> None:
     """New slices reserve the fixed size until there is a largest recent one to go by."""
     sizes = [ByteSize(0), ByteSize(1000)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest_twisted
 
-from stream.definition.change import Change
+from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn, Session
 from stream.storage.model.entity import File
 from stream.storage.model.statistics import Aggregated
@@ -38,7 +38,7 @@ async def cleared(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_levels(storage: Storage) -> None:
+async def test_records_are_shown_at_the_level_where_they_are(storage: Storage) -> None:
     """Records are shown at the level where they are; a slice, a file and a sink sum up."""
     done = await imported(storage, 100)
     file = await storage.open_file()
@@ -75,7 +75,9 @@ async def test_other_sinks(storage: Storage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_clearing(storage: Storage, session: Session) -> None:
+async def test_after_a_clearing_only_later_imports_count(
+    storage: Storage, session: Session
+) -> None:
     """After a clearing only what is imported later counts; deleting old files changes nothing."""
     done = await imported(storage, 100)
     file = await storage.open_file()

@@ -11,13 +11,13 @@ import attrs
 import pytest_twisted
 
 from stream.definition import lifecycle
-from stream.definition.change import Change
 from stream.definition.entity import Sink, Source, TableSink
 from stream.definition.key import SinkKey, SourceKey
 from stream.definition.mappings import MAX_MAPPING_BYTES
 from stream.definition.prefix import SINK_ACTIVE
 from stream.definition.reads import DefinitionReads
 from stream.definition.repository import MAX_DEFINITION_BYTES, Definitions
+from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn, Mirror, Session, json_values
 from stream.mapping.columns import (
     MAX_COLUMNS,

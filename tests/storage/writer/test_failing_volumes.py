@@ -56,11 +56,11 @@ class Hanging:
 
     def __init__(self, volume: Path) -> None:
         self.volume = str(volume)
-        self.let_go = threading.Event()
+        self.without_frames = threading.Event()
 
     def __call__(self, descriptor: int) -> None:
         if str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith(self.volume):
-            self.let_go.wait(20)
+            self.without_frames.wait(20)
         os.fdatasync(descriptor)
 
 
@@ -85,7 +85,7 @@ async def test_a_hung_disk_holds_up_neither_others_nor_the_stop(
     assert time.monotonic() - started < 5
     assert (node.volumes / "hdd/one/writer.lock").exists()
     assert not (node.volumes / "hdd/two/writer.lock").exists()
-    hanging.let_go.set()
+    hanging.without_frames.set()
     await until(lambda: stuck.called)
 
 
@@ -100,7 +100,7 @@ async def test_a_hung_disk_takes_no_new_slices(node: Node, monkeypatch: pytest.M
     stuck = file.append(0, b"a\n", level=SyncLevel.SYNCED)
     await until(lambda: _drained(node, "one"))
     assert not await _drained(node, "two")
-    hanging.let_go.set()
+    hanging.without_frames.set()
     assert await stuck == 2
     await until(lambda: _not(_drained(node, "one")))
 
@@ -153,12 +153,12 @@ async def test_a_look_that_began_before_a_failure_does_not_hide_it(
     service = await node.start()
     slice_ = await _slice(node, "one")
     file = await service.writer.open(slice_, await node.life("s"), Listener())
-    looking, let_go = threading.Event(), threading.Event()
+    looking, without_frames = threading.Event(), threading.Event()
 
     def slow(path: Path) -> tuple[int, int]:
         if path.name == "one" and not looking.is_set():
             looking.set()
-            let_go.wait(20)
+            without_frames.wait(20)
         return free_bytes(path)
 
     monkeypatch.setattr("stream.storage.writer.service.free_bytes", slow)
@@ -172,7 +172,7 @@ async def test_a_look_that_began_before_a_failure_does_not_hide_it(
         patch.setattr(os, "fsync", fail)
         with pytest.raises(WriterUnavailable):
             await file.append(0, b"a\n", level=SyncLevel.SYNCED)
-        let_go.set()
+        without_frames.set()
         await until(lambda: _drained(node, "one"))
     await until(lambda: _not(_drained(node, "one")))
 

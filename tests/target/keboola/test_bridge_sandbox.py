@@ -9,8 +9,8 @@ import pytest
 import pytest_twisted
 
 from stream.definition import lifecycle
-from stream.definition.change import Change
 from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
 from stream.encryption import encryptor_from
 from stream.errors import UserError
 from stream.etcd import EtcdClient
@@ -137,7 +137,9 @@ async def test_failed_commit(bridge: Bridge) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_mismatch(bridge: Bridge, columns: list[str], key: list[str], message: str) -> None:
+async def test_a_table_of_another_shape_is_refused(
+    bridge: Bridge, columns: list[str], key: list[str], message: str
+) -> None:
     """A table of another shape is refused, and left as it is."""
     await bridge.api.create_bucket(MASTER, 456, BUCKET_ID)
     await bridge.api.create_table(MASTER, 456, TABLE_ID, columns=columns, primary_key=key)
@@ -151,7 +153,7 @@ async def test_mismatch(bridge: Bridge, columns: list[str], key: list[str], mess
 
 @pytest.mark.parametrize("method", ["disable_sink", "delete_sink"])
 @pytest_twisted.ensureDeferred
-async def test_deactivating(bridge: Bridge, method: str) -> None:
+async def test_a_deactivated_sink_loses_its_token(bridge: Bridge, method: str) -> None:
     """A sink that is disabled or deleted loses its token; enabling makes another."""
     await bridge.create_sink()
     (token,) = bridge.api.tokens

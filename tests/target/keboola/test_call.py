@@ -37,7 +37,7 @@ JOB = {"id": 321, "status": "waiting"}
         ("http://127.0.0.1:8001/", "http://127.0.0.1:8001/v2/storage"),
     ],
 )
-def test_addresses(given: str, root: str) -> None:
+def test_a_host_without_a_scheme_gets_https(given: str, root: str) -> None:
     """A host without a scheme gets https, a URL stays as it is."""
     assert base_url(given).to_text() == root
 
@@ -258,7 +258,7 @@ async def test_redirects_are_not_followed(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_headers(serve: Serve) -> None:
+async def test_a_call_carries_the_token_and_the_product(serve: Serve) -> None:
     """A call carries the token, the product's name, and no other authorisation."""
     api, server = serve(Say(json=BRANCH))
     await api.branch(SECRET, 456)

@@ -72,7 +72,7 @@ async def test_verify_token(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_branches(serve: Serve) -> None:
+async def test_branches_come_in_the_order_of_the_api(serve: Serve) -> None:
     """Branches come in the API's order."""
     api, _ = serve(Say(json=[{"id": 1, "isDefault": False}, {"id": 2, "isDefault": True}]))
     assert [(b.id, b.is_default) for b in await api.branches("t")] == [(1, False), (2, True)]

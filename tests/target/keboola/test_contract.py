@@ -52,7 +52,9 @@ async def target(tmp_path: Path) -> AsyncIterator[Target]:
 
 @pytest.mark.parametrize("check", ALL, ids=lambda check: check.__name__)
 @pytest_twisted.ensureDeferred
-async def test_sandbox(target: Target, check: Callable[[Target], Awaitable[None]]) -> None:
+async def test_the_sandbox_holds_each_part_of_the_contract(
+    target: Target, check: Callable[[Target], Awaitable[None]]
+) -> None:
     """Each part of the contract holds."""
     await check(target)
 

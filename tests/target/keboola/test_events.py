@@ -46,7 +46,7 @@ def _body(api: FakeStorageApi) -> dict[str, Any]:
     return event.to_json()
 
 
-def test_success() -> None:
+def test_a_success_has_times_and_amounts() -> None:
     """An event tells what was done, to whom, how long it took and how much it was."""
     api = FakeStorageApi()
     _send(api, Clock(), statistics=COUNTED)
@@ -82,7 +82,7 @@ def test_nothing_was_moved(statistics: Statistics | None) -> None:
     assert _body(api)["results"] == "null"
 
 
-def test_failure() -> None:
+def test_a_failure_has_its_reason_and_no_amounts() -> None:
     """A failure tells its reason and no amounts."""
     api = FakeStorageApi()
     _send(api, Clock(), error=UserError("no way"), statistics=COUNTED)

@@ -54,7 +54,7 @@ def _row(name: str, outcome: Outcome) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("name", CASES if ALL else SHORT)
 @pytest_twisted.ensureDeferred
-async def test_fault(
+async def test_each_record_is_a_row_exactly_once_after_the_fault(
     etcd: EtcdClient, tmp_path: Path, name: str, report: dict[str, Outcome]
 ) -> None:
     """The life of a sink goes on after the fault, and each record is a row exactly once."""

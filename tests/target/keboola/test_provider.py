@@ -12,8 +12,8 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
 
-from stream.definition.change import Change
 from stream.definition.entity import SYSTEM
+from stream.definition.transaction import Change
 from stream.encryption import encryptor_from
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdUnavailable, atomic

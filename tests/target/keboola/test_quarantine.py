@@ -276,7 +276,7 @@ def arm(setting: Setting, patch: pytest.MonkeyPatch, chance: random.Random) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_crashes(setting: Setting) -> None:
+async def test_each_row_is_imported_or_kept_once_after_any_crash(setting: Setting) -> None:
     """However often and wherever attempts end: each row is in the table or kept, once."""
     chance, crashes = random.Random(), 0
     await setting.refuse()
@@ -381,7 +381,7 @@ def test_jobs_are_bounded(count: int, data: st.DataObject) -> None:
         ("", False),
     ],
 )
-def test_codes(code: str, expected: bool) -> None:
+def test_only_known_codes_are_about_rows(code: str, expected: bool) -> None:
     """Only what is known to be about rows is taken for it."""
     assert is_about_rows(code) is expected
 

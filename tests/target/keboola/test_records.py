@@ -51,7 +51,7 @@ def _file(encryptor: Encryptor) -> FileRecord:
     return done(FileRecord.seal(FILE, "in.c-bucket.table", ("id", "body"), UPLOAD, encryptor))
 
 
-def test_keys() -> None:
+def test_each_record_lies_below_its_sink() -> None:
     """Each record lies below its sink."""
     assert token_record_key(SINK_KEY) == "storage/keboola/secret/token/123/456/my-source/my-sink"
     assert (

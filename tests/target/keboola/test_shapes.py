@@ -42,7 +42,9 @@ def test_a_shape_has_names_and_types_only() -> None:
         ({}, [], 4),
     ],
 )
-def test_differences(request_: Any, reply: Any, found: int) -> None:
+def test_an_answer_may_have_more_members_but_not_fewer(
+    request_: Any, reply: Any, found: int
+) -> None:
     """A request must be as documented, an answer may have more members but not fewer."""
     seen = Seen(HEADERS, set(), shape_of(request_), {200: shape_of(reply)})
     problems = problems_of(DOCUMENTED, seen)

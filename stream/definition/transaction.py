@@ -1,8 +1,8 @@
-"""One change of definitions, and what else has to happen in the same transaction.
+"""The running transaction of a change, and what else has to happen in it.
 
-A *change* is made inside the body of an atomic operation. The repository of definitions tells its
-`SinkHooks` what happens to sinks; the storage model implements them, so that opening, closing and
-rotating files is part of the very transaction that changes the definition.
+A *change* is made inside the body of an atomic operation. The repository of definitions calls its
+`SinkHooks` with what happens to sinks. `stream.definition.change.files` implements them, so that
+opening, closing and rotating files is part of the very transaction that changes the definition.
 """
 
 from __future__ import annotations
