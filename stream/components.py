@@ -47,8 +47,8 @@ from stream.sink.router import SinkRouter
 from stream.sink.sink_pipeline import PipelineContext
 from stream.sink.statistics_publisher import StatisticsPublisher
 from stream.source.http.service import HttpSourceService
+from stream.storage.coordinator.context import CoordinatorContext
 from stream.storage.coordinator.service import StorageCoordinatorService
-from stream.storage.coordinator.work import CoordinatorContext
 from stream.storage.model import prefix as storage_prefix
 from stream.storage.model.key import SliceKey
 from stream.storage.network.client import WriterClients
@@ -301,7 +301,7 @@ def http_source(
         is_local=(lambda _: False) if local is None else local.has_volume,
     )
     cluster.volumes.mirror.listen(clients.volumes_changed)
-    collector = StatisticsPublisher(
+    publisher = StatisticsPublisher(
         client, settings.node_id, statistics.sync.interval.seconds, reactor
     )
     dead_letters = _dead_letters(settings, reactor, metrics, cluster)
@@ -315,7 +315,7 @@ def http_source(
             opener=clients,
             reactor=reactor,
             pool=pool,
-            collector=collector,
+            publisher=publisher,
             balancer=Balancer(network.pipeline_balancer),
             dead_letters=dead_letters,
             templates=cluster.templates.pool,
@@ -352,7 +352,7 @@ def http_source(
         cluster.templates,
         nodes,
         clients,
-        collector,
+        publisher,
         dead_letters,
         quotas,
         router,

@@ -20,7 +20,7 @@ from stream.api.http.site import ApiSite
 from stream.api.resources.aggregation import Aggregation
 from stream.api.resources.change_tasks import ChangeTasks, SourceEvents
 from stream.api.resources.documentation import Documentation
-from stream.api.resources.record_preview import MappingTest
+from stream.api.resources.record_preview import RecordPreview
 from stream.api.resources.settings import EntitySettings
 from stream.api.resources.sinks import Sinks
 from stream.api.resources.sources import Sources
@@ -145,7 +145,7 @@ class ApiService(Service):
             SinkStatistics(client=client, targets=targets, reads=reads, tasks=tasks),
             Tasks(store=store, abandoned=abandoned, live=live, urls=urls),
             Aggregation(client=client, targets=targets, reads=reads, urls=urls),
-            MappingTest(
+            RecordPreview(
                 reads=reads,
                 templates=templates,
                 limits=settings.source.http,

@@ -32,7 +32,7 @@ from stream.storage.network.interface import SliceOpener, SourceLife
 from stream.templates.interface import TemplateEvaluator
 from stream.values.bytesize import ByteSize
 
-__all__ = ["CountersCollector", "PipelineContext", "SinkPipeline"]
+__all__ = ["CountersPublisher", "PipelineContext", "SinkPipeline"]
 
 _log = Logger()
 
@@ -46,7 +46,7 @@ CLOSE_SECONDS = 30.0
 """How long a closing slice pipeline waits for the writer; less than coordinators wait for us."""
 
 
-class CountersCollector(Protocol):
+class CountersPublisher(Protocol):
     """Stores what the pipelines count (`stream.sink.statistics_publisher`)."""
 
     def opened(self, key: SliceKey, counters: SliceCounters) -> None:
@@ -71,7 +71,7 @@ class PipelineContext:
     opener: SliceOpener
     reactor: Any
     pool: ThreadPool
-    collector: CountersCollector
+    publisher: CountersPublisher
     balancer: Balancer
     dead_letters: DeadLetters | None = None
     meters: SinkMeters | None = None
@@ -360,11 +360,11 @@ class SinkPipeline:
             reactor=context.reactor,
             pool=context.pool,
             reroute=self._reroute,
-            announce=lambda: ensureDeferred(context.collector.stored(slice_.key)),
+            announce=lambda: ensureDeferred(context.publisher.stored(slice_.key)),
             meter=self._meter,
             told=context.told,
         )
-        context.collector.opened(slice_.key, pipeline.counters)
+        context.publisher.opened(slice_.key, pipeline.counters)
         renderer = context.renderer(slice_)
         render: Callable[[RecordContext], bytes] | None = renderer.row
         if renderer.plan is not None:
@@ -382,7 +382,7 @@ class SinkPipeline:
 
     async def _close_one(self, pipeline: SlicePipeline) -> None:
         await pipeline.close(CLOSE_SECONDS)
-        await self._context.collector.closed(pipeline.slice.key)
+        await self._context.publisher.closed(pipeline.slice.key)
         pipeline.announced()  # the call for it may still be waiting for its answer
 
     async def close(self, reason: UserError) -> None:

@@ -56,7 +56,7 @@ class StatisticsPublisher(Service):
     def startService(self) -> None:
         super().startService()
         self._loop.start(self._interval, now=False).addErrback(
-            lambda failure: _log.failure("statistics collector stopped", failure)
+            lambda failure: _log.failure("statistics publisher stopped", failure)
         )
 
     async def stopService(self) -> None:

@@ -16,8 +16,8 @@ from stream.definition.repository import Definitions
 from stream.definition.store import SINKS, SOURCES
 from stream.definition.transaction import Change
 from stream.etcd import EtcdClient, Mirror, Session, json_values
+from stream.storage.coordinator.context import CoordinatorContext
 from stream.storage.coordinator.stranded_sinks import StrandedSinks
-from stream.storage.coordinator.work import CoordinatorContext
 from stream.storage.model.state import FileState
 from stream.task.entity import LOCK_PREFIX
 from tests.definition.changes import Changes

@@ -26,9 +26,9 @@ from stream.sink.router import SinkRouter
 from stream.sink.sink_pipeline import PipelineContext
 from stream.sink.statistics_publisher import StatisticsPublisher
 from stream.storage.coordinator.closesync import CloseSync
+from stream.storage.coordinator.context import CoordinatorContext
 from stream.storage.coordinator.slice_rotation import SliceRotation
 from stream.storage.coordinator.statistics_cache import StatisticsCache
-from stream.storage.coordinator.work import CoordinatorContext
 from stream.storage.model import prefix
 from stream.storage.model.entity import Slice
 from stream.storage.model.state import Level
@@ -179,7 +179,7 @@ def _source(process: Process, client: EtcdClient, session: Session, node_id: str
 
     clients = _Clients(process, node_id, _network_settings(), volume, life=lambda: life.number)
     volumes.listen(clients.volumes_changed)
-    collector = StatisticsPublisher(client, node_id, _STATISTICS_SECONDS, process)
+    publisher = StatisticsPublisher(client, node_id, _STATISTICS_SECONDS, process)
     quotas = Quotas(client, _STATISTICS_SECONDS, process)
     router = SinkRouter(
         client,
@@ -190,7 +190,7 @@ def _source(process: Process, client: EtcdClient, session: Session, node_id: str
             opener=clients,
             reactor=process,
             pool=process.pool,
-            collector=collector,
+            publisher=publisher,
             balancer=Balancer("roundRobin"),
         ),
         nodes=lambda: group.nodes,
@@ -208,7 +208,7 @@ def _source(process: Process, client: EtcdClient, session: Session, node_id: str
 
     group.on_change(share_anew)
     chain = OrderedServices(
-        [client, session, volumes, life, group, clients, collector, quotas, router], process
+        [client, session, volumes, life, group, clients, publisher, quotas, router], process
     )
     return Node(process, chain, session, router)
 

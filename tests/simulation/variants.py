@@ -71,7 +71,7 @@ async def _close_late(self: SinkRouter, key: SinkKey, cause: str = "") -> None:
 
 async def _leave_waiting(self: SinkPipeline, pipeline: SlicePipeline) -> None:
     await pipeline.close(CLOSE_SECONDS)
-    await self._context.collector.closed(pipeline.slice.key)
+    await self._context.publisher.closed(pipeline.slice.key)
 
 
 async def _stop_in_the_middle(self: SinkRouter) -> None:

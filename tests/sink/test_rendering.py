@@ -23,7 +23,7 @@ from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
 from stream.storage.model.entity import Slice
 from stream.values.codec import from_plain
 from tests.sink.fakes import FakeCompletion, FakeOpener
-from tests.sink.test_sink_pipeline import _Collector
+from tests.sink.test_sink_pipeline import _Publisher
 from tests.storage.samples import OPENED_AT, sample_slice, uncompressed
 from tests.templates.inprocess import InProcessTemplates
 
@@ -59,7 +59,7 @@ class World:
             opener=self.opener,
             reactor=self.clock,
             pool=ThreadPool(),
-            collector=_Collector(),
+            publisher=_Publisher(),
             balancer=Balancer("roundRobin"),
             templates=self.templates,
         )

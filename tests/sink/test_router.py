@@ -69,7 +69,7 @@ class World:
         self.session = Session(etcd, ttl=10, reactor=reactor)
         self.opener = FakeOpener(at_once=False)
         self.pool = ThreadPool(0, 2)
-        self.collector = StatisticsPublisher(etcd, "node-1", 0.02, reactor)
+        self.publisher = StatisticsPublisher(etcd, "node-1", 0.02, reactor)
         self.nodes = ["node-1"]
         self.life = 1
         self._renderer: Renderer | None = None
@@ -82,7 +82,7 @@ class World:
             opener=self.opener,
             reactor=reactor,
             pool=self.pool,
-            collector=self.collector,
+            publisher=self.publisher,
             balancer=Balancer("roundRobin"),
         )
         return SinkRouter(

@@ -22,7 +22,7 @@ from tests.sink.fakes import FakeCompletion, FakeOpener
 from tests.storage.samples import OPENED_AT, sample_slice, uncompressed
 
 
-class _Collector:
+class _Publisher:
     def opened(self, key: SliceKey, counters: SliceCounters) -> None:
         """Nothing is stored."""
 
@@ -40,7 +40,7 @@ def _context(opener: FakeOpener, clock: Clock) -> PipelineContext:
         opener=opener,
         reactor=clock,
         pool=ThreadPool(),
-        collector=_Collector(),
+        publisher=_Publisher(),
         balancer=Balancer("roundRobin"),
     )
 

@@ -30,13 +30,13 @@ async def test_counts_go_on_after_a_restart(etcd: EtcdClient) -> None:
     """What an earlier life of the node stored is added to; times are the earliest and latest."""
     _, slice_ = await _slice(etcd)
     for first, last in ((5000, 6000), (4000, 9000)):
-        collector = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
+        publisher = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
         counters = SliceCounters()
-        collector.opened(slice_.key, counters)
+        publisher.opened(slice_.key, counters)
         counters.add(2, 100, 10, first, last)
-        await collector.stored(slice_.key)
+        await publisher.stored(slice_.key)
         counters.add(1, 50, 5, last, last)
-        await collector.closed(slice_.key)
+        await publisher.closed(slice_.key)
     found = (await slice_statistics(etcd, slice_.key)).local
     assert (found.records_count, found.uncompressed_size, found.compressed_size) == (6, 300, 30)
     assert found.first_record_at == from_milliseconds(4000)
@@ -50,9 +50,9 @@ async def test_a_value_that_was_not_taken_is_sent_again(
 ) -> None:
     """A value counts as sent only once etcd has it, even if it doesn't change any more."""
     _, slice_ = await _slice(etcd)
-    collector = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
+    publisher = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
     counters = SliceCounters()
-    collector.opened(slice_.key, counters)
+    publisher.opened(slice_.key, counters)
     counters.add(2, 100, 10, 1000, 1000)
 
     async def away(*_: object, **__: object) -> None:
@@ -60,9 +60,9 @@ async def test_a_value_that_was_not_taken_is_sent_again(
 
     with monkeypatch.context() as patch:
         patch.setattr("stream.sink.statistics_publisher.atomic", away)
-        await collector._round()
+        await publisher._round()
     assert (await slice_statistics(etcd, slice_.key)).local.records_count == 0
-    await collector._round()
+    await publisher._round()
     assert (await slice_statistics(etcd, slice_.key)).local.records_count == 2
 
 
@@ -70,16 +70,16 @@ async def test_a_value_that_was_not_taken_is_sent_again(
 async def test_nothing_is_put_after_the_slice_has_moved_on(etcd: EtcdClient) -> None:
     """A late value leaves no key behind at a level that the slice has left."""
     storage, slice_ = await _slice(etcd)
-    collector = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
+    publisher = StatisticsPublisher(etcd, "node-1", 1.0, Clock())
     counters = SliceCounters()
-    collector.opened(slice_.key, counters)
+    publisher.opened(slice_.key, counters)
     counters.add(2, 100, 10, 1000, 1000)
-    await collector.stored(slice_.key)
+    await publisher.stored(slice_.key)
     await storage.close_files()
     await storage.to_uploading(slice_.key)
     await storage.to_uploaded(slice_.key)
     counters.add(1, 50, 5, 2000, 2000)
-    await collector.closed(slice_.key)
+    await publisher.closed(slice_.key)
     left = await etcd.range(f"{prefix.statistics(Level.LOCAL)}{slice_.key}/")
     assert not left.kvs
     assert (await slice_statistics(etcd, slice_.key)).staging.records_count == 2

@@ -27,7 +27,7 @@ from stream.settings.overrides import HTTP_SOURCE, merge
 from stream.settings.tree import HTTPSourceSettings
 from stream.templates.interface import TemplateEvaluator
 
-__all__ = ["MappingTest"]
+__all__ = ["RecordPreview"]
 
 MAX_RECORDS = 100
 """Of a batch: whoever tests looks at the rows."""
@@ -38,7 +38,7 @@ MAX_RESULT_BYTES = 1024 * 1024
 _NOT_OF_THE_RECORD = frozenset({b"host", b"x-storageapi-token"})
 
 
-class MappingTest:
+class RecordPreview:
     """:param limits: of the listener, which would take the same bodies.
     :param now: seconds since the epoch.
     :param templates: evaluates templates.

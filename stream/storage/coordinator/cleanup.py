@@ -23,8 +23,8 @@ from twisted.python.failure import Failure
 from stream.definition.key import SinkKey
 from stream.ops.tracing.spans import span
 from stream.settings.storage import JobCleanupSettings, MetadataCleanupSettings
+from stream.storage.coordinator.context import CoordinatorContext
 from stream.storage.coordinator.stranded_sinks import StrandedSinks
-from stream.storage.coordinator.work import CoordinatorContext
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey, JobKey
 from stream.storage.model.prefix import FILE_ALL
@@ -114,26 +114,29 @@ class MetadataCleanup(_Periodic):
 
     def __init__(
         self,
-        work: CoordinatorContext,
+        context: CoordinatorContext,
         settings: MetadataCleanupSettings,
         is_owner: Callable[[str], bool],
         targets: Targets,
     ) -> None:
         super().__init__(
-            work.reactor, settings.interval.seconds, settings.concurrency, settings.error_tolerance
+            context.reactor,
+            settings.interval.seconds,
+            settings.concurrency,
+            settings.error_tolerance,
         )
-        self._work = work
+        self._context = context
         self._settings = settings
         self._is_owner = is_owner
         self._targets = targets
-        self._stranded = StrandedSinks(work, targets)
+        self._stranded = StrandedSinks(context, targets)
 
     async def run(self) -> None:
         expired: list[File] = []
         retained = 0
         for sink in await self._sinks():
-            files = await records.read_files(self._work.client, sink)
-            due = expired_files(files, self._settings, self._work.now())
+            files = await records.read_files(self._context.client, sink)
+            due = expired_files(files, self._settings, self._context.now())
             retained += len(files) - len(due)
             expired += due
         deleted, kept, errors = await self.each(expired, self._delete_measured)
@@ -154,11 +157,11 @@ class MetadataCleanup(_Periodic):
         """Those of sinks that were deleted for good, behind their last file."""
         unknown = [
             sink
-            for sink in await sinks_with_mappings(self._work.client)
-            if self._is_owner(str(sink.project_id)) and self._work.sink(sink) is None
+            for sink in await sinks_with_mappings(self._context.client)
+            if self._is_owner(str(sink.project_id)) and self._context.sink(sink) is None
         ]
         deleted, _, errors = await self.each(
-            unknown, lambda sink: delete_unused_mappings(self._work.client, sink)
+            unknown, lambda sink: delete_unused_mappings(self._context.client, sink)
         )
         if deleted or errors:
             _log.info(
@@ -175,7 +178,7 @@ class MetadataCleanup(_Periodic):
         sinks: list[SinkKey] = []
         behind = ""
         while True:
-            found = await self._work.client.range(
+            found = await self._context.client.range(
                 FILE_ALL, limit=1, start_after=behind, keys_only=True
             )
             if not found.kvs:
@@ -186,7 +189,7 @@ class MetadataCleanup(_Periodic):
             behind = f"{sink}/{_BEHIND_ALL_TIMES}"
 
     async def _delete_measured(self, file: File) -> bool:
-        with self._work.meter.measured(
+        with self._context.meter.measured(
             file.key.sink_key, "filecleanup", item=file.key, step="deleteFile"
         ):
             return await self._delete(file)
@@ -194,12 +197,12 @@ class MetadataCleanup(_Periodic):
     async def _delete(self, file: File) -> bool:
         """Under the lock that the operators use; false if somebody works on the file."""
         target = self._targets.of_file(file)
-        lock = await self._work.session.try_lock(f"operator.file.{file.key}")
+        lock = await self._context.session.try_lock(f"operator.file.{file.key}")
         if lock is None:
             return False
         async with lock:
-            statistics = await self._work.repository.delete_file(
-                self._work.client,
+            statistics = await self._context.repository.delete_file(
+                self._context.client,
                 file.key,
                 lock,
                 target.file_records(file.key),
@@ -246,15 +249,18 @@ class JobCleanup(_Periodic):
 
     def __init__(
         self,
-        work: CoordinatorContext,
+        context: CoordinatorContext,
         settings: JobCleanupSettings,
         is_owner: Callable[[str], bool],
         targets: Targets,
     ) -> None:
         super().__init__(
-            work.reactor, settings.interval.seconds, settings.concurrency, settings.error_tolerance
+            context.reactor,
+            settings.interval.seconds,
+            settings.concurrency,
+            settings.error_tolerance,
         )
-        self._work = work
+        self._context = context
         self._is_owner = is_owner
         self._targets = targets
 
@@ -273,5 +279,5 @@ class JobCleanup(_Periodic):
             )
 
     async def _forget_finished(self, target: Target, job: JobKey) -> bool:
-        with self._work.meter.measured(job.sink_key, "jobcleanup", item=job, step="deleteJob"):
+        with self._context.meter.measured(job.sink_key, "jobcleanup", item=job, step="deleteJob"):
             return await target.forget_finished(job)

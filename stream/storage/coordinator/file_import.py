@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from stream.concurrency.deadline import within
 from stream.settings.level import TargetOperatorSettings
-from stream.storage.coordinator.work import CoordinatorContext
+from stream.storage.coordinator.context import CoordinatorContext
 from stream.storage.model import prefix
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey
@@ -36,14 +36,14 @@ class FileImport:
 
     def __init__(
         self,
-        work: CoordinatorContext,
+        context: CoordinatorContext,
         import_file: Callable[[File], Awaitable[int]],
         settings: TargetOperatorSettings,
         is_owner: Callable[[str], bool],
         statistics: Callable[[FileKey], Aggregated],
     ) -> None:
         self._statistics = statistics
-        self._work = work
+        self._context = context
         self._import_file = import_file
         self._settings = settings
         self._is_owner = is_owner
@@ -54,21 +54,21 @@ class FileImport:
             reconcile=self._reconcile,
             interval=settings.file_import_check_interval.seconds,
             concurrency=CONCURRENCY,
-            reactor=work.reactor,
+            reactor=context.reactor,
         )
 
     def _wait(self, item: Item[File]) -> float | None:
         file = item.value
         if file.state is not FileState.IMPORTING or not self._is_owner(str(file.key.source_key)):
             return None
-        if not self._work.sink_enabled(file.key.sink_key):
+        if not self._context.sink_enabled(file.key.sink_key):
             return None
-        return file.retry.wait(self._work.now())
+        return file.retry.wait(self._context.now())
 
     async def _reconcile(self, item: Item[File]) -> None:
         file = item.value
         try:
-            with self._work.meter.measured(
+            with self._context.meter.measured(
                 file.key.sink_key,
                 "fileimport",
                 file.retry.retry_attempt + 1,
@@ -78,26 +78,26 @@ class FileImport:
                 outcome.statistics = self._statistics(file.key).total
                 acting = ensureDeferred(self._import(file))
                 timeout = self._settings.file_import_timeout.seconds
-                within(acting, timeout, self._work.reactor, "the import of a file")
+                within(acting, timeout, self._context.reactor, "the import of a file")
                 await acting
         except TRANSIENT_ERRORS:
             raise
         except Exception as error:
             _log.error("file import failed: {error}", error=error, file_id=str(file.key))
-            await self._work.file_failed(file.key, error)
+            await self._context.file_failed(file.key, error)
 
     async def _import(self, file: File) -> None:
-        statistics, began = self._statistics(file.key).total, self._work.reactor.seconds()
+        statistics, began = self._statistics(file.key).total, self._context.reactor.seconds()
         timeout = self._settings.file_import_timeout.seconds
-        async with self._work.file_lock(file.key, timeout) as lock:
-            current = await records.read_file(self._work.client, file.key)
+        async with self._context.file_lock(file.key, timeout) as lock:
+            current = await records.read_file(self._context.client, file.key)
             if current is None or current.state is not FileState.IMPORTING:
                 _log.info("file {file_id} is imported already", file_id=file.key)
                 return  # by the node that held the lock before
             refused = await self._import_file(file)
             try:
-                await self._work.repository.file_to_imported(
-                    self._work.client, file.key, self._work.now(), lock
+                await self._context.repository.file_to_imported(
+                    self._context.client, file.key, self._context.now(), lock
                 )
             except InvalidFileState as error:
                 _log.warn(
@@ -105,17 +105,17 @@ class FileImport:
                 )
                 return
         count = max(0, statistics.records_count - refused)
-        self._work.meter.moved("stream_sink_imported_records", file.key.sink_key, count)
+        self._context.meter.moved("stream_sink_imported_records", file.key.sink_key, count)
         if refused:
-            self._work.meter.moved("stream_sink_quarantined_records", file.key.sink_key, refused)
-        arrived = statistics.first_record_at or self._work.now()
+            self._context.meter.moved("stream_sink_quarantined_records", file.key.sink_key, refused)
+        arrived = statistics.first_record_at or self._context.now()
         _log.info(
             "imported file {file_id}",
             file_id=file.key,
-            table=self._work.table(file.key.sink_key),
+            table=self._context.table(file.key.sink_key),
             rows=count,
             refused=refused,
-            duration=str(Duration.of_seconds(self._work.reactor.seconds() - began)),
-            age_seconds=round((self._work.now() - arrived).total_seconds(), 1),
+            duration=str(Duration.of_seconds(self._context.reactor.seconds() - began)),
+            age_seconds=round((self._context.now() - arrived).total_seconds(), 1),
             log_terminal=_TERMINAL.format("row" if count == 1 else "rows") if count else None,
         )

@@ -22,8 +22,8 @@ from stream.errors import UserError
 from stream.etcd import AtomicTxn, Batch, atomic
 from stream.ops.logging.throttle import LogThrottle
 from stream.settings.level import TargetOperatorSettings
+from stream.storage.coordinator.context import CoordinatorContext
 from stream.storage.coordinator.statistics_cache import StatisticsCache
-from stream.storage.coordinator.work import CoordinatorContext
 from stream.storage.model import prefix
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.key import FileKey, SliceKey
@@ -61,14 +61,14 @@ class FileRotation:
 
     def __init__(
         self,
-        work: CoordinatorContext,
+        context: CoordinatorContext,
         statistics: StatisticsCache,
         provider: FileProvider,
         settings: TargetOperatorSettings,
         is_owner: Callable[[str], bool],
         can_import: Callable[[File], bool],
     ) -> None:
-        self._work = work
+        self._context = context
         self._statistics = statistics
         self._provider = provider
         self._settings = settings
@@ -76,7 +76,7 @@ class FileRotation:
         self._can_import = can_import
         self._local_slices: dict[str, set[str]] = {}
         self._forced: set[str] = set()
-        self._throttled = LogThrottle(THROTTLED_LOG_SECONDS, work.reactor.seconds)
+        self._throttled = LogThrottle(THROTTLED_LOG_SECONDS, context.reactor.seconds)
         self.operator: Operator[File] = Operator(
             "storage.node.operator.file.rotation",
             prefix=prefix.file_level(Level.LOCAL),
@@ -84,7 +84,7 @@ class FileRotation:
             reconcile=self._reconcile,
             interval=settings.file_rotation_check_interval.seconds,
             concurrency=CONCURRENCY,
-            reactor=work.reactor,
+            reactor=context.reactor,
         )
 
     def slices_changed(self, batch: Batch[Slice]) -> None:
@@ -123,20 +123,20 @@ class FileRotation:
         file = item.value
         if not self._is_owner(str(file.key.source_key)):
             return None
-        retry = file.retry.wait(self._work.now())
+        retry = file.retry.wait(self._context.now())
         if retry:
             return retry
         if file.state is FileState.CLOSING:
             return self._wait_for_expiration(file) if item.key in self._local_slices else 0
-        if file.state is FileState.WRITING and self._work.sink_enabled(file.key.sink_key):
+        if file.state is FileState.WRITING and self._context.sink_enabled(file.key.sink_key):
             return self._wait_for_rotation(file)
         return None
 
     def _wait_for_expiration(self, file: File) -> float | None:
         """See Note [Expired credentials]."""
-        if file.staging.expiration is None or not self._work.sink_enabled(file.key.sink_key):
+        if file.staging.expiration is None or not self._context.sink_enabled(file.key.sink_key):
             return None
-        return max(0.0, (file.staging.expiration - self._work.now()).total_seconds())
+        return max(0.0, (file.staging.expiration - self._context.now()).total_seconds())
 
     def _decide(self, file: File) -> Decision:
         if str(file.key) in self._forced:
@@ -146,7 +146,7 @@ class FileRotation:
             file.key.file_opened_at,
             file.staging.expiration,
             self._statistics.file(file.key).total,
-            self._work.now(),
+            self._context.now(),
         )
 
     def _wait_for_rotation(self, file: File) -> float | None:
@@ -171,7 +171,7 @@ class FileRotation:
     async def _reconcile(self, item: Item[File]) -> None:
         file = item.value
         try:
-            with self._work.meter.measured(
+            with self._context.meter.measured(
                 file.key.sink_key,
                 "filerotation",
                 file.retry.retry_attempt + 1,
@@ -189,33 +189,33 @@ class FileRotation:
                 else:
                     acting = ensureDeferred(self._close(file.key))
                     timeout, what = self._settings.file_close_timeout, "the closing of a file"
-                within(acting, timeout.seconds, self._work.reactor, what)
+                within(acting, timeout.seconds, self._context.reactor, what)
                 await _unless_no_volume(acting)
         except TRANSIENT_ERRORS:
             raise
         except Exception as error:
             _log.error("file rotation failed: {error}", error=error, file_id=str(file.key))
-            await self._work.file_failed(file.key, error)
+            await self._context.file_failed(file.key, error)
 
     async def _rotate(self, file: File) -> None:
         decision = self._decide(file)
         self._forced.discard(str(file.key))
-        source = self._work.source(file.key.source_key)
-        sink = self._work.sink(file.key.sink_key)
+        source = self._context.source(file.key.source_key)
+        sink = self._context.sink(file.key.sink_key)
         if source is None or sink is None:
             raise Requeue(f"the sink of the file {file.key} is gone")
         timeout = self._settings.file_rotation_timeout.seconds
-        async with self._work.file_lock(file.key, timeout) as lock:
-            now = self._work.now()
+        async with self._context.file_lock(file.key, timeout) as lock:
+            now = self._context.now()
             prepared = await self._provider.prepare(source, sink, now, token=None)
 
             async def body(txn: AtomicTxn) -> File | None:
-                return await self._work.repository.rotate_file(
+                return await self._context.repository.rotate_file(
                     txn, file.key, prepared, source, sink
                 )
 
             opened = await self._commit_or_discard(
-                atomic(self._work.client, body, lock=lock), prepared
+                atomic(self._context.client, body, lock=lock), prepared
             )
         if opened is None:
             # If the file is closed its new form comes; if the sink has changed, that of the sink.
@@ -244,12 +244,14 @@ class FileRotation:
 
     async def _renew_staging(self, file: File) -> None:
         """See Note [Expired credentials]."""
-        key, now = file.key, self._work.now()
-        sink = self._work.sink(key.sink_key)
+        key, now = file.key, self._context.now()
+        sink = self._context.sink(key.sink_key)
         if sink is None:
             raise Requeue(f"the sink of the file {key} is gone")
-        async with self._work.file_lock(key, self._settings.file_rotation_timeout.seconds) as lock:
-            current = await read_file(self._work.client, key)
+        async with self._context.file_lock(
+            key, self._settings.file_rotation_timeout.seconds
+        ) as lock:
+            current = await read_file(self._context.client, key)
             if current is None or current.staging.expiration != file.staging.expiration:
                 raise Requeue(f"the file {key} is gone or has other credentials")
             prepared = await self._provider.renew(sink, key)
@@ -257,7 +259,7 @@ class FileRotation:
             try:
                 if prepared.expiration is not None and prepared.expiration <= now:
                     raise UserError(f"new upload credentials of the file {key} have expired, too")
-                again = await replace_staging(self._work.client, key, prepared, now, lock)
+                again = await replace_staging(self._context.client, key, prepared, now, lock)
                 committed = True
             except (InvalidFileState, InvalidSliceState) as error:
                 raise Requeue(f"no new staging for the file {key}: {error}") from error
@@ -274,16 +276,18 @@ class FileRotation:
         )
 
     async def _close(self, key: FileKey) -> None:
-        statistics = await one_file_statistics(self._work.client, key)
+        statistics = await one_file_statistics(self._context.client, key)
         is_empty = statistics.total.records_count == 0
         timeout = self._settings.file_close_timeout.seconds
-        async with self._work.file_lock(key, timeout) as lock:
+        async with self._context.file_lock(key, timeout) as lock:
 
             async def body(txn: AtomicTxn) -> None:
-                await self._work.repository.file_to_importing(txn, key, is_empty, self._work.now())
+                await self._context.repository.file_to_importing(
+                    txn, key, is_empty, self._context.now()
+                )
 
             try:
-                await atomic(self._work.client, body, lock=lock)
+                await atomic(self._context.client, body, lock=lock)
             except InvalidFileState as error:
                 _log.warn("file {file_id} is closed already: {error}", file_id=key, error=error)
                 return

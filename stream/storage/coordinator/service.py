@@ -18,11 +18,11 @@ from stream.ops.process.ordered_services import OrderedServices
 from stream.settings import Settings
 from stream.storage.coordinator.cleanup import JobCleanup, MetadataCleanup
 from stream.storage.coordinator.closesync import CloseSync
+from stream.storage.coordinator.context import CoordinatorContext
 from stream.storage.coordinator.file_import import FileImport
 from stream.storage.coordinator.file_rotation import FileRotation
 from stream.storage.coordinator.slice_rotation import SliceRotation
 from stream.storage.coordinator.statistics_cache import StatisticsCache
-from stream.storage.coordinator.work import CoordinatorContext
 from stream.storage.model import prefix
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.key import FileKey
@@ -45,7 +45,7 @@ class StorageCoordinatorService(Service):
         reactor: Any,
         client: EtcdClient,
         session: Session,
-        work: CoordinatorContext,
+        context: CoordinatorContext,
         settings: Settings,
         targets: Targets,
         group: Callable[[str], Group],
@@ -61,18 +61,18 @@ class StorageCoordinatorService(Service):
                 "storage.jobs.cleanup",
             )
         }
-        work.sinks.listen(self._sinks_changed)
+        context.sinks.listen(self._sinks_changed)
         self._statistics = StatisticsCache(client, self._statistics_changed)
         self._close_sync = CloseSync(client, self._close_sync_changed)
         self._slice_rotation = SliceRotation(
-            work,
+            context,
             self._statistics,
             self._close_sync,
             level.staging.operator,
             groups["operator.slice.rotation"].is_owner,
         )
         self._file_rotation = FileRotation(
-            work,
+            context,
             self._statistics,
             targets,
             level.target.operator,
@@ -80,7 +80,7 @@ class StorageCoordinatorService(Service):
             targets.may_import,
         )
         self._file_import = FileImport(
-            work,
+            context,
             targets.import_file,
             level.target.operator,
             groups["operator.file.import"].is_owner,
@@ -107,8 +107,8 @@ class StorageCoordinatorService(Service):
         self._services = OrderedServices(
             [
                 *groups.values(),
-                work.sources,
-                work.sinks,
+                context.sources,
+                context.sinks,
                 *targets.import_services,
                 self._statistics,
                 self._close_sync,
@@ -124,14 +124,14 @@ class StorageCoordinatorService(Service):
         if settings.storage.metadata_cleanup.enable:
             owner = groups["storage.metadata.cleanup"].is_owner
             self._services.append(
-                MetadataCleanup(work, settings.storage.metadata_cleanup, owner, targets)
+                MetadataCleanup(context, settings.storage.metadata_cleanup, owner, targets)
             )
         if settings.storage.job_cleanup.enable:
             owner = groups["storage.jobs.cleanup"].is_owner
-            self._services.append(JobCleanup(work, settings.storage.job_cleanup, owner, targets))
-        self._work = work
+            self._services.append(JobCleanup(context, settings.storage.job_cleanup, owner, targets))
+        self._context = context
         self._owns_imports = groups["operator.file.import"].is_owner
-        work.meter.metrics.on_collect(self._collect)
+        context.meter.metrics.on_collect(self._collect)
         for member in groups.values():
             member.on_change(self._topology_changed)
 
@@ -148,11 +148,11 @@ class StorageCoordinatorService(Service):
 
     def _collect(self) -> None:
         """Tell what isn't in its table yet, of the sources that this node cares for."""
-        metrics, now = self._work.meter.metrics, self._work.now()
+        metrics, now = self._context.meter.metrics, self._context.now()
         ages: dict[tuple[str, ...], Gauge] = {}
         counts: dict[tuple[str, ...], Gauge] = {}
         for key, pending in pending_by_sink(self._statistics.files()).items():
-            if self._owns_imports(str(key.source_key)) and self._work.sink(key) is not None:
+            if self._owns_imports(str(key.source_key)) and self._context.sink(key) is not None:
                 labels = attrs.astuple(sink_labels(key))
                 ages[labels] = Gauge(max(0.0, (now - pending.oldest).total_seconds()))
                 counts[labels] = Gauge(pending.records)
@@ -160,7 +160,7 @@ class StorageCoordinatorService(Service):
         metrics.own("stream_sink_pending_records").replace(counts)
         for operator in self.operators:
             measure_operator(metrics, operator)
-        self._work.meter.retire(lambda key: self._work.sink(key) is not None)
+        self._context.meter.retire(lambda key: self._context.sink(key) is not None)
 
     @property
     def operators(self) -> Sequence[Operator[Any]]:

@@ -17,8 +17,8 @@ from stream.concurrency.deadline import within
 from stream.etcd import AtomicTxn, atomic
 from stream.settings.level import StagingOperatorSettings
 from stream.storage.coordinator.closesync import CloseSync
+from stream.storage.coordinator.context import CoordinatorContext
 from stream.storage.coordinator.statistics_cache import StatisticsCache
-from stream.storage.coordinator.work import CoordinatorContext
 from stream.storage.model import prefix
 from stream.storage.model.entity import Slice
 from stream.storage.model.key import SliceKey
@@ -39,13 +39,13 @@ class SliceRotation:
 
     def __init__(
         self,
-        work: CoordinatorContext,
+        context: CoordinatorContext,
         statistics: StatisticsCache,
         close_sync: CloseSync,
         settings: StagingOperatorSettings,
         is_owner: Callable[[str], bool],
     ) -> None:
-        self._work = work
+        self._context = context
         self._statistics = statistics
         self._close_sync = close_sync
         self._settings = settings
@@ -57,7 +57,7 @@ class SliceRotation:
             reconcile=self._reconcile,
             interval=settings.slice_rotation_check_interval.seconds,
             concurrency=CONCURRENCY,
-            reactor=work.reactor,
+            reactor=context.reactor,
         )
 
     def close_sync_changed(self) -> None:
@@ -70,7 +70,7 @@ class SliceRotation:
         slice_ = item.value
         if not self._is_owner(str(slice_.key.source_key)):
             return None
-        retry = slice_.retry.wait(self._work.now())
+        retry = slice_.retry.wait(self._context.now())
         if retry:
             return retry
         if slice_.state is SliceState.WRITING:
@@ -85,13 +85,13 @@ class SliceRotation:
             slice_.staging.upload,
             slice_.key.slice_opened_at,
             self._statistics.slice(slice_.key).local,
-            self._work.now(),
+            self._context.now(),
         )
 
     async def _reconcile(self, item: Item[Slice]) -> None:
         slice_ = item.value
         try:
-            with self._work.meter.measured(
+            with self._context.meter.measured(
                 slice_.key.sink_key,
                 "slicerotation",
                 slice_.retry.retry_attempt + 1,
@@ -108,7 +108,7 @@ class SliceRotation:
                     acting = ensureDeferred(self._close(item))
                     timeout = self._settings.slice_close_timeout
                     what = "the closing of a slice"
-                await within(acting, timeout.seconds, self._work.reactor, what)
+                await within(acting, timeout.seconds, self._context.reactor, what)
         except TRANSIENT_ERRORS:
             raise
         except Exception as error:
@@ -117,12 +117,14 @@ class SliceRotation:
     async def _rotate(self, slice_: Slice) -> None:
         decision = self._decide(slice_)
         timeout = self._settings.slice_rotation_timeout.seconds
-        async with self._work.file_lock(slice_.key.file_key, timeout) as lock:
+        async with self._context.file_lock(slice_.key.file_key, timeout) as lock:
 
             async def body(txn: AtomicTxn) -> Slice | None:
-                return await self._work.repository.rotate_slice(txn, slice_.key, self._work.now())
+                return await self._context.repository.rotate_slice(
+                    txn, slice_.key, self._context.now()
+                )
 
-            opened = await atomic(self._work.client, body, lock=lock)
+            opened = await atomic(self._context.client, body, lock=lock)
         if opened is None:
             _log.info("skipped slice rotation, slice {slice_id} is closed", slice_id=slice_.key)
         else:
@@ -137,14 +139,16 @@ class SliceRotation:
         key = item.value.key
         if not await self._close_sync.confirm(item.mod_revision):
             raise Requeue(f"a source node still writes to the slice {key}")
-        statistics = await slice_statistics(self._work.client, key)
+        statistics = await slice_statistics(self._context.client, key)
         is_empty = statistics.total.records_count == 0
 
         async def body(txn: AtomicTxn) -> None:
-            await self._work.repository.slice_to_uploading(txn, key, is_empty, self._work.now())
+            await self._context.repository.slice_to_uploading(
+                txn, key, is_empty, self._context.now()
+            )
 
         try:
-            await atomic(self._work.client, body)
+            await atomic(self._context.client, body)
         except InvalidSliceState as error:
             _log.info("slice {slice_id} is closed already: {error}", slice_id=key, error=error)
             return
@@ -156,6 +160,6 @@ class SliceRotation:
         reason = str(error)
 
         async def body(txn: AtomicTxn) -> None:
-            await self._work.repository.slice_failed(txn, key, reason, self._work.now())
+            await self._context.repository.slice_failed(txn, key, reason, self._context.now())
 
-        await atomic(self._work.client, body)
+        await atomic(self._context.client, body)

@@ -19,7 +19,7 @@ from stream.definition.entity import SYSTEM
 from stream.definition.key import SinkKey, SourceKey
 from stream.definition.repository import Definitions
 from stream.definition.transaction import Change
-from stream.storage.coordinator.work import CoordinatorContext
+from stream.storage.coordinator.context import CoordinatorContext
 from stream.target.registry import Targets
 from stream.task.entity import LOCK_PREFIX
 
@@ -31,16 +31,21 @@ _log = Logger()
 class StrandedSinks:
     """Finds sinks without a live source, and deletes them with their source."""
 
-    def __init__(self, work: CoordinatorContext, targets: Targets) -> None:
-        self._work = work
+    def __init__(self, context: CoordinatorContext, targets: Targets) -> None:
+        self._context = context
         self._changes = DefinitionChanges(
-            work.client, work.repository, targets, work.now, locks=work.session, readers=NoReaders()
+            context.client,
+            context.repository,
+            targets,
+            context.now,
+            locks=context.session,
+            readers=NoReaders(),
         )
 
     def sources(self) -> list[SourceKey]:
         """The sources that may have stranded sinks, as far as this node knows."""
-        keys = {sink.key.source_key for sink in self._work.sinks.items.values()}
-        return sorted(key for key in keys if self._work.source(key) is None)
+        keys = {sink.key.source_key for sink in self._context.sinks.items.values()}
+        return sorted(key for key in keys if self._context.source(key) is None)
 
     async def delete(self, source: SourceKey) -> bool:
         """Delete the stranded sinks of *source*; false if there are none, or a task works on it."""

@@ -14,8 +14,8 @@ from stream.definition.entity import Sink, Source
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
 from stream.etcd import EtcdClient, Mirror, Session, json_values
 from stream.settings import Settings
+from stream.storage.coordinator.context import CoordinatorContext
 from stream.storage.coordinator.service import StorageCoordinatorService
-from stream.storage.coordinator.work import CoordinatorContext
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey, JobKey, SliceKey
 from stream.storage.model.prefix import CLOSE_SYNC

@@ -38,7 +38,7 @@ class CoordinatorContext:
     sources: Mirror[Source]
     meter: OperationMeter = attrs.field(
         default=attrs.Factory(
-            lambda work: OperationMeter(Metrics(), work.reactor.seconds), takes_self=True
+            lambda context: OperationMeter(Metrics(), context.reactor.seconds), takes_self=True
         )
     )
 
