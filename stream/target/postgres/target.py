@@ -221,7 +221,7 @@ class PostgresTarget:
                 drop = partial(drop_table, schema=schema, table=table, owner=str(sink.key))
                 if not await self._run(database, drop):
                     _log.info(
-                        'the table "{table}" wasn\'t made for the sink, it is kept',
+                        'the table "{table}" was not created for the sink, it is kept',
                         table=f"{schema}.{table}",
                         sink_id=str(sink.key),
                     )
