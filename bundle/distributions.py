@@ -22,12 +22,12 @@ EXTRAS = ("aws", "azure", "gcp", "postgres", "tracing")
 """What an installation may add; a single file has whatever of it is installed where it is built."""
 
 _LEFT_OUT = {
-    *("setuptools", "pycparser"),  # of use only while something is built
+    *("setuptools", "pycparser"),  # needed only while something is built
     *(
         "aiohttp",
         "numpy",
         "pynacl",
-    ),  # of use only in parts of txaioetcd and zlmdb that we don't use
+    ),  # needed only by parts of txaioetcd and zlmdb that we don't use
 }
 """Named by others, but not needed here; both do without the latter."""
 

@@ -54,7 +54,7 @@ class Volumes:
         return list(self.mirror.items.values())
 
     def find(self, volume_id: str) -> Volume | None:
-        """The volume with this id, or ``None`` while its writer is away."""
+        """The volume with this id, or ``None`` while its writer is unavailable."""
         return self.mirror.items.get(f"{storage_prefix.WRITER_VOLUME}{volume_id}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 __all__ = ["COMMAND", "DATA", "DEV_SETTINGS", "create_volume", "dev_settings"]
 
 COMMAND = "dev"
-"""What is written in the place of a component."""
+"""The command, written where components are."""
 
 DATA = "var"
 """Directory of all data, relative to the working directory."""

@@ -66,7 +66,7 @@ class UserError(Exception):
     :param status: the HTTP status that answers it.
     :param name: machine-readable, lowerCamelCase, without the listener's prefix; a name with a dot
         comes from another API and is passed through unchanged.
-    :param exception_id: the id under which another API logged the failure, if it told one.
+    :param exception_id: the id under which another API logged the failure, if it returned one.
     :param param: the part of the request that is wrong: ``body.name``, ``limit``.
     :param detail: what the message leaves open: what is allowed, or what to do.
     :param faults: all that is wrong, if there are several things; at most `MAX_FAULTS` are shown.
@@ -197,12 +197,12 @@ def sentence(text: str) -> str:
 
 
 def record_error_name(name: str) -> str:
-    """An error's *name* as the producer of a record is told it: with the listener's prefix."""
+    """An error's *name* as the producer of a record sees it: with the listener's prefix."""
     return name if "." in name else _RECORD_PREFIX + name
 
 
 def record_message(error: UserError) -> str:
-    """What *error* tells the producer of a record: sentences, unless it has a fixed text."""
+    """The text about *error* for a record's producer: sentences, unless it has a fixed text."""
     if getattr(error, "verbatim", False):
         return str(error)
     return error.sentences() if isinstance(error, NestedError) else sentence(str(error))

@@ -75,7 +75,7 @@ Examples:
 UMASK = 0o077
 """What a process makes is readable by its user alone."""
 _DAEMON_LOG = "twistd.log"
-"""Where twistd's daemons log unless they are told."""
+"""Where twistd's daemons log by default."""
 
 
 class Options(usage.Options):
@@ -86,7 +86,7 @@ class Options(usage.Options):
     :ivar settings: checked settings.
     :ivar is_worker: this process was started by another one.
     :ivar workers: names and command lines of the processes that are to take records.
-    :ivar logs_elsewhere: twistd was told to log with ``--logger`` or ``--syslog``.
+    :ivar logs_elsewhere: twistd was asked to log with ``--logger`` or ``--syslog``.
     """
 
     longdesc = "Every setting is a flag, an environment variable and a key of a configuration file."

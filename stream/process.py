@@ -1,4 +1,4 @@
-"""The process: signals, start and stop, and an exit code that tells failure from success."""
+"""The process: signals, start and stop, and an exit code that separates failure from success."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ class Process(Service):
         self.fail(failure.getErrorMessage())
 
     def fail(self, reason: str) -> None:
-        """Stop because of a failure: the exit code will tell."""
-        # The runner has put its log in the place of stderr.
+        """Stop because of a failure, with a non-zero exit code."""
+        # The runner has replaced stderr.
         shown = format_nested("Error", [sentence(hide_secrets(reason))])
         print(shown, file=sys.__stderr__, flush=True)
         atexit.register(_exit_with_failure)

@@ -56,7 +56,7 @@ def quick_start(settings: Settings) -> str:
 
 def announce(settings: Settings, components: Sequence[str]) -> None:
     """Print the quick start of a run that has everything, to a person at a terminal only."""
-    # The runner has put its log in the place of stdout.
+    # The runner has replaced stdout.
     output = sys.__stdout__
     is_whole = {"api", "http-source", "sandbox"} <= set(components)
     if is_whole and output is not None and output.isatty():

@@ -1,4 +1,4 @@
-"""What a node tells about itself when its metrics are asked for: etcd, threads, open files."""
+"""Metrics of a node that are computed when they are scraped: etcd, threads, open files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DESCRIPTORS = (Path("/proc/self/fd"), Path("/dev/fd"))
 
 
 def watch_etcd(metrics: Metrics, client: EtcdClient) -> None:
-    """Tell about the mirrors of *client*."""
+    """Export metrics of the mirrors of *client*."""
 
     def collect() -> None:
         lags: dict[tuple[str, ...], Gauge] = {}
@@ -43,13 +43,13 @@ def watch_etcd(metrics: Metrics, client: EtcdClient) -> None:
 
 
 def watch_lease(metrics: Metrics, session: Session, of: str) -> None:
-    """Tell whether *session* has the lease that *of* names: ``node`` or ``volumes``."""
+    """Export whether *session* has the lease that *of* names: ``node`` or ``volumes``."""
     gauge: Gauge = metrics.own("stream_etcd_lease_held").labels({"lease": of})
     metrics.on_collect(lambda: gauge.set(session.lease_id is not None))
 
 
 def watch_threads(metrics: Metrics, pools: Mapping[str, ThreadPool]) -> None:
-    """Tell how many jobs wait for a thread of each of *pools*, by name."""
+    """Export how many jobs wait for a thread of each of *pools*, by name."""
 
     def collect() -> None:
         family = metrics.own("stream_threads_waiting")
@@ -60,14 +60,14 @@ def watch_threads(metrics: Metrics, pools: Mapping[str, ThreadPool]) -> None:
 
 
 def watch_descriptors(metrics: Metrics) -> None:
-    """Tell how many files are open. Counted when the page is made, outside of the reactor."""
+    """Export how many files are open. Counted when the page is made, outside of the reactor."""
     used, total = metrics.descriptor_gauges()
     used.set_function(count_descriptors)
     total.set_function(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def count_descriptors() -> int:
-    """How many files this process has open; 0 where the system doesn't tell."""
+    """How many files this process has open; 0 where the system doesn't say."""
     for directory in _DESCRIPTORS:
         try:
             return sum(1 for _ in directory.iterdir())
@@ -82,7 +82,7 @@ def watch_source(
     connections: Callable[[], int],
     held_bytes: Callable[[], int],
 ) -> None:
-    """Tell about the slices that a source node writes to, and the connections of producers."""
+    """Export the slices that a source node writes to, and the connections of producers."""
 
     def collect() -> None:
         held = 0

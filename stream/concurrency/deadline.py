@@ -21,10 +21,10 @@ def within(deferred: Deferred[T], seconds: float, reactor: Any, what: str) -> De
     :param what: subject of that sentence: ``the upload of a slice``.
     """
 
-    def told(result: T | Failure, timeout: float) -> T | Failure:
+    def timed_out(result: T | Failure, timeout: float) -> T | Failure:
         if isinstance(result, Failure):
             result.trap(CancelledError)
             raise TimeoutError(f"{what} took longer than {timeout:g} s")
         return result
 
-    return deferred.addTimeout(seconds, reactor, told)
+    return deferred.addTimeout(seconds, reactor, timed_out)

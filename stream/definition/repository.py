@@ -1,9 +1,9 @@
 """Definitions: every change of branches, sources and sinks, made in a running transaction.
 
 The methods read, check limits, decide which version a change makes and what happens to children,
-and write. They tell `SinkHooks` what becomes of sinks before the new definition is written, so that
-files are opened and closed in the same transaction. Nothing here calls another service, so a body
-that uses it can be run again.
+and write. They notify `SinkHooks` of what becomes of sinks before the new definition is written, so
+that files are opened and closed in the same transaction. Nothing here calls another service, so a
+body that uses it can be run again.
 
 Note [Pieces]: what happens to a source happens to its sinks, and with many sinks that is more than
 etcd takes in one transaction. So sinks go first, as many as fit, and the source goes with the last
@@ -83,7 +83,7 @@ class _Size:
 
 
 class Definitions:
-    """:param hooks: told what happens to sinks.
+    """:param hooks: notified of what happens to sinks.
 
     :ivar unfinished: a change is to be committed and made again, see Note [Pieces].
     """

@@ -48,7 +48,7 @@ class EnvelopeEncryptor:
     """See the module. Unwrapped keys are kept for an hour, so that uploads don't wait for a cloud.
 
     :param provider: the name in front of the text form.
-    :param reactor: tells the time.
+    :param reactor: source of the time.
     :param pool: a pool that is started by the first use.
     """
 

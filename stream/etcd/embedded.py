@@ -100,7 +100,7 @@ def find_etcd() -> tuple[str, Version]:
 def _version_of(binary: str) -> Version:
     """What *binary* says; empty if it says nothing."""
     try:
-        told = subprocess.run(
+        printed = subprocess.run(
             [binary, "--version"],
             capture_output=True,
             text=True,
@@ -109,7 +109,7 @@ def _version_of(binary: str) -> Version:
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    found = re.search(r"(\d+)\.(\d+)\.(\d+)", told)
+    found = re.search(r"(\d+)\.(\d+)\.(\d+)", printed)
     return tuple(map(int, found.groups())) if found else ()
 
 

@@ -47,8 +47,8 @@ Batch = dict[SinkKey, tuple[DeadLetter, list[DeadRecord]]]
 class DeadLetters(Service):
     """:param path: the directory of the files; empty: the node keeps none.
     :param defaults: the service's settings, for files of sinks that are not known any more.
-    :param written: told how many records were written.
-    :param dropped: told how many were not.
+    :param written: called with the number of records written.
+    :param dropped: called with the number of records dropped.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """A record that couldn't be rendered, as one line of a dead-letter file, and its way back.
 
-A line tells enough to send the record again once the mapping or the producer is corrected, but no
+A line has enough to send the record again once the mapping or the producer is corrected, but no
 credentials.
 """
 

@@ -16,7 +16,7 @@ class GroupMeter(Protocol):
     """Counts what becomes of groups; see `stream.sink.meters`."""
 
     def stored(self, group: Group, /) -> None:
-        """All of *group* is stored, and those who wait are told now."""
+        """All of *group* is stored: acknowledge its rows."""
 
     def failed(self, group: Group, error: UserError, /) -> None:
         """Nothing of *group* is acknowledged."""

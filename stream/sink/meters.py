@@ -57,7 +57,7 @@ class SinkCounts:
         self._synced = metrics.own("stream_sink_synced_records").labels(labels.as_labels())
 
     def acknowledged(self, records: int) -> None:
-        """Producers were told that *records* are taken."""
+        """*records* were acknowledged to producers."""
         self._acknowledged.value += records
 
     def synced(self, records: int) -> None:

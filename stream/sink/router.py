@@ -119,7 +119,7 @@ class SinkTarget:
 class SinkRouter(Service):
     """:param nodes: ids of all source nodes, sorted, as this node knows them.
     :param minimum_slices: slices that each source node writes to, if a sink has so many.
-    :param volume: the registered volume with an id, ``None`` while its writer is away.
+    :param volume: the registered volume with an id, ``None`` while its writer is unavailable.
 
     :ivar refusal: why the node takes no records; ``None`` while it does.
     :ivar over_quota: sinks that take no records, and why.
@@ -269,7 +269,7 @@ class SinkRouter(Service):
         return sorted(share, key=lambda slice_: slice_.key)
 
     def _writer_of(self, slice_: Slice) -> str:
-        """Where a volume was last seen: the shares don't move while its writer is away."""
+        """Where a volume was last seen: the shares don't move while its writer is unavailable."""
         volume_id = slice_.key.volume_id
         volume = self._volume(volume_id)
         if volume is not None:
@@ -398,7 +398,7 @@ class SinkRouter(Service):
             self._context.dead_letters.known(slice_.key.sink_key, slice_.dead_letter)
 
     async def nodes_changed(self) -> None:
-        """Other source nodes came or went: share the slices anew."""
+        """Other source nodes came or went: share the slices again."""
         await self._update_pipelines(list(self._pipelines))
 
     def _update_pipelines(self, touched: Iterable[SinkKey]) -> Deferred[None]:

@@ -79,7 +79,7 @@ class PipelineContext:
         WeakValueDictionary
     )
     templates: TemplateEvaluator | None = None
-    told: LogThrottle = attrs.Factory(
+    unopened: LogThrottle = attrs.Factory(
         lambda self: LogThrottle(TELL_SECONDS, self.reactor.seconds), takes_self=True
     )
 
@@ -362,7 +362,7 @@ class SinkPipeline:
             reroute=self._reroute,
             announce=lambda: ensureDeferred(context.publisher.stored(slice_.key)),
             meter=self._meter,
-            told=context.told,
+            unopened=context.unopened,
         )
         context.publisher.opened(slice_.key, pipeline.counters)
         renderer = context.renderer(slice_)
@@ -389,7 +389,7 @@ class SinkPipeline:
         """Take no more records (they fail with *reason*) and close every slice."""
         self._stopped = reason
         await self._close_all()
-        # A change that was being made may have put others in their place.
+        # A change that was being made may have replaced them.
         await self._updating.run(lambda: ensureDeferred(self._close_all()))
 
     async def _close_all(self) -> None:

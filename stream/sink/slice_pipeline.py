@@ -11,9 +11,9 @@ interruption neither loses nor doubles a row. All that holds for one life of the
 one has the file, nothing is sent again, and what became of the groups on their way stays unknown.
 
 Note [First record]: coordinators rotate and import by the statistics in etcd, which are put there
-once a second. A crash may lose the latest counts, which the reader mends, but must not make a slice
-with records look empty: it would never be rotated. So the first answer of a slice waits until its
-statistics are in etcd.
+once a second. A crash may lose the latest counts, which the reader corrects, but must not make a
+slice with records look empty: it would never be rotated. So the first answer of a slice waits until
+its statistics are in etcd.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class SlicePipeline:
         false if nobody takes it.
     :param announce: fires when the present counters of the slice are in etcd.
     :param meter: counts the records of the sink.
-    :param told: of volumes that a slice could not be opened on; ``None`` logs each attempt.
+    :param unopened: volumes that a slice could not be opened on; ``None`` logs each attempt.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class SlicePipeline:
         announce: Callable[[], Deferred[None]],
         jitter: random.Random | None = None,
         meter: SinkCounts | None = None,
-        told: LogThrottle | None = None,
+        unopened: LogThrottle | None = None,
     ) -> None:
-        self._told = told or LogThrottle(0.0, reactor.seconds)
+        self._unopened = unopened or LogThrottle(0.0, reactor.seconds)
         self._meter = meter
         self.slice = slice_
         self.counters = SliceCounters()
@@ -438,7 +438,7 @@ class SlicePipeline:
         if failure.check(Fenced):
             self._acknowledged = -1
             self._give_up_all(_error(failure), sent_refused=False)
-        suppressed = self._told.due(self.slice.key.volume_id)
+        suppressed = self._unopened.due(self.slice.key.volume_id)
         if failure.check(WriterError) is None:
             _log.failure("cannot open a slice file", failure)
         elif suppressed is not None:

@@ -69,12 +69,12 @@ class StatisticsPublisher(Service):
         self._tracked[key] = _Tracked(key, counters)
 
     async def closed(self, key: SliceKey) -> None:
-        """Fires when the final value is stored, however long etcd is away."""
+        """Fires when the final value is stored, however long etcd is unavailable."""
         await self.stored(key)
         self._tracked.pop(key, None)
 
     async def stored(self, key: SliceKey) -> None:
-        """Fires when the present value is stored, however long etcd is away."""
+        """Fires when the present value is stored, however long etcd is unavailable."""
         tracked = self._tracked.get(key)
         while tracked is not None:
             try:

@@ -1,7 +1,7 @@
 """Many records in one request: their rows for each sink.
 
 Nothing of a batch is handed on before all of it is rendered. The rows that a sink gets travel as
-one block, so they are stored together or not at all; what can't be rendered is told apart by its
+one block, so they are stored together or not at all; what can't be rendered is identified by its
 place, never by a half-done answer. Pure.
 """
 

@@ -81,7 +81,7 @@ class Dispatcher:
     def lookup(self, project_id: int, source_id: str, secret: str) -> tuple[SourceKey, ...]:
         """See `stream.source.interfaces.SourceLookup`.
 
-        A wrong secret can't be told from an unknown source, also not by the time it takes.
+        A wrong secret can't be distinguished from an unknown source, also not by the time it takes.
         """
         found = self._found.get((project_id, source_id, secret))
         if found is not None:

@@ -77,7 +77,7 @@ class SinkWriter(Protocol):
         """Render and take *record*; *completion* is called, at once or later. Raises nothing."""
 
     def open(self, now_ms: int, /) -> RowWriter:
-        """The opened sink, to be asked for anew after each wait: another one may be in its place.
+        """The opened sink, to be asked for again after each wait: another one may have replaced it.
 
         :param now_ms: milliseconds since the epoch.
         :raises UserError: the sink takes no records.

@@ -272,8 +272,8 @@ def _resource(key: str, answer: urllib3.BaseHTTPResponse) -> Mapping[str, Any]:
 def _check(key: str, found: Mapping[str, Any], size: int, digest: bytes) -> None:
     if str(found.get("size", "")) != str(size):
         raise ObjectMismatch(f'"{key}" has {found.get("size")} bytes, {size} were sent')
-    told = found.get("md5Hash")
-    if told is not None and told != base64.b64encode(digest).decode():
+    returned = found.get("md5Hash")
+    if returned is not None and returned != base64.b64encode(digest).decode():
         raise ObjectMismatch(f'the digest of "{key}" is not that of the bytes sent')
 
 

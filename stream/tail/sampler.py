@@ -73,7 +73,7 @@ class Tap:
 
     :param watched: whose records are taken.
 
-    :ivar error: what went wrong with a record last; whoever tells of it clears it.
+    :ivar error: what went wrong with a record last; whoever reports it clears it.
     """
 
     __slots__ = (
@@ -205,7 +205,7 @@ class Watched:
             self.renew()
 
     def renew(self) -> None:
-        """Find anew how long no record is due; not longer than a second, so that a clock that is
+        """Compute how long no record is due; not longer than a second, so that a clock that is
         set back keeps nobody waiting.
         """
         self._quiet_to = 1000 * min((tap.due for tap in self.taps), default=0.0)

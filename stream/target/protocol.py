@@ -118,7 +118,7 @@ class Target(FileProvider, Protocol):
     async def report_upload(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
     ) -> None:
-        """Tell the project about an upload that was tried; problems are only logged."""
+        """Notify the project of an upload that was tried; problems are only logged."""
 
     # The coordinator: files into tables.
 

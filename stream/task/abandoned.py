@@ -2,7 +2,7 @@
 
 Note [Who works on a task]: its record and its lock are written in one transaction, and the lock
 lives under the lease of the node that runs it. So if the lock is gone, or is another task's, which
-its revision tells, nobody works on the task any more. A node that was only cut off from etcd may
+its revision shows, nobody works on the task any more. A node that was only cut off from etcd may
 come back and record the real end over ours, which is the better answer.
 """
 

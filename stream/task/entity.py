@@ -22,7 +22,7 @@ _UNKNOWN_TEXT = "Unknown error"
 
 @attrs.frozen
 class TaskFailure(Record):
-    """What the user is told of a failure.
+    """The text for the user about a failure.
 
     :ivar message: a sentence.
     :ivar exception_id: under which the failure was logged.
@@ -91,7 +91,7 @@ class Task(Record):
 
 def task_id(type: str, object_id: str, created_at: datetime, ending: str) -> str:
     """:param object_id: branch, source and sink, joined by slashes.
-    :param ending: random, tells apart tasks of the same millisecond.
+    :param ending: random, distinguishes tasks of the same millisecond.
     """
     return f"{type}/{object_id}/{format_time(created_at)}_{ending}"
 

@@ -160,7 +160,8 @@ class TaskExecutor(Service):
             raise TooManyTasks("the service is busy, please try again in a moment")
         ending = self._running.get(object_key)
         if ending is not None and object_key in self._ending:
-            # Its record may be visible already: whoever saw it must not be told that it runs.
+            # Its record may be visible already: a user who saw it must not get the answer that it
+            # runs.
             await ended(ending)
         if object_key in self._running:
             raise TaskAlreadyRunning(object_key)

@@ -41,7 +41,7 @@ class TemplateEvaluator(Protocol):
     def submit(
         self, project: int, plan: TemplatePlan, record: RecordContext, waiter: Waiter
     ) -> None:
-        """Evaluate *plan* for *record*; *waiter* is told later.
+        """Evaluate *plan* for *record*; *waiter* is called later.
 
         Raises UserError: not now.
         """
@@ -95,7 +95,7 @@ class End:
 
 
 class EngineListener(Protocol):
-    """Is told what becomes of an engine and its work."""
+    """Is notified of what becomes of an engine and its work."""
 
     def ready(self, engine: TemplateEngine, /) -> None:
         """The engine takes work from now on."""
@@ -135,7 +135,7 @@ class TemplateEngine(Protocol):
         """End it now."""
 
     def progress(self) -> object:
-        """A value that changes while the engine works; the same if it stands still."""
+        """A value that changes while the engine works; the same if the engine does not respond."""
 
 
 class StartEngine(Protocol):

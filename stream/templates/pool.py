@@ -6,11 +6,11 @@ project whose records take long never gets the last engine: that one is for thos
 don't. So neither many records nor slow ones of one project keep the others waiting.
 
 Note [Whose fault]: an engine that ends takes with it what it was working on, and the page that it
-keeps tells which record that was; all others are evaluated by another engine. A record that has
-used up its processor time is to blame, for the kernel counts what the process used and not how long
-it took. One that has crashed the engine is to blame if it does so again in another one. An engine
-that was killed from outside, or stands still, is nobody's fault: the record is evaluated once more,
-and if that fails as well, its producer is asked to come again.
+keeps shows which record that was; all others are evaluated by another engine. A record that has
+used up its processor time is the cause, for the kernel counts what the process used and not how
+long it took. One that has crashed the engine is the cause if it does so again in another one. An
+engine that was killed from outside, or does not respond, is nobody's fault: the record is evaluated
+once more, and if that fails as well, its producer is asked to come again.
 
 Note [Pauses]: to replace an engine takes a tenth of a second of work. So templates that stop
 engines time and again are paused for a short while; their producers are asked to come again, since
@@ -708,14 +708,14 @@ class TemplatePool:
                 self._give_up(job, "late")
 
     def _look_at(self, slot: _Slot) -> None:
-        """End an engine that stands still, or that nobody needs."""
+        """End an engine that does not respond, or that nobody needs."""
         is_at_work = slot.batches or not slot.is_ready
         progress = slot.engine.progress() if is_at_work else None
         slot.still = slot.still + 1 if progress == slot.seen else 0
         slot.seen = progress
         if is_at_work:
             if slot.still == STANDSTILL_TICKS:
-                _log.warn("an engine of templates stands still, it is replaced")
+                _log.warn("an engine of templates does not respond, it is replaced")
                 slot.engine.kill()
         elif slot.still > IDLE_TICKS and len(self._slots) > 1:
             slot.is_leaving = True

@@ -36,7 +36,7 @@ __all__ = ["ProcessEngine", "ProcessEngines"]
 _log = Logger(namespace="templates")
 
 MAX_PLANS = 64
-"""Plans that an engine keeps; the one that was used least recently gives way."""
+"""Plans that an engine keeps; the least recently used one is evicted."""
 
 _ENVIRONMENT = {
     # A heap for each thread would use up the limit of the memory.

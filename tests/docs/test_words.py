@@ -21,14 +21,9 @@ GLOSSARY = ROOT / "docs" / "glossary.md"
 
 HELD = (
     "docs",
-    "stream/settings",
-    "stream/etcd",
-    "stream/ops",
-    "stream/record",
-    "stream/mapping",
-    "stream/values",
-    "stream/staging",
-    "stream/sandbox",
+    "stream",
+    "bundle",
+    "tools",
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",

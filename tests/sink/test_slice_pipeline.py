@@ -53,7 +53,7 @@ class _Reactor(Clock):
 class PipelineTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = _Reactor()
-        self.told = LogThrottle(10.0, self.clock.seconds)
+        self.unopened = LogThrottle(10.0, self.clock.seconds)
         self.opener = FakeOpener(at_once=False)
         self.rerouted: list[Group] = []
         self.takes_rerouted = False
@@ -68,7 +68,7 @@ class PipelineTests(SynchronousTestCase):
             pool=_NoThreads(),
             reroute=self._reroute,
             announce=self._announce,
-            told=self.told,
+            unopened=self.unopened,
         )
         pipeline.start()
         return pipeline

@@ -94,12 +94,12 @@ _INTERNAL = (EtcdError, TaskAlreadyRunning)
 
 
 def as_user_error(problem: BaseException) -> UserError | None:
-    """What the user is told of *problem*; ``None`` if it is a defect of ours."""
+    """The text for the user about *problem*; ``None`` if it is a defect of ours."""
     if isinstance(problem, UserError):
         return _unavailable(problem.unreachable) if problem.unreachable else problem
-    for kind, told in _USER_ERRORS:
+    for kind, user_error in _USER_ERRORS:
         if isinstance(problem, kind):
-            return told
+            return user_error
     return None
 
 
@@ -117,13 +117,13 @@ def _unwrapped(problem: BaseException) -> BaseException:
 
 
 def error_answer(problem: BaseException, request_id: str, *, doc_url: str = "") -> ErrorAnswer:
-    """What the user is told about *problem*.
+    """The text for the user about *problem*.
 
     :param doc_url: the page about the operation that failed.
     """
     problem = _unwrapped(problem)
-    told = as_user_error(problem)
-    if told is None:
+    user_error = as_user_error(problem)
+    if user_error is None:
         logged_as = exception_id(_EXCEPTION_PREFIX, request_id)
         return ErrorAnswer(
             500,
@@ -131,16 +131,20 @@ def error_answer(problem: BaseException, request_id: str, *, doc_url: str = "") 
             f"Application error. {_SUPPORT} with exception id ({logged_as}) attached.",
             logged_as,
         )
-    message = told.sentences() if isinstance(told, NestedError) else sentence(told.message)
-    shown_id = told.exception_id
-    if shown_id is None and told.status >= 500:
+    message = (
+        user_error.sentences()
+        if isinstance(user_error, NestedError)
+        else sentence(user_error.message)
+    )
+    shown_id = user_error.exception_id
+    if shown_id is None and user_error.status >= 500:
         shown_id = exception_id(_EXCEPTION_PREFIX, request_id)
     return ErrorAnswer(
-        told.status,
-        told.name if "." in told.name else _PREFIX + told.name,
+        user_error.status,
+        user_error.name if "." in user_error.name else _PREFIX + user_error.name,
         message,
         shown_id,
-        _RETRY_AFTER_SECONDS if told.status in (429, 503) else 0,
-        explained(told, _PREFIX),
+        _RETRY_AFTER_SECONDS if user_error.status in (429, 503) else 0,
+        explained(user_error, _PREFIX),
         doc_url,
     )

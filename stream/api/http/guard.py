@@ -60,7 +60,7 @@ class Guard:
         incoming: Incoming,
         on_caller: Callable[[Identity], None] = lambda identity: None,
     ) -> Call:
-        """:param on_caller: told who calls as soon as the token is verified.
+        """:param on_caller: called with the caller as soon as the token is verified.
 
         Raises UserError if the request is wrong or not allowed.
         """

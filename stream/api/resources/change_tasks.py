@@ -119,7 +119,7 @@ class ChangeTasks:
 
 
 class SourceEvents:
-    """Tells the project what became of a source.
+    """Sends the project an event about a source.
 
     Events are sent on the side: they neither delay a task nor make it fail.
     """

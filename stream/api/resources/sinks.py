@@ -89,7 +89,7 @@ class Sinks:
         except ObjectExists:
             raise errors.sink_exists(key) from None
         except TaskAlreadyRunning:
-            # Whoever is making it is about to succeed, so that is what the caller is told.
+            # Whoever is making it is about to succeed, so the caller gets that answer.
             raise errors.sink_exists(key, being_created=True) from None
 
     async def get(self, call: Call) -> Any:

@@ -94,7 +94,7 @@ def _check_column(column: Column) -> None:
 
 
 def _check_names(mapping: Mapping) -> None:
-    """Refuse names that no table can have. Tables don't tell capital letters from small ones."""
+    """Refuse names that no table can have. Names of tables are not case-sensitive."""
     seen: dict[str, str] = {}
     for index, column in enumerate(mapping.columns):
         name, param = column.name, f"{_COLUMNS}[{index}].name"

@@ -40,7 +40,7 @@ class Versions:
         after, limit = call.parameters["afterId"], call.parameters["limit"]
         await self._reads.sink_in_source(call.sink_key)
         page = await self._reads.sink_versions_page(call.sink_key, after, limit)
-        # Sources tell the number as it was sent, sinks as it is in keys; clients know both.
+        # Sources show the number as it was sent, sinks as it is in keys; clients know both.
         return _page(page, limit, padded(after))
 
     async def get_of_source(self, call: Call) -> Any:

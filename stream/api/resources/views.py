@@ -224,7 +224,7 @@ def file_view(
 
 
 def _quarantine(quarantine: Quarantine) -> Plain:
-    """Rows that the target has refused; ``fileId`` tells where they are, once all are found."""
+    """Rows that the target has refused; ``fileId`` says where they are, once all are found."""
     view: Plain = {
         "recordsCount": quarantine.records_count,
         "reason": quarantine.reason,

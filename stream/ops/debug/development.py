@@ -68,7 +68,7 @@ class BusyReactorWatch(Service):
         self._has_thread = has_thread
         self._watched = 0
         self._last_beat = 0.0
-        self._told = -1.0
+        self._logged = -1.0
 
     def startService(self) -> None:
         super().startService()
@@ -91,9 +91,9 @@ class BusyReactorWatch(Service):
         last = self._last_beat
         seconds = self._now() - last
         frame = sys._current_frames().get(self._watched)
-        if seconds < BUSY_SECONDS or last == self._told or frame is None:
+        if seconds < BUSY_SECONDS or last == self._logged or frame is None:
             return False
-        self._told = last
+        self._logged = last
         _log.warn(
             "the reactor is busy since {seconds} s, in:\n{stack}",
             seconds=round(seconds, 1),

@@ -153,7 +153,7 @@ class BatchCompletion:
         return max(r.error.status for answer in answers for r in answer.block.rejected)
 
     def _errors(self) -> list[dict[str, Any]]:
-        """Why records were rejected: equal reasons of one sink are told once."""
+        """Why records were rejected: equal reasons of one sink are reported once."""
         groups: dict[tuple[int, str, Reason], list[int]] = {}
         for source, answers in self.sources:
             for answer in answers:

@@ -70,7 +70,7 @@ class ClientAddress:
 
 
 def without_scope(host: str) -> str:
-    """The address of a peer, as its socket tells it, without a scope."""
+    """The address of a peer, as its socket reports it, without a scope."""
     return host.partition("%")[0]
 
 

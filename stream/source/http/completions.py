@@ -211,7 +211,7 @@ class FanOutCompletion:
     """A request for any number of sinks of any number of sources.
 
     Every record of a source with two sinks comes this way, so nothing is made here that isn't
-    needed by an answer that tells nothing but "OK", and no reference cycle remains: the garbage
+    needed by an answer that says nothing but "OK", and no reference cycle remains: the garbage
     collector would stop everything for tens of milliseconds, several times a second.
 
     :param targets: sources sorted as they are to be shown, with their sinks.

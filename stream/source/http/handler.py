@@ -78,7 +78,7 @@ class IngestHandler:
     :param turns: where work is done that takes long.
     :param meters: of the sources.
     :param client_address: who counts as the sender.
-    :param new_exception_id: makes the id that a client is told when the fault is ours.
+    :param new_exception_id: makes the id that a client gets when the fault is ours.
     """
 
     def __init__(
@@ -268,7 +268,7 @@ class IngestHandler:
         return self.failed(Failure())
 
     def _explain(self, failure: Failure) -> tuple[UserError, str]:
-        """What is told of *failure*, and the id by which it is found in the log, if it is there."""
+        """The text about *failure*, and the id by which it is found in the log, if it is there."""
         error = failure.value
         if isinstance(error, UserError):
             return without_frames(error), self._new_exception_id() if error.status >= 500 else ""

@@ -55,7 +55,7 @@ class Head:
     :ivar keep_alive: whether the client may send another request on the connection.
     :ivar expects_continue: whether the client waits for a go-ahead before it sends the body.
     :ivar encoding: of the body, lower case; empty for none.
-    :ivar idempotency_key: what tells a repetition of this request; ``None`` for nothing.
+    :ivar idempotency_key: what identifies a repetition of this request; ``None`` for nothing.
     :ivar origin: of the page that sends the request; ``None`` if it isn't one.
     :ivar route: what the target leads to.
     :ivar record_route: the same if the request is one record as it is, whatever the source's

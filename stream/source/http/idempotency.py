@@ -12,9 +12,9 @@ Note [Some of several sinks]: of a failed attempt is remembered which sinks have
 all the same. The next attempt leaves them out, so it writes only where rows are missing.
 
 Note [Shares of the window]: when there are too many keys, the oldest ones of the source that has
-the most give way, of the project that has the most. So a source with less than an equal share keeps
-its keys, however many others send. A hundredth gives way at once, since looking for that source
-takes time in proportion to the number of sources.
+the most are evicted, of the project that has the most. So a source with less than an equal share
+keeps its keys, however many others send. A hundredth is evicted at once, since looking for that
+source takes time in proportion to the number of sources.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ Place = tuple[SourceKey, str]
 
 
 def fingerprint_of(content_type: str, body: bytes) -> bytes:
-    """What tells contents apart.
+    """What distinguishes contents.
 
-    :param body: decoded, since a client may compress it anew for each attempt.
+    :param body: decoded, since a client may compress it again for each attempt.
     """
     digest = blake2b(content_type.strip().lower().encode(), digest_size=16)
     digest.update(b"\n")
@@ -168,7 +168,7 @@ class Attempt:
         self._waiting.append(connection)
 
     def missing(self, targets: Targets) -> Targets:
-        """*targets*, with something that writes nothing in the place of sinks that have it all."""
+        """*targets*, with a target that writes nothing for each sink that has all of it."""
         if not self.taken:
             return targets
         return tuple(

@@ -1,11 +1,11 @@
 """Bytes that connections hold of requests without an answer: bounded over all of them, and shared.
 
-Note [Who gives way]: one client, source or project must not use up what all share. So nobody has a
-fixed part, and when the bound is reached, those give way who hold the most: of all projects the
+Note [Who is shed]: one client, source or project must not use up what all share. So nobody has a
+fixed part, and when the bound is reached, those are shed who hold the most: of all projects the
 heaviest, of its sources the heaviest, of its requests the largest. Whoever holds less than an equal
 share is never refused because of the others.
 
-What was handed on to be answered can't give way any more. Of that, a project has at most half.
+What was handed on to be answered can't be shed any more. Of that, a project has at most half.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Holder(Protocol):
 class _Account:
     """What one holder holds.
 
-    :ivar fixed: bytes that can't give way.
+    :ivar fixed: bytes that can't be shed.
     """
 
     owner: Owner
@@ -56,7 +56,7 @@ class _Group:
 
 
 class Intake:
-    """Counts what connections hold, and says who gives way when it is too much.
+    """Counts what connections hold, and says who is shed when it is too much.
 
     :param limit: bytes of all holders.
 
@@ -72,7 +72,7 @@ class Intake:
     def hold(self, holder: Holder, owner: Owner, size: int) -> None:
         """Note that *holder* holds *size* bytes for *owner*, with those that are fixed.
 
-        Afterwards some have been asked to give way if it is too much; perhaps *holder* itself.
+        Afterwards some have been shed if it is too much; perhaps *holder* itself.
         """
         account = self._accounts.get(holder)
         if account is None or account.owner != owner:
@@ -117,7 +117,7 @@ class Intake:
         self.size += more
 
     def _make_room(self) -> None:
-        """See Note [Who gives way]."""
+        """See Note [Who is shed]."""
         goal = self._limit - self._limit // _ROOM
         for group in sorted(self._groups.values(), key=lambda each: each.size, reverse=True):
             sources: dict[Owner, int] = {}

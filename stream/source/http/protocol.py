@@ -29,7 +29,7 @@ Note [Full house]: at the limit of connections, those of the client address with
 make room: first the ones that have been idle longest, then the slowest requests.
 
 Note [Lingering close]: closing a socket with unread bytes makes the kernel reset the connection,
-and the client may lose the very answer that tells it why. So after a refusal only our half is
+and the client may lose the very answer that says why. So after a refusal only our half is
 closed, and what still arrives is thrown away for a while.
 """
 
@@ -72,14 +72,14 @@ __all__ = ["IngestFactory", "IngestProtocol", "Limits", "RequestHandler"]
 
 FIRST_READ_BYTES = 4 * 1024
 MAX_READ_BYTES = 256 * 1024
-"""Most requests fit into the first read. Room for one is taken anew at every read, so it shouldn't
+"""Most requests fit into the first read. Room for one is taken at every read, so it shouldn't
 be larger than needed; a connection that fills it gets four times as much for the next."""
 
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 16 * 1024 * 1024
 
 MAX_REFUSED_CONNECTIONS = 1000
-"""Connections over the limit that are told so; beyond that they are just closed."""
+"""Connections over the limit that get an answer; beyond that they are just closed."""
 
 IDLE_BEFORE_LEAVING = 1.0
 """Seconds that a connection has at least before it makes room for another one."""
@@ -297,7 +297,7 @@ class IngestProtocol(Protocol):
         self._hold()
 
     def _hold(self) -> None:
-        """Count what is held, see Note [Held bytes]. This connection may have to give way."""
+        """Count what is held, see Note [Held bytes]. This connection may be shed."""
         size = self._parser.held + self._body_size + self._unsent
         owner, factory = self._owner, self.factory
         intake = factory.strangers if owner is None else factory.producers
@@ -520,7 +520,7 @@ def _for_client(head: Head, answer: bytes) -> bytes:
 
 
 class _RefusedProtocol(Protocol):
-    """A connection over the limit: it is told so, and closed."""
+    """A connection over the limit: it gets an answer, and is closed."""
 
     transport: Any
     factory: IngestFactory
@@ -550,7 +550,7 @@ class IngestFactory(Factory):
     :ivar dated_ok: `stream.source.http.responses.OK` with that date.
     :ivar dated_accepted: `stream.source.http.responses.ACCEPTED` with that date.
     :ivar draining: whether answers are the last ones of their connections.
-    :ivar refused: connections over the limit that are being told so.
+    :ivar refused: connections over the limit that are being answered.
     :ivar strangers: bytes held by connections that haven't come to a source.
     :ivar producers: bytes held by the others.
     :ivar gave_way: connections since the last tick that had to let bytes go, or to leave.
@@ -673,7 +673,7 @@ class IngestFactory(Factory):
                 _log.failure("a connection's timeouts can't be checked")
         if self.gave_way:
             _log.warn(
-                "{connections} connections had to give way: they held {size} bytes of requests, "
+                "{connections} connections were shed: they held {size} bytes of requests, "
                 "or there were too many of them",
                 connections=self.gave_way,
                 size=self.held_bytes,

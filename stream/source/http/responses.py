@@ -123,7 +123,7 @@ def closing(answer: bytes) -> bytes:
 
 
 def keeping_alive(answer: bytes) -> bytes:
-    """*answer*, telling an HTTP/1.0 client that the connection stays."""
+    """*answer*, with the header by which an HTTP/1.0 client keeps the connection."""
     return _with_header(answer, b"Connection: keep-alive")
 
 
@@ -230,7 +230,7 @@ def error_name(error: BaseException, default: str = "internalError") -> str:
 
 
 def error_message(error: BaseException) -> str:
-    """What a sink's error tells the client."""
+    """The text about a sink's error for the client."""
     return record_message(error) if isinstance(error, UserError) else "Internal error."
 
 
@@ -247,7 +247,7 @@ def error_envelope(
 
 
 def error_members(error: BaseException, exception_id: str = "") -> dict[str, Any]:
-    """What the answer tells of *error*.
+    """The text about *error* in the answer.
 
     :param exception_id: shown when the status is 500 or above.
     """
@@ -263,7 +263,7 @@ def error_members(error: BaseException, exception_id: str = "") -> dict[str, Any
 
 
 def error_headers(error: BaseException) -> tuple[tuple[str, str], ...]:
-    """Headers of the answer that tells of *error*."""
+    """Headers of the answer about *error*."""
     if isinstance(error, UnsupportedEncoding):
         return (("Accept-Encoding", ", ".join(error.supported)),)
     return ()

@@ -58,7 +58,7 @@ class OtlpHandler:
     :param dispatcher: finds sources of type ``otlp``.
     :param clock: seconds since the epoch.
     :param client_ip: who sent a request that came from a peer.
-    :param explain: what is told of a failure, and the id by which the log has it.
+    :param explain: the text about a failure, and the id by which the log has it.
     :param warn: takes the template and the fields of a log entry about rejected records.
     :param taps: of those who watch.
     :param meters: of the sources.

@@ -93,7 +93,7 @@ def export_answer(signal: Signal, encoding: Encoding, outcome: Outcome) -> bytes
     """The whole HTTP answer.
 
     If every record was rejected it is an error, so that an exporter tries again where that may
-    help; else it is a success that tells how many records were rejected, if any. A header says if
+    help; else it is a success that says how many records were rejected, if any. A header says if
     some sinks have stored what others have rejected: trying again doubles it there.
     """
     header = responses.stored_header(outcome.stored)

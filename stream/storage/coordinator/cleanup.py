@@ -108,7 +108,7 @@ class _Periodic(Service):
 
 
 class MetadataCleanup(_Periodic):
-    """:param is_owner: whether this node cares for a project, by its id."""
+    """:param is_owner: whether this node is responsible for a project, by its id."""
 
     span_name = "metacleanup.cleanMetadataFiles"
 
@@ -171,7 +171,7 @@ class MetadataCleanup(_Periodic):
             )
 
     async def _sinks(self) -> list[SinkKey]:
-        """The sinks that have files, of the projects that this node cares for.
+        """The sinks that have files, of the projects that this node is responsible for.
 
         Found by their files, since a sink that was deleted for good leaves nothing else.
         """
@@ -243,7 +243,7 @@ def expired_files(
 
 
 class JobCleanup(_Periodic):
-    """:param is_owner: whether this node cares for a project, by its id."""
+    """:param is_owner: whether this node is responsible for a project, by its id."""
 
     span_name = "jobcleanup.cleanJobs"
 

@@ -5,8 +5,9 @@ none of its slices lies at level local any more; a slow upload costs no failed a
 change of its slices wakes the file.
 
 Note [Expired credentials]: a closing file whose upload credentials end before all its slices are
-uploaded, because staging storage, the Storage API or a reader was away for hours, could never be
-imported. It gets a new staging file, see Note [Restaging] in `stream.storage.store.restaging`.
+uploaded, because staging storage, the Storage API or a reader was unavailable for hours, could
+never be imported. It gets a new staging file, see Note [Restaging] in
+`stream.storage.store.restaging`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _log = Logger()
 
 CONCURRENCY = 20
 THROTTLED_LOG_SECONDS = 60.0
-"""A sink that waits for its import jobs is looked at again and again, and told of once a minute."""
+"""A sink that waits for its import jobs is looked at again and again, and logged once a minute."""
 _GOES_ON_WHEN_THROTTLED = {
     "expiration": "file rotation: sink is throttled but file is near expiration",
     "maxSlices": "file rotation: sink is throttled but file has too many slices",
@@ -55,7 +56,7 @@ _GOES_ON_WHEN_THROTTLED = {
 
 
 class FileRotation:
-    """:param is_owner: whether this node cares for a source, by the source's key.
+    """:param is_owner: whether this node is responsible for a source, by the source's key.
     :param can_import: whether the target of a file takes one more file of its sink.
     """
 
@@ -104,9 +105,12 @@ class FileRotation:
                 self.operator.wake(file)
 
     def force(self, sink: SinkKey) -> Sequence[FileKey]:
-        """Rotate the open files of *sink* now. Raises UserError if another node cares for it."""
+        """Rotate the open files of *sink* now.
+
+        Raises UserError if another node is responsible for it.
+        """
         if not self._is_owner(str(sink.source_key)):
-            raise UserError("another coordinator cares for the source, ask there")
+            raise UserError("another coordinator is responsible for the source, ask there")
         forced = []
         for item in self.operator.items.values():
             if item.value.key.sink_key == sink and item.value.state is FileState.WRITING:

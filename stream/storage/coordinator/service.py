@@ -147,7 +147,7 @@ class StorageCoordinatorService(Service):
         await self._services.stopService()
 
     def _collect(self) -> None:
-        """Tell what isn't in its table yet, of the sources that this node cares for."""
+        """Export what isn't in its table yet, of the sources that this node is responsible for."""
         metrics, now = self._context.meter.metrics, self._context.now()
         ages: dict[tuple[str, ...], Gauge] = {}
         counts: dict[tuple[str, ...], Gauge] = {}
@@ -174,7 +174,7 @@ class StorageCoordinatorService(Service):
     def rotate(self, sink: SinkKey) -> Sequence[FileKey]:
         """Rotate the open files of *sink* now, whatever its settings say.
 
-        :raises UserError: another coordinator cares for its source.
+        :raises UserError: another coordinator is responsible for its source.
         """
         return self._file_rotation.force(sink)
 

@@ -35,7 +35,7 @@ CONCURRENCY = 20
 
 
 class SliceRotation:
-    """:param is_owner: whether this node cares for a source, by the source's key."""
+    """:param is_owner: whether this node is responsible for a source, by the source's key."""
 
     def __init__(
         self,

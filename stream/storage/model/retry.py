@@ -46,7 +46,7 @@ class Retry:
     def failed(self, now: datetime, reason: str, *, delay: timedelta | None = None) -> Self:
         """One more failure.
 
-        :param delay: a fixed delay for errors that a soon retry can't mend; else `backoff`.
+        :param delay: a fixed delay for errors that an early retry can't fix; else `backoff`.
         """
         attempt = self.retry_attempt + 1
         return attrs.evolve(
@@ -77,7 +77,7 @@ class Retry:
 
 
 def _bounded(reason: str) -> str:
-    """*reason* without its middle if it is too long: how it begins and how it ends tells most."""
+    """*reason* without its middle if it is too long: its beginning and its end say most."""
     if len(reason) <= _MAX_REASON:
         return reason
     half = _MAX_REASON // 2

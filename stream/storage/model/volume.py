@@ -11,7 +11,7 @@ __all__ = ["Volume"]
 
 @attrs.frozen
 class Volume(Record):
-    """What a writer node tells of a volume while it holds it, under a lease.
+    """What a writer node registers about a volume while it holds it, under a lease.
 
     :ivar node_address: ``host:port`` of the writer's listener.
     :ivar type: first level below the volumes path, lower-case; sinks prefer types.

@@ -1,9 +1,9 @@
 """Opens slice files on the writers of other processes; see `commands` for the protocol.
 
-Note [Back again]: a writer that was away takes rows again as soon as it can. So a connection to it
-is always being made: calls that fail are repeated soon, since one call for each writer costs
+Note [Back again]: a writer that was unavailable takes rows again as soon as it can. So a connection
+to it is always being made: calls that fail are repeated soon, since one call for each writer costs
 nothing, and a call without an answer is given up early, as the system itself repeats it at growing
-intervals. Who waits for a further attempt to open a file is told when the writer has accepted a
+intervals. Who waits for a further attempt to open a file is notified when the writer has accepted a
 connection, and when a volume was registered; so the waits in between can grow. A writer whose
 registration has ended is called where it was last as long as somebody waits for one of its volumes:
 it answers before it has a new lease.
@@ -46,7 +46,7 @@ __all__ = ["WriterClients"]
 _log = Logger()
 
 _REDIAL = backoffPolicy(0.1, 5.0)
-"""After refusals. A writer that is away is called more often: see Note [Back again]."""
+"""After refusals. A writer that is unavailable is called more often: see Note [Back again]."""
 _REDIAL_MAX_SECONDS = 0.3
 _CONNECT_SECONDS = 2.0
 _FORGET_SECONDS = 5.0
@@ -184,7 +184,7 @@ class WriterClients(Service):
         return available
 
     def volumes_changed(self, batch: Batch[Volume]) -> None:
-        """To be told of each change of registered volumes; see Note [Back again].
+        """To be called at each change of registered volumes; see Note [Back again].
 
         Openings at an address that a writer has left fail before, so that they are tried again.
         """

@@ -15,7 +15,7 @@ source                                writer
 An opening names the slice; where its file is and how it is compressed the writer reads in etcd. The
 life of the node must be the one that bears the node's name in etcd (`stream.etcd.claims`).
 
-A handle is random and bound to its connection. An append tells where it goes and the CRC-32 of its
+A handle is random and bound to its connection. An append says where it goes and the CRC-32 of its
 data, so one that is repeated after a broken connection is recognised and one that was damaged on
 the way is refused. Each end proves that it knows the shared secret by an HMAC over both nonces and
 the node's name and life; the proofs are empty if no secret is configured.

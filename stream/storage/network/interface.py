@@ -114,7 +114,7 @@ class SliceFile(Protocol):
 
 
 class SliceFileListener(Protocol):
-    """Told by the writer about a file that it has opened."""
+    """Called by the writer about a file that it has opened."""
 
     def draining(self) -> None:
         """The writer is about to stop: flush and close soon."""

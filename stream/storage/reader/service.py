@@ -75,7 +75,7 @@ _NEVER = timedelta(days=3650)
 class StorageReaderService(Service):
     """:param pool: a started pool for reading; uploads run in it, too.
     :param now: the time in UTC.
-    :param damaged: told of each slice in which a damaged file was found.
+    :param damaged: called with each slice in which a damaged file was found.
     :param metrics: measure the uploads.
     """
 

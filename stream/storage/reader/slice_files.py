@@ -1,6 +1,6 @@
 """The files of one slice as one stream of bytes, checked before they are sent. Blocks.
 
-A slice has one file for each source node that wrote to it. What a crash left behind its last whole
+A slice has one file for each source node that wrote to it. What a crash left after its last whole
 part was never acknowledged and isn't sent. Of a file that is damaged before its end all other parts
 are sent, and the file is quarantined. Joined gzip members are a legal gzip file, and
 rows have no header, so joining is all there is to do.
@@ -49,7 +49,7 @@ class CheckedFiles:
         return sum(end - start for _, parts in self.files for start, end in parts)
 
     def chunks(self) -> Chunks:
-        """The bytes to send, read anew at each call."""
+        """The bytes to send, read again at each call."""
         return self._read
 
     def _read(self) -> Iterator[bytes]:
@@ -73,7 +73,7 @@ def _open(path: Path) -> BinaryIO:
 def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFiles:
     """Find and check the files of a slice; none at all is an empty slice.
 
-    What bears the name of such a file and is something else (a directory, a link) is quarantined.
+    What has the name of such a file and is something else (a directory, a link) is quarantined.
 
     Raises `FileInUse`; what is in the files before the writer closes them isn't all.
     """

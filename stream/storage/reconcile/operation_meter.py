@@ -41,7 +41,7 @@ _SPANS: dict[Operation, str] = {
 _PARTS: tuple[Operation, ...] = ("filecleanup", "jobcleanup")
 """Parts of a run that has a span of its own."""
 RETAIN_SECONDS = 300.0
-"""What was told last of a deleted sink shows so long, to be scraped."""
+"""Seconds for which the last metrics of a deleted sink are kept, to be scraped."""
 
 
 @attrs.frozen
@@ -71,12 +71,12 @@ class OperationMeter:
         }
         try:
             name = f"keboola.go.stream.{_SPANS[operation]}.{step}"
-            with span(name, attributes, is_root=operation not in _PARTS) as told:
+            with span(name, attributes, is_root=operation not in _PARTS) as recorded:
                 waits: BaseException | None = None
                 try:
                     yield outcome
                 except TRANSIENT_ERRORS as reason:
-                    told.set("waits_for", type(reason).__name__)  # and that is no failure
+                    recorded.set("waits_for", type(reason).__name__)  # and that is no failure
                     waits = reason
             if waits is not None:
                 raise waits
@@ -112,7 +112,7 @@ class OperationMeter:
         self.metrics.moved(counter, sink_labels(key), records)
 
     def retire(self, is_active: Callable[[SinkKey], bool]) -> None:
-        """Drop what was told of sinks that are deleted and that nothing happens to any more.
+        """Drop the metrics of sinks that are deleted and that nothing happens to any more.
 
         A cleanup may come long after the sink has gone.
         """
@@ -124,7 +124,7 @@ class OperationMeter:
 
 
 def measure_operator(metrics: Metrics, operator: Operator[Any]) -> None:
-    """Tell how much *operator* has to do."""
+    """Export how much *operator* has to do."""
     labels = {"operator": operator.title}
     metrics.own("stream_operator_items").labels(labels).set(len(operator.items))
     metrics.own("stream_operator_running").labels(labels).set(operator.running_reconciliations)

@@ -1,6 +1,6 @@
 """The frame of background operators, shared by the coordinator and the reader.
 
-An operator holds the records that it watches as *items*. The cheap synchronous `wait` tells how
+An operator holds the records that it watches as *items*. The cheap synchronous `wait` says how
 long an item can be left alone as far as is known. When that time is over, the operator reconciles
 the item: it brings the state that is stored closer to the one that is wanted. It asks again
 whenever something changes that the item waits for. So an idle operator costs nothing, however many
@@ -11,9 +11,9 @@ Note [Sweep]: an item that waits for a change only is asked again now and then a
 a change that nobody thought of delays it, and doesn't block it.
 
 Note [Blame]: a failed attempt is recorded with the item, which then rests for minutes, since the
-cause is most likely in the item or behind it. That etcd was away, or has ended our lease, says
-nothing about the item and ends for all items at once; so it is not recorded, and all of them are
-tried again after the interval.
+cause is most likely in the item or behind it. That etcd was unavailable, or has ended our lease,
+says nothing about the item and ends for all items at once; so it is not recorded, and all of them
+are tried again after the interval.
 
 Neither a stale item nor a second operator at work on another node does harm: the transaction at the
 end of each reconciliation checks the state again.
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 SWEEP_SECONDS = 30.0
 TELL_SECONDS = 10.0
-"""How often the log says that etcd is away, however many items wait for it."""
+"""How often the log says that etcd is unavailable, however many items wait for it."""
 _SPARE_MOMENTS = 100
 
 
@@ -95,7 +95,7 @@ class Operator(Service, Generic[T]):
         self.was_cut_off = False
         self.items: dict[str, Item[T]] = {}
         self._log = Logger(namespace=name)
-        self._told = LogThrottle(TELL_SECONDS, reactor.seconds)
+        self._unavailable = LogThrottle(TELL_SECONDS, reactor.seconds)
         self._prefix = prefix
         self._wait = wait
         self._reconcile = reconcile
@@ -220,7 +220,7 @@ class Operator(Service, Generic[T]):
         except Requeue as reason:
             self._log.debug("{key}: {reason}", key=item.key, reason=reason)
         except TRANSIENT_ERRORS as reason:
-            suppressed = self._told.due("")
+            suppressed = self._unavailable.due("")
             if suppressed is not None:
                 self._log.warn(
                     "{key} has to wait for etcd: {reason}",

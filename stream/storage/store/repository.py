@@ -367,7 +367,7 @@ class StorageRepository:
     ) -> Statistics:
         """Delete the records of a file and its slices; what it imported is added to the sink's sum.
 
-        Slices go first, in transactions of their own; a file left behind by a crash in between is
+        Slices go first, in transactions of their own; a file that a crash in between leaves is
         finished by the next call.
 
         :param also: other keys that belong to the file.

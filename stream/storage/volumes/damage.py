@@ -3,7 +3,7 @@
 A disk may return other bits than were written, or none. Compressed files consist of parts with
 checksums of their own, so whatever follows the damage is found again by the mark with which each
 part begins, and taken if it is whole. Of a plain file only what is before the damage is taken:
-nothing tells where a row begins.
+nothing shows where a row begins.
 """
 
 from __future__ import annotations

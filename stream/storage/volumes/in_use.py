@@ -1,4 +1,4 @@
-"""Whether a slice file is open for writing, told by a lock on the file itself.
+"""Whether a slice file is open for writing, shown by a lock on the file itself.
 
 The lock goes with the process that holds it, however that ends, and needs nobody else's word: not
 etcd's, which may come late, nor the writer's, which may be stopped.

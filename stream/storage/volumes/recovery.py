@@ -1,4 +1,4 @@
-"""Up to where a slice file can be read, whatever a crash left behind its last whole part.
+"""Up to where a slice file can be read, whatever a crash left after its last whole part.
 
 A compressed file consists of whole gzip members or zstd frames, one for each group of rows; a plain
 file of rows. Whatever was acknowledged ends at such a boundary, so cutting there loses nothing.

@@ -63,7 +63,7 @@ class VolumeAppender:
     def __init__(
         self, reactor: Any, pool: ThreadPool, synced: Callable[[float], None] = lambda _: None
     ) -> None:
-        """:param synced: told the seconds that each sync of a file took."""
+        """:param synced: called with the seconds that each sync of a file took."""
         self.is_stuck = False
         self._synced = synced
         self._reactor = reactor
@@ -198,7 +198,7 @@ def _round(
     """In a thread: write everything, then sync each file once that anybody wants synced.
 
     :param spread: runs something in another thread, sooner or later.
-    :param synced: told the seconds that each sync took, from any thread.
+    :param synced: called with the seconds that each sync took, from any thread.
     """
     by_file: dict[DiskFile, list[int]] = {}
     for index, item in enumerate(batch):

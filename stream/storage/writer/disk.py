@@ -49,7 +49,7 @@ class DiskFile:
     :ivar length: bytes written.
     :ivar broken: why the file was given up; empty while it is good.
     :ivar is_fault: whether it was given up for what may be the disk's fault.
-    :ivar quarantined: where something damaged that was found in its place is now.
+    :ivar quarantined: the new place of a damaged file that was found there.
     """
 
     def __init__(self, descriptor: int, length: int, quarantined: Path | None = None) -> None:
@@ -329,7 +329,7 @@ def _open_regular(path: Path) -> tuple[int, Path | None]:
 
 def _recover(descriptor: int, path: Path, compression: str) -> tuple[int, Path | None]:
     """How much of the file is good. A damaged one is replaced by what can be read of it, also
-    behind the descriptor; then it is told where the damaged one is now."""
+    behind the descriptor; then it learns where the damaged one is now."""
     with os.fdopen(os.dup(descriptor), "rb", buffering=0) as file:
         recovered = recover(file, compression)
         if not recovered.is_damaged:

@@ -43,7 +43,7 @@ class Register(Protocol):
         """
 
     async def life_of(self, node_id: str) -> int:
-        """The number of the life that bears the name of a source node; 0 if none does."""
+        """The number of the life that holds the name of a source node; 0 if none does."""
 
 
 class EtcdRegister:

@@ -1,7 +1,8 @@
 """Serves the writer's files to source nodes in other processes; see `stream.storage.network`.
 
-Note [Crowded]: while more bytes wait for a volume's disk than it will soon have taken, nothing is
-read from the connections that bring them. So memory stays bounded whatever source nodes send.
+Note [High watermark]: while more bytes wait for a volume's disk than it will soon have taken,
+nothing is read from the connections that bring them. So memory stays bounded whatever source nodes
+send.
 
 Note [One connection for each node]: a source node that has given a connection up greets over
 another one. What it sent over the first may still arrive then, the opening of a file for one, which
@@ -130,7 +131,8 @@ class WriterConnection(amp.AMP):
             self._wait_for_data(self.factory.silence_seconds)
             return
         if not self._is_doubted:
-            # It may be we who stood still: what has come meanwhile is read before the next look.
+            # It may be this process that was paused: what has come meanwhile is read before the
+            # next look.
             self._is_doubted = True
             self._wait_for_data(_SECOND_LOOK_SECONDS)
             return
@@ -176,7 +178,7 @@ class WriterConnection(amp.AMP):
         }
 
     async def _check_life(self, source: SourceLife) -> None:
-        """See Note [Lives]. Raises what the other end is to be told."""
+        """See Note [Lives]. Raises what the other end is to get."""
         problem: Exception | None = None
         try:
             await self.factory.writer.check_life(source)
@@ -204,14 +206,14 @@ class WriterConnection(amp.AMP):
         """See Note [One connection for each node]."""
         if self._node_id == node and not self._is_superseded:
             self._is_superseded = True
-            _log.info("node {node} has come anew, its earlier connection is cut", node=node)
+            _log.info("node {node} has connected again, its earlier connection is cut", node=node)
             self.transport.abortConnection()
 
     def _require_hello(self) -> None:
         if self._node_id is None:
             raise commands.Unauthorized("no greeting")
         if self._is_superseded:
-            raise commands.UnavailableOnWire("the node has come anew")
+            raise commands.UnavailableOnWire("the node has connected again")
 
     @commands.Open.responder
     async def open(self, slice: str, node: str, life: int, resume: int) -> dict[str, object]:
@@ -266,7 +268,7 @@ class WriterConnection(amp.AMP):
         return {}
 
     def _listen_less(self, appender: VolumeAppender) -> None:
-        """See Note [Crowded]."""
+        """See Note [High watermark]."""
         if self._crowded is None and appender.is_above_high_watermark and not self._is_lost:
             self._crowded = appender
             self.transport.pauseProducing()
@@ -299,12 +301,12 @@ class WriterConnection(amp.AMP):
             )
 
     def _tell(self, command: type[amp.Command], **arguments: object) -> None:
-        told = self.callRemote(command, **arguments)
-        told.addErrback(lambda failure: _log.debug("a source node is gone: {f}", f=failure.value))
+        called = self.callRemote(command, **arguments)
+        called.addErrback(lambda failure: _log.debug("a source node is gone: {f}", f=failure.value))
 
 
 def _on_wire(error: Exception) -> Exception:
-    """What the other end is told; of unexpected failures only that there was one."""
+    """What the other end gets; of unexpected failures only that there was one."""
     if isinstance(error, WriterError):
         return commands.to_wire(error)
     _log.failure("a call of a source node failed")

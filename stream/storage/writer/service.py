@@ -82,8 +82,8 @@ _UNSEEN_LOG_SECONDS = 60.0
 class StorageWriterService(Service):
     """:param volumes_path: see `stream.storage.volumes.local_volume.find_volumes`.
     :param address_host: under which other nodes reach this one.
-    :param metrics: tell about volumes, queues and syncs.
-    :param damaged: told of each slice in which a damaged file was found.
+    :param metrics: of volumes, queues and syncs.
+    :param damaged: called with each slice in which a damaged file was found.
     :param min_free_bytes: a volume with less counts as drained: what is open may still grow.
 
     :ivar writer: opens files for pipelines in the same process.
@@ -298,7 +298,7 @@ class StorageWriterService(Service):
         )
 
     async def _watch(self, volume: OpenVolume) -> None:
-        """Tell others when a volume is drained, full, stuck, failing or gone, or isn't any more."""
+        """Publish when a volume is drained, full, stuck, failing or gone, or isn't any more."""
         try:
             await self._find_out(volume)
             registration = self._registrations.get(volume.volume_id)
@@ -361,7 +361,7 @@ class StorageWriterService(Service):
             await self._seal_vanished()
 
     async def _seal_vanished(self) -> None:
-        """After a gap in the watch nothing tells of slices that are gone. A slice that the mirror
+        """After a gap in the watch nothing reports slices that are gone. A slice that the mirror
         doesn't know may as well be too new for it, so etcd is asked."""
         for key in self.writer.open_slices:
             known = f"{prefix.slice_level(Level.LOCAL)}{key}" in self._slices.items

@@ -11,7 +11,7 @@ between comes with an opening of his own, which ends this one. So of two lives o
 the later has the file, and the former can't come back. An opening cuts off what its own life wrote
 and knows not to be acknowledged; what other lives wrote is only cut after its last whole part.
 
-Note [Sealing]: the mirror of slices tells when a slice may not be written any more. It may tell
+Note [Sealing]: the mirror of slices shows when a slice may not be written any more. It may show
 late, and a source node that lost its lease isn't waited for by anybody. So a file is locked as long
 as it is open, and the reader takes it for finished only when it isn't. etcd is asked again once the
 file is locked: whoever locks it after the reader has looked finds the slice sealed. What the mirror
@@ -77,7 +77,7 @@ class OpenVolume:
         reactor: Any,
         synced: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """:param synced: told the seconds that each sync of a file took."""
+        """:param synced: called with the seconds that each sync of a file took."""
         self.found = found
         self.volume_id = volume_id
         self.drained = False
@@ -131,7 +131,7 @@ class OpenFile:
         return self._close(WriterUnavailable("the file is closed"))
 
     def end(self, reason: WriterError) -> Deferred[None]:
-        """Close from the writer's side; the pipeline is told, what is queued is refused."""
+        """Close from the writer's side; the pipeline is notified, what is queued is refused."""
         if self._closing is None:
             self._disk.refuse(reason)
             self._close(reason)
@@ -224,7 +224,7 @@ class StorageWriter:
         return waiting
 
     def available(self, slice_: Slice) -> Deferred[None]:
-        """Never fires: in this very process nobody is away."""
+        """Never fires: in this very process nothing is unavailable."""
         return Deferred()
 
     async def open_file(

@@ -97,7 +97,7 @@ class Caller:
     :param transport: makes the exchanges.
     :param budget: seconds one call may take in all.
     :param metrics: measure the calls.
-    :param wire_log: is told of each exchange.
+    :param wire_log: called with each exchange.
     """
 
     def __init__(

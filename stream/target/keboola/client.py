@@ -296,7 +296,7 @@ class StorageApi:
     async def file_to_read(
         self, token: Token | str, branch_id: int, file_id: int
     ) -> FileUpload | None:
-        """Where the objects of a file can be read, with credentials; ``None``: that isn't told."""
+        """Where the objects of a file can be read, with credentials; ``None``: unknown."""
         path = ("branch", str(branch_id), "files", str(file_id))
         call = Call("GET", path, Token.of(token), (("federationToken", "1"),))
         return _read(await self._caller.make(call), FileUpload.from_detail)

@@ -38,11 +38,11 @@ class StorageApiError(UserError):
     :param method: the HTTP method of the call.
     :param url: the whole URL (it carries no secret).
     :param status: the API's status, or 502 / 504 when there was no usable answer.
-    :param code: the API's machine code, ``""`` if it told none.
+    :param code: the API's machine code, ``""`` if it returned none.
     :param answered: whether the API answered at all.
     :param retried: whether at least one repetition was made.
     :param maybe_applied: whether the call may have had its effect although it failed.
-    :param request_id: under which the API knows the request, ``""`` if it told none.
+    :param request_id: under which the API knows the request, ``""`` if it returned none.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Events: what the service tells the project's event log. Pure."""
+"""Events: what the service writes to the project's event log. Pure."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class FileImporter:
             return 0
 
         async def import_(token: Token) -> int:
-            # Read anew each time: the attempt before may have started the job.
+            # Read again each time: the attempt before may have started the job.
             return await self._import_rows(
                 token, file, await load_file_record(self._client, file.key)
             )
@@ -313,7 +313,7 @@ class FileImporter:
     async def forget_finished(self, record: JobRecord) -> bool:
         """Delete the record of a job that doesn't run any more; false if it is kept.
 
-        It is kept while the job runs, and while nobody can tell: a disabled sink has no token.
+        It is kept while the job runs, and while that is unknown: a disabled sink has no token.
         """
         if await self._client.get(token_record_key(record.key.sink_key)) is None:
             _log.warn(

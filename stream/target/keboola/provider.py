@@ -188,7 +188,7 @@ class KeboolaFileProvider:
         return [(token_record_key(sink.key), encode_record(record))]
 
     async def _new_token(self, sink: Sink, user: Token, made: _Made) -> SinkToken:
-        """A token of the sink's own, made anew since its bucket may have changed."""
+        """A token of the sink's own, made again since its bucket may have changed."""
         bucket_id = bucket_of(sink.table.table_id)
         await ensure_bucket(self._api, user, sink.key.branch_id, bucket_id)
         before = await self._client.get(token_record_key(sink.key))

@@ -18,8 +18,8 @@ class StorageApiService(Service):
     """Asks the Storage API what it offers, so that the first change needn't, and closes the
     connections to it at the end.
 
-    The start doesn't wait for the answer: an API that is away keeps no component from its other
-    work, and what needs the index asks again.
+    The start doesn't wait for the answer: an API that is unavailable keeps no component from its
+    other work, and what needs the index asks again.
     """
 
     def __init__(self, api: StorageApi) -> None:

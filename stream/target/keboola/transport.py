@@ -174,7 +174,7 @@ class Transport:
             sent=0 if producer is None else producer.size,
             received=len(data),
             parse_seconds=time.perf_counter() - started,
-            headers=_told(response),
+            headers=_headers_of(response),
         )
 
 
@@ -195,7 +195,7 @@ class _JsonBody(FileBodyProducer):
         return super().startProducing(consumer)  # type: ignore[no-any-return]
 
 
-def _told(response: IResponse) -> dict[str, str]:
+def _headers_of(response: IResponse) -> dict[str, str]:
     found = ((name, response.headers.getRawHeaders(name)) for name in _TOLD_HEADERS)
     return {name: values[0][:_MAX_TOLD_CHARS] for name, values in found if values}
 

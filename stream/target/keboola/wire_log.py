@@ -19,7 +19,7 @@ _MAX_CHARS = 10_000
 
 
 class WireLog:
-    """Told of each exchange of a call.
+    """Called with each exchange of a call.
 
     :param enabled: whether anything is logged.
     """

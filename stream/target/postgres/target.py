@@ -77,7 +77,7 @@ class PostgresTarget:
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> PreparedFile:
-        """Look at the table only for a user: a file can be opened while the database is away."""
+        """Check the table only for a user: a file can be opened without the database."""
         (sink,) = await with_mappings(self._client, [sink])
         database = self._database(sink)
         schema, table = self._place(sink, database)

@@ -1,4 +1,4 @@
-"""Who gives way when connections hold too much."""
+"""Who is shed when connections hold too much."""
 
 from __future__ import annotations
 
