@@ -1,4 +1,4 @@
-"""Deletes sinks that an undeletion has left behind, live below a source that is still deleted.
+"""Deletes sinks that remain after an undeletion, live below a source that is still deleted.
 
 See Note [Stranded sinks] of `stream.definition.repository`.
 """
