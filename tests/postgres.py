@@ -56,7 +56,16 @@ class Postgres:
             [
                 str(self.binaries / "postgres"),
                 *("-D", str(self.data), "-p", str(self.port), "-h", "127.0.0.1"),
-                *("-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "max_connections=40"),
+                *(
+                    "-c",
+                    "unix_socket_directories=",
+                    "-c",
+                    "fsync=off",
+                    "-c",
+                    "max_connections=40",
+                    "-c",
+                    "timezone=UTC",
+                ),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

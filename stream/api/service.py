@@ -139,7 +139,7 @@ class ApiService(Service):
                 urls=urls,
                 targets=targets,
             ),
-            Sinks(reads=reads, live=live, tasks=tasks, templates=templates),
+            Sinks(reads=reads, live=live, tasks=tasks, templates=templates, targets=targets),
             Versions(reads=reads, tasks=tasks),
             EntitySettings(reads=reads, tasks=tasks, settings=settings),
             SinkStatistics(client=client, targets=targets, reads=reads, tasks=tasks),

@@ -18,6 +18,7 @@ from stream.values.codec import Record, field
 from stream.values.utctime import NO_TIME
 
 __all__ = [
+    "KEBOOLA",
     "SYSTEM",
     "Branch",
     "By",
@@ -166,6 +167,10 @@ class Source(Record):
         return self.disabled is None
 
 
+KEBOOLA = "keboola"
+"""The type of Keboola's tables, the only one whose columns have no types."""
+
+
 @attrs.frozen
 class KeboolaTable(Record):
     table_id: str
@@ -184,6 +189,16 @@ class TableSink(Record):
     keboola: KeboolaTable | None = None
     options: Mapping[str, str] = field(factory=dict, omit_empty=True, hash=False)
     mapping: StoredMapping = attrs.field(converter=stored_mapping)
+
+    @property
+    def has_types(self) -> bool:
+        """Whether the columns of the mapping have types."""
+        return self.type != KEBOOLA
+
+    @property
+    def label(self) -> str:
+        """Where the table is, for people."""
+        return self.table_id if self.type == KEBOOLA else ".".join(self.options.values())
 
     @property
     def table_id(self) -> str:

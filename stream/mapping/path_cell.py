@@ -12,7 +12,7 @@ from stream.record.context import RecordContext
 from stream.record.jsontree import JsonPath, text_bytes
 from stream.record.path import ABSENT, find_strictly, parse_path
 
-__all__ = ["path_cell"]
+__all__ = ["path_cell", "path_value"]
 
 
 def path_cell(
@@ -25,27 +25,39 @@ def path_cell(
     :param raw_string: a string is rendered without JSON's quotes and escapes.
     :param default_value: rendered, like a string of the body, when there is nothing at the path.
     """
-    in_tree = JsonPath(path).render
-    steps = parse_path(path)
+    value = path_value(path, raw_string=raw_string)
     default: bytes | None = None
     if default_value is not None:
         default = text_bytes(default_value) if raw_string else orjson.dumps(default_value)
 
     def render(record: RecordContext) -> bytes:
-        if record.is_json_tree:
-            found = in_tree(record.body, record.json, raw_string)
-        else:
-            value = find_strictly(record.body_map, steps)
-            if value is ABSENT:
-                found = None
-            elif raw_string and isinstance(value, str):
-                found = text_bytes(value)
-            else:
-                found = go_json.dumps(value).encode()
+        found = value(record)
         if found is not None:
             return found
         if default is not None:
             return default
         raise UserError(f'path "{path}" not found in the body')
+
+    return render
+
+
+def path_value(path: str, *, raw_string: bool) -> Callable[[RecordContext], bytes | None]:
+    """What gives the value at *path* as JSON; ``None`` if there is nothing. It raises UserError:
+    there is no body to look into.
+
+    :param raw_string: a string is rendered as its text instead.
+    """
+    in_tree = JsonPath(path).render
+    steps = parse_path(path)
+
+    def render(record: RecordContext) -> bytes | None:
+        if record.is_json_tree:
+            return in_tree(record.body, record.json, raw_string)
+        value = find_strictly(record.body_map, steps)
+        if value is ABSENT:
+            return None
+        if raw_string and isinstance(value, str):
+            return text_bytes(value)
+        return go_json.dumps(value).encode()
 
     return render

@@ -31,9 +31,11 @@ from stream.mapping.columns import (
     UuidColumn,
 )
 from stream.mapping.jsonnet import check_language, direct_cell
-from stream.mapping.path_cell import path_cell
+from stream.mapping.path_cell import path_cell, path_value
 from stream.mapping.plan import CellTooBig, Evaluated, PlannedPath, PlannedTemplate, TemplatePlan
 from stream.mapping.render_block import BlockRenderer, compile_block_renderer
+from stream.mapping.typed import is_typed, typed_value
+from stream.mapping.types import MAX_KEY_BYTES
 from stream.record.block import RecordBlock
 from stream.record.context import RecordContext, datetime_text
 from stream.record.headers import BodyKind
@@ -123,6 +125,8 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
     :param row_size_limit: bytes of a row without the line feed.
     """
     plan = template_plan(mapping, row_size_limit)
+    if is_typed(mapping):
+        return _typed_renderer(mapping, plan, row_size_limit)
     large_plan = template_plan(mapping, row_size_limit, _reads_or_evaluates)
     large_row_of = _row_of(mapping, row_size_limit, _reads_or_evaluates)
     if plan is not None:
@@ -155,6 +159,23 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
     )
 
 
+def _typed_renderer(mapping: Mapping, plan: TemplatePlan | None, row_size_limit: int) -> Renderer:
+    row_of = _typed_row_of(mapping, row_size_limit)
+
+    def row(record: RecordContext) -> bytes:
+        return row_of(record, _NOTHING_EVALUATED)
+
+    return Renderer(
+        row if plan is None else _not_evaluated,
+        plan,
+        plan,
+        row_of,
+        row_of,
+        row_size_limit,
+        lambda block: list(map(row, block.records)),
+    )
+
+
 def _not_evaluated(_: object) -> Any:
     raise RuntimeError("the templates of the mapping aren't evaluated")
 
@@ -163,11 +184,18 @@ def _takes_engine(column: Column) -> bool:
     return (
         isinstance(column, TemplateColumn)
         and column.template.language == "jsonnet"
-        and direct_cell(column.template.content, column.raw_string) is None
+        and direct_cell(column.template.content, _renders_raw(column)) is None
     )
 
 
+def _renders_raw(column: TemplateColumn) -> bool:
+    """Whether strings are rendered as their texts. Values of columns with a type come as JSON."""
+    return column.raw_string and not column.data_type
+
+
 def _reads_or_evaluates(column: Column) -> bool:
+    if column.data_type:
+        return _takes_engine(column)
     return isinstance(column, PathColumn) or (
         isinstance(column, TemplateColumn) and column.template.language == "jsonnet"
     )
@@ -198,7 +226,7 @@ def _planned(column: Column) -> PlannedTemplate | PlannedPath:
     if isinstance(column, PathColumn):
         return PlannedPath(column.name, column.path, column.raw_string, column.default_value)
     assert isinstance(column, TemplateColumn)
-    return PlannedTemplate(column.name, column.template.content, column.raw_string)
+    return PlannedTemplate(column.name, column.template.content, _renders_raw(column))
 
 
 def _row_of(
@@ -257,25 +285,95 @@ def _render_carefully(
     for name, cell in columns:
         try:
             text = cell(record)
-        except CellTooBig:
-            raise RowTooBig(name, row_size_limit) from None
         except UserError as error:
-            hint = hint_for(record) if error.status in _OF_THE_BODY else ""
-            if _says_it_all(error):
-                error.hint = hint
-                raise
-            nested = NestedError(
-                f'cannot convert column "{name}" to CSV value',
-                [error],
-                status=error.status,
-                name=error.name,
-            )
-            nested.hint = hint
-            raise nested from error
+            raise _blaming(name, error, record, row_size_limit) from error
         row += b'%b"%b"' % (b"," if row else b"", text)
         if len(row) > row_size_limit:
             raise RowTooBig(name, row_size_limit)
     return row + b"\n"
+
+
+def _blaming(
+    column: str, error: UserError, record: RecordContext, row_size_limit: int
+) -> UserError:
+    """*error* with the column that it came from."""
+    if isinstance(error, CellTooBig):
+        return RowTooBig(column, row_size_limit)
+    hint = hint_for(record) if error.status in _OF_THE_BODY else ""
+    if _says_it_all(error):
+        error.hint = hint
+        return error
+    nested = NestedError(
+        f'cannot convert column "{column}" to CSV value',
+        [error],
+        status=error.status,
+        name=error.name,
+    )
+    nested.hint = hint
+    return nested
+
+
+_NOTHING_EVALUATED = Evaluated(())
+
+RenderedCell = Callable[[RecordContext], bytes | None]
+
+
+def _typed_row_of(mapping: Mapping, row_size_limit: int) -> RowOf:
+    """What renders the rows of a mapping whose columns have types, see `stream.mapping.typed`.
+
+    NULL is an empty cell without quotes.
+    """
+    columns = tuple(
+        (
+            column.name,
+            None if _takes_engine(column) else _rendered_cell(column),
+            typed_value(column),
+            column.primary_key,
+        )
+        for column in mapping.columns
+    )
+
+    def render(record: RecordContext, evaluated: Evaluated) -> bytes:
+        from_engine = _answered_texts(iter(evaluated.cells), evaluated.error)
+        cells, key_bytes, size = [], 0, 0
+        for name, cell, value, is_key in columns:
+            try:
+                text = value((from_engine if cell is None else cell)(record))
+                if is_key and text is not None:
+                    key_bytes += len(text)
+                    if key_bytes > MAX_KEY_BYTES:
+                        raise UserError(
+                            f"the primary key has more than {MAX_KEY_BYTES} bytes with it",
+                            name="primaryKeyTooLong",
+                        )
+            except UserError as error:
+                raise _blaming(name, error, record, row_size_limit) from error
+            cells.append(b"" if text is None else b'"%b"' % quoted(text))
+            size += len(cells[-1]) + 1
+            if size - 1 > row_size_limit:
+                raise RowTooBig(name, row_size_limit)
+        return b",".join(cells) + b"\n"
+
+    return render
+
+
+def _answered_texts(answers: Iterator[bytes], error: UserError | None) -> RenderedCell:
+    """The next of *answers*; raises *error* if there is none."""
+
+    def cell(_: RecordContext) -> bytes:
+        text = next(answers, None)
+        if text is not None:
+            return text
+        raise RuntimeError("the engine gives too few cells") if error is None else error
+
+    return cell
+
+
+def _rendered_cell(column: Column) -> RenderedCell:
+    """What a column with a type renders before it is made a value of its type."""
+    if isinstance(column, PathColumn):
+        return path_value(column.path, raw_string=False)
+    return _cell(column)
 
 
 def _says_it_all(error: UserError) -> bool:
@@ -288,6 +386,8 @@ def render_cells(
 ) -> list[tuple[str, str]]:
     """Names of columns and the texts of their cells, without CSV quoting: what users test with.
 
+    A column with a type that is NULL has the text ``NULL``.
+
     :param evaluated: what the engine says of the record, if `plan_for` asks for that.
 
     Raises UserError (422) naming the first column that can't be rendered, and why.
@@ -297,21 +397,24 @@ def render_cells(
     cells = []
     for column in mapping.columns:
         try:
+            text: bytes | None
             if not takes_engine(column):
-                text = _cell(column)(record)
+                text = (_rendered_cell if column.data_type else _cell)(column)(record)
             elif (answer := next(answers, None)) is not None:
                 text = answer
             elif evaluated is not None and evaluated.error is not None:
                 raise evaluated.error
             else:
                 _not_evaluated(record)
+            if column.data_type:
+                text = typed_value(column)(text)
         except UserError as error:
             raise UserError(
                 f'invalid value for column "{column.name}": {error}',
                 status=422,
                 name="unprocessableContent",
             ) from error
-        cells.append((column.name, text.decode("utf-8", "replace")))
+        cells.append((column.name, "NULL" if text is None else text.decode("utf-8", "replace")))
     return cells
 
 
@@ -409,4 +512,4 @@ def _template_cell(column: TemplateColumn) -> Cell:
     """Of a template that doesn't take the engine."""
     template = column.template
     check_language(template.language)
-    return direct_cell(template.content, column.raw_string) or _not_evaluated
+    return direct_cell(template.content, _renders_raw(column)) or _not_evaluated

@@ -101,7 +101,7 @@ def check_data_type(data_type: str) -> None:
                 f'the type "{data_type}" must have 1 to {MAX_DECIMAL_DIGITS} digits, and not more '
                 "of them behind the point"
             )
-    elif data_type not in DATA_TYPES:
+    elif data_type not in _FITTING:
         raise UserError(
             f'unknown type "{shortened(data_type)}" of a column, known are: {", ".join(DATA_TYPES)}'
         )

@@ -21,7 +21,7 @@ from twisted.application.service import IService
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
 from stream.definition.transaction import Change
-from stream.errors import NestedError, UserError
+from stream.errors import NestedError, UserError, shortened
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey
 from stream.storage.store.prepared import PreparedFile
@@ -113,6 +113,18 @@ class Targets:
                 detail="install the package of the target on every node and restart them",
             )
         return target
+
+    def check_type(self, name: str) -> None:
+        """Raises UserError unless *name* is the type of tables of a target of this process."""
+        if name not in self._targets and name not in _OPTIONAL:
+            known = ", ".join(f'"{each}"' for each in sorted({*self._targets, *_OPTIONAL}))
+            raise UserError(
+                f"value of body.table.type must be one of {known} but got value "
+                f'"{shortened(name)}"',
+                name="invalidEnumValue",
+                param="body.table.type",
+            )
+        self.named(name)
 
     @property
     def services(self) -> list[IService]:

@@ -86,7 +86,7 @@ class RecordPreview:
         ]
         return {
             "sinkId": sink.key.sink_id,
-            "tableId": sink.table.table_id,
+            "tableId": sink.table.label,
             "rows": [
                 {"columns": [{"name": name, "value": value} for name, value in cells]}
                 for cells in rows

@@ -19,13 +19,16 @@ from stream.definition.key import SinkKey
 from stream.definition.live import KnownPage, LiveDefinitions
 from stream.definition.prefix import SINK_ACTIVE
 from stream.definition.reads import DefinitionReads
+from stream.target.registry import Targets
 from stream.task.errors import ObjectExists, TaskAlreadyRunning
 
 __all__ = ["Sinks"]
 
 
 class Sinks:
-    """:param templates: reads the templates of new mappings."""
+    """:param templates: reads the templates of new mappings.
+    :param targets: of the tables.
+    """
 
     def __init__(
         self,
@@ -34,7 +37,9 @@ class Sinks:
         live: LiveDefinitions,
         tasks: ChangeTasks,
         templates: TemplateChecks,
+        targets: Targets,
     ) -> None:
+        self._targets = targets
         self._templates = templates
         self._reads = reads
         self._live = live
@@ -56,6 +61,8 @@ class Sinks:
     async def create(self, call: Call) -> Any:
         body = call.body
         key = call.source_key.sink(entity_id(body, "sinkId"))
+        if "table" in body:
+            self._targets.check_type(body["table"]["type"])
         table = new_table(body.get("table"))
         await check_templates(self._templates, key.project_id, table.mapping.mapping)
         await self._reads.source(call.source_key)
@@ -120,8 +127,8 @@ class Sinks:
 
     async def update(self, call: Call) -> Any:
         body, key = call.body, call.sink_key
-        await self._reads.sink(key)
-        table = table_patch(body.get("table"))
+        present = await self._reads.sink(key)
+        table = table_patch(body.get("table"), present.table.type)
         if table.mapping is not None:
             await check_templates(self._templates, key.project_id, table.mapping)
 

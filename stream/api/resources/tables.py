@@ -11,12 +11,13 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from stream.api.spec.schema import quoted
-from stream.definition.entity import KeboolaTable, TableSink
+from stream.definition.entity import KEBOOLA, KeboolaTable, TableSink
 from stream.definition.mappings import check_mapping_size
 from stream.errors import UserError, shortened
 from stream.mapping.columns import Column, Mapping, PathColumn, TemplateColumn, column_from_plain
 from stream.mapping.jsonnet import direct_cell
 from stream.mapping.path_check import check_path
+from stream.mapping.typed import check_types
 
 __all__ = [
     "TablePatch",
@@ -30,6 +31,7 @@ __all__ = [
 _STAGES = ("in", "out", "sys")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,96}")
 _COLUMNS = "body.table.mapping.columns"
+_OPTIONS = ("connection", "schema", "table")
 
 
 class TemplateChecks(Protocol):
@@ -55,8 +57,10 @@ async def check_templates(checks: TemplateChecks, project: int, mapping: Mapping
             raise UserError(f'column "{shortened(column.name)}" template is invalid: {fault}')
 
 
-def _read_mapping(plain: AnyMapping[str, Any]) -> Mapping:
+def _read_mapping(plain: AnyMapping[str, Any], *, has_types: bool) -> Mapping:
     """The mapping of a request. Raises UserError with the first thing wrong with its columns.
+
+    :param has_types: whether columns of the table have types; those that name none are strings.
 
     Its templates are still to be checked.
     """
@@ -67,8 +71,30 @@ def _read_mapping(plain: AnyMapping[str, Any]) -> Mapping:
     )
     mapping.validate()
     _check_names(mapping)
+    if has_types:
+        mapping = Mapping(
+            tuple(
+                attrs.evolve(column, data_type=column.data_type or "string")
+                for column in mapping.columns
+            )
+        )
+        check_types(mapping)
+    else:
+        _refuse_types(mapping)
     check_mapping_size(mapping)
     return mapping
+
+
+def _refuse_types(mapping: Mapping) -> None:
+    for index, column in enumerate(mapping.columns):
+        if column.data_type or column.nullable:
+            member = "dataType" if column.data_type else "nullable"
+            raise UserError(
+                f'column "{shortened(column.name)}" has "{member}", but columns of a table of type '
+                '"keboola" have no types',
+                param=f"{_COLUMNS}[{index}].{member}",
+                detail=f'leave out "{member}", or use another type of table',
+            )
 
 
 def _column(plain: Any, param: str) -> Column:
@@ -133,19 +159,37 @@ def new_table(plain: AnyMapping[str, Any] | None) -> TableSink:
     """The table of a new sink. Raises UserError."""
     if plain is None:
         raise UserError('"table" must be configured for the "table" sink type')
-    mapping = _read_mapping(plain["mapping"])
-    check_table_id(plain["tableId"])
-    return TableSink(type="keboola", keboola=KeboolaTable(plain["tableId"]), mapping=mapping)
+    type = plain["type"]
+    mapping = _read_mapping(plain["mapping"], has_types=type != KEBOOLA)
+    if type == KEBOOLA:
+        check_table_id(plain["tableId"])
+        return TableSink(type=type, keboola=KeboolaTable(plain["tableId"]), mapping=mapping)
+    _refuse_other_members(plain, type)
+    return TableSink(type=type, options=_options(plain), mapping=mapping)
+
+
+def _options(plain: AnyMapping[str, Any]) -> dict[str, str]:
+    return {name: plain[name] for name in _OPTIONS if plain.get(name)}
+
+
+def _refuse_other_members(plain: AnyMapping[str, Any], type: str) -> None:
+    """Refuse where a table is in the words of another type."""
+    others = _OPTIONS if type == KEBOOLA else ("tableId",)
+    for name in others:
+        if name in plain:
+            raise UserError(f'a table of type "{type}" has no "{name}"', param=f"body.table.{name}")
 
 
 @attrs.frozen
 class TablePatch:
     """:ivar mapping: the new mapping; ``None`` if it stays.
-    :ivar table_id: the new table; ``None`` if it stays.
+    :ivar table_id: the new table of Keboola; ``None`` if it stays.
+    :ivar options: of a table of another type, those that change.
     """
 
     mapping: Mapping | None = None
     table_id: str | None = None
+    options: AnyMapping[str, str] = attrs.field(factory=dict)
 
     def apply(self, table: TableSink) -> TableSink:
         """The table that *table* becomes."""
@@ -154,15 +198,26 @@ class TablePatch:
         if self.table_id is not None:
             keboola = attrs.evolve(table.keboola or KeboolaTable(""), table_id=self.table_id)
             table = attrs.evolve(table, keboola=keboola)
+        if self.options:
+            table = attrs.evolve(table, options={**table.options, **self.options})
         return table
 
 
-def table_patch(plain: AnyMapping[str, Any] | None) -> TablePatch:
-    """What a request asks to be changed. Raises UserError."""
+def table_patch(plain: AnyMapping[str, Any] | None, type: str) -> TablePatch:
+    """What a request asks to be changed of a table of this *type*. Raises UserError."""
+    if plain is None:
+        return TablePatch()
+    if plain.get("type", type) != type:
+        raise UserError(
+            f'the type of a table can\'t be changed, it is "{type}"',
+            param="body.table.type",
+            detail="create another sink, and delete this one",
+        )
+    _refuse_other_members(plain, type)
     mapping = table_id = None
-    if plain is not None and "mapping" in plain:
-        mapping = _read_mapping(plain["mapping"])
-    if plain is not None and "tableId" in plain:
+    if "mapping" in plain:
+        mapping = _read_mapping(plain["mapping"], has_types=type != KEBOOLA)
+    if "tableId" in plain:
         table_id = plain["tableId"]
         check_table_id(table_id)
-    return TablePatch(mapping, table_id)
+    return TablePatch(mapping, table_id, _options(plain))

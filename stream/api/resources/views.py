@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from stream.definition.entity import By, Created, Deleted, Sink, Source, Version
+from stream.definition.entity import KEBOOLA, By, Created, Deleted, Sink, Source, Version
 from stream.mapping.columns import Column, PathColumn, TemplateColumn
 from stream.storage.model.entity import File
 from stream.storage.model.statistics import Aggregated, Statistics
@@ -122,10 +122,12 @@ def sink_view(sink: Sink) -> Plain:
     }
     if sink.allowed_signals:
         view["allowedSignals"] = list(sink.allowed_signals)
+    table = sink.table
+    place = {"tableId": table.table_id} if table.type == KEBOOLA else dict(table.options)
     view["table"] = {
-        "type": sink.table.type,
-        "tableId": sink.table.table_id,
-        "mapping": {"columns": [_column(column) for column in sink.table.mapping.columns]},
+        "type": table.type,
+        **place,
+        "mapping": {"columns": [_column(column) for column in table.mapping.columns]},
     }
     return view | _lifecycle(sink)
 
@@ -134,6 +136,10 @@ def _column(column: Column) -> Plain:
     view: Plain = {"type": column.type, "name": column.name}
     if column.primary_key:
         view["primaryKey"] = True
+    if column.data_type:
+        view["dataType"] = column.data_type
+    if column.nullable:
+        view["nullable"] = True
     if isinstance(column, PathColumn):
         view["path"] = column.path
         if column.default_value is not None:

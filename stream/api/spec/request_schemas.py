@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from stream.api.spec.schema import ANYTHING, Array, Boolean, Member, Object, Text
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from stream.api.spec.schema import ANYTHING, Array, Boolean, Member, Object, Text, missing
+from stream.definition.entity import KEBOOLA
+from stream.errors import Fault
+from stream.mapping.types import DATA_TYPES
 
 __all__ = ["CREATE_SINK", "CREATE_SOURCE", "SETTINGS_PATCH", "UPDATE_SINK", "UPDATE_SOURCE"]
 
@@ -15,6 +23,8 @@ MAX_COLUMN_NAME = 128
 MAX_PATH = 1024
 MAX_DEFAULT_VALUE = 4096
 MAX_TABLE_ID = 256
+MAX_DATA_TYPE = 20
+MAX_NAME_BYTES = 63
 MAX_SIGNALS = 10
 MAX_SETTINGS = 200
 
@@ -133,6 +143,23 @@ COLUMN = Object(
             ),
         ),
         Member("template", TEMPLATE),
+        Member(
+            "dataType",
+            Text(
+                max_length=MAX_DATA_TYPE,
+                description="Type of the column, in tables that have types: "
+                f"{', '.join(DATA_TYPES)}.",
+                example="integer",
+            ),
+        ),
+        Member(
+            "nullable",
+            Boolean(
+                description="In tables that have types: nothing at the path, null and, unless it "
+                "is a string, an empty text become NULL.",
+                default=False,
+            ),
+        ),
     ),
 )
 
@@ -152,7 +179,10 @@ MAPPING = Object(
     ),
 )
 
-_TABLE_TYPE = Text(enum=("keboola",), example="keboola")
+_TABLE_TYPE = Text(
+    description="Kind of the table: keboola, postgres, or another target that is installed.",
+    example="keboola",
+)
 _TABLE_ID = Text(
     max_length=MAX_TABLE_ID,
     description="Id of the table, stage.bucket.table.",
@@ -160,14 +190,54 @@ _TABLE_ID = Text(
 )
 
 
+_CONNECTION = Text(
+    max_length=MAX_NAME_BYTES,
+    description="Name of the connection, of tables other than Keboola's.",
+    example="warehouse",
+)
+_SCHEMA = Text(
+    max_length=MAX_NAME_BYTES,
+    description="Schema of a table in a database; that of the connection if it is left out.",
+    example="events",
+)
+_TABLE_NAME = Text(
+    max_length=MAX_NAME_BYTES, description="Name of a table in a database.", example="orders"
+)
+
+
+@attrs.frozen(kw_only=True)
+class TableObject(Object):
+    """A table: which members it needs follows from its type.
+
+    :ivar is_complete: whether those must be there.
+    """
+
+    is_complete: bool
+
+    def check(self, value: Any, path: str) -> Iterator[Fault]:
+        if self.is_complete:
+            place = ("tableId",) if value.get("type") in (None, KEBOOLA) else _PLACE
+            for name in ("type", *place, "mapping"):
+                if name not in value:
+                    yield missing(name, path)
+        yield from super().check(value, path)
+
+
+_PLACE = ("connection", "table")
+
+
 def _table(name: str, *, required: bool) -> Object:
-    return Object(
+    return TableObject(
         name=name,
         description="The table that is written to.",
+        is_complete=required,
         members=(
-            Member("type", _TABLE_TYPE, required=required),
-            Member("tableId", _TABLE_ID, required=required),
-            Member("mapping", MAPPING, required=required),
+            Member("type", _TABLE_TYPE),
+            Member("tableId", _TABLE_ID),
+            Member("connection", _CONNECTION),
+            Member("schema", _SCHEMA),
+            Member("table", _TABLE_NAME),
+            Member("mapping", MAPPING),
         ),
     )
 

@@ -108,6 +108,8 @@ _COLUMN = _object(
     ("type", Text(enum=COLUMN_TYPES)),
     ("name", _TEXT),
     ("primaryKey", Boolean()),
+    ("dataType", Text(example="integer")),
+    ("nullable", Boolean()),
     ("path", _TEXT),
     ("defaultValue", _TEXT),
     ("rawString", Boolean()),
@@ -115,13 +117,25 @@ _COLUMN = _object(
         "template",
         _object("TableColumnTemplateResponse", ("language", _TEXT), ("content", _TEXT)),
     ),
-    optional=("primaryKey", "path", "defaultValue", "rawString", "template"),
+    optional=(
+        "primaryKey",
+        "dataType",
+        "nullable",
+        "path",
+        "defaultValue",
+        "rawString",
+        "template",
+    ),
 )
 _TABLE = _object(
     "TableSink",
-    ("type", Text(enum=("keboola",))),
+    ("type", Text(example="keboola")),
     ("tableId", Text(example="in.c-shop.events")),
+    ("connection", Text(example="warehouse")),
+    ("schema", Text(example="events")),
+    ("table", Text(example="orders")),
     ("mapping", _object("TableMappingResponse", ("columns", Array(items=_COLUMN)))),
+    optional=("tableId", "connection", "schema", "table"),
 )
 _SINK_MEMBERS: tuple[tuple[str, Schema], ...] = (
     ("projectId", _PROJECT_ID),

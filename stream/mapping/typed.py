@@ -1,0 +1,134 @@
+"""Cells of columns that have a type: NULL, or a text that fits. Pure.
+
+What a column renders is made as for other columns (`stream.mapping.render`); here it becomes a
+value of the column's type, or the reason why it can't. Values at paths and results of templates
+come as JSON, so that null and texts can be distinguished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+
+from stream.errors import UserError
+from stream.mapping.columns import (
+    BodyColumn,
+    Column,
+    DatetimeColumn,
+    HeadersColumn,
+    IpColumn,
+    Mapping,
+    PathColumn,
+    TemplateColumn,
+    UuidColumn,
+)
+from stream.mapping.types import ValueMisfit, check_data_type, decimal_size, fitting, is_text
+
+__all__ = ["MissingValue", "check_types", "is_typed", "typed_value"]
+
+TypedValue = Callable[[bytes | None], bytes | None]
+"""From what a column renders (``None``: there is nothing) to the text of its cell (``None``: NULL).
+Raises UserError."""
+
+_OF_TEXTS: dict[type[Column], tuple[str, ...]] = {
+    UuidColumn: ("string", "uuid"),
+    DatetimeColumn: ("string", "timestamp"),
+    IpColumn: ("string",),
+    BodyColumn: ("string", "json"),
+    HeadersColumn: ("string", "json"),
+}
+"""The types that columns can have whose content isn't a value of the body."""
+
+
+class MissingValue(UserError):
+    """There is no value, and the column takes no NULL."""
+
+    name = "missingValue"
+
+
+def is_typed(mapping: Mapping) -> bool:
+    """Whether the columns have types; then all have."""
+    return any(column.data_type for column in mapping.columns)
+
+
+def check_types(mapping: Mapping) -> None:
+    """Raises UserError with the first column whose type, default or key can't be."""
+    for column in mapping.columns:
+        try:
+            _check(column)
+        except UserError as error:
+            raise UserError(f'column "{column.name}": {error}', name="invalidColumnType") from None
+
+
+def _check(column: Column) -> None:
+    check_data_type(column.data_type)
+    allowed = _OF_TEXTS.get(type(column))
+    if allowed is not None and column.data_type not in allowed:
+        raise UserError(
+            f'a column of type "{column.type}" has the dataType {" or ".join(allowed)}, not '
+            f'"{column.data_type}"'
+        )
+    if column.primary_key and column.nullable:
+        raise UserError("a part of the primary key can't be nullable")
+    if column.primary_key and column.data_type == "json":
+        raise UserError("JSON can't be a part of the primary key")
+    if isinstance(column, PathColumn) and column.default_value is not None:
+        try:
+            fitting(column.data_type)(column.default_value.encode())
+        except ValueMisfit as error:
+            raise UserError(f"the default value doesn't fit its type: {error}") from None
+
+
+def typed_value(column: Column) -> TypedValue:
+    """What makes cells of *column*, which has a type that `check_types` knows."""
+    fit, nullable = fitting(column.data_type), column.nullable
+    is_json = isinstance(column, PathColumn | TemplateColumn)
+    keeps_spelling = column.data_type == "json" or (
+        is_json and column.data_type == "string" and not _is_raw(column)
+    )
+    takes_empty = is_text(column.data_type)
+    default: bytes | None = None
+    if isinstance(column, PathColumn) and column.default_value is not None:
+        default = fit(column.default_value.encode())
+
+    def value(rendered: bytes | None) -> bytes | None:
+        text = rendered
+        if is_json and text is not None:
+            if text == b"null":
+                text = None
+            elif text.startswith(b'"') and not keeps_spelling:
+                text = _content(text)
+        if text is None or (not text and not takes_empty):
+            if default is not None:
+                return default
+            if nullable:
+                return None
+            raise MissingValue(_missing(column, rendered))
+        return fit(text)
+
+    return value
+
+
+def _is_raw(column: Column) -> bool:
+    return isinstance(column, PathColumn | TemplateColumn) and column.raw_string
+
+
+def _content(text: bytes) -> bytes:
+    """What a JSON string says."""
+    try:
+        content = orjson.loads(text)
+        encoded: bytes = content.encode()
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        raise ValueMisfit(text, "text in UTF-8") from None
+    return encoded
+
+
+def _missing(column: Column, rendered: bytes | None) -> str:
+    what = "the value is empty" if rendered else "there is no value"
+    if rendered == b"null":
+        what = "the value is null"
+    elif rendered is None and isinstance(column, PathColumn):
+        what = f'path "{column.path}" not found in the body'
+    wanted = "decimal" if decimal_size(column.data_type) else column.data_type
+    return f'{what}, and the column of type {wanted} is neither "nullable" nor has a default'

@@ -1,0 +1,298 @@
+"""Imports into a real PostgreSQL: types, keys, tables that differ, servers that end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet.defer import DeferredList, ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from stream.errors import UserError
+from stream.etcd import EtcdClient
+from stream.mapping.columns import Mapping, column_from_plain
+from stream.storage.model.entity import File, Slice
+from tests.postgres import Postgres, running_postgres
+from tests.storage.histories.world import SINK, SINK_KEY, SOURCE
+from tests.target.postgres.world import PostgresWorld, postgres_world
+
+TYPES = {
+    "s": ("string", "text", "a\nb", "a\nb"),
+    "b": ("boolean", "boolean", "true", "true"),
+    "i": ("integer", "bigint", "-5", "-5"),
+    "d": ("double", "double precision", "1.5e+300", "1.5e+300"),
+    "n": ("decimal(18,2)", "numeric(18,2)", "12.30", "12.30"),
+    "t": (
+        "timestamp",
+        "timestamp with time zone",
+        "2026-11-28T01:02:03.000004Z",
+        "2026-11-28 01:02:03.000004+00",
+    ),
+    "y": ("date", "date", "2026-11-28", "2026-11-28"),
+    "j": ("json", "jsonb", '{""a"": [1, null]}', '{"a": [1, null]}'),
+    "u": (
+        "uuid",
+        "uuid",
+        "0190a1b2-0000-7000-8000-00000000abcd",
+        "0190a1b2-0000-7000-8000-00000000abcd",
+    ),
+}
+"""By column: its type, PostgreSQL's, a cell, and how PostgreSQL shows it."""
+
+
+def mapping(*columns: dict[str, Any]) -> Mapping:
+    plain = [{"type": "path", "path": "x", "dataType": "string", **column} for column in columns]
+    return Mapping(tuple(map(column_from_plain, plain)))
+
+
+def keyed() -> Mapping:
+    return mapping({"name": "k", "primaryKey": True}, {"name": "body"})
+
+
+@pytest_twisted.async_yield_fixture()
+async def world(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[PostgresWorld]:
+    async with postgres_world(etcd, tmp_path) as running:
+        yield running
+
+
+def use(world: PostgresWorld, columns: Mapping) -> None:
+    """Let the sink that is created next have these columns."""
+    world.table = attrs.evolve(world.table, mapping=columns)
+
+
+@pytest_twisted.ensureDeferred
+async def test_values_of_all_types_arrive(world: PostgresWorld) -> None:
+    """The table has PostgreSQL's own types; NULL and the empty text differ."""
+    columns = [
+        {"name": name, "dataType": type[0], "nullable": True} for name, type in TYPES.items()
+    ]
+    use(world, mapping(*columns))
+    cells = ",".join(f'"{cell}"' for _, _, cell, _ in TYPES.values())
+    nulls = "," * (len(TYPES) - 1)
+    empty = '""' + nulls
+    file = await world.importing_file(f"{cells}\n{nulls}\n{empty}\n".encode())
+    await world.target.import_file(file)
+    found = dict(
+        world.query(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+            "WHERE attrelid = '{}.events'::regclass AND attnum > 0"
+        )
+    )
+    assert found == {name: type for name, (_, type, _, _) in TYPES.items()}
+    texts = ", ".join(f"{name}::text" for name in TYPES)
+    assert set(world.query(f"SELECT {texts} FROM {{}}.events")) == {
+        tuple(shown for _, _, _, shown in TYPES.values()),
+        (None,) * len(TYPES),
+        ("", *(None,) * (len(TYPES) - 1)),
+    }
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_line_that_ends_other_copies_is_data(world: PostgresWorld) -> None:
+    r"""``\.`` on a line of its own inside of a cell is a part of the cell."""
+    cell = "before\n\\.\nafter"
+    await world.target.import_file(await world.importing_file(f'"{cell}"\n"b"\n'.encode()))
+    assert sorted(await world.read()) == ["b", cell]
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_rows_with_one_key_the_last_stays(world: PostgresWorld) -> None:
+    """Within a file, over its slices, and over files."""
+    use(world, keyed())
+    file = await world.importing_file(b'"a","1"\n"b","1"\n"a","2"\n', b'"b","2"\n"c","2"\n')
+    await world.target.import_file(file)
+    table = "SELECT k, body FROM {}.events ORDER BY k"
+    assert world.query(table) == [("a", "2"), ("b", "2"), ("c", "2")]
+    await world.storage.to_imported(file.key)
+    await world.reopen()
+    await world.target.import_file(await world.staged_file(b'"c","3"\n"d","3"\n'))
+    assert world.query(table) == [("a", "2"), ("b", "2"), ("c", "3"), ("d", "3")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_table_of_keys_alone(world: PostgresWorld) -> None:
+    """There is nothing to be updated in rows that are there."""
+    use(world, mapping({"name": "k", "primaryKey": True}))
+    await world.target.import_file(await world.importing_file(b'"a"\n"a"\n"b"\n'))
+    assert world.query("SELECT k FROM {}.events ORDER BY k") == [("a",), ("b",)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_coordinators_import_one_file_at_the_same_time(world: PostgresWorld) -> None:
+    """The second waits for the first, and finds the rows there."""
+    file = await world.importing_file(b'"a"\n' * 20_000, b'"b"\n' * 20_000)
+    imports = [ensureDeferred(world.target.import_file(file)) for _ in range(4)]
+    assert [success for success, _ in await DeferredList(imports)] == [True] * 4
+    assert world.query("SELECT body, count(*) FROM {}.events GROUP BY 1 ORDER BY 1") == [
+        ("a", 20_000),
+        ("b", 20_000),
+    ]
+    assert world.query("SELECT rows FROM {}._stream_imports") == [(40_000,)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_column_that_the_mapping_gets_is_added(world: PostgresWorld) -> None:
+    """Files that were opened before are imported by their own columns."""
+    file = await world.importing_file(b'"old"\n')
+    wider = mapping({"name": "n", "dataType": "integer", "nullable": True}, {"name": "body"})
+    await world.do(
+        "update_sink",
+        SINK_KEY,
+        "",
+        lambda sink: attrs.evolve(sink, table=attrs.evolve(sink.table, mapping=wider)),
+    )
+    await world.target.import_file(file)
+    await world.storage.to_imported(file.key)
+    await world.reopen()
+    await world.target.import_file(await world.staged_file(b'"5","new"\n'))
+    assert world.query("SELECT body, n FROM {}.events ORDER BY body") == [("new", 5), ("old", None)]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("(body int)", 'column "body" is integer, the mapping has text'),
+        ("(body text primary key)", "the primary key is (body), not ()"),
+        ("(body text, other int not null)", 'column "other" is NOT NULL without a default'),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_table_that_does_not_fit_is_refused(
+    world: PostgresWorld, table: str, message: str
+) -> None:
+    """All differences are in one message; the table stays as it was."""
+    world.query("CREATE SCHEMA {}")
+    world.query("CREATE TABLE {}.events " + table)
+    with pytest.raises(UserError) as raised:
+        await world.create_sink()
+    assert message in str(raised.value)
+    assert raised.value.name == "tableMisfit"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_table_of_the_user_is_used_and_never_dropped(world: PostgresWorld) -> None:
+    world.query("CREATE SCHEMA {}")
+    world.query("CREATE TABLE {}.events (id bigserial, body text, at timestamptz DEFAULT now())")
+    await world.target.import_file(await world.importing_file(b'"a"\n'))
+    assert world.query("SELECT id, body FROM {}.events") == [(1, "a")]
+    sink = await world.do("delete_sink", SINK_KEY)
+    await world.target.delete_tables([sink], token="t")
+    assert await world.read() == ["a"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_table_that_was_dropped_meanwhile_is_made_again(world: PostgresWorld) -> None:
+    file = await world.importing_file(b'"a"\n')
+    world.query("DROP TABLE {}.events")
+    await world.target.import_file(file)
+    assert await world.read() == ["a"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_rights_that_are_missing_are_named(world: PostgresWorld) -> None:
+    """A file waits until they are granted."""
+    file = await world.importing_file(b'"a"\n')
+    world.query("CREATE ROLE poor LOGIN PASSWORD 'poor'")
+    world.query("GRANT USAGE ON SCHEMA {} TO poor")
+    database = world.target._databases["warehouse"]  # type: ignore[attr-defined]
+    poor = attrs.evolve(
+        database,
+        conninfo=database.conninfo.replace("user=stream", "user=poor") + " password=poor",
+        password_file="",
+    )
+    world.target._databases = {"warehouse": poor}  # type: ignore[attr-defined]
+    with pytest.raises(UserError) as raised:
+        await world.target.import_file(file)
+    assert raised.value.name == "connectionForbidden"
+    assert 'grant the user "poor"' in str(raised.value)
+    world.query("GRANT ALL ON ALL TABLES IN SCHEMA {} TO poor")
+    await world.target.import_file(file)
+    assert await world.read() == ["a"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_password_is_an_error_without_it(
+    world: PostgresWorld, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("wr0ng-s3cret")
+    with pytest.raises(UserError) as raised:
+        await world.create_sink()
+    assert 'the connection "warehouse" can\'t be used' in str(raised.value)
+    assert "password authentication failed" in str(raised.value)
+    assert "wr0ng-s3cret" not in repr(raised.value) + raised.value.detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_is_not_declared_is_named(world: PostgresWorld) -> None:
+    options = {**world.table.options, "connection": "lake"}
+    world.table = attrs.evolve(world.table, options=options)
+    with pytest.raises(UserError) as raised:
+        await world.create_sink()
+    assert 'no connection "lake" of the type postgres, there are: warehouse' in str(raised.value)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_is_opened_while_the_database_is_away(world: PostgresWorld) -> None:
+    """In the background nothing is asked of it."""
+    await world.create_sink()
+    world.target._databases = {  # type: ignore[attr-defined]
+        "warehouse": attrs.evolve(
+            world.target._databases["warehouse"],  # type: ignore[attr-defined]
+            conninfo="host=127.0.0.1 port=1 connect_timeout=2",
+        )
+    }
+    sink = attrs.evolve(SINK, table=world.table)
+    assert await world.target.prepare(SOURCE, sink, world.storage.tick(), token=None)
+    with pytest.raises(UserError, match="can't be used"):
+        await world.target.prepare(SOURCE, sink, world.storage.tick(), token="t")
+
+
+class _Slow:
+    """Lets an import stop in the middle of a slice until it may go on."""
+
+    def __init__(self, world: PostgresWorld) -> None:
+        self.is_there, self.may_go_on = threading.Event(), threading.Event()
+        target: Any = world.target
+        rows: Callable[[Slice, str], Iterator[bytes]] = target._rows
+
+        def slow(slice_: Slice, compression: str) -> Iterator[bytes]:
+            yield from rows(slice_, compression)
+            self.is_there.set()
+            self.may_go_on.wait(30)
+
+        target._rows = slow
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_ends_in_the_middle_has_nothing_of_the_file(
+    etcd: EtcdClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It crashes while rows are copied; the import that follows its restart adds each once."""
+    with running_postgres() as server:
+        monkeypatch.setattr("tests.target.postgres.world.shared_postgres", lambda: server)
+        async with postgres_world(etcd, tmp_path) as world:
+            file = await world.importing_file(b'"a"\n' * 1000)
+            await _crash_during(server, world, file)
+            for _ in range(2):
+                await world.target.import_file(file)
+            assert world.query("SELECT count(*) FROM {}.events") == [(1000,)]
+
+
+async def _crash_during(server: Postgres, world: PostgresWorld, file: File) -> None:
+    target: Any = world.target
+    rows = target._rows
+    slow = _Slow(world)
+    importing = ensureDeferred(world.target.import_file(file))
+    await deferToThread(slow.is_there.wait, 30)
+    await deferToThread(server.stop, signal.SIGQUIT)
+    slow.may_go_on.set()
+    with pytest.raises(UserError):
+        await importing
+    target._rows = rows
+    await deferToThread(server.start)
