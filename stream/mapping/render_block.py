@@ -53,7 +53,8 @@ def compile_block_renderer(columns: Sequence[tuple[Column, Cell]]) -> BlockRende
 
 def _cells(column: Column, cell: Cell) -> Cells:
     if isinstance(column, UuidColumn):
-        return lambda block: [quoted(str(uuid_utils.uuid7()).encode()) for _ in block.bodies]
+        uuid7 = uuid_utils.uuid7
+        return lambda block: map(quoted, map(str.encode, map(str, [uuid7() for _ in block.bodies])))
     if isinstance(column, DatetimeColumn):
         return lambda block: [quoted(datetime_text(block.shared.timestamp_ms))] * len(block.bodies)
     if isinstance(column, IpColumn | HeadersColumn):
@@ -68,24 +69,22 @@ def _cells(column: Column, cell: Cell) -> Cells:
 def _path_cells(column: PathColumn, cell: Cell) -> Cells:
     keys = tuple(step.text for step in parse_path(column.path))
     raw_string = column.raw_string
-    form: Any = b"%b" if raw_string else b'""%b""'
 
     def cells(block: RecordBlock) -> list[Quoted]:
-        values: Iterable[Any] = block.documents or ()
+        """A value is spelled as it is printed, so nothing is looked up in the bodies."""
+        values: list[Any] = block.documents or []
         for key in keys:
             values = [value.get(key) if type(value) is dict else None for value in values]
-        return [
-            form % value.encode()
-            if type(value) is str and b"\\" not in body
-            else special(block, place, value)
-            for place, (value, body) in enumerate(zip(values, block.bodies, strict=True))
-        ]
-
-    def special(block: RecordBlock, place: int, value: Any) -> Quoted:
-        if value is None:
-            return cell(block.records[place])
-        if raw_string and type(value) is str:
-            return quoted(value.encode())
-        return quoted(orjson.dumps(value))
+        texts: Iterable[bytes]
+        if raw_string:
+            texts = [v.encode() if type(v) is str else orjson.dumps(v) for v in values]
+        else:
+            texts = map(orjson.dumps, values)
+        rendered = list(map(quoted, texts))
+        if None in values:
+            for place, value in enumerate(values):
+                if value is None:
+                    rendered[place] = cell(block.records[place])
+        return rendered
 
     return cells

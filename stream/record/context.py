@@ -80,7 +80,10 @@ class RecordContext:
         """
         canonical = self._canonical
         if canonical is None:
-            canonical = self._canonical = is_canonical(self.body, self.json)
+            document = self.document
+            if type(document) is not dict:
+                document = self.json
+            canonical = self._canonical = is_canonical(self.body, document)
         return canonical
 
     @property
