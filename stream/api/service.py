@@ -144,7 +144,7 @@ class ApiService(Service):
             EntitySettings(reads=reads, tasks=tasks, settings=settings),
             SinkStatistics(client=client, targets=targets, reads=reads, tasks=tasks),
             Tasks(store=store, abandoned=abandoned, live=live, urls=urls),
-            Aggregation(client=client, targets=targets, reads=reads, urls=urls),
+            Aggregation(client=client, targets=targets, reads=reads, live=live, urls=urls),
             RecordPreview(
                 reads=reads,
                 templates=templates,

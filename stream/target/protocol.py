@@ -18,7 +18,7 @@ from twisted.application.service import IService
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition.entity import Sink
-from stream.definition.key import SinkKey
+from stream.definition.key import BranchKey, SinkKey
 from stream.encryption.interface import Encryptor
 from stream.etcd import AtomicTxn, EtcdClient, Lock, Session
 from stream.ops.metrics.registry import Metrics
@@ -147,8 +147,8 @@ class Target(FileProvider, Protocol):
 
     # The API: what people see and delete.
 
-    async def quarantines(self, sink: SinkKey) -> Mapping[FileKey, Quarantine]:
-        """Of the sink's files, those with rows that the target has refused."""
+    async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
+        """The files of a sink, or of a branch, with rows that the target has refused."""
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
         """Delete the tables of *sinks* that were deleted for good.

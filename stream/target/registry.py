@@ -19,11 +19,12 @@ from importlib.util import find_spec
 from twisted.application.service import IService
 
 from stream.definition.entity import Sink, Source
-from stream.definition.key import SinkKey
+from stream.definition.key import BranchKey, SinkKey
 from stream.definition.transaction import Change
 from stream.errors import NestedError, UserError, shortened
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey
+from stream.storage.store.overview import FileOutline
 from stream.storage.store.prepared import PreparedFile
 from stream.target.protocol import Quarantine, Target, TargetContext
 
@@ -178,12 +179,15 @@ class Targets:
     # What people see and delete.
 
     async def quarantines(
-        self, sink: SinkKey, files: Sequence[File]
+        self, below: BranchKey | SinkKey, files: Iterable[FileOutline]
     ) -> Mapping[FileKey, Quarantine]:
-        """Of the *files* of *sink*, those with rows that their target has refused."""
+        """The files of a sink, or of a branch, with rows that their target has refused.
+
+        :param files: whose targets are asked.
+        """
         found: dict[FileKey, Quarantine] = {}
         for name in {file.target.provider for file in files}:
-            found |= await self.named(name).quarantines(sink)
+            found |= await self.named(name).quarantines(below)
         return found
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from twisted.application.service import IService
 
 from stream.definition.entity import Sink, Source
-from stream.definition.key import SinkKey
+from stream.definition.key import BranchKey, SinkKey
 from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn
 from stream.staging import Chunks
@@ -97,7 +97,7 @@ class MemoryTarget:
     async def file_deleted(self, file: FileKey) -> None:
         self.staged = {key: rows for key, rows in self.staged.items() if key.file_key != file}
 
-    async def quarantines(self, sink: SinkKey) -> Mapping[FileKey, Quarantine]:
+    async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
         return {}
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:

@@ -1,67 +1,139 @@
-"""Sources with all that belongs to them, in one answer."""
+"""Sources with all that belongs to them, in one answer.
+
+Definitions come from memory, and of files and statistics each kind of record is read at once for
+all sinks: the number of requests to etcd doesn't grow with the number of sources.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Mapping
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+import orjson
+from twisted.internet.defer import Deferred, gatherResults
 
-from stream.api.http.call import Call, Handler
-from stream.api.resources.statistics import files_of, statistics_of
-from stream.api.resources.views import Urls, page_view, sink_view
+from stream.api.http.call import Answer, Call, Handler, json_answer, json_body, json_list
+from stream.api.resources.statistics import files_view
+from stream.api.resources.views import Urls, page_view, sink_view, statistics_view
 from stream.definition.entity import Sink, Source
+from stream.definition.key import SinkKey
+from stream.definition.live import LiveDefinitions
 from stream.definition.reads import DefinitionReads
+from stream.definition.repository import MAX_SINKS
 from stream.etcd import EtcdClient
+from stream.storage.model.key import FileKey
+from stream.storage.store.overview import NOTHING, SinkOverview, Within, overview
+from stream.target.protocol import Quarantine
 from stream.target.registry import Targets
 
 __all__ = ["Aggregation"]
 
-_PARALLEL = 8
-"""How many sources or sinks are looked up at once."""
+Shown = tuple[bytes, list[tuple[SinkKey, bytes]]]
+"""A source and its sinks, each as its own route shows it."""
 
 
 class Aggregation:
+    """:param live: answers what it knows; the rest is read from etcd."""
+
     def __init__(
-        self, *, client: EtcdClient, targets: Targets, reads: DefinitionReads, urls: Urls
+        self,
+        *,
+        client: EtcdClient,
+        targets: Targets,
+        reads: DefinitionReads,
+        live: LiveDefinitions,
+        urls: Urls,
     ) -> None:
         self._client = client
         self._targets = targets
         self._reads = reads
+        self._live = live
         self._urls = urls
 
     def handlers(self) -> dict[str, Handler]:
         return {"AggregationSources": self.sources}
 
-    async def sources(self, call: Call) -> Any:
+    async def sources(self, call: Call) -> Answer:
         after, limit = call.parameters["afterId"], call.parameters["limit"]
-        page = await self._reads.sources_page(call.branch, after, limit)
-        ids = [source.key.source_id for source in page.items]
-        turns = DeferredSemaphore(_PARALLEL)
-        views = await gatherResults(
-            [turns.run(_start, self._source(source)) for source in page.items], consumeErrors=True
-        )
-        return {
+        ids, total, shown = await self._known(call) or await self._read(call)
+        found: Mapping[SinkKey, SinkOverview] = {}
+        quarantines: Mapping[FileKey, Quarantine] = {}
+        if any(sinks for _, sinks in shown):
+            found = await overview(self._client, Within(call.branch, tuple(ids)))
+            files = [file for each in found.values() for file in each.files]
+            quarantines = await self._targets.quarantines(call.branch, files)
+        head = {
             "projectId": call.branch.project_id,
             "branchId": call.branch.branch_id,
-            "page": page_view(limit, page.total, after, ids),
-            "sources": views,
+            "page": page_view(limit, total, after, ids),
         }
+        sources = [
+            _with_last_member(
+                source,
+                "sinks",
+                b"[%b]"
+                % b",".join(
+                    _with_last_member(
+                        sink, "statistics", _statistics(found.get(key, NOTHING), quarantines)
+                    )
+                    for key, sink in sinks
+                ),
+            )
+            + b"\n"
+            for source, sinks in shown
+        ]
+        return json_answer(json_list(head, "sources", sources))
 
-    async def _source(self, source: Source) -> dict[str, Any]:
-        turns = DeferredSemaphore(_PARALLEL)
-        sinks = await self._reads.with_mappings(await self._reads.sinks(source.key))
-        views = await gatherResults(
-            [turns.run(_start, self._sink(sink)) for sink in sinks], consumeErrors=True
+    async def _known(self, call: Call) -> tuple[list[str], int, list[Shown]] | None:
+        """The page from memory; ``None`` if it has to be read."""
+        after, limit = call.parameters["afterId"], call.parameters["limit"]
+        page = self._live.sources_page(call.branch, after, limit)
+        if page is None:
+            return None
+        of_sources = []
+        for source in page.items:
+            sinks = self._live.sinks_page(source.value.key, "", MAX_SINKS)
+            if sinks is None:
+                return None
+            of_sources.append((source, sinks.items))
+        await self._live.complete([sink for _, sinks in of_sources for sink in sinks])
+        shown = [
+            (
+                source.shown(self._show_source),
+                [(sink.value.key, sink.shown(_show_sink)) for sink in sinks],
+            )
+            for source, sinks in of_sources
+        ]
+        return [source.value.key.source_id for source in page.items], page.total, shown
+
+    async def _read(self, call: Call) -> tuple[list[str], int, list[Shown]]:
+        after, limit = call.parameters["afterId"], call.parameters["limit"]
+        page = await self._reads.sources_page(call.branch, after, limit)
+        shown: list[Shown] = await gatherResults(
+            [Deferred.fromCoroutine(self._read_sinks(source)) for source in page.items],
+            consumeErrors=True,
         )
-        return self._urls.source_view(source) | {"sinks": views}
+        return [source.key.source_id for source in page.items], page.total, shown
 
-    async def _sink(self, sink: Sink) -> dict[str, Any]:
-        statistics = await statistics_of(self._client, sink.key)
-        files = await files_of(self._client, self._targets, sink.key)
-        statistics["files"] = [view for _, view in reversed(files)]
-        return sink_view(sink) | {"statistics": statistics}
+    async def _read_sinks(self, source: Source) -> Shown:
+        sinks = await self._reads.with_mappings(await self._reads.sinks(source.key))
+        return self._show_source(source), [(sink.key, _show_sink(sink)) for sink in sinks]
+
+    def _show_source(self, source: Source) -> bytes:
+        return json_body(self._urls.source_view(source))
 
 
-def _start(work: Coroutine[Any, Any, Any]) -> Deferred[Any]:
-    return Deferred.fromCoroutine(work)
+def _show_sink(sink: Sink) -> bytes:
+    return json_body(sink_view(sink))
+
+
+def _statistics(overview: SinkOverview, quarantines: Mapping[FileKey, Quarantine]) -> bytes:
+    view = statistics_view(overview.statistics)
+    view["files"] = [shown for _, shown in reversed(files_view(overview, quarantines))]
+    return orjson.dumps(view)
+
+
+def _with_last_member(body: bytes, name: str, value: bytes) -> bytes:
+    """:param body: an object with members, as `json_body` makes it.
+    :param value: JSON.
+    """
+    return b'%b,"%b":%b}' % (body[:-2], name.encode(), value)

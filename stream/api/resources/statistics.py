@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
@@ -16,56 +16,36 @@ from stream.definition.change.making import DefinitionChange
 from stream.definition.key import SinkKey
 from stream.definition.reads import DefinitionReads
 from stream.etcd import EtcdClient
-from stream.storage.model.entity import File
-from stream.storage.model.retry import NO_RETRY
+from stream.storage.model.key import FileKey
 from stream.storage.model.state import FileState
-from stream.storage.store.records import failing_slices, read_files
-from stream.storage.store.statistics_reads import (
-    clear,
-    file_statistics,
-    last_reset,
-    sink_statistics,
-)
+from stream.storage.store.overview import NOTHING, FileOutline, SinkOverview, Within, overview
+from stream.storage.store.statistics_reads import clear, last_reset, sink_statistics
+from stream.target.protocol import Quarantine
 from stream.target.registry import Targets
 
-__all__ = ["SinkStatistics", "files_of", "statistics_of"]
+__all__ = ["SinkStatistics", "files_view"]
 
 _log = Logger(namespace="api")
 
 
-async def statistics_of(client: EtcdClient, key: SinkKey) -> dict[str, Any]:
-    """The total and the levels of a sink."""
-    return statistics_view(await sink_statistics(client, key))
+def files_view(
+    overview: SinkOverview, quarantines: Mapping[FileKey, Quarantine]
+) -> list[tuple[FileOutline, dict[str, Any]]]:
+    """The files of a sink with their views, the oldest first.
 
-
-async def files_of(
-    client: EtcdClient, targets: Targets, key: SinkKey
-) -> list[tuple[File, dict[str, Any]]]:
-    """All files of a sink by the time of opening, with their views.
-
-    A file waits for each of its slices; so what keeps a slice from being uploaded is shown as what
-    keeps the file.
+    :param quarantines: of rows that targets have refused.
     """
-    failing = await failing_slices(client, key)
-    files = [
-        file
-        if file.retry.retry_attempt
-        else attrs.evolve(file, retry=failing.get(file.key, NO_RETRY))
-        for file in await read_files(client, key)
-    ]
-    statistics = await file_statistics(client, key)
-    quarantines = await targets.quarantines(key, files)
     return [
-        (file, file_view(file, statistics.get(file.key), quarantines.get(file.key)))
-        for file in files
+        (file, file_view(file, overview.file_statistics.get(file.key), quarantines.get(file.key)))
+        for file in overview.files
     ]
 
 
-def _is_failing(file: File) -> bool:
+def _is_failing(file: FileOutline) -> bool:
     return file.state is not FileState.IMPORTED and file.retry.retry_attempt > 0
 
 
-def _order(file: File) -> tuple[bool, bool, datetime]:
+def _order(file: FileOutline) -> tuple[bool, bool, datetime]:
     """Imported files first, then those without failures, each by time."""
     return (
         file.state is not FileState.IMPORTED,
@@ -98,15 +78,17 @@ class SinkStatistics:
 
     async def total(self, call: Call) -> Any:
         key = (await self._reads.sink_in_source(call.sink_key)).key
-        return await statistics_of(self._client, key)
+        return statistics_view(await sink_statistics(self._client, key))
 
     async def files(self, call: Call) -> Any:
         key = (await self._reads.sink_in_source(call.sink_key)).key
         reset = await last_reset(self._client, key)
         cleared_at = reset.reset_at if reset is not None else None
+        found = (await overview(self._client, Within(key))).get(key, NOTHING)
+        quarantines = await self._targets.quarantines(key, found.files)
         shown = [
             (file, view)
-            for file, view in await files_of(self._client, self._targets, key)
+            for file, view in files_view(found, quarantines)
             if (cleared_at is None or file.key.file_opened_at > cleared_at)
             and (not call.parameters["failedFiles"] or _is_failing(file))
         ]

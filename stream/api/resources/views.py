@@ -10,8 +10,8 @@ import attrs
 
 from stream.definition.entity import KEBOOLA, By, Created, Deleted, Sink, Source, Version
 from stream.mapping.columns import Column, PathColumn, TemplateColumn
-from stream.storage.model.entity import File
 from stream.storage.model.statistics import Aggregated, Statistics
+from stream.storage.store.overview import FileOutline
 from stream.target.protocol import Quarantine
 from stream.task.entity import Task
 from stream.values.codec import known_part, to_plain
@@ -204,7 +204,7 @@ def _levels(statistics: Aggregated) -> Plain:
 
 
 def file_view(
-    file: File, statistics: Aggregated | None, quarantine: Quarantine | None = None
+    file: FileOutline, statistics: Aggregated | None, quarantine: Quarantine | None = None
 ) -> Plain:
     """A file; *statistics* are ``None`` if nothing was ever recorded for it.
 

@@ -18,7 +18,7 @@ from stream.etcd import AtomicTxn, EtcdClient
 from stream.storage.model import prefix
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.key import FileKey, SliceKey
-from stream.storage.model.retry import NO_RETRY, Retry
+from stream.storage.model.retry import NO_RETRY
 from stream.storage.model.state import Level
 from stream.storage.model.statistics import Statistics, total
 from stream.values.codec import decode, encode
@@ -29,7 +29,6 @@ __all__ = [
     "create_slice",
     "delete_file_records",
     "delete_slice_records",
-    "failing_slices",
     "forget_failures",
     "load_file",
     "load_slice",
@@ -62,20 +61,6 @@ async def read_slices(client: EtcdClient, key: FileKey) -> list[Slice]:
     """All slices of the file, sorted by key."""
     result = await client.range(f"{prefix.SLICE_ALL}{key}/")
     return [decode(Slice, kv.value) for kv in result.kvs]
-
-
-async def failing_slices(client: EtcdClient, key: SinkKey) -> dict[FileKey, Retry]:
-    """What has failed with slices of the sink that aren't uploaded yet, by file: that slice's that
-    is tried again last."""
-    result = await client.range(f"{prefix.slice_level(Level.LOCAL)}{key}/")
-    failing: dict[FileKey, Retry] = {}
-    for slice_ in (decode(Slice, kv.value) for kv in result.kvs):
-        retry, known = slice_.retry, failing.get(slice_.key.file_key, NO_RETRY)
-        if retry.retry_after is not None and (
-            known.retry_after is None or retry.retry_after > known.retry_after
-        ):
-            failing[slice_.key.file_key] = retry
-    return failing
 
 
 async def load_file(txn: AtomicTxn, key: FileKey) -> File:

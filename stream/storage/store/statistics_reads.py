@@ -17,7 +17,6 @@ from stream.values.codec import decode, encode
 
 __all__ = [
     "clear",
-    "file_statistics",
     "last_reset",
     "one_file_statistics",
     "sink_statistics",
@@ -51,20 +50,6 @@ async def one_file_statistics(client: EtcdClient, key: FileKey) -> Aggregated:
 
 async def slice_statistics(client: EtcdClient, key: SliceKey) -> Aggregated:
     return _aggregated(await _below(client, key))
-
-
-async def file_statistics(client: EtcdClient, key: SinkKey) -> dict[FileKey, Aggregated]:
-    """The statistics of each file of the sink that has any record of statistics."""
-    by_file: dict[str, list[tuple[Level, KeyValue]]] = {}
-    for level, kv in await _below(client, key):
-        rest = kv.key.removeprefix(f"{prefix.statistics(level)}{key}/")
-        opened_at, slash, _ = rest.partition("/")
-        if slash:
-            by_file.setdefault(opened_at, []).append((level, kv))
-    return {
-        FileKey.parse(f"{key}/{opened_at}"): _aggregated(values)
-        for opened_at, values in by_file.items()
-    }
 
 
 def _reset_key(key: SinkKey) -> str:

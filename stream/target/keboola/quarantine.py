@@ -36,7 +36,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from stream.definition.key import SinkKey
+from stream.definition.key import BranchKey, SinkKey
 from stream.encryption.interface import Encryptor
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, atomic
@@ -181,9 +181,11 @@ def quarantine_record_key(file: FileKey) -> str:
     return f"storage/keboola/quarantine/{file}"
 
 
-async def read_quarantines(client: EtcdClient, sink: SinkKey) -> dict[FileKey, QuarantineRecord]:
-    """Of the sink's files, those whose rows the target has refused."""
-    found = await client.range(f"storage/keboola/quarantine/{sink}/")
+async def read_quarantines(
+    client: EtcdClient, below: BranchKey | SinkKey
+) -> dict[FileKey, QuarantineRecord]:
+    """The files of a sink, or of a branch, whose rows the target has refused."""
+    found = await client.range(f"storage/keboola/quarantine/{below}/")
     records = [decode(QuarantineRecord, kv.value) for kv in found.kvs]
     return {record.key: record for record in records}
 

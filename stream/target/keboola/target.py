@@ -10,7 +10,7 @@ from functools import partial
 from twisted.application.service import IService
 
 from stream.definition.entity import Sink, Source
-from stream.definition.key import SinkKey
+from stream.definition.key import BranchKey, SinkKey
 from stream.definition.transaction import Change
 from stream.staging import Chunks
 from stream.storage.model.entity import File, Slice
@@ -120,10 +120,10 @@ class KeboolaTarget:
     async def file_deleted(self, file: FileKey) -> None:
         """Staging files expire in the project's file storage."""
 
-    async def quarantines(self, sink: SinkKey) -> Mapping[FileKey, Quarantine]:
+    async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
         return {
             key: record.shown
-            for key, record in (await read_quarantines(self._client, sink)).items()
+            for key, record in (await read_quarantines(self._client, below)).items()
             if not (record.is_done and record.is_empty)
         }
 

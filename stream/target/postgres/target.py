@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from stream.definition.entity import Sink, Source
-from stream.definition.key import SinkKey
+from stream.definition.key import BranchKey, SinkKey
 from stream.definition.mappings import with_mappings
 from stream.definition.transaction import Change
 from stream.errors import NestedError, UserError
@@ -208,7 +208,7 @@ class PostgresTarget:
 
     # The API.
 
-    async def quarantines(self, sink: SinkKey) -> Mapping[FileKey, Quarantine]:
+    async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
         """No row is refused: values are checked when they come in."""
         return {}
 

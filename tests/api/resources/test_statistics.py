@@ -20,7 +20,7 @@ from stream.target.keboola.quarantine import (
 from stream.values.bytesize import ByteSize
 from stream.values.codec import encode
 from stream.values.utctime import format_time, parse_time
-from tests.api.conftest import SINK, SOURCE, Api
+from tests.api.conftest import SINK, SOURCE, SOURCES, Api
 
 ensure = pytest_twisted.ensureDeferred
 KEY = SinkKey(123, 456, "my-source", "my-sink")
@@ -193,3 +193,33 @@ async def test_sources_are_listed_with_sinks_and_statistics(api: Api) -> None:
     assert sink["statistics"]["total"] == NONE
     assert [file["state"] for file in sink["statistics"]["files"]] == ["writing", "closing"]
     assert listed["page"]["totalCount"] == 2
+
+
+@ensure
+async def test_aggregation_shows_what_the_other_routes_show(api: Api) -> None:
+    """Sources and sinks are those of their own routes, on each page."""
+    await api.create_source("A")
+    await api.create_source()
+    await api.create_sink()
+    await api.create_sink(name="Other")
+    [file] = await read_files(api.etcd, KEY)
+    await count(api.etcd, "local", file.key.file_opened_at, 2)
+    path = "/v1/branches/456/aggregation/sources"
+    whole = (await api.get(path))["sources"]
+    pages = [await api.get(f"{path}?limit=1"), await api.get(f"{path}?limit=1&afterId=a")]
+    assert [source for page in pages for source in page["sources"]] == whole
+    assert (await api.get(f"{path}?afterId=z"))["sources"] == []
+    shown = []
+    for source in whole:
+        sinks = source.pop("sinks")
+        shown += [sink["sinkId"] for sink in sinks]
+        assert source == await api.get(f"{SOURCES}/{source['sourceId']}")
+        for sink in sinks:
+            statistics = sink.pop("statistics")
+            assert statistics["total"]["recordsCount"] == (2 if sink["sinkId"] == "my-sink" else 0)
+            own = f"{SOURCES}/{source['sourceId']}/sinks/{sink['sinkId']}"
+            assert sink == await api.get(own)
+            files = statistics.pop("files")
+            assert statistics == await api.get(f"{own}/statistics/total")
+            assert files == (await api.get(f"{own}/statistics/files"))["files"]
+    assert shown == ["my-sink", "other"] and len(whole) == 2

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 import pytest_twisted
 
 from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn, Session
 from stream.storage.model.entity import File
+from stream.storage.model.key import FileKey
+from stream.storage.model.retry import NO_RETRY
 from stream.storage.model.statistics import Aggregated
+from stream.storage.store.overview import Within, overview
+from stream.storage.store.records import read_files
 from stream.storage.store.statistics_reads import (
     clear,
-    file_statistics,
     last_reset,
     one_file_statistics,
     sink_statistics,
@@ -28,6 +33,10 @@ async def imported(storage: Storage, records: int) -> File:
     await storage.close_files()
     await storage.import_all(file.key)
     return file
+
+
+async def _file_statistics(storage: Storage) -> Mapping[FileKey, Aggregated]:
+    return (await overview(storage.client, Within(SINK_KEY)))[SINK_KEY].file_statistics
 
 
 async def cleared(storage: Storage) -> None:
@@ -57,7 +66,7 @@ async def test_records_are_shown_at_the_level_where_they_are(storage: Storage) -
     assert of_file.total.slices_count == 2
     of_sink = await sink_statistics(storage.client, SINK_KEY)
     assert (of_sink.target.records_count, of_sink.total.records_count) == (100, 117)
-    by_file = await file_statistics(storage.client, SINK_KEY)
+    by_file = await _file_statistics(storage)
     assert by_file[file.key] == of_file
     assert by_file[done.key].target.records_count == 100
     assert len(by_file) == 2
@@ -97,7 +106,7 @@ async def test_after_a_clearing_only_later_imports_count(
         await storage.repository.delete_file(storage.client, done.key, lock)
     found = await sink_statistics(storage.client, SINK_KEY)
     assert (found.target.records_count, found.target.slices_count) == (7, 1)
-    assert set(await file_statistics(storage.client, SINK_KEY)) == {file.key}
+    assert set(await _file_statistics(storage)) == {file.key}
 
 
 @pytest_twisted.ensureDeferred
@@ -112,3 +121,29 @@ async def test_clearing_again(storage: Storage, session: Session) -> None:
     assert (await sink_statistics(storage.client, SINK_KEY)).total.records_count == 0
     await imported(storage, 1)
     assert (await sink_statistics(storage.client, SINK_KEY)).total.records_count == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_overview(storage: Storage) -> None:
+    """It has the files and statistics of all sinks that are asked about, and of no other one."""
+    await imported(storage, 5)
+    file = await storage.open_file()
+    (slice_,) = await storage.slices(file.key)
+    await storage.count(slice_.key, 2)
+    source_id, branch = SINK_KEY.source_id, SINK_KEY.source_key.branch_key
+    for within in (
+        Within(SINK_KEY),
+        Within(branch),
+        Within(branch, (source_id,)),
+        Within(branch, ("a", source_id, "z")),
+        Within(branch, (source_id, f"{source_id}-2")),
+    ):
+        found = (await overview(storage.client, within))[SINK_KEY]
+        assert found.statistics == await sink_statistics(storage.client, SINK_KEY)
+        stored = await read_files(storage.client, SINK_KEY)
+        assert [each.key for each in found.files] == [each.key for each in stored]
+        assert [each.state for each in found.files] == [each.state for each in stored]
+        assert {each.retry for each in found.files} == {NO_RETRY}
+        assert set(found.file_statistics) == {each.key for each in stored}
+    for others in (("a", "b"), (f"{source_id}-2",), (source_id[:-1], f"{source_id}-2")):
+        assert await overview(storage.client, Within(branch, others)) == {}

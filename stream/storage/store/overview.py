@@ -1,0 +1,146 @@
+"""The files and the statistics of many sinks, for the API: read in a few requests, at one revision.
+
+However many sinks there are, each kind of record is one range of keys. Of files only the few
+members are decoded that are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+import attrs
+from twisted.internet.defer import Deferred, gatherResults
+
+from stream.definition.key import BranchKey, SinkKey
+from stream.etcd import EtcdClient, RangeResult
+from stream.storage.model import prefix
+from stream.storage.model.key import FileKey, SliceKey
+from stream.storage.model.retry import NO_RETRY, Retry
+from stream.storage.model.state import FileState, Level
+from stream.storage.model.statistics import Aggregated, Statistics
+from stream.values.codec import decode, field
+
+__all__ = ["NOTHING", "FileOutline", "SinkOverview", "Within", "overview"]
+
+Counted = tuple[Level, Statistics]
+
+
+@attrs.frozen
+class Within:
+    """Which sinks are asked about.
+
+    :ivar below: a sink, or a branch.
+    :ivar sources: of a branch, the ids of sources, at least one; ``None`` for all. What lies
+        between them may be read, too.
+    """
+
+    below: BranchKey | SinkKey
+    sources: tuple[str, ...] | None = None
+
+    async def read(self, client: EtcdClient, kind: str, revision: int = 0) -> RangeResult:
+        """The records with the prefix *kind*."""
+        where = f"{kind}{self.below}/"
+        if self.sources is None:
+            return await client.range(where, revision=revision)
+        # Keys have a slash behind the id, so their order isn't that of the ids: "a-b/" is before
+        # "a/". The digit 0 is next to the slash.
+        first = min(f"{source}/" for source in self.sources)
+        last = max(f"{source}0" for source in self.sources)
+        return await client.range(where, start_after=first, end=last, revision=revision)
+
+
+@attrs.frozen
+class _Target:
+    provider: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class FileOutline:
+    """What is shown of a file; see `stream.storage.model.entity.File`."""
+
+    key: FileKey = field(flatten=True)
+    retry: Retry = field(flatten=True, default=NO_RETRY)
+    state: FileState
+    closing_at: datetime | None = None
+    importing_at: datetime | None = None
+    imported_at: datetime | None = None
+    target: _Target = _Target()
+
+
+@attrs.frozen(kw_only=True)
+class _SliceOutline:
+    key: SliceKey = field(flatten=True)
+    retry: Retry = field(flatten=True, default=NO_RETRY)
+
+
+_NO_RECORDS = Aggregated()
+
+
+@attrs.frozen
+class SinkOverview:
+    """What is stored of the files of a sink.
+
+    :ivar statistics: of all records, less those counted before the last clearing.
+    :ivar files: the oldest first. A file waits for each of its slices; so what keeps a slice from
+        being uploaded is shown as what keeps the file.
+    :ivar file_statistics: of the files that have any record of statistics.
+    """
+
+    statistics: Aggregated = _NO_RECORDS
+    files: tuple[FileOutline, ...] = ()
+    file_statistics: Mapping[FileKey, Aggregated] = attrs.Factory(dict)
+
+
+NOTHING = SinkOverview()
+
+
+async def overview(client: EtcdClient, within: Within) -> dict[SinkKey, SinkOverview]:
+    """By sink; those of which nothing is stored are left out."""
+    stored = await within.read(client, prefix.FILE_ALL)
+    kinds = [*map(prefix.statistics, Level), prefix.slice_level(Level.LOCAL)]
+    others: list[RangeResult] = await gatherResults(
+        [Deferred.fromCoroutine(within.read(client, kind, stored.revision)) for kind in kinds],
+        consumeErrors=True,
+    )
+    of_sink: dict[SinkKey, list[Counted]] = {}
+    of_file: dict[FileKey, list[Counted]] = {}
+    for level, kind, result in zip(Level, kinds, others, strict=False):
+        for kv in result.kvs:
+            project, branch, source, sink, *rest = kv.key.removeprefix(kind).split("/")
+            key = SinkKey(int(project), int(branch), source, sink)
+            counted = level, decode(Statistics, kv.value)
+            of_sink.setdefault(key, []).append(counted)
+            if len(rest) > 1:
+                of_file.setdefault(FileKey.parse(f"{key}/{rest[0]}"), []).append(counted)
+    failing = _failing(decode(_SliceOutline, kv.value) for kv in others[-1].kvs)
+    files: dict[SinkKey, list[FileOutline]] = {}
+    for kv in stored.kvs:
+        file = decode(FileOutline, kv.value)
+        if not file.retry.retry_attempt and file.key in failing:
+            file = attrs.evolve(file, retry=failing[file.key])
+        files.setdefault(file.key.sink_key, []).append(file)
+    statistics: dict[SinkKey, dict[FileKey, Aggregated]] = {}
+    for file_key, values in of_file.items():
+        statistics.setdefault(file_key.sink_key, {})[file_key] = Aggregated.of(values)
+    return {
+        key: SinkOverview(
+            Aggregated.of(of_sink.get(key, ())),
+            tuple(files.get(key, ())),
+            statistics.get(key, {}),
+        )
+        for key in of_sink.keys() | files.keys()
+    }
+
+
+def _failing(slices: Iterable[_SliceOutline]) -> dict[FileKey, Retry]:
+    """What has failed with slices that aren't uploaded yet, by file: that slice's that is tried
+    again last."""
+    failing: dict[FileKey, Retry] = {}
+    for slice_ in slices:
+        retry, known = slice_.retry, failing.get(slice_.key.file_key, NO_RETRY)
+        if retry.retry_after is not None and (
+            known.retry_after is None or retry.retry_after > known.retry_after
+        ):
+            failing[slice_.key.file_key] = retry
+    return failing
