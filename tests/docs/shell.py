@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
 
 from tests.docs.blocks import Block, matches
 
@@ -35,6 +39,7 @@ class Shell:
         name: str = "shell",
     ) -> None:
         self.environ = dict(environ)
+        self._path = self.environ.get("PATH")
         self._addresses = addresses
         kept = directory / ".shells"
         kept.mkdir(exist_ok=True)
@@ -49,6 +54,8 @@ class Shell:
         A block that begins with "a few seconds later" is repeated until it does.
         """
         text = self._real(block.text)
+        if re.search(r"\bcurl\b", text) and shutil.which("curl", path=self._path) is None:
+            pytest.skip("needs curl 7.82 or later")
         deadline = time.monotonic() + (_LATER_SECONDS if text.startswith(LATER) else 0)
         while True:
             code, output = self._run(text)

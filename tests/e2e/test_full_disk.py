@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,27 +10,21 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.processes import ALL, Deployment, wait_for
+from tests.mounting import small_disk
 
 _MB = 1024 * 1024
 
 
 @pytest.fixture
-def small_disk(deployed: Deployment) -> Iterator[Path]:
+def full_soon(deployed: Deployment) -> Iterator[Path]:
     """The only volume, on a disk of 80 MiB."""
     path = deployed.root / "volumes" / "default" / "one"
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(path)],
-        check=False,
-        capture_output=True,
-    )
-    if mounted.returncode:
-        pytest.skip("a disk can't be mounted here")
-    yield path
-    deployed.stop_all()
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    with small_disk(path, "80m"):
+        yield path
+        deployed.stop_all()
 
 
-def test_a_full_disk_is_answered_with_503(deployed: Deployment, small_disk: Path) -> None:
+def test_a_full_disk_is_answered_with_503(deployed: Deployment, full_soon: Path) -> None:
     """What got 200 is in the table once, what got 503 isn't, and with room all goes on."""
     deployed.settings["STREAM_STORAGE_LEVEL_LOCAL_WRITER_ALLOCATION_ENABLED"] = "false"
     deployed.settings["STREAM_STORAGE_LEVEL_STAGING_UPLOAD_TRIGGER_INTERVAL"] = "30s"
@@ -48,8 +41,8 @@ def test_a_full_disk_is_answered_with_503(deployed: Deployment, small_disk: Path
         return status
 
     assert push("first") == 200
-    ballast = small_disk / "ballast"
-    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    ballast = full_soon / "ballast"
+    free = os.statvfs(full_soon).f_bavail * os.statvfs(full_soon).f_frsize
     ballast.write_bytes(bytes(free - 300_000))
     for index in range(60):
         push(f"r{index}")

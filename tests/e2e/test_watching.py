@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import secrets
 import signal
@@ -223,17 +224,20 @@ def test_a_drained_volume(watched: Watched) -> None:
 def test_a_standing_etcd(watched: Watched) -> None:
     """Leases and watches are told of, and so are records that a source can't take."""
     etcd = next(each for each in watched.deployed.running if "etcd" in each.log.name)
+    pid = etcd.process.pid
+    children = [
+        int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    ]
     etcd.process.send_signal(signal.SIGSTOP)
     try:
         # The child is what stands still, too.
-        children = subprocess.run(
-            ["pgrep", "-P", str(etcd.process.pid)], capture_output=True, text=True, check=True
-        ).stdout.split()
-        subprocess.run(["kill", "-STOP", *children], check=True)
+        for child in children:
+            os.kill(child, signal.SIGSTOP)
         watched.fires("StreamLeaseLost")
         watched.fires("StreamWatchBehind")
     finally:
-        subprocess.run(["kill", "-CONT", *children], check=True)
+        for child in children:
+            os.kill(child, signal.SIGCONT)
         etcd.process.send_signal(signal.SIGCONT)
     watched.resolves("StreamLeaseLost", "StreamWatchBehind", "StreamRecordsRefused")
     wait_for(lambda: watched.push() == 200, "records")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from stream.storage.writer import appender as appender_module
 from stream.storage.writer import disk
 from stream.storage.writer import service as service_module
 from stream.storage.writer.service import StorageWriterService
+from tests.mounting import small_disk
 from tests.storage.samples import sample_slice, uncompressed
 from tests.storage.writer.test_disk import FaultyDisk
 from tests.storage.writer.test_service import Listener, Node
@@ -226,16 +226,9 @@ async def test_a_volume_that_is_gone_takes_nothing(node: Node, how: str) -> None
 def small(node: Node) -> Iterator[Path]:
     """The volume ``one`` on a disk of its own, 256 KiB."""
     path = node.volumes / "hdd" / "one"
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)],
-        check=False,
-        capture_output=True,
-    )
-    if mounted.returncode:
-        pytest.skip("a disk can't be mounted here")
-    (path / "volume-id").write_text("one")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    with small_disk(path, "256k"):
+        (path / "volume-id").write_text("one")
+        yield path
 
 
 async def _fill(node: Node, service: StorageWriterService, slice_: Slice) -> tuple[Any, int]:
