@@ -310,7 +310,7 @@ async def test_reading_alone(world: World) -> None:
 @pytest_twisted.ensureDeferred
 async def test_endless_preparation(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that wants another table in each run ends with an error, and leaves nothing."""
-    monkeypatch.setattr("stream.definition.change.files.MAX_ROUNDS", 3)
+    monkeypatch.setattr("stream.definition.change.making.MAX_ROUNDS", 3)
     await world.create_sink(SINK_KEY)
     seen: list[datetime] = []
 

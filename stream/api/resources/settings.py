@@ -7,7 +7,8 @@ from typing import Any
 from stream.api.http.call import Call, Handler
 from stream.api.resources.change_tasks import ChangeTasks
 from stream.definition import lifecycle
-from stream.definition.change.making import DefinitionChange
+from stream.definition.change import sinks as sink_changes
+from stream.definition.change import sources as source_changes
 from stream.definition.entity import Sink, Source
 from stream.definition.reads import DefinitionReads
 from stream.settings import Settings
@@ -42,14 +43,10 @@ class EntitySettings:
         key = call.source_key
         await self._reads.source(key)
         patch, description = _patch(call), _description(call)
-        update = DefinitionChange(
-            key=key,
-            write=lambda change, definitions: definitions.update_source(
-                change,
-                key,
-                description,
-                lambda source: lifecycle.with_overrides(source, patched(_overrides(source), patch)),
-            ),
+        update = source_changes.update(
+            key,
+            description,
+            lambda source: lifecycle.with_overrides(source, patched(_overrides(source), patch)),
         )
         return await self._tasks.start(
             call, update, "Source settings have been updated successfully."
@@ -59,14 +56,11 @@ class EntitySettings:
         key = call.sink_key
         await self._reads.sink_in_source(key)
         patch, description = _patch(call), _description(call)
-        update = DefinitionChange(
-            key=key,
-            write=lambda change, definitions: definitions.update_sink(
-                change,
-                key,
-                description,
-                lambda sink: lifecycle.with_overrides(sink, patched(_overrides(sink), patch)),
-            ),
+        update = sink_changes.update(
+            key,
+            description,
+            lambda sink: lifecycle.with_overrides(sink, patched(_overrides(sink), patch)),
+            makes_tables=False,
         )
         return await self._tasks.start(
             call, update, "Sink settings have been updated successfully."

@@ -12,8 +12,8 @@ from stream.api.resources.change_tasks import ChangeTasks
 from stream.api.resources.sources import entity_id
 from stream.api.resources.tables import TemplateChecks, check_templates, new_table, table_patch
 from stream.api.resources.views import page_view, sink_view
-from stream.definition import errors, lifecycle
-from stream.definition.change.making import DefinitionChange
+from stream.definition import errors
+from stream.definition.change import sinks as sink_changes
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
 from stream.definition.live import KnownPage, LiveDefinitions
@@ -69,21 +69,12 @@ class Sinks:
         if await self._reads.find_sink(key) is not None:
             raise errors.sink_exists(key)
 
-        creation = DefinitionChange(
-            key=key,
-            write=lambda change, definitions: definitions.create_sink(
-                change,
-                lifecycle.new_sink(
-                    key,
-                    name=body["name"],
-                    description=body.get("description", ""),
-                    allowed_signals=tuple(body.get("allowedSignals", ())),
-                    table=table,
-                    at=change.now,
-                    by=change.by,
-                ),
-            ),
-            makes_tables=True,
+        creation = sink_changes.create(
+            key,
+            name=body["name"],
+            description=body.get("description", ""),
+            allowed_signals=body.get("allowedSignals", ()),
+            table=table,
         )
         try:
             return await self._tasks.start(
@@ -139,44 +130,31 @@ class Sinks:
             patched: Sink = attrs.evolve(sink, table=table.apply(sink.table), **given)
             return patched
 
-        update = DefinitionChange(
-            key=key,
-            write=lambda change, definitions: definitions.update_sink(
-                change, key, body.get("changeDescription", "Updated."), patch
-            ),
-            makes_tables=True,
-        )
+        description = body.get("changeDescription", "Updated.")
+        update = sink_changes.update(key, description, patch, makes_tables=True)
         return await self._tasks.start(call, update, "Sink has been updated successfully.")
 
     async def delete(self, call: Call) -> Any:
         key = (await self._reads.sink_in_source(call.sink_key)).key
-        deletion = DefinitionChange(
-            key=key, write=lambda change, definitions: definitions.delete_sink(change, key)
-        )
-        return await self._tasks.start(call, deletion, "Sink has been deleted successfully.")
+        done = "Sink has been deleted successfully."
+        return await self._tasks.start(call, sink_changes.delete(key), done)
 
     async def disable(self, call: Call) -> Any:
         key = (await self._reads.sink_in_source(call.sink_key)).key
-        disabling = DefinitionChange(
-            key=key, write=lambda change, definitions: definitions.disable_sink(change, key)
-        )
-        return await self._tasks.start(call, disabling, "Sink has been disabled successfully.")
+        done = "Sink has been disabled successfully."
+        return await self._tasks.start(call, sink_changes.disable(key), done)
 
     async def enable(self, call: Call) -> Any:
         key = (await self._reads.sink_in_source(call.sink_key)).key
-        enabling = DefinitionChange(
-            key=key, write=lambda change, definitions: definitions.enable_sink(change, key)
-        )
-        return await self._tasks.start(call, enabling, "Sink has been enabled successfully.")
+        done = "Sink has been enabled successfully."
+        return await self._tasks.start(call, sink_changes.enable(key), done)
 
     async def undelete(self, call: Call) -> Any:
         key: SinkKey = call.sink_key
         await self._reads.source(call.source_key)
         await self._reads.deleted_sink(key)
-        undeletion = DefinitionChange(
-            key=key, write=lambda change, definitions: definitions.undelete_sink(change, key)
-        )
-        return await self._tasks.start(call, undeletion, "Sink has been undeleted successfully.")
+        done = "Sink has been undeleted successfully."
+        return await self._tasks.start(call, sink_changes.undelete(key), done)
 
 
 def _list_head(call: Call, total: int, ids: Sequence[str]) -> dict[str, Any]:

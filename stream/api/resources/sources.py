@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -12,16 +12,14 @@ from stream.api.resources.change_tasks import ChangeTasks, SourceEvent
 from stream.api.resources.views import Urls, page_view
 from stream.api.spec.schema import quoted
 from stream.definition import errors, lifecycle
+from stream.definition.change import sources as source_changes
 from stream.definition.change.making import DefinitionChange
 from stream.definition.entity import Sink, Source
-from stream.definition.key import SourceKey
 from stream.definition.live import KnownPage, LiveDefinitions
 from stream.definition.prefix import SOURCE_ACTIVE
 from stream.definition.reads import DefinitionReads
-from stream.definition.repository import Definitions
 from stream.definition.secret import new_secret
 from stream.definition.slug import MAX_ID_LENGTH, made_id, slug
-from stream.definition.transaction import Change
 from stream.errors import UserError
 from stream.target.registry import Targets
 from stream.task.errors import ObjectExists
@@ -99,22 +97,12 @@ class Sources:
         key = call.branch.source(entity_id(body, "sourceId"))
         if await self._reads.find_source(key) is not None:
             raise errors.source_exists(key)
-        secret = new_secret()
-
-        creation = DefinitionChange(
-            key=key,
-            write=lambda change, definitions: definitions.create_source(
-                change,
-                lifecycle.new_source(
-                    key,
-                    type=body["type"],
-                    name=body["name"],
-                    description=body.get("description", ""),
-                    secret=secret,
-                    at=change.now,
-                    by=change.by,
-                ),
-            ),
+        creation = source_changes.create(
+            key,
+            type=body["type"],
+            name=body["name"],
+            description=body.get("description", ""),
+            secret=new_secret(),
         )
         try:
             return await self._tasks.start(
@@ -167,24 +155,15 @@ class Sources:
             type = body.get("type", source.type)
             return patched if type == source.type else lifecycle.with_secret(patched, type, secret)
 
-        update = DefinitionChange(
-            key=key,
-            write=lambda change, definitions: definitions.update_source(
-                change, key, body.get("changeDescription", "Updated."), patch
-            ),
-        )
+        update = source_changes.update(key, body.get("changeDescription", "Updated."), patch)
         return await self._tasks.start(call, update, "Source has been updated successfully.")
 
     async def rotate_secret(self, call: Call) -> Any:
         key, secret = call.source_key, new_secret()
-        rotation = DefinitionChange(
-            key=key,
-            write=lambda change, definitions: definitions.update_source(
-                change,
-                key,
-                "Rotated secret.",
-                lambda source: lifecycle.with_secret(source, source.type, secret),
-            ),
+        rotation = source_changes.update(
+            key,
+            "Rotated secret.",
+            lambda source: lifecycle.with_secret(source, source.type, secret),
         )
         return self._urls.source_view(await self._tasks.apply(call, rotation))
 
@@ -192,48 +171,33 @@ class Sources:
         key = call.source_key
         source = await self._reads.source(key)
         if not call.parameters["cascade"]:
-            return await self._switch(call, source, "delete", Definitions.delete_source)
+            return await self._switch(call, source, "delete", source_changes.delete(key))
 
-        async def delete_tables(purged: tuple[Source, Sequence[Sink]]) -> None:
-            _, sinks = purged
+        async def delete_tables(sinks: Sequence[Sink]) -> None:
             await self._targets.delete_tables(sinks, token=call.identity.token.value)
 
-        purge = DefinitionChange(
-            key=key,
-            write=lambda change, definitions: definitions.purge_source(change, key),
-            makes_tables=True,
-            after=delete_tables,
-        )
         return await self._tasks.start(
             call,
-            purge,
+            source_changes.purge(key, delete_tables),
             "Source and its destination tables and bucket have been deleted.",
             event=SourceEvent("delete", source.name),
         )
 
     async def disable(self, call: Call) -> Any:
         source = await self._reads.source(call.source_key)
-        return await self._switch(call, source, "disable", Definitions.disable_source)
+        return await self._switch(call, source, "disable", source_changes.disable(source.key))
 
     async def enable(self, call: Call) -> Any:
         source = await self._reads.source(call.source_key)
-        return await self._switch(call, source, "enable", Definitions.enable_source)
+        return await self._switch(call, source, "enable", source_changes.enable(source.key))
 
     async def undelete(self, call: Call) -> Any:
         deleted = await self._reads.deleted_source(call.source_key)
-        return await self._switch(call, deleted, "undelete", Definitions.undelete_source)
+        return await self._switch(call, deleted, "undelete", source_changes.undelete(deleted.key))
 
     async def _switch(
-        self,
-        call: Call,
-        source: Source,
-        verb: str,
-        switch: Callable[[Definitions, Change, SourceKey], Awaitable[Source]],
+        self, call: Call, source: Source, verb: str, change: DefinitionChange[Source]
     ) -> Any:
-        key = source.key
-        change = DefinitionChange(
-            key=key, write=lambda change, definitions: switch(definitions, change, key)
-        )
         return await self._tasks.start(
             call,
             change,

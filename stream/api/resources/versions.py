@@ -7,7 +7,8 @@ from typing import Any
 from stream.api.http.call import Call, Handler
 from stream.api.resources.change_tasks import ChangeTasks
 from stream.api.resources.views import page_view, version_view
-from stream.definition.change.making import DefinitionChange
+from stream.definition.change import sinks as sink_changes
+from stream.definition.change import sources as source_changes
 from stream.definition.entity import Sink, Source
 from stream.definition.prefix import version_text
 from stream.definition.reads import DefinitionReads, Page, padded
@@ -58,23 +59,15 @@ class Versions:
         key, number = call.source_key, call.parameters["versionNumber"]
         await self._reads.source(key)
         await self._reads.source_version(key, number)
-        rollback = DefinitionChange(
-            key=key,
-            write=lambda change, definitions: definitions.rollback_source(change, key, number),
-        )
-        return await self._tasks.start(
-            call, rollback, "Source version was rolled back successfully."
-        )
+        done = "Source version was rolled back successfully."
+        return await self._tasks.start(call, source_changes.roll_back(key, number), done)
 
     async def roll_back_sink(self, call: Call) -> Any:
         key, number = call.sink_key, call.parameters["versionNumber"]
         await self._reads.sink_in_source(key)
         await self._reads.sink_version(key, number)
-        rollback = DefinitionChange(
-            key=key,
-            write=lambda change, definitions: definitions.rollback_sink(change, key, number),
-        )
-        return await self._tasks.start(call, rollback, "Sink version was rolled back successfully.")
+        done = "Sink version was rolled back successfully."
+        return await self._tasks.start(call, sink_changes.roll_back(key, number), done)
 
 
 def _page(page: Page[Source] | Page[Sink], limit: int, after: str) -> Any:

@@ -8,13 +8,9 @@ through the two protocols below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar, cast
-
-import attrs
-from twisted.internet.defer import DeferredList, DeferredSemaphore
-from twisted.python.failure import Failure
+from typing import Generic, Protocol, TypeVar
 
 from stream.definition.entity import Sink, Source, TableSink
 from stream.definition.key import SinkKey
@@ -23,18 +19,10 @@ from stream.etcd import AtomicTxn
 
 __all__ = [
     "FileRecords",
-    "FilesNotPrepared",
     "Prepared",
-    "PreparedFiles",
     "RemoteFiles",
     "SinkFiles",
 ]
-
-MAX_ROUNDS = 10
-"""How often a change may meet sinks that nobody knew of before."""
-
-PREPARED_AT_ONCE = 8
-"""Files of one change that are prepared at the same time."""
 
 
 class Prepared(Protocol):
@@ -85,13 +73,6 @@ class FileRecords(Protocol[P_contra]):
         """Close every open file of the sink."""
 
 
-@attrs.define
-class FilesNotPrepared(Exception):
-    """Sinks need files that must be prepared first."""
-
-    missing: tuple[tuple[Source, Sink], ...]
-
-
 class SinkFiles(Generic[P]):
     """The `SinkHooks` of one attempt: opens and closes files as sinks change.
 
@@ -138,61 +119,3 @@ class SinkFiles(Generic[P]):
             return
         await self._records.open_file(change.txn, source, sink, prepared)
         self.used.add(sink.key)
-
-    def check_prepared(self) -> None:
-        """Raises `FilesNotPrepared` if the attempt must not be written."""
-        if self.missing:
-            raise FilesNotPrepared(tuple(self.missing))
-
-
-class PreparedFiles(Generic[P]):
-    """The files that are prepared for one change; each of them is used or discarded.
-
-    :param now: the time in UTC.
-    :param token: of the user who makes the change.
-    :ivar by_sink: those that no file uses yet.
-    """
-
-    def __init__(
-        self, remote: RemoteFiles[P], now: Callable[[], datetime], token: str | None
-    ) -> None:
-        self._remote = remote
-        self._now = now
-        self._token = token
-        self._rounds = 0
-        self.by_sink: dict[SinkKey, P] = {}
-
-    async def prepare(self, missing: Sequence[tuple[Source, Sink]]) -> None:
-        """Prepare all *missing* files; the first failure is raised when every one has ended.
-
-        Raises RuntimeError if it is called again and again without anything being used.
-        """
-        self._rounds += 1
-        if self._rounds >= MAX_ROUNDS:
-            raise RuntimeError("the sinks of a change don't come to rest")
-        slots = DeferredSemaphore(PREPARED_AT_ONCE)
-        results = await DeferredList(
-            [slots.run(self._prepare, source, sink) for source, sink in missing], consumeErrors=True
-        )
-        for success, result in results:
-            if not success:
-                cast(Any, cast(Failure, result)).raiseException()
-
-    async def _prepare(self, source: Source, sink: Sink) -> None:
-        outdated = self.by_sink.pop(sink.key, None)
-        if outdated is not None:
-            await self._remote.discard(outdated)
-        self.by_sink[sink.key] = await self._remote.prepare(
-            source, sink, self._now(), token=self._token
-        )
-
-    async def committed(self, used: Iterable[SinkKey]) -> None:
-        """The transaction that opened the files of these sinks is written."""
-        self._rounds = 0
-        for key in used:
-            await self._remote.committed(self.by_sink.pop(key))
-
-    async def discard(self) -> None:
-        """Undo what nothing uses."""
-        for prepared in self.by_sink.values():
-            await self._remote.discard(prepared)

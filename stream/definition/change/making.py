@@ -5,29 +5,29 @@ step by step. What a change writes is decided by `stream.definition.repository`.
 
 Note [Remote calls]: a file needs remote things (token, table, staging file), and a transaction may
 run several times. So the transaction never calls out. When it has met sinks that need a file which
-isn't prepared, it ends with `FilesNotPrepared`; these files are prepared, several at a time, and
+isn't prepared, it ends with `_FilesNotPrepared`; these files are prepared, several at a time, and
 the whole runs again. What was prepared and isn't used in the end is discarded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import attrs
+from twisted.internet.defer import DeferredList, DeferredSemaphore
+from twisted.python.failure import Failure
 
 from stream.definition.change.files import (
     FileRecords,
-    FilesNotPrepared,
     Prepared,
-    PreparedFiles,
     RemoteFiles,
     SinkFiles,
 )
-from stream.definition.entity import By
+from stream.definition.entity import By, Sink, Source
 from stream.definition.key import SinkKey, SourceKey
 from stream.definition.repository import Definitions
 from stream.definition.transaction import Change
@@ -40,6 +40,13 @@ P = TypeVar("P", bound=Prepared)
 
 TURN_SECONDS = 300.0
 """How long a change that makes or deletes tables waits for others of the same source."""
+
+
+MAX_ROUNDS = 10
+"""How often a change may meet sinks that nobody knew of before."""
+
+PREPARED_AT_ONCE = 8
+"""Files of one change that are prepared at the same time."""
 
 
 async def _nothing(result: object) -> None:
@@ -99,6 +106,66 @@ class NoReaders:
     async def settle(self, source: SourceKey) -> None: ...
 
 
+@attrs.define
+class _FilesNotPrepared(Exception):
+    """Sinks need files that must be prepared first."""
+
+    missing: tuple[tuple[Source, Sink], ...]
+
+
+class _PreparedFiles(Generic[P]):
+    """The files that are prepared for one change; each of them is used or discarded.
+
+    :param now: the time in UTC.
+    :param token: of the user who makes the change.
+    :ivar by_sink: those that no file uses yet.
+    """
+
+    def __init__(
+        self, remote: RemoteFiles[P], now: Callable[[], datetime], token: str | None
+    ) -> None:
+        self._remote = remote
+        self._now = now
+        self._token = token
+        self._rounds = 0
+        self.by_sink: dict[SinkKey, P] = {}
+
+    async def prepare(self, missing: Sequence[tuple[Source, Sink]]) -> None:
+        """Prepare all *missing* files; the first failure is raised when every one has ended.
+
+        Raises RuntimeError if it is called again and again without anything being used.
+        """
+        self._rounds += 1
+        if self._rounds >= MAX_ROUNDS:
+            raise RuntimeError("the sinks of a change don't come to rest")
+        slots = DeferredSemaphore(PREPARED_AT_ONCE)
+        results = await DeferredList(
+            [slots.run(self._prepare, source, sink) for source, sink in missing], consumeErrors=True
+        )
+        for success, result in results:
+            if not success:
+                cast(Any, cast(Failure, result)).raiseException()
+
+    async def _prepare(self, source: Source, sink: Sink) -> None:
+        outdated = self.by_sink.pop(sink.key, None)
+        if outdated is not None:
+            await self._remote.discard(outdated)
+        self.by_sink[sink.key] = await self._remote.prepare(
+            source, sink, self._now(), token=self._token
+        )
+
+    async def committed(self, used: Iterable[SinkKey]) -> None:
+        """The transaction that opened the files of these sinks is written."""
+        self._rounds = 0
+        for key in used:
+            await self._remote.committed(self.by_sink.pop(key))
+
+    async def discard(self) -> None:
+        """Undo what nothing uses."""
+        for prepared in self.by_sink.values():
+            await self._remote.discard(prepared)
+
+
 @attrs.frozen
 class _Attempt(Generic[T]):
     """What one transaction of a change has written.
@@ -154,13 +221,13 @@ class DefinitionChanges(Generic[P]):
         async with AsyncExitStack() as stack:
             if change.makes_tables:
                 await stack.enter_async_context(await self._turn(change.source_key))
-            prepared = PreparedFiles(self._remote, self._now, author.token)
+            prepared = _PreparedFiles(self._remote, self._now, author.token)
             stack.push_async_callback(prepared.discard)
             while True:
                 attempt = partial(self._attempt, change, author, prepared, self._now())
                 try:
                     made = await atomic(self._client, attempt)
-                except FilesNotPrepared as needed:
+                except _FilesNotPrepared as needed:
                     await prepared.prepare(needed.missing)
                     continue
                 await prepared.committed(made.used)
@@ -176,15 +243,16 @@ class DefinitionChanges(Generic[P]):
         self,
         change: DefinitionChange[T],
         author: Author,
-        prepared: PreparedFiles[P],
+        prepared: _PreparedFiles[P],
         now: datetime,
         txn: AtomicTxn,
     ) -> _Attempt[T]:
-        """Run *change* in *txn*. Raises `FilesNotPrepared`, so that nothing is written."""
+        """Run *change* in *txn*. Raises `_FilesNotPrepared`, so that nothing is written."""
         files = SinkFiles(self._records, self._remote, prepared.by_sink, token=author.token)
         definitions = Definitions(files)
         result = await change.write(Change(txn, now, author.by), definitions)
-        files.check_prepared()
+        if files.missing:
+            raise _FilesNotPrepared(tuple(files.missing))
         return _Attempt(result, files.used, not definitions.unfinished)
 
     async def _turn(self, source: SourceKey) -> Lock:

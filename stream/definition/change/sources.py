@@ -1,0 +1,96 @@
+"""The changes of a source, each as a value that `stream.definition.change.making` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from stream.definition import lifecycle
+from stream.definition.change.making import DefinitionChange
+from stream.definition.entity import Sink, Source, SourceType
+from stream.definition.key import SourceKey
+from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
+
+__all__ = ["create", "delete", "disable", "enable", "purge", "roll_back", "undelete", "update"]
+
+
+def create(
+    key: SourceKey, *, type: SourceType, name: str, description: str, secret: str
+) -> DefinitionChange[Source]:
+    """A new source; see `Definitions.create_source`."""
+
+    async def write(change: Change, definitions: Definitions) -> Source:
+        new = lifecycle.new_source(
+            key,
+            type=type,
+            name=name,
+            description=description,
+            secret=secret,
+            at=change.now,
+            by=change.by,
+        )
+        return await definitions.create_source(change, new)
+
+    return DefinitionChange(key=key, write=write)
+
+
+def update(
+    key: SourceKey, description: str, patch: Callable[[Source], Source]
+) -> DefinitionChange[Source]:
+    """A new version; see `Definitions.update_source`."""
+    return DefinitionChange(
+        key=key,
+        write=lambda change, definitions: definitions.update_source(
+            change, key, description, patch
+        ),
+    )
+
+
+def roll_back(key: SourceKey, number: int) -> DefinitionChange[Source]:
+    """The content of an older version; see `Definitions.rollback_source`."""
+    return DefinitionChange(
+        key=key, write=lambda change, definitions: definitions.rollback_source(change, key, number)
+    )
+
+
+def disable(key: SourceKey) -> DefinitionChange[Source]:
+    """With its enabled sinks; see `Definitions.disable_source`."""
+    return DefinitionChange(
+        key=key, write=lambda change, definitions: definitions.disable_source(change, key)
+    )
+
+
+def enable(key: SourceKey) -> DefinitionChange[Source]:
+    """With the sinks that were disabled with it; see `Definitions.enable_source`."""
+    return DefinitionChange(
+        key=key, write=lambda change, definitions: definitions.enable_source(change, key)
+    )
+
+
+def delete(key: SourceKey) -> DefinitionChange[Source]:
+    """With its sinks, so that it can be undeleted; see `Definitions.delete_source`."""
+    return DefinitionChange(
+        key=key, write=lambda change, definitions: definitions.delete_source(change, key)
+    )
+
+
+def undelete(key: SourceKey) -> DefinitionChange[Source]:
+    """With the sinks that were deleted with it; see `Definitions.undelete_source`."""
+    return DefinitionChange(
+        key=key, write=lambda change, definitions: definitions.undelete_source(change, key)
+    )
+
+
+def purge(
+    key: SourceKey, delete_tables: Callable[[Sequence[Sink]], Awaitable[None]]
+) -> DefinitionChange[tuple[Source, list[Sink]]]:
+    """For good, with its sinks and their tables; see `Definitions.purge_source`.
+
+    :param delete_tables: called when the source is gone; a failure doesn't bring it back.
+    """
+    return DefinitionChange(
+        key=key,
+        write=lambda change, definitions: definitions.purge_source(change, key),
+        makes_tables=True,
+        after=lambda purged: delete_tables(purged[1]),
+    )
