@@ -9,6 +9,7 @@ So a file is imported once, however often it is tried and whoever dies. Old ids 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import psycopg
 from psycopg import sql
@@ -50,6 +51,18 @@ JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname
 _TABLE_KINDS = ("r", "p")
 
 
+@contextmanager
+def _committed(connection: psycopg.Connection) -> Iterator[None]:
+    """One transaction. Raises `psycopg.OperationalError` unless it is committed.
+
+    psycopg leaves a transaction without an error if the connection has ended before its commit.
+    """
+    with connection.transaction() as transaction:
+        yield
+    if transaction.status is not psycopg.Transaction.Status.COMMITTED:
+        raise psycopg.OperationalError("the connection ended before the commit")
+
+
 def ensure_table(
     connection: psycopg.Connection,
     schema: str,
@@ -64,7 +77,7 @@ def ensure_table(
     Raises UserError with all that keeps *columns* from the table, and what to do.
     """
     check_names(schema, table, columns)
-    with connection.transaction():
+    with _committed(connection):
         # Two sinks may make the same table, or the ledger, at the same time.
         connection.execute(_LOCK, [f"stream {schema}"])
         encoding = connection.execute("SHOW server_encoding").fetchone()
@@ -150,7 +163,7 @@ def import_rows(
     Raises `psycopg.Error`, and InterruptedError if it was given up.
     """
     ledger = sql.Identifier(record.schema, LEDGER)
-    with connection.transaction():
+    with _committed(connection):
         _ensure_ledger(connection, record.schema)
         entry = connection.execute(
             sql.SQL(
@@ -246,7 +259,7 @@ def _upsert(
 
 def drop_table(connection: psycopg.Connection, schema: str, table: str, owner: str) -> bool:
     """Drop the table if it was made for the sink *owner*; false if it stays."""
-    with connection.transaction():
+    with _committed(connection):
         found = connection.execute(_RELATION, [schema, table]).fetchone()
         if found is None or found[2] != _mark(owner):
             return False

@@ -296,3 +296,62 @@ async def _crash_during(server: Postgres, world: PostgresWorld, file: File) -> N
         await importing
     target._rows = rows
     await deferToThread(server.start)
+
+
+@pytest.mark.parametrize("columns", [mapping({"name": "body"}), keyed()], ids=["append", "upsert"])
+@pytest_twisted.ensureDeferred
+async def test_an_import_cut_off_at_every_statement_adds_each_row_once(
+    world: PostgresWorld, monkeypatch: pytest.MonkeyPatch, columns: Mapping
+) -> None:
+    """Its connection ends before one statement later each time, and behind the last."""
+    use(world, columns)
+    await world.create_sink()
+    cuts = number = 0
+    while True:
+        row = ",".join(f'"{number}"' for _ in columns.columns)
+        file = await world.staged_file(f"{row}\n".encode())
+        with monkeypatch.context() as patch:
+            cut = _CutOff(patch, number)
+            try:
+                await world.target.import_file(file)
+            except UserError:
+                cuts += 1
+        await world.target.import_file(file)
+        assert sorted(map(int, await world.read())) == list(range(number + 1))
+        await world.storage.to_imported(file.key)
+        if not cut.is_done:
+            break
+        number += 1
+        await world.reopen()
+    assert cuts == number >= 8
+
+
+class _CutOff:
+    """Ends the connection of an import before one of its statements, or before its commit.
+
+    :ivar is_done: it was ended.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, statements: int) -> None:
+        import psycopg
+
+        self._left = statements
+        self.is_done = False
+        for cls, name in (
+            (psycopg.Connection, "execute"),
+            (psycopg.Cursor, "copy"),
+            (psycopg.Copy, "write"),
+            (psycopg.Transaction, "__exit__"),
+        ):
+            patch.setattr(cls, name, self._counted(getattr(cls, name)))
+
+    def _counted(self, method: Any) -> Any:
+        def counted(owner: Any, *arguments: Any, **options: Any) -> Any:
+            connection = getattr(owner, "connection", owner)
+            if not self._left and not self.is_done:
+                self.is_done = True
+                connection.close()
+            self._left -= 1
+            return method(owner, *arguments, **options)
+
+        return counted
