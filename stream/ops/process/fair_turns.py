@@ -3,13 +3,14 @@
 Twisted serves all of them, so a turn takes as long as all clients together ask for: sixteen of them
 with requests of 30 ms each keep everybody waiting for half a second, several times for one record.
 
-Note [Light and busy]: a connection is *light* if it was served in an earlier period and has used
-little time since. Light ones are served first. All others, the new ones and the busy ones, share a
-small part of each turn. What is left over is still ready at the next turn, for epoll is
-level-triggered, and those served least recently come first. So a producer that keeps a connection
-open and sends now and then isn't delayed by clients that send much, nor by clients that open a
-connection for each request; and nobody is left out for long, since each turn serves at least one
-of the others.
+Note [Light and busy]: a connection is *light* if it was served in an earlier period, and has used
+little time since, or not much and nothing for a while: one that sends as fast as it is served, or
+ahead, is ready again at once. Light ones are served first. All others, the new ones and the busy
+ones, share a small part of each turn. What is left over is still ready at the next turn, for epoll
+is level-triggered, and those served least recently come first. So a producer that keeps a
+connection open and sends now and then isn't delayed by clients that send much, nor by clients that
+open a connection for each request; and nobody is left out for long, since each turn serves at least
+one of the others.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ __all__ = [
     "LIGHT_SECONDS",
     "LIGHT_SHARE",
     "PERIOD_SECONDS",
+    "RESTED_SHARE",
+    "REST_SECONDS",
     "FairTurns",
     "Ready",
 ]
@@ -33,6 +36,12 @@ PERIOD_SECONDS = 1.0
 
 LIGHT_SHARE = 0.03
 """Seconds that a light connection may use in the present period and the one before."""
+
+REST_SECONDS = 0.02
+"""Between the last service of a connection and when it is ready again, for it to have rested."""
+
+RESTED_SHARE = 0.2
+"""Seconds that a light connection that has rested may use; see `LIGHT_SHARE`."""
 
 LIGHT_SECONDS = 0.02
 """Of a turn for light connections together. It is overrun by one of them at most."""
@@ -54,15 +63,21 @@ class _Used:
     :ivar seconds: used in that period.
     :ivar before: used in the period before that one.
     :ivar last: how many had been served when it was served last, or when it came.
+    :ivar ended: when it had been served last.
+    :ivar ready: the last turn in which it was ready.
+    :ivar rested: whether it wasn't ready for a while before.
     """
 
-    __slots__ = ("before", "last", "period", "seconds", "since")
+    __slots__ = ("before", "ended", "last", "period", "ready", "rested", "seconds", "since")
 
     def __init__(self, period: int, last: int) -> None:
         self.since = math.inf
         self.period = period
         self.seconds = self.before = 0.0
         self.last = last
+        self.ended = math.inf
+        self.ready = 0
+        self.rested = False
 
     def enter(self, period: int) -> None:
         """Go on to *period*."""
@@ -70,6 +85,14 @@ class _Used:
             self.before = self.seconds if period == self.period + 1 else 0.0
             self.seconds = 0.0
             self.period = period
+
+    def is_light(self, turn: int, now: float) -> bool:
+        """Whether it is, being ready in this *turn*; see Note [Light and busy]."""
+        if self.ready != turn - 1:
+            self.rested = now - self.ended >= REST_SECONDS
+        self.ready = turn
+        share = RESTED_SHARE if self.rested else LIGHT_SHARE
+        return self.since < self.period and self.seconds + self.before < share
 
 
 _Entry = tuple[int, Ready, _Used]
@@ -89,12 +112,14 @@ class FairTurns:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._served = 0
+        self._turn = 0
 
     def serve(self, ready: Sequence[Ready], serve: Callable[[Ready], None]) -> None:
         """Call *serve* for some of *ready*, at least for one; the rest is to come again.
 
         See Note [Light and busy].
         """
+        self._turn += 1
         start = self._clock()
         period = int(start / PERIOD_SECONDS)
         light: list[_Entry] = []
@@ -106,7 +131,7 @@ class FairTurns:
                 setattr(each[0], _ATTRIBUTE, used)
             else:
                 used.enter(period)
-            is_light = used.since < period and used.seconds + used.before < LIGHT_SHARE
+            is_light = used.is_light(self._turn, start)
             (light if is_light else busy).append((used.last, each, used))
         now = self._serve(light, LIGHT_SECONDS, start, serve)
         self._serve(busy, BUSY_SECONDS, now, serve)
@@ -128,6 +153,8 @@ class FairTurns:
             serve(each)
             before, now = now, self._clock()
             used.seconds += now - before
+            used.ended = now
+            used.rested = False
             if now >= end:
                 break
         return now

@@ -11,6 +11,8 @@ from stream.ops.process.fair_turns import (
     LIGHT_SECONDS,
     LIGHT_SHARE,
     PERIOD_SECONDS,
+    REST_SECONDS,
+    RESTED_SHARE,
     FairTurns,
     Ready,
 )
@@ -91,7 +93,7 @@ def test_who_is_new_or_busy_waits() -> None:
     known, new = Connection("known", 0.0), Connection("new", 0.0)
     reactor.known(known)
     assert reactor.turn([new, known]) == ["known", "new"]
-    known.seconds = LIGHT_SHARE * 1.01
+    known.seconds = RESTED_SHARE * 1.01
     reactor.turn([known])
     known.seconds = 0.0
     light = Connection("light", 0.0)
@@ -101,6 +103,26 @@ def test_who_is_new_or_busy_waits() -> None:
     assert reactor.turn([known, light]) == ["light", "known"]
     reactor.now += 2 * PERIOD_SECONDS
     assert reactor.turn([new, known])[1] == "known"  # light again, as the other is
+
+
+def test_who_rests_now_and_then_may_use_more() -> None:
+    """Unlike one that is ready again at once, however little each time takes."""
+    reactor = Reactor()
+    now_and_then = Connection("now and then", LIGHT_SHARE / 2)
+    always = Connection("always", LIGHT_SHARE / 2)
+    reactor.known(now_and_then, always)
+    others = _some(30, 0.01, "other")
+    for _ in range(5):
+        assert reactor.turn([*others, now_and_then, always])[0] == "now and then"
+        reactor.turn([*others, always])
+        reactor.now += REST_SECONDS
+    assert reactor.turn([*others, now_and_then, always])[0] == "now and then"
+    assert len(always.served) < len(now_and_then.served)
+    now_and_then.seconds = RESTED_SHARE
+    reactor.turn([now_and_then])
+    reactor.turn(others)
+    reactor.now += REST_SECONDS
+    assert reactor.turn([*others, now_and_then])[0] != "now and then"
 
 
 def test_many_light_ones_share_a_part_too() -> None:
