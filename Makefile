@@ -252,10 +252,10 @@ docs: install docs-settings docs-api ## Build the documentation as a site in tar
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 docs-settings: install ## Renew docs/settings.md from the declarations
-	$(BIN)/python -m stream.settings.reference docs/settings.md
+	$(BIN)/python -m tools.reference.settings docs/settings.md
 
 docs-api: install ## Renew docs/api-routes.md from the declarations
-	$(BIN)/python -m stream.api.spec.reference docs/api-routes.md
+	$(BIN)/python -m tools.reference.api_routes docs/api-routes.md
 
 lock: ## Renew requirements.lock and requirements-service.lock from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock

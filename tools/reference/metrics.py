@@ -1,4 +1,4 @@
-"""The page ``docs/metrics.md``: ``python -m stream.ops.metrics.reference > docs/metrics.md``."""
+"""The page ``docs/metrics.md``: ``python -m tools.reference.metrics > docs/metrics.md``."""
 
 from __future__ import annotations
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from stream.settings import LEAVES
 from stream.settings.ignored import IGNORED_SETTINGS
-from stream.settings.reference import main, reference
 from stream.settings.tree import LEAVES_BY_KEY
+from tools.reference.settings import main, reference
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_page_is_current() -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stream.ops.metrics.reference import reference
+from tools.reference.metrics import reference
 
 
 def test_the_page_is_up_to_date() -> None:
     """docs/metrics.md has every family as it is defined."""
     page = Path(__file__).parents[3] / "docs" / "metrics.md"
-    assert page.read_text() == reference(), (
-        "python -m stream.ops.metrics.reference > docs/metrics.md"
-    )
+    assert page.read_text() == reference(), "python -m tools.reference.metrics > docs/metrics.md"

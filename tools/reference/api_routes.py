@@ -1,6 +1,6 @@
 """The list of all routes as a page of the documentation, made from the operations.
 
-``make docs-api`` runs ``python -m stream.api.spec.reference docs/api-routes.md``, which writes it.
+``make docs-api`` runs ``python -m tools.reference.api_routes docs/api-routes.md``, which writes it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stream.api.spec.operations import OPERATIONS
-from stream.api.spec.reference import main, reference
+from tools.reference.api_routes import main, reference
 
 ROOT = Path(__file__).parents[3]
 
