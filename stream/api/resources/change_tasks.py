@@ -83,7 +83,7 @@ class ChangeTasks:
                 run.outputs = self._outputs(key)
 
             try:
-                with self._events.about(call.identity, change.source_key, event):
+                with self._events.about(call.identity, change, event):
                     await self._changes.make(change, _author(call.identity), written)
             except Exception as problem:
                 shown = as_user_error(problem)
@@ -130,9 +130,9 @@ class SourceEvents:
 
     @contextmanager
     def about(
-        self, identity: Identity, key: SourceKey, event: SourceEvent | None
+        self, identity: Identity, change: DefinitionChange[Any], event: SourceEvent | None
     ) -> Iterator[None]:
-        """Send *event*, if there is one, at the end of the block, with its success or failure."""
+        """Send *event*, if there is one, at the end of the block in which *change* is made."""
         if event is None:
             yield
             return
@@ -144,14 +144,14 @@ class SourceEvents:
             problem = error
             raise
         finally:
-            change = SourceChange(
-                key=key,
+            ended = SourceChange(
+                key=change.source_key,
                 name=event.name,
                 verb=event.verb,
                 seconds=self._reactor.seconds() - started,
                 error=problem,
             )
-            self._authority.report(identity.token, change)
+            self._authority.report(identity.token, ended)
 
 
 def _author(identity: Identity) -> Author:
