@@ -1,8 +1,8 @@
 """How many records a second the way from received bytes to a rendered row takes, on one core.
 
 In one process and without sockets: what is measured is the parser, the handler, the mapping, and
-all of them together behind a connection whose transport throws the answers away. Run it on an
-otherwise idle machine; figures are to be compared with one another only::
+all of them together behind a connection whose transport throws the answers away. The time is that
+of the processor; figures are to be compared with one another only, best in turn::
 
     python benchmarks/hotpath.py [--seconds 1.0]
 """
@@ -178,8 +178,8 @@ def rate(step: Callable[[], object], seconds: float) -> float:
     best = 0.0
     for _ in range(3):
         done = 0
-        started = time.perf_counter()
-        while (passed := time.perf_counter() - started) < seconds / 3:
+        started = time.process_time()
+        while (passed := time.process_time() - started) < seconds / 3:
             for _ in range(20):
                 step()
             done += 20
