@@ -1,0 +1,22 @@
+"""The values in the reference of mappings."""
+
+from __future__ import annotations
+
+from stream.mapping.columns import COLUMN_TYPES
+from stream.mapping.functions import FUNCTIONS
+from tests.docs.mapping import PAGE, filled
+
+
+def test_values() -> None:
+    """Each is what the service renders: ``python -m tests.docs.mapping``."""
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == filled(page)
+
+
+def test_everything_is_there() -> None:
+    """Each type of column and each function of templates."""
+    page = PAGE.read_text(encoding="utf-8")
+    for kind in COLUMN_TYPES:
+        assert f"| `{kind}` |" in page
+    for function in FUNCTIONS:
+        assert f"| `{function}(" in page
