@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import resource
 import signal
@@ -155,7 +156,9 @@ class Process(Service):
 def _taken(error: Any) -> str:
     host = f"[{error.interface}]" if ":" in error.interface else error.interface
     reason = getattr(error.socketError, "strerror", None) or error.socketError
-    return f'cannot listen on "{host}:{error.port}": {reason}'
+    is_taken = getattr(error.socketError, "errno", None) == errno.EADDRINUSE
+    advice = "; --port-offset=100 uses other default ports" if is_taken else ""
+    return f'cannot listen on "{host}:{error.port}": {reason}{advice}'
 
 
 def raise_file_limit() -> None:

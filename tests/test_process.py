@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from stream import process as process_module
 from stream.ops.process.ordered_services import SLOW_STOP_SECONDS, START_SECONDS, OrderedServices
 from stream.process import raise_file_limit
 
@@ -184,3 +189,14 @@ def test_a_limit_that_can_not_be_raised_stays(monkeypatch: pytest.MonkeyPatch) -
     with capturedLogs() as log:
         raise_file_limit()
     assert [(event["log_level"].name, event["limit"]) for event in log] == [("warn", 1024)]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.EADDRINUSE, "--port-offset=100"), (errno.EACCES, "")]
+)
+def test_a_port_that_cannot_be_had(number: int, advice: str) -> None:
+    """The error names the address and the reason; of a taken port also the way out."""
+    error = CannotListenError("127.0.0.1", 9000, OSError(number, os.strerror(number)))
+    text = process_module._taken(error)
+    assert text.startswith(f'cannot listen on "127.0.0.1:9000": {os.strerror(number)}')
+    assert ("--port-offset" in text) == bool(advice)
