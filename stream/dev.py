@@ -30,6 +30,8 @@ DEV_SETTINGS: Mapping[str, object] = {
     "metrics.listen": "127.0.0.1:9000",
     "source.http.listen": "127.0.0.1:7000",
     "source.http.publicUrl": "http://127.0.0.1:7000",
+    # Nobody waits minutes for a terminal; what isn't uploaded yet is uploaded at the next start.
+    "stopTimeout": "30s",
     "storage.volumesPath": f"{DATA}/volumes",
     "storage.level.local.writer.network.listen": "127.0.0.1:6000",
     # A laptop has less room than a server.

@@ -265,12 +265,20 @@ def makeService(options: Options) -> IService:
             log.install()
         return build(settings, components, options.workers, reactor=reactor, log=log)
 
+    shows_log = not settings.log.file and sys.stdout.isatty()
+
+    def hangup() -> None:
+        if shows_log:
+            process.exit("the terminal was closed")
+        else:
+            log.reopen()
+
     process = Process(
         run,
         reactor=reactor,
         stop_seconds=settings.stop_timeout.seconds,
         ready=ready,
-        hangup=log.reopen,
+        hangup=hangup,
         observer=log.observer,
     )
     if options.is_worker:

@@ -94,6 +94,14 @@ def test_first_records(terminal: _Terminal) -> None:
     wait_for(lambda: terminal.text.splitlines()[-1].endswith(" exited"), "the last line", 10)
 
 
+def test_whoever_closes_the_terminal_ends_the_service(terminal: _Terminal) -> None:
+    """A log at a terminal can't be opened again, so SIGHUP is a stop."""
+    wait_for(lambda: "ready to serve" in terminal.text, "the start", 60)
+    os.killpg(terminal.process.pid, signal.SIGHUP)
+    assert terminal.process.wait(60) == 0
+    wait_for(lambda: "exiting (the terminal was closed)" in terminal.text, "the reason", 10)
+
+
 def test_a_pipe_gets_json_alone(tmp_path: Path) -> None:
     """No line of a log in a file is anything else."""
     deployed = Deployment(tmp_path / "var")

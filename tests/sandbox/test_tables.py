@@ -9,6 +9,7 @@ from twisted.internet.defer import ensureDeferred
 
 from stream.sandbox import SandboxService
 from tests.sandbox.api import BUCKET, TABLE, Api
+from tests.waiting import until
 
 
 def columns_on_disk(service: SandboxService, table: str) -> list[tuple[str, str, int]]:
@@ -175,7 +176,7 @@ async def test_a_bucket_with_tables_is_removed_by_force_only(
     job = await api.done(await api.branch("DELETE", f"buckets/{BUCKET}?async=1&force=true"))
     assert job["status"] == "success"
     assert (await api.branch("GET", f"tables/{TABLE}")).status == 404
-    assert columns_on_disk(service, TABLE) == []
+    await until(lambda: columns_on_disk(service, TABLE) == [])  # dropped after it is forgotten
 
 
 @pytest_twisted.ensureDeferred
