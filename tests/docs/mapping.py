@@ -58,6 +58,8 @@ def _shown(column: Column, record: RecordContext) -> str:
         text = row(compile_renderer(Mapping((column,)), _ROW_BYTES), record).decode()
     except UserError as error:
         return f"refused: {sentence(str(error))}".replace("\n", " ")
+    if not text.strip("\n"):
+        return "NULL"  # an empty text has quotes
     [[cell]] = csv.reader([text])
     return f"`{cell}`".replace("|", "\\|")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stream.mapping.columns import COLUMN_TYPES
 from stream.mapping.functions import FUNCTIONS
+from stream.mapping.types import DATA_TYPES
 from tests.docs.mapping import PAGE, filled
 
 
@@ -14,9 +15,11 @@ def test_values() -> None:
 
 
 def test_everything_is_there() -> None:
-    """Each type of column and each function of templates."""
+    """Each type of column, each type of its values, and each function of templates."""
     page = PAGE.read_text(encoding="utf-8")
     for kind in COLUMN_TYPES:
         assert f"| `{kind}` |" in page
     for function in FUNCTIONS:
         assert f"| `{function}(" in page
+    for data_type in DATA_TYPES:
+        assert f"`{data_type}`" in page
