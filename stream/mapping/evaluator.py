@@ -27,8 +27,14 @@ import rjsonnet
 
 from stream.errors import UserError
 from stream.mapping.jsonnet import cell_text
-from stream.mapping.path_cell import path_cell
-from stream.mapping.plan import CellTooBig, Evaluated, PlannedPath, TemplatePlan
+from stream.mapping.path_cell import path_cell, path_value
+from stream.mapping.plan import (
+    NOTHING_FOUND,
+    CellTooBig,
+    Evaluated,
+    PlannedPath,
+    TemplatePlan,
+)
 from stream.mapping.snippet import Snippet, prepare, reason, refuse_import
 from stream.record.context import RecordContext
 
@@ -321,14 +327,18 @@ class _Loop(threading.Thread):
 
 def _read(planned: PlannedPath, group: Group) -> None:
     """Find the values at a path for the records of *group*."""
-    cell = path_cell(planned.path, planned.raw_string, planned.default)
+    cell: Callable[[RecordContext], bytes | None] = (
+        path_value(planned.path, raw_string=planned.raw_string)
+        if planned.may_be_absent
+        else path_cell(planned.path, planned.raw_string, planned.default)
+    )
     while (record := group.next_record()) is not None:
         try:
             text = cell(record)
         except UserError as error:
             group.fail(error)
         else:
-            group.put(text)
+            group.put(NOTHING_FOUND if text is None else text)
 
 
 class Evaluator:

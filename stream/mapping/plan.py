@@ -14,7 +14,17 @@ import attrs
 
 from stream.errors import UserError
 
-__all__ = ["CellTooBig", "Evaluated", "PlannedPath", "PlannedTemplate", "TemplatePlan"]
+__all__ = [
+    "NOTHING_FOUND",
+    "CellTooBig",
+    "Evaluated",
+    "PlannedPath",
+    "PlannedTemplate",
+    "TemplatePlan",
+]
+
+NOTHING_FOUND = b""
+"""The engine's text for a `PlannedPath` that may be absent and is: JSON is never empty."""
 
 
 @attrs.frozen
@@ -39,12 +49,15 @@ class PlannedPath:
     :ivar path: into the body.
     :ivar raw_string: a string is rendered as its text.
     :ivar default: what is rendered when there is nothing at the path.
+    :ivar may_be_absent: that there is nothing at the path is no error, but `NOTHING_FOUND`. Only
+        without *raw_string* and *default*.
     """
 
     column: str
     path: str
     raw_string: bool
     default: str | None
+    may_be_absent: bool = False
 
 
 @attrs.frozen(cache_hash=True)

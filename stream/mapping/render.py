@@ -32,7 +32,14 @@ from stream.mapping.columns import (
 )
 from stream.mapping.jsonnet import check_language, direct_cell
 from stream.mapping.path_cell import path_cell, path_value
-from stream.mapping.plan import CellTooBig, Evaluated, PlannedPath, PlannedTemplate, TemplatePlan
+from stream.mapping.plan import (
+    NOTHING_FOUND,
+    CellTooBig,
+    Evaluated,
+    PlannedPath,
+    PlannedTemplate,
+    TemplatePlan,
+)
 from stream.mapping.render_block import BlockRenderer, compile_block_renderer
 from stream.mapping.typed import is_typed, typed_value
 from stream.mapping.types import MAX_KEY_BYTES
@@ -163,7 +170,7 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
 
 
 def _typed_renderer(mapping: Mapping, plan: TemplatePlan | None, row_size_limit: int) -> Renderer:
-    row_of = _typed_row_of(mapping, row_size_limit)
+    row_of = _typed_row_of(mapping, row_size_limit, _takes_engine)
 
     def row(record: RecordContext) -> bytes:
         return row_of(record, _NOTHING_EVALUATED)
@@ -171,9 +178,9 @@ def _typed_renderer(mapping: Mapping, plan: TemplatePlan | None, row_size_limit:
     return Renderer(
         row if plan is None else _not_evaluated,
         plan,
-        plan,
+        template_plan(mapping, row_size_limit, _reads_or_evaluates),
         row_of,
-        row_of,
+        _typed_row_of(mapping, row_size_limit, _reads_or_evaluates),
         row_size_limit,
         lambda block: list(map(row, block.records)),
     )
@@ -197,8 +204,6 @@ def _renders_raw(column: TemplateColumn) -> bool:
 
 
 def _reads_or_evaluates(column: Column) -> bool:
-    if column.data_type:
-        return _takes_engine(column)
     return isinstance(column, PathColumn) or (
         isinstance(column, TemplateColumn) and column.template.language == "jsonnet"
     )
@@ -227,6 +232,8 @@ def _takes_engine_of(record: RecordContext) -> Callable[[Column], bool]:
 
 def _planned(column: Column) -> PlannedTemplate | PlannedPath:
     if isinstance(column, PathColumn):
+        if column.data_type:  # the default is a matter of its type, see `stream.mapping.typed`
+            return PlannedPath(column.name, column.path, False, None, may_be_absent=True)
         return PlannedPath(column.name, column.path, column.raw_string, column.default_value)
     assert isinstance(column, TemplateColumn)
     return PlannedTemplate(column.name, column.template.content, _renders_raw(column))
@@ -321,7 +328,9 @@ _NOTHING_EVALUATED = Evaluated(())
 RenderedCell = Callable[[RecordContext], bytes | None]
 
 
-def _typed_row_of(mapping: Mapping, row_size_limit: int) -> RowOf:
+def _typed_row_of(
+    mapping: Mapping, row_size_limit: int, takes_engine: Callable[[Column], bool]
+) -> RowOf:
     """What renders the rows of a mapping whose columns have types, see `stream.mapping.typed`.
 
     NULL is an empty cell without quotes.
@@ -329,7 +338,7 @@ def _typed_row_of(mapping: Mapping, row_size_limit: int) -> RowOf:
     columns = tuple(
         (
             column.name,
-            None if _takes_engine(column) else _rendered_cell(column),
+            None if takes_engine(column) else _rendered_cell(column),
             typed_value(column),
             column.primary_key,
         )
@@ -361,12 +370,12 @@ def _typed_row_of(mapping: Mapping, row_size_limit: int) -> RowOf:
 
 
 def _answered_texts(answers: Iterator[bytes], error: UserError | None) -> RenderedCell:
-    """The next of *answers*; raises *error* if there is none."""
+    """The next of *answers*, ``None`` for `NOTHING_FOUND`; raises *error* if there is none."""
 
-    def cell(_: RecordContext) -> bytes:
+    def cell(_: RecordContext) -> bytes | None:
         text = next(answers, None)
         if text is not None:
-            return text
+            return None if text == NOTHING_FOUND else text
         raise RuntimeError("the engine gives too few cells") if error is None else error
 
     return cell
@@ -404,7 +413,7 @@ def render_cells(
             if not takes_engine(column):
                 text = (_rendered_cell if column.data_type else _cell)(column)(record)
             elif (answer := next(answers, None)) is not None:
-                text = answer
+                text = None if column.data_type and answer == NOTHING_FOUND else answer
             elif evaluated is not None and evaluated.error is not None:
                 raise evaluated.error
             else:

@@ -28,7 +28,7 @@ from stream.mapping.engine_protocol import (
     encode_results,
 )
 from stream.mapping.plan import Evaluated, TemplatePlan
-from stream.mapping.render import Renderer, compile_renderer
+from stream.mapping.render import Renderer, compile_renderer, render_cells
 from stream.record import large
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
@@ -88,6 +88,14 @@ def _outcome(renderer: Renderer, record: RecordContext) -> tuple[bytes, str, int
         return b"", str(error), error.status
 
 
+def _check_no_difference(body: bytes, kind: bytes, columns: list[Column]) -> None:
+    renderer = compile_renderer(Mapping(tuple(columns)), 1000)
+    usual = _outcome(renderer, _record(body, kind))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large, "LARGE_BYTES", -1)
+        assert _outcome(renderer, _record(body, kind)) == usual
+
+
 def test_which_records_are_large() -> None:
     """Those whose body has to be read, which isn't read already."""
     large = b" " * (LARGE_BYTES + 1)
@@ -116,12 +124,61 @@ def test_a_large_record() -> None:
     assert row == b'"1.50","%b"\n' % body.replace(b'"', b'""')
 
 
+def test_a_large_record_of_columns_with_types() -> None:
+    """Its paths are the engine's, too, as is that there is nothing at one of them."""
+    columns = (
+        PathColumn("n", path="n", data_type="integer"),
+        PathColumn("m", path="m", data_type="string", nullable=True),
+        PathColumn("d", path="m", data_type="string", default_value="none"),
+        IpColumn("i", data_type="string"),
+    )
+    renderer = compile_renderer(Mapping(columns), 10 * LARGE_BYTES)
+    record = _record(b'{"n":7,"b":"%b"}' % (b"x" * LARGE_BYTES))
+    plan = renderer.plan_for(record)
+    assert plan is not None
+    assert len(plan.templates) == 3
+    assert _outcome(renderer, record) == (b'"7",,"none","192.0.2.1"\n', "", 200)
+    shown = render_cells(Mapping(columns), record, _as_the_engine_says(plan, record))
+    assert shown == [("n", "7"), ("m", "NULL"), ("d", "none"), ("i", "192.0.2.1")]
+
+
+TYPED_COLUMNS = st.one_of(
+    st.just(BodyColumn("b", data_type="string")),
+    st.builds(
+        lambda path, raw, default, data_type, nullable: PathColumn(
+            "p",
+            path=path,
+            raw_string=raw,
+            default_value=default,
+            data_type=data_type,
+            nullable=nullable,
+        ),
+        PATHS,
+        st.booleans(),
+        st.sampled_from([None, "1"]),
+        st.sampled_from(["string", "integer", "json"]),
+        st.booleans(),
+    ),
+    st.builds(
+        lambda content, raw: TemplateColumn(
+            "t", template=Template("jsonnet", content), raw_string=raw, data_type="string"
+        ),
+        st.sampled_from(["Body('a')", "Body('a', null)", "BodyStr()", "Ip()"]),
+        st.booleans(),
+    ),
+)
+
+
+@settings(deadline=None)
+@given(BODIES, TYPES, st.lists(TYPED_COLUMNS, min_size=1, max_size=4))
+def test_the_engine_makes_no_difference_to_columns_with_types(
+    body: bytes, kind: bytes, columns: list[Column]
+) -> None:
+    _check_no_difference(body, kind, columns)
+
+
 @settings(deadline=None)
 @given(BODIES, TYPES, st.lists(COLUMNS, min_size=1, max_size=4))
 def test_the_engine_makes_no_difference(body: bytes, kind: bytes, columns: list[Column]) -> None:
     """Neither to a row nor to a message."""
-    renderer = compile_renderer(Mapping(tuple(columns)), 1000)
-    usual = _outcome(renderer, _record(body, kind))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(large, "LARGE_BYTES", -1)
-        assert _outcome(renderer, _record(body, kind)) == usual
+    _check_no_difference(body, kind, columns)
