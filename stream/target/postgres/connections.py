@@ -13,7 +13,16 @@ from psycopg.errors import ProgrammingError
 from stream.errors import UserError
 from stream.settings.connections import Connection
 
-__all__ = ["Database", "declared_databases"]
+__all__ = ["SESSION", "Database", "declared_databases"]
+
+SESSION = """
+SELECT set_config('tcp_keepalives_idle', '30', false),
+    set_config('tcp_keepalives_interval', '10', false),
+    set_config('tcp_keepalives_count', '3', false)
+"""
+"""First statement of each connection. A node may disappear without a word in the middle of an
+import, and whoever imports the file next waits for the end of its transaction: the server ends it
+after a minute, while by itself it asks after two hours."""
 
 _OPTIONS = ("dsn", "passwordFile", "poolSize", "schema")
 _MAX_POOL = 64

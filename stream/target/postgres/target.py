@@ -30,7 +30,7 @@ from stream.storage.model.state import SliceState
 from stream.storage.model.statistics import Statistics
 from stream.storage.store.prepared import PreparedFile
 from stream.storage.store.records import read_slices
-from stream.target.postgres.connections import Database, declared_databases
+from stream.target.postgres.connections import SESSION, Database, declared_databases
 from stream.target.postgres.imports import drop_table, ensure_table, import_rows
 from stream.target.postgres.records import FileRecord, columns_of, file_record_key
 from stream.target.protocol import Quarantine, Staged, TargetContext
@@ -255,6 +255,7 @@ class PostgresTarget:
                 raise _unreachable(database, error) from None
             with connection:
                 try:
+                    connection.execute(SESSION)
                     return work(connection)
                 except psycopg.Error as error:
                     raise _explained(database, connection, error) from error

@@ -284,6 +284,20 @@ async def test_a_server_that_ends_in_the_middle_has_nothing_of_the_file(
             assert world.query("SELECT count(*) FROM {}.events") == [(1000,)]
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_disappears_is_noticed_by_the_server(world: PostgresWorld) -> None:
+    """So that an import elsewhere doesn't wait for hours for the end of its transaction."""
+    target: Any = world.target
+    options = "idle", "interval", "count"
+
+    def shown(connection: Any) -> list[str]:
+        return [
+            connection.execute(f"SHOW tcp_keepalives_{option}").fetchone()[0] for option in options
+        ]
+
+    assert await target._run(target._databases["warehouse"], shown) == ["30", "10", "3"]
+
+
 async def _crash_during(server: Postgres, world: PostgresWorld, file: File) -> None:
     target: Any = world.target
     rows = target._rows
