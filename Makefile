@@ -16,6 +16,7 @@ SINKS ?= 300
 EVERY ?= 20
 EFFORT ?= 25
 E2E_WORKERS ?= 2
+UNIT_WORKERS ?= 2
 KILLS ?= 20
 ROUNDS ?= 100
 SEEDS ?= 5000
@@ -79,7 +80,7 @@ test: install ## Run the linters and all tests; what can't run here is listed at
 	@if [ -s $(NOT_RUN) ]; then echo "What could not run here:"; cat $(NOT_RUN); else echo "Everything ran."; fi
 
 test-unit: install ## Run the unit tests
-	$(BIN)/python -m pytest -q -m "not e2e and not bundle"
+	$(BIN)/python -m pytest -q -m "not e2e and not bundle" -n $(UNIT_WORKERS) --dist loadfile
 
 test-e2e: install ## Run the tests that start the real processes
 	$(BIN)/python -m pytest -q -m e2e -n $(E2E_WORKERS) --dist loadfile --no-loadscope-reorder tests/e2e tests/docs
