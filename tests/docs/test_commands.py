@@ -155,7 +155,10 @@ def test_server(command: str, product: Product, tmp_path: Path) -> None:
     assert settings["STREAM_SANDBOX_TOKEN"] not in log.read_text()
 
 
-LANGUAGES = {"sh", "console", "text", "json", "yaml", "dockerfile", "promql", "js"}
+LANGUAGES = {
+    *("sh", "console", "text", "json", "yaml", "dockerfile", "promql"),
+    *("js", "python", "go"),
+}
 NO_COMMANDS = LANGUAGES - {"sh", "console"}
 _COMMAND = re.compile(
     r"\$ |curl |make |docker |kubectl |etcd(ct|ut)l |stream-service |twistd |ssh |(GET|POST) /"
