@@ -10,6 +10,7 @@ import attrs
 from stream.api.spec.schema import ANYTHING, Array, Boolean, Member, Object, Text, missing
 from stream.definition.entity import KEBOOLA
 from stream.errors import Fault
+from stream.mapping.columns import COLUMN_TYPES, MAX_COLUMNS, MAX_TEMPLATE_CHARACTERS
 from stream.mapping.types import DATA_TYPES
 
 __all__ = ["CREATE_SINK", "CREATE_SOURCE", "SETTINGS_PATCH", "UPDATE_SINK", "UPDATE_SOURCE"]
@@ -17,8 +18,6 @@ __all__ = ["CREATE_SINK", "CREATE_SOURCE", "SETTINGS_PATCH", "UPDATE_SINK", "UPD
 MAX_ID = 48
 MAX_NAME = 40
 MAX_DESCRIPTION = 4096
-MAX_TEMPLATE = 4096
-MAX_COLUMNS = 100
 MAX_COLUMN_NAME = 128
 MAX_PATH = 1024
 MAX_DEFAULT_VALUE = 4096
@@ -30,7 +29,6 @@ MAX_SETTINGS = 200
 
 SOURCE_TYPES = ("http", "otlp")
 SIGNALS = ("logs", "metrics", "traces")
-COLUMN_TYPES = ("uuid", "datetime", "ip", "body", "headers", "path", "template")
 
 _DESCRIPTION = Text(
     max_length=MAX_DESCRIPTION,
@@ -91,7 +89,9 @@ TEMPLATE = Object(
         Member("language", Text(enum=("jsonnet",), example="jsonnet"), required=True),
         Member(
             "content",
-            Text(min_length=1, max_length=MAX_TEMPLATE, example="Body('user.id') + '-x'"),
+            Text(
+                min_length=1, max_length=MAX_TEMPLATE_CHARACTERS, example="Body('user.id') + '-x'"
+            ),
             required=True,
         ),
     ),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from stream.api.spec.request_schemas import COLUMN_TYPES, SIGNALS, SOURCE_TYPES
+from stream.api.spec.request_schemas import SIGNALS, SOURCE_TYPES
 from stream.api.spec.schema import ANYTHING, Array, Boolean, Integer, Member, Object, Schema, Text
 from stream.errors import MAX_FAULTS
+from stream.mapping.columns import COLUMN_TYPES
 
 __all__ = [
     "AGGREGATED_SOURCES",
