@@ -187,6 +187,26 @@ async def test_a_table_of_the_user_is_used_and_never_dropped(world: PostgresWorl
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_row_that_a_table_of_the_user_refuses(world: PostgresWorld) -> None:
+    """Nothing of its file is imported, and nothing says that it was, until the table takes it."""
+    world.query("CREATE SCHEMA {}")
+    world.query("CREATE TABLE {}.events (body text CONSTRAINT short CHECK (length(body) < 3))")
+    use(world, mapping({"name": "body"}))
+    file = await world.importing_file(b'"a"\n', b'"b"\n"long"\n')
+    for _ in range(2):
+        with pytest.raises(UserError) as raised:
+            await world.target.import_file(file)
+        assert raised.value.name == "importRefused"
+        assert 'violates check constraint "short"' in str(raised.value)
+        assert await world.read() == []
+        assert world.query("SELECT * FROM {}._stream_imports") == []
+    world.query("ALTER TABLE {}.events DROP CONSTRAINT short")
+    for _ in range(2):
+        await world.target.import_file(file)
+    assert sorted(await world.read()) == ["a", "b", "long"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_table_that_was_dropped_meanwhile_is_made_again(world: PostgresWorld) -> None:
     file = await world.importing_file(b'"a"\n')
     world.query("DROP TABLE {}.events")
