@@ -124,7 +124,7 @@ def cluster_members(
     """Build those of Stream's own components that run in this process and meet others in etcd.
 
     :param parts: is given what the console looks at.
-    :param on_replaced: called when another process bears a name of this one: it must end.
+    :param on_replaced: called when another process holds a name of this one: it must end.
     """
     cluster = join_cluster(settings, reactor, metrics)
     cluster.session.on_replaced.append(on_replaced)

@@ -52,7 +52,7 @@ class NameHeld(UserError):
 
 @attrs.frozen(kw_only=True)
 class Holder(Record):
-    """The process that bears a name, as its claim describes it.
+    """The process that holds a name, as its claim describes it.
 
     :ivar token: differs in each process.
     :ivar since: when the process claimed the name.

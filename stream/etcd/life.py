@@ -29,6 +29,6 @@ class Life(Service):
         return 0 if self._claim is None else self._claim.number
 
     async def startService(self) -> None:
-        """Fires when the name is held; fails with `NameHeld` if another process bears it."""
+        """Fires when the name is held; fails with `NameHeld` if another process holds it."""
         super().startService()
         self._claim = await self._session.claim(self._key, self._title)

@@ -283,7 +283,7 @@ class Session(Service):
         :param key: its last part is the name.
         :param title: what holds the name, for messages.
 
-        Raises `NameHeld` if another process bears it and lives.
+        Raises `NameHeld` if another process holds it and lives.
         """
         claim = Claim(key, title, Holder.this_process(self._ttl))
         await self._claims.take(claim)

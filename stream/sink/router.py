@@ -12,7 +12,7 @@ report can't write.
 
 Note [Lost lease]: with the lease the node loses its name, and whatever it had open belongs to a
 life that is over (`stream.etcd.claims`). So all pipelines are closed, and records are refused until
-that is done and the node bears its name again; only then a pipeline is opened, in the new life.
+that is done and the node holds its name again; only then a pipeline is opened, in the new life.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class SinkRouter(Service):
             self._take_records()
 
     def _take_records(self) -> None:
-        """If the node bears its name: it may have lost it (again) meanwhile."""
+        """If the node holds its name: it may have lost it (again) meanwhile."""
         self.refusal = None if self._context.life() else _lease_lost()
 
     # Records.

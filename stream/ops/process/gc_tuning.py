@@ -1,4 +1,4 @@
-"""When the interpreter looks for circles of references that nobody holds any more.
+"""When the interpreter looks for reference cycles that nobody holds any more.
 
 By itself it looks at a part of all objects whenever 700 more have been made than given back, and at
 all of them, which blocks the reactor for 60 ms, several times a second under load: each
