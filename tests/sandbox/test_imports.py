@@ -228,7 +228,9 @@ async def test_a_bad_row_undoes_the_whole_load(api: Api, service: SandboxService
         assert await api.rows_count() == 1
 
 
-@pytest.mark.parametrize("damage", [b"not gzip", gzip.compress(b'"1","a"\n')[:-3]])
+@pytest.mark.parametrize(
+    "damage", [b"not gzip", gzip.compress(b'"1","a"\n')[:-3]], ids=["not gzip", "cut off"]
+)
 @pytest_twisted.ensureDeferred
 async def test_damaged_gzip_is_an_error_of_the_job(api: Api, damage: bytes) -> None:
     """A slice that isn't gzip, or is cut off, is not loaded."""
