@@ -9,6 +9,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
+from stream.concurrency.waiters import Waiters
+
 __all__ = ["MIN_PAUSE_SECONDS", "SharedPage"]
 
 MIN_PAUSE_SECONDS = 1.0
@@ -26,11 +28,11 @@ class SharedPage:
     def __init__(self, reactor: Any, make: Callable[[], Deferred[bytes]]) -> None:
         self._reactor = reactor
         self._make = make
-        self._waiting: list[Deferred[bytes]] = []
+        self._waiting = Waiters[bytes]()
         self._is_making = False
         self._not_before = 0.0
         self._next: IDelayedCall | None = None
-        self._drained: list[Deferred[None]] = []
+        self._drained = Waiters[None]()
 
     @property
     def waiting(self) -> int:
@@ -39,14 +41,9 @@ class SharedPage:
 
     def get(self) -> Deferred[bytes]:
         """The page; fails if it can't be made. Cancelled, it isn't waited for any more."""
-        page: Deferred[bytes] = Deferred(self._given_up)
-        self._waiting.append(page)
+        page = self._waiting.wait()
         self._begin()
         return page
-
-    def _given_up(self, page: Deferred[bytes]) -> None:
-        if page in self._waiting:
-            self._waiting.remove(page)
 
     def drained(self) -> Deferred[None]:
         """Fires when no page is being made; those who wait for the next one get it before."""
@@ -55,9 +52,7 @@ class SharedPage:
             self._start()
         if not self._is_making:
             return succeed(None)
-        drained: Deferred[None] = Deferred()
-        self._drained.append(drained)
-        return drained
+        return self._drained.wait()
 
     def _begin(self) -> None:
         """Make the page now or when its time comes, if anybody waits for it."""
@@ -72,18 +67,17 @@ class SharedPage:
     def _start(self) -> None:
         self._next = None
         self._is_making = True
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, Waiters[bytes]()
         self._make().addBoth(self._made, waiting, self._reactor.seconds())
 
-    def _made(self, page: bytes | Failure, waiting: list[Deferred[bytes]], started: float) -> None:
+    def _made(self, page: bytes | Failure, waiting: Waiters[bytes], started: float) -> None:
         self._is_making = False
         now = self._reactor.seconds()
         self._not_before = now + max(MIN_PAUSE_SECONDS, now - started)
-        for each in waiting:
-            if not each.called:
-                each.callback(page)
+        if isinstance(page, Failure):
+            waiting.fail(page)
+        else:
+            waiting.fire(page)
         self._begin()
         if not self._is_making:
-            drained, self._drained = self._drained, []
-            for done in drained:
-                done.callback(None)
+            self._drained.fire(None)
