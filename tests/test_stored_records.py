@@ -30,8 +30,9 @@ from stream.storage.model.state import FileState, SliceState
 from stream.storage.model.statistics import Statistics
 from stream.storage.model.volume import Volume
 from stream.tail.subscription import TailSubscription
+from stream.target.jobs import JobRecord
 from stream.target.keboola.quarantine import QuarantineRecord
-from stream.target.keboola.records import FileRecord, JobRecord, TokenRecord
+from stream.target.keboola.records import FileRecord, TokenRecord
 from stream.target.postgres import records as postgres
 from stream.task.entity import Task
 from stream.values.codec import Record, decode, encode, known_part, to_plain
@@ -249,6 +250,12 @@ RECORDS: dict[type, Plain] = {
         "table": "t",
         "columns": [{"name": "id", "type": "integer", "isKey": True, "isNullable": True}],
     },
+    postgres.QuarantineRecord: {
+        **FILE_KEY,
+        "recordsCount": 2,
+        "reason": "bad row",
+        "table": "s._stream_quarantine",
+    },
     QuarantineRecord: {
         **FILE_KEY,
         "reason": "bad row",
@@ -331,6 +338,7 @@ REQUIRED: dict[type, set[str]] = {
     JobRecord: {*SINK_KEY, "jobId"},
     postgres.FileRecord: {*FILE_KEY, "importId", "connection", "schema", "table", "columns"}
     | {"columns.0.name"},
+    postgres.QuarantineRecord: {*FILE_KEY, "recordsCount", "reason", "table"},
     QuarantineRecord: {
         *FILE_KEY,
         "ranges.0.start",

@@ -410,6 +410,11 @@ class TargetSettings:
         "use it (all if none is named).",
         secret=True,
     )
+    job_limit: int = setting(
+        2,
+        "Max number of simultaneous imports of one sink into a table of a connection.",
+        rule="required,min=1,max=100",
+    )
     staging: TargetStagingSettings = group(TargetStagingSettings)
 
 

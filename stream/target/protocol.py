@@ -29,7 +29,16 @@ from stream.storage.model.key import FileKey, JobKey
 from stream.storage.model.statistics import Statistics
 from stream.storage.store.prepared import FileProvider
 
-__all__ = ["Quarantine", "Staged", "StagingReplaced", "Target", "TargetContext", "TargetFactory"]
+__all__ = [
+    "RECORD_KINDS",
+    "Quarantine",
+    "Staged",
+    "StagingReplaced",
+    "Target",
+    "TargetContext",
+    "TargetFactory",
+    "file_record",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -78,12 +87,14 @@ class Quarantine:
     :ivar reason: why the target refused them.
     :ivar is_finished: every refused row has been found and stored.
     :ivar file_id: of the file in the project's file storage that holds them, once it is stored.
+    :ivar table: that holds them, for targets that keep them in one.
     """
 
     records_count: int
     reason: str
     is_finished: bool
     file_id: int | None = None
+    table: str = ""
 
 
 class Target(FileProvider, Protocol):
@@ -140,10 +151,13 @@ class Target(FileProvider, Protocol):
         """Delete the record of a job that doesn't run any more; false if it is kept."""
 
     def file_records(self, file: FileKey) -> Sequence[str]:
-        """Keys in etcd that are deleted with the file."""
+        """Keys in etcd that are deleted with the file, each `file_record` of some kind."""
 
-    async def file_deleted(self, file: FileKey) -> None:
-        """The records of *file* were deleted: remove what is staged; problems are only logged."""
+    async def delete_staged(self, file: FileKey) -> None:
+        """Remove what is staged of *file*, whose records are deleted next; may be repeated.
+
+        Raises `StagingError` if something is left; the records stay then, and it is called again.
+        """
 
     # The API: what people see and delete.
 
@@ -158,6 +172,19 @@ class Target(FileProvider, Protocol):
         Raises UserError listing what could not be deleted; the rest is deleted all the same.
         """
 
+
+def file_record(target: str, kind: str, file: FileKey) -> str:
+    """The key in etcd of what a target keeps of a file.
+
+    :param target: its name.
+    :param kind: one of `RECORD_KINDS`, so that the records can also be deleted by a process that
+        has the target not installed.
+    """
+    return f"storage/{target}/{kind}/{file}"
+
+
+RECORD_KINDS = ("file", "quarantine")
+"""``file``: where it is imported to; ``quarantine``: its rows that were refused."""
 
 TargetFactory = Callable[[TargetContext], Target]
 """Makes a target; opens nothing."""

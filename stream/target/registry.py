@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 
 from twisted.application.service import IService
+from twisted.logger import Logger
 
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey
@@ -26,9 +27,17 @@ from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey
 from stream.storage.store.overview import FileOutline
 from stream.storage.store.prepared import PreparedFile
-from stream.target.protocol import Quarantine, Target, TargetContext
+from stream.target.protocol import (
+    RECORD_KINDS,
+    Quarantine,
+    Target,
+    TargetContext,
+    file_record,
+)
 
 __all__ = ["GROUP", "Targets", "installed_targets", "optional_targets"]
+
+_log = Logger()
 
 GROUP = "stream.targets"
 """The group of entry points."""
@@ -175,6 +184,28 @@ class Targets:
     async def import_file(self, file: File) -> int:
         """Import *file*; see `Target.import_file`."""
         return await self.of_file(file).import_file(file)
+
+    # The cleanup.
+
+    def file_records(self, file: File) -> Sequence[str]:
+        """Keys in etcd that are deleted with *file*, also of a target that isn't installed."""
+        target = self._targets.get(file.target.provider)
+        if target is not None:
+            return target.file_records(file.key)
+        return [file_record(file.target.provider, kind, file.key) for kind in RECORD_KINDS]
+
+    async def delete_staged(self, file: File) -> None:
+        """Remove what is staged of *file*; see `Target.delete_staged`."""
+        target = self._targets.get(file.target.provider)
+        if target is not None:
+            await target.delete_staged(file.key)
+            return
+        _log.warn(
+            'the target "{target}" of the file {file_id} isn\'t installed on this node: what is '
+            "staged of it stays in its staging storage",
+            target=file.target.provider,
+            file_id=str(file.key),
+        )
 
     # What people see and delete.
 

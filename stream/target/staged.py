@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -18,10 +18,15 @@ from stream.staging import Chunks, FileUpload, StagingError, StagingStore, open_
 from stream.storage.model.entity import Slice, directory_name
 from stream.storage.model.key import FileKey
 
-__all__ = ["FolderStaging", "decompressed"]
+__all__ = ["MAX_PIECE_BYTES", "FolderStaging", "decompressed"]
 
 _log = Logger()
 
+MAX_PIECE_BYTES = 256 * 1024
+"""The most that `decompressed` gives at once: a few bytes of gzip may hold a thousand times as
+many."""
+
+_INPUT_BYTES = 64 * 1024
 _GZIP_CONTAINER = 31
 _Damaged = cast("type[Exception]", isal_zlib.IsalError)
 
@@ -64,18 +69,20 @@ class FolderStaging:
         return self._store(slice_.key.file_key).read(slice_.staging.path)
 
     async def remove(self, file: FileKey) -> None:
-        """Remove all objects of *file*; problems are only logged."""
+        """Remove all objects of *file*; nothing, if there are none. Raises StagingError."""
         folder = self._root / directory_name(str(file))
 
         def remove() -> None:
-            shutil.rmtree(folder)
+            try:
+                shutil.rmtree(folder)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise StagingError(
+                    f'cannot remove staged slices in "{folder}": {error.strerror}'
+                ) from error
 
-        try:
-            await deferToThreadPool(self._reactor, self._pool, remove)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            _log.warn("cannot remove staged slices: {error}", error=error, file_id=str(file))
+        await deferToThreadPool(self._reactor, self._pool, remove)
 
     def _store(self, file: FileKey) -> StagingStore:
         place = {"directory": str(self._root), "key": f"{directory_name(str(file))}/"}
@@ -83,31 +90,47 @@ class FolderStaging:
         return open_store(upload, file_key=str(file), reactor=self._reactor, pool=self._pool)
 
 
-def decompressed(chunks: Iterator[bytes], compression: str) -> Iterator[bytes]:
-    """What *chunks* of a staged object hold, bit by bit.
+def decompressed(chunks: Iterable[bytes], compression: str) -> Iterator[bytes]:
+    """What *chunks* of a staged object hold, in pieces of at most `MAX_PIECE_BYTES`.
 
     :param compression: ``none`` or ``gzip``, of any number of members.
 
     Raises StagingError if the object is damaged.
     """
     if compression == "none":
-        yield from chunks
+        for chunk in chunks:
+            yield from _pieces(chunk, MAX_PIECE_BYTES)
         return
     member = isal_zlib.decompressobj(_GZIP_CONTAINER)
     is_begun = False
     try:
         for chunk in chunks:
-            rest = chunk
-            while rest:
-                is_begun = True
-                data = member.decompress(rest)
-                if data:
-                    yield data
-                rest = b""
-                if member.eof:
-                    rest = member.unused_data
-                    member, is_begun = isal_zlib.decompressobj(_GZIP_CONTAINER), False
+            # What is behind a piece is copied with it, so the input comes in small parts.
+            for part in _pieces(chunk, _INPUT_BYTES):
+                rest = part
+                while True:
+                    is_begun = is_begun or bool(rest)
+                    data = member.decompress(rest, MAX_PIECE_BYTES)
+                    if data:
+                        yield data
+                    if member.eof:
+                        rest = member.unused_data
+                        member, is_begun = isal_zlib.decompressobj(_GZIP_CONTAINER), False
+                        if not rest:
+                            break
+                        continue
+                    rest = member.unconsumed_tail
+                    if not rest and len(data) < MAX_PIECE_BYTES:
+                        break
     except _Damaged as error:
         raise StagingError(f"a staged slice is damaged: {error}", retryable=False) from error
     if is_begun:
         raise StagingError("a staged slice is damaged: its end is missing", retryable=False)
+
+
+def _pieces(data: bytes, size: int) -> Iterator[bytes]:
+    if len(data) <= size:
+        yield data
+        return
+    for start in range(0, len(data), size):
+        yield data[start : start + size]

@@ -94,7 +94,7 @@ class MemoryTarget:
     def file_records(self, file: FileKey) -> Sequence[str]:
         return ()
 
-    async def file_deleted(self, file: FileKey) -> None:
+    async def delete_staged(self, file: FileKey) -> None:
         self.staged = {key: rows for key, rows in self.staged.items() if key.file_key != file}
 
     async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:

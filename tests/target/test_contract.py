@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,23 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
 
+from stream.errors import UserError
 from stream.etcd import EtcdClient, Session
 from stream.settings import Settings
 from stream.staging import bytes_chunks
+from stream.storage.reconcile.operator import Requeue
 from tests.storage.histories.world import SINK_KEY, TABLE
 from tests.target.keboola.bridge import running_bridge
 from tests.target.memory import MemoryTarget
 from tests.target.postgres.world import postgres_world
-from tests.target.world import TOKEN, World, changes_with, context_of, killed_at_every_await
+from tests.target.world import (
+    TOKEN,
+    World,
+    changes_with,
+    context_of,
+    killed_at_every_await,
+    paused_at_every_await,
+)
 
 reactor: Any = _reactor
 
@@ -46,6 +55,23 @@ async def _memory(etcd: EtcdClient, path: Path) -> AsyncIterator[World]:
         yield world
 
 
+FAULTS = {
+    "keboola": ("table dropped", "rights revoked", "server unavailable"),
+    "postgres": (
+        "table dropped",
+        "column missing",
+        "rights revoked",
+        "server unavailable",
+        "disk full",
+    ),
+}
+"""What may go wrong between the opening of a file and its import, by target."""
+
+PAUSABLE = ("memory", "postgres")
+"""Targets that two coordinators may use for the same file at the same time. Jobs of the Storage API
+have no key by which it would refuse a second one, so there the lock of the file is needed as well.
+"""
+
 Kind = Callable[[EtcdClient, Path], AbstractAsyncContextManager[World]]
 _KINDS: dict[str, Kind] = {
     "memory": _memory,
@@ -56,8 +82,7 @@ _KINDS: dict[str, Kind] = {
 
 @pytest_twisted.async_yield_fixture(params=_KINDS)
 async def world(etcd: EtcdClient, tmp_path: Path, request: Any) -> AsyncIterator[World]:
-    kind = _KINDS[request.param]
-    async with kind(etcd, tmp_path) as running:
+    async with _KINDS[request.param](etcd, tmp_path) as running:
         yield running
 
 
@@ -158,6 +183,61 @@ async def test_an_import_killed_at_every_await_adds_each_row_once(world: World) 
 
 async def _work(world: World, file: Any) -> object:
     return await world.target.import_file(file)
+
+
+@pytest.mark.parametrize("kind", PAUSABLE)
+@pytest_twisted.ensureDeferred
+async def test_a_coordinator_that_is_paused_at_any_await_adds_no_row_again(
+    etcd: EtcdClient, tmp_path: Path, kind: str
+) -> None:
+    """Another one imports the file meanwhile; then the first goes on, or is asked to wait."""
+    async with _KINDS[kind](etcd, tmp_path) as world:
+        await world.create_sink()
+        files: list[Any] = []
+
+        async def make() -> Callable[[], Coroutine[Any, Any, object]]:
+            if files:
+                await world.storage.to_imported(files[-1].key)
+                await world.reopen()
+            files.append(await world.staged_file(rows(f"a{len(files)}"), rows("b")))
+            return lambda: work(files[-1])
+
+        async def work(file: Any) -> None:
+            with suppress(Requeue):
+                await world.target.import_file(file)
+
+        assert await paused_at_every_await(make)
+        expected = [f"a{number}" for number in range(len(files))] + ["b"] * len(files)
+        assert sorted(await world.read()) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"), [(kind, fault) for kind, faults in FAULTS.items() for fault in faults]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_file_waits_until_what_keeps_it_from_its_table_is_repaired(
+    etcd: EtcdClient, tmp_path: Path, kind: str, fault: str
+) -> None:
+    """It is imported as a whole then, and no row of it is in quarantine."""
+    async with _KINDS[kind](etcd, tmp_path) as world:
+        file = await world.importing_file(rows("a", "b"), rows("c"))
+        async with world.faults[fault]():
+            try:
+                await world.target.import_file(file)
+            except UserError as error:
+                assert len(str(error)) > 10
+        for _ in range(2):
+            assert await world.target.import_file(file) == 0
+            assert sorted(await world.read()) == ["a", "b", "c"]
+        assert await world.target.quarantines(SINK_KEY) == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_staged_is_removed_before_the_records(world: World) -> None:
+    """A file that is given up is not imported any more; a repetition has nothing to do."""
+    file = await world.importing_file(rows("a"))
+    for _ in range(2):
+        await world.target.delete_staged(file.key)
 
 
 @pytest_twisted.ensureDeferred

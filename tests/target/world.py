@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import attrs
@@ -29,9 +29,20 @@ from stream.target.registry import Targets
 from tests.definition.changes import Changes
 from tests.storage.histories.world import BY, SINK_KEY, SOURCE_KEY, Storage
 
-__all__ = ["TOKEN", "World", "changes_with", "context_of", "killed_at_every_await"]
+__all__ = [
+    "TOKEN",
+    "Fault",
+    "World",
+    "changes_with",
+    "context_of",
+    "killed_at_every_await",
+    "paused_at_every_await",
+]
 
 reactor: Any = _reactor
+
+Fault = Callable[[], AbstractAsyncContextManager[None]]
+"""Breaks something, and repairs it at the end of the context."""
 
 TOKEN = "1-1-master-token-for-tests"
 
@@ -55,6 +66,8 @@ class World:
 
     :ivar table: of the sink; its mapping has one column.
     :ivar read: the cells of the table's column, in any order; raises if there is no table.
+    :ivar faults: what keeps a file from its table, by the names that `tests.target.test_contract`
+        has: a context at whose end it is repaired.
     """
 
     storage: Storage
@@ -62,6 +75,7 @@ class World:
     changes: Changes
     table: TableSink
     read: Callable[[], Awaitable[list[str]]]
+    faults: Mapping[str, Fault] = attrs.field(factory=dict)
 
     async def do(self, method: str, *arguments: Any) -> Any:
         """Call a method of the definitions in a change of its own, as the user."""
@@ -173,8 +187,37 @@ async def killed_at_every_await(
     raise AssertionError("there is no last await")
 
 
+async def paused_at_every_await(
+    make: Callable[[], Awaitable[Callable[[], Coroutine[Any, Any, object]]]],
+) -> int:
+    """Begin work again and again, and pause it at one await later each time.
+
+    While it is paused, the same work is done by another one; then it goes on to its end.
+
+    :param make: prepares what is to be done next; what it gives begins to do it.
+    :returns: at how many awaits work was paused.
+    """
+    for awaits in itertools.count(1):
+        begin = await make()
+        paused = begin()
+        if not await _advanced(paused, awaits):
+            return awaits - 1
+        await begin()
+        while await _advanced(paused, 1):
+            pass
+    raise AssertionError("there is no last await")
+
+
 async def _killed(work: Coroutine[Any, Any, object], awaits: int) -> bool:
     """End *work* at so many *awaits*; false if it came to its end before."""
+    if not await _advanced(work, awaits):
+        return False
+    work.close()
+    return True
+
+
+async def _advanced(work: Coroutine[Any, Any, object], awaits: int) -> bool:
+    """Let *work* come over so many *awaits*; false if it came to its end before."""
     for _ in range(awaits):
         try:
             waiting = work.send(None)
@@ -184,7 +227,6 @@ async def _killed(work: Coroutine[Any, Any, object], awaits: int) -> bool:
             ready: Deferred[None] = Deferred()
             waiting.addBoth(_noticed, ready)
             await ready
-    work.close()
     return True
 
 

@@ -230,13 +230,16 @@ def file_view(
 
 
 def _quarantine(quarantine: Quarantine) -> Plain:
-    """Rows that the target has refused; ``fileId`` says where they are, once all are found."""
+    """Rows that the target has refused; ``fileId`` or ``table`` says where they are, once all are
+    found."""
     view: Plain = {
         "recordsCount": quarantine.records_count,
         "reason": quarantine.reason,
         "isFinished": quarantine.is_finished,
     }
-    if quarantine.is_finished:
+    if quarantine.table:
+        view["table"] = quarantine.table
+    elif quarantine.is_finished:
         view["fileId"] = quarantine.file_id
     return view
 

@@ -243,7 +243,8 @@ _FILE = _object(
             ("reason", Text(description="Why the first of them was refused.")),
             ("isFinished", Boolean(description="All are found and stored; the others imported.")),
             ("fileId", Integer(description="The file of the project's storage that has them.")),
-            optional=("fileId",),
+            ("table", Text(description="The table that has them, where they are in one.")),
+            optional=("fileId", "table"),
         ),
     ),
     optional=(

@@ -195,19 +195,22 @@ class MetadataCleanup(_Periodic):
             return await self._delete(file)
 
     async def _delete(self, file: File) -> bool:
-        """Under the lock that the operators use; false if somebody works on the file."""
-        target = self._targets.of_file(file)
+        """Under the lock that the operators use; false if somebody works on the file, or has.
+
+        What is staged goes first: after a crash in between, the records that are left are found by
+        the next run, while objects without records would be found by nobody.
+        """
         lock = await self._context.session.try_lock(f"operator.file.{file.key}")
         if lock is None:
             return False
         async with lock:
+            current = await records.read_file(self._context.client, file.key)
+            if current is None or current.state is not file.state:
+                return False
+            await self._targets.delete_staged(file)
             statistics = await self._context.repository.delete_file(
-                self._context.client,
-                file.key,
-                lock,
-                target.file_records(file.key),
+                self._context.client, file.key, lock, self._targets.file_records(file)
             )
-        await target.file_deleted(file.key)
         if file.state is FileState.IMPORTED:
             _log.info("deleted expired file {file_id}", file_id=str(file.key))
         else:

@@ -85,6 +85,13 @@ class FileImport:
         except Exception as error:
             _log.error("file import failed: {error}", error=error, file_id=str(file.key))
             await self._context.file_failed(file.key, error)
+        self._wake_others(file.key)
+
+    def _wake_others(self, key: FileKey) -> None:
+        """Other files of the sink may wait for the end of an import."""
+        for item in self.operator.items.values():
+            if item.value.key.sink_key == key.sink_key and item.value.key != key:
+                self.operator.wake(item.key)
 
     async def _import(self, file: File) -> None:
         statistics, began = self._statistics(file.key).total, self._context.reactor.seconds()

@@ -46,7 +46,15 @@ _SPARE_MOMENTS = 100
 
 
 class Requeue(Exception):
-    """Raised by `reconcile`: nothing failed, but it is too early; look again after the interval."""
+    """Raised by `reconcile`: nothing failed, but it is too early; look again later.
+
+    :param seconds: until then; ``None`` for the interval of the operator. A change of the item, or
+        whoever wakes it, comes before.
+    """
+
+    def __init__(self, reason: str = "", *, seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
 
 
 TRANSIENT_ERRORS = (Requeue, EtcdUnavailable, LeaseNotFound, LockLost)
@@ -215,10 +223,12 @@ class Operator(Service, Generic[T]):
             return
         acting: Deferred[None] = ensureDeferred(self._acted(item))
         self._reconciling.add(acting)
+        rest = self._interval
         try:
             await acting
         except Requeue as reason:
             self._log.debug("{key}: {reason}", key=item.key, reason=reason)
+            rest = self._interval if reason.seconds is None else reason.seconds
         except TRANSIENT_ERRORS as reason:
             suppressed = self._unavailable.due("")
             if suppressed is not None:
@@ -237,7 +247,7 @@ class Operator(Service, Generic[T]):
         finally:
             self._reconciling.discard(acting)
         if self.running:
-            self._timers.set(item.key, self._interval)
+            self._timers.set(item.key, rest)
 
     async def _acted(self, item: Item[T]) -> None:
         await self._reconcile(item)

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import attrs
-from twisted.application.service import Service
 from twisted.logger import Logger
 
 from stream.definition.key import SinkKey
@@ -22,18 +21,16 @@ from stream.errors import UserError
 from stream.etcd import (
     AtomicConflict,
     AtomicTxn,
-    Batch,
     EtcdClient,
     EtcdError,
     EtcdUnavailable,
-    Mirror,
     atomic,
-    json_values,
 )
 from stream.storage.model.entity import File
-from stream.storage.model.key import FileKey, JobKey
+from stream.storage.model.key import JobKey
 from stream.storage.reconcile.operator import Requeue
 from stream.storage.store.statistics_reads import one_file_statistics
+from stream.target.jobs import JobRecord
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.errors import (
     JobDeadlineExceeded,
@@ -45,9 +42,7 @@ from stream.target.keboola.events import EventSender
 from stream.target.keboola.provider import load_file_record, load_sink_token, with_sink_token
 from stream.target.keboola.quarantine import RowQuarantine, Save
 from stream.target.keboola.records import (
-    JOBS,
     FileRecord,
-    JobRecord,
     decode_file,
     encode_record,
     file_record_key,
@@ -57,7 +52,7 @@ from stream.target.keboola.records import (
 from stream.target.keboola.values import Job
 from stream.values.token import Token
 
-__all__ = ["FileImporter", "RunningJobs"]
+__all__ = ["FileImporter"]
 
 _log = Logger()
 
@@ -66,42 +61,6 @@ _SHARE_OF_SPLIT = 1 / 3
 
 _NOT_SHOWN = (400, 403, 404, 405, 501)
 """Answers of an API that doesn't list its jobs, or not to the sink's token."""
-
-
-class RunningJobs(Service):
-    """How many import jobs each sink has running, from their records.
-
-    :param limit: jobs that a sink may have at the same time.
-    """
-
-    def __init__(self, client: EtcdClient, limit: int) -> None:
-        self._limit = limit
-        self._counts: dict[SinkKey, int] = {}
-        self._mirror: Mirror[JobRecord] = Mirror(
-            client, JOBS, json_values(JobRecord), on_change=self._changed
-        )
-
-    async def startService(self) -> None:
-        super().startService()
-        await self._mirror.startService()
-
-    async def stopService(self) -> None:
-        super().stopService()
-        await self._mirror.stopService()
-
-    def allow(self, file: FileKey) -> bool:
-        """Whether the sink may start one more job."""
-        return self._counts.get(file.sink_key, 0) < self._limit
-
-    @property
-    def records(self) -> list[JobRecord]:
-        return list(self._mirror.items.values())
-
-    def _changed(self, batch: Batch[JobRecord]) -> None:
-        self._counts = {}
-        for record in self._mirror.items.values():
-            sink = record.key.sink_key
-            self._counts[sink] = self._counts.get(sink, 0) + 1
 
 
 class FileImporter:

@@ -14,12 +14,13 @@ from stream.encryption.interface import DecryptionFailed, Encryptor
 from stream.errors import UserError
 from stream.staging.upload import FileUpload
 from stream.storage.model.key import FileKey, JobKey
+from stream.target.jobs import JobRecord
 from stream.target.keboola.values import SinkToken
 from stream.values.codec import Record, decode, encode, field, from_plain, to_plain
 
 __all__ = [
+    "JOBS",
     "FileRecord",
-    "JobRecord",
     "KeyOfFile",
     "KeyOfSink",
     "TokenRecord",
@@ -171,13 +172,6 @@ class FileRecord(Record):
                 name="credentialsDecryptionFailed",
             ) from None
         return from_plain(FileUpload, plain)
-
-
-@attrs.frozen
-class JobRecord(Record):
-    """An import job that is running, as far as known; it takes one of the sink's slots."""
-
-    key: JobKey = field(flatten=True)
 
 
 def decode_token(data: bytes) -> TokenRecord:

@@ -17,13 +17,14 @@ from stream.storage.model.entity import File, Slice
 from stream.storage.model.key import FileKey, JobKey
 from stream.storage.model.statistics import Statistics
 from stream.storage.store.prepared import PreparedFile
+from stream.target.jobs import JobRecord, RunningJobs
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.destination import delete_destinations
 from stream.target.keboola.events import EventSender
-from stream.target.keboola.imports import FileImporter, RunningJobs
+from stream.target.keboola.imports import FileImporter
 from stream.target.keboola.provider import PROVIDER, KeboolaFileProvider
 from stream.target.keboola.quarantine import RowQuarantine, quarantine_record_key, read_quarantines
-from stream.target.keboola.records import JobRecord, file_record_key
+from stream.target.keboola.records import JOBS, file_record_key
 from stream.target.keboola.service import StorageApiService
 from stream.target.keboola.uploads import SliceUploader
 from stream.target.protocol import Quarantine, Staged, TargetContext
@@ -67,7 +68,7 @@ class KeboolaTarget:
             reactor,
             job_timeout=level.target.operator.file_import_timeout.seconds,
         )
-        self._jobs = RunningJobs(client, context.settings.sink.table.keboola.job_limit)
+        self._jobs = RunningJobs(client, JOBS, context.settings.sink.table.keboola.job_limit)
         self.services: Sequence[IService] = (StorageApiService(api),)
         self.import_services: Sequence[IService] = (self._jobs,)
 
@@ -117,7 +118,7 @@ class KeboolaTarget:
     def file_records(self, file: FileKey) -> Sequence[str]:
         return (file_record_key(file), quarantine_record_key(file))
 
-    async def file_deleted(self, file: FileKey) -> None:
+    async def delete_staged(self, file: FileKey) -> None:
         """Staging files expire in the project's file storage."""
 
     async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:

@@ -8,14 +8,23 @@ So a file is imported once, however often it is tried and whoever dies. Old ids 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import attrs
 import psycopg
 from psycopg import sql
 
 from stream.errors import UserError
 from stream.target.postgres.records import ColumnRecord, FileRecord
+from stream.target.postgres.refusals import (
+    NONE_REFUSED,
+    Refused,
+    is_about_rows,
+    move_rows,
+    read_refused,
+    stage_rows,
+)
 from stream.target.postgres.tables import (
     LEDGER,
     FoundColumn,
@@ -26,7 +35,7 @@ from stream.target.postgres.tables import (
     missing,
 )
 
-__all__ = ["drop_table", "ensure_table", "import_rows"]
+__all__ = ["Imported", "drop_table", "ensure_table", "import_rows"]
 
 LEDGER_DAYS = 30
 """How long the id of an import is kept; a file is given up long before."""
@@ -146,19 +155,30 @@ def _fit_columns(
         connection.execute(add_columns(schema, table, added))
 
 
+@attrs.frozen
+class Imported:
+    """What an import has done.
+
+    :ivar is_new: false if the file was imported before.
+    :ivar refused: its rows that are in quarantine.
+    """
+
+    is_new: bool
+    refused: Refused = NONE_REFUSED
+
+
 def import_rows(
     connection: psycopg.Connection,
     record: FileRecord,
-    slices: Iterable[Callable[[], Iterator[bytes]]],
+    slices: Sequence[Callable[[], Iterator[bytes]]],
     is_given_up: Callable[[], bool],
-) -> bool:
-    """Import the file of *record*; see Note [Ledger].
+) -> Imported:
+    """Import the file of *record*; see Note [Ledger], and Note [Refused rows] of
+    `stream.target.postgres.refusals`.
 
     :param slices: the rows of each slice as CSV, in their order: of rows with the same key the
-        later wins.
+        later wins. They may be read twice.
     :param is_given_up: asked again and again; if it is true the import is undone.
-
-    :returns: false if the file was imported before.
 
     Raises `psycopg.Error`, and InterruptedError if it was given up.
     """
@@ -172,22 +192,20 @@ def import_rows(
             [record.import_id, str(record.key)],
         )
         if not entry.rowcount:
-            return False
+            return Imported(False, read_refused(connection, record))
         if connection.execute(_RELATION, [record.schema, record.table]).fetchone() is None:
             # Dropped since the file was opened: its rows need a place all the same.
             connection.execute(create_table(record.schema, record.table, record.columns))
-        names = [sql.Identifier(column.name) for column in record.columns]
-        keys = [sql.Identifier(column.name) for column in record.columns if column.is_key]
-        target = sql.Identifier(record.schema, record.table)
-        if keys:
-            _stage(connection, target, names)
-            rows = _copy(connection, sql.Identifier("_stream_rows"), names, slices, is_given_up)
-            _upsert(connection, target, names, keys)
-        else:
-            rows = _copy(connection, target, names, slices, is_given_up)
+        # What is checked at the commit only would refuse the file as a whole.
+        connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+
+        def copy(table: sql.Identifier) -> int:
+            return _copy(connection, table, record.columns, slices, is_given_up)
+
+        rows, refused = _rows_into_table(connection, record, copy, is_given_up)
         connection.execute(
             sql.SQL("UPDATE {} SET rows = %s WHERE import_id = %s").format(ledger),
-            [rows, record.import_id],
+            [rows - refused.count, record.import_id],
         )
         connection.execute(
             sql.SQL(
@@ -196,31 +214,37 @@ def import_rows(
             ).format(ledger),
             [LEDGER_DAYS],
         )
-    return True
+    return Imported(True, refused)
 
 
-def _stage(
-    connection: psycopg.Connection, target: sql.Identifier, names: Sequence[sql.Identifier]
-) -> None:
-    """A table of this transaction alone, whose rows keep their order."""
-    connection.execute(
-        sql.SQL(
-            "CREATE TEMPORARY TABLE _stream_rows ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"
-        ).format(sql.SQL(", ").join(names), target)
-    )
-    connection.execute("ALTER TABLE _stream_rows ADD COLUMN _stream_order bigserial")
+def _rows_into_table(
+    connection: psycopg.Connection,
+    record: FileRecord,
+    copy: Callable[[sql.Identifier], int],
+    is_given_up: Callable[[], bool],
+) -> tuple[int, Refused]:
+    """All rows, and those of them that the table has refused."""
+    if not any(column.is_key for column in record.columns):
+        try:
+            with connection.transaction():
+                return copy(sql.Identifier(record.schema, record.table)), NONE_REFUSED
+        except psycopg.Error as error:
+            if not is_about_rows(error):
+                raise
+    staged = stage_rows(connection, record, copy)
+    return staged.count, move_rows(connection, staged, is_given_up)
 
 
 def _copy(
     connection: psycopg.Connection,
     table: sql.Identifier,
-    names: Sequence[sql.Identifier],
-    slices: Iterable[Callable[[], Iterator[bytes]]],
+    columns: Sequence[ColumnRecord],
+    slices: Sequence[Callable[[], Iterator[bytes]]],
     is_given_up: Callable[[], bool],
 ) -> int:
     """The rows of all slices into *table*; how many."""
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
-        table, sql.SQL(", ").join(names)
+        table, sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
     )
     rows = 0
     for chunks in slices:
@@ -232,29 +256,6 @@ def _copy(
                     copy.write(chunk)
             rows += cursor.rowcount
     return rows
-
-
-def _upsert(
-    connection: psycopg.Connection,
-    target: sql.Identifier,
-    names: Sequence[sql.Identifier],
-    keys: Sequence[sql.Identifier],
-) -> None:
-    """Staged rows into *target*, in the order of their keys, so that two imports that meet in some
-    rows wait for each other in the same order."""
-    key, listed = sql.SQL(", ").join(keys), sql.SQL(", ").join(names)
-    changes = [sql.SQL("{0} = EXCLUDED.{0}").format(name) for name in names if name not in keys]
-    action = (
-        sql.SQL("UPDATE SET {}").format(sql.SQL(", ").join(changes))
-        if changes
-        else sql.SQL("NOTHING")
-    )
-    connection.execute(
-        sql.SQL(
-            "INSERT INTO {} ({}) SELECT DISTINCT ON ({}) {} FROM _stream_rows "
-            "ORDER BY {}, _stream_order DESC ON CONFLICT ({}) DO {}"
-        ).format(target, listed, key, listed, key, key, action)
-    )
 
 
 def drop_table(connection: psycopg.Connection, schema: str, table: str, owner: str) -> bool:

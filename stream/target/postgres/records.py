@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import attrs
 
+from stream.definition.key import BranchKey, SinkKey
+from stream.etcd import EtcdClient
 from stream.mapping.columns import Mapping
 from stream.storage.model.key import FileKey
-from stream.values.codec import Record, field
+from stream.target.protocol import file_record
+from stream.values.codec import Record, decode, field
 
-__all__ = ["ColumnRecord", "FileRecord", "columns_of", "file_record_key"]
+__all__ = [
+    "NAME",
+    "ColumnRecord",
+    "FileRecord",
+    "QuarantineRecord",
+    "columns_of",
+    "file_record_key",
+    "quarantine_record_key",
+    "read_quarantines",
+]
+
+NAME = "postgres"
 
 
 def file_record_key(file: FileKey) -> str:
-    return f"storage/postgres/file/{file}"
+    return file_record(NAME, "file", file)
+
+
+def quarantine_record_key(file: FileKey) -> str:
+    return file_record(NAME, "quarantine", file)
 
 
 @attrs.frozen
@@ -46,3 +64,26 @@ class FileRecord(Record):
     schema: str
     table: str
     columns: tuple[ColumnRecord, ...]
+
+
+@attrs.frozen(kw_only=True)
+class QuarantineRecord(Record):
+    """Rows of an imported file that its table has refused. The rows are in the database.
+
+    :ivar reason: why the first of them was refused.
+    :ivar table: that has them, with its schema.
+    """
+
+    key: FileKey = field(flatten=True)
+    records_count: int
+    reason: str
+    table: str
+
+
+async def read_quarantines(
+    client: EtcdClient, below: BranchKey | SinkKey
+) -> dict[FileKey, QuarantineRecord]:
+    """The files of a sink, or of a branch, with rows in quarantine."""
+    found = await client.range(f"storage/{NAME}/quarantine/{below}/")
+    records = [decode(QuarantineRecord, kv.value) for kv in found.kvs]
+    return {record.key: record for record in records}

@@ -13,6 +13,8 @@ from stream.target.postgres.records import ColumnRecord
 
 __all__ = [
     "LEDGER",
+    "ORDER_COLUMN",
+    "QUARANTINE",
     "FoundColumn",
     "add_columns",
     "check_names",
@@ -24,6 +26,12 @@ __all__ = [
 
 LEDGER = "_stream_imports"
 """The table that remembers imports, one in each schema with tables of sinks."""
+
+QUARANTINE = "_stream_quarantine"
+"""The table with rows that tables of the same schema have refused."""
+
+ORDER_COLUMN = "_stream_order"
+"""The number of a row while it is on its way into its table."""
 
 MAX_NAME_BYTES = 63
 """PostgreSQL cuts longer names."""
@@ -75,8 +83,10 @@ def check_names(schema: str, table: str, columns: Sequence[ColumnRecord]) -> Non
                 f'the name of the {what} "{name}" is too long: PostgreSQL takes {MAX_NAME_BYTES} '
                 "bytes"
             )
-        if what == "table" and name == LEDGER:
-            raise UserError(f'the table "{LEDGER}" is that of Stream itself, use another name')
+        if what == "table" and name in (LEDGER, QUARANTINE):
+            raise UserError(f'the table "{name}" is that of Stream itself, use another name')
+        if what == "column" and name == ORDER_COLUMN:
+            raise UserError(f'the column "{name}" is that of Stream itself, use another name')
         if what == "column" and name in _SYSTEM_COLUMNS:
             raise UserError(
                 f'the column "{name}" has a name that PostgreSQL keeps for itself, use another one'

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -22,28 +21,49 @@ from stream.definition.mappings import with_mappings
 from stream.definition.transaction import Change
 from stream.errors import NestedError, UserError
 from stream.etcd import AtomicTxn
-from stream.ops.process.thread_pool import ThreadPoolService
-from stream.staging import Chunks
+from stream.ops.process.thread_pool import ThreadPoolService, in_own_thread
+from stream.staging import Chunks, StagingError
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.key import FileKey, JobKey
-from stream.storage.model.state import SliceState
+from stream.storage.model.state import FileState, SliceState
 from stream.storage.model.statistics import Statistics
+from stream.storage.reconcile.operator import Requeue
 from stream.storage.store.prepared import PreparedFile
-from stream.storage.store.records import read_slices
+from stream.storage.store.records import read_files, read_slices
+from stream.target.jobs import WAIT_SECONDS, JobSlots
+from stream.target.postgres.attempt import Attempt, Work
 from stream.target.postgres.connections import SESSION, Database, declared_databases
-from stream.target.postgres.imports import drop_table, ensure_table, import_rows
-from stream.target.postgres.records import FileRecord, columns_of, file_record_key
+from stream.target.postgres.imports import Imported, drop_table, ensure_table, import_rows
+from stream.target.postgres.records import (
+    NAME,
+    FileRecord,
+    QuarantineRecord,
+    columns_of,
+    file_record_key,
+    quarantine_record_key,
+    read_quarantines,
+)
+from stream.target.postgres.refusals import Refused
+from stream.target.postgres.tables import QUARANTINE
 from stream.target.protocol import Quarantine, Staged, TargetContext
 from stream.target.staged import FolderStaging, decompressed
 from stream.values.codec import decode, encode
 from stream.values.redaction import hide_secrets
 
-__all__ = ["NAME", "PostgresTarget"]
+__all__ = ["ORDER_SECONDS", "PostgresTarget"]
 
 _log = Logger()
 T = TypeVar("T")
 
-NAME = "postgres"
+ORDER_SECONDS = 3600.0
+"""For how long a file waits for an older one that can't be imported."""
+
+_MISFITS = (
+    errors.DatatypeMismatch,
+    errors.InvalidColumnReference,
+    errors.UndefinedColumn,
+    errors.WrongObjectType,
+)
 _STAGED = {SliceState.UPLOADED, SliceState.IMPORTED}
 
 
@@ -54,7 +74,6 @@ class PostgresTarget:
     """
 
     name = NAME
-    import_services: Sequence[IService] = ()
 
     def __init__(self, context: TargetContext) -> None:
         settings = context.settings.target
@@ -69,6 +88,10 @@ class PostgresTarget:
         }
         self.services: Sequence[IService] = tuple(self._pools.values())
         self._staging: FolderStaging | None = None
+        self._session = context.session
+        self._now = context.now
+        self._jobs = JobSlots(context.client, context.session, NAME, settings.job_limit)
+        self.import_services: Sequence[IService] = (self._jobs.running,)
         if self._databases:
             self._staging = FolderStaging(settings.staging.url, context.reactor, context.pool)
 
@@ -85,7 +108,9 @@ class PostgresTarget:
         if token is not None:
             await self._run(
                 database,
-                lambda connection: ensure_table(connection, schema, table, columns, str(sink.key)),
+                lambda connection, _: ensure_table(
+                    connection, schema, table, columns, str(sink.key)
+                ),
             )
         record = FileRecord(
             key=FileKey.of(sink.key, opened_at),
@@ -154,36 +179,77 @@ class PostgresTarget:
     # The coordinator.
 
     def may_import(self, file: FileKey) -> bool:
-        return True
+        return self._jobs.running.allow(file)
 
     async def import_file(self, file: File) -> int:
         """See Note [Ledger] of `stream.target.postgres.imports`."""
+        imported = Imported(is_new=True)
         if not file.staging.is_empty:
             record = await self._record(file.key)
-            database = self._databases.get(record.connection)
-            if database is None:
-                raise UserError(
-                    f'the connection "{record.connection}" isn\'t declared on this node any more: '
-                    'declare it in the setting "target.connections" and restart the node'
-                )
-            slices = await read_slices(self._client, file.key)
-            staged = [
-                partial(self._rows, slice_, file.staging.compression.type)
-                for slice_ in sorted(slices, key=lambda slice_: slice_.key.slice_opened_at)
-                if slice_.state in _STAGED and not slice_.local.is_empty
-            ]
-            given_up = threading.Event()
-            try:
-                is_new = await self._run(
-                    database,
-                    lambda connection: import_rows(connection, record, staged, given_up.is_set),
-                )
-            finally:
-                given_up.set()
-            if not is_new:
+            await self._wait_for_older(file, record)
+            async with self._jobs.taken(JobKey.of(file.key.sink_key, record.import_id)):
+                imported = await self._import(file, record)
+            if imported.refused.count:
+                await self._note_refused(record, imported.refused)
+            if not imported.is_new:
                 _log.info("file {file_id} is in its table already", file_id=str(file.key))
-        await self._folder.remove(file.key)
-        return 0
+        try:
+            await self._folder.remove(file.key)
+        except StagingError as error:
+            # The file is imported; the cleanup removes what is left with its records.
+            _log.warn("{error}", error=error, file_id=str(file.key))
+        return imported.refused.count
+
+    async def _wait_for_older(self, file: File, record: FileRecord) -> None:
+        """Raises `Requeue` while a file that was opened before is to be imported before.
+
+        Only where a later row replaces an earlier one, and not for longer than `ORDER_SECONDS`: a
+        file that can't be imported doesn't keep others from their table.
+        """
+        if not any(column.is_key for column in record.columns):
+            return
+        for other in await read_files(self._client, file.key.sink_key):
+            if other.key.file_opened_at >= file.key.file_opened_at:
+                return
+            if other.state is not FileState.IMPORTING or other.importing_at is None:
+                continue
+            if (self._now() - other.importing_at).total_seconds() < ORDER_SECONDS:
+                raise Requeue(f"{other.key} is to be imported before", seconds=WAIT_SECONDS)
+
+    async def _import(self, file: File, record: FileRecord) -> Imported:
+        database = self._databases.get(record.connection)
+        if database is None:
+            raise UserError(
+                f'the connection "{record.connection}" isn\'t declared on this node any more: '
+                'declare it in the setting "target.connections" and restart the node'
+            )
+        slices = await read_slices(self._client, file.key)
+        staged = [
+            partial(self._rows, slice_, file.staging.compression.type)
+            for slice_ in sorted(slices, key=lambda slice_: slice_.key.slice_opened_at)
+            if slice_.state in _STAGED and not slice_.local.is_empty
+        ]
+        return await self._run(
+            database,
+            lambda connection, is_given_up: import_rows(connection, record, staged, is_given_up),
+        )
+
+    async def _note_refused(self, record: FileRecord, refused: Refused) -> None:
+        """Let people see the rows in quarantine, which are in the database."""
+        noted = QuarantineRecord(
+            key=record.key,
+            records_count=refused.count,
+            reason=hide_secrets(refused.reason),
+            table=f"{record.schema}.{QUARANTINE}",
+        )
+        await self._client.put(quarantine_record_key(record.key), encode(noted))
+        _log.error(
+            "rows of the file {file_id} are in quarantine ({count}): {reason}",
+            count=noted.records_count,
+            file_id=str(record.key),
+            reason=noted.reason,
+            table=noted.table,
+        )
 
     def _rows(self, slice_: Slice, compression: str) -> Iterator[bytes]:
         return decompressed(self._folder.read(slice_), compression)
@@ -195,22 +261,32 @@ class PostgresTarget:
         return decode(FileRecord, stored.value)
 
     def running_jobs(self) -> Sequence[JobKey]:
-        return ()
+        return [record.key for record in self._jobs.running.records]
 
     async def forget_finished(self, job: JobKey) -> bool:
-        return True
+        """Never: records of running imports end with the import, or with their node."""
+        return False
 
     def file_records(self, file: FileKey) -> Sequence[str]:
-        return (file_record_key(file),)
+        return (file_record_key(file), quarantine_record_key(file))
 
-    async def file_deleted(self, file: FileKey) -> None:
-        await self._folder.remove(file)
+    async def delete_staged(self, file: FileKey) -> None:
+        if self._staging is not None:
+            await self._staging.remove(file)
 
     # The API.
 
     async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
-        """No row is refused: values are checked when they come in."""
-        return {}
+        """Only tables of users refuse rows; see Note [Refused rows] of `refusals`."""
+        return {
+            key: Quarantine(
+                records_count=record.records_count,
+                reason=record.reason,
+                is_finished=True,
+                table=record.table,
+            )
+            for key, record in (await read_quarantines(self._client, below)).items()
+        }
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
         problems: list[Exception] = []
@@ -218,8 +294,13 @@ class PostgresTarget:
             try:
                 database = self._database(sink)
                 schema, table = self._place(sink, database)
-                drop = partial(drop_table, schema=schema, table=table, owner=str(sink.key))
-                if not await self._run(database, drop):
+                owner = str(sink.key)
+                if not await self._run(
+                    database,
+                    lambda connection, _, place=(schema, table, owner): drop_table(  # type: ignore[misc]
+                        connection, *place
+                    ),
+                ):
                     _log.info(
                         'the table "{table}" was not created for the sink, it is kept',
                         table=f"{schema}.{table}",
@@ -239,30 +320,47 @@ class PostgresTarget:
             )
         return self._staging
 
-    async def _run(self, database: Database, work: Callable[[psycopg.Connection], T]) -> T:
+    async def _run(self, database: Database, work: Work[T]) -> T:
         """What *work* gives, in a thread, with a connection of its own.
+
+        If the caller is cancelled, the server is asked to cancel the statement that runs: nothing
+        of an import that was given up goes on there.
 
         Raises UserError, which says what to do where that is known.
         """
+        attempt = Attempt()
 
         def run() -> T:
-            parameters = database.parameters()
-            try:
-                connection = psycopg.connect(
-                    database.conninfo, client_encoding="UTF8", autocommit=True, **parameters
-                )
-            except psycopg.Error as error:
-                raise _unreachable(database, error) from None
-            with connection:
+            with attempt.running(), _connected(database) as connection, attempt.using(connection):
                 try:
                     connection.execute(SESSION)
-                    return work(connection)
+                    return work(connection, attempt.is_given_up)
                 except psycopg.Error as error:
                     raise _explained(database, connection, error) from error
 
         pool = self._pools[database.name].pool
-        result: T = await deferToThreadPool(self._reactor, pool, run)
+        try:
+            result: T = await deferToThreadPool(self._reactor, pool, run)
+        finally:
+            if attempt.give_up():
+                cancelling = in_own_thread(self._reactor, attempt.cancel)
+                cancelling.addErrback(
+                    lambda failure: _log.warn(
+                        "cannot cancel a statement, it ends with its connection: {reason}",
+                        reason=hide_secrets(failure.getErrorMessage()),
+                    )
+                )
         return result
+
+
+def _connected(database: Database) -> psycopg.Connection:
+    """A new connection. Raises UserError."""
+    try:
+        return psycopg.connect(
+            database.conninfo, client_encoding="UTF8", autocommit=True, **database.parameters()
+        )
+    except psycopg.Error as error:
+        raise _unreachable(database, error) from None
 
 
 async def _always_current(_: AtomicTxn) -> None:
@@ -294,6 +392,12 @@ def _explained(
             f'{text}; grant the user "{user}" CREATE and USAGE on the schema, and SELECT, INSERT '
             "and UPDATE on the table",
             name="connectionForbidden",
+        )
+    if isinstance(error, _MISFITS):
+        return UserError(
+            f"{text}; the table was changed since the sink was defined: change it back, or the "
+            "mapping; the file is tried again",
+            name="tableMisfit",
         )
     if isinstance(error, psycopg.OperationalError):
         return UserError(text, status=503, name="connectionFailed")

@@ -81,7 +81,7 @@ class FakeTarget(RecordingProvider):
     def file_records(self, file: FileKey) -> Sequence[str]:
         return (target_record_key(file),)
 
-    async def file_deleted(self, file: FileKey) -> None:
+    async def delete_staged(self, file: FileKey) -> None:
         self.deleted_files.append(file)
 
 

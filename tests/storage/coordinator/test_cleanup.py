@@ -17,11 +17,14 @@ from stream.definition.key import SinkKey
 from stream.definition.mappings import mapping_key
 from stream.definition.prefix import SINK_ACTIVE, SINK_DELETED, SINK_VERSION
 from stream.settings import Settings
+from stream.staging import StagingError
 from stream.storage.coordinator.cleanup import MetadataCleanup, expired_files
 from stream.storage.model.entity import File
+from stream.storage.model.key import FileKey
 from stream.storage.model.state import FileState
 from stream.storage.store.mapping_cleanup import delete_unused_mappings, sinks_with_mappings
 from stream.storage.store.statistics_reads import sink_statistics
+from stream.target.registry import Targets
 from stream.values.codec import encode
 from tests.storage.coordinator.conftest import Coordinator, reactor, target_record_key
 from tests.storage.histories.world import (
@@ -174,6 +177,80 @@ async def test_locked_file(coordinator: Coordinator) -> None:
     await lock.release()
     await _cleanup(coordinator).run()
     assert len(await storage.files()) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_staged_is_removed_before_the_records(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it can't be removed, or the process ends behind it, the next run finds the file."""
+    storage = coordinator.storage
+    old = await _import(storage, 5)
+    await _import(storage, 5)
+    storage.tick(3600)
+
+    async def unavailable(file: FileKey) -> None:
+        raise StagingError("the store is unavailable")
+
+    async def ended(*arguments: Any) -> Any:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coordinator.target, "delete_staged", unavailable)
+        await _cleanup(coordinator).run()
+    with monkeypatch.context() as patch:
+        patch.setattr(coordinator.work.repository, "delete_file", ended)
+        await _cleanup(coordinator).run()
+    assert coordinator.target.deleted_files == [old.key]
+    assert len(await storage.files()) == 2
+    await _cleanup(coordinator).run()
+    assert coordinator.target.deleted_files == [old.key, old.key]
+    assert len(await storage.files()) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_that_has_gone_on_meanwhile_stays(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was looked at before its lock was free."""
+    storage = coordinator.storage
+    file = await storage.open_file()
+    (slice_,) = await storage.slices(file.key)
+    await storage.count(slice_.key, 5)
+    await storage.close_files()
+    await storage.finish_slices(file.key)
+    storage.tick(8 * 24 * 3600)
+    cleanup = _cleanup(coordinator)
+    (stuck,) = await storage.files()
+    await storage.to_importing(file.key)
+    assert not await cleanup._delete(stuck)
+    assert len(await storage.files()) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_files_of_a_target_that_is_not_installed_are_deleted(
+    coordinator: Coordinator,
+) -> None:
+    """With the records that the target had made; a warning names it."""
+    storage = coordinator.storage
+    old = await _import(storage, 5)
+    await _import(storage, 5)
+    storage.tick(3600)
+    left = [f"storage/keboola/{kind}/{old.key}" for kind in ("file", "quarantine")]
+    for key in left:
+        await coordinator.client.put(key, b"of the target")
+    cleanup = MetadataCleanup(
+        coordinator.work,
+        attrs.evolve(SETTINGS, archived_file_retention_per_sink=0),
+        lambda key: True,
+        Targets([]),
+    )
+    with capturedLogs() as log:
+        await cleanup.run()
+    assert len(await storage.files()) == 1
+    assert [await coordinator.client.get(key) for key in left] == [None, None]
+    (warning,) = [event for event in log if "isn't installed" in (event["log_format"] or "")]
+    assert warning["target"] == "keboola"
 
 
 @pytest_twisted.ensureDeferred

@@ -289,6 +289,22 @@ def test_not_yet(acts: Acts) -> None:
     assert acts.started == ["a"] * 3
 
 
+def test_a_delay_that_the_act_asks_for(acts: Acts) -> None:
+    """It replaces the interval; a wake comes before."""
+    acts.change(("a", "1"))
+    acts.settle()
+    acts.fail("a", Requeue("much later", seconds=5 * INTERVAL))
+    for _ in range(4):
+        acts.tick()
+    assert acts.started == ["a"]
+    acts.tick()
+    assert acts.started == ["a", "a"]
+    acts.fail("a", Requeue("much later", seconds=5 * INTERVAL))
+    acts.operator.wake("a")
+    acts.settle()
+    assert acts.started == ["a"] * 3
+
+
 def test_woken_during_the_act(acts: Acts) -> None:
     """What an act waited for may come while it gives up; that isn't forgotten."""
     acts.change(("a", "1"))

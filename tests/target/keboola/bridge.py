@@ -27,7 +27,7 @@ from stream.target.keboola.uploads import SliceUploader
 from stream.target.protocol import TargetContext
 from tests.sandbox.api import MASTER, Api
 from tests.storage.histories.world import TABLE, Storage
-from tests.target.world import World, changes_with
+from tests.target.world import Fault, World, changes_with
 
 __all__ = ["BUCKET_ID", "SECRET_KEY", "TABLE_ID", "Bridge", "RecordingApi", "running_bridge"]
 
@@ -112,6 +112,36 @@ async def _cells(sandbox: Api) -> list[str]:
     return [row[0] for row in csv.reader(io.StringIO(answer.text, newline=""))][1:]
 
 
+def _faults(bridge: Bridge) -> dict[str, Fault]:
+    """See `tests.target.test_contract.FAULTS`."""
+
+    def answered(route: str, **fault: Any) -> Fault:
+        @asynccontextmanager
+        async def broken() -> AsyncIterator[None]:
+            await bridge.sandbox.fault(route, **fault)
+            yield
+
+        return broken
+
+    @asynccontextmanager
+    async def dropped() -> AsyncIterator[None]:
+        assert (await bridge.sandbox.branch("DELETE", f"tables/{TABLE_ID}")).status < 300
+        yield
+        table = {
+            "name": TABLE_ID.rpartition(".")[2],
+            "columns": [{"name": "body", "basetype": "STRING"}],
+            "primaryKeysNames": [],
+        }
+        made = await bridge.sandbox.branch("POST", f"buckets/{BUCKET_ID}/tables-definition", table)
+        await bridge.sandbox.done(made)
+
+    return {
+        "table dropped": dropped,
+        "rights revoked": answered("importTable", status=403),
+        "server unavailable": answered("job", status=400, message="the backend is unavailable"),
+    }
+
+
 @asynccontextmanager
 async def running_bridge(
     etcd: EtcdClient, path: Path, objects: ObjectStaging | None = None
@@ -159,6 +189,7 @@ async def running_bridge(
         api=api,
         sandbox=Api(sandbox.url),
     )
+    bridge.faults = _faults(bridge)
     pool.start()
     try:
         await bridge.create_source()

@@ -17,12 +17,13 @@ from stream.errors import UserError
 from stream.etcd import EtcdClient, EtcdUnavailable, atomic
 from stream.storage.model.entity import File
 from stream.storage.model.key import JobKey
+from stream.target.jobs import JobRecord, RunningJobs
 from stream.target.keboola.events import EventSender
-from stream.target.keboola.imports import FileImporter, RunningJobs
+from stream.target.keboola.imports import FileImporter
 from stream.target.keboola.provider import KeboolaFileProvider
 from stream.target.keboola.quarantine import RowQuarantine
 from stream.target.keboola.records import (
-    JobRecord,
+    JOBS,
     TokenRecord,
     decode_file,
     decode_token,
@@ -335,7 +336,7 @@ async def _running_job(setting: Setting) -> JobRecord:
 @pytest_twisted.ensureDeferred
 async def test_a_sink_has_a_limited_number_of_jobs(setting: Setting) -> None:
     """Each sink counts for itself, and a job that has ended makes room."""
-    jobs = RunningJobs(setting.etcd, 2)
+    jobs = RunningJobs(setting.etcd, JOBS, 2)
     await jobs.startService()
     other = SINK_KEY.source_key.sink("another")
     keys = [JobKey.of(SINK_KEY, "1"), JobKey.of(SINK_KEY, "2"), JobKey.of(other, "3")]

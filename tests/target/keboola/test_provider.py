@@ -19,9 +19,9 @@ from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdUnavailable, atomic
 from stream.storage.model.key import FileKey, JobKey
 from stream.storage.store.prepared import PreparedFile
+from stream.target.jobs import JobRecord
 from stream.target.keboola.provider import KeboolaFileProvider, load_sink_token
 from stream.target.keboola.records import (
-    JobRecord,
     decode_file,
     decode_token,
     encode_record,

@@ -13,9 +13,9 @@ from stream.encryption.interface import Encryptor
 from stream.errors import UserError
 from stream.staging import FileUpload
 from stream.storage.model.key import FileKey, JobKey
+from stream.target.jobs import JobRecord
 from stream.target.keboola.records import (
     FileRecord,
-    JobRecord,
     KeyOfFile,
     TokenRecord,
     decode_file,

@@ -11,16 +11,19 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet.defer import DeferredList, ensureDeferred
+from twisted.internet.defer import CancelledError, DeferredList, ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from stream.errors import UserError
 from stream.etcd import EtcdClient
 from stream.mapping.columns import Mapping, column_from_plain
 from stream.storage.model.entity import File, Slice
+from stream.storage.reconcile.operator import Requeue
+from stream.target.postgres.target import ORDER_SECONDS
 from tests.postgres import Postgres, running_postgres
 from tests.storage.histories.world import SINK, SINK_KEY, SOURCE
 from tests.target.postgres.world import PostgresWorld, postgres_world
+from tests.waiting import until
 
 TYPES = {
     "s": ("string", "text", "a\nb", "a\nb"),
@@ -187,26 +190,6 @@ async def test_a_table_of_the_user_is_used_and_never_dropped(world: PostgresWorl
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_row_that_a_table_of_the_user_refuses(world: PostgresWorld) -> None:
-    """Nothing of its file is imported, and nothing says that it was, until the table takes it."""
-    world.query("CREATE SCHEMA {}")
-    world.query("CREATE TABLE {}.events (body text CONSTRAINT short CHECK (length(body) < 3))")
-    use(world, mapping({"name": "body"}))
-    file = await world.importing_file(b'"a"\n', b'"b"\n"long"\n')
-    for _ in range(2):
-        with pytest.raises(UserError) as raised:
-            await world.target.import_file(file)
-        assert raised.value.name == "importRefused"
-        assert 'violates check constraint "short"' in str(raised.value)
-        assert await world.read() == []
-        assert world.query("SELECT * FROM {}._stream_imports") == []
-    world.query("ALTER TABLE {}.events DROP CONSTRAINT short")
-    for _ in range(2):
-        await world.target.import_file(file)
-    assert sorted(await world.read()) == ["a", "b", "long"]
-
-
-@pytest_twisted.ensureDeferred
 async def test_a_table_that_was_dropped_meanwhile_is_made_again(world: PostgresWorld) -> None:
     file = await world.importing_file(b'"a"\n')
     world.query("DROP TABLE {}.events")
@@ -310,7 +293,7 @@ async def test_a_node_that_disappears_is_noticed_by_the_server(world: PostgresWo
     target: Any = world.target
     options = "idle", "interval", "count"
 
-    def shown(connection: Any) -> list[str]:
+    def shown(connection: Any, _: object) -> list[str]:
         return [
             connection.execute(f"SHOW tcp_keepalives_{option}").fetchone()[0] for option in options
         ]
@@ -389,3 +372,117 @@ class _CutOff:
             return method(owner, *arguments, **options)
 
         return counted
+
+
+def _locked(world: PostgresWorld) -> Any:
+    """A connection whose transaction keeps everybody else from the table, until it is closed."""
+    connection: Any = world.server.connect()
+    connection.execute("BEGIN")
+    connection.execute(f'LOCK TABLE "{world.schema}".events')
+    return connection
+
+
+def _waiting(world: PostgresWorld) -> bool:
+    """Whether a statement waits for a lock."""
+    return bool(world.query("SELECT 1 FROM pg_locks WHERE NOT granted"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_import_that_is_given_up_is_cancelled_on_the_server(world: PostgresWorld) -> None:
+    """Its thread is free again, though the table is still locked; the file is imported later."""
+    file = await world.importing_file(b'"a"\n')
+    target: Any = world.target
+    lock = _locked(world)
+    importing = ensureDeferred(world.target.import_file(file))
+    await until(lambda: _waiting(world))
+    importing.cancel()
+    with pytest.raises(CancelledError):
+        await importing
+    pool = target._pools["warehouse"].pool
+    await until(lambda: not pool.working)
+    assert not _waiting(world)
+    lock.close()
+    await world.target.import_file(file)
+    assert await world.read() == ["a"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_that_is_given_up_before_its_turn_is_not_begun(world: PostgresWorld) -> None:
+    """Nobody waits for it any more when a thread is free."""
+    target: Any = world.target
+    begun: list[int] = []
+    may_end = threading.Event()
+    database = target._databases["warehouse"]
+
+    def work(number: int) -> Callable[[Any, Any], None]:
+        def begin(*_: object) -> None:
+            begun.append(number)
+            may_end.wait(30)
+
+        return begin
+
+    running = [ensureDeferred(target._run(database, work(1))) for _ in range(database.pool_size)]
+    late = ensureDeferred(target._run(database, work(2)))
+    await until(lambda: len(begun) == database.pool_size)
+    late.cancel()
+    may_end.set()
+    await DeferredList(running)
+    with pytest.raises(CancelledError):
+        await late
+    await target._run(database, work(3))
+    assert begun == [1] * database.pool_size + [3]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sink_has_a_limited_number_of_imports(world: PostgresWorld) -> None:
+    """One more is asked to wait, and the coordinator closes no further file of the sink."""
+    files: list[File] = []
+    for _ in range(3):
+        await (world.reopen() if files else world.create_sink())
+        files.append(await world.staged_file(b'"a"\n'))
+    lock = _locked(world)
+    importing = [ensureDeferred(world.target.import_file(file)) for file in files[:2]]
+    await until(lambda: len(world.target.running_jobs()) == 2)
+    assert not world.target.may_import(files[2].key)
+    with pytest.raises(Requeue, match="has 2 imports running"):
+        await world.target.import_file(files[2])
+    lock.close()
+    assert [success for success, _ in await DeferredList(importing)] == [True, True]
+    await until(lambda: world.target.may_import(files[2].key))
+    assert world.target.running_jobs() == []
+    await world.target.import_file(files[2])
+    assert await world.read() == ["a"] * 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_with_a_primary_key_a_file_waits_for_older_ones(world: PostgresWorld) -> None:
+    """So that old values don't replace new ones; but for an hour at most."""
+    use(world, keyed())
+    await world.create_sink()
+    old = await world.staged_file(b'"k","old"\n')
+    await world.reopen()
+    new = await world.staged_file(b'"k","new"\n')
+    with pytest.raises(Requeue, match="is to be imported before"):
+        await world.target.import_file(new)
+    await world.target.import_file(old)
+    await world.storage.to_imported(old.key)
+    await world.target.import_file(new)
+    assert await world.read() == ["new"]
+    await world.storage.to_imported(new.key)
+    await world.reopen()
+    await world.staged_file(b'"k","stuck"\n')
+    await world.reopen()
+    last = await world.staged_file(b'"k","last"\n')
+    world.storage.tick(ORDER_SECONDS)
+    await world.target.import_file(last)
+    assert await world.read() == ["last"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_primary_key_no_file_waits(world: PostgresWorld) -> None:
+    await world.create_sink()
+    old = await world.staged_file(b'"old"\n')
+    await world.reopen()
+    await world.target.import_file(await world.staged_file(b'"new"\n'))
+    await world.target.import_file(old)
+    assert sorted(await world.read()) == ["new", "old"]

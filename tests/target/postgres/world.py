@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.internet.defer import maybeDeferred
 
 from stream.definition.entity import TableSink
 from stream.etcd import EtcdClient
@@ -19,7 +20,7 @@ from stream.settings import Settings
 from stream.settings.connections import Connections
 from tests.postgres import Postgres, running_postgres
 from tests.storage.samples import MAPPING
-from tests.target.world import World, changes_with, context_of
+from tests.target.world import Fault, World, changes_with, context_of
 
 __all__ = ["PostgresWorld", "connected", "postgres_world", "shared_postgres", "with_type"]
 
@@ -80,6 +81,59 @@ def connected(server: Postgres, path: Path, **options: Any) -> Settings:
     return attrs.evolve(settings, target=target)
 
 
+def _faults(world: PostgresWorld) -> dict[str, Fault]:
+    """See `tests.target.test_contract.FAULTS`."""
+
+    def statements(broken: tuple[str, ...], repaired: tuple[str, ...]) -> Fault:
+        @asynccontextmanager
+        async def fault() -> AsyncIterator[None]:
+            for statement in broken:
+                world.query(statement)
+            yield
+            for statement in repaired:
+                world.query(statement)
+
+        return fault
+
+    def connected_as(conninfo: str, *before: str) -> Fault:
+        @asynccontextmanager
+        async def fault() -> AsyncIterator[None]:
+            target: Any = world.target
+            databases = target._databases
+            for statement in before:
+                world.query(statement)
+            target._databases = {
+                name: attrs.evolve(database, conninfo=conninfo, password_file="")
+                for name, database in databases.items()
+            }
+            yield
+            target._databases = databases
+
+        return fault
+
+    server = world.server
+    at = f"host=127.0.0.1 dbname=postgres port={server.port}"
+    full = (
+        "CREATE FUNCTION {}.full() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE 'no space left on device' USING ERRCODE = 'disk_full'; END $$",
+        "CREATE TRIGGER is_full BEFORE INSERT ON {}.events EXECUTE FUNCTION {}.full()",
+    )
+    return {
+        "table dropped": statements(("DROP TABLE {}.events",), ()),
+        "column missing": statements(
+            ("ALTER TABLE {}.events RENAME body TO old",),
+            ("ALTER TABLE {}.events RENAME old TO body",),
+        ),
+        "rights revoked": connected_as(
+            f"{at} user=nobody_at_all password=none",
+            "DROP ROLE IF EXISTS nobody_at_all",
+            "CREATE ROLE nobody_at_all LOGIN PASSWORD 'none'",
+        ),
+        "server unavailable": connected_as("host=127.0.0.1 port=1 connect_timeout=2"),
+        "disk full": statements(full, ("DROP TRIGGER is_full ON {}.events",)),
+    }
+
+
 @asynccontextmanager
 async def postgres_world(
     etcd: EtcdClient, path: Path, mapping: Mapping = MAPPING
@@ -90,8 +144,8 @@ async def postgres_world(
 
     async with context_of(etcd, connected(server, path)) as (storage, context):
         target = PostgresTarget(context)
-        for service in target.services:
-            service.startService()
+        for service in (*target.services, *target.import_services):
+            await maybeDeferred(service.startService)
         schema = f"test_{secrets.token_hex(6)}"
 
         async def read() -> list[str]:
@@ -112,10 +166,11 @@ async def postgres_world(
             schema=schema,
             server=server,
         )
+        world.faults = _faults(world)
         await world.create_source()
         try:
             yield world
         finally:
-            for service in target.services:
-                await service.stopService()
+            for service in (*target.import_services, *target.services):
+                await maybeDeferred(service.stopService)
             world.query("DROP SCHEMA IF EXISTS {} CASCADE")

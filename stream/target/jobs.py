@@ -1,0 +1,107 @@
+"""Running imports of each sink, by records in etcd: how many there are in the whole cluster."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+from twisted.application.service import Service
+
+from stream.definition.key import SinkKey
+from stream.etcd import Batch, EtcdClient, Mirror, Session, json_values
+from stream.storage.model.key import FileKey, JobKey
+from stream.storage.reconcile.operator import Requeue
+from stream.values.codec import Record, encode, field
+
+__all__ = ["WAIT_SECONDS", "JobRecord", "JobSlots", "RunningJobs"]
+
+WAIT_SECONDS = 10.0
+"""How soon a file that finds no free slot is tried again, unless an import of its sink ends."""
+
+
+@attrs.frozen
+class JobRecord(Record):
+    """An import job that is running, as far as known; it takes one of the sink's slots."""
+
+    key: JobKey = field(flatten=True)
+
+
+class RunningJobs(Service):
+    """How many import jobs each sink has running, from their records.
+
+    :param prefix: of the keys of the records, without the key of the job.
+    :param limit: jobs that a sink may have at the same time.
+    """
+
+    def __init__(self, client: EtcdClient, prefix: str, limit: int) -> None:
+        self._limit = limit
+        self._counts: dict[SinkKey, int] = {}
+        self._mirror: Mirror[JobRecord] = Mirror(
+            client, prefix, json_values(JobRecord), on_change=self._changed
+        )
+
+    async def startService(self) -> None:
+        super().startService()
+        await self._mirror.startService()
+
+    async def stopService(self) -> None:
+        super().stopService()
+        await self._mirror.stopService()
+
+    def allow(self, file: FileKey) -> bool:
+        """Whether the sink may start one more job."""
+        return self._counts.get(file.sink_key, 0) < self._limit
+
+    @property
+    def records(self) -> list[JobRecord]:
+        return list(self._mirror.items.values())
+
+    def _changed(self, batch: Batch[JobRecord]) -> None:
+        self._counts = {}
+        for record in self._mirror.items.values():
+            sink = record.key.sink_key
+            self._counts[sink] = self._counts.get(sink, 0) + 1
+
+
+class JobSlots:
+    """Slots for imports that run in a process of Stream itself.
+
+    A record of a running import is under the lease of its node, so it ends with the node.
+
+    :param target: name of the target.
+    :param limit: imports that a sink may have at the same time.
+    """
+
+    def __init__(self, client: EtcdClient, session: Session, target: str, limit: int) -> None:
+        self._client = client
+        self._session = session
+        self._prefix = f"storage/{target}/job/"
+        self._limit = limit
+        self.running = RunningJobs(client, self._prefix, limit)
+
+    @asynccontextmanager
+    async def taken(self, job: JobKey) -> AsyncIterator[None]:
+        """Take a slot of the sink for as long as the context lasts.
+
+        Raises `Requeue` if all are taken.
+        """
+        key = f"{self._prefix}{job}"
+        registration = await self._session.register(key, encode(JobRecord(job)))
+        try:
+            await self._check(key, job.sink_key)
+            yield
+        except Exception:
+            await registration.remove()
+            raise
+        # Not at the end of the process, whose lease ends, too.
+        await registration.remove()
+
+    async def _check(self, key: str, sink: SinkKey) -> None:
+        """Those that came first have the slots: of two that come together one may be too many."""
+        found = await self._client.range(f"{self._prefix}{sink}/")
+        oldest = sorted(found.kvs, key=lambda kv: kv.create_revision)[: self._limit]
+        if key not in (kv.key for kv in oldest):
+            raise Requeue(
+                f"the sink {sink} has {self._limit} imports running", seconds=WAIT_SECONDS
+            )
