@@ -21,17 +21,13 @@ Create a source and a sink, and send a record:
 
   API={api} TOKEN={token}
   curl -s $API/v1/branches/default/sources -H "X-StorageApi-Token: $TOKEN" \\
-    --json '{{"type":"http","name":"My Source"}}'
-  until curl -sf $API/v1/branches/default/sources/my-source \\
-    -H "X-StorageApi-Token: $TOKEN" >/dev/null; do sleep 0.1; done
+    -H 'Prefer: wait=10' --json '{{"type":"http","name":"My Source"}}'
   curl -s $API/v1/branches/default/sources/my-source/sinks -H "X-StorageApi-Token: $TOKEN" \\
-    --json '{{"type":"table","name":"My Sink","table":{{"type":"keboola",
+    -H 'Prefer: wait=10' --json '{{"type":"table","name":"My Sink","table":{{"type":"keboola",
          "tableId":"in.c-demo.events","mapping":{{"columns":[
          {{"type":"uuid","name":"id"}},{{"type":"datetime","name":"at"}},
          {{"type":"path","name":"user","path":"user.name","rawString":true}},
          {{"type":"body","name":"body"}}]}}}}}}'
-  until curl -sf $API/v1/branches/default/sources/my-source/sinks/my-sink \\
-    -H "X-StorageApi-Token: $TOKEN" >/dev/null; do sleep 0.1; done
   URL=$(curl -s $API/v1/branches/default/sources/my-source -H "X-StorageApi-Token: $TOKEN" \\
     | python3 -c 'import json, sys; print(json.load(sys.stdin)["http"]["url"])')
   curl -s $URL --json '{{"user":{{"name":"Ada"}}}}'

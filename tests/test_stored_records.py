@@ -279,7 +279,7 @@ RECORDS: dict[type, Plain] = {
         "lock": "runtime/lock/task/123/456/my-source",
         "result": "Source has been created successfully.",
         "error": "no",
-        "userError": {"name": "n", "message": "m", "exceptionId": "e"},
+        "userError": {"name": "n", "message": "m", "exceptionId": "e", "status": 409},
         "outputs": {"url": "https://localhost", "projectId": 123},
         "duration": 1_000_000,
     },

@@ -18,6 +18,7 @@ from stream.api.http.guard import Guard
 from stream.api.http.server import DOCUMENTATION, Front
 from stream.api.http.site import ApiSite
 from stream.api.resources.aggregation import Aggregation
+from stream.api.resources.awaited_tasks import AwaitedTasks
 from stream.api.resources.change_tasks import ChangeTasks, SourceEvents
 from stream.api.resources.documentation import Documentation
 from stream.api.resources.record_preview import RecordPreview
@@ -44,6 +45,7 @@ from stream.tail.hub import TailHub
 from stream.target.registry import Targets
 from stream.task.abandoned import AbandonedTasks
 from stream.task.cleanup import TaskCleanup
+from stream.task.ends import TaskEnds
 from stream.task.executor import TaskExecutor
 from stream.task.store import TaskStore
 from stream.templates.pool import TemplatePool
@@ -98,6 +100,7 @@ class ApiService(Service):
         self._executor = TaskExecutor(
             reactor, client, session, node_id=settings.node_id, metrics=metrics
         )
+        self._ends = TaskEnds(reactor, client)
         self._cleanup: list[Service] = []
         if settings.api.task.cleanup_enabled:
             group = Group(
@@ -160,8 +163,14 @@ class ApiService(Service):
         }
         branches = Branches(reactor, client, live, authority)
         guard = Guard(authority, branches, strict=settings.api.strict)
+        awaited = AwaitedTasks(ends=self._ends, live=live, urls=urls, handlers=handlers)
         app = build_app(
-            reactor, guard, OPERATIONS, handlers, documentation=f"{urls.api}{DOCUMENTATION}/"
+            reactor,
+            guard,
+            OPERATIONS,
+            handlers,
+            awaited=awaited.answer,
+            documentation=f"{urls.api}{DOCUMENTATION}/",
         )
         self._front = Front(reactor, app.resource())
         self._site = ApiSite(self._front, reactor)
@@ -177,6 +186,7 @@ class ApiService(Service):
     async def startService(self) -> None:
         super().startService()
         await self._live.startService()
+        await self._ends.startService()
         await maybeDeferred(self._executor.startService)
         await self._tails.startService()
         for service in self._cleanup:
@@ -197,6 +207,7 @@ class ApiService(Service):
             _log.info('shutting down HTTP server at "{address}"', address=self._listen)
             await maybeDeferred(port.stopListening)
             self._tails.end_all()
+            self._ends.end_all()
             await self._answered()
             self._site.hang_up()
             _log.info("HTTP server shutdown finished")
@@ -204,6 +215,7 @@ class ApiService(Service):
         for service in reversed(self._cleanup):
             await maybeDeferred(service.stopService)
         await maybeDeferred(self._executor.stopService)
+        await self._ends.stopService()
         await self._live.stopService()
 
     async def _answered(self) -> None:

@@ -26,11 +26,18 @@ class TaskFailure(Record):
 
     :ivar message: a sentence.
     :ivar exception_id: under which the failure was logged.
+    :ivar status: of HTTP, for a caller who waits for the task; 0 if it isn't known.
     """
 
     name: str = _UNKNOWN_NAME
     message: str = _UNKNOWN_TEXT
     exception_id: str = ""
+    status: int = field(default=0, omit_empty=True)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the text explains the failure: it wasn't a defect."""
+        return self.name != _UNKNOWN_NAME
 
     @classmethod
     def of(cls, problem: BaseException, exception_id: str) -> TaskFailure:
@@ -40,7 +47,7 @@ class TaskFailure(Record):
         message = (
             problem.sentences() if isinstance(problem, NestedError) else sentence(problem.message)
         )
-        return cls(problem.name, message, problem.exception_id or exception_id)
+        return cls(problem.name, message, problem.exception_id or exception_id, problem.status)
 
 
 @attrs.frozen(kw_only=True)

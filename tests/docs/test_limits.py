@@ -7,6 +7,7 @@ import re
 from stream.api.http import body, site
 from stream.api.http import server as http
 from stream.api.spec import request_schemas as requests
+from stream.api.spec.operation import MAX_WAIT_SECONDS
 from stream.definition import mappings, repository
 from stream.mapping import columns, free_variables
 from stream.record import elements, jsontree
@@ -14,6 +15,7 @@ from stream.record.large import LARGE_BYTES
 from stream.settings import Settings
 from stream.source import batch
 from stream.source.http import chunked, parser
+from stream.task import ends
 from stream.templates import pool
 from tests.docs.blocks import ROOT
 
@@ -86,3 +88,6 @@ def test_limits_of_definitions() -> None:
         f"{site.HEADERS_SECONDS} s, {site.BODY_SECONDS} s"
     )
     assert limits["connections of a node"] == str(site.MAX_CONNECTIONS)
+    assert limits["wait for a task, calls of a node that wait"] == (
+        f"{MAX_WAIT_SECONDS} s, {ends.MAX_WAITING}"
+    )

@@ -25,7 +25,8 @@ Bodies, parameters and errors of each route are described by the running service
 `openapi.json` (Swagger 2.0). How they are used is in [the API](api.md).
 
 A call of *anybody* needs no token; of a *member* a master token of the project; of an *admin* one
-of an administrator. *Task* means that the answer is 202 and the work goes on behind it.
+of an administrator. *Task* means that the answer is 202 and the work goes on behind it,
+unless the caller [waits for its end](api.md#tasks).
 """
 _BRANCH = "/v1/branches/{branchId}"
 _SINKS = "/v1/branches/{branchId}/sources/{sourceId}/sinks"

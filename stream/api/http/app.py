@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -20,6 +20,7 @@ from stream.api.http.call import (
     Call,
     Handler,
     Identity,
+    StartedTask,
     StreamingResponse,
     json_answer,
     json_body,
@@ -30,13 +31,16 @@ from stream.api.http.server import clean_path, error_body, put
 from stream.api.http.site import ApiRequest
 from stream.api.http.streaming import write_lasting
 from stream.api.spec.operation import Operation
-from stream.errors import Fault, UserError, sentence, shortened
+from stream.errors import UserError, shortened
 from stream.values.url import quoted_path
 
 __all__ = ["REQUEST_SECONDS", "build_app"]
 
 REQUEST_SECONDS = 30.0
-"""For answering a request; tasks outlive it."""
+"""For answering a request; tasks outlive it, and waiting for one comes on top."""
+
+Awaited = Callable[[Call, StartedTask], Awaitable[Answer | None]]
+"""Waits for a task as long as the caller wants to; ``None`` if that can't be."""
 
 _log = Logger(namespace="stream.api")
 
@@ -47,11 +51,13 @@ def build_app(
     operations: Mapping[str, Operation],
     handlers: Mapping[str, Handler],
     *,
+    awaited: Awaited,
     documentation: str = "",
 ) -> Klein:
     """An application that answers all *operations*.
 
     :param handlers: by id of the operation.
+    :param awaited: answers callers that wait for a task.
     :param documentation: the URL of the documentation's page.
 
     Raises ValueError unless there is exactly one handler for each operation.
@@ -63,7 +69,8 @@ def build_app(
     for operation in operations.values():
         route = operation.path.replace("{*", "<path:").replace("{", "<").replace("}", ">")
         doc_url = f"{documentation}#{operation.id}" if operation.published else ""
-        endpoint = _Endpoint(reactor, guard, operation, handlers[operation.id], doc_url)
+        handler = handlers[operation.id]
+        endpoint = _Endpoint(reactor, guard, operation, handler, awaited, doc_url)
         app.route(route, methods=[operation.method], endpoint=operation.id)(endpoint.serve)
     app.handle_errors(HTTPException)(_no_route)
     return app
@@ -73,20 +80,25 @@ class _Endpoint:
     """One operation on its route."""
 
     def __init__(
-        self, reactor: Any, guard: Guard, operation: Operation, handler: Handler, doc_url: str
+        self,
+        reactor: Any,
+        guard: Guard,
+        operation: Operation,
+        handler: Handler,
+        awaited: Awaited,
+        doc_url: str,
     ) -> None:
         self._reactor = reactor
         self._guard = guard
         self._operation = operation
         self._handler = handler
+        self._awaited = awaited
         self._doc_url = doc_url
 
     # Klein names routes after their functions.
     __name__ = "endpoint"
 
-    async def _answer(
-        self, request: ApiRequest, path: Mapping[str, str]
-    ) -> Answer | StreamingResponse:
+    async def _result(self, request: ApiRequest, path: Mapping[str, str]) -> tuple[Call, Any]:
         def known(identity: Identity) -> None:
             request.project_id = identity.info.project_id
             request.span.set("project.id", request.project_id)
@@ -96,13 +108,18 @@ class _Endpoint:
         call = await self._guard.admit(self._operation, _incoming(request, path), known)
         if call.in_branch:
             request.branch_id = call.branch.branch_id
-        return self._as_answer(call, await self._handler(call))
+        return call, await self._handler(call)
 
-    def _as_answer(self, call: Call, result: Any) -> Answer | StreamingResponse:
+    async def _answer(self, call: Call, result: Any) -> Answer | StreamingResponse:
         if isinstance(result, Answer | StreamingResponse):
             return result
+        if isinstance(result, StartedTask):
+            awaited = await self._awaited(call, result) if call.wait else None
+            if awaited is not None:
+                return awaited
+            result = result.view
         if call.unknown:
-            result = result | {"warnings": [_warning(fault) for fault in call.unknown]}
+            result = result | call.warnings
         return json_answer(json_body(result), self._operation.status)
 
     def serve(self, request: Any, **path: str) -> Deferred[bytes]:
@@ -110,9 +127,10 @@ class _Endpoint:
         if request.path.startswith(b"//"):
             # The router leaves out all slashes at the beginning, so the route fits in spite of it.
             return succeed(_redirect(request, unquote(request.path.decode("latin-1"))))
-        answering = Deferred.fromCoroutine(self._answer(request, path))
+        answering: Deferred[Any] = Deferred.fromCoroutine(self._result(request, path))
         if not answering.called:
             answering.addTimeout(REQUEST_SECONDS, self._reactor)
+        answering.addCallback(lambda found: Deferred.fromCoroutine(self._answer(*found)))
         answering.addErrback(self._failed, request)
         return answering.addCallback(self._put, request)
 
@@ -155,10 +173,6 @@ class _Endpoint:
             level = LogLevel.error if error.status >= 500 else LogLevel.info
             _log.emit(level, "request failed: {error}", error=str(problem), **fields)
         return error_body(error)
-
-
-def _warning(fault: Fault) -> dict[str, str]:
-    return {"param": fault.param, "message": sentence(fault.message)}
 
 
 def _incoming(request: ApiRequest, path: Mapping[str, str]) -> Incoming:

@@ -12,7 +12,8 @@ from stream.api.spec.operation import Operation, Parameters
 from stream.authority import TokenInfo
 from stream.definition.entity import By
 from stream.definition.key import BranchKey, SinkKey, SourceKey
-from stream.errors import Fault
+from stream.errors import Fault, sentence
+from stream.task.entity import Task
 from stream.values.token import Token
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Handler",
     "Identity",
     "Send",
+    "StartedTask",
     "StreamingResponse",
     "json_answer",
     "json_body",
@@ -63,6 +65,8 @@ class Call:
     :ivar raw_body: of operations that take any.
     :ivar raw_headers: of operations that take any body, without the caller's token.
     :ivar client_ip: the peer's address.
+    :ivar wait: seconds that the caller wants to wait for the end of a task; 0 for not at all.
+    :ivar preference: what of the header ``Prefer`` that comes from; empty if not from there.
     """
 
     operation: Operation
@@ -73,6 +77,8 @@ class Call:
     raw_body: bytes = b""
     raw_headers: tuple[tuple[bytes, bytes], ...] = attrs.field(default=(), repr=False)
     client_ip: str = ""
+    wait: float = 0.0
+    preference: str = ""
     _identity: Identity | None = None
     _branch: BranchKey | None = None
 
@@ -82,6 +88,14 @@ class Call:
         if self._identity is None:
             raise ValueError(f"{self.operation.id} has no caller")
         return self._identity
+
+    @property
+    def warnings(self) -> dict[str, Any]:
+        """The member of an answer that warns of members that aren't known."""
+        listed = [
+            {"param": fault.param, "message": sentence(fault.message)} for fault in self.unknown
+        ]
+        return {"warnings": listed}
 
     @property
     def in_branch(self) -> bool:
@@ -132,8 +146,20 @@ class StreamingResponse:
     write: Callable[[Send], Awaitable[None]]
 
 
+@attrs.frozen
+class StartedTask:
+    """The answer of an operation whose work goes on in a task.
+
+    :ivar view: the plain value of the body for a caller that doesn't wait.
+    """
+
+    task: Task
+    view: dict[str, Any]
+
+
 Handler = Callable[[Call], Awaitable[Any]]
-"""Returns an `Answer`, a `StreamingResponse`, or the plain value of a JSON body."""
+"""Returns an `Answer`, a `StreamingResponse`, a `StartedTask`, or the plain value of a JSON body.
+"""
 
 
 def json_body(value: Any) -> bytes:

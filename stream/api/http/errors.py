@@ -12,9 +12,10 @@ from twisted.internet.defer import FirstError, TimeoutError
 from stream.errors import NestedError, UserError, explained, sentence
 from stream.etcd import AtomicConflict, EtcdError, EtcdUnavailable, TxnTooLarge
 from stream.ops.logging.ids import exception_id
+from stream.task.entity import TaskFailure
 from stream.task.errors import TaskAlreadyRunning
 
-__all__ = ["ErrorAnswer", "as_user_error", "error_answer", "is_our_fault"]
+__all__ = ["ErrorAnswer", "as_user_error", "error_answer", "is_our_fault", "task_error"]
 
 _PREFIX = "stream.api."
 _EXCEPTION_PREFIX = "keboola-stream-api"
@@ -116,6 +117,31 @@ def _unwrapped(problem: BaseException) -> BaseException:
     return problem
 
 
+def _generic(logged_as: str) -> str:
+    """All that a user gets to know of a defect."""
+    return f"Application error. {_SUPPORT} with exception id ({logged_as}) attached."
+
+
+def task_error(failure: TaskFailure) -> UserError:
+    """The error of a task, for a caller who has waited for it.
+
+    What was nobody's mistake is logged with the task, and has the same text as everywhere.
+    """
+    if failure.is_known:
+        return UserError(
+            failure.message,
+            status=failure.status or 500,
+            name=failure.name,
+            exception_id=failure.exception_id,
+        )
+    return UserError(
+        _generic(failure.exception_id),
+        status=500,
+        name="panicError",
+        exception_id=failure.exception_id,
+    )
+
+
 def error_answer(problem: BaseException, request_id: str, *, doc_url: str = "") -> ErrorAnswer:
     """The text for the user about *problem*.
 
@@ -128,7 +154,7 @@ def error_answer(problem: BaseException, request_id: str, *, doc_url: str = "") 
         return ErrorAnswer(
             500,
             _PREFIX + ("internalError" if isinstance(problem, _INTERNAL) else "panicError"),
-            f"Application error. {_SUPPORT} with exception id ({logged_as}) attached.",
+            _generic(logged_as),
             logged_as,
         )
     message = (

@@ -13,9 +13,11 @@ import attrs
 from stream.api.http.auth import Branches, authenticate, check_role, token_of
 from stream.api.http.body import ReadBody, read_body
 from stream.api.http.call import Call, Identity
-from stream.api.spec.operation import Operation
+from stream.api.http.prefer import preferred_wait
+from stream.api.spec.operation import Operation, Parameters
 from stream.api.spec.schema import missing, problems_error
 from stream.authority import ProjectAuthority
+from stream.values.duration import Duration
 
 __all__ = ["Guard", "Incoming"]
 
@@ -96,6 +98,7 @@ class Guard:
             if operation.admin:
                 check_role(identity)
         is_record = operation.raw_body
+        wait, preference = _wait(operation, parameters, incoming)
         return Call(
             operation=operation,
             parameters=parameters,
@@ -105,9 +108,24 @@ class Guard:
             raw_body=data if is_record else b"",
             raw_headers=_record_headers(incoming.headers(), promoted) if is_record else (),
             client_ip=incoming.client_ip,
+            wait=wait,
+            preference=preference,
             identity=identity,
             branch=branch,
         )
+
+
+def _wait(operation: Operation, parameters: Parameters, incoming: Incoming) -> tuple[float, str]:
+    """The seconds that the caller wants to wait for a task, and the preference they come from."""
+    if not operation.waits:
+        return 0.0, ""
+    if parameters["wait"]:
+        return Duration.parse(parameters["wait"]).seconds, ""
+    if not incoming.header(b"prefer"):
+        return 0.0, ""
+    preferences = (value for name, value in incoming.headers() if name.lower() == b"prefer")
+    seconds = preferred_wait(value.decode("latin-1") for value in preferences)
+    return float(seconds), f"wait={seconds}" if seconds else ""
 
 
 def _record_headers(

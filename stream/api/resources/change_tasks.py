@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from stream.api.http.call import Call, Identity
+from stream.api.http.call import Call, Identity, StartedTask
 from stream.api.http.errors import as_user_error
 from stream.api.resources.views import Urls, task_view
 from stream.authority import ProjectAuthority, SourceChange
@@ -65,7 +65,7 @@ class ChangeTasks:
         event: SourceEvent | None = None,
         patience: float = PATIENCE_SECONDS,
         absent: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> StartedTask:
         """Make *change* in a task whose type is that of the operation.
 
         What is changed is locked meanwhile, and named in the outputs.
@@ -102,7 +102,7 @@ class ChangeTasks:
             patience=patience,
             absent=absent,
         )
-        return task_view(task, self._urls)
+        return StartedTask(task, task_view(task, self._urls))
 
     def _outputs(self, key: SourceKey | SinkKey) -> dict[str, Any]:
         """Where to find what a task was about."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from stream.api.http.call import Call, Handler
+from stream.api.http.call import Call, Handler, StartedTask
+from stream.api.resources.awaited_tasks import source_of
 from stream.api.resources.views import Urls, task_view
-from stream.definition.key import SourceKey
 from stream.definition.live import LiveDefinitions
 from stream.task.abandoned import AbandonedTasks
-from stream.task.entity import LOCK_PREFIX, Task
 from stream.task.store import TaskStore
 
 __all__ = ["Tasks"]
@@ -38,11 +37,5 @@ class Tasks:
         task = await self._abandoned.settle(task)
         if task.is_finished:
             # Another node may have run it: what it did must be found by the caller's next read.
-            await self._live.settle(_source_of(task))
-        return task_view(task, self._urls)
-
-
-def _source_of(task: Task) -> SourceKey:
-    """The source that the task is about, alone or with one of its sinks."""
-    project, branch, source = task.lock.removeprefix(LOCK_PREFIX).split("/")[:3]
-    return SourceKey(int(project), int(branch), source)
+            await self._live.settle(source_of(task))
+        return StartedTask(task, task_view(task, self._urls))

@@ -46,9 +46,11 @@ def documentation_page(document: Plain) -> str:
 <section>
 <h2>How to call</h2>
 <p>Send the master token of a project administrator in the header
-<code>X-StorageApi-Token</code>. Operations that answer 202 start a task: poll its
-<code>url</code> until <code>isFinished</code> is true.</p>
-<pre>curl -X POST http://localhost:8000/v1/branches/default/sources \\
+<code>X-StorageApi-Token</code>. Changes are made in a task. With
+<code>Prefer: wait=10</code> or <code>?wait=10s</code> the answer comes when it is done; otherwise
+it is 202 with the task, whose <code>url</code> can be asked with <code>?wait=10s</code> for its
+end.</p>
+<pre>curl -X POST http://localhost:8000/v1/branches/default/sources?wait=10s \\
   -H 'X-StorageApi-Token: …' -H 'Content-Type: application/json' \\
   -d '{{"type": "http", "name": "My Source"}}'</pre>
 </section>

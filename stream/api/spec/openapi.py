@@ -10,7 +10,7 @@ import yaml
 
 import stream
 from stream.api.spec.links import links
-from stream.api.spec.operation import Operation, Parameter
+from stream.api.spec.operation import MAX_WAIT_SECONDS, Operation, Parameter
 from stream.api.spec.response_schemas import ERROR
 from stream.api.spec.schema import Array, Boolean, Integer, Member, Object, Schema, Text
 
@@ -44,6 +44,14 @@ _COMMON_ERRORS = (
     (500, "internalError"),
     (503, "serviceUnavailable"),
 )
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": f"wait=10 waits up to 10 seconds, at most {MAX_WAIT_SECONDS}, for the end of "
+    "the task (RFC 7240); the answer has the header Preference-Applied then.",
+}
+_LOCATION = {"description": "The URL of what was created."}
 _BODY_ERRORS = (
     (400, "missingPayload"),
     (400, "decodePayload"),
@@ -264,6 +272,8 @@ def _operation2(operation: Operation, parts: _Parts) -> Plain:
             if name not in ("example", "description")
         }
         parameters.append(_parameter(parameter) | schema)
+    if operation.waits:
+        parameters.append(_PREFER | {"type": "string"})
     if operation.body is not None:
         parameters.append(
             {
@@ -281,6 +291,11 @@ def _operation2(operation: Operation, parts: _Parts) -> Plain:
         if operation.content_type != "application/json":
             plain["produces"] = [operation.content_type]
     responses: Plain = {str(operation.status): answer}
+    if operation.outcome is not None:
+        awaited = {"schema": parts.schema(operation.outcome.result)}
+        if operation.outcome.status == 201:
+            awaited["headers"] = {"Location": _LOCATION | {"type": "string"}}
+        responses[str(operation.outcome.status)] = {"description": _AWAITED} | awaited
     for status, names in _errors(operation).items():
         responses[str(status)] = {
             "description": ", ".join(names),
@@ -292,11 +307,14 @@ def _operation2(operation: Operation, parts: _Parts) -> Plain:
 
 def _operation3(operation: Operation, parts: _Parts) -> Plain:
     plain = _head(operation)
-    if operation.parameters:
-        plain["parameters"] = [
-            _parameter(parameter) | {"schema": parts.schema(parameter.schema)}
-            for parameter in operation.parameters
-        ]
+    parameters = [
+        _parameter(parameter) | {"schema": parts.schema(parameter.schema)}
+        for parameter in operation.parameters
+    ]
+    if operation.waits:
+        parameters.append(_PREFER | {"schema": {"type": "string", "example": "wait=10"}})
+    if parameters:
+        plain["parameters"] = parameters
     if operation.body is not None:
         body = {"application/json": {"schema": parts.request(operation.body)}}
         plain["requestBody"] = {"required": True, "content": body}
@@ -308,6 +326,11 @@ def _operation3(operation: Operation, parts: _Parts) -> Plain:
             operation.content_type: {"schema": parts.schema(operation.result)},
         }
     responses: Plain = {str(operation.status): answer}
+    if operation.outcome is not None:
+        awaited = {"content": _json(parts, operation.outcome.result)}
+        if operation.outcome.status == 201:
+            awaited["headers"] = {"Location": _LOCATION | {"schema": {"type": "string"}}}
+        responses[str(operation.outcome.status)] = {"description": _AWAITED} | awaited
     for status, names in _errors(operation).items():
         responses[str(status)] = {
             "description": ", ".join(names),
@@ -319,6 +342,9 @@ def _operation3(operation: Operation, parts: _Parts) -> Plain:
 
 def _json(parts: _Parts, schema: Schema) -> Plain:
     return {"application/json": {"schema": parts.schema(schema)}}
+
+
+_AWAITED = "The task has succeeded while the caller waited for it."
 
 
 def _status_text(operation: Operation) -> str:

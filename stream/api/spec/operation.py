@@ -11,7 +11,10 @@ from stream.api.spec.schema import Boolean, Integer, Object, Schema
 from stream.errors import Fault, shortened
 from stream.values.number import MAX_INT64, MIN_INT64, whole_number
 
-__all__ = ["Operation", "Parameter", "Parameters"]
+__all__ = ["MAX_WAIT_SECONDS", "Operation", "Outcome", "Parameter", "Parameters"]
+
+MAX_WAIT_SECONDS = 50
+"""For a task: less than the minute after which many proxies give up on an answer."""
 
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -68,10 +71,24 @@ def _integer(raw: str) -> tuple[int, bool]:
 
 
 @attrs.frozen(kw_only=True)
+class Outcome:
+    """The answer to a caller who has waited for the end of a task, when it has succeeded.
+
+    :ivar shows: id of the operation whose answer it is; empty if it is the task.
+    :ivar result: of the answer.
+    """
+
+    status: int = 200
+    shows: str = ""
+    result: Schema
+
+
+@attrs.frozen(kw_only=True)
 class Operation:
     """:ivar id: e.g. ``CreateSource``.
     :ivar path: with parameters in braces; ``{*name}`` takes the rest of the path.
     :ivar task: the type of the task that the operation starts, answering 202.
+    :ivar outcome: of that task, for a caller who waits.
     :ivar public: needs no token.
     :ivar admin: needs an administrator's token.
     :ivar body: of the request; ``None`` if it has none, or any.
@@ -87,6 +104,7 @@ class Operation:
     description: str = ""
     tag: Literal["documentation", "configuration", "test", "internal"] = "configuration"
     task: str = ""
+    outcome: Outcome | None = None
     public: bool = False
     admin: bool = False
     parameters: tuple[Parameter, ...] = ()
@@ -97,6 +115,11 @@ class Operation:
     status: int = 200
     errors: tuple[tuple[int, str], ...] = ()
     published: bool = True
+
+    @property
+    def waits(self) -> bool:
+        """Whether callers can wait for a task."""
+        return any(parameter.name == "wait" for parameter in self.parameters)
 
     def read_parameters(
         self, path: Mapping[str, str], query: Mapping[str, str]

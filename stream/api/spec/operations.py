@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import attrs
+
 from stream.api.spec import request_schemas as requests
 from stream.api.spec import response_schemas as answers
-from stream.api.spec.operation import Operation, Parameter
+from stream.api.spec.operation import MAX_WAIT_SECONDS, Operation, Outcome, Parameter
 from stream.api.spec.request_schemas import MAX_ID, SIGNALS
-from stream.api.spec.schema import Boolean, Integer, Text
+from stream.api.spec.schema import Boolean, DurationText, Integer, Text
 
 __all__ = ["OPERATIONS"]
 
@@ -50,6 +52,12 @@ _PAGING = (
         description="How many to return at most.",
     ),
 )
+_WAIT = Parameter(
+    name="wait",
+    place="query",
+    schema=DurationText(maximum=MAX_WAIT_SECONDS, example="10s"),
+    description="How long to wait for the end of the task, as the header Prefer says it, too.",
+)
 _IN_BRANCH = (_BRANCH_ID,)
 _OF_SOURCE = (_BRANCH_ID, _SOURCE_ID)
 _OF_SINK = (_BRANCH_ID, _SOURCE_ID, _SINK_ID)
@@ -63,7 +71,21 @@ _NO_SOURCE_VERSION = (404, "sourceVersionNotFound")
 _NO_SINK_VERSION = (404, "sinkVersionNotFound")
 
 
-def _task(id: str, method: Any, path: str, summary: str, **rest: Any) -> Operation:
+_THE_TASK = Outcome(result=answers.TASK)
+_THE_SOURCE = Outcome(shows="GetSource", result=answers.SOURCE)
+_THE_SINK = Outcome(shows="GetSink", result=answers.SINK)
+
+
+def _task(
+    id: str,
+    method: Any,
+    path: str,
+    summary: str,
+    outcome: Outcome,
+    *,
+    parameters: tuple[Parameter, ...],
+    **rest: Any,
+) -> Operation:
     """An operation of administrators that starts a task."""
     errors = (_FORBIDDEN, *rest.pop("errors", ()))
     match = _VERB_AND_OBJECT.fullmatch(id)
@@ -75,6 +97,8 @@ def _task(id: str, method: Any, path: str, summary: str, **rest: Any) -> Operati
         path=path,
         summary=summary,
         task=f"api.{verb.lower()}.{of[0].lower()}{of[1:]}",
+        outcome=outcome,
+        parameters=(*parameters, _WAIT),
         admin=True,
         status=202,
         result=answers.TASK,
@@ -158,6 +182,7 @@ _SOURCE_OPERATIONS = (
         "POST",
         _SOURCES,
         "Create a source.",
+        attrs.evolve(_THE_SOURCE, status=201),
         parameters=_IN_BRANCH,
         body=requests.CREATE_SOURCE,
         errors=(_SOURCE_EXISTS,),
@@ -189,6 +214,7 @@ _SOURCE_OPERATIONS = (
         "PATCH",
         _SOURCE,
         "Change a source.",
+        _THE_SOURCE,
         description="Only members that are given are changed. Each call makes a new version.",
         parameters=_OF_SOURCE,
         body=requests.UPDATE_SOURCE,
@@ -199,6 +225,7 @@ _SOURCE_OPERATIONS = (
         "DELETE",
         _SOURCE,
         "Delete a source and its sinks.",
+        _THE_TASK,
         description="Without cascade it can be undeleted, and the tables stay.",
         parameters=(
             *_OF_SOURCE,
@@ -224,6 +251,7 @@ _SOURCE_OPERATIONS = (
         "PATCH",
         f"{_SOURCE}/settings",
         "Change settings of a source.",
+        Outcome(shows="GetSourceSettings", result=answers.SETTINGS_RESULT),
         parameters=_OF_SOURCE,
         body=requests.SETTINGS_PATCH,
         errors=(_NO_SOURCE,),
@@ -306,6 +334,7 @@ _SOURCE_OPERATIONS = (
         "PUT",
         f"{_SOURCE}/disable",
         "Disable a source and its sinks.",
+        _THE_SOURCE,
         parameters=_OF_SOURCE,
         errors=(_NO_SOURCE,),
     ),
@@ -314,6 +343,7 @@ _SOURCE_OPERATIONS = (
         "PUT",
         f"{_SOURCE}/enable",
         "Enable a source and the sinks that were disabled with it.",
+        _THE_SOURCE,
         parameters=_OF_SOURCE,
         errors=(_NO_SOURCE,),
     ),
@@ -333,6 +363,7 @@ _SOURCE_OPERATIONS = (
         "PUT",
         f"{_SOURCE}/undelete",
         "Bring back a deleted source and the sinks that were deleted with it.",
+        _THE_SOURCE,
         parameters=_OF_SOURCE,
         errors=((404, "deletedSourceNotFound"),),
     ),
@@ -357,6 +388,7 @@ _SOURCE_OPERATIONS = (
         "PUT",
         f"{_SOURCE}/versions/{{versionNumber}}/rollback",
         "Make the content of an older version the newest.",
+        _THE_SOURCE,
         parameters=(*_OF_SOURCE, _VERSION_NUMBER),
         errors=(_NO_SOURCE, _NO_SOURCE_VERSION),
     ),
@@ -368,6 +400,7 @@ _SINK_OPERATIONS = (
         "POST",
         _SINKS,
         "Create a sink.",
+        attrs.evolve(_THE_SINK, status=201),
         parameters=_OF_SOURCE,
         body=requests.CREATE_SINK,
         errors=(_NO_SOURCE, _SINK_EXISTS),
@@ -401,6 +434,7 @@ _SINK_OPERATIONS = (
         "PATCH",
         _SINK,
         "Change a sink.",
+        _THE_SINK,
         description="Only members that are given are changed; a mapping is replaced as a whole. "
         "Each call makes a new version.",
         parameters=_OF_SINK,
@@ -412,6 +446,7 @@ _SINK_OPERATIONS = (
         "DELETE",
         _SINK,
         "Delete a sink.",
+        _THE_TASK,
         description="It can be undeleted. Its table stays.",
         parameters=_OF_SINK,
         errors=(_NO_SOURCE, _NO_SINK),
@@ -429,6 +464,7 @@ _SINK_OPERATIONS = (
         "PATCH",
         f"{_SINK}/settings",
         "Change settings of a sink.",
+        Outcome(shows="GetSinkSettings", result=answers.SETTINGS_RESULT),
         parameters=_OF_SINK,
         body=requests.SETTINGS_PATCH,
         errors=(_NO_SOURCE, _NO_SINK),
@@ -471,6 +507,7 @@ _SINK_OPERATIONS = (
         "PUT",
         f"{_SINK}/disable",
         "Disable a sink.",
+        _THE_SINK,
         parameters=_OF_SINK,
         errors=(_NO_SOURCE, _NO_SINK),
     ),
@@ -479,6 +516,7 @@ _SINK_OPERATIONS = (
         "PUT",
         f"{_SINK}/enable",
         "Enable a sink.",
+        _THE_SINK,
         parameters=_OF_SINK,
         errors=(_NO_SOURCE, _NO_SINK),
     ),
@@ -487,6 +525,7 @@ _SINK_OPERATIONS = (
         "PUT",
         f"{_SINK}/undelete",
         "Bring back a deleted sink.",
+        _THE_SINK,
         parameters=_OF_SINK,
         errors=(_NO_SOURCE, (404, "deletedSinkNotFound")),
     ),
@@ -511,6 +550,7 @@ _SINK_OPERATIONS = (
         "PUT",
         f"{_SINK}/versions/{{versionNumber}}/rollback",
         "Make the content of an older version the newest.",
+        _THE_SINK,
         parameters=(*_OF_SINK, _VERSION_NUMBER),
         errors=(_NO_SOURCE, _NO_SINK, _NO_SINK_VERSION),
     ),
@@ -531,6 +571,7 @@ _OTHER_OPERATIONS = (
                 ),
                 description="All of the rest of the path.",
             ),
+            _WAIT,
         ),
         errors=((404, "taskNotFound"),),
     ),

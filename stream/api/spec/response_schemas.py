@@ -327,7 +327,7 @@ TASK = _object(
     "Task",
     ("taskId", Text(example="api.create.source/345/my-source/2024-01-15T10:30:00.000Z_aB3xZ")),
     ("type", Text(example="api.create.source")),
-    ("url", Text(description="Poll this until the task is finished.")),
+    ("url", Text(description="Ask this, with `?wait=10s`, until the task is finished.")),
     ("status", Text(enum=("processing", "success", "error"))),
     ("isFinished", Boolean()),
     ("createdAt", _TIME),

@@ -14,6 +14,7 @@ import attrs
 
 from stream.errors import MAX_FAULTS, Fault, UserError, shortened
 from stream.settings.nearest import closest
+from stream.values.duration import Duration
 
 __all__ = [
     "ANYTHING",
@@ -21,6 +22,7 @@ __all__ = [
     "Array",
     "Boolean",
     "DecodeError",
+    "DurationText",
     "Integer",
     "Member",
     "Object",
@@ -177,6 +179,29 @@ class Text(Schema):
             yield _too_short(path, quoted(value), len(value), self.min_length)
         if self.max_length is not None and len(value) > self.max_length:
             yield _too_long(path, quoted(value), len(value), self.max_length)
+
+
+@attrs.frozen(kw_only=True)
+class DurationText(Text):
+    """A duration such as ``10s`` in a parameter of the URL.
+
+    :ivar maximum: the longest allowed one, seconds.
+    """
+
+    maximum: int
+
+    def check(self, value: Any, path: str) -> Iterator[Fault]:
+        if not value:
+            return
+        try:
+            seconds = Duration.parse(value).seconds
+        except ValueError:
+            message = f"invalid value {quoted(value)} for {quoted(path)}, must be a duration"
+            yield Fault("invalidFieldType", message, path, "a number with its unit, such as 10s")
+            return
+        if not 0 <= seconds <= self.maximum:
+            message = f"{path} must be between 0s and {self.maximum}s but got value {value}"
+            yield Fault("invalidRange", message, path)
 
 
 @attrs.frozen(kw_only=True)

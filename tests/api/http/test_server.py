@@ -13,20 +13,31 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
 
 from stream.api.http.app import REQUEST_SECONDS, build_app
-from stream.api.http.call import Call
+from stream.api.http.call import Answer, Call, StartedTask, json_answer, json_body
 from stream.api.http.guard import Guard
 from stream.api.http.server import Front
 from stream.api.http.site import ApiSite
-from stream.api.spec.operation import Operation
+from stream.api.spec.operation import Operation, Parameter
+from stream.api.spec.schema import DurationText
 from stream.errors import UserError
+from stream.task.entity import Task
 from tests.api.conftest import SOURCES, TOKEN, Api
 
 ensure = pytest_twisted.ensureDeferred
 WAIT = Operation(id="Wait", method="GET", path="/wait", summary="Waits.", public=True)
+TASK = Operation(
+    id="Task",
+    method="PUT",
+    path="/task",
+    summary="Starts a task.",
+    public=True,
+    status=202,
+    parameters=(Parameter(name="wait", place="query", schema=DurationText(maximum=50)),),
+)
 
 
 class Server:
-    """One connection to a site whose only operation waits for `gate`."""
+    """One connection to a site with an operation, and a task, that waits for `gate`."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -41,8 +52,16 @@ class Server:
                 raise
             return {"waited": True}
 
+        async def start(call: Call) -> Any:
+            return StartedTask(Task(project_id=1, task_id="t"), {"started": True})
+
+        async def awaited(call: Call, started: StartedTask) -> Answer:
+            return json_answer(json_body(await wait(call)))
+
         guard = Guard(None, None)  # type: ignore[arg-type]
-        app: Klein = build_app(self.clock, guard, {"Wait": WAIT}, {"Wait": wait})
+        operations = {"Wait": WAIT, "Task": TASK}
+        handlers = {"Wait": wait, "Task": start}
+        app: Klein = build_app(self.clock, guard, operations, handlers, awaited=awaited)
         self.front = Front(self.clock, app.resource())
         self.site = ApiSite(self.front, self.clock)
         self.transport = StringTransport()
@@ -75,6 +94,21 @@ def test_a_client_that_goes_away(server: Server) -> None:
     from twisted.python.failure import Failure
 
     server.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+    server.channel.connectionLost(Failure(ConnectionDone()))
+    assert server.cancelled
+    assert server.front.in_flight == []
+
+
+def test_waiting_for_a_task(server: Server) -> None:
+    """It may take longer than a request, and ends with the connection of the client."""
+    from twisted.internet.error import ConnectionDone
+    from twisted.python.failure import Failure
+
+    server.send(b"PUT /task HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+    assert server.transport.value().endswith(b'{"started":true}\n')
+    server.send(b"PUT /task?wait=40s HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+    server.clock.advance(REQUEST_SECONDS + 1)
+    assert not server.cancelled
     server.channel.connectionLost(Failure(ConnectionDone()))
     assert server.cancelled
     assert server.front.in_flight == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from typing import Any
+from unittest.mock import AsyncMock
 
 import orjson
 import pytest
@@ -91,7 +92,7 @@ class Server:
         guard = Guard(self.verifier, None)  # type: ignore[arg-type]
         operations = {"Public": PUBLIC, "Echo": ECHO, "Lasting": LASTING}
         handlers = {"Public": public, "Echo": echo, "Lasting": lasting}
-        app = build_app(self.clock, guard, operations, handlers)
+        app = build_app(self.clock, guard, operations, handlers, awaited=AsyncMock())
         self.site = ApiSite(Front(self.clock, app.resource()), self.clock)
 
     def connect(self) -> Connection:
@@ -443,7 +444,7 @@ def test_members_that_are_not_known(strict: bool) -> None:
         id="Create", method="POST", path="/echo", summary="Takes JSON.", body=CREATE_SOURCE
     )
     guard = Guard(verifier, None, strict=strict)  # type: ignore[arg-type]
-    app = build_app(clock, guard, {"Create": operation}, {"Create": create})
+    app = build_app(clock, guard, {"Create": operation}, {"Create": create}, awaited=AsyncMock())
     site = ApiSite(Front(clock, app.resource()), clock)
     transport, channel = StringTransport(), site.buildProtocol(None)
     assert channel is not None

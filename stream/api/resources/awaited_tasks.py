@@ -1,0 +1,91 @@
+"""What a caller is answered who waits for a task: the object that it has changed, or its error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import orjson
+
+from stream.api.http.call import Answer, Call, Handler, StartedTask, json_answer, json_body
+from stream.api.http.errors import task_error
+from stream.api.resources.views import Urls, task_view
+from stream.definition.key import SourceKey
+from stream.definition.live import LiveDefinitions
+from stream.task.ends import TaskEnds
+from stream.task.entity import LOCK_PREFIX, Task
+
+__all__ = ["AwaitedTasks", "source_of"]
+
+
+def source_of(task: Task) -> SourceKey:
+    """The source that the task is about, alone or with one of its sinks."""
+    project, branch, source = task.lock.removeprefix(LOCK_PREFIX).split("/")[:3]
+    return SourceKey(int(project), int(branch), source)
+
+
+class AwaitedTasks:
+    """Answers callers that wait for the end of a task.
+
+    :param handlers: of all operations, by id; those that show objects are called.
+    """
+
+    def __init__(
+        self,
+        *,
+        ends: TaskEnds,
+        live: LiveDefinitions,
+        urls: Urls,
+        handlers: Mapping[str, Handler],
+    ) -> None:
+        self._ends = ends
+        self._live = live
+        self._urls = urls
+        self._handlers = handlers
+
+    async def answer(self, call: Call, started: StartedTask) -> Answer | None:
+        """Wait as long as *call* wants to; ``None`` if it can't.
+
+        Raises `UserError`: that of the task.
+        """
+        if not self._ends.has_room:
+            return None
+        task = await self._ends.wait(started.task, call.wait)
+        return self._with_preference(call, await self._answer(call, task))
+
+    async def _answer(self, call: Call, task: Task) -> Answer:
+        outcome = call.operation.outcome
+        if task.is_finished:
+            # Another node may have run it: what it did must be found by the caller's next read.
+            await self._live.settle(source_of(task))
+        if outcome is None or not task.is_finished:
+            return self._shown(call, task_view(task, self._urls), call.operation.status)
+        if task.user_error is not None:
+            raise task_error(task.user_error)
+        if not outcome.shows:
+            return self._shown(call, task_view(task, self._urls), outcome.status)
+        made = {
+            name: value
+            for name, value in (task.outputs or {}).items()
+            if name in ("sourceId", "sinkId")
+        }
+        shown = attrs.evolve(call, parameters=call.parameters | made)
+        answer = self._shown(call, await self._handlers[outcome.shows](shown), outcome.status)
+        if outcome.status != 201:
+            return answer
+        return attrs.evolve(answer, headers=(("Location", (task.outputs or {})["url"]),))
+
+    def _shown(self, call: Call, result: Any, status: int) -> Answer:
+        """*result* of a handler, as JSON with *status*."""
+        if call.unknown:
+            plain = orjson.loads(result.body) if isinstance(result, Answer) else result
+            result = plain | call.warnings
+        body = result.body if isinstance(result, Answer) else json_body(result)
+        return json_answer(body, status)
+
+    def _with_preference(self, call: Call, answer: Answer) -> Answer:
+        if not call.preference:
+            return answer
+        applied = ("Preference-Applied", call.preference)
+        return attrs.evolve(answer, headers=(*answer.headers, applied))

@@ -1,0 +1,136 @@
+"""Waiting for the end of a task, whichever node runs it.
+
+Note [What ends a wait]: the record of the end and the removal of the lock are one transaction, and
+the lock of a node that dies goes with its lease. So the locks are mirrored, of which there are only
+as many as tasks run: when the lock of a task goes, its record says how it ended, or nobody works on
+it any more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.logger import Logger
+
+from stream.concurrency.deadline import within
+from stream.concurrency.waiters import Waiters
+from stream.etcd import Batch, EtcdClient, EtcdError, KeyValue, Mirror
+from stream.task.entity import LOCK_PREFIX, Task
+from stream.values.codec import decode
+
+__all__ = ["MAX_WAITING", "TaskEnds"]
+
+_log = Logger(namespace="stream.task")
+
+MAX_WAITING = 300
+"""How many wait on a node at once; whoever comes then is answered without waiting."""
+
+
+class TaskEnds(Service):
+    """Waits for tasks of all nodes to end.
+
+    startService fires when the locks of the tasks that run are known.
+
+    :param client: started.
+    """
+
+    name = "task.ends"
+
+    def __init__(self, reactor: Any, client: EtcdClient) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._locks: Mirror[int] = Mirror(
+            client, LOCK_PREFIX, _revision, on_change=self._locks_changed
+        )
+        self._waiting: dict[str, Waiters[None]] = {}
+        self._count = 0
+
+    async def startService(self) -> None:
+        super().startService()
+        await self._locks.startService()
+
+    async def stopService(self) -> None:
+        """Nobody waits any more."""
+        self.end_all()
+        await self._locks.stopService()
+
+    def end_all(self) -> None:
+        """Answer all that wait with what is known; the node stops."""
+        super().stopService()
+        self._wake_all()
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return self._count
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may wait."""
+        return self._count < MAX_WAITING and bool(self.running)
+
+    async def wait(self, task: Task, seconds: float) -> Task:
+        """Return the record of *task* at its end, or as it is after *seconds*.
+
+        It is also returned as it is when nobody works on the task any more, when the node stops and
+        when etcd doesn't answer: the task goes on, and can be polled.
+        """
+        deadline = self._reactor.seconds() + seconds
+        self._count += 1
+        try:
+            while not task.is_finished:
+                # First, so that a change behind the read isn't missed.
+                changed = self._next_change(task.lock)
+                try:
+                    task, is_running = await self._read(task)
+                    rest = deadline - self._reactor.seconds()
+                    if task.is_finished or not is_running or rest <= 0 or not self.running:
+                        break
+                    await within(changed, rest, self._reactor, "a task")
+                except TimeoutError:
+                    break
+                finally:
+                    self._forget(task.lock, changed)
+        except EtcdError as error:
+            _log.warn("cannot wait for the task: {error}", task=task.task_id, error=str(error))
+        finally:
+            self._count -= 1
+        return task
+
+    async def _read(self, task: Task) -> tuple[Task, bool]:
+        """The record as it is, and whether somebody works on the task."""
+        found, _ = await self._client.get_many([task.key, task.lock])
+        stored, lock = found[task.key], found[task.lock]
+        if stored is None:
+            return task, False
+        # The lock may be the next task's: see `stream.task.abandoned`.
+        is_running = lock is not None and lock.create_revision == stored.create_revision
+        return decode(Task, stored.value), is_running
+
+    def _next_change(self, lock: str) -> Deferred[None]:
+        """Fires when the lock has changed."""
+        return self._waiting.setdefault(lock, Waiters()).wait()
+
+    def _forget(self, lock: str, changed: Deferred[None]) -> None:
+        changed.addErrback(lambda failure: failure.trap(CancelledError, TimeoutError))
+        changed.cancel()
+        waiters = self._waiting.get(lock)
+        if waiters is not None and not len(waiters):
+            del self._waiting[lock]
+
+    def _locks_changed(self, batch: Batch[int]) -> None:
+        if batch.reset:
+            self._wake_all()
+        for change in batch.changes:
+            waiters = self._waiting.get(change.key)
+            if waiters is not None:
+                waiters.fire(None)
+
+    def _wake_all(self) -> None:
+        for waiters in list(self._waiting.values()):
+            waiters.fire(None)
+
+
+def _revision(stored: KeyValue) -> int:
+    return stored.create_revision

@@ -1,0 +1,177 @@
+"""Waiting for tasks to end, whichever node runs them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+
+from stream.etcd import EtcdClient, EtcdUnavailable, Session
+from stream.task import ends as ends_module
+from stream.task.ends import TaskEnds
+from stream.task.entity import Task
+from stream.task.executor import TaskExecutor, TaskRun
+from tests.waiting import until
+
+ensure = pytest_twisted.ensureDeferred
+KEY = "123/456/my-source"
+
+
+@attrs.frozen
+class Nodes:
+    """One node runs tasks, another one waits for them.
+
+    :ivar gate: what the tasks wait for.
+    """
+
+    etcd: EtcdClient
+    executor: TaskExecutor
+    clock: Clock
+    ends: TaskEnds
+    gate: Deferred[str]
+
+    async def start(self) -> Task:
+        async def body(run: TaskRun) -> str:
+            return await self.gate
+
+        return await self.executor.start(
+            project_id=123,
+            type="api.create.source",
+            object_id="456/my-source",
+            object_key=KEY,
+            body=body,
+        )
+
+    async def waiting(self, task: Task, seconds: float = 10) -> Deferred[Task]:
+        """Somebody who waits, and has read that the task runs."""
+        before = len(self.clock.getDelayedCalls())
+        waiting = Deferred.fromCoroutine(self.ends.wait(task, seconds))
+        await until(lambda: len(self.clock.getDelayedCalls()) > before)
+        return waiting
+
+
+@pytest_twisted.async_yield_fixture()
+async def nodes(etcd: EtcdClient) -> AsyncIterator[Nodes]:
+    session = Session(etcd, ttl=15, reactor=reactor)
+    await session.startService()
+    executor = TaskExecutor(reactor, etcd, session, node_id="other-node")
+    executor.startService()
+    clock = Clock()
+    ends = TaskEnds(clock, etcd)
+    await ends.startService()
+    nodes = Nodes(etcd, executor, clock, ends, Deferred())
+    yield nodes
+    if not nodes.gate.called:
+        nodes.gate.callback("Done.")
+    await executor.stopService()
+    await ends.stopService()
+    await session.stopService()
+    assert len(ends) == 0
+    assert not clock.getDelayedCalls()
+
+
+@ensure
+async def test_the_end_of_a_task_on_another_node(nodes: Nodes) -> None:
+    """All that wait get the record of the end, and nothing was polled."""
+    task = await nodes.start()
+    waiting = [await nodes.waiting(task) for _ in range(3)]
+    assert len(nodes.ends) == 3
+    nodes.gate.callback("Done.")
+    for each in waiting:
+        assert (await each).result == "Done."
+
+
+@ensure
+async def test_a_task_that_has_ended_before(nodes: Nodes) -> None:
+    """Its record is read at once."""
+    nodes.gate.callback("Done.")
+    task = await nodes.start()
+    assert (await nodes.ends.wait(task, 10)).result == "Done."
+    assert (await nodes.ends.wait(await nodes.ends.wait(task, 10), 10)).result == "Done."
+
+
+@ensure
+async def test_the_time_is_over(nodes: Nodes) -> None:
+    """The task is returned as it is, and goes on."""
+    task = await nodes.start()
+    waiting = await nodes.waiting(task)
+    nodes.clock.advance(9.9)
+    assert not waiting.called
+    nodes.clock.advance(0.1)
+    assert await waiting == task
+    nodes.gate.callback("Done.")
+    assert (await nodes.ends.wait(task, 10)).result == "Done."
+
+
+@ensure
+async def test_the_node_of_the_task_dies(nodes: Nodes) -> None:
+    """Nobody works on it any more: there is nothing to wait for."""
+    task = await nodes.start()
+    waiting = await nodes.waiting(task)
+    await nodes.etcd.delete(task.lock)
+    assert await waiting == task
+    assert await nodes.ends.wait(task, 10) == task
+
+
+@ensure
+async def test_the_next_task_of_the_object(nodes: Nodes) -> None:
+    """Its lock isn't taken for that of a task whose node has died."""
+    task = await nodes.start()
+    waiting = await nodes.waiting(task)
+    await nodes.etcd.delete(task.lock)
+    await nodes.etcd.put(task.lock, b"next")
+    assert await waiting == task
+    await nodes.etcd.delete(task.lock)
+
+
+@ensure
+async def test_the_caller_leaves(nodes: Nodes) -> None:
+    """Nothing remains of the wait; the task goes on."""
+    task = await nodes.start()
+    waiting = await nodes.waiting(task)
+    failed = waiting.addErrback(lambda failure: failure.trap(CancelledError))
+    waiting.cancel()
+    assert await failed is CancelledError
+    assert len(nodes.ends) == 0
+    assert not nodes.clock.getDelayedCalls()
+
+
+@ensure
+async def test_the_node_stops(nodes: Nodes) -> None:
+    """All that wait are answered at once, and nobody else may wait."""
+    task = await nodes.start()
+    waiting = await nodes.waiting(task)
+    nodes.ends.end_all()
+    assert await waiting == task
+    assert not nodes.ends.has_room
+
+
+@ensure
+async def test_too_many_wait(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room again when one has left."""
+    monkeypatch.setattr(ends_module, "MAX_WAITING", 1)
+    task = await nodes.start()
+    assert nodes.ends.has_room
+    waiting = await nodes.waiting(task)
+    assert not nodes.ends.has_room
+    nodes.gate.callback("Done.")
+    await waiting
+    assert nodes.ends.has_room
+
+
+@ensure
+async def test_etcd_goes_away(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller gets what was known: the task can be polled when etcd is back."""
+    task = await nodes.start()
+
+    async def unavailable(keys: Sequence[str]) -> None:
+        raise EtcdUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nodes.etcd, "get_many", unavailable)
+        assert await nodes.ends.wait(task, 10) == task
