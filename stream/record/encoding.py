@@ -108,6 +108,7 @@ class _Output:
     def add(self, part: bytes) -> None:
         self.room -= len(part)
         if self.room <= 0:
+            del part  # up to 8 MB, which the traceback would keep
             raise BodyTooLarge(self._limit)
         if not self._is_wanted():
             raise Abandoned

@@ -11,10 +11,16 @@ to send. So only our side is closed, and what comes is discarded, for a while an
 Note [Lasting answers]: an answer that lasts is the last one of its connection. What its client
 sends meanwhile is read and discarded: from a connection that isn't read, nobody learns that the
 client has left, and what is done for it would go on.
+
+Note [Requests sent ahead]: a request that a client has sent before the answer to its last one starts
+in a turn of its own, and all of them together have a small part of each turn of the reactor. Twisted
+starts it while the answer is finished, so within the turn that brings what the answer waited for,
+or that read it: fifty such clients would keep everybody else waiting.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any
@@ -58,6 +64,8 @@ HEADERS_SECONDS = 10
 BODY_SECONDS = 20
 """For the body, from when it is read."""
 _SWEEP_SECONDS = 1
+_AHEAD_SECONDS = 0.002
+"""Of a turn of the reactor, to start requests that were sent ahead."""
 _CLOSE_SECONDS = 15
 """How long a connection that is being closed may still take its answer."""
 _READ_BYTES = 16 * 1024
@@ -236,6 +244,7 @@ class ApiChannel(HTTPChannel):
         self._is_discarding = False
         self._discarded = 0
         self._is_lasting = False
+        self._is_lost = False
 
     @property
     def head(self) -> tuple[bytes, bytes, bytes]:
@@ -353,6 +362,18 @@ class ApiChannel(HTTPChannel):
         if self._waitingForTransport and (self._buffer or self._dataBuffer):
             # A client that sends requests but reads no answers gets no more of them.
             self.persistent = False
+        if self._buffer:  # answered at once, while more of what has come is to be parsed
+            self._dataBuffer.append(self._buffer)
+            self._buffer = b""
+        if self.persistent and any(self._dataBuffer):
+            self.site.start_later(self, request)  # see Note [Requests sent ahead]
+        else:
+            self.go_on(request)
+
+    def go_on(self, request: HttpRequest) -> None:
+        """Start with what was sent behind *request*, which is answered."""
+        if self._is_lost:
+            return
         super().requestDone(request)
         if self.requests or not self.persistent:
             return
@@ -390,6 +411,7 @@ class ApiChannel(HTTPChannel):
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._is_lost = True
         self.site.disconnected(self)
         super().connectionLost(reason)
 
@@ -442,6 +464,9 @@ class ApiSite(Site):
         self._waiting_bytes = 0
         self.deadlines: dict[ApiChannel, float] = {}
         self._sweeping: IDelayedCall | None = None
+        # Those with a request that was sent ahead, and the answered one before it.
+        self._ahead: deque[tuple[ApiChannel, HttpRequest]] = deque()
+        self._turning: IDelayedCall | None = None
 
     @property
     def connections(self) -> list[ApiChannel]:
@@ -516,10 +541,29 @@ class ApiSite(Site):
         if self.deadlines and self._sweeping is None:
             self._sweeping = self.reactor.callLater(_SWEEP_SECONDS, self._sweep)
 
+    def start_later(self, channel: ApiChannel, answered: HttpRequest) -> None:
+        """Let *channel* go on behind *answered* in a later turn; see Note [Requests sent ahead]."""
+        self._ahead.append((channel, answered))
+        if self._turning is None:
+            self._turning = self.reactor.callLater(0, self._start_some)
+
+    def _start_some(self) -> None:
+        end = self.reactor.seconds() + _AHEAD_SECONDS
+        while self._ahead:
+            channel, answered = self._ahead.popleft()
+            channel.go_on(answered)
+            if self.reactor.seconds() >= end:
+                break
+        self._turning = self.reactor.callLater(0, self._start_some) if self._ahead else None
+
     def hang_up(self) -> None:
         """Close the connections, after what was written to them is sent."""
         for connection in self.connections:
             connection.loseConnection()
+        self._ahead.clear()
+        if self._turning is not None:
+            self._turning.cancel()
+            self._turning = None
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None

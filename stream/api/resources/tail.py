@@ -67,6 +67,7 @@ class Tails:
         return {"TailSource": self._tail}
 
     async def _tail(self, call: Call) -> StreamingResponse:
+        self._hub.check(call.source_key)  # costs nothing, so it comes before what is read
         await self._reads.source(call.source_key)
         self._hub.check(call.source_key)
 

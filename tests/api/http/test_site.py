@@ -342,6 +342,41 @@ def test_a_client_that_leaves_a_lasting_answer(
     assert (len(server.lasting), server.left) == (1, 1)
 
 
+def test_requests_sent_ahead_start_in_later_turns(
+    server: Server, client: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is answered, but no turn of the reactor starts more of them than it has time for."""
+    started: list[object] = []
+    counts: list[int] = []
+    begin, start_some = site_module.ApiRequest._begin, ApiSite._start_some
+
+    def slow(request: site_module.ApiRequest, *head: bytes) -> None:
+        server.clock.rightNow += site_module._AHEAD_SECONDS / 2
+        started.append(request)
+        begin(request, *head)
+
+    def turn(site: ApiSite) -> None:
+        counts.append(len(started))
+        start_some(site)
+
+    monkeypatch.setattr(site_module.ApiRequest, "_begin", slow)
+    monkeypatch.setattr(ApiSite, "_start_some", turn)
+    client.send(b"GET /unknown HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+    server.clock.advance(0)
+    assert counts == list(range(1, 20, 2))
+    assert client.transport.value().count(b"HTTP/1.1 404") == 20
+
+
+def test_a_request_sent_ahead_of_a_lost_connection_does_not_start(
+    server: Server, client: Connection
+) -> None:
+    """What the client has sent ahead ends with it."""
+    client.send(b"GET /public HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+    client.lose()
+    server.clock.advance(0)
+    assert client.transport.value().count(b"HTTP/1.1 200") == 1
+
+
 def test_behind_a_lasting_answer_nothing_follows(server: Server, client: Connection) -> None:
     """The connection ends with it."""
     request = b"GET /lasting HTTP/1.1\r\nHost: x\r\n\r\n"
