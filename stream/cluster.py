@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from stream.authority import ProjectAuthority
-from stream.encryption import configured_encryptor
 from stream.etcd import EtcdClient, Group, Mirror, Session, json_values
 from stream.ops.clock import wall_clock
 from stream.ops.metrics.registry import Metrics
@@ -25,17 +23,13 @@ from stream.storage.model.volume import Volume
 from stream.storage.store.allocation import largest_recent_slice
 from stream.storage.store.repository import StorageRepository
 from stream.storage.store.volume_limit import VolumeLimit
-from stream.target.keboola.authority import KeboolaAuthority
-from stream.target.keboola.client import StorageApi
-from stream.target.keboola.events import EventSender
-from stream.target.keboola.exchange import TokenExchange
-from stream.target.keboola.target import KeboolaTarget
-from stream.target.keboola.verifier import TokenVerifier
-from stream.target.protocol import TargetContext
-from stream.target.registry import Targets, installed_targets, optional_targets
 from stream.telemetry import watch_etcd, watch_threads
 from stream.templates.service import Templates
 from stream.values.utctime import from_timestamp
+
+if TYPE_CHECKING:
+    from stream.authority import ProjectAuthority
+    from stream.target.registry import Targets
 
 __all__ = ["Cluster", "Projects", "Volumes", "join_cluster", "reach_projects"]
 
@@ -155,6 +149,17 @@ def reach_projects(
     Raises UserError if the settings of the encryption can't work, or an installed target can't be
     loaded.
     """
+    # A process that only takes records starts without all this.
+    from stream.encryption import configured_encryptor
+    from stream.target.keboola.authority import KeboolaAuthority
+    from stream.target.keboola.client import StorageApi
+    from stream.target.keboola.events import EventSender
+    from stream.target.keboola.exchange import TokenExchange
+    from stream.target.keboola.target import KeboolaTarget
+    from stream.target.keboola.verifier import TokenVerifier
+    from stream.target.protocol import TargetContext
+    from stream.target.registry import Targets, installed_targets, optional_targets
+
     context = TargetContext(
         settings=settings,
         reactor=reactor,

@@ -5,6 +5,8 @@ returns the services that it needs, in the order of their start; a service that 
 share starts once, with the first of them. What others need comes first. The order is also the
 reverse of stopping, so that a source answers its last request before the writer behind it stops.
 Nothing is opened before the services start.
+
+A component's function imports what only this component needs: the others start without it.
 """
 
 from __future__ import annotations
@@ -12,14 +14,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stream.api.service import ApiService
 from stream.cluster import Cluster, Projects, join_cluster, reach_projects
 from stream.console import Console, Parts
 from stream.definition import prefix as definition_prefix
@@ -37,25 +38,14 @@ from stream.ops.metrics.registry import Metrics
 from stream.ops.process.ordered_services import OrderedServices
 from stream.ops.process.supervisor import Supervisor
 from stream.ops.tracing.spans import TracingService
-from stream.sandbox import ObjectStaging, SandboxService
 from stream.settings import SandboxStagingSettings, Settings, masked
-from stream.sink.balancing import Balancer
-from stream.sink.dead_letter import DeadLetters
-from stream.sink.meters import SinkMeters
-from stream.sink.quota import Quotas
-from stream.sink.router import SinkRouter
-from stream.sink.sink_pipeline import PipelineContext
-from stream.sink.statistics_publisher import StatisticsPublisher
-from stream.source.http.service import HttpSourceService
-from stream.storage.coordinator.context import CoordinatorContext
-from stream.storage.coordinator.service import StorageCoordinatorService
 from stream.storage.model import prefix as storage_prefix
 from stream.storage.model.key import SliceKey
-from stream.storage.network.client import WriterClients
-from stream.storage.reader.service import StorageReaderService
-from stream.storage.reconcile.operation_meter import OperationMeter
-from stream.storage.writer.service import StorageWriterService
 from stream.telemetry import watch_descriptors, watch_lease, watch_source
+
+if TYPE_CHECKING:
+    from stream.sandbox import ObjectStaging
+    from stream.sink.dead_letter import DeadLetters
 
 __all__ = ["build"]
 
@@ -159,6 +149,8 @@ def storage_writer(
     on_replaced: Replaced,
 ) -> list[IService]:
     """Build the component that appends rows to the slice files on this node's volumes."""
+    from stream.storage.writer.service import StorageWriterService
+
     local = settings.storage.level.local
     # Volumes have a lease of their own: another time to live.
     session = Session(cluster.client, ttl=local.volume.registration.ttl_seconds, reactor=reactor)
@@ -188,6 +180,10 @@ def storage_coordinator(
     parts: Parts,
 ) -> list[IService]:
     """Build the component that moves files and slices through their states."""
+    from stream.storage.coordinator.context import CoordinatorContext
+    from stream.storage.coordinator.service import StorageCoordinatorService
+    from stream.storage.reconcile.operation_meter import OperationMeter
+
     client = cluster.client
     key = f"{storage_prefix.COORDINATOR_LIFE}{settings.node_id}"
     life = Life(cluster.session, key, "storage coordinator")
@@ -229,6 +225,8 @@ def storage_reader(
     parts: Parts,
 ) -> list[IService]:
     """Build the component that uploads closed slices from this node's volumes to staging."""
+    from stream.storage.reader.service import StorageReaderService
+
     reader = parts.reader = StorageReaderService(
         reactor,
         cluster.client,
@@ -255,6 +253,8 @@ def api(
     settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster, projects: Projects
 ) -> list[IService]:
     """Build the component that people and programs configure Stream with."""
+    from stream.api.service import ApiService
+
     service = ApiService(
         reactor,
         settings,
@@ -285,6 +285,15 @@ def http_source(
 
     :param parts: a writer among them gets the rows by direct calls.
     """
+    from stream.sink.balancing import Balancer
+    from stream.sink.meters import SinkMeters
+    from stream.sink.quota import Quotas
+    from stream.sink.router import SinkRouter
+    from stream.sink.sink_pipeline import PipelineContext
+    from stream.sink.statistics_publisher import StatisticsPublisher
+    from stream.source.http.service import HttpSourceService
+    from stream.storage.network.client import WriterClients
+
     network = settings.storage.level.local.writer.network
     statistics = settings.storage.statistics
     client, session, pool = cluster.client, cluster.session, cluster.work.pool
@@ -382,6 +391,8 @@ def etcd(settings: Settings, reactor: Any) -> list[IService]:
 
 def sandbox(settings: Settings, reactor: Any) -> list[IService]:
     """Build the local Storage API."""
+    from stream.sandbox import SandboxService
+
     sandbox = settings.sandbox
     if not sandbox.path:
         raise UserError('the component "sandbox" needs "sandbox.path" (STREAM_SANDBOX_PATH)')
@@ -399,6 +410,8 @@ def sandbox(settings: Settings, reactor: Any) -> list[IService]:
 
 
 def _sandbox_objects(staging: SandboxStagingSettings) -> ObjectStaging | None:
+    from stream.sandbox import ObjectStaging
+
     if staging.provider == "local":
         return None
     if not staging.endpoint:
@@ -469,6 +482,8 @@ def _count_damaged(metrics: Metrics) -> Callable[[SliceKey], None]:
 def _dead_letters(
     settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster
 ) -> DeadLetters:
+    from stream.sink.dead_letter import DeadLetters
+
     family = metrics.own("keboola_go_stream_sink_dead_letter_records")
     return DeadLetters(
         settings.source.dead_letter_path,

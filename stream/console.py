@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -16,13 +16,15 @@ from stream.ops.debug.sampler import sample
 from stream.ops.logging.control import LogControl
 from stream.ops.metrics.registry import Metrics
 from stream.ops.process.thread_pool import in_own_thread
-from stream.sink.router import SinkRouter
-from stream.storage.coordinator.service import StorageCoordinatorService
 from stream.storage.model import prefix as storage_prefix
 from stream.storage.model.state import Level
-from stream.storage.reader.service import StorageReaderService
-from stream.storage.writer.service import StorageWriterService
 from stream.values.redaction import hide_secrets
+
+if TYPE_CHECKING:
+    from stream.sink.router import SinkRouter
+    from stream.storage.coordinator.service import StorageCoordinatorService
+    from stream.storage.reader.service import StorageReaderService
+    from stream.storage.writer.service import StorageWriterService
 
 __all__ = ["Console", "Parts", "Text"]
 

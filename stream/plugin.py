@@ -25,6 +25,7 @@ from stream.dev import create_volume
 from stream.errors import UserError, format_nested, sentence
 from stream.ops.logging.configured import configured_log
 from stream.ops.logging.control import LogControl
+from stream.ops.process.gc_tuning import without_collector
 from stream.ops.process.reactor import install as install_reactor
 from stream.settings import (
     CommandLine,
@@ -244,10 +245,11 @@ def makeService(options: Options) -> IService:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from twisted.internet import reactor
 
-    from stream.components import build
-    from stream.ops.process.supervisor import ParentWatch, tell_ready
-    from stream.process import Process
-    from stream.quickstart import announce
+    with without_collector():
+        from stream.components import build
+        from stream.ops.process.supervisor import ParentWatch, tell_ready
+        from stream.process import Process
+        from stream.quickstart import announce
 
     settings, components = options.settings, options.components
 
@@ -263,7 +265,8 @@ def makeService(options: Options) -> IService:
             create_volume(settings.storage.volumes_path)
         if not options.logs_elsewhere:
             log.install()
-        return build(settings, components, options.workers, reactor=reactor, log=log)
+        with without_collector():
+            return build(settings, components, options.workers, reactor=reactor, log=log)
 
     shows_log = not settings.log.file and sys.stdout.isatty()
 

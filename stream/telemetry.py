@@ -5,13 +5,16 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twisted.python.threadpool import ThreadPool
 
 from stream.etcd import EtcdClient, Session
 from stream.ops.metrics.families import Gauge
 from stream.ops.metrics.registry import Metrics
-from stream.sink.router import SinkRouter
+
+if TYPE_CHECKING:
+    from stream.sink.router import SinkRouter
 
 __all__ = ["watch_descriptors", "watch_etcd", "watch_lease", "watch_source", "watch_threads"]
 

@@ -18,3 +18,17 @@ def test_imports_only_go_down() -> None:
         check=False,
     )
     assert checked.returncode == 0, checked.stdout
+
+
+def test_a_component_imports_what_it_needs() -> None:
+    """Each import is paid for at the start of every process."""
+    program = (
+        "import sys, stream.plugin, stream.components\n"
+        "others = ['numpy', 'zlmdb', 'klein', 'stream.api', 'stream.sandbox', 'stream.source',\n"
+        "          'stream.storage.reader', 'stream.target.keboola']\n"
+        "print(*[name for name in others if name in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() == []

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from twisted.internet.task import Clock
 
-from stream.ops.process.gc_tuning import FULL_LOOKS, SECONDS, GcTuning
+from stream.ops.process.gc_tuning import FULL_LOOKS, SECONDS, GcTuning, without_collector
 
 
 class Held:
@@ -81,3 +81,15 @@ def test_what_has_survived_a_look_is_left_alone_for_a_while(clock: Clock) -> Non
     assert seen() is not None
     clock.pump([SECONDS] * (FULL_LOOKS - 2))
     assert seen() is None
+
+
+def test_without_a_collector() -> None:
+    """It is off meanwhile, and on again whatever happens; one that was off stays off."""
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), without_collector():
+        assert not gc.isenabled()
+        with without_collector():
+            pass
+        assert not gc.isenabled()
+        raise ZeroDivisionError
+    assert gc.isenabled()
