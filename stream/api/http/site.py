@@ -12,10 +12,10 @@ Note [Lasting answers]: an answer that lasts is the last one of its connection. 
 sends meanwhile is read and discarded: from a connection that isn't read, nobody learns that the
 client has left, and what is done for it would go on.
 
-Note [Requests sent ahead]: a request that a client has sent before the answer to its last one starts
-in a turn of its own, and all of them together have a small part of each turn of the reactor. Twisted
-starts it while the answer is finished, so within the turn that brings what the answer waited for,
-or that read it: fifty such clients would keep everybody else waiting.
+Note [Requests sent ahead]: a request that a client has sent before the answer to its last one
+starts in a later turn of the reactor, and all of them together have a small part of each turn.
+Twisted starts it while the answer is finished, so within the turn that brings what the answer
+waited for, or that read it: fifty such clients would keep everybody else waiting.
 """
 
 from __future__ import annotations
