@@ -31,10 +31,10 @@ _SECTIONS = {
     for depth in range(1, len(parts))
 }
 # Variables with our prefix that aren't settings: the list of files, the directory of the single
-# file, tests, the load scripts run from the same shell, and what Kubernetes puts into each pod for
-# a service named stream-….
+# file, tests, the command `stream` and the load scripts run from the same shell, and what
+# Kubernetes puts into each pod for a service named stream-….
 _OTHER_VARIABLES = re.compile(
-    r"STREAM_(CONFIG_FILE|BUNDLE_DIR|TEST_.*|PAYLOAD_SIZE|SYNC_MODE|SYNC_WAIT"
+    r"STREAM_(CONFIG_FILE|BUNDLE_DIR|TEST_.*|API_URL|API_TOKEN|API_BRANCH|PAYLOAD_SIZE|SYNC_MODE|SYNC_WAIT"
     r"|(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?))"
 )
 

@@ -1,0 +1,1 @@
+"""The command `stream`: sources, sinks and records from a terminal or a script."""

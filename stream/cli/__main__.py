@@ -1,0 +1,5 @@
+"""``python -m stream.cli`` is the command `stream`."""
+
+from stream.cli.main import main
+
+main()

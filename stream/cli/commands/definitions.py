@@ -1,0 +1,223 @@
+"""`stream apply` and `stream export`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stream.cli.connection import connect
+from stream.cli.document import (
+    MAX_BYTES,
+    Document,
+    DocumentError,
+    check,
+    parse_document,
+    schemas_of,
+)
+from stream.cli.exit_codes import CHANGES, CONFLICT, USAGE
+from stream.cli.output import dump_yaml, output_option, print_as, visible
+from stream.cli.plan import Change, Plain, exported, plan
+from stream.client.errors import ClientError, ServiceError, TaskFailed
+
+if TYPE_CHECKING:
+    from stream.client.api import Api
+
+__all__ = ["apply", "export"]
+
+_ROUNDS = 6
+_FIRST_DELAY = 0.3
+_COLORS = {"+": "green", "-": "red"}
+_DONE = {
+    "create": "created",
+    "update": "changed",
+    "settings": "has other settings",
+    "enable": "enabled",
+    "disable": "disabled",
+    "delete": "deleted",
+}
+
+
+@click.command()
+@click.option("-f", "--file", "path", required=True, help="YAML, - for the standard input.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change; exit code 8 if any.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--prune", is_flag=True, help="Delete sinks of these sources that the file lacks.")
+@output_option
+def apply(path: str, dry_run: bool, yes: bool, prune: bool, output: str) -> int | None:
+    """Make sources and sinks what a file says.
+
+    Shows the differences, asks, and makes the changes. A second time there are none.
+    """
+    try:
+        document = parse_document(path, _text(path))
+        with connect() as api:
+            check(document, *schemas_of(_openapi(api)))
+            return _apply(api, document, path, dry_run, yes, prune, output)
+    except DocumentError as error:
+        for fault in error.faults:
+            click.echo(f"Error: {visible(fault)}", err=True)
+        return USAGE
+
+
+def _apply(
+    api: Api, document: Document, path: str, dry_run: bool, yes: bool, prune: bool, output: str
+) -> int | None:
+    wanted: list[Plain] = document.value["sources"]
+
+    def changes() -> list[Change]:
+        return plan(wanted, _present(api, wanted), prune=prune)
+
+    found = changes()
+    if output == "table":
+        _show(found)
+    else:
+        print_as(output, [_plain(change) for change in found])
+    if not found:
+        if output == "table":
+            click.echo("No changes.")
+        return None
+    if dry_run:
+        return CHANGES
+    if not yes:
+        if path == "-" or not sys.stdin.isatty():
+            raise click.UsageError("Nobody can be asked here: --yes makes the changes.")
+        click.confirm("Make these changes?", abort=True, err=True)
+    _make(api, found, changes, quiet=output != "table")
+    return None
+
+
+def _text(path: str) -> str:
+    try:
+        if path == "-":
+            content = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            with Path(path).open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DocumentError([f"{path}: the file is not UTF-8"]) from None
+    except OSError as error:
+        raise DocumentError([f"{path}: {error.strerror}"]) from None
+
+
+def _openapi(api: Api) -> Any:
+    try:
+        return api.document()
+    except ServiceError:
+        return {}  # what is wrong is then found by the API
+
+
+def _present(api: Api, wanted: Sequence[Plain]) -> dict[str, Plain]:
+    """Those sources that the file has, as they are."""
+    ids = {source["sourceId"] for source in wanted}
+    with_settings = {
+        (source["sourceId"], entity.get("sinkId", ""))
+        for source in wanted
+        for entity in (source, *source.get("sinks", ()))
+        if "settings" in entity
+    }
+    found = {}
+    for source in api.pages("sources", "sources"):
+        source_id = source["sourceId"]
+        if source_id in ids:
+            sinks = list(api.pages("sinks", "sources", source_id, "sinks"))
+            settings = {
+                sink_id: _settings(api, source_id, sink_id)
+                for sink_id in ("", *(sink["sinkId"] for sink in sinks))
+                if (source_id, sink_id) in with_settings
+            }
+            found[source_id] = exported(source, sinks, settings)
+    return found
+
+
+def _settings(api: Api, source_id: str, sink_id: str) -> list[Plain]:
+    sink = ("sinks", sink_id) if sink_id else ()
+    settings: list[Plain] = api.get("sources", source_id, *sink, "settings")["settings"]
+    return settings
+
+
+def _show(changes: Sequence[Change]) -> None:
+    for change in changes:
+        click.secho(f"{change.action} {visible(change.title)}", bold=True)
+        for line in change.diff(dump_yaml):
+            click.secho(f"  {visible(line)}", fg=_COLORS.get(line[:1]))
+    if changes:
+        click.echo(f"{len(changes)} change{'s' if len(changes) > 1 else ''}.")
+
+
+def _plain(change: Change) -> Plain:
+    return {
+        "action": change.action,
+        "object": "/".join(change.path),
+        "before": change.before,
+        "after": change.after,
+    }
+
+
+def _make(
+    api: Api, found: list[Change], changes: Callable[[], list[Change]], *, quiet: bool
+) -> None:
+    """Make the changes; see Note [Others at the same time].
+
+    Note [Others at the same time]: whoever comes second gets a conflict, or an error because a task
+    of the other one has the object. What is there is read again then, and what is still missing of
+    the confirmed changes is made. A change that was not confirmed is never made.
+    """
+    from stream.values.backoff import Backoff
+
+    backoff = Backoff(_FIRST_DELAY, 3.0, jitter=0.5)
+    confirmed = [(change.path, change.body) for change in found]
+    for round in range(1, _ROUNDS + 1):
+        try:
+            for change in found:
+                api.change(change.method, *change.path, body=change.body)
+                if not quiet:
+                    click.echo(f"{visible(change.title)} {_DONE[change.action]}")
+            return
+        except (ServiceError, TaskFailed) as error:
+            passes = isinstance(error, TaskFailed) or error.status in (404, 409, 500, 503)
+            if not passes or round == _ROUNDS:
+                raise
+            api.pause(backoff.next())
+            found = changes()
+            if not found:
+                return
+            if any((change.path, change.body) not in confirmed for change in found):
+                raise Conflict(
+                    "Others have changed these sources at the same time, in another way. "
+                    "Look at the differences again."
+                ) from error
+
+
+class Conflict(ClientError):
+    """Others change the same objects."""
+
+    exit_code = CONFLICT
+
+
+@click.command()
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+def export(sources: tuple[str, ...]) -> None:
+    """Print SOURCES, by default all, and their sinks as a file for `stream apply`.
+
+    Secrets of URLs are not in it.
+    """
+    with connect() as api:
+        found = list(api.pages("sources", "sources"))
+        missing = [name for name in sources if name not in {x["sourceId"] for x in found}]
+        if missing:
+            api.get("sources", missing[0])  # raises what the service says
+        result = []
+        for source in found:
+            source_id = source["sourceId"]
+            if sources and source_id not in sources:
+                continue
+            sinks = list(api.pages("sinks", "sources", source_id, "sinks"))
+            ids = ("", *(sink["sinkId"] for sink in sinks))
+            settings = {sink_id: _settings(api, source_id, sink_id) for sink_id in ids}
+            result.append(exported(source, sinks, settings))
+    click.echo(dump_yaml({"sources": result}), nl=False)

@@ -1,0 +1,58 @@
+"""`stream login` and `stream logout`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from stream.cli.credentials import Credentials, forget, keep
+from stream.cli.exit_codes import USAGE
+from stream.client.errors import ClientError
+
+__all__ = ["login", "logout"]
+
+_LOCAL = "http://127.0.0.1:8000"
+
+
+@click.command()
+@click.option("--url", envvar="STREAM_API_URL", help="Of the API.  [default: asked for]")
+@click.option(
+    "--branch", default="default", show_default=True, help="In which sources are looked for."
+)
+@click.option("--token-stdin", is_flag=True, help="Read the token from the standard input.")
+def login(url: str | None, branch: str, token_stdin: bool) -> int | None:
+    """Keep the address and the token of a service.
+
+    The token is asked for, tried, and kept in the configuration directory of the operating system,
+    in a file that only you can read.
+    """
+    from stream.client.api import Api, is_private
+
+    if not url:
+        if token_stdin:
+            raise click.UsageError("--token-stdin needs --url.")
+        url = click.prompt("URL of the API", default=_LOCAL)
+    if token_stdin:
+        token = sys.stdin.readline(4096).strip()
+    else:
+        token = click.prompt("Token", hide_input=True).strip()
+    if not token or not token.isascii() or not token.isprintable():
+        click.echo("Error: the token is empty, or has characters that no token has.", err=True)
+        return USAGE
+    if not is_private(url):
+        click.echo("Warning: without https:// everybody between can read the token.", err=True)
+    with Api(url, token, branch=branch) as api:
+        listed = api.get("sources", limit=1)
+        if not isinstance(listed, dict) or "sources" not in listed:
+            raise ClientError(f"{url} answers, but not like the API of a Stream service.")
+        project = listed.get("projectId", "")
+        path = keep(Credentials(api.url, token, branch))
+    click.echo(f"Signed in to project {project}, kept in {path}")
+    return None
+
+
+@click.command()
+def logout() -> None:
+    """Forget the address and the token."""
+    click.echo("Forgotten." if forget() else "Nothing was kept.")

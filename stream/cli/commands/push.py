@@ -1,0 +1,293 @@
+"""`stream push`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import attrs
+import click
+
+from stream.cli.connection import source_url
+from stream.cli.exit_codes import INTERRUPTED, REJECTED, USAGE, exit_code_of
+from stream.cli.output import output_option, print_as, visible
+from stream.cli.push import state as states
+from stream.cli.push.inputs import FORMATS, Input
+from stream.cli.push.records import (
+    MAX_RECORD_BYTES,
+    InputFault,
+    Item,
+    array_elements,
+    csv_rows,
+    ndjson_lines,
+)
+from stream.cli.push.sending import Pushed, Rejection, push_records
+from stream.cli.push.shown import Shown
+from stream.cli.push.state import State, StateFault
+from stream.client.batching import BATCH_BYTES, BATCH_RECORDS
+from stream.client.errors import ClientError
+
+__all__ = ["push"]
+
+_TICK_SECONDS = 0.5
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE")
+@click.argument("file", metavar="FILE")
+@click.option("--format", "format", type=click.Choice(FORMATS), help="By default as it looks.")
+@click.option("--state", "state_name", metavar="FILE", help="Note how far it is; go on from there.")
+@click.option("--rejected", "rejected_name", metavar="FILE", help="Write rejected records there.")
+@click.option(
+    "--batch-records",
+    type=click.IntRange(1, 10_000),
+    help=f"Of one request.  [default: {BATCH_RECORDS}]",
+)
+@click.option(
+    "--batch-bytes",
+    type=click.IntRange(1, 16_000_000),
+    help=f"Of one request.  [default: {BATCH_BYTES}]",
+)
+@click.option("--parallel", type=click.IntRange(1, 32), default=4, show_default=True)
+@click.option("--retry-for", type=click.FloatRange(0), default=300, show_default=True, metavar="S")
+@click.option("--max-rejected", type=click.IntRange(0), default=10_000, show_default=True)
+@click.option("--compress/--no-compress", default=None, help="By default unless it is local.")
+@click.option("--delimiter", default=",", show_default=True, help="Of CSV.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@output_option
+def push(
+    source: str,
+    file: str,
+    format: str | None,
+    state_name: str | None,
+    rejected_name: str | None,
+    batch_records: int | None,
+    batch_bytes: int | None,
+    parallel: int,
+    retry_for: float,
+    max_rejected: int,
+    compress: bool | None,
+    delimiter: str,
+    quiet: bool,
+    output: str,
+) -> int:
+    """Send the records of FILE to a SOURCE: its id, or its URL.
+
+    FILE, or - for the standard input, is NDJSON, a JSON array, or CSV with a header, plain or
+    compressed with gzip or zstd, of any size. The exit code is 7 if records were rejected.
+
+    With --state the push can be stopped in any way and repeated: it goes on where it was, and sends
+    what is in doubt again under the same idempotency keys. A source knows them for 10 minutes by
+    default, so nothing is stored twice if it goes on within that time.
+    """
+    from stream.client.delivery import Delivery, Stopped
+
+    if len(delimiter) != 1:
+        raise click.UsageError("--delimiter is one character.")
+    url = source_url(source)
+    stop = threading.Event()
+    state_path = Path(state_name) if state_name else None
+    began = time.monotonic()
+    try:
+        given = Input(file)
+    except OSError as error:
+        raise click.UsageError(f"{file}: {error.strerror}.") from None
+    try:
+        pushed = Pushed(_state(state_path, given, url, format, batch_records, batch_bytes))
+    except (StateFault, InputFault) as error:
+        return _failed(str(error), USAGE)
+    start = pushed.state
+    outcome: Callable[[], int] = lambda: REJECTED if pushed.rejected else 0  # noqa: E731
+    delivery = None
+    try:
+        with _shown(given, pushed, quiet) as shown, _rejections(rejected_name) as on_rejected:
+            delivery = Delivery(
+                url,
+                wait=stop.wait,
+                patience=retry_for,
+                compress=compress,
+                notify=shown.notify,
+                connections=parallel,
+            )
+            push_records(
+                _items(given, pushed, delimiter, is_kept=state_path is not None),
+                delivery,
+                pushed,
+                stop=stop,
+                state_path=state_path,
+                on_rejected=on_rejected,
+                progress=shown.update,
+                parallel=parallel,
+                max_rejected=max_rejected,
+            )
+    except (KeyboardInterrupt, Stopped):
+        outcome = lambda: _failed("Interrupted.", INTERRUPTED)  # noqa: E731
+    except InputFault as error:
+        text = f"{file}: {error}"
+        outcome = lambda: _failed(text, USAGE)  # noqa: E731
+    except (StateFault, OSError) as error:
+        text = str(error)
+        outcome = lambda: _failed(text, 1)  # noqa: E731
+    except ClientError as error:
+        text, code = str(error), exit_code_of(error)
+        outcome = lambda: _failed(text, code)  # noqa: E731
+    finally:
+        if delivery is not None:
+            delivery.close()
+        with suppress(OSError):
+            given.close()
+    _print(pushed, start, time.monotonic() - began, output)
+    code = outcome()
+    if code not in (0, REJECTED) and state_path is not None:
+        click.echo(f"The same command goes on from {_where(pushed.state)}.", err=True)
+    return code
+
+
+def _failed(text: str, code: int) -> int:
+    click.echo("Error: " + visible(text, lines=True), err=True)
+    return code
+
+
+def _where(state: State) -> str:
+    name = "element" if state.format == "json" else "line"
+    return f"{name} {state.place}"
+
+
+def _state(
+    path: Path | None,
+    given: Input,
+    url: str,
+    format: str | None,
+    batch_records: int | None,
+    batch_bytes: int | None,
+) -> State:
+    """The state to begin with: the kept one, or a new one."""
+    kept = None if path is None else states.load(path)
+    source = states.source_digest(url)
+    if kept is None:
+        format = format or given.format()
+        return states.new_state(
+            source=source,
+            head=given.head,
+            format=format,
+            batch_records=batch_records or BATCH_RECORDS,
+            batch_bytes=batch_bytes or BATCH_BYTES,
+            place=0 if format == "json" else 1,
+        )
+    begin = f"Name another file than {path} for the state, or remove it to begin again."
+    if kept.source != source:
+        raise StateFault(f"The state is of another source, or its secret was changed. {begin}")
+    if not given.has_head(kept.head):
+        raise StateFault(f"The state is of another file: it begins differently. {begin}")
+    for name, wanted in (
+        ("format", format),
+        ("batch_records", batch_records),
+        ("batch_bytes", batch_bytes),
+    ):
+        if wanted is not None and wanted != getattr(kept, name):
+            option = name.replace("_", "-")
+            raise StateFault(
+                f"The state was begun with --{option} {getattr(kept, name)}; another one would "
+                f"store records twice. {begin}"
+            )
+    return kept
+
+
+def _items(given: Input, pushed: Pushed, delimiter: str, *, is_kept: bool) -> Iterator[Item | None]:
+    state = pushed.state
+    # With a state batches are cut by records alone, so that they are the same ones the next time.
+    ticks = None if is_kept or state.format != "ndjson" else _TICK_SECONDS
+    parts = given.parts(state.offset, ticks=ticks)
+    limit = MAX_RECORD_BYTES
+    if state.format == "json":
+        yield from array_elements(
+            parts,
+            index=state.place,
+            offset=state.offset,
+            is_inside=state.place > 0,
+            limit=limit,
+        )
+    elif state.format == "csv":
+
+        def take_header(header: list[str]) -> None:
+            pushed.state = attrs.evolve(pushed.state, header=tuple(header))
+
+        yield from csv_rows(
+            parts,
+            header=state.header,
+            take_header=take_header,
+            line=state.place,
+            offset=state.offset,
+            delimiter=delimiter,
+            limit=limit,
+        )
+    else:
+        yield from ndjson_lines(parts, line=state.place, offset=state.offset, limit=limit)
+
+
+@contextmanager
+def _rejections(name: str | None) -> Iterator[Callable[[Rejection], None]]:
+    """Writes rejected records to the file *name*, a JSON document in each line."""
+    if name is None:
+        yield lambda _: None
+        return
+    file: IO[str]
+    with Path(name).open("a", encoding="utf-8") as file:
+
+        def write(rejection: Rejection) -> None:
+            members: dict[str, Any] = {
+                "place": rejection.place,
+                "error": rejection.name,
+                "message": rejection.message,
+                "sinkId": rejection.sink_id,
+                "record": rejection.record.decode(errors="replace"),
+            }
+            file.write(json.dumps(members, ensure_ascii=False) + "\n")
+
+        yield write
+
+
+@contextmanager
+def _shown(given: Input, pushed: Pushed, quiet: bool) -> Iterator[Shown]:
+    """The progress, and a signal to stop that is handled like Ctrl-C."""
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if quiet or not sys.stderr.isatty():
+        yield Shown()
+        return
+    from stream.cli.push.progress import progress
+
+    with progress(given, pushed) as shown:
+        yield shown
+
+
+def _print(pushed: Pushed, start: State, seconds: float, output: str) -> None:
+    rate = pushed.sent / max(seconds, 0.001)
+    if output != "table":
+        print_as(
+            output,
+            {
+                "accepted": pushed.accepted,
+                "rejected": pushed.rejected,
+                "seconds": round(seconds, 3),
+                "recordsPerSecond": round(rate),
+                "reasons": pushed.report.plain(),
+            },
+        )
+        return
+    place_name = "element" if start.format == "json" else "line"
+    for line in pushed.report.lines(place_name):
+        click.echo(visible(line), err=True)
+    before = start.accepted + start.rejected
+    earlier = f" {before:,} were sent before." if before else ""
+    click.echo(
+        f"{pushed.accepted:,} records stored, {pushed.rejected:,} rejected, "
+        f"in {seconds:.1f} s ({rate:,.0f} records/s).{earlier}"
+    )

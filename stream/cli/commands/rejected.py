@@ -1,0 +1,294 @@
+"""`stream rejected`."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stream.cli.columns import column_of
+from stream.cli.connection import connect
+from stream.cli.exit_codes import REJECTED
+from stream.cli.output import Column, bytes_text, output_option, print_as, visible
+from stream.client.errors import ClientError, ServiceError
+
+__all__ = ["rejected"]
+
+_SHOWN_RESULTS = 100
+
+_RECORDS: tuple[Column, ...] = (
+    ("ID", lambda row: row["id"]),
+    ("TIME", lambda row: row["time"]),
+    ("NODE", lambda row: row.get("nodeId")),
+    ("REASON", lambda row: row.get("reason")),
+    ("COLUMN", lambda row: row.get("column")),
+    ("SIZE", lambda row: bytes_text(row.get("size"))),
+    ("MESSAGE", lambda row: row.get("message")),
+    ("RECORD", lambda row: row.get("excerpt")),
+)
+_REASONS: tuple[Column, ...] = (
+    ("COUNT", lambda row: row["count"]),
+    ("REASON", lambda row: row["reason"]),
+    ("COLUMN", lambda row: row.get("column")),
+    ("LAST", lambda row: row.get("lastTime")),
+    ("MESSAGE", lambda row: row.get("message")),
+)
+_RESULTS: tuple[Column, ...] = (
+    ("ID", lambda row: row["id"]),
+    ("ACCEPTED", lambda row: row.get("accepted", row.get("status"))),
+    ("REASON", lambda row: row.get("reason")),
+    ("COLUMN", lambda row: row.get("column")),
+    ("MESSAGE", lambda row: row.get("message")),
+    ("ROW", lambda row: row.get("row")),
+)
+
+
+@click.group()
+def rejected() -> None:
+    """See, test, replay and delete the records that a sink has rejected."""
+
+
+def _path(source: str, sink: str, *rest: str) -> tuple[str, ...]:
+    return ("sources", source, "sinks", sink, "rejected", *rest)
+
+
+def _call(method: str, path: tuple[str, ...], **options: Any) -> Any:
+    """Call the API; a service that has no rejected records is named as such."""
+    with connect() as api:
+        try:
+            if method == "GET":
+                return api.get(*path, **options)
+            if path[-1] == "replay":
+                return api.change(method, *path, **options)
+            return api.call(method, *path, **options)
+        except ServiceError as error:
+            is_unknown = error.status == 404 and error.name in ("", "stream.api.endpointNotFound")
+            if is_unknown or error.status in (405, 501):
+                raise _NotThere(
+                    "This service does not keep rejected records in reach of its API. "
+                    f"({error.message})"
+                ) from None
+            raise
+
+
+class _NotThere(ClientError):
+    """The service is older, or is the original."""
+
+    exit_code = 4
+
+
+_source = click.argument("source", metavar="SOURCE")
+_sink = click.argument("sink", metavar="SINK")
+
+
+@rejected.command("list")
+@_source
+@_sink
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@click.option("--since", help="Time of UTC: 2026-05-01T10:00:00.000Z")
+@click.option("--reason", help="Only those with this reason.")
+@output_option
+def list_rejected(
+    source: str, sink: str, limit: int, since: str | None, reason: str | None, output: str
+) -> None:
+    """List the newest rejected records of a SINK, and how many there are of each reason."""
+    given = {"limit": limit, "since": since, "reason": reason}
+    parameters = {name: value for name, value in given.items() if value is not None}
+    found = _call("GET", _path(source, sink), **parameters)
+    if output != "table":
+        print_as(output, found)
+        return
+    print_as("table", found.get("reasons") or [], _REASONS)
+    click.echo()
+    print_as("table", found.get("records") or [], _RECORDS)
+    dropped = found.get("dropped") or 0
+    lost = f", {dropped} were dropped for lack of room" if dropped else ""
+    click.echo(f"{found.get('total', 0)} rejected records{lost}.")
+    for node in found.get("nodes") or ():
+        if not node.get("available", True):
+            click.echo(
+                f"Those of the node {visible(str(node['nodeId']))} are not listed: "
+                f"{visible(str(node.get('message', 'it does not answer')))}",
+                err=True,
+            )
+
+
+@rejected.command()
+@_source
+@_sink
+@click.argument("id")
+@click.option("--body", "only_body", is_flag=True, help="Print the body alone, byte for byte.")
+@output_option
+def show(source: str, sink: str, id: str, only_body: bool, output: str) -> None:
+    """Show the rejected record ID of a SINK as a whole."""
+    found = _call("GET", _path(source, sink, id))
+    if only_body:
+        body = found.get("body", "")
+        is_bytes = found.get("bodyEncoding") == "base64"
+        sys.stdout.buffer.write(base64.b64decode(body) if is_bytes else body.encode())
+        return
+    print_as(output, found)
+
+
+@rejected.command()
+@_source
+@_sink
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--column", "columns", multiple=True, help="As of `stream sink create`.")
+@click.option("--mapping", "mapping_name", metavar="FILE", help="YAML or JSON with columns.")
+@click.option("--reason", help="Only records with this reason.")
+@output_option
+def test(
+    source: str,
+    sink: str,
+    ids: tuple[str, ...],
+    columns: tuple[str, ...],
+    mapping_name: str | None,
+    reason: str | None,
+    output: str,
+) -> int:
+    """Try a mapping on the rejected records of a SINK. Nothing is stored.
+
+    Without --column and --mapping the present mapping is tried. The exit code is 7 if records are
+    rejected again.
+    """
+    mapping = _mapping(columns, mapping_name)
+    if mapping is None:
+        with connect() as api:
+            mapping = api.get("sources", source, "sinks", sink)["table"]["mapping"]
+    body: dict[str, Any] = {"mapping": mapping}
+    if ids:
+        body["ids"] = list(ids)
+    if reason:
+        body["reason"] = reason
+    found = _call("POST", _path(source, sink, "test"), body=body)
+    _results(
+        found, output, f"{found.get('accepted', 0)} of {found.get('tested', 0)} would be stored."
+    )
+    return REJECTED if found.get("rejected") else 0
+
+
+def _mapping(columns: tuple[str, ...], name: str | None) -> dict[str, Any] | None:
+    if name is None:
+        try:
+            return {"columns": [column_of(text) for text in columns]} if columns else None
+        except ValueError as error:
+            raise click.UsageError(f"{error}.") from None
+    from stream.cli.document import DocumentError, parse_document
+
+    if columns:
+        raise click.UsageError("--column or --mapping, not both.")
+    try:
+        value = parse_document(name, Path(name).read_text(encoding="utf-8")).value
+    except (DocumentError, OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(str(error)) from None
+    for member in ("table", "mapping"):
+        if isinstance(value, dict) and isinstance(value.get(member), dict):
+            value = value[member]
+    if isinstance(value, list):
+        value = {"columns": value}
+    if not isinstance(value, dict) or "columns" not in value:
+        raise click.UsageError(f"{name} has no columns.")
+    return value
+
+
+def _results(found: dict[str, Any], output: str, summary: str) -> None:
+    if output != "table":
+        print_as(output, found)
+        return
+    results = found.get("results") or []
+    if results:
+        print_as("table", results[:_SHOWN_RESULTS], _RESULTS)
+    if len(results) > _SHOWN_RESULTS:
+        click.echo(f"… and {len(results) - _SHOWN_RESULTS} more; --output json shows them.")
+    click.echo(summary)
+
+
+def _selection(
+    ids: tuple[str, ...], reason: str | None, since: str | None, until: str | None, all: bool
+) -> dict[str, Any]:
+    given = {"reason": reason, "since": since, "until": until}
+    selection: dict[str, Any] = {name: value for name, value in given.items() if value}
+    if ids and (selection or all):
+        raise click.UsageError("IDs, or a selection, not both.")
+    if ids:
+        return {"ids": list(ids)}
+    if not selection and not all:
+        raise click.UsageError("Which ones? IDs, --reason, --since, --until or --all.")
+    return selection
+
+
+_ids = click.argument("ids", nargs=-1, metavar="[ID]...")
+_reason = click.option("--reason", help="Those with this reason.")
+_since = click.option("--since", help="Not older: 2026-05-01T10:00:00.000Z")
+_until = click.option("--until", help="Not newer.")
+_all = click.option("--all", "all", is_flag=True, help="All of the sink.")
+
+
+@rejected.command()
+@_source
+@_sink
+@_ids
+@_reason
+@_since
+@_until
+@_all
+@output_option
+def replay(
+    source: str,
+    sink: str,
+    ids: tuple[str, ...],
+    reason: str | None,
+    since: str | None,
+    until: str | None,
+    all: bool,
+    output: str,
+) -> int:
+    """Map rejected records again with the present mapping, and store what works, once each.
+
+    The exit code is 7 if records are rejected again.
+    """
+    body = _selection(ids, reason, since, until, all)
+    answer = _call("POST", _path(source, sink, "replay"), body=body)
+    found = answer.get("outputs") or answer
+    _results(
+        found,
+        output,
+        f"{found.get('replayed', 0)} replayed: {found.get('stored', 0)} stored, "
+        f"{found.get('rejected', 0)} rejected again.",
+    )
+    return REJECTED if found.get("rejected") else 0
+
+
+@rejected.command()
+@_source
+@_sink
+@_ids
+@_reason
+@_since
+@_until
+@_all
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def delete(
+    source: str,
+    sink: str,
+    ids: tuple[str, ...],
+    reason: str | None,
+    since: str | None,
+    until: str | None,
+    all: bool,
+    yes: bool,
+) -> None:
+    """Delete rejected records of a SINK for good."""
+    selection = _selection(ids, reason, since, until, all)
+    if not yes:
+        click.confirm("Delete them for good?", abort=True)
+    if ids:
+        for id in ids:
+            _call("DELETE", _path(source, sink, id))
+    else:
+        _call("DELETE", _path(source, sink), **selection)
+    click.echo("Deleted.")

@@ -1,0 +1,105 @@
+"""`stream source`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from stream.cli.connection import connect
+from stream.cli.lifecycle import ENTITY_COLUMNS, add_lifecycle
+from stream.cli.output import Column, output_option, print_as
+from stream.client.errors import ClientError
+
+__all__ = ["source"]
+
+_COLUMNS: tuple[Column, ...] = (
+    ("SOURCE", lambda row: row["sourceId"]),
+    ("TYPE", lambda row: row["type"]),
+    *ENTITY_COLUMNS,
+)
+
+
+@click.group()
+def source() -> None:
+    """List, create and change sources."""
+
+
+@source.command("list")
+@click.option("--deleted", is_flag=True, help="Those that can be undeleted.")
+@output_option
+def list_sources(deleted: bool, output: str) -> None:
+    """List sources."""
+    path = ("sources", "deleted") if deleted else ("sources",)
+    with connect() as api:
+        print_as(output, list(api.pages("sources", *path)), _COLUMNS)
+
+
+@source.command()
+@click.argument("name")
+@click.option("--id", "source_id", help="By default made from the name.")
+@click.option("--type", type=click.Choice(("http", "otlp")), default="http", show_default=True)
+@click.option("--description", default="", help="For people.")
+@output_option
+def create(name: str, source_id: str | None, type: str, description: str, output: str) -> None:
+    """Create a source with a NAME, and show it with the URL that takes records."""
+    body: dict[str, Any] = {"type": type, "name": name, "description": description}
+    if source_id:
+        body["sourceId"] = source_id
+    with connect() as api:
+        made = api.change("POST", "sources", body=body)
+        found = api.get("sources", made_id(made, "sourceId"))
+    print_as(output, found)
+
+
+@source.command()
+@click.argument("source", metavar="SOURCE")
+@click.option("--name")
+@click.option("--description")
+@output_option
+def update(source: str, name: str | None, description: str | None, output: str) -> None:
+    """Change the name or the description of a SOURCE."""
+    given = {"name": name, "description": description}
+    body = {member: value for member, value in given.items() if value is not None}
+    if not body:
+        raise click.UsageError("Nothing to change: --name or --description.")
+    with connect() as api:
+        api.change("PATCH", "sources", source, body=body)
+        print_as(output, api.get("sources", source))
+
+
+@source.command()
+@click.argument("source", metavar="SOURCE")
+def url(source: str) -> None:
+    """Print the URL that takes the records of a SOURCE; whoever has it may send."""
+    with connect() as api:
+        click.echo(_url(api.get("sources", source)))
+
+
+@source.command("rotate-secret")
+@click.argument("source", metavar="SOURCE")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def rotate_secret(source: str, yes: bool) -> None:
+    """Give a SOURCE another URL, and print it. The old one stops working at once."""
+    if not yes:
+        click.confirm(f'Does no producer need the old URL of "{source}"?', abort=True)
+    with connect() as api:
+        click.echo(_url(api.call("POST", "sources", source, "rotate-secret")))
+
+
+def _url(found: dict[str, Any]) -> str:
+    for type in ("http", "otlp"):
+        if "url" in found.get(type, {}):
+            return str(found[type]["url"])
+    raise ClientError("The source has no URL.")
+
+
+def made_id(made: dict[str, Any], member: str) -> str:
+    """The id of what a change has made: of the object itself, or in the outputs of its task."""
+    found = made.get(member) or (made.get("outputs") or {}).get(member)
+    if not found:
+        raise ClientError(f"The service has created it, but does not say its {member}.")
+    return str(found)
+
+
+add_lifecycle(source, ("source",))

@@ -1,0 +1,102 @@
+"""`stream tail`."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from stream.cli.connection import connect
+from stream.cli.filters import FilterFault, compile_filter
+from stream.cli.output import FORMATS, dump_yaml, visible
+from stream.client.errors import ServiceError, Unreachable
+
+__all__ = ["tail"]
+
+_LONGEST_SECONDS = 3600
+_ATTEMPTS = 5
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE")
+@click.option("--filter", "text", help='Of these only: .user.name == "Ada" and .count > 3')
+@click.option("--rate", type=click.IntRange(1, 100), default=10, show_default=True)
+@click.option("--limit", type=click.IntRange(1), help="End after so many shown records.")
+@click.option("--duration", type=click.IntRange(1), help="Seconds.  [default: until Ctrl-C]")
+@click.option("-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True)
+def tail(
+    source: str,
+    text: str | None,
+    rate: int,
+    limit: int | None,
+    duration: int | None,
+    output: str,
+) -> None:
+    """Watch the records of a SOURCE as they arrive.
+
+    It is a sample of --rate records a second and source node; --filter chooses among those. Paths
+    lead into the body; $ip, $timestamp and $headers.NAME are what is known beside it. With
+    --output json each record is a line.
+    """
+    try:
+        meets = compile_filter(text) if text else None
+    except FilterFault as error:
+        raise click.UsageError(str(error)) from None
+    deadline = None if duration is None else time.monotonic() + duration
+    shown = failures = 0
+    with connect() as api:
+        while True:
+            left = _LONGEST_SECONDS if deadline is None else int(deadline - time.monotonic())
+            if left < 1:
+                return
+            try:
+                for event in api.events(
+                    "sources", source, "tail", rate=rate, duration=min(left, _LONGEST_SECONDS)
+                ):
+                    failures = 0
+                    if event.name == "record":
+                        record = json.loads(event.data)
+                        if meets is None or meets(record):
+                            _print(record, output)
+                            shown += 1
+                            if shown == limit:
+                                return
+                    elif event.name == "dropped":
+                        click.echo(f"Left out: {visible(event.data)}", err=True)
+                    elif event.name == "end":
+                        _ended(event.data)
+                        break
+            except (Unreachable, ServiceError) as error:
+                passes = isinstance(error, Unreachable) or error.status in (429, 503)
+                failures += 1
+                if not passes or failures >= _ATTEMPTS:
+                    raise
+                click.echo(f"{visible(str(error), lines=True)} Trying again.", err=True)
+                api.pause(min(2.0**failures, 10.0))
+
+
+_EXPECTED_ENDS = ("duration", "limit")
+
+
+def _ended(data: str) -> None:
+    """Raises ClientError if the tail has ended for another reason than its time."""
+    try:
+        reason = str(json.loads(data).get("reason", ""))
+    except (ValueError, AttributeError):
+        reason = data
+    if reason not in _EXPECTED_ENDS:
+        raise Unreachable(f"The service has ended the tail: {reason}.")
+
+
+def _print(record: dict[str, Any], output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps(record, ensure_ascii=False))
+    elif output == "yaml":
+        click.echo("---\n" + dump_yaml(record), nl=False)
+    else:
+        body = record.get("body", "")
+        cut = " …" if record.get("isCut") else ""
+        text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+        click.echo(f"{record.get('timestamp', '')}  {record.get('ip', '')}  {visible(text)}{cut}")

@@ -1,0 +1,40 @@
+"""The API that a command calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stream.cli.credentials import credentials
+
+if TYPE_CHECKING:
+    from stream.client.api import Api
+
+__all__ = ["connect", "source_url"]
+
+
+def connect() -> Api:
+    """The API of the present credentials. Raises ClientError if there are none."""
+    from stream.client.api import Api
+
+    found = credentials()
+    return Api(found.url, found.token, branch=found.branch)
+
+
+def source_url(source: str) -> str:
+    """The URL that takes records of *source*: its id, which is looked up, or the URL itself.
+
+    Raises ClientError if the source takes no records over HTTP.
+    """
+    from stream.client.errors import ClientError
+
+    if source.startswith(("http://", "https://")):
+        return source
+    with connect() as api:
+        found = api.get("sources", source)
+    url = (found.get("http") or {}).get("url")
+    if not url:
+        raise ClientError(
+            f'The source "{source}" is of type "{found.get("type")}": only sources of type "http" '
+            "take records like this."
+        )
+    return str(url)

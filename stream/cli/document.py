@@ -1,0 +1,258 @@
+"""Files that say which sources and sinks there are: YAML, read so that errors name a line.
+
+The members are those of the API's requests. Which ones there are is taken from the OpenAPI document
+of the service, so a newer service may have more of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import attrs
+import yaml
+
+__all__ = ["Document", "DocumentError", "check", "parse_document", "schemas_of"]
+
+MAX_BYTES = 8 * 1024 * 1024
+MAX_NODES = 500_000
+"""Values in a file, those behind an alias counted each time."""
+MAX_DEPTH = 50
+
+
+class DocumentError(Exception):
+    """A file that can't be used.
+
+    :ivar faults: texts, each with the line.
+    """
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+@attrs.frozen
+class Document:
+    """:ivar value: what the file says.
+    :ivar lines: the line of each value by its place, such as ``sources[0].name``.
+    :ivar name: of the file.
+    """
+
+    name: str
+    value: Any
+    lines: Mapping[str, int]
+
+    def at(self, place: str) -> str:
+        """``file:line`` of *place*, or of what it is in."""
+        while place and place not in self.lines:
+            cut = max(place.rfind("."), place.rfind("["))
+            place = place[: max(cut, 0)]
+        return f"{self.name}:{self.lines.get(place, 1)}"
+
+
+def parse_document(name: str, text: str) -> Document:
+    """Read the YAML *text* of the file *name*. Raises DocumentError."""
+    if len(text) > MAX_BYTES:
+        raise DocumentError([f"{name}: the file is larger than {MAX_BYTES} bytes"])
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        raise DocumentError([f"{name}: {error.reason} at character {error.position}"]) from None
+    reader = _Reader(name, loader)
+    try:
+        node = loader.get_single_node()
+        value = None if node is None else reader.value(node, "", 0)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{name}:{mark.line + 1}" if mark else name
+        raise DocumentError([f"{place}: {error.problem or error.context}"]) from None
+    except yaml.YAMLError as error:
+        raise DocumentError([f"{name}: {error}"]) from None
+    except RecursionError:
+        raise DocumentError([f"{name}: the values are too deep inside one another"]) from None
+    finally:
+        loader.dispose()
+    return Document(name, value, reader.lines)
+
+
+class _Reader:
+    """Makes plain values of nodes, and notes where each was."""
+
+    def __init__(self, name: str, loader: yaml.SafeLoader) -> None:
+        self._name = name
+        self._loader = loader
+        self._left = MAX_NODES
+        self.lines: dict[str, int] = {}
+
+    def value(self, node: yaml.Node, place: str, depth: int) -> Any:
+        self._left -= 1
+        line = node.start_mark.line + 1
+        if self._left < 0 or depth > MAX_DEPTH:
+            raise DocumentError([f"{self._name}:{line}: too many values, or too deep"])
+        self.lines.setdefault(place, line)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, place, depth)
+        if isinstance(node, yaml.SequenceNode):
+            return [
+                self.value(item, f"{place}[{index}]", depth + 1)
+                for index, item in enumerate(node.value)
+            ]
+        if node.tag == "tag:yaml.org,2002:timestamp":
+            return node.value
+        return self._loader.construct_object(node)
+
+    def _mapping(self, node: yaml.MappingNode, place: str, depth: int) -> dict[str, Any]:
+        members: dict[str, Any] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                raise DocumentError([f"{self._name}:{line}: a key has to be a plain text"])
+            name = str(key.value)
+            if name in members:
+                raise DocumentError([f'{self._name}:{line}: "{name}" is there twice'])
+            inside = f"{place}.{name}" if place else name
+            self.lines[inside] = line
+            members[name] = self.value(value, inside, depth + 1)
+        return members
+
+
+def schemas_of(openapi: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schemas of the bodies that create a source and a sink, of an OpenAPI 3 document.
+
+    Empty ones, with which everything is allowed, if the document doesn't have them.
+    """
+    source = "/v1/branches/{branchId}/sources"
+    found = []
+    for path in (source, f"{source}/{{sourceId}}/sinks"):
+        try:
+            schema = openapi["paths"][path]["post"]["requestBody"]["content"]["application/json"][
+                "schema"
+            ]
+            found.append(_resolved(schema, openapi, 0))
+        except (KeyError, TypeError):
+            found.append({})
+    return found[0], found[1]
+
+
+def _resolved(schema: Any, openapi: Any, depth: int) -> dict[str, Any]:
+    if not isinstance(schema, dict) or depth > 20:
+        return {}
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        target = openapi
+        for part in reference.removeprefix("#/").split("/"):
+            target = target[part]
+        return _resolved(target, openapi, depth + 1)
+    parts = schema.get("allOf")
+    if isinstance(parts, list) and len(parts) == 1:
+        return _resolved(parts[0], openapi, depth + 1)
+    kept = {name: schema[name] for name in ("type", "required", "enum") if name in schema}
+    if isinstance(schema.get("properties"), dict):
+        kept["properties"] = {
+            name: _resolved(member, openapi, depth + 1)
+            for name, member in schema["properties"].items()
+        }
+    if "items" in schema:
+        kept["items"] = _resolved(schema["items"], openapi, depth + 1)
+    return kept
+
+
+_SETTINGS = {"type": "object"}
+_DISABLED = {"type": "boolean"}
+
+
+def check(document: Document, source: dict[str, Any], sink: dict[str, Any]) -> None:
+    """Hold *document* against the schemas of a *source* and a *sink*.
+
+    Raises DocumentError with all that is wrong.
+    """
+    whole = {
+        "type": "object",
+        "required": ["sources"],
+        "properties": {
+            "sources": {
+                "type": "array",
+                "items": _entity(
+                    source,
+                    "sourceId",
+                    {"sinks": {"type": "array", "items": _entity(sink, "sinkId", {})}},
+                ),
+            }
+        },
+    }
+    faults = [f"{document.at(place)}: {text}" for place, text in _faults(document.value, whole, "")]
+    if not faults:
+        faults = [f"{document.at(place)}: {text}" for place, text in _repeated(document.value)]
+    if faults:
+        raise DocumentError(faults)
+
+
+def _entity(schema: dict[str, Any], id: str, more: dict[str, Any]) -> dict[str, Any]:
+    """The *schema* of a request, with the members that only files have."""
+    if not schema:
+        return {"type": "object", "required": [id]}
+    required = [id, *(name for name in schema.get("required", ()) if name != id)]
+    own = {"settings": _SETTINGS, "disabled": _DISABLED, **more}
+    return {**schema, "required": required, "properties": {**schema.get("properties", {}), **own}}
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+}
+
+
+def _faults(value: Any, schema: Mapping[str, Any], place: str) -> Iterator[tuple[str, str]]:
+    kind = schema.get("type")
+    named = place or "the file"
+    if isinstance(kind, str) and kind in _KINDS and not isinstance(value, _KINDS[kind]):
+        article = "an" if kind[0] in "ao" else "a"
+        quotes = (
+            "; put it into quotes"
+            if kind == "string" and not isinstance(value, dict | list)
+            else ""
+        )
+        yield place, f"{named} has to be {article} {kind}{quotes}"
+        return
+    allowed = schema.get("enum")
+    if allowed and value not in allowed:
+        near = get_close_matches(str(value), [str(x) for x in allowed], 1)
+        hint = f'; did you mean "{near[0]}"?' if near else f": {', '.join(map(str, allowed))}"
+        yield place, f'{named} can\'t be "{value}"{hint}'
+    if isinstance(value, dict):
+        members = schema.get("properties")
+        for name in schema.get("required", ()):
+            if name not in value:
+                yield place, f'{named} has no "{name}"'
+        for name, member in value.items():
+            inside = f"{place}.{name}" if place else name
+            if members is None:
+                continue
+            if name in members:
+                yield from _faults(member, members[name], inside)
+            else:
+                near = get_close_matches(name, members, 1)
+                hint = f'; did you mean "{near[0]}"?' if near else ""
+                yield inside, f'there is no member "{name}" in {named}{hint}'
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _faults(item, schema.get("items", {}), f"{place}[{index}]")
+
+
+def _repeated(value: Any) -> Iterator[tuple[str, str]]:
+    sources: set[str] = set()
+    for i, source in enumerate(value["sources"]):
+        if source["sourceId"] in sources:
+            yield f"sources[{i}].sourceId", f'the source "{source["sourceId"]}" is there twice'
+        sources.add(source["sourceId"])
+        sinks: set[str] = set()
+        for j, sink in enumerate(source.get("sinks", ())):
+            if sink["sinkId"] in sinks:
+                yield (
+                    f"sources[{i}].sinks[{j}].sinkId",
+                    f'the sink "{sink["sinkId"]}" is there twice',
+                )
+            sinks.add(sink["sinkId"])

@@ -1,0 +1,149 @@
+"""What sources and sinks have in common: switching, deleting, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from stream.cli.connection import connect
+from stream.cli.output import Column, output_option, print_as
+
+__all__ = ["ENTITY_COLUMNS", "add_lifecycle", "path_of", "state_of"]
+
+VERSION_COLUMNS: tuple[Column, ...] = (
+    ("VERSION", lambda row: row["number"]),
+    ("AT", lambda row: row["at"]),
+    ("BY", lambda row: row["by"].get("tokenDesc") or row["by"].get("type")),
+    ("DESCRIPTION", lambda row: row["description"]),
+)
+
+
+def state_of(entity: dict[str, Any]) -> str:
+    """Whether a source or sink is enabled, disabled or deleted."""
+    return "deleted" if "deleted" in entity else "disabled" if "disabled" in entity else "enabled"
+
+
+ENTITY_COLUMNS: tuple[Column, ...] = (
+    ("NAME", lambda row: row["name"]),
+    ("STATE", state_of),
+    ("VERSION", lambda row: row["version"]["number"]),
+    ("CREATED", lambda row: row["created"]["at"]),
+)
+
+
+def path_of(ids: dict[str, str]) -> tuple[str, ...]:
+    """The path in the API of a source, or of a sink.
+
+    :param ids: ``source`` and, for a sink, ``sink``.
+    """
+    path = ("sources", ids["source"])
+    return (*path, "sinks", ids["sink"]) if "sink" in ids else path
+
+
+def _with_ids(names: tuple[str, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            function = click.argument(name, metavar=name.upper())(function)
+        return function
+
+    return decorate
+
+
+def _title(ids: dict[str, str]) -> str:
+    return f'Sink "{ids["source"]}/{ids["sink"]}"' if "sink" in ids else f'Source "{ids["source"]}"'
+
+
+def add_lifecycle(group: click.Group, names: tuple[str, ...]) -> None:
+    """Add the commands to *group*.
+
+    :param names: of the arguments: ``source``, or ``source`` and ``sink``.
+    """
+    what = names[-1]
+    with_ids = _with_ids(names)
+
+    def change(done: str, method: str, ids: dict[str, str], *rest: str, **options: Any) -> None:
+        with connect() as api:
+            api.change(method, *path_of(ids), *rest, **options)
+        click.echo(f"{_title(ids)} is {done}.")
+
+    @group.command(help=f"Show a {what}.")
+    @with_ids
+    @output_option
+    def show(output: str, **ids: str) -> None:
+        with connect() as api:
+            print_as(output, api.get(*path_of(ids)))
+
+    @group.command(help=f"Disable a {what}: it takes no records.")
+    @with_ids
+    def disable(**ids: str) -> None:
+        change("disabled", "PUT", ids, "disable")
+
+    @group.command(help=f"Enable a {what}.")
+    @with_ids
+    def enable(**ids: str) -> None:
+        change("enabled", "PUT", ids, "enable")
+
+    @group.command(help=f"Bring back a deleted {what}.")
+    @with_ids
+    def undelete(**ids: str) -> None:
+        change("back", "PUT", ids, "undelete")
+
+    @group.command(help=f"Delete a {what}. It can be undeleted, and tables stay.")
+    @with_ids
+    @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+    def delete(yes: bool, **ids: str) -> None:
+        if not yes:
+            click.confirm(f"Delete {_title(ids).lower()}?", abort=True)
+        change("deleted", "DELETE", ids)
+
+    @group.command(help=f"List the versions of a {what}.")
+    @with_ids
+    @output_option
+    def versions(output: str, **ids: str) -> None:
+        with connect() as api:
+            found = list(api.pages("versions", *path_of(ids), "versions"))
+        print_as(output, found, VERSION_COLUMNS)
+
+    @group.command(help="Make the content of an older VERSION the newest.")
+    @with_ids
+    @click.argument("version", type=click.IntRange(min=1))
+    def rollback(version: int, **ids: str) -> None:
+        change(f"as in version {version}", "PUT", ids, "versions", str(version), "rollback")
+
+    @group.command(help=f"Show the settings of a {what}, or change them with KEY=VALUE.")
+    @with_ids
+    @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+    @click.option("--all", "show_all", is_flag=True, help="Also those that have their default.")
+    @output_option
+    def settings(changes: tuple[str, ...], show_all: bool, output: str, **ids: str) -> None:
+        with connect() as api:
+            path = (*path_of(ids), "settings")
+            if changes:
+                patch = [_setting(text) for text in changes]
+                api.change("PATCH", *path, body={"settings": patch})
+            found = api.get(*path)["settings"]
+        if output == "table" and not show_all:
+            found = [setting for setting in found if setting.get("overwritten")]
+        print_as(output, found, SETTING_COLUMNS)
+
+
+SETTING_COLUMNS: tuple[Column, ...] = (
+    ("KEY", lambda row: row["key"]),
+    ("VALUE", lambda row: row.get("value")),
+    ("DEFAULT", lambda row: row.get("defaultValue")),
+)
+
+
+def _setting(text: str) -> dict[str, Any]:
+    import yaml
+
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise click.UsageError(f'"{text}" is not KEY=VALUE; KEY= gives a setting its default.')
+    try:
+        plain = yaml.safe_load(value) if value else None
+    except yaml.YAMLError:
+        plain = value
+    return {"key": key, "value": plain}

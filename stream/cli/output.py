@@ -1,0 +1,195 @@
+"""What commands print: tables for people, JSON and YAML for programs.
+
+Texts of records and of the service are shown without control characters, since a terminal would
+obey them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+__all__ = [
+    "FORMATS",
+    "Column",
+    "age_text",
+    "bytes_text",
+    "dump_yaml",
+    "number_text",
+    "output_option",
+    "print_as",
+    "print_table",
+    "visible",
+]
+
+FORMATS = ("table", "json", "yaml")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Column = tuple[str, Callable[[Any], Any]]
+"""The head of a column, and its value for a row."""
+
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_CONTROLS_IN_LINES = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
+
+
+def output_option(function: F) -> F:
+    """The option ``--output`` of a command."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(FORMATS),
+        default="table",
+        show_default=True,
+        help="How the result is printed.",
+    )(function)
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """*text* with its control characters written out.
+
+    :param lines: line breaks stay.
+    """
+    pattern = _CONTROLS_IN_LINES if lines else _CONTROLS
+    return pattern.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+def dump_yaml(value: Any) -> str:
+    """*value* as YAML, members in their order, long texts in one line."""
+    import yaml
+
+    return str(
+        yaml.dump(
+            value,
+            Dumper=_dumper(),
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=False,
+            width=1_000_000,
+        )
+    )
+
+
+def _dumper() -> type[Any]:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Lists are indented below their key; texts of several lines are blocks."""
+
+        def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+            super().increase_indent(flow, False)
+
+    def text(dumper: Any, value: str) -> Any:
+        style = "|" if "\n" in value else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return Dumper
+
+
+def print_as(output: str, value: Any, columns: Sequence[Column] | None = None) -> None:
+    """Print *value* in the format *output*.
+
+    :param columns: of the table of a list; an object is shown as a table of its members.
+    """
+    if output == "json":
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    elif output == "yaml":
+        click.echo(dump_yaml(value), nl=False)
+    elif isinstance(value, list):
+        print_table(value, columns or _columns_of(value))
+    else:
+        rows = list(_flat(value))
+        print_table(rows, (("", lambda row: row[0]), ("", lambda row: row[1])))
+
+
+def _columns_of(rows: Iterable[Any]) -> Sequence[Column]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [(name.upper(), _member(name)) for name in names]
+
+
+def _member(name: str) -> Callable[[Any], Any]:
+    return lambda row: row.get(name)
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
+    for name, member in value.items():
+        if isinstance(member, Mapping):
+            yield from _flat(member, f"{before}{name}.")
+        elif isinstance(member, list):
+            for index, item in enumerate(member):
+                if isinstance(item, Mapping):
+                    text = "  ".join(f"{key}={_cell(x)}" for key, x in item.items())
+                else:
+                    text = _cell(item)
+                yield f"{before}{name}[{index}]", text
+        else:
+            yield f"{before}{name}", _cell(member)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping | list):
+        return visible(json.dumps(value, ensure_ascii=False))
+    return visible(str(value))
+
+
+def print_table(rows: Sequence[Any], columns: Sequence[Column]) -> None:
+    """Print *rows* with aligned columns; to a file or a pipe in full width."""
+    from rich.cells import cell_len
+
+    cells = [[_cell(value(row)) for _, value in columns] for row in rows]
+    heads = [head for head, _ in columns]
+    shown = [heads, *cells] if any(heads) else cells
+    widths = [max((cell_len(row[i]) for row in shown), default=0) for i in range(len(columns))]
+    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for row in shown:
+        parts = [
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
+        ]
+        click.echo(_cut("  ".join(parts).rstrip(), limit))
+
+
+def _cut(line: str, limit: int | None) -> str:
+    from rich.cells import cell_len, set_cell_size
+
+    if limit is None or cell_len(line) <= limit:
+        return line
+    return set_cell_size(line, limit - 1).rstrip() + "…"
+
+
+def number_text(number: float | None) -> str:
+    """*number* with separators of thousands."""
+    return "" if number is None else f"{number:,.0f}"
+
+
+def bytes_text(size: float | None) -> str:
+    """*size* bytes in a unit that suits."""
+    if size is None:
+        return ""
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TB"
+
+
+def age_text(seconds: float | None) -> str:
+    """*seconds* as ``12 s``, ``3 min``, ``5 h`` or ``2 d``."""
+    if seconds is None:
+        return ""
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"

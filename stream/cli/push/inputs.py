@@ -1,0 +1,208 @@
+"""The input of a push: a file or the standard input, compressed or not, read in parts."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import queue
+import sys
+import threading
+import zlib
+from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from stream.cli.push.records import InputFault
+
+__all__ = ["FORMATS", "Input"]
+
+FORMATS = ("ndjson", "json", "csv")
+
+_PART_BYTES = 256 * 1024
+_HEAD_BYTES = 64 * 1024
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_QUEUED_PARTS = 8
+_SUFFIXES = {
+    ".csv": "csv",
+    ".json": "json",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".ldjson": "ndjson",
+    ".log": "ndjson",
+}
+
+
+class Input:
+    """:param name: a path, or ``-``.
+
+    :ivar size: bytes of the file; ``None`` if that isn't known.
+    :ivar head: a digest of how the input begins, and of how many bytes; empty for a pipe.
+
+    Raises OSError if there is no such file.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.size: int | None = None
+        self.head = ""
+        if name == "-":
+            self._raw: Any = sys.stdin.buffer
+        else:
+            self._raw = Path(name).open("rb")  # noqa: SIM115 - close() closes it
+        if not isinstance(self._raw, io.BufferedReader):
+            self._raw = io.BufferedReader(self._raw)
+        if self._raw.seekable():
+            start = self._raw.tell()
+            head = self._raw.read(_HEAD_BYTES)
+            self.size = self._raw.seek(0, io.SEEK_END) - start
+            self._raw.seek(start)
+            self.head = _digest(head)
+        self._is_pipe = self.size is None
+        self._magic: bytes = self._raw.peek(_PART_BYTES)[:_PART_BYTES]
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.name != "-":
+            self._raw.close()
+
+    def has_head(self, head: str) -> bool:
+        """Whether the input begins as the one of which *head* is, even if it has grown since."""
+        if not head or self._is_pipe:
+            return True
+        count = int(head.partition(":")[0])
+        place = self._raw.tell()
+        found = _digest(self._raw.read(count))
+        self._raw.seek(place)
+        return found == head
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file that were read, compressed as they are."""
+        return 0 if self._is_pipe else int(self._raw.tell())
+
+    def format(self) -> str:
+        """The format by the name of the file, else by how the input begins."""
+        name = self.name.lower()
+        for suffix in (".gz", ".gzip", ".zst", ".zstd"):
+            name = name.removesuffix(suffix)
+        found = _SUFFIXES.get(Path(name).suffix)
+        begin = self._decoded_begin().removeprefix(b"\xef\xbb\xbf").lstrip()
+        if found in (None, "json"):
+            # A file *.json may as well have a document in each line.
+            return "json" if begin.startswith(b"[") else "ndjson"
+        return found
+
+    def parts(self, offset: int = 0, *, ticks: float | None = None) -> Iterator[bytes]:
+        """The decompressed bytes behind the first *offset* ones.
+
+        :param ticks: an empty part comes when a pipe gives nothing for so many seconds.
+
+        Raises InputFault if the input is no text, or can't be decompressed.
+        """
+        stream: Any = self._raw
+        if self._magic.startswith(_GZIP):
+            stream = gzip.GzipFile(fileobj=self._raw, mode="rb")
+        elif self._magic.startswith(_ZSTD):
+            stream = _zstd(self._raw)
+        elif offset and not self._is_pipe:
+            self._raw.seek(offset, io.SEEK_CUR)
+            offset = 0
+        parts = self._read(stream)
+        if self._is_pipe and ticks is not None:
+            parts = _with_ticks(parts, ticks)
+        is_first = True
+        for part in parts:
+            if is_first and part:
+                is_first = False
+                self._check(part)
+            if offset:
+                skipped = min(offset, len(part))
+                offset -= skipped
+                if skipped == len(part):
+                    continue
+                part = part[skipped:]
+            yield part
+        if offset:
+            raise InputFault("The input is shorter than what was pushed of it before.")
+
+    def _read(self, stream: Any) -> Iterator[bytes]:
+        read = getattr(stream, "read1", stream.read)
+        while True:
+            try:
+                part = read(_PART_BYTES)
+            except EOFError:
+                raise InputFault("The compressed input ends in the middle.") from None
+            except (gzip.BadGzipFile, zlib.error) as error:
+                raise InputFault(f"The gzip input is damaged: {error}.") from None
+            except OSError:
+                raise
+            except Exception as error:
+                if type(error).__module__.startswith("zstandard"):
+                    raise InputFault(f"The zstd input is damaged: {error}.") from None
+                raise
+            if not part:
+                return
+            yield part
+
+    def _decoded_begin(self) -> bytes:
+        """Some bytes of the beginning, decompressed."""
+        magic = self._magic
+        try:
+            if magic.startswith(_GZIP):
+                return zlib.decompressobj(31).decompress(magic, 4096)
+            if magic.startswith(_ZSTD):
+                return bytes(_zstd(io.BytesIO(magic)).read(4096))
+        except Exception:
+            return b""  # found again, and reported, where the input is read
+        return magic
+
+    def _check(self, part: bytes) -> None:
+        if part.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise InputFault("The input is UTF-16: convert it to UTF-8.")
+        if b"\0" in part:
+            raise InputFault(
+                "The input is binary: it has to be NDJSON, a JSON array or CSV, plain or "
+                "compressed with gzip or zstd."
+            )
+
+
+def _zstd(raw: Any) -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise InputFault(
+            "The input is compressed with zstd, which needs one more library: pip install zstandard"
+        ) from None
+    return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+
+
+def _digest(head: bytes) -> str:
+    return f"{len(head)}:{blake2b(head, digest_size=16).hexdigest()}"
+
+
+def _with_ticks(parts: Iterator[bytes], seconds: float) -> Iterator[bytes]:
+    """*parts*, read by a thread, and an empty one whenever none comes for *seconds*."""
+    waiting: queue.Queue[bytes | Exception | None] = queue.Queue(_QUEUED_PARTS)
+
+    def read() -> None:
+        try:
+            for part in parts:
+                waiting.put(part)
+            waiting.put(None)
+        except Exception as error:
+            waiting.put(error)
+
+    threading.Thread(target=read, name="stream-input", daemon=True).start()
+    while True:
+        try:
+            found = waiting.get(timeout=seconds)
+        except queue.Empty:
+            yield b""
+            continue
+        if found is None:
+            return
+        if isinstance(found, Exception):
+            raise found
+        yield found

@@ -1,0 +1,330 @@
+"""Records in a stream of bytes: lines, elements of a JSON array, rows of CSV. Pure.
+
+Nothing here holds more than a record and a piece of the input, so the input may be of any size.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+__all__ = [
+    "MAX_RECORD_BYTES",
+    "InputFault",
+    "Item",
+    "array_elements",
+    "csv_rows",
+    "ndjson_lines",
+]
+
+MAX_RECORD_BYTES = 1024 * 1024
+"""A source takes no larger ones by default."""
+
+_CUT_CHARACTERS = 3
+"""More than can be missing between a number that was read and its rest: ``e+``."""
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_BOM = codecs.BOM_UTF8
+_ERROR_DISTANCE = 100
+"""An error so many characters before the end of what was read is not one of a missing rest."""
+
+
+class InputFault(Exception):
+    """The input can't be read any further; what is before is not concerned."""
+
+
+class Item(NamedTuple):
+    """A record, or the reason why there is none.
+
+    :ivar place: its line, from 1; of an array its index, from 0.
+    :ivar record: JSON on one line; empty if there is a problem.
+    :ivar end: bytes of the input up to and with it.
+    :ivar after: the place of what follows there.
+    :ivar problem: why it can't be sent.
+    """
+
+    place: int
+    record: bytes
+    end: int
+    after: int
+    problem: str = ""
+
+
+def ndjson_lines(
+    parts: Iterable[bytes], *, line: int = 1, offset: int = 0, limit: int = MAX_RECORD_BYTES
+) -> Iterator[Item | None]:
+    """The lines of *parts* that are not blank; ``None`` where a part is empty.
+
+    :param line: number of the first line.
+    :param offset: bytes before it.
+    :param limit: bytes of a line at most.
+    """
+    rest = b""
+    skipped = 0
+    for part in parts:
+        if not part:
+            yield None
+            continue
+        if not offset and not rest and not skipped:
+            offset = len(_BOM) if part.startswith(_BOM) else 0
+            part = part.removeprefix(_BOM)
+        lines = (rest + part).split(b"\n")
+        rest = lines.pop()
+        for text in lines:
+            offset += len(text) + skipped + 1
+            if skipped or len(text) > limit:
+                yield Item(line, b"", offset, line + 1, _too_long(limit))
+                skipped = 0
+            elif record := text.strip():
+                # A line break of old systems would cut the record in two.
+                if b"\r" in record:
+                    record = record.replace(b"\r", b" ")
+                yield Item(line, record, offset, line + 1)
+            line += 1
+        if len(rest) > limit:
+            skipped += len(rest)
+            rest = b""
+    if skipped:
+        yield Item(line, b"", offset + skipped + len(rest), line + 1, _too_long(limit))
+    elif record := rest.strip():
+        yield Item(line, record.replace(b"\r", b" "), offset + len(rest), line + 1)
+
+
+def _too_long(limit: int) -> str:
+    return f"The record is larger than {limit} bytes."
+
+
+_decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
+"""Only where values end is asked; numbers are copied as they are."""
+
+
+def array_elements(
+    parts: Iterable[bytes],
+    *,
+    index: int = 0,
+    offset: int = 0,
+    is_inside: bool = False,
+    limit: int = MAX_RECORD_BYTES,
+) -> Iterator[Item]:
+    """The elements of the JSON array in *parts*.
+
+    :param index: of the first element.
+    :param offset: bytes before *parts*.
+    :param is_inside: *parts* begin behind an element, before the comma.
+
+    Raises InputFault where it is no array.
+    """
+    text = _Text(parts, offset)
+    if not is_inside:
+        if text.next_character() != "[":
+            raise InputFault("The input is not a JSON array: it does not begin with [.")
+        text.skip(1)
+    while True:
+        mark = text.next_character()
+        if mark == "]":
+            text.skip(1)
+            if text.next_character():
+                raise InputFault(f"There is something behind the array, at byte {text.offset}.")
+            return
+        if is_inside:
+            if mark != ",":
+                raise _broken(text, index, mark)
+            text.skip(1)
+            mark = text.next_character()
+        if not mark:
+            raise _broken(text, index, mark)
+        record = text.take_value(index, limit)
+        problem = "" if len(record) <= limit else _too_long(limit)
+        yield Item(index, b"" if problem else record, text.offset, index + 1, problem)
+        index += 1
+        is_inside = True
+
+
+def _broken(text: _Text, index: int, mark: str) -> InputFault:
+    found = f'"{mark}"' if mark else "the end of the input"
+    return InputFault(f"Element {index} (from 0), at byte {text.offset}: unexpected {found}.")
+
+
+class _Text:
+    """The input as text, as far as it is needed.
+
+    :ivar offset: bytes of the input before the present place.
+    """
+
+    def __init__(self, parts: Iterable[bytes], offset: int) -> None:
+        self._parts = iter(parts)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._text = ""
+        self._at = 0
+        self._is_over = False
+        self._is_start = not offset
+        self.offset = offset
+
+    def next_character(self) -> str:
+        """The next one that is no white space; empty at the end."""
+        while True:
+            match = _SPACE.match(self._text, self._at)
+            assert match is not None
+            self.offset += match.end() - self._at
+            self._at = match.end()
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def skip(self, count: int) -> None:
+        """Go over *count* characters of ASCII."""
+        self._at += count
+        self.offset += count
+
+    def take_value(self, index: int, limit: int) -> bytes:
+        """The JSON value that begins here, on one line."""
+        while True:
+            try:
+                _, end = _decoder.raw_decode(self._text, self._at)
+                # Of a number the rest may not be there yet: 1.5 was cut behind 1 or 1. then.
+                rest = self._text[end : end + _CUT_CHARACTERS]
+                if len(rest) == _CUT_CHARACTERS or (rest and rest[0] not in ".eE"):
+                    break
+                if not self._more():
+                    if rest:
+                        break
+                    raise _broken(self, index, "")
+            except RecursionError:
+                raise InputFault(f"Element {index} (from 0) is too deep.") from None
+            except json.JSONDecodeError as error:
+                is_unfinished = error.msg.startswith("Unterminated string") or (
+                    error.pos > len(self._text) - _ERROR_DISTANCE
+                )
+                too_much = len(self._text) - self._at > 8 * limit
+                if not is_unfinished or too_much or not self._more():
+                    raise InputFault(
+                        f"Element {index} (from 0), which begins at byte {self.offset}, is not "
+                        f"JSON: {error.msg}."
+                    ) from None
+        value = self._text[self._at : end].encode()
+        self._at = end
+        self.offset += len(value)
+        return value.replace(b"\r", b" ").replace(b"\n", b" ")
+
+    def _more(self) -> bool:
+        if self._is_over:
+            return False
+        part = next(self._parts, None)
+        if part is None:
+            self._is_over = True
+            part = b""
+        elif self._is_start and part:
+            self._is_start = False
+            if part.startswith(_BOM):
+                part = part.removeprefix(_BOM)
+                self.offset += len(_BOM)
+        try:
+            text = self._decoder.decode(part, final=self._is_over)
+        except UnicodeDecodeError as error:
+            raise InputFault(
+                f"The input is not UTF-8: near byte {self.offset}, {error.reason}."
+            ) from None
+        self._text = self._text[self._at :] + text
+        self._at = 0
+        return not self._is_over or bool(text)
+
+
+def csv_rows(
+    parts: Iterable[bytes],
+    *,
+    header: Sequence[str] | None = None,
+    take_header: Callable[[list[str]], None] = lambda _: None,
+    line: int = 1,
+    offset: int = 0,
+    delimiter: str = ",",
+    limit: int = MAX_RECORD_BYTES,
+) -> Iterator[Item]:
+    """The rows of the CSV in *parts* as JSON objects, whose members are texts.
+
+    :param header: names of the members; by default the first row has them.
+    :param take_header: called with them.
+    :param line: number of the first line.
+    :param offset: bytes before *parts*.
+
+    Raises InputFault where it is no CSV.
+    """
+    lines = _Lines(parts, offset, limit)
+    csv.field_size_limit(limit)
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    first = line
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise InputFault(f"The row that begins in line {first} is no CSV: {error}.") from None
+        if row is None:
+            return
+        if header is None:
+            if not row:
+                raise InputFault("The first line of a CSV file has the names of the columns.")
+            header = _header(row)
+            take_header(list(header))
+        elif len(row) == len(header):
+            record = json.dumps(
+                dict(zip(header, row, strict=True)), separators=(",", ":"), ensure_ascii=False
+            ).encode()
+            problem = "" if len(record) <= limit else _too_long(limit)
+            after = line + rows.line_num
+            yield Item(first, b"" if problem else record, lines.offset, after, problem)
+        elif row:
+            problem = f"The row has {len(row)} values, the header has {len(header)} names."
+            yield Item(first, b"", lines.offset, line + rows.line_num, problem)
+        first = line + rows.line_num
+
+
+def _header(row: list[str]) -> list[str]:
+    names = [name.strip() for name in row]
+    if "" in names:
+        raise InputFault(f"Column {names.index('') + 1} of the header has no name.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputFault(f'The header has the name "{twice[0]}" twice.')
+    return names
+
+
+class _Lines:
+    """Lines of text for the reader of CSV, with their ends.
+
+    :ivar offset: bytes of the input up to the last line that was taken.
+    """
+
+    def __init__(self, parts: Iterable[bytes], offset: int, limit: int) -> None:
+        self.offset = offset
+        self._lines = self._cut(parts, limit)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        is_start = not self.offset
+        self.offset += len(line)
+        if is_start:
+            line = line.removeprefix(_BOM)
+        try:
+            return line.decode()
+        except UnicodeDecodeError as error:
+            raise InputFault(
+                f"The line that ends at byte {self.offset} is not UTF-8: {error.reason}."
+            ) from None
+
+    def _cut(self, parts: Iterable[bytes], limit: int) -> Iterator[bytes]:
+        rest = b""
+        for part in parts:
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                yield line + b"\n"
+            if len(rest) > 4 * limit:
+                raise InputFault(f"A line is larger than {4 * limit} bytes.")
+        if rest:
+            yield rest

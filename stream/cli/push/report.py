@@ -1,0 +1,76 @@
+"""What a push says of records that were rejected: bounded, however many there are. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+__all__ = ["Reason", "Report"]
+
+MAX_REASONS = 100
+MAX_PLACES = 20
+OTHER = "Other reasons."
+
+_BREAK = re.compile(r"\s*\n[\s-]*")
+"""Before a nested part of a message."""
+
+
+@attrs.define
+class Reason:
+    """:ivar places: the first of its records: lines, or indexes in an array."""
+
+    message: str
+    name: str = ""
+    count: int = 0
+    places: list[int] = attrs.Factory(list)
+
+
+class Report:
+    """Counts of reasons, each with its first places.
+
+    :ivar count: rejections in all; a record that two sinks reject counts twice here.
+    """
+
+    def __init__(self) -> None:
+        self._reasons: dict[tuple[str, str], Reason] = {}
+        self.count = 0
+
+    def add(self, message: str, name: str, places: Iterable[int]) -> None:
+        """Records at *places* were rejected."""
+        key = (name, message)
+        if key not in self._reasons and len(self._reasons) >= MAX_REASONS:
+            key = ("", OTHER)
+        reason = self._reasons.setdefault(key, Reason(key[1], key[0]))
+        for place in places:
+            reason.count += 1
+            self.count += 1
+            if len(reason.places) < MAX_PLACES:
+                reason.places.append(place)
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """The most frequent first."""
+        return sorted(self._reasons.values(), key=lambda reason: -reason.count)
+
+    def lines(self, place_name: str) -> list[str]:
+        """The report for people.
+
+        :param place_name: ``line`` or ``element``.
+        """
+        texts = []
+        for reason in self.reasons:
+            records = "record" if reason.count == 1 else "records"
+            more = ", …" if reason.count > len(reason.places) else ""
+            places = ", ".join(map(str, reason.places))
+            names = place_name if reason.count == 1 else f"{place_name}s"
+            message = _BREAK.sub(" ", reason.message)
+            texts.append(f"{reason.count:,} {records}: {message}")
+            texts.append(f"    {names} {places}{more}")
+        return texts
+
+    def plain(self) -> list[dict[str, Any]]:
+        """The report for programs."""
+        return [attrs.asdict(reason) for reason in self.reasons]

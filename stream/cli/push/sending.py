@@ -1,0 +1,271 @@
+"""Reads records, sends batches of them over a few connections, and notes how far it is.
+
+Note [How far a push is]: batches are sent by several threads and end in any order. The state says
+where the last batch ends before which everything is decided. What was decided behind it is sent
+again after a crash, under the same keys: where a batch is cut depends on the records alone, and its
+key on the run and its number.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+
+from stream.cli.push import state as states
+from stream.cli.push.records import Item
+from stream.cli.push.report import Report
+from stream.cli.push.state import State
+from stream.client.batching import Batcher
+from stream.client.delivery import Delivered
+from stream.client.errors import ClientError
+
+__all__ = ["Pushed", "Rejection", "Sends", "TooManyRejected", "push_records"]
+
+_SAVE_SECONDS = 0.5
+_GRACE_SECONDS = 5.0
+"""How long batches on their way are waited for when the push is stopped."""
+
+
+class Sends(Protocol):
+    """What sends a batch, see `Delivery`."""
+
+    def send(self, records: Sequence[bytes], key: str) -> Delivered:
+        """Send *records* under *key* until they are decided."""
+        ...
+
+    def close(self) -> None:
+        """Break off what is on its way."""
+        ...
+
+
+class TooManyRejected(ClientError):
+    """More records were rejected than the caller allows."""
+
+
+@attrs.frozen
+class Rejection:
+    """A record that was rejected.
+
+    :ivar record: as it was sent; empty if it could not be read.
+    """
+
+    place: int
+    name: str
+    message: str
+    sink_id: str
+    record: bytes
+
+
+@attrs.define
+class Pushed:
+    """How far it is.
+
+    :ivar state: what was decided, from the first run on.
+    :ivar accepted, rejected: of this run.
+    """
+
+    state: State
+    report: Report = attrs.Factory(Report)
+    accepted: int = 0
+    rejected: int = 0
+
+    @property
+    def sent(self) -> int:
+        """Records of this run that are decided."""
+        return self.accepted + self.rejected
+
+
+@attrs.frozen
+class _Batch:
+    records: list[bytes]
+    places: array[int]
+    problems: list[Item]
+    end: int
+    after: int
+    number: int
+
+
+def push_records(
+    items: Iterable[Item | None],
+    delivery: Sends,
+    pushed: Pushed,
+    *,
+    stop: threading.Event,
+    state_path: Path | None = None,
+    on_rejected: Callable[[Rejection], None] = lambda _: None,
+    progress: Callable[[Pushed], None] = lambda _: None,
+    parallel: int = 4,
+    max_rejected: int = 0,
+) -> None:
+    """Send *items*, and keep *pushed* up to date.
+
+    :param items: records; ``None`` means that what is there is sent now.
+    :param stop: set when *delivery* is to give up.
+    :param state_path: where the state is kept.
+    :param max_rejected: stop when more are rejected; 0 for no bound.
+
+    Raises whatever reading, sending or writing the state raises, after what was on its way is
+    decided and the state written.
+    """
+    push = _Push(delivery, pushed, state_path, on_rejected, progress, max_rejected)
+    if state_path is not None:
+        # Before the first batch: a run that is killed at once is repeated under the same keys.
+        states.save(state_path, pushed.state)
+    threads = ThreadPoolExecutor(parallel, thread_name_prefix="stream-push")
+    try:
+        for batch in _batches(items, pushed.state):
+            push.start(threads, batch)
+            push.settle(at_most=2 * parallel)
+        push.settle(at_most=0)
+        push.save()
+    except BaseException:
+        stop.set()
+        push.drain()
+        with suppress(states.StateFault):  # what has failed first is reported
+            push.save()
+        raise
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+class _Push:
+    def __init__(
+        self,
+        delivery: Sends,
+        pushed: Pushed,
+        state_path: Path | None,
+        on_rejected: Callable[[Rejection], None],
+        progress: Callable[[Pushed], None],
+        max_rejected: int,
+    ) -> None:
+        self._delivery = delivery
+        self._pushed = pushed
+        self._state_path = state_path
+        self._on_rejected = on_rejected
+        self._progress = progress
+        self._max_rejected = max_rejected
+        self._running: deque[tuple[_Batch, Future[Delivered]]] = deque()
+        self._saved = pushed.state
+        self._saved_at = time.monotonic()
+
+    def start(self, threads: ThreadPoolExecutor, batch: _Batch) -> None:
+        key = f"{self._pushed.state.run}-{batch.number}"
+        send = partial(self._delivery.send, batch.records, key)
+        future = threads.submit(send if batch.records else _nothing)
+        self._running.append((batch, future))
+
+    def settle(self, at_most: int) -> None:
+        """Wait until at most so many batches are on their way, in their order."""
+        while self._running and (len(self._running) > at_most or self._running[0][1].done()):
+            batch, future = self._running[0]
+            delivered = future.result()
+            self._running.popleft()
+            self._decided(batch, delivered)
+
+    def drain(self) -> None:
+        """What ends soon still counts; the rest is broken off."""
+        futures = [future for _, future in self._running]
+        wait(futures, _GRACE_SECONDS)
+        while self._running and _has_ended_well(self._running[0][1]):
+            batch, future = self._running.popleft()
+            self._note(batch, future.result())
+        self._delivery.close()
+
+    def _decided(self, batch: _Batch, delivered: Delivered) -> None:
+        self._note(batch, delivered)
+        self._progress(self._pushed)
+        if time.monotonic() - self._saved_at > _SAVE_SECONDS:
+            self.save()
+        if self._max_rejected and self._pushed.rejected > self._max_rejected:
+            raise TooManyRejected(
+                f"More than {self._max_rejected} records were rejected. "
+                "--max-rejected allows more of them."
+            )
+
+    def _note(self, batch: _Batch, delivered: Delivered) -> None:
+        pushed = self._pushed
+        for item in batch.problems:
+            pushed.report.add(item.problem, "", [item.place])
+            self._on_rejected(Rejection(item.place, "", item.problem, "", b""))
+        for refusal in delivered.refusals:
+            lines = [line for line in refusal.lines if line < len(batch.records)]
+            places = [batch.places[line] for line in lines]
+            pushed.report.add(refusal.message, refusal.name, places)
+            for line, place in zip(lines, places, strict=True):
+                self._on_rejected(
+                    Rejection(
+                        place, refusal.name, refusal.message, refusal.sink_id, batch.records[line]
+                    )
+                )
+        rejected = delivered.rejected + len(batch.problems)
+        pushed.accepted += delivered.accepted
+        pushed.rejected += rejected
+        pushed.state = attrs.evolve(
+            pushed.state,
+            batch=batch.number + 1,
+            offset=batch.end,
+            place=batch.after,
+            accepted=pushed.state.accepted + delivered.accepted,
+            rejected=pushed.state.rejected + rejected,
+        )
+
+    def save(self) -> None:
+        """Write the state, unless it is written. Raises StateFault if that is impossible."""
+        self._saved_at = time.monotonic()
+        if self._state_path is not None and self._pushed.state != self._saved:
+            states.save(self._state_path, self._pushed.state)
+            self._saved = self._pushed.state
+
+
+def _nothing() -> Delivered:
+    return Delivered(0, (), 0)
+
+
+def _has_ended_well(future: Future[Delivered]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _batches(items: Iterable[Item | None], state: State) -> Iterable[_Batch]:
+    """Batches of *items*: cut by number and bytes, and where an item is ``None``."""
+    batcher = Batcher(state.batch_records, state.batch_bytes)
+    places = array("Q")
+    problems: list[Item] = []
+    last: Item | None = None
+    number = state.batch
+
+    def cut() -> _Batch:
+        nonlocal places, problems, number
+        assert last is not None
+        batch = _Batch(batcher.take(), places, problems, last.end, last.after, number)
+        places, problems, number = array("Q"), [], number + 1
+        return batch
+
+    for item in items:
+        if item is None:
+            if len(batcher) or problems:
+                yield cut()
+            continue
+        if item.problem:
+            problems.append(item)
+            if len(problems) >= state.batch_records:
+                last = item
+                yield cut()
+                continue
+        else:
+            if not batcher.fits(item.record):
+                yield cut()
+            batcher.add(item.record)
+            places.append(item.place)
+        last = item
+    if len(batcher) or problems:
+        yield cut()

@@ -1,0 +1,116 @@
+"""How far a push is, in a file that survives a crash.
+
+The file is replaced as a whole: a new one is written, synced and renamed. So a full disk, or a
+crash at any moment, leaves the older state, from which the push repeats a few batches under the
+same keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+__all__ = ["State", "StateFault", "load", "new_state", "save", "source_digest"]
+
+_VERSION = 1
+_MAX_BYTES = 1024 * 1024
+
+
+class StateFault(Exception):
+    """The state can't be used; its text says why and what to do."""
+
+
+@attrs.frozen
+class State:
+    """:ivar run: random, the beginning of all keys.
+    :ivar source: a digest of the URL of the source.
+    :ivar head: of the input, see `Input.head`.
+    :ivar batch_records, batch_bytes: where batches are cut; other ones would have other keys.
+    :ivar batch: number of the next batch.
+    :ivar offset: bytes of the input that are decided.
+    :ivar place: of the next record.
+    :ivar header: of a CSV file.
+    """
+
+    run: str
+    source: str
+    head: str
+    format: str
+    batch_records: int
+    batch_bytes: int
+    batch: int = 0
+    offset: int = 0
+    place: int = 0
+    header: tuple[str, ...] | None = None
+    accepted: int = 0
+    rejected: int = 0
+
+
+def source_digest(url: str) -> str:
+    """A digest of the URL of a source, from which its secret cannot be found."""
+    return blake2b(url.encode(), digest_size=16).hexdigest()
+
+
+def new_state(**members: Any) -> State:
+    """A state with keys of its own."""
+    return State(run=secrets.token_hex(12), **members)
+
+
+def load(path: Path) -> State | None:
+    """The state in *path*, ``None`` if there is none. Raises StateFault if it can't be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateFault(f"The state {path} can't be read: {error.strerror}.") from None
+    try:
+        members = json.loads(content)
+        if members.pop("version") != _VERSION:
+            raise StateFault(f"The state {path} is of another version of `stream`.")
+        state = State(**members)
+        if state.header is not None:
+            state = attrs.evolve(state, header=tuple(map(str, state.header)))
+        numbers = (state.batch_records, state.batch_bytes, state.batch, state.offset, state.place)
+        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise StateFault(
+            f"{path} is not the state of a push. Name another file, or remove it to begin again."
+        ) from None
+    return state
+
+
+def save(path: Path, state: State) -> None:
+    """Write *state* durably. Raises StateFault if that is impossible; an older state stays then."""
+    text = json.dumps({"version": _VERSION, **attrs.asdict(state)}) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise StateFault(f"The state {path} can't be written: {error.strerror}.") from None
+
+
+def _sync_directory(path: Path) -> None:
+    if os.name != "posix":
+        return
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,182 @@
+"""Sends batches of records to a source, again and again until each is stored or refused.
+
+Note [Keys of batches]: a batch is sent under one idempotency key, whatever happens, so what an
+attempt has stored is not stored again while the source remembers the key (10 minutes by default, on
+the node and in the process that has stored it). Halves of a batch that was too large have keys made
+from its own, so they are the same ones the next time.
+"""
+
+from __future__ import annotations
+
+import gzip
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import attrs
+
+from stream.client.answers import Again, Final, Refusal, Split, Stored, answer_of
+from stream.client.errors import DeliveryFailed, Unreachable
+from stream.client.http import httpx, reason_of, user_agent
+from stream.values.backoff import Backoff
+
+__all__ = ["Delivered", "Delivery", "Stopped", "compresses_by_default"]
+
+_TIMEOUT = httpx.Timeout(45.0, connect=10.0)
+"""Seconds; a source answers within 30 s by default."""
+_FIRST_DELAY = 0.2
+_LONGEST_DELAY = 20.0
+_JITTER = 0.3
+_MAX_ANSWER_BYTES = 16 * 1024 * 1024
+_GZIP_LEVEL = 1
+
+
+class Stopped(Exception):
+    """The caller has asked to stop while the batch waited for its next attempt."""
+
+
+@attrs.frozen
+class Delivered:
+    """What became of a batch.
+
+    :ivar accepted: stored records.
+    :ivar refusals: why the others were rejected; a line is the place in the batch, from 0.
+    """
+
+    accepted: int
+    refusals: tuple[Refusal, ...]
+    rejected: int
+
+
+class Delivery:
+    """Sends batches to one source. Several threads may use it at a time.
+
+    :param url: of the source, with its secret.
+    :param wait: waits for so many seconds; returns whether to stop.
+    :param patience: seconds for which a batch is tried, ``None`` for ever.
+    :param compress: whether bodies are compressed; ``None`` unless the source is on this machine.
+    :param notify: called with a text when an attempt has failed and another one follows.
+    :param connections: at most so many are open.
+
+    Raises DeliveryFailed if *url* is no URL of a source.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        wait: Callable[[float], bool],
+        patience: float | None = None,
+        compress: bool | None = None,
+        notify: Callable[[str], None] | None = None,
+        connections: int = 4,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise DeliveryFailed(
+                "the URL of a source begins with http:// or https://; "
+                "`stream source url SOURCE` shows it"
+            )
+        self._url = url
+        self._compress = compresses_by_default(parts.hostname) if compress is None else compress
+        self._wait = wait
+        self._patience = patience
+        self._notify = notify
+        self._http = httpx.Client(
+            timeout=_TIMEOUT,
+            transport=transport,
+            headers={"User-Agent": user_agent()},
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def send(self, records: Sequence[bytes], key: str) -> Delivered:
+        """Send *records*, JSON documents without line breaks, under *key*, until they are decided.
+
+        Raises DeliveryFailed if the source refuses for good, Unreachable if the patience is over,
+        Stopped if the caller asks for it.
+        """
+        answer = self._until_decided(records, key)
+        if isinstance(answer, Stored):
+            accepted = len(records) - answer.rejected
+            if answer.accepted is not None:
+                accepted = answer.accepted
+            return Delivered(accepted, answer.refusals, answer.rejected)
+        if len(records) == 1:
+            return Delivered(0, (Refusal((0,), answer.name, answer.message),), 1)
+        middle = len(records) // 2
+        first = self.send(records[:middle], f"{key}.0")
+        second = self.send(records[middle:], f"{key}.1")
+        moved = tuple(
+            attrs.evolve(refusal, lines=tuple(line + middle for line in refusal.lines))
+            for refusal in second.refusals
+        )
+        return Delivered(
+            first.accepted + second.accepted,
+            (*first.refusals, *moved),
+            first.rejected + second.rejected,
+        )
+
+    def _until_decided(self, records: Sequence[bytes], key: str) -> Stored | Split:
+        headers = {
+            "Content-Type": "application/x-ndjson" if len(records) > 1 else "application/json",
+            "Idempotency-Key": key,
+        }
+        body = b"\n".join(records)
+        if self._compress:
+            body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
+            headers["Content-Encoding"] = "gzip"
+        backoff = Backoff(_FIRST_DELAY, _LONGEST_DELAY, jitter=_JITTER)
+        began = time.monotonic()
+        while True:
+            answer = self._attempt(body, headers, len(records))
+            if isinstance(answer, Final):
+                raise DeliveryFailed(_advice(answer))
+            if not isinstance(answer, Again):
+                return answer
+            delay = max(backoff.next(), answer.delay or 0.0)
+            if self._patience is not None and time.monotonic() + delay - began > self._patience:
+                raise Unreachable(answer.message)
+            if self._notify is not None:
+                self._notify(f"{answer.message} Trying again in {delay:.1f} s.")
+            if self._wait(delay):
+                raise Stopped
+
+    def _attempt(
+        self, body: bytes, headers: dict[str, str], count: int
+    ) -> Stored | Again | Split | Final:
+        try:
+            with self._http.stream("POST", self._url, content=body, headers=headers) as answer:
+                content = bytearray()
+                for part in answer.iter_bytes():
+                    content += part
+                    if len(content) > _MAX_ANSWER_BYTES:
+                        return Final(answer.status_code, "The answer is too long.")
+        except httpx.TransportError as error:
+            return Again(f"The source does not answer: {reason_of(error)}.")
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return Final(0, f"The request can't be sent: {reason_of(error)}.")
+        return answer_of(answer.status_code, answer.headers, bytes(content), count, _now())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _advice(answer: Final) -> str:
+    if answer.status == 404:
+        return (
+            f"{answer.message} Is the source disabled or deleted, or was its secret changed? "
+            "`stream source url SOURCE` shows the present URL."
+        )
+    return answer.message
+
+
+def compresses_by_default(host: str) -> bool:
+    """Whether bodies to *host* are compressed: not to this machine, where it only takes time."""
+    return host not in ("127.0.0.1", "::1", "localhost")

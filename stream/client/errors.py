@@ -1,0 +1,102 @@
+"""What can go wrong for a client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = [
+    "BufferFull",
+    "ClientError",
+    "DeliveryFailed",
+    "ServiceError",
+    "TaskFailed",
+    "Unreachable",
+    "service_error",
+]
+
+_LONGEST_TEXT = 500
+
+
+class ClientError(Exception):
+    """The base of all errors of the client; its text says what is wrong and what to do."""
+
+
+class Unreachable(ClientError):
+    """There is no answer: no connection, or it broke, or the time for the answer is over."""
+
+
+class ServiceError(ClientError):
+    """An answer that says no.
+
+    :ivar status: of HTTP.
+    :ivar name: the machine-readable name, such as ``stream.api.sourceNotFound``; empty if the
+        answer has none.
+    :ivar message: what the service says.
+    :ivar explanations: what it says beyond the message: details, hints, each fault.
+    :ivar retry_after: seconds after which the service asks to be called again, if it does.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        name: str,
+        message: str,
+        explanations: Sequence[str] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__("\n".join((message, *explanations)))
+        self.status = status
+        self.name = name
+        self.message = message
+        self.explanations = tuple(explanations)
+        self.retry_after = retry_after
+
+
+class TaskFailed(ClientError):
+    """A change that was started and ended with an error.
+
+    :ivar task_id: of the task.
+    """
+
+    def __init__(self, task_id: str, message: str) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+
+
+class BufferFull(ClientError):
+    """A producer holds as many bytes as it may; the record was not taken."""
+
+
+class DeliveryFailed(ClientError):
+    """Records can't be sent, and trying again would not help: the URL is wrong, for example."""
+
+
+def service_error(status: int, document: Any, retry_after: float | None = None) -> ServiceError:
+    """The error in an answer with *status* and a body: a JSON *document*, or a text.
+
+    Whatever the body is, the error has a message.
+    """
+    if not isinstance(document, Mapping):
+        text = str(document or "").strip()
+        if not text or text[:1] == "<":
+            text = "The answer is not one of a Stream service; check the URL."
+        return ServiceError(
+            status, "", f"HTTP status {status}. {text[:_LONGEST_TEXT]}", (), retry_after
+        )
+    message = str(document.get("message") or f"HTTP status {status}.")
+    explanations = [str(document[name]) for name in ("detail", "hint") if document.get(name)]
+    faults = document.get("errors")
+    for fault in faults if isinstance(faults, list) else ():
+        if isinstance(fault, Mapping):
+            place = f"{fault['param']}: " if fault.get("param") else ""
+            detail = f" {fault['detail']}" if fault.get("detail") else ""
+            text = f"{place}{fault.get('message', '')}{detail}"
+            if str(fault.get("message", "")) not in message or detail:
+                explanations.append(text)
+    param = document.get("param")
+    if param and str(param) not in message:
+        explanations.insert(0, f"It is about {param}.")
+    if document.get("exceptionId"):
+        explanations.append(f"The log of the service has more: {document['exceptionId']}")
+    return ServiceError(status, str(document.get("error", "")), message, explanations, retry_after)

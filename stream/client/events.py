@@ -1,0 +1,63 @@
+"""Server-sent events, read from the parts in which they arrive. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import attrs
+
+__all__ = ["MAX_EVENT_BYTES", "Event", "events_of"]
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+
+
+@attrs.frozen
+class Event:
+    """One event.
+
+    :ivar id: empty if it has none.
+    """
+
+    name: str
+    data: str
+    id: str = ""
+
+
+def events_of(parts: Iterable[bytes]) -> Iterator[Event]:
+    """The events in *parts*, which may be cut anywhere; an unfinished one at the end is left out.
+
+    Raises ValueError if an event is larger than `MAX_EVENT_BYTES`.
+    """
+    name, last_id, size = "message", "", 0
+    data: list[str] = []
+    for line in _lines(parts):
+        size += len(line)
+        if size > MAX_EVENT_BYTES:
+            raise ValueError("an event is too large")
+        if not line:
+            if data:
+                yield Event(name, "\n".join(data), last_id)
+            name, data, size = "message", [], 0
+            continue
+        field, _, value = line.partition(b":")
+        text = value.removeprefix(b" ").decode(errors="replace")
+        if field == b"event":
+            name = text
+        elif field == b"data":
+            data.append(text)
+        elif field == b"id":
+            last_id = text
+
+
+def _lines(parts: Iterable[bytes]) -> Iterator[bytes]:
+    rest: list[bytes] = []
+    held = 0
+    for part in parts:
+        first, *others = part.split(b"\n")
+        rest.append(first)
+        held += len(first)
+        if held > MAX_EVENT_BYTES:
+            raise ValueError("an event is too large")
+        for other in others:
+            yield b"".join(rest).removesuffix(b"\r")
+            rest, held = [other], len(other)

@@ -1,0 +1,35 @@
+"""Server-sent events."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.client import events
+from stream.client.events import Event, events_of
+
+_STREAM = (
+    b": comment\n\nevent: record\ndata: {}\n\n"
+    b"id: 7\r\nevent: file\r\ndata: a\r\ndata:b\r\n\r\n"
+    b"data: \xc3\xa9\n\nevent: end\n\ndata: unfinished\n"
+)
+_EVENTS = [Event("record", "{}"), Event("file", "a\nb", "7"), Event("message", "é", "7")]
+
+
+@given(cuts=st.lists(st.integers(0, len(_STREAM)), max_size=10))
+def test_events(cuts: list[int]) -> None:
+    """They are the same wherever the stream is cut."""
+    places = [0, *sorted(cuts), len(_STREAM)]
+    parts = [_STREAM[a:b] for a, b in pairwise(places)]
+    assert list(events_of(parts)) == _EVENTS
+
+
+def test_an_event_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not collected for ever."""
+    monkeypatch.setattr(events, "MAX_EVENT_BYTES", 100)
+    for endless in (iter(lambda: b"x", None), iter(lambda: b"data: x\n", None)):
+        with pytest.raises(ValueError, match="too large"):
+            list(events_of(endless))
