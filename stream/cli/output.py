@@ -89,6 +89,8 @@ def _dumper() -> type[Any]:
 
     def text(dumper: Any, value: str) -> Any:
         style = "|" if "\n" in value else None
+        if _CONTROLS_IN_LINES.search(value):
+            style = '"'  # other line breaks than \n would be folded into blanks
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)

@@ -91,7 +91,7 @@ def test_faults(good: str, bad: str, fault: str) -> None:
 
 def test_all_faults_at_once() -> None:
     """They are found in one go."""
-    assert len(_faults(_GOOD.replace("tableId", "tabelId").replace("name: Shop", "nome: x"))) == 3
+    assert len(_faults(_GOOD.replace("tableId", "tabelId").replace("name: Shop", "label: x"))) == 3
 
 
 def test_an_id_twice() -> None:
