@@ -262,7 +262,7 @@ docs-api: install ## Renew docs/api-routes.md from the declarations
 lock: ## Renew requirements.lock and requirements-service.lock from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet --upgrade pip setuptools wheel
-	$(VENV)-lock/bin/pip install --quiet --editable ".[dev,aws,azure,cli,gcp,postgres,tracing]"
+	$(VENV)-lock/bin/pip install --quiet --editable ".[dev,aws,azure,cli,gcp,parquet,postgres,tracing]"
 	$(VENV)-lock/bin/pip freeze --exclude-editable --all --exclude pip > requirements.lock
 	$(VENV)-lock/bin/python -m bundle.lock
 	rm -rf $(VENV)-lock

@@ -33,6 +33,7 @@ from stream.tail.subscription import TailSubscription
 from stream.target.jobs import JobRecord
 from stream.target.keboola.quarantine import QuarantineRecord
 from stream.target.keboola.records import FileRecord, TokenRecord
+from stream.target.lake import records as lake
 from stream.target.postgres import records as postgres
 from stream.task.entity import Task
 from stream.values.codec import Record, decode, encode, known_part, to_plain
@@ -250,6 +251,15 @@ RECORDS: dict[type, Plain] = {
         "table": "t",
         "columns": [{"name": "id", "type": "integer", "isKey": True, "isNullable": True}],
     },
+    lake.FileRecord: {
+        **FILE_KEY,
+        "importId": "i",
+        "connection": "c",
+        "place": {"path": "p"},
+        "columns": [{"name": "id", "type": "integer", "isKey": True, "isNullable": True}],
+        "partitionBy": '["day(at)"]',
+        "timeColumn": "at",
+    },
     postgres.QuarantineRecord: {
         **FILE_KEY,
         "recordsCount": 2,
@@ -338,6 +348,7 @@ REQUIRED: dict[type, set[str]] = {
     JobRecord: {*SINK_KEY, "jobId"},
     postgres.FileRecord: {*FILE_KEY, "importId", "connection", "schema", "table", "columns"}
     | {"columns.0.name"},
+    lake.FileRecord: {*FILE_KEY, "importId", "connection", "columns"} | {"columns.0.name"},
     postgres.QuarantineRecord: {*FILE_KEY, "recordsCount", "reason", "table"},
     QuarantineRecord: {
         *FILE_KEY,
@@ -383,7 +394,11 @@ def _objects(plain: Plain, at: Path = ()) -> Iterator[Path]:
 
 
 def _is_optional(kind: type, path: Path) -> bool:
-    if "columns" in path and path[-1] in _COLUMN and kind is not postgres.FileRecord:
+    if (
+        "columns" in path
+        and path[-1] in _COLUMN
+        and kind not in (postgres.FileRecord, lake.FileRecord)
+    ):
         return False
     return ".".join(map(str, path)) not in REQUIRED[kind]
 

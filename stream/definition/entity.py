@@ -183,6 +183,7 @@ class TableSink(Record):
     :ivar type: the name of its target.
     :ivar keboola: of a table of this type.
     :ivar options: of a table of another type: where it is, such as the name of the connection.
+        ``partitionBy`` is a JSON array of texts.
     """
 
     type: str
@@ -198,7 +199,9 @@ class TableSink(Record):
     @property
     def label(self) -> str:
         """Where the table is, for people."""
-        return self.table_id if self.type == KEBOOLA else ".".join(self.options.values())
+        if self.type == KEBOOLA:
+            return self.table_id
+        return ".".join(value for name, value in self.options.items() if name != "partitionBy")
 
     @property
     def table_id(self) -> str:

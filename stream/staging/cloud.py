@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import AzureStore, S3Store
+from obstore.store import AzureStore, GCSStore, S3Store
 
 from stream.staging.chunks import Chunks, SentBody
 from stream.staging.errors import ObjectMismatch, StagingError
@@ -34,7 +34,14 @@ from stream.staging.upload import FileUpload
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
-__all__ = ["PART_BYTES", "CloudBackend", "azure_backend", "s3_backend"]
+__all__ = [
+    "PART_BYTES",
+    "CloudBackend",
+    "azure_backend",
+    "client_options",
+    "retry_options",
+    "s3_backend",
+]
 
 #: The smallest part S3 takes; also the unit in which memory is bounded.
 PART_BYTES = 5 * 1024 * 1024
@@ -65,7 +72,7 @@ class CloudBackend:
 
     def __init__(
         self,
-        make_store: Callable[[Mapping[str, str]], S3Store | AzureStore],
+        make_store: Callable[[Mapping[str, str]], S3Store | AzureStore | GCSStore],
         secrets: Iterable[str],
         *,
         md5_etags: bool = False,
@@ -93,7 +100,7 @@ class CloudBackend:
             raise StagingError(str(problem)) from None
         except (BaseError, ValueError, FileNotFoundError) as problem:
             raise StagingError(
-                f'cannot store "{key}": {self._readable(problem)}',
+                f'cannot store "{key}": {self.readable(problem)}',
                 retryable=not isinstance(problem, ValueError),
             ) from None
         return StoredObject(url="", size=sent.size, etag=etag, verified=verified)
@@ -104,7 +111,7 @@ class CloudBackend:
             for chunk in obstore.get(self._store, key).stream(min_chunk_size=_READ_BYTES):
                 yield bytes(chunk)
         except (BaseError, ValueError, FileNotFoundError) as problem:
-            raise StagingError(f'cannot read "{key}": {self._readable(problem)}') from None
+            raise StagingError(f'cannot read "{key}": {self.readable(problem)}') from None
 
     def _send(self, key: str, sent: SentBody) -> tuple[str, bool]:
         parts = sent.parts()
@@ -153,7 +160,7 @@ class CloudBackend:
             raise ObjectMismatch(f'the content of "{key}" is not what was sent')
         return True
 
-    def _readable(self, problem: Exception) -> str:
+    def readable(self, problem: Exception | str) -> str:
         """The first paragraph of the library's text, without anything secret."""
         text = str(problem).partition("\n\nDebug source")[0].strip()
         for secret in self._secrets:
@@ -167,7 +174,13 @@ def _content_md5(body: bytes) -> dict[str, str]:
     return {"content-md5": base64.b64encode(digest).decode()}
 
 
-def _client(endpoint: str, headers: Mapping[str, str] | None = None) -> ClientConfig:
+def retry_options() -> RetryConfig:
+    """How the library repeats requests that failed for the moment."""
+    return _RETRY
+
+
+def client_options(endpoint: str, headers: Mapping[str, str] | None = None) -> ClientConfig:
+    """How the library connects to *endpoint*, and the headers of each request."""
     options: ClientConfig = {
         "allow_http": endpoint.startswith("http://"),
         "connect_timeout": timedelta(seconds=5),
@@ -204,7 +217,9 @@ def s3_backend(upload: FileUpload) -> CloudBackend:
     def store(headers: Mapping[str, str]) -> S3Store:
         return S3Store(
             bucket,
-            client_options=_client(endpoint, {**headers, **({"x-amz-acl": acl} if acl else {})}),
+            client_options=client_options(
+                endpoint, {**headers, **({"x-amz-acl": acl} if acl else {})}
+            ),
             retry_config=_RETRY,
             **config,
         )
@@ -228,7 +243,7 @@ def azure_backend(upload: FileUpload) -> CloudBackend:
             account_name=account,
             endpoint=endpoint,
             sas_key=signature.lstrip("?"),
-            client_options=_client(endpoint, headers),
+            client_options=client_options(endpoint, headers),
             retry_config=_RETRY,
         )
 

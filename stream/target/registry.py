@@ -42,7 +42,10 @@ _log = Logger()
 GROUP = "stream.targets"
 """The group of entry points."""
 
-_OPTIONAL = {"postgres": ("psycopg", "stream.target.postgres.target", "PostgresTarget")}
+_OPTIONAL = {
+    "postgres": ("psycopg", "stream.target.postgres.target", "PostgresTarget"),
+    "parquet": ("pyarrow", "stream.target.parquet.target", "ParquetTarget"),
+}
 """Targets of this package that need an extra of the same name: its library, module and class."""
 
 

@@ -21,6 +21,7 @@ from stream.storage.reconcile.operator import Requeue
 from tests.storage.histories.world import SINK_KEY, TABLE
 from tests.target.keboola.bridge import running_bridge
 from tests.target.memory import MemoryTarget
+from tests.target.parquet.world import parquet_world, s3_world
 from tests.target.postgres.world import postgres_world
 from tests.target.world import (
     TOKEN,
@@ -64,10 +65,12 @@ FAULTS = {
         "server unavailable",
         "disk full",
     ),
+    "parquet": ("table dropped", "server unavailable"),
+    "parquet-s3": ("table dropped", "server unavailable"),
 }
 """What may go wrong between the opening of a file and its import, by target."""
 
-PAUSABLE = ("memory", "postgres")
+PAUSABLE = ("memory", "postgres", "parquet")
 """Targets that two coordinators may use for the same file at the same time. Jobs of the Storage API
 have no key by which it would refuse a second one, so there the lock of the file is needed as well.
 """
@@ -77,6 +80,8 @@ _KINDS: dict[str, Kind] = {
     "memory": _memory,
     "keboola": running_bridge,
     "postgres": postgres_world,
+    "parquet": parquet_world,
+    "parquet-s3": s3_world,
 }
 
 

@@ -231,6 +231,6 @@ async def _advanced(work: Coroutine[Any, Any, object], awaits: int) -> bool:
 
 
 def _noticed(result: Any, ready: Deferred[None]) -> Any:
-    """Fire *ready*, and leave the result to who waits for it."""
-    ready.callback(None)
+    """Fire *ready* once the result is that of who waits for it; a failure isn't there yet."""
+    reactor.callLater(0, ready.callback, None)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping as AnyMapping
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ __all__ = [
 _STAGES = ("in", "out", "sys")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,96}")
 _COLUMNS = "body.table.mapping.columns"
-_OPTIONS = ("connection", "schema", "table")
+_OPTIONS = ("connection", "schema", "namespace", "table", "path", "partitionBy")
 
 
 class TemplateChecks(Protocol):
@@ -169,7 +170,14 @@ def new_table(plain: AnyMapping[str, Any] | None) -> TableSink:
 
 
 def _options(plain: AnyMapping[str, Any]) -> dict[str, str]:
-    return {name: plain[name] for name in _OPTIONS if plain.get(name)}
+    found: dict[str, str] = {}
+    for name in _OPTIONS:
+        value = plain.get(name)
+        if isinstance(value, list):
+            found[name] = json.dumps(value)
+        elif value:
+            found[name] = value
+    return found
 
 
 def _refuse_other_members(plain: AnyMapping[str, Any], type: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -123,7 +124,9 @@ def sink_view(sink: Sink) -> Plain:
     if sink.allowed_signals:
         view["allowedSignals"] = list(sink.allowed_signals)
     table = sink.table
-    place = {"tableId": table.table_id} if table.type == KEBOOLA else dict(table.options)
+    place: Plain = {"tableId": table.table_id} if table.type == KEBOOLA else {**table.options}
+    if "partitionBy" in place:
+        place["partitionBy"] = json.loads(place["partitionBy"])
     view["table"] = {
         "type": table.type,
         **place,

@@ -24,6 +24,8 @@ MAX_DEFAULT_VALUE = 4096
 MAX_TABLE_ID = 256
 MAX_DATA_TYPE = 20
 MAX_NAME_BYTES = 63
+MAX_PARTITIONS = 10
+MAX_PARTITION_LENGTH = 200
 MAX_SIGNALS = 10
 MAX_SETTINGS = 200
 
@@ -180,7 +182,7 @@ MAPPING = Object(
 )
 
 _TABLE_TYPE = Text(
-    description="Kind of the table: keboola, postgres, or another target that is installed.",
+    description="Kind of the table: keboola, postgres, parquet or another installed target.",
     example="keboola",
 )
 _TABLE_ID = Text(
@@ -203,6 +205,22 @@ _SCHEMA = Text(
 _TABLE_NAME = Text(
     max_length=MAX_NAME_BYTES, description="Name of a table in a database.", example="orders"
 )
+_NAMESPACE = Text(
+    max_length=MAX_TABLE_ID,
+    description="Namespace of an Iceberg table; dots are between its levels.",
+    example="shop",
+)
+_PATH = Text(
+    max_length=MAX_TABLE_ID,
+    description="Folder of a table of Parquet files, below the connection's URL.",
+    example="shop/orders",
+)
+_PARTITION_BY = Array(
+    items=Text(max_length=MAX_PARTITION_LENGTH),
+    max_items=MAX_PARTITIONS,
+    description="What a table in a lake is partitioned by: transforms of columns.",
+    example=["day(at)"],
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -216,7 +234,8 @@ class TableObject(Object):
 
     def check(self, value: Any, path: str) -> Iterator[Fault]:
         if self.is_complete:
-            place = ("tableId",) if value.get("type") in (None, KEBOOLA) else _PLACE
+            type = value.get("type", KEBOOLA)
+            place = _PLACES.get(type, _PLACE) if isinstance(type, str) else _PLACES[KEBOOLA]
             for name in ("type", *place, "mapping"):
                 if name not in value:
                     yield missing(name, path)
@@ -224,6 +243,11 @@ class TableObject(Object):
 
 
 _PLACE = ("connection", "table")
+_PLACES = {
+    KEBOOLA: ("tableId",),
+    "parquet": ("connection", "path"),
+    "iceberg": ("connection", "namespace", "table"),
+}
 
 
 def _table(name: str, *, required: bool) -> Object:
@@ -236,7 +260,10 @@ def _table(name: str, *, required: bool) -> Object:
             Member("tableId", _TABLE_ID),
             Member("connection", _CONNECTION),
             Member("schema", _SCHEMA),
+            Member("namespace", _NAMESPACE),
             Member("table", _TABLE_NAME),
+            Member("path", _PATH),
+            Member("partitionBy", _PARTITION_BY),
             Member("mapping", MAPPING),
         ),
     )

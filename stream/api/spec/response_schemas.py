@@ -134,9 +134,15 @@ _TABLE = _object(
     ("tableId", Text(example="in.c-shop.events")),
     ("connection", Text(example="warehouse")),
     ("schema", Text(example="events")),
+    ("namespace", Text(example="shop")),
     ("table", Text(example="orders")),
+    ("path", Text(example="shop/orders")),
+    ("partitionBy", Array(items=Text(example="day(at)"))),
     ("mapping", _object("TableMappingResponse", ("columns", Array(items=_COLUMN)))),
-    optional=("tableId", "connection", "schema", "table"),
+    optional=(
+        *("tableId", "connection", "schema", "namespace", "table"),
+        *("path", "partitionBy"),
+    ),
 )
 _SINK_MEMBERS: tuple[tuple[str, Schema], ...] = (
     ("projectId", _PROJECT_ID),

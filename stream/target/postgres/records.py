@@ -6,8 +6,8 @@ import attrs
 
 from stream.definition.key import BranchKey, SinkKey
 from stream.etcd import EtcdClient
-from stream.mapping.columns import Mapping
 from stream.storage.model.key import FileKey
+from stream.target.columns import ColumnRecord, columns_of
 from stream.target.protocol import file_record
 from stream.values.codec import Record, decode, field
 
@@ -31,24 +31,6 @@ def file_record_key(file: FileKey) -> str:
 
 def quarantine_record_key(file: FileKey) -> str:
     return file_record(NAME, "quarantine", file)
-
-
-@attrs.frozen
-class ColumnRecord(Record):
-    """A column of a table: its name, its type (`stream.mapping.types`) and what it takes."""
-
-    name: str
-    type: str = "string"
-    is_key: bool = field(default=False, omit_empty=True)
-    is_nullable: bool = field(default=False, omit_empty=True)
-
-
-def columns_of(mapping: Mapping) -> tuple[ColumnRecord, ...]:
-    """The columns that the rows of *mapping* have."""
-    return tuple(
-        ColumnRecord(column.name, column.data_type or "string", column.primary_key, column.nullable)
-        for column in mapping.columns
-    )
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,285 @@
+"""Buckets and folders that operators name by a URL: objects are put whole, read, listed, removed.
+
+Unlike staging that the Storage API hands out (`stream.staging.open`), nothing here expires, and the
+credentials are those of the operator.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import attrs
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
+
+from stream.errors import UserError
+from stream.staging.chunks import Chunks, bytes_chunks
+from stream.staging.cloud import CloudBackend, client_options, retry_options
+from stream.staging.errors import StagingError
+from stream.staging.local import LocalBackend
+from stream.staging.store import Backend
+
+__all__ = ["SCHEMES", "Bucket", "BucketAddress", "open_bucket", "read_address"]
+
+SCHEMES = ("file", "s3", "gs", "az")
+OPTIONS = ("url", "region", "endpoint", "account", "credentialFile")
+"""Options of a connection that say where its objects are."""
+
+_KEYS = {
+    "s3": ("accessKeyId", "secretAccessKey", "sessionToken"),
+    "az": ("accountKey", "sasToken"),
+}
+_MAX_CREDENTIAL_BYTES = 64 * 1024
+_LISTED_AT_ONCE = 1000
+
+
+@attrs.frozen(kw_only=True)
+class BucketAddress:
+    """Where objects are.
+
+    :ivar scheme: ``file``, ``s3``, ``gs`` or ``az``.
+    :ivar bucket: or container; ``""`` for a folder.
+    :ivar prefix: of all names, without slashes at its ends; of a folder its absolute path.
+    :ivar endpoint: URL of a store that isn't the cloud's own.
+    :ivar account: of Azure.
+    :ivar credential_file: read whenever the bucket is opened; ``""``: those of the environment.
+    """
+
+    scheme: str
+    bucket: str = ""
+    prefix: str = ""
+    region: str = ""
+    endpoint: str = ""
+    account: str = ""
+    credential_file: str = ""
+
+    def credentials(self) -> str:
+        """The text of the credential file, ``""`` if there is none.
+
+        Raises UserError if it can't be read, or holds something else.
+        """
+        if not self.credential_file:
+            return ""
+        try:
+            with Path(self.credential_file).open(encoding="utf-8") as file:
+                text = file.read(_MAX_CREDENTIAL_BYTES)
+        except (OSError, UnicodeDecodeError):
+            raise _unusable(
+                f'"credentialFile" can\'t be read on this node: make "{self.credential_file}" '
+                "readable for the service"
+            ) from None
+        _parsed(self, text)
+        return text
+
+
+def read_address(options: Mapping[str, Any]) -> BucketAddress:
+    """The address that *options* of a connection say. Raises ValueError with what is wrong."""
+    url = options.get("url")
+    parts = urlsplit(url) if isinstance(url, str) else None
+    if parts is None or parts.scheme not in SCHEMES:
+        raise ValueError(
+            'needs "url", such as "s3://bucket/prefix", "gs://…", "az://container/prefix" or '
+            '"file:///folder"'
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError('"url" has only a bucket and a path; credentials are in "credentialFile"')
+    path = unquote(parts.path)
+    if parts.scheme == "file":
+        if parts.netloc or not Path(path).is_absolute() or path == "/":
+            raise ValueError('"url" of a folder is like "file:///var/lib/stream/lake"')
+    elif not parts.netloc:
+        raise ValueError('"url" names no bucket')
+    account = str(options.get("account") or "")
+    if (parts.scheme == "az") is not bool(account):
+        raise ValueError('"account" is needed for az://, and only there')
+    return BucketAddress(
+        scheme=parts.scheme,
+        bucket=parts.netloc,
+        prefix=path.rstrip("/") if parts.scheme == "file" else path.strip("/"),
+        region=str(options.get("region") or ""),
+        endpoint=str(options.get("endpoint") or ""),
+        account=account,
+        credential_file=str(options.get("credentialFile") or ""),
+    )
+
+
+class Bucket:
+    """The objects below one address; names are below it. Everything here blocks.
+
+    Its errors never show credentials.
+    """
+
+    def __init__(
+        self, backend: Backend, store: Any, prefix: str, hide: Callable[[str], str]
+    ) -> None:
+        self._backend = backend
+        self._store = store
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._hide = hide
+
+    def put(self, name: str, chunks: Chunks) -> int:
+        """Store the object *name*, whole or not at all, replacing an older one.
+
+        :returns: its size in bytes.
+
+        Raises StagingError.
+        """
+        return self._backend.put(f"{self._prefix}{name}", chunks, lambda: False).size
+
+    def put_bytes(self, name: str, body: bytes) -> None:
+        """Store a small object. Raises StagingError."""
+        self.put(name, bytes_chunks(body))
+
+    def read(self, name: str) -> bytes | None:
+        """A small object, ``None`` if there is none. Raises StagingError."""
+        try:
+            return bytes(obstore.get(self._store, f"{self._prefix}{name}").bytes())
+        except FileNotFoundError:
+            return None
+        except (BaseError, ValueError, OSError) as problem:
+            raise self._failed(f'cannot read "{name}"', problem) from None
+
+    def names(self, below: str) -> Iterator[str]:
+        """The names of all objects below the folder *below*. Raises StagingError."""
+        try:
+            listed = obstore.list(self._store, f"{self._prefix}{below}", chunk_size=_LISTED_AT_ONCE)
+            for page in listed:
+                for found in page:
+                    yield found["path"].removeprefix(self._prefix)
+        except FileNotFoundError:
+            return
+        except (BaseError, ValueError, OSError) as problem:
+            raise self._failed(f'cannot list "{below}"', problem) from None
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove objects; those that aren't there are no error. Raises StagingError."""
+        for name in names:
+            try:
+                obstore.delete(self._store, f"{self._prefix}{name}")
+            except FileNotFoundError:
+                continue
+            except (BaseError, ValueError, OSError) as problem:
+                raise self._failed(f'cannot remove "{name}"', problem) from None
+
+    def _failed(self, what: str, problem: Exception) -> StagingError:
+        return StagingError(f"{what}: {self._hide(str(problem))}")
+
+
+def open_bucket(address: BucketAddress, credentials: str) -> Bucket:
+    """The bucket at *address*; a folder is made if only it is missing, not its parent.
+
+    :param credentials: as `BucketAddress.credentials` gives them.
+
+    Raises UserError if they can't be used, and StagingError for a folder that can't be made.
+    """
+    if address.scheme == "file":
+        return _folder(Path(address.prefix))
+    keys = _parsed(address, credentials) if credentials else {}
+    make = {"s3": _s3, "gs": _gs, "az": _az}[address.scheme](address, keys, credentials)
+    try:
+        backend = CloudBackend(
+            make,
+            [str(value) for value in keys.values() if isinstance(value, str)],
+            sends_digests=address.scheme == "s3",
+        )
+        return Bucket(backend, make({}), address.prefix, backend.readable)
+    except (BaseError, ValueError, TypeError):
+        # The library's text may quote the credentials.
+        raise _unusable('region, endpoint or "credentialFile" can\'t be used') from None
+
+
+def _folder(root: Path) -> Bucket:
+    try:
+        root.mkdir(exist_ok=True)
+    except OSError as problem:
+        raise StagingError(f'cannot make the folder "{root}": {problem.strerror}') from None
+    store = LocalStore(root, automatic_cleanup=True)
+    return Bucket(LocalBackend(root), store, "", str)
+
+
+Stores = Callable[[Mapping[str, str]], Any]
+"""From headers that are sent with each request to the library's store."""
+
+
+def _s3(address: BucketAddress, keys: Mapping[str, Any], _: str) -> Stores:
+    config: dict[str, Any] = {
+        "checksum_algorithm": "sha256",
+        "virtual_hosted_style_request": not address.endpoint and "." not in address.bucket,
+    }
+    if address.region:
+        config["region"] = address.region
+    if address.endpoint:
+        config["endpoint"] = address.endpoint
+    if keys:
+        config["access_key_id"] = keys["accessKeyId"]
+        config["secret_access_key"] = keys["secretAccessKey"]
+        if keys.get("sessionToken"):
+            config["session_token"] = keys["sessionToken"]
+
+    def store(headers: Mapping[str, str]) -> S3Store:
+        options = client_options(address.endpoint, headers)
+        return S3Store(
+            address.bucket, client_options=options, retry_config=retry_options(), **config
+        )
+
+    return store
+
+
+def _gs(address: BucketAddress, keys: Mapping[str, Any], text: str) -> Stores:
+    config: dict[str, Any] = {"service_account_key": text} if keys else {}
+    endpoint = address.endpoint or str(keys.get("gcs_base_url") or "")
+
+    def store(headers: Mapping[str, str]) -> GCSStore:
+        options = client_options(endpoint, headers)
+        return GCSStore(
+            address.bucket, client_options=options, retry_config=retry_options(), **config
+        )
+
+    return store
+
+
+def _az(address: BucketAddress, keys: Mapping[str, Any], _: str) -> Stores:
+    config: dict[str, Any] = {"account_name": address.account}
+    if address.endpoint:
+        config["endpoint"] = address.endpoint
+    if keys.get("accountKey"):
+        config["account_key"] = keys["accountKey"]
+    elif keys:
+        config["sas_key"] = str(keys["sasToken"]).lstrip("?")
+
+    def store(headers: Mapping[str, str]) -> AzureStore:
+        options = client_options(address.endpoint, headers)
+        return AzureStore(
+            address.bucket, client_options=options, retry_config=retry_options(), **config
+        )
+
+    return store
+
+
+def _parsed(address: BucketAddress, text: str) -> Mapping[str, Any]:
+    """The keys in a credential file. Raises UserError, which repeats none of them."""
+    try:
+        keys = json.loads(text)
+    except ValueError:
+        keys = None
+    if address.scheme == "gs":
+        if isinstance(keys, dict) and (keys.get("private_key") or keys.get("disable_oauth")):
+            return keys
+        raise _unusable('"credentialFile" must be the JSON key of a service account')
+    known = _KEYS.get(address.scheme, ())
+    if (
+        not isinstance(keys, dict)
+        or not all(isinstance(value, str) and name in known for name, value in keys.items())
+        or not ({"accessKeyId", "secretAccessKey"} <= keys.keys() or {*_KEYS["az"]} & keys.keys())
+    ):
+        raise _unusable(f'"credentialFile" must be a JSON object with {" and ".join(known[:2])}')
+    return keys
+
+
+def _unusable(problem: str) -> UserError:
+    return UserError(problem, status=503, name="connectionFailed")

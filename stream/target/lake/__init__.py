@@ -1,0 +1,1 @@
+"""What targets of data lakes share: partitions, and processes that turn rows into Parquet."""

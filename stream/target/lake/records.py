@@ -1,0 +1,38 @@
+"""What is stored in etcd of a file that goes into a lake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from stream.storage.model.key import FileKey
+from stream.target.columns import ColumnRecord
+from stream.target.protocol import file_record
+from stream.values.codec import Record, field
+
+__all__ = ["FileRecord", "file_record_key"]
+
+
+def file_record_key(target: str, file: FileKey) -> str:
+    """Where the record of *file* of the target with this name is."""
+    return file_record(target, "file", file)
+
+
+@attrs.frozen(kw_only=True)
+class FileRecord(Record):
+    """The destination of a file. Rows are imported by these columns, whatever the sink has then.
+
+    :ivar import_id: part of the names of all objects of the file; of no other file anywhere.
+    :ivar place: the members of the sink's table that say where it is.
+    :ivar partition_by: as the sink's table had it, a JSON array of texts; ``""`` if it had none.
+    :ivar time_column: a timestamp that columns of type ``datetime`` fill; ``""`` if there is none.
+    """
+
+    key: FileKey = field(flatten=True)
+    import_id: str
+    connection: str
+    place: Mapping[str, str] = field(factory=dict, hash=False)
+    columns: tuple[ColumnRecord, ...]
+    partition_by: str = field(default="", omit_empty=True)
+    time_column: str = field(default="", omit_empty=True)

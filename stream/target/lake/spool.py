@@ -1,0 +1,184 @@
+"""Parquet files that are written before they are stored. Only for worker processes.
+
+A file of a sink may have rows of many partitions, in any order. Each has a Parquet file on the
+local disk until it is whole: object stores take no pieces, and a piece in memory for each partition
+may be more than there is. The files have no names, so nothing remains of a process that is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import attrs
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+__all__ = ["COMPRESSIONS", "MAX_OPEN", "Part", "Spool", "split"]
+
+COMPRESSIONS = ("zstd", "snappy", "gzip", "none")
+MAX_OPEN = 200
+"""Parts that are written at the same time, or wait on the disk; then all are stored."""
+_READ_BYTES = 1024 * 1024
+_DEFAULT_FOLDER = "/var/tmp"
+
+Key = tuple[Any, ...]
+"""The values that the rows of a part are partitioned by."""
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """One Parquet file on the disk.
+
+    :ivar number: of the part among those of its file, from 0; the same for the same rows.
+    :ivar metadata: of pyarrow, the Parquet file's footer.
+    """
+
+    key: Key
+    number: int
+    rows: int
+    size: int
+    metadata: Any
+    file: BinaryIO
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its bytes from the first on; may be called again."""
+        self.file.seek(0)
+        while chunk := self.file.read(_READ_BYTES):
+            yield chunk
+
+
+@attrs.define
+class _Open:
+    number: int
+    file: BinaryIO
+    writer: Any
+    rows: int = 0
+
+
+class Spool:
+    """Parts that are being written.
+
+    :param schema: of pyarrow.
+    :param store: is called with whole parts, which are gone afterwards.
+    """
+
+    def __init__(
+        self, schema: pa.Schema, compression: str, store: Callable[[Sequence[Part]], None]
+    ) -> None:
+        self._schema = schema
+        self._compression = compression
+        self._store = store
+        self._open: dict[Key, _Open] = {}
+        self._numbers = 0
+        folder = os.environ.get("TMPDIR") or _DEFAULT_FOLDER
+        self._folder = folder if os.path.isdir(folder) else None  # noqa: PTH112
+
+    def write(self, key: Key, table: pa.Table) -> None:
+        """Add the rows of *table* to the part of *key*, as one row group."""
+        part = self._open.get(key)
+        if part is None:
+            if len(self._open) >= MAX_OPEN:
+                self.finish()
+            part = self._open[key] = self._new()
+        part.writer.write_table(table, row_group_size=max(1, table.num_rows))
+        part.rows += table.num_rows
+
+    def finish(self) -> None:
+        """Have all parts stored."""
+        opened, self._open = self._open, {}
+        parts = []
+        try:
+            for key, part in opened.items():
+                part.writer.close()
+                part.file.flush()
+                parts.append(
+                    Part(
+                        key=key,
+                        number=part.number,
+                        rows=part.rows,
+                        size=part.file.seek(0, os.SEEK_END),
+                        metadata=part.writer.writer.metadata,
+                        file=part.file,
+                    )
+                )
+            if parts:
+                self._store(parts)
+        finally:
+            for part in opened.values():
+                part.file.close()
+
+    def _new(self) -> _Open:
+        file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+        # The writer closes what it gets, and with it the only name that the file has.
+        kept = pa.PythonFile(_Unclosed(file), mode="w")
+        writer = pq.ParquetWriter(
+            kept,
+            self._schema,
+            compression=self._compression,
+            store_decimal_as_integer=True,
+            write_page_index=True,
+        )
+        number, self._numbers = self._numbers, self._numbers + 1
+        return _Open(number, file, writer)
+
+
+class _Unclosed:
+    """A file that stays open when it is closed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return True
+
+
+def split(
+    table: pa.Table, keys: Sequence[pa.Array | pa.ChunkedArray]
+) -> Iterator[tuple[Key, pa.Table]]:
+    """The rows of *table* by their *keys*, in the order in which the keys first occur.
+
+    :param keys: a value for each row, for each thing that is partitioned by.
+    """
+    if not keys:
+        yield (), table
+        return
+    codes: Any = None
+    values: list[list[Any]] = []
+    for key in keys:
+        chunk = key.combine_chunks() if isinstance(key, pa.ChunkedArray) else key
+        encoded = pc.dictionary_encode(chunk, null_encoding="encode")
+        values.append(encoded.dictionary.to_pylist())
+        indices = encoded.indices.cast(pa.int64())
+        factor = pa.scalar(max(1, len(values[-1])), pa.int64())
+        codes = indices if codes is None else pc.add(pc.multiply(codes, factor), indices)
+    for code in pc.unique(codes).to_pylist():
+        rest, picked = code, []
+        for each in reversed(values):
+            rest, index = divmod(rest, max(1, len(each)))
+            picked.append(each[index])
+        is_all = len(values) == 1 and len(values[0]) == 1
+        rows = table if is_all else table.filter(pc.equal(codes, pa.scalar(code, pa.int64())))
+        yield tuple(reversed(picked)), rows

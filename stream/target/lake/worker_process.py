@@ -1,0 +1,76 @@
+"""The process that writes to a lake; `stream.target.lake.workers` starts it and talks to it.
+
+It does one job after the other. Its arguments are the module whose ``work`` does them, and the id
+of the node's process. It ends with its input, and with the node.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import io
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stream.errors import UserError
+from stream.staging.errors import StagingError
+from stream.target.lake.frames import INPUT, MAX_LINE, OUTPUT, ROWS, failure, slices_of
+from stream.values.redaction import hide_secrets
+
+__all__ = ["NICENESS", "Work", "main"]
+
+NICENESS = 5
+"""The node's own work goes first."""
+
+MAX_SHOWN = 2000
+"""Characters of an unexpected error."""
+
+_PR_SET_PDEATHSIG = 1
+
+Work = Callable[[dict[str, Any], Iterator[Iterator[bytes]]], dict[str, Any]]
+"""Does a job with the slices of its file; what it gives is the answer."""
+
+
+def _die_with_parent(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _answer(work: Work, job: dict[str, Any], rows: Callable[[int], bytes]) -> bytes:
+    try:
+        return json.dumps(work(job, slices_of(rows, job.get("slices", 0)))).encode() + b"\n"
+    except UserError as error:
+        return failure(error)
+    except StagingError as error:
+        return failure(UserError(str(error), status=503, name="connectionFailed"))
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = hide_secrets(str(error)[:MAX_SHOWN])
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        return failure(f"{type(error).__name__}: {text} ({where})")
+
+
+def main() -> None:
+    """Serve the node."""
+    module, parent = sys.argv[1:3]
+    _die_with_parent(int(parent))
+    work: Work = importlib.import_module(module).work
+    jobs = open(INPUT, "rb", buffering=0)  # noqa: PTH123, SIM115
+    lines = io.BufferedReader(jobs, MAX_LINE)
+    rows = io.BufferedReader(open(ROWS, "rb", buffering=0), 256 * 1024)  # noqa: PTH123, SIM115
+    # What a library prints is no answer.
+    output = os.dup(OUTPUT)
+    os.dup2(2, OUTPUT)
+    while line := lines.readline(MAX_LINE):
+        view = memoryview(_answer(work, json.loads(line), rows.read))
+        while view:
+            view = view[os.write(output, view) :]
+    os._exit(0)

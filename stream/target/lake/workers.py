@@ -1,0 +1,268 @@
+"""Processes that write to a lake: conversion takes processor time that a reactor hasn't.
+
+Note [Workers]: libraries that write Parquet and catalogs are large, take a second to load, and hold
+the interpreter's lock. So they run in processes of their own. A process does one job at a time and
+is kept for the next; it ends after some time without one, after some number of jobs, and after one
+that failed. Credentials go over its input, never on its command line. Whoever gives a job up kills
+its process: what it had stored by then, a repetition stores again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from stream.concurrency.child import Child
+from stream.ops.process.thread_pool import ThreadPoolService
+from stream.target.lake import worker_process
+from stream.target.lake.frames import INPUT, MAX_LINE, OUTPUT, ROWS, answer_of, framed
+
+__all__ = ["Rows", "Workers"]
+
+_log = Logger()
+
+IDLE_SECONDS = 60.0
+"""How long a process waits for its next job."""
+MAX_JOBS = 200
+"""Of one process; libraries that leak are contained."""
+STOP_SECONDS = 2.0
+
+Rows = Callable[[], Iterator[bytes]]
+"""The stored bytes of a slice; called once, in a thread."""
+
+_MAIN = (
+    f"import os; os.nice({worker_process.NICENESS}); "  # before all that takes time
+    f"from {worker_process.__name__} import main; main()"
+)
+_PASSED = ("AWS_", "AZURE_", "GOOGLE_", "PYICEBERG_", "SSL_CERT_", "TMPDIR", "HTTP_PROXY")
+"""Beginnings of variables that libraries of object stores read."""
+
+
+def _environment() -> dict[str, str]:
+    passed = _PASSED + tuple(name.lower() for name in ("HTTPS_PROXY", "NO_PROXY", "HTTP_PROXY"))
+    kept = {name: value for name, value in os.environ.items() if name.startswith(passed)}
+    for name in ("HTTPS_PROXY", "NO_PROXY", "PATH", "HOME"):
+        if name in os.environ:
+            kept[name] = os.environ[name]
+    paths = os.pathsep.join(filter(None, sys.path))
+    # Freed memory goes back to the system, and a thread has no heap of its own.
+    return {
+        **kept,
+        "PYTHONPATH": paths,
+        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_TRIM_THRESHOLD_": "131072",
+    }
+
+
+class _Ended(RuntimeError):
+    """The process ended in the middle of its job."""
+
+
+class _Worker(Child):
+    """One process.
+
+    :ivar jobs: that it has done.
+    """
+
+    def __init__(self, reactor: Any, module: str) -> None:
+        super().__init__()
+        self.jobs = 0
+        self._answer: Deferred[bytes] | None = None
+        self._line = bytearray()
+        self._is_feeding = False
+        rows, self._rows = os.pipe()
+        arguments = [sys.executable, "-P", "-s", "-c", _MAIN, module, str(os.getpid())]
+        try:
+            with Path(os.devnull).open("wb") as nowhere:
+                reactor.spawnProcess(
+                    self,
+                    sys.executable,
+                    arguments,
+                    env=_environment(),
+                    childFDs={INPUT: "w", OUTPUT: "r", 2: nowhere.fileno(), ROWS: rows},
+                )
+        except BaseException:
+            os.close(self._rows)
+            raise
+        finally:
+            os.close(rows)
+
+    def ask(self, job: Mapping[str, Any]) -> Deferred[bytes]:
+        """Send *job*. Fires with the line of its answer, or fails when the process ends."""
+        answer: Deferred[bytes] = Deferred(lambda _: self.signal("KILL"))
+        self._answer = answer
+        self.jobs += 1
+        if self.is_running:
+            line = json.dumps(job).encode() + b"\n"
+            self.transport.writeToChild(INPUT, line)  # type: ignore[union-attr]
+        else:
+            answer.errback(_Ended("the process that writes to the lake could not start"))
+        return answer
+
+    def feed(self, reactor: Any, pool: Any, slices: Sequence[Rows]) -> Deferred[None]:
+        """Write the rows of *slices* to the process, in a thread that waits while it is busy."""
+        self._is_feeding = True
+
+        def write() -> None:
+            for slice_ in slices:
+                for block in framed(slice_()):
+                    view = memoryview(block)
+                    while view:
+                        view = view[os.write(self._rows, view) :]
+
+        return deferToThreadPool(reactor, pool, write).addBoth(self._fed)
+
+    def _fed(self, result: Any) -> Any:
+        self._is_feeding = False
+        if not self.is_running:
+            os.close(self._rows)
+        return result
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        self._line += data
+        if len(self._line) > MAX_LINE:
+            self.signal("KILL")
+        elif data.endswith(b"\n") and self._answer is not None:
+            line, self._line = bytes(self._line), bytearray()
+            answer, self._answer = self._answer, None
+            if not answer.called:
+                answer.callback(line)
+
+    def end(self, reason: Failure) -> None:
+        if not self._is_feeding:
+            os.close(self._rows)
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.called:
+            ended = f"the process that writes to the lake ended: {reason.getErrorMessage()}"
+            answer.errback(_Ended(ended))
+
+
+class Workers(Service):
+    """Processes that do jobs, at most *limit* at the same time; others wait for their turn.
+
+    How many may wait is bounded by who asks: a coordinator imports so many files at once, and a
+    task of the API defines one sink.
+
+    :param module: of the function `stream.target.lake.worker_process.Work`, named ``work``.
+    """
+
+    def __init__(self, reactor: Any, module: str, limit: int) -> None:
+        self._reactor = reactor
+        self._module = module
+        self._turns = DeferredSemaphore(limit)
+        self._threads = ThreadPoolService(reactor, "lake", limit)
+        self._idle: dict[_Worker, Any] = {}
+        self._all: set[_Worker] = set()
+
+    def startService(self) -> None:
+        super().startService()
+        self._threads.startService()
+
+    async def stopService(self) -> None:
+        """Fires when no process runs any more; jobs that were not done fail."""
+        super().stopService()
+        for worker in list(self._idle):
+            self._take(worker)
+        for worker in list(self._all):
+            if not await worker.stop(self._reactor, STOP_SECONDS):
+                _log.debug("a process that writes to a lake was killed")
+        await self._threads.stopService()
+
+    async def run(self, job: Mapping[str, Any], slices: Sequence[Rows] = ()) -> dict[str, Any]:
+        """What the process answers to *job* with the rows of *slices*.
+
+        Raises UserError as the process says, and RuntimeError for faults that only the log is to
+        show. Errors of reading a slice are raised as they are.
+        """
+        turn = _Turn(self._turns)
+        try:
+            await turn.begun
+            return await self._run(job, slices)
+        finally:
+            turn.end()
+
+    async def _run(self, job: Mapping[str, Any], slices: Sequence[Rows]) -> dict[str, Any]:
+        if not self.running:
+            raise RuntimeError("the node is stopping")
+        worker = self._worker()
+        is_clean = False
+        fed: Deferred[None] | None = None
+        try:
+            answer = worker.ask({**job, "slices": len(slices)})
+            if slices:
+                fed = worker.feed(self._reactor, self._threads.pool, slices)
+                fed.addErrback(self._not_fed, answer)
+            line = await answer
+            if fed is not None and not fed.called:
+                # It has answered before it has read everything: most likely it has failed.
+                worker.signal("KILL")
+                await fed
+                return answer_of(line)
+            is_clean = True
+            return answer_of(line)
+        finally:
+            self._release(worker, is_clean=is_clean)
+
+    @staticmethod
+    def _not_fed(failure: Failure, answer: Deferred[bytes]) -> None:
+        """A slice can't be read; if it was the pipe, the process says more by its end."""
+        if not failure.check(BrokenPipeError) and not answer.called:
+            answer.errback(failure)
+
+    def _worker(self) -> _Worker:
+        for worker in list(self._idle):
+            self._take(worker)
+            if worker.is_running:
+                return worker
+        worker = _Worker(self._reactor, self._module)
+        self._all.add(worker)
+        worker.ended().addCallback(lambda _: self._all.discard(worker))
+        return worker
+
+    def _take(self, worker: _Worker) -> None:
+        timer = self._idle.pop(worker)
+        if timer.active():
+            timer.cancel()
+
+    def _release(self, worker: _Worker, *, is_clean: bool) -> None:
+        if is_clean and self.running and worker.is_running and worker.jobs < MAX_JOBS:
+            self._idle[worker] = self._reactor.callLater(IDLE_SECONDS, self._end_idle, worker)
+        else:
+            worker.signal("KILL")
+
+    def _end_idle(self, worker: _Worker) -> None:
+        self._idle.pop(worker, None)
+        worker.signal("KILL")
+
+
+class _Turn:
+    """A place among those that may work; ended once, whether it had begun or not.
+
+    :ivar begun: fires when the turn has come.
+    """
+
+    def __init__(self, turns: DeferredSemaphore) -> None:
+        self._turns = turns
+        self._is_held = False
+        self.begun = turns.acquire().addCallback(self._hold)
+
+    def _hold(self, _: object) -> None:
+        self._is_held = True
+
+    def end(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._turns.release()
+        elif not self.begun.called:
+            self.begun.addErrback(lambda _: None)
+            self.begun.cancel()

@@ -1,0 +1,75 @@
+"""Connections to folders and buckets of Parquet files, as the settings declare them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from stream.errors import UserError
+from stream.settings.connections import Connection
+from stream.staging.bucket import OPTIONS, BucketAddress, read_address
+
+__all__ = ["CODECS", "Archive", "declared_archives"]
+
+CODECS = ("zstd", "snappy", "gzip", "none")
+MAX_WORKERS = 16
+
+_OWN = ("rowGroupRows", "compression", "workers")
+_MAX_ROW_GROUP = 100_000_000
+
+
+@attrs.frozen(kw_only=True)
+class Archive:
+    """A place that sinks may write to.
+
+    :ivar declared: the connection in the settings.
+    :ivar row_group_rows: at most so many rows are in one row group.
+    :ivar codec: one of `CODECS`.
+    :ivar workers: processes that import at the same time on one node.
+    """
+
+    declared: Connection
+    address: BucketAddress
+    row_group_rows: int = 1_000_000
+    codec: str = "zstd"
+    workers: int = 2
+
+
+def declared_archives(connections: list[Connection]) -> Mapping[str, Archive]:
+    """The places that *connections* declare, by name. Raises UserError with what is wrong."""
+    return {connection.name: _archive(connection) for connection in connections}
+
+
+def _archive(connection: Connection) -> Archive:
+    options = connection.options
+    where = f'the connection "{connection.name}" in "target.connections"'
+    for option in options:
+        if option not in (*OPTIONS, *_OWN):
+            known = ", ".join(("type", "projects", *OPTIONS, *_OWN))
+            raise UserError(f'{where} has an unknown option "{option}", known: {known}')
+    try:
+        address = read_address(options)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    codec = options.get("compression", "zstd")
+    if codec not in CODECS:
+        raise UserError(f'"compression" of {where} must be one of {", ".join(CODECS)}')
+    return Archive(
+        declared=connection,
+        address=address,
+        row_group_rows=whole_number(connection, "rowGroupRows", 1_000_000, _MAX_ROW_GROUP),
+        codec=codec,
+        workers=whole_number(connection, "workers", 2, MAX_WORKERS),
+    )
+
+
+def whole_number(connection: Connection, option: str, default: int, most: int) -> int:
+    """The option of *connection*, a number from 1 to *most*. Raises UserError."""
+    value = connection.options.get(option, default)
+    if not str(value).isdecimal() or not 1 <= int(value) <= most:
+        raise UserError(
+            f'"{option}" of the connection "{connection.name}" in "target.connections" must be 1 '
+            f"to {most}"
+        )
+    return int(value)

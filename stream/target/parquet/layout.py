@@ -1,0 +1,151 @@
+"""Where the objects of a table are, and what its description says. Pure.
+
+::
+
+    <path>/_table.json                           columns, partitions, who made it
+    <path>/at_day=2026-11-28/<import id>-0.parquet
+    <path>/_manifest/<import id>.json            the objects of one whole file, written last
+    <path>/_manifest/pending/<import id>.json    the objects of a file that is being written
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+
+from stream.errors import UserError, shortened
+from stream.target.columns import ColumnRecord
+from stream.target.lake.partitions import Partition
+
+__all__ = [
+    "NULL_PARTITION",
+    "TABLE",
+    "Description",
+    "check_path",
+    "folder_of",
+    "manifest_name",
+    "manifests",
+    "pending_name",
+]
+
+TABLE = "_table.json"
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+"""The folder of rows without a value, as Hive names it."""
+
+_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._=-]{0,99}){0,9}")
+_FORMATS = {"year": "%Y", "month": "%Y-%m", "day": "%Y-%m-%d", "hour": "%Y-%m-%d-%H"}
+
+
+def check_path(path: str) -> None:
+    """Raises UserError unless *path* can be the folder of a table."""
+    if _PATH.fullmatch(path) is None:
+        raise UserError(
+            f'the path "{shortened(path)}" of the table must be names of letters, digits, ".", '
+            '"_", "=" and "-" with slashes between them, such as "shop/orders"',
+            param="body.table.path",
+        )
+
+
+def manifests(path: str) -> str:
+    """The folder of the manifests of a table."""
+    return f"{path}/_manifest"
+
+
+def manifest_name(path: str, import_id: str) -> str:
+    """Of the object that says that a file is whole, and what it is made of."""
+    return f"{manifests(path)}/{import_id}.json"
+
+
+def pending_name(path: str, import_id: str) -> str:
+    """Of the object that lists what is stored of a file that isn't whole yet."""
+    return f"{manifests(path)}/pending/{import_id}.json"
+
+
+def folder_of(path: str, partitions: Sequence[Partition], key: Sequence[Any]) -> str:
+    """The folder of the rows with these values, each the start of its period."""
+    folder = path
+    for partition, value in zip(partitions, key, strict=True):
+        folder += f"/{quote(partition.name, safe='')}={_shown(partition, value)}"
+    return folder
+
+
+def _shown(partition: Partition, value: date | datetime | None) -> str:
+    if value is None:
+        return NULL_PARTITION
+    # strftime of years before 1000 has no leading zeros.
+    text = value.strftime(_FORMATS[partition.transform].replace("%Y", ""))
+    return f"{value.year:04}{text}"
+
+
+@attrs.frozen(kw_only=True)
+class Description:
+    """What a table is, as ``_table.json`` says.
+
+    :ivar columns: types by name, in the order in which they came.
+    :ivar partitions: as texts.
+    :ivar made_by: the sink for which it was made.
+    """
+
+    columns: Mapping[str, str]
+    partitions: tuple[str, ...] = ()
+    made_by: str = ""
+
+    @classmethod
+    def of(
+        cls, columns: Sequence[ColumnRecord], partitions: Sequence[Partition], made_by: str
+    ) -> Description:
+        """That of a new table."""
+        return cls(
+            columns={column.name: column.type for column in columns},
+            partitions=tuple(map(str, partitions)),
+            made_by=made_by,
+        )
+
+    @classmethod
+    def read(cls, body: bytes) -> Description:
+        """The description that an object holds. Raises ValueError."""
+        try:
+            plain = json.loads(body)
+            return cls(
+                columns={str(each["name"]): str(each["type"]) for each in plain["columns"]},
+                partitions=tuple(map(str, plain["partitionBy"])),
+                made_by=str(plain["madeBy"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no description of a table: {error}") from None
+
+    def body(self) -> bytes:
+        """What the object holds."""
+        plain = {
+            "columns": [{"name": name, "type": type} for name, type in self.columns.items()],
+            "partitionBy": list(self.partitions),
+            "madeBy": self.made_by,
+        }
+        return json.dumps(plain, indent=2).encode() + b"\n"
+
+    def differences(
+        self, columns: Sequence[ColumnRecord], partitions: Sequence[Partition]
+    ) -> list[str]:
+        """All that keeps rows of *columns* from this table, for people; nothing if they fit."""
+        texts = [
+            f'column "{column.name}" is {self.columns[column.name]}, the mapping has {column.type}'
+            for column in columns
+            if self.columns.get(column.name, column.type) != column.type
+        ]
+        wanted = tuple(map(str, partitions))
+        if wanted != self.partitions:
+            texts.append(
+                f"it is partitioned by ({', '.join(self.partitions)}), not ({', '.join(wanted)})"
+            )
+        return texts
+
+    def with_columns(self, columns: Sequence[ColumnRecord]) -> Description:
+        """This with those of *columns* that it lacks; their objects have them from now on."""
+        added = {c.name: c.type for c in columns if c.name not in self.columns}
+        return attrs.evolve(self, columns={**self.columns, **added})

@@ -1,0 +1,203 @@
+"""Parquet files as a target; see Note [Parquet imports] of `stream.target.parquet.work`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import attrs
+from twisted.internet.threads import deferToThreadPool
+
+from stream.definition.key import SinkKey
+from stream.errors import UserError
+from stream.staging import StagingError
+from stream.staging.bucket import Bucket, open_bucket
+from stream.target.columns import ColumnRecord
+from stream.target.lake.partitions import TIME_TRANSFORMS, Partition, read_partitions
+from stream.target.lake.records import FileRecord
+from stream.target.lake.target import LakeTarget, plain_columns
+from stream.target.lake.workers import Rows, Workers
+from stream.target.parquet.connections import Archive, declared_archives
+from stream.target.parquet.layout import (
+    TABLE,
+    Description,
+    check_path,
+    manifest_name,
+    pending_name,
+)
+from stream.target.protocol import TargetContext
+
+__all__ = ["NAME", "ParquetTarget"]
+
+NAME = "parquet"
+_WORK = "stream.target.parquet.work"
+_LOCK_SECONDS = 30.0
+_OWN = re.compile(r"(.*/)?([0-9a-f-]{36}-\d+\.parquet|_manifest/(pending/)?[0-9a-f-]{36}\.json)")
+"""Objects that Stream has written below the path of a table."""
+
+T = TypeVar("T")
+
+
+class ParquetTarget(LakeTarget[Archive]):
+    """A `stream.target.protocol.Target`.
+
+    Raises UserError for connections in the settings that can't be used.
+    """
+
+    def __init__(self, context: TargetContext) -> None:
+        archives = declared_archives(list(context.settings.target.connections.of_type(NAME)))
+        limit = max((archive.workers for archive in archives.values()), default=1)
+        workers = Workers(context.reactor, _WORK, limit)
+        super().__init__(context, NAME, archives, workers, places=("path",))
+        self._reactor = context.reactor
+        self._pool = context.pool
+        self._session = context.session
+
+    def _check(
+        self, connection: Archive, place: Mapping[str, str], columns: Sequence[ColumnRecord]
+    ) -> None:
+        check_path(place["path"])
+        for column in columns:
+            if column.is_key:
+                raise UserError(
+                    f'column "{column.name}" can\'t be a primary key: rows are only added to '
+                    'Parquet files; leave out "primaryKey", or use another type of table',
+                    name="tableMisfit",
+                    param="body.table.mapping",
+                )
+        _partitions(place["partitionBy"], columns)
+
+    async def _ensure(
+        self,
+        connection: Archive,
+        place: Mapping[str, str],
+        columns: Sequence[ColumnRecord],
+        owner: SinkKey,
+    ) -> None:
+        path = place["path"]
+        partitions = _partitions(place["partitionBy"], columns)
+
+        def ensure(bucket: Bucket) -> None:
+            name = f"{path}/{TABLE}"
+            found = bucket.read(name)
+            if found is None:
+                bucket.put_bytes(name, Description.of(columns, partitions, str(owner)).body())
+                return
+            described = _read(found, name)
+            problems = described.differences(columns, partitions)
+            if problems:
+                raise UserError(
+                    f'the table "{path}" doesn\'t fit the mapping: {"; ".join(problems)}; change '
+                    "the mapping, or use another path",
+                    name="tableMisfit",
+                )
+            changed = described.with_columns(columns)
+            if changed != described:
+                bucket.put_bytes(name, changed.body())
+
+        # Two sinks may describe the same table at the same time.
+        lock = f"target.{NAME}.{connection.declared.name}.{path}"
+        async with await self._session.lock(lock, timeout=_LOCK_SECONDS):
+            await self._run(connection, ensure)
+
+    async def _has(self, connection: Archive, record: FileRecord) -> bool:
+        path = record.place["path"]
+
+        def is_there(bucket: Bucket) -> bool:
+            if bucket.read(manifest_name(path, record.import_id)) is not None:
+                return True
+            name = f"{path}/{TABLE}"
+            if bucket.read(name) is None:
+                # Deleted since the file was opened: its rows need a place all the same.
+                partitions = _partitions(record.partition_by, record.columns)
+                owner = str(record.key.sink_key)
+                bucket.put_bytes(name, Description.of(record.columns, partitions, owner).body())
+            return False
+
+        return await self._run(connection, is_there)
+
+    async def _import(
+        self, connection: Archive, record: FileRecord, compression: str, rows: Sequence[Rows]
+    ) -> None:
+        job = {
+            "address": attrs.asdict(connection.address),
+            "credentials": await self._in_thread(connection.address.credentials),
+            "path": record.place["path"],
+            "importId": record.import_id,
+            "file": str(record.key),
+            "columns": plain_columns(record.columns),
+            "partitionBy": record.partition_by,
+            "timeColumn": record.time_column,
+            "codec": connection.codec,
+            "rowGroupRows": connection.row_group_rows,
+            "compression": compression,
+        }
+        await self._workers.run(job, rows)
+
+    async def _drop(self, connection: Archive, place: Mapping[str, str], owner: SinkKey) -> bool:
+        path = place["path"]
+
+        def drop(bucket: Bucket) -> bool:
+            name = f"{path}/{TABLE}"
+            found = bucket.read(name)
+            if found is None or _read(found, name).made_by != str(owner):
+                return False
+            below = f"{path}/"
+            bucket.remove(
+                [each for each in bucket.names(path) if _OWN.fullmatch(each.removeprefix(below))]
+            )
+            bucket.remove([name])  # last: who repeats this must find it
+            return True
+
+        return await self._run(connection, drop)
+
+    async def _given_up(self, connection: Archive, record: FileRecord) -> None:
+        path = record.place["path"]
+
+        def remove(bucket: Bucket) -> None:
+            name = pending_name(path, record.import_id)
+            pending = bucket.read(name)
+            if pending is None:
+                return
+            if bucket.read(manifest_name(path, record.import_id)) is None:
+                bucket.remove(json.loads(pending)["objects"])
+            bucket.remove([name])
+
+        await self._run(connection, remove)
+
+    async def _run(self, connection: Archive, work: Callable[[Bucket], T]) -> T:
+        """What *work* gives, in a thread. Raises UserError, which says what to do."""
+
+        def run() -> T:
+            try:
+                return work(open_bucket(connection.address, connection.address.credentials()))
+            except StagingError as error:
+                raise UserError(
+                    f'the connection "{connection.declared.name}" can\'t be used: {error}',
+                    status=503,
+                    name="connectionFailed",
+                    detail="an operator has to look at the store, and at the address and the "
+                    'credentials of the connection in the setting "target.connections"',
+                ) from None
+
+        return await self._in_thread(run)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        result: T = await deferToThreadPool(self._reactor, self._pool, work)
+        return result
+
+
+def _partitions(text: str, columns: Sequence[ColumnRecord]) -> tuple[Partition, ...]:
+    return read_partitions(text, columns, TIME_TRANSFORMS)
+
+
+def _read(body: bytes, name: str) -> Description:
+    try:
+        return Description.read(body)
+    except ValueError:
+        raise UserError(
+            f'the object "{name}" doesn\'t describe a table: remove it, or use another path',
+            name="tableMisfit",
+        ) from None

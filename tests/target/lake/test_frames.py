@@ -1,0 +1,46 @@
+"""Rows come out of the pipe as they went in, whatever the blocks are."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.errors import UserError
+from stream.target.lake.frames import answer_of, failure, framed, slices_of
+
+
+@given(st.lists(st.lists(st.binary(max_size=20), max_size=4), max_size=4))
+def test_slices_come_out_as_they_went_in(slices: list[list[bytes]]) -> None:
+    pipe = b"".join(block for slice_ in slices for block in framed(iter(slice_)))
+    found = [b"".join(blocks) for blocks in slices_of(io.BytesIO(pipe).read, len(slices))]
+    assert found == [b"".join(slice_) for slice_ in slices]
+
+
+def test_blocks_are_bounded() -> None:
+    assert max(map(len, framed(iter([b"x" * 3_000_000])))) < 300_000
+
+
+@given(st.integers(0, 30))
+def test_a_pipe_that_ends_early_is_noticed(size: int) -> None:
+    """Whatever is missing: never is a part taken for the whole."""
+    pipe = b"".join(framed(iter([b"some", b"rows"])))
+    with pytest.raises(EOFError):
+        for blocks in slices_of(io.BytesIO(pipe[: min(size, len(pipe) - 1)]).read, 1):
+            for _ in blocks:
+                pass
+
+
+def test_answers() -> None:
+    assert answer_of(b'{"rows": 1}\n') == {"rows": 1}
+    error = UserError("no", status=503, name="connectionFailed", detail="d", param="p")
+    with pytest.raises(UserError) as raised:
+        answer_of(failure(error))
+    found = raised.value
+    assert (found.message, found.status, found.name, found.detail, found.param) == (
+        *("no", 503, "connectionFailed", "d", "p"),
+    )
+    with pytest.raises(RuntimeError, match="broken"):
+        answer_of(failure("broken"))
