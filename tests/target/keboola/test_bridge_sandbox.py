@@ -20,6 +20,7 @@ from stream.target.keboola.provider import load_file_record, load_sink_token
 from tests.sandbox.api import MASTER
 from tests.storage.histories.world import BY, SINK_KEY, TABLE
 from tests.target.keboola.bridge import BUCKET_ID, TABLE_ID, Bridge, running_bridge
+from tests.waiting import until
 
 
 @pytest_twisted.async_yield_fixture()
@@ -159,11 +160,11 @@ async def test_a_deactivated_sink_loses_its_token(bridge: Bridge, method: str) -
     (token,) = bridge.api.tokens
     bridge.storage.tick()
     await bridge.do(method, SINK_KEY)
-    for _ in range(100):
-        if not await bridge.is_valid(token):
-            break
-    else:
-        raise AssertionError("the token is still valid")
+
+    async def is_gone() -> bool:
+        return not await bridge.is_valid(token)
+
+    await until(is_gone)
     with pytest.raises(UserError, match="not found in the database"):
         await load_sink_token(bridge.storage.client, encryptor_from("none", b""), SINK_KEY)
     bridge.storage.tick()
