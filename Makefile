@@ -47,10 +47,12 @@ SINGLE_FILE := $(BUILD_TARGET_PATH)
 WITH_RACE := $(SINGLE_FILE)-with-race
 ETCD := target/etcd
 GO ?= $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go),$(CURDIR)/$(BIN)/go)
+CONSOLE := stream/api/console/static/index.html
+CONSOLE_SOURCES := $(shell find console -name node_modules -prune -o -type f -print)
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install etcd run test test-unit test-e2e thorough lint fix bench hostile bench-api chaos fencing chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd console run test test-unit test-e2e thorough lint fix bench hostile bench-api chaos fencing chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 ##@ First steps
 
@@ -67,6 +69,7 @@ $(STAMP): $(RUNTIME) requirements.lock
 	@touch $@
 
 run: $(RUNTIME) ## Run everything on this machine; PORT_OFFSET=100 for a second instance
+	@(nice $(BIN)/python -m tools.console --quiet &)
 	@exec $(BIN)/stream-service dev $(subst $(comma), ,$(COMPONENTS)) $(CONFIG_FLAG) $(if $(PORT_OFFSET),--port-offset=$(PORT_OFFSET))
 
 ##@ Development
@@ -125,12 +128,18 @@ build-stream-service-with-race: $(WITH_RACE) ## The same in development mode: ta
 $(WITH_RACE): $(SINGLE_FILE)
 	$(BIN)/python -m bundle.development $< $@
 
+console: $(RUNTIME) ## Build the console and the API's viewer into stream/api/console/static; needs Python and the registries of PyPI and npm
+	@$(BIN)/python -m tools.console
+
+$(CONSOLE): $(CONSOLE_SOURCES) tools/console.py | $(RUNTIME)
+	@$(BIN)/python -m tools.console && touch $@
+
 etcd: $(ETCD) ## Build target/etcd, a current etcd, which `make run` and the single file use
 
 $(ETCD): $(wildcard bundle/etcd/*) bundle/go.py | $(STAMP)
 	$(BIN)/python -m bundle.etcd $@
 
-$(SINGLE_FILE): $(STAMP) $(ETCD) $(SINGLE_FILE_SOURCES)
+$(SINGLE_FILE): $(STAMP) $(ETCD) $(CONSOLE) $(SINGLE_FILE_SOURCES)
 	$(BIN)/python -m bundle $@
 
 test-bundle: $(SINGLE_FILE) ## Start the single file where nothing else is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from stream.sandbox.store import tables_file
 from stream.settings import Settings
@@ -12,6 +13,7 @@ from stream.settings import Settings
 __all__ = ["announce", "quick_start"]
 
 _TEMPLATE = """
+  console  {api}/console/#token={quoted_token}
   API      {api}    reference: {api}/v1/documentation/
   source   {source}
   sandbox  {sandbox}    tables: {database}
@@ -46,6 +48,7 @@ def quick_start(settings: Settings) -> str:
         source=settings.source.http.public_url,
         sandbox=f"http://{settings.sandbox.listen}",
         token=settings.sandbox.token,
+        quoted_token=quote(settings.sandbox.token, safe=""),
         database=tables_file(Path(settings.sandbox.path), settings.sandbox.project_id),
     )
 

@@ -15,11 +15,13 @@ from twisted.logger import Logger
 from stream.api.http.app import build_app
 from stream.api.http.auth import Branches
 from stream.api.http.guard import Guard
+from stream.api.http.pages import BUILT, BuiltPages, security_headers
 from stream.api.http.server import DOCUMENTATION, Front
 from stream.api.http.site import ApiSite
 from stream.api.resources.aggregation import Aggregation
 from stream.api.resources.awaited_tasks import AwaitedTasks
 from stream.api.resources.change_tasks import ChangeTasks, SourceEvents
+from stream.api.resources.console import ConsolePage
 from stream.api.resources.documentation import Documentation
 from stream.api.resources.record_preview import RecordPreview
 from stream.api.resources.settings import EntitySettings
@@ -133,8 +135,11 @@ class ApiService(Service):
         changes = DefinitionChanges(client, repository, targets, now, locks=session, readers=live)
         events = SourceEvents(reactor, authority)
         tasks = ChangeTasks(self._executor, changes, events, urls)
+        pages = BuiltPages(reactor, BUILT, security_headers(urls.source))
+        has_console = settings.api.console.enabled
         resources = (
-            Documentation(reactor, urls=urls),
+            Documentation(reactor, urls=urls, pages=pages, has_console=has_console),
+            ConsolePage(pages if has_console else None),
             Sources(
                 reads=reads,
                 live=live,

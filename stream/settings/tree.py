@@ -173,6 +173,11 @@ class TailSettings:
 
 
 @attrs.frozen
+class ConsoleSettings:
+    enabled: bool = setting(True, "Serve the console, a page for people, at /console/.")
+
+
+@attrs.frozen
 class APISettings:
     listen: str = setting("0.0.0.0:8000", "Address of the API.", rule="required,hostname_port")
     public_url: str = setting(
@@ -183,6 +188,7 @@ class APISettings:
     )
     task: TaskSettings = group(TaskSettings)
     tail: TailSettings = group(TailSettings)
+    console: ConsoleSettings = group(ConsoleSettings)
     kubernetes_token_path: str = setting(
         "", "File with the token of the Kubernetes service account, empty = off."
     )

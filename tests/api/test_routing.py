@@ -72,6 +72,7 @@ async def test_head_is_get_without_a_body(api: Api) -> None:
         (SOURCES.replace("/sources", "//sources"), SOURCES),
         (f"{SOURCES}/x/../y", f"{SOURCES}/y"),
         ("/v1/documentation", "/v1/documentation/"),
+        ("/console", "/console/"),
         ("/v1/", "/v1"),
         ("//v1", "/v1"),
         ("///v1//?x=1", "/v1?x=1"),

@@ -67,6 +67,7 @@ class Call:
     :ivar client_ip: the peer's address.
     :ivar wait: seconds that the caller wants to wait for the end of a task; 0 for not at all.
     :ivar preference: what of the header ``Prefer`` that comes from; empty if not from there.
+    :ivar header: the first value of the header with this name, empty if there is none.
     """
 
     operation: Operation
@@ -79,6 +80,7 @@ class Call:
     client_ip: str = ""
     wait: float = 0.0
     preference: str = ""
+    header: Callable[[bytes], str] = attrs.field(default=lambda name: "", repr=False)
     _identity: Identity | None = None
     _branch: BranchKey | None = None
 

@@ -110,6 +110,7 @@ class Guard:
             client_ip=incoming.client_ip,
             wait=wait,
             preference=preference,
+            header=incoming.header,
             identity=identity,
             branch=branch,
         )

@@ -26,6 +26,7 @@ from stream.values.duration import Duration
 from stream.values.redaction import shown_url
 
 __all__ = [
+    "CONSOLE",
     "DOCUMENTATION",
     "MAX_TARGET_BYTES",
     "Front",
@@ -43,6 +44,7 @@ MAX_TARGET_BYTES = 8 * 1024
 
 _METHODS = "GET, POST, PATCH, DELETE"
 _HEADERS = "Content-Type, X-StorageApi-Token, X-KBC-ProjectId"
+CONSOLE = "/console"
 DOCUMENTATION = "/v1/documentation"
 _HEALTH_CHECK = b"/health-check"
 
@@ -50,7 +52,7 @@ _HEALTH_CHECK = b"/health-check"
 def clean_path(path: str) -> str:
     """The form in which *path* would be registered."""
     clean = posixpath.normpath("/" + path.lstrip("/"))
-    return clean + "/" if clean == DOCUMENTATION else clean
+    return clean + "/" if clean in (CONSOLE, DOCUMENTATION) else clean
 
 
 def error_body(error: ErrorAnswer) -> Answer:

@@ -1,4 +1,4 @@
-"""What the API says about itself: its root, its description in files, and a page for people."""
+"""What the API says about itself: its root, its description in files, and a viewer for people."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from twisted.internet.threads import deferToThreadPool
 
 from stream.api.http.call import Answer, Call, Handler
+from stream.api.http.pages import BuiltPages
+from stream.api.http.server import CONSOLE
 from stream.api.resources.views import Urls
-from stream.api.spec.docs_html import documentation_page
 from stream.api.spec.openapi import openapi2, openapi3, to_json, to_yaml
 from stream.api.spec.operations import OPERATIONS
-from stream.errors import UserError
 
 __all__ = ["Documentation"]
 
 _JSON = "application/json"
 _YAML = "application/yaml"
-_HTML = "text/html; charset=utf-8"
+_PAGE = "api.html"
 _STATIC = {"style.css": "text/css; charset=utf-8"}
 
 
@@ -31,11 +31,17 @@ class Documentation:
     which neither the start nor other requests should wait for.
 
     :param urls: of the API.
+    :param pages: the built viewer.
+    :param has_console: whether browsers that ask for the root are sent to the console.
     """
 
-    def __init__(self, reactor: Any, *, urls: Urls) -> None:
+    def __init__(
+        self, reactor: Any, *, urls: Urls, pages: BuiltPages, has_console: bool = False
+    ) -> None:
         self._reactor = reactor
         self._urls = urls
+        self._pages = pages
+        self._has_console = has_console
 
     def handlers(self) -> dict[str, Handler]:
         """Handlers by the ids of their operations."""
@@ -47,7 +53,7 @@ class Documentation:
             "OpenapiYaml": self._document(_openapi2_yaml, _YAML),
             "Openapi3Json": self._document(_openapi3_json, _JSON),
             "Openapi3Yaml": self._document(_openapi3_yaml, _YAML),
-            "Documentation": self._document(_page, _HTML),
+            "Documentation": self.page,
             "DocumentationFile": self.file,
         }
 
@@ -60,6 +66,13 @@ class Documentation:
         return handler
 
     async def root(self, call: Call) -> Answer:
+        if self._has_console and "text/html" in call.header(b"accept"):
+            headers = (
+                ("Location", f"{CONSOLE}/"),
+                ("Vary", "Accept"),
+                ("Cache-Control", "no-store"),
+            )
+            return Answer(status=302, headers=headers)
         return Answer(status=301, headers=(("Location", "/v1"),))
 
     async def version(self, call: Call) -> Any:
@@ -68,15 +81,14 @@ class Documentation:
     async def health(self, call: Call) -> Answer:
         return Answer(body=b"OK", content_type="text/plain")
 
+    async def page(self, call: Call) -> Answer:
+        return await self._pages.answer(call, _PAGE, _PAGE)
+
     async def file(self, call: Call) -> Answer:
         name = call.parameters["path"]
-        if name not in _STATIC:
-            raise UserError(
-                f'no endpoint found for path "/v1/documentation/{name}"',
-                status=404,
-                name="endpointNotFound",
-            )
-        return Answer(body=_static_file(name), content_type=_STATIC[name])
+        if name in _STATIC:
+            return Answer(body=_static_file(name), content_type=_STATIC[name])
+        return await self._pages.answer(call, name, _PAGE)
 
 
 # Made once for a process, whatever the number of its APIs: they depend on the operations alone.
@@ -100,11 +112,6 @@ def _openapi3_json() -> bytes:
 @cache
 def _openapi3_yaml() -> bytes:
     return to_yaml(openapi3(OPERATIONS.values()))
-
-
-@cache
-def _page() -> bytes:
-    return documentation_page(openapi3(OPERATIONS.values())).encode()
 
 
 @cache

@@ -1,16 +1,19 @@
-"""What the sinks of a source would make of a record; nothing is stored."""
+"""What the sinks of a source, or a mapping, would make of a record; nothing is stored."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from stream.api.http.call import Call, Handler
-from stream.definition.entity import Sink, Source
+from stream.api.resources.tables import TemplateChecks, check_templates, read_mapping
+from stream.definition.entity import KEBOOLA, Sink, Source
 from stream.definition.reads import DefinitionReads
-from stream.errors import NestedError
+from stream.errors import NestedError, UserError, sentence
 from stream.mapping.columns import Mapping
 from stream.mapping.plan import Evaluated, TemplatePlan
 from stream.mapping.render import plan_for, render_cells
@@ -38,6 +41,10 @@ MAX_RESULT_BYTES = 1024 * 1024
 _NOT_OF_THE_RECORD = frozenset({b"host", b"x-storageapi-token"})
 
 
+class _Templates(TemplateChecks, TemplateEvaluator, Protocol):
+    """Reads templates, and evaluates them."""
+
+
 class RecordPreview:
     """:param limits: of the listener, which would take the same bodies.
     :param now: seconds since the epoch.
@@ -48,7 +55,7 @@ class RecordPreview:
         self,
         *,
         reads: DefinitionReads,
-        templates: TemplateEvaluator,
+        templates: _Templates,
         limits: HTTPSourceSettings,
         now: Callable[[], float],
     ) -> None:
@@ -58,12 +65,12 @@ class RecordPreview:
         self._now = now
 
     def handlers(self) -> dict[str, Handler]:
-        return {"TestSource": self.test}
+        return {"TestSource": self.test, "TestMapping": self.test_mapping}
 
     async def test(self, call: Call) -> Any:
         source = await self._reads.source(call.source_key)
         sinks = await self._reads.with_mappings(await self._reads.sinks(source.key))
-        records = self._records(call, source)
+        records = self._records(source, call, call.raw_body, call.raw_headers, call.client_ip)
         signal = call.parameters["signal"] if source.type == "otlp" else ""
         return {
             "projectId": source.key.project_id,
@@ -72,18 +79,57 @@ class RecordPreview:
             "tables": [await self._table(sink, records) for sink in sinks if sink.accepts(signal)],
         }
 
-    async def _table(self, sink: Sink, records: Sequence[RecordContext]) -> dict[str, Any]:
-        mapping = sink.table.mapping.mapping
+    async def test_mapping(self, call: Call) -> Any:
+        """What a mapping that no sink needs to have makes of a record, column by column."""
+        source = await self._reads.source(call.source_key)
+        table, record = call.body["table"], call.body["record"]
+        has_types = table.get("type", KEBOOLA) != KEBOOLA
+        mapping = read_mapping(table["mapping"], has_types=has_types)
+        project = source.key.project_id
+        await check_templates(self._templates, project, mapping)
+        headers = [
+            (each["name"].encode(), each.get("value", "").encode())
+            for each in record.get("headers", ())
+        ]
+        if not any(name.lower() == b"content-type" for name, _ in headers):
+            headers.append((b"Content-Type", b"application/json"))
+        records = self._records(source, call, _bytes(record), headers, record.get("ip", ""))
+        return {"rows": [await self._row(project, mapping, each) for each in records]}
+
+    async def _row(self, project: int, mapping: Mapping, record: RecordContext) -> dict[str, Any]:
+        """All columns of a row; each by itself once one of them has no value."""
+        columns: list[dict[str, str]]
+        try:
+            [cells] = await self._cells(project, mapping, [record])
+            columns = [{"name": name, "value": value} for name, value in cells]
+        except UserError:
+            columns = []
+            for column in mapping.columns:
+                try:
+                    [[(name, value)]] = await self._cells(project, Mapping((column,)), [record])
+                    columns.append({"name": name, "value": value})
+                except UserError as error:
+                    reason = sentence(str(error.__cause__ or error))
+                    columns.append({"name": column.name, "error": reason})
+        return {"accepted": all("value" in each for each in columns), "columns": columns}
+
+    async def _cells(
+        self, project: int, mapping: Mapping, records: Sequence[RecordContext]
+    ) -> list[list[tuple[str, str]]]:
+        """The rows of *records*. Raises UserError with the first column that has no value."""
         evaluated: list[Evaluated | None] = [None] * len(records)
         for plan, places in _plans(mapping, records).items():
             some = [records[place] for place in places]
-            results = await self._templates.evaluate(sink.key.project_id, plan, some)
+            results = await self._templates.evaluate(project, plan, some)
             for place, result in zip(places, results, strict=True):
                 evaluated[place] = result
-        rows = [
+        return [
             render_cells(mapping, record, result)
             for record, result in zip(records, evaluated, strict=True)
         ]
+
+    async def _table(self, sink: Sink, records: Sequence[RecordContext]) -> dict[str, Any]:
+        rows = await self._cells(sink.key.project_id, sink.table.mapping.mapping, records)
         return {
             "sinkId": sink.key.sink_id,
             "tableId": sink.table.label,
@@ -93,15 +139,18 @@ class RecordPreview:
             ],
         }
 
-    def _records(self, call: Call, source: Source) -> list[RecordContext]:
-        """What the source would make of the body. Raises UserError."""
+    def _records(
+        self,
+        source: Source,
+        call: Call,
+        body: bytes,
+        raw_headers: Sequence[tuple[bytes, bytes]],
+        client_ip: str,
+    ) -> list[RecordContext]:
+        """What the source would make of *body*. Raises UserError."""
         milliseconds = int(self._now() * 1000)
         headers = RecordHeaders(
-            [
-                (name, value)
-                for name, value in call.raw_headers
-                if name.lower() not in _NOT_OF_THE_RECORD
-            ]
+            [(name, value) for name, value in raw_headers if name.lower() not in _NOT_OF_THE_RECORD]
         )
         limits = self._limits
         encoding = headers.map.get("Content-Encoding", "").lower().encode()
@@ -111,23 +160,36 @@ class RecordPreview:
             if headers.is_text and own.read_text_as_json:
                 headers = headers.of_json
             return read_records(
-                RecordContext(milliseconds, call.client_ip, headers, call.raw_body),
+                RecordContext(milliseconds, client_ip, headers, body),
                 encoding,
                 batch_option(call.parameters.get("batch")),
                 max_bytes=limits.max_decoded_body_size,
                 max_records=min(limits.max_batch_records, MAX_RECORDS),
             )
-        flat = _flat_record(decode_body(encoding, call.raw_body, limits.max_decoded_body_size))
+        flat = _flat_record(decode_body(encoding, body, limits.max_decoded_body_size))
         return [
             RecordContext(
                 milliseconds,
-                call.client_ip,
+                client_ip,
                 headers,
                 go_json.dumps(flat).encode(),
                 signal=call.parameters["signal"],
                 body_map=flat,
             )
         ]
+
+
+def _bytes(record: dict[str, Any]) -> bytes:
+    """The body of a record in a request. Raises UserError."""
+    text: str = record["body"]
+    if not record.get("isBase64", False):
+        return text.encode()
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise UserError(
+            '"body" of the record is not base64', param="body.record.body", status=400
+        ) from None
 
 
 def _flat_record(body: bytes) -> dict[str, Any]:

@@ -26,6 +26,7 @@ __all__ = [
     "check_table_id",
     "check_templates",
     "new_table",
+    "read_mapping",
     "table_patch",
 ]
 
@@ -58,7 +59,7 @@ async def check_templates(checks: TemplateChecks, project: int, mapping: Mapping
             raise UserError(f'column "{shortened(column.name)}" template is invalid: {fault}')
 
 
-def _read_mapping(plain: AnyMapping[str, Any], *, has_types: bool) -> Mapping:
+def read_mapping(plain: AnyMapping[str, Any], *, has_types: bool) -> Mapping:
     """The mapping of a request. Raises UserError with the first thing wrong with its columns.
 
     :param has_types: whether columns of the table have types; those that name none are strings.
@@ -161,7 +162,7 @@ def new_table(plain: AnyMapping[str, Any] | None) -> TableSink:
     if plain is None:
         raise UserError('"table" must be configured for the "table" sink type')
     type = plain["type"]
-    mapping = _read_mapping(plain["mapping"], has_types=type != KEBOOLA)
+    mapping = read_mapping(plain["mapping"], has_types=type != KEBOOLA)
     if type == KEBOOLA:
         check_table_id(plain["tableId"])
         return TableSink(type=type, keboola=KeboolaTable(plain["tableId"]), mapping=mapping)
@@ -224,7 +225,7 @@ def table_patch(plain: AnyMapping[str, Any] | None, type: str) -> TablePatch:
     _refuse_other_members(plain, type)
     mapping = table_id = None
     if "mapping" in plain:
-        mapping = _read_mapping(plain["mapping"], has_types=type != KEBOOLA)
+        mapping = read_mapping(plain["mapping"], has_types=type != KEBOOLA)
     if "tableId" in plain:
         table_id = plain["tableId"]
         check_table_id(table_id)

@@ -6,7 +6,7 @@ from typing import Any
 
 from stream.api.http.call import Call, Handler
 from stream.api.resources.change_tasks import ChangeTasks
-from stream.api.resources.views import page_view, version_view
+from stream.api.resources.views import content_view, page_view, version_view
 from stream.definition.change import sinks as sink_changes
 from stream.definition.change import sources as source_changes
 from stream.definition.entity import Sink, Source
@@ -47,13 +47,18 @@ class Versions:
     async def get_of_source(self, call: Call) -> Any:
         await self._reads.source(call.source_key)
         number = call.parameters["versionNumber"]
-        version = await self._reads.source_version(call.source_key, number)
-        return version_view(version.version)
+        source = await self._reads.source_version(call.source_key, number)
+        view = version_view(source.version)
+        return view | {"content": content_view(source)} if call.parameters["content"] else view
 
     async def get_of_sink(self, call: Call) -> Any:
         await self._reads.sink_in_source(call.sink_key)
-        version = await self._reads.sink_version(call.sink_key, call.parameters["versionNumber"])
-        return version_view(version.version)
+        sink = await self._reads.sink_version(call.sink_key, call.parameters["versionNumber"])
+        view = version_view(sink.version)
+        if not call.parameters["content"]:
+            return view
+        [whole] = await self._reads.with_mappings([sink])
+        return view | {"content": content_view(whole)}
 
     async def roll_back_source(self, call: Call) -> Any:
         key, number = call.source_key, call.parameters["versionNumber"]

@@ -21,6 +21,7 @@ from stream.values.utctime import format_time
 
 __all__ = [
     "Urls",
+    "content_view",
     "file_view",
     "page_view",
     "sink_view",
@@ -106,6 +107,16 @@ def _lifecycle(entity: Source | Sink) -> Plain:
             "by": _by(entity.disabled.by),
             "reason": entity.disabled.reason,
         }
+    return view
+
+
+def content_view(entity: Source | Sink) -> Plain:
+    """What a version is about: no secret, and nothing of when and by whom."""
+    view: Plain = {"type": entity.type, "name": entity.name, "description": entity.description}
+    if isinstance(entity, Sink):
+        shown = sink_view(entity)
+        view |= {name: shown[name] for name in ("allowedSignals", "table") if name in shown}
+    view["settings"] = {override.key: override.value for override in entity.config}
     return view
 
 

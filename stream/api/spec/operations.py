@@ -38,6 +38,12 @@ _SINK_ID = Parameter(
 _VERSION_NUMBER = Parameter(
     name="versionNumber", place="path", schema=Integer(minimum=1, example=3)
 )
+_CONTENT = Parameter(
+    name="content",
+    place="query",
+    schema=Boolean(default=False),
+    description="Show the content of the version, too.",
+)
 _PAGING = (
     Parameter(
         name="afterId",
@@ -174,6 +180,25 @@ _PUBLIC = (
         public=True,
         published=False,
     ),
+    Operation(
+        id="Console",
+        method="GET",
+        path="/console/",
+        summary="The console, a page for people.",
+        tag="documentation",
+        public=True,
+        published=False,
+    ),
+    Operation(
+        id="ConsoleFile",
+        method="GET",
+        path="/console/{*path}",
+        summary="Files of the console.",
+        parameters=(Parameter(name="path", place="path", schema=Text()),),
+        tag="documentation",
+        public=True,
+        published=False,
+    ),
 )
 
 _SOURCE_OPERATIONS = (
@@ -286,6 +311,29 @@ _SOURCE_OPERATIONS = (
         errors=(_NO_SOURCE, (422, "unprocessableContent")),
     ),
     Operation(
+        id="TestMapping",
+        method="POST",
+        path=f"{_SOURCE}/test/mapping",
+        summary="Show what a mapping would make of a record.",
+        description=(
+            "The mapping need not be one of a sink. Each column has its value or its error. The "
+            "body is read as the source reads it. Nothing is stored."
+        ),
+        tag="test",
+        parameters=(
+            *_OF_SOURCE,
+            Parameter(
+                name="signal",
+                place="query",
+                schema=Text(enum=SIGNALS, default="logs"),
+                description="Of an OTLP source: the signal that the record belongs to.",
+            ),
+        ),
+        body=requests.TEST_MAPPING,
+        result=answers.TESTED_MAPPING,
+        errors=(_NO_SOURCE, (422, "unprocessableContent")),
+    ),
+    Operation(
         id="TailSource",
         method="GET",
         path=f"{_SOURCE}/tail",
@@ -379,8 +427,8 @@ _SOURCE_OPERATIONS = (
         "SourceVersionDetail",
         f"{_SOURCE}/versions/{{versionNumber}}",
         "Get a version of a source.",
-        answers.VERSION,
-        parameters=(*_OF_SOURCE, _VERSION_NUMBER),
+        answers.VERSION_DETAIL,
+        parameters=(*_OF_SOURCE, _VERSION_NUMBER, _CONTENT),
         errors=(_NO_SOURCE, _NO_SOURCE_VERSION),
     ),
     _task(
@@ -541,8 +589,8 @@ _SINK_OPERATIONS = (
         "SinkVersionDetail",
         f"{_SINK}/versions/{{versionNumber}}",
         "Get a version of a sink.",
-        answers.VERSION,
-        parameters=(*_OF_SINK, _VERSION_NUMBER),
+        answers.VERSION_DETAIL,
+        parameters=(*_OF_SINK, _VERSION_NUMBER, _CONTENT),
         errors=(_NO_SOURCE, _NO_SINK, _NO_SINK_VERSION),
     ),
     _task(

@@ -13,7 +13,14 @@ from stream.errors import Fault
 from stream.mapping.columns import COLUMN_TYPES, MAX_COLUMNS, MAX_TEMPLATE_CHARACTERS
 from stream.mapping.types import DATA_TYPES
 
-__all__ = ["CREATE_SINK", "CREATE_SOURCE", "SETTINGS_PATCH", "UPDATE_SINK", "UPDATE_SOURCE"]
+__all__ = [
+    "CREATE_SINK",
+    "CREATE_SOURCE",
+    "SETTINGS_PATCH",
+    "TEST_MAPPING",
+    "UPDATE_SINK",
+    "UPDATE_SOURCE",
+]
 
 MAX_ID = 48
 MAX_NAME = 40
@@ -28,6 +35,7 @@ MAX_PARTITIONS = 10
 MAX_PARTITION_LENGTH = 200
 MAX_SIGNALS = 10
 MAX_SETTINGS = 200
+MAX_HEADERS = 100
 
 SOURCE_TYPES = ("http", "otlp")
 SIGNALS = ("logs", "metrics", "traces")
@@ -298,6 +306,56 @@ UPDATE_SINK = Object(
         Member("description", _DESCRIPTION),
         Member("allowedSignals", _ALLOWED_SIGNALS),
         Member("table", _table("TableSinkUpdate", required=False)),
+    ),
+)
+
+TEST_MAPPING = Object(
+    name="TestMappingRequestBody",
+    members=(
+        Member(
+            "table",
+            Object(
+                name="TestedTable",
+                description="The mapping to try, and the kind of table, which says whether columns "
+                "have types.",
+                members=(
+                    Member("type", _TABLE_TYPE),
+                    Member("mapping", MAPPING, required=True),
+                ),
+            ),
+            required=True,
+        ),
+        Member(
+            "record",
+            Object(
+                name="TestedRecord",
+                description="A record as it would arrive.",
+                members=(
+                    Member(
+                        "body",
+                        Text(description="Text, or base64.", example='{"user":{"name":"Ada"}}'),
+                        required=True,
+                    ),
+                    Member("isBase64", Boolean(default=False)),
+                    Member(
+                        "headers",
+                        Array(
+                            items=Object(
+                                name="TestedHeader",
+                                members=(
+                                    Member("name", Text(example="Content-Type"), required=True),
+                                    Member("value", Text(example="application/json")),
+                                ),
+                            ),
+                            max_items=MAX_HEADERS,
+                            description="Without a Content-Type, the body is JSON.",
+                        ),
+                    ),
+                    Member("ip", Text(description="The address of the producer.")),
+                ),
+            ),
+            required=True,
+        ),
     ),
 )
 

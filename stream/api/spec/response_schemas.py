@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from stream.api.spec.request_schemas import SIGNALS, SOURCE_TYPES
-from stream.api.spec.schema import ANYTHING, Array, Boolean, Integer, Member, Object, Schema, Text
+from stream.api.spec.schema import (
+    ANYTHING,
+    Anything,
+    Array,
+    Boolean,
+    Integer,
+    Member,
+    Object,
+    Schema,
+    Text,
+)
 from stream.errors import MAX_FAULTS
 from stream.mapping.columns import COLUMN_TYPES
 
@@ -19,9 +29,11 @@ __all__ = [
     "STATISTICS_FILES",
     "STATISTICS_TOTAL",
     "TASK",
+    "TESTED_MAPPING",
     "TEST_RESULT",
     "VERSION",
     "VERSIONS",
+    "VERSION_DETAIL",
 ]
 
 _TEXT = Text()
@@ -64,13 +76,22 @@ BY = _object(
 CREATED = _object("CreatedEntity", ("at", _TIME), ("by", BY))
 DELETED = _object("DeletedEntity", ("at", _TIME), ("by", BY))
 DISABLED = _object("DisabledEntity", ("at", _TIME), ("by", BY), ("reason", Text(example="API")))
-VERSION = _object(
-    "Version",
+_VERSION_MEMBERS: tuple[tuple[str, Schema], ...] = (
     ("number", Integer(example=3)),
     ("hash", Text(example="f43e93acd97eceb3")),
     ("description", Text(example="Updated.")),
     ("at", _TIME),
     ("by", BY),
+)
+VERSION = _object("Version", *_VERSION_MEMBERS)
+VERSION_DETAIL = _object(
+    "VersionDetail",
+    *_VERSION_MEMBERS,
+    (
+        "content",
+        Anything(description="The source or sink and its own settings, as of the version."),
+    ),
+    optional=("content",),
 )
 PAGE = _object(
     "PaginatedResponse",
@@ -325,6 +346,32 @@ TEST_RESULT = _object(
                     ),
                 ),
             )
+        ),
+    ),
+)
+
+TESTED_MAPPING = _object(
+    "TestedMapping",
+    (
+        "rows",
+        Array(
+            items=_object(
+                "TestedRow",
+                ("accepted", Boolean(description="Whether every column has a value.")),
+                (
+                    "columns",
+                    Array(
+                        items=_object(
+                            "TestedColumn",
+                            ("name", _TEXT),
+                            ("value", _TEXT),
+                            ("error", Text(description="Why there is no value.")),
+                            optional=("value", "error"),
+                        )
+                    ),
+                ),
+            ),
+            description="One for each record of the body.",
         ),
     ),
 )

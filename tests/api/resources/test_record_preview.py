@@ -176,3 +176,71 @@ async def test_without_sinks(api: Api) -> None:
     """A source without sinks makes no tables of a record."""
     await api.create_source()
     assert await values(api, b"") == []
+
+
+async def tried(api: Api, columns: Any, body: str, **record: Any) -> Any:
+    table = {"type": "keboola", "mapping": {"columns": columns}}
+    return await api.call(
+        "POST", f"{SOURCE}/test/mapping", {"table": table, "record": {"body": body} | record}
+    )
+
+
+@ensure
+async def test_a_mapping_without_a_sink(api: Api) -> None:
+    """A mapping that no sink has is tried with a record, and its headers and address."""
+    await api.create_source()
+    columns = [
+        path_column("a", rawString=True),
+        {"type": "ip", "name": "ip"},
+        {"type": "headers", "name": "headers"},
+    ]
+    headers = [{"name": "X-Own", "value": "1"}]
+    reply = await tried(api, columns, '{"a":"x"}', headers=headers, ip="10.1.2.3")
+    [row] = reply.json["rows"]
+    assert row["accepted"] is True
+    a, ip, shown = (column["value"] for column in row["columns"])
+    assert (a, ip) == ("x", "10.1.2.3")
+    assert '"X-Own":"1"' in shown
+
+
+@ensure
+async def test_each_column_has_its_own_error(api: Api) -> None:
+    """What is wrong with a column says nothing about the others, whatever fills them."""
+    await api.create_source()
+    columns = [
+        path_column("nope"),
+        path_column("a"),
+        {
+            "type": "template",
+            "name": "t",
+            "template": {"language": "jsonnet", "content": "Body('none') + 1"},
+        },
+    ]
+    reply = await tried(api, columns, '{"a":1}')
+    [row] = reply.json["rows"]
+    assert row["accepted"] is False
+    nope, a, t = row["columns"]
+    assert nope == {"name": "nope", "error": 'Path "nope" not found in the body.'}
+    assert a == {"name": "a", "value": "1"}
+    assert "none" in t["error"]
+
+
+@ensure
+async def test_a_mapping_that_no_sink_could_have(api: Api) -> None:
+    """It is refused as it would be for a sink, with the place of what is wrong."""
+    await api.create_source()
+    reply = await tried(api, [path_column("a"), path_column("$.b")], "{}")
+    assert (reply.status, reply.json["param"]) == (400, "body.table.mapping.columns[1]")
+    reply = await tried(api, [path_column("a")], "{}", isBase64=True)
+    assert reply.json["message"] == '"body" of the record is not base64.'
+    reply = await tried(api, [path_column("a", dataType="integer")], "{}")
+    assert reply.json["param"] == "body.table.mapping.columns[0].dataType"
+
+
+@ensure
+async def test_a_batch_has_a_row_for_each_record(api: Api) -> None:
+    """A body of lines is read as the source reads it."""
+    await api.create_source()
+    headers = [{"name": "Content-Type", "value": "application/x-ndjson"}]
+    reply = await tried(api, [path_column("a")], '{"a":1}\n{"a":2}\n', headers=headers)
+    assert [row["columns"][0]["value"] for row in reply.json["rows"]] == ["1", "2"]

@@ -58,3 +58,21 @@ async def test_unknown_versions(api: Api) -> None:
     ):
         assert (await api.call("GET", path)).json["message"] == message
         assert (await api.call("PUT", f"{path}/rollback")).json["message"] == message
+
+
+@ensure
+async def test_the_content_of_a_version(api: Api) -> None:
+    """What a version was about is shown when it is asked for, without the secret of the source."""
+    await api.create_source()
+    await api.create_sink()
+    await api.run("PATCH", SOURCE, {"name": "Renamed"})
+    await api.run("PATCH", SINK, {"description": "Changed"})
+    first = await api.get(f"{SOURCE}/versions/1?content=true")
+    second = await api.get(f"{SOURCE}/versions/2?content=true")
+    assert (first["content"]["name"], second["content"]["name"]) == ("My Source", "Renamed")
+    secret = (await api.get(SOURCE))["http"]["url"].rpartition("/")[2]
+    assert secret not in str(second)
+    before = await api.get(f"{SINK}/versions/1?content=1")
+    assert before["content"]["description"] == ""
+    assert before["content"]["table"]["mapping"]["columns"][0]["name"] == "id"
+    assert "content" not in await api.get(f"{SINK}/versions/1")

@@ -41,7 +41,7 @@ def test_the_documents_are_whole(document: Any, prefix: str) -> None:
         for operations in document["paths"].values()
         for operation in operations.values()
     ]
-    assert len(ids) == len(set(ids)) == 43
+    assert len(ids) == len(set(ids)) == 44
     assert "CreateSource" in ids
     assert "HealthCheck" not in ids
 
@@ -82,20 +82,6 @@ async def test_the_files_are_served(api: Api) -> None:
         assert as_json.header("Content-Type") == "application/json"
         assert yaml.safe_load(as_yaml.body) == as_json.json
         assert version in as_json.json
-
-
-@ensure
-async def test_the_page(api: Api) -> None:
-    """The page shows every operation and needs nothing from elsewhere."""
-    page = await api.call("GET", "/v1/documentation/", token=None)
-    text = page.body.decode()
-    assert page.header("Content-Type") == "text/html; charset=utf-8"
-    for operation in OPERATIONS.values():
-        assert (f'id="{operation.id}"' in text) == operation.published
-    assert not re.findall(r'(?:src|href)="(?:https?:)?//', text)
-    style = await api.call("GET", "/v1/documentation/style.css", token=None)
-    assert style.header("Content-Type") == "text/css; charset=utf-8"
-    assert (await api.call("GET", "/v1/documentation/other", token=None)).status == 404
 
 
 @ensure

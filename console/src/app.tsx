@@ -1,0 +1,152 @@
+import { useEffect } from "preact/hooks";
+import { span } from "./lib/format";
+import { failure, feed, load, sources, startData, stopData, takenAt, tick } from "./state/data";
+import { route } from "./state/router";
+import { clockAhead, connection, endSession, now, session } from "./state/session";
+import { Overview } from "./pages/overview";
+import { SignIn } from "./pages/signin";
+import { SourcePage } from "./pages/source";
+import { SinkPage } from "./pages/sink";
+import { NewSource } from "./pages/newsource";
+import { NewSink } from "./pages/newsink";
+import { Deleted, TaskList } from "./pages/tasks";
+import { Empty, ErrorBox, Loading, Menu } from "./ui/parts";
+
+const BEHIND_MS = 5_000;
+
+function FeedState() {
+  tick.value;
+  const state = feed.value;
+  const behind = now() - takenAt.value;
+  const texts = {
+    connecting: ["Connecting", "The console asks for live data."],
+    live: ["Live", "Counters arrive every second."],
+    polling: ["Every 3 s", "This API has no live stream: the console asks for statistics every few seconds."],
+    lost: ["Reconnecting", "The live data ended; the console connects again."],
+  } as const;
+  const [text, title] = texts[state];
+  const isBehind = state === "live" && takenAt.value > 0 && behind > BEHIND_MS;
+  return (
+    <span class="feed" data-state={isBehind ? "behind" : state} title={title}>
+      {isBehind ? `${Math.round(behind / 1000)} s behind` : text}
+    </span>
+  );
+}
+
+function Banners() {
+  const ahead = clockAhead.value;
+  return (
+    <div class="banners" role="status" aria-live="polite">
+      {connection.value === "lost" && (
+        <p class="banner bad">
+          The API can't be reached. What you see is from before; the console asks every second and comes back by itself.
+        </p>
+      )}
+      {Math.abs(ahead) > 60_000 && (
+        <p class="banner">
+          The clock of this computer is {span(Math.abs(ahead))} {ahead > 0 ? "ahead of" : "behind"} the API's. Ages are
+          counted by the API's clock.
+        </p>
+      )}
+    </div>
+  );
+}
+
+function Header() {
+  const { page } = route.value;
+  const at = (name: string) => (page === name ? "page" : undefined);
+  return (
+    <header class="top">
+      <a class="brand" href="#/" aria-label="Stream, overview">
+        <svg viewBox="0 0 32 32" width="24" height="24" aria-hidden="true">
+          <path d="M5 10c5-5 8 5 13 0s9 0 9 0M5 17c5-5 8 5 13 0s9 0 9 0M5 24c5-5 8 5 13 0s9 0 9 0" />
+        </svg>
+        Stream
+      </a>
+      <nav aria-label="Console">
+        <a href="#/" aria-current={at("overview")}>
+          Sources
+        </a>
+        <a href="#/tasks" aria-current={at("tasks")}>
+          Tasks
+        </a>
+        <a href="#/deleted" aria-current={at("deleted")}>
+          Deleted
+        </a>
+        <a href="../v1/documentation/">API</a>
+      </nav>
+      <FeedState />
+      <Menu
+        label={session.value?.branch === "default" ? "Session" : `Branch ${session.value?.branch}`}
+        items={[{ label: "Sign out", act: () => endSession() }]}
+      />
+    </header>
+  );
+}
+
+function Content() {
+  const found = route.value;
+  switch (found.page) {
+    case "overview":
+      return <Overview />;
+    case "newSource":
+      return <NewSource />;
+    case "tasks":
+      return <TaskList />;
+    case "deleted":
+      return <Deleted />;
+    case "source":
+      return <SourcePage key={found.sourceId} sourceId={found.sourceId} tab={found.tab} />;
+    case "newSink":
+      return <NewSink key={found.sourceId} sourceId={found.sourceId} />;
+    case "sink":
+      return <SinkPage key={`${found.sourceId}/${found.sinkId}`} sourceId={found.sourceId} sinkId={found.sinkId} tab={found.tab} />;
+    default:
+      return (
+        <Empty title="There is no such page">
+          <p>
+            Go to <a href="#/">the sources</a>.
+          </p>
+        </Empty>
+      );
+  }
+}
+
+export function App() {
+  const current = session.value;
+  useEffect(() => {
+    startData();
+    return stopData;
+  }, [current]);
+  useEffect(() => {
+    const main = document.getElementById("main");
+    scrollTo(0, 0);
+    // Whoever follows a link with a keyboard goes on in the new page, not behind the old link.
+    if (document.activeElement && document.activeElement !== document.body) main?.focus({ preventScroll: true });
+  }, [JSON.stringify({ ...route.value, tab: "" })]);
+  if (!current)
+    return (
+      <>
+        <Banners />
+        <SignIn />
+      </>
+    );
+  return (
+    <>
+      <a class="skip" href="#main" onClick={(event) => (event.preventDefault(), document.getElementById("main")?.focus())}>
+        Skip to the content
+      </a>
+      <Header />
+      <Banners />
+      <main id="main" tabIndex={-1}>
+        {sources.value === null && failure.value === null ? (
+          <Loading what="sources" />
+        ) : sources.value === null ? (
+          <ErrorBox error={failure.value} onRetry={() => void load().catch(() => undefined)} />
+        ) : (
+          <Content />
+        )}
+      </main>
+    </>
+  );
+}

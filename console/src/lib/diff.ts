@@ -1,0 +1,32 @@
+/** What differs between two texts, line by line. */
+
+export interface Line {
+  kind: "same" | "added" | "removed";
+  text: string;
+}
+
+const MAX_LINES = 1500;
+
+/** The shortest list of changes that makes *after* of *before*. */
+export function diff(before: string, after: string): Line[] {
+  const a = before.split("\n").slice(0, MAX_LINES);
+  const b = after.split("\n").slice(0, MAX_LINES);
+  const width = b.length + 1;
+  const longest = new Uint16Array((a.length + 1) * width);
+  for (let i = a.length - 1; i >= 0; i--)
+    for (let j = b.length - 1; j >= 0; j--)
+      longest[i * width + j] =
+        a[i] === b[j] ? longest[(i + 1) * width + j + 1]! + 1 : Math.max(longest[(i + 1) * width + j]!, longest[i * width + j + 1]!);
+  const lines: Line[] = [];
+  let i = 0;
+  let j = 0;
+  while (i < a.length || j < b.length) {
+    if (i < a.length && j < b.length && a[i] === b[j]) {
+      lines.push({ kind: "same", text: a[i++]! });
+      j++;
+    } else if (i < a.length && (j >= b.length || longest[(i + 1) * width + j]! >= longest[i * width + j + 1]!)) {
+      lines.push({ kind: "removed", text: a[i++]! });
+    } else lines.push({ kind: "added", text: b[j++]! });
+  }
+  return lines;
+}

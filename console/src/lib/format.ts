@@ -1,0 +1,70 @@
+/** Numbers, sizes and times as people read them. */
+
+const COUNT = new Intl.NumberFormat("en-GB");
+
+export const count = (value: number): string => COUNT.format(Math.round(value));
+
+/** A rate a second: few digits, never one that jumps in width for small numbers. */
+export function rate(value: number): string {
+  if (value === 0) return "0";
+  if (value < 10) return value.toFixed(1);
+  return count(value);
+}
+
+const SIZES = ["B", "kB", "MB", "GB", "TB", "PB"];
+
+export function bytes(value: number): string {
+  let unit = 0;
+  while (value >= 1000 && unit < SIZES.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${SIZES[unit]}`;
+}
+
+/** A time span in milliseconds. */
+export function span(milliseconds: number): string {
+  const seconds = Math.max(0, milliseconds) / 1000;
+  if (seconds < 1) return `${Math.round(Math.max(0, milliseconds))} ms`;
+  if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
+  if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  return `${Math.floor(seconds / 86_400)} d ${Math.floor((seconds % 86_400) / 3600)} h`;
+}
+
+export function ago(milliseconds: number): string {
+  return milliseconds < 1000 ? "now" : `${shortSpan(milliseconds)} ago`;
+}
+
+export function shortSpan(milliseconds: number): string {
+  const seconds = Math.max(0, Math.round(milliseconds / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h`;
+  return `${Math.floor(seconds / 86_400)} d`;
+}
+
+/** In the reader's zone: the time alone if it is today. */
+export function localTime(at: Date, today: Date): string {
+  const time = at.toLocaleTimeString("en-GB", { hour12: false });
+  if (at.toDateString() === today.toDateString()) return time;
+  return `${at.toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric" })}, ${time}`;
+}
+
+export const utcTime = (at: Date): string => `${at.toISOString().replace("T", " ").replace(/\.\d+Z$/, "")} UTC`;
+
+/** A setting's duration ("1m30s") in milliseconds; `null` for what isn't one. */
+export function durationMs(text: unknown): number | null {
+  if (typeof text !== "string" || !/^(\d+(\.\d+)?(ns|us|µs|ms|s|m|h|d))+$/.test(text)) return null;
+  const units: Record<string, number> = { ns: 1e-6, us: 1e-3, "µs": 1e-3, ms: 1, s: 1e3, m: 6e4, h: 36e5, d: 864e5 };
+  let total = 0;
+  for (const [, value, , unit] of text.matchAll(/(\d+(\.\d+)?)(ns|us|µs|ms|s|m|h|d)/g)) total += Number(value) * units[unit!]!;
+  return total;
+}
+
+/** A setting's size ("10MB") in bytes; `null` for what isn't one. */
+export function sizeBytes(text: unknown): number | null {
+  const found = typeof text === "string" ? /^(\d+(?:\.\d+)?)\s*([KMGTP]?)B?$/i.exec(text) : null;
+  if (!found) return null;
+  return Number(found[1]) * 1024 ** " KMGTP".indexOf(found[2]!.toUpperCase() || " ");
+}

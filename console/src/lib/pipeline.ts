@@ -1,0 +1,110 @@
+/** The way of a sink's rows: files and their slices, from the API's answers to what is drawn. */
+
+import type { FileInfo, FileState, Setting } from "../api/types";
+import { durationMs, sizeBytes } from "./format";
+
+export type SliceState = "writing" | "closing" | "uploading" | "uploaded" | "imported";
+
+export interface Retry {
+  attempt: number;
+  reason: string;
+  after: string | null;
+}
+
+/** How near a limit is that closes a file or slice: 0 to 1. */
+export interface Trigger {
+  kind: string;
+  progress: number;
+  text: string;
+}
+
+export interface Slice {
+  sliceId: string;
+  state: SliceState;
+  records: number;
+  bytes: number;
+  openedAt: string | null;
+  retry: Retry | null;
+  trigger: Trigger | null;
+}
+
+export interface PipelineFile {
+  fileId: string;
+  state: FileState;
+  openedAt: string;
+  closingAt: string | null;
+  importingAt: string | null;
+  importedAt: string | null;
+  records: number;
+  bytes: number;
+  retry: Retry | null;
+  trigger: Trigger | null;
+  slices: Slice[];
+  quarantined: number;
+}
+
+export const STAGES = [
+  { id: "writing", label: "On disk", note: "open, takes rows" },
+  { id: "closing", label: "Uploading", note: "closed, on its way to staging" },
+  { id: "importing", label: "Importing", note: "into the table" },
+  { id: "imported", label: "In the table", note: "done" },
+] as const;
+
+interface Limits {
+  count: number | null;
+  size: number | null;
+  interval: number | null;
+}
+
+const PREFIX = "storage.level.target.import.trigger.";
+
+/** The limits that close a file, from the settings of its sink. */
+export function limitsOf(settings: Setting[]): Limits {
+  const value = (name: string) => settings.find((each) => each.key === PREFIX + name)?.value;
+  const number = value("count");
+  return { count: typeof number === "number" ? number : null, size: sizeBytes(value("size")), interval: durationMs(value("interval")) };
+}
+
+/** The limit that is nearest. */
+export function nearest(limits: Limits, records: number, bytes: number, ageMs: number): Trigger | null {
+  // A file without records is not imported, however old it is.
+  const found: Trigger[] = [];
+  const add = (kind: string, value: number, most: number | null, text: (most: number) => string) => {
+    if (most) found.push({ kind, progress: Math.min(1, value / most), text: text(most) });
+  };
+  add("records", records, limits.count, (most) => `imported at ${most.toLocaleString("en-GB")} records`);
+  add("bytes", bytes, limits.size, (most) => `imported at ${Math.round(most / 1_000_000)} MB`);
+  if (records > 0) add("age", ageMs, limits.interval, (most) => `imported ${most / 1000} s after it was opened`);
+  return found.reduce<Trigger | null>((best, each) => (best && best.progress >= each.progress ? best : each), null);
+}
+
+/** Files as statistics show them: without their slices. */
+export function fromStatistics(files: FileInfo[], limits: Limits, now: number): PipelineFile[] {
+  return files.map((file) => {
+    const total = file.statistics?.total;
+    const records = total?.recordsCount ?? 0;
+    const bytes = total?.compressedSize ?? 0;
+    return {
+      fileId: file.openedAt,
+      state: file.state,
+      openedAt: file.openedAt,
+      closingAt: file.closingAt ?? null,
+      importingAt: file.importingAt ?? null,
+      importedAt: file.importedAt ?? null,
+      records,
+      bytes,
+      retry: file.retryAttempt ? { attempt: file.retryAttempt, reason: file.retryReason ?? "", after: file.retryAfter ?? null } : null,
+      trigger: file.state === "writing" ? nearest(limits, records, bytes, now - Date.parse(file.openedAt)) : null,
+      slices: [],
+      quarantined: file.quarantine?.recordsCount ?? 0,
+    };
+  });
+}
+
+/** The newest first; of imported ones only the newest. */
+export function inStage(files: PipelineFile[], stage: FileState, most: number): PipelineFile[] {
+  return files
+    .filter((file) => file.state === stage)
+    .sort((a, b) => b.openedAt.localeCompare(a.openedAt))
+    .slice(0, most);
+}

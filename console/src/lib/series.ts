@@ -1,0 +1,60 @@
+/** Rates over time, in memory that doesn't grow. */
+
+/** Differences of a counter a second, for the last *length* seconds. */
+export class RateSeries {
+  private readonly values: Float32Array;
+  private head = -1;
+  private last: { second: number; counter: number } | null = null;
+  private filled = 0;
+
+  constructor(readonly length: number) {
+    this.values = new Float32Array(length);
+  }
+
+  /** Take the *counter* as it is at *time*, in milliseconds. A counter that fell was reset. */
+  push(time: number, counter: number): void {
+    const second = Math.floor(time / 1000);
+    if (this.last === null) {
+      this.last = { second, counter };
+      return;
+    }
+    const passed = second - this.last.second;
+    if (passed <= 0) return;
+    const rate = Math.max(0, counter - this.last.counter) / passed;
+    for (let step = 0; step < Math.min(passed, this.length); step++) {
+      this.head = (this.head + 1) % this.length;
+      this.values[this.head] = rate;
+    }
+    this.filled = Math.min(this.length, this.filled + passed);
+    this.last = { second, counter };
+  }
+
+  /** The newest *count* rates, the oldest first; zero where nothing is known. */
+  newest(count: number): number[] {
+    const found = new Array<number>(count).fill(0);
+    const known = Math.min(count, this.filled);
+    for (let back = 0; back < known; back++) {
+      const place = (this.head - back + this.length) % this.length;
+      found[count - 1 - back] = this.values[place]!;
+    }
+    return found;
+  }
+
+  /** The mean of the newest *seconds*. */
+  rate(seconds = 5): number {
+    const known = Math.min(seconds, this.filled);
+    if (!known) return 0;
+    return this.newest(known).reduce((sum, each) => sum + each, 0) / known;
+  }
+
+  get second(): number {
+    return this.last?.second ?? 0;
+  }
+}
+
+/** The sum of several lists of the same length. */
+export function summed(lists: number[][], length: number): number[] {
+  const total = new Array<number>(length).fill(0);
+  for (const list of lists) for (let place = 0; place < length; place++) total[place]! += list[place] ?? 0;
+  return total;
+}

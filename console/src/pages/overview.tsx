@@ -1,0 +1,184 @@
+import { useMemo, useState } from "preact/hooks";
+import type { AggregatedSource } from "../api/types";
+import { bytes, count, rate, shortSpan } from "../lib/format";
+import { summed } from "../lib/series";
+import { allCounters, counterOf, sources, tick } from "../state/data";
+import { sourceHref } from "../state/router";
+import { now } from "../state/session";
+import { useTitle } from "../ui/hooks";
+import { Badge, Empty, Spark, Time } from "../ui/parts";
+
+const SPARK_SECONDS = 60;
+const SHOWN = 50;
+const LATE_MS = 15 * 60_000;
+
+export type Health = "ok" | "waiting" | "disabled" | "rejecting" | "retrying" | "no sink";
+
+/** The one thing about a source that matters most. */
+export function health(source: AggregatedSource): Health {
+  if (source.disabled) return "disabled";
+  const sinks = source.sinks.filter((sink) => !sink.disabled);
+  if (!sinks.length) return "no sink";
+  const files = sinks.flatMap((sink) => sink.statistics?.files ?? []);
+  if (files.some((file) => file.state !== "imported" && (file.retryAttempt ?? 0) > 0)) return "retrying";
+  const known = sinks.flatMap((sink) => counterOf(source.sourceId, sink.sinkId) ?? []);
+  if (known.some((each) => each.refused.rate(60) > 0)) return "rejecting";
+  return known.some((each) => each.records > 0) ? "ok" : "waiting";
+}
+
+function Stat({ label, value, unit, note, tone }: { label: string; value: string; unit?: string; note?: string; tone?: string }) {
+  return (
+    <div class="stat" data-tone={tone}>
+      <dt>{label}</dt>
+      <dd>
+        <span class="figure">{value}</span>
+        {unit && <span class="unit">{unit}</span>}
+        <span class="sub">{note ?? " "}</span>
+      </dd>
+    </div>
+  );
+}
+
+function Stats({ found }: { found: AggregatedSource[] }) {
+  tick.value;
+  const all = allCounters();
+  const accepted = all.reduce((sum, each) => sum + each.accepted.rate(), 0);
+  const refused = all.reduce((sum, each) => sum + each.refused.rate(), 0);
+  const rejected = all.reduce((sum, each) => sum + each.rejected, 0);
+  const records = all.reduce((sum, each) => sum + each.records, 0);
+  const pending = all.flatMap((each) => each.oldestPending ?? []);
+  const age = pending.length ? now() - Math.min(...pending) : null;
+  const sinks = found.flatMap((source) => source.sinks);
+  const onVolumes = sinks.reduce((sum, sink) => sum + (sink.statistics?.levels.local?.compressedSize ?? 0), 0);
+  const files = sinks.flatMap((sink) => sink.statistics?.files ?? []);
+  const importing = files.filter((file) => file.state === "importing").length;
+  const failing = files.filter((file) => file.state !== "imported" && (file.retryAttempt ?? 0) > 0).length;
+  return (
+    <dl class="stats">
+      <Stat label="Accepted" value={rate(accepted)} unit="/s" note={`${count(records)} in all`} />
+      <Stat label="Rejected" value={rate(refused)} unit="/s" note={`${count(rejected)} in all`} tone={refused > 0 ? "bad" : ""} />
+      <Stat
+        label="Oldest record not in its table"
+        value={age === null ? "–" : shortSpan(age)}
+        note={age === null ? "every record is in its table" : "old"}
+        tone={age !== null && age > LATE_MS ? "warn" : ""}
+      />
+      <Stat label="On volumes" value={bytes(onVolumes)} note="not uploaded yet" />
+      <Stat label="Imports under way" value={count(importing)} note={failing ? `${failing} repeated` : "none repeated"} tone={failing ? "bad" : ""} />
+    </dl>
+  );
+}
+
+function Row({ source }: { source: AggregatedSource }) {
+  tick.value;
+  const known = source.sinks.flatMap((sink) => counterOf(source.sourceId, sink.sinkId) ?? []);
+  const values = summed(known.map((each) => each.accepted.newest(SPARK_SECONDS)), SPARK_SECONDS);
+  const current = known.reduce((sum, each) => sum + each.accepted.rate(), 0);
+  const last = known.flatMap((each) => each.lastRecord ?? []);
+  const state = health(source);
+  return (
+    <li class="row">
+      <div class="who">
+        <a href={sourceHref(source.sourceId)} class="cover">
+          {source.name}
+        </a>
+        <span class="quiet mono">
+          {source.sourceId} · {source.type}
+        </span>
+      </div>
+      <Badge kind={state}>{state}</Badge>
+      <Spark values={values} label={`Records of the last minute, now ${rate(current)} a second`} />
+      <span class="nums">
+        {rate(current)}
+        <span class="unit">/s</span>
+      </span>
+      <span class="nums">{count(known.reduce((sum, each) => sum + each.records, 0))}</span>
+      <Time at={last.length ? Math.max(...last) : null} relative />
+    </li>
+  );
+}
+
+export function Overview() {
+  useTitle("Sources");
+  const found = sources.value!;
+  const [filter, setFilter] = useState("");
+  const [page, setPage] = useState(0);
+  const matching = useMemo(() => {
+    const wanted = filter.trim().toLowerCase();
+    return found.filter((each) => !wanted || `${each.name} ${each.sourceId}`.toLowerCase().includes(wanted));
+  }, [found, filter]);
+  const pages = Math.max(1, Math.ceil(matching.length / SHOWN));
+  const at = Math.min(page, pages - 1);
+  const shown = matching.slice(at * SHOWN, (at + 1) * SHOWN);
+  if (!found.length)
+    return (
+      <>
+        <h1 class="sr">Sources</h1>
+        <Empty title="No source yet">
+          <p>A source is an address that takes records. Make one, send a record, and see it become a row of a table.</p>
+          <p>
+            <a class="button primary" href="#/new">
+              Create a source
+            </a>
+          </p>
+        </Empty>
+      </>
+    );
+  return (
+    <>
+      <div class="title">
+        <h1>Sources</h1>
+        <a class="button primary" href="#/new">
+          New source
+        </a>
+      </div>
+      <Stats found={found} />
+      <section aria-label="List of sources">
+        {found.length > 8 && (
+          <div class="filter">
+            <input
+              type="search"
+              aria-label="Filter sources"
+              placeholder="Filter by name or id"
+              value={filter}
+              onInput={(event) => {
+                setFilter(event.currentTarget.value);
+                setPage(0);
+              }}
+            />
+            <span class="quiet nums" role="status">
+              {count(matching.length)} of {count(found.length)}
+            </span>
+          </div>
+        )}
+        <div class="rowhead" aria-hidden="true">
+          <span>Source</span>
+          <span>State</span>
+          <span>Last minute</span>
+          <span class="end">Rate</span>
+          <span class="end">Records</span>
+          <span class="end">Last record</span>
+        </div>
+        <ul class="rows">
+          {shown.map((source) => (
+            <Row key={source.sourceId} source={source} />
+          ))}
+        </ul>
+        {!shown.length && <Empty title={`No source is named like “${filter}”`} />}
+        {pages > 1 && (
+          <nav class="pages" aria-label="Pages of the list">
+            <button type="button" class="button plain" disabled={at === 0} onClick={() => setPage(at - 1)}>
+              Previous
+            </button>
+            <span class="nums">
+              {at + 1} of {pages}
+            </span>
+            <button type="button" class="button plain" disabled={at === pages - 1} onClick={() => setPage(at + 1)}>
+              Next
+            </button>
+          </nav>
+        )}
+      </section>
+    </>
+  );
+}

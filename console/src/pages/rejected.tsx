@@ -1,0 +1,239 @@
+/** Rejected records of a sink: why, which, what a changed mapping would do, and sending them again. */
+
+import { useEffect, useState } from "preact/hooks";
+import { call, get, isMissing, sinkPath } from "../api/client";
+import type { AggregatedSink, RejectedDetail, RejectedList, RejectedReason, ReplayTest } from "../api/types";
+import { bytes, count } from "../lib/format";
+import { counterOf, load, tick } from "../state/data";
+import { go, sinkHref } from "../state/router";
+import { change } from "../state/tasks";
+import { useInterval, useLoaded } from "../ui/hooks";
+import { type Ask, Button, clipped, Code, Confirm, Empty, ErrorBox, Loading, pretty, Time } from "../ui/parts";
+import { chosenSamples } from "./mapping";
+
+const LIMIT = 100;
+const REFRESH_MS = 3_000;
+const SHOWN_CHARS = 100_000;
+const EXCERPT = 160;
+
+const keyOf = (reason: { reason: string; column?: string }) => `${reason.reason} ${reason.column ?? ""}`;
+
+function Record({ sink, id, onFix, onGone }: { sink: AggregatedSink; id: string; onFix: (record: RejectedDetail) => void; onGone: () => void }) {
+  const path = sinkPath(sink.sourceId, sink.sinkId, "rejected", id);
+  const found = useLoaded(path, (signal) => get<RejectedDetail>(path, signal));
+  const [error, setError] = useState<unknown>(null);
+  if (found.error && isMissing(found.error)) return <p class="quiet">This record was replayed or deleted meanwhile.</p>;
+  if (found.error) return <ErrorBox error={found.error} onRetry={found.reload} />;
+  if (!found.data) return <Loading what="the record" />;
+  const record = found.data;
+  const remove = async () => {
+    try {
+      await call("DELETE", path);
+      onGone();
+    } catch (problem) {
+      setError(problem);
+    }
+  };
+  return (
+    <div class="detail">
+      <p class="note bad">
+        {record.column && <strong>{record.column}: </strong>}
+        {record.message}
+      </p>
+      <Code text={clipped(pretty(record.body), SHOWN_CHARS)} label="Body of the record" />
+      <details class="more">
+        <summary>Headers</summary>
+        <table class="pairs">
+          <tbody>
+            {Object.entries(record.headers).map(([name, value]) => (
+              <tr key={name}>
+                <th scope="row">{name}</th>
+                <td class="mono">{clipped(value, EXCERPT)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </details>
+      <ErrorBox error={error} />
+      <div class="actions start">
+        <Button kind="primary" onClick={() => onFix(record)}>
+          Fix the mapping with this record
+        </Button>
+        <Button kind="quiet" onClick={() => void remove()}>
+          Delete
+        </Button>
+        <span class="quiet">
+          on {record.nodeId}, from {record.ip || "an unknown address"}
+        </span>
+      </div>
+    </div>
+  );
+}
+
+function Tested({ result }: { result: ReplayTest }) {
+  const wrong = result.results.find((each) => !each.accepted);
+  return (
+    <p class={result.rejected ? "note bad" : "note"} role="status">
+      Of {count(result.tested)} kept records, the present mapping takes {count(result.accepted)} and rejects {count(result.rejected)}.
+      {wrong && ` For example: ${wrong.column ? `${wrong.column}: ` : ""}${wrong.message ?? wrong.reason ?? ""}`}
+    </p>
+  );
+}
+
+export function Rejected({ sink }: { sink: AggregatedSink }) {
+  tick.value;
+  const path = sinkPath(sink.sourceId, sink.sinkId, "rejected");
+  const [reason, setReason] = useState<string | null>(null);
+  const [opened, setOpened] = useState<string | null>(null);
+  const [test, setTest] = useState<ReplayTest | null>(null);
+  const [outcome, setOutcome] = useState<string | null>(null);
+  const [error, setError] = useState<unknown>(null);
+  const [busy, setBusy] = useState("");
+  const [ask, setAsk] = useState<Ask | null>(null);
+  const chosen = reason === null ? "" : `&reason=${encodeURIComponent(reason.split(" ")[0]!)}`;
+  const found = useLoaded(`${path}?${chosen}`, async (signal) => {
+    try {
+      return await get<RejectedList>(`${path}?limit=${LIMIT}${chosen}`, signal);
+    } catch (problem) {
+      if (isMissing(problem)) return null;
+      throw problem;
+    }
+  });
+  const known = counterOf(sink.sourceId, sink.sinkId)?.rejected ?? 0;
+  useEffect(() => {
+    if (found.data) found.reload();
+  }, [known]);
+  useInterval(() => found.data && found.reload(), REFRESH_MS);
+  if (found.error && !found.data) return <ErrorBox error={found.error} onRetry={found.reload} />;
+  if (found.isLoading && !found.data) return <Loading what="rejected records" />;
+  if (!found.data) return <Empty title="Not available">This API doesn't keep rejected records where they can be read.</Empty>;
+  const { records, reasons, total, dropped, nodes } = found.data;
+  const away = nodes.filter((node) => !node.available);
+  const selection = reason === null ? {} : { reason: reason.split(" ")[0] };
+  const run = (what: string, act: () => Promise<unknown>) => async () => {
+    setBusy(what);
+    setError(null);
+    try {
+      await act();
+    } catch (problem) {
+      setError(problem);
+    } finally {
+      setBusy("");
+    }
+  };
+  const tryMapping = run("test", async () => {
+    setTest(await call<ReplayTest>("POST", `${path}/test`, { body: { mapping: { columns: sink.table.mapping.columns }, ...selection } }));
+  });
+  const replay = run("replay", async () => {
+    const task = await change(`Replay rejected records of ${sink.name}`, "POST", `${path}/replay`, selection);
+    const outputs = (task.outputs ?? {}) as { replayed?: number; stored?: number; rejected?: number };
+    setOutcome(
+      outputs.replayed === undefined
+        ? (task.result ?? "The records were replayed.")
+        : `${count(outputs.stored ?? 0)} of ${count(outputs.replayed)} records became rows, ${count(outputs.rejected ?? 0)} were rejected again.`,
+    );
+    setTest(null);
+    found.reload();
+    await load();
+  });
+  const removeAll = () =>
+    setAsk({
+      title: reason === null ? "Delete all rejected records?" : "Delete the records with this reason?",
+      text: <p>They can't be brought back.</p>,
+      action: "Delete",
+      danger: true,
+      act: async () => {
+        await call("DELETE", reason === null ? path : `${path}?reason=${encodeURIComponent(reason.split(" ")[0]!)}`);
+        found.reload();
+      },
+    });
+  const fix = (record: RejectedDetail) => {
+    const isBase64 = record.bodyEncoding === "base64";
+    chosenSamples.set(sink.sourceId, { body: record.body, isBase64, headers: record.headers, ip: record.ip, origin: `A rejected record: ${record.message}` });
+    go(sinkHref(sink.sourceId, sink.sinkId, "mapping"));
+  };
+  if (!total && !reasons.length)
+    return (
+      <>
+        {outcome && (
+          <p class="note" role="status">
+            {outcome}
+          </p>
+        )}
+        {away.length > 0 && <Away nodes={away} />}
+        <Empty title="No record is waiting">
+          <p>A record that the mapping can't render is refused, and kept here until it is replayed or too old.</p>
+        </Empty>
+      </>
+    );
+  return (
+    <>
+      {away.length > 0 && <Away nodes={away} />}
+      {dropped > 0 && <p class="note bad">{count(dropped)} older records were dropped: the space for rejected records is full.</p>}
+      <section class="panel" aria-labelledby="reasons">
+        <div class="title">
+          <h2 id="reasons">{count(total)} rejected records are kept</h2>
+          <span class="actions">
+            <Button busy={busy === "test"} onClick={() => void tryMapping()}>
+              Test the mapping
+            </Button>
+            <Button kind="primary" busy={busy === "replay"} onClick={() => void replay()}>
+              Replay {reason === null ? "all" : "these"}
+            </Button>
+            <Button kind="quiet" onClick={removeAll}>
+              Delete
+            </Button>
+          </span>
+        </div>
+        {test && <Tested result={test} />}
+        {outcome && (
+          <p class="note" role="status">
+            {outcome}
+          </p>
+        )}
+        <ErrorBox error={error} />
+        <ul class="reasons">
+          {reasons.map((each: RejectedReason) => (
+            <li key={keyOf(each)}>
+              <button type="button" aria-pressed={reason === keyOf(each)} onClick={() => setReason(reason === keyOf(each) ? null : keyOf(each))}>
+                <span class="figure nums">{count(each.count)}</span>
+                <span>
+                  <strong>{each.column ?? each.reason}</strong>
+                  <span class="quiet">{clipped(each.message, EXCERPT)}</span>
+                </span>
+                <Time at={each.lastTime} relative />
+              </button>
+            </li>
+          ))}
+        </ul>
+      </section>
+      <section class="panel" aria-labelledby="records">
+        <h2 id="records">Records, the newest first</h2>
+        <ol class="tail">
+          {records.map((record) => (
+            <li key={record.id}>
+              <button type="button" class="record" aria-expanded={opened === record.id} onClick={() => setOpened(opened === record.id ? null : record.id)}>
+                <Time at={record.time} />
+                <span class="excerpt">
+                  <strong>{record.column ?? record.reason}</strong> <span class="mono quiet">{clipped(record.excerpt, EXCERPT)}</span>
+                </span>
+                <span class="quiet nums">{bytes(record.size)}</span>
+              </button>
+              {opened === record.id && <Record sink={sink} id={record.id} onFix={fix} onGone={found.reload} />}
+            </li>
+          ))}
+        </ol>
+        {total > records.length && <p class="quiet">The newest {count(records.length)} of {count(total)} are shown.</p>}
+      </section>
+      {ask && <Confirm ask={ask} onClose={() => setAsk(null)} />}
+    </>
+  );
+}
+
+function Away({ nodes }: { nodes: RejectedList["nodes"] }) {
+  return (
+    <p class="note bad">
+      Records of {nodes.map((node) => node.nodeId).join(", ")} are not shown: the node can't be reached. They are still kept there.
+    </p>
+  );
+}

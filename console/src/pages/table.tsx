@@ -1,0 +1,62 @@
+import { get, isMissing, sinkPath } from "../api/client";
+import { useLoaded } from "../ui/hooks";
+import { Button, clipped, Empty, ErrorBox, Loading } from "../ui/parts";
+
+const ROWS = 20;
+const CELL_CHARS = 120;
+
+export interface Preview {
+  columns: string[];
+  rows: (string | null)[][];
+}
+
+/** The first rows of the table, where its target can be read. */
+export function TableRows({ sourceId, sinkId, revision }: { sourceId: string; sinkId: string; revision: number }) {
+  const found = useLoaded(`${sourceId}/${sinkId}/${revision}`, async (signal) => {
+    try {
+      return await get<Preview>(`${sinkPath(sourceId, sinkId, "preview")}?limit=${ROWS}`, signal);
+    } catch (error) {
+      if (isMissing(error)) return null;
+      throw error;
+    }
+  });
+  if (found.error) return <ErrorBox error={found.error} onRetry={found.reload} />;
+  if (found.isLoading && !found.data) return <Loading what="rows" />;
+  if (!found.data) return <p class="quiet">Rows of this kind of table can't be shown here.</p>;
+  const { columns, rows } = found.data;
+  if (!rows.length)
+    return (
+      <Empty title="The table has no row yet">
+        <p>Rows appear after the first import.</p>
+      </Empty>
+    );
+  return (
+    <div class="scroll" tabIndex={0} role="region" aria-label="Rows of the table">
+      <table class="grid">
+        <thead>
+          <tr>
+            {columns.map((name) => (
+              <th key={name} scope="col">
+                {name}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {rows.map((row, place) => (
+            <tr key={place}>
+              {columns.map((name, index) => (
+                <td key={name} class="mono">
+                  {row[index] === null || row[index] === undefined ? <span class="quiet">NULL</span> : clipped(row[index], CELL_CHARS)}
+                </td>
+              ))}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      <Button kind="quiet" onClick={found.reload}>
+        Read again
+      </Button>
+    </div>
+  );
+}

@@ -1,0 +1,67 @@
+/** Who is signed in, and whether the API answers. */
+
+import { signal } from "@preact/signals";
+
+export interface Session {
+  token: string;
+  branch: string;
+}
+
+const KEY = "stream.session";
+
+function stored(): Session | null {
+  try {
+    const plain = JSON.parse(sessionStorage.getItem(KEY) ?? "null") as Partial<Session> | null;
+    return plain?.token ? { token: plain.token, branch: plain.branch || "default" } : null;
+  } catch {
+    return null;
+  }
+}
+
+/** A token in the fragment is taken over and removed from the address. */
+function fromFragment(): Session | null {
+  const found = new URLSearchParams(location.hash.replace(/^#\/?/, ""));
+  const token = found.get("token");
+  if (!token) return null;
+  history.replaceState(null, "", location.pathname + location.search + "#/");
+  return { token, branch: found.get("branch") || "default" };
+}
+
+export const session = signal<Session | null>(null);
+/** Why the session ended, for the page where one signs in. */
+export const ended = signal("");
+export const connection = signal<"ok" | "lost">("ok");
+/** How far the clock of this machine is ahead of the API's, in milliseconds. */
+export const clockAhead = signal(0);
+
+export function startSession(): void {
+  const fresh = fromFragment();
+  session.value = fresh ?? stored();
+  if (fresh) sessionStorage.setItem(KEY, JSON.stringify(fresh));
+}
+
+export function signIn(next: Session): void {
+  sessionStorage.setItem(KEY, JSON.stringify(next));
+  ended.value = "";
+  session.value = next;
+}
+
+export function endSession(reason = ""): void {
+  sessionStorage.removeItem(KEY);
+  ended.value = reason;
+  session.value = null;
+}
+
+const TOLERATED_MS = 5_000;
+
+/** Learn the API's time from an answer. Small differences are the way of the answer. */
+export function learnTime(text: string | null): void {
+  const time = text ? Date.parse(text) : NaN;
+  if (Number.isNaN(time)) return;
+  const ahead = Date.now() - time;
+  const next = Math.abs(ahead) < TOLERATED_MS ? 0 : ahead;
+  if (Math.abs(next - clockAhead.peek()) > 2_000) clockAhead.value = next;
+}
+
+/** The API's time, in milliseconds since the epoch. */
+export const now = (): number => Date.now() - clockAhead.peek();

@@ -1,0 +1,75 @@
+/** Changes that this page has asked for: the API answers with a task, which is followed here. */
+
+import { signal } from "@preact/signals";
+import { call, get } from "../api/client";
+import type { Task } from "../api/types";
+
+const KEY = "stream.tasks";
+const KEPT = 50;
+const MAX_PAUSE_MS = 1_000;
+const MAX_WAIT_MS = 120_000;
+
+export interface KnownTask {
+  label: string;
+  task: Task;
+}
+
+function stored(): KnownTask[] {
+  try {
+    return (JSON.parse(sessionStorage.getItem(KEY) ?? "[]") as KnownTask[]).slice(0, KEPT);
+  } catch {
+    return [];
+  }
+}
+
+export const tasks = signal<KnownTask[]>(stored());
+
+function remember(label: string, task: Task): void {
+  const others = tasks.peek().filter((each) => each.task.taskId !== task.taskId);
+  tasks.value = [{ label, task }, ...others].slice(0, KEPT);
+  try {
+    sessionStorage.setItem(KEY, JSON.stringify(tasks.value));
+  } catch {
+    // The list is a convenience: without room it ends with the page.
+  }
+}
+
+const taskPath = (taskId: string) => `/v1/tasks/${taskId.split("/").map(encodeURIComponent).join("/")}`;
+
+/** Follow a task to its end. Throws its error. */
+async function follow(label: string, first: Task): Promise<Task> {
+  let task = first;
+  let pause = 100;
+  const deadline = performance.now() + MAX_WAIT_MS;
+  while (!task.isFinished) {
+    if (performance.now() > deadline) throw new Error("The task still runs. Its progress is on the page of tasks.");
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    pause = Math.min(pause * 1.5, MAX_PAUSE_MS);
+    task = await get<Task>(`${taskPath(task.taskId)}?wait=10s`);
+    remember(label, task);
+  }
+  if (task.status === "error") throw new Error(task.error ?? "The task has failed.");
+  return task;
+}
+
+/** Ask for a change and wait for it.
+ *
+ * :param label: what the change is, for people.
+ */
+export async function change(label: string, method: string, path: string, body?: unknown): Promise<Task> {
+  const task = await call<Task>(method, path, { body });
+  remember(label, task);
+  return follow(label, task);
+}
+
+/** Ask again for the tasks that were running when the page was left. */
+export async function refreshTasks(): Promise<void> {
+  for (const { label, task } of tasks.peek())
+    if (!task.isFinished) {
+      try {
+        remember(label, await get<Task>(taskPath(task.taskId)));
+      } catch {
+        // It is shown as it was last seen.
+      }
+    }
+}

@@ -1,0 +1,35 @@
+import { useEffect, useRef } from "preact/hooks";
+import type uPlot from "uplot";
+
+/** A chart of the newest rates. Its library is loaded when the first chart is shown. */
+export function RateChart({ accepted, refused, end, label }: { accepted: number[]; refused: number[]; end: number; label: string }) {
+  const place = useRef<HTMLDivElement>(null);
+  const chart = useRef<uPlot | null>(null);
+  const latest = useRef<[number[], number[], number[]]>([[], [], []]);
+  latest.current = [accepted.map((_, index) => end - accepted.length + 1 + index), accepted, refused];
+  useEffect(() => {
+    let isGone = false;
+    let observer: ResizeObserver | undefined;
+    void import("./uplot").then(({ makeChart }) => {
+      const element = place.current;
+      if (isGone || !element) return;
+      const drawn = (chart.current = makeChart(element, latest.current));
+      observer = new ResizeObserver(() => drawn.setSize({ width: element.clientWidth, height: element.clientHeight }));
+      observer.observe(element);
+    });
+    const theme = matchMedia("(prefers-color-scheme: dark)");
+    const redraw = () => chart.current?.redraw();
+    theme.addEventListener("change", redraw);
+    return () => {
+      isGone = true;
+      theme.removeEventListener("change", redraw);
+      observer?.disconnect();
+      chart.current?.destroy();
+      chart.current = null;
+    };
+  }, []);
+  useEffect(() => {
+    chart.current?.setData(latest.current);
+  }, [end]);
+  return <div class="chart" ref={place} role="img" aria-label={label} />;
+}

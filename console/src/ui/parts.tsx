@@ -1,0 +1,272 @@
+/** The small parts that all pages are made of. */
+
+import type { ComponentChildren, JSX } from "preact";
+import { useEffect, useId, useRef, useState } from "preact/hooks";
+import { errorText } from "../api/client";
+import { ago, localTime, utcTime } from "../lib/format";
+import { now } from "../state/session";
+
+export function Time({ at, relative = false }: { at: string | number | null | undefined; relative?: boolean }) {
+  if (at === null || at === undefined) return <span class="quiet">never</span>;
+  const date = new Date(at);
+  const text = relative ? ago(now() - date.getTime()) : localTime(date, new Date());
+  return (
+    <time dateTime={date.toISOString()} title={utcTime(date)} class="nums">
+      {text}
+    </time>
+  );
+}
+
+type ButtonProps = JSX.IntrinsicElements["button"] & { kind?: "primary" | "plain" | "danger" | "quiet"; busy?: boolean };
+
+export function Button({ kind = "plain", busy = false, children, ...rest }: ButtonProps) {
+  return (
+    <button type="button" {...rest} class={`button ${kind}`} aria-busy={busy} disabled={rest.disabled || busy}>
+      {children}
+    </button>
+  );
+}
+
+export function CopyButton({ text, label = "Copy" }: { text: string; label?: string }) {
+  const [isCopied, setCopied] = useState(false);
+  const copy = async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      setCopied(true);
+      setTimeout(() => setCopied(false), 1500);
+    } catch {
+      // Without permission the text can be selected by hand.
+    }
+  };
+  return (
+    <Button kind="quiet" onClick={() => void copy()} aria-label={`${label}: ${text.slice(0, 40)}`}>
+      <span class="swap" data-on={isCopied}>
+        <span aria-hidden={isCopied}>{label}</span>
+        <span aria-hidden={!isCopied}>Copied</span>
+      </span>
+    </Button>
+  );
+}
+
+export function Code({ text, label, copy = true }: { text: string; label: string; copy?: boolean }) {
+  return (
+    <figure class="code">
+      <pre tabIndex={0} aria-label={label}>
+        <code>{text}</code>
+      </pre>
+      {copy && <CopyButton text={text} />}
+    </figure>
+  );
+}
+
+export function ErrorBox({ error, onRetry }: { error: unknown; onRetry?: () => void }) {
+  if (!error) return null;
+  return (
+    <div class="note bad" role="alert">
+      <p>{errorText(error)}</p>
+      {onRetry && (
+        <Button kind="quiet" onClick={onRetry}>
+          Try again
+        </Button>
+      )}
+    </div>
+  );
+}
+
+export function Empty({ title, children }: { title: string; children?: ComponentChildren }) {
+  return (
+    <div class="empty">
+      <h3>{title}</h3>
+      {children}
+    </div>
+  );
+}
+
+export function Badge({ kind, children }: { kind: string; children: ComponentChildren }) {
+  return (
+    <span class="badge" data-kind={kind}>
+      {children}
+    </span>
+  );
+}
+
+export function Field(props: {
+  label: string;
+  hint?: ComponentChildren;
+  error?: string | null;
+  children: (attributes: { id: string; "aria-describedby": string | undefined; "aria-invalid": boolean }) => ComponentChildren;
+}) {
+  const id = useId();
+  const described = [props.error && `${id}-error`, props.hint && `${id}-hint`].filter(Boolean).join(" ") || undefined;
+  return (
+    <div class="field">
+      <label for={id}>{props.label}</label>
+      {props.children({ id, "aria-describedby": described, "aria-invalid": Boolean(props.error) })}
+      {props.error && (
+        <p class="wrong" id={`${id}-error`}>
+          {props.error}
+        </p>
+      )}
+      {props.hint && (
+        <p class="hint" id={`${id}-hint`}>
+          {props.hint}
+        </p>
+      )}
+    </div>
+  );
+}
+
+export interface TabItem {
+  id: string;
+  label: string;
+  count?: number;
+}
+
+/** Links that look like tabs: each leads to an address of its own. */
+export function Tabs({ items, current, link }: { items: TabItem[]; current: string; link: (id: string) => string }) {
+  return (
+    <nav class="tabs" aria-label="Views">
+      {items.map((item) => (
+        <a key={item.id} href={link(item.id)} aria-current={item.id === current ? "page" : undefined}>
+          {item.label}
+          {item.count ? <span class="count">{item.count}</span> : null}
+        </a>
+      ))}
+    </nav>
+  );
+}
+
+/** Tabs inside a page. */
+export function Choice<T extends string>(props: { label: string; items: { id: T; label: string }[]; value: T; onChange: (id: T) => void }) {
+  return (
+    <div class="choice" role="group" aria-label={props.label}>
+      {props.items.map((item) => (
+        <button type="button" key={item.id} aria-pressed={item.id === props.value} onClick={() => props.onChange(item.id)}>
+          {item.label}
+        </button>
+      ))}
+    </div>
+  );
+}
+
+/** A line of the newest values. Its height never changes. */
+export function Spark({ values, label, width = 120, height = 28 }: { values: number[]; label: string; width?: number; height?: number }) {
+  const most = Math.max(...values, 1e-9);
+  const step = width / Math.max(1, values.length - 1);
+  const points = values.map((value, place) => `${(place * step).toFixed(1)},${(height - 2 - (value / most) * (height - 4)).toFixed(1)}`);
+  return (
+    <svg class="spark" viewBox={`0 0 ${width} ${height}`} width={width} height={height} role="img" aria-label={label} preserveAspectRatio="none">
+      <polygon points={`0,${height} ${points.join(" ")} ${width},${height}`} />
+      <polyline points={points.join(" ")} />
+    </svg>
+  );
+}
+
+export interface Ask {
+  title: string;
+  text: ComponentChildren;
+  action: string;
+  danger?: boolean;
+  act: () => Promise<unknown>;
+}
+
+/** Asks before something is done that is hard to undo. Shows what went wrong. */
+export function Confirm({ ask, onClose }: { ask: Ask; onClose: () => void }) {
+  const ref = useRef<HTMLDialogElement>(null);
+  const [isBusy, setBusy] = useState(false);
+  const [error, setError] = useState<unknown>(null);
+  const id = useId();
+  useEffect(() => {
+    const dialog = ref.current;
+    dialog?.showModal();
+    return () => dialog?.close();
+  }, []);
+  const act = async () => {
+    setBusy(true);
+    setError(null);
+    try {
+      await ask.act();
+      onClose();
+    } catch (problem) {
+      setError(problem);
+      setBusy(false);
+    }
+  };
+  return (
+    <dialog ref={ref} aria-labelledby={id} onCancel={onClose}>
+      <h2 id={id}>{ask.title}</h2>
+      <div class="stack">{ask.text}</div>
+      <ErrorBox error={error} />
+      <div class="actions">
+        <Button onClick={onClose}>Cancel</Button>
+        <Button kind={ask.danger ? "danger" : "primary"} busy={isBusy} onClick={() => void act()}>
+          {ask.action}
+        </Button>
+      </div>
+    </dialog>
+  );
+}
+
+/** A menu of things that can be done with what the page shows. */
+export function Menu({ label, items }: { label: string; items: { label: string; act: () => void; danger?: boolean }[] }) {
+  const ref = useRef<HTMLDetailsElement>(null);
+  const close = () => ref.current?.removeAttribute("open");
+  useEffect(() => {
+    const outside = (event: Event) => {
+      if (ref.current?.open && !ref.current.contains(event.target as Node)) close();
+    };
+    document.addEventListener("pointerdown", outside);
+    return () => document.removeEventListener("pointerdown", outside);
+  }, []);
+  return (
+    <details
+      ref={ref}
+      class="menu"
+      onKeyDown={(event) => {
+        if (event.key === "Escape") {
+          close();
+          ref.current?.querySelector("summary")?.focus();
+        }
+      }}
+    >
+      <summary class="button plain">{label}</summary>
+      <ul>
+        {items.map((item) => (
+          <li key={item.label}>
+            <button
+              type="button"
+              class={item.danger ? "danger" : ""}
+              onClick={() => {
+                close();
+                item.act();
+              }}
+            >
+              {item.label}
+            </button>
+          </li>
+        ))}
+      </ul>
+    </details>
+  );
+}
+
+export const Loading = ({ what }: { what: string }) => (
+  <p class="loading" role="status">
+    Loading {what} …
+  </p>
+);
+
+/** Text from a record: shortened, so that a large one doesn't stop the page. */
+export function clipped(text: string, most: number): string {
+  return text.length > most ? `${text.slice(0, most)} … (${text.length - most} more characters)` : text;
+}
+
+/** JSON with line breaks, if it is JSON and small enough for that. */
+export function pretty(text: string): string {
+  if (text.length > 200_000) return text;
+  try {
+    return JSON.stringify(JSON.parse(text), null, 2);
+  } catch {
+    return text;
+  }
+}

@@ -1,0 +1,67 @@
+/** The API as its own description shows it: Swagger UI, which calls with the token of the console. */
+
+import SwaggerUI from "swagger-ui-dist/swagger-ui-es-bundle.js";
+import "swagger-ui-dist/swagger-ui.css";
+import "./viewer.css";
+import { session, startSession } from "./state/session";
+
+interface SwaggerRequest {
+  url: string;
+  headers: Record<string, string>;
+}
+
+interface Description {
+  tags?: { name: string }[];
+  servers?: { url: string }[];
+  paths: Record<string, Record<string, { operationId?: string; tags?: string[] }>>;
+}
+
+const HEADER = "X-StorageApi-Token";
+const PLACE = "/v1/documentation/";
+
+/** `#CreateSource`, as errors link to an operation, in the form that the viewer understands. */
+export function operationFragment(description: Description, hash: string): string | null {
+  const wanted = hash.replace(/^#/, "");
+  for (const operations of Object.values(description.paths))
+    for (const operation of Object.values(operations))
+      if (operation.operationId === wanted) return `#/${operation.tags?.[0] ?? "default"}/${wanted}`;
+  return null;
+}
+
+async function start(): Promise<void> {
+  const place = document.getElementById("viewer")!;
+  startSession();
+  let description: Description;
+  try {
+    const answer = await fetch(`${PLACE}openapi3.json`, { credentials: "omit" });
+    if (!answer.ok) throw new Error(String(answer.status));
+    description = (await answer.json()) as Description;
+  } catch {
+    place.replaceChildren("The description of the API can't be read. Reload to try again.");
+    return;
+  }
+  // Calls go to the service that serves this page, wherever that is.
+  description.servers = [{ url: location.origin }];
+  const fragment = operationFragment(description, location.hash);
+  if (fragment) history.replaceState(null, "", fragment);
+  place.replaceChildren();
+  SwaggerUI({
+    domNode: place,
+    spec: description,
+    deepLinking: true,
+    docExpansion: "list",
+    defaultModelsExpandDepth: 0,
+    tryItOutEnabled: true,
+    persistAuthorization: false,
+    validatorUrl: null,
+    displayRequestDuration: true,
+    requestSnippetsEnabled: true,
+    requestInterceptor(request: SwaggerRequest) {
+      const token = session.value?.token;
+      if (token && !request.headers[HEADER]) request.headers[HEADER] = token;
+      return request;
+    },
+  });
+}
+
+void start();

