@@ -36,7 +36,10 @@ function compressed(): Plugin {
         const text = file.type === "chunk" ? file.code : file.source;
         const content = Buffer.from(text);
         if (content.length < 1024) continue;
-        const brotli = brotliCompressSync(content, { params: { [constants.BROTLI_PARAM_SIZE_HINT]: content.length } });
+        const brotli = brotliCompressSync(content, { params: {
+            [constants.BROTLI_PARAM_SIZE_HINT]: content.length,
+            [constants.BROTLI_PARAM_QUALITY]: content.length > 1_000_000 ? 9 : 11,
+          } });
         this.emitFile({ type: "asset", fileName: `${file.fileName}.br`, source: brotli });
         this.emitFile({ type: "asset", fileName: `${file.fileName}.gz`, source: gzipSync(content, { level: 9 }) });
       }

@@ -43,11 +43,12 @@ function FirstRow({ sourceId, sinkId, sample }: { sourceId: string; sinkId: stri
         <h2 id="first">Send a first record</h2>
         <SourceUrl source={source} />
         <Snippets source={source} sample={parsed(sample)} />
-        <SendRecord source={source} sample={sample} />
+        <SendRecord source={source} sample={sample} isOpen />
       </section>
       <section class="panel" aria-labelledby="arrives">
         <h2 id="arrives">See it arrive</h2>
-        <ol class="steps" role="status" aria-live="polite">
+        <div role="status">
+        <ol class="steps">
           {steps.map((step) => (
             <li key={step.label} data-done={step.isDone}>
               {step.label}
@@ -55,6 +56,7 @@ function FirstRow({ sourceId, sinkId, sample }: { sourceId: string; sinkId: stri
             </li>
           ))}
         </ol>
+        </div>
         {first && (
           <>
             <p class="quiet">

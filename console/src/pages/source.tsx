@@ -97,7 +97,7 @@ export function Snippets({ source, sample }: { source: AggregatedSource; sample?
 }
 
 /** Sends one record from this page, as a producer would. */
-export function SendRecord({ source, sample }: { source: AggregatedSource; sample: string }) {
+export function SendRecord({ source, sample, isOpen = false }: { source: AggregatedSource; sample: string; isOpen?: boolean }) {
   const [text, setText] = useState(sample);
   const [answer, setAnswer] = useState<{ isGood: boolean; text: string } | null>(null);
   const [isBusy, setBusy] = useState(false);
@@ -122,7 +122,7 @@ export function SendRecord({ source, sample }: { source: AggregatedSource; sampl
     }
   };
   return (
-    <details class="more">
+    <details class="more" open={isOpen}>
       <summary>Send a record from here</summary>
       <Field label="Record">
         {(attributes) => <textarea {...attributes} class="mono" rows={5} spellcheck={false} value={text} onInput={(event) => setText(event.currentTarget.value)} />}

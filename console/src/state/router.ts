@@ -1,6 +1,7 @@
 /** The page that the fragment of the address names. */
 
 import { computed, signal } from "@preact/signals";
+import { startSession, takeFragment } from "./session";
 
 export type Route =
   | { page: "overview" }
@@ -12,8 +13,11 @@ export type Route =
   | { page: "sink"; sourceId: string; sinkId: string; tab: string }
   | { page: "missing" };
 
+// A token in the fragment is taken before the rest of it is read as a page.
+startSession();
 const fragment = signal(location.hash);
 addEventListener("hashchange", () => {
+  takeFragment();
   fragment.value = location.hash;
 });
 

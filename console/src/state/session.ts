@@ -34,10 +34,15 @@ export const connection = signal<"ok" | "lost">("ok");
 /** How far the clock of this machine is ahead of the API's, in milliseconds. */
 export const clockAhead = signal(0);
 
-export function startSession(): void {
+/** Sign in with the token in the fragment, if there is one. */
+export function takeFragment(): void {
   const fresh = fromFragment();
-  session.value = fresh ?? stored();
-  if (fresh) sessionStorage.setItem(KEY, JSON.stringify(fresh));
+  if (fresh) signIn(fresh);
+}
+
+export function startSession(): void {
+  session.value = stored();
+  takeFragment();
 }
 
 export function signIn(next: Session): void {

@@ -76,7 +76,7 @@ export function ErrorBox({ error, onRetry }: { error: unknown; onRetry?: () => v
 export function Empty({ title, children }: { title: string; children?: ComponentChildren }) {
   return (
     <div class="empty">
-      <h3>{title}</h3>
+      <p class="big">{title}</p>
       {children}
     </div>
   );
