@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from twisted.application.service import IService
 
 from stream.etcd import EtcdClient, Group, Mirror, Session, json_values
 from stream.ops.clock import wall_clock
@@ -29,6 +30,7 @@ from stream.values.utctime import from_timestamp
 
 if TYPE_CHECKING:
     from stream.authority import ProjectAuthority
+    from stream.target.protocol import Target, TargetContext
     from stream.target.registry import Targets
 
 __all__ = ["Cluster", "Projects", "Volumes", "join_cluster", "reach_projects"]
@@ -134,10 +136,11 @@ def _etcd_client(settings: Settings, reactor: Any) -> EtcdClient:
 class Projects:
     """The tables of projects, and who says what the tokens of projects may do.
 
-    :ivar authority: works while the services of `targets` run.
+    :ivar authority: works while its services and those of `targets` run.
     """
 
     authority: ProjectAuthority
+    authority_services: Sequence[IService]
     targets: Targets
 
 
@@ -151,14 +154,8 @@ def reach_projects(
     """
     # A process that only takes records starts without all this.
     from stream.encryption import configured_encryptor
-    from stream.target.keboola.authority import KeboolaAuthority
-    from stream.target.keboola.client import StorageApi
-    from stream.target.keboola.events import EventSender
-    from stream.target.keboola.exchange import TokenExchange
-    from stream.target.keboola.target import KeboolaTarget
-    from stream.target.keboola.verifier import TokenVerifier
     from stream.target.protocol import TargetContext
-    from stream.target.registry import Targets, installed_targets, optional_targets
+    from stream.target.registry import installed_targets, optional_targets
 
     context = TargetContext(
         settings=settings,
@@ -170,10 +167,43 @@ def reach_projects(
         metrics=metrics,
         now=cluster.now,
     )
+    others = [*optional_targets(context), *installed_targets(context)]
+    if settings.auth.provider == "stream":
+        return _own_projects(context, others)
+    return _keboola_projects(context, others)
+
+
+def _own_projects(context: TargetContext, targets: Sequence[Target]) -> Projects:
+    """Tokens are made here, and there are no tables of Keboola."""
+    from stream.authority.own import OwnAuthority
+    from stream.target.registry import Targets
+
+    auth = context.settings.auth
+    authority = OwnAuthority(
+        context.reactor,
+        context.client,
+        context.now,
+        bootstrap_file=auth.bootstrap_token_file,
+        bootstrap_project=auth.bootstrap_project,
+    )
+    return Projects(authority=authority, authority_services=(authority,), targets=Targets(targets))
+
+
+def _keboola_projects(context: TargetContext, targets: Sequence[Target]) -> Projects:
+    """The Storage API knows the tokens, and has tables."""
+    from stream.target.keboola.authority import KeboolaAuthority
+    from stream.target.keboola.client import StorageApi
+    from stream.target.keboola.events import EventSender
+    from stream.target.keboola.exchange import TokenExchange
+    from stream.target.keboola.target import KeboolaTarget
+    from stream.target.keboola.verifier import TokenVerifier
+    from stream.target.registry import Targets
+
+    settings, reactor = context.settings, context.reactor
     api = StorageApi(
         reactor,
         settings.storage_api_host,
-        metrics=metrics,
+        metrics=context.metrics,
         log_exchanges=settings.debug_http_client,
     )
     events = EventSender(api, settings.sink.table.keboola.event_send_timeout.seconds, reactor)
@@ -186,11 +216,6 @@ def reach_projects(
     )
     return Projects(
         authority=authority,
-        targets=Targets(
-            [
-                KeboolaTarget(context, api, events),
-                *optional_targets(context),
-                *installed_targets(context),
-            ]
-        ),
+        authority_services=(),
+        targets=Targets([KeboolaTarget(context, api, events), *targets]),
     )

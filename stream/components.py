@@ -271,6 +271,7 @@ def api(
         cluster.client,
         cluster.session,
         *projects.targets.services,
+        *projects.authority_services,
         cluster.volumes.mirror,
         cluster.work,
         cluster.templates,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import attrs
 
@@ -109,6 +109,12 @@ class UserError(Exception):
         if name is not None:
             self.name = name
         self.exception_id = exception_id
+
+    def copy(self) -> Self:
+        """The same error without a traceback, which holds whatever led to it."""
+        made = type(self).__new__(type(self), *self.args)
+        made.__dict__.update(self.__dict__)
+        return made
 
 
 class NestedError(UserError):

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stream
+from stream.authority import tokens as own
 from stream.definition.entity import Branch, Sink, Source
 from stream.definition.lifecycle import with_overrides, with_secret
 from stream.etcd.claims import Holder
@@ -115,7 +116,7 @@ UPLOAD = {
 }
 
 RECORDS: dict[type, Plain] = {
-    Branch: {**BRANCH_KEY, "created": AT_BY, **SWITCHES, "isDefault": True},
+    Branch: {**BRANCH_KEY, "created": AT_BY, **SWITCHES, "isDefault": True, "name": "n"},
     Source: {
         **SOURCE_KEY,
         "created": AT_BY,
@@ -229,6 +230,15 @@ RECORDS: dict[type, Plain] = {
         "tokenId": "1001",
         "encryptedToken": "",
     },
+    own.TokenRecord: {
+        "projectId": 123,
+        "tokenId": "a1b2c3d4",
+        "digest": "0123456789abcdef",
+        "name": "ci",
+        "rights": ["read", "tail"],
+        "created": AT_BY,
+        "expiresAt": AT,
+    },
     FileRecord: {
         "FileKey": FILE_KEY,
         "SinkKey": SINK_KEY,
@@ -334,6 +344,7 @@ REQUIRED: dict[type, set[str]] = {
     Statistics: set(),
     Volume: {"volumeId", "nodeId", "nodeAddress"},
     TokenRecord: {*SINK_KEY, "token.id", "token.token"},
+    own.TokenRecord: {"projectId", "tokenId", "digest", "name", "rights"},
     FileRecord: {
         "FileKey",
         "SinkKey",

@@ -23,6 +23,7 @@ from stream.api.resources.awaited_tasks import AwaitedTasks
 from stream.api.resources.change_tasks import ChangeTasks, SourceEvents
 from stream.api.resources.console import ConsolePage
 from stream.api.resources.documentation import Documentation
+from stream.api.resources.projects import Projects
 from stream.api.resources.record_preview import RecordPreview
 from stream.api.resources.settings import EntitySettings
 from stream.api.resources.sinks import Sinks
@@ -160,6 +161,7 @@ class ApiService(Service):
                 now=wall_clock(reactor),
             ),
             Tails(hub=self._tails, reads=reads),
+            Projects(authority=authority, now=now),
         )
         handlers = {
             operation: handler

@@ -114,6 +114,8 @@ class SettingOverride(Record):
 
 @attrs.frozen(kw_only=True)
 class Branch(Record):
+    """:ivar name: of a branch that was made here; others have theirs elsewhere."""
+
     key: BranchKey = field(flatten=True)
     created: Created = Created()
     disabled: Disabled | None = None
@@ -121,6 +123,7 @@ class Branch(Record):
     deleted: Deleted | None = None
     undeleted: Undeleted | None = None
     is_default: bool = False
+    name: str = field(default="", omit_empty=True)
 
 
 @attrs.frozen

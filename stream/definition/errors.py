@@ -10,6 +10,7 @@ __all__ = [
     "CountLimitReached",
     "DefinitionExists",
     "DefinitionNotFound",
+    "branch_exists",
     "branch_limit_reached",
     "branch_not_found",
     "deleted_sink_not_found",
@@ -33,7 +34,7 @@ class DefinitionNotFound(UserError):
 
 
 class DefinitionExists(UserError):
-    """The id is taken by another live source or sink."""
+    """The id is taken by another live source or sink, or the name by another branch."""
 
     status = 409
 
@@ -83,6 +84,12 @@ def sink_version_not_found(key: SinkKey, number: int) -> DefinitionNotFound:
     return DefinitionNotFound(
         f'sink version "{key.sink_id}/{version_text(number)}" not found in the source',
         name="sinkVersionNotFound",
+    )
+
+
+def branch_exists(name: str) -> DefinitionExists:
+    return DefinitionExists(
+        f'branch "{name}" already exists in the project', name="branchAlreadyExists"
     )
 
 

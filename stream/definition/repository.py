@@ -103,7 +103,9 @@ class Definitions:
             raise errors.branch_not_found(key)
         return decode(Branch, stored.value)
 
-    async def create_branch(self, change: Change, key: BranchKey, *, is_default: bool) -> Branch:
+    async def create_branch(
+        self, change: Change, key: BranchKey, *, is_default: bool, name: str = ""
+    ) -> Branch:
         """The branch *key*, which is recorded if it isn't yet. Raises `CountLimitReached`."""
         known = await change.txn.range(
             f"{prefix.BRANCH_ACTIVE}{key.project_id}/", track_deletes=False
@@ -114,7 +116,9 @@ class Definitions:
                 return decode(Branch, stored.value)
         if len(known) >= MAX_BRANCHES:
             raise errors.branch_limit_reached(MAX_BRANCHES)
-        branch = Branch(key=key, created=Created(change.now, change.by), is_default=is_default)
+        branch = Branch(
+            key=key, created=Created(change.now, change.by), is_default=is_default, name=name
+        )
         change.txn.put(path, encode(branch))
         return branch
 

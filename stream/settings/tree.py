@@ -20,6 +20,7 @@ __all__ = [
     "AESEncryptionSettings",
     "APISettings",
     "AWSEncryptionSettings",
+    "AuthSettings",
     "AzureEncryptionSettings",
     "DatadogProfilerSettings",
     "DatadogSettings",
@@ -425,6 +426,23 @@ class TargetSettings:
 
 
 @attrs.frozen
+class AuthSettings:
+    """Who says what the tokens of the API may do."""
+
+    provider: str = setting(
+        "",
+        "Who knows the tokens of the API: keboola (the Storage API), which is the default if "
+        "storageApiHost is set, or stream (tokens that are made here).",
+    )
+    bootstrap_token_file: str = setting(
+        "",
+        "File with a token that may make tokens and branches, with the provider stream; for the "
+        "first token, empty = none.",
+    )
+    bootstrap_project: int = setting(1, "Project of the bootstrap token.", rule="min=1")
+
+
+@attrs.frozen
 class AESEncryptionSettings:
     secret_key: bytes = setting(
         b"", "Key of 32 bytes, base64 encoded.", rule="required,len=32", secret=True
@@ -527,7 +545,9 @@ class Settings:
         "localhost", "Host name under which other nodes reach this one.", rule="required"
     )
     storage_api_host: str = setting(
-        "", "Host or URL of the Storage API.", rule="required,host_or_url"
+        "",
+        "Host or URL of the Storage API; needed unless auth.provider is stream.",
+        rule="host_or_url",
     )
     pprof: PprofSettings = group(PprofSettings)
     manhole: ManholeSettings = group(ManholeSettings)
@@ -542,6 +562,7 @@ class Settings:
     sink: SinkSettings = group(SinkSettings)
     storage: StorageSettings = group(StorageSettings)
     target: TargetSettings = group(TargetSettings)
+    auth: AuthSettings = group(AuthSettings)
     encryption: EncryptionSettings = group(EncryptionSettings)
     sandbox: SandboxSettings = group(SandboxSettings)
 

@@ -16,6 +16,9 @@ __all__ = ["OWN_ETCD", "applies", "normalise", "problems_of"]
 OWN_ETCD = "127.0.0.1:2379"
 """Where the etcd of ``etcd.dataDir`` listens, and where it is looked for, if no endpoint is set."""
 
+PROVIDERS = ("keboola", "stream")
+"""Of tokens."""
+
 _PROVIDER_SECTIONS = ("aes", "gcp", "aws", "azure")
 
 
@@ -30,12 +33,14 @@ def normalise(settings: Settings) -> Settings:
     """*settings* with tidied addresses, without the secrets of providers not chosen, and with the
     endpoint of a node's own etcd if it was left out."""
     endpoint = settings.etcd.endpoint.strip(" \t/")
+    host = settings.storage_api_host.strip().rstrip("/")
     return with_values(
         settings,
         {
             ("etcd", "endpoint"): endpoint or (OWN_ETCD if settings.etcd.data_dir else ""),
             ("etcd", "namespace"): _namespace(settings.etcd.namespace),
-            ("storage_api_host",): settings.storage_api_host.strip().rstrip("/"),
+            ("storage_api_host",): host,
+            ("auth", "provider"): settings.auth.provider.strip() or ("keboola" if host else ""),
             ("api", "public_url"): _public_url(settings.api.public_url),
             ("source", "http", "public_url"): _public_url(settings.source.http.public_url),
             ("encryption",): _only_chosen(settings.encryption),
@@ -70,6 +75,7 @@ def _own_checks(settings: Settings) -> Iterator[tuple[str, str]]:
         leaf = LEAVES_BY_KEY[key]
         if not leaf.get(settings):
             yield key, f'{problem}. Set "{key}", {leaf.env} or --{leaf.flag}'
+    yield "auth.provider", _provider_problem(settings)
     network = settings.storage.level.local.writer.network
     if network.transport == "kcp":
         yield (
@@ -77,6 +83,25 @@ def _own_checks(settings: Settings) -> Iterator[tuple[str, str]]:
             'invalid "storage.level.local.writer.network.transport": '
             'the transport "kcp" is not supported, use "tcp"',
         )
+
+
+def _provider_problem(settings: Settings) -> str:
+    provider = settings.auth.provider
+    if provider not in ("", *PROVIDERS):
+        return f'"auth.provider" must be one of [{" ".join(PROVIDERS)}]'
+    if not provider:
+        return (
+            'choose who knows the tokens of the API: set "storageApiHost" '
+            "(STREAM_STORAGE_API_HOST or --storage-api-host) for projects of Keboola, or "
+            '"auth.provider" to "stream" (STREAM_AUTH_PROVIDER or --auth-provider) for projects '
+            "without it"
+        )
+    if provider == "keboola" and not settings.storage_api_host:
+        return (
+            'the "auth.provider" "keboola" needs "storageApiHost": set STREAM_STORAGE_API_HOST or '
+            "--storage-api-host"
+        )
+    return ""
 
 
 def _against_sibling(leaf: Leaf, settings: Settings) -> str | None:

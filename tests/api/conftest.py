@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,17 @@ import pytest
 import pytest_twisted
 import treq
 from twisted.internet import reactor
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.python.threadpool import ThreadPool
 from twisted.web.client import Agent
 
 from stream.api.service import ApiService
+from stream.authority import ProjectAuthority
+from stream.authority.own import OwnAuthority
+from stream.authority.rights import Right
+from stream.authority.tokens import Tokens
+from stream.definition.entity import SYSTEM
 from stream.encryption import encryptor_from
 from stream.etcd import EtcdClient, Session
 from stream.ops.metrics.registry import Metrics
@@ -71,11 +77,17 @@ class Api:
     :ivar etcd: its database.
     """
 
-    def __init__(self, url: str, etcd: EtcdClient, storage_api: StorageApi) -> None:
+    def __init__(self, url: str, etcd: EtcdClient, storage_api: StorageApi | None) -> None:
         self.url = url
         self.etcd = etcd
-        self.storage_api = storage_api
+        self._storage_api = storage_api
         self._client = treq.client.HTTPClient(Agent(reactor))
+
+    @property
+    def storage_api(self) -> StorageApi:
+        """That of the projects, if they are Keboola's."""
+        assert self._storage_api is not None
+        return self._storage_api
 
     async def call(
         self,
@@ -184,36 +196,21 @@ def service_account(tmp_path: Path) -> Path:
     return path
 
 
-@pytest_twisted.async_yield_fixture()
-async def api(
-    etcd: EtcdClient, sandbox: SandboxService, service_account: Path
-) -> AsyncIterator[Api]:
-    """The API, started on a free port."""
+def _settings(node_id: str) -> Settings:
     settings = Settings()
-    settings = attrs.evolve(
+    http = attrs.evolve(settings.source.http, public_url="https://stream-in.keboola.local")
+    return attrs.evolve(
         settings,
-        node_id="test-node",
+        node_id=node_id,
         api=attrs.evolve(
             settings.api, listen="127.0.0.1:0", public_url="https://stream.target.keboola.local"
         ),
-        source=attrs.evolve(
-            settings.source,
-            http=attrs.evolve(settings.source.http, public_url="https://stream-in.keboola.local"),
-        ),
+        source=attrs.evolve(settings.source, http=http),
     )
-    session = Session(etcd, ttl=15, reactor=reactor)
-    await session.startService()
-    storage_api = StorageApi(reactor, sandbox.url)
-    volume = Volume(
-        volume_id="my-volume",
-        node_id="test-node",
-        node_address="localhost:1",
-        path="hdd/my-volume",
-        type="default",
-        label="my-volume",
-    )
-    events = EventSender(storage_api, 5.0, reactor)
-    context = TargetContext(
+
+
+def _context(settings: Settings, etcd: EtcdClient, session: Session) -> TargetContext:
+    return TargetContext(
         settings=settings,
         reactor=reactor,
         client=etcd,
@@ -223,27 +220,93 @@ async def api(
         metrics=Metrics(),
         now=lambda: from_timestamp(time.time()),
     )
-    targets = Targets([KeboolaTarget(context, storage_api, events)])
-    templates = Templates(reactor, settings.source.templates, Metrics())
-    service = ApiService(
+
+
+def _service(
+    context: TargetContext, authority: ProjectAuthority, targets: Targets, templates: Templates
+) -> ApiService:
+    volume = Volume(
+        volume_id="my-volume",
+        node_id="test-node",
+        node_address="localhost:1",
+        path="hdd/my-volume",
+        type="default",
+        label="my-volume",
+    )
+    return ApiService(
         reactor,
-        settings,
-        client=etcd,
-        session=session,
-        repository=StorageRepository(settings.storage.level, lambda: [volume]),
+        context.settings,
+        client=context.client,
+        session=context.session,
+        repository=StorageRepository(context.settings.storage.level, lambda: [volume]),
         now=context.now,
-        authority=KeboolaAuthority(
-            storage_api,
-            TokenVerifier(reactor, storage_api),
-            events,
-            TokenExchange(reactor, storage_api, str(service_account)),
-        ),
+        authority=authority,
         targets=targets,
         templates=templates.pool,
     )
+
+
+@pytest_twisted.async_yield_fixture()
+async def api(
+    etcd: EtcdClient, sandbox: SandboxService, service_account: Path
+) -> AsyncIterator[Api]:
+    """The API, started on a free port."""
+    settings = _settings("test-node")
+    session = Session(etcd, ttl=15, reactor=reactor)
+    await session.startService()
+    storage_api = StorageApi(reactor, sandbox.url)
+    events = EventSender(storage_api, 5.0, reactor)
+    context = _context(settings, etcd, session)
+    templates = Templates(reactor, settings.source.templates, Metrics())
+    authority = KeboolaAuthority(
+        storage_api,
+        TokenVerifier(reactor, storage_api),
+        events,
+        TokenExchange(reactor, storage_api, str(service_account)),
+    )
+    targets = Targets([KeboolaTarget(context, storage_api, events)])
+    service = _service(context, authority, targets, templates)
     await service.startService()
     yield Api(f"http://127.0.0.1:{service.port_number}", etcd, storage_api)
     await service.stopService()
     await templates.stopService()
     await session.stopService()
     await storage_api.close()
+
+
+@attrs.frozen
+class OwnProjects:
+    """Two nodes with an API whose tokens are made here.
+
+    :ivar tokens: of all projects.
+    """
+
+    nodes: Sequence[Api]
+    tokens: Tokens
+
+    async def token(self, *rights: Right, project: int = 1, **options: Any) -> tuple[str, str]:
+        """The id and the text of a new token."""
+        name = "+".join(rights)
+        record, text = await self.tokens.create(project, name, rights, SYSTEM, **options)
+        return record.key.token_id, text
+
+
+@pytest_twisted.async_yield_fixture()
+async def own(etcd: EtcdClient) -> AsyncIterator[OwnProjects]:
+    """Projects of their own, without tables: there is no target."""
+    services: list[Any] = []
+    nodes: list[Api] = []
+    for number in range(2):
+        settings = _settings(f"node-{number}")
+        session = Session(etcd, ttl=15, reactor=reactor)
+        context = _context(settings, etcd, session)
+        authority = OwnAuthority(reactor, etcd, context.now)
+        templates = Templates(reactor, settings.source.templates, Metrics())
+        service = _service(context, authority, Targets([]), templates)
+        for each in (session, authority, service):
+            await maybeDeferred(each.startService)
+        services += [session, authority, templates, service]
+        nodes.append(Api(f"http://127.0.0.1:{service.port_number}", etcd, None))
+    yield OwnProjects(nodes, authority.tokens)
+    for service in reversed(services):
+        await maybeDeferred(service.stopService)

@@ -26,6 +26,7 @@ _TEXTS = {
     "etcd.namespace": "other/",
     "api.publicUrl": "https://stream.example.com",
     "source.http.publicUrl": "https://in.example.com",
+    "auth.provider": "stream",
     "encryption.provider": "aes",
     "sandbox.staging.provider": "aws",
     "encryption.aes.secretKey": KEY,

@@ -244,13 +244,33 @@ def test_all_problems_at_once() -> None:
         ' Set "etcd.endpoint", STREAM_ETCD_ENDPOINT or --etcd-endpoint.\n'
         '  - Invalid "etcd": etcd namespace is not set.'
         ' Set "etcd.namespace", STREAM_ETCD_NAMESPACE or --etcd-namespace.\n'
+        '  - Choose who knows the tokens of the API: set "storageApiHost"'
+        " (STREAM_STORAGE_API_HOST or --storage-api-host) for projects of Keboola, or"
+        ' "auth.provider" to "stream" (STREAM_AUTH_PROVIDER or --auth-provider) for projects'
+        " without it.\n"
         '  - "nodeID" is a required field: set STREAM_NODE_ID or --node-id\n'
-        '  - "storageApiHost" is a required field:'
-        " set STREAM_STORAGE_API_HOST or --storage-api-host\n"
         '  - "source.http.publicUrl" is a required field:'
         " set STREAM_SOURCE_HTTP_PUBLIC_URL or --source-http-public-url\n"
         '  - "storage.volumesPath" is a required field:'
         " set STREAM_STORAGE_VOLUMES_PATH or --storage-volumes-path"
+    )
+
+
+def test_who_knows_the_tokens() -> None:
+    """The Storage API where there is one, unless another is chosen; one has to be."""
+    host = "STREAM_STORAGE_API_HOST"
+    without = {name: value for name, value in VALID.items() if name != host}
+    assert load({}, VALID).auth.provider == "keboola"
+    assert load({"auth-provider": "stream"}, VALID).auth.provider == "stream"
+    own = load({"auth-provider": "stream"}, without)
+    assert (own.auth.provider, own.storage_api_host) == ("stream", "")
+    assert 'Choose who knows the tokens of the API: set "storageApiHost"' in _problems({}, without)
+    assert _problems({"auth-provider": "keboola"}, without).endswith(
+        '- The "auth.provider" "keboola" needs "storageApiHost":'
+        " set STREAM_STORAGE_API_HOST or --storage-api-host."
+    )
+    assert '"auth.provider" must be one of [keboola stream]' in _problems(
+        {"auth-provider": "other"}, VALID
     )
 
 

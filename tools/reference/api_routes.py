@@ -24,9 +24,11 @@ Bodies, parameters and errors of each route are described by the running service
 `/v1/documentation/`, and for tools at `/v1/documentation/openapi3.json` (OpenAPI 3.0) and
 `openapi.json` (Swagger 2.0). How they are used is in [the API](api.md).
 
-A call of *anybody* needs no token; of a *member* a master token of the project; of an *admin* one
-of an administrator. *Task* means that the answer is 202 and the work goes on behind it,
-unless the caller [waits for its end](api.md#tasks).
+A call by *anybody* needs no token, any other one a token with the right that is named. In a project
+of Keboola an administrator's master token has all rights, another master token *read* and *tail*;
+in a project of its own [each token has its rights](security.md#tokens-of-projects-of-their-own).
+*Task* means that the answer is 202 and the work goes on behind it, unless the caller
+[waits for its end](api.md#tasks).
 """
 _BRANCH = "/v1/branches/{branchId}"
 _SINKS = "/v1/branches/{branchId}/sources/{sourceId}/sinks"
@@ -49,7 +51,9 @@ def _section(operation: Operation) -> tuple[int, str]:
         return 0, "Sources"
     if operation.path.startswith(_BRANCH):
         return 2, "Branch"
-    return (3, "Tasks") if "/tasks/" in operation.path else (4, "Service")
+    if operation.path.startswith(("/v1/tokens", "/v1/branches")):
+        return 3, "Project"
+    return (4, "Tasks") if "/tasks/" in operation.path else (5, "Service")
 
 
 def _table(operations: Iterator[Operation]) -> Iterator[str]:
@@ -57,7 +61,7 @@ def _table(operations: Iterator[Operation]) -> Iterator[str]:
     yield "|---|---|---|"
     for operation in operations:
         path = operation.path.removeprefix(_BRANCH).replace("{*", "{") or "/"
-        by = "anybody" if operation.public else "admin" if operation.admin else "member"
+        by = operation.right or "anybody"
         task = " *Task.*" if operation.task else ""
         yield f"| `{operation.method} {path}` | {by} | {operation.summary}{task} |"
 

@@ -172,7 +172,11 @@ class _Endpoint:
         else:
             level = LogLevel.error if error.status >= 500 else LogLevel.info
             _log.emit(level, "request failed: {error}", error=str(problem), **fields)
-        return error_body(error)
+        answer = error_body(error)
+        if error.status == 401 and self._guard.challenge:
+            challenge = ("WWW-Authenticate", self._guard.challenge)
+            answer = attrs.evolve(answer, headers=(*answer.headers, challenge))
+        return answer
 
 
 def _incoming(request: ApiRequest, path: Mapping[str, str]) -> Incoming:

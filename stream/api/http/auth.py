@@ -8,6 +8,7 @@ from typing import Any
 
 from stream.api.http.call import Identity
 from stream.authority import ProjectAuthority
+from stream.authority.rights import Right
 from stream.definition import prefix
 from stream.definition.key import BranchKey
 from stream.definition.live import LiveDefinitions
@@ -20,7 +21,7 @@ from stream.values.number import whole_number
 from stream.values.token import Token
 from stream.values.utctime import from_timestamp
 
-__all__ = ["Branches", "authenticate", "check_role", "token_of"]
+__all__ = ["Branches", "authenticate", "check_right", "token_of"]
 
 _BRANCH_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _PROGRAMMATIC = ("kbc_at_", "kbc_pat_")
@@ -43,17 +44,17 @@ def token_of(header: str, authorization: str) -> tuple[str, bool]:
 
 
 async def authenticate(authority: ProjectAuthority, token: str, project: str) -> Identity:
-    """Whose *token* is. Raises UserError: refused, or not a master token.
+    """Whose *token* is. Raises UserError: refused, or neither a master token nor one with rights.
 
     :param project: the value of ``X-KBC-ProjectId``.
     """
-    if token.startswith(_PROGRAMMATIC):
+    if authority.tokens is None and token.startswith(_PROGRAMMATIC):
         exchanged = await authority.exchange(token, _project(project))
         identity = Identity(exchanged.token, exchanged.info)
     else:
         wrapped = Token(token)
         identity = Identity(wrapped, await authority.verify(wrapped))
-    if not identity.info.is_master:
+    if identity.info.rights is None and not identity.info.is_master:
         raise UserError(
             "please provide a master token of a project administrator",
             status=401,
@@ -72,12 +73,19 @@ def _project(text: str) -> int:
     return project_id
 
 
-def check_role(identity: Identity) -> None:
-    """Raises UserError unless the caller may change things."""
-    if not identity.is_admin:
-        raise UserError(
-            "only admin token can do write operations on streams", status=403, name="forbidden"
+def check_right(identity: Identity, right: Right) -> None:
+    """Raises UserError unless the caller has the *right*."""
+    if identity.may(right):
+        return
+    rights = identity.info.rights
+    if rights is None:
+        message = "only admin token can do write operations on streams"
+    else:
+        message = (
+            f'the token "{identity.info.description}" lacks the right "{right}", '
+            f"it has: {', '.join(rights) or 'none'}"
         )
+    raise UserError(message, status=403, name="forbidden")
 
 
 class Branches:

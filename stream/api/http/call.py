@@ -10,6 +10,7 @@ import orjson
 
 from stream.api.spec.operation import Operation, Parameters
 from stream.authority import TokenInfo
+from stream.authority.rights import Right, includes
 from stream.definition.entity import By
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.errors import Fault, sentence
@@ -52,10 +53,12 @@ class Identity:
             user_name=admin.name if admin else "",
         )
 
-    @property
-    def is_admin(self) -> bool:
-        """Whether changes are allowed."""
-        return self.info.admin is not None and self.info.admin.role == "admin"
+    def may(self, right: Right) -> bool:
+        """Whether the token has the *right*."""
+        if self.info.rights is not None:
+            return includes(self.info.rights, right)
+        is_admin = self.info.admin is not None and self.info.admin.role == "admin"
+        return is_admin or right in ("read", "tail")
 
 
 @attrs.frozen(kw_only=True)

@@ -1,7 +1,7 @@
 """From a request to a checked and authorised call.
 
 The order of the checks is a part of the API: path, query and header together, then the token, the
-body, the branch, and the role. What the entity itself says comes after that, in the handlers.
+body, the branch, and the right. What the entity itself says comes after that, in the handlers.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 
-from stream.api.http.auth import Branches, authenticate, check_role, token_of
+from stream.api.http.auth import Branches, authenticate, check_right, token_of
 from stream.api.http.body import ReadBody, read_body
 from stream.api.http.call import Call, Identity
 from stream.api.http.prefer import preferred_wait
 from stream.api.spec.operation import Operation, Parameters
 from stream.api.spec.schema import missing, problems_error
 from stream.authority import ProjectAuthority
+from stream.errors import UserError
 from stream.values.duration import Duration
 
 __all__ = ["Guard", "Incoming"]
@@ -56,6 +57,11 @@ class Guard:
         self._branches = branches
         self._strict = strict
 
+    @property
+    def challenge(self) -> str:
+        """The value of ``WWW-Authenticate`` beside 401, empty for none."""
+        return self._authority.challenge
+
     async def admit(
         self,
         operation: Operation,
@@ -71,6 +77,8 @@ class Guard:
             incoming.header(b"x-storageapi-token"), incoming.header(b"authorization")
         )
         if not operation.public and not token:
+            if self._authority.challenge:
+                raise _no_token()
             problems.append(missing(_TOKEN_HEADER, "header"))
         if problems:
             raise problems_error(problems)
@@ -95,8 +103,8 @@ class Guard:
         if identity is not None:
             if "branchId" in parameters:
                 branch = await self._branches.resolve(identity, parameters["branchId"])
-            if operation.admin:
-                check_role(identity)
+            if operation.right is not None:
+                check_right(identity, operation.right)
         is_record = operation.raw_body
         wait, preference = _wait(operation, parameters, incoming)
         return Call(
@@ -127,6 +135,14 @@ def _wait(operation: Operation, parameters: Parameters, incoming: Incoming) -> t
     preferences = (value for name, value in incoming.headers() if name.lower() == b"prefer")
     seconds = preferred_wait(value.decode("latin-1") for value in preferences)
     return float(seconds), f"wait={seconds}" if seconds else ""
+
+
+def _no_token() -> UserError:
+    return UserError(
+        f'send a token in the header "Authorization: Bearer …" or "{_TOKEN_HEADER}"',
+        status=401,
+        name="tokenMissing",
+    )
 
 
 def _record_headers(

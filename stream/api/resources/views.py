@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from stream.authority.tokens import TokenRecord
 from stream.definition.entity import KEBOOLA, By, Created, Deleted, Sink, Source, Version
 from stream.mapping.columns import Column, PathColumn, TemplateColumn
 from stream.storage.model.statistics import Aggregated, Statistics
@@ -27,6 +28,7 @@ __all__ = [
     "sink_view",
     "statistics_view",
     "task_view",
+    "token_view",
     "version_view",
 ]
 
@@ -75,6 +77,20 @@ class Urls:
                 "secret": source.secret,
             }
         return view | _lifecycle(source)
+
+
+def token_view(record: TokenRecord, now: datetime) -> Plain:
+    """A token, without its text."""
+    view: Plain = {
+        "tokenId": record.key.token_id,
+        "projectId": record.key.project_id,
+        "name": record.name,
+        "rights": list(record.known_rights),
+        "created": _at_by(record.created),
+    }
+    if record.expires_at is not None:
+        view["expiresAt"] = format_time(record.expires_at)
+    return view | {"isExpired": record.has_expired(now)}
 
 
 def _by(by: By) -> Plain:

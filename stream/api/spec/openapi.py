@@ -37,6 +37,10 @@ _TAGS = (
 _COMMON_ERRORS = (
     (400, "badRequest"),
     (401, "masterTokenRequired"),
+    (401, "tokenMissing"),
+    (401, "tokenInvalid"),
+    (401, "tokenExpired"),
+    (403, "forbidden"),
     (408, "requestTimeout"),
     (413, "payloadTooLarge"),
     (414, "targetTooLong"),
@@ -258,7 +262,9 @@ def _errors(operation: Operation) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
     further = (*(_BODY_ERRORS if operation.body else ()), *(_BRANCH_ERRORS if in_branch else ()))
     for status, name in (*operation.errors, *common, *further):
-        found.setdefault(status, []).append(name if "." in name else f"stream.api.{name}")
+        shown = name if "." in name else f"stream.api.{name}"
+        if shown not in found.setdefault(status, []):
+            found[status].append(shown)
     return dict(sorted(found.items()))
 
 
@@ -348,5 +354,11 @@ _AWAITED = "The task has succeeded while the caller waited for it."
 
 
 def _status_text(operation: Operation) -> str:
-    texts = {200: "OK", 202: "The task was started.", 301: "Moved."}
+    texts = {
+        200: "OK",
+        201: "Created.",
+        202: "The task was started.",
+        204: "Done.",
+        301: "Moved.",
+    }
     return texts[operation.status]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import attrs
 
 from stream.api.spec.schema import Boolean, Integer, Object, Schema
+from stream.authority.rights import Right
 from stream.errors import Fault, shortened
 from stream.values.number import MAX_INT64, MIN_INT64, whole_number
 
@@ -90,7 +91,7 @@ class Operation:
     :ivar task: the type of the task that the operation starts, answering 202.
     :ivar outcome: of that task, for a caller who waits.
     :ivar public: needs no token.
-    :ivar admin: needs an administrator's token.
+    :ivar right: that the token needs; each operation that isn't public names one.
     :ivar body: of the request; ``None`` if it has none, or any.
     :ivar result: of the answer; ``None`` if it has no body.
     :ivar content_type: of an answer that isn't JSON.
@@ -106,7 +107,7 @@ class Operation:
     task: str = ""
     outcome: Outcome | None = None
     public: bool = False
-    admin: bool = False
+    right: Right | None = None
     parameters: tuple[Parameter, ...] = ()
     body: Object | None = None
     raw_body: bool = False
@@ -115,6 +116,10 @@ class Operation:
     status: int = 200
     errors: tuple[tuple[int, str], ...] = ()
     published: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        if self.public == (self.right is not None):
+            raise ValueError(f"{self.id} must be public, or name the right that a token needs")
 
     @property
     def waits(self) -> bool:

@@ -12,6 +12,7 @@ from stream.api.spec import response_schemas as answers
 from stream.api.spec.operation import MAX_WAIT_SECONDS, Operation, Outcome, Parameter
 from stream.api.spec.request_schemas import MAX_ID, SIGNALS
 from stream.api.spec.schema import Boolean, DurationText, Integer, Text
+from stream.authority.rights import Right
 
 __all__ = ["OPERATIONS"]
 
@@ -92,7 +93,7 @@ def _task(
     parameters: tuple[Parameter, ...],
     **rest: Any,
 ) -> Operation:
-    """An operation of administrators that starts a task."""
+    """An operation that changes something, and starts a task."""
     errors = (_FORBIDDEN, *rest.pop("errors", ()))
     match = _VERB_AND_OBJECT.fullmatch(id)
     assert match is not None
@@ -105,7 +106,7 @@ def _task(
         task=f"api.{verb.lower()}.{of[0].lower()}{of[1:]}",
         outcome=outcome,
         parameters=(*parameters, _WAIT),
-        admin=True,
+        right="write",
         status=202,
         result=answers.TASK,
         errors=errors,
@@ -113,8 +114,13 @@ def _task(
     )
 
 
-def _get(id: str, path: str, summary: str, result: Any, **rest: Any) -> Operation:
-    return Operation(id=id, method="GET", path=path, summary=summary, result=result, **rest)
+def _get(
+    id: str, path: str, summary: str, result: Any, *, right: Right = "read", **rest: Any
+) -> Operation:
+    """An operation that shows something."""
+    return Operation(
+        id=id, method="GET", path=path, summary=summary, result=result, right=right, **rest
+    )
 
 
 _PUBLIC = (
@@ -291,6 +297,7 @@ _SOURCE_OPERATIONS = (
             "the source reads them. Nothing is stored."
         ),
         tag="test",
+        right="read",
         parameters=(
             *_OF_SOURCE,
             Parameter(
@@ -320,6 +327,7 @@ _SOURCE_OPERATIONS = (
             "body is read as the source reads it. Nothing is stored."
         ),
         tag="test",
+        right="read",
         parameters=(
             *_OF_SOURCE,
             Parameter(
@@ -343,6 +351,7 @@ _SOURCE_OPERATIONS = (
             "Nothing that happened before the call is shown, and nothing is stored."
         ),
         tag="test",
+        right="tail",
         parameters=(
             *_OF_SOURCE,
             Parameter(
@@ -373,7 +382,7 @@ _SOURCE_OPERATIONS = (
         method="DELETE",
         path=f"{_SOURCE}/statistics/clear",
         summary="Reset the statistics of all sinks of a source.",
-        admin=True,
+        right="write",
         parameters=_OF_SOURCE,
         errors=(_FORBIDDEN, _NO_SOURCE),
     ),
@@ -401,7 +410,7 @@ _SOURCE_OPERATIONS = (
         path=f"{_SOURCE}/rotate-secret",
         summary="Give a source another secret.",
         description="The URL with the old secret stops working at once.",
-        admin=True,
+        right="write",
         parameters=_OF_SOURCE,
         result=answers.SOURCE,
         errors=(_FORBIDDEN, _NO_SOURCE, (409, "versionCountLimitReached")),
@@ -546,7 +555,7 @@ _SINK_OPERATIONS = (
         method="DELETE",
         path=f"{_SINK}/statistics/clear",
         summary="Reset the statistics of a sink.",
-        admin=True,
+        right="write",
         parameters=_OF_SINK,
         errors=(_FORBIDDEN, _NO_SOURCE, _NO_SINK),
     ),
@@ -604,6 +613,58 @@ _SINK_OPERATIONS = (
     ),
 )
 
+_PROJECT_OPERATIONS = (
+    _get("ListBranches", "/v1/branches", "List branches of the project.", answers.BRANCHES),
+    Operation(
+        id="CreateBranch",
+        method="POST",
+        path="/v1/branches",
+        summary="Create a branch of a project of its own.",
+        right="admin",
+        body=requests.CREATE_BRANCH,
+        result=answers.BRANCH,
+        status=201,
+        errors=(_FORBIDDEN, (400, "madeElsewhere"), (409, "branchAlreadyExists")),
+    ),
+    _get(
+        "ListTokens",
+        "/v1/tokens",
+        "List tokens of a project of its own, without their texts.",
+        answers.TOKENS,
+        right="admin",
+        errors=(_FORBIDDEN, (400, "madeElsewhere")),
+    ),
+    Operation(
+        id="CreateToken",
+        method="POST",
+        path="/v1/tokens",
+        summary="Create a token of a project of its own.",
+        description="The text of the token is in this answer alone.",
+        right="admin",
+        body=requests.CREATE_TOKEN,
+        result=answers.CREATED_TOKEN,
+        status=201,
+        errors=(_FORBIDDEN, (400, "madeElsewhere"), (409, "tokenCountLimitReached")),
+    ),
+    Operation(
+        id="RevokeToken",
+        method="DELETE",
+        path="/v1/tokens/{tokenId}",
+        summary="Revoke a token of a project of its own.",
+        description="Every node refuses it within a second.",
+        right="admin",
+        parameters=(
+            Parameter(
+                name="tokenId",
+                place="path",
+                schema=Text(min_length=1, max_length=MAX_ID, example="a1b2c3d4"),
+            ),
+        ),
+        status=204,
+        errors=(_FORBIDDEN, (400, "madeElsewhere"), (404, "tokenNotFound")),
+    ),
+)
+
 _OTHER_OPERATIONS = (
     _get(
         "GetTask",
@@ -635,6 +696,12 @@ _OTHER_OPERATIONS = (
 
 OPERATIONS: dict[str, Operation] = {
     operation.id: operation
-    for operation in (*_PUBLIC, *_SOURCE_OPERATIONS, *_SINK_OPERATIONS, *_OTHER_OPERATIONS)
+    for operation in (
+        *_PUBLIC,
+        *_SOURCE_OPERATIONS,
+        *_SINK_OPERATIONS,
+        *_PROJECT_OPERATIONS,
+        *_OTHER_OPERATIONS,
+    )
 }
 """By id."""

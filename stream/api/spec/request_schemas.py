@@ -8,14 +8,18 @@ from typing import Any
 import attrs
 
 from stream.api.spec.schema import ANYTHING, Array, Boolean, Member, Object, Text, missing
+from stream.authority.rights import RIGHTS
+from stream.authority.tokens import MAX_TOKEN_NAME
 from stream.definition.entity import KEBOOLA
 from stream.errors import Fault
 from stream.mapping.columns import COLUMN_TYPES, MAX_COLUMNS, MAX_TEMPLATE_CHARACTERS
 from stream.mapping.types import DATA_TYPES
 
 __all__ = [
+    "CREATE_BRANCH",
     "CREATE_SINK",
     "CREATE_SOURCE",
+    "CREATE_TOKEN",
     "SETTINGS_PATCH",
     "TEST_MAPPING",
     "UPDATE_SINK",
@@ -355,6 +359,53 @@ TEST_MAPPING = Object(
                 ),
             ),
             required=True,
+        ),
+    ),
+)
+
+CREATE_BRANCH = Object(
+    name="CreateBranchRequestBody",
+    members=(
+        Member(
+            "name",
+            Text(min_length=1, max_length=MAX_NAME, description="For people.", example="staging"),
+            required=True,
+        ),
+    ),
+)
+
+CREATE_TOKEN = Object(
+    name="CreateTokenRequestBody",
+    members=(
+        Member(
+            "name",
+            Text(
+                min_length=1,
+                max_length=MAX_TOKEN_NAME,
+                description="Of who uses it, for people.",
+                example="ci",
+            ),
+            required=True,
+        ),
+        Member(
+            "rights",
+            Array(
+                items=Text(enum=RIGHTS),
+                min_items=1,
+                max_items=len(RIGHTS),
+                description="read: definitions and statistics; write: changes, too; tail: records "
+                "as they come in; admin: all of it, tokens and branches.",
+                example=["write"],
+            ),
+            required=True,
+        ),
+        Member(
+            "expiresAt",
+            Text(
+                format="date-time",
+                description="When it ends; never if it is left out.",
+                example="2100-01-01T00:00:00Z",
+            ),
         ),
     ),
 )

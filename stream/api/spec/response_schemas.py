@@ -14,11 +14,15 @@ from stream.api.spec.schema import (
     Schema,
     Text,
 )
+from stream.authority.rights import RIGHTS
 from stream.errors import MAX_FAULTS
 from stream.mapping.columns import COLUMN_TYPES
 
 __all__ = [
     "AGGREGATED_SOURCES",
+    "BRANCH",
+    "BRANCHES",
+    "CREATED_TOKEN",
     "ERROR",
     "SERVICE_DETAIL",
     "SETTINGS_RESULT",
@@ -31,6 +35,7 @@ __all__ = [
     "TASK",
     "TESTED_MAPPING",
     "TEST_RESULT",
+    "TOKENS",
     "VERSION",
     "VERSIONS",
     "VERSION_DETAIL",
@@ -408,6 +413,34 @@ TASK = _object(
         ),
     ),
     optional=("finishedAt", "duration", "result", "error", "outputs", "warnings"),
+)
+
+BRANCH = _object(
+    "Branch",
+    ("branchId", _BRANCH_ID),
+    ("name", Text(example="default")),
+    ("isDefault", Boolean(example=True)),
+)
+BRANCHES = _object("BranchesList", ("branches", Array(items=BRANCH)))
+
+_TOKEN_MEMBERS: tuple[tuple[str, Schema], ...] = (
+    ("tokenId", Text(example="a1b2c3d4")),
+    ("projectId", _PROJECT_ID),
+    ("name", Text(example="ci")),
+    ("rights", Array(items=Text(enum=RIGHTS))),
+    ("created", CREATED),
+    ("expiresAt", _TIME),
+    ("isExpired", Boolean(example=False)),
+)
+TOKENS = _object(
+    "TokensList",
+    ("tokens", Array(items=_object("Token", *_TOKEN_MEMBERS, optional=("expiresAt",)))),
+)
+CREATED_TOKEN = _object(
+    "CreatedToken",
+    *_TOKEN_MEMBERS,
+    ("token", Text(description="The text to send; it is shown only here.")),
+    optional=("expiresAt",),
 )
 
 SERVICE_DETAIL = _object("ServiceDetail", ("api", Text(example="stream")), ("documentation", _TEXT))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stream.authority import Branch, ProjectToken, SourceChange, TokenInfo
+from stream.definition.entity import By
 from stream.errors import UserError
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.events import EventSender
@@ -20,6 +21,9 @@ class KeboolaAuthority:
 
     :param exchange: of tokens of programs; ``None`` if it isn't configured.
     """
+
+    challenge = ""
+    tokens = None
 
     def __init__(
         self,
@@ -49,6 +53,11 @@ class KeboolaAuthority:
 
     async def branches(self, token: Token) -> Sequence[Branch]:
         return await self._api.branches(token)
+
+    async def create_branch(self, token: Token, name: str, by: By) -> Branch:
+        raise UserError(
+            "branches of this project are made in Keboola, not here", name="madeElsewhere"
+        )
 
     def report(self, token: Token, change: SourceChange) -> None:
         self._events.send_source_change(token, change)

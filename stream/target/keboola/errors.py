@@ -98,10 +98,6 @@ class StorageApiError(UserError):
         """The same failure with *context* before its message."""
         return self._with(f"{context}: {self.message}")
 
-    def copy(self) -> StorageApiError:
-        """The same failure without a traceback, which holds whatever led to it."""
-        return self._with(self.message)
-
     def as_bad_gateway(self) -> StorageApiError:
         """The same failure of a call that isn't the caller's own: to him it is a bad gateway."""
         return self._with(self.message, 502)

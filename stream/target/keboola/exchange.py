@@ -16,12 +16,12 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from stream.authority import ProjectToken
+from stream.authority.remembered import CACHE_ENTRIES, RememberedAnswers
 from stream.errors import UserError
 from stream.ops.clock import wall_clock
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.errors import StorageApiError
 from stream.target.keboola.program import ProgramToken
-from stream.target.keboola.remembered import CACHE_ENTRIES, RememberedAnswers
 from stream.target.keboola.verifier import CACHE_SECONDS
 from stream.values.utctime import from_timestamp
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from stream.authority import TokenInfo
+from stream.authority.remembered import CACHE_ENTRIES, RememberedAnswers
 from stream.target.keboola.client import StorageApi
-from stream.target.keboola.remembered import CACHE_ENTRIES, RememberedAnswers
 from stream.values.token import Token
 
 __all__ = ["CACHE_SECONDS", "TokenVerifier"]

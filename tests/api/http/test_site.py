@@ -40,7 +40,14 @@ from tests.api.conftest import MACHINE, SOURCES, TOKEN, Api
 ensure = pytest_twisted.ensureDeferred
 
 PUBLIC = Operation(id="Public", method="GET", path="/public", summary="For anybody.", public=True)
-ECHO = Operation(id="Echo", method="POST", path="/echo", summary="Counts bytes.", raw_body=True)
+ECHO = Operation(
+    id="Echo",
+    method="POST",
+    path="/echo",
+    summary="Counts bytes.",
+    right="read",
+    raw_body=True,
+)
 LASTING = Operation(id="Lasting", method="GET", path="/lasting", summary="Lasts.", public=True)
 KNOWN = TokenInfo(id="1", description="", is_master=True, project_id=1, project_name="")
 POST = b"POST /echo HTTP/1.1\r\nHost: x\r\nX-StorageApi-Token: t\r\n"
@@ -48,6 +55,9 @@ POST = b"POST /echo HTTP/1.1\r\nHost: x\r\nX-StorageApi-Token: t\r\n"
 
 class Verifier:
     """Answers when the test says so."""
+
+    challenge = ""
+    tokens = None
 
     def __init__(self) -> None:
         self.waiting: list[Deferred[TokenInfo]] = []
@@ -476,7 +486,12 @@ def test_members_that_are_not_known(strict: bool) -> None:
         return {"name": call.body["name"]}
 
     operation = Operation(
-        id="Create", method="POST", path="/echo", summary="Takes JSON.", body=CREATE_SOURCE
+        id="Create",
+        method="POST",
+        path="/echo",
+        summary="Takes JSON.",
+        right="read",
+        body=CREATE_SOURCE,
     )
     guard = Guard(verifier, None, strict=strict)  # type: ignore[arg-type]
     app = build_app(clock, guard, {"Create": operation}, {"Create": create}, awaited=AsyncMock())

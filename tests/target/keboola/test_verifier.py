@@ -9,9 +9,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from stream.authority import TokenInfo
+from stream.authority.remembered import MAX_ASKED, MAX_QUEUED, REFUSED_SECONDS
 from stream.errors import UserError
 from stream.target.keboola import StorageApi, StorageApiError, TokenVerifier
-from stream.target.keboola.remembered import MAX_ASKED, MAX_QUEUED, REFUSED_SECONDS
 from stream.values.token import Token
 
 INFO = TokenInfo("1", "", True, 123, "P")

@@ -10,7 +10,6 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
 from stream.errors import UserError
-from stream.target.keboola.errors import StorageApiError
 
 __all__ = ["CACHE_ENTRIES", "MAX_ASKED", "MAX_QUEUED", "REFUSED_SECONDS", "RememberedAnswers"]
 
@@ -48,7 +47,7 @@ class RememberedAnswers(Generic[T]):
         self._seconds = seconds
         self._entries = entries
         self._known: OrderedDict[bytes, tuple[float, T]] = OrderedDict()
-        self._wrong: OrderedDict[bytes, tuple[float, StorageApiError]] = OrderedDict()
+        self._wrong: OrderedDict[bytes, tuple[float, UserError]] = OrderedDict()
         self._waiting: dict[bytes, list[Deferred[T]]] = {}
         self._asked = 0
         self._queue: deque[tuple[bytes, Callable[[], Awaitable[T]]]] = deque()
@@ -57,8 +56,8 @@ class RememberedAnswers(Generic[T]):
         """The answer that is remembered, or that *ask* gives.
 
         :param key: a digest of the token and of whatever else the answer depends on.
-        :raises StorageApiError: the token was refused, or nobody can be asked.
-        :raises UserError: 503, too many unknown tokens are being asked about.
+        :raises UserError: what *ask* raised, also earlier if it was a refusal (401, 403); 503, too
+            many unknown tokens are being asked about.
         """
         now = self._reactor.seconds()
         known = self._known.get(key)
@@ -88,8 +87,10 @@ class RememberedAnswers(Generic[T]):
     def _ask(self, key: bytes, ask: Callable[[], Awaitable[T]]) -> Deferred[None]:
         # Runs on its own: a caller that goes away must not take the answer from the others.
         asking = ensureDeferred(_awaited(ask))
+        # An answer is as old as its question.
+        asked_at = self._reactor.seconds()
         return asking.addCallbacks(
-            self._answered, self._refused, callbackArgs=(key,), errbackArgs=(key,)
+            self._answered, self._refused, callbackArgs=(key, asked_at), errbackArgs=(key, asked_at)
         )
 
     def _ask_next(self) -> None:
@@ -106,25 +107,25 @@ class RememberedAnswers(Generic[T]):
         self._ask_next()
         return result
 
-    def _answered(self, answer: T, key: bytes) -> None:
+    def _answered(self, answer: T, key: bytes, asked_at: float) -> None:
         self._wrong.pop(key, None)
-        self._remember(self._known, key, self._seconds(answer), answer)
+        self._remember(self._known, key, asked_at + self._seconds(answer), answer)
         for waiter in self._waiting.pop(key):
             waiter.callback(answer)
 
-    def _refused(self, failure: Failure, key: bytes) -> None:
+    def _refused(self, failure: Failure, key: bytes, asked_at: float) -> None:
         error = failure.value
-        if isinstance(error, StorageApiError) and error.answered and error.status in _REFUSALS:
+        if isinstance(error, UserError) and not error.unreachable and error.status in _REFUSALS:
             self._known.pop(key, None)
-            self._remember(self._wrong, key, REFUSED_SECONDS, error.copy())
+            self._remember(self._wrong, key, asked_at + REFUSED_SECONDS, error.copy())
         for waiter in self._waiting.pop(key):
             waiter.errback(failure)
 
     def _remember(
-        self, cache: OrderedDict[bytes, tuple[float, E]], key: bytes, seconds: float, value: E
+        self, cache: OrderedDict[bytes, tuple[float, E]], key: bytes, until: float, value: E
     ) -> None:
         cache.pop(key, None)
-        cache[key] = (self._reactor.seconds() + seconds, value)
+        cache[key] = (until, value)
         while len(cache) > self._entries:
             cache.popitem(last=False)
 

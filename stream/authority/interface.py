@@ -8,6 +8,9 @@ from typing import Protocol
 
 import attrs
 
+from stream.authority.rights import Right
+from stream.authority.tokens import Tokens
+from stream.definition.entity import By
 from stream.definition.key import SourceKey
 from stream.values.token import Token
 
@@ -28,6 +31,7 @@ class TokenInfo:
     """Whose a token is and what it may do.
 
     :param admin: ``None`` for tokens that belong to no person.
+    :param rights: of the token; ``None`` where the role of the *admin* decides.
     """
 
     id: str
@@ -36,6 +40,7 @@ class TokenInfo:
     project_id: int
     project_name: str
     admin: Admin | None = None
+    rights: tuple[Right, ...] | None = None
 
 
 @attrs.frozen
@@ -77,7 +82,18 @@ class SourceChange:
 
 
 class ProjectAuthority(Protocol):
-    """Verifies tokens and knows the branches of projects."""
+    """Verifies tokens and knows the branches of projects.
+
+    :ivar challenge: the value of ``WWW-Authenticate`` beside 401, also for a call without a token;
+        empty if there is no such header, and a missing token is a missing parameter (400).
+    :ivar tokens: those of projects, if they are made here; ``None`` if they come from elsewhere.
+    """
+
+    @property
+    def challenge(self) -> str: ...
+
+    @property
+    def tokens(self) -> Tokens | None: ...
 
     async def verify(self, token: Token) -> TokenInfo:
         """Whose *token* is. Raises UserError: it was refused, or can't be verified now."""
@@ -93,6 +109,9 @@ class ProjectAuthority(Protocol):
 
     async def branches(self, token: Token) -> Sequence[Branch]:
         """All branches of the token's project. Raises UserError."""
+
+    async def create_branch(self, token: Token, name: str, by: By) -> Branch:
+        """A new branch of the token's project. Raises UserError, also if it isn't done here."""
 
     def report(self, token: Token, change: SourceChange) -> None:
         """Send *change* to the event log of the project, on the side: a failure is only logged."""

@@ -1,0 +1,91 @@
+"""The branches of a project, and its tokens where they are made here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from stream.api.http.call import Answer, Call, Handler
+from stream.api.resources.views import token_view
+from stream.authority import Branch, ProjectAuthority
+from stream.authority.rights import read_rights
+from stream.authority.tokens import TokenKey, Tokens
+from stream.errors import UserError, shortened
+
+__all__ = ["Projects"]
+
+
+class Projects:
+    """:param now: the time in UTC."""
+
+    def __init__(self, *, authority: ProjectAuthority, now: Callable[[], datetime]) -> None:
+        self._authority = authority
+        self._now = now
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "ListBranches": self.list_branches,
+            "CreateBranch": self.create_branch,
+            "ListTokens": self.list_tokens,
+            "CreateToken": self.create_token,
+            "RevokeToken": self.revoke_token,
+        }
+
+    async def list_branches(self, call: Call) -> Any:
+        branches = await self._authority.branches(call.identity.token)
+        return {"branches": [_branch_view(branch) for branch in branches]}
+
+    async def create_branch(self, call: Call) -> Any:
+        identity = call.identity
+        return _branch_view(
+            await self._authority.create_branch(identity.token, call.body["name"], identity.by)
+        )
+
+    async def list_tokens(self, call: Call) -> Any:
+        records = await self._tokens.list(call.identity.info.project_id)
+        return {"tokens": [token_view(record, self._now()) for record in records]}
+
+    async def create_token(self, call: Call) -> Any:
+        body = call.body
+        record, text = await self._tokens.create(
+            call.identity.info.project_id,
+            body["name"],
+            read_rights(body["rights"]),
+            call.identity.by,
+            expires_at=_time(body.get("expiresAt")),
+        )
+        return token_view(record, self._now()) | {"token": text}
+
+    async def revoke_token(self, call: Call) -> Any:
+        key = TokenKey(call.identity.info.project_id, call.parameters["tokenId"])
+        await self._tokens.revoke(key)
+        return Answer(status=call.operation.status)
+
+    @property
+    def _tokens(self) -> Tokens:
+        if self._authority.tokens is None:
+            raise UserError(
+                "tokens of this project are made in Keboola, not here", name="madeElsewhere"
+            )
+        return self._authority.tokens
+
+
+def _branch_view(branch: Branch) -> dict[str, Any]:
+    return {"branchId": branch.id, "name": branch.name, "isDefault": branch.is_default}
+
+
+def _time(text: str | None) -> datetime | None:
+    """The time that was given, in UTC. Raises UserError."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise ValueError
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UserError(
+            f'"{shortened(text)}" is not a time with a zone, such as 2100-01-01T00:00:00Z',
+            param="body.expiresAt",
+        ) from None

@@ -1,0 +1,181 @@
+"""Projects of their own: tokens and branches in etcd, no other service.
+
+Note [Revocation]: a token is revoked when its record is deleted, and from then on every node has to
+refuse it within a second, whatever happens to its connections. A mirror can't promise that: a watch
+whose connection is dead without a word counts as good for a minute. So the record is read, and what
+was read is good for `REMEMBERED_SECONDS` from the question on. That is two reads a second for each
+token in use. While etcd can't be reached, calls are refused with 503.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from stream.authority.interface import Branch, ProjectToken, SourceChange, TokenInfo
+from stream.authority.remembered import RememberedAnswers
+from stream.authority.rights import BOOTSTRAP
+from stream.authority.tokens import TokenRecord, Tokens, digest
+from stream.definition import entity, errors, prefix
+from stream.definition.entity import By
+from stream.definition.key import BranchKey
+from stream.definition.repository import Definitions
+from stream.definition.transaction import Change
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, EtcdClient, atomic
+from stream.values.codec import decode
+from stream.values.token import Token, is_sendable
+
+__all__ = ["DEFAULT_BRANCH", "REMEMBERED_SECONDS", "OwnAuthority"]
+
+_log = Logger(namespace="stream.authority")
+
+REMEMBERED_SECONDS = 0.5
+"""For how long a token is good without asking etcd; see Note [Revocation]."""
+
+DEFAULT_BRANCH = Branch(1, "default", True)
+"""Every project has it."""
+
+MIN_BOOTSTRAP_CHARACTERS = 32
+_MAX_BOOTSTRAP_BYTES = 1024
+
+
+class OwnAuthority(Service):
+    """A `stream.authority.ProjectAuthority`: its tokens are in etcd.
+
+    startService fires when the bootstrap token is read. Raises UserError if it can't be used.
+
+    :param client: started.
+    :param now: the time in UTC.
+    :param bootstrap_file: file with a token that may make tokens of the project
+        *bootstrap_project*; empty if there is none.
+    """
+
+    challenge = 'Bearer realm="stream"'
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: EtcdClient,
+        now: Callable[[], datetime],
+        *,
+        bootstrap_file: str = "",
+        bootstrap_project: int = 1,
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._now = now
+        self._bootstrap_file = bootstrap_file
+        self._bootstrap = TokenInfo(
+            BOOTSTRAP,
+            "bootstrap token",
+            False,
+            bootstrap_project,
+            str(bootstrap_project),
+            rights=(BOOTSTRAP,),
+        )
+        self._bootstrap_digest = ""
+        self.tokens = Tokens(client, now)
+        self._answers: RememberedAnswers[TokenRecord] = RememberedAnswers(
+            reactor, seconds=lambda _: REMEMBERED_SECONDS
+        )
+
+    async def startService(self) -> None:
+        super().startService()
+        if self._bootstrap_file:
+            text: str = await deferToThreadPool(
+                self._reactor, self._reactor.getThreadPool(), _bootstrap_token, self._bootstrap_file
+            )
+            self._bootstrap_digest = digest(text)
+            _log.warn(
+                "the bootstrap token is accepted for project {project}: remove the setting "
+                '"auth.bootstrapTokenFile" when the first token is made',
+                project=self._bootstrap.project_id,
+            )
+
+    async def verify(self, token: Token) -> TokenInfo:
+        if self._bootstrap_digest and hmac.compare_digest(
+            self._bootstrap_digest, digest(token.value)
+        ):
+            return self._bootstrap
+        record = await self._answers.get(token.fingerprint(), lambda: self._read(token))
+        if record.has_expired(self._now()):
+            raise UserError("the token has expired", status=401, name="tokenExpired")
+        key = record.key
+        return TokenInfo(
+            key.token_id,
+            record.name,
+            False,
+            key.project_id,
+            str(key.project_id),
+            rights=record.known_rights,
+        )
+
+    async def _read(self, token: Token) -> TokenRecord:
+        record = await self.tokens.find(token.value)
+        if record is None:
+            raise UserError("the token is unknown or was revoked", status=401, name="tokenInvalid")
+        return record
+
+    async def exchange(self, token: str, project_id: int) -> ProjectToken:
+        raise UserError("the token is unknown or was revoked", status=401, name="tokenInvalid")
+
+    async def branch(self, token: Token, branch_id: int) -> Branch:
+        for branch in await self.branches(token):
+            if branch.id == branch_id:
+                return branch
+        info = await self.verify(token)
+        raise errors.branch_not_found(BranchKey(info.project_id, branch_id))
+
+    async def branches(self, token: Token) -> Sequence[Branch]:
+        info = await self.verify(token)
+        found = await self._client.range(f"{prefix.BRANCH_ACTIVE}{info.project_id}/")
+        stored = [decode(entity.Branch, each.value) for each in found.kvs]
+        others = [each for each in stored if each.key.branch_id != DEFAULT_BRANCH.id]
+        others.sort(key=lambda each: each.key.branch_id)
+        return [
+            DEFAULT_BRANCH,
+            *(Branch(each.key.branch_id, each.name, False) for each in others),
+        ]
+
+    async def create_branch(self, token: Token, name: str, by: By) -> Branch:
+        project = (await self.verify(token)).project_id
+
+        async def body(txn: AtomicTxn) -> Branch:
+            known = await txn.range(f"{prefix.BRANCH_ACTIVE}{project}/", track_deletes=False)
+            stored = [decode(entity.Branch, each.value) for each in known]
+            if name == DEFAULT_BRANCH.name or any(each.name == name for each in stored):
+                raise errors.branch_exists(name)
+            highest = max([DEFAULT_BRANCH.id, *(each.key.branch_id for each in stored)])
+            key = BranchKey(project, highest + 1)
+            change = Change(txn, self._now(), by)
+            await Definitions().create_branch(change, key, is_default=False, name=name)
+            return Branch(key.branch_id, name, False)
+
+        return await atomic(self._client, body)
+
+    def report(self, token: Token, change: SourceChange) -> None:
+        """These projects have no log of events."""
+
+
+def _bootstrap_token(path: str) -> str:
+    """The token in the file. Waits for the disk. Raises UserError."""
+    where = f'the file "{path}" of the setting "auth.bootstrapTokenFile"'
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(_MAX_BOOTSTRAP_BYTES + 1).decode("ascii").strip()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {where}: {type(error).__name__}") from None
+    if not MIN_BOOTSTRAP_CHARACTERS <= len(text) <= _MAX_BOOTSTRAP_BYTES or not is_sendable(text):
+        raise UserError(
+            f"{where} must hold a token of {MIN_BOOTSTRAP_CHARACTERS} to {_MAX_BOOTSTRAP_BYTES} "
+            "visible characters, such as `openssl rand -hex 32` prints"
+        )
+    return text

@@ -1,0 +1,58 @@
+"""What a token may do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Literal, get_args
+
+from stream.errors import UserError, shortened
+
+__all__ = ["BOOTSTRAP", "RIGHTS", "Right", "includes", "read_rights"]
+
+Right = Literal["read", "write", "tail", "admin", "bootstrap"]
+
+BOOTSTRAP: Right = "bootstrap"
+"""The right of the bootstrap token, which no token that is made here gets."""
+
+RIGHTS: tuple[Right, ...] = tuple(right for right in get_args(Right) if right != BOOTSTRAP)
+"""Those that a token is given.
+
+- ``read``: definitions, statistics, tasks; no record.
+- ``write``: changes of sources and sinks, and ``read``.
+- ``tail``: records as they come in.
+- ``admin``: the project's tokens and branches, and all others.
+"""
+
+_INCLUDED: Mapping[Right, frozenset[Right]] = {
+    "read": frozenset({"read"}),
+    "write": frozenset({"read", "write"}),
+    "tail": frozenset({"tail"}),
+    "admin": frozenset(RIGHTS),
+    BOOTSTRAP: frozenset({"admin"}),
+}
+
+_PREFIX = "sources:"
+"""May stand in front of a right: ``sources:write``."""
+
+
+def includes(rights: Collection[Right], needed: Right) -> bool:
+    """Whether a token with *rights* may do what needs the right *needed*."""
+    return any(needed in _INCLUDED[right] for right in rights)
+
+
+def read_rights(names: Iterable[str]) -> tuple[Right, ...]:
+    """The rights with these *names*, each once, in the order of `RIGHTS`.
+
+    Raises UserError for an unknown name, and if there is none.
+    """
+    given = {name.strip().removeprefix(_PREFIX) for name in names}
+    for name in sorted(given.difference(RIGHTS)):
+        raise UserError(
+            f'there is no right "{shortened(name)}", known are {", ".join(RIGHTS)}',
+            param="body.rights",
+        )
+    if not given:
+        raise UserError(
+            f"a token needs at least one right of {', '.join(RIGHTS)}", param="body.rights"
+        )
+    return tuple(right for right in RIGHTS if right in given)

@@ -1,0 +1,253 @@
+"""The API of projects whose tokens are made here: rights, tokens, branches."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
+from stream.api.spec.operations import OPERATIONS
+from stream.authority.rights import RIGHTS, Right, includes
+from tests.api.conftest import Api, OwnProjects, sink_body
+
+ensure = pytest_twisted.ensureDeferred
+
+CHALLENGE = 'Bearer realm="stream"'
+REVOKED_WITHIN_SECONDS = 1.0
+
+NEEDED: dict[Right, set[str]] = {
+    "read": {
+        "AggregationSources",
+        "GetSink",
+        "GetSinkSettings",
+        "GetSource",
+        "GetSourceSettings",
+        "GetTask",
+        "ListBranches",
+        "ListDeletedSinks",
+        "ListDeletedSources",
+        "ListSinks",
+        "ListSinkVersions",
+        "ListSources",
+        "ListSourceVersions",
+        "SinkStatisticsFiles",
+        "SinkStatisticsTotal",
+        "SinkVersionDetail",
+        "SourceVersionDetail",
+        "TestMapping",
+        "TestSource",
+    },
+    "write": {
+        "CreateSink",
+        "CreateSource",
+        "DeleteSink",
+        "DeleteSource",
+        "DisableSink",
+        "DisableSource",
+        "EnableSink",
+        "EnableSource",
+        "RollbackSinkVersion",
+        "RollbackSourceVersion",
+        "RotateSourceSecret",
+        "SinkStatisticsClear",
+        "SourceStatisticsClear",
+        "UndeleteSink",
+        "UndeleteSource",
+        "UpdateSink",
+        "UpdateSinkSettings",
+        "UpdateSource",
+        "UpdateSourceSettings",
+    },
+    "tail": {"TailSource"},
+    "admin": {"CreateBranch", "CreateToken", "ListTokens", "RevokeToken"},
+}
+"""The right that each operation needs: a new one is added here on purpose."""
+
+BODIES: dict[str, Any] = {
+    "CreateBranch": {"name": "other"},
+    "CreateSink": sink_body(),
+    "CreateSource": {"type": "http", "name": "n"},
+    "CreateToken": {"name": "t", "rights": ["read"]},
+    "TestMapping": {
+        "table": {"mapping": {"columns": [{"type": "body", "name": "body"}]}},
+        "record": {"body": "{}"},
+    },
+}
+
+
+def test_each_operation_needs_a_right() -> None:
+    """Those that need none are public, and say nothing of a project."""
+    needed = {
+        operation.id: operation.right for operation in OPERATIONS.values() if not operation.public
+    }
+    assert needed == {id: right for right, ids in NEEDED.items() for id in ids}
+
+
+async def _call(api: Api, id: str, token: str | None) -> Any:
+    operation = OPERATIONS[id]
+    path = operation.path.replace("{branchId}", "default").replace("{versionNumber}", "1")
+    path = re.sub(r"\{\*?\w+\}", "nothing", path)
+    return await api.call(operation.method, path, BODIES.get(id, {}), token=token)
+
+
+@ensure
+async def test_each_operation_with_each_right(own: OwnProjects) -> None:
+    """It is refused by name unless the token has its right; without a token it isn't looked at."""
+    api = own.nodes[0]
+    tokens = {right: (await own.token(right))[1] for right in RIGHTS}
+    for needed, ids in NEEDED.items():
+        for id in sorted(ids):
+            reply = await _call(api, id, None)
+            assert (reply.status, reply.json["error"]) == (401, "stream.api.tokenMissing"), id
+            assert reply.header("WWW-Authenticate") == CHALLENGE
+            for right, token in tokens.items():
+                reply = await _call(api, id, token)
+                if includes([right], needed):
+                    assert reply.status not in (401, 403), (id, right, reply)
+                    assert reply.status < 500, (id, right, reply)
+                else:
+                    assert (reply.status, reply.json["message"]) == (
+                        403,
+                        f'The token "{right}" lacks the right "{needed}", it has: {right}.',
+                    ), id
+
+
+@ensure
+async def test_where_a_token_may_be(own: OwnProjects) -> None:
+    """In both headers; a wrong one is challenged for, too."""
+    api, (_, token) = own.nodes[0], await own.token("read")
+    path = "/v1/branches/default/sources"
+    assert (await api.call("GET", path, token=token)).status == 200
+    for scheme in ("Bearer", "bearer"):
+        headers = {"Authorization": f"{scheme} {token}"}
+        assert (await api.call("GET", path, token=None, headers=headers)).status == 200
+    for wrong in (f"{token}x", "sandbox-token", "kbc_at_abcdefgh"):
+        reply = await api.call("GET", path, token=wrong)
+        assert (reply.status, reply.json["error"]) == (401, "stream.api.tokenInvalid")
+        assert reply.header("WWW-Authenticate") == CHALLENGE
+        assert wrong not in reply.body.decode()
+
+
+@ensure
+async def test_an_expired_token(own: OwnProjects) -> None:
+    """It is refused as such from the moment on, and listed as such."""
+    api, (_, admin) = own.nodes[0], await own.token("admin")
+    expires = datetime.fromtimestamp(time.time() + 1, UTC)
+    body = {"name": "short", "rights": ["read"], "expiresAt": expires.isoformat()}
+    made = (await api.call("POST", "/v1/tokens", body, token=admin)).json
+    assert made["isExpired"] is False
+    path = "/v1/branches/default/sources"
+    assert (await api.call("GET", path, token=made["token"])).status == 200
+    await deferLater(reactor, 1.0)
+    reply = await api.call("GET", path, token=made["token"])
+    assert (reply.status, reply.json["error"]) == (401, "stream.api.tokenExpired")
+    listed = (await api.call("GET", "/v1/tokens", token=admin)).json["tokens"]
+    assert [each["isExpired"] for each in listed] == [False, True]
+
+
+@ensure
+async def test_a_revoked_token_is_refused_by_every_node_within_a_second(own: OwnProjects) -> None:
+    """Although both have used it just before."""
+    one, two = own.nodes
+    (_, admin), (id, token) = await own.token("admin"), await own.token("read")
+    path = "/v1/branches/default/sources"
+    for node in own.nodes:
+        assert (await node.call("GET", path, token=token)).status == 200
+    reply = await one.call("DELETE", f"/v1/tokens/{id}", token=admin)
+    assert (reply.status, reply.body) == (204, b"")
+    revoked = time.monotonic()
+    taken = {one: 0.0, two: 0.0}
+    while time.monotonic() - revoked < 2 * REVOKED_WITHIN_SECONDS:
+        for node in own.nodes:
+            if (await node.call("GET", path, token=token)).status == 200:
+                taken[node] = time.monotonic() - revoked
+        await deferLater(reactor, 0.02)
+    assert max(taken.values()) < REVOKED_WITHIN_SECONDS
+    reply = await two.call("DELETE", f"/v1/tokens/{id}", token=admin)
+    assert (reply.status, reply.json["error"]) == (404, "stream.api.tokenNotFound")
+
+
+@ensure
+async def test_tokens_of_a_project(own: OwnProjects) -> None:
+    """Made, listed without their texts, and used; those of another project aren't there."""
+    api, (own_id, admin) = own.nodes[0], await own.token("admin")
+    other_id, _ = await own.token("admin", project=2)
+    body = {"name": "ci", "rights": ["tail", "write", "write"]}
+    reply = await api.call("POST", "/v1/tokens", body, token=admin)
+    made = reply.json
+    assert reply.status == 201
+    assert (made["name"], made["rights"], made["projectId"]) == ("ci", ["write", "tail"], 1)
+    assert made["created"]["by"] == {"type": "user", "tokenId": own_id, "tokenDesc": "admin"}
+    assert "expiresAt" not in made
+    listed = await api.call("GET", "/v1/tokens", token=admin)
+    assert [each["tokenId"] for each in listed.json["tokens"]] == [own_id, made["tokenId"]]
+    assert "digest" not in listed.body.decode() and made["token"] not in listed.body.decode()
+    assert (await api.call("GET", "/v1/branches", token=made["token"])).status == 200
+    assert (await api.call("DELETE", f"/v1/tokens/{other_id}", token=admin)).status == 404
+
+
+@ensure
+async def test_what_a_token_can_not_be(own: OwnProjects) -> None:
+    """The message says what can be."""
+    api, (_, admin) = own.nodes[0], await own.token("admin")
+    for change, message in (
+        ({"rights": []}, "length of body.rights must be greater or equal than 1"),
+        ({"rights": ["reed"]}, '"read", "write", "tail", "admin" but got value "reed"'),
+        ({"rights": ["bootstrap"]}, 'but got value "bootstrap"'),
+        ({"name": ""}, "length of body.name"),
+        ({"expiresAt": "tomorrow"}, '"tomorrow" is not a time with a zone'),
+        ({"expiresAt": "2100-01-01T00:00:00"}, "is not a time with a zone"),
+        ({"expiresAt": "2000-01-01T00:00:00Z"}, "A token can't expire in the past"),
+    ):
+        body = {"name": "ci", "rights": ["read"], **change}
+        reply = await api.call("POST", "/v1/tokens", body, token=admin)
+        assert reply.status == 400
+        assert message.lower() in reply.json["message"].lower()
+
+
+@ensure
+async def test_branches(own: OwnProjects) -> None:
+    """Sources of one branch aren't in another; a branch of another project isn't found."""
+    api, (_, admin) = own.nodes[0], await own.token("admin")
+    reply = await api.call("POST", "/v1/branches", {"name": "staging"}, token=admin)
+    assert (reply.status, reply.json) == (
+        201,
+        {"branchId": 2, "name": "staging", "isDefault": False},
+    )
+    listed = (await api.call("GET", "/v1/branches", token=admin)).json["branches"]
+    assert listed == [{"branchId": 1, "name": "default", "isDefault": True}, reply.json]
+    again = await api.call("POST", "/v1/branches", {"name": "staging"}, token=admin)
+    assert (again.status, again.json["error"]) == (409, "stream.api.branchAlreadyExists")
+    sources = "/v1/branches/2/sources"
+    reply = await api.call("POST", sources, {"type": "http", "name": "n"}, token=admin)
+    task = reply.json
+    while not task["isFinished"]:
+        task = (await api.call("GET", f"/v1/tasks/{task['taskId']}", token=admin)).json
+    assert task["status"] == "success"
+    assert (await api.call("GET", f"{sources}/n", token=admin)).json["branchId"] == 2
+    for branch in ("default", "1"):
+        found = await api.call("GET", f"/v1/branches/{branch}/sources", token=admin)
+        assert (found.json["branchId"], found.json["sources"]) == (1, [])
+    _, stranger = await own.token("admin", project=2)
+    reply = await api.call("GET", sources, token=stranger)
+    assert (reply.status, reply.json["error"]) == (404, "stream.api.branchNotFound")
+
+
+@ensure
+async def test_projects_of_keboola(api: Api) -> None:
+    """Their branches are listed; branches and tokens are made there."""
+    listed = (await api.get("/v1/branches"))["branches"]
+    assert [(each["branchId"], each["isDefault"]) for each in listed] == [(456, True)]
+    for method, path, body in (
+        ("POST", "/v1/branches", {"name": "n"}),
+        ("GET", "/v1/tokens", None),
+        ("POST", "/v1/tokens", {"name": "n", "rights": ["read"]}),
+        ("DELETE", "/v1/tokens/x", None),
+    ):
+        reply = await api.call(method, path, body)
+        assert (reply.status, reply.json["error"]) == (400, "stream.api.madeElsewhere")
