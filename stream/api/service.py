@@ -18,14 +18,17 @@ from stream.api.http.guard import Guard
 from stream.api.http.pages import BUILT, BuiltPages, security_headers
 from stream.api.http.server import DOCUMENTATION, Front
 from stream.api.http.site import ApiSite
+from stream.api.live.hub import LiveHub
 from stream.api.resources.aggregation import Aggregation
 from stream.api.resources.awaited_tasks import AwaitedTasks
 from stream.api.resources.change_tasks import ChangeTasks, SourceEvents
 from stream.api.resources.console import ConsolePage
 from stream.api.resources.documentation import Documentation
+from stream.api.resources.live import Live, known_ids
 from stream.api.resources.projects import Projects
 from stream.api.resources.record_preview import RecordPreview
 from stream.api.resources.settings import EntitySettings
+from stream.api.resources.sink_files import SinkFiles
 from stream.api.resources.sinks import Sinks
 from stream.api.resources.sources import Sources
 from stream.api.resources.statistics import SinkStatistics
@@ -133,6 +136,13 @@ class ApiService(Service):
             site=partial(sample_site, reactor),
         )
         live = self._live = LiveDefinitions(reactor, client, session)
+        self._streams = LiveHub(
+            reactor,
+            client,
+            partial(known_ids, live),
+            now,
+            max_concurrent=settings.api.live.max_concurrent,
+        )
         changes = DefinitionChanges(client, repository, targets, now, locks=session, readers=live)
         events = SourceEvents(reactor, authority)
         tasks = ChangeTasks(self._executor, changes, events, urls)
@@ -162,6 +172,8 @@ class ApiService(Service):
             ),
             Tails(hub=self._tails, reads=reads),
             Projects(authority=authority, now=now),
+            SinkFiles(client=client, targets=targets, reads=reads, now=now),
+            Live(hub=self._streams, authority=authority),
         )
         handlers = {
             operation: handler
@@ -196,6 +208,7 @@ class ApiService(Service):
         await self._ends.startService()
         await maybeDeferred(self._executor.startService)
         await self._tails.startService()
+        await maybeDeferred(self._streams.startService)
         for service in self._cleanup:
             await maybeDeferred(service.startService)
         _log.info("mounted HTTP endpoints", count=len(OPERATIONS))
@@ -214,10 +227,12 @@ class ApiService(Service):
             _log.info('shutting down HTTP server at "{address}"', address=self._listen)
             await maybeDeferred(port.stopListening)
             self._tails.end_all()
+            self._streams.end_all()
             self._ends.end_all()
             await self._answered()
             self._site.hang_up()
             _log.info("HTTP server shutdown finished")
+        await self._streams.stopService()
         await self._tails.stopService()
         for service in reversed(self._cleanup):
             await maybeDeferred(service.stopService)

@@ -179,6 +179,13 @@ class ConsoleSettings:
 
 
 @attrs.frozen
+class LiveSettings:
+    max_concurrent: int = setting(
+        200, "Live streams of branches that a node answers at the same time.", rule="min=0,max=900"
+    )
+
+
+@attrs.frozen
 class APISettings:
     listen: str = setting("0.0.0.0:8000", "Address of the API.", rule="required,hostname_port")
     public_url: str = setting(
@@ -190,6 +197,7 @@ class APISettings:
     task: TaskSettings = group(TaskSettings)
     tail: TailSettings = group(TailSettings)
     console: ConsoleSettings = group(ConsoleSettings)
+    live: LiveSettings = group(LiveSettings)
     kubernetes_token_path: str = setting(
         "", "File with the token of the Kubernetes service account, empty = off."
     )

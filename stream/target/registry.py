@@ -219,8 +219,14 @@ class Targets:
 
         :param files: whose targets are asked.
         """
+        return await self.quarantines_of(below, {file.target.provider for file in files})
+
+    async def quarantines_of(
+        self, below: BranchKey | SinkKey, names: Iterable[str]
+    ) -> Mapping[FileKey, Quarantine]:
+        """The same, of the targets with these *names*."""
         found: dict[FileKey, Quarantine] = {}
-        for name in {file.target.provider for file in files}:
+        for name in names:
             found |= await self.named(name).quarantines(below)
         return found
 

@@ -42,7 +42,7 @@ COMPUTED: Mapping[tuple[str, str], Sequence[str]] = {
 """Module and expression, and the names that it adds; none if it only hands a name on."""
 
 _PREFIXED = re.compile(r"stream\.(?:in|api)\.([a-z][A-Za-z]+)")
-_NO_ERRORS = frozenset({"server"})
+_NO_ERRORS = frozenset({"live", "server"})
 """What follows a prefix in the name of a logger."""
 
 

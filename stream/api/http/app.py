@@ -29,7 +29,7 @@ from stream.api.http.errors import error_answer, is_our_fault
 from stream.api.http.guard import Guard, Incoming
 from stream.api.http.server import clean_path, error_body, put
 from stream.api.http.site import ApiRequest
-from stream.api.http.streaming import write_lasting
+from stream.api.http.streaming import ReaderIsStuck, write_lasting
 from stream.api.spec.operation import Operation
 from stream.errors import UserError, shortened
 from stream.values.url import quoted_path
@@ -141,13 +141,20 @@ class _Endpoint:
         if isinstance(answer, Answer):
             return put(request, answer)
         request.begin_lasting()
-        writing = Deferred.fromCoroutine(write_lasting(request, answer))
+        writing = Deferred.fromCoroutine(write_lasting(self._reactor, request, answer))
         return writing.addErrback(self._broke_off, request)
 
     def _broke_off(self, failure: Failure, request: ApiRequest) -> bytes:
         """It is too late for an error: the connection is cut, so that nobody takes it for whole."""
         if failure.check(CancelledError) is None:
-            _log.failure("an answer broke off", failure, request_id=request.id)
+            if failure.check(ReaderIsStuck):
+                _log.info(
+                    "an answer broke off: {error}",
+                    error=str(failure.value),
+                    request_id=request.id,
+                )
+            else:
+                _log.failure("an answer broke off", failure, request_id=request.id)
             if request.channel is not None:
                 request.channel.forceAbortClient()
         return b""

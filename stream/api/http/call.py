@@ -68,6 +68,7 @@ class Call:
     :ivar raw_body: of operations that take any.
     :ivar raw_headers: of operations that take any body, without the caller's token.
     :ivar client_ip: the peer's address.
+    :ivar last_event_id: the last event that the caller has got of an earlier answer of events.
     :ivar wait: seconds that the caller wants to wait for the end of a task; 0 for not at all.
     :ivar preference: what of the header ``Prefer`` that comes from; empty if not from there.
     :ivar header: the first value of the header with this name, empty if there is none.
@@ -81,6 +82,7 @@ class Call:
     raw_body: bytes = b""
     raw_headers: tuple[tuple[bytes, bytes], ...] = attrs.field(default=(), repr=False)
     client_ip: str = ""
+    last_event_id: str = ""
     wait: float = 0.0
     preference: str = ""
     header: Callable[[bytes], str] = attrs.field(default=lambda name: "", repr=False)

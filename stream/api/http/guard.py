@@ -116,6 +116,7 @@ class Guard:
             raw_body=data if is_record else b"",
             raw_headers=_record_headers(incoming.headers(), promoted) if is_record else (),
             client_ip=incoming.client_ip,
+            last_event_id=incoming.header(b"last-event-id"),
             wait=wait,
             preference=preference,
             header=incoming.header,

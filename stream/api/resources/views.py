@@ -24,10 +24,13 @@ __all__ = [
     "Urls",
     "content_view",
     "file_view",
+    "level_view",
     "page_view",
+    "quarantine_view",
     "sink_view",
     "statistics_view",
     "task_view",
+    "times_view",
     "token_view",
     "version_view",
 ]
@@ -197,7 +200,8 @@ def page_view(limit: int, total: int, after: str, ids: Sequence[str]) -> Plain:
     }
 
 
-def _level(statistics: Statistics) -> Plain:
+def level_view(statistics: Statistics) -> Plain:
+    """How many records, and of which times."""
     view: Plain = {}
     if statistics.first_record_at is not None:
         view["firstRecordAt"] = format_time(statistics.first_record_at)
@@ -228,8 +232,10 @@ def _levels(statistics: Aggregated) -> Plain:
         "target": statistics.target,
     }
     return {
-        "total": _level(total) if total.records_count else None,
-        "levels": {name: _level(level) for name, level in levels.items() if level.records_count},
+        "total": level_view(total) if total.records_count else None,
+        "levels": {
+            name: level_view(level) for name, level in levels.items() if level.records_count
+        },
     }
 
 
@@ -243,7 +249,7 @@ def file_view(
     view: Plain = {
         "state": file.state.value,
         "openedAt": format_time(file.key.file_opened_at),
-        **_times(
+        **times_view(
             closingAt=file.closing_at, importingAt=file.importing_at, importedAt=file.imported_at
         ),
     }
@@ -251,15 +257,15 @@ def file_view(
     if retry.retry_attempt:
         view["retryAttempt"] = retry.retry_attempt
         view["retryReason"] = retry.retry_reason
-        view |= _times(retryAfter=retry.retry_after)
+        view |= times_view(retryAfter=retry.retry_after)
     if statistics is not None:
         view["statistics"] = _levels(statistics)
     if quarantine is not None:
-        view["quarantine"] = _quarantine(quarantine)
+        view["quarantine"] = quarantine_view(quarantine)
     return view
 
 
-def _quarantine(quarantine: Quarantine) -> Plain:
+def quarantine_view(quarantine: Quarantine) -> Plain:
     """Rows that the target has refused; ``fileId`` or ``table`` says where they are, once all are
     found."""
     view: Plain = {
@@ -274,7 +280,8 @@ def _quarantine(quarantine: Quarantine) -> Plain:
     return view
 
 
-def _times(**moments: datetime | None) -> Plain:
+def times_view(**moments: datetime | None) -> Plain:
+    """Members with times; those that are ``None`` are left out."""
     return {name: format_time(moment) for name, moment in moments.items() if moment is not None}
 
 
@@ -290,7 +297,7 @@ def task_view(task: Task, urls: Urls) -> Plain:
         "status": task.status,
         "isFinished": task.is_finished,
         "createdAt": format_time(task.created_at),
-        **_times(finishedAt=task.finished_at),
+        **times_view(finishedAt=task.finished_at),
     }
     if task.duration is not None:
         view["duration"] = task.duration // 1_000_000

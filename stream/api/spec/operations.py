@@ -550,6 +550,24 @@ _SINK_OPERATIONS = (
         ),
         errors=(_NO_SOURCE, _NO_SINK),
     ),
+    _get(
+        "SinkFiles",
+        f"{_SINK}/files",
+        "Get the files of a sink on their way to its table.",
+        answers.SINK_FILES,
+        description="Those that aren't imported, with their slices, what closes them next and what "
+        "keeps them; and the last imports.",
+        parameters=(
+            *_OF_SINK,
+            Parameter(
+                name="imports",
+                place="query",
+                schema=Integer(minimum=0, maximum=100, default=10),
+                description="How many imported files to return at most.",
+            ),
+        ),
+        errors=(_NO_SOURCE, _NO_SINK),
+    ),
     Operation(
         id="SinkStatisticsClear",
         method="DELETE",
@@ -683,6 +701,22 @@ _OTHER_OPERATIONS = (
             _WAIT,
         ),
         errors=((404, "taskNotFound"),),
+    ),
+    Operation(
+        id="LiveBranch",
+        method="GET",
+        path=f"{_BRANCH}/live",
+        summary="Follow what happens in a branch.",
+        description=(
+            "Server-sent events: the counters of its sinks once a second, and each change of a "
+            "file or a slice. Whoever sends Last-Event-ID gets what happened since."
+        ),
+        tag="internal",
+        right="read",
+        parameters=_IN_BRANCH,
+        result=Text(description="Server-sent events."),
+        content_type="text/event-stream",
+        errors=((503, "tooManyStreams"),),
     ),
     _get(
         "AggregationSources",

@@ -10,6 +10,7 @@ from stream.api.spec.schema import (
     Boolean,
     Integer,
     Member,
+    Number,
     Object,
     Schema,
     Text,
@@ -28,6 +29,7 @@ __all__ = [
     "SETTINGS_RESULT",
     "SINK",
     "SINKS_LIST",
+    "SINK_FILES",
     "SOURCE",
     "SOURCES_LIST",
     "STATISTICS_FILES",
@@ -249,6 +251,15 @@ _LEVELS = _object(
     optional=("local", "staging", "target"),
 )
 STATISTICS_TOTAL = _object("SinkStatisticsTotalResult", ("total", _LEVEL), ("levels", _LEVELS))
+_QUARANTINE = _object(
+    "SinkFileQuarantine",
+    ("recordsCount", Integer(description="Rows that the target has refused, so far.")),
+    ("reason", Text(description="Why the first of them was refused.")),
+    ("isFinished", Boolean(description="All are found and stored; the others imported.")),
+    ("fileId", Integer(description="The file of the project's storage that has them.")),
+    ("table", Text(description="The table that has them, where they are in one.")),
+    optional=("fileId", "table"),
+)
 _FILE = _object(
     "SinkFile",
     ("state", Text(enum=("writing", "closing", "importing", "imported"))),
@@ -269,15 +280,7 @@ _FILE = _object(
     ),
     (
         "quarantine",
-        _object(
-            "SinkFileQuarantine",
-            ("recordsCount", Integer(description="Rows that the target has refused, so far.")),
-            ("reason", Text(description="Why the first of them was refused.")),
-            ("isFinished", Boolean(description="All are found and stored; the others imported.")),
-            ("fileId", Integer(description="The file of the project's storage that has them.")),
-            ("table", Text(description="The table that has them, where they are in one.")),
-            optional=("fileId", "table"),
-        ),
+        _QUARANTINE,
     ),
     optional=(
         *("closingAt", "importingAt", "importedAt"),
@@ -285,6 +288,100 @@ _FILE = _object(
     ),
 )
 STATISTICS_FILES = _object("SinkStatisticsFilesResult", ("files", Array(items=_FILE)))
+
+_CONDITION = _object(
+    "SinkFileCondition",
+    ("name", Text(enum=("recordCount", "size", "time", "sliceCount", "expiration"))),
+    ("value", Number(description="Records, bytes, seconds or slices so far.")),
+    ("limit", Number(description="The value from which on the condition is met.")),
+    ("progress", Number(description="From 0 to 1.", example=0.25)),
+    ("at", Text(format="date-time", description="When time alone meets it.")),
+    optional=("at",),
+)
+_ROWS_OF_FILE = _level("PipelineStatistics")
+_CONDITIONS = Array(
+    items=_CONDITION, description="While it is open: what closes it, the nearest condition first."
+)
+_RETRY = (("retryAttempt", _INT), ("retryReason", _TEXT), ("retryAfter", _TIME))
+_RETRY_OPTIONAL = tuple(name for name, _ in _RETRY)
+SINK_FILES = _object(
+    "SinkFilesResult",
+    ("projectId", _PROJECT_ID),
+    ("branchId", _BRANCH_ID),
+    ("sourceId", _SOURCE_ID),
+    ("sinkId", _SINK_ID),
+    ("time", _TIME),
+    (
+        "freshness",
+        _object(
+            "SinkFreshness",
+            ("pendingRecords", Integer(description="Records that aren't in the table yet.")),
+            ("oldestPendingAt", _TIME),
+            ("lastRecordAt", _TIME),
+            optional=("oldestPendingAt", "lastRecordAt"),
+        ),
+    ),
+    (
+        "files",
+        Array(
+            description="Those that aren't imported, the newest first.",
+            items=_object(
+                "PipelineFile",
+                ("fileId", _TEXT),
+                ("state", Text(enum=("writing", "closing", "importing"))),
+                ("openedAt", _TIME),
+                ("closingAt", _TIME),
+                ("importingAt", _TIME),
+                *_RETRY,
+                ("statistics", _ROWS_OF_FILE),
+                ("conditions", _CONDITIONS),
+                ("quarantine", _QUARANTINE),
+                (
+                    "slices",
+                    Array(
+                        description="Those that aren't imported.",
+                        items=_object(
+                            "PipelineSlice",
+                            ("sliceId", _TEXT),
+                            ("volumeId", _TEXT),
+                            ("state", Text(enum=("writing", "closing", "uploading", "uploaded"))),
+                            ("openedAt", _TIME),
+                            ("closingAt", _TIME),
+                            ("uploadingAt", _TIME),
+                            ("uploadedAt", _TIME),
+                            *_RETRY,
+                            ("statistics", _ROWS_OF_FILE),
+                            ("conditions", _CONDITIONS),
+                            optional=(
+                                *("closingAt", "uploadingAt", "uploadedAt"),
+                                *_RETRY_OPTIONAL,
+                            ),
+                        ),
+                    ),
+                ),
+                optional=("closingAt", "importingAt", "quarantine", *_RETRY_OPTIONAL),
+            ),
+        ),
+    ),
+    (
+        "imports",
+        Array(
+            description="The last files that were imported, the newest first.",
+            items=_object(
+                "PipelineImport",
+                ("fileId", _TEXT),
+                ("openedAt", _TIME),
+                ("closingAt", _TIME),
+                ("importingAt", _TIME),
+                ("importedAt", _TIME),
+                ("duration", Integer(description="Of the import, milliseconds.")),
+                ("statistics", _ROWS_OF_FILE),
+                ("quarantine", _QUARANTINE),
+                optional=("closingAt", "importingAt", "importedAt", "duration", "quarantine"),
+            ),
+        ),
+    ),
+)
 
 AGGREGATED_SOURCES = _object(
     "AggregatedSourcesResult",

@@ -25,6 +25,7 @@ __all__ = [
     "DurationText",
     "Integer",
     "Member",
+    "Number",
     "Object",
     "Schema",
     "Text",
@@ -220,6 +221,13 @@ class Integer(Schema):
         if self.maximum is not None and value > self.maximum:
             limit = f"lesser or equal than {self.maximum}"
             yield Fault("invalidRange", f"{path} must be {limit} but got value {value}", path)
+
+
+@attrs.frozen(kw_only=True)
+class Number(Schema):
+    """A number in an answer, with or without a fraction."""
+
+    type: str = "number"
 
 
 @attrs.frozen(kw_only=True)

@@ -88,6 +88,11 @@ class SliceKey:
         )
 
     @property
+    def slice_id(self) -> str:
+        """What names it within its file."""
+        return f"{self.volume_id}/{format_time(self.slice_opened_at)}"
+
+    @property
     def file_volume_key(self) -> FileVolumeKey:
         return FileVolumeKey(self.file_key, self.volume_id)
 

@@ -1,0 +1,158 @@
+"""Counters of all sinks, kept up to date value by value of the statistics in etcd. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from stream.definition.key import BranchKey, SinkKey
+from stream.storage.model import prefix
+from stream.storage.model.state import Level
+from stream.values.bytesize import ByteSize
+from stream.values.codec import field
+from stream.values.utctime import format_time
+
+__all__ = ["STATISTICS", "Counted", "Counters", "Known"]
+
+STATISTICS = "storage/stats/"
+
+Known = Mapping[str, Sequence[str]]
+"""The ids of the sources of a branch, each with the ids of its sinks."""
+
+
+@attrs.frozen
+class Counted:
+    """What is used of a stored `stream.storage.model.statistics.Statistics`."""
+
+    first_record_at: datetime | None = field(default=None, empty_text=True)
+    last_record_at: datetime | None = field(default=None, empty_text=True)
+    records_count: int = 0
+    uncompressed_size: ByteSize = ByteSize(0)  # noqa: RUF009 — immutable
+
+
+@attrs.define
+class _Sink:
+    """:ivar values: by level and the key behind it.
+    :ivar waiting: of those that aren't in the table yet, when their first record came.
+    """
+
+    records: int = 0
+    bytes: int = 0
+    last_record_at: datetime | None = None
+    values: dict[tuple[str, str], Counted] = attrs.Factory(dict)
+    waiting: dict[tuple[str, str], datetime] = attrs.Factory(dict)
+
+    def put(self, key: tuple[str, str], value: Counted | None) -> None:
+        before = self.values.pop(key, None)
+        self.waiting.pop(key, None)
+        if before is not None:
+            self.records -= before.records_count
+            self.bytes -= before.uncompressed_size
+        if value is None:
+            return
+        self.values[key] = value
+        self.records += value.records_count
+        self.bytes += value.uncompressed_size
+        if value.last_record_at is not None and (
+            self.last_record_at is None or value.last_record_at > self.last_record_at
+        ):
+            self.last_record_at = value.last_record_at
+        if key[0] != Level.TARGET.value and value.records_count and value.first_record_at:
+            self.waiting[key] = value.first_record_at
+
+
+class Counters:
+    """Counters of the sinks of all branches.
+
+    What a user has cleared still counts here: the numbers of a sink only grow.
+    """
+
+    def __init__(self) -> None:
+        self._sinks: dict[SinkKey, _Sink] = {}
+        self._changed: dict[BranchKey, set[SinkKey]] = {}
+
+    def clear(self) -> None:
+        """Forget everything, before it is put again."""
+        self._sinks.clear()
+
+    def put(self, key: str, value: Counted | None) -> None:
+        """Take a value of the statistics, ``None`` if it is gone.
+
+        :param key: with the prefix `STATISTICS`.
+        """
+        level, _, text = key.removeprefix(STATISTICS).partition("/")
+        project, branch, source, sink, *rest = text.split("/")
+        if not rest or rest[-1] == prefix.RESET_STATISTICS:
+            return
+        of = SinkKey(int(project), int(branch), source, sink)
+        counted = self._sinks.get(of)
+        if counted is None:
+            if value is None:
+                return
+            counted = self._sinks[of] = _Sink()
+        counted.put((level, text), value)
+        self._changed.setdefault(of.branch_key, set()).add(of)
+        if not counted.values:
+            del self._sinks[of]
+
+    def take_changed(self) -> Mapping[BranchKey, set[SinkKey]]:
+        """The sinks that have changed since the last call, by branch."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def below(self, sink: SinkKey, text: str) -> tuple[int, int]:
+        """Records and bytes of a file, or of a slice, of *sink*.
+
+        :param text: the text form of its key.
+        """
+        counted = self._sinks.get(sink)
+        values = () if counted is None else counted.values.items()
+        found = [value for (_, key), value in values if key.startswith(f"{text}/")]
+        return (
+            sum(value.records_count for value in found),
+            sum(int(value.uncompressed_size) for value in found),
+        )
+
+    def sources(
+        self, branch: BranchKey, known: Known, only: Iterable[SinkKey] | None = None
+    ) -> list[dict[str, Any]]:
+        """What is shown of the sources of a branch.
+
+        :param known: those that exist.
+        :param only: the sinks to show; ``None`` for everything.
+        """
+        if only is None:
+            return [
+                {
+                    "sourceId": source,
+                    "sinks": [self._view(branch.source(source).sink(sink)) for sink in sinks],
+                }
+                for source, sinks in known.items()
+            ]
+        by_source: dict[str, list[dict[str, Any]]] = {}
+        for key in sorted(only):
+            if key.sink_id in known.get(key.source_id, ()):
+                by_source.setdefault(key.source_id, []).append(self._view(key))
+        return [{"sourceId": source, "sinks": sinks} for source, sinks in by_source.items()]
+
+    def _view(self, key: SinkKey) -> dict[str, Any]:
+        counted = self._sinks.get(key, _NOTHING)
+        return {
+            "sinkId": key.sink_id,
+            "records": counted.records,
+            "bytes": counted.bytes,
+            "rejected": 0,
+            "lastRecordTime": _time(counted.last_record_at),
+            "oldestPendingTime": _time(min(counted.waiting.values(), default=None)),
+            "lastError": None,
+        }
+
+
+_NOTHING = _Sink()
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else format_time(moment)

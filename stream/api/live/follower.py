@@ -1,0 +1,100 @@
+"""One caller that follows a branch: what waits for it, and how it ends."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from twisted.internet.defer import Deferred
+
+__all__ = ["MAX_WAITING_BYTES", "Follower", "Send", "sse"]
+
+MAX_WAITING_BYTES = 4 * 1024 * 1024
+"""Events that wait for one slow caller. They are shared with the others that follow the branch."""
+HEARTBEAT_SECONDS = 15.0
+"""Without an event for so long a comment is sent, so that no proxy hangs up."""
+
+Send = Callable[[bytes], Awaitable[None]]
+"""Writes a part of what the caller gets; goes on when it takes more."""
+
+
+def sse(name: str, data: Any, id: int | None = None) -> bytes:
+    """A server-sent event.
+
+    :param data: plain.
+    :param id: what the caller names in ``Last-Event-ID`` to get what follows.
+    """
+    head = b"" if id is None else b"id: %d\n" % id
+    return b"%bevent: %b\ndata: %b\n\n" % (head, name.encode(), orjson.dumps(data))
+
+
+class Follower:
+    """Writes events to one caller until it is ended; one that is too slow is ended."""
+
+    def __init__(self, reactor: Any, max_waiting: int = MAX_WAITING_BYTES) -> None:
+        self._reactor = reactor
+        self._max_waiting = max_waiting
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._reason = ""
+        self._awake: Deferred[None] | None = None
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more will be written to the caller but the end."""
+        return bool(self._reason)
+
+    def put(self, event: bytes, *, always: bool = False) -> None:
+        """Let the caller have *event*.
+
+        :param always: it may be as large as it is: the first one.
+        """
+        if self._reason:
+            return
+        if not always and self._bytes + len(event) > self._max_waiting:
+            self._waiting.clear()
+            self._bytes = 0
+            self.end("slow")
+            return
+        self._waiting.append(event)
+        self._bytes += 0 if always else len(event)
+        self._wake()
+
+    def end(self, reason: str) -> None:
+        """Let the caller know that nothing follows. The first reason counts."""
+        self._reason = self._reason or reason
+        self._wake()
+
+    def _wake(self) -> None:
+        awake, self._awake = self._awake, None
+        if awake is not None and not awake.called:
+            awake.callback(None)
+
+    async def write(self, send: Send) -> None:
+        """Write events until the end."""
+        while True:
+            while self._waiting:
+                # All at once: a write costs more than what is written.
+                events = b"".join(self._waiting)
+                self._waiting.clear()
+                self._bytes = 0
+                await send(events)
+            if self._reason:
+                await send(sse("end", {"reason": self._reason}))
+                return
+            if not await self._woken():
+                await send(b": nothing new\n\n")
+
+    async def _woken(self) -> bool:
+        """Wait for something to do; whether there is."""
+        awake = self._awake = Deferred()
+        heartbeat = self._reactor.callLater(HEARTBEAT_SECONDS, self._wake)
+        try:
+            await awake
+        finally:
+            self._awake = None
+            if heartbeat.active():
+                heartbeat.cancel()
+        return bool(self._waiting or self._reason)

@@ -1,0 +1,346 @@
+"""The live streams that callers of this node follow.
+
+What they show is followed in etcd once for all of them, and only while there are any. Each second
+the changed counters of a branch are written down once, and each change of a file when it happens;
+all callers of the branch get the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from stream.api.live.counters import Known
+from stream.api.live.follower import Follower, Send, sse
+from stream.api.live.pipeline_watch import PipelineEvent, PipelineWatch
+from stream.definition.key import BranchKey, SinkKey
+from stream.errors import UserError
+from stream.etcd import EtcdClient
+from stream.values.utctime import format_time
+
+__all__ = ["LiveHub"]
+
+_log = Logger(namespace="stream.api.live")
+
+TICK_SECONDS = 1.0
+LINGER_SECONDS = 60.0
+"""For so long etcd is followed after the last caller has gone: most of them come back."""
+MAX_SECONDS = 3600.0
+"""The longest stream; a caller calls again then."""
+VERIFY_SECONDS = 60.0
+"""How often it is asked whether the token of a caller is still good."""
+BEHIND_SECONDS = 3.0
+"""Less is not worth a word: a watch that broke is back after a moment."""
+MAX_KEPT_BYTES = 4 * 1024 * 1024
+"""Events that are kept for callers who come back, of all branches."""
+_PROJECT_SHARE = 2
+"""The part of all streams that a project may have."""
+_REFUSED = (401, 403, 404)
+
+
+@attrs.frozen
+class _Round:
+    """:ivar events: written down, by branch."""
+
+    revision: int
+    events: dict[BranchKey, bytes]
+    size: int
+
+
+@attrs.define
+class _Branch:
+    """A branch that is followed.
+
+    :ivar known: its sources and sinks at the last tick.
+    """
+
+    followers: set[Follower] = attrs.Factory(set)
+    known: Known = attrs.Factory(dict)
+
+
+class LiveHub(Service):
+    """The followers of this node, and what they are shown.
+
+    :param client: started.
+    :param known: the sources and sinks of a branch, with their ids in order; ``None`` while that
+        isn't certain.
+    :param now: the time in UTC.
+    :param max_concurrent: how many may follow at the same time.
+    """
+
+    name = "api.live"
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: EtcdClient,
+        known: Callable[[BranchKey], Known | None],
+        now: Callable[[], datetime],
+        *,
+        max_concurrent: int,
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._known = known
+        self._now = now
+        self._max_concurrent = max_concurrent
+        self._branches: dict[BranchKey, _Branch] = {}
+        self._watch: PipelineWatch | None = None
+        self._opening = DeferredLock()
+        self._closing: IDelayedCall | None = None
+        self._rounds: deque[_Round] = deque()
+        self._kept = 0
+        self._baseline = 0
+        self._loop = LoopingCall(self._tick)
+        self._loop.clock = reactor
+
+    async def stopService(self) -> None:
+        """Streams must have ended."""
+        self.end_all()
+        await self._close()
+
+    def end_all(self) -> None:
+        """Let every caller know that the node stops; new ones are refused."""
+        super().stopService()
+        for branch in tuple(self._branches.values()):
+            for follower in tuple(branch.followers):
+                follower.end("stopping")
+
+    def __len__(self) -> int:
+        """How many follow."""
+        return sum(len(branch.followers) for branch in self._branches.values())
+
+    async def prepare(self, branch: BranchKey) -> None:
+        """Check that one more caller may follow *branch*, and have what it is shown.
+
+        Raises UserError: there are as many as there may be, or the node stops. Raises EtcdError.
+        """
+        of_project = sum(
+            len(other.followers)
+            for key, other in self._branches.items()
+            if key.project_id == branch.project_id
+        )
+        if not self.running or len(self) >= self._max_concurrent:
+            whose = ""
+        elif of_project >= -(-self._max_concurrent // _PROJECT_SHARE):
+            whose = " of this project"
+        else:
+            await self._open()
+            return
+        raise UserError(
+            f"too many live streams{whose} at the moment, please try again later",
+            status=503,
+            name="tooManyStreams",
+        )
+
+    async def follow(
+        self,
+        branch: BranchKey,
+        send: Send,
+        *,
+        last_id: int | None,
+        verify: Callable[[], Awaitable[object]],
+    ) -> None:
+        """Show *branch* to one caller until it leaves, is too slow, or has no right any more.
+
+        :param last_id: of the last event that the caller has got; ``None`` at the first call.
+        :param verify: raises UserError if the caller's token isn't good any more.
+        """
+        follower = Follower(self._reactor)
+        at_end = self._reactor.callLater(MAX_SECONDS, follower.end, "duration")
+        checking = LoopingCall(self._verify, follower, verify)
+        checking.clock = self._reactor
+        try:
+            self._join(branch, follower, last_id)
+            checked = checking.start(VERIFY_SECONDS, now=False)
+            checked.addErrback(lambda failure: _log.failure("cannot verify a token", failure))
+            await follower.write(send)
+        finally:
+            if at_end.active():
+                at_end.cancel()
+            if checking.running:
+                checking.stop()
+            self._leave(branch, follower)
+
+    def _join(self, branch: BranchKey, follower: Follower, last_id: int | None) -> None:
+        following = self._branches.setdefault(branch, _Branch())
+        if not following.followers:
+            following.known = self._known(branch) or {}
+        following.followers.add(follower)
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        if not self._loop.running:
+            running = self._loop.start(TICK_SECONDS, now=False)
+            running.addErrback(lambda failure: _log.failure("live streams stopped", failure))
+        missed = self._missed(branch, last_id)
+        if missed is None:
+            follower.put(sse("reset", {"reason": "the events since then are not known any more"}))
+        follower.put(self._everything(branch, following, is_first=True), always=True)
+        for event in missed or ():
+            follower.put(event, always=True)
+
+    def _leave(self, branch: BranchKey, follower: Follower) -> None:
+        following = self._branches[branch]
+        following.followers.discard(follower)
+        if not following.followers:
+            del self._branches[branch]
+        if not self._branches:
+            if self._loop.running:
+                self._loop.stop()
+            self._close_later()
+
+    async def _verify(self, follower: Follower, verify: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await verify()
+        except UserError as error:
+            # Whoever can't be asked at the moment takes no right away.
+            if error.status in _REFUSED and not error.unreachable:
+                follower.end("token")
+        except Exception:
+            _log.failure("cannot verify the token of a live stream")
+
+    # What is followed
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if self._watch is None:
+                watch = PipelineWatch(
+                    self._reactor,
+                    self._client,
+                    self._now,
+                    on_events=self._events,
+                    on_reset=self._reset,
+                )
+                try:
+                    await watch.startService()
+                except BaseException:
+                    await watch.stopService()
+                    raise
+                self._watch = watch
+                self._forget_rounds()
+            if not self._branches:
+                # Whoever it is opened for may leave before it follows.
+                self._close_later()
+
+    def _close_later(self) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        if self.running:
+            self._closing = self._reactor.callLater(LINGER_SECONDS, self._linger_ended)
+
+    def _linger_ended(self) -> None:
+        self._closing = None
+        closing = Deferred.fromCoroutine(self._close())
+        closing.addErrback(lambda failure: _log.failure("cannot end a live stream", failure))
+
+    async def _close(self) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        async with self._opening:
+            if self._branches and self.running:
+                return
+            watch, self._watch = self._watch, None
+            self._rounds.clear()
+            if watch is not None:
+                await watch.stopService()
+
+    # What is shown
+
+    def _everything(
+        self, branch: BranchKey, following: _Branch, *, is_first: bool = False
+    ) -> bytes:
+        """:param is_first: no event of a file came before, that could be named to go on from."""
+        watch = self._watch
+        assert watch is not None
+        sources = watch.counters.sources(branch, following.known)
+        id = self._rounds[-1].revision if self._rounds else self._baseline
+        data = self._head() | {"full": True, "sources": sources}
+        return sse("counters", data, id if is_first else None)
+
+    def _head(self) -> dict[str, Any]:
+        head: dict[str, Any] = {"time": format_time(self._now())}
+        behind = 0.0 if self._watch is None else self._watch.behind_seconds
+        if behind >= BEHIND_SECONDS:
+            head["behindSeconds"] = round(behind)
+        return head
+
+    def _tick(self) -> None:
+        watch = self._watch
+        if watch is None:
+            return
+        changed = watch.counters.take_changed()
+        for key, following in tuple(self._branches.items()):
+            event = self._counters(key, following, changed.get(key, set()))
+            for follower in tuple(following.followers):
+                follower.put(event)
+
+    def _counters(self, key: BranchKey, following: _Branch, changed: set[SinkKey]) -> bytes:
+        assert self._watch is not None
+        known = self._known(key)
+        if known is not None and known != following.known:
+            following.known = known
+            return self._everything(key, following)
+        sources = self._watch.counters.sources(key, following.known, changed)
+        return sse("counters", self._head() | {"sources": sources})
+
+    def _events(self, events: Sequence[PipelineEvent], revision: int) -> None:
+        by_branch: dict[BranchKey, list[PipelineEvent]] = {}
+        for event in events:
+            by_branch.setdefault(event.branch, []).append(event)
+        written = {
+            branch: b"".join(
+                sse(event.name, event.data, revision if event is found[-1] else None)
+                for event in found
+            )
+            for branch, found in by_branch.items()
+        }
+        self._keep(_Round(revision, written, sum(map(len, written.values()))))
+        for branch, following in tuple(self._branches.items()):
+            if branch in written:
+                for follower in tuple(following.followers):
+                    follower.put(written[branch])
+
+    def _reset(self) -> None:
+        self._forget_rounds()
+        for key, following in tuple(self._branches.items()):
+            event = sse("reset", {"reason": "some events were lost"})
+            event += self._everything(key, following, is_first=True)
+            for follower in tuple(following.followers):
+                follower.put(event)
+
+    # What is kept
+
+    def _keep(self, latest: _Round) -> None:
+        self._rounds.append(latest)
+        self._kept += latest.size
+        while self._kept > MAX_KEPT_BYTES:
+            dropped = self._rounds.popleft()
+            self._kept -= dropped.size
+            self._baseline = dropped.revision
+
+    def _forget_rounds(self) -> None:
+        self._rounds.clear()
+        self._kept = 0
+        self._baseline = 0 if self._watch is None else self._watch.revision
+
+    def _missed(self, branch: BranchKey, last_id: int | None) -> list[bytes] | None:
+        """The events behind one; ``None`` if some of them aren't known any more."""
+        if last_id is None:
+            return []
+        revisions = [self._baseline, *(each.revision for each in self._rounds)]
+        if last_id not in revisions:
+            return None
+        behind = list(self._rounds)[revisions.index(last_id) :]
+        return [each.events[branch] for each in behind if branch in each.events]

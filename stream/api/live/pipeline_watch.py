@@ -1,0 +1,247 @@
+"""What the live streams of a node show, followed in etcd while somebody watches.
+
+Note [Order of changes]: files and slices of two levels are four mirrors, whose batches come within
+milliseconds of each other but in any order. So changes are collected for a moment and sorted by
+their revision. An event has an id only if it is the last one of such a round: whoever names it
+gets the rounds behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, cast
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from stream.api.live.counters import STATISTICS, Counted, Counters
+from stream.api.live.transitions import FileInPipeline, Followed, SliceInPipeline, transition
+from stream.definition.key import BranchKey
+from stream.etcd import Batch, Change, EtcdClient, Mirror, json_values
+from stream.storage.model import prefix
+from stream.storage.model.state import Level
+from stream.values.codec import decode
+
+__all__ = ["PipelineEvent", "PipelineWatch"]
+
+_log = Logger(namespace="stream.api.live")
+
+ROUND_SECONDS = 0.1
+"""For how long changes are collected."""
+MAX_COLLECTED = 10_000
+"""Changes of one round; beyond it, all that follow have to begin again."""
+
+
+@attrs.frozen
+class PipelineEvent:
+    """A change of a file or a slice.
+
+    :ivar name: ``file`` or ``slice``.
+    """
+
+    branch: BranchKey
+    name: str
+    revision: int
+    data: dict[str, Any]
+
+
+@attrs.frozen
+class _Kind:
+    """:ivar all: the prefix of all records."""
+
+    name: str
+    record: type[Any]
+    all: str
+    local: Mirror[Any]
+    staging: Mirror[Any]
+
+
+@attrs.frozen
+class _Collected:
+    """:ivar text: the key of the file or slice, without a prefix."""
+
+    kind: _Kind
+    text: str
+    change: Change[Any]
+
+    @property
+    def key(self) -> str:
+        """Where its record is."""
+        return self.kind.all + self.text
+
+
+class PipelineWatch(Service):
+    """Follows statistics, files and slices of all branches.
+
+    startService fires when everything is loaded; a watch that was stopped isn't started again.
+
+    :param now: the time in UTC.
+    :param on_events: called with the events of a round and its revision.
+    :param on_reset: called when events were lost; the counters are whole.
+
+    :ivar counters: of all sinks.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: EtcdClient,
+        now: Callable[[], datetime],
+        *,
+        on_events: Callable[[Sequence[PipelineEvent], int], None],
+        on_reset: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._now = now
+        self._on_events = on_events
+        self._on_reset = on_reset
+        self.counters = Counters()
+        self._statistics: Mirror[Counted] = Mirror(
+            client, STATISTICS, json_values(Counted), on_change=self._statistics_changed
+        )
+        self._kinds = (
+            self._kind("file", FileInPipeline, prefix.FILE_ALL, prefix.file_level),
+            self._kind("slice", SliceInPipeline, prefix.SLICE_ALL, prefix.slice_level),
+        )
+        self._mirrors: list[Mirror[Any]] = [
+            self._statistics,
+            *(mirror for kind in self._kinds for mirror in (kind.local, kind.staging)),
+        ]
+        self._collected: list[_Collected] = []
+        self._is_lost = False
+        self._next_round: IDelayedCall | None = None
+        self._in_round: Deferred[None] | None = None
+
+    def _kind(self, name: str, record: type[Any], all: str, level: Callable[[Level], str]) -> _Kind:
+        local, staging = (
+            Mirror(self._client, level(where), json_values(record))
+            for where in (Level.LOCAL, Level.STAGING)
+        )
+        kind = _Kind(name, record, all, local, staging)
+        for mirror in (local, staging):
+            mirror.listen(partial(self._changed, kind, mirror))
+        return kind
+
+    async def startService(self) -> None:
+        for mirror in self._mirrors:
+            await mirror.startService()
+        super().startService()
+
+    async def stopService(self) -> None:
+        """Also after a start that has failed."""
+        super().stopService()
+        if self._next_round is not None:
+            self._next_round.cancel()
+            self._next_round = None
+        if self._in_round is not None:
+            self._in_round.cancel()
+        for mirror in self._mirrors:
+            await mirror.stopService()
+
+    @property
+    def revision(self) -> int:
+        """Of etcd: all changes up to it were taken."""
+        return max(mirror.revision for mirror in self._mirrors)
+
+    @property
+    def behind_seconds(self) -> float:
+        """For how long what is shown may be out of date; 0 while etcd is followed."""
+        return max(mirror.lag_seconds for mirror in self._mirrors)
+
+    def _statistics_changed(self, batch: Batch[Counted]) -> None:
+        if batch.reset:
+            self.counters.clear()
+        for change in batch.changes:
+            self.counters.put(change.key, change.value)
+        if batch.reset and self.running:
+            self._lose()
+
+    def _changed(self, kind: _Kind, mirror: Mirror[Any], batch: Batch[Any]) -> None:
+        if not self.running:
+            return
+        if batch.reset or len(self._collected) + len(batch.changes) > MAX_COLLECTED:
+            self._lose()
+            return
+        self._collected += [
+            _Collected(kind, change.key.removeprefix(mirror.prefix), change)
+            for change in batch.changes
+        ]
+        self._schedule()
+
+    def _lose(self) -> None:
+        self._is_lost = True
+        self._collected.clear()
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._next_round is None and self._in_round is None:
+            self._next_round = self._reactor.callLater(ROUND_SECONDS, self._begin_round)
+
+    def _begin_round(self) -> None:
+        self._next_round = None
+        in_round = Deferred.fromCoroutine(self._round())
+        if not in_round.called:
+            self._in_round = in_round
+        in_round.addErrback(self._round_failed)
+        in_round.addCallback(self._end_round)
+
+    def _round_failed(self, failure: Any) -> None:
+        if failure.check(CancelledError) is None:
+            _log.warn("changes of files are lost: {error}", error=str(failure.value))
+            self._is_lost = True
+
+    def _end_round(self, _: None) -> None:
+        self._in_round = None
+        if self.running and (self._collected or self._is_lost):
+            self._schedule()
+
+    async def _round(self) -> None:
+        collected, self._collected = self._collected, []
+        if self._is_lost:
+            self._is_lost = False
+            self._on_reset()
+            return
+        collected.sort(key=lambda each: each.change.mod_revision)
+        put = {each.key: each.change.mod_revision for each in collected if each.change.value}
+        # Not what has gone on to another level, whose mirror has it as a change.
+        gone = {
+            each.key: each
+            for each in collected
+            if each.change.mod_revision > put.get(each.key, 0) and not _is_known(each)
+        }
+        found, _ = await self._client.get_many(sorted(gone)) if gone else ({}, 0)
+        events = []
+        for each in collected:
+            now: Followed | None = each.change.value
+            if now is None:
+                if gone.get(each.key) is not each:
+                    continue
+                stored = found[each.key]
+                if stored is not None:
+                    now = decode(each.kind.record, stored.value)
+            data = transition(now, each.change.previous, self._now())
+            if data is not None:
+                events.append(self._event(each, data))
+        if events:
+            self._on_events(events, max(each.change.mod_revision for each in collected))
+
+    def _event(self, collected: _Collected, data: dict[str, Any]) -> PipelineEvent:
+        followed = cast(Followed, collected.change.value or collected.change.previous)
+        sink = followed.key.sink_key
+        data["records"], data["bytes"] = self.counters.below(sink, collected.text)
+        return PipelineEvent(
+            sink.branch_key, collected.kind.name, collected.change.mod_revision, data
+        )
+
+
+def _is_known(each: _Collected) -> bool:
+    """Whether the file or slice is at a level that is followed."""
+    return any(
+        mirror.prefix + each.text in mirror.items for mirror in (each.kind.local, each.kind.staging)
+    )

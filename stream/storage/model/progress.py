@@ -1,0 +1,93 @@
+"""How near the open files and slices are to the conditions that close them. Pure.
+
+What decides is `stream.storage.model.triggers`; this shows it before it happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import attrs
+
+from stream.storage.model.entity import ImportConfig, UploadConfig
+from stream.storage.model.statistics import Statistics
+
+__all__ = ["Condition", "file_progress", "slice_progress"]
+
+
+@attrs.frozen
+class Condition:
+    """One condition, any of which is enough.
+
+    :ivar name: as in metrics: ``recordCount``, ``size``, ``time``, ``sliceCount``, ``expiration``.
+    :ivar value: records, bytes, seconds or slices so far.
+    :ivar limit: the value from which on it is met.
+    :ivar at: when it is met if nothing else happens; ``None`` if only records bring it nearer.
+    """
+
+    name: str
+    value: float
+    limit: float
+    at: datetime | None = None
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1."""
+        return min(1.0, max(0.0, self.value / self.limit)) if self.limit > 0 else 1.0
+
+
+def slice_progress(
+    config: UploadConfig, opened_at: datetime, local: Statistics, now: datetime
+) -> Sequence[Condition]:
+    """The conditions that close a slice in state ``writing``, the nearest first.
+
+    :param local: statistics of the slice at level local.
+    """
+    trigger = config.trigger
+    found = [
+        Condition("recordCount", local.records_count, trigger.count),
+        Condition("size", int(local.compressed_size), int(trigger.size)),
+    ]
+    if local.records_count:
+        found.append(_age(opened_at, trigger.interval.seconds, now))
+    return _nearest_first(found)
+
+
+def file_progress(
+    config: ImportConfig,
+    opened_at: datetime,
+    expiration: datetime | None,
+    all_levels: Statistics,
+    now: datetime,
+) -> Sequence[Condition]:
+    """The conditions that close a file in state ``writing``, the nearest first.
+
+    :param expiration: until when the file's upload credentials are good.
+    :param all_levels: statistics of the file, all levels together.
+    """
+    trigger = config.trigger
+    found = [
+        Condition("recordCount", all_levels.records_count, trigger.count),
+        Condition("size", int(all_levels.compressed_size), int(trigger.size)),
+        Condition("sliceCount", all_levels.slices_count, trigger.slices_count),
+    ]
+    if all_levels.records_count:
+        found.append(_age(opened_at, trigger.interval.seconds, now))
+    if expiration is not None:
+        end = expiration - timedelta(seconds=trigger.expiration.seconds)
+        life = (end - opened_at).total_seconds()
+        found.append(Condition("expiration", _seconds(opened_at, now), life, end))
+    return _nearest_first(found)
+
+
+def _age(opened_at: datetime, limit: float, now: datetime) -> Condition:
+    return Condition("time", _seconds(opened_at, now), limit, opened_at + timedelta(seconds=limit))
+
+
+def _seconds(since: datetime, now: datetime) -> float:
+    return max(0.0, (now - since).total_seconds())
+
+
+def _nearest_first(found: list[Condition]) -> Sequence[Condition]:
+    return sorted(found, key=lambda condition: -condition.progress)

@@ -1,0 +1,174 @@
+"""The files and slices of one sink with their statistics, for people who watch it: one revision.
+
+Of what is imported only the newest files are read: a busy sink has thousands of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import attrs
+from twisted.internet.defer import Deferred, gatherResults
+
+from stream.definition.key import SinkKey
+from stream.etcd import EtcdClient, RangeResult
+from stream.storage.model import prefix
+from stream.storage.model.entity import File, Slice
+from stream.storage.model.key import FileKey
+from stream.storage.model.state import Level
+from stream.storage.model.statistics import Aggregated, Statistics
+from stream.values.codec import decode
+from stream.values.utctime import format_time
+
+__all__ = ["PipelineFile", "PipelineSlice", "SinkPipeline", "sink_pipeline"]
+
+MAX_ACTIVE = 100
+"""Files that aren't imported, the newest; more of them only fail."""
+MAX_SLICES = 1000
+"""Slices of those files at each level, the first ones by key."""
+_FILE_PARTS = 5
+_SLICE_PARTS = 7
+_NO_RECORDS = Aggregated()
+
+
+@attrs.frozen
+class PipelineSlice:
+    """A slice and what is counted of it."""
+
+    slice: Slice
+    statistics: Aggregated
+
+
+@attrs.frozen
+class PipelineFile:
+    """A file with its slices and what is counted of it.
+
+    :ivar slices: by volume and time, those that aren't imported.
+    """
+
+    file: File
+    statistics: Aggregated
+    slices: Sequence[PipelineSlice] = ()
+
+
+@attrs.frozen
+class SinkPipeline:
+    """:ivar active: files that aren't imported, the newest first.
+    :ivar imported: the last ones that are, the newest first.
+    """
+
+    active: Sequence[PipelineFile]
+    imported: Sequence[PipelineFile]
+
+
+async def sink_pipeline(client: EtcdClient, sink: SinkKey, imports: int) -> SinkPipeline:
+    """What is stored of the files of *sink*.
+
+    :param imports: how many imported files.
+    """
+    staged = await client.range(_below(prefix.file_level(Level.STAGING), sink), limit=MAX_ACTIVE)
+    revision = staged.revision
+    local, imported = await gatherResults(
+        [
+            Deferred.fromCoroutine(reading)
+            for reading in (
+                client.range(
+                    _below(prefix.file_level(Level.LOCAL), sink),
+                    limit=MAX_ACTIVE,
+                    revision=revision,
+                    descending=True,
+                ),
+                client.range(
+                    _below(prefix.file_level(Level.TARGET), sink),
+                    limit=max(1, imports),  # 0 is all
+                    revision=revision,
+                    descending=True,
+                ),
+            )
+        ],
+        consumeErrors=True,
+    )
+    active = sorted(
+        (decode(File, kv.value) for kv in (*staged.kvs, *local.kvs)),
+        key=lambda file: file.key,
+        reverse=True,
+    )[:MAX_ACTIVE]
+    done = [decode(File, kv.value) for kv in imported.kvs[:imports]]
+    slices = await _slices(client, sink, revision)
+    first_import = min((file.key.file_opened_at for file in done), default=None)
+    counted = await _statistics(client, sink, first_import, revision)
+    return SinkPipeline(
+        [
+            PipelineFile(
+                file,
+                counted.get(str(file.key), _NO_RECORDS),
+                [
+                    PipelineSlice(slice_, counted.get(str(slice_.key), _NO_RECORDS))
+                    for slice_ in slices.get(file.key, ())
+                ],
+            )
+            for file in active
+        ],
+        [PipelineFile(file, counted.get(str(file.key), _NO_RECORDS)) for file in done],
+    )
+
+
+async def _slices(
+    client: EtcdClient, sink: SinkKey, revision: int
+) -> Mapping[FileKey, Sequence[Slice]]:
+    """The slices that aren't imported, by file and in the order of their keys."""
+    results: list[RangeResult] = await gatherResults(
+        [
+            Deferred.fromCoroutine(
+                client.range(
+                    _below(prefix.slice_level(level), sink), limit=MAX_SLICES, revision=revision
+                )
+            )
+            for level in (Level.LOCAL, Level.STAGING)
+        ],
+        consumeErrors=True,
+    )
+    found: dict[FileKey, list[Slice]] = {}
+    slices = (decode(Slice, kv.value) for result in results for kv in result.kvs)
+    for slice_ in sorted(slices, key=lambda slice_: slice_.key):
+        found.setdefault(slice_.key.file_key, []).append(slice_)
+    return found
+
+
+async def _statistics(
+    client: EtcdClient, sink: SinkKey, first_import: datetime | None, revision: int
+) -> Mapping[str, Aggregated]:
+    """What is counted of files and slices of *sink*, by key.
+
+    :param first_import: the oldest file of which it is read what was imported.
+    """
+    start = "~" if first_import is None else format_time(first_import)
+    results: list[RangeResult] = await gatherResults(
+        [
+            Deferred.fromCoroutine(
+                client.range(
+                    _below(prefix.statistics(level), sink),
+                    # The keys of that file are behind it: they go on with a slash.
+                    start_after=start if level is Level.TARGET else "",
+                    revision=revision,
+                )
+            )
+            for level in Level
+        ],
+        consumeErrors=True,
+    )
+    counted: dict[str, list[tuple[Level, Statistics]]] = {}
+    for level, result in zip(Level, results, strict=True):
+        for kv in result.kvs:
+            parts = kv.key.removeprefix(prefix.statistics(level)).split("/")
+            if len(parts) <= _SLICE_PARTS:
+                continue  # sums and resets of the sink
+            value = level, decode(Statistics, kv.value)
+            for length in (_FILE_PARTS, _SLICE_PARTS):
+                counted.setdefault("/".join(parts[:length]), []).append(value)
+    return {key: Aggregated.of(values) for key, values in counted.items()}
+
+
+def _below(kind: str, sink: SinkKey) -> str:
+    return f"{kind}{sink}/"

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from stream.api.live.follower import HEARTBEAT_SECONDS, Follower, sse
+
+END = b'event: end\ndata: {"reason":"%s"}\n\n'
+
+
+class Caller:
+    """Takes events, as long as nothing holds it up."""
+
+    def __init__(self, follower: Follower) -> None:
+        self.got = b""
+        self.held: Deferred[None] | None = None
+        self.writing = Deferred.fromCoroutine(follower.write(self.send))
+
+    async def send(self, data: bytes) -> None:
+        self.got += data
+        if self.held is not None:
+            await self.held
+
+
+def test_events() -> None:
+    assert sse("x", {"a": 1}) == b'event: x\ndata: {"a":1}\n\n'
+    assert sse("x", {}, 7) == b"id: 7\nevent: x\ndata: {}\n\n"
+
+
+def test_what_waits_is_written_at_once() -> None:
+    """And what comes later, as it comes; then the end, behind which nothing follows."""
+    clock = Clock()
+    follower = Follower(clock)
+    follower.put(b"a")
+    follower.put(b"b")
+    caller = Caller(follower)
+    assert caller.got == b"ab"
+    follower.put(b"c")
+    follower.end("stopping")
+    follower.end("other")
+    follower.put(b"d")
+    assert caller.got == b"abc" + END % b"stopping"
+    assert caller.writing.called
+    assert not clock.getDelayedCalls()
+
+
+def test_a_slow_caller_is_dropped() -> None:
+    """What it has not taken is left out, and the reason is the last that it gets."""
+    follower = Follower(Clock(), max_waiting=4)
+    caller = Caller(follower)
+    caller.held = Deferred()
+    follower.put(b"a")
+    follower.put(b"large first one", always=True)
+    follower.put(b"bcde")
+    assert not follower.is_ended
+    follower.put(b"f")
+    assert follower.is_ended
+    held, caller.held = caller.held, None
+    held.callback(None)
+    assert caller.got == b"a" + END % b"slow"
+
+
+def test_nothing_happens() -> None:
+    """A comment keeps the connection open; it is no event."""
+    clock = Clock()
+    follower = Follower(clock)
+    caller = Caller(follower)
+    clock.advance(HEARTBEAT_SECONDS)
+    assert caller.got == b": nothing new\n\n"
+    caller.writing.addErrback(lambda _: None)
+    caller.writing.cancel()
+    assert not clock.getDelayedCalls()

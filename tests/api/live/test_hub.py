@@ -1,0 +1,315 @@
+"""What those who follow a branch are shown, from a real etcd."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import orjson
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import CancelledError, Deferred
+
+from stream.api.live import hub as hub_module
+from stream.api.live.counters import Known
+from stream.api.live.hub import LiveHub
+from stream.definition.key import BranchKey
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, EtcdClient, atomic
+from stream.storage.model.entity import File
+from stream.storage.model.key import FileKey
+from stream.storage.model.state import FileState, Level
+from stream.storage.model.statistics import Statistics
+from stream.values.bytesize import ByteSize
+from stream.values.codec import encode, from_plain
+from stream.values.utctime import format_time, parse_time
+from tests.waiting import until
+
+ensure = pytest_twisted.ensureDeferred
+reactor: Any = _reactor
+
+BRANCH = BranchKey(1, 2)
+SINK = BRANCH.source("s").sink("k")
+AT = parse_time("2026-01-01T00:00:00.000Z")
+FILE_KEY = FileKey.of(SINK, AT)
+FILE: File = from_plain(
+    File,
+    {
+        "projectId": 1,
+        "branchId": 2,
+        "sourceId": "s",
+        "sinkId": "k",
+        "fileOpenedAt": format_time(AT),
+        "state": "writing",
+        "mapping": {"columns": [{"type": "uuid", "name": "id"}]},
+    },
+)
+
+
+class Caller:
+    """One who follows the branch.
+
+    :ivar events: id, name and data of what came.
+    """
+
+    def __init__(
+        self,
+        hub: LiveHub,
+        last_id: int | None = None,
+        branch: BranchKey = BRANCH,
+        verify: Any = None,
+    ) -> None:
+        self.events: list[tuple[int | None, str, Any]] = []
+        self.following = Deferred.fromCoroutine(self._follow(hub, last_id, branch, verify))
+
+    async def _follow(
+        self, hub: LiveHub, last_id: int | None, branch: BranchKey, verify: Any
+    ) -> None:
+        async def good() -> None:
+            pass
+
+        await hub.prepare(branch)
+        await hub.follow(branch, self._take, last_id=last_id, verify=verify or good)
+
+    async def _take(self, data: bytes) -> None:
+        for block in data.decode().split("\n\n")[:-1]:
+            if block.startswith(":"):
+                continue
+            fields = dict(line.split(": ", 1) for line in block.split("\n"))
+            id = int(fields["id"]) if "id" in fields else None
+            self.events.append((id, fields["event"], orjson.loads(fields["data"])))
+
+    def named(self, *names: str) -> list[Any]:
+        """The data of the events with these names."""
+        return [data for _, name, data in self.events if name in names]
+
+    @property
+    def last_id(self) -> int:
+        return [id for id, _, _ in self.events if id is not None][-1]
+
+    async def leave(self) -> None:
+        self.following.addErrback(lambda failure: failure.trap(CancelledError))
+        self.following.cancel()
+        await self.following
+
+
+@attrs.define
+class World:
+    """:ivar known: the sources and sinks that exist."""
+
+    etcd: EtcdClient
+    hub: LiveHub
+    known: dict[str, list[str]]
+
+    async def count(self, records: int) -> None:
+        value = Statistics(1, AT, AT, records, ByteSize(records * 10))
+        below = f"{FILE_KEY}/v/{format_time(AT)}/n"
+        await self.etcd.put(f"storage/stats/local/{below}", encode(value))
+
+    async def put(self, file: File, *, gone_from: Level | None = None) -> None:
+        """Both copies of a file, in one transaction."""
+
+        async def body(txn: AtomicTxn) -> None:
+            txn.put(f"storage/file/all/{file.key}", encode(file))
+            txn.put(f"storage/file/level/{file.level.value}/{file.key}", encode(file))
+            if gone_from is not None:
+                txn.delete(f"storage/file/level/{gone_from.value}/{file.key}")
+
+        await atomic(self.etcd, body)
+
+
+@pytest_twisted.async_yield_fixture()
+async def world(etcd: EtcdClient) -> AsyncIterator[World]:
+    known = {"s": ["k"]}
+
+    def of(branch: BranchKey) -> Known:
+        return dict(known) if branch == BRANCH else {}
+
+    hub = LiveHub(reactor, etcd, of, lambda: AT + timedelta(hours=1), max_concurrent=8)
+    hub.startService()
+    yield World(etcd, hub, known)
+    if hub.running:
+        await hub.stopService()
+    assert not etcd.mirrors
+
+
+CLOSING = FILE.advance(FileState.WRITING, FileState.CLOSING, AT + timedelta(seconds=1))
+IMPORTING = CLOSING.advance(FileState.CLOSING, FileState.IMPORTING, AT + timedelta(seconds=2))
+IMPORTED = IMPORTING.advance(FileState.IMPORTING, FileState.IMPORTED, AT + timedelta(seconds=4))
+
+
+async def the_way_of_a_file(world: World) -> None:
+    await world.put(FILE)
+    await world.put(CLOSING)
+    await world.put(IMPORTING, gone_from=Level.LOCAL)
+    await world.put(IMPORTED, gone_from=Level.STAGING)
+
+
+@ensure
+async def test_counters(world: World) -> None:
+    """Everything first, then what has changed, once a second."""
+    await world.count(3)
+    caller = Caller(world.hub)
+    await until(lambda: caller.events)
+    [first] = caller.named("counters")
+    assert first["full"]
+    assert first["time"] == "2026-01-01T01:00:00.000Z"
+    [sink] = first["sources"][0]["sinks"]
+    assert (sink["records"], sink["bytes"]) == (3, 30)
+    await world.count(5)
+    await until(lambda: len(caller.named("counters")) >= 3)
+    later = [each for each in caller.named("counters")[1:] if each["sources"]]
+    assert [each["sources"][0]["sinks"][0]["records"] for each in later] == [5]
+    assert not any("full" in each for each in later)
+    await caller.leave()
+    assert len(world.hub) == 0
+
+
+@ensure
+async def test_sources_that_come_and_go(world: World) -> None:
+    """Everything is sent again, so that nobody has to remember what there was."""
+    caller = Caller(world.hub)
+    await until(lambda: caller.events)
+    world.known["t"] = []
+    await until(lambda: len(caller.named("counters")) >= 2)
+    last = caller.named("counters")[-1]
+    assert last["full"]
+    assert [source["sourceId"] for source in last["sources"]] == ["s", "t"]
+    await caller.leave()
+
+
+@ensure
+async def test_the_way_of_a_file(world: World) -> None:
+    """Each step is one event, with the records; the last one of a round has an id."""
+    await world.count(3)
+    caller = Caller(world.hub)
+    other = Caller(world.hub, branch=BranchKey(1, 3))
+    await until(lambda: caller.events and other.events)
+    await the_way_of_a_file(world)
+    await until(lambda: len(caller.named("file")) == 4)
+    steps = caller.named("file")
+    assert [step["state"] for step in steps] == ["writing", "closing", "importing", "imported"]
+    assert [step["previousState"] for step in steps] == [None, "writing", "closing", "importing"]
+    assert [step["records"] for step in steps] == [3] * 4
+    assert steps[-1]["seconds"] == 2
+    assert other.named("file") == []
+    await caller.leave()
+    await other.leave()
+
+
+@ensure
+async def test_a_file_that_is_deleted(world: World) -> None:
+    """As with its sink."""
+    await world.put(FILE)
+    caller = Caller(world.hub)
+    await until(lambda: caller.events)
+    await world.etcd.delete_prefix("storage/file/")
+    await until(lambda: caller.named("file"))
+    [event] = caller.named("file")
+    assert (event["state"], event["previousState"]) == ("deleted", "writing")
+    await caller.leave()
+
+
+@ensure
+async def test_going_on(world: World) -> None:
+    """Whoever comes back gets what happened meanwhile, or hears that it can't have it."""
+    staying = Caller(world.hub)
+    caller = Caller(world.hub)
+    await until(lambda: caller.events and staying.events)
+    begun = caller.last_id
+    await caller.leave()
+    await world.put(FILE)
+    await until(lambda: staying.named("file"))
+    seen = staying.last_id
+    await world.put(CLOSING)
+    await until(lambda: len(staying.named("file")) == 2)
+
+    for last_id, states in ((begun, ["writing", "closing"]), (seen, ["closing"])):
+        again = Caller(world.hub, last_id)
+        await until(lambda again=again, states=states: len(again.named("file")) == len(states))
+        assert [each["state"] for each in again.named("file")] == states
+        assert again.named("reset") == []
+        await again.leave()
+    stranger = Caller(world.hub, 1)
+    await until(lambda: stranger.named("counters"))
+    assert [name for _, name, _ in stranger.events[:2]] == ["reset", "counters"]
+    await stranger.leave()
+    await staying.leave()
+
+
+@ensure
+async def test_events_are_kept_up_to_a_size(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever needs one that isn't kept begins again."""
+    caller = Caller(world.hub)
+    await until(lambda: caller.events)
+    begun = caller.last_id
+    monkeypatch.setattr(hub_module, "MAX_KEPT_BYTES", 10)
+    await world.put(FILE)
+    await until(lambda: caller.named("file"))
+    again = Caller(world.hub, begun)
+    await until(lambda: again.named("counters"))
+    assert again.named("reset")
+    current = Caller(world.hub, caller.last_id)
+    await until(lambda: current.named("counters"))
+    assert not current.named("reset")
+    for each in (caller, again, current):
+        await each.leave()
+
+
+@ensure
+async def test_too_many(world: World) -> None:
+    """A project has a half of all streams at most; nothing is followed for who is refused."""
+    callers = [Caller(world.hub) for _ in range(4)]
+    await until(lambda: all(caller.events for caller in callers))
+    with pytest.raises(UserError, match="of this project") as raised:
+        await world.hub.prepare(BRANCH)
+    assert (raised.value.status, raised.value.name) == (503, "tooManyStreams")
+    others = [Caller(world.hub, branch=BranchKey(9, 9)) for _ in range(4)]
+    await until(lambda: all(caller.events for caller in others))
+    with pytest.raises(UserError, match="too many live streams at the moment"):
+        await world.hub.prepare(BranchKey(5, 5))
+    for caller in (*callers, *others):
+        await caller.leave()
+
+
+@ensure
+async def test_the_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream does, too; that nobody can be asked ends nothing."""
+    monkeypatch.setattr(hub_module, "VERIFY_SECONDS", 0.01)
+    answers = [UserError("away", status=503), UserError("no", status=401)]
+
+    async def verify() -> None:
+        raise answers.pop(0)
+
+    caller = Caller(world.hub, verify=verify)
+    await caller.following
+    assert caller.named("end") == [{"reason": "token"}]
+    assert not answers
+
+
+@ensure
+async def test_nobody_follows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """etcd isn't followed for nobody; the next one has it followed again."""
+    monkeypatch.setattr(hub_module, "LINGER_SECONDS", 0.01)
+    for _ in range(2):
+        caller = Caller(world.hub)
+        await until(lambda caller=caller: caller.events)
+        assert world.etcd.mirrors
+        await caller.leave()
+        await until(lambda: not world.etcd.mirrors)
+
+
+@ensure
+async def test_the_node_stops(world: World) -> None:
+    """Everybody hears of it, and nobody else may follow."""
+    caller = Caller(world.hub)
+    await until(lambda: caller.events)
+    world.hub.end_all()
+    await caller.following
+    assert caller.named("end") == [{"reason": "stopping"}]
+    with pytest.raises(UserError, match="too many live streams"):
+        await world.hub.prepare(BRANCH)
+    await world.hub.stopService()
