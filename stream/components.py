@@ -41,6 +41,7 @@ from stream.ops.tracing.spans import TracingService
 from stream.settings import SandboxStagingSettings, Settings, masked
 from stream.storage.model import prefix as storage_prefix
 from stream.storage.model.key import SliceKey
+from stream.storage.store.layout import LayoutGuard
 from stream.telemetry import watch_descriptors, watch_lease, watch_source
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def cluster_members(
     cluster = join_cluster(settings, reactor, metrics)
     cluster.session.on_replaced.append(on_replaced)
     parts.client = cluster.client
-    services: list[IService] = []
+    services: list[IService] = [cluster.client, LayoutGuard(cluster.client)]
     if "storage-writer" in components:
         services += storage_writer(settings, reactor, metrics, cluster, parts, on_replaced)
     if {"storage-coordinator", "storage-reader", "api"} & set(components):

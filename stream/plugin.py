@@ -69,10 +69,15 @@ Components (any number of them run in one process):
   sandbox               a local Storage API with tables in SQLite
   dev                   all of the above on this machine, with data in ./var
 
+Commands:
+  check-takeover        says whether data of the original service can be taken over, or given back
+  convert-to-original   writes the data in the form of the original service
+
 Examples:
   {program} dev
   {program} http-source storage-writer --config-file=stream.yaml --node-id=node-1
 """
+_COMMANDS = ("check-takeover", "convert-to-original")
 UMASK = 0o077
 """What a process makes is readable by its user alone."""
 _DAEMON_LOG = "twistd.log"
@@ -291,7 +296,12 @@ def makeService(options: Options) -> IService:
 
 
 def main() -> None:
-    """The console script: its arguments are component names and flags."""
+    """The console script: its arguments are component names and flags, or a command."""
+    if len(sys.argv) > 1 and sys.argv[1] in _COMMANDS:
+        from stream.takeover.command import run_command
+
+        run_command(sys.argv[1:])
+        return
     from twisted.scripts.twistd import run
 
     sys.argv = ["twistd", "--nodaemon", "--pidfile=", "stream", *sys.argv[1:]]

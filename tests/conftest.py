@@ -87,6 +87,14 @@ def free_port() -> int:
         return port
 
 
+@pytest.fixture(scope="module")
+def every_mapping_is_large() -> Iterator[None]:
+    """Records refer to their mappings, however small these are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stream.mapping.stored.INLINE_BYTES", 0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def etcd_url() -> Iterator[str]:
     """The URL of an etcd that lives as long as the test run."""

@@ -27,6 +27,7 @@ _ORDER = (
     "SandboxService",
     "Supervisor",
     "EtcdClient",
+    "LayoutGuard",
     "Session",
     "StorageWriterService",
     "StorageApiService",

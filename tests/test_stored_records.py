@@ -30,6 +30,7 @@ from stream.storage.model.retry import Retry
 from stream.storage.model.state import FileState, SliceState
 from stream.storage.model.statistics import Statistics
 from stream.storage.model.volume import Volume
+from stream.storage.store.layout import Layout
 from stream.tail.subscription import TailSubscription
 from stream.target.jobs import JobRecord
 from stream.target.keboola.quarantine import QuarantineRecord
@@ -323,6 +324,7 @@ RECORDS: dict[type, Plain] = {
         "namespace": "n",
         "started": 1,
     },
+    Layout: {"version": 1, "writtenBy": "1.0.0"},
 }
 """A complete record of each kind."""
 
@@ -335,12 +337,11 @@ REQUIRED: dict[type, set[str]] = {
         "table.type",
         "table.keboola.tableId",
         "table.mapping",
-        *(f"table.mapping.{member}" for member in ("columns",)),
         "config.0.key",
     },
-    Columns: {"columns"},
-    File: {*FILE_KEY, "state", "mapping", "mapping.columns"},
-    Slice: {*SLICE_KEY, "state", "mapping", "mapping.columns"},
+    Columns: set(),
+    File: {*FILE_KEY, "state"},
+    Slice: {*SLICE_KEY, "state"},
     Statistics: set(),
     Volume: {"volumeId", "nodeId", "nodeAddress"},
     TokenRecord: {*SINK_KEY, "token.id", "token.token"},
@@ -373,6 +374,7 @@ REQUIRED: dict[type, set[str]] = {
     TailSubscription: {*SOURCE_KEY, "id", "address", "host", "token", "rate"}
     | {"maxBodyBytes", "expiresAt"},
     Holder: {"token", "ttl"},
+    Layout: set(),
 }
 """Members without which a record of the kind means nothing; the rest is optional. Of columns these
 are type, name, path and template."""

@@ -1,4 +1,4 @@
-"""Where mappings are stored: once for each sink, by the hash of their JSON.
+"""Where large mappings are stored: once for each sink, by the hash of their JSON.
 
 Note [References]: a record that refers to a mapping proves that the mapping is there. So whoever
 writes such a record has, in the same transaction, read another record with this reference, or
@@ -63,11 +63,11 @@ def check_mapping_size(mapping: Mapping) -> None:
 
 
 def put_mapping(txn: AtomicTxn, sink: SinkKey, mapping: StoredMapping) -> None:
-    """Store *mapping*, unless it is known to be; see Note [References].
+    """Store *mapping*, unless records have it themselves or it is there; see Note [References].
 
     The value under a hash is always the same, so writing it once more does no harm.
     """
-    if mapping.is_new:
+    if mapping.must_be_stored:
         txn.put(mapping_key(sink, mapping), encode(mapping.mapping))
 
 

@@ -2,12 +2,16 @@
 
 Text form: ``aes::`` and the base64 of nonce (12 bytes), ciphertext, tag (16 bytes). The additional
 data is the compact JSON of the metadata, so a value can't be moved to another record.
+
+Note [Two contents]: what we encrypt is a version byte and gzipped JSON. What the original service
+encrypted in the same text form is a gzipped gob; it is read as a `stream.encryption.gob.Struct`.
 """
 
 from __future__ import annotations
 
 import base64
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Mapping
@@ -17,6 +21,7 @@ import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from stream.encryption.gob import GobError, decode_gob
 from stream.encryption.interface import DecryptionFailed
 from stream.errors import UserError
 
@@ -28,6 +33,9 @@ _NONCE_BYTES = 12
 _TAG_BYTES = 16
 # First byte of the plain text, so that the form can change without a guess.
 _VERSION = b"\x01"
+_GZIP = b"\x1f\x8b"
+_MAX_CONTENT_BYTES = 4 * 1024 * 1024
+"""Of a value, unpacked."""
 
 
 class AesEncryptor:
@@ -50,7 +58,14 @@ class AesEncryptor:
 
     async def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
         """See `Encryptor.encrypt`."""
-        return _PREFIX + base64.b64encode(seal(self._cipher, packed(value), metadata)).decode()
+        return self._sealed(packed(value), metadata)
+
+    def encrypt_for_original(self, gob: bytes, metadata: Mapping[str, str]) -> str:
+        """The text form that the original service reads; see Note [Two contents]."""
+        return self._sealed(gzip.compress(gob, mtime=0), metadata)
+
+    def _sealed(self, plain: bytes, metadata: Mapping[str, str]) -> str:
+        return _PREFIX + base64.b64encode(seal(self._cipher, plain, metadata)).decode()
 
     async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
         """See `Encryptor.decrypt`."""
@@ -91,13 +106,31 @@ def packed(value: Any) -> bytes:
 
 
 def unpacked(plain: bytes) -> Any:
-    """What `packed` was given. Raises DecryptionFailed."""
-    if plain[:1] != _VERSION:
-        raise DecryptionFailed("the encrypted value has an unknown version")
+    """What `packed` was given, or the original service; see Note [Two contents].
+
+    Raises DecryptionFailed.
+    """
     try:
-        return orjson.loads(gzip.decompress(plain[1:]))
+        if plain[:1] == _VERSION:
+            return orjson.loads(_gunzip(plain[1:]))
+        if plain[:2] == _GZIP:
+            return decode_gob(_gunzip(plain))
+    except GobError as error:
+        raise DecryptionFailed(
+            f"the content of the value, which the original encrypted, can't be read: {error}"
+        ) from None
     except (OSError, EOFError, zlib.error, ValueError):
         raise DecryptionFailed("the content of the encrypted value is damaged") from None
+    raise DecryptionFailed("the encrypted value has an unknown version")
+
+
+def _gunzip(data: bytes) -> bytes:
+    """Raises ValueError for more than any token or credentials have."""
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        content = file.read(_MAX_CONTENT_BYTES + 1)
+    if len(content) > _MAX_CONTENT_BYTES:
+        raise ValueError("too large")
+    return content
 
 
 def bound(metadata: Mapping[str, str]) -> bytes:

@@ -4,8 +4,8 @@ Its types assemble keys, comparisons and operations. What they lack is added her
 comparisons of a range, leases given by number, sorting and limits come out as they should.
 
 Note [Types alone]: txaioetcd imports a database and numpy for maps of objects, which nobody uses
-here; that is a tenth of the time of a start. While it is imported, an empty module is in the place
-of these maps, so that it imports its types and little else.
+here; that is a tenth of the time of a start. While it is imported, an empty module stands for
+these maps, so that it imports its types and little else.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ COLUMN_TYPES = tuple(_CLASSES)
 class Mapping(Record):
     """The columns of a table's rows, in their order."""
 
-    columns: tuple[Column, ...]
+    columns: tuple[Column, ...] = ()
 
     def validate(self) -> None:
         """Raises UserError with the first thing that is wrong.

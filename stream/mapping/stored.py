@@ -1,26 +1,35 @@
-"""A mapping as records keep it: by reference.
+"""A mapping as records keep it: in themselves if it is small, by reference if it is large.
 
-A sink, its versions, its files and all slices of these have the same mapping, which may be large.
-So it is stored once (`stream.definition.mappings`), and the records name it by its hash.
+A sink, its versions, its files and all slices of these have the same mapping. A large one is stored
+once (`stream.definition.mappings`), and the records name it by its hash.
 
-Note [Two forms]: a record has one of two forms of the member ``mapping``. ``{"hash": …}`` is the
-reference. ``{"columns": […]}`` is the mapping itself: the form of the original service, and ours
-before mappings were stored once. Both are read; only references are written. Whoever writes a
-record again stores its mapping in the same transaction.
+Note [Two forms]: a record has one of two forms of the member ``mapping``. ``{"columns": […]}`` is
+the mapping itself: the form of the original service, and of all that have at most `INLINE_BYTES`.
+``{"hash": …}`` is the reference to a larger one. Both are read, whatever the size. Whoever writes
+a record with a reference again stores its mapping in the same transaction, unless that is there.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping as AnyMapping
+from functools import lru_cache
 from typing import Any
 
 import attrs
+import orjson
 
 from stream.mapping.columns import Column, Mapping
-from stream.values.codec import Record, encode, from_plain, register
+from stream.values.codec import Record, encode, from_plain, register, to_plain
 
-__all__ = ["StoredMapping", "stored_mapping"]
+__all__ = ["INLINE_BYTES", "StoredMapping", "stored_mapping"]
+
+INLINE_BYTES = 4096
+"""How large a mapping inside of records may be, as JSON. Up to a hundred records with it are
+written in one transaction, and etcd takes 1.5 MiB."""
+
+_KNOWN_TEXTS = 512
+"""All slices of a sink have the same text, which is read once."""
 
 
 @attrs.frozen
@@ -30,20 +39,33 @@ class StoredMapping(Record):
     :ivar hash: SHA-256 of the mapping's JSON in hexadecimal digits.
     :ivar content: the mapping; ``None`` if only the reference is known.
     :ivar is_new: whether the mapping isn't known to be stored by its hash.
+    :ivar size: bytes of the mapping's JSON, 0 if only the reference is known.
     """
 
     hash: str
     content: Mapping | None = attrs.field(default=None, eq=False, repr=False)
     is_new: bool = attrs.field(default=False, eq=False)
+    size: int = attrs.field(default=0, eq=False)
 
     @classmethod
     def of(cls, mapping: Mapping) -> StoredMapping:
         """The reference to *mapping*, which isn't stored yet as far as known."""
-        return cls(hashlib.sha256(encode(mapping)).hexdigest(), mapping, is_new=True)
+        data = encode(mapping)
+        return cls(hashlib.sha256(data).hexdigest(), mapping, is_new=True, size=len(data))
 
     def resolved(self, content: Mapping) -> StoredMapping:
         """The same reference with the *content* that was read by its hash."""
-        return attrs.evolve(self, content=content)
+        return attrs.evolve(self, content=content, size=len(encode(content)))
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether records have the mapping itself; see Note [Two forms]."""
+        return 0 < self.size <= INLINE_BYTES
+
+    @property
+    def must_be_stored(self) -> bool:
+        """Whether a record with the reference may be written only together with the mapping."""
+        return self.is_new and not self.is_inline
 
     @property
     def mapping(self) -> Mapping:
@@ -68,7 +90,20 @@ def _read(plain: Any, _: type) -> StoredMapping:
     if isinstance(plain, AnyMapping) and isinstance(plain.get("hash"), str):
         unknown = {name: member for name, member in plain.items() if name != "hash"}
         return StoredMapping(plain["hash"], unknown=unknown)
-    return StoredMapping.of(from_plain(Mapping, plain))
+    return _inline(orjson.dumps(plain))
 
 
-register(StoredMapping, lambda stored: {"hash": stored.hash, **stored.unknown}, _read)
+@lru_cache(maxsize=_KNOWN_TEXTS)
+def _inline(text: bytes) -> StoredMapping:
+    return StoredMapping.of(from_plain(Mapping, orjson.loads(text)))
+
+
+def _write(stored: StoredMapping) -> dict[str, Any]:
+    """See Note [Two forms]."""
+    if stored.is_inline:
+        plain: dict[str, Any] = to_plain(stored.mapping)
+        return plain
+    return {"hash": stored.hash, **stored.unknown}
+
+
+register(StoredMapping, _write, _read)

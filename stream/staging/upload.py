@@ -96,10 +96,6 @@ class FileUpload(Record):
         """Whether the credentials no longer work at *now*."""
         return self.expiration is not None and self.expiration <= now
 
-    def expiration_text(self) -> str:
-        """The expiration for people, ``never`` if there is none."""
-        return "never" if self.expiration is None else format_time(self.expiration)
-
 
 def _download_parameters(provider: str, reply: Mapping[str, Any]) -> dict[str, Any] | None:
     """The parameters of an upload to the same place, with credentials to read."""

@@ -1,4 +1,4 @@
-"""A mapping is stored once, whatever refers to it."""
+"""A large mapping is stored once, whatever refers to it."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ from stream.values.codec import decode, encode, to_plain
 from tests.definition.conftest import SINK, SOURCE, TABLE, World
 
 ensure = pytest_twisted.ensureDeferred
+pytestmark = pytest.mark.usefixtures("every_mapping_is_large")
 
 OTHER = Mapping((UuidColumn(name="id"),))
 

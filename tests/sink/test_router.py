@@ -392,6 +392,7 @@ async def test_a_slice_is_written_with_the_mapping_that_it_refers_to(world: Worl
     assert len({id(slice_.mapping.mapping) for slice_ in slices}) == 1
 
 
+@pytest.mark.usefixtures("every_mapping_is_large")
 @pytest_twisted.ensureDeferred
 async def test_a_mapping_that_etcd_does_not_give_is_asked_for_again(
     world: World, monkeypatch: pytest.MonkeyPatch
@@ -457,6 +458,7 @@ def test_a_record_that_is_not_taken_fails(error: Exception) -> None:
     assert error.__traceback__ is None
 
 
+@pytest.mark.usefixtures("every_mapping_is_large")
 @pytest_twisted.ensureDeferred
 async def test_a_slice_of_the_version_before_is_written(world: World) -> None:
     """Its record has the mapping inside, and nothing else has it."""

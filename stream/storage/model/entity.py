@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import attrs
 
+from stream.mapping.columns import Mapping
 from stream.mapping.stored import StoredMapping, stored_mapping
 from stream.settings import DeadLetterSettings, StorageLevel
 from stream.storage.model.encoding import Compression, Encoding
@@ -55,6 +56,7 @@ __all__ = [
 
 
 _NOTHING = ByteSize(0)
+_NO_MAPPING = StoredMapping.of(Mapping())
 _DEFAULT = StorageLevel()
 _ASSIGNMENT = _DEFAULT.local.volume.assignment
 _ALLOCATION = _DEFAULT.local.writer.allocation
@@ -179,7 +181,7 @@ class File(Record):
     closing_at: datetime | None = None
     importing_at: datetime | None = None
     imported_at: datetime | None = None
-    mapping: StoredMapping = attrs.field(converter=stored_mapping)
+    mapping: StoredMapping = attrs.field(default=_NO_MAPPING, converter=stored_mapping)
     encoding: Encoding = Encoding()
     local: LocalFile = field(
         default=LocalFile(), converter=attrs.Converter(_local_of_file, takes_self=True)
@@ -268,7 +270,7 @@ class Slice(Record):
     uploading_at: datetime | None = None
     uploaded_at: datetime | None = None
     imported_at: datetime | None = None
-    mapping: StoredMapping = attrs.field(converter=stored_mapping)
+    mapping: StoredMapping = attrs.field(default=_NO_MAPPING, converter=stored_mapping)
     encoding: Encoding = Encoding()
     local: LocalSlice = field(
         default=LocalSlice(), converter=attrs.Converter(_local_of_slice, takes_self=True)

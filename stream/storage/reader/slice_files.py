@@ -21,6 +21,7 @@ from stream.storage.model.entity import LocalSlice
 from stream.storage.volumes.damage import recover
 from stream.storage.volumes.in_use import is_in_use
 from stream.storage.volumes.quarantine import link_quarantined, quarantine
+from stream.storage.volumes.unfinished import finish_streams, is_of_original
 
 __all__ = ["CheckedFiles", "FileInUse", "check_files"]
 
@@ -91,6 +92,13 @@ def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFil
             if is_in_use(file.fileno()):
                 raise FileInUse(f"the writer has {path.name} still open")
             found = recover(file, compression)
+        if compression == "gzip" and found.size != path.stat().st_size and is_of_original(path):
+            finished = finish_streams(path)
+            if finished is not None:
+                if finished.kept is not None:
+                    damaged.append(finished.kept.name)
+                with _open(path) as file:
+                    found = recover(file, compression)
         if found.is_damaged:
             damaged.append(link_quarantined(path).name)
         elif path.stat().st_size != found.size:

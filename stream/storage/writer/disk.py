@@ -23,11 +23,11 @@ from stream.storage.volumes.fault import is_of_disk
 from stream.storage.volumes.in_use import lock_for_writing
 from stream.storage.volumes.local_volume import FILE_MODE
 from stream.storage.volumes.quarantine import quarantine, repair
+from stream.storage.volumes.unfinished import finish_streams, is_of_original, life_path
 
 __all__ = ["DiskFile", "open_disk_file"]
 
 DIRECTORY_MODE = 0o700
-LIFE_PREFIX = ".life-"
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _KEEP_SIZE = 1
 _BUFFERS_PER_CALL = 1024
@@ -254,6 +254,8 @@ def open_disk_file(
     try:
         _claim(descriptor)
         length = os.fstat(descriptor).st_size
+        if length and compression == "gzip" and is_of_original(path):
+            length = _finish(descriptor, path)
         if not _is_last_of(path, life):
             if 0 <= resume < length:
                 raise Fenced("another life of the source node has written to the file since")
@@ -279,21 +281,17 @@ def open_disk_file(
     return DiskFile(descriptor, length, quarantined)
 
 
-def _life_path(path: Path) -> Path:
-    return path.with_name(f"{LIFE_PREFIX}{path.name}")
-
-
 def _is_last_of(path: Path, life: int) -> bool:
     """Whether *life* opened the slice file *path* last; see Note [Lives on disk]."""
     try:
-        return _life_path(path).read_text(errors="replace") == f"{life}\n"
+        return life_path(path).read_text(errors="replace") == f"{life}\n"
     except FileNotFoundError:
         return False
 
 
 def _note_life(path: Path, life: int) -> None:
     """Durable together with the entries of the directory, which are synced behind."""
-    noted = _life_path(path)
+    noted = life_path(path)
     unfinished = noted.with_name(f"{noted.name}.new")
     descriptor = os.open(
         unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE
@@ -304,6 +302,22 @@ def _note_life(path: Path, life: int) -> None:
     finally:
         os.close(descriptor)
     unfinished.replace(noted)
+
+
+def _finish(descriptor: int, path: Path) -> int:
+    """Finish the streams of a file of the original, see `stream.storage.volumes.unfinished`; its
+    length. If the file was replaced, the descriptor is that of the other one now."""
+    if finish_streams(path) is not None:
+        _follow(descriptor, path)
+        _claim(descriptor)
+    return os.fstat(descriptor).st_size
+
+
+def _follow(descriptor: int, path: Path) -> None:
+    """Let *descriptor* be of the file that is at *path* now."""
+    replaced = os.open(path, _FLAGS, FILE_MODE)
+    os.dup2(replaced, descriptor, inheritable=False)
+    os.close(replaced)
 
 
 def _claim(descriptor: int) -> None:
@@ -335,9 +349,7 @@ def _recover(descriptor: int, path: Path, compression: str) -> tuple[int, Path |
         if not recovered.is_damaged:
             return recovered.size, None
         quarantined = repair(path, file, recovered.parts)
-    repaired = os.open(path, _FLAGS, FILE_MODE)
-    os.dup2(repaired, descriptor, inheritable=False)
-    os.close(repaired)
+    _follow(descriptor, path)
     return recovered.size, quarantined
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import attrs
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from stream.concurrency.deadline import within
 from stream.definition.entity import Sink, Source
@@ -201,9 +202,18 @@ class KeboolaFileProvider:
         return created
 
     async def _ensure_file(self, sink: Sink, opened_at: datetime, made: _Made) -> FileUpload:
+        """The table and the staging file, beside one another: neither needs the other."""
         assert made.sink_token is not None
-        await ensure_table(self._api, made.sink_token, sink)
-        return await self._prepare_file(sink.key, opened_at, made)
+        making: list[Deferred[Any]] = [
+            ensureDeferred(ensure_table(self._api, made.sink_token, sink)),
+            ensureDeferred(self._prepare_file(sink.key, opened_at, made)),
+        ]
+        results: Any = await DeferredList(making, consumeErrors=True)
+        # Only now: what was made by either is known, and can be undone.
+        for _, result in results:
+            if isinstance(result, Failure):
+                result.raiseException()
+        return cast(FileUpload, results[1][1])
 
     async def _prepare_file(self, sink: SinkKey, opened_at: datetime, made: _Made) -> FileUpload:
         assert made.sink_token is not None

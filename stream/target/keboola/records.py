@@ -10,13 +10,16 @@ from typing import Any
 import attrs
 
 from stream.definition.key import SinkKey
+from stream.encryption.gob import Struct
 from stream.encryption.interface import DecryptionFailed, Encryptor
 from stream.errors import UserError
 from stream.staging.upload import FileUpload
 from stream.storage.model.key import FileKey, JobKey
 from stream.target.jobs import JobRecord
+from stream.target.keboola.original import token_from_go, upload_from_go
 from stream.target.keboola.values import SinkToken
 from stream.values.codec import Record, decode, encode, field, from_plain, to_plain
+from stream.values.utctime import format_time
 
 __all__ = [
     "JOBS",
@@ -78,7 +81,7 @@ class TokenRecord(Record):
                 status=500,
                 name="tokenDecryptionFailed",
             ) from None
-        return from_plain(SinkToken, plain)
+        return from_plain(SinkToken, token_from_go(plain) if isinstance(plain, Struct) else plain)
 
 
 @attrs.frozen
@@ -156,7 +159,7 @@ class FileRecord(Record):
             encrypted_upload=encrypted,
             file_id=upload.id,
             file_name=upload.name,
-            expiration=upload.expiration_text(),
+            expiration=format_time(upload.expiration) if upload.expiration else "",
         )
 
     async def unseal(self, encryptor: Encryptor) -> FileUpload:
@@ -171,7 +174,7 @@ class FileRecord(Record):
                 status=500,
                 name="credentialsDecryptionFailed",
             ) from None
-        return from_plain(FileUpload, plain)
+        return from_plain(FileUpload, upload_from_go(plain) if isinstance(plain, Struct) else plain)
 
 
 def decode_token(data: bytes) -> TokenRecord:

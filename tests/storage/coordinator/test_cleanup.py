@@ -322,6 +322,7 @@ async def _mappings(coordinator: Coordinator) -> list[SinkKey]:
     return await sinks_with_mappings(coordinator.client)
 
 
+@pytest.mark.usefixtures("every_mapping_is_large")
 @pytest_twisted.ensureDeferred
 async def test_mappings_go_with_the_last_that_refers_to_them(coordinator: Coordinator) -> None:
     """Not with the sink, not with its history, but with its last file; those of others stay."""
@@ -362,6 +363,7 @@ async def _is(value: bool) -> bool:
     return value
 
 
+@pytest.mark.usefixtures("every_mapping_is_large")
 @pytest_twisted.ensureDeferred
 async def test_a_mapping_that_is_needed_meanwhile_stays(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch

@@ -30,7 +30,7 @@ _GZIP = (
     b'"compression":{"type":"gzip","gzip":{"level":1,"implementation":"parallel",'
     b'"blockSize":"256KB","concurrency":0}},'
 )
-_MAPPING_AND_ENCODING = _REFERENCE + (
+_MAPPING_AND_ENCODING = _INLINE + (
     b'"encoding":{"encoder":{"type":"csv","concurrency":0,"rowSizeLimit":"1536KB"},'
     b'"inputBuffer":"2MB","maxChunkSize":"512KB","failedChunksThreshold":3,'
     + _GZIP
@@ -89,18 +89,31 @@ def test_the_stored_form_of_a_file_is_stable() -> None:
     assert decode(File, FILE_JSON) == _file()
 
 
-def test_a_record_with_the_mapping_itself() -> None:
-    """The form of before is read as the same record; what is written again is the reference."""
+def test_a_record_that_refers_to_its_mapping() -> None:
+    """It is read as the same record, and written in the form that suits the mapping's size."""
     kinds: list[tuple[type[File] | type[Slice], bytes]] = [(File, FILE_JSON), (Slice, SLICE_JSON)]
     for cls, record in kinds:
-        read = decode(cls, record.replace(_REFERENCE, _INLINE))
-        assert read == decode(cls, record)
-        assert read.mapping.mapping == MAPPING and read.mapping.is_new
-        assert encode(read) == record
-        reference = decode(cls, record).mapping
-        assert reference.content is None and not reference.is_new
+        read = decode(cls, record)
+        assert read.mapping.mapping == MAPPING and not read.mapping.must_be_stored
+        referring = record.replace(_INLINE, _REFERENCE)
+        reference = decode(cls, referring)
+        assert reference == read and encode(reference) == referring
+        assert reference.mapping.content is None and not reference.mapping.must_be_stored
         with pytest.raises(ValueError, match="was not read"):
-            _ = reference.columns
+            _ = reference.mapping.columns
+        resolved = attrs.evolve(reference, mapping=reference.mapping.resolved(MAPPING))
+        assert encode(resolved) == record
+
+
+def test_the_size_of_a_mapping_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one is stored beside the record, which refers to it then."""
+    monkeypatch.setattr("stream.mapping.stored.INLINE_BYTES", len(encode(MAPPING)))
+    assert not StoredMapping.of(MAPPING).must_be_stored
+    assert encode(_file()) == FILE_JSON
+    monkeypatch.setattr("stream.mapping.stored.INLINE_BYTES", len(encode(MAPPING)) - 1)
+    assert StoredMapping.of(MAPPING).must_be_stored
+    assert encode(_file()) == FILE_JSON.replace(_INLINE, _REFERENCE)
+    assert decode(File, FILE_JSON).mapping.must_be_stored
 
 
 def test_a_record_with_the_type_of_the_compression_alone() -> None:

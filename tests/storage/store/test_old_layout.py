@@ -1,6 +1,6 @@
 """What the version before has stored goes on to its end: records that have their mapping inside.
 
-The same form has what the original service has stored.
+The same form has what the original service has stored, and what has a small mapping.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from stream.storage.model.state import FileState, SliceState
 from stream.values.codec import decode, encode, to_plain
 from tests.storage.histories.world import SINK, SINK_KEY, SOURCE, Storage
 from tests.storage.samples import MAPPING
+
+pytestmark = pytest.mark.usefixtures("every_mapping_is_large")
 
 
 def inline(record: Sink | File | Slice, mapping: Mapping = MAPPING) -> bytes:

@@ -20,6 +20,7 @@ from stream.storage.network.interface import (
     WriterUnavailable,
     WrongOffset,
 )
+from stream.storage.volumes.unfinished import life_path
 from stream.storage.writer import disk
 from stream.storage.writer.disk import DiskFile, open_disk_file
 
@@ -424,7 +425,7 @@ def test_a_life_is_noted_before_its_file_is_used(
         os.fsync(descriptor)
 
     monkeypatch.setattr(disk, "os", FaultyDisk(fsync=fsync))
-    noted = f"{disk.LIFE_PREFIX}{Path(_NAME).name}"
+    noted = life_path(Path(_NAME)).name
     for _ in range(2):
         _open(tmp_path, life=5).close()
     assert synced.count(f"{noted}.new") == 1

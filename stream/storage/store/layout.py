@@ -1,0 +1,65 @@
+"""The version of the layout of etcd and volumes.
+
+Note [Version of the layout]: a cluster without a version has the layout of the original service,
+which every version of this one reads. A version that writes what an older one can't read has to put
+the key before it does so, with the number of its layout; an older one doesn't start then.
+"""
+
+from __future__ import annotations
+
+import attrs
+from twisted.application.service import Service
+
+from stream.errors import UserError
+from stream.etcd import EtcdClient
+from stream.values.codec import Record, decode
+
+__all__ = ["LAYOUT_KEY", "LAYOUT_VERSION", "Layout", "LayoutGuard", "check_layout"]
+
+LAYOUT_KEY = "storage/layout"
+LAYOUT_VERSION = 1
+
+
+@attrs.frozen
+class Layout(Record):
+    """The stored version of the layout.
+
+    :ivar written_by: the version of the service, for people.
+    """
+
+    version: int = LAYOUT_VERSION
+    written_by: str = ""
+
+
+def check_layout(value: bytes) -> None:
+    """Raises UserError if the layout is newer than this service."""
+    try:
+        layout = decode(Layout, value)
+    except ValueError as error:
+        raise _refusal(f"can't be read: {error}") from None
+    if layout.version > LAYOUT_VERSION:
+        by = f", written by {layout.written_by}" if layout.written_by else ""
+        raise _refusal(f"has version {layout.version}{by}; this service knows {LAYOUT_VERSION}")
+
+
+def _refusal(reason: str) -> UserError:
+    return UserError(
+        f'the layout of the data in etcd ("{LAYOUT_KEY}") {reason}',
+        name="layoutTooNew",
+        status=500,
+        detail="start the version of the service that wrote it, or a newer one",
+    )
+
+
+class LayoutGuard(Service):
+    """Lets no process start on data that it can't read."""
+
+    def __init__(self, client: EtcdClient) -> None:
+        self._client = client
+
+    async def startService(self) -> None:
+        """Raises UserError if the layout is newer than this service."""
+        super().startService()
+        stored = await self._client.get(LAYOUT_KEY)
+        if stored is not None:
+            check_layout(stored.value)

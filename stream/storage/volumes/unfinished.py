@@ -1,0 +1,265 @@
+"""Slice files of the original service whose gzip streams were never finished. Blocks.
+
+A source node of the original writes one gzip stream to a slice file while it is open. What
+it has acknowledged ends with a sync marker; the end of the stream comes when it closes the file. If
+it was killed there is none, and what the node wrote after its restart is a second stream, right
+behind the marker. Nobody can unpack that as a whole. All rows are there, though.
+
+So the file is replaced by one of finished streams with the same rows, once, before anybody reads or
+continues it. Files that this service has opened have a note beside them and are left alone: their
+groups are finished streams, and what is unfinished there was never acknowledged
+(`stream.storage.volumes.recovery`).
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import attrs
+
+from stream.ops.durable import sync_directory, sync_file
+from stream.storage.volumes.quarantine import link_quarantined
+from stream.storage.volumes.recovery import RowCounter
+
+__all__ = ["Finished", "finish_streams", "is_of_original", "life_path", "unfinished_rows"]
+
+_LIFE_PREFIX = ".life-"
+_MARK = b"\x1f\x8b\x08"
+_MARKER = b"\x00\x00\xff\xff"
+"""The end of what a flush makes readable."""
+_BLOCK_BYTES = 32 * 1024
+_CONTAINER = 31
+_LEVEL = 1
+
+
+@attrs.frozen
+class Finished:
+    """What became of a file.
+
+    :ivar rows: rows in streams that had no end.
+    :ivar kept: where the file is that had something which can't be unpacked, ``None`` if none had.
+    """
+
+    rows: int
+    kept: Path | None
+
+
+@attrs.frozen
+class _Stream:
+    """A part of a file.
+
+    :ivar end: behind its end, or behind its last marker if it has no end.
+    """
+
+    start: int
+    end: int
+    is_finished: bool
+
+
+def life_path(path: Path) -> Path:
+    """The note beside a slice file of who opened it last; see `open_disk_file` of the writer."""
+    return path.with_name(f"{_LIFE_PREFIX}{path.name}")
+
+
+def is_of_original(path: Path) -> bool:
+    """Whether this service has never opened the slice file to write to it."""
+    return not life_path(path).exists()
+
+
+def finish_streams(path: Path) -> Finished | None:
+    """Replace a gzip file with unfinished streams by one without, with the same rows.
+
+    However often and wherever it is interrupted, the file is either as it was or replaced.
+
+    :returns: ``None`` if no row is in an unfinished stream; the file is as it was then.
+    """
+    with path.open("rb", buffering=0) as file:
+        streams, is_damaged = _streams(file)
+        if all(stream.is_finished for stream in streams):
+            return None
+        finished = path.with_name(f".{path.name}.finished")
+        finished.unlink(missing_ok=True)
+        mode = path.stat().st_mode & 0o777
+        descriptor = os.open(finished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as target:
+                rows = _rewrite(file, streams, target)
+                target.flush()
+                sync_file(target.fileno())
+            kept = link_quarantined(path) if is_damaged else None
+            finished.replace(path)
+        except BaseException:
+            finished.unlink(missing_ok=True)
+            raise
+    sync_directory(path.parent)
+    return Finished(rows, kept)
+
+
+def unfinished_rows(path: Path) -> int:
+    """How many rows of the file are in unfinished streams; nothing is changed."""
+    with path.open("rb", buffering=0) as file:
+        streams, _ = _streams(file)
+        return sum(_rows(file, stream) for stream in streams if not stream.is_finished)
+
+
+def _streams(file: BinaryIO) -> tuple[Sequence[_Stream], bool]:
+    """The streams with something to read, and whether anything else is between or inside them."""
+    size = file.seek(0, os.SEEK_END)
+    found = []
+    is_damaged = False
+    position = 0
+    while position < size:
+        end, is_finished, is_broken = _walk(file, position)
+        if is_finished:
+            found.append(_Stream(position, end, True))
+            position = end
+            continue
+        last = _last_marker(file, position, end)
+        if last is not None:
+            found.append(_Stream(position, last, False))
+        if not is_broken:
+            break
+        following = _next_stream(file, end, size)
+        # Another stream begins right behind a marker; anything else is damage.
+        is_damaged |= following is None or following != last
+        if following is None:
+            break
+        position = following
+    return found, is_damaged
+
+
+def _walk(file: BinaryIO, start: int) -> tuple[int, bool, bool]:
+    """Unpack the stream at *start*.
+
+    :returns: where it ends, or can't be read any more; whether it came to its end; whether what
+        follows can't belong to it.
+    """
+    stream = zlib.decompressobj(_CONTAINER)
+    position = start
+    for block in _blocks(file, start):
+        before = stream.copy()
+        try:
+            stream.decompress(block)
+        except zlib.error:
+            return position + _readable(before, block), False, True
+        if stream.eof:
+            return position + len(block) - len(stream.unused_data), True, False
+        position += len(block)
+    return position, False, False
+
+
+def _readable(stream: Any, block: bytes) -> int:
+    """How many bytes of *block* can be unpacked."""
+    for index in range(len(block)):
+        try:
+            stream.decompress(block[index : index + 1])
+        except zlib.error:
+            return index
+    return len(block)
+
+
+def _rewrite(file: BinaryIO, streams: Sequence[_Stream], target: BinaryIO) -> int:
+    """Write each stream as a finished one; how many rows were in the others."""
+    rows = 0
+    for stream in streams:
+        if stream.is_finished:
+            for block in _blocks(file, stream.start, stream.end):
+                target.write(block)
+            continue
+        packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _CONTAINER)
+        counter = RowCounter()
+        for data in _whole_rows(file, stream):
+            counter.feed(data)
+            target.write(packer.compress(data))
+        rows += counter.rows
+        target.write(packer.flush())
+    return rows
+
+
+def _rows(file: BinaryIO, stream: _Stream) -> int:
+    counter = RowCounter()
+    for data in _whole_rows(file, stream):
+        counter.feed(data)
+    return counter.rows
+
+
+def _whole_rows(file: BinaryIO, stream: _Stream) -> Iterator[bytes]:
+    unpacker = zlib.decompressobj(_CONTAINER)
+    counter = RowCounter()
+    rest = b""
+    for block in _blocks(file, stream.start, stream.end):
+        data = unpacker.decompress(block)
+        last = counter.feed(data)
+        if last < 0:
+            rest += data
+        else:
+            yield rest + data[: last + 1]
+            rest = data[last + 1 :]
+
+
+def _blocks(file: BinaryIO, start: int, end: int | None = None) -> Iterator[bytes]:
+    position = start
+    while end is None or position < end:
+        file.seek(position)
+        block = file.read(_BLOCK_BYTES if end is None else min(_BLOCK_BYTES, end - position))
+        if not block:
+            return
+        yield block
+        position += len(block)
+
+
+def _last_marker(file: BinaryIO, start: int, end: int) -> int | None:
+    """The position behind the last marker between two others."""
+    behind = end
+    while behind - len(_MARKER) >= start:
+        first = max(start, behind - _BLOCK_BYTES)
+        file.seek(first)
+        found = file.read(behind - first).rfind(_MARKER)
+        if found >= 0:
+            return first + found + len(_MARKER)
+        if first == start:
+            return None
+        behind = first + len(_MARKER) - 1
+    return None
+
+
+def _next_stream(file: BinaryIO, start: int, size: int) -> int | None:
+    """Where the next stream of rows begins at or behind *start*."""
+    position = start
+    while (position := _find(file, position, size)) >= 0:
+        file.seek(position)
+        if _begins_row(file.read(_BLOCK_BYTES)):
+            return position
+        position += 1
+    return None
+
+
+def _begins_row(block: bytes) -> bool:
+    """Whether a stream begins with *block*, and the stream with a row."""
+    stream = zlib.decompressobj(_CONTAINER)
+    try:
+        for index in range(len(block)):
+            data = stream.decompress(block[index : index + 1])
+            if data:
+                return data.startswith(b'"')
+    except zlib.error:
+        pass
+    return False
+
+
+def _find(file: BinaryIO, start: int, size: int) -> int:
+    """Where the mark of a stream is at or behind *start*, or -1."""
+    while start < size:
+        file.seek(start)
+        block = file.read(_BLOCK_BYTES)
+        found = block.find(_MARK)
+        if found >= 0:
+            return start + found
+        if len(block) < len(_MARK):
+            break
+        start += len(block) - len(_MARK) + 1
+    return -1

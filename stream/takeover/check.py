@@ -1,0 +1,152 @@
+"""A look at a cluster before it is taken over or given back; nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from twisted.internet.threads import deferToThread
+
+from stream.definition.entity import KEBOOLA, Sink
+from stream.encryption import Encryptor
+from stream.encryption.aes import AesEncryptor
+from stream.errors import UserError
+from stream.etcd import EtcdClient, KeyValue
+from stream.mapping.stored import StoredMapping
+from stream.staging import FileUpload
+from stream.storage.model import prefix
+from stream.storage.model.entity import File, Slice
+from stream.storage.model.state import FileState, Level
+from stream.takeover.inventory import Inventory, foreign_tables, take_inventory, unfinished_files
+from stream.takeover.report import Weight
+from stream.takeover.volumes import check_volumes_or_say
+from stream.target.keboola.quarantine import QuarantineRecord
+from stream.target.keboola.records import FileRecord, TokenRecord
+from stream.target.keboola.values import SinkToken
+
+__all__ = ["check_give_back", "check_takeover", "read_all"]
+
+_KEY = (
+    "set encryption.provider and its key to those that encrypted it; without them, disable and "
+    "enable the sink after the start: it gets another token and another file, and slices that "
+    "aren't uploaded yet stay on their volumes"
+)
+_RUNNING = "stop all nodes, and wait until their leases have ended (15 s by default)"
+_OF_ORIGINAL = {"none", "gzip"}
+_STAGES_OF_ORIGINAL = {"aws", "azure", "gcp"}
+
+
+async def read_all(client: EtcdClient) -> Sequence[KeyValue]:
+    """Every key of the namespace."""
+    return (await client.range("")).kvs
+
+
+async def check_takeover(
+    client: EtcdClient, encryptor: Encryptor, volumes_path: str = ""
+) -> Inventory:
+    """What a start would find.
+
+    :param volumes_path: of this machine; without it no files are looked at.
+    """
+    found = take_inventory(await read_all(client))
+    _check_live(found)
+    await _check_secrets(found, encryptor)
+    if volumes_path:
+        slices = list(found.slices.values())
+        await deferToThread(
+            check_volumes_or_say, volumes_path, slices, found.statistics, found.report
+        )
+    return found
+
+
+async def check_give_back(client: EtcdClient, encryptor: Encryptor) -> Inventory:
+    """What the original service couldn't read, and what would be converted for it."""
+    found = take_inventory(await read_all(client))
+    _check_live(found)
+    secrets = await _check_secrets(found, encryptor)
+    report = found.report
+    if secrets and not isinstance(encryptor, AesEncryptor):
+        report.problem(
+            "encryption.provider",
+            "the form in which the original encrypts with this provider is not known",
+            "disable the sinks before, and enable them in the original: they get other tokens",
+        )
+    for sink_key, sink in foreign_tables(found).items():
+        report.problem(
+            f"sink {sink_key}",
+            f'the original has no tables of type "{sink.table.type}"',
+            "delete the sink, or change its table",
+        )
+    for key, record in found.records.items():
+        if isinstance(record, File | Slice | Sink) and refers(record) is not None:
+            report.add(Weight.CONVERTED, key, "the large mapping is written into the record")
+        if key in secrets:
+            report.add(Weight.CONVERTED, key, "the secret is encrypted in the form of the original")
+        if isinstance(record, QuarantineRecord):
+            report.add(Weight.NOTE, key, "the original doesn't know of rows that were refused")
+    for file in unfinished_files(found).values():
+        _check_file(found, file, secrets)
+    return found
+
+
+def refers(record: File | Slice | Sink) -> StoredMapping | None:
+    """The reference that the record has for its mapping, ``None`` if it has the mapping itself."""
+    mapping = record.table.mapping if isinstance(record, Sink) else record.mapping
+    return mapping if mapping.content is None else None
+
+
+def _check_live(found: Inventory) -> None:
+    for key in found.live:
+        found.report.problem(key, "a node is running, or was until a moment ago", _RUNNING)
+
+
+async def _check_secrets(
+    found: Inventory, encryptor: Encryptor
+) -> Mapping[str, SinkToken | FileUpload]:
+    """Open what is encrypted and still needed, by key; what can't be opened is a problem."""
+    opened: dict[str, SinkToken | FileUpload] = {}
+    open_files = set(map(str, unfinished_files(found)))
+    for key, record in found.records.items():
+        if not isinstance(record, TokenRecord | FileRecord):
+            continue
+        if isinstance(record, FileRecord) and str(record.file_key) not in open_files:
+            continue
+        encrypted = (
+            record.encrypted_token if isinstance(record, TokenRecord) else record.encrypted_upload
+        )
+        if not encrypted:
+            continue
+        try:
+            opened[key] = await record.unseal(encryptor)
+        except (UserError, ValueError) as error:
+            found.report.problem(key, str(error), _KEY)
+    return opened
+
+
+def _check_file(
+    found: Inventory, file: File, secrets: Mapping[str, SinkToken | FileUpload]
+) -> None:
+    report = found.report
+    key = f"{prefix.FILE_ALL}{file.key}"
+    wait = "wait until the file is imported, with the sources stopped"
+    if file.target.provider != KEBOOLA:
+        report.problem(key, f'the original can\'t import into "{file.target.provider}"', wait)
+        return
+    compression = file.encoding.compression.type
+    if compression not in _OF_ORIGINAL and any(
+        slice_.level is Level.LOCAL
+        for slice_ in found.slices.values()
+        if slice_.key.file_key == file.key
+    ):
+        report.problem(key, f'the original can\'t read "{compression}" files', wait)
+    staging_key = f"storage/keboola/file/{file.key}"
+    record = found.records.get(staging_key)
+    if not isinstance(record, FileRecord):
+        report.problem(key, "nothing is known of the staging file", wait)
+        return
+    if record.import_asked and record.storage_job_id is None and file.state is FileState.IMPORTING:
+        report.problem(
+            key, "whether its import job was started is not known; it could be started twice", wait
+        )
+    upload = secrets.get(staging_key, record.upload)
+    if isinstance(upload, FileUpload) and upload.provider not in _STAGES_OF_ORIGINAL:
+        report.problem(key, f'the original can\'t stage to "{upload.provider}"', wait)

@@ -1,0 +1,111 @@
+"""Writes what only this service reads in the form of the original.
+
+Each record is a transaction of its own, on condition that nobody has changed it, so it may be
+interrupted anywhere and begun again; what is converted already isn't touched. A lock keeps a second
+one away. This service reads the result as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+import orjson
+
+from stream.definition import prefix as definitions
+from stream.definition.entity import Sink
+from stream.encryption import Encryptor
+from stream.encryption.aes import AesEncryptor
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, EtcdClient, Session, atomic
+from stream.mapping.columns import Mapping as Columns
+from stream.storage.model.entity import File, Slice
+from stream.storage.store.layout import LAYOUT_KEY
+from stream.takeover.check import check_give_back, refers
+from stream.takeover.inventory import Inventory, unfinished_files
+from stream.target.keboola.original import token_to_go, upload_to_go
+from stream.target.keboola.records import FileRecord, TokenRecord
+from stream.values.codec import encode, to_plain
+
+__all__ = ["give_back"]
+
+LOCK = "takeover"
+
+
+async def give_back(
+    client: EtcdClient, session: Session, encryptor: Encryptor, lock_seconds: float
+) -> Inventory:
+    """Convert everything, unless something stands in the way.
+
+    :param session: for the lock.
+    :param lock_seconds: how long to wait for another one that is at work.
+    :returns: what was found before; nothing was changed if its report has problems.
+
+    Raises LockTimeout.
+    """
+    async with await session.lock(LOCK, timeout=lock_seconds):
+        found = await check_give_back(client, encryptor)
+        if not found.report.is_clear:
+            return found
+        mappings = {
+            key.removeprefix(definitions.MAPPING): record
+            for key, record in found.records.items()
+            if key.startswith(definitions.MAPPING)
+        }
+        for key, record in found.records.items():
+            if isinstance(record, File | Slice | Sink) and refers(record) is not None:
+                await _replace(client, found, key, _with_mapping(record, mappings))
+            elif isinstance(record, TokenRecord | FileRecord):
+                converted = await _sealed_for_original(record, encryptor, found)
+                if converted is not None:
+                    await _replace(client, found, key, encode(converted))
+        for key in found.records:
+            if key.startswith(definitions.MAPPING) or key == LAYOUT_KEY:
+                await client.delete(key)
+        return found
+
+
+async def _replace(client: EtcdClient, found: Inventory, key: str, value: bytes) -> None:
+    before = found.values[key].mod_revision
+
+    async def body(txn: AtomicTxn) -> None:
+        stored = await txn.get(key)
+        if stored is None or stored.mod_revision != before:
+            raise UserError(f'"{key}" was changed meanwhile: a node is running', status=409)
+        txn.put(key, value)
+
+    await atomic(client, body)
+
+
+def _with_mapping(record: File | Slice | Sink, mappings: Mapping[str, object]) -> bytes:
+    reference = refers(record)
+    assert reference is not None
+    sink = record.key if isinstance(record, Sink) else record.key.sink_key
+    content = mappings.get(f"{sink}/{reference.hash}")
+    if not isinstance(content, Columns):
+        raise UserError(f'the mapping {reference.hash} of the sink "{sink}" is missing', status=500)
+    plain = to_plain(record)
+    (plain["table"] if isinstance(record, Sink) else plain)["mapping"] = to_plain(content)
+    return orjson.dumps(plain)
+
+
+async def _sealed_for_original(
+    record: TokenRecord | FileRecord, encryptor: Encryptor, found: Inventory
+) -> TokenRecord | FileRecord | None:
+    """The record with its secret in the original's form; ``None`` if nothing is to be converted."""
+    if isinstance(record, FileRecord):
+        if not record.encrypted_upload or record.file_key not in unfinished_files(found):
+            return None
+        gob = upload_to_go(to_plain(await record.unseal(encryptor)))
+        metadata = {"file": str(record.file_key)}
+    else:
+        if not record.encrypted_token:
+            return None
+        gob = token_to_go(to_plain(await record.unseal(encryptor)))
+        metadata = {"sink": str(record.key)}
+    if not isinstance(encryptor, AesEncryptor):
+        raise UserError("only what encryption.provider=aes has encrypted can be given back")
+    sealed = encryptor.encrypt_for_original(gob, metadata)
+    if isinstance(record, FileRecord):
+        return attrs.evolve(record, encrypted_upload=sealed)
+    return attrs.evolve(record, encrypted_token=sealed)

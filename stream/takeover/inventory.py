@@ -1,0 +1,276 @@
+"""The keys of a cluster, what each of them is, and how the records fit together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+
+from stream.definition import prefix as definitions
+from stream.definition.entity import KEBOOLA, Branch, Sink, Source
+from stream.definition.key import SinkKey
+from stream.errors import UserError
+from stream.etcd import KeyValue
+from stream.mapping.columns import Mapping as Columns
+from stream.storage.model import prefix
+from stream.storage.model.entity import File, Slice
+from stream.storage.model.key import FileKey, SliceKey
+from stream.storage.model.state import FileState, Level, SliceState, check_combination
+from stream.storage.model.statistics import Statistics
+from stream.storage.model.volume import Volume
+from stream.storage.store.layout import LAYOUT_KEY, Layout, check_layout
+from stream.takeover.report import Report, Weight
+from stream.target.jobs import JobRecord
+from stream.target.keboola.quarantine import QuarantineRecord
+from stream.target.keboola.records import FileRecord, TokenRecord
+from stream.target.postgres.records import FileRecord as PostgresFileRecord
+from stream.task.entity import LOCK_PREFIX, TASK_PREFIX, Task
+from stream.values.codec import Record, decode
+
+__all__ = ["KINDS", "Inventory", "Kind", "take_inventory"]
+
+
+@attrs.frozen
+class Kind:
+    """The records below a prefix.
+
+    :ivar name: for people, in the plural.
+    :ivar record: ``None`` if the value isn't looked at.
+    :ivar is_own: whether the original service has no such records.
+    :ivar is_live: whether the records exist as long as a node runs.
+    """
+
+    prefix: str
+    name: str
+    record: type[Record] | None = None
+    is_own: bool = False
+    is_live: bool = False
+
+
+KINDS = (
+    Kind(definitions.BRANCH_ACTIVE, "branches", Branch),
+    Kind("definition/branch/deleted/", "deleted branches", Branch),
+    Kind(definitions.SOURCE_ACTIVE, "sources", Source),
+    Kind(definitions.SOURCE_DELETED, "deleted sources", Source),
+    Kind(definitions.SOURCE_VERSION, "versions of sources", Source),
+    Kind(definitions.SINK_ACTIVE, "sinks", Sink),
+    Kind(definitions.SINK_DELETED, "deleted sinks", Sink),
+    Kind(definitions.SINK_VERSION, "versions of sinks", Sink),
+    Kind(prefix.FILE_ALL, "files", File),
+    *(Kind(prefix.file_level(level), f"files at level {level.value}", File) for level in Level),
+    Kind(prefix.SLICE_ALL, "slices", Slice),
+    *(Kind(prefix.slice_level(level), f"slices at level {level.value}", Slice) for level in Level),
+    Kind(prefix.WRITER_VOLUME, "volumes of running writers", Volume, is_live=True),
+    Kind("storage/volume/reader/", "volumes of running readers", Volume, is_live=True),
+    *(Kind(prefix.statistics(level), "statistics", Statistics) for level in Level),
+    Kind("storage/keboola/file/", "staging files", FileRecord),
+    Kind("storage/keboola/job/", "import jobs", JobRecord),
+    Kind("storage/keboola/secret/token/", "tokens of sinks", TokenRecord),
+    Kind("storage/keboola/quarantine/", "quarantines", QuarantineRecord, is_own=True),
+    Kind("storage/postgres/file/", "imports into PostgreSQL", PostgresFileRecord, is_own=True),
+    Kind(definitions.MAPPING, "large mappings", Columns, is_own=True),
+    Kind(LAYOUT_KEY, "versions of the layout", Layout, is_own=True),
+    Kind(prefix.CLOSE_SYNC, "running source nodes", is_live=True),
+    Kind("runtime/distribution/group/", "memberships of running nodes", is_live=True),
+    Kind("runtime/life/", "names of running nodes", is_own=True, is_live=True),
+    Kind("runtime/tail/", "live tails", is_own=True, is_live=True),
+    Kind(LOCK_PREFIX, "locks of tasks"),
+    Kind("lock/", "locks"),
+    Kind(TASK_PREFIX, "tasks", Task),
+)
+_TREES = ("definition/", "storage/", "runtime/", "lock/", "task/")
+
+
+@attrs.define
+class Inventory:
+    """What was found.
+
+    :ivar records: by key, without statistics and tasks.
+    :ivar values: the bytes of the same records.
+    :ivar statistics: records counted in a slice, by its key.
+    :ivar live: keys that exist as long as a node runs.
+    """
+
+    report: Report = attrs.Factory(Report)
+    records: dict[str, Record] = attrs.Factory(dict)
+    values: dict[str, KeyValue] = attrs.Factory(dict)
+    statistics: dict[str, int] = attrs.Factory(dict)
+    live: list[str] = attrs.Factory(list)
+
+    def of(self, kind: type[Record], below: str) -> Mapping[str, Record]:
+        """The records of a kind below a prefix, by the rest of their keys."""
+        return {
+            key.removeprefix(below): record
+            for key, record in self.records.items()
+            if key.startswith(below) and isinstance(record, kind)
+        }
+
+    @property
+    def files(self) -> dict[FileKey, File]:
+        """All files."""
+        return {
+            record.key: record
+            for record in self.of(File, prefix.FILE_ALL).values()
+            if isinstance(record, File)
+        }
+
+    @property
+    def slices(self) -> dict[SliceKey, Slice]:
+        """All slices."""
+        return {
+            record.key: record
+            for record in self.of(Slice, prefix.SLICE_ALL).values()
+            if isinstance(record, Slice)
+        }
+
+    @property
+    def sinks(self) -> dict[SinkKey, Sink]:
+        """The sinks that aren't deleted."""
+        return {
+            record.key: record
+            for record in self.of(Sink, definitions.SINK_ACTIVE).values()
+            if isinstance(record, Sink)
+        }
+
+
+def kind_of(key: str) -> Kind | None:
+    """What a key is, ``None`` if nobody knows."""
+    return next((kind for kind in KINDS if key.startswith(kind.prefix)), None)
+
+
+def take_inventory(kvs: Iterable[KeyValue]) -> Inventory:
+    """Read every record, and see whether files and slices fit together."""
+    found = Inventory()
+    for kv in kvs:
+        _take(found, kv)
+    _check_copies(found)
+    _check_states(found)
+    return found
+
+
+def _take(found: Inventory, kv: KeyValue) -> None:
+    report, kind = found.report, kind_of(kv.key)
+    if kind is None:
+        tree = kv.key.split("/", 1)[0] + "/"
+        where = f'"{tree}"' if tree not in _TREES else "this place"
+        report.counts["unknown keys"] += 1
+        report.add(Weight.NOTE, kv.key, f"nobody knows the keys of {where}; they are left alone")
+        return
+    report.counts[kind.name] += 1
+    if kind.is_live:
+        found.live.append(kv.key)
+    if kv.key == LAYOUT_KEY:
+        try:
+            check_layout(kv.value)
+        except UserError as error:
+            report.problem(kv.key, error.message, error.detail or "")
+    if kind.record is None or kind.is_live:
+        return
+    try:
+        record = decode(kind.record, kv.value)
+    except ValueError as error:
+        report.problem(
+            kv.key,
+            f"the record can't be read: {error}",
+            "keep a copy and correct or delete it; nothing is done with it otherwise",
+        )
+        return
+    if isinstance(record, Statistics):
+        below, _, _ = kv.key.removeprefix(kind.prefix).rpartition("/")
+        found.statistics[below] = found.statistics.get(below, 0) + record.records_count
+    elif not isinstance(record, Task):
+        found.records[kv.key] = record
+        found.values[kv.key] = kv
+
+
+def _check_copies(found: Inventory) -> None:
+    """Each file and slice is there twice, the second time under the level of its state."""
+    for all_, level_of, kind in (
+        (prefix.FILE_ALL, prefix.file_level, File),
+        (prefix.SLICE_ALL, prefix.slice_level, Slice),
+    ):
+        first = found.of(kind, all_)
+        for key, record in first.items():
+            assert isinstance(record, File | Slice)
+            second = found.records.get(f"{level_of(record.level)}{key}")
+            if second != record:
+                found.report.problem(
+                    f"{all_}{key}",
+                    f'the copy of the record at level "{record.level.value}" is '
+                    f"{'missing' if second is None else 'another one'}",
+                    "write the value of this key to the copy's key as well: "
+                    "operators look at the copy",
+                )
+        for level in Level:
+            for key, record in found.of(kind, level_of(level)).items():
+                of_all = first.get(key)
+                assert isinstance(record, File | Slice)
+                if of_all is None or (isinstance(of_all, File | Slice) and of_all.level != level):
+                    found.report.problem(
+                        f"{level_of(level)}{key}",
+                        "the record has no other one that it is the copy of",
+                        "delete it, if its file isn't at this level",
+                    )
+
+
+def _check_states(found: Inventory) -> None:
+    files, slices = found.files, found.slices
+    for key, slice_ in slices.items():
+        file = files.get(key.file_key)
+        if file is None:
+            found.report.add(
+                Weight.NOTE,
+                f"{prefix.SLICE_ALL}{key}",
+                "the file of the slice is gone; the slice is left alone",
+            )
+            continue
+        try:
+            check_combination(file.state, slice_.state)
+        except UserError as error:
+            found.report.problem(
+                f"{prefix.SLICE_ALL}{key}",
+                f"the file isn't imported before this is solved: {error.message}",
+                "see the page about taking over: half-done rotations",
+            )
+    _check_open(found, "file", _writing(files.values()))
+    for sink, opened in _writing_slices(slices.values()).items():
+        _check_open(found, "slice", {sink: opened})
+
+
+def _writing(files: Iterable[File]) -> Mapping[object, Sequence[str]]:
+    by_sink: dict[object, list[str]] = {}
+    for file in files:
+        if file.state is FileState.WRITING:
+            by_sink.setdefault(file.key.sink_key, []).append(f"{prefix.FILE_ALL}{file.key}")
+    return by_sink
+
+
+def _writing_slices(slices: Iterable[Slice]) -> Mapping[object, Sequence[str]]:
+    by_volume: dict[object, list[str]] = {}
+    for slice_ in slices:
+        if slice_.state is SliceState.WRITING:
+            key = slice_.key.file_volume_key
+            by_volume.setdefault(key, []).append(f"{prefix.SLICE_ALL}{slice_.key}")
+    return by_volume
+
+
+def _check_open(found: Inventory, kind: str, opened: Mapping[object, Sequence[str]]) -> None:
+    for keys in opened.values():
+        if len(keys) > 1:
+            for key in keys:
+                found.report.add(
+                    Weight.NOTE,
+                    key,
+                    f"a rotation was left half-done: more than one {kind} is open; "
+                    "all of them are closed with the next rotation",
+                )
+
+
+def unfinished_files(found: Inventory) -> dict[FileKey, File]:
+    """The files that aren't imported yet."""
+    return {key: file for key, file in found.files.items() if file.state is not FileState.IMPORTED}
+
+
+def foreign_tables(found: Inventory) -> dict[SinkKey, Sink]:
+    """The sinks whose tables the original service doesn't know."""
+    return {key: sink for key, sink in found.sinks.items() if sink.table.type != KEBOOLA}

@@ -1,0 +1,96 @@
+"""What a look at a cluster has found, and how it is printed. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from enum import Enum
+
+import attrs
+
+__all__ = ["Finding", "Report", "Weight"]
+
+_SHOWN_OF_A_KIND = 20
+
+
+class Weight(Enum):
+    """How much a finding matters."""
+
+    NOTE = "note"
+    CONVERTED = "to be converted"
+    PROBLEM = "problem"
+
+
+@attrs.frozen
+class Finding:
+    """One thing about one key or file.
+
+    :ivar what: one sentence without a full stop.
+    :ivar remedy: what to do, for a problem.
+    """
+
+    weight: Weight
+    key: str
+    what: str
+    remedy: str = ""
+
+
+@attrs.define
+class Report:
+    """:ivar counts: records by kind."""
+
+    counts: Counter[str] = attrs.Factory(Counter)
+    findings: list[Finding] = attrs.Factory(list)
+
+    def add(self, weight: Weight, key: str, what: str, remedy: str = "") -> None:
+        """Add a finding."""
+        self.findings.append(Finding(weight, key, what, remedy))
+
+    def problem(self, key: str, what: str, remedy: str) -> None:
+        """Add something that stands in the way."""
+        self.add(Weight.PROBLEM, key, what, remedy)
+
+    def of(self, weight: Weight) -> list[Finding]:
+        """The findings of one weight."""
+        return [finding for finding in self.findings if finding.weight is weight]
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether nothing stands in the way."""
+        return not self.of(Weight.PROBLEM)
+
+    def lines(self) -> Iterable[str]:
+        """The report as text."""
+        yield "Found:"
+        width = max(map(len, self.counts), default=0)
+        for kind in sorted(self.counts):
+            yield f"  {kind:<{width}}  {self.counts[kind]}"
+        if not self.counts:
+            yield "  nothing"
+        for weight, title in (
+            (Weight.NOTE, "Notes"),
+            (Weight.CONVERTED, "To be converted"),
+            (Weight.PROBLEM, "Problems"),
+        ):
+            found = self.of(weight)
+            if not found:
+                continue
+            yield ""
+            yield f"{title} ({len(found)}):"
+            yield from _grouped(found)
+
+
+def _grouped(findings: Iterable[Finding]) -> Iterable[str]:
+    """Findings that say the same are printed together."""
+    by_text: dict[tuple[str, str], list[str]] = {}
+    for finding in findings:
+        by_text.setdefault((finding.what, finding.remedy), []).append(finding.key)
+    for (what, remedy), keys in by_text.items():
+        yield f"  {what}:" if any(keys) else f"  {what}"
+        for key in keys[:_SHOWN_OF_A_KIND]:
+            if key:
+                yield f"    {key}"
+        if len(keys) > _SHOWN_OF_A_KIND:
+            yield f"    and {len(keys) - _SHOWN_OF_A_KIND} more"
+        if remedy:
+            yield f"    → {remedy}"

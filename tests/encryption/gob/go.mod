@@ -1,0 +1,2 @@
+module gobgen
+go 1.21

@@ -1,0 +1,164 @@
+"""Gobs that Go has written (`gob/main.go` with Go's own library), and ours."""
+
+from __future__ import annotations
+
+import base64
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.encryption.gob import (
+    BOOL,
+    BYTES,
+    FLOAT,
+    INT,
+    STRING,
+    TIME,
+    UINT,
+    GobError,
+    ListOf,
+    MapOf,
+    Struct,
+    StructType,
+    decode_gob,
+    encode_gob,
+)
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+VALUES = {
+    name: base64.b64decode(text)
+    for name, text in (
+        line.split() for line in (Path(__file__).parent / "gob/values.txt").read_text().splitlines()
+    )
+}
+
+
+def test_values_of_every_kind() -> None:
+    """As Go has them; what is zero there is absent, except in lists."""
+    assert decode_gob(VALUES["odd"]) == Struct(
+        "Odd",
+        {
+            "F": 1.5,
+            "M": {"a": -300},
+            "B": b"xyz",
+            "A": [1, 0],
+            "N": -1,
+            "L": [Struct("Path", {"Key": "k"}), Struct("Path", {})],
+            "U": 1 << 63,
+            "T": True,
+        },
+    )
+
+
+def test_structs_in_structs() -> None:
+    """Also maps whose keys are structs, and times."""
+    token = decode_gob(VALUES["token"])
+    assert token.name == "Token"
+    assert token.fields["Token"] == "123-1001-secret"
+    assert token.fields["Created"] == AT and "Expires" not in token.fields
+    assert token.fields["Creator"] == Struct("CreatorToken", {"ID": 7, "Description": "d"})
+    bucket = Struct("", {"Stage": "in", "BucketName": "c-bucket"})
+    assert token.fields["BucketPermissions"] == [(bucket, "write")]
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_what_is_cut_off(name: str) -> None:
+    """It is refused wherever it ends, by one kind of error."""
+    data = VALUES[name]
+    for end in range(0, len(data), 3):
+        with pytest.raises(GobError):
+            decode_gob(data[:end])
+
+
+@given(st.sampled_from(sorted(VALUES)), st.data())
+def test_what_is_damaged(name: str, data: st.DataObject) -> None:
+    """It is read as something else, or refused; nothing else happens."""
+    damaged = bytearray(VALUES[name])
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(GobError):
+        decode_gob(bytes(damaged))
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes(data: bytes) -> None:
+    """The same."""
+    with suppress(GobError):
+        decode_gob(data)
+
+
+_INNER = StructType("Inner", (("A", INT), ("B", STRING)))
+_TYPE = StructType(
+    "Outer",
+    (
+        ("Flag", BOOL),
+        ("Number", INT),
+        ("Count", UINT),
+        ("Ratio", FLOAT),
+        ("Data", BYTES),
+        ("Text", STRING),
+        ("At", TIME),
+        ("Inner", _INNER),
+        ("Texts", ListOf(STRING)),
+        ("Inners", ListOf(_INNER)),
+        ("Names", MapOf(STRING, INT)),
+        ("Keyed", MapOf(_INNER, STRING)),
+    ),
+)
+_numbers = st.integers(-(1 << 63), (1 << 63) - 1)
+_texts = st.text(max_size=5)
+_inners = st.fixed_dictionaries({"A": _numbers.filter(bool), "B": _texts.filter(bool)})
+_values = st.fixed_dictionaries(
+    {},
+    optional={
+        "Flag": st.just(True),
+        "Number": _numbers.filter(bool),
+        "Count": st.integers(1, (1 << 64) - 1),
+        "Ratio": st.floats(allow_nan=False).filter(bool),
+        "Data": st.binary(min_size=1),
+        "Text": _texts.filter(bool),
+        "At": st.datetimes(datetime(2, 1, 1), datetime(9000, 1, 1)).map(
+            lambda moment: moment.replace(tzinfo=UTC)
+        ),
+        "Inner": _inners,
+        "Texts": st.lists(_texts, max_size=3),
+        "Inners": st.lists(_inners, max_size=3),
+        "Names": st.dictionaries(_texts, _numbers, max_size=3),
+        "Keyed": st.lists(st.tuples(_inners, _texts), min_size=1, max_size=3),
+    },
+)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Struct):
+        return {name: _plain(item) for name, item in value.fields.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    return value
+
+
+@given(_values)
+def test_what_is_written_is_read(value: dict[str, Any]) -> None:
+    """Whatever is set; lists and maps that are empty, too."""
+    assert _plain(decode_gob(encode_gob(_TYPE, value))) == value
+
+
+def test_nested_without_end() -> None:
+    """A type that has itself inside is refused before it fills the stack."""
+    data = bytearray(encode_gob(StructType("L", (("N", ListOf(STRING)),)), {"N": ["x"]}))
+    described = decode_gob(bytes(data))
+    assert described == Struct("L", {"N": ["x"]})
+    # The items of the list are lists of the same type now.
+    position = data.index(b"\x0c", 4)
+    data[position : position + 1] = b"\xff\x84"
+    data[0] += 2
+    data[-5:] = bytes([1] * 64)
+    with pytest.raises(GobError):
+        decode_gob(bytes(data))
