@@ -1,3 +1,5 @@
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 import { createHash } from "node:crypto";
 import { defineConfig, type Plugin } from "vite";
@@ -29,19 +31,19 @@ function imagesAsFiles(): Plugin {
 function compressed(): Plugin {
   return {
     name: "compressed",
-    enforce: "post",
-    generateBundle(_, bundle) {
-      for (const file of Object.values(bundle)) {
-        if (!/\.(js|css|html|svg)$/.test(file.fileName)) continue;
-        const text = file.type === "chunk" ? file.code : file.source;
-        const content = Buffer.from(text);
+    // Of what was written: other plugins still change the bundle while it is generated.
+    writeBundle(options, bundle) {
+      for (const { fileName } of Object.values(bundle)) {
+        if (!/\.(js|css|html|svg)$/.test(fileName)) continue;
+        const path = join(options.dir!, fileName);
+        const content = readFileSync(path);
         if (content.length < 1024) continue;
-        const brotli = brotliCompressSync(content, { params: {
-            [constants.BROTLI_PARAM_SIZE_HINT]: content.length,
-            [constants.BROTLI_PARAM_QUALITY]: content.length > 1_000_000 ? 9 : 11,
-          } });
-        this.emitFile({ type: "asset", fileName: `${file.fileName}.br`, source: brotli });
-        this.emitFile({ type: "asset", fileName: `${file.fileName}.gz`, source: gzipSync(content, { level: 9 }) });
+        const params = {
+          [constants.BROTLI_PARAM_SIZE_HINT]: content.length,
+          [constants.BROTLI_PARAM_QUALITY]: content.length > 1_000_000 ? 9 : 11,
+        };
+        writeFileSync(`${path}.br`, brotliCompressSync(content, { params }));
+        writeFileSync(`${path}.gz`, gzipSync(content, { level: 9 }));
       }
     },
   };

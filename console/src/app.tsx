@@ -1,6 +1,6 @@
 import { useEffect } from "preact/hooks";
 import { span } from "./lib/format";
-import { failure, feed, load, sources, startData, stopData, takenAt, tick } from "./state/data";
+import { behind as behindSeconds, failure, feed, load, sources, startData, stopData, takenAt, tick } from "./state/data";
 import { route } from "./state/router";
 import { clockAhead, connection, endSession, now, session } from "./state/session";
 import { Overview } from "./pages/overview";
@@ -17,7 +17,7 @@ const BEHIND_MS = 5_000;
 function FeedState() {
   tick.value;
   const state = feed.value;
-  const behind = now() - takenAt.value;
+  const behind = Math.max(now() - takenAt.value, behindSeconds.value * 1000);
   const texts = {
     connecting: ["Connecting", "The console asks for live data."],
     live: ["Live", "Counters arrive every second."],
@@ -103,7 +103,7 @@ function Content() {
       return <SinkPage key={`${found.sourceId}/${found.sinkId}`} sourceId={found.sourceId} sinkId={found.sinkId} tab={found.tab} />;
     default:
       return (
-        <Empty title="There is no such page">
+        <Empty title="There is no such page" isPage>
           <p>
             Go to <a href="#/">the sources</a>.
           </p>

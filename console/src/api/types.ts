@@ -208,6 +208,7 @@ export interface ReplayTest {
 export interface LiveCounters {
   time: string;
   full?: boolean;
+  behindSeconds?: number;
   sources: {
     sourceId: string;
     sinks: {

@@ -23,7 +23,6 @@ export interface Slice {
   state: SliceState;
   records: number;
   bytes: number;
-  openedAt: string | null;
   retry: Retry | null;
   trigger: Trigger | null;
 }
@@ -50,7 +49,7 @@ export const STAGES = [
   { id: "imported", label: "In the table", note: "done" },
 ] as const;
 
-interface Limits {
+export interface Limits {
   count: number | null;
   size: number | null;
   interval: number | null;

@@ -40,15 +40,16 @@ export class RateSeries {
     return found;
   }
 
+  /** For how many seconds rates are known. */
+  get known(): number {
+    return this.filled;
+  }
+
   /** The mean of the newest *seconds*. */
   rate(seconds = 5): number {
     const known = Math.min(seconds, this.filled);
     if (!known) return 0;
     return this.newest(known).reduce((sum, each) => sum + each, 0) / known;
-  }
-
-  get second(): number {
-    return this.last?.second ?? 0;
   }
 }
 

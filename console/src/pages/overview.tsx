@@ -113,8 +113,7 @@ export function Overview() {
   if (!found.length)
     return (
       <>
-        <h1 class="sr">Sources</h1>
-        <Empty title="No source yet">
+        <Empty title="No source yet" isPage>
           <p>A source is an address that takes records. Make one, send a record, and see it become a row of a table.</p>
           <p>
             <a class="button primary" href="#/new">

@@ -124,7 +124,7 @@ function Imports({ files }: { files: PipelineFile[] }) {
   const done = inStage(files, "imported", SHOWN_IMPORTS);
   if (!done.length) return <Empty title="No import yet" />;
   return (
-    <div class="scroll" tabIndex={0} role="region" aria-label="Last imports">
+    <div class="scroll" tabIndex={0} role="group" aria-label="Imports">
       <table class="grid">
         <thead>
           <tr>

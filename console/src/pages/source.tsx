@@ -17,7 +17,7 @@ import { TailView } from "./tail";
 export function Gone({ what, id, home, label }: { what: string; id: string; home: string; label: string }) {
   useTitle(`No ${what} ${id}`);
   return (
-    <Empty title={`There is no ${what} “${id}”`}>
+    <Empty title={`There is no ${what} “${id}”`} isPage>
       <p>
         It was deleted, perhaps in another tab, or never existed. See <a href={home}>{label}</a>
         {what === "source" && (
@@ -185,6 +185,7 @@ function Flow({ source }: { source: AggregatedSource }) {
       <RateChart
         accepted={accepted}
         refused={refused}
+        known={Math.max(0, ...known.map((each) => each.accepted.known))}
         end={Math.floor(takenAt.value / 1000)}
         label={`Rows a second over the last 15 minutes, now ${rate(current)}, of them rejected ${rate(currentRefused)}`}
       />

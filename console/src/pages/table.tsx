@@ -1,4 +1,5 @@
-import { get, isMissing, sinkPath } from "../api/client";
+import { useEffect } from "preact/hooks";
+import { ApiError, get, isMissing, sinkPath } from "../api/client";
 import { useLoaded } from "../ui/hooks";
 import { Button, clipped, Empty, ErrorBox, Loading } from "../ui/parts";
 
@@ -12,14 +13,18 @@ export interface Preview {
 
 /** The first rows of the table, where its target can be read. */
 export function TableRows({ sourceId, sinkId, revision }: { sourceId: string; sinkId: string; revision: number }) {
-  const found = useLoaded(`${sourceId}/${sinkId}/${revision}`, async (signal) => {
+  const found = useLoaded(`${sourceId}/${sinkId}`, async (signal) => {
     try {
-      return await get<Preview>(`${sinkPath(sourceId, sinkId, "preview")}?limit=${ROWS}`, signal);
+      return await get<Preview>(`${sinkPath(sourceId, sinkId, "table", "rows")}?limit=${ROWS}`, signal);
     } catch (error) {
-      if (isMissing(error)) return null;
+      if (error instanceof ApiError && error.code === "tableNotFound") return { columns: [], rows: [] };
+      if (isMissing(error) || (error instanceof ApiError && error.status === 501)) return null;
       throw error;
     }
   });
+  useEffect(() => {
+    if (!found.isLoading) found.reload();
+  }, [revision]);
   if (found.error) return <ErrorBox error={found.error} onRetry={found.reload} />;
   if (found.isLoading && !found.data) return <Loading what="rows" />;
   if (!found.data) return <p class="quiet">Rows of this kind of table can't be shown here.</p>;
@@ -31,7 +36,7 @@ export function TableRows({ sourceId, sinkId, revision }: { sourceId: string; si
       </Empty>
     );
   return (
-    <div class="scroll" tabIndex={0} role="region" aria-label="Rows of the table">
+    <div class="scroll" tabIndex={0} role="group" aria-label="Rows">
       <table class="grid">
         <thead>
           <tr>

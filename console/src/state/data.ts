@@ -49,6 +49,8 @@ export const feed = signal<Feed>("connecting");
 export const tick = signal(0);
 /** When the newest counters were taken, by the clock of the API. */
 export const takenAt = signal(0);
+/** Seconds since which the API itself can't follow what happens. */
+export const behind = signal(0);
 
 const counters = new Map<string, Counter>();
 const listeners = new Set<(event: FileEvent) => void>();
@@ -142,8 +144,10 @@ function takeCounters(event: LiveCounters): void {
       each.lastError = sink.lastError ?? each.lastError;
     }
   }
+  behind.value = event.behindSeconds ?? 0;
   sample(Date.parse(event.time) || now());
-  if (isUnknown && sources.peek()) void load().catch(() => undefined);
+  // The first event is full; another one says that something was created or deleted.
+  if ((isUnknown || (event.full && tick.peek() > 2)) && sources.peek()) void load().catch(() => undefined);
 }
 
 let loading: Promise<void> | null = null;

@@ -1,20 +1,25 @@
 import { useEffect, useRef } from "preact/hooks";
 import type uPlot from "uplot";
 
+type Drawn = [number[], (number | null)[], (number | null)[]];
+
 /** A chart of the newest rates. Its library is loaded when the first chart is shown. */
-export function RateChart({ accepted, refused, end, label }: { accepted: number[]; refused: number[]; end: number; label: string }) {
+export function RateChart(props: { accepted: number[]; refused: number[]; known: number; end: number; label: string }) {
+  const { accepted, refused, known, end, label } = props;
   const place = useRef<HTMLDivElement>(null);
   const chart = useRef<uPlot | null>(null);
-  const latest = useRef<[number[], number[], number[]]>([[], [], []]);
-  latest.current = [accepted.map((_, index) => end - accepted.length + 1 + index), accepted, refused];
+  const latest = useRef<Drawn>([[], [], []]);
+  // What is from before the page was opened isn't known, which is not the same as nothing.
+  const drawn = (values: number[]) => values.map((value, index) => (index < values.length - known ? null : value));
+  latest.current = [accepted.map((_, index) => end - accepted.length + 1 + index), drawn(accepted), drawn(refused)];
   useEffect(() => {
     let isGone = false;
     let observer: ResizeObserver | undefined;
     void import("./uplot").then(({ makeChart }) => {
       const element = place.current;
       if (isGone || !element) return;
-      const drawn = (chart.current = makeChart(element, latest.current));
-      observer = new ResizeObserver(() => drawn.setSize({ width: element.clientWidth, height: element.clientHeight }));
+      const made = (chart.current = makeChart(element, latest.current));
+      observer = new ResizeObserver(() => made.setSize({ width: element.clientWidth, height: element.clientHeight }));
       observer.observe(element);
     });
     const theme = matchMedia("(prefers-color-scheme: dark)");

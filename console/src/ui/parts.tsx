@@ -73,10 +73,11 @@ export function ErrorBox({ error, onRetry }: { error: unknown; onRetry?: () => v
   );
 }
 
-export function Empty({ title, children }: { title: string; children?: ComponentChildren }) {
+/** :param isPage: whether it is all that the page has. */
+export function Empty({ title, isPage = false, children }: { title: string; isPage?: boolean; children?: ComponentChildren }) {
   return (
     <div class="empty">
-      <p class="big">{title}</p>
+      {isPage ? <h1>{title}</h1> : <p class="big">{title}</p>}
       {children}
     </div>
   );

@@ -5,7 +5,7 @@ import { rate } from "../lib/format";
 const color = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /** Draw records a second, accepted and rejected, over the time of day. */
-export function makeChart(element: HTMLElement, data: [number[], number[], number[]]): uPlot {
+export function makeChart(element: HTMLElement, data: [number[], (number | null)[], (number | null)[]]): uPlot {
   const axis = {
     stroke: () => color("--quiet"),
     grid: { stroke: () => color("--line"), width: 1 },
@@ -18,9 +18,9 @@ export function makeChart(element: HTMLElement, data: [number[], number[], numbe
       height: element.clientHeight,
       legend: { show: false },
       cursor: { y: false, points: { show: false } },
-      scales: { y: { range: (_chart, _least, most) => [0, Math.max(1, most * 1.1)] } },
+      scales: { y: { range: (_chart, _least, most) => [0, Math.max(1, (most ?? 0) * 1.1)] } },
       axes: [
-        { ...axis, values: (_chart, ticks) => ticks.map((each) => new Date(each * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })) },
+        { ...axis, size: 28, values: (_chart, ticks) => ticks.map((each) => new Date(each * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })) },
         { ...axis, size: 56, values: (_chart, ticks) => ticks.map((each) => rate(each)) },
       ],
       series: [
