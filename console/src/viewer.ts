@@ -40,8 +40,8 @@ async function start(): Promise<void> {
     place.replaceChildren("The description of the API can't be read. Reload to try again.");
     return;
   }
-  // Calls go to the service that serves this page, wherever that is.
-  description.servers = [{ url: location.origin }];
+  // Without servers, calls go to the service that serves this page, wherever that is.
+  delete description.servers;
   const fragment = operationFragment(description, location.hash);
   if (fragment) history.replaceState(null, "", fragment);
   place.replaceChildren();
