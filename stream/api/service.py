@@ -32,6 +32,7 @@ from stream.api.resources.sink_files import SinkFiles
 from stream.api.resources.sinks import Sinks
 from stream.api.resources.sources import Sources
 from stream.api.resources.statistics import SinkStatistics
+from stream.api.resources.table_rows import TableRows
 from stream.api.resources.tail import Tails, sample_site
 from stream.api.resources.tasks import Tasks
 from stream.api.resources.versions import Versions
@@ -173,6 +174,7 @@ class ApiService(Service):
             Tails(hub=self._tails, reads=reads),
             Projects(authority=authority, now=now),
             SinkFiles(client=client, targets=targets, reads=reads, now=now),
+            TableRows(reads=reads, targets=targets),
             Live(hub=self._streams, authority=authority),
         )
         handlers = {

@@ -123,10 +123,16 @@ class Tables:
         return job_reply(job, self._project, 202)
 
     async def preview(self, call: Call) -> Reply:
-        """The first rows as CSV with a header; `MAX_PREVIEW_CHARS` may end them early."""
+        """The first rows as CSV with a header, or as JSON.
+
+        `MAX_PREVIEW_CHARS` may end them early.
+        """
         table_id = self._reach(call, write=False)
         limit = call.query_number("limit", 100, least=1, most=MAX_PREVIEW_ROWS)
         table = await self._store.meta.read(catalogue.find_table, table_id)
+        if call.query("format") == "json":
+            found = await self._store.data.read(_preview_rows, table_id, table.columns, limit)
+            return json_reply(_preview_json(table.columns, found))
         text = await self._store.data.read(_preview, table_id, table.columns, limit)
         return Reply(text, content_type="text/csv; charset=utf-8")
 
@@ -223,9 +229,27 @@ def _preview(data: sqlite3.Connection, table_id: str, columns: Sequence[str], li
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
     writer.writerow(columns)
+    writer.writerows(_preview_rows(data, table_id, columns, limit))
+    return text.getvalue().encode("utf-8")
+
+
+def _preview_rows(
+    data: sqlite3.Connection, table_id: str, columns: Sequence[str], limit: int
+) -> list[tuple[str, ...]]:
     try:
-        found = rows.preview(data, table_id, columns, limit, max_chars=MAX_PREVIEW_CHARS)
+        return rows.preview(data, table_id, columns, limit, max_chars=MAX_PREVIEW_CHARS)
     except sqlite3.OperationalError as error:
         raise catalogue.no_table(table_id) from error  # deleted since its definition was read
-    writer.writerows(found)
-    return text.getvalue().encode("utf-8")
+
+
+def _preview_json(columns: Sequence[str], found: Sequence[tuple[str, ...]]) -> dict[str, Any]:
+    return {
+        "columns": list(columns),
+        "rows": [
+            [
+                {"columnName": column, "value": value, "isTruncated": False}
+                for column, value in zip(columns, row, strict=True)
+            ]
+            for row in found
+        ],
+    }

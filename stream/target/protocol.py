@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 from twisted.application.service import IService
@@ -30,7 +30,10 @@ from stream.storage.model.statistics import Statistics
 from stream.storage.store.prepared import FileProvider
 
 __all__ = [
+    "PREVIEW_CHARACTERS",
     "RECORD_KINDS",
+    "Preview",
+    "Previewing",
     "Quarantine",
     "Staged",
     "StagingReplaced",
@@ -95,6 +98,20 @@ class Quarantine:
     is_finished: bool
     file_id: int | None = None
     table: str = ""
+
+
+@attrs.frozen
+class Preview:
+    """Some rows of a table, for people.
+
+    :ivar rows: a text for each column, at most `PREVIEW_CHARACTERS` long; ``None`` for no value.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | None]]
+
+
+PREVIEW_CHARACTERS = 1000
 
 
 class Target(FileProvider, Protocol):
@@ -170,6 +187,20 @@ class Target(FileProvider, Protocol):
         :param token: of the user who asks.
 
         Raises UserError listing what could not be deleted; the rest is deleted all the same.
+        """
+
+
+@runtime_checkable
+class Previewing(Protocol):
+    """A `Target` that can read its tables; not all can."""
+
+    async def preview(self, sink: Sink, limit: int, *, token: str) -> Preview:
+        """The first rows of the table of *sink*, with the columns of its mapping.
+
+        :param sink: with the content of its mapping.
+        :param token: of the user who asks.
+
+        Raises UserError, 404 ``tableNotFound`` if there is no table.
         """
 
 

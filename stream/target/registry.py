@@ -29,6 +29,8 @@ from stream.storage.store.overview import FileOutline
 from stream.storage.store.prepared import PreparedFile
 from stream.target.protocol import (
     RECORD_KINDS,
+    Preview,
+    Previewing,
     Quarantine,
     Target,
     TargetContext,
@@ -229,6 +231,20 @@ class Targets:
         for name in names:
             found |= await self.named(name).quarantines(below)
         return found
+
+    async def preview(self, sink: Sink, limit: int, *, token: str) -> Preview:
+        """The first rows of the table of *sink*; see `Previewing.preview`.
+
+        Raises UserError if its target can't read.
+        """
+        target = self._of(sink)
+        if not isinstance(target, Previewing):
+            raise UserError(
+                f'tables of the type "{target.name}" can\'t be read here',
+                status=501,
+                name="previewNotSupported",
+            )
+        return await target.preview(sink, limit, token=token)
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
         """Delete the tables of *sinks*; see `Target.delete_tables`."""

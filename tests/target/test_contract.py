@@ -13,11 +13,16 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
 
+from stream.definition.entity import Sink
+from stream.definition.mappings import with_mappings
+from stream.definition.reads import DefinitionReads
 from stream.errors import UserError
 from stream.etcd import EtcdClient, Session
 from stream.settings import Settings
 from stream.staging import bytes_chunks
 from stream.storage.reconcile.operator import Requeue
+from stream.target.protocol import Previewing
+from stream.target.registry import Targets
 from tests.storage.histories.world import SINK_KEY, TABLE
 from tests.target.keboola.bridge import running_bridge
 from tests.target.memory import MemoryTarget
@@ -274,6 +279,33 @@ async def test_the_table_of_a_sink_is_deleted(world: World) -> None:
         await world.target.delete_tables([sink], token=TOKEN)
     with pytest.raises(LookupError):
         await world.read()
+    if isinstance(world.target, Previewing):
+        with pytest.raises(UserError) as raised:
+            await _preview(world, sink, 10)
+        assert (raised.value.status, raised.value.name) == (404, "tableNotFound")
+
+
+async def _preview(world: World, sink: Sink, limit: int) -> list[str | None]:
+    """The cells of the column that the table has, as people are shown them."""
+    assert isinstance(world.target, Previewing)
+    (sink,) = await with_mappings(world.storage.client, [sink])
+    found = await world.target.preview(sink, limit, token=TOKEN)
+    assert list(found.columns) == [world.table.mapping.mapping.columns[0].name]
+    return [cell for (cell,) in found.rows]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_first_rows_are_shown(world: World) -> None:
+    """No more than are asked for, with long values cut; who can't read says so."""
+    await world.target.import_file(await world.importing_file(rows(*_CELLS), rows("x" * 2000)))
+    sink = await DefinitionReads(world.storage.client).sink(SINK_KEY)
+    if not isinstance(world.target, Previewing):
+        with pytest.raises(UserError, match="can't be read here"):
+            await Targets([world.target]).preview(sink, 1, token=TOKEN)
+        return
+    shown = await _preview(world, sink, 100)
+    assert sorted(map(str, shown)) == sorted([*_CELLS, "x" * 1000 + "…"])
+    assert len(await _preview(world, sink, 2)) == 2
 
 
 @pytest_twisted.ensureDeferred

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from stream.api.http.call import Call, Handler, Send, StreamingResponse
+from stream.api.http.auth import check_right
+from stream.api.http.call import Call, Handler, Identity, Send, StreamingResponse
 from stream.api.live.counters import Known
 from stream.api.live.hub import LiveHub
 from stream.authority import ProjectAuthority
@@ -48,8 +47,8 @@ class Live:
             given = whole_number(call.last_event_id)
             last_id = _UNKNOWN_ID if given is None else given
 
-        async def verify() -> Any:
-            return await self._authority.verify(token)
+        async def verify() -> None:
+            check_right(Identity(token, await self._authority.verify(token)), "read")
 
         async def write(send: Send) -> None:
             await self._hub.follow(call.branch, send, last_id=last_id, verify=verify)

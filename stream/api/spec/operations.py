@@ -568,6 +568,28 @@ _SINK_OPERATIONS = (
         ),
         errors=(_NO_SOURCE, _NO_SINK),
     ),
+    _get(
+        "SinkTableRows",
+        f"{_SINK}/table/rows",
+        "Get the first rows of the table of a sink.",
+        answers.TABLE_ROWS,
+        right="tail",
+        description="Where the target can read; long values are cut.",
+        parameters=(
+            *_OF_SINK,
+            Parameter(
+                name="limit",
+                place="query",
+                schema=Integer(minimum=1, maximum=100, default=20),
+                description="How many rows to return at most.",
+            ),
+        ),
+        errors=(
+            *(_NO_SOURCE, _NO_SINK),
+            (404, "tableNotFound"),
+            (501, "previewNotSupported"),
+        ),
+    ),
     Operation(
         id="SinkStatisticsClear",
         method="DELETE",

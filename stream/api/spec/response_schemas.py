@@ -34,6 +34,7 @@ __all__ = [
     "SOURCES_LIST",
     "STATISTICS_FILES",
     "STATISTICS_TOTAL",
+    "TABLE_ROWS",
     "TASK",
     "TESTED_MAPPING",
     "TEST_RESULT",
@@ -381,6 +382,12 @@ SINK_FILES = _object(
             ),
         ),
     ),
+)
+
+TABLE_ROWS = _object(
+    "TableRowsResult",
+    ("columns", Array(items=_TEXT)),
+    ("rows", Array(items=Array(items=Text(nullable=True)))),
 )
 
 AGGREGATED_SOURCES = _object(

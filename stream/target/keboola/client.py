@@ -199,6 +199,14 @@ class StorageApi:
         call = Call("GET", _table(branch_id, table_id), Token.of(token))
         return _read(await self._caller.make(call), Table.from_reply)
 
+    async def preview_table(
+        self, token: Token | str, branch_id: int, table_id: str, limit: int
+    ) -> tuple[Sequence[str], Sequence[Sequence[str | None]]]:
+        """The columns and the first rows of a table."""
+        path = (*_table(branch_id, table_id), "data-preview")
+        query = (("format", "json"), ("limit", str(limit)))
+        return _read(await self._caller.make(Call("GET", path, Token.of(token), query)), _preview)
+
     async def create_table(
         self,
         token: Token | str,
@@ -394,6 +402,12 @@ class StorageApi:
             gone = problem.is_not_found and problem.code_ends_with("notFound")
             if not (problem.retried and gone):
                 raise
+
+
+def _preview(reply: Any) -> tuple[Sequence[str], Sequence[Sequence[str | None]]]:
+    values = [[cell["value"] for cell in row] for row in reply["rows"]]
+    rows = [[None if value is None else str(value) for value in row] for row in values]
+    return [str(column) for column in reply["columns"]], rows
 
 
 def _already_exists(problem: StorageApiError | JobFailed) -> bool:

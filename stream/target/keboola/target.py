@@ -12,6 +12,7 @@ from twisted.application.service import IService
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey
 from stream.definition.transaction import Change
+from stream.errors import UserError, shortened
 from stream.staging import Chunks
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.key import FileKey, JobKey
@@ -20,6 +21,7 @@ from stream.storage.store.prepared import PreparedFile
 from stream.target.jobs import JobRecord, RunningJobs
 from stream.target.keboola.client import StorageApi
 from stream.target.keboola.destination import delete_destinations
+from stream.target.keboola.errors import StorageApiError
 from stream.target.keboola.events import EventSender
 from stream.target.keboola.imports import FileImporter
 from stream.target.keboola.provider import PROVIDER, KeboolaFileProvider
@@ -27,7 +29,13 @@ from stream.target.keboola.quarantine import RowQuarantine, quarantine_record_ke
 from stream.target.keboola.records import JOBS, file_record_key
 from stream.target.keboola.service import StorageApiService
 from stream.target.keboola.uploads import SliceUploader
-from stream.target.protocol import Quarantine, Staged, TargetContext
+from stream.target.protocol import (
+    PREVIEW_CHARACTERS,
+    Preview,
+    Quarantine,
+    Staged,
+    TargetContext,
+)
 
 __all__ = ["KeboolaTarget"]
 
@@ -127,6 +135,22 @@ class KeboolaTarget:
             for key, record in (await read_quarantines(self._client, below)).items()
             if not (record.is_done and record.is_empty)
         }
+
+    async def preview(self, sink: Sink, limit: int, *, token: str) -> Preview:
+        """The columns are those of the table, which may have more than the mapping."""
+        table = sink.table.table_id
+        try:
+            columns, rows = await self._api.preview_table(token, sink.key.branch_id, table, limit)
+        except StorageApiError as error:
+            if not error.is_not_found:
+                raise
+            raise UserError(
+                f'there is no table "{table}"', status=404, name="tableNotFound"
+            ) from error
+        return Preview(
+            columns,
+            [[cell and shortened(cell, PREVIEW_CHARACTERS) for cell in row] for row in rows],
+        )
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
         await delete_destinations(self._api, token, sinks)

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 import attrs
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
-from stream.errors import UserError
+from stream.errors import UserError, shortened
 from stream.target.postgres.records import ColumnRecord, FileRecord
 from stream.target.postgres.refusals import (
     NONE_REFUSED,
@@ -34,6 +34,7 @@ from stream.target.postgres.tables import (
     differences,
     missing,
 )
+from stream.target.protocol import PREVIEW_CHARACTERS, Preview
 
 __all__ = ["Imported", "drop_table", "ensure_table", "import_rows"]
 
@@ -108,6 +109,30 @@ def ensure_table(
         if found[1] not in _TABLE_KINDS:
             raise UserError(f'"{schema}.{table}" is not a table, use another name')
         _fit_columns(connection, found[0], schema, table, columns)
+
+
+def preview_rows(
+    connection: psycopg.Connection, schema: str, table: str, columns: Sequence[str], limit: int
+) -> Preview:
+    """The first rows of a table. Raises UserError if it isn't there."""
+    cells = sql.SQL(", ").join(
+        sql.SQL("left({}::text, {})").format(
+            sql.Identifier(column), sql.Literal(PREVIEW_CHARACTERS + 1)
+        )
+        for column in columns
+    )
+    query = sql.SQL("SELECT {} FROM {} LIMIT {}").format(
+        cells, sql.Identifier(schema, table), sql.Literal(limit)
+    )
+    try:
+        found = connection.execute(query).fetchall()
+    except errors.UndefinedTable as error:
+        raise UserError(
+            f'there is no table "{schema}.{table}"', status=404, name="tableNotFound"
+        ) from error
+    return Preview(
+        columns, [[cell and shortened(cell, PREVIEW_CHARACTERS) for cell in row] for row in found]
+    )
 
 
 def _ensure_schema(connection: psycopg.Connection, schema: str) -> None:

@@ -33,7 +33,13 @@ from stream.storage.store.records import read_files, read_slices
 from stream.target.jobs import WAIT_SECONDS, JobSlots
 from stream.target.postgres.attempt import Attempt, Work
 from stream.target.postgres.connections import SESSION, Database, declared_databases
-from stream.target.postgres.imports import Imported, drop_table, ensure_table, import_rows
+from stream.target.postgres.imports import (
+    Imported,
+    drop_table,
+    ensure_table,
+    import_rows,
+    preview_rows,
+)
 from stream.target.postgres.records import (
     NAME,
     FileRecord,
@@ -45,7 +51,7 @@ from stream.target.postgres.records import (
 )
 from stream.target.postgres.refusals import Refused
 from stream.target.postgres.tables import QUARANTINE
-from stream.target.protocol import Quarantine, Staged, TargetContext
+from stream.target.protocol import Preview, Quarantine, Staged, TargetContext
 from stream.target.staged import FolderStaging, decompressed
 from stream.values.codec import decode, encode
 from stream.values.redaction import hide_secrets
@@ -287,6 +293,14 @@ class PostgresTarget:
             )
             for key, record in (await read_quarantines(self._client, below)).items()
         }
+
+    async def preview(self, sink: Sink, limit: int, *, token: str) -> Preview:
+        database = self._database(sink)
+        schema, table = self._place(sink, database)
+        columns = [column.name for column in columns_of(sink.table.mapping.mapping)]
+        return await self._run(
+            database, lambda connection, _: preview_rows(connection, schema, table, columns, limit)
+        )
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
         problems: list[Exception] = []

@@ -110,6 +110,15 @@ async def test_files_in_all_states(api: Api) -> None:
 
 
 @ensure
+async def test_the_first_rows_of_the_table(api: Api) -> None:
+    """With the columns of the table, which is there as soon as the sink."""
+    await api.create_source()
+    await api.create_sink()
+    assert await api.get(f"{SINK}/table/rows") == {"columns": ["id", "body"], "rows": []}
+    assert (await api.call("GET", f"{SINK}/table/rows?limit=0")).status == 400
+
+
+@ensure
 async def test_an_unknown_sink(api: Api) -> None:
     await api.create_source()
     assert (await api.call("GET", f"{SINK}/files")).status == 404

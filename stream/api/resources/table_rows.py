@@ -1,0 +1,29 @@
+"""The first rows of the table of a sink."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stream.api.http.call import Call, Handler
+from stream.definition.reads import DefinitionReads
+from stream.target.registry import Targets
+
+__all__ = ["TableRows"]
+
+
+class TableRows:
+    """The operation."""
+
+    def __init__(self, *, reads: DefinitionReads, targets: Targets) -> None:
+        self._reads = reads
+        self._targets = targets
+
+    def handlers(self) -> dict[str, Handler]:
+        return {"SinkTableRows": self.rows}
+
+    async def rows(self, call: Call) -> Any:
+        sinks = [await self._reads.sink_in_source(call.sink_key)]
+        (sink,) = await self._reads.with_mappings(sinks)
+        token = call.identity.token.value
+        found = await self._targets.preview(sink, call.parameters["limit"], token=token)
+        return {"columns": list(found.columns), "rows": [list(row) for row in found.rows]}
