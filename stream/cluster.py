@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from stream.target.protocol import Target, TargetContext
     from stream.target.registry import Targets
 
-__all__ = ["Cluster", "Projects", "Volumes", "join_cluster", "reach_projects"]
+__all__ = ["Cluster", "Projects", "Volumes", "etcd_client", "join_cluster", "reach_projects"]
 
 WORK_THREADS = 4
 """Threads for compression, uploads and key services: more than cores, for most of them wait."""
@@ -80,7 +80,7 @@ class Cluster:
 
 def join_cluster(settings: Settings, reactor: Any, metrics: Metrics) -> Cluster:
     """Build what the components of this process share with the cluster."""
-    client = _etcd_client(settings, reactor)
+    client = etcd_client(settings, reactor)
     session = Session(client, ttl=settings.distribution.ttl_seconds, reactor=reactor)
     volumes = Volumes(
         mirror=Mirror(client, storage_prefix.WRITER_VOLUME, json_values(Volume)),
@@ -119,7 +119,8 @@ def join_cluster(settings: Settings, reactor: Any, metrics: Metrics) -> Cluster:
     )
 
 
-def _etcd_client(settings: Settings, reactor: Any) -> EtcdClient:
+def etcd_client(settings: Settings, reactor: Any) -> EtcdClient:
+    """Build the client of the etcd that *settings* name."""
     etcd = settings.etcd
     return EtcdClient(
         reactor,

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 
 from stream.dev import dev_settings
 from stream.errors import UserError
-from stream.settings import LEAVES, Settings
+from stream.settings import LEAVES, CommandLine, Settings
 from stream.settings.tree import LEAVES_BY_KEY
 from stream.settings.validate import OWN_ETCD
 
-__all__ = ["defaults_for", "shifted"]
+__all__ = ["defaults_for", "port_offset", "shifted"]
 
 _UNUSED = "unused.invalid"
 """Satisfies the rules of a required address in a process that never uses it."""
@@ -78,6 +78,14 @@ def defaults_for(
         listen = _given("sandbox.listen", flags, environ) or defaults.get("sandbox.listen")
         defaults["storageApiHost"] = f"http://{listen or Settings().sandbox.listen}"
     return defaults
+
+
+def port_offset(line: CommandLine) -> int:
+    """The number of ``--port-offset``. Raises UserError."""
+    text = line.special.get("port-offset", "0")
+    if not isinstance(text, str) or not (text.isascii() and text.isdigit()):
+        raise UserError(f'invalid --port-offset "{text}": expected a number from 0 on, e.g. 100')
+    return int(text)
 
 
 def shifted(address: str, offset: int) -> str:

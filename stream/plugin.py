@@ -19,7 +19,7 @@ from twisted.python import usage
 
 import stream
 import twisted
-from stream.defaults import defaults_for
+from stream.defaults import defaults_for, port_offset
 from stream.dev import COMMAND as DEV
 from stream.dev import create_volume
 from stream.errors import UserError, format_nested, sentence
@@ -72,6 +72,7 @@ Components (any number of them run in one process):
 Commands:
   check-takeover        says whether data of the original service can be taken over, or given back
   convert-to-original   writes the data in the form of the original service
+  token                 makes, lists and revokes tokens of projects of their own
 
 Examples:
   {program} dev
@@ -128,7 +129,7 @@ class Options(usage.Options):
         chosen = {*named, *line.arguments}
         self.is_dev = DEV in chosen
         chosen = (chosen - {DEV} or set(NAMES)) if self.is_dev else chosen
-        offset = _port_offset(line)
+        offset = port_offset(line)
         environ = dict(os.environ)
         # What is needed depends on the components: of unknown ones nothing is.
         known = [name for name in NAMES if name in chosen]
@@ -161,14 +162,6 @@ def _take_components(argv: list[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(item)
     return [name.strip() for name in named if name.strip()], rest
-
-
-def _port_offset(line: CommandLine) -> int:
-    """The number of ``--port-offset``. Raises UserError."""
-    text = line.special.get("port-offset", "0")
-    if not isinstance(text, str) or not (text.isascii() and text.isdigit()):
-        raise UserError(f'invalid --port-offset "{text}": expected a number from 0 on, e.g. 100')
-    return int(text)
 
 
 def _runner_log_file(
@@ -302,6 +295,11 @@ def main() -> None:
 
         run_command(sys.argv[1:])
         return
+    words = sys.argv[2:] if sys.argv[1:2] == [DEV] else sys.argv[1:]
+    if words[:1] == ["token"]:
+        from stream.token_command import run as run_token
+
+        raise SystemExit(run_token(words[1:], is_dev=len(words) < len(sys.argv) - 1))
     from twisted.scripts.twistd import run
 
     sys.argv = ["twistd", "--nodaemon", "--pidfile=", "stream", *sys.argv[1:]]

@@ -66,7 +66,9 @@ class Projects:
     def _tokens(self) -> Tokens:
         if self._authority.tokens is None:
             raise UserError(
-                "tokens of this project are made in Keboola, not here", name="madeElsewhere"
+                "tokens of this project are made in Keboola, not here",
+                status=404,
+                name="madeElsewhere",
             )
         return self._authority.tokens
 

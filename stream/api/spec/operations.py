@@ -664,7 +664,7 @@ _PROJECT_OPERATIONS = (
         body=requests.CREATE_BRANCH,
         result=answers.BRANCH,
         status=201,
-        errors=(_FORBIDDEN, (400, "madeElsewhere"), (409, "branchAlreadyExists")),
+        errors=(_FORBIDDEN, (404, "madeElsewhere"), (409, "branchAlreadyExists")),
     ),
     _get(
         "ListTokens",
@@ -672,7 +672,7 @@ _PROJECT_OPERATIONS = (
         "List tokens of a project of its own, without their texts.",
         answers.TOKENS,
         right="admin",
-        errors=(_FORBIDDEN, (400, "madeElsewhere")),
+        errors=(_FORBIDDEN, (404, "madeElsewhere")),
     ),
     Operation(
         id="CreateToken",
@@ -684,7 +684,7 @@ _PROJECT_OPERATIONS = (
         body=requests.CREATE_TOKEN,
         result=answers.CREATED_TOKEN,
         status=201,
-        errors=(_FORBIDDEN, (400, "madeElsewhere"), (409, "tokenCountLimitReached")),
+        errors=(_FORBIDDEN, (404, "madeElsewhere"), (409, "tokenCountLimitReached")),
     ),
     Operation(
         id="RevokeToken",
@@ -701,7 +701,7 @@ _PROJECT_OPERATIONS = (
             ),
         ),
         status=204,
-        errors=(_FORBIDDEN, (400, "madeElsewhere"), (404, "tokenNotFound")),
+        errors=(_FORBIDDEN, (404, "madeElsewhere"), (404, "tokenNotFound")),
     ),
 )
 

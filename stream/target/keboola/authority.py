@@ -56,7 +56,9 @@ class KeboolaAuthority:
 
     async def create_branch(self, token: Token, name: str, by: By) -> Branch:
         raise UserError(
-            "branches of this project are made in Keboola, not here", name="madeElsewhere"
+            "branches of this project are made in Keboola, not here",
+            status=404,
+            name="madeElsewhere",
         )
 
     def report(self, token: Token, change: SourceChange) -> None:
