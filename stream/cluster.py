@@ -89,7 +89,7 @@ def join_cluster(settings: Settings, reactor: Any, metrics: Metrics) -> Cluster:
         settings.storage.level,
         volumes.all,
         partial(largest_recent_slice, client),
-        settings.sink.dead_letter,
+        settings.sink.quarantine,
         VolumeLimit(client),
     )
     work = ThreadPoolService(reactor, "work", WORK_THREADS)

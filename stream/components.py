@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
@@ -45,8 +47,8 @@ from stream.storage.store.layout import LayoutGuard
 from stream.telemetry import watch_descriptors, watch_lease, watch_source
 
 if TYPE_CHECKING:
+    from stream.rejected.keeper import RejectedRecords
     from stream.sandbox import ObjectStaging
-    from stream.sink.dead_letter import DeadLetters
 
 __all__ = ["build"]
 
@@ -287,6 +289,7 @@ def http_source(
 
     :param parts: a writer among them gets the rows by direct calls.
     """
+    from stream.rejected.server import RejectedServer
     from stream.sink.balancing import Balancer
     from stream.sink.meters import SinkMeters
     from stream.sink.quota import Quotas
@@ -315,7 +318,16 @@ def http_source(
     publisher = StatisticsPublisher(
         client, settings.node_id, statistics.sync.interval.seconds, reactor
     )
-    dead_letters = _dead_letters(settings, reactor, metrics, cluster)
+    rejected = _rejected_records(settings, reactor, metrics, cluster)
+    rejected_server = RejectedServer(
+        reactor,
+        session,
+        settings.node_id,
+        settings.source.quarantine.listen,
+        settings.hostname,
+        rejected.ask,
+        network.tls,
+    )
     quotas = Quotas(client, statistics.cache.l2.interval.seconds, reactor)
     router = parts.router = SinkRouter(
         client,
@@ -328,7 +340,7 @@ def http_source(
             pool=pool,
             publisher=publisher,
             balancer=Balancer(network.pipeline_balancer),
-            dead_letters=dead_letters,
+            rejected=rejected,
             templates=cluster.templates.pool,
             meters=SinkMeters(metrics, wall_clock(reactor)),
         ),
@@ -364,7 +376,8 @@ def http_source(
         nodes,
         clients,
         publisher,
-        dead_letters,
+        rejected,
+        rejected_server,
         quotas,
         router,
         source,
@@ -481,19 +494,26 @@ def _count_damaged(metrics: Metrics) -> Callable[[SliceKey], None]:
     return lambda key: family.labels({"volume_id": key.volume_id}).add(1)
 
 
-def _dead_letters(
+def _rejected_records(
     settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster
-) -> DeadLetters:
-    from stream.sink.dead_letter import DeadLetters
+) -> RejectedRecords:
+    from stream.rejected.keeper import RejectedRecords
+    from stream.rejected.state import add_counts
 
-    family = metrics.own("keboola_go_stream_sink_dead_letter_records")
-    return DeadLetters(
-        settings.source.dead_letter_path,
+    family = metrics.own("stream_rejected_records")
+    path = settings.source.quarantine.path
+    volumes = settings.storage.volumes_path
+    if not path and volumes and Path(volumes).is_dir():
+        path = str(Path(volumes) / ".rejected")
+    return RejectedRecords(
+        path,
         settings.node_id,
-        settings.sink.dead_letter,
+        settings.sink.quarantine,
         reactor,
         cluster.work.pool,
-        written=family.labels({"result": "written"}).add,
+        partial(add_counts, cluster.client, settings.node_id),
+        is_required=bool(settings.source.quarantine.path),
+        written=family.labels({"result": "kept"}).add,
         dropped=family.labels({"result": "dropped"}).add,
     )
 

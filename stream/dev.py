@@ -33,6 +33,7 @@ DEV_SETTINGS: Mapping[str, object] = {
     # Nobody waits minutes for a terminal; what isn't uploaded yet is uploaded at the next start.
     "stopTimeout": "30s",
     "storage.volumesPath": f"{DATA}/volumes",
+    "source.quarantine.path": f"{DATA}/rejected",
     "storage.level.local.writer.network.listen": "127.0.0.1:6000",
     # A laptop has less room than a server.
     "storage.level.local.writer.allocation.static": "10MB",
@@ -68,5 +69,5 @@ def dev_settings(port_offset: int = 0) -> dict[str, object]:
 def create_volume(volumes_path: str) -> None:
     """Create the volume ``default/001`` below *volumes_path*, unless a volume is there already."""
     root = Path(volumes_path)
-    if not any(entry.is_dir() for entry in root.glob("*/*")):
+    if not any(entry.is_dir() for entry in root.glob("[!.]*/*")):
         (root / _VOLUME).mkdir(parents=True, exist_ok=True)

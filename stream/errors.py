@@ -73,6 +73,7 @@ class UserError(Exception):
 
     :ivar hint: what the caller probably meant to do, where that can be guessed; shown beside the
         message, whose text others may rely on.
+    :ivar column: of the table that can't be rendered, where a record is the mistake.
     :ivar unreachable: the service that could not be reached, where that is the failure; the caller
         is asked to try again later.
     """
@@ -80,6 +81,7 @@ class UserError(Exception):
     status = 400
     name = "badRequest"
     hint = ""
+    column = ""
     unreachable = ""
     param = ""
     detail = ""

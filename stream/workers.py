@@ -36,6 +36,7 @@ def worker_commands(
             "metrics-listen": _port_after(settings.metrics.listen, number),
             "manhole-listen": _port_after(settings.manhole.listen, number),
             "pprof-listen": _port_after(settings.pprof.listen, number),
+            "source-quarantine-listen": _port_after(settings.source.quarantine.listen, number),
             "source-http-workers": "1",
             "source-http-share-port": "true",
             **({"log-file": settings.log.file} if settings.log.file else {}),

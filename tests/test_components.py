@@ -31,6 +31,7 @@ _ORDER = (
     "Session",
     "StorageWriterService",
     "StorageApiService",
+    "Workers",
     "Mirror",
     "ThreadPoolService",
     "StorageCoordinatorService",
@@ -40,7 +41,8 @@ _ORDER = (
     "Group",
     "WriterClients",
     "StatisticsPublisher",
-    "DeadLetters",
+    "RejectedRecords",
+    "RejectedServer",
     "Quotas",
     "SinkRouter",
     "HttpSourceService",
@@ -89,7 +91,9 @@ def _settings() -> Settings:
         etcd=attrs.evolve(settings.etcd, endpoint="127.0.0.1:2379", data_dir="etcd"),
         sandbox=attrs.evolve(settings.sandbox, path="sandbox"),
         storage=attrs.evolve(settings.storage, volumes_path="volumes"),
-        source=attrs.evolve(settings.source, dead_letter_path="dead-letters"),
+        source=attrs.evolve(
+            settings.source, quarantine=attrs.evolve(settings.source.quarantine, path="rejected")
+        ),
     )
 
 

@@ -24,6 +24,7 @@ from stream.definition.lifecycle import with_overrides, with_secret
 from stream.etcd.claims import Holder
 from stream.mapping.columns import Column
 from stream.mapping.columns import Mapping as Columns
+from stream.rejected.state import RejectedCount, RejectedNode, Replay, ReplayedRecords
 from stream.staging import FileUpload
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.retry import Retry
@@ -314,6 +315,14 @@ RECORDS: dict[type, Plain] = {
         "maxBodyBytes": 2,
         "expiresAt": AT,
     },
+    RejectedNode: {"nodeId": "n", "address": "localhost:1", "host": "h", "secret": "s"},
+    RejectedCount: {
+        "count": 3,
+        "dropped": 1,
+        "lastError": {"reason": "r", "column": "c", "message": "m", "time": AT},
+    },
+    Replay: {"token": "t", "file": "f", "node": "n", "startedAt": AT},
+    ReplayedRecords: {"ids": ["a", "b"], "nodes": ["n"], "at": AT},
     Holder: {
         "token": "t",
         "host": "h",
@@ -373,6 +382,10 @@ REQUIRED: dict[type, set[str]] = {
     Task: {"projectId", "taskId"},
     TailSubscription: {*SOURCE_KEY, "id", "address", "host", "token", "rate"}
     | {"maxBodyBytes", "expiresAt"},
+    RejectedNode: {"nodeId", "address", "host", "secret"},
+    RejectedCount: set(),
+    Replay: {"token"},
+    ReplayedRecords: set(),
     Holder: {"token", "ttl"},
     Layout: set(),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from stream.api.resources.documentation import Documentation
 from stream.api.resources.live import Live, known_ids
 from stream.api.resources.projects import Projects
 from stream.api.resources.record_preview import RecordPreview
+from stream.api.resources.rejected import RejectedResource
 from stream.api.resources.settings import EntitySettings
 from stream.api.resources.sink_files import SinkFiles
 from stream.api.resources.sinks import Sinks
@@ -46,6 +47,7 @@ from stream.etcd import EtcdClient, Group, Session
 from stream.ops.clock import wall_clock
 from stream.ops.endpoint import server_endpoint
 from stream.ops.metrics.registry import Metrics
+from stream.rejected.nodes import RejectedNodes
 from stream.settings import Settings
 from stream.storage.store.repository import StorageRepository
 from stream.tail.hub import TailHub
@@ -136,6 +138,14 @@ class ApiService(Service):
             hostname=settings.hostname,
             site=partial(sample_site, reactor),
         )
+        self._rejected = RejectedNodes(
+            reactor,
+            client,
+            settings.hostname,
+            timedelta(seconds=settings.sink.quarantine.max_age.seconds),
+            now,
+            settings.storage.level.local.writer.network.tls,
+        )
         live = self._live = LiveDefinitions(reactor, client, session)
         self._streams = LiveHub(
             reactor,
@@ -176,6 +186,7 @@ class ApiService(Service):
             SinkFiles(client=client, targets=targets, reads=reads, now=now),
             TableRows(reads=reads, targets=targets),
             Live(hub=self._streams, authority=authority),
+            RejectedResource(reads=reads, nodes=self._rejected),
         )
         handlers = {
             operation: handler
@@ -211,6 +222,7 @@ class ApiService(Service):
         await maybeDeferred(self._executor.startService)
         await self._tails.startService()
         await maybeDeferred(self._streams.startService)
+        self._rejected.startService()
         for service in self._cleanup:
             await maybeDeferred(service.startService)
         _log.info("mounted HTTP endpoints", count=len(OPERATIONS))
@@ -236,6 +248,7 @@ class ApiService(Service):
             _log.info("HTTP server shutdown finished")
         await self._streams.stopService()
         await self._tails.stopService()
+        await maybeDeferred(self._rejected.stopService)
         for service in reversed(self._cleanup):
             await maybeDeferred(service.stopService)
         await maybeDeferred(self._executor.stopService)

@@ -127,6 +127,7 @@ class RowTooBig(UserError):
         super().__init__(
             f'too big CSV row, column: "{column}", row limit: {ByteSize(limit).human()}'
         )
+        self.column = column
 
 
 def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
@@ -320,6 +321,7 @@ def _blaming(
         name=error.name,
     )
     nested.hint = hint
+    nested.column = column
     return nested
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Leaf",
     "Override",
     "duration",
+    "env_name",
     "flag_name",
     "group",
     "leaves_of",
@@ -52,6 +53,7 @@ class _Declaration:
     published_rule: str | None
     unsigned: bool
     shown_default: str | None
+    former: str
 
 
 @attrs.frozen
@@ -74,6 +76,7 @@ class Leaf:
         for clients that know the original's list; ``protected`` nobody through the API; ``None``
         nobody, and it isn't listed there.
     :ivar unsigned: an integer that the API calls ``uint64``.
+    :ivar former: the key that the setting had before, which is still understood; empty if none.
     """
 
     key: str
@@ -89,6 +92,7 @@ class Leaf:
     secret: bool
     override: Override | None
     unsigned: bool
+    former: str
 
     @property
     def is_bool(self) -> bool:
@@ -117,6 +121,7 @@ def setting(
     published_rule: str | None = None,
     unsigned: bool = False,
     shown_default: str | None = None,
+    former: str = "",
 ) -> Any:
     """The attrs field of one leaf.
 
@@ -129,7 +134,7 @@ def setting(
     The other parameters are those of `Leaf`.
     """
     declaration = _Declaration(
-        usage, rule, key, secret, override, published_rule, unsigned, shown_default
+        usage, rule, key, secret, override, published_rule, unsigned, shown_default, former
     )
     return attrs.field(default=default, repr=not secret, metadata={_DECLARATION: declaration})
 
@@ -140,6 +145,11 @@ def group(cls: type[T], *, key: str | None = None) -> T:
     :param key: segment of the path, if it isn't the attribute's name in lowerCamelCase.
     """
     return attrs.field(factory=cls, metadata={_SECTION: key})
+
+
+def env_name(key: str) -> str:
+    """The environment variable of the setting with this *key*."""
+    return ENV_PREFIX + flag_name(key).upper().replace("-", "_")
 
 
 def flag_name(key: str) -> str:
@@ -176,13 +186,12 @@ def _walk(cls: type, prefix: str, path: tuple[str, ...]) -> Iterator[Leaf]:
 def _leaf(
     declaration: _Declaration, key: str, path: tuple[str, ...], hint: Any, default: Any
 ) -> Leaf:
-    flag = flag_name(key)
     published = declaration.published_rule
     return Leaf(
         key=key,
         path=path,
-        flag=flag,
-        env=ENV_PREFIX + flag.upper().replace("-", "_"),
+        flag=flag_name(key),
+        env=env_name(key),
         type=getattr(hint, "__origin__", hint),
         default=default,
         shown_default=declaration.shown_default,
@@ -192,6 +201,7 @@ def _leaf(
         secret=declaration.secret,
         override=declaration.override,
         unsigned=declaration.unsigned,
+        former=declaration.former,
     )
 
 

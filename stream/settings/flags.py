@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from stream.errors import sentence
+from stream.settings.declare import flag_name
 from stream.settings.errors import SettingsError
 from stream.settings.nearest import close
-from stream.settings.tree import LEAVES
+from stream.settings.tree import LEAVES, LEAVES_BY_FORMER_KEY
 
 __all__ = ["SPECIAL_FLAGS", "CommandLine", "SpecialFlag", "parse_argv"]
 
@@ -51,13 +52,16 @@ SPECIAL_FLAGS: Mapping[str, SpecialFlag] = {
         SpecialFlag("workers", "int", "Short for --source-http-workers."),
     )
 }
-_BOOLS = {leaf.flag for leaf in LEAVES if leaf.is_bool} | {
+_LEAVES = {leaf.flag: leaf for leaf in LEAVES} | {
+    flag_name(key): leaf for key, leaf in LEAVES_BY_FORMER_KEY.items()
+}
+_BOOLS = {name for name, leaf in _LEAVES.items() if leaf.is_bool} | {
     flag.name for flag in SPECIAL_FLAGS.values() if flag.kind == "bool"
 }
-_LISTS = {leaf.flag for leaf in LEAVES if leaf.is_list} | {
+_LISTS = {name for name, leaf in _LEAVES.items() if leaf.is_list} | {
     flag.name for flag in SPECIAL_FLAGS.values() if flag.kind == "strings"
 }
-_KNOWN = {leaf.flag for leaf in LEAVES} | set(SPECIAL_FLAGS)
+_KNOWN = set(_LEAVES) | set(SPECIAL_FLAGS)
 
 
 @attrs.frozen

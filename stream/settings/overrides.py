@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import attrs
 
 from stream.errors import NestedError, UserError
 from stream.settings.declare import Leaf, with_values
-from stream.settings.tree import LEAVES, Settings
+from stream.settings.tree import LEAVES, LEAVES_BY_FORMER_KEY, Settings
 from stream.values.bytesize import ByteSize
 from stream.values.duration import Duration
 
 __all__ = [
-    "DEAD_LETTER",
     "HTTP_SOURCE",
     "OVERRIDABLE",
+    "QUARANTINE",
     "SettingItem",
     "check_patch",
     "describe",
@@ -38,7 +38,7 @@ OVERRIDABLE: tuple[Leaf, ...] = tuple(leaf for leaf in LEAVES if leaf.override i
 
 _BY_KEY = {leaf.key: leaf for leaf in OVERRIDABLE}
 STORAGE_LEVEL = ("storage", "level")
-DEAD_LETTER = ("sink", "dead_letter")
+QUARANTINE = ("sink", "quarantine")
 HTTP_SOURCE = ("source", "http")
 _MAX_SHOWN_VALUE = 20
 _MAX_SHOWN_KEYS = 50
@@ -76,6 +76,13 @@ class SettingItem:
     validation: str | None = None
 
 
+def _renamed(overrides: Overrides) -> Iterator[tuple[str, object]]:
+    """*overrides* with the present keys of settings that had others before."""
+    for key, raw in overrides:
+        leaf = LEAVES_BY_FORMER_KEY.get(key)
+        yield (key if leaf is None else leaf.key), raw
+
+
 class _Unset:
     """An override that sets nothing: null, or empty text for a size or a duration."""
 
@@ -89,7 +96,7 @@ def describe(settings: Settings, overrides: Overrides) -> list[SettingItem]:
     :param settings: the service's.
     :param overrides: of this source or sink alone.
     """
-    given = dict(overrides)
+    given = dict(_renamed(overrides))
     effective = merge(settings, overrides, below=())
     return [
         SettingItem(
@@ -118,7 +125,7 @@ def merge(tree: T, *override_lists: Overrides, below: tuple[str, ...] = STORAGE_
     """
     values: dict[tuple[str, ...], Any] = {}
     for overrides in override_lists:
-        for key, raw in overrides:
+        for key, raw in _renamed(overrides):
             leaf = _BY_KEY.get(key)
             if leaf is None or leaf.path[: len(below)] != below:
                 continue
@@ -133,7 +140,7 @@ def merge(tree: T, *override_lists: Overrides, below: tuple[str, ...] = STORAGE_
 
 def patched(stored: Overrides, patch: Overrides) -> list[tuple[str, object]]:
     """The overrides to store, sorted by key; a null in *patch* removes the stored override."""
-    merged = {**dict(stored), **dict(patch)}
+    merged = {**dict(_renamed(stored)), **dict(_renamed(patch))}
     return [(key, merged[key]) for key in sorted(merged) if merged[key] is not None]
 
 
@@ -143,6 +150,7 @@ def check_patch(items: Overrides) -> None:
     Raises UserError 400 that lists everything that is wrong with keys and values, or 403 if the
     only fault is that keys are protected.
     """
+    items = list(_renamed(items))
     counts = Counter(key for key, _ in items)
     for key, count in counts.items():
         if count > 1:

@@ -14,17 +14,18 @@ from typing import Any
 import attrs
 import yaml
 
-from stream.settings.declare import ENV_PREFIX, Leaf
+from stream.settings.declare import ENV_PREFIX, Leaf, env_name, flag_name
 from stream.settings.nearest import nearest
-from stream.settings.tree import LEAVES, LEAVES_BY_KEY
+from stream.settings.tree import LEAVES, LEAVES_BY_FORMER_KEY, LEAVES_BY_KEY
 
 __all__ = ["MASK", "ConfigFileError", "Raw", "from_env", "from_file", "from_flags"]
 
 MASK = "*****"
 _NULL_TAG = "tag:yaml.org,2002:null"
 _MERGE_TAG = "tag:yaml.org,2002:merge"
-_LEAVES_BY_ENV = {leaf.env: leaf for leaf in LEAVES}
-_LEAVES_BY_FLAG = {leaf.flag: leaf for leaf in LEAVES}
+_KEYS = LEAVES_BY_FORMER_KEY | LEAVES_BY_KEY
+_LEAVES_BY_ENV = {env_name(key): leaf for key, leaf in _KEYS.items()}
+_LEAVES_BY_FLAG = {flag_name(key): leaf for key, leaf in _KEYS.items()}
 _SECTIONS = {
     ".".join(parts[:depth])
     for parts in (leaf.key.split(".") for leaf in LEAVES)
@@ -88,7 +89,7 @@ def from_file(path: str) -> tuple[list[Raw], list[str]]:
     unknown: list[str] = []
     origin = f'the config file "{path}"'
     for key, value in _flatten(_read(path), ""):
-        leaf = LEAVES_BY_KEY.get(key)
+        leaf = _KEYS.get(key)
         if leaf is None and key in _SECTIONS:
             unknown.append(f'"{key}" in {origin} is a section, not a value')
         elif leaf is None:

@@ -16,6 +16,7 @@ from stream.values.duration import Duration
 
 __all__ = [
     "LEAVES",
+    "LEAVES_BY_FORMER_KEY",
     "LEAVES_BY_KEY",
     "AESEncryptionSettings",
     "APISettings",
@@ -24,7 +25,6 @@ __all__ = [
     "AzureEncryptionSettings",
     "DatadogProfilerSettings",
     "DatadogSettings",
-    "DeadLetterSettings",
     "DistributionSettings",
     "EncryptionSettings",
     "EtcdSettings",
@@ -35,6 +35,8 @@ __all__ = [
     "ManholeSettings",
     "MetricsSettings",
     "PprofSettings",
+    "QuarantinePlaceSettings",
+    "QuarantineSettings",
     "SandboxSettings",
     "SandboxStagingSettings",
     "Settings",
@@ -353,13 +355,28 @@ class HTTPSourceSettings:
 
 
 @attrs.frozen
+class QuarantinePlaceSettings:
+    """Where a source node keeps the records that can't be rendered, and answers for them."""
+
+    path: str = setting(
+        "",
+        "Directory of the rejected records of this node. Empty = .rejected in the directory of the "
+        "volumes; a node without volumes keeps none then.",
+        former="source.deadLetterPath",
+    )
+    listen: str = setting(
+        "127.0.0.1:0",
+        "Address at which the API asks this node for its rejected records; on loopback for a "
+        "single machine, port 0 takes a free one.",
+        rule="required,hostname_port",
+    )
+
+
+@attrs.frozen
 class SourceSettings:
     http: HTTPSourceSettings = group(HTTPSourceSettings)
     templates: TemplateSettings = group(TemplateSettings)
-    dead_letter_path: str = setting(
-        "",
-        "Directory of the dead-letter files of this node, empty = it keeps none.",
-    )
+    quarantine: QuarantinePlaceSettings = group(QuarantinePlaceSettings)
 
 
 @attrs.frozen
@@ -376,32 +393,35 @@ class TableSinkSettings:
 
 
 @attrs.frozen
-class DeadLetterSettings:
+class QuarantineSettings:
     """What becomes of records that can't be rendered, besides the error in the answer."""
 
     enabled: bool = setting(
-        False,
-        "Keep records that can't be rendered in a dead-letter file of the sink.",
+        True,
+        "Keep records that can't be rendered, to be looked at and replayed.",
         override="unlisted",
+        former="sink.deadLetter.enabled",
     )
     max_size: ByteSize = setting(
         size("64MB"),
-        "Max size of the dead-letter files of one sink on one source node.",
+        "Max size of the rejected records of one sink on one source node, the oldest are dropped.",
         rule="required,minBytes=64kB,maxBytes=1GB",
         override="unlisted",
+        former="sink.deadLetter.maxSize",
     )
     max_age: Duration = setting(
         duration("168h"),
-        "Age at which dead-letter files are deleted.",
+        "Age at which rejected records are deleted.",
         rule="required,minDuration=1m,maxDuration=8760h",
         override="unlisted",
+        former="sink.deadLetter.maxAge",
     )
 
 
 @attrs.frozen
 class SinkSettings:
     table: TableSinkSettings = group(TableSinkSettings)
-    dead_letter: DeadLetterSettings = group(DeadLetterSettings)
+    quarantine: QuarantineSettings = group(QuarantineSettings)
 
 
 @attrs.frozen
@@ -577,3 +597,5 @@ class Settings:
 
 LEAVES: tuple[Leaf, ...] = leaves_of(Settings)
 LEAVES_BY_KEY: dict[str, Leaf] = {leaf.key: leaf for leaf in LEAVES}
+LEAVES_BY_FORMER_KEY: dict[str, Leaf] = {leaf.former: leaf for leaf in LEAVES if leaf.former}
+"""Settings that had another key before; what was written then still sets them."""

@@ -372,7 +372,7 @@ class SinkRouter(Service):
                     slices.pop(key, None)
                 else:
                     slices[key] = attrs.evolve(slice_, mapping=mapping)
-                self._note_dead_letter(slice_)
+                self._note_quarantine(slice_)
             else:
                 slices.pop(key, None)
             if not slices:
@@ -393,9 +393,9 @@ class SinkRouter(Service):
             reporting = ensureDeferred(self._report.update(str(reached).encode()))
             reporting.addErrback(lambda failure: _log.failure("cannot report a change", failure))
 
-    def _note_dead_letter(self, slice_: Slice) -> None:
-        if self._context.dead_letters is not None and slice_.dead_letter is not None:
-            self._context.dead_letters.known(slice_.key.sink_key, slice_.dead_letter)
+    def _note_quarantine(self, slice_: Slice) -> None:
+        if self._context.rejected is not None and slice_.quarantine is not None:
+            self._context.rejected.known(slice_.key.sink_key, slice_.quarantine)
 
     async def nodes_changed(self) -> None:
         """Other source nodes came or went: share the slices again."""

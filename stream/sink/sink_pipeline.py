@@ -19,9 +19,9 @@ from stream.mapping.stored import StoredMapping
 from stream.ops.logging.throttle import LogThrottle
 from stream.record.context import RecordContext
 from stream.record.large import LARGE_BYTES
+from stream.rejected.keeper import RejectedRecords
 from stream.sink.balancing import Balancer
 from stream.sink.counters import SliceCounters
-from stream.sink.dead_letter import DeadLetters
 from stream.sink.group import Group
 from stream.sink.meters import SinkCounts, SinkMeters
 from stream.sink.outcome import ACCEPTED, Completion, no_pipeline_ready
@@ -73,7 +73,7 @@ class PipelineContext:
     pool: ThreadPool
     publisher: CountersPublisher
     balancer: Balancer
-    dead_letters: DeadLetters | None = None
+    rejected: RejectedRecords | None = None
     meters: SinkMeters | None = None
     renderers: WeakValueDictionary[tuple[StoredMapping, ByteSize], Renderer] = attrs.Factory(
         WeakValueDictionary
@@ -261,14 +261,14 @@ class SinkPipeline:
         return [target.pipeline for target in self._targets]
 
     def rejected(self, record: RecordContext, error: UserError) -> None:
-        """*record* can't be rendered: keep it, if the sink's settings ask for it."""
+        """*record* can't be rendered: count it, and keep it if the sink's settings ask for it."""
         if self._meter is not None:
             self._meter.rejected(error)
-        dead_letters = self._context.dead_letters
+        keeper = self._context.rejected
         for target in self._targets[:1]:
             slice_ = target.pipeline.slice
-            if dead_letters is not None and slice_.dead_letter is not None:
-                dead_letters.offer(slice_.key.sink_key, slice_.dead_letter, record, error)
+            if keeper is not None:
+                keeper.offer(slice_.key.sink_key, slice_.quarantine, record, error)
 
     def renderer(self) -> Renderer:
         """What renders rows for `write_rows`. Raises UserError if no slice takes any."""

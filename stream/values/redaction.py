@@ -1,4 +1,4 @@
-"""The one policy of what must not be seen: in logs, spans, live tails and dead letters. Pure.
+"""The one policy of what must not be seen: in logs, spans, live tails and rejected records. Pure.
 
 A secret is known by its name (a header, a parameter, a member, a field), by its form (tokens with a
 known shape, long random text), or by where it stands (credentials in front of a host, the end of a

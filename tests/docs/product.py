@@ -66,7 +66,7 @@ def make_run(directory: Path) -> Iterator[Product]:
     debug, metrics = free_port(), free_port()
     settings = {
         "STREAM_SANDBOX_TOKEN": _TOKEN,
-        "STREAM_SOURCE_DEAD_LETTER_PATH": str(directory / "var" / "dead-letters"),
+        "STREAM_SOURCE_QUARANTINE_PATH": str(directory / "var" / "rejected"),
         "STREAM_PPROF_ENABLED": "true",
         "STREAM_PPROF_LISTEN": f"127.0.0.1:{debug}",
         "STREAM_METRICS_LISTEN": f"127.0.0.1:{metrics}",

@@ -56,7 +56,7 @@ def defined(product: Product) -> dict[str, str]:
         shell.run(block)
     return {
         **{name: shell.value(name) for name in ("API", "TOKEN", "URL")},
-        "DEAD_LETTERS": product.deployed.settings["STREAM_SOURCE_DEAD_LETTER_PATH"],
+        "REJECTED": product.deployed.settings["STREAM_SOURCE_QUARANTINE_PATH"],
         "LOG": str(product.log),
     }
 

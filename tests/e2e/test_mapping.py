@@ -214,8 +214,8 @@ def _compare(rows: list[list[str]], cells: list[tuple[Column, str]]) -> None:
 
 def test_every_column(deployed: Deployment) -> None:
     """The tables hold exactly what the mapping says; answers tell what each sink made of it."""
-    dead = deployed.root / "dead-letter"
-    deployed.start(*ALL, STREAM_SOURCE_DEAD_LETTER_PATH=str(dead))
+    kept = deployed.root / "rejected"
+    deployed.start(*ALL, STREAM_SOURCE_QUARANTINE_PATH=str(kept))
     static = Source(deployed, "static", a=STATIC)
     nested = Source(deployed, "nested", b=_columns(NESTED_CELLS))
     form = Source(deployed, "form", c=_columns(FORM_CELLS))
@@ -230,7 +230,7 @@ def test_every_column(deployed: Deployment) -> None:
     assert every.send(ALL_BODY.encode(), TYPE, ("x-tag", "1 < 2")) == (200, "OK")
     assert every.send(ALL_BODY.encode(), TYPE, ("X-TAG", "1 < 2")) == (200, "OK")
     _mixed_sinks(mixed)
-    attempts = _dead_letters(mixed, dead)
+    _rejected_records(mixed, kept)
 
     ((identifier, at, *cells),) = static.rows("a", 1)
     assert re.fullmatch(UUID7, identifier) and re.fullmatch(MILLISECONDS, at)
@@ -245,7 +245,7 @@ def test_every_column(deployed: Deployment) -> None:
     _compare(every.rows("e", 1), ALL_CELLS)  # two records with one primary key
     assert mixed.rows("t", 2) == [["1"], ["2"]]
     whole = ['{"a":1}', '{"a":1}', "{}", '{"a":', '{"a":2}', "broken"]
-    bodies = [body for (body,) in mixed.rows("raw", len(whole) + attempts)]
+    bodies = [body for (body,) in mixed.rows("raw", len(whole) + 1)]
     assert sorted(body for body in bodies if body != "\ufffd") == sorted(whole)
 
 
@@ -294,52 +294,37 @@ def _mixed_sinks(source: Source) -> None:
         assert document == source.document(failure["statusCode"], ok, failure)
 
 
-def _dead_letters(source: Source, directory: Path) -> int:
-    """The sink that asks for it keeps what it can't render, and only that sink.
-
-    :returns: how many records that are no text were sent.
-    """
-    assert list(directory.rglob("*.ndjson")) == []
-    settings = {"settings": [{"key": "sink.deadLetter.enabled", "value": True}]}
-    source.deployed.task("PATCH", f"{source.path}/sinks/t/settings", settings)
-    file = directory / "node-1/123/456/mixed/t.ndjson"
-    # The old file of the sink takes records until its node has heard of the new one.
-    attempts = 0
-
-    def kept() -> bool:
-        nonlocal attempts
-        attempts += 1
-        assert source.send(b"\xff", JSON)[0] == 400
-        return file.exists()
-
-    wait_for(kept, "a dead letter")
-
+def _rejected_records(source: Source, directory: Path) -> None:
+    """What a sink can't render is kept for it alone, and shown by the API."""
     lines = b'{"a":2}\nbroken\n'
     status, answer = source.send(lines, "application/x-ndjson", ("authorization", "Bearer x"))
     assert (status, json.loads(answer)["rejected"]) == (207, 1)
+    assert source.send(b"\xff", JSON)[0] == 400
 
-    def found() -> Any:
-        letters = [json.loads(line) for line in file.read_bytes().splitlines()]
-        return letters if letters[-1]["body"] == "broken" else None
-
-    *first, last = wait_for(found, "the dead letter of a batch")
-    assert re.fullmatch(MILLISECONDS, last.pop("time"))
-    message = last.pop("message")
-    assert message.startswith('Cannot convert column "c0" to CSV value:\n- Cannot parse request ')
-    assert last == {
-        "sinkId": "t",
-        "statusCode": 400,
-        "error": "stream.in.badRequest",
-        "clientIp": "127.0.0.1",
-        "headers": {
-            "Content-Length": str(len(lines)),
-            "Content-Type": "application/x-ndjson",
-            "Host": "in.example.com",
-        },
-        "bodyEncoding": "utf-8",
-        "body": "broken",
+    path = f"{source.path}/sinks/t/rejected"
+    _, found = source.deployed.call("GET", path)
+    assert (found["total"], found["dropped"]) == (5, 0)
+    assert found["nodes"] == [{"nodeId": "node-1", "available": True}]
+    assert {(each["reason"], each["column"]): each["count"] for each in found["reasons"]} == {
+        ("stream.in.badRequest", "c0"): 4,
+        ("stream.in.unsupportedMediaType", ""): 1,
     }
-    assert {(letter["bodyEncoding"], letter["body"]) for letter in first} == {("base64", "/w==")}
-    assert list(directory.rglob("*.ndjson")) == [file]
+    binary, broken = (
+        source.deployed.call("GET", f"{path}/{each['id']}")[1] for each in found["records"][:2]
+    )
+    assert (binary["bodyEncoding"], binary["body"]) == ("base64", "/w==")
+    assert re.fullmatch(MILLISECONDS, broken["time"])
+    assert broken["message"].startswith(
+        'Cannot convert column "c0" to CSV value:\n- Cannot parse request '
+    )
+    assert (broken["body"], broken["ip"], broken["statusCode"]) == ("broken", "127.0.0.1", 400)
+    assert broken["headers"] == {
+        "Authorization": "***",
+        "Content-Length": str(len(lines)),
+        "Content-Type": "application/x-ndjson",
+        "Host": "in.example.com",
+    }
+    (file,) = directory.rglob("*.ndjson")
+    assert file.parent == directory / "node-1/123/456/mixed/t"
     assert file.stat().st_mode & 0o777 == 0o600
-    return attempts
+    assert source.deployed.call("GET", f"{source.path}/sinks/raw/rejected")[1]["total"] == 0

@@ -49,7 +49,7 @@ def _open_to_others(root: Path) -> Iterator[str]:
 
 
 def test_nobody_else_can_read_what_a_service_makes(deployed: Deployment, tmp_path: Path) -> None:
-    """Volumes, the sandbox, etcd's data, dead letters, staging, logs and sockets are the user's
+    """Volumes, the sandbox, etcd's data, rejected records, staging, logs and sockets are the user's
     alone, whatever the umask is that the service is started with."""
     for path in (tmp_path, tmp_path / "volumes", tmp_path / "volumes" / "default"):
         path.chmod(0o700)
@@ -61,8 +61,7 @@ def test_nobody_else_can_read_what_a_service_makes(deployed: Deployment, tmp_pat
         running = deployed.spawn(
             *ALL,
             STREAM_LOG_FILE=str(tmp_path / "stream.log"),
-            STREAM_SOURCE_DEAD_LETTER_PATH=str(tmp_path / "dead-letters"),
-            STREAM_SINK_DEAD_LETTER_ENABLED="true",
+            STREAM_SOURCE_QUARANTINE_PATH=str(tmp_path / "rejected"),
             STREAM_MANHOLE_ENABLED="true",
             STREAM_MANHOLE_LISTEN=f"127.0.0.1:{free_port()}",
             STREAM_MANHOLE_HOST_KEY=str(host),

@@ -47,7 +47,7 @@ _OF_BAD_TIMES = (
     "failed_count_count",
     "storage_damaged_total",
     "error_type!=",
-    "dead_letter_records_total",
+    "rejected_records_total",
     "error_type)",
 )
 """Parts of what the dashboard asks for that has no answer while all is well."""

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import NestedError, UserError, sentence
-from stream.settings import DeadLetterSettings, Settings, StorageLevel
+from stream.settings import QuarantineSettings, Settings, StorageLevel
 from stream.settings.overrides import (
-    DEAD_LETTER,
     OVERRIDABLE,
+    QUARANTINE,
     check_patch,
     describe,
     merge,
@@ -198,19 +198,22 @@ def test_merge_order() -> None:
     assert merge(_level(), source).staging.upload.trigger.count == 5
 
 
-def test_dead_letters() -> None:
-    """They are set like the others, but shown only where they are set."""
-    stored = [("sink.deadLetter.enabled", True), ("sink.deadLetter.maxSize", "1MB")]
+def test_the_quarantine() -> None:
+    """Set like the others, but shown only where it is set; also by the keys that it had before."""
+    stored = [("sink.deadLetter.enabled", False), ("sink.deadLetter.maxSize", "1MB")]
     check_patch(stored)
     rows = {item.key: item for item in describe(Settings(), stored)}
     assert len(rows) == len(EXPECTED) + 2
-    assert (rows["sink.deadLetter.enabled"].value, rows["sink.deadLetter.maxSize"].value) == (
-        True,
+    assert (rows["sink.quarantine.enabled"].value, rows["sink.quarantine.maxSize"].value) == (
+        False,
         "1MB",
     )
-    assert rows["sink.deadLetter.maxSize"].default_value == "64MB"
-    merged = merge(Settings().sink.dead_letter, [*stored, (UPLOAD_COUNT, 1)], below=DEAD_LETTER)
-    assert merged == DeadLetterSettings(enabled=True, max_size=ByteSize(1024 * 1024))
+    assert rows["sink.quarantine.maxSize"].default_value == "64MB"
+    assert patched(stored, [("sink.quarantine.enabled", None)]) == [
+        ("sink.quarantine.maxSize", "1MB")
+    ]
+    merged = merge(Settings().sink.quarantine, [*stored, (UPLOAD_COUNT, 1)], below=QUARANTINE)
+    assert merged == QuarantineSettings(enabled=False, max_size=ByteSize(1024 * 1024))
     assert merge(_level(), stored) == _level()
     assert _refusal(("sink.deadLetter.maxSize", "2GB"))[0] == 400
 

@@ -6,13 +6,13 @@ all sinks: the number of requests to etcd doesn't grow with the number of source
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import orjson
 from twisted.internet.defer import Deferred, gatherResults
 
 from stream.api.http.call import Answer, Call, Handler, json_answer, json_body, json_list
-from stream.api.resources.statistics import files_view
+from stream.api.resources.statistics import files_view, with_rejected
 from stream.api.resources.views import Urls, page_view, sink_view, statistics_view
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
@@ -20,6 +20,8 @@ from stream.definition.live import LiveDefinitions
 from stream.definition.reads import DefinitionReads
 from stream.definition.repository import MAX_SINKS
 from stream.etcd import EtcdClient
+from stream.rejected.nodes import rejected_counts
+from stream.rejected.state import RejectedCount
 from stream.storage.model.key import FileKey
 from stream.storage.store.overview import NOTHING, SinkOverview, Within, overview
 from stream.target.protocol import Quarantine
@@ -57,10 +59,12 @@ class Aggregation:
         ids, total, shown = await self._known(call) or await self._read(call)
         found: Mapping[SinkKey, SinkOverview] = {}
         quarantines: Mapping[FileKey, Quarantine] = {}
+        rejected: Mapping[SinkKey, Mapping[str, RejectedCount]] = {}
         if any(sinks for _, sinks in shown):
             found = await overview(self._client, Within(call.branch, tuple(ids)))
             files = [file for each in found.values() for file in each.files]
             quarantines = await self._targets.quarantines(call.branch, files)
+            rejected = await rejected_counts(self._client, call.branch)
         head = {
             "projectId": call.branch.project_id,
             "branchId": call.branch.branch_id,
@@ -73,7 +77,11 @@ class Aggregation:
                 b"[%b]"
                 % b",".join(
                     _with_last_member(
-                        sink, "statistics", _statistics(found.get(key, NOTHING), quarantines)
+                        sink,
+                        "statistics",
+                        _statistics(
+                            found.get(key, NOTHING), quarantines, rejected.get(key, {}).values()
+                        ),
                     )
                     for key, sink in sinks
                 ),
@@ -126,8 +134,12 @@ def _show_sink(sink: Sink) -> bytes:
     return json_body(sink_view(sink))
 
 
-def _statistics(overview: SinkOverview, quarantines: Mapping[FileKey, Quarantine]) -> bytes:
-    view = statistics_view(overview.statistics)
+def _statistics(
+    overview: SinkOverview,
+    quarantines: Mapping[FileKey, Quarantine],
+    rejected: Iterable[RejectedCount],
+) -> bytes:
+    view = with_rejected(statistics_view(overview.statistics), rejected)
     view["files"] = [shown for _, shown in reversed(files_view(overview, quarantines))]
     return orjson.dumps(view)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -15,7 +16,10 @@ from stream.api.resources.views import file_view, statistics_view
 from stream.definition.change.making import DefinitionChange
 from stream.definition.key import SinkKey
 from stream.definition.reads import DefinitionReads
+from stream.definition.transaction import Change
 from stream.etcd import EtcdClient
+from stream.rejected.nodes import rejected_counts
+from stream.rejected.state import COUNT, RejectedCount, rejected_view, sum_of
 from stream.storage.model.key import FileKey
 from stream.storage.model.state import FileState
 from stream.storage.store.overview import NOTHING, FileOutline, SinkOverview, Within, overview
@@ -23,7 +27,7 @@ from stream.storage.store.statistics_reads import clear, last_reset, sink_statis
 from stream.target.protocol import Quarantine
 from stream.target.registry import Targets
 
-__all__ = ["SinkStatistics", "files_view"]
+__all__ = ["SinkStatistics", "files_view", "with_rejected"]
 
 _log = Logger(namespace="api")
 
@@ -39,6 +43,15 @@ def files_view(
         (file, file_view(file, overview.file_statistics.get(file.key), quarantines.get(file.key)))
         for file in overview.files
     ]
+
+
+def with_rejected(view: dict[str, Any], counts: Iterable[RejectedCount]) -> dict[str, Any]:
+    """*view* of the statistics of a sink, with its rejected records if there were any.
+
+    :param counts: of all source nodes.
+    """
+    total = sum_of(counts)
+    return view | {"rejected": rejected_view(total)} if total.count else view
 
 
 def _is_failing(file: FileOutline) -> bool:
@@ -78,7 +91,9 @@ class SinkStatistics:
 
     async def total(self, call: Call) -> Any:
         key = (await self._reads.sink_in_source(call.sink_key)).key
-        return statistics_view(await sink_statistics(self._client, key))
+        view = statistics_view(await sink_statistics(self._client, key))
+        counts = await rejected_counts(self._client, key)
+        return with_rejected(view, counts.get(key, {}).values())
 
     async def files(self, call: Call) -> Any:
         key = (await self._reads.sink_in_source(call.sink_key)).key
@@ -116,5 +131,9 @@ class SinkStatistics:
         return Answer()
 
     async def _clear(self, call: Call, key: SinkKey) -> None:
-        clearing = DefinitionChange(key=key, write=lambda change, _: clear(change, key))
-        await self._tasks.apply(call, clearing)
+        await self._tasks.apply(call, DefinitionChange(key=key, write=partial(_clear, key)))
+
+
+async def _clear(key: SinkKey, change: Change, _: object) -> None:
+    await clear(change, key)
+    change.txn.delete_prefix(f"{COUNT}{key}/")

@@ -202,6 +202,8 @@ class _Parts:
             plain["properties"] = {
                 member.name: self._member(member, lenient) for member in schema.members
             }
+            if schema.additional is not None:
+                plain["additionalProperties"] = self.schema(schema.additional, lenient=lenient)
             _put(plain, required=[member.name for member in schema.members if member.required])
         return plain
 

@@ -705,6 +705,88 @@ _PROJECT_OPERATIONS = (
     ),
 )
 
+_REJECTED = f"{_SINK}/rejected"
+_CHOSEN = (
+    Parameter(
+        name="reason",
+        place="query",
+        schema=Text(max_length=200, example="stream.in.badRequest"),
+        description="Only records with this reason.",
+    ),
+    Parameter(
+        name="since",
+        place="query",
+        schema=Text(format="date-time", example="2024-01-15T10:30:00.000Z"),
+        description="Only records that were received at this time or later.",
+    ),
+    Parameter(
+        name="until",
+        place="query",
+        schema=Text(format="date-time", example="2024-01-15T11:30:00.000Z"),
+        description="Only records that were received before this time.",
+    ),
+)
+_REJECTED_ID = Parameter(
+    name="rejectedId", place="path", schema=Text(min_length=1, max_length=MAX_ID)
+)
+_OF_REJECTED = (*_OF_SINK, _REJECTED_ID)
+_NO_REJECTED = (404, "rejectedRecordNotFound")
+_NODE_UNAVAILABLE = (503, "sourceNodeUnavailable")
+
+_REJECTED_OPERATIONS = (
+    _get(
+        "ListRejectedRecords",
+        _REJECTED,
+        "List the rejected records of a sink.",
+        answers.REJECTED_RECORDS,
+        description=(
+            "The newest records that the mapping of the sink could not take, of all source nodes; "
+            "nodes that can't be asked are named."
+        ),
+        parameters=(
+            *_OF_SINK,
+            Parameter(
+                name="limit",
+                place="query",
+                schema=Integer(minimum=1, maximum=1000, default=100),
+                description="How many records to return at most.",
+            ),
+            *_CHOSEN,
+        ),
+        right="tail",
+        errors=(_NO_SOURCE, _NO_SINK),
+    ),
+    Operation(
+        id="DeleteRejectedRecords",
+        method="DELETE",
+        path=_REJECTED,
+        summary="Delete rejected records of a sink.",
+        right="write",
+        parameters=(*_OF_SINK, *_CHOSEN),
+        result=answers.REJECTED_DELETED,
+        errors=(_FORBIDDEN, _NO_SOURCE, _NO_SINK, _NODE_UNAVAILABLE),
+    ),
+    _get(
+        "GetRejectedRecord",
+        f"{_REJECTED}/{{rejectedId}}",
+        "Get a rejected record.",
+        answers.REJECTED_RECORD,
+        right="tail",
+        parameters=_OF_REJECTED,
+        errors=(_NO_SOURCE, _NO_SINK, _NO_REJECTED, _NODE_UNAVAILABLE),
+    ),
+    Operation(
+        id="DeleteRejectedRecord",
+        method="DELETE",
+        path=f"{_REJECTED}/{{rejectedId}}",
+        summary="Delete a rejected record.",
+        right="write",
+        status=204,
+        parameters=_OF_REJECTED,
+        errors=(_FORBIDDEN, _NO_SOURCE, _NO_SINK, _NO_REJECTED, _NODE_UNAVAILABLE),
+    ),
+)
+
 _OTHER_OPERATIONS = (
     _get(
         "GetTask",
@@ -757,6 +839,7 @@ OPERATIONS: dict[str, Operation] = {
         *_SOURCE_OPERATIONS,
         *_SINK_OPERATIONS,
         *_PROJECT_OPERATIONS,
+        *_REJECTED_OPERATIONS,
         *_OTHER_OPERATIONS,
     )
 }

@@ -25,6 +25,9 @@ __all__ = [
     "BRANCHES",
     "CREATED_TOKEN",
     "ERROR",
+    "REJECTED_DELETED",
+    "REJECTED_RECORD",
+    "REJECTED_RECORDS",
     "SERVICE_DETAIL",
     "SETTINGS_RESULT",
     "SINK",
@@ -251,7 +254,28 @@ _LEVELS = _object(
     ("target", _LEVEL),
     optional=("local", "staging", "target"),
 )
-STATISTICS_TOTAL = _object("SinkStatisticsTotalResult", ("total", _LEVEL), ("levels", _LEVELS))
+_REJECTED = _object(
+    "RejectedStatistics",
+    ("count", Integer(description="Records that the mapping could not take.")),
+    (
+        "lastError",
+        _object(
+            "RejectedLastError",
+            ("reason", Text(description="Name of the error.", example="stream.in.badRequest")),
+            ("column", Text(description="Empty if the record as a whole can't be read.")),
+            ("message", _TEXT),
+            ("time", _TIME),
+        ),
+    ),
+    optional=("lastError",),
+)
+STATISTICS_TOTAL = _object(
+    "SinkStatisticsTotalResult",
+    ("total", _LEVEL),
+    ("levels", _LEVELS),
+    ("rejected", _REJECTED),
+    optional=("rejected",),
+)
 _QUARANTINE = _object(
     "SinkFileQuarantine",
     ("recordsCount", Integer(description="Rows that the target has refused, so far.")),
@@ -413,7 +437,9 @@ AGGREGATED_SOURCES = _object(
                                     "AggregatedStatistics",
                                     ("total", _LEVEL),
                                     ("levels", _LEVELS),
+                                    ("rejected", _REJECTED),
                                     ("files", Array(items=_FILE)),
+                                    optional=("rejected",),
                                 ),
                             ),
                             optional=_SINK_OPTIONAL,
@@ -576,3 +602,56 @@ ERROR = _object(
     ("docUrl", Text(description="The page about the operation.")),
     optional=("exceptionId", "param", "detail", "hint", "errors", "docUrl"),
 )
+
+_REJECTED_OUTLINE: tuple[tuple[str, Schema], ...] = (
+    ("id", Text(example="019c0d2c-3d4e-7a10-8a64-1f2e3d4c5b6a")),
+    ("nodeId", Text(description="The source node that keeps it.")),
+    ("time", _TIME),
+    ("statusCode", Integer(example=400)),
+    ("reason", Text(description="Name of the error.", example="stream.in.badRequest")),
+    ("column", Text(description="Empty if the record as a whole can't be read.")),
+    ("message", _TEXT),
+    ("excerpt", Text(description="The beginning of the body.")),
+    ("contentType", _TEXT),
+    ("size", Integer(description="Bytes of the body.")),
+)
+_REJECTED_NODES = Array(
+    items=_object(
+        "RejectedNode",
+        ("nodeId", _TEXT),
+        ("available", Boolean()),
+        ("message", Text(description="Why its records are missing from the answer.")),
+        optional=("message",),
+    )
+)
+REJECTED_RECORDS = _object(
+    "RejectedRecords",
+    ("records", Array(items=_object("RejectedRecordOutline", *_REJECTED_OUTLINE))),
+    (
+        "reasons",
+        Array(
+            items=_object(
+                "RejectedReason",
+                ("reason", _TEXT),
+                ("column", _TEXT),
+                ("count", _INT),
+                ("lastTime", _TIME),
+                ("message", _TEXT),
+            )
+        ),
+    ),
+    ("total", Integer(description="How many are kept; `records` are the newest of them.")),
+    ("dropped", Integer(description="How many weren't kept, or made room for newer ones.")),
+    ("nodes", _REJECTED_NODES),
+)
+REJECTED_RECORD = _object(
+    "RejectedRecord",
+    *_REJECTED_OUTLINE,
+    ("ip", _TEXT),
+    ("headers", Object(additional=_TEXT, description="Secrets are masked.")),
+    ("signal", Text(enum=SIGNALS)),
+    ("body", _TEXT),
+    ("bodyEncoding", Text(enum=("base64",), description="Of a body that isn't UTF-8.")),
+    optional=("signal", "bodyEncoding"),
+)
+REJECTED_DELETED = _object("RejectedRecordsDeleted", ("deleted", _INT))

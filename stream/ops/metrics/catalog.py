@@ -184,9 +184,10 @@ OWN: tuple[Definition, ...] = (
         ("volume_id",),
     ),
     Definition(
-        "keboola_go_stream_sink_dead_letter_records",
+        "stream_rejected_records",
         "counter",
-        "Records that couldn't be rendered, of sinks that keep them.",
+        "Records that couldn't be rendered: kept, or dropped because there were too many, the disk "
+        "failed, or newer ones needed their room.",
         ("result",),
     ),
 )

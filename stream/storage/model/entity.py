@@ -16,7 +16,7 @@ import attrs
 
 from stream.mapping.columns import Mapping
 from stream.mapping.stored import StoredMapping, stored_mapping
-from stream.settings import DeadLetterSettings, StorageLevel
+from stream.settings import QuarantineSettings, StorageLevel
 from stream.storage.model.encoding import Compression, Encoding
 from stream.storage.model.key import FileKey, SliceKey
 from stream.storage.model.retry import NO_RETRY, Retry
@@ -39,7 +39,6 @@ __all__ = [
     "Allocation",
     "Assignment",
     "AssignmentConfig",
-    "DeadLetter",
     "File",
     "FileStaging",
     "FileTarget",
@@ -47,6 +46,7 @@ __all__ = [
     "ImportTrigger",
     "LocalFile",
     "LocalSlice",
+    "QuarantineLimits",
     "Slice",
     "SliceStaging",
     "UploadConfig",
@@ -62,7 +62,7 @@ _ASSIGNMENT = _DEFAULT.local.volume.assignment
 _ALLOCATION = _DEFAULT.local.writer.allocation
 _UPLOAD = _DEFAULT.staging.upload
 _IMPORT = _DEFAULT.target.import_
-_DEAD_LETTER = DeadLetterSettings()
+_QUARANTINE = QuarantineSettings()
 _PROVIDER = "keboola"
 _PREFIX = "slice"
 
@@ -157,14 +157,14 @@ class FileTarget(Record):
 
 
 @attrs.frozen
-class DeadLetter(Record):
+class QuarantineLimits(Record):
     """How much is kept, and how long, of the records that can't be rendered for the sink.
 
-    :ivar max_size: bytes of the sink's files on one source node.
+    :ivar max_size: bytes of the sink's rejected records on one source node.
     """
 
-    max_size: ByteSize = _DEAD_LETTER.max_size
-    max_age: Duration = _DEAD_LETTER.max_age
+    max_size: ByteSize = _QUARANTINE.max_size
+    max_age: Duration = _QUARANTINE.max_age
 
 
 def _local_of_file(local: LocalFile, file: Any) -> LocalFile:
@@ -188,7 +188,7 @@ class File(Record):
     )
     staging: FileStaging = FileStaging()
     target: FileTarget = FileTarget()
-    dead_letter: DeadLetter | None = None
+    quarantine: QuarantineLimits | None = field(name="deadLetter", default=None)
     quota: ByteSize = field(default=_NOTHING, omit_empty=True)
 
     @property
@@ -278,7 +278,7 @@ class Slice(Record):
     staging: SliceStaging = field(
         default=SliceStaging(), converter=attrs.Converter(_staging_of_slice, takes_self=True)
     )
-    dead_letter: DeadLetter | None = None
+    quarantine: QuarantineLimits | None = field(name="deadLetter", default=None)
     quota: ByteSize = field(default=_NOTHING, omit_empty=True)
 
     @classmethod
@@ -300,7 +300,7 @@ class Slice(Record):
                 compression=file.staging.compression,
                 upload=file.staging.upload,
             ),
-            dead_letter=file.dead_letter,
+            quarantine=file.quarantine,
             quota=file.quota,
         )
 

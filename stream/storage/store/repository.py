@@ -18,8 +18,8 @@ from stream.definition.key import SinkKey
 from stream.definition.prefix import SINK_ACTIVE, SOURCE_ACTIVE
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdError, Lock, atomic
-from stream.settings import DeadLetterSettings, StorageLevel
-from stream.settings.overrides import DEAD_LETTER, merge
+from stream.settings import QuarantineSettings, StorageLevel
+from stream.settings.overrides import QUARANTINE, merge
 from stream.storage.model import prefix
 from stream.storage.model.assignment import assign_volumes
 from stream.storage.model.encoding import Encoding
@@ -27,12 +27,12 @@ from stream.storage.model.entity import (
     Allocation,
     Assignment,
     AssignmentConfig,
-    DeadLetter,
     File,
     FileStaging,
     FileTarget,
     ImportConfig,
     LocalFile,
+    QuarantineLimits,
     Slice,
     UploadConfig,
     directory_name,
@@ -65,7 +65,8 @@ class StorageRepository:
     :param volumes: the volumes registered at the moment.
     :param largest_slice: bytes of the largest recent slice of a sink, to reserve as much for new
         ones; without it they reserve the fixed size of the settings.
-    :param dead_letter: of the service, like the other settings.
+    :param quarantine: of the service, like the other settings; without it nothing is kept of
+        rejected records.
     :param volume_limit: of a sink; without one it is only that of the settings.
     """
 
@@ -74,12 +75,12 @@ class StorageRepository:
         settings: StorageLevel,
         volumes: Callable[[], Sequence[Volume]],
         largest_slice: Callable[[SinkKey], Awaitable[ByteSize]] | None = None,
-        dead_letter: DeadLetterSettings | None = None,
+        quarantine: QuarantineSettings | None = None,
         volume_limit: VolumeLimit | None = None,
     ) -> None:
         self._settings = settings
         self._volume_limit = volume_limit
-        self._dead_letter = dead_letter or DeadLetterSettings()
+        self._quarantine = quarantine or QuarantineSettings(enabled=False)
         self._volumes = volumes
         self._largest_slice = largest_slice
 
@@ -128,7 +129,7 @@ class StorageRepository:
     def _new_file(self, source: Source, sink: Sink, prepared: PreparedFile) -> File:
         overrides = [[(item.key, item.value) for item in of.config] for of in (source, sink)]
         level = merge(self._settings, *overrides)
-        dead_letter = merge(self._dead_letter, *overrides, below=DEAD_LETTER)
+        quarantine = merge(self._quarantine, *overrides, below=QUARANTINE)
         config = from_plain(AssignmentConfig, to_plain(level.local.volume.assignment))
         opened_at = prepared.key.file_opened_at
         volumes = assign_volumes(self._volumes(), config, to_nanoseconds(opened_at))
@@ -157,9 +158,9 @@ class StorageRepository:
                 provider=prepared.provider,
                 import_=from_plain(ImportConfig, to_plain(level.target.import_)),
             ),
-            dead_letter=(
-                DeadLetter(dead_letter.max_size, dead_letter.max_age)
-                if dead_letter.enabled
+            quarantine=(
+                QuarantineLimits(quarantine.max_size, quarantine.max_age)
+                if quarantine.enabled
                 else None
             ),
             quota=self._quota(level.local.quota),

@@ -60,7 +60,7 @@ def find_volumes(volumes_path: str) -> list[FoundVolume]:
     found = [
         FoundVolume(label.absolute(), type_.name.lower(), label.name)
         for type_ in sorted(root.iterdir())
-        if type_.is_dir()
+        if type_.is_dir() and not type_.name.startswith(".")
         for label in sorted(type_.iterdir())
         if label.is_dir()
     ]

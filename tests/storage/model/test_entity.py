@@ -9,10 +9,10 @@ import pytest
 
 from stream.definition.entity import SettingOverride
 from stream.mapping.stored import StoredMapping
-from stream.settings import DeadLetterSettings, Settings
+from stream.settings import QuarantineSettings, Settings
 from stream.settings.declare import with_values
 from stream.storage.model.encoding import Compression
-from stream.storage.model.entity import DeadLetter, File, Slice, directory_name
+from stream.storage.model.entity import File, QuarantineLimits, Slice, directory_name
 from stream.storage.model.key import FileKey, SliceKey
 from stream.storage.model.state import FileState, InvalidFileState, InvalidSliceState, SliceState
 from stream.storage.store.repository import StorageRepository
@@ -127,19 +127,26 @@ def test_a_record_with_the_type_of_the_compression_alone() -> None:
         assert encode(decode(cls, old)) == record
 
 
-def test_dead_letters_are_frozen_into_the_file() -> None:
-    """What source and sink say of dead letters is there only if they are kept."""
+def test_the_quarantine_is_frozen_into_the_file() -> None:
+    """What source and sink say of rejected records is there only if they are kept.
+
+    Settings may still have the names that they had before.
+    """
     repository = StorageRepository(
-        Settings().storage.level, lambda: [sample_volume("v")], dead_letter=DeadLetterSettings()
+        Settings().storage.level,
+        lambda: [sample_volume("v")],
+        quarantine=QuarantineSettings(enabled=False),
     )
     source = attrs.evolve(SOURCE, config=(SettingOverride("sink.deadLetter.maxSize", "1MB"),))
     sink = attrs.evolve(SINK, config=(SettingOverride("sink.deadLetter.enabled", True),))
     prepared = prepared_file(SINK, OPENED_AT)
     file = repository._new_file(source, sink, prepared)
-    assert file.dead_letter == DeadLetter(ByteSize(1024 * 1024), Duration.of_seconds(7 * 86400))
+    assert file.quarantine == QuarantineLimits(
+        ByteSize(1024 * 1024), Duration.of_seconds(7 * 86400)
+    )
     assert encode(_slice(file)).endswith(b',"deadLetter":{"maxSize":"1MB","maxAge":"168h0m0s"}}')
     assert decode(Slice, encode(_slice(file))) == _slice(file)
-    assert repository._new_file(source, SINK, prepared).dead_letter is None
+    assert repository._new_file(source, SINK, prepared).quarantine is None
 
 
 @pytest.mark.parametrize(

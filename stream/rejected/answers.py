@@ -1,0 +1,185 @@
+"""What a source node answers of its rejected records. Everything here blocks.
+
+Questions and answers are plain JSON objects. A question names a sink and what it wants:
+
+========  ======================================================================================
+``list``  the newest records, the reasons of all, and how many there are
+``get``   one record
+``fetch`` whole records, the oldest first, some at a time
+``erase`` erase records
+========  ======================================================================================
+
+``list``, ``fetch`` and ``erase`` choose records by ``ids``, or by ``reason``, ``since`` and
+``until`` (milliseconds since the epoch); nothing means all. ``without`` names records that count as
+erased already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import attrs
+
+from stream.definition.key import SinkKey
+from stream.record.context import datetime_text
+from stream.rejected.files import RejectedFiles, Stored
+from stream.rejected.record import Outline, read_frame
+
+__all__ = ["MAX_FETCHED_BYTES", "MAX_LISTED", "MAX_REASONS", "Selection", "answer"]
+
+MAX_LISTED = 1000
+MAX_REASONS = 100
+MAX_FETCHED_BYTES = 8 * 1024 * 1024
+"""Of whole records in one answer; one that is larger comes alone."""
+
+
+@attrs.frozen(kw_only=True)
+class Selection:
+    """Which records are meant.
+
+    :ivar ids: exactly these; ``None`` for any.
+    :ivar reason: with this reason; empty for any.
+    :ivar since: received at this time or later, milliseconds since the epoch.
+    :ivar until: received before this time.
+    :ivar without: not these.
+    """
+
+    ids: frozenset[str] | None = None
+    reason: str = ""
+    since: int | None = None
+    until: int | None = None
+    without: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, plain: dict[str, Any]) -> Selection:
+        """The selection of a question."""
+        ids = plain.get("ids")
+        return cls(
+            ids=None if ids is None else frozenset(ids),
+            reason=plain.get("reason") or "",
+            since=plain.get("since"),
+            until=plain.get("until"),
+            without=frozenset(plain.get("without") or ()),
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """The members of a question."""
+        members: dict[str, Any] = {}
+        if self.ids is not None:
+            members["ids"] = sorted(self.ids)
+        if self.reason:
+            members["reason"] = self.reason
+        if self.since is not None:
+            members["since"] = self.since
+        if self.until is not None:
+            members["until"] = self.until
+        if self.without:
+            members["without"] = sorted(self.without)
+        return members
+
+    def has(self, outline: Outline) -> bool:
+        """Whether the record is meant."""
+        return (
+            outline.id not in self.without
+            and (self.ids is None or outline.id in self.ids)
+            and (not self.reason or outline.reason == self.reason)
+            and (self.since is None or outline.at >= self.since)
+            and (self.until is None or outline.at < self.until)
+        )
+
+
+def answer(
+    files: RejectedFiles | None,
+    question: dict[str, Any],
+    node_id: str,
+    now: float,
+    max_age: Callable[[SinkKey], float],
+) -> dict[str, Any]:
+    """The answer to *question*.
+
+    :param files: ``None`` if the node keeps none.
+    :param now: seconds since the epoch.
+    :param max_age: seconds for the records of a sink.
+
+    Raises OSError, and ValueError or KeyError for what isn't a question.
+    """
+    project, branch, source, sink = question["sink"].split("/")
+    key = SinkKey(int(project), int(branch), source, sink)
+    selection = Selection.read(question)
+    oldest = int((now - max_age(key)) * 1000)
+    kind = question["kind"]
+    if kind == "list":
+        found = _young(files.newest_first(key), oldest) if files else iter(())
+        return _list(found, selection, node_id, min(int(question["limit"]), MAX_LISTED))
+    if kind == "get":
+        found = _young(files.newest_first(key), oldest) if files else iter(())
+        return {"record": _get(found, question["id"], node_id)}
+    if kind == "fetch":
+        found = files.oldest_first(key, question.get("after", "")) if files else iter(())
+        return _fetch(_young(found, oldest), selection, int(question["limit"]))
+    if kind == "erase":
+        return {"erased": files.erase(key, selection.has) if files else 0}
+    raise ValueError(f'unknown kind of question "{kind}"')
+
+
+def _young(found: Iterator[Stored], oldest: int) -> Iterator[Stored]:
+    return (stored for stored in found if stored.outline.at >= oldest)
+
+
+def _list(
+    found: Iterator[Stored], selection: Selection, node_id: str, limit: int
+) -> dict[str, Any]:
+    """The reasons are those of all records of the time, whatever reason is chosen."""
+    of_any_reason = attrs.evolve(selection, reason="")
+    records: list[dict[str, Any]] = []
+    reasons: dict[tuple[str, str], dict[str, Any]] = {}
+    total = 0
+    for stored in found:
+        outline = stored.outline
+        if not of_any_reason.has(outline):
+            continue
+        _count_reason(reasons, outline)
+        if selection.has(outline):
+            total += 1
+            if len(records) < limit:
+                records.append(outline.view(node_id))
+    most = sorted(reasons.values(), key=lambda reason: -reason["count"])
+    return {"records": records, "reasons": most[:MAX_REASONS], "total": total}
+
+
+def _count_reason(reasons: dict[tuple[str, str], dict[str, Any]], outline: Outline) -> None:
+    """Records come the newest first, so the first message is the last one."""
+    reason = reasons.get((outline.reason, outline.column))
+    if reason is None:
+        reason = reasons[outline.reason, outline.column] = {
+            "reason": outline.reason,
+            "column": outline.column,
+            "count": 0,
+            "lastTime": datetime_text(outline.at).decode(),
+            "message": outline.message,
+        }
+    reason["count"] += 1
+
+
+def _get(found: Iterator[Stored], id: str, node_id: str) -> dict[str, Any] | None:
+    for stored in found:
+        if stored.outline.id == id:
+            return read_frame(stored.line, stored.outline).view(node_id)
+    return None
+
+
+def _fetch(found: Iterator[Stored], selection: Selection, limit: int) -> dict[str, Any]:
+    """:returns: ``frames``, and ``after`` for the next question; it is empty if nothing follows."""
+    meant = (stored for stored in found if selection.has(stored.outline))
+    frames: list[str] = []
+    size = 0
+    after = ""
+    for stored in islice(meant, limit + 1):
+        if len(frames) == limit or (frames and size + len(stored.line) > MAX_FETCHED_BYTES):
+            return {"frames": frames, "after": after}
+        frames.append(stored.line.decode())
+        size += len(stored.line)
+        after = stored.cursor
+    return {"frames": frames, "after": ""}

@@ -1,0 +1,372 @@
+"""The rejected records of a source node on its disk. Everything here blocks.
+
+Below the directory of the node each sink has a directory of segments, which are only appended to:
+
+    <directory>/<node>/<project>/<branch>/<source>/<sink>/<milliseconds>-<random>.ndjson
+
+A record is erased by overwriting its line in place, so erasing needs no room, and half of it is as
+good as all of it: a line with a wrong checksum doesn't count. A segment without records is removed.
+
+Note [Whose directory]: the process of a node locks the node's directory. What lies beside it
+without a lock is of a node that is gone, one that was replaced or renamed with the same disk: its
+segments are moved to the directory of the node that finds them first.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import attrs
+
+from stream.definition.key import SinkKey
+from stream.rejected.record import Outline, erased, outline_of
+from stream.storage.model.entity import QuarantineLimits
+
+__all__ = ["Appended", "RejectedFiles", "Stored"]
+
+SEGMENTS = 8
+"""Into how many segments the room of a sink is divided: so much of it is dropped at once."""
+MIN_SEGMENT_BYTES = 16 * 1024
+
+_SUFFIX = ".ndjson"
+_LOCK = ".lock"
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_PIECE_BYTES = 1024 * 1024
+_TOKEN_BYTES = 4
+
+
+@attrs.frozen
+class Appended:
+    """What became of records that were to be kept.
+
+    :ivar kept: how many are kept.
+    :ivar dropped: how many older ones were dropped for them.
+    :ivar left_out: how many aren't kept.
+    :ivar problem: why the last of these isn't.
+    """
+
+    kept: int
+    dropped: int = 0
+    left_out: int = 0
+    problem: str = ""
+
+
+@attrs.frozen(eq=False)
+class Stored:
+    """A record in a segment.
+
+    :ivar cursor: its place; those behind it are read from there on.
+    :ivar line: its frame.
+    """
+
+    outline: Outline
+    segment: Path
+    offset: int
+    line: bytes
+
+    @property
+    def cursor(self) -> str:
+        return f"{self.segment.name}:{self.offset}"
+
+
+class RejectedFiles:
+    """May be used by several threads.
+
+    :param root: the directory of all nodes.
+    :param node_id: this one.
+    """
+
+    def __init__(self, root: Path, node_id: str) -> None:
+        self._root = root
+        self._node = root / _name(node_id)
+        self._lock = threading.Lock()
+        self._held = -1
+        self._own: dict[SinkKey, Path] = {}
+
+    def prepare(self) -> int:
+        """Make the directory of the node, and take over those of nodes that are gone.
+
+        :returns: how many segments were taken over.
+
+        Raises OSError. See Note [Whose directory].
+        """
+        self._root.parent.mkdir(parents=True, exist_ok=True)
+        for directory in (self._root, self._node):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        self._held = _try_lock(self._node)
+        return sum(
+            self._take_over(other)
+            for other in sorted(self._root.iterdir())
+            if other.is_dir() and not other.is_symlink() and other != self._node
+        )
+
+    def close(self) -> None:
+        """Release the directory of the node."""
+        held, self._held = self._held, -1
+        if held >= 0:
+            os.close(held)
+
+    def _take_over(self, other: Path) -> int:
+        lock = _try_lock(other)
+        if lock < 0:
+            return 0
+        moved = 0
+        try:
+            for path in other.glob(f"*/*/*/*/*{_SUFFIX}"):
+                target = self._node / path.relative_to(other)
+                self._make(target.parent)
+                path.rename(target)
+                moved += 1
+            _remove_empty(other)
+        finally:
+            os.close(lock)
+        return moved
+
+    # Appending.
+
+    def append(
+        self, sink: SinkKey, limits: QuarantineLimits, frames: Sequence[bytes], now: float
+    ) -> Appended:
+        """Keep *frames* of a sink; older records make room for them.
+
+        :param now: seconds since the epoch.
+
+        A disk that is full or fails is part of the result.
+        """
+        with self._lock:
+            try:
+                return self._append(sink, limits, frames, now)
+            except OSError as error:
+                self._own.pop(sink, None)
+                return Appended(0, 0, len(frames), str(error))
+
+    def _append(
+        self, sink: SinkKey, limits: QuarantineLimits, frames: Sequence[bytes], now: float
+    ) -> Appended:
+        directory = self._directory(sink)
+        if not directory.is_dir():
+            self._make(directory)
+        most = max(limits.max_size // SEGMENTS, MIN_SEGMENT_BYTES)
+        largest = limits.max_size // 2
+        kept = dropped = left_out = 0
+        pieces: list[bytes] = []
+        size, path = 0, self._current(sink, directory, most, now)
+        used = path.stat().st_size if path.exists() else 0
+        for frame in frames:
+            if len(frame) > largest:
+                left_out += 1
+                continue
+            if used and used + len(frame) > most:
+                kept += self._write(path, pieces)
+                pieces, size, used = [], 0, 0
+                path = self._own[sink] = _new_segment(directory, now)
+            pieces.append(frame)
+            size += len(frame)
+            used += len(frame)
+            if size >= _PIECE_BYTES:
+                kept += self._write(path, pieces)
+                pieces, size = [], 0
+        kept += self._write(path, pieces)
+        dropped = self._make_room(directory, limits.max_size, path)
+        problem = "larger than a record may be" if left_out else ""
+        return Appended(kept, dropped, left_out, problem)
+
+    def _current(self, sink: SinkKey, directory: Path, most: int, now: float) -> Path:
+        """The segment to append to: one of this process, or the last one if nobody else has it."""
+        path = self._own.get(sink)
+        if path is None and self._held >= 0:
+            segments = _segments(directory)
+            path = segments[-1] if segments else None
+        if path is None or not path.exists() or path.stat().st_size >= most:
+            path = _new_segment(directory, now)
+        self._own[sink] = path
+        return path
+
+    @staticmethod
+    def _write(path: Path, frames: Sequence[bytes]) -> int:
+        """Append whole frames. Raises OSError; then nothing of them is in the segment."""
+        if not frames:
+            return 0
+        data = b"".join(frames)
+        descriptor = os.open(path, _FLAGS, 0o600)
+        try:
+            before = os.fstat(descriptor).st_size
+            if before and os.pread(descriptor, 1, before - 1) != b"\n":
+                data = b"\n" + data  # the process ended in the middle of a line
+            written = 0
+            try:
+                while written < len(data):
+                    written += os.write(descriptor, data[written:])
+            except OSError:
+                os.ftruncate(descriptor, before)
+                raise
+        finally:
+            os.close(descriptor)
+        return len(frames)
+
+    def _make_room(self, directory: Path, most: int, current: Path) -> int:
+        """Remove the oldest segments beyond *most* bytes; how many records were in them."""
+        segments = [(path, path.stat().st_size) for path in _segments(directory)]
+        total = sum(size for _, size in segments)
+        dropped = 0
+        for path, size in segments:
+            if total <= most or path == current:
+                break
+            dropped += sum(1 for _ in _records(path))
+            path.unlink()
+            total -= size
+        return dropped
+
+    def _make(self, directory: Path) -> None:
+        for path in (self._root, self._node):
+            path.mkdir(mode=0o700, exist_ok=True)
+        here = self._node
+        for part in directory.relative_to(self._node).parts:
+            here /= part
+            here.mkdir(mode=0o700, exist_ok=True)
+
+    # Reading and erasing.
+
+    def newest_first(self, sink: SinkKey) -> Iterator[Stored]:
+        """All records of a sink."""
+        for path in reversed(self._segments(sink)):
+            yield from reversed(list(_records(path)))
+
+    def oldest_first(self, sink: SinkKey, after: str = "") -> Iterator[Stored]:
+        """The records of a sink behind the place *after*."""
+        name, _, offset = after.partition(":")
+        for path in self._segments(sink):
+            if path.name < name:
+                continue
+            for stored in _records(path):
+                if path.name != name or stored.offset > int(offset):
+                    yield stored
+
+    def erase(self, sink: SinkKey, is_meant: Callable[[Outline], bool]) -> int:
+        """Erase records for good, durably; how many. Raises OSError."""
+        count = 0
+        with self._lock:
+            for path in self._segments(sink):
+                found = list(_records(path))
+                meant = [stored for stored in found if is_meant(stored.outline)]
+                if not meant:
+                    continue
+                _overwrite(path, meant)
+                count += len(meant)
+                if len(meant) == len(found):
+                    path.unlink(missing_ok=True)
+        return count
+
+    def _segments(self, sink: SinkKey) -> list[Path]:
+        directory = self._directory(sink)
+        return _segments(directory) if directory.is_dir() else []
+
+    def _directory(self, sink: SinkKey) -> Path:
+        source = sink.source_key
+        return (
+            self._node
+            / str(source.project_id)
+            / str(source.branch_id)
+            / _name(source.source_id)
+            / _name(sink.sink_id)
+        )
+
+    def remove_old(self, now: float, max_age: Callable[[SinkKey], float]) -> int:
+        """Remove the segments whose last record is too old; how many.
+
+        :param max_age: seconds for the records of a sink.
+        """
+        removed = 0
+        with self._lock:
+            # Those one level higher are dead-letter files of earlier versions.
+            for pattern in (f"*/*/*/*/*{_SUFFIX}", f"*/*/*/*{_SUFFIX}"):
+                for path in self._node.glob(pattern):
+                    key = self._sink_of(path)
+                    try:
+                        if key is not None and path.lstat().st_mtime < now - max_age(key):
+                            path.unlink()
+                            removed += 1
+                    except OSError:
+                        continue
+            if removed:
+                _remove_empty(self._node)
+        return removed
+
+    def _sink_of(self, path: Path) -> SinkKey | None:
+        project, branch, source, sink, *_ = path.relative_to(self._node).parts
+        if not (project.isdecimal() and branch.isdecimal()):
+            return None
+        sink = sink.removesuffix(_SUFFIX).removesuffix(".previous")
+        return SinkKey(int(project), int(branch), unquote(source), unquote(sink))
+
+
+def _segments(directory: Path) -> list[Path]:
+    """The oldest first."""
+    return sorted(directory.glob(f"*{_SUFFIX}"))
+
+
+def _new_segment(directory: Path, now: float) -> Path:
+    """A name behind all others, and one that nobody else has."""
+    last = max((path.name[:13] for path in _segments(directory)), default="")
+    first = f"{max(int(now * 1000), int(last) + 1 if last.isdecimal() else 0):013d}"
+    return directory / f"{first}-{secrets.token_hex(_TOKEN_BYTES)}{_SUFFIX}"
+
+
+def _records(path: Path) -> Iterator[Stored]:
+    """The whole records of a segment; of one that is gone none."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    offset = 0
+    for piece in data.split(b"\n"):
+        line = piece + b"\n"
+        outline = outline_of(line)
+        if outline is not None:
+            yield Stored(outline, path, offset, line)
+        offset += len(line)
+
+
+def _overwrite(path: Path, records: Sequence[Stored]) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for stored in records:
+            os.pwrite(descriptor, erased(len(stored.line)), stored.offset)
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(directory: Path) -> int:
+    """The locked descriptor, or -1 if another process has the lock. Raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(directory / _LOCK, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return -1
+        raise
+    return descriptor
+
+
+def _remove_empty(top: Path) -> None:
+    for pattern in ("*/*/*/*", "*/*/*", "*/*", "*"):
+        for directory in top.glob(pattern):
+            try:
+                directory.rmdir()
+            except OSError:
+                continue  # it holds something
+
+
+def _name(text: str) -> str:
+    """*text* as one name of a directory or file, whatever it is."""
+    return quote(text, safe="").replace(".", "%2E")

@@ -1,0 +1,314 @@
+"""Keeps the records that sinks can't take, and counts them, on a source node.
+
+Failures are noted on the reactor and written once a second by a thread. What is noted meanwhile is
+bounded, for each sink and together; beyond that, records are only counted: a producer that sends
+nothing but faults must not slow down the others, nor push out what others have sent.
+
+Note [Counts]: etcd has the sum of what all lives of the node have counted, and each round adds what
+is new to it. So a restart loses no more than the last second, and who clears the statistics deletes
+the key and is not overruled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import uuid_utils
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from stream.definition.key import SinkKey
+from stream.errors import UserError
+from stream.etcd import EtcdError
+from stream.ops.clock import wall_clock
+from stream.ops.logging.throttle import LogThrottle
+from stream.record.context import RecordContext
+from stream.rejected.answers import answer
+from stream.rejected.files import RejectedFiles
+from stream.rejected.record import Headers, Noted, frame, shown_headers
+from stream.rejected.state import LastError, RejectedCount
+from stream.settings import QuarantineSettings
+from stream.storage.model.entity import QuarantineLimits
+from stream.values.utctime import from_milliseconds
+
+__all__ = ["RejectedRecords"]
+
+_log = Logger(namespace="stream.rejected")
+T = TypeVar("T")
+
+FLUSH_SECONDS = 1.0
+CLEANUP_SECONDS = 60.0
+LOG_SECONDS = 10.0
+"""Between two log entries about records that aren't kept."""
+
+MAX_WAITING_RECORDS = 2_000
+MAX_WAITING_RECORDS_OF_SINK = 1_000
+MAX_WAITING_BYTES = 16 * 1024 * 1024
+"""Of bodies; what a thread is writing counts on top."""
+
+SINKS_PER_TRANSACTION = 50
+"""Each has a condition and a put, and etcd takes 128 of them by default."""
+
+Written = Callable[[int], None]
+AddCounts = Callable[[Mapping[SinkKey, RejectedCount]], Awaitable[None]]
+Batch = dict[SinkKey, tuple[QuarantineLimits, list[Noted]]]
+
+
+@attrs.define(eq=False)
+class _Counted:
+    """What isn't in etcd yet of one sink."""
+
+    count: int = 0
+    dropped: int = 0
+    last: Noted | None = None
+
+
+class RejectedRecords(Service):
+    """startService fires when the directory is there.
+
+    :param path: the directory; empty: the node keeps none, and only counts them.
+    :param add: adds to what etcd has; see Note [Counts].
+    :param is_required: whether a directory that can't be used is an error.
+    :param defaults: the service's settings, for sinks that are not known any more.
+    :param written: called with the number of records that are kept.
+    :param dropped: called with the number of records that are not.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        node_id: str,
+        defaults: QuarantineSettings,
+        reactor: Any,
+        pool: ThreadPool,
+        add: AddCounts,
+        *,
+        is_required: bool,
+        written: Written,
+        dropped: Written,
+    ) -> None:
+        self.node_id = node_id
+        self._path = path
+        self._is_required = is_required
+        self._files = RejectedFiles(Path(path), node_id) if path else None
+        self._defaults = defaults
+        self._reactor = reactor
+        self._wall_clock = wall_clock(reactor)
+        self._pool = pool
+        self._add = add
+        self._written = written
+        self._dropped = dropped
+        self._waiting: Batch = {}
+        self._waiting_records = 0
+        self._waiting_bytes = 0
+        self._counted: dict[SinkKey, _Counted] = {}
+        self._max_ages: dict[SinkKey, float] = {}
+        self._left_out = LogThrottle(LOG_SECONDS, reactor.seconds)
+        self._next_cleanup = 0.0
+        self._disk = DeferredLock()
+        self._loop = LoopingCall(self._round)
+        self._loop.clock = reactor
+        self._looping: Deferred[Any] = succeed(None)
+
+    async def startService(self) -> None:
+        """Raises UserError if a directory that was asked for can't be used."""
+        super().startService()
+        await self._prepare()
+        self._looping = self._loop.start(FLUSH_SECONDS, now=False)
+        self._looping.addErrback(
+            lambda failure: _log.failure("rejected records are no longer kept", failure)
+        )
+
+    async def _prepare(self) -> None:
+        if self._files is None:
+            _log.warn("rejected records are counted and not kept: source.quarantine.path is empty")
+            return
+        try:
+            moved = await self._in_thread(self._files.prepare)
+        except OSError as error:
+            problem = f'cannot use "{self._path}" for rejected records (source.quarantine.path)'
+            if self._is_required:
+                raise UserError(f"{problem}: {error}") from error
+            self._files = None
+            _log.warn("{problem}: {error}", problem=problem, error=error)
+            return
+        if moved:
+            _log.info("took over {count} segments of rejected records", count=moved)
+
+    async def stopService(self) -> None:
+        """Fires when everything noted is written."""
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+            await self._looping
+        await self._write_and_count()
+        if self._files is not None:
+            self._files.close()
+
+    def known(self, sink: SinkKey, limits: QuarantineLimits) -> None:
+        """The sink keeps its records for so long, also while nothing fails."""
+        self._max_ages[sink] = limits.max_age.seconds
+
+    def offer(
+        self,
+        sink: SinkKey,
+        limits: QuarantineLimits | None,
+        record: RecordContext,
+        error: UserError,
+    ) -> None:
+        """Note that *record* couldn't be rendered. Never fails, never waits.
+
+        :param limits: of what is kept of the sink; ``None``: it is only counted.
+        """
+        counted = self._counted.get(sink)
+        if counted is None:
+            counted = self._counted[sink] = _Counted()
+        counted.count += 1
+        waiting = self._waiting.get(sink)
+        size = len(record.body)
+        if limits is None or self._files is None:
+            if counted.last is None:
+                counted.last = attrs.evolve(Noted.of(record, error), body=b"")
+            return
+        if (
+            self._waiting_records >= MAX_WAITING_RECORDS
+            or self._waiting_bytes + size > MAX_WAITING_BYTES
+            or (waiting is not None and len(waiting[1]) >= MAX_WAITING_RECORDS_OF_SINK)
+        ):
+            self._drop(sink, 1, "too many at once")
+            return
+        self._waiting_records += 1
+        self._waiting_bytes += size
+        noted = counted.last = Noted.of(record, error)
+        if waiting is None:
+            waiting = self._waiting[sink] = (limits, [])
+        waiting[1].append(noted)
+
+    def _drop(self, sink: SinkKey, count: int, reason: str) -> None:
+        self._dropped(count)
+        self._counted.setdefault(sink, _Counted()).dropped += count
+        suppressed = self._left_out.due(reason)
+        if suppressed is not None:
+            _log.warn(
+                "rejected records of {sink_id} are not kept: {reason}",
+                sink_id=str(sink),
+                reason=reason,
+                suppressed=suppressed,
+            )
+
+    # Rounds.
+
+    def _round(self) -> Deferred[None]:
+        return ensureDeferred(self._write_and_count())
+
+    async def _write_and_count(self) -> None:
+        try:
+            await self._write()
+            now = self._reactor.seconds()
+            if now >= self._next_cleanup and self._files is not None:
+                self._next_cleanup = now + CLEANUP_SECONDS
+                await self._in_thread(self._files.remove_old, self._wall_clock(), self._max_age)
+        except Exception:
+            _log.failure("cannot keep the rejected records in order")
+        try:
+            await self._store_counts()
+        except EtcdError as error:
+            _log.debug("rejected records are counted later: {error}", error=error)
+        except Exception:
+            _log.failure("cannot count rejected records")
+
+    def _max_age(self, sink: SinkKey) -> float:
+        return self._max_ages.get(sink, self._defaults.max_age.seconds)
+
+    async def _write(self) -> None:
+        if self._files is None or not self._waiting:
+            return
+        batch, self._waiting = self._waiting, {}
+        self._waiting_records, self._waiting_bytes = 0, 0
+        for sink, (limits, noted) in batch.items():
+            appended = await self._in_thread(
+                _append, self._files, sink, limits, noted, self._wall_clock()
+            )
+            self._written(appended.kept)
+            if appended.left_out:
+                self._drop(sink, appended.left_out, appended.problem)
+            if appended.dropped:
+                self._drop(sink, appended.dropped, "newer ones need their room")
+
+    async def _store_counts(self) -> None:
+        """See Note [Counts]."""
+        while self._counted:
+            sinks = list(self._counted)[:SINKS_PER_TRANSACTION]
+            some = {sink: self._counted.pop(sink) for sink in sinks}
+            try:
+                await self._add({sink: _count(counted) for sink, counted in some.items()})
+            except BaseException:
+                for sink, counted in some.items():
+                    self._count_again(sink, counted)
+                raise
+
+    def _count_again(self, sink: SinkKey, counted: _Counted) -> None:
+        later = self._counted.get(sink)
+        if later is None:
+            self._counted[sink] = counted
+            return
+        later.count += counted.count
+        later.dropped += counted.dropped
+        later.last = later.last or counted.last
+
+    # Questions of the API.
+
+    async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a question of `stream.rejected.answers`. Raises UserError, OSError."""
+        await self._write()
+        if self._files is None:
+            return answer(None, request, self.node_id, 0.0, self._max_age)
+        return await self._in_thread(
+            answer, self._files, request, self.node_id, self._wall_clock(), self._max_age
+        )
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """One at a time: the threads are there for slices first of all."""
+        await self._disk.acquire()
+        try:
+            return await deferToThreadPool(self._reactor, self._pool, work, *arguments)
+        finally:
+            self._disk.release()
+
+
+def _append(
+    files: RejectedFiles,
+    sink: SinkKey,
+    limits: QuarantineLimits,
+    noted: list[Noted],
+    now: float,
+) -> Any:
+    """Blocks. Headers that many records share are read once."""
+    known: dict[int, Headers] = {}
+    frames = []
+    for each in noted:
+        headers = known.get(id(each.headers))
+        if headers is None:
+            headers = known[id(each.headers)] = shown_headers(each.headers)
+        frames.append(frame(each, str(uuid_utils.uuid7()), headers))
+    return files.append(sink, limits, frames, now)
+
+
+def _count(counted: _Counted) -> RejectedCount:
+    last = counted.last
+    error = None
+    if last is not None:
+        error = LastError(
+            reason=last.reason,
+            column=last.column,
+            message=last.message,
+            time=from_milliseconds(last.at),
+        )
+    return RejectedCount(count=counted.count, dropped=counted.dropped, last_error=error)

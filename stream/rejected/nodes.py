@@ -1,0 +1,253 @@
+"""Asks the source nodes of the cluster for the rejected records of a sink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import DeferredList, ensureDeferred
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
+from twisted.logger import Logger
+
+from stream.concurrency.deadline import within
+from stream.definition.key import BranchKey, SinkKey
+from stream.errors import UserError, shortened
+from stream.etcd import EtcdClient
+from stream.rejected.answers import Selection
+from stream.rejected.link import Asking, NodeUnavailable, tls_credentials
+from stream.rejected.state import (
+    COUNT,
+    NODE,
+    STORED,
+    RejectedCount,
+    RejectedNode,
+    ReplayedRecords,
+    sink_of,
+    sum_of,
+)
+from stream.settings.address import is_loopback, split_address
+from stream.settings.local import WriterTlsSettings
+from stream.values.codec import decode
+
+if TYPE_CHECKING:
+    from stream.storage.network.tls import Credentials
+
+__all__ = ["Asked", "RejectedNodes", "rejected_counts", "replayed_ids"]
+
+_log = Logger(namespace="stream.rejected")
+
+ASK_SECONDS = 10.0
+_CONNECT_SECONDS = 2.0
+
+
+@attrs.frozen(kw_only=True)
+class Asked:
+    """What became of a question to one node.
+
+    :ivar answer: ``None`` if there is none.
+    :ivar problem: why not.
+    """
+
+    node_id: str
+    answer: dict[str, Any] | None = None
+    problem: str = ""
+
+    def view(self) -> dict[str, Any]:
+        """The node in the words of the API."""
+        if self.answer is not None:
+            return {"nodeId": self.node_id, "available": True}
+        return {"nodeId": self.node_id, "available": False, "message": self.problem}
+
+
+async def rejected_counts(
+    client: EtcdClient, below: BranchKey | SinkKey
+) -> dict[SinkKey, dict[str, RejectedCount]]:
+    """What source nodes have rejected of a sink, or of the sinks of a branch, by sink and node."""
+    found: dict[SinkKey, dict[str, RejectedCount]] = {}
+    for kv in (await client.range(f"{COUNT}{below}/")).kvs:
+        sink, node = sink_of(kv.key, COUNT)
+        found.setdefault(sink, {})[node] = decode(RejectedCount, kv.value)
+    return found
+
+
+async def replayed_ids(client: EtcdClient, sink: SinkKey) -> frozenset[str]:
+    """Records of a sink that are stored, and may still be kept by a node that was unavailable."""
+    found = (await client.range(f"{STORED}{sink}/")).kvs
+    return frozenset(id for kv in found for id in decode(ReplayedRecords, kv.value).ids)
+
+
+class RejectedNodes(Service):
+    """:param hostname: of this machine: only its own loopback can be reached.
+    :param max_age: after which no record is kept any more, as the service's settings say.
+    :param tls: the certificates to be shown, if there are any.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: EtcdClient,
+        hostname: str,
+        max_age: timedelta,
+        now: Callable[[], datetime],
+        tls: WriterTlsSettings,
+    ) -> None:
+        self._max_age = max_age
+        self._now = now
+        self._reactor = reactor
+        self._client = client
+        self._hostname = hostname
+        self._tls = tls
+        self._credentials: Credentials | None = None
+
+    def startService(self) -> None:
+        """Raises UserError for certificates that can't be used."""
+        super().startService()
+        self._credentials = tls_credentials(self._tls)
+
+    async def newest(self, sink: SinkKey, selection: Selection, limit: int) -> dict[str, Any]:
+        """The newest records of all nodes, in the words of the API.
+
+        Nodes that can't be asked are named, also those that don't run but have rejected records
+        which they may still keep.
+        """
+        counts = (await rejected_counts(self._client, sink)).get(sink, {})
+        selection = await self.without_replayed(sink, selection)
+        asked = await self.ask_all(sink, "list", limit=limit, **selection.plain())
+        answers = [each.answer for each in asked if each.answer is not None]
+        records = [record for each in answers for record in each["records"]]
+        records.sort(key=lambda record: record["id"], reverse=True)
+        running = {each.node_id for each in asked}
+        absent = [
+            Asked(node_id=node_id, problem="the node doesn't run").view()
+            for node_id, count in counts.items()
+            if node_id not in running and self._may_keep(count)
+        ]
+        nodes = [each.view() for each in asked] + absent
+        return {
+            "records": records[:limit],
+            "reasons": _merged_reasons([each["reasons"] for each in answers]),
+            "total": sum(each["total"] for each in answers),
+            "dropped": sum_of(counts.values()).dropped,
+            "nodes": sorted(nodes, key=lambda node: node["nodeId"]),
+        }
+
+    def _may_keep(self, count: RejectedCount) -> bool:
+        last = count.last_error
+        return last is not None and self._now() - last.time < self._max_age
+
+    async def get(self, sink: SinkKey, id: str) -> dict[str, Any]:
+        """All of one record. Raises UserError: there is none, or the nodes that can be asked have
+        none."""
+        if id in await replayed_ids(self._client, sink):
+            raise _not_found(id)
+        asked = await self.ask_all(sink, "get", id=id)
+        for each in asked:
+            if each.answer is not None and each.answer["record"] is not None:
+                record: dict[str, Any] = each.answer["record"]
+                return record
+        _require_all(asked)
+        raise _not_found(id)
+
+    async def erase(self, sink: SinkKey, selection: Selection) -> int:
+        """Erase records on all nodes; how many.
+
+        Raises UserError if a node can't be asked; those of the others are erased.
+        """
+        asked = await self.ask_all(sink, "erase", **selection.plain())
+        _require_all(asked)
+        return sum(each.answer["erased"] for each in asked if each.answer is not None)
+
+    async def erase_one(self, sink: SinkKey, id: str) -> None:
+        """Erase one record. Raises UserError as `get` does."""
+        asked = await self.ask_all(sink, "erase", ids=[id])
+        if any(each.answer is not None and each.answer["erased"] for each in asked):
+            return
+        _require_all(asked)
+        raise _not_found(id)
+
+    async def without_replayed(self, sink: SinkKey, selection: Selection) -> Selection:
+        """*selection* without what is stored already."""
+        replayed = await replayed_ids(self._client, sink)
+        return attrs.evolve(selection, without=selection.without | replayed)
+
+    async def all(self) -> dict[str, RejectedNode]:
+        """The source nodes that run, by id."""
+        found = await self._client.range(NODE)
+        nodes = [decode(RejectedNode, kv.value) for kv in found.kvs]
+        return {node.node_id: node for node in nodes}
+
+    async def ask_all(self, sink: SinkKey, kind: str, **members: Any) -> list[Asked]:
+        """Ask every node that runs; sorted by their ids."""
+        nodes = await self.all()
+        asking = [
+            ensureDeferred(self.ask(nodes[node_id], sink, kind, **members))
+            for node_id in sorted(nodes)
+        ]
+        return [asked for _, asked in await DeferredList(asking, fireOnOneErrback=True)]
+
+    async def ask(self, node: RejectedNode, sink: SinkKey, kind: str, **members: Any) -> Asked:
+        """Ask one node. A failure is part of the result."""
+        question = {"kind": kind, "sink": str(sink), **members}
+        asking = ensureDeferred(self._ask(node, question))
+        within(asking, ASK_SECONDS, self._reactor, f'the answer of the node "{node.node_id}"')
+        try:
+            return Asked(node_id=node.node_id, answer=await asking)
+        except Exception as error:
+            problem = str(error) or type(error).__name__
+            _log.warn(
+                "cannot ask the node {node} for rejected records: {problem}",
+                node=node.node_id,
+                problem=problem,
+            )
+            return Asked(node_id=node.node_id, problem=f"the node can't be asked: {problem}")
+
+    async def _ask(self, node: RejectedNode, question: dict[str, Any]) -> dict[str, Any]:
+        host, port = split_address(node.address)
+        if is_loopback(host) and node.host != self._hostname:
+            raise NodeUnavailable(
+                "it listens on its own machine only, set source.quarantine.listen there"
+            )
+        endpoint: Any = HostnameEndpoint(self._reactor, host, port, timeout=_CONNECT_SECONDS)
+        if self._credentials is not None:
+            endpoint = wrapClientTLS(self._credentials.client(host), endpoint)
+        asking = await connectProtocol(endpoint, Asking(node.secret, question))
+        answer: dict[str, Any] = await asking.done
+        return answer
+
+
+def _not_found(id: str) -> UserError:
+    return UserError(
+        f'rejected record "{shortened(id)}" not found in the sink',
+        status=404,
+        name="rejectedRecordNotFound",
+    )
+
+
+def _require_all(asked: Sequence[Asked]) -> None:
+    """Raises UserError if a node has not answered."""
+    absent = [each.node_id for each in asked if each.answer is None]
+    if absent:
+        raise UserError(
+            f"source nodes can't be asked: {', '.join(absent)}",
+            status=503,
+            name="sourceNodeUnavailable",
+        )
+
+
+def _merged_reasons(lists: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The reasons of all nodes, the most frequent first."""
+    merged: dict[tuple[str, str], dict[str, Any]] = {}
+    for reason in (reason for reasons in lists for reason in reasons):
+        key = reason["reason"], reason["column"]
+        known = merged.get(key)
+        if known is None:
+            merged[key] = dict(reason)
+            continue
+        count = known["count"] + reason["count"]
+        if reason["lastTime"] > known["lastTime"]:
+            known.update(reason)
+        known["count"] = count
+    return sorted(merged.values(), key=lambda reason: -reason["count"])

@@ -1,0 +1,272 @@
+"""A record that a sink couldn't take, as it is kept and shown. Pure.
+
+Note [Frames]: each record is one line: a checksum, what a list shows of it, a tab, and the rest.
+JSON holds neither tabs nor line feeds, so a list is made without reading any body. A line whose
+checksum is wrong was being written when the machine failed, or was being erased; it is passed over.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import orjson
+from isal import isal_zlib
+
+from stream.errors import UserError, record_error_name, record_message, shortened
+from stream.record.context import UNPARSED, RecordContext, datetime_text
+from stream.record.headers import BodyKind, RecordHeaders
+from stream.record.jsontree import parse_json
+from stream.values.redaction import shown_value
+
+__all__ = [
+    "ERASED",
+    "Kept",
+    "Noted",
+    "Outline",
+    "erased",
+    "frame",
+    "kept_of",
+    "outline_of",
+    "read_frame",
+    "shown_headers",
+]
+
+MAX_MESSAGE_CHARACTERS = 2000
+EXCERPT_CHARACTERS = 200
+_EXCERPT_BYTES = 4 * EXCERPT_CHARACTERS
+
+ERASED = b"#"
+"""What an erased frame consists of."""
+
+_CHECKSUM = 8
+
+
+@attrs.frozen(eq=False)
+class Noted:
+    """A rejected record that isn't kept yet: what is taken of it on the reactor.
+
+    :ivar at: when it was received, milliseconds since the epoch.
+    :ivar reason: the name of the failure, as the answer has it.
+    :ivar column: of the table; empty if the record as a whole can't be read.
+    """
+
+    at: int
+    status: int
+    reason: str
+    column: str
+    message: str
+    client_ip: str
+    headers: RecordHeaders
+    signal: str
+    body: bytes
+
+    @classmethod
+    def of(cls, record: RecordContext, error: UserError) -> Noted:
+        """What is kept of *record*, which failed with *error*."""
+        return cls(
+            record.timestamp_ms,
+            error.status,
+            record_error_name(error.name),
+            error.column,
+            shortened(record_message(error), MAX_MESSAGE_CHARACTERS),
+            record.client_ip,
+            record.headers,
+            record.signal,
+            record.body,
+        )
+
+
+Headers = list[tuple[str, str]]
+
+
+def shown_headers(headers: RecordHeaders) -> Headers:
+    """Names and values without secrets, as they are kept."""
+    return [(name, shown_value(name, value)) for name, value in headers.map.items()]
+
+
+def frame(noted: Noted, id: str, headers: Headers) -> bytes:
+    """The line of *noted*; see Note [Frames].
+
+    :param headers: its headers without secrets.
+    """
+    body = noted.body
+    outline = {
+        "id": id,
+        "at": noted.at,
+        "status": noted.status,
+        "reason": noted.reason,
+        "column": noted.column,
+        "message": noted.message,
+        "excerpt": body[:_EXCERPT_BYTES].decode("utf-8", "replace")[:EXCERPT_CHARACTERS],
+        "contentType": noted.headers.content_type,
+        "size": len(body),
+    }
+    rest: dict[str, Any] = {
+        "ip": noted.client_ip,
+        "headers": headers,
+        "isJson": noted.headers.kind is BodyKind.JSON,
+        "signal": noted.signal,
+    }
+    try:
+        rest["body"] = body.decode()
+    except UnicodeDecodeError:
+        rest["base64"] = base64.b64encode(body).decode()
+    line = b"%b\t%b" % (_dump(outline), _dump(rest))
+    return b"%08x%b\n" % (_checksum(line), line)
+
+
+def _dump(plain: Any) -> bytes:
+    try:
+        return orjson.dumps(plain)
+    except orjson.JSONEncodeError:  # a text with half of a surrogate pair
+        return orjson.dumps(_clean(plain))
+
+
+def _clean(plain: Any) -> Any:
+    if isinstance(plain, str):
+        return plain.encode("utf-8", "replace").decode()
+    if isinstance(plain, Mapping):
+        return {name: _clean(item) for name, item in plain.items()}
+    if isinstance(plain, list | tuple):
+        return [_clean(item) for item in plain]
+    return plain
+
+
+def _checksum(data: bytes) -> int:
+    crc: int = isal_zlib.crc32(data)
+    return crc
+
+
+def erased(size: int) -> bytes:
+    """What replaces a frame of *size* bytes: it says nothing, and takes the same room."""
+    return ERASED * (size - 1) + b"\n"
+
+
+@attrs.frozen(kw_only=True)
+class Outline:
+    """What a list shows of a kept record.
+
+    :ivar id: unique in the cluster; later ones are greater.
+    :ivar at: when it was received, milliseconds since the epoch.
+    :ivar excerpt: the beginning of the body.
+    :ivar size: bytes of the body.
+    """
+
+    id: str
+    at: int
+    status: int
+    reason: str
+    column: str
+    message: str
+    excerpt: str
+    content_type: str
+    size: int
+
+    def view(self, node_id: str) -> dict[str, Any]:
+        """The outline in the words of the API."""
+        return {
+            "id": self.id,
+            "nodeId": node_id,
+            "time": datetime_text(self.at).decode(),
+            "statusCode": self.status,
+            "reason": self.reason,
+            "column": self.column,
+            "message": self.message,
+            "excerpt": self.excerpt,
+            "contentType": self.content_type,
+            "size": self.size,
+        }
+
+
+def outline_of(line: bytes) -> Outline | None:
+    """What the frame *line* says of its record; ``None`` if it is erased or damaged."""
+    if line[:1] == ERASED or not _is_whole(line):
+        return None
+    plain = orjson.loads(line[_CHECKSUM : line.index(b"\t")])
+    return Outline(
+        id=plain["id"],
+        at=plain["at"],
+        status=plain["status"],
+        reason=plain["reason"],
+        column=plain["column"],
+        message=plain["message"],
+        excerpt=plain["excerpt"],
+        content_type=plain["contentType"],
+        size=plain["size"],
+    )
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        expected = int(line[:_CHECKSUM], 16)
+    except ValueError:
+        return False
+    return line[-1:] == b"\n" and expected == _checksum(line[_CHECKSUM:-1])
+
+
+@attrs.frozen(kw_only=True)
+class Kept:
+    """A kept record with all that is known of it.
+
+    :ivar headers: without secrets.
+    :ivar is_json: whether its body is read as JSON, whatever the headers say.
+    """
+
+    outline: Outline
+    client_ip: str
+    headers: Headers
+    is_json: bool
+    signal: str
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        return self.outline.id
+
+    def view(self, node_id: str) -> dict[str, Any]:
+        """All of it in the words of the API."""
+        view = self.outline.view(node_id)
+        view["ip"] = self.client_ip
+        view["headers"] = dict(self.headers)
+        if self.signal:
+            view["signal"] = self.signal
+        try:
+            view["body"] = self.body.decode()
+        except UnicodeDecodeError:
+            view["body"] = base64.b64encode(self.body).decode()
+            view["bodyEncoding"] = "base64"
+        return view
+
+    def record(self) -> RecordContext:
+        """The record as its sink got it: with its time, address and headers."""
+        raw = tuple((name.encode(), value.encode()) for name, value in self.headers)
+        headers = RecordHeaders(raw)
+        if self.is_json and headers.kind is not BodyKind.JSON:
+            headers = headers.of_json
+        body_map = parse_json(self.body) if self.signal else UNPARSED
+        return RecordContext(
+            self.outline.at, self.client_ip, headers, self.body, self.signal, body_map
+        )
+
+
+def kept_of(line: bytes) -> Kept | None:
+    """The record of the frame *line*; ``None`` if it is erased or damaged."""
+    outline = outline_of(line)
+    return None if outline is None else read_frame(line, outline)
+
+
+def read_frame(line: bytes, outline: Outline) -> Kept:
+    """The record of a frame whose *outline* is known already."""
+    rest = orjson.loads(line[line.index(b"\t") + 1 : -1])
+    body = base64.b64decode(rest["base64"]) if "base64" in rest else rest["body"].encode()
+    return Kept(
+        outline=outline,
+        client_ip=rest["ip"],
+        headers=[(name, value) for name, value in rest["headers"]],
+        is_json=rest["isJson"],
+        signal=rest["signal"],
+        body=body,
+    )

@@ -1,0 +1,125 @@
+"""What a mapping makes of kept records: for a test of it, and for a replay.
+
+Small records without templates are rendered here, some at a time; the engine reads all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.task import deferLater
+
+from stream.errors import UserError, record_error_name, record_message, without_frames
+from stream.mapping.columns import Mapping
+from stream.mapping.plan import Evaluated, TemplatePlan
+from stream.mapping.render import Renderer, compile_renderer, plan_for, render_cells
+from stream.record.context import RecordContext
+from stream.rejected.record import Kept
+from stream.templates.interface import TemplateEvaluator
+
+__all__ = ["Rendered", "Rendering"]
+
+RECORDS_AT_ONCE = 32
+"""Rendered in one turn of the reactor."""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Rendered:
+    """What a mapping made of one record.
+
+    :ivar row: the row as it is stored, with its line feed; empty if there is an *error*.
+    :ivar cells: names of columns and texts, if they were asked for.
+    """
+
+    id: str
+    row: bytes = b""
+    cells: Sequence[tuple[str, str]] = ()
+    error: UserError | None = None
+
+    def view(self) -> dict[str, Any]:
+        """The result in the words of the API."""
+        if self.error is None:
+            view: dict[str, Any] = {"id": self.id, "accepted": True}
+            if self.cells:
+                columns = [{"name": name, "value": value} for name, value in self.cells]
+                view["row"] = {"columns": columns}
+            return view
+        return {
+            "id": self.id,
+            "accepted": False,
+            "reason": record_error_name(self.error.name),
+            "column": self.error.column,
+            "message": record_message(self.error),
+        }
+
+
+class Rendering:
+    """One mapping for the records of one project.
+
+    :param row_size_limit: bytes of a row.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        templates: TemplateEvaluator,
+        project_id: int,
+        mapping: Mapping,
+        row_size_limit: int,
+    ) -> None:
+        self._reactor = reactor
+        self._templates = templates
+        self._project_id = project_id
+        self._mapping = mapping
+        self._limit = row_size_limit
+        self._renderer: Renderer = compile_renderer(mapping, row_size_limit)
+
+    async def render(self, kept: Sequence[Kept], *, shown: int = 0) -> list[Rendered]:
+        """Render all of *kept*.
+
+        :param shown: of how many accepted ones the cells are wanted.
+
+        Raises UserError if the engine can't be used now.
+        """
+        found: list[Rendered] = []
+        for start in range(0, len(kept), RECORDS_AT_ONCE):
+            some = kept[start : start + RECORDS_AT_ONCE]
+            records = [each.record() for each in some]
+            evaluated = await self._evaluate(records)
+            for each, record, result in zip(some, records, evaluated, strict=True):
+                rendered = self._render(each.id, record, result)
+                if rendered.error is None and shown > 0:
+                    shown -= 1
+                    cells = render_cells(self._mapping, record, result)
+                    rendered = attrs.evolve(rendered, cells=cells)
+                found.append(rendered)
+            await deferLater(self._reactor, 0)
+        return found
+
+    def _render(self, id: str, record: RecordContext, evaluated: Evaluated | None) -> Rendered:
+        renderer = self._renderer
+        try:
+            row = renderer.row(record) if evaluated is None else renderer.row_of(record, evaluated)
+        except UserError as error:
+            return Rendered(id=id, error=without_frames(error))
+        return Rendered(id=id, row=row)
+
+    async def _evaluate(self, records: Sequence[RecordContext]) -> list[Evaluated | None]:
+        """What the engine says of each record; ``None`` where it isn't needed."""
+        plans: dict[TemplatePlan, list[int]] = {}
+        for place, record in enumerate(records):
+            plan = plan_for(self._mapping, self._limit, record)
+            if plan is not None:
+                plans.setdefault(plan, []).append(place)
+        results: list[Evaluated | None] = [None] * len(records)
+        for plan, places in plans.items():
+            some = [records[place] for place in places]
+            for place, result in zip(
+                places,
+                await self._templates.evaluate(self._project_id, plan, some),
+                strict=True,
+            ):
+                results[place] = result
+        return results

@@ -1,0 +1,87 @@
+"""Where a source node is asked for its rejected records, registered in etcd under its lease."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+
+from stream.etcd import Registration, Session
+from stream.ops.endpoint import server_endpoint
+from stream.rejected.link import Answer, NodeFactory, tls_credentials
+from stream.rejected.state import NODE, RejectedNode
+from stream.settings.address import is_loopback, split_address
+from stream.settings.local import WriterTlsSettings
+from stream.values.codec import encode
+
+__all__ = ["RejectedServer", "node_address"]
+
+_SECRET_BYTES = 32
+
+
+def node_address(listen: str, hostname: str, port: int) -> str:
+    """The address at which others reach what listens at *listen*."""
+    host, _ = split_address(listen)
+    name = host if is_loopback(host) else hostname
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+class RejectedServer(Service):
+    """startService fires when the port is open and registered.
+
+    :param hostname: under which the API reaches this node.
+    :param answer: answers a question.
+    :param tls: the certificates to be shown, if there are any.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        session: Session,
+        node_id: str,
+        listen: str,
+        hostname: str,
+        answer: Answer,
+        tls: WriterTlsSettings,
+    ) -> None:
+        self._reactor = reactor
+        self._session = session
+        self._node_id = node_id
+        self._listen = listen
+        self._hostname = hostname
+        self._tls = tls
+        self._secret = secrets.token_hex(_SECRET_BYTES)
+        self._factory = NodeFactory(reactor, self._secret, answer)
+        self._port: IListeningPort | None = None
+        self._registration: Registration | None = None
+
+    async def startService(self) -> None:
+        """Raises UserError for certificates that can't be used."""
+        super().startService()
+        found = tls_credentials(self._tls)
+        factory: Any = self._factory
+        if found is not None:
+            from twisted.protocols.tls import TLSMemoryBIOFactory
+
+            factory = TLSMemoryBIOFactory(found.server(), False, self._factory)
+        self._port = await server_endpoint(self._reactor, self._listen).listen(factory)
+        port: int = self._port.getHost().port  # type: ignore[attr-defined]
+        node = RejectedNode(
+            node_id=self._node_id,
+            address=node_address(self._listen, self._hostname, port),
+            host=self._hostname,
+            secret=self._secret,
+        )
+        self._registration = await self._session.register(f"{NODE}{self._node_id}", encode(node))
+
+    async def stopService(self) -> None:
+        super().stopService()
+        if self._registration is not None:
+            await self._registration.remove()
+        port, self._port = self._port, None
+        if port is not None:
+            await maybeDeferred(port.stopListening)
+        self._factory.hang_up()

@@ -1,0 +1,114 @@
+"""What a source node answers of its rejected records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.errors import UserError
+from stream.rejected import answers
+from stream.rejected.answers import Selection, answer
+from stream.rejected.files import RejectedFiles
+from stream.rejected.record import kept_of
+from tests.rejected.samples import ERROR, KEY, LIMITS, NOW, line
+
+OTHER = UserError("other", name="other")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> RejectedFiles:
+    files = RejectedFiles(tmp_path, "node-1")
+    files.prepare()
+    frames = [
+        line(f"{number}", b"%d" % number, NOW + number, OTHER if number == 1 else ERROR)
+        for number in range(4)
+    ]
+    files.append(KEY, LIMITS, frames, NOW)
+    return files
+
+
+def ask(files: RejectedFiles | None, kind: str, now: float = NOW, **members: Any) -> Any:
+    question = {"kind": kind, "sink": str(KEY), **members}
+    return answer(files, question, "node-1", now, lambda _: 3600.0)
+
+
+def ids(answered: Any) -> list[str]:
+    return [record["id"] for record in answered["records"]]
+
+
+def test_the_newest_come_first(files: RejectedFiles) -> None:
+    """As many as asked for; reasons and total are of all."""
+    answered = ask(files, "list", limit=2)
+    assert ids(answered) == ["3", "2"]
+    assert answered["total"] == 4
+    assert [
+        (reason["reason"], reason["column"], reason["count"], reason["lastTime"])
+        for reason in answered["reasons"]
+    ] == [
+        ("stream.in.badRequest", "p", 3, "2024-05-01T10:00:03.123Z"),
+        ("stream.in.other", "", 1, "2024-05-01T10:00:01.123Z"),
+    ]
+
+
+def test_a_selection(files: RejectedFiles) -> None:
+    """By reason, time and ids; reasons stay those of all records of the time."""
+    second = int(NOW * 1000) + 1000
+    answered = ask(files, "list", limit=9, reason="stream.in.badRequest", since=second)
+    assert ids(answered) == ["3", "2"]
+    assert (answered["total"], len(answered["reasons"])) == (2, 2)
+    assert ids(ask(files, "list", limit=9, until=second)) == ["0"]
+    assert ids(ask(files, "list", limit=9, ids=["2", "7"])) == ["2"]
+    assert ids(ask(files, "list", limit=9, without=["2"])) == ["3", "1", "0"]
+    chosen = Selection(ids=frozenset({"a"}), reason="r", since=1, until=2, without=frozenset("b"))
+    assert Selection.read(chosen.plain()) == chosen
+
+
+def test_what_is_too_old_is_not_there(files: RejectedFiles) -> None:
+    """Even if its segment still is."""
+    assert ids(ask(files, "list", now=NOW + 3602, limit=9)) == ["3", "2"]
+
+
+def test_whole_records_come_some_at_a_time(
+    files: RejectedFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By number and by bytes; a record that is larger comes alone."""
+    found: list[str] = []
+    after, rounds = "", 0
+    monkeypatch.setattr(answers, "MAX_FETCHED_BYTES", 10)
+    while rounds < 9:
+        answered = ask(files, "fetch", limit=3, after=after)
+        kept = [kept_of(text.encode()) for text in answered["frames"]]
+        assert len(kept) == 1
+        found += [each.id for each in kept if each is not None]
+        after, rounds = answered["after"], rounds + 1
+        if not after:
+            break
+    assert found == ["0", "1", "2", "3"]
+    monkeypatch.undo()
+    assert [len(ask(files, "fetch", limit=n)["frames"]) for n in (3, 4, 5)] == [3, 4, 4]
+    assert bool(ask(files, "fetch", limit=3)["after"]) and not ask(files, "fetch", limit=4)["after"]
+
+
+def test_one_record_and_its_end(files: RejectedFiles) -> None:
+    """It is shown until it is erased."""
+    assert ask(files, "get", id="1")["record"]["body"] == "1"
+    assert ask(files, "erase", ids=["1"]) == {"erased": 1}
+    assert ask(files, "get", id="1")["record"] is None
+    assert ask(files, "erase") == {"erased": 3}
+
+
+def test_a_node_that_keeps_none_says_so() -> None:
+    """With the same members."""
+    assert ask(None, "list", limit=1) == {"records": [], "reasons": [], "total": 0}
+    assert ask(None, "get", id="1") == {"record": None}
+    assert ask(None, "fetch", limit=1) == {"frames": [], "after": ""}
+    assert ask(None, "erase") == {"erased": 0}
+
+
+def test_what_is_no_question_is_refused(files: RejectedFiles) -> None:
+    """Nothing is erased by a misspelled one."""
+    with pytest.raises(ValueError, match="unknown kind"):
+        ask(files, "drop")
+    assert ask(files, "list", limit=9)["total"] == 4

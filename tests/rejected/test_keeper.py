@@ -1,0 +1,259 @@
+"""Rejected records of a node: noted, written and counted once a second, within bounds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from stream.definition.key import SinkKey
+from stream.errors import UserError
+from stream.etcd import EtcdUnavailable
+from stream.rejected import keeper
+from stream.rejected.files import RejectedFiles
+from stream.rejected.keeper import RejectedRecords
+from stream.rejected.state import RejectedCount
+from stream.settings import QuarantineSettings
+from tests.rejected.samples import ERROR, KEY, LIMITS, NOW, record
+
+
+class _NoThreads(ThreadPool):
+    """Runs at once what a pool would run in a thread, unless it is held."""
+
+    held: list[Callable[[], None]] | None = None
+
+    def callInThreadWithCallback(  # type: ignore[override]
+        self, done: Callable[[bool, object], None], work: Callable[..., object], *args: object
+    ) -> None:
+        def run() -> None:
+            try:
+                result = work(*args)
+            except Exception:
+                done(False, Failure())
+            else:
+                done(True, result)
+
+        if self.held is None:
+            run()
+        else:
+            self.held.append(run)
+
+
+class _Reactor(Clock):
+    def callFromThread(self, call: Callable[..., object], *args: object) -> None:
+        call(*args)
+
+
+@attrs.define(eq=False)
+class _World:
+    path: Path
+    clock: _Reactor = attrs.Factory(_Reactor)
+    pool: _NoThreads = attrs.Factory(_NoThreads)
+    written: list[int] = attrs.Factory(list)
+    dropped: list[int] = attrs.Factory(list)
+    counts: dict[SinkKey, RejectedCount] = attrs.Factory(dict)
+    is_etcd_away: bool = False
+
+    async def add(self, counts: Mapping[SinkKey, RejectedCount]) -> None:
+        if self.is_etcd_away:
+            raise EtcdUnavailable("no answer")
+        for sink, count in counts.items():
+            self.counts[sink] = self.counts.get(sink, RejectedCount()) + count
+
+    def service(self, path: str | None = None, *, is_required: bool = True) -> RejectedRecords:
+        service = RejectedRecords(
+            str(self.path) if path is None else path,
+            "node-1",
+            QuarantineSettings(),
+            self.clock,
+            self.pool,
+            self.add,
+            is_required=is_required,
+            written=self.written.append,
+            dropped=self.dropped.append,
+        )
+        self.run(service.startService)
+        return service
+
+    @staticmethod
+    def run(call: Callable[[], Any]) -> Any:
+        failures: list[Failure] = []
+        fired: list[object] = []
+        ensureDeferred(call()).addCallbacks(fired.append, failures.append)
+        if failures:
+            failures[0].raiseException()
+        (result,) = fired
+        return result
+
+    def bodies(self, sink: SinkKey = KEY) -> list[str]:
+        files = RejectedFiles(self.path, "node-1")
+        return [stored.outline.excerpt for stored in files.oldest_first(sink)]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[_World]:
+    world = _World(tmp_path / "rejected")
+    world.clock.advance(NOW)
+    yield world
+    assert world.clock.getDelayedCalls() == []
+
+
+def test_written_each_second_and_at_the_end(world: _World) -> None:
+    """Nothing noted is lost when the service stops, and the next start goes on."""
+    service = world.service()
+    service.offer(KEY, LIMITS, record(b"1"), ERROR)
+    assert world.bodies() == []
+    world.clock.advance(1)
+    assert world.bodies() == ["1"]
+    service.offer(KEY, LIMITS, record(b"2"), ERROR)
+    world.run(service.stopService)
+    service = world.service()
+    service.offer(KEY, LIMITS, record(b"3"), ERROR)
+    world.run(service.stopService)
+    assert world.bodies() == ["1", "2", "3"]
+    assert (world.written, world.dropped) == ([1, 1, 1], [])
+
+
+def test_records_and_the_last_error_are_counted(world: _World) -> None:
+    """Also of a sink that keeps none, and once more after etcd was unavailable."""
+    service = world.service()
+    other = attrs.evolve(KEY, sink_id="other")
+    for body in (b"1", b"2"):
+        service.offer(KEY, LIMITS, record(body), ERROR)
+        service.offer(other, None, record(body), ERROR)
+    world.is_etcd_away = True
+    world.clock.advance(1)
+    assert world.counts == {}
+    service.offer(KEY, LIMITS, record(b"3"), UserError("new", name="new"))
+    world.is_etcd_away = False
+    world.clock.advance(1)
+    assert {sink: count.count for sink, count in world.counts.items()} == {KEY: 3, other: 2}
+    last = world.counts[KEY].last_error
+    assert last is not None
+    assert last.view() == {
+        "reason": "stream.in.new",
+        "column": "",
+        "message": "New.",
+        "time": "2024-05-01T10:00:00.123Z",
+    }
+    world.clock.advance(5)
+    assert world.counts[KEY].count == 3
+    assert world.bodies(other) == []
+    world.run(service.stopService)
+
+
+def test_too_many_are_dropped_and_counted(world: _World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is bounded by number and by bytes; there is room again after each writing."""
+    monkeypatch.setattr(keeper, "MAX_WAITING_RECORDS", 3)
+    monkeypatch.setattr(keeper, "MAX_WAITING_BYTES", 10)
+    service = world.service()
+    for body in (b"1", b"2", b"12345678901", b"3", b"4"):
+        service.offer(KEY, LIMITS, record(body), ERROR)
+    assert world.dropped == [1, 1]
+    world.clock.advance(1)
+    service.offer(KEY, LIMITS, record(b"5"), ERROR)
+    world.run(service.stopService)
+    assert world.bodies() == ["1", "2", "3", "5"]
+    assert (world.counts[KEY].count, world.counts[KEY].dropped) == (6, 2)
+
+
+def test_a_flood_of_one_sink_leaves_room_for_others(
+    world: _World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one producer breaks is not what another one misses."""
+    monkeypatch.setattr(keeper, "MAX_WAITING_RECORDS_OF_SINK", 2)
+    service = world.service()
+    other = attrs.evolve(KEY, sink_id="other")
+    for _ in range(10):
+        service.offer(KEY, LIMITS, record(b"1"), ERROR)
+    service.offer(other, LIMITS, record(b"2"), ERROR)
+    world.run(service.stopService)
+    assert (world.bodies(), world.bodies(other)) == (["1", "1"], ["2"])
+    assert world.counts[KEY].dropped == 8
+
+
+def test_a_slow_disk_does_not_stop_the_noting(world: _World) -> None:
+    """While a thread writes, records wait for the next one."""
+    service = world.service()
+    world.pool.held = []
+    service.offer(KEY, LIMITS, record(b"1"), ERROR)
+    world.clock.advance(1)
+    service.offer(KEY, LIMITS, record(b"2"), ERROR)
+    world.clock.advance(5)
+    assert len(world.pool.held) == 1
+    held, world.pool.held = world.pool.held, None
+    held[0]()
+    world.clock.advance(1)
+    assert world.bodies() == ["1", "2"]
+    world.run(service.stopService)
+
+
+def test_a_disk_that_fails_drops_and_goes_on(world: _World) -> None:
+    """The failure is counted, and the next second is tried as usual."""
+    service = world.service()
+    in_the_way = world.path / "node-1/123"
+    in_the_way.write_bytes(b"")
+    service.offer(KEY, LIMITS, record(b"1"), ERROR)
+    world.clock.advance(1)
+    assert (world.dropped, world.written) == ([1], [0])
+    in_the_way.unlink()
+    service.offer(KEY, LIMITS, record(b"2"), ERROR)
+    world.clock.advance(1)
+    assert world.bodies() == ["2"]
+    world.run(service.stopService)
+
+
+def test_a_node_without_a_directory_keeps_none(world: _World) -> None:
+    """It counts them."""
+    service = world.service(path="")
+    service.offer(KEY, LIMITS, record(b"1"), ERROR)
+    question = {"kind": "list", "sink": str(KEY), "limit": 1}
+    assert world.run(lambda: service.ask(question))["total"] == 0
+    world.run(service.stopService)
+    assert (world.counts[KEY].count, world.path.exists()) == (1, False)
+
+
+def test_a_directory_that_can_not_be_made(world: _World) -> None:
+    """The start fails and names path and setting, if the path was set."""
+    world.path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot use .*rejected.* \(source\.quarantine\.path\)"):
+        world.service()
+    service = world.service(is_required=False)
+    service.offer(KEY, LIMITS, record(b"1"), ERROR)
+    world.run(service.stopService)
+    assert world.counts[KEY].count == 1
+
+
+def test_a_question_is_answered_with_what_was_noted_just_now(world: _World) -> None:
+    """Nobody has to wait for the next round."""
+    service = world.service()
+    service.offer(KEY, LIMITS, record(b"1"), ERROR)
+    answered = world.run(lambda: service.ask({"kind": "list", "sink": str(KEY), "limit": 9}))
+    assert [each["excerpt"] for each in answered["records"]] == ["1"]
+    world.run(service.stopService)
+
+
+def test_records_of_sinks_are_removed_by_their_own_age(world: _World) -> None:
+    """A sink that is known has its own limit, others that of the service."""
+    service = world.service()
+    other = attrs.evolve(KEY, sink_id="other")
+    service.known(KEY, LIMITS)
+    for key in (KEY, other):
+        service.offer(key, LIMITS, record(b"1"), ERROR)
+    world.clock.advance(1)
+
+    for path in world.path.rglob("*.ndjson"):
+        os.utime(path, (NOW, NOW))
+    world.clock.pump([60] * 61)
+    assert (world.bodies(), world.bodies(other)) == ([], ["1"])
+    world.clock.pump([3600] * 7 * 24)
+    assert world.bodies(other) == []
+    world.run(service.stopService)

@@ -1,0 +1,124 @@
+"""A question and its answer over a connection, and who may ask."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.test.iosim import FakeTransport, IOPump, connect
+
+from stream.errors import UserError
+from stream.rejected import link
+from stream.rejected.link import Asking, NodeFactory, NodeUnavailable
+
+
+class _Node:
+    """A source node that answers with the question."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.questions: list[dict[str, Any]] = []
+        self.factory = NodeFactory(self.clock, "secret", self._answer)
+
+    async def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        self.questions.append(question)
+        if question.get("kind") == "bad":
+            raise UserError("the disk is gone")
+        if question.get("kind") == "slow":
+            await Deferred()
+        return {"echo": question}
+
+    def ask(self, secret: str, question: dict[str, Any]) -> tuple[Asking, IOPump]:
+        server, client = self.factory.buildProtocol(None), Asking(secret, question)
+        pump: IOPump = connect(
+            server,
+            FakeTransport(server, isServer=True),
+            client,
+            FakeTransport(client, isServer=False),
+        )
+        pump.flush()
+        return client, pump
+
+
+@pytest.fixture
+def node() -> Iterator[_Node]:
+    node = _Node()
+    yield node
+    assert node.clock.getDelayedCalls() == []
+    assert not node.factory.connections
+
+
+def problem(asking: Asking) -> str:
+    failures: list[Failure] = []
+    asking.done.addErrback(failures.append)
+    (failure,) = failures
+    assert failure.check(NodeUnavailable)
+    return str(failure.value)
+
+
+def test_a_question_is_answered(node: _Node) -> None:
+    """Once; the connection ends with it."""
+    asking, _ = node.ask("secret", {"kind": "list"})
+    answers: list[Any] = []
+    asking.done.addCallback(answers.append)
+    assert answers == [{"echo": {"kind": "list"}}]
+
+
+def test_who_does_not_know_the_secret_gets_no_answer(node: _Node) -> None:
+    """And the question isn't looked at."""
+    asking, _ = node.ask("guess", {"kind": "list"})
+    assert problem(asking) == "the connection was closed"
+    assert node.questions == []
+
+
+def test_a_failure_of_the_node_is_the_answer(node: _Node) -> None:
+    """Whoever asks learns what it is."""
+    asking, _ = node.ask("secret", {"kind": "bad"})
+    assert problem(asking) == "the disk is gone"
+
+
+def test_an_answer_of_somebody_else_does_not_count(node: _Node) -> None:
+    """At the address of a node that is gone another program may listen."""
+    asking = Asking("secret", {"kind": "list"})
+    transport = StringTransport()
+    asking.makeConnection(transport)
+    for message in (b"c" * 32, b"p" * 32 + b'{"answer":{}}'):
+        asking.dataReceived(struct.pack("!I", len(message)) + message)
+    assert problem(asking) == "somebody else answers at its address"
+    assert transport.disconnecting
+
+
+def test_an_answer_too_large_is_refused() -> None:
+    """Before any of it is kept."""
+    asking = Asking("secret", {})
+    asking.makeConnection(StringTransport())
+    asking.dataReceived(struct.pack("!I", link.MAX_ANSWER_BYTES + 1))
+    assert "bytes" in problem(asking)
+
+
+def test_who_says_nothing_is_cut_off(node: _Node) -> None:
+    """A connection costs something, so it has a time."""
+    server = node.factory.buildProtocol(None)
+    transport = StringTransport()
+    server.makeConnection(transport)
+    node.clock.advance(link.QUESTION_SECONDS)
+    assert transport.disconnected or transport.disconnecting
+    server.connectionLost()
+
+
+def test_connections_are_bounded(node: _Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One too many is closed at once; who leaves makes room, and nobody answers him any more."""
+    monkeypatch.setattr(link, "MAX_CONNECTIONS", 1)
+    first, pump = node.ask("secret", {"kind": "slow"})
+    assert len(node.factory.connections) == 1
+    second, _ = node.ask("secret", {"kind": "list"})
+    assert problem(second) == "the connection was closed"
+    node.factory.hang_up()
+    pump.flush()
+    assert problem(first) == "the connection was closed"
