@@ -48,7 +48,18 @@ _HARMLESS_KEYS = frozenset(
         ),
         *("correlation", "dedup", "deduplication", "distribution", "etcd", "event", "file"),
         *("foreign", "group", "hash", "host", "idempotency", "index", "issue", "item", "job"),
-        *("lock", "map", "message", "metric", "natural", "node", "object", "order", "partition"),
+        *(
+            "lock",
+            "map",
+            "max",
+            "message",
+            "metric",
+            "natural",
+            "node",
+            "object",
+            "order",
+            "partition",
+        ),
         *("path", "primary", "public", "range", "record", "request", "routing", "row", "schema"),
         *("sink", "slice", "sort", "source", "span", "surrogate", "table", "task", "trace"),
         *("socket", "unique", "volume", "websocket"),
@@ -90,9 +101,11 @@ _SCHEME = re.compile(r"(?i)\b(bearer|basic|negotiate|digest|apikey|token)(\s+)([
 """Credentials as the header ``Authorization`` has them."""
 _ASSIGNED = re.compile(
     r"(?<![\w.%\[\]-])([\w.%\[\]-]{2,128})(=|[\"']\s*[:=]\s*)"
-    r"(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[^\s&;,\"'<>)}\]]+)"
+    r"(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'"
+    r"|[\[{][^\[\]{}]*[\]}]|[\[{]*[^\s&;,\"'<>)}\]\[{][^\s&;,\"'<>)}\]]*)"
 )
-"""``name=value``, or ``"name": value`` as JSON and Python print it."""
+"""``name=value``, or ``"name": value`` as JSON and Python print it; a list or an object without
+others in it is one value."""
 _URL_IN_TEXT = re.compile(r"(?i)\b[a-z][a-z0-9+.-]{1,20}://[^\s\"'<>\\^`{}|]+")
 _USER = re.compile(r"(//|\\\\)[^/?#\s\\]*@")
 _SEPARATOR = re.compile(r"(?i)(/|\\|%(?:25){0,3}2f|%(?:25){0,3}5c)")
@@ -221,7 +234,7 @@ def _assigned(match: re.Match[str]) -> str:
     name, sign, value = match.groups()
     if not is_secret_name(_unescaped(name)):
         return match[0]
-    quote = value[0] if value[0] in "\"'" else ""
+    quote = next((mark for mark in (value[0], sign[0]) if mark in "\"'"), "")
     return f"{name}{sign}{quote}{MASK}{quote}"
 
 

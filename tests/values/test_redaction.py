@@ -186,6 +186,11 @@ def test_the_secret_of_a_source_in_a_text(before: str, behind: str) -> None:
         ("basic information, token expired", "basic information, token expired"),
         ('{"password": "hunter 2", "a":1}', '{"password": "***", "a":1}'),
         ("HttpSource(secret='hunter2', a='b')", "HttpSource(secret='***', a='b')"),
+        ('{"auth": {"file": ""}, "n": 1}', '{"auth": "***", "n": 1}'),
+        ('{"tokens": ["a", "b"], "maxKeys": 2}', '{"tokens": "***", "maxKeys": 2}'),
+        ('{"token": 12, "n": 1}', '{"token": "***", "n": 1}'),
+        ('{"credentials": {"a": {"pass": "x"}}}', '{"credentials": {"a": {"pass": "***"}}}'),
+        ("password={abc token=[a,b] n", "password=*** token=*** n"),
         ("lost the session: timeout", "lost the session: timeout"),
         ("a eyJhbGciOi.eyJzdWIiOiIx.c2ln b", "a *** b"),
         ("a kbc_pat_1-abcDEF_x b, kbc_at_abcdef", "a *** b, ***"),
@@ -216,7 +221,20 @@ def test_values_of_headers(name: str, value: str, shown: str) -> None:
 
 def test_long_texts_take_no_long() -> None:
     """No text makes the search quadratic: of these it would take hours."""
-    for piece in ("a", "://", "a=", "http://", "eyJ", "1-", "'a':", '":"\\', "%25", "//", "a1B"):
+    for piece in (
+        "a",
+        "://",
+        "a=",
+        "http://",
+        "eyJ",
+        "1-",
+        "'a':",
+        '":"\\',
+        "%25",
+        "//",
+        "a1B",
+        "a=[",
+    ):
         text = piece * (2**16 // len(piece))
         hide_secrets(text)
         shown_url(text)
