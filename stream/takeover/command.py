@@ -79,7 +79,7 @@ def _settings(flags: Mapping[str, str | list[str]], files: Sequence[str]) -> Set
     # What a node has to know of itself is of no importance here.
     defaults = {
         **defaults_for(["http-source"], flags, os.environ),
-        "nodeId": "takeover",
+        "nodeID": "takeover",
         "hostname": "localhost",
     }
     return load(flags, os.environ, files, defaults=defaults)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
@@ -23,7 +24,6 @@ from stream.takeover.report import Report, Weight
 from stream.target.jobs import JobRecord
 from stream.target.keboola.quarantine import QuarantineRecord
 from stream.target.keboola.records import FileRecord, TokenRecord
-from stream.target.postgres.records import FileRecord as PostgresFileRecord
 from stream.task.entity import LOCK_PREFIX, TASK_PREFIX, Task
 from stream.values.codec import Record, decode
 
@@ -67,7 +67,6 @@ KINDS = (
     Kind("storage/keboola/job/", "import jobs", JobRecord),
     Kind("storage/keboola/secret/token/", "tokens of sinks", TokenRecord),
     Kind("storage/keboola/quarantine/", "quarantines", QuarantineRecord, is_own=True),
-    Kind("storage/postgres/file/", "imports into PostgreSQL", PostgresFileRecord, is_own=True),
     Kind(definitions.MAPPING, "large mappings", Columns, is_own=True),
     Kind(LAYOUT_KEY, "versions of the layout", Layout, is_own=True),
     Kind(prefix.CLOSE_SYNC, "running source nodes", is_live=True),
@@ -78,6 +77,8 @@ KINDS = (
     Kind("lock/", "locks"),
     Kind(TASK_PREFIX, "tasks", Task),
 )
+_OTHER_TARGET = Kind("storage/", "imports into other targets", is_own=True)
+_OF_TARGET = re.compile(r"storage/[a-z]+/(file|job|quarantine)/")
 _TREES = ("definition/", "storage/", "runtime/", "lock/", "task/")
 
 
@@ -135,7 +136,8 @@ class Inventory:
 
 def kind_of(key: str) -> Kind | None:
     """What a key is, ``None`` if nobody knows."""
-    return next((kind for kind in KINDS if key.startswith(kind.prefix)), None)
+    kind = next((kind for kind in KINDS if key.startswith(kind.prefix)), None)
+    return _OTHER_TARGET if kind is None and _OF_TARGET.match(key) else kind
 
 
 def take_inventory(kvs: Iterable[KeyValue]) -> Inventory:

@@ -1,0 +1,1 @@
+"""Taking a cluster over from the original service, and giving it back."""
