@@ -3,7 +3,6 @@ a fraction of a second."""
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 from typing import Any, NoReturn
@@ -88,10 +87,6 @@ def run(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         _say("Interrupted.")
         return 130
-    except BrokenPipeError:
-        # Whoever read the output has ended; what is still buffered has no reader.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
     except Exception as error:
         return _failed(error)
     return result if isinstance(result, int) else 0

@@ -16,7 +16,7 @@ import attrs
 import click
 
 from stream.cli.connection import source_url
-from stream.cli.exit_codes import INTERRUPTED, REJECTED, USAGE, exit_code_of
+from stream.cli.exit_codes import FAILED, INTERRUPTED, REJECTED, USAGE, exit_code_of
 from stream.cli.output import output_option, print_as, visible
 from stream.cli.push import state as states
 from stream.cli.push.inputs import FORMATS, Input
@@ -103,7 +103,7 @@ def push(
         pushed = Pushed(_state(state_path, given, url, format, batch_records, batch_bytes))
     except (StateFault, InputFault) as error:
         return _failed(str(error), USAGE)
-    start = pushed.state
+    start, is_noted = pushed.state, True
     outcome: Callable[[], int] = lambda: REJECTED if pushed.rejected else 0  # noqa: E731
     delivery = None
     try:
@@ -132,9 +132,12 @@ def push(
     except InputFault as error:
         text = f"{file}: {error}"
         outcome = lambda: _failed(text, USAGE)  # noqa: E731
-    except (StateFault, OSError) as error:
-        text = str(error)
-        outcome = lambda: _failed(text, 1)  # noqa: E731
+    except StateFault as error:
+        text, is_noted = str(error), False
+        outcome = lambda: _failed(text, FAILED)  # noqa: E731
+    except OSError as error:
+        text = f"{file}: {error.strerror or error}."
+        outcome = lambda: _failed(text, FAILED)  # noqa: E731
     except ClientError as error:
         text, code = str(error), exit_code_of(error)
         outcome = lambda: _failed(text, code)  # noqa: E731
@@ -145,8 +148,8 @@ def push(
             given.close()
     _print(pushed, start, time.monotonic() - began, output)
     code = outcome()
-    if code not in (0, REJECTED) and state_path is not None:
-        click.echo(f"The same command goes on from {_where(pushed.state)}.", err=True)
+    if code not in (0, REJECTED):
+        click.echo(_going_on(pushed.state, state_path is not None, is_noted), err=True)
     return code
 
 
@@ -155,9 +158,14 @@ def _failed(text: str, code: int) -> int:
     return code
 
 
-def _where(state: State) -> str:
-    name = "element" if state.format == "json" else "line"
-    return f"{name} {state.place}"
+def _going_on(state: State, is_kept: bool, is_noted: bool) -> str:
+    """What is done, and what the same command would do."""
+    place = f"{'element' if state.format == 'json' else 'line'} {state.place}"
+    if not is_kept:
+        return f"Everything before {place} was sent; with --state a push can go on from there."
+    if not is_noted:
+        return "The same command repeats what was sent since, under the same idempotency keys."
+    return f"The same command goes on from {place}."
 
 
 def _state(

@@ -56,7 +56,9 @@ def tail(
                     "sources", source, "tail", rate=rate, duration=min(left, _LONGEST_SECONDS)
                 ):
                     failures = 0
-                    if event.name == "record":
+                    if event.name == "start":
+                        click.echo(f"Watching {visible(source)}; Ctrl-C ends it.", err=True)
+                    elif event.name == "record":
                         record = json.loads(event.data)
                         if meets is None or meets(record):
                             _print(record, output)

@@ -1,0 +1,218 @@
+"""The command line without a service: start, help, credentials, exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from stream.cli import main
+from stream.cli.credentials import Credentials, credentials, credentials_path, forget, keep
+from stream.cli.main import run
+from stream.cli.output import age_text, bytes_text, visible
+from stream.client.errors import ClientError
+from tests.docs.blocks import ROOT
+
+PAGE = ROOT / "docs" / "cli.md"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration directory of its own; nothing of the caller's."""
+    for name in ("URL", "TOKEN", "BRANCH"):
+        monkeypatch.delenv(f"STREAM_API_{name}", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return tmp_path
+
+
+def _imported(program: str) -> set[str]:
+    """The packages that *program* imports."""
+    code = f"{program}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(ended.stdout.split("\n")[-2].split())
+
+
+def test_what_is_imported() -> None:
+    """No command imports Twisted, and what is slow to import comes only where it is needed."""
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for room in ("cli", "client")
+        for path in (ROOT / "stream" / room).rglob("*.py")
+        if path.stem not in ("__init__", "__main__")
+    ]
+    assert len(modules) > 20
+    everything = _imported(f"import {', '.join(modules)}")
+    assert not everything & {"twisted", "klein", "treq", "txaioetcd", "orjson", "cattrs"}
+    at_start = _imported("from stream.cli.main import run\nrun(['--help'])")
+    assert not at_start & {"twisted", "httpx", "httpcore", "rich", "yaml", "attr", "zstandard"}
+    assert "click" in at_start
+    assert "rich" not in _imported("import stream.client.api")
+
+
+def _commands() -> dict[str, list[str]]:
+    """All commands by their names, with their options."""
+    context = click.Context(main.cli)
+    found = {}
+
+    def visit(group: click.Group, before: str) -> None:
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            if isinstance(command, click.Group):
+                visit(command, f"{before}{name} ")
+            else:
+                found[f"{before}{name}"] = [
+                    option
+                    for parameter in command.params
+                    for option in parameter.opts
+                    if option.startswith("--")
+                ]
+
+    visit(main.cli, "")
+    return found
+
+
+def test_the_page_has_every_command() -> None:
+    """Each is named in the documentation, as it is called."""
+    page = PAGE.read_text(encoding="utf-8")
+    missing = [name for name in _commands() if f"stream {name}" not in page]
+    assert not missing
+
+
+def test_the_page_has_no_other_options() -> None:
+    """Each option in it belongs to a command."""
+    page = PAGE.read_text(encoding="utf-8")
+    known = {option for options in _commands().values() for option in options}
+    known |= {"--help", "--version", "--no-compress"}
+    found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page))
+    assert found <= known
+
+
+@pytest.mark.parametrize("name", _commands())
+def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command says what it does."""
+    assert run([*name.split(), "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"Usage: stream {name}" in printed
+    assert len(printed) > 100
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """There is one for each shell; what it calls lists the commands."""
+    assert run(["completion", shell]) == 0
+    assert "_STREAM_COMPLETE" in capsys.readouterr().out
+    words = {"COMP_WORDS": "stream so", "COMP_CWORD": "1", "_STREAM_COMPLETE": f"{shell}_complete"}
+    command = [sys.executable, "-m", "stream.cli"]
+    ended = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **words}, capture_output=True, text=True, check=False
+    )
+    if shell != "fish":
+        assert "source" in ended.stdout
+
+
+def test_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """The one that was meant is named."""
+    assert run(["sorce"]) == 2
+    assert 'Did you mean "source"?' in capsys.readouterr().err
+    assert run(["--nothing"]) == 2
+
+
+def test_without_credentials(capsys: pytest.CaptureFixture[str]) -> None:
+    """It says how to get them."""
+    assert run(["source", "list"]) == 1
+    assert "stream login" in capsys.readouterr().err
+
+
+def test_without_a_service(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address is named, and the exit code is one of its own."""
+    monkeypatch.setattr("stream.client.api._ATTEMPTS", 1)
+    monkeypatch.setenv("STREAM_API_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("STREAM_API_TOKEN", "secret-token")
+    assert run(["source", "list"]) == 6
+    printed = capsys.readouterr().err
+    assert "http://127.0.0.1:1 does not answer" in printed
+    assert "secret-token" not in printed
+
+
+def test_kept_credentials() -> None:
+    """Only their owner can read them, also when they replace others."""
+    for token in ("one", "two"):
+        path = keep(Credentials("https://stream", token))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert credentials({}).token == token
+    assert [file.name for file in path.parent.iterdir()] == ["credentials.json"]
+    assert "two" not in repr(credentials({}))
+    path.chmod(0o644)
+    with pytest.raises(ClientError, match="chmod 600"):
+        credentials({})
+    path.chmod(0o600)
+    path.write_text("{")
+    with pytest.raises(ClientError, match="stream login"):
+        credentials({})
+    assert forget()
+    assert not forget()
+
+
+def test_the_environment_wins() -> None:
+    """A kept token is sent to the address that it was kept with, and to no other one."""
+    keep(Credentials("https://stream", "kept", "7"))
+    assert credentials({}) == Credentials("https://stream", "kept", "7")
+    assert credentials({"STREAM_API_TOKEN": "x"}) == Credentials("https://stream", "x", "7")
+    assert credentials({"STREAM_API_BRANCH": "9"}).branch == "9"
+    with pytest.raises(ClientError, match="STREAM_API_TOKEN"):
+        credentials({"STREAM_API_URL": "https://other"})
+    both = {"STREAM_API_URL": "https://other", "STREAM_API_TOKEN": "x"}
+    assert credentials(both) == Credentials("https://other", "x", "7")
+
+
+def test_where_they_are_kept(home: Path) -> None:
+    """In the directory of the operating system for configuration."""
+    assert credentials_path() == home / "stream" / "credentials.json"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["push", "shop"], "Missing argument"),
+        (["push", "http://127.0.0.1:1/x", "/none"], "No such file"),
+        (["apply", "-f", "/none"], "No such file"),
+        (["sink", "create", "shop", "x", "--table", "in.c-a.b"], "needs columns"),
+        (["sink", "create", "s", "x", "--table", "t", "--column", "id:uid"], 'mean "uuid"?'),
+        (["source", "update", "shop"], "Nothing to change"),
+        (["tail", "shop", "--filter", "user"], "begins with a dot"),
+        (["rejected", "replay", "shop", "orders"], "Which ones?"),
+        (["rejected", "delete", "shop", "orders", "1", "--all"], "not both"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is found before the service is called."""
+    assert run(arguments) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_control_characters() -> None:
+    """A terminal gets none of a stranger's."""
+    assert visible("\x1b[2Ja\nb\x85\u202e") == "\\x1b[2Ja\\nb\\x85\\u202e"
+    assert visible("a\n\x07", lines=True) == "a\n\\x07"
+    assert visible("Žluťoučký 東") == "Žluťoučký 東"
+
+
+def test_units() -> None:
+    """Ages and sizes as people say them."""
+    assert [age_text(x) for x in (None, 3.2, 300, 10_000, 900_000)] == [
+        *("", "3 s", "5 min", "3 h", "10 d")
+    ]
+    assert [bytes_text(x) for x in (None, 17, 2048, 5 << 20, 3 << 40)] == [
+        *("", "17 B", "2.0 KB", "5.0 MB", "3.0 TB")
+    ]
