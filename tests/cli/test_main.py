@@ -120,7 +120,7 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     """The one that was meant is named."""
-    assert run(["sorce"]) == 2
+    assert run(["sourcex"]) == 2
     assert 'Did you mean "source"?' in capsys.readouterr().err
     assert run(["--nothing"]) == 2
 

@@ -50,7 +50,8 @@ class Product:
 
     def shell(self, name: str, values: Mapping[str, str] = {}) -> Shell:
         """:param values: variables that it begins with."""
-        return Shell(self.directory, environment(values), self.addresses, name)
+        own = {"XDG_CONFIG_HOME": str(self.directory / "config")}
+        return Shell(self.directory, environment({**own, **values}), self.addresses, name)
 
 
 def environment(values: Mapping[str, str]) -> dict[str, str]:

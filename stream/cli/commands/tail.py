@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from math import ceil
 from typing import Any
 
 import click
@@ -16,6 +17,8 @@ from stream.client.errors import ServiceError, Unreachable
 __all__ = ["tail"]
 
 _LONGEST_SECONDS = 3600
+_SHORTEST_SECONDS = 0.2
+"""A rest that is not worth another call."""
 _ATTEMPTS = 5
 
 
@@ -44,16 +47,16 @@ def tail(
         meets = compile_filter(text) if text else None
     except FilterFault as error:
         raise click.UsageError(str(error)) from None
-    deadline = None if duration is None else time.monotonic() + duration
     shown = failures = 0
     with connect() as api:
+        deadline = None if duration is None else time.monotonic() + duration
         while True:
-            left = _LONGEST_SECONDS if deadline is None else int(deadline - time.monotonic())
-            if left < 1:
+            left = _LONGEST_SECONDS if deadline is None else deadline - time.monotonic()
+            if left <= _SHORTEST_SECONDS:
                 return
             try:
                 for event in api.events(
-                    "sources", source, "tail", rate=rate, duration=min(left, _LONGEST_SECONDS)
+                    "sources", source, "tail", rate=rate, duration=min(ceil(left), _LONGEST_SECONDS)
                 ):
                     failures = 0
                     if event.name == "start":
