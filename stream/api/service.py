@@ -22,6 +22,7 @@ from stream.api.live.hub import LiveHub
 from stream.api.resources.aggregation import Aggregation
 from stream.api.resources.awaited_tasks import AwaitedTasks
 from stream.api.resources.change_tasks import ChangeTasks, SourceEvents
+from stream.api.resources.connections import ConnectionsList
 from stream.api.resources.console import ConsolePage
 from stream.api.resources.documentation import Documentation
 from stream.api.resources.live import Live, known_ids
@@ -51,6 +52,7 @@ from stream.rejected.nodes import RejectedNodes
 from stream.settings import Settings
 from stream.storage.store.repository import StorageRepository
 from stream.tail.hub import TailHub
+from stream.target.probes import Probes
 from stream.target.registry import Targets
 from stream.task.abandoned import AbandonedTasks
 from stream.task.cleanup import TaskCleanup
@@ -183,6 +185,10 @@ class ApiService(Service):
             ),
             Tails(hub=self._tails, reads=reads),
             Projects(authority=authority, now=now),
+            ConnectionsList(
+                connections=settings.target.connections.by_name,
+                probes=Probes(reactor, targets, now),
+            ),
             SinkFiles(client=client, targets=targets, reads=reads, now=now),
             TableRows(reads=reads, targets=targets),
             Live(hub=self._streams, authority=authority),

@@ -34,6 +34,7 @@ __all__ = [
     "RECORD_KINDS",
     "Preview",
     "Previewing",
+    "Probing",
     "Quarantine",
     "Staged",
     "StagingReplaced",
@@ -201,6 +202,18 @@ class Previewing(Protocol):
         :param token: of the user who asks.
 
         Raises UserError, 404 ``tableNotFound`` if there is no table.
+        """
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """A `Target` that can say whether a connection of its type answers; not all can."""
+
+    async def probe(self, connection: str) -> None:
+        """Try the *connection*, within seconds.
+
+        Raises UserError if it doesn't answer. Every user of the project sees the message, so it
+        names neither host nor user; the log has the details.
         """
 
 

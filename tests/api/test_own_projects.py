@@ -30,6 +30,7 @@ NEEDED: dict[Right, set[str]] = {
         "GetTask",
         "LiveBranch",
         "ListBranches",
+        "ListConnections",
         "ListDeletedSinks",
         "ListDeletedSources",
         "ListSinks",
@@ -47,6 +48,8 @@ NEEDED: dict[Right, set[str]] = {
     "write": {
         "CreateSink",
         "CreateSource",
+        "DeleteRejectedRecord",
+        "DeleteRejectedRecords",
         "DeleteSink",
         "DeleteSource",
         "DisableSink",
@@ -65,7 +68,7 @@ NEEDED: dict[Right, set[str]] = {
         "UpdateSource",
         "UpdateSourceSettings",
     },
-    "tail": {"SinkTableRows", "TailSource"},
+    "tail": {"GetRejectedRecord", "ListRejectedRecords", "SinkTableRows", "TailSource"},
     "admin": {"CreateBranch", "CreateToken", "ListTokens", "RevokeToken"},
 }
 """The right that each operation needs: a new one is added here on purpose."""

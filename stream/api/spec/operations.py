@@ -667,6 +667,17 @@ _PROJECT_OPERATIONS = (
         errors=(_FORBIDDEN, (404, "madeElsewhere"), (409, "branchAlreadyExists")),
     ),
     _get(
+        "ListConnections",
+        f"{_BRANCH}/connections",
+        "List connections that sinks of the project may use.",
+        answers.CONNECTIONS,
+        description=(
+            "Each is tried when somebody asks, and at most every ten seconds. There is neither an "
+            "address nor a secret in the answer."
+        ),
+        parameters=_IN_BRANCH,
+    ),
+    _get(
         "ListTokens",
         "/v1/tokens",
         "List tokens of a project of its own, without their texts.",

@@ -23,6 +23,7 @@ __all__ = [
     "AGGREGATED_SOURCES",
     "BRANCH",
     "BRANCHES",
+    "CONNECTIONS",
     "CREATED_TOKEN",
     "ERROR",
     "REJECTED_DELETED",
@@ -552,6 +553,27 @@ BRANCH = _object(
     ("isDefault", Boolean(example=True)),
 )
 BRANCHES = _object("BranchesList", ("branches", Array(items=BRANCH)))
+
+CONNECTIONS = _object(
+    "ConnectionsList",
+    (
+        "connections",
+        Array(
+            items=_object(
+                "Connection",
+                ("name", Text(example="warehouse")),
+                ("type", Text(description="Of its tables.", example="postgres")),
+                (
+                    "isAvailable",
+                    Boolean(description="Null if its target can't say.", nullable=True),
+                ),
+                ("checkedAt", _TIME),
+                ("message", Text(description="Why it does not answer.")),
+                optional=("message",),
+            )
+        ),
+    ),
+)
 
 _TOKEN_MEMBERS: tuple[tuple[str, Schema], ...] = (
     ("tokenId", Text(example="a1b2c3d4")),

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import attrs
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 
 from stream.definition.key import SinkKey
 from stream.errors import UserError
@@ -31,8 +32,12 @@ from stream.target.protocol import TargetContext
 
 __all__ = ["NAME", "ParquetTarget"]
 
+_log = Logger()
+
 NAME = "parquet"
 _WORK = "stream.target.parquet.work"
+_PROBED = "_stream_probe"
+"""Read to see whether the store answers; there is no such object."""
 _LOCK_SECONDS = 30.0
 _OWN = re.compile(r"(.*/)?([0-9a-f-]{36}-\d+\.parquet|_manifest/(pending/)?[0-9a-f-]{36}\.json)")
 """Objects that Stream has written below the path of a table."""
@@ -166,6 +171,22 @@ class ParquetTarget(LakeTarget[Archive]):
             bucket.remove([name])
 
         await self._run(connection, remove)
+
+    async def probe(self, connection: str) -> None:
+        archive = self._connections[connection]
+        try:
+            await self._run(archive, lambda bucket: bucket.read(_PROBED))
+        except UserError as error:
+            _log.info(
+                'the connection "{connection}" does not answer: {reason}',
+                connection=connection,
+                reason=str(error),
+            )
+            raise UserError(
+                "the store does not answer, or refuses the credentials",
+                status=503,
+                name="connectionFailed",
+            ) from None
 
     async def _run(self, connection: Archive, work: Callable[[Bucket], T]) -> T:
         """What *work* gives, in a thread. Raises UserError, which says what to do."""

@@ -61,6 +61,9 @@ __all__ = ["ORDER_SECONDS", "PostgresTarget"]
 _log = Logger()
 T = TypeVar("T")
 
+_PROBE_SECONDS = 4
+"""For a connect that only finds out whether the server answers."""
+
 ORDER_SECONDS = 3600.0
 """For how long a file waits for an older one that can't be imported."""
 
@@ -334,6 +337,9 @@ class PostgresTarget:
             )
         return self._staging
 
+    async def probe(self, connection: str) -> None:
+        await in_own_thread(self._reactor, _probe, self._databases[connection])
+
     async def _run(self, database: Database, work: Work[T]) -> T:
         """What *work* gives, in a thread, with a connection of its own.
 
@@ -375,6 +381,39 @@ def _connected(database: Database) -> psycopg.Connection:
         )
     except psycopg.Error as error:
         raise _unreachable(database, error) from None
+
+
+def _probe(database: Database) -> None:
+    """Connect, and ask for nothing. Raises UserError; see `stream.target.protocol.Probing`."""
+    try:
+        psycopg.connect(
+            database.conninfo, **database.parameters(), connect_timeout=_PROBE_SECONDS
+        ).close()
+    except UserError:
+        message = "the file with its password can't be read"
+        raise UserError(message, status=503, name="connectionFailed") from None
+    except psycopg.Error as error:
+        reason = _reason(error)
+        _log.info(
+            'the connection "{connection}" does not answer: {reason}',
+            connection=database.name,
+            reason=reason,
+        )
+        raise UserError(_shown_reason(reason), status=503, name="connectionFailed") from None
+
+
+def _shown_reason(reason: str) -> str:
+    """What a failed connect means, without the host and the user that *reason* names.
+
+    libpq gives no code for it; its texts for what the server refuses are those of the server.
+    """
+    if "authentication" in reason or "password" in reason or "role" in reason:
+        return "the server refuses the user or the password"
+    if "database" in reason and "does not exist" in reason:
+        return "the server has no such database"
+    if "too many" in reason:
+        return "the server has too many connections"
+    return "the server does not answer"
 
 
 async def _always_current(_: AtomicTxn) -> None:

@@ -1,0 +1,40 @@
+"""The connections that a project may use, and whether they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stream.api.http.call import Call, Handler
+from stream.errors import sentence
+from stream.settings.connections import Connection
+from stream.target.probes import ConnectionState, Probes
+from stream.values.utctime import format_time
+
+__all__ = ["ConnectionsList"]
+
+
+class ConnectionsList:
+    """:param connections: those that the operator has declared, by name."""
+
+    def __init__(self, *, connections: Mapping[str, Connection], probes: Probes) -> None:
+        self._connections = connections
+        self._probes = probes
+
+    def handlers(self) -> dict[str, Handler]:
+        return {"ListConnections": self.list}
+
+    async def list(self, call: Call) -> Any:
+        project = call.branch.project_id
+        allowed = [each for _, each in sorted(self._connections.items()) if each.allows(project)]
+        return {"connections": [_view(each) for each in await self._probes.states(allowed)]}
+
+
+def _view(state: ConnectionState) -> dict[str, Any]:
+    view: dict[str, Any] = {
+        "name": state.connection.name,
+        "type": state.connection.type,
+        "isAvailable": state.is_available,
+        "checkedAt": format_time(state.checked_at),
+    }
+    return view | ({"message": sentence(state.message)} if state.message else {})

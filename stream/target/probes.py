@@ -1,0 +1,110 @@
+"""Whether connections answer: tried when somebody asks, and remembered for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults
+from twisted.logger import Logger
+
+from stream.concurrency.waiters import Waiters
+from stream.errors import UserError
+from stream.settings.connections import Connection
+from stream.target.protocol import Probing
+from stream.target.registry import Targets
+
+__all__ = ["PROBE_SECONDS", "REMEMBERED_SECONDS", "ConnectionState", "Probes"]
+
+_log = Logger()
+
+REMEMBERED_SECONDS = 10.0
+"""For how long an answer, or its absence, is shown without trying again."""
+PROBE_SECONDS = 5.0
+"""After this long without an answer a connection doesn't answer."""
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionState:
+    """What is known of a connection.
+
+    :ivar is_available: whether it answers; ``None`` if its target can't say.
+    :ivar message: why it doesn't answer, for every user of the project.
+    """
+
+    connection: Connection
+    is_available: bool | None
+    checked_at: datetime
+    message: str = ""
+
+
+class Probes:
+    """Tries connections: each once for all who ask at the same time.
+
+    :param now: the time in UTC.
+    """
+
+    def __init__(self, reactor: Any, targets: Targets, now: Callable[[], datetime]) -> None:
+        self._reactor = reactor
+        self._targets = targets
+        self._now = now
+        self._known: dict[str, tuple[float, ConnectionState]] = {}
+        self._asking: dict[str, Waiters[ConnectionState]] = {}
+
+    async def states(self, connections: Sequence[Connection]) -> Sequence[ConnectionState]:
+        """The states of *connections*, which are tried at the same time."""
+        return await gatherResults([self._state(each) for each in connections], consumeErrors=True)
+
+    def _state(self, connection: Connection) -> Deferred[ConnectionState]:
+        name = connection.name
+        known = self._known.get(name)
+        waiters = self._asking.get(name)
+        if waiters is not None:
+            return waiters.wait()
+        if known is not None and known[0] > self._reactor.seconds():
+            done: Deferred[ConnectionState] = Deferred()
+            done.callback(known[1])
+            return done
+        waiters = self._asking[name] = Waiters()
+        waiting = waiters.wait()
+        # Runs on its own: a caller that goes away must not take the answer from the others.
+        Deferred.fromCoroutine(self._probed(connection)).addCallback(self._answered, name)
+        return waiting
+
+    def _answered(self, state: ConnectionState, name: str) -> None:
+        self._known[name] = (self._reactor.seconds() + REMEMBERED_SECONDS, state)
+        self._asking.pop(name).fire(state)
+
+    async def _probed(self, connection: Connection) -> ConnectionState:
+        """Never fails."""
+        is_available: bool | None = False
+        message = ""
+        try:
+            is_available = await self._probe(connection)
+        except UserError as error:
+            message = str(error)
+        except TimeoutError:
+            message = f"no answer within {PROBE_SECONDS:.0f} s"
+        except Exception:
+            _log.failure("cannot try the connection {connection}", connection=connection.name)
+            message = "it can't be tried; the log of this node says why"
+        return ConnectionState(
+            connection=connection,
+            is_available=is_available,
+            checked_at=self._now(),
+            message=message,
+        )
+
+    async def _probe(self, connection: Connection) -> bool | None:
+        target = self._targets.named(connection.type)
+        if not isinstance(target, Probing):
+            return None
+        probing = Deferred.fromCoroutine(_awaited(target, connection.name))
+        await probing.addTimeout(PROBE_SECONDS, self._reactor)
+        return True
+
+
+async def _awaited(target: Probing, name: str) -> None:
+    await target.probe(name)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+
+from stream.errors import UserError
+from stream.settings.connections import Connection
+from stream.target.probes import PROBE_SECONDS, REMEMBERED_SECONDS, ConnectionState, Probes
+from stream.target.registry import Targets
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+ONE, TWO = Connection("one", "probing"), Connection("two", "probing")
+
+
+class ProbingTarget:
+    """Answers when the test says so."""
+
+    name = "probing"
+
+    def __init__(self) -> None:
+        self.probes: list[tuple[str, Deferred[None]]] = []
+
+    async def probe(self, connection: str) -> None:
+        self.probes.append((connection, Deferred()))
+        await self.probes[-1][1]
+
+
+class SilentTarget:
+    """Can't say whether a connection answers."""
+
+    name = "silent"
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.target = ProbingTarget()
+        targets: Any = [self.target, SilentTarget()]
+        self.probes = Probes(self.clock, Targets(targets), lambda: NOW)
+
+    def ask(self, *connections: Connection) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self.probes.states(connections or (ONE,)))
+
+    def answer(self, error: Exception | None = None) -> None:
+        waiting = self.target.probes[-1][1]
+        waiting.callback(None) if error is None else waiting.errback(error)
+
+    @property
+    def tried(self) -> list[str]:
+        return [name for name, _ in self.target.probes]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def shown(asking: Deferred[Any]) -> list[tuple[bool | None, str]]:
+    """What came of it, now."""
+    results: list[list[ConnectionState]] = []
+    asking.addCallback(results.append)
+    [states] = results
+    return [(state.is_available, state.message) for state in states]
+
+
+def test_a_connection_is_tried_once_for_all_who_ask(world: World) -> None:
+    """Within ten seconds after its answer it isn't tried again."""
+    asking = [world.ask(), world.ask()]
+    world.answer()
+    assert [shown(each) for each in asking] == [[(True, "")]] * 2
+    world.clock.advance(REMEMBERED_SECONDS - 0.1)
+    assert shown(world.ask()) == [(True, "")]
+    assert world.tried == ["one"]
+    world.clock.advance(0.1)
+    world.ask()
+    assert world.tried == ["one", "one"]
+
+
+def test_connections_are_tried_at_the_same_time(world: World) -> None:
+    """Each has its own state."""
+    asking = world.ask(ONE, TWO, Connection("three", "silent"))
+    assert world.tried == ["one", "two"]
+    world.answer(UserError("the server does not answer"))
+    world.target.probes[0][1].callback(None)
+    assert shown(asking) == [(True, ""), (False, "the server does not answer"), (None, "")]
+
+
+def test_no_answer_is_an_answer(world: World) -> None:
+    """After five seconds, also for those who came later."""
+    first = world.ask()
+    world.clock.advance(PROBE_SECONDS - 1)
+    second = world.ask()
+    world.clock.advance(1)
+    assert shown(first) == shown(second) == [(False, "no answer within 5 s")]
+
+
+def test_a_caller_who_leaves_takes_nothing_from_the_others(world: World) -> None:
+    """The connection is tried to the end."""
+    gone, waiting = world.ask(), world.ask()
+    gone.addErrback(lambda _: None)
+    gone.cancel()
+    world.answer()
+    assert shown(waiting) == [(True, "")]
+
+
+def test_a_defect_is_logged_and_not_shown(world: World) -> None:
+    """Its text may hold anything."""
+    events: list[Any] = []
+    observer: Any = events.append
+    globalLogPublisher.addObserver(observer)
+    try:
+        asking = world.ask()
+        world.answer(ValueError("postgresql://user:secret@host"))
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    assert shown(asking) == [(False, "it can't be tried; the log of this node says why")]
+    assert [event["connection"] for event in events if "log_failure" in event] == ["one"]
+
+
+def test_a_target_that_is_not_installed(world: World) -> None:
+    """The message says so."""
+    [(is_available, message)] = shown(world.ask(Connection("x", "other")))
+    assert is_available is False
+    assert 'this node has no target "other"' in message
