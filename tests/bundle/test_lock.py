@@ -21,6 +21,14 @@ def test_the_lock_of_the_service_is_a_part_of_the_whole() -> None:
     assert set(lock.service_lock().splitlines()) < set(whole)
 
 
+def test_what_lakes_need_is_in_a_lock_of_its_own() -> None:
+    """It is large, and who has no lake doesn't install it."""
+    assert lock.LAKE_LOCK.read_text() == lock.lake_lock()
+    lines = lock.lake_lock().splitlines()
+    assert not set(lines) & set(lock.service_lock().splitlines())
+    assert {"pyarrow", "pyiceberg"} <= {line.split("==")[0] for line in lines}
+
+
 @pytest.mark.parametrize("extra", ["aws", "azure", "gcp", "tracing"])
 def test_everything_that_a_setting_can_ask_for_is_there(extra: str) -> None:
     """An image is made before anybody knows the cloud that it will run in."""

@@ -337,4 +337,7 @@ async def _always_current(_: AtomicTxn) -> None:
 
 def plain_columns(columns: Sequence[ColumnRecord]) -> list[dict[str, Any]]:
     """*columns* as a job has them."""
-    return [{"name": column.name, "type": column.type} for column in columns]
+    return [
+        {"name": c.name, "type": c.type, "isKey": c.is_key, "isNullable": c.is_nullable}
+        for c in columns
+    ]

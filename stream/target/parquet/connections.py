@@ -9,12 +9,11 @@ import attrs
 from stream.errors import UserError
 from stream.settings.connections import Connection
 from stream.staging.bucket import OPTIONS, BucketAddress, read_address
+from stream.target.lake.options import MAX_WORKERS, whole_number
 
 __all__ = ["CODECS", "Archive", "declared_archives"]
 
 CODECS = ("zstd", "snappy", "gzip", "none")
-MAX_WORKERS = 16
-
 _OWN = ("rowGroupRows", "compression", "workers")
 _MAX_ROW_GROUP = 100_000_000
 
@@ -62,14 +61,3 @@ def _archive(connection: Connection) -> Archive:
         codec=codec,
         workers=whole_number(connection, "workers", 2, MAX_WORKERS),
     )
-
-
-def whole_number(connection: Connection, option: str, default: int, most: int) -> int:
-    """The option of *connection*, a number from 1 to *most*. Raises UserError."""
-    value = connection.options.get(option, default)
-    if not str(value).isdecimal() or not 1 <= int(value) <= most:
-        raise UserError(
-            f'"{option}" of the connection "{connection.name}" in "target.connections" must be 1 '
-            f"to {most}"
-        )
-    return int(value)

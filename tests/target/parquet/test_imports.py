@@ -18,7 +18,7 @@ from stream.errors import UserError
 from stream.etcd import EtcdClient
 from stream.mapping.columns import Mapping, column_from_plain
 from tests.storage.histories.world import SINK_KEY
-from tests.target.parquet.world import ParquetWorld, parquet_world
+from tests.target.parquet.world import ParquetWorld, parquet_world, s3_world
 from tests.target.postgres.test_imports import mapping
 
 duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed, see the extra `dev`")
@@ -88,6 +88,19 @@ async def test_values_of_all_types_arrive(world: ParquetWorld) -> None:
     assert dict(zip(TYPES, first, strict=True)) == expected
     assert second == (None,) * len(TYPES)
     assert third == ("", *(None,) * (len(TYPES) - 1))
+
+
+@pytest_twisted.ensureDeferred
+async def test_objects_in_a_bucket(etcd: EtcdClient, tmp_path: Path) -> None:
+    """Twice the same file, then the end of the table."""
+    async with s3_world(etcd, tmp_path) as world:
+        file = await world.importing_file(b'"a"\n"b"\n', b'"c"\n')
+        for _ in range(2):
+            await world.target.import_file(file)
+            assert sorted(await world.read()) == ["a", "b", "c"]
+        sink = await world.do("delete_sink", SINK_KEY)
+        await world.target.delete_tables([sink], token="t")
+        assert world.objects() == {}
 
 
 @pytest_twisted.ensureDeferred

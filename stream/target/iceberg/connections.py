@@ -1,0 +1,94 @@
+"""Connections to catalogs of Iceberg, as the settings declare them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from stream.errors import UserError
+from stream.settings.connections import Connection
+from stream.target.lake.options import MAX_WORKERS, whole_number
+
+__all__ = ["Catalog", "declared_catalogs"]
+
+_TYPES = ("rest", "sql")
+_OPTIONS = ("catalog", "commitRetries", "workers")
+_MAX_RETRIES = 100
+_MAX_CREDENTIAL_BYTES = 64 * 1024
+
+
+@attrs.frozen(kw_only=True)
+class Catalog:
+    """A catalog whose tables sinks may write to.
+
+    :ivar declared: the connection in the settings.
+    :ivar name: of the catalog; one of type ``sql`` keeps it with each table.
+    :ivar plain: properties of pyiceberg without those of the credential file; may be secret.
+    :ivar credential_file: a JSON object of further properties, read at each use.
+    :ivar commit_retries: how often a commit that met another one is tried again.
+    :ivar workers: processes that import at the same time on one node.
+    """
+
+    declared: Connection
+    name: str
+    plain: Mapping[str, str] = attrs.field(repr=False, hash=False)
+    credential_file: str = ""
+    commit_retries: int = 10
+    workers: int = 2
+
+    def properties(self) -> dict[str, str]:
+        """Those of pyiceberg; blocks. Raises UserError if the credentials can't be read."""
+        if not self.credential_file:
+            return dict(self.plain)
+        try:
+            with Path(self.credential_file).open(encoding="utf-8") as file:
+                plain = json.loads(file.read(_MAX_CREDENTIAL_BYTES))
+        except (OSError, ValueError):
+            plain = None
+        if not isinstance(plain, dict) or not all(isinstance(v, str) for v in plain.values()):
+            raise UserError(
+                f'"credentialFile" of the connection "{self.declared.name}" can\'t be used on this '
+                f'node: "{self.credential_file}" must be a JSON object of properties of the '
+                "catalog, readable for the service",
+                status=503,
+                name="connectionFailed",
+            )
+        return {**self.plain, **plain}
+
+
+def declared_catalogs(connections: list[Connection]) -> Mapping[str, Catalog]:
+    """The catalogs that *connections* declare, by name. Raises UserError with what is wrong."""
+    return {connection.name: _catalog(connection) for connection in connections}
+
+
+def _catalog(connection: Connection) -> Catalog:
+    options = connection.options
+    where = f'the connection "{connection.name}" in "target.connections"'
+    for option in options:
+        if option not in _OPTIONS:
+            known = ", ".join(("type", "projects", *_OPTIONS))
+            raise UserError(f'{where} has an unknown option "{option}", known: {known}')
+    catalog = options.get("catalog")
+    if not isinstance(catalog, Mapping) or catalog.get("type") not in _TYPES:
+        raise UserError(f'{where} needs "catalog" with a "type": {" or ".join(_TYPES)}')
+    plain = {str(name): str(value) for name, value in catalog.items() if value is not None}
+    credential_file = plain.pop("credentialFile", "")
+    name = plain.pop("name", connection.name)
+    if not plain.get("uri") and not credential_file:
+        raise UserError(f'{where} needs "uri" in "catalog"')
+    if plain["type"] == "sql" and not plain.get("warehouse"):
+        raise UserError(
+            f'{where} needs "warehouse" in "catalog", such as "s3://bucket/lake" or '
+            '"file:///srv/lake"'
+        )
+    return Catalog(
+        declared=connection,
+        name=name,
+        plain=plain,
+        credential_file=credential_file,
+        commit_retries=whole_number(connection, "commitRetries", 10, _MAX_RETRIES),
+        workers=whole_number(connection, "workers", 2, MAX_WORKERS),
+    )

@@ -1,0 +1,120 @@
+"""Files of a warehouse that is a folder: whole and durable. Only for worker processes.
+
+pyiceberg's own way writes under the final name and syncs nothing; a crash of the machine could
+leave a table whose newest files are empty.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pyiceberg.io import OutputFile
+from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
+
+from stream.ops.durable import sync_directory, sync_file
+
+__all__ = ["DurableFileIO"]
+
+
+class DurableFileIO(PyArrowFileIO):
+    """pyiceberg's access to files, with another way of writing to folders."""
+
+    def new_output(self, location: str) -> Any:
+        """The file at *location*, to be written."""
+        scheme, _, path = self.parse_location(location, self.properties)
+        if scheme != "file":
+            return super().new_output(location)
+        return _LocalOutput(location, Path(path), super().new_output(location))
+
+
+class _LocalOutput(OutputFile):
+    def __init__(self, location: str, path: Path, plain: PyArrowFile) -> None:
+        super().__init__(location)
+        self._path = path
+        self._plain = plain
+
+    def __len__(self) -> int:
+        return len(self._plain)
+
+    def exists(self) -> bool:
+        return self._path.exists()
+
+    def to_input_file(self) -> Any:
+        return self._plain.to_input_file()
+
+    def create(self, overwrite: bool = False) -> Any:
+        if not overwrite and self.exists():
+            raise FileExistsError(f"Cannot create file, already exists: {self.location}")
+        _make_folders(self._path.parent)
+        return _Stream(self._path, overwrite=overwrite)
+
+
+def _make_folders(folder: Path) -> None:
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        sync_directory(each.parent)
+
+
+class _Stream:
+    """Bytes that get their name when the stream is closed."""
+
+    def __init__(self, path: Path, *, overwrite: bool) -> None:
+        self._path = path
+        self._overwrite = overwrite
+        descriptor, self._hidden = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+        self._file = open(descriptor, "wb")  # noqa: PTH123, SIM115
+        self._size = 0
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, data: Any) -> int:
+        written = self._file.write(data)
+        self._size += written
+        return written
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._file.closed:
+            return
+        try:
+            self._file.flush()
+            sync_file(self._file.fileno())
+            self._file.close()
+            if self._overwrite:
+                Path(self._hidden).replace(self._path)
+            else:
+                os.link(self._hidden, self._path)
+        finally:
+            self._file.close()
+            Path(self._hidden).unlink(missing_ok=True)
+        sync_directory(self._path.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+            Path(self._hidden).unlink(missing_ok=True)

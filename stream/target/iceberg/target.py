@@ -1,0 +1,132 @@
+"""Tables of Iceberg as a target; see Note [Iceberg commits] of `stream.target.iceberg.work`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from stream.concurrency.deadline import within
+from stream.definition.key import SinkKey
+from stream.errors import UserError, shortened
+from stream.target.columns import ColumnRecord
+from stream.target.iceberg.connections import Catalog, declared_catalogs
+from stream.target.lake.partitions import TIME_TRANSFORMS, read_partitions
+from stream.target.lake.records import FileRecord
+from stream.target.lake.target import LakeTarget, plain_columns
+from stream.target.lake.workers import Rows, Workers
+from stream.target.protocol import TargetContext
+from stream.values.redaction import is_secret_name
+
+__all__ = ["NAME", "IcebergTarget"]
+
+_log = Logger()
+
+NAME = "iceberg"
+_WORK = "stream.target.iceberg.work"
+_TRANSFORMS = ("identity", *TIME_TRANSFORMS, "bucket", "truncate")
+_CATALOG_SECONDS = 120.0
+"""How long a question to a catalog may take, with the start of a process."""
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
+
+
+class IcebergTarget(LakeTarget[Catalog]):
+    """A `stream.target.protocol.Target`.
+
+    Raises UserError for connections in the settings that can't be used.
+    """
+
+    def __init__(self, context: TargetContext) -> None:
+        catalogs = declared_catalogs(list(context.settings.target.connections.of_type(NAME)))
+        limit = max((catalog.workers for catalog in catalogs.values()), default=1)
+        workers = Workers(context.reactor, _WORK, limit)
+        super().__init__(context, NAME, catalogs, workers, places=("namespace", "table"))
+        self._reactor = context.reactor
+        self._pool = context.pool
+
+    def _check(
+        self, connection: Catalog, place: Mapping[str, str], columns: Sequence[ColumnRecord]
+    ) -> None:
+        for member, names in (
+            ("namespace", place["namespace"].split(".")),
+            ("table", [place["table"]]),
+        ):
+            if not all(_NAME.fullmatch(name) for name in names):
+                raise UserError(
+                    f'the name of the {member} "{shortened(place[member])}" must be letters, '
+                    "digits, dashes and underscores; dots are between the levels of a namespace",
+                    param=f"body.table.{member}",
+                )
+        read_partitions(place["partitionBy"], columns, _TRANSFORMS)
+
+    async def _ensure(
+        self,
+        connection: Catalog,
+        place: Mapping[str, str],
+        columns: Sequence[ColumnRecord],
+        owner: SinkKey,
+    ) -> None:
+        await self._ask(connection, place, owner, {"do": "ensure", **_shape(place, columns)})
+
+    async def _has(self, connection: Catalog, record: FileRecord) -> bool:
+        answer = await self._ask(
+            connection, record.place, record.key.sink_key, {"do": "has", **_of_file(record)}
+        )
+        return bool(answer["has"])
+
+    async def _import(
+        self, connection: Catalog, record: FileRecord, compression: str, rows: Sequence[Rows]
+    ) -> None:
+        job = await self._job(connection, record.place, record.key.sink_key)
+        job |= {"do": "import", "compression": compression, **_of_file(record)}
+        answer = await self._workers.run(job, rows)
+        if answer["retries"]:
+            _log.info(
+                "the commit of file {file_id} met others {retries} times",
+                file_id=str(record.key),
+                retries=answer["retries"],
+            )
+
+    async def _drop(self, connection: Catalog, place: Mapping[str, str], owner: SinkKey) -> bool:
+        answer = await self._ask(connection, place, owner, {"do": "drop"})
+        return bool(answer["isDropped"])
+
+    async def _ask(
+        self, connection: Catalog, place: Mapping[str, str], owner: SinkKey, job: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        asking = ensureDeferred(
+            self._workers.run({**await self._job(connection, place, owner), **job})
+        )
+        what = f'a question to the catalog of the connection "{connection.declared.name}"'
+        answer: dict[str, Any] = await within(asking, _CATALOG_SECONDS, self._reactor, what)
+        return answer
+
+    async def _job(
+        self, connection: Catalog, place: Mapping[str, str], owner: SinkKey
+    ) -> dict[str, Any]:
+        properties: dict[str, str] = await deferToThreadPool(
+            self._reactor, self._pool, connection.properties
+        )
+        return {
+            "connection": connection.declared.name,
+            "catalog": connection.name,
+            "properties": properties,
+            "secrets": [text for name, text in properties.items() if text and is_secret_name(name)],
+            "namespace": place["namespace"],
+            "table": place["table"],
+            "owner": str(owner),
+            "commitRetries": connection.commit_retries,
+        }
+
+
+def _of_file(record: FileRecord) -> dict[str, Any]:
+    shape = {**record.place, "partitionBy": record.partition_by}
+    return {**_shape(shape, record.columns), "importId": record.import_id}
+
+
+def _shape(place: Mapping[str, str], columns: Sequence[ColumnRecord]) -> dict[str, Any]:
+    return {"columns": plain_columns(columns), "partitionBy": place["partitionBy"]}

@@ -1,0 +1,22 @@
+"""Options that connections of several targets have."""
+
+from __future__ import annotations
+
+from stream.errors import UserError
+from stream.settings.connections import Connection
+
+__all__ = ["MAX_WORKERS", "whole_number"]
+
+MAX_WORKERS = 16
+"""Processes of one node that import at the same time."""
+
+
+def whole_number(connection: Connection, option: str, default: int, most: int) -> int:
+    """The option of *connection*, a number from 1 to *most*. Raises UserError."""
+    value = connection.options.get(option, default)
+    if not str(value).isdecimal() or not 1 <= int(value) <= most:
+        raise UserError(
+            f'"{option}" of the connection "{connection.name}" in "target.connections" must be 1 '
+            f"to {most}"
+        )
+    return int(value)

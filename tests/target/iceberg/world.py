@@ -1,0 +1,145 @@
+"""A sink over a table of Iceberg: a catalog in SQLite or a REST catalog, a folder as warehouse."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import maybeDeferred
+
+from stream.definition.entity import TableSink
+from stream.etcd import EtcdClient
+from tests.storage.samples import MAPPING
+from tests.target.iceberg.rest import shared_rest_catalog
+from tests.target.parquet.world import declared
+from tests.target.postgres.world import with_type
+from tests.target.world import Fault, World, changes_with, context_of
+
+__all__ = ["IcebergWorld", "iceberg_world", "rest_world"]
+
+
+@attrs.define(kw_only=True)
+class IcebergWorld(World):
+    """:ivar properties: of pyiceberg, for the catalog.
+    :ivar identifier: of the table.
+    """
+
+    properties: Mapping[str, str]
+    identifier: tuple[str, str]
+
+    def catalog(self) -> Any:
+        """The catalog as pyiceberg sees it."""
+        from pyiceberg.catalog import load_catalog
+
+        return load_catalog("lake", **self.properties)
+
+    def loaded(self) -> Any:
+        """The table. Raises LookupError if there is none."""
+        from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+
+        try:
+            return self.catalog().load_table(self.identifier)
+        except (NoSuchTableError, NoSuchNamespaceError):
+            raise LookupError("there is no table") from None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows as pyiceberg reads them."""
+        rows: list[dict[str, Any]] = self.loaded().scan().to_arrow().to_pylist()
+        return rows
+
+
+@asynccontextmanager
+async def iceberg_world(
+    etcd: EtcdClient, path: Path, catalog: Mapping[str, str] | None = None, **options: Any
+) -> AsyncIterator[IcebergWorld]:
+    """A source and no sink yet; the sink's table is in a namespace of its own.
+
+    :param catalog: one in SQLite if it is left out.
+    """
+    pytest.importorskip("pyiceberg", reason="pyiceberg is not installed, see the extra `iceberg`")
+    from stream.target.iceberg.target import IcebergTarget
+
+    if catalog is None:
+        warehouse = path / "warehouse"
+        warehouse.mkdir(exist_ok=True)
+        catalog = {
+            "type": "sql",
+            "uri": f"sqlite:///{path}/catalog.db?timeout=60",
+            "warehouse": warehouse.as_uri(),
+        }
+    settings = declared(path, {"lake": {"type": "iceberg", "catalog": dict(catalog), **options}})
+    async with context_of(etcd, settings) as (storage, context):
+        target = IcebergTarget(context)
+        for service in (*target.services, *target.import_services):
+            await maybeDeferred(service.startService)
+        namespace = f"test_{secrets.token_hex(6)}"
+
+        async def read() -> list[str]:
+            return [row["body"] for row in world.rows()]
+
+        world = IcebergWorld(
+            storage=storage,
+            target=target,
+            changes=changes_with(storage, target),
+            table=TableSink(
+                type="iceberg",
+                options={"connection": "lake", "namespace": namespace, "table": "events"},
+                mapping=with_type(MAPPING),
+            ),
+            read=read,
+            properties=catalog,
+            identifier=(namespace, "events"),
+        )
+        world.faults = _faults(world)
+        await world.create_source()
+        try:
+            yield world
+        finally:
+            for service in (*target.import_services, *target.services):
+                await maybeDeferred(service.stopService)
+
+
+@asynccontextmanager
+async def rest_world(etcd: EtcdClient, path: Path) -> AsyncIterator[IcebergWorld]:
+    """The same with Apache Iceberg's own REST catalog."""
+    async with iceberg_world(etcd, path, {"type": "rest", "uri": shared_rest_catalog()}) as running:
+        yield running
+
+
+def _faults(world: IcebergWorld) -> dict[str, Fault]:
+    """See `tests.target.test_contract.FAULTS`."""
+    target: Any = world.target
+
+    @asynccontextmanager
+    async def dropped() -> AsyncIterator[None]:
+        world.catalog().drop_table(world.identifier)
+        yield
+
+    @asynccontextmanager
+    async def missing() -> AsyncIterator[None]:
+        with world.loaded().update_schema() as update:
+            update.rename_column("body", "old")
+        yield
+        with world.loaded().update_schema() as update:
+            update.rename_column("old", "body")
+
+    @asynccontextmanager
+    async def unavailable() -> AsyncIterator[None]:
+        (catalog,) = target._connections.values()
+        plain = {**catalog.plain, "uri": "http://127.0.0.1:1"}
+        if catalog.plain["type"] == "sql":
+            plain["uri"] = "sqlite:////no/such/folder/catalog.db"
+        target._connections = {"lake": attrs.evolve(catalog, plain=plain)}
+        yield
+        target._connections = {"lake": catalog}
+
+    return {
+        "table dropped": dropped,
+        "column missing": missing,
+        "server unavailable": unavailable,
+    }
