@@ -23,6 +23,7 @@ from stream.mapping.columns import column_from_plain
 from stream.mapping.render import compile_renderer
 from stream.record.context import RecordContext
 from stream.record.headers import RecordHeaders
+from tests.client.sources import stub_source
 from tests.docs.blocks import ROOT, all_blocks, section_of
 from tests.templates.inprocess import row
 
@@ -88,7 +89,7 @@ def _run(language: str, directory: Path, server: _Server) -> subprocess.Complete
     known = LANGUAGES[language]
     if shutil.which(known.command[0]) is None:
         pytest.skip(f"needs {known.command[0]}")
-    [program] = [block.text for block in all_blocks(PAGE) if block.language == language]
+    program = _programs(language)[0]
     (directory / known.file).write_text(program)
     url = f"http://127.0.0.1:{server.server_address[1]}/stream/123/my-source/secret"
     return subprocess.run(
@@ -99,6 +100,26 @@ def _run(language: str, directory: Path, server: _Server) -> subprocess.Complete
         text=True,
         check=False,
     )
+
+
+def _programs(language: str) -> list[str]:
+    return [block.text for block in all_blocks(PAGE) if block.language == language]
+
+
+def test_the_producer() -> None:
+    """Its program sends all records in a few batches, and says so."""
+    with stub_source() as source:
+        ended = subprocess.run(
+            [sys.executable, "-c", _programs("python")[1]],
+            cwd=ROOT,
+            env={**os.environ, "URL": source.url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.stdout.endswith("1000 are stored, 0 were rejected\n"), ended.stderr
+    assert [json.loads(record)["number"] for record in source.records] == list(range(1000))
+    assert len(source.requests) < 20
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
