@@ -2,8 +2,8 @@
 
 The addresses that `make run` listens on by default are replaced by free ones. A block that begins
 with a comment "a few seconds later" is repeated until it prints what the page shows. A command that
-starts the service is run until the service is ready, and stopped. Pages other than the README and
-the tutorial begin where the README ends.
+starts the service is run until the service is ready, and stopped. Pages other than the README
+begin where the tutorial ends.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tests.e2e.processes import Running
 pytestmark = pytest.mark.e2e
 
 README = "README.md"
+TUTORIAL = "docs/tutorial.md"
 RUNBOOK = "docs/runbook/index.md"
 ELSEWHERE = {
     "docs/single-file.md": "tests/bundle/test_single_file.py",
@@ -49,13 +50,13 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
 
 @pytest.fixture(scope="module")
 def defined(product: Product) -> dict[str, str]:
-    """The README's commands are carried out; the variables that a reader has then, and where an
+    """The tutorial's commands are carried out; the variables that a reader has then, and where an
     operator finds things."""
-    shell = product.shell("README")
-    for block in _commands(README):
+    shell = product.shell("tutorial")
+    for block in _commands(TUTORIAL):
         shell.run(block)
     return {
-        **{name: shell.value(name) for name in ("API", "TOKEN", "URL")},
+        **{name: shell.value(name) for name in ("API", "TOKEN", "BRANCH", "URL")},
         "REJECTED": product.deployed.settings["STREAM_SOURCE_QUARANTINE_PATH"],
         "LOG": str(product.log),
     }
@@ -80,11 +81,12 @@ def _commands(page: str) -> list[Block]:
 def _pages() -> list[str]:
     """All with commands; those first that say how many versions there are."""
     found = [name_of(page) for page in pages() if _commands(name_of(page))]
-    return sorted(set(found) - set(ELSEWHERE) - {README}, key=lambda x: (x != "docs/api.md", x))
+    others = set(found) - set(ELSEWHERE) - {README, TUTORIAL}
+    return sorted(others, key=lambda x: (x != "docs/api.md", x))
 
 
-def test_readme(defined: dict[str, str]) -> None:
-    """Each command of the README succeeds and prints what it shows."""
+def test_tutorial(defined: dict[str, str]) -> None:
+    """Each command of the tutorial succeeds and prints what it shows."""
     assert all(defined.values())
 
 
@@ -96,6 +98,17 @@ def test_page(page: str, product: Product, defined: dict[str, str]) -> None:
         # Its first block says what the names in the others are.
         shell.run(_commands(RUNBOOK)[0])
     for block in _commands(page):
+        shell.run(block)
+
+
+def test_readme(product: Product) -> None:
+    """Each command of the README succeeds and prints what it shows; of the tutorial, which has the
+    same names, nothing is left then."""
+    shell = product.shell("README")
+    source = "http://127.0.0.1:8000/v1/branches/default/sources/my-source?cascade=true&wait=20s"
+    deletion = f'curl -sS -X DELETE "{source}" -H "X-StorageApi-Token: sandbox-token"'
+    shell.run(Block(README, 1, "sh", deletion))
+    for block in _commands(README):
         shell.run(block)
 
 
@@ -157,7 +170,7 @@ def test_server(command: str, product: Product, tmp_path: Path) -> None:
 
 LANGUAGES = {
     *("sh", "console", "text", "json", "yaml", "dockerfile", "promql"),
-    *("js", "python", "go"),
+    *("js", "python", "go", "sql"),
 }
 NO_COMMANDS = LANGUAGES - {"sh", "console"}
 _COMMAND = re.compile(
@@ -178,6 +191,7 @@ class NotRun:
 
 
 NOT_RUN = (
+    NotRun("docs/tutorial.md", "$ call -X DELETE", "the other pages go on with the source"),
     NotRun("docs/tutorial.md", "$ make run PORT_OFFSET", "default ports; tests/test_defaults.py"),
     NotRun("docs/development.md", "$ .venv/bin/stream-service", "tests/e2e/test_terminal.py"),
     NotRun("docs/backup.md", "$ find", "needs an etcd that has lost something; was rehearsed"),
