@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from stream.authority import ProjectAuthority
     from stream.target.protocol import Target, TargetContext
     from stream.target.registry import Targets
+    from stream.target.staged import StagingArea
 
 __all__ = ["Cluster", "Projects", "Volumes", "etcd_client", "join_cluster", "reach_projects"]
+
+_STAGING_USERS = {"storage-reader", "storage-coordinator"}
 
 WORK_THREADS = 4
 """Threads for compression, uploads and key services: more than cores, for most of them wait."""
@@ -146,18 +149,25 @@ class Projects:
 
 
 def reach_projects(
-    settings: Settings, reactor: Any, metrics: Metrics, cluster: Cluster
+    settings: Settings,
+    components: Sequence[str],
+    reactor: Any,
+    metrics: Metrics,
+    cluster: Cluster,
 ) -> Projects:
     """Build the targets and the project authority.
 
-    Raises UserError if the settings of the encryption can't work, or an installed target can't be
-    loaded.
+    :param components: of this process.
+
+    Raises UserError if the settings of the encryption or of the staging storage can't work, or an
+    installed target can't be loaded.
     """
     # A process that only takes records starts without all this.
     from stream.encryption import configured_encryptor
     from stream.target.protocol import TargetContext
     from stream.target.registry import installed_targets, optional_targets
 
+    staging = _staging(settings, components, reactor, cluster)
     context = TargetContext(
         settings=settings,
         reactor=reactor,
@@ -167,6 +177,7 @@ def reach_projects(
         pool=cluster.work.pool,
         metrics=metrics,
         now=cluster.now,
+        staging=staging,
     )
     others = [*optional_targets(context), *installed_targets(context)]
     if settings.auth.provider == "stream":
@@ -187,7 +198,11 @@ def _own_projects(context: TargetContext, targets: Sequence[Target]) -> Projects
         bootstrap_file=auth.bootstrap_token_file,
         bootstrap_project=auth.bootstrap_project,
     )
-    return Projects(authority=authority, authority_services=(authority,), targets=Targets(targets))
+    return Projects(
+        authority=authority,
+        authority_services=(authority,),
+        targets=Targets(targets, context.staging, _staging_checks(context)),
+    )
 
 
 def _keboola_projects(context: TargetContext, targets: Sequence[Target]) -> Projects:
@@ -218,5 +233,33 @@ def _keboola_projects(context: TargetContext, targets: Sequence[Target]) -> Proj
     return Projects(
         authority=authority,
         authority_services=(),
-        targets=Targets([KeboolaTarget(context, api, events), *targets]),
+        targets=Targets(
+            [KeboolaTarget(context, api, events), *targets],
+            context.staging,
+            _staging_checks(context),
+        ),
+    )
+
+
+def _staging(
+    settings: Settings, components: Sequence[str], reactor: Any, cluster: Cluster
+) -> StagingArea | None:
+    """Where slices for connections wait, if this process stores them there or reads them."""
+    from stream.target.staged import StagingArea, staging_address
+
+    is_used = bool(settings.target.connections or settings.target.staging.url)
+    if not is_used or not _STAGING_USERS & set(components):
+        return None
+    address = staging_address(settings.target.staging, components, settings.storage.volumes_path)
+    return StagingArea(address, reactor, cluster.work.pool)
+
+
+def _staging_checks(context: TargetContext) -> Sequence[IService]:
+    from stream.target.staged import StagingCheck
+
+    if context.staging is None:
+        return ()
+    node_id = context.settings.node_id
+    return (
+        StagingCheck(context.staging, context.client, context.session, node_id, context.reactor),
     )

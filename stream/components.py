@@ -126,7 +126,7 @@ def cluster_members(
     if "storage-writer" in components:
         services += storage_writer(settings, reactor, metrics, cluster, parts, on_replaced)
     if {"storage-coordinator", "storage-reader", "api"} & set(components):
-        projects = reach_projects(settings, reactor, metrics, cluster)
+        projects = reach_projects(settings, components, reactor, metrics, cluster)
         if "storage-coordinator" in components:
             services += storage_coordinator(settings, reactor, metrics, cluster, projects, parts)
         if "storage-reader" in components:

@@ -38,6 +38,7 @@ from stream.target.keboola.quarantine import QuarantineRecord
 from stream.target.keboola.records import FileRecord, TokenRecord
 from stream.target.lake import records as lake
 from stream.target.postgres import records as postgres
+from stream.target.staged import StagingPlace
 from stream.task.entity import Task
 from stream.values.codec import Record, decode, encode, known_part, to_plain
 from stream.values.utctime import parse_time
@@ -278,6 +279,7 @@ RECORDS: dict[type, Plain] = {
         "reason": "bad row",
         "table": "s._stream_quarantine",
     },
+    StagingPlace: {"nodeId": "n", "place": "p", "url": "file:///p"},
     QuarantineRecord: {
         **FILE_KEY,
         "reason": "bad row",
@@ -371,6 +373,7 @@ REQUIRED: dict[type, set[str]] = {
     | {"columns.0.name"},
     lake.FileRecord: {*FILE_KEY, "importId", "connection", "columns"} | {"columns.0.name"},
     postgres.QuarantineRecord: {*FILE_KEY, "recordsCount", "reason", "table"},
+    StagingPlace: {"nodeId", "place", "url"},
     QuarantineRecord: {
         *FILE_KEY,
         "ranges.0.start",

@@ -19,6 +19,8 @@ import urllib3
 from stream.encryption.aes import bound
 from stream.encryption.interface import DecryptionFailed
 from stream.errors import UserError
+from stream.ops.google_token import TokenUnavailable
+from stream.ops.google_token import google_token as application_token
 
 __all__ = ["AwsKeyService", "AzureKeyService", "GcpKeyService", "azure_token", "google_token"]
 
@@ -184,20 +186,17 @@ class _Rest:
 
 def google_token() -> Callable[[], str]:
     """Tokens of the application's default credentials."""
-    auth, transport = _library("google.auth", "gcp"), "google.auth.transport.urllib3"
-    request = _library(transport, "gcp").Request(urllib3.PoolManager(timeout=_TIMEOUT))
+    _library("google.auth", "gcp")
     try:
-        credentials, _ = auth.default(scopes=[_GOOGLE_SCOPE])
-    except auth.exceptions.GoogleAuthError as problem:
-        raise _unavailable("gcp", problem) from None
+        found = application_token(_GOOGLE_SCOPE)
+    except TokenUnavailable as problem:
+        raise _unavailable("gcp", str(problem)) from None
 
     def token() -> str:
-        if not credentials.valid:
-            try:
-                credentials.refresh(request)
-            except auth.exceptions.GoogleAuthError as problem:
-                raise _unavailable("gcp", problem) from None
-        return str(credentials.token)
+        try:
+            return found()
+        except TokenUnavailable as problem:
+            raise _unavailable("gcp", str(problem)) from None
 
     return token
 

@@ -70,6 +70,7 @@ from stream.settings.tree import (
     SinkSettings,
     SourceSettings,
     TableSinkSettings,
+    TargetStagingSettings,
     TaskSettings,
 )
 from stream.settings.usage import help_text
@@ -122,6 +123,7 @@ __all__ = [
     "TableSinkSettings",
     "TargetLevelSettings",
     "TargetOperatorSettings",
+    "TargetStagingSettings",
     "TaskSettings",
     "UploadSettings",
     "UploadTriggerSettings",

@@ -430,8 +430,17 @@ class TargetStagingSettings:
 
     url: str = setting(
         "",
-        "URL of the folder, such as file:///var/lib/stream/staging; all nodes must reach it. "
-        "Needed by connections.",
+        "URL of a bucket (s3://bucket/prefix, gs://…, az://container/prefix) or of a folder "
+        "(file:///var/lib/stream/staging) that all readers and coordinators reach. Empty = the "
+        "folder staging beside the one of the volumes, where both are one process.",
+    )
+    region: str = setting("", "Region of a bucket of S3; empty = that of the environment.")
+    endpoint: str = setting("", "URL of a store that isn't the cloud's own.")
+    account: str = setting("", "Name of the account of Azure.")
+    credential_file: str = setting(
+        "",
+        "JSON file with the credentials: accessKeyId and secretAccessKey (s3), accountKey or "
+        "sasToken (az), the key of a service account (gs). Empty = those of the environment.",
     )
 
 

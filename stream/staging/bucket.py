@@ -18,13 +18,15 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
 from stream.errors import UserError
+from stream.ops.google_token import TokenUnavailable, google_token
 from stream.staging.chunks import Chunks, bytes_chunks
 from stream.staging.cloud import CloudBackend, client_options, retry_options
 from stream.staging.errors import StagingError
+from stream.staging.gcs import ENDPOINT, GcsBackend
 from stream.staging.local import LocalBackend
 from stream.staging.store import Backend
 
-__all__ = ["SCHEMES", "Bucket", "BucketAddress", "open_bucket", "read_address"]
+__all__ = ["OPTIONS", "SCHEMES", "Bucket", "BucketAddress", "open_bucket", "read_address"]
 
 SCHEMES = ("file", "s3", "gs", "az")
 OPTIONS = ("url", "region", "endpoint", "account", "credentialFile")
@@ -34,6 +36,7 @@ _KEYS = {
     "s3": ("accessKeyId", "secretAccessKey", "sessionToken"),
     "az": ("accountKey", "sasToken"),
 }
+_GOOGLE_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 _MAX_CREDENTIAL_BYTES = 64 * 1024
 _LISTED_AT_ONCE = 1000
 
@@ -122,14 +125,15 @@ class Bucket:
         self._prefix = f"{prefix}/" if prefix else ""
         self._hide = hide
 
-    def put(self, name: str, chunks: Chunks) -> int:
+    def put(self, name: str, chunks: Chunks, stopped: Callable[[], bool] = lambda: False) -> int:
         """Store the object *name*, whole or not at all, replacing an older one.
 
+        :param stopped: asked again and again; if it is true the object is given up.
         :returns: its size in bytes.
 
         Raises StagingError.
         """
-        return self._backend.put(f"{self._prefix}{name}", chunks, lambda: False).size
+        return self._backend.put(f"{self._prefix}{name}", chunks, stopped).size
 
     def put_bytes(self, name: str, body: bytes) -> None:
         """Store a small object. Raises StagingError."""
@@ -143,6 +147,10 @@ class Bucket:
             return None
         except (BaseError, ValueError, OSError) as problem:
             raise self._failed(f'cannot read "{name}"', problem) from None
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """A large object, piece by piece. Raises StagingError, at once or on the way."""
+        return self._backend.get(f"{self._prefix}{name}")
 
     def names(self, below: str) -> Iterator[str]:
         """The names of all objects below the folder *below*. Raises StagingError."""
@@ -186,8 +194,10 @@ def open_bucket(address: BucketAddress, credentials: str) -> Bucket:
             make,
             [str(value) for value in keys.values() if isinstance(value, str)],
             sends_digests=address.scheme == "s3",
+            reads_back=bool(keys.get("accountKey")),
         )
-        return Bucket(backend, make({}), address.prefix, backend.readable)
+        stored = _gcs(address, keys) if address.scheme == "gs" else backend
+        return Bucket(stored, make({}), address.prefix, backend.readable)
     except (BaseError, ValueError, TypeError):
         # The library's text may quote the credentials.
         raise _unusable('region, endpoint or "credentialFile" can\'t be used') from None
@@ -241,6 +251,25 @@ def _gs(address: BucketAddress, keys: Mapping[str, Any], text: str) -> Stores:
         )
 
     return store
+
+
+def _gcs(address: BucketAddress, keys: Mapping[str, Any]) -> GcsBackend:
+    """What puts and gets objects: the answers of its protocol have the digest of what is stored."""
+    endpoint = address.endpoint or str(keys.get("gcs_base_url") or "") or ENDPOINT
+    if keys.get("disable_oauth"):  # an emulator
+        return GcsBackend(address.bucket, endpoint, lambda: "")
+    try:
+        token = google_token(_GOOGLE_SCOPE, keys)
+    except TokenUnavailable as problem:
+        raise _unusable(str(problem)) from None
+
+    def authorization() -> str:
+        try:
+            return f"Bearer {token()}"
+        except TokenUnavailable as problem:
+            raise StagingError(str(problem)) from None
+
+    return GcsBackend(address.bucket, endpoint, authorization)
 
 
 def _az(address: BucketAddress, keys: Mapping[str, Any], _: str) -> Stores:

@@ -7,7 +7,8 @@ Transient errors are repeated by the library for a short while; the caller has i
 Note [Checksums]. S3 gets a SHA-256 of each request's body, signed, and refuses another body; where
 its ETag is a digest, that is compared too. Azure gets the MD5 of a body of one part and refuses
 another one; it takes none for the parts of a bigger body through this library, so a bigger object
-is read back and compared, if the credentials allow it.
+is read back and compared, if the credentials allow it. With the key of an account, whose signature
+covers the headers that the library knows of alone, every object is.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class CloudBackend:
     :param md5_etags: whether the store's ETags are MD5 digests of the content. Only then a
         different ETag means different content.
     :param sends_digests: whether each request carries a digest by itself; see Note [Checksums].
+    :param reads_back: whether every object is read back and compared; no header is sent then.
     """
 
     def __init__(
@@ -77,11 +79,13 @@ class CloudBackend:
         *,
         md5_etags: bool = False,
         sends_digests: bool = False,
+        reads_back: bool = False,
     ) -> None:
         self._make_store = make_store
         self._store = make_store({})
         self._secrets = tuple(secret for secret in secrets if secret)
         self._md5_etags = md5_etags
+        self._reads_back = reads_back
         self._sends_digests = sends_digests
         # A store that returns no digest where it should may not check those it gets either.
         self._trusts_requests = sends_digests and not md5_etags
@@ -94,7 +98,7 @@ class CloudBackend:
             verified = self._check_etag(key, etag, sent, multipart)
             if not verified:
                 verified = self._check_size(key, sent)
-                if verified and multipart and not self._trusts_requests:
+                if verified and (multipart or self._reads_back) and not self._trusts_requests:
                     verified = self._check_content(key, sent)
         except InterruptedError as problem:
             raise StagingError(str(problem)) from None
@@ -118,7 +122,8 @@ class CloudBackend:
         head = list(itertools.islice(parts, 2))
         if len(head) < 2:
             body = head[0] if head else b""
-            store = self._store if self._sends_digests else self._make_store(_content_md5(body))
+            needs_header = not (self._sends_digests or self._reads_back)
+            store = self._make_store(_content_md5(body)) if needs_header else self._store
             result = obstore.put(store, key, body, use_multipart=False)
         else:
             result = obstore.put(

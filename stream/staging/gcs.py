@@ -24,11 +24,11 @@ from stream.staging.errors import ObjectMismatch, StagingError
 from stream.staging.store import StoredObject
 from stream.staging.upload import FileUpload
 
-__all__ = ["GcsBackend", "gcs_backend"]
+__all__ = ["ENDPOINT", "GcsBackend", "gcs_backend"]
 
 #: A multiple of 256 KiB, as the protocol wants.
 PART_BYTES = 5 * 1024 * 1024
-_ENDPOINT = "https://storage.googleapis.com"
+ENDPOINT = "https://storage.googleapis.com"
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _RETRIES = 4
 _FIRST_DELAY_SECONDS = 0.1
@@ -45,13 +45,14 @@ class GcsBackend:
     """One bucket.
 
     :param endpoint: root URL of the API.
-    :param authorization: the value of the header; secret.
+    :param authorization: gives the value of the header, which is secret; ``""`` for none. Called
+        for each request, in a thread.
     """
 
-    def __init__(self, bucket: str, endpoint: str, authorization: str) -> None:
+    def __init__(self, bucket: str, endpoint: str, authorization: Callable[[], str]) -> None:
         self._url = f"{endpoint.rstrip('/')}/upload/storage/v1/b/{bucket}/o"
         self._objects = f"{endpoint.rstrip('/')}/storage/v1/b/{bucket}/o"
-        self._authorization = {"Authorization": authorization}
+        self._authorization = authorization
         # Repetitions are made here, since what they send depends on what has arrived.
         self._http = urllib3.PoolManager(1, retries=False, timeout=_TIMEOUT)
 
@@ -85,7 +86,7 @@ class GcsBackend:
             answer = self._http.request(
                 "GET",
                 url,
-                headers=self._authorization,
+                headers=self._authorized(),
                 preload_content=False,
                 redirect=False,
                 retries=False,
@@ -122,7 +123,7 @@ class GcsBackend:
     def _send_whole(self, key: str, body: bytes, stopped: Callable[[], bool]) -> Mapping[str, Any]:
         url = f"{self._url}?{urlencode({'uploadType': 'media', 'name': key})}"
         headers = {
-            **self._authorization,
+            **self._authorized(),
             "Content-Type": "application/octet-stream",
             "Content-MD5": base64.b64encode(
                 hashlib.md5(body, usedforsecurity=False).digest()
@@ -147,7 +148,7 @@ class GcsBackend:
     def _begin(self, key: str, stopped: Callable[[], bool]) -> str:
         """Start an upload; its URL, which needs no other authorization."""
         url = f"{self._url}?{urlencode({'uploadType': 'resumable', 'name': key})}"
-        headers = {**self._authorization, "X-Upload-Content-Type": "application/octet-stream"}
+        headers = {**self._authorized(), "X-Upload-Content-Type": "application/octet-stream"}
         reason = ""
         for delay in _delays(stopped):
             try:
@@ -202,6 +203,10 @@ class GcsBackend:
             if delay is None:
                 break
         raise StagingError(f'cannot store "{key}": {reason}')
+
+    def _authorized(self) -> dict[str, str]:
+        value = self._authorization()
+        return {"Authorization": value} if value else {}
 
     def _put_range(
         self, session: str, body: bytes, at: int, total: int | None
@@ -281,8 +286,9 @@ def gcs_backend(upload: FileUpload) -> GcsBackend:
     """Google Cloud Storage with a bearer token; ``endpoint`` among the parameters replaces it."""
     parameters = upload.credentials
     kind = str(parameters.get("token_type") or "Bearer")
+    authorization = f"{kind} {parameters['access_token']}"
     return GcsBackend(
         str(parameters["bucket"]),
-        str(parameters.get("endpoint") or _ENDPOINT),
-        f"{kind} {parameters['access_token']}",
+        str(parameters.get("endpoint") or ENDPOINT),
+        lambda: authorization,
     )

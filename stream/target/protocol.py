@@ -28,6 +28,7 @@ from stream.storage.model.entity import File, Slice
 from stream.storage.model.key import FileKey, JobKey
 from stream.storage.model.statistics import Statistics
 from stream.storage.store.prepared import FileProvider
+from stream.target.staged import StagingArea
 
 __all__ = [
     "PREVIEW_CHARACTERS",
@@ -54,6 +55,8 @@ class TargetContext:
     :ivar encryptor: of secrets that are stored in etcd.
     :ivar pool: threads for uploads and compression; started with the process.
     :ivar now: the time in UTC.
+    :ivar staging: for slices of targets that bring no staging storage of their own; ``None`` in a
+        process that neither uploads nor imports, or where no connection is declared.
     """
 
     settings: Settings
@@ -64,6 +67,7 @@ class TargetContext:
     pool: ThreadPool
     metrics: Metrics
     now: Callable[[], datetime]
+    staging: StagingArea | None = None
 
 
 class StagingReplaced(Exception):

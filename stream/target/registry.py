@@ -36,6 +36,7 @@ from stream.target.protocol import (
     TargetContext,
     file_record,
 )
+from stream.target.staged import StagingArea
 
 __all__ = ["GROUP", "Targets", "installed_targets", "optional_targets"]
 
@@ -103,9 +104,18 @@ class Targets:
     """The targets of this process; each call goes to the one that its sink or file belongs to.
 
     :param targets: with different names. Raises UserError if two have the same.
+    :param staging: of those that bring none of their own.
+    :param checks: started before the targets.
     """
 
-    def __init__(self, targets: Iterable[Target]) -> None:
+    def __init__(
+        self,
+        targets: Iterable[Target],
+        staging: StagingArea | None = None,
+        checks: Sequence[IService] = (),
+    ) -> None:
+        self._staging = staging
+        self._checks = checks
         self._targets: dict[str, Target] = {}
         for target in targets:
             if target.name in self._targets:
@@ -145,7 +155,7 @@ class Targets:
     @property
     def services(self) -> list[IService]:
         """What is started before any target is used."""
-        return [service for target in self for service in target.services]
+        return [*self._checks, *(service for target in self for service in target.services)]
 
     @property
     def import_services(self) -> list[IService]:
@@ -207,11 +217,13 @@ class Targets:
             await target.delete_staged(file.key)
             return
         _log.warn(
-            'the target "{target}" of the file {file_id} isn\'t installed on this node: what is '
-            "staged of it stays in its staging storage",
+            'the target "{target}" of the file {file_id} isn\'t installed on this node: what it '
+            "has made for the file outside of etcd and the staging storage stays there",
             target=file.target.provider,
             file_id=str(file.key),
         )
+        if self._staging is not None:
+            await self._staging.remove(file.key)
 
     # What people see and delete.
 

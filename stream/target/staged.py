@@ -1,93 +1,207 @@
-"""Staging storage for targets that bring none of their own: a folder that all nodes reach."""
+"""Staging for targets that bring none of their own: a bucket or folder that all nodes reach.
+
+Note [One place]: readers store slices there, and coordinators read them, so both must mean the same
+place. Each of these nodes notes under its lease which place it has: the URL of a bucket, or an id
+that is in the folder itself. A node that has another one than the others doesn't start.
+"""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from typing import Any, TypeVar, cast
 
+import attrs
+import uuid_utils
 from isal import isal_zlib
+from twisted.application.service import Service
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from stream.errors import UserError
-from stream.staging import Chunks, FileUpload, StagingError, StagingStore, open_store
+from stream.etcd import EtcdClient, Registration, Session
+from stream.ops.process.thread_pool import in_own_thread
+from stream.settings import TargetStagingSettings
+from stream.staging import Chunks, StagingError
+from stream.staging.bucket import Bucket, BucketAddress, open_bucket, read_address
 from stream.storage.model.entity import Slice, directory_name
 from stream.storage.model.key import FileKey
+from stream.values.codec import Record, decode, encode
 
-__all__ = ["MAX_PIECE_BYTES", "FolderStaging", "decompressed"]
+__all__ = [
+    "MAX_PIECE_BYTES",
+    "StagingArea",
+    "StagingCheck",
+    "StagingPlace",
+    "decompressed",
+    "staging_address",
+]
 
-_log = Logger()
+T = TypeVar("T")
 
 MAX_PIECE_BYTES = 256 * 1024
 """The most that `decompressed` gives at once: a few bytes of gzip may hold a thousand times as
 many."""
 
+PLACES = "runtime/staging/node/"
+"""Prefix of what nodes note of their places."""
+
+_ID_NAME = ".stream-staging"
 _INPUT_BYTES = 64 * 1024
 _GZIP_CONTAINER = 31
 _Damaged = cast("type[Exception]", isal_zlib.IsalError)
+_WHERE = '"target.staging.url" (STREAM_TARGET_STAGING_URL)'
 
 
-class FolderStaging:
-    """Objects below one folder, one directory for each file.
+def staging_address(
+    settings: TargetStagingSettings, components: Sequence[str], volumes_path: str
+) -> BucketAddress:
+    """Where slices wait for their import.
 
-    :param url: ``file:///…``. Raises UserError if it isn't.
+    :param components: of this process. One that uploads and imports needs no setting: its slices
+        are in the folder ``staging`` beside the one of its volumes.
+
+    Raises UserError if the settings can't be used, or are needed and missing.
+    """
+    if not settings.url:
+        if {"storage-reader", "storage-coordinator"} <= set(components):
+            folder = Path(volumes_path).absolute().parent / "staging"
+            return BucketAddress(scheme="file", prefix=str(folder))
+        raise UserError(
+            f"{_WHERE} must be set: this process has no storage-reader and storage-coordinator "
+            "together, so set it to a bucket (s3://…, gs://…, az://…) or a shared folder (file:///…)"
+            " that all of them reach",
+            name="invalidSettings",
+        )
+    options = {
+        "url": settings.url,
+        "region": settings.region,
+        "endpoint": settings.endpoint,
+        "account": settings.account,
+        "credentialFile": settings.credential_file,
+    }
+    try:
+        return read_address(options)
+    except ValueError as problem:
+        raise UserError(f'"target.staging" {problem}', name="invalidSettings") from None
+
+
+class StagingArea:
+    """Objects below one address, in a folder for each file.
+
     :param pool: a started pool, when it is used.
     """
 
-    def __init__(self, url: str, reactor: Any, pool: ThreadPool) -> None:
-        parts = urlsplit(url)
-        self._root = Path(unquote(parts.path))
-        if parts.scheme != "file" or parts.netloc or not self._root.is_absolute():
-            raise UserError(
-                '"target.staging.url" (STREAM_TARGET_STAGING_URL) must be the URL of a folder, '
-                "like file:///var/lib/stream/staging; targets of connections need it"
-            )
+    def __init__(self, address: BucketAddress, reactor: Any, pool: ThreadPool) -> None:
+        self.address = address
         self._reactor = reactor
         self._pool = pool
 
     async def put(self, slice_: Slice, chunks: Chunks) -> None:
-        """Store the rows of *slice_*, whole and durable. Raises StagingError."""
-        store = self._store(slice_.key.file_key)
+        """Store the rows of *slice_*, whole and durable. Raises StagingError.
 
-        def make_root() -> None:
-            try:
-                self._root.mkdir(exist_ok=True)
-            except OSError as error:
-                raise StagingError(
-                    f'cannot make the staging folder "{self._root}": {error.strerror}'
-                ) from error
-
-        await deferToThreadPool(self._reactor, self._pool, make_root)
-        await store.put(slice_.staging.path, chunks)
+        Cancelling gives the upload up at its next chunk; its thread may run on for a moment.
+        """
+        given_up = threading.Event()
+        try:
+            await deferToThreadPool(
+                self._reactor,
+                self._pool,
+                lambda: self._open().put(_name(slice_), chunks, given_up.is_set),
+            )
+        finally:
+            given_up.set()
 
     def read(self, slice_: Slice) -> Iterator[bytes]:
         """The rows of *slice_* as they were stored; blocks. Raises StagingError."""
-        return self._store(slice_.key.file_key).read(slice_.staging.path)
+        return self._open().chunks(_name(slice_))
 
     async def remove(self, file: FileKey) -> None:
         """Remove all objects of *file*; nothing, if there are none. Raises StagingError."""
-        folder = self._root / directory_name(str(file))
 
         def remove() -> None:
-            try:
-                shutil.rmtree(folder)
-            except FileNotFoundError:
-                return
-            except OSError as error:
-                raise StagingError(
-                    f'cannot remove staged slices in "{folder}": {error.strerror}'
-                ) from error
+            bucket = self._open()
+            bucket.remove(list(bucket.names(directory_name(str(file)))))
 
         await deferToThreadPool(self._reactor, self._pool, remove)
 
-    def _store(self, file: FileKey) -> StagingStore:
-        place = {"directory": str(self._root), "key": f"{directory_name(str(file))}/"}
-        upload = FileUpload(0, str(file), "local", "", place)
-        return open_store(upload, file_key=str(file), reactor=self._reactor, pool=self._pool)
+    def place(self) -> str:
+        """What is the same for all nodes that have this place; blocks. Raises UserError."""
+        if self.address.scheme != "file":
+            return f"{self.address.scheme}://{self.address.bucket}/{self.address.prefix}"
+        try:
+            bucket = self._open()
+            own = str(uuid_utils.uuid7())
+            written = Path(self.address.prefix, f"{_ID_NAME}-{own}")
+            written.write_text(own, encoding="ascii")
+            with suppress(FileExistsError):  # whoever is first gives the folder its id, as a whole
+                written.with_name(_ID_NAME).hardlink_to(written)
+            written.unlink()
+            return (bucket.read(_ID_NAME) or b"").decode("ascii", "replace")
+        except (StagingError, OSError) as problem:
+            raise UserError(f"{_WHERE}: {problem}", name="invalidSettings") from None
+
+    def _open(self) -> Bucket:
+        try:
+            return open_bucket(self.address, self.address.credentials())
+        except UserError as problem:
+            raise StagingError(f'"target.staging": {problem}') from None
+
+
+def _name(slice_: Slice) -> str:
+    return f"{directory_name(str(slice_.key.file_key))}/{slice_.staging.path}"
+
+
+@attrs.frozen(kw_only=True)
+class StagingPlace(Record):
+    """What a node notes of its place."""
+
+    node_id: str
+    place: str
+    url: str
+
+
+class StagingCheck(Service):
+    """See Note [One place]. Its start fails with UserError if another node has another place."""
+
+    def __init__(
+        self, area: StagingArea, client: EtcdClient, session: Session, node_id: str, reactor: Any
+    ) -> None:
+        self._area = area
+        self._client = client
+        self._session = session
+        self._node_id = node_id
+        self._reactor = reactor
+        self._registration: Registration | None = None
+
+    async def startService(self) -> None:
+        """Fires when no node is known to have another place."""
+        super().startService()
+        address = self._area.address
+        own = StagingPlace(
+            node_id=self._node_id,
+            place=await in_own_thread(self._reactor, self._area.place),
+            url=f"{address.scheme}://{address.bucket}/{address.prefix.lstrip('/')}",
+        )
+        self._registration = await self._session.register(f"{PLACES}{self._node_id}", encode(own))
+        for kv in (await self._client.range(PLACES)).kvs:
+            other = decode(StagingPlace, kv.value)
+            if other.place != own.place and other.node_id != own.node_id:
+                await self._registration.remove()
+                raise UserError(
+                    f'slices of this node would wait in "{own.url}", which is another place than '
+                    f'"{other.url}" of the node "{other.node_id}": set {_WHERE} to the same bucket '
+                    "or shared folder on all nodes",
+                    name="invalidSettings",
+                )
+
+    async def stopService(self) -> None:
+        """Fires when the node's place isn't noted any more."""
+        super().stopService()
+        if self._registration is not None:
+            await self._registration.remove()
 
 
 def decompressed(chunks: Iterable[bytes], compression: str) -> Iterator[bytes]:

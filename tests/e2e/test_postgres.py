@@ -64,7 +64,9 @@ def _query(server: Postgres, text: str) -> list[tuple[Any, ...]]:
 
 def test_a_record_becomes_a_row(server: Postgres, tmp_path: Path) -> None:
     """With types; a value that doesn't fit is the producer's error, and no secret is kept."""
-    with deployment(tmp_path, **_settings(server, tmp_path)) as deployed:
+    settings = _settings(server, tmp_path)
+    del settings["STREAM_TARGET_STAGING_URL"]  # one process needs none
+    with deployment(tmp_path, **settings) as deployed:
         deployed.start("etcd", node_id="etcd")
         deployed.start("sandbox", node_id="sandbox")
         node = deployed.start(
@@ -83,6 +85,7 @@ def test_a_record_becomes_a_row(server: Postgres, tmp_path: Path) -> None:
         assert deployed.push(url, {"id": "a", "order": {"total": 3, "qty": 7}})[0] == 200
         wait_for(lambda: _query(server, table)[0][2] == 7, "the row to change")
         assert len(_query(server, table)) == 1
+        assert (tmp_path / "staging" / ".stream-staging").exists()
         assert not list((tmp_path / "staging").glob("*/*/*/*/*/*"))
         assert node.stop() == 0
         texts = [path.read_bytes() for path in tmp_path.glob("*.log")]

@@ -1,16 +1,33 @@
-"""What staged objects hold comes in pieces of a bounded size."""
+"""Where slices wait: one place for all nodes, and what is in it in pieces of a bounded size."""
 
 from __future__ import annotations
 
 import gzip
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet import reactor as _reactor
 
+from stream.errors import UserError
+from stream.etcd import EtcdClient, Session
+from stream.settings import TargetStagingSettings
 from stream.staging import StagingError
-from stream.target.staged import MAX_PIECE_BYTES, decompressed
+from stream.target.staged import (
+    MAX_PIECE_BYTES,
+    PLACES,
+    StagingArea,
+    StagingCheck,
+    decompressed,
+    staging_address,
+)
+
+reactor: Any = _reactor
+BOTH = ("api", "storage-reader", "storage-coordinator")
 
 MEMBERS = st.lists(
     st.binary(max_size=50)
@@ -53,3 +70,96 @@ def test_damage_is_an_error() -> None:
     packed[500] ^= 255
     with pytest.raises(StagingError, match="is damaged"):
         list(decompressed([bytes(packed)], "gzip"))
+
+
+def test_one_process_has_its_staging_beside_its_volumes() -> None:
+    """Without a setting."""
+    address = staging_address(TargetStagingSettings(), BOTH, "/data/volumes")
+    assert (address.scheme, address.prefix) == ("file", "/data/staging")
+
+
+@pytest.mark.parametrize("components", [("storage-reader",), ("storage-coordinator", "api")])
+def test_components_that_are_spread_need_a_place_that_all_reach(
+    components: tuple[str, ...],
+) -> None:
+    with pytest.raises(UserError) as raised:
+        staging_address(TargetStagingSettings(), components, "/data/volumes")
+    assert '"target.staging.url" (STREAM_TARGET_STAGING_URL) must be set' in str(raised.value)
+    set_ = TargetStagingSettings(url="s3://bucket/below", region="eu-1")
+    address = staging_address(set_, components, "/data/volumes")
+    assert (address.bucket, address.prefix, address.region) == ("bucket", "below", "eu-1")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://a/b", '"target.staging" needs "url", such as "s3://bucket/prefix"'),
+        ("file://host/a", '"url" of a folder is like'),
+        ("s3:///a", "names no bucket"),
+        ("az://container", '"account" is needed for az://'),
+        ("s3://key:secret@bucket", 'credentials are in "credentialFile"'),
+    ],
+)
+def test_a_url_that_can_not_be_used_is_refused(url: str, message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        staging_address(TargetStagingSettings(url=url), BOTH, "/data/volumes")
+    assert message in str(raised.value)
+    assert "secret@" not in str(raised.value)
+
+
+class _Node:
+    """A node that stores slices in a place."""
+
+    def __init__(self, etcd: EtcdClient, name: str, url: str) -> None:
+        self.session = Session(etcd, ttl=30, reactor=reactor)
+        address = staging_address(TargetStagingSettings(url=url), (), "")
+        pool: Any = None
+        area = StagingArea(address, reactor, pool)
+        self.check = StagingCheck(area, etcd, self.session, name, reactor)
+
+    async def start(self) -> None:
+        await self.session.startService()
+        await self.check.startService()
+
+    async def stop(self) -> None:
+        await self.check.stopService()
+        await self.session.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_with_another_place_than_the_others_does_not_start(
+    etcd: EtcdClient, tmp_path: Path
+) -> None:
+    """Folders are told apart by what is in them: the same name on two machines isn't one."""
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "shared").symlink_to(tmp_path / "one")
+    nodes = [
+        _Node(etcd, "a", (tmp_path / "one" / "staging").as_uri()),
+        _Node(etcd, "b", (tmp_path / "shared" / "staging").as_uri()),
+    ]
+    for node in nodes:
+        await node.start()
+    for url in ((tmp_path / "other" / "staging").as_uri(), "s3://bucket/prefix"):
+        late = _Node(etcd, "c", url)
+        with pytest.raises(UserError) as raised:
+            await late.start()
+        assert f'slices of this node would wait in "{url}", which is another' in str(raised.value)
+        await late.stop()
+    assert len((await etcd.range(PLACES)).kvs) == 2
+    for node in nodes:
+        await node.stop()
+    moved = _Node(etcd, "a", "s3://bucket/prefix")
+    await moved.start()
+    await moved.stop()
+    assert not (await etcd.range(PLACES)).kvs
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_folder_that_can_not_be_made_ends_the_start(
+    etcd: EtcdClient, tmp_path: Path
+) -> None:
+    node = _Node(etcd, "a", (tmp_path / "not" / "mounted").as_uri())
+    with pytest.raises(UserError, match="cannot make the folder"):
+        await node.start()
+    await node.stop()

@@ -26,6 +26,7 @@ from stream.storage.model.entity import File, Slice
 from stream.storage.model.state import FileState
 from stream.target.protocol import Target, TargetContext
 from stream.target.registry import Targets
+from stream.target.staged import StagingArea, staging_address
 from tests.definition.changes import Changes
 from tests.storage.histories.world import BY, SINK_KEY, SOURCE_KEY, Storage
 
@@ -165,11 +166,19 @@ async def context_of(
                 pool=pool,
                 metrics=Metrics(),
                 now=lambda: storage.now,
+                staging=_staging(settings, pool),
             ),
         )
     finally:
         pool.stop()
         await session.stopService()
+
+
+def _staging(settings: Settings, pool: ThreadPool) -> StagingArea | None:
+    staging = settings.target.staging
+    if not staging.url:
+        return None
+    return StagingArea(staging_address(staging, (), ""), reactor, pool)
 
 
 async def killed_at_every_await(

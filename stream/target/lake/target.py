@@ -33,7 +33,7 @@ from stream.target.jobs import JobSlots
 from stream.target.lake.records import FileRecord, file_record_key
 from stream.target.lake.workers import Rows, Workers
 from stream.target.protocol import Quarantine, Staged, TargetContext
-from stream.target.staged import FolderStaging
+from stream.target.staged import StagingArea
 from stream.values.codec import decode, encode
 
 __all__ = ["LakeTarget", "Placed", "plain_columns"]
@@ -81,9 +81,7 @@ class LakeTarget(ABC, Generic[C]):
         settings = context.settings.target
         self._jobs = JobSlots(context.client, context.session, name, settings.job_limit)
         self.import_services: Sequence[IService] = (self._jobs.running,)
-        self._staging: FolderStaging | None = None
-        if connections:
-            self._staging = FolderStaging(settings.staging.url, context.reactor, context.pool)
+        self._staging = context.staging
 
     # What each of them does in its own way.
 
@@ -219,7 +217,7 @@ class LakeTarget(ABC, Generic[C]):
 
     @asynccontextmanager
     async def upload(self, slice_: Slice, chunks: Chunks) -> AsyncIterator[Staged]:
-        await self._folder.put(slice_, chunks)
+        await self._area.put(slice_, chunks)
         yield Staged(None, _always_current)
 
     async def report_upload(
@@ -239,7 +237,7 @@ class LakeTarget(ABC, Generic[C]):
             connection = self._declared(record)
             slices = await read_slices(self._client, file.key)
             rows = [
-                partial(self._folder.read, slice_)
+                partial(self._area.read, slice_)
                 for slice_ in sorted(slices, key=lambda slice_: slice_.key.slice_opened_at)
                 if slice_.state in _STAGED and not slice_.local.is_empty
             ]
@@ -249,7 +247,7 @@ class LakeTarget(ABC, Generic[C]):
             if not is_new:
                 _log.info("file {file_id} is in its table already", file_id=str(file.key))
         try:
-            await self._folder.remove(file.key)
+            await self._area.remove(file.key)
         except StagingError as error:
             # The file is imported; the cleanup removes what is left with its records.
             _log.warn("{error}", error=error, file_id=str(file.key))
@@ -322,11 +320,10 @@ class LakeTarget(ABC, Generic[C]):
             raise NestedError("some tables could not be deleted", problems)
 
     @property
-    def _folder(self) -> FolderStaging:
+    def _area(self) -> StagingArea:
         if self._staging is None:
             raise UserError(
-                f"no connection of the type {self.name} is declared on this node, see the setting "
-                '"target.connections"'
+                'no connection is declared on this node, see the setting "target.connections"'
             )
         return self._staging
 

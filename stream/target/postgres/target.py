@@ -52,7 +52,7 @@ from stream.target.postgres.records import (
 from stream.target.postgres.refusals import Refused
 from stream.target.postgres.tables import QUARANTINE
 from stream.target.protocol import Preview, Quarantine, Staged, TargetContext
-from stream.target.staged import FolderStaging, decompressed
+from stream.target.staged import StagingArea, decompressed
 from stream.values.codec import decode, encode
 from stream.values.redaction import hide_secrets
 
@@ -96,13 +96,11 @@ class PostgresTarget:
             for database in self._databases.values()
         }
         self.services: Sequence[IService] = tuple(self._pools.values())
-        self._staging: FolderStaging | None = None
+        self._staging = context.staging
         self._session = context.session
         self._now = context.now
         self._jobs = JobSlots(context.client, context.session, NAME, settings.job_limit)
         self.import_services: Sequence[IService] = (self._jobs.running,)
-        if self._databases:
-            self._staging = FolderStaging(settings.staging.url, context.reactor, context.pool)
 
     # What a new file needs.
 
@@ -177,7 +175,7 @@ class PostgresTarget:
 
     @asynccontextmanager
     async def upload(self, slice_: Slice, chunks: Chunks) -> AsyncIterator[Staged]:
-        await self._folder.put(slice_, chunks)
+        await self._area.put(slice_, chunks)
         yield Staged(None, _always_current)
 
     async def report_upload(
@@ -203,7 +201,7 @@ class PostgresTarget:
             if not imported.is_new:
                 _log.info("file {file_id} is in its table already", file_id=str(file.key))
         try:
-            await self._folder.remove(file.key)
+            await self._area.remove(file.key)
         except StagingError as error:
             # The file is imported; the cleanup removes what is left with its records.
             _log.warn("{error}", error=error, file_id=str(file.key))
@@ -261,7 +259,7 @@ class PostgresTarget:
         )
 
     def _rows(self, slice_: Slice, compression: str) -> Iterator[bytes]:
-        return decompressed(self._folder.read(slice_), compression)
+        return decompressed(self._area.read(slice_), compression)
 
     async def _record(self, file: FileKey) -> FileRecord:
         stored = await self._client.get(file_record_key(file))
@@ -329,11 +327,10 @@ class PostgresTarget:
             raise NestedError("some tables could not be deleted", problems)
 
     @property
-    def _folder(self) -> FolderStaging:
+    def _area(self) -> StagingArea:
         if self._staging is None:
             raise UserError(
-                "no connection of the type postgres is declared on this node, see the setting "
-                '"target.connections"'
+                'no connection is declared on this node, see the setting "target.connections"'
             )
         return self._staging
 

@@ -17,10 +17,14 @@ from twisted.internet.threads import deferToThread
 from stream.errors import UserError
 from stream.etcd import EtcdClient
 from stream.mapping.columns import Mapping, column_from_plain
+from stream.settings import TargetStagingSettings
+from stream.staging.bucket import open_bucket, read_address
 from stream.storage.model.entity import File, Slice
 from stream.storage.reconcile.operator import Requeue
 from stream.target.postgres.target import ORDER_SECONDS
 from tests.postgres import Postgres, running_postgres
+from tests.staging.servers import SERVERS, ObjectServer, running_server
+from tests.staging.test_bucket import bucket_options, credentials_of
 from tests.storage.histories.world import SINK, SINK_KEY, SOURCE
 from tests.target.postgres.world import PostgresWorld, postgres_world
 from tests.waiting import until
@@ -486,3 +490,34 @@ async def test_without_a_primary_key_no_file_waits(world: PostgresWorld) -> None
     await world.target.import_file(await world.staged_file(b'"new"\n'))
     await world.target.import_file(old)
     assert sorted(await world.read()) == ["new", "old"]
+
+
+@pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
+@pytest_twisted.ensureDeferred
+async def test_slices_wait_in_a_bucket_until_they_are_imported(
+    etcd: EtcdClient, tmp_path: Path, server: ObjectServer
+) -> None:
+    """Nothing of an imported file is left there; one that is given up goes when it is deleted."""
+    with running_server(server, tmp_path / "objects") as staging:
+        (tmp_path / "keys").write_text(credentials_of(staging))
+        options = {**bucket_options(staging), "credentialFile": str(tmp_path / "keys")}
+        bucket = open_bucket(read_address(options), credentials_of(staging))
+        settings = TargetStagingSettings(
+            url=options["url"],
+            region=options.get("region", ""),
+            endpoint=options["endpoint"],
+            account=options.get("account", ""),
+            credential_file=options["credentialFile"],
+        )
+        async with postgres_world(etcd, tmp_path, staging=settings) as world:
+            large = b'"0123456789abcdef"\n' * 200_000
+            file = await world.importing_file(b'"a"\n', large)
+            assert len(list(bucket.names(""))) == 2
+            await world.target.import_file(file)
+            assert len(await world.read()) == 200_001
+            assert list(bucket.names("")) == []
+            await world.reopen()
+            stuck = await world.staged_file(b'"b"\n')
+            assert len(list(bucket.names(""))) == 1
+            await world.target.delete_staged(stuck.key)
+            assert list(bucket.names("")) == []

@@ -16,7 +16,7 @@ from twisted.internet.defer import maybeDeferred
 from stream.definition.entity import TableSink
 from stream.etcd import EtcdClient
 from stream.mapping.columns import Mapping
-from stream.settings import Settings
+from stream.settings import Settings, TargetStagingSettings
 from stream.settings.connections import Connections
 from tests.postgres import Postgres, running_postgres
 from tests.storage.samples import MAPPING
@@ -60,7 +60,9 @@ class PostgresWorld(World):
             return rows
 
 
-def connected(server: Postgres, path: Path, **options: Any) -> Settings:
+def connected(
+    server: Postgres, path: Path, staging: TargetStagingSettings | None = None, **options: Any
+) -> Settings:
     """Settings with the connection ``warehouse`` to *server*."""
     password = path / "password"
     password.write_text(f"{server.password}\n")
@@ -76,7 +78,7 @@ def connected(server: Postgres, path: Path, **options: Any) -> Settings:
     target = attrs.evolve(
         settings.target,
         connections=Connections.parse(declared),
-        staging=attrs.evolve(settings.target.staging, url=(path / "staging").as_uri()),
+        staging=staging or TargetStagingSettings(url=(path / "staging").as_uri()),
     )
     return attrs.evolve(settings, target=target)
 
@@ -136,13 +138,19 @@ def _faults(world: PostgresWorld) -> dict[str, Fault]:
 
 @asynccontextmanager
 async def postgres_world(
-    etcd: EtcdClient, path: Path, mapping: Mapping = MAPPING
+    etcd: EtcdClient,
+    path: Path,
+    mapping: Mapping = MAPPING,
+    staging: TargetStagingSettings | None = None,
 ) -> AsyncIterator[PostgresWorld]:
-    """A source and no sink yet; the sink's table is in a schema of its own."""
+    """A source and no sink yet; the sink's table is in a schema of its own.
+
+    :param staging: where slices wait; a folder below *path* by default.
+    """
     server = shared_postgres()
     from stream.target.postgres.target import PostgresTarget
 
-    async with context_of(etcd, connected(server, path)) as (storage, context):
+    async with context_of(etcd, connected(server, path, staging)) as (storage, context):
         target = PostgresTarget(context)
         for service in (*target.services, *target.import_services):
             await maybeDeferred(service.startService)

@@ -1,0 +1,56 @@
+"""Access tokens of Google Cloud, by the library `google-auth` of the extra ``gcp``. Blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+import urllib3
+
+__all__ = ["TokenUnavailable", "google_token"]
+
+_TIMEOUT = urllib3.Timeout(connect=3.0, read=10.0)
+
+
+class TokenUnavailable(Exception):
+    """There is no token; the text holds no secret."""
+
+
+def google_token(scope: str, key: Mapping[str, Any] | None = None) -> Callable[[], str]:
+    """A function that gives a valid token, from any thread.
+
+    :param scope: what the token is for.
+    :param key: of a service account; without one the application's default credentials are used.
+
+    Raises `TokenUnavailable`; so does the function.
+    """
+    try:
+        auth = import_module("google.auth")
+        transport = import_module("google.auth.transport.urllib3")
+        accounts = import_module("google.oauth2.service_account")
+    except ImportError:
+        raise TokenUnavailable(
+            "the library google-auth is not installed; install it on every node with: "
+            "pip install 'stream-service[gcp]'"
+        ) from None
+    request = transport.Request(urllib3.PoolManager(timeout=_TIMEOUT))
+    try:
+        if key:
+            credentials = accounts.Credentials.from_service_account_info(key, scopes=[scope])
+        else:
+            credentials, _ = auth.default(scopes=[scope])
+    except auth.exceptions.GoogleAuthError as problem:
+        raise TokenUnavailable(type(problem).__name__) from None
+    except (ValueError, TypeError):
+        raise TokenUnavailable("the key of the service account can't be used") from None
+
+    def token() -> str:
+        if not credentials.valid:
+            try:
+                credentials.refresh(request)
+            except auth.exceptions.GoogleAuthError as problem:
+                raise TokenUnavailable(type(problem).__name__) from None
+        return str(credentials.token)
+
+    return token

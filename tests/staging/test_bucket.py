@@ -1,0 +1,123 @@
+"""Buckets and folders of operators, over folders and the object stores of other parties."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.errors import UserError
+from stream.sandbox import ObjectStaging
+from stream.staging import StagingError, bytes_chunks
+from stream.staging.bucket import Bucket, BucketAddress, open_bucket, read_address
+from tests.staging.servers import SERVERS, running_server
+
+PART = 5 * 1024 * 1024
+_FOLDER = "folder"
+
+
+def bucket_options(staging: ObjectStaging) -> dict[str, str]:
+    """The options of a connection to *staging*, without its credentials."""
+    scheme = {"aws": "s3", "azure": "az", "gcp": "gs"}[staging.provider]
+    options = {"url": f"{scheme}://{staging.bucket}/some/prefix", "endpoint": staging.endpoint}
+    if staging.provider == "azure":
+        options["account"] = staging.key_id
+    if staging.provider == "aws":
+        options["region"] = staging.region
+    return options
+
+
+def credentials_of(staging: ObjectStaging) -> str:
+    """The text of a credential file for *staging*."""
+    by_provider: dict[str, dict[str, Any]] = {
+        "aws": {"accessKeyId": staging.key_id, "secretAccessKey": staging.secret},
+        "azure": {"accountKey": staging.secret},
+        "gcp": {
+            "gcs_base_url": staging.endpoint,
+            "disable_oauth": True,
+            "client_email": "",
+            "private_key": "",
+            "private_key_id": "",
+        },
+    }
+    return json.dumps(by_provider[staging.provider])
+
+
+@pytest.fixture(scope="module", params=[_FOLDER, *(server.name for server in SERVERS)])
+def bucket(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bucket]:
+    folder = tmp_path_factory.mktemp("bucket")
+    if request.param == _FOLDER:
+        yield open_bucket(read_address({"url": (folder / "made").as_uri()}), "")
+        return
+    (server,) = (each for each in SERVERS if each.name == request.param)
+    with running_server(server, folder / "objects") as staging:
+        yield open_bucket(read_address(bucket_options(staging)), credentials_of(staging))
+
+
+@pytest.mark.parametrize("size", [0, 1000, 2 * PART + 7])
+def test_an_object_is_read_as_it_was_stored(bucket: Bucket, size: int) -> None:
+    """In one part, and in several; an older one is replaced."""
+    body = random.Random(size).randbytes(size)
+    for content in (b"older", body):
+        assert bucket.put("a/b-1/object", bytes_chunks(content)) == len(content)
+    assert b"".join(bucket.chunks("a/b-1/object")) == body
+
+
+def test_an_object_that_breaks_off_is_not_there(bucket: Bucket) -> None:
+    def broken() -> Iterator[bytes]:
+        yield bytes(PART + 1)
+        raise StagingError("the disk is gone")
+
+    with pytest.raises(StagingError):
+        bucket.put("broken/object", broken)
+    assert bucket.read("broken/object") is None
+
+
+def test_an_upload_that_is_given_up_ends(bucket: Bucket) -> None:
+    with pytest.raises(StagingError, match="was cancelled"):
+        bucket.put("given-up/object", bytes_chunks(bytes(100)), lambda: True)
+    assert bucket.read("given-up/object") is None
+
+
+def test_what_is_listed_below_a_folder_is_removed(bucket: Bucket) -> None:
+    """And nothing beside it; what isn't there is no error."""
+    for name in ("x/1/a", "x/1/b/c", "x/12/a"):
+        bucket.put_bytes(name, b"content")
+    below = list(bucket.names("x/1"))
+    assert sorted(below) == ["x/1/a", "x/1/b/c"]
+    for _ in range(2):
+        bucket.remove(below)
+    assert list(bucket.names("x")) == ["x/12/a"]
+    bucket.remove(["x/12/a"])
+    assert list(bucket.names("x")) == []
+
+
+def test_what_is_not_there_is_an_error_for_who_reads_it(bucket: Bucket) -> None:
+    assert bucket.read("none") is None
+    with pytest.raises(StagingError, match=r'cannot read ".*none"'):
+        list(bucket.chunks("none"))
+
+
+def test_a_wrong_key_is_refused_without_showing_it(tmp_path: Path) -> None:
+    address = BucketAddress(scheme="s3", bucket="b", credential_file=str(tmp_path / "keys"))
+    with pytest.raises(UserError, match="readable for the service"):
+        address.credentials()
+    (tmp_path / "keys").write_text('{"secret": "s3cret-of-mine"}')
+    with pytest.raises(UserError) as raised:
+        address.credentials()
+    assert "accessKeyId and secretAccessKey" in str(raised.value)
+    assert "s3cret-of-mine" not in str(raised.value)
+
+
+def test_the_key_of_a_service_account_that_can_not_be_used() -> None:
+    """Its text is in no message."""
+    address = read_address({"url": "gs://bucket"})
+    with pytest.raises(UserError) as raised:
+        open_bucket(address, json.dumps({"private_key": "s3cret-of-mine"}))
+    assert "s3cret-of-mine" not in str(raised.value)
