@@ -32,6 +32,7 @@ from stream.storage.model.state import FileState, SliceState
 from stream.storage.model.statistics import Statistics
 from stream.storage.model.volume import Volume
 from stream.storage.store.layout import Layout
+from stream.storage.store.overview import FileOutline
 from stream.tail.subscription import TailSubscription
 from stream.target.jobs import JobRecord
 from stream.target.keboola.quarantine import QuarantineRecord
@@ -584,6 +585,14 @@ def test_the_id_of_the_staging_file_is_also_that_of_its_credentials() -> None:
     plain["UploadCredentials"] = None
     with pytest.raises(ValueError, match='"FileID" is missing'):
         decode(FileRecord, orjson.dumps(plain))
+
+
+def test_an_outline_has_the_defaults_of_the_record() -> None:
+    """A file without all that may be absent is shown as the one that it is."""
+    plain = orjson.dumps({**FILE_KEY, "state": "writing"})
+    outline, file = decode(FileOutline, plain), decode(File, plain)
+    assert outline.target.provider == file.target.provider == "keboola"
+    assert outline.retry == file.retry
 
 
 def test_credentials_of_earlier_versions() -> None:

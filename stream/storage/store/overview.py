@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from stream.definition.key import BranchKey, SinkKey
 from stream.etcd import EtcdClient, RangeResult
 from stream.storage.model import prefix
+from stream.storage.model.entity import FileTarget
 from stream.storage.model.key import FileKey, SliceKey
 from stream.storage.model.retry import NO_RETRY, Retry
 from stream.storage.model.state import FileState, Level
@@ -52,7 +53,7 @@ class Within:
 
 @attrs.frozen
 class _Target:
-    provider: str = ""
+    provider: str = FileTarget().provider
 
 
 @attrs.frozen(kw_only=True)
