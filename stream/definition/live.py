@@ -16,6 +16,7 @@ from twisted.application.service import Service
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from stream.concurrency.together import together
 from stream.definition import prefix
 from stream.definition.entity import Branch, Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
@@ -213,12 +214,13 @@ class LiveDefinitions(Service):
 
     async def _agrees(self, source: SourceKey) -> bool:
         path = f"{prefix.SOURCE_ACTIVE}{source}"
-        found = await self._client.read(path, keys_only=True)
-        known = {path: self._sources.items[path]} if path in self._sources.items else {}
-        if not _is_caught_up(known, found):
-            return False
         below = prefix.children(prefix.SINK_ACTIVE, source)
-        found = await self._client.range(below, keys_only=True)
+        stored, found = await together(
+            self._client.read(path, keys_only=True), self._client.range(below, keys_only=True)
+        )
+        known = {path: self._sources.items[path]} if path in self._sources.items else {}
+        if not _is_caught_up(known, stored):
+            return False
         keys = self._sinks_of.keys(below.rstrip("/"))
         return _is_caught_up({key: self._sinks.items[key] for key in keys}, found)
 

@@ -313,6 +313,13 @@ class Definitions:
         """
         _check_id("sink", new.key.sink_id)
         _check_mapping(new)
+        await change.txn.get_many(
+            [
+                f"{SOURCES.active}{new.key.source_key}",
+                f"{SINKS.active}{new.key}",
+                f"{SINKS.deleted}{new.key}",
+            ]
+        )
         source = await self.source(change, new.key.source_key)
         if await SINKS.live(change.txn, new.key) is not None:
             raise errors.sink_exists(new.key)

@@ -27,6 +27,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from stream.concurrency.together import together
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import Compacted, EtcdError, EtcdUnavailable, NotReached
 from stream.etcd.lock import Lock
@@ -124,6 +125,17 @@ class AtomicTxn:
             if written is not None:
                 kvs[key] = written
         return [kvs[key] for key in sorted(kvs) if not self._is_deleted(key)]
+
+    async def read_as(self, before: AtomicTxn) -> None:
+        """Read at once what another attempt at the same has read, as this one will want it, too."""
+        if before._keys:
+            await self.get_many(list(before._keys))
+        await together(
+            *(
+                self.range(prefix, track_deletes=track_deletes)
+                for prefix, (_, track_deletes) in before._ranges.items()
+            )
+        )
 
     async def _at_snapshot(self, read: Callable[[], Awaitable[R]]) -> R:
         """The first read sets the revision of all others; those at the same time wait for it."""

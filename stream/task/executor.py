@@ -198,9 +198,10 @@ class TaskExecutor(Service):
             raise EtcdUnavailable("there is no session with etcd at the moment")
 
         async def body(txn: AtomicTxn) -> None:
-            if await txn.get(task.lock) is not None:
+            found = await txn.get_many([task.lock] if absent is None else [task.lock, absent])
+            if found[task.lock] is not None:
                 raise TaskAlreadyRunning(object_key)
-            if absent is not None and await txn.get(absent) is not None:
+            if absent is not None and found[absent] is not None:
                 raise ObjectExists(object_key)
             txn.put(task.lock, self._node_id.encode(), lease=lease)
             txn.put(task.key, encode(task))

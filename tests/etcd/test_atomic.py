@@ -350,3 +350,27 @@ async def test_deletion_without_answer(etcd: EtcdClient, proxied: EtcdClient, pr
 
     await atomic(proxied, body)
     assert (await etcd.range("")).count == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_another_attempt_has_read_is_read_at_once(etcd: EtcdClient) -> None:
+    """At one revision and guarded as it was, so that the body asks etcd for nothing more."""
+    for name in ("a", "b", "below/c"):
+        await etcd.put(name, b"1")
+    before = AtomicTxn(etcd)
+    await before.get("a")
+    await before.get("nothing")
+    await before.range("below/", track_deletes=False)
+    asked: list[str] = []
+    txn = AtomicTxn(etcd)
+    with pytest.MonkeyPatch.context() as patch:
+        await txn.read_as(before)
+        for name in ("get_many", "range"):
+            patch.setattr(etcd, name, lambda *arguments, **_: asked.append(str(arguments)))
+        assert (await txn.get_many(["a", "nothing"]))["nothing"] is None
+        assert [kv.key for kv in await txn.range("below/", track_deletes=False)] == ["below/c"]
+    assert asked == []
+    await etcd.put("nothing", b"2")
+    txn.put("b", b"2")
+    assert not await txn.commit()
+    await AtomicTxn(etcd).read_as(AtomicTxn(etcd))

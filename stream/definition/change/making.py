@@ -119,6 +119,7 @@ class _PreparedFiles(Generic[P]):
     :param now: the time in UTC.
     :param token: of the user who makes the change.
     :ivar by_sink: those that no file uses yet.
+    :ivar tried: the last attempt, which has met sinks whose files weren't prepared.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class _PreparedFiles(Generic[P]):
         self._token = token
         self._rounds = 0
         self.by_sink: dict[SinkKey, P] = {}
+        self.tried: AtomicTxn | None = None
 
     async def prepare(self, missing: Sequence[tuple[Source, Sink]]) -> None:
         """Prepare all *missing* files; the first failure is raised when every one has ended.
@@ -248,10 +250,13 @@ class DefinitionChanges(Generic[P]):
         txn: AtomicTxn,
     ) -> _Attempt[T]:
         """Run *change* in *txn*. Raises `_FilesNotPrepared`, so that nothing is written."""
+        if prepared.tried is not None:
+            await txn.read_as(prepared.tried)
         files = SinkFiles(self._records, self._remote, prepared.by_sink, token=author.token)
         definitions = Definitions(files)
         result = await change.write(Change(txn, now, author.by), definitions)
         if files.missing:
+            prepared.tried = txn
             raise _FilesNotPrepared(tuple(files.missing))
         return _Attempt(result, files.used, not definitions.unfinished)
 

@@ -6,6 +6,7 @@ estimate needs no guard.
 
 from __future__ import annotations
 
+from stream.concurrency.together import together
 from stream.definition.key import SinkKey
 from stream.etcd import EtcdClient
 from stream.storage.model import prefix
@@ -37,9 +38,11 @@ def allocated_space(allocation: Allocation, largest: ByteSize) -> ByteSize:
 async def largest_recent_slice(client: EtcdClient, sink: SinkKey) -> ByteSize:
     """The compressed size of the largest of the sink's newest slices, uploaded and imported."""
     largest = _NOTHING
-    for level in (Level.STAGING, Level.TARGET):
-        below = f"{prefix.statistics(level)}{sink}/"
-        found = await client.range(below, limit=RECENT_SLICES + _SUMS, descending=True)
+    levels = [f"{prefix.statistics(level)}{sink}/" for level in (Level.STAGING, Level.TARGET)]
+    ranges = await together(
+        *(client.range(below, limit=RECENT_SLICES + _SUMS, descending=True) for below in levels)
+    )
+    for below, found in zip(levels, ranges, strict=True):
         of_slices = [kv for kv in found.kvs if "/" in kv.key.removeprefix(below)]
         for kv in of_slices[:RECENT_SLICES]:
             largest = max(largest, decode(Statistics, kv.value).compressed_size)

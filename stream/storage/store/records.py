@@ -30,6 +30,7 @@ __all__ = [
     "delete_file_records",
     "delete_slice_records",
     "forget_failures",
+    "keys_of_new",
     "load_file",
     "load_slice",
     "load_slices",
@@ -100,6 +101,14 @@ async def local_slices(txn: AtomicTxn, key: object) -> list[Slice]:
     """The slices at level local below a file, or below a file on one volume."""
     kvs = await txn.range(f"{prefix.slice_level(Level.LOCAL)}{key}/", track_deletes=False)
     return [decode(Slice, kv.value) for kv in kvs]
+
+
+def keys_of_new(file: File, slices: Sequence[Slice]) -> list[str]:
+    """The keys that `create_file` and `create_slice` look at."""
+    return [
+        f"{prefix.FILE_ALL}{file.key}",
+        *(f"{prefix.SLICE_ALL}{slice_.key}" for slice_ in slices),
+    ]
 
 
 async def create_file(txn: AtomicTxn, file: File) -> None:

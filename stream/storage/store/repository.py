@@ -98,12 +98,16 @@ class StorageRepository:
         Raises UserError if no volume is registered or the key is taken.
         """
         file = await self._within_limit(self._new_file(source, sink, prepared))
+        space = await self._space(file)
+        slices = [
+            Slice.opened(file, volume_id, file.key.file_opened_at, space)
+            for volume_id in file.local.assignment.volumes
+        ]
+        await txn.get_many(records.keys_of_new(file, slices))
         await records.create_file(txn, file)
         for key, value in prepared.records:
             txn.put(key, value)
-        space = await self._space(file)
-        for volume_id in file.local.assignment.volumes:
-            slice_ = Slice.opened(file, volume_id, file.key.file_opened_at, space)
+        for slice_ in slices:
             await records.create_slice(txn, slice_)
         return file
 

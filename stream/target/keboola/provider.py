@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import Any, TypeVar, cast
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from stream.concurrency.deadline import within
+from stream.concurrency.together import together
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
 from stream.definition.mappings import with_mappings
@@ -191,8 +191,10 @@ class KeboolaFileProvider:
     async def _new_token(self, sink: Sink, user: Token, made: _Made) -> SinkToken:
         """A token of the sink's own, made again since its bucket may have changed."""
         bucket_id = bucket_of(sink.table.table_id)
-        await ensure_bucket(self._api, user, sink.key.branch_id, bucket_id)
-        before = await self._client.get(token_record_key(sink.key))
+        _, before = await together(
+            ensure_bucket(self._api, user, sink.key.branch_id, bucket_id),
+            self._client.get(token_record_key(sink.key)),
+        )
         created = await self._api.create_token(
             user, source_id=sink.key.source_id, sink_id=sink.key.sink_id, bucket_id=bucket_id
         )
@@ -204,16 +206,11 @@ class KeboolaFileProvider:
     async def _ensure_file(self, sink: Sink, opened_at: datetime, made: _Made) -> FileUpload:
         """The table and the staging file, beside one another: neither needs the other."""
         assert made.sink_token is not None
-        making: list[Deferred[Any]] = [
-            ensureDeferred(ensure_table(self._api, made.sink_token, sink)),
-            ensureDeferred(self._prepare_file(sink.key, opened_at, made)),
-        ]
-        results: Any = await DeferredList(making, consumeErrors=True)
-        # Only now: what was made by either is known, and can be undone.
-        for _, result in results:
-            if isinstance(result, Failure):
-                result.raiseException()
-        return cast(FileUpload, results[1][1])
+        _, upload = await together(
+            ensure_table(self._api, made.sink_token, sink),
+            self._prepare_file(sink.key, opened_at, made),
+        )
+        return cast(FileUpload, upload)
 
     async def _prepare_file(self, sink: SinkKey, opened_at: datetime, made: _Made) -> FileUpload:
         assert made.sink_token is not None

@@ -1,0 +1,25 @@
+"""Several things at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.python.failure import Failure
+
+__all__ = ["together"]
+
+
+async def together(*work: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Run all coroutines beside one another; their results, in the same order.
+
+    When every one has ended, the failure of the first one that failed is raised: so whoever undoes
+    what was done knows all of it.
+    """
+    running = [Deferred.fromCoroutine(one) for one in work]
+    results: Any = await DeferredList(running, consumeErrors=True)
+    for _, result in results:
+        if isinstance(result, Failure):
+            result.raiseException()
+    return [cast(Any, result) for _, result in results]
