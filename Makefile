@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 COMPONENTS ?=
 CONFIG ?=
 PORT_OFFSET ?=
+TARGET ?=
 DURATION ?= 600
 RATE ?= 500
 CHAOS ?=
@@ -69,9 +70,9 @@ $(STAMP): $(RUNTIME) requirements.lock
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@touch $@
 
-run: $(RUNTIME) ## Run everything on this machine; PORT_OFFSET=100 for a second instance
+run: $(RUNTIME) ## Run everything on this machine; PORT_OFFSET=100 for a second instance, TARGET=postgres for tables in PostgreSQL
 	@(nice $(BIN)/python -m tools.console --quiet &)
-	@exec $(BIN)/stream-service dev $(subst $(comma), ,$(COMPONENTS)) $(CONFIG_FLAG) $(if $(PORT_OFFSET),--port-offset=$(PORT_OFFSET))
+	@exec $(BIN)/stream-service dev $(subst $(comma), ,$(COMPONENTS)) $(CONFIG_FLAG) $(if $(PORT_OFFSET),--port-offset=$(PORT_OFFSET)) $(if $(TARGET),--target=$(TARGET))
 
 ##@ Development
 

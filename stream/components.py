@@ -90,12 +90,14 @@ def build(
     services += [ReactorLag(reactor, metrics), *development_services(reactor)]
     if "etcd" in components:
         services += etcd(settings, reactor)
+    if "postgres" in components:
+        services += postgres(settings, reactor)
     if "sandbox" in components:
         services += sandbox(settings, reactor)
     if "http-source" in components and len(workers) > 1:
         services += source_workers(settings, reactor, workers, log)
         components = [name for name in components if name != "http-source"]
-    if set(components) - {"etcd", "sandbox"}:
+    if set(components) - {"etcd", "postgres", "sandbox"}:
         services += cluster_members(
             settings, components, reactor, metrics, parts, lambda error: chain.fail(Failure(error))
         )
@@ -402,6 +404,18 @@ def etcd(settings: Settings, reactor: Any) -> list[IService]:
     if not settings.etcd.data_dir:
         raise UserError('the component "etcd" needs "etcd.dataDir" (STREAM_ETCD_DATA_DIR)')
     return [EmbeddedEtcd(reactor, settings.etcd.endpoint, settings.etcd.data_dir)]
+
+
+def postgres(settings: Settings, reactor: Any) -> list[IService]:
+    """Build a PostgreSQL as a child process."""
+    from stream.local_postgres import LocalPostgres
+
+    local = settings.local_postgres
+    if not local.path:
+        raise UserError(
+            'the component "postgres" needs "localPostgres.path" (STREAM_LOCAL_POSTGRES_PATH)'
+        )
+    return [LocalPostgres(reactor, local.listen, local.path)]
 
 
 def sandbox(settings: Settings, reactor: Any) -> list[IService]:

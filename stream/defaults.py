@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from stream.dev import dev_settings
 from stream.errors import UserError
@@ -49,6 +50,7 @@ def defaults_for(
     environ: Mapping[str, str],
     *,
     is_dev: bool = False,
+    target: str = "",
     port_offset: int = 0,
 ) -> dict[str, object]:
     """The values by setting key that are used where nothing else sets them.
@@ -57,6 +59,7 @@ def defaults_for(
     :param flags: settings given by flag, by the flag's name.
     :param environ: the environment.
     :param is_dev: use the settings of ``stream-service dev``.
+    :param target: of ``stream-service dev``, empty for the sandbox.
     :param port_offset: is added to each default port; 0 leaves them.
 
     Raises UserError for an offset that leads beyond the last port.
@@ -69,7 +72,8 @@ def defaults_for(
             unused = f"http://{_UNUSED}" if key.endswith("Url") else _UNUSED
             defaults[key] = f"{_UNUSED}:2379" if key == "etcd.endpoint" else unused
     if is_dev:
-        defaults |= dev_settings(port_offset)
+        given = partial(_given, flags=flags, environ=environ)
+        defaults |= dev_settings(port_offset, target, given)
     if port_offset:
         if "etcd" in components:
             defaults.setdefault("etcd.endpoint", OWN_ETCD)

@@ -1,14 +1,28 @@
-"""``stream-service dev``: all components on this machine, with an etcd and a local Storage API.
+"""``stream-service dev``: all components on this machine, with an etcd and a local Storage API, or
+with tables of another target.
 
 `DEV_SETTINGS` replaces built-in defaults, so files, environment variables and flags still win.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-__all__ = ["COMMAND", "DATA", "DEV_SETTINGS", "create_volume", "dev_settings"]
+import attrs
+
+from stream.errors import UserError
+from stream.local_postgres import DATABASE, USER, password_file
+
+__all__ = [
+    "COMMAND",
+    "DATA",
+    "DEV_SETTINGS",
+    "DEV_TARGETS",
+    "create_volume",
+    "dev_components",
+    "dev_settings",
+]
 
 COMMAND = "dev"
 """The command, written where components are."""
@@ -50,20 +64,93 @@ DEV_SETTINGS: Mapping[str, object] = {
 """Values by setting key: loopback only, data below `DATA`, an import every two seconds."""
 
 
-def dev_settings(port_offset: int = 0) -> dict[str, object]:
-    """`DEV_SETTINGS` for the instance with *port_offset*, which has a data directory of its own.
+Given = Callable[[str], str]
+"""What the user has set for a key by flag or environment, empty if nothing."""
 
-    Ports are not shifted here, see `stream.defaults.shifted`.
-    """
-    if not port_offset:
-        return dict(DEV_SETTINGS)
-    data = f"{DATA}/{port_offset}"
+_POSTGRES_PORT = 5433
+"""Debian's own server has 5432."""
+
+
+def _postgres_settings(data: str, port_offset: int, given: Given) -> Mapping[str, object]:
+    path = given("localPostgres.path") or f"{data}/server"
+    address = given("localPostgres.listen") or f"127.0.0.1:{_POSTGRES_PORT + port_offset}"
+    connection = {
+        "type": "postgres",
+        "dsn": f"postgresql://{USER}@{address}/{DATABASE}",
+        "passwordFile": str(password_file(Path(path)).absolute()),
+    }
     return {
+        "localPostgres.listen": f"127.0.0.1:{_POSTGRES_PORT}",
+        "localPostgres.path": path,
+        "target.connections": {"warehouse": connection},
+    }
+
+
+@attrs.frozen
+class DevTarget:
+    """What ``--target`` chooses: tables that aren't the sandbox's, in projects of their own.
+
+    :ivar components: that the tables need, beside Stream's own and etcd.
+    :ivar settings: made of the data directory, the port offset, and what the user has set.
+    """
+
+    components: frozenset[str]
+    settings: Callable[[str, int, Given], Mapping[str, object]]
+
+
+DEV_TARGETS: Mapping[str, DevTarget] = {
+    "postgres": DevTarget(frozenset({"postgres"}), _postgres_settings),
+}
+"""By the name of the target."""
+
+_OPTIONAL = frozenset({"sandbox"}).union(*(each.components for each in DEV_TARGETS.values()))
+
+
+def dev_components(names: Iterable[str], target: str) -> set[str]:
+    """Those of *names* that ``stream-service dev`` runs.
+
+    :param target: empty for the sandbox. Raises UserError for an unknown one.
+    """
+    needed = _dev_target(target).components if target else frozenset({"sandbox"})
+    return {name for name in names if name in needed or name not in _OPTIONAL}
+
+
+def _dev_target(name: str) -> DevTarget:
+    found = DEV_TARGETS.get(name)
+    if found is None:
+        raise UserError(
+            f'there is no development service with the target "{name}", '
+            f"there are: {', '.join(DEV_TARGETS)}"
+        )
+    return found
+
+
+def dev_settings(
+    port_offset: int = 0, target: str = "", given: Given = lambda key: ""
+) -> dict[str, object]:
+    """`DEV_SETTINGS` for the instance with *port_offset* and *target*.
+
+    It has a data directory of its own. Ports are not shifted here, see `stream.defaults.shifted`,
+    but for those in connections.
+
+    Raises UserError for an unknown target.
+    """
+    parts = (DATA, *((str(port_offset),) if port_offset else ()), *((target,) if target else ()))
+    data = "/".join(parts)
+    found = {
         key: f"{data}{value.removeprefix(DATA)}"
         if isinstance(value, str) and value.startswith(f"{DATA}/")
         else value
         for key, value in DEV_SETTINGS.items()
+        if not (target and key.partition(".")[0] in ("sandbox", "storageApiHost"))
     }
+    if target:
+        found |= {
+            "auth.provider": "stream",
+            "target.staging.url": Path(data, "staging").absolute().as_uri(),
+            **_dev_target(target).settings(data, port_offset, given),
+        }
+    return found
 
 
 def create_volume(volumes_path: str) -> None:

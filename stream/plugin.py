@@ -21,7 +21,7 @@ import stream
 import twisted
 from stream.defaults import defaults_for, port_offset
 from stream.dev import COMMAND as DEV
-from stream.dev import create_volume
+from stream.dev import create_volume, dev_components
 from stream.errors import UserError, format_nested, sentence
 from stream.ops.logging.configured import configured_log
 from stream.ops.logging.control import LogControl
@@ -47,9 +47,10 @@ NAMES = (
     "storage-reader",
     "storage-coordinator",
     "etcd",
+    "postgres",
     "sandbox",
 )
-"""Valid components: the service's own five, a local etcd and a local Storage API."""
+"""Valid components: the service's own five, and what a machine of its own needs."""
 
 _PROGRAM = "stream-service"
 _HELP = """\
@@ -66,8 +67,10 @@ Components (any number of them run in one process):
   storage-reader        uploads closed slices from its volumes to staging
   storage-coordinator   rotates slices and files, starts import jobs
   etcd                  a local etcd, as a child process
+  postgres              a local PostgreSQL, as a child process
   sandbox               a local Storage API with tables in SQLite
-  dev                   all of the above on this machine, with data in ./var
+  dev                   everything on this machine, with data in ./var and tables in the sandbox;
+                        with --target=postgres in PostgreSQL, and without the sandbox
 
 Commands:
   check-takeover        says whether data of the original service can be taken over, or given back
@@ -128,7 +131,11 @@ class Options(usage.Options):
         self.is_worker = "worker" in line.special
         chosen = {*named, *line.arguments}
         self.is_dev = DEV in chosen
-        chosen = (chosen - {DEV} or set(NAMES)) if self.is_dev else chosen
+        target = str(line.special.get("target", ""))
+        if target and not self.is_dev:
+            raise UserError("--target belongs to dev; components have settings")
+        if self.is_dev:
+            chosen = chosen - {DEV} or dev_components(NAMES, target)
         offset = port_offset(line)
         environ = dict(os.environ)
         # What is needed depends on the components: of unknown ones nothing is.
@@ -137,7 +144,14 @@ class Options(usage.Options):
         self.logs_elsewhere = bool(runner.get("logger") or runner.get("syslog"))
         defaults = {
             **_runner_log_file(runner, line.flags),
-            **defaults_for(known, line.flags, environ, is_dev=self.is_dev, port_offset=offset),
+            **defaults_for(
+                known,
+                line.flags,
+                environ,
+                is_dev=self.is_dev,
+                target=target,
+                port_offset=offset,
+            ),
         }
         form = line.special.get("dump-config")
         if isinstance(form, str):
@@ -146,6 +160,7 @@ class Options(usage.Options):
         self.components = check_components(chosen)
         preset = [DEV] if self.is_dev else []
         preset += [f"--port-offset={offset}"] if offset else []
+        preset += [f"--target={target}"] if target else []
         self.workers = worker_commands(self.settings, line.flags, line.config_files, preset)
 
 

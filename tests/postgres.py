@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -17,12 +16,12 @@ from pathlib import Path
 import attrs
 import pytest
 
+from stream.local_postgres import find_postgres
 from tests.conftest import free_port
 
 __all__ = ["Postgres", "running_postgres"]
 
 _START_SECONDS = 60
-_DEBIAN = Path("/usr/lib/postgresql")
 _USER = "stream"
 
 
@@ -91,21 +90,11 @@ def _ordinary_user() -> str | None:
     return "nobody" if os.geteuid() == 0 else None
 
 
-def _binaries() -> Path | None:
-    """The folder of the newest server that is installed."""
-    versions = [each for each in _DEBIAN.glob("*") if each.name.isdecimal()]
-    for version in sorted(versions, key=lambda each: int(each.name), reverse=True):
-        if (version / "bin/initdb").exists():
-            return version / "bin"
-    found = shutil.which("initdb")
-    return Path(found).resolve().parent if found else None
-
-
 @contextmanager
 def running_postgres() -> Iterator[Postgres]:
     """A server with an empty cluster; the test is skipped where it isn't installed."""
     pytest.importorskip("psycopg", reason="psycopg is not installed, see the extra `postgres`")
-    binaries = _binaries()
+    binaries = find_postgres()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed, see Debian's package `postgresql`")
     with tempfile.TemporaryDirectory(prefix="stream-postgres-") as folder:

@@ -24,6 +24,7 @@ _ORDER = (
     "MetricsListener",
     "ReactorLag",
     "EmbeddedEtcd",
+    "LocalPostgres",
     "SandboxService",
     "Supervisor",
     "EtcdClient",
@@ -56,6 +57,7 @@ _MAIN = {
     "api": "ApiService",
     "http-source": "HttpSourceService",
     "etcd": "EmbeddedEtcd",
+    "postgres": "LocalPostgres",
     "sandbox": "SandboxService",
 }
 
@@ -90,6 +92,7 @@ def _settings() -> Settings:
         storage_api_host="127.0.0.1:8001",
         etcd=attrs.evolve(settings.etcd, endpoint="127.0.0.1:2379", data_dir="etcd"),
         sandbox=attrs.evolve(settings.sandbox, path="sandbox"),
+        local_postgres=attrs.evolve(settings.local_postgres, path="postgres"),
         storage=attrs.evolve(settings.storage, volumes_path="volumes"),
         source=attrs.evolve(
             settings.source, quarantine=attrs.evolve(settings.source.quarantine, path="rejected")
@@ -122,7 +125,7 @@ def test_each_subset_starts_in_order_and_opens_nothing_before(
 
     assert {_MAIN[name] for name in components} == set(names) & set(_MAIN.values())
     sessions = 1 if "storage-writer" in components else 0
-    sessions += bool(set(components) - {"etcd", "sandbox", "storage-writer"})
+    sessions += bool(set(components) - {"etcd", "postgres", "sandbox", "storage-writer"})
     assert names.count("Session") == sessions
     assert names.count("Life") == len(set(components) & _NAMED)
     for user in {"StorageCoordinatorService", "Group", "SinkRouter"} & set(names):
@@ -130,7 +133,11 @@ def test_each_subset_starts_in_order_and_opens_nothing_before(
     others = [name for name in names if name not in ("Session", "Life", "Workers")]
     assert len(set(others)) == len(others)
     assert others == sorted(others, key=_ORDER.index)
-    for user in set(names) & set(_MAIN.values()) - {"EmbeddedEtcd", "SandboxService"}:
+    for user in set(names) & set(_MAIN.values()) - {
+        "EmbeddedEtcd",
+        "LocalPostgres",
+        "SandboxService",
+    }:
         assert names.index("EtcdClient") < names.index("Session") < names.index(user)
 
     assert not (reactor.tcpServers or reactor.tcpClients or reactor.unixServers)

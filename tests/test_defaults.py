@@ -24,13 +24,48 @@ def test_dev_runs_everything() -> None:
     """``dev`` alone is all components on loopback; named components are those."""
     options = _parsed("dev")
     assert options.is_dev
-    assert options.components == NAMES
+    assert options.components == tuple(name for name in NAMES if name != "postgres")
     assert _parsed("dev", "api", "etcd").components == ("api", "etcd")
-    assert _parsed("--components=dev").components == NAMES
+    assert _parsed("--components=dev").components == options.components
     settings = options.settings
     assert settings.etcd.endpoint == "127.0.0.1:2379"
     assert settings.storage_api_host == "http://127.0.0.1:8001"
     assert not _parsed("etcd", "--etcd-endpoint=h:1").is_dev
+
+
+def test_dev_with_tables_in_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real PostgreSQL, tokens made here, no sandbox; with data of its own."""
+    options = _parsed("dev", "--target=postgres", "--port-offset=100")
+    assert options.components == tuple(name for name in NAMES if name != "sandbox")
+    settings = options.settings
+    assert (settings.auth.provider, settings.storage_api_host) == ("stream", "")
+    assert settings.local_postgres.listen == "127.0.0.1:5533"
+    assert settings.etcd.data_dir == "var/100/postgres/etcd"
+    warehouse = settings.target.connections.by_name["warehouse"]
+    assert warehouse.options["dsn"] == "postgresql://stream@127.0.0.1:5533/postgres"
+    assert warehouse.options["passwordFile"].endswith("/var/100/postgres/server/password")
+    assert settings.target.staging.url.endswith("/var/100/postgres/staging")
+    worker = _parsed("dev", "--target=postgres", "--workers=2", "--node-id=n").workers["n-w1"]
+    assert "--target=postgres" in worker
+    monkeypatch.setenv("STREAM_LOCAL_POSTGRES_LISTEN", "127.0.0.1:7")
+    moved = _parsed("dev", "--target=postgres").settings.target.connections.by_name["warehouse"]
+    assert "127.0.0.1:7/" in moved.options["dsn"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["dev", "--target=oracle"], 'no development service with the target "oracle"'),
+        (["api", "--target=postgres"], "--target belongs to dev"),
+    ],
+)
+def test_a_target_that_dev_has_not(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error lists those that there are."""
+    with pytest.raises(SystemExit):
+        _parsed(*argv)
+    assert message in capsys.readouterr().err
 
 
 def test_every_dev_setting_exists_and_is_in_force() -> None:

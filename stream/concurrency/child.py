@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -12,7 +15,42 @@ from twisted.python.failure import Failure
 
 from stream.concurrency.waiters import Waiters
 
-__all__ = ["Child"]
+__all__ = ["Child", "tied_command"]
+
+_SHIM = """\
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+parent, sign, owner = int(sys.argv[1]), getattr(signal, sys.argv[2]), sys.argv[3]
+os.setsid()
+if owner:
+    uid, gid = map(int, owner.split(":"))
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sign, 0, 0, 0)
+if os.getppid() != parent:
+    sys.exit(1)
+os.execv(sys.argv[4], sys.argv[4:])
+"""
+
+
+def tied_command(
+    arguments: Sequence[str], *, sign: str = "TERM", owner: tuple[int, int] | None = None
+) -> list[str]:
+    """A command line that runs *arguments* and ties the life of the child to ours.
+
+    The kernel sends the signal even if we are killed. Only that of Linux does; elsewhere a child
+    whose parent was killed has to be stopped by hand. A session of its own keeps a Ctrl-C in the
+    terminal from stopping the child before those who use it.
+
+    :param arguments: a whole path, and what follows it.
+    :param sign: that makes the child end.
+    :param owner: the ids of the user and the group that it runs as, which only root can choose.
+    """
+    shown_owner = "" if owner is None else f"{owner[0]}:{owner[1]}"
+    shim = [sys.executable, "-c", _SHIM, str(os.getpid()), f"SIG{sign}", shown_owner]
+    return [*shim, *arguments]
 
 
 class Child(ProcessProtocol):
@@ -54,12 +92,12 @@ class Child(ProcessProtocol):
         """Return a Deferred that fires when the process has ended, at once if none runs."""
         return self._ended.wait() if self._is_running else succeed(None)
 
-    async def stop(self, reactor: Any, kill_after: float) -> bool:
-        """Send SIGTERM, after *kill_after* seconds SIGKILL; fires when the process has ended.
+    async def stop(self, reactor: Any, kill_after: float, *, sign: str = "TERM") -> bool:
+        """Send *sign*, after *kill_after* seconds SIGKILL; fires when the process has ended.
 
         :returns: whether it ended without SIGKILL.
         """
-        self.signal("TERM")
+        self.signal(sign)
         try:
             await self.ended().addTimeout(kill_after, reactor)
         except TimeoutError:

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 import stream
-from stream.concurrency.child import Child
+from stream.concurrency.child import Child, tied_command
 from stream.errors import UserError
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import EtcdError, EtcdUnavailable
@@ -49,23 +49,6 @@ QUOTA_BYTES = 8 * 1024**3
 TIDY_SECONDS = 600.0
 FRAGMENTED_BYTES = 64 * 1024**2
 """Free pages from which on the database is rewritten, which blocks etcd for a moment."""
-
-_SHIM = """\
-import ctypes, os, signal, sys
-PR_SET_PDEATHSIG = 1
-parent = int(sys.argv[1])
-os.setsid()
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-if os.getppid() != parent:
-    sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""Ties the life of etcd to ours: the kernel sends the signal even if we are killed. Only that of
-Linux does; elsewhere an etcd whose parent was killed has to be stopped by hand.
-
-A session of its own keeps a Ctrl-C in the terminal from stopping etcd before those who use it.
-"""
 
 
 Version = tuple[int, ...]
@@ -237,10 +220,11 @@ class EmbeddedEtcd(Service):
             f"--quota-backend-bytes={QUOTA_BYTES}",
             "--log-level=warn",
         ]
+        command = tied_command(arguments)
         self._reactor.spawnProcess(
             self._child,
-            sys.executable,
-            [sys.executable, "-c", _SHIM, str(os.getpid()), *arguments],
+            command[0],
+            command,
             env={"PATH": os.environ.get("PATH", ""), "HOME": os.environ.get("HOME", "/")},
             path=str(self._data_dir),
         )

@@ -47,6 +47,11 @@ SPECIAL_FLAGS: Mapping[str, SpecialFlag] = {
             "Number added to each default port, for a second instance on one machine; "
             "with dev the data are in ./var/NUMBER.",
         ),
+        SpecialFlag(
+            "target",
+            "string",
+            "With dev: postgres runs a real PostgreSQL for the tables, and no sandbox.",
+        ),
         SpecialFlag("version", "bool", "Print the version."),
         SpecialFlag("worker", "bool", "Started by another process: end when standard input does."),
         SpecialFlag("workers", "int", "Short for --source-http-workers."),

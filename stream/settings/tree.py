@@ -31,6 +31,7 @@ __all__ = [
     "GCPEncryptionSettings",
     "HTTPSourceSettings",
     "KeboolaTableSettings",
+    "LocalPostgresSettings",
     "LogSettings",
     "ManholeSettings",
     "MetricsSettings",
@@ -553,6 +554,18 @@ class SandboxSettings:
 
 
 @attrs.frozen
+class LocalPostgresSettings:
+    """A PostgreSQL that the service runs itself, for one machine."""
+
+    listen: str = setting(
+        "127.0.0.1:5433",
+        "Address of the PostgreSQL that the service runs itself.",
+        rule="required,loopback_port",
+    )
+    path: str = setting("", "Directory of its data and of the password of its user.")
+
+
+@attrs.frozen
 class Settings:
     """Everything that can be set. Made by `stream.settings.load`, which also checks it."""
 
@@ -602,6 +615,7 @@ class Settings:
     auth: AuthSettings = group(AuthSettings)
     encryption: EncryptionSettings = group(EncryptionSettings)
     sandbox: SandboxSettings = group(SandboxSettings)
+    local_postgres: LocalPostgresSettings = group(LocalPostgresSettings)
 
 
 LEAVES: tuple[Leaf, ...] = leaves_of(Settings)

@@ -10,6 +10,7 @@ import attrs
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 from twisted.logger import Logger
 
+from stream.concurrency.deadline import within
 from stream.concurrency.waiters import Waiters
 from stream.errors import UserError
 from stream.settings.connections import Connection
@@ -102,7 +103,7 @@ class Probes:
         if not isinstance(target, Probing):
             return None
         probing = Deferred.fromCoroutine(_awaited(target, connection.name))
-        await probing.addTimeout(PROBE_SECONDS, self._reactor)
+        await within(probing, PROBE_SECONDS, self._reactor, f"the connection {connection.name}")
         return True
 
 

@@ -37,6 +37,7 @@ _TEXTS = {
     "storage.level.local.writer.network.pipelineBalancer": "rand",
     "storage.metadataCleanup.activeFileExpiration": "100h",
     "manhole.listen": "127.0.0.2:22",
+    "localPostgres.listen": "127.0.0.2:5432",
     "log.format": "text",
     "log.levels": "etcd=debug,stream.sink=warn",
     "tracing.endpoint": "https://collector.example.com/v1/traces",

@@ -1,0 +1,121 @@
+"""The PostgreSQL of a development service: a real one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from stream.errors import UserError
+from stream.local_postgres import DATABASE, USER, LocalPostgres, find_postgres, password_file
+from tests.conftest import free_port
+
+ensure = pytest_twisted.ensureDeferred
+
+pytestmark = pytest.mark.skipif(find_postgres() is None, reason="PostgreSQL is not installed")
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A directory that an ordinary user can pass through; making a server takes a while."""
+    path = Path(tempfile.mkdtemp(prefix="stream-local-postgres-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+class Server:
+    """A server on a free port with its data in *path*."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.port = free_port()
+        self.service = LocalPostgres(reactor, f"127.0.0.1:{self.port}", str(path))
+
+    async def query(self, text: str) -> list[tuple[Any, ...]]:
+        """What *text* gives."""
+
+        def run() -> list[tuple[Any, ...]]:
+            psycopg = pytest.importorskip("psycopg")
+            password = password_file(self.path).read_text().strip()
+            dsn = f"postgresql://{USER}@127.0.0.1:{self.port}/{DATABASE}"
+            with psycopg.connect(dsn, password=password) as connection:
+                cursor = connection.execute(text)
+                return cursor.fetchall() if cursor.description else []
+
+        return await deferToThread(run)
+
+
+@pytest_twisted.async_yield_fixture()
+async def server(folder: Path) -> AsyncIterator[Server]:
+    """A running one."""
+    server = Server(folder / "server")
+    await server.service.startService()
+    yield server
+    await server.service.stopService()
+
+
+@ensure
+async def test_data_and_password_are_kept(server: Server) -> None:
+    """They are the owner's alone; who stops the server is not kept waiting by its clients."""
+    await server.query("CREATE TABLE kept AS SELECT 1 AS one")
+    password = password_file(server.path)
+    assert stat.S_IMODE(password.stat().st_mode) == 0o600
+    assert stat.S_IMODE((server.path / "data").stat().st_mode) == 0o700
+    await server.service.stopService()
+    again = Server(server.path)
+    await again.service.startService()
+    try:
+        assert await again.query("SELECT one FROM kept") == [(1,)]
+        assert await again.query("SHOW timezone") == [("UTC",)]
+    finally:
+        await again.service.stopService()
+
+
+@ensure
+async def test_a_server_that_was_killed_is_started_again(server: Server) -> None:
+    """After a moment, with its data."""
+    pid = int((server.path / "data" / "postmaster.pid").read_text().split("\n")[0])
+    os.kill(pid, signal.SIGKILL)
+    for _ in range(200):
+        try:
+            await server.query("SELECT 1")
+            break
+        except Exception:  # it isn't there yet
+            await deferLater(reactor, 0.1)
+    else:
+        raise AssertionError("the server did not come back")
+    assert int((server.path / "data" / "postmaster.pid").read_text().split("\n")[0]) != pid
+
+
+@ensure
+async def test_a_port_that_is_taken(server: Server) -> None:
+    """The start fails with what the server says."""
+    await server.service.stopService()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", server.port))
+        taken.listen()
+        with pytest.raises(UserError, match=r"PostgreSQL did not start: .*could not"):
+            await server.service.startService()
+
+
+@ensure
+async def test_where_it_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says how to install it, and nothing is made."""
+    monkeypatch.setattr("stream.local_postgres.find_postgres", lambda: None)
+    service = LocalPostgres(reactor, "127.0.0.1:1", str(folder / "other"))
+    with pytest.raises(UserError, match="apt install postgresql"):
+        await service.startService()
+    assert not (folder / "other").exists()
