@@ -24,6 +24,8 @@ _HEAD_BYTES = 64 * 1024
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _QUEUED_PARTS = 8
+_ZSTD_BYTES = 8 * 1024
+"""Compressed bytes at a time: what they become has no other bound."""
 _SUFFIXES = {
     ".csv": "csv",
     ".json": "json",
@@ -101,17 +103,21 @@ class Input:
 
         Raises InputFault if the input is no text, or can't be decompressed.
         """
-        stream: Any = self._raw
         if self._magic.startswith(_GZIP):
-            stream = gzip.GzipFile(fileobj=self._raw, mode="rb")
+            parts = _read(gzip.GzipFile(fileobj=self._raw, mode="rb"))
         elif self._magic.startswith(_ZSTD):
-            stream = _zstd(self._raw)
-        elif offset and not self._is_pipe:
-            self._raw.seek(offset, io.SEEK_CUR)
-            offset = 0
-        parts = self._read(stream)
+            parts = _zstd_parts(self._raw)
+        else:
+            if offset and not self._is_pipe:
+                self._raw.seek(offset, io.SEEK_CUR)
+                offset = 0
+            parts = _read(self._raw)
         if self._is_pipe and ticks is not None:
             parts = _with_ticks(parts, ticks)
+        return self._checked(parts, offset)
+
+    def _checked(self, parts: Iterator[bytes], offset: int) -> Iterator[bytes]:
+        """*parts* behind the first *offset* bytes, if they are text."""
         is_first = True
         for part in parts:
             if is_first and part:
@@ -127,25 +133,6 @@ class Input:
         if offset:
             raise InputFault("The input is shorter than what was pushed of it before.")
 
-    def _read(self, stream: Any) -> Iterator[bytes]:
-        read = getattr(stream, "read1", stream.read)
-        while True:
-            try:
-                part = read(_PART_BYTES)
-            except EOFError:
-                raise InputFault("The compressed input ends in the middle.") from None
-            except (gzip.BadGzipFile, zlib.error) as error:
-                raise InputFault(f"The gzip input is damaged: {error}.") from None
-            except OSError:
-                raise
-            except Exception as error:
-                if type(error).__module__.startswith("zstandard"):
-                    raise InputFault(f"The zstd input is damaged: {error}.") from None
-                raise
-            if not part:
-                return
-            yield part
-
     def _decoded_begin(self) -> bytes:
         """Some bytes of the beginning, decompressed."""
         magic = self._magic
@@ -153,7 +140,7 @@ class Input:
             if magic.startswith(_GZIP):
                 return zlib.decompressobj(31).decompress(magic, 4096)
             if magic.startswith(_ZSTD):
-                return bytes(_zstd(io.BytesIO(magic)).read(4096))
+                return next(_zstd_parts(io.BufferedReader(io.BytesIO(magic))), b"")
         except Exception:
             return b""  # found again, and reported, where the input is read
         return magic
@@ -168,14 +155,43 @@ class Input:
             )
 
 
-def _zstd(raw: Any) -> Any:
+def _read(stream: Any) -> Iterator[bytes]:
+    while True:
+        try:
+            part = stream.read1(_PART_BYTES)
+        except EOFError:
+            raise InputFault("The compressed input ends in the middle.") from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise InputFault(f"The gzip input is damaged: {error}.") from None
+        if not part:
+            return
+        yield part
+
+
+def _zstd_parts(raw: Any) -> Iterator[bytes]:
+    """What is in the zstd frames of *raw*. The library's own reader takes a cut frame as whole."""
     try:
         import zstandard
     except ImportError:
         raise InputFault(
             "The input is compressed with zstd, which needs one more library: pip install zstandard"
         ) from None
-    return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+    decompressor = zstandard.ZstdDecompressor()
+    frame = None
+    while compressed := raw.read1(_ZSTD_BYTES):
+        while compressed:
+            frame = frame or decompressor.decompressobj()
+            try:
+                part = frame.decompress(compressed)
+            except zstandard.ZstdError as error:
+                raise InputFault(f"The zstd input is damaged: {error}.") from None
+            compressed = b""
+            if frame.eof:
+                compressed, frame = frame.unused_data, None
+            if part:
+                yield part
+    if frame is not None:
+        raise InputFault("The compressed input ends in the middle.")
 
 
 def _digest(head: bytes) -> str:
