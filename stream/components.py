@@ -270,6 +270,7 @@ def api(
         authority=projects.authority,
         targets=projects.targets,
         templates=cluster.templates.pool,
+        pool=cluster.work.pool,
         metrics=metrics,
     )
     return [

@@ -11,6 +11,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import DeferredList, TimeoutError, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
 
 from stream.api.http.app import build_app
 from stream.api.http.auth import Branches
@@ -49,6 +50,7 @@ from stream.ops.clock import wall_clock
 from stream.ops.endpoint import server_endpoint
 from stream.ops.metrics.registry import Metrics
 from stream.rejected.nodes import RejectedNodes
+from stream.rejected.replay import Replayer, ReplayLeftovers
 from stream.settings import Settings
 from stream.storage.store.repository import StorageRepository
 from stream.tail.hub import TailHub
@@ -101,6 +103,7 @@ class ApiService(Service):
         authority: ProjectAuthority,
         targets: Targets,
         templates: TemplatePool,
+        pool: ThreadPool,
         metrics: Metrics | None = None,
     ) -> None:
         self._reactor = reactor
@@ -159,6 +162,19 @@ class ApiService(Service):
         changes = DefinitionChanges(client, repository, targets, now, locks=session, readers=live)
         events = SourceEvents(reactor, authority)
         tasks = ChangeTasks(self._executor, changes, events, urls)
+        replayer = Replayer(
+            reactor,
+            client,
+            repository,
+            targets,
+            self._rejected,
+            templates,
+            node_id=settings.node_id,
+            row_size_limit=settings.storage.level.local.encoding.encoder.row_size_limit,
+            pool=pool,
+            now=now,
+        )
+        self._leftovers = ReplayLeftovers(reactor, client, replayer, store.is_running)
         pages = BuiltPages(reactor, BUILT, security_headers(urls.source))
         has_console = settings.api.console.enabled
         resources = (
@@ -192,7 +208,13 @@ class ApiService(Service):
             SinkFiles(client=client, targets=targets, reads=reads, now=now),
             TableRows(reads=reads, targets=targets),
             Live(hub=self._streams, authority=authority),
-            RejectedResource(reads=reads, nodes=self._rejected),
+            RejectedResource(
+                reads=reads,
+                nodes=self._rejected,
+                replayer=replayer,
+                templates=templates,
+                tasks=tasks,
+            ),
         )
         handlers = {
             operation: handler
@@ -229,6 +251,7 @@ class ApiService(Service):
         await self._tails.startService()
         await maybeDeferred(self._streams.startService)
         self._rejected.startService()
+        self._leftovers.startService()
         for service in self._cleanup:
             await maybeDeferred(service.startService)
         _log.info("mounted HTTP endpoints", count=len(OPERATIONS))
@@ -254,6 +277,7 @@ class ApiService(Service):
             _log.info("HTTP server shutdown finished")
         await self._streams.stopService()
         await self._tails.stopService()
+        await self._leftovers.stopService()
         await maybeDeferred(self._rejected.stopService)
         for service in reversed(self._cleanup):
             await maybeDeferred(service.stopService)

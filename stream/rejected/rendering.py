@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from stream.errors import UserError, record_error_name, record_message, without_frames
 from stream.mapping.columns import Mapping
 from stream.mapping.plan import Evaluated, TemplatePlan
-from stream.mapping.render import Renderer, compile_renderer, plan_for, render_cells
+from stream.mapping.render import Renderer, compile_renderer, render_cells
 from stream.record.context import RecordContext
 from stream.rejected.record import Kept
 from stream.templates.interface import TemplateEvaluator
@@ -76,15 +76,20 @@ class Rendering:
         self._limit = row_size_limit
         self._renderer: Renderer = compile_renderer(mapping, row_size_limit)
 
-    async def render(self, kept: Sequence[Kept], *, shown: int = 0) -> list[Rendered]:
-        """Render all of *kept*.
+    async def render(
+        self, kept: Sequence[Kept], *, shown: int = 0, deadline: float | None = None
+    ) -> list[Rendered]:
+        """Render *kept*.
 
         :param shown: of how many accepted ones the cells are wanted.
+        :param deadline: of the reactor's clock; what isn't rendered by then is left out.
 
         Raises UserError if the engine can't be used now.
         """
         found: list[Rendered] = []
         for start in range(0, len(kept), RECORDS_AT_ONCE):
+            if deadline is not None and self._reactor.seconds() >= deadline:
+                break
             some = kept[start : start + RECORDS_AT_ONCE]
             records = [each.record() for each in some]
             evaluated = await self._evaluate(records)
@@ -110,7 +115,7 @@ class Rendering:
         """What the engine says of each record; ``None`` where it isn't needed."""
         plans: dict[TemplatePlan, list[int]] = {}
         for place, record in enumerate(records):
-            plan = plan_for(self._mapping, self._limit, record)
+            plan = self._renderer.plan_for(record)
             if plan is not None:
                 plans.setdefault(plan, []).append(place)
         results: list[Evaluated | None] = [None] * len(records)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, DeferredList
@@ -29,7 +30,7 @@ from stream.ops.tracing.spans import span
 from stream.task.entity import LOCK_PREFIX, Task, TaskFailure, finished, task_id
 from stream.task.errors import ObjectExists, TaskAlreadyRunning, TaskTimeout, TooManyTasks
 from stream.values.backoff import Backoff
-from stream.values.codec import encode
+from stream.values.codec import decode, encode
 from stream.values.duration import Duration
 from stream.values.utctime import from_timestamp
 
@@ -62,10 +63,17 @@ class TaskRun:
     :ivar outputs: to be set by the body as soon as they are true; a failed task keeps them.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, record: Callable[[Task], Awaitable[None]]) -> None:
+        """:param record: stores the record of a task that goes on."""
         self.task = task
+        self._record = record
         self.outputs: dict[str, Any] | None = None
         self.rollbacks: list[Rollback] = []
+
+    async def report(self, outputs: dict[str, Any]) -> None:
+        """Let whoever polls the task see *outputs* while it runs."""
+        self.outputs = outputs
+        await self._record(attrs.evolve(self.task, outputs=dict(sorted(outputs.items()))))
 
     def on_failure(self, rollback: Rollback) -> None:
         """Undo something if the task fails: the last one added is called first."""
@@ -212,7 +220,7 @@ class TaskExecutor(Service):
     async def _run(self, task: Task, body: Body, lease: int) -> None:
         self._metrics.task_started(task.type)
         _log.info("started task", task=task.task_id)
-        run = TaskRun(task)
+        run = TaskRun(task, self._record_progress)
         problem: BaseException | None = None
         try:
             attributes = {"task": task.task_id, "resource.name": task.type}
@@ -276,6 +284,14 @@ class TaskExecutor(Service):
                 await self._limited(all_of_them(), ROLLBACK_SECONDS)
             except defer.TimeoutError:
                 _log.error("rollback timeout exceeded", task=task.task_id)
+
+    async def _record_progress(self, task: Task) -> None:
+        async def body(txn: AtomicTxn) -> None:
+            stored = await txn.get(task.key)
+            if stored is not None and not decode(Task, stored.value).is_finished:
+                txn.put(task.key, encode(task))
+
+        await atomic(self._client, body)
 
     async def _record_end(self, task: Task, lease: int) -> None:
         """Write the record until it is written: whoever polls the task waits for it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from stream.etcd import EtcdClient
-from stream.task.entity import TASK_PREFIX, Task
+from stream.task.entity import LOCK_PREFIX, TASK_PREFIX, Task
 from stream.task.errors import TaskNotFound
 from stream.values.codec import decode
 
@@ -26,6 +26,10 @@ class TaskStore:
         if stored is None:
             raise TaskNotFound(task_id)
         return decode(Task, stored.value)
+
+    async def is_running(self, object_key: str) -> bool:
+        """Whether a task works on an object."""
+        return await self._client.get(f"{LOCK_PREFIX}{object_key}") is not None
 
     async def all(self) -> AsyncIterator[Task]:
         """The tasks of all projects, read page by page."""

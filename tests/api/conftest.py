@@ -243,6 +243,7 @@ def _service(
         authority=authority,
         targets=targets,
         templates=templates.pool,
+        pool=context.pool,
     )
 
 

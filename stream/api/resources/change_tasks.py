@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -20,6 +20,9 @@ from stream.task.executor import TaskExecutor, TaskRun
 __all__ = ["ChangeTasks", "SourceEvent", "SourceEvents"]
 
 T = TypeVar("T")
+
+Report = Callable[[dict[str, Any]], Awaitable[None]]
+"""Shows what a task has done so far."""
 
 PATIENCE_SECONDS = 5.0
 """How long a request waits for the task before it; most changes take a fraction of a second."""
@@ -101,6 +104,41 @@ class ChangeTasks:
             body=body,
             patience=patience,
             absent=absent,
+        )
+        return StartedTask(task, task_view(task, self._urls))
+
+    async def start_other(
+        self, call: Call, key: SourceKey | SinkKey, work: Callable[[Report], Awaitable[str]]
+    ) -> StartedTask:
+        """Work on what isn't a definition, in a task like those of `start`.
+
+        :param work: is given what to call with outputs while it runs; its result is the text of
+            the task.
+        """
+
+        async def body(run: TaskRun) -> str:
+            where = self._outputs(key)
+            run.outputs = where
+
+            async def report(outputs: dict[str, Any]) -> None:
+                await run.report(where | outputs)
+
+            try:
+                return await work(report)
+            except Exception as problem:
+                shown = as_user_error(problem)
+                if shown is None or shown is problem:
+                    raise
+                raise shown from problem
+
+        project, _, object_id = str(key).partition("/")
+        task = await self._executor.start(
+            project_id=int(project),
+            type=call.operation.task,
+            object_id=object_id,
+            object_key=str(key),
+            body=body,
+            patience=PATIENCE_SECONDS,
         )
         return StartedTask(task, task_view(task, self._urls))
 

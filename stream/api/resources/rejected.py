@@ -1,26 +1,45 @@
-"""Rejected records of a sink: listed, shown, deleted."""
+"""Rejected records of a sink: listed, shown, tested against a mapping, replayed, deleted."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from stream.api.http.call import Answer, Call, Handler
+from stream.api.http.call import Answer, Call, Handler, StartedTask
+from stream.api.resources.change_tasks import ChangeTasks, Report
+from stream.api.resources.tables import TemplateChecks, check_templates, read_mapping
+from stream.definition.entity import KEBOOLA
 from stream.definition.key import SinkKey
 from stream.definition.reads import DefinitionReads
 from stream.errors import UserError, shortened
 from stream.rejected.answers import Selection
 from stream.rejected.nodes import RejectedNodes
+from stream.rejected.replay import Outcome, Replayer
 from stream.values.utctime import parse_time
 
 __all__ = ["RejectedResource"]
 
 
 class RejectedResource:
-    """:param nodes: the source nodes, which keep the records."""
+    """:param nodes: the source nodes, which keep the records.
+    :param replayer: maps them again.
+    :param templates: reads the templates of proposed mappings.
+    """
 
-    def __init__(self, *, reads: DefinitionReads, nodes: RejectedNodes) -> None:
+    def __init__(
+        self,
+        *,
+        reads: DefinitionReads,
+        nodes: RejectedNodes,
+        replayer: Replayer,
+        templates: TemplateChecks,
+        tasks: ChangeTasks,
+    ) -> None:
         self._reads = reads
         self._nodes = nodes
+        self._replayer = replayer
+        self._templates = templates
+        self._tasks = tasks
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -28,6 +47,8 @@ class RejectedResource:
             "GetRejectedRecord": self.get,
             "DeleteRejectedRecord": self.delete,
             "DeleteRejectedRecords": self.delete_many,
+            "TestRejectedRecords": self.test,
+            "ReplayRejectedRecords": self.replay,
         }
 
     async def _sink(self, call: Call) -> SinkKey:
@@ -51,18 +72,54 @@ class RejectedResource:
         key = await self._sink(call)
         return {"deleted": await self._nodes.erase(key, _selection(call))}
 
+    async def test(self, call: Call) -> Any:
+        sink = await self._reads.sink_in_source(call.sink_key)
+        mapping = read_mapping(call.body["mapping"], has_types=sink.table.type != KEBOOLA)
+        await check_templates(self._templates, sink.key.project_id, mapping)
+        rendered = await self._replayer.test(sink.key, mapping, _chosen(call.body, "body."))
+        accepted = sum(each.error is None for each in rendered)
+        return {
+            "tested": len(rendered),
+            "accepted": accepted,
+            "rejected": len(rendered) - accepted,
+            "results": [each.view() for each in rendered],
+        }
+
+    async def replay(self, call: Call) -> StartedTask:
+        key, selection = await self._sink(call), _chosen(call.body, "body.")
+
+        async def work(report: Report) -> str:
+            async def progress(outcome: Outcome) -> None:
+                await report(outcome.view())
+
+            outcome = await self._replayer.replay(key, selection, progress)
+            await report(outcome.view())
+            return str(outcome)
+
+        return await self._tasks.start_other(call, key, work)
+
 
 def _selection(call: Call) -> Selection:
     """The records that the query chooses. Raises UserError."""
-    parameters = call.parameters
+    ids = call.parameters.get("ids")
+    return _chosen(call.parameters | {"ids": ids.split(",") if ids else None}, "")
+
+
+def _chosen(given: Mapping[str, Any], where: str) -> Selection:
+    """The records that *given* chooses; all if nothing is given. Raises UserError.
+
+    :param where: in front of the names of its members.
+    """
+    ids = given.get("ids")
     return Selection(
-        reason=parameters["reason"] or "",
-        since=milliseconds(parameters["since"], "since"),
-        until=milliseconds(parameters["until"], "until"),
+        ids=None if ids is None else frozenset(ids),
+        reason=given.get("reason") or "",
+        since=_milliseconds(given.get("since"), f"{where}since"),
+        until=_milliseconds(given.get("until"), f"{where}until"),
     )
 
 
-def milliseconds(text: str | None, param: str) -> int | None:
+def _milliseconds(text: str | None, param: str) -> int | None:
     """A time as its milliseconds since the epoch; ``None`` if there is none. Raises UserError."""
     if not text:
         return None

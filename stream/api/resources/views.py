@@ -285,7 +285,10 @@ def times_view(**moments: datetime | None) -> Plain:
     return {name: format_time(moment) for name, moment in moments.items() if moment is not None}
 
 
-_OUTPUTS = ("url", "projectId", "branchId", "sourceId", "sinkId")
+_OUTPUTS = (
+    *("url", "projectId", "branchId", "sourceId", "sinkId"),
+    *("replayed", "stored", "rejected", "results", "nodes"),
+)
 
 
 def task_view(task: Task, urls: Urls) -> Plain:

@@ -768,12 +768,49 @@ _REJECTED_OPERATIONS = (
         errors=(_NO_SOURCE, _NO_SINK),
     ),
     Operation(
+        id="TestRejectedRecords",
+        method="POST",
+        path=f"{_REJECTED}/test",
+        summary="Show which rejected records a mapping would take.",
+        description="Nothing is stored, and nothing changes. At most 1,000 records are tested.",
+        tag="test",
+        right="tail",
+        parameters=_OF_SINK,
+        body=requests.TEST_REJECTED,
+        result=answers.REJECTED_TEST,
+        errors=(_NO_SOURCE, _NO_SINK),
+    ),
+    _task(
+        "ReplayRejectedRecords",
+        "POST",
+        f"{_REJECTED}/replay",
+        "Map rejected records again, and store those that the present mapping takes.",
+        _THE_TASK,
+        description=(
+            "Each record is stored once, whatever happens and however often this is repeated. It "
+            "keeps its time, address and headers. The outputs of the task show what has become of "
+            "the records, also while it runs."
+        ),
+        parameters=_OF_SINK,
+        body=requests.REPLAY_REJECTED,
+        errors=(_NO_SOURCE, _NO_SINK),
+    ),
+    Operation(
         id="DeleteRejectedRecords",
         method="DELETE",
         path=_REJECTED,
         summary="Delete rejected records of a sink.",
         right="write",
-        parameters=(*_OF_SINK, *_CHOSEN),
+        parameters=(
+            *_OF_SINK,
+            Parameter(
+                name="ids",
+                place="query",
+                schema=Text(max_length=8000),
+                description="Only these records, separated by commas.",
+            ),
+            *_CHOSEN,
+        ),
         result=answers.REJECTED_DELETED,
         errors=(_FORBIDDEN, _NO_SOURCE, _NO_SINK, _NODE_UNAVAILABLE),
     ),

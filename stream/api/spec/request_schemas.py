@@ -20,8 +20,10 @@ __all__ = [
     "CREATE_SINK",
     "CREATE_SOURCE",
     "CREATE_TOKEN",
+    "REPLAY_REJECTED",
     "SETTINGS_PATCH",
     "TEST_MAPPING",
+    "TEST_REJECTED",
     "UPDATE_SINK",
     "UPDATE_SOURCE",
 ]
@@ -311,6 +313,43 @@ UPDATE_SINK = Object(
         Member("allowedSignals", _ALLOWED_SIGNALS),
         Member("table", _table("TableSinkUpdate", required=False)),
     ),
+)
+
+MAX_REJECTED_IDS = 10_000
+_REJECTED_CHOICE = (
+    Member(
+        "ids",
+        Array(
+            items=Text(max_length=MAX_ID),
+            max_items=MAX_REJECTED_IDS,
+            description="Only these records.",
+        ),
+    ),
+    Member(
+        "reason",
+        Text(max_length=200, example="stream.in.badRequest", description="Only this reason."),
+    ),
+    Member(
+        "since",
+        Text(
+            format="date-time",
+            example="2024-01-15T10:30:00.000Z",
+            description="Only records that were received at this time or later.",
+        ),
+    ),
+    Member(
+        "until",
+        Text(
+            format="date-time",
+            example="2024-01-15T11:30:00.000Z",
+            description="Only records that were received before this time.",
+        ),
+    ),
+)
+REPLAY_REJECTED = Object(name="ReplayRejectedRequestBody", nullable=True, members=_REJECTED_CHOICE)
+TEST_REJECTED = Object(
+    name="TestRejectedRequestBody",
+    members=(Member("mapping", MAPPING, required=True), *_REJECTED_CHOICE),
 )
 
 TEST_MAPPING = Object(

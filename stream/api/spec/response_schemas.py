@@ -29,6 +29,7 @@ __all__ = [
     "REJECTED_DELETED",
     "REJECTED_RECORD",
     "REJECTED_RECORDS",
+    "REJECTED_TEST",
     "SERVICE_DETAIL",
     "SETTINGS_RESULT",
     "SINK",
@@ -453,6 +454,13 @@ AGGREGATED_SOURCES = _object(
     ),
 )
 
+TEST_ROW = _object(
+    "TestResultRow",
+    (
+        "columns",
+        Array(items=_object("TestResultColumn", ("name", _TEXT), ("value", _TEXT))),
+    ),
+)
 TEST_RESULT = _object(
     "TestResult",
     ("projectId", _PROJECT_ID),
@@ -467,19 +475,7 @@ TEST_RESULT = _object(
                 ("tableId", _TEXT),
                 (
                     "rows",
-                    Array(
-                        items=_object(
-                            "TestResultRow",
-                            (
-                                "columns",
-                                Array(
-                                    items=_object(
-                                        "TestResultColumn", ("name", _TEXT), ("value", _TEXT)
-                                    )
-                                ),
-                            ),
-                        )
-                    ),
+                    Array(items=TEST_ROW),
                 ),
             )
         ),
@@ -512,6 +508,15 @@ TESTED_MAPPING = _object(
     ),
 )
 
+_REJECTED_NODES = Array(
+    items=_object(
+        "RejectedNode",
+        ("nodeId", _TEXT),
+        ("available", Boolean()),
+        ("message", Text(description="Why its records are missing from the answer.")),
+        optional=("message",),
+    )
+)
 TASK = _object(
     "Task",
     ("taskId", Text(example="api.create.source/345/my-source/2024-01-15T10:30:00.000Z_aB3xZ")),
@@ -533,7 +538,29 @@ TASK = _object(
             ("branchId", _BRANCH_ID),
             ("sourceId", _SOURCE_ID),
             ("sinkId", _SINK_ID),
-            optional=("url", "projectId", "branchId", "sourceId", "sinkId"),
+            ("replayed", Integer(description="Of a replay: records that were mapped again.")),
+            ("stored", Integer(description="Of these, how many are stored.")),
+            ("rejected", Integer(description="Of these, how many the mapping still can't take.")),
+            (
+                "results",
+                Array(
+                    description="What became of the first 1,000 of them.",
+                    items=_object(
+                        "ReplayedRecord",
+                        ("id", _TEXT),
+                        ("stored", Boolean()),
+                        ("reason", _TEXT),
+                        ("column", _TEXT),
+                        ("message", _TEXT),
+                        optional=("reason", "column", "message"),
+                    ),
+                ),
+            ),
+            ("nodes", _REJECTED_NODES),
+            optional=(
+                *("url", "projectId", "branchId", "sourceId", "sinkId"),
+                *("replayed", "stored", "rejected", "results", "nodes"),
+            ),
         ),
     ),
     (
@@ -637,15 +664,6 @@ _REJECTED_OUTLINE: tuple[tuple[str, Schema], ...] = (
     ("contentType", _TEXT),
     ("size", Integer(description="Bytes of the body.")),
 )
-_REJECTED_NODES = Array(
-    items=_object(
-        "RejectedNode",
-        ("nodeId", _TEXT),
-        ("available", Boolean()),
-        ("message", Text(description="Why its records are missing from the answer.")),
-        optional=("message",),
-    )
-)
 REJECTED_RECORDS = _object(
     "RejectedRecords",
     ("records", Array(items=_object("RejectedRecordOutline", *_REJECTED_OUTLINE))),
@@ -677,3 +695,24 @@ REJECTED_RECORD = _object(
     optional=("signal", "bodyEncoding"),
 )
 REJECTED_DELETED = _object("RejectedRecordsDeleted", ("deleted", _INT))
+REJECTED_TEST = _object(
+    "RejectedRecordsTest",
+    ("tested", _INT),
+    ("accepted", _INT),
+    ("rejected", _INT),
+    (
+        "results",
+        Array(
+            items=_object(
+                "RejectedRecordTest",
+                ("id", _TEXT),
+                ("accepted", Boolean()),
+                ("reason", _TEXT),
+                ("column", _TEXT),
+                ("message", _TEXT),
+                ("row", TEST_ROW),
+                optional=("reason", "column", "message", "row"),
+            )
+        ),
+    ),
+)

@@ -49,12 +49,15 @@ from stream.values.bytesize import ByteSize
 from stream.values.codec import decode, encode, from_plain, to_plain
 from stream.values.utctime import to_nanoseconds
 
-__all__ = ["StorageRepository"]
+__all__ = ["NO_VOLUME", "StorageRepository"]
 
 _log = Logger()
 
 SLICES_PER_TRANSACTION = 20
 """Each costs up to five operations or conditions, and etcd takes 128 of them by default."""
+
+NO_VOLUME = "replay"
+"""In the key of a slice that is on no volume; ids of volumes are longer."""
 
 MAX_SLICES = 240
 """Of a file. Files are rotated long before; this holds when their rotation fails for hours."""
@@ -111,6 +114,60 @@ class StorageRepository:
             await records.create_slice(txn, slice_)
         return file
 
+    async def open_uploading(
+        self, txn: AtomicTxn, source: Source, sink: Sink, prepared: PreparedFile
+    ) -> Slice | None:
+        """A new file in state ``closing``, with one slice in state ``uploading`` on no volume.
+
+        Nobody writes to it, and no reader uploads it: that is for the caller to do, who goes on
+        with `slice_to_uploaded`, or with `drop_uploading`.
+
+        :returns: the slice; ``None``, and nothing done, if the sink isn't as it is given any more,
+            or not enabled.
+        """
+        if not await _unchanged(txn, source, sink):
+            return None
+        now = prepared.key.file_opened_at
+        file = attrs.evolve(
+            self._new_file(source, sink, prepared, ()), state=FileState.CLOSING, closing_at=now
+        )
+        await records.create_file(txn, file)
+        for key, value in prepared.records:
+            txn.put(key, value)
+        slice_ = attrs.evolve(
+            Slice.opened(file, NO_VOLUME, now, ByteSize(0)),
+            state=SliceState.UPLOADING,
+            closing_at=now,
+            uploading_at=now,
+        )
+        await records.create_slice(txn, slice_)
+        return slice_
+
+    async def drop_uploading(
+        self, txn: AtomicTxn, key: FileKey, also: Callable[[File], Sequence[str]]
+    ) -> File | None:
+        """Delete a file of `open_uploading` whose slice isn't uploaded.
+
+        :param also: other keys that belong to the file.
+        :returns: the file; ``None``, and nothing done, if it is gone or its slice is uploaded.
+        """
+        stored = await txn.get(f"{prefix.FILE_ALL}{key}")
+        if stored is None:
+            return None
+        file = decode(File, stored.value)
+        slices = await records.load_slices(txn, key)
+        if file.state is not FileState.CLOSING or any(
+            slice_.state is not SliceState.UPLOADING or slice_.key.volume_id != NO_VOLUME
+            for slice_ in slices
+        ):
+            return None
+        records.delete_slice_records(txn, slices)
+        records.delete_file_records(txn, file)
+        txn.delete_prefix(f"{prefix.statistics(Level.LOCAL)}{key}/")
+        for other in also(file):
+            txn.delete(other)
+        return file
+
     async def _within_limit(self, file: File) -> File:
         """*file* with as many volumes as can be; the first ones, spread as all of them are."""
         assignment = file.local.assignment
@@ -130,17 +187,32 @@ class StorageRepository:
                 _log.warn("cannot calculate slice pre-allocated size: {error}", error=error)
         return allocated_space(file.local.allocation, largest)
 
-    def _new_file(self, source: Source, sink: Sink, prepared: PreparedFile) -> File:
-        overrides = [[(item.key, item.value) for item in of.config] for of in (source, sink)]
-        level = merge(self._settings, *overrides)
-        quarantine = merge(self._quarantine, *overrides, below=QUARANTINE)
+    def _assigned(self, source: Source, sink: Sink, prepared: PreparedFile) -> tuple[str, ...]:
+        """The volumes of a new file. Raises UserError if there is none."""
+        level = merge(self._settings, *_overrides(source, sink))
         config = from_plain(AssignmentConfig, to_plain(level.local.volume.assignment))
-        opened_at = prepared.key.file_opened_at
-        volumes = assign_volumes(self._volumes(), config, to_nanoseconds(opened_at))
+        opened_at = to_nanoseconds(prepared.key.file_opened_at)
+        volumes = assign_volumes(self._volumes(), config, opened_at)
         if not volumes:
             raise UserError(
                 "no volume is available for the file", status=503, name="noVolumeAvailable"
             )
+        return volumes
+
+    def _new_file(
+        self,
+        source: Source,
+        sink: Sink,
+        prepared: PreparedFile,
+        volumes: tuple[str, ...] | None = None,
+    ) -> File:
+        """:param volumes: ``None`` for those that are assigned."""
+        if volumes is None:
+            volumes = self._assigned(source, sink, prepared)
+        overrides = _overrides(source, sink)
+        level = merge(self._settings, *overrides)
+        quarantine = merge(self._quarantine, *overrides, below=QUARANTINE)
+        config = from_plain(AssignmentConfig, to_plain(level.local.volume.assignment))
         encoding = Encoding.of(level.local.encoding)
         return File(
             key=prepared.key,
@@ -395,6 +467,10 @@ class StorageRepository:
             return await _roll_up(txn, key)
 
         return await atomic(client, delete, lock=lock)
+
+
+def _overrides(source: Source, sink: Sink) -> list[list[tuple[str, object]]]:
+    return [[(item.key, item.value) for item in of.config] for of in (source, sink)]
 
 
 async def _unchanged(txn: AtomicTxn, source: Source, sink: Sink) -> bool:

@@ -1,0 +1,501 @@
+"""Replays rejected records: maps them with the present mapping, and stores what works, once.
+
+Note [Once]: the rows of a replay don't go through an open slice, where nobody could say after a
+crash whether they are in it. Some records at a time they become a file of their own:
+
+1. A transaction opens the file with one slice that is to be uploaded, and is on no volume: no
+   source node writes to it, no reader and no coordinator touches it.
+2. The rows are uploaded to the target's staging storage, as a reader does it.
+3. **One transaction decides**: it marks the slice as uploaded, and names the records that are in it
+   (`ReplayedRecords`). From then on the file is closed and imported like any other, exactly once.
+4. The nodes that keep the records erase them, and the names are deleted.
+
+Each of the transactions requires the claim of the sink (`Replay`), which the next replay takes
+over; with it, it drops the file that the former one has opened and not decided. So whatever is
+killed between 1 and 3, nothing of the file is ever imported, and the records are still kept; behind
+3 they are stored, and don't count as kept any more for anybody who asks, whether they are erased
+yet or not. A record is chosen only after the claim was taken and the names were read: what a former
+replay may still have decided until then is seen, and afterwards it can't decide anything.
+
+Note [Left over]: what a dead replay has left is found by every API node, some times a minute:
+claims without a task are dropped, and named records are erased when the nodes that keep them are
+back.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import attrs
+from isal import isal_zlib
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from stream.definition.entity import Sink, Source
+from stream.definition.key import SinkKey
+from stream.definition.reads import DefinitionReads
+from stream.errors import UserError
+from stream.etcd import AtomicTxn, EtcdClient, EtcdError, atomic
+from stream.rejected.answers import Selection
+from stream.rejected.nodes import Asked, RejectedNodes
+from stream.rejected.record import Kept, kept_of
+from stream.rejected.rendering import Rendered, Rendering
+from stream.rejected.state import (
+    REPLAY,
+    STORED,
+    RejectedNode,
+    Replay,
+    ReplayedRecords,
+    sink_of,
+)
+from stream.staging import StagingError, bytes_chunks
+from stream.storage.model.entity import File, Slice
+from stream.storage.model.key import FileKey
+from stream.storage.model.prefix import OPEN_STATISTICS, statistics
+from stream.storage.model.state import Level
+from stream.storage.model.statistics import Statistics
+from stream.storage.store.prepared import PreparedFile
+from stream.storage.store.repository import StorageRepository
+from stream.target.registry import Targets
+from stream.templates.interface import TemplateEvaluator
+from stream.values.bytesize import ByteSize
+from stream.values.codec import decode, encode
+
+__all__ = ["MAX_RESULTS", "MAX_TESTED", "Outcome", "ReplayLeftovers", "Replayer"]
+
+_log = Logger(namespace="stream.rejected")
+
+REPLAY_SECONDS = 240.0
+"""After which a replay ends with what it has done: a task may not run longer than some more."""
+RECORDS_AT_ONCE = 5_000
+"""Of one node, at most so many become one file."""
+MAX_RESULTS = 1_000
+"""Records whose outcome is shown."""
+MAX_TESTED = 1_000
+MAX_SHOWN = 100
+"""Rows that a test shows."""
+TEST_SECONDS = 15.0
+"""For a test of a mapping; a call may take twice that long."""
+LEFTOVER_SECONDS = 15.0
+"""Between two looks for what dead replays have left."""
+
+_ATTEMPTS = 5
+"""At a batch while the mapping changes."""
+_NAMED_FOR = timedelta(days=366)
+"""No record is kept longer, so its name is of no interest any more."""
+_TOKEN_BYTES = 8
+_GZIP_CONTAINER = 31
+_LEVEL = 1
+
+
+@attrs.define
+class Outcome:
+    """What a replay has done so far.
+
+    :ivar replayed: records that were mapped again.
+    :ivar results: of the first of them, in the words of the API.
+    :ivar nodes: those that can't be asked.
+    :ivar is_cut: whether there are more, for which there was no time.
+    """
+
+    replayed: int = 0
+    stored: int = 0
+    rejected: int = 0
+    results: list[dict[str, Any]] = attrs.Factory(list)
+    nodes: list[Asked] = attrs.Factory(list)
+    is_cut: bool = False
+
+    def take(self, rendered: Sequence[Rendered]) -> None:
+        """Count records whose fate is decided."""
+        self.replayed += len(rendered)
+        for each in rendered:
+            is_stored = each.error is None
+            self.stored += is_stored
+            self.rejected += not is_stored
+            if len(self.results) < MAX_RESULTS:
+                view = each.view()
+                view.pop("accepted")
+                self.results.append({"id": each.id, "stored": is_stored, **view})
+
+    def view(self) -> dict[str, Any]:
+        """The outputs of the task."""
+        view: dict[str, Any] = {
+            "replayed": self.replayed,
+            "stored": self.stored,
+            "rejected": self.rejected,
+            "results": self.results,
+        }
+        if self.nodes:
+            view["nodes"] = [node.view() for node in self.nodes]
+        return view
+
+    def __str__(self) -> str:
+        text = f"Replayed {self.replayed} records: {self.stored} stored, {self.rejected} rejected"
+        if self.nodes:
+            names = ", ".join(node.node_id for node in self.nodes)
+            text += f"; the records of {names} could not be read"
+        if self.is_cut:
+            text += "; there are more, please replay again"
+        return f"{text}."
+
+
+Report = Callable[[Outcome], Awaitable[None]]
+
+
+class _Superseded(UserError):
+    """Another replay of the sink has taken over; what it had decided before stays."""
+
+    status = 409
+    name = "replaySuperseded"
+
+    def __init__(self) -> None:
+        super().__init__("another replay of the sink has taken over")
+
+
+class _SinkChanged(Exception):
+    """The mapping has changed since the rows were rendered."""
+
+
+class Replayer:
+    """:param row_size_limit: bytes of a row.
+    :param pool: a started pool for compression.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: EtcdClient,
+        repository: StorageRepository,
+        targets: Targets,
+        nodes: RejectedNodes,
+        templates: TemplateEvaluator,
+        *,
+        node_id: str,
+        row_size_limit: int,
+        pool: ThreadPool,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._repository = repository
+        self._targets = targets
+        self._nodes = nodes
+        self._templates = templates
+        self._node_id = node_id
+        self._limit = row_size_limit
+        self._pool = pool
+        self._now = now
+        self._reads = DefinitionReads(client)
+
+    def rendering(self, sink: SinkKey, mapping: Any) -> Rendering:
+        """What renders records of *sink* with *mapping*."""
+        return Rendering(self._reactor, self._templates, sink.project_id, mapping, self._limit)
+
+    async def test(self, sink: SinkKey, mapping: Any, selection: Selection) -> list[Rendered]:
+        """What *mapping* would make of some of the kept records; nothing is stored."""
+        rendering = self.rendering(sink, mapping)
+        selection = await self._nodes.without_replayed(sink, selection)
+        deadline = self._reactor.seconds() + TEST_SECONDS
+        found: list[Rendered] = []
+        for node in (await self._nodes.all()).values():
+            kept, _, _ = await self._fetch(node, sink, selection, "", MAX_TESTED - len(found))
+            found += await rendering.render(kept, shown=MAX_SHOWN - len(found), deadline=deadline)
+            if len(found) >= MAX_TESTED or self._reactor.seconds() >= deadline:
+                break
+        return found
+
+    async def replay(self, sink: SinkKey, selection: Selection, report: Report) -> Outcome:
+        """Map the chosen records again and store what works. See Note [Once].
+
+        :param report: called behind each step with what is done so far.
+
+        Raises UserError; what was decided before stays.
+        """
+        outcome = Outcome()
+        deadline = self._reactor.seconds() + REPLAY_SECONDS
+        claim = Replay(
+            token=secrets.token_hex(_TOKEN_BYTES), node=self._node_id, started_at=self._now()
+        )
+        await self._claim(sink, claim)
+        try:
+            selection = await self._nodes.without_replayed(sink, selection)
+            nodes = await self._nodes.all()
+            for node_id in sorted(nodes):
+                await self._replay_node(
+                    sink, claim, nodes[node_id], selection, outcome, report, deadline
+                )
+        except Exception:
+            await self._release(sink, claim)
+            raise
+        await self._release(sink, claim)
+        return outcome
+
+    async def _replay_node(
+        self,
+        sink: SinkKey,
+        claim: Replay,
+        node: RejectedNode,
+        selection: Selection,
+        outcome: Outcome,
+        report: Report,
+        deadline: float,
+    ) -> None:
+        after = ""
+        while True:
+            if self._reactor.seconds() >= deadline:
+                outcome.is_cut = True
+                return
+            kept, after, problem = await self._fetch(node, sink, selection, after, RECORDS_AT_ONCE)
+            if problem is not None:
+                outcome.nodes.append(problem)
+                return
+            if kept:
+                rendered = await self._store(sink, claim, node, kept)
+                outcome.take(rendered)
+                await report(outcome)
+            if not after:
+                return
+
+    async def _fetch(
+        self, node: RejectedNode, sink: SinkKey, selection: Selection, after: str, limit: int
+    ) -> tuple[list[Kept], str, Asked | None]:
+        """Records, where to read on (empty at the end), and the node if it doesn't answer."""
+        asked = await self._nodes.ask(
+            node, sink, "fetch", after=after, limit=limit, **selection.plain()
+        )
+        if asked.answer is None:
+            return [], "", asked
+        kept = [kept_of(text.encode()) for text in asked.answer["frames"]]
+        return [each for each in kept if each is not None], asked.answer["after"], None
+
+    # One file.
+
+    async def _store(
+        self, key: SinkKey, claim: Replay, node: RejectedNode, kept: Sequence[Kept]
+    ) -> list[Rendered]:
+        """Decide the fate of *kept*; what becomes of each."""
+        for _ in range(_ATTEMPTS):
+            source, sink = await self._definitions(key)
+            rendered = await self.rendering(key, sink.table.mapping.mapping).render(kept)
+            accepted = [each for each in rendered if each.error is None]
+            if not accepted:
+                return rendered
+            try:
+                await self._decide(source, sink, claim, node, accepted)
+            except _SinkChanged:
+                continue
+            return rendered
+        raise UserError(
+            "the mapping of the sink changes all the time", status=503, name="mappingChanged"
+        )
+
+    async def _definitions(self, key: SinkKey) -> tuple[Source, Sink]:
+        source = await self._reads.source(key.source_key)
+        (sink,) = await self._reads.with_mappings([await self._reads.sink(key)])
+        if not sink.is_enabled:
+            raise UserError(
+                "the sink is disabled: enable it, then replay", status=409, name="sinkDisabled"
+            )
+        return source, sink
+
+    async def _decide(
+        self,
+        source: Source,
+        sink: Sink,
+        claim: Replay,
+        node: RejectedNode,
+        accepted: Sequence[Rendered],
+    ) -> None:
+        rows = b"".join(each.row for each in accepted)
+        slice_ = await self._open(source, sink, claim)
+        data = rows
+        if slice_.staging.compression.type != "none":
+            data = await deferToThreadPool(
+                self._reactor, self._pool, isal_zlib.compress, rows, _LEVEL, _GZIP_CONTAINER
+            )
+        ids = tuple(each.id for each in accepted)
+        replayed = ReplayedRecords(ids=ids, nodes=(node.node_id,), at=self._now())
+        stored_key = f"{STORED}{sink.key}/{claim.token}{secrets.token_hex(_TOKEN_BYTES)}"
+        counted = Statistics(
+            records_count=len(accepted),
+            uncompressed_size=ByteSize(len(rows)),
+            compressed_size=ByteSize(len(data)),
+        )
+        target = self._targets.named(slice_.staging.provider)
+        try:
+            async with target.upload(slice_, bytes_chunks(bytes(data))) as staged:
+
+                async def body(txn: AtomicTxn) -> None:
+                    await self._require(txn, sink.key, claim, str(slice_.key.file_key))
+                    await staged.check(txn)
+                    await self._repository.slice_to_uploaded(
+                        txn, slice_.key, self._now(), is_empty=False, counted=counted
+                    )
+                    txn.put(stored_key, encode(replayed))
+                    txn.put(f"{REPLAY}{sink.key}", encode(claim))
+
+                await atomic(self._client, body, lock=staged.lock)
+        except StagingError as error:
+            raise UserError(
+                f"the rows can't be stored now: {error}", status=503, name="notStored"
+            ) from error
+        _log.info(
+            "replayed {count} rejected records of {sink_id}",
+            count=len(accepted),
+            sink_id=str(sink.key),
+            file_id=str(slice_.key.file_key),
+        )
+        await self.erase(sink.key, stored_key, replayed)
+
+    async def _open(self, source: Source, sink: Sink, claim: Replay) -> Slice:
+        """Step 1 of Note [Once]. Raises _SinkChanged."""
+        now = self._now()
+        prepared: PreparedFile = await self._targets.prepare(source, sink, now, token=None)
+        try:
+
+            async def body(txn: AtomicTxn) -> Slice | None:
+                await self._require(txn, sink.key, claim, "")
+                slice_ = await self._repository.open_uploading(txn, source, sink, prepared)
+                if slice_ is None:
+                    return None
+                counts = Statistics(slices_count=1, first_record_at=now, last_record_at=now)
+                txn.put(f"{statistics(Level.LOCAL)}{slice_.key}/{OPEN_STATISTICS}", encode(counts))
+                begun = attrs.evolve(claim, file=str(slice_.key.file_key))
+                txn.put(f"{REPLAY}{sink.key}", encode(begun))
+                return slice_
+
+            opened = await atomic(self._client, body)
+            if opened is None:
+                raise _SinkChanged
+        except Exception:
+            await self._targets.discard(prepared)
+            raise
+        await self._targets.committed(prepared)
+        return opened
+
+    # The claim of a sink.
+
+    async def _claim(self, sink: SinkKey, claim: Replay) -> None:
+        """Take over the claim of the sink, and drop what its former owner has not decided."""
+
+        async def body(txn: AtomicTxn) -> File | None:
+            dropped = await self._drop(txn, sink)
+            txn.put(f"{REPLAY}{sink}", encode(claim))
+            return dropped
+
+        await self._forget(await atomic(self._client, body))
+
+    async def _release(self, sink: SinkKey, claim: Replay) -> None:
+        """Give the claim back; if that fails, it is left over."""
+
+        async def body(txn: AtomicTxn) -> File | None:
+            stored = await txn.get(f"{REPLAY}{sink}")
+            if stored is None or decode(Replay, stored.value).token != claim.token:
+                return None
+            dropped = await self._drop(txn, sink)
+            txn.delete(f"{REPLAY}{sink}")
+            return dropped
+
+        try:
+            await self._forget(await atomic(self._client, body))
+        except EtcdError as error:
+            _log.warn("a replay is ended later: {error}", error=error, sink_id=str(sink))
+
+    @staticmethod
+    async def _require(txn: AtomicTxn, sink: SinkKey, claim: Replay, file: str) -> None:
+        """Raises _Superseded unless the sink is claimed by *claim*, with this *file*."""
+        stored = await txn.get(f"{REPLAY}{sink}")
+        if stored is not None:
+            present = decode(Replay, stored.value)
+            if present.token == claim.token and present.file == file:
+                return
+        raise _Superseded
+
+    async def _drop(self, txn: AtomicTxn, sink: SinkKey) -> File | None:
+        """Drop the file that the claim of the sink names, if it isn't decided."""
+        stored = await txn.get(f"{REPLAY}{sink}")
+        name = decode(Replay, stored.value).file if stored is not None else ""
+        if not name:
+            return None
+        return await self._repository.drop_uploading(
+            txn, FileKey.parse(name), self._targets.file_records
+        )
+
+    async def _forget(self, dropped: File | None) -> None:
+        if dropped is not None:
+            _log.warn("dropped the file of a replay that has ended", file_id=str(dropped.key))
+            await self._targets.delete_staged(dropped)
+
+    # What is left over.
+
+    async def abandoned(self, sink: SinkKey, token: str) -> None:
+        """Nobody works on the replay with this *token* any more: end it."""
+        await self._release(sink, Replay(token=token))
+
+    async def erase(self, sink: SinkKey, stored_key: str, replayed: ReplayedRecords) -> bool:
+        """Have the nodes erase records that are stored; whether all of them have answered."""
+        asked = await self._nodes.ask_all(sink, "erase", ids=list(replayed.ids))
+        answered = {each.node_id for each in asked if each.answer is not None}
+        is_old = self._now() - replayed.at > _NAMED_FOR
+        if not is_old and not answered.issuperset(replayed.nodes):
+            return False
+        await self._client.delete(stored_key)
+        return True
+
+
+class ReplayLeftovers(Service):
+    """Cleans up behind replays that have died; see Note [Left over].
+
+    :param is_running: whether a task works on an object, by its key.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: EtcdClient,
+        replayer: Replayer,
+        is_running: Callable[[str], Awaitable[bool]],
+    ) -> None:
+        self._client = client
+        self._replayer = replayer
+        self._is_running = is_running
+        self._loop = LoopingCall(lambda: ensureDeferred(self._round()))
+        self._loop.clock = reactor
+        self._looping: Deferred[Any] = succeed(None)
+
+    def startService(self) -> None:
+        super().startService()
+        self._looping = self._loop.start(LEFTOVER_SECONDS, now=False)
+        self._looping.addErrback(lambda failure: _log.failure("replays aren't ended", failure))
+
+    async def stopService(self) -> None:
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+            await self._looping
+
+    async def _round(self) -> None:
+        try:
+            await self.clean_up()
+        except EtcdError as error:
+            _log.warn("replays are ended later: {error}", error=error)
+        except Exception:
+            _log.failure("cannot end replays")
+
+    async def clean_up(self) -> None:
+        """One look at all sinks."""
+        for kv in (await self._client.range(REPLAY)).kvs:
+            sink = SinkKey.parse(kv.key.removeprefix(REPLAY))
+            if not await self._is_running(str(sink)):
+                await self._replayer.abandoned(sink, decode(Replay, kv.value).token)
+        for kv in (await self._client.range(STORED)).kvs:
+            sink, _ = sink_of(kv.key, STORED)
+            if not await self._is_running(str(sink)):
+                await self._replayer.erase(sink, kv.key, decode(ReplayedRecords, kv.value))

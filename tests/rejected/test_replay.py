@@ -1,0 +1,361 @@
+"""Replays over a real etcd: each record is stored once, whatever is killed and whoever comes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as _reactor
+
+from stream.definition.entity import TableSink
+from stream.definition.key import SinkKey
+from stream.errors import UserError
+from stream.etcd import EtcdClient
+from stream.mapping.columns import Mapping, PathColumn
+from stream.mapping.stored import stored_mapping
+from stream.rejected import replay as replay_module
+from stream.rejected.answers import Selection, answer
+from stream.rejected.files import RejectedFiles
+from stream.rejected.nodes import Asked, RejectedNodes
+from stream.rejected.replay import Outcome, Replayer, ReplayLeftovers
+from stream.rejected.state import COUNT, REPLAY, STORED, LastError, RejectedCount, RejectedNode
+from stream.settings import Settings
+from stream.settings.local import WriterTlsSettings
+from stream.storage.model.state import FileState, SliceState
+from stream.target.registry import Targets
+from stream.values.codec import encode
+from tests.rejected.samples import LIMITS, NOW, line
+from tests.storage.histories.world import SINK_KEY
+from tests.target.memory import MemoryTarget
+from tests.target.world import (
+    World,
+    changes_with,
+    context_of,
+    killed_at_every_await,
+    paused_at_every_await,
+)
+
+reactor: Any = _reactor
+
+ALL = Selection()
+
+
+def _table(path: str) -> TableSink:
+    column = PathColumn("v", primary_key=False, path=path, default_value=None, raw_string=True)
+    return TableSink(type="memory", mapping=stored_mapping(Mapping((column,))))
+
+
+class _Nodes(RejectedNodes):
+    """Source nodes in this process.
+
+    :ivar away: those that don't answer.
+    """
+
+    def __init__(self, client: EtcdClient, path: Path, now: Callable[[], Any]) -> None:
+        super().__init__(reactor, client, "localhost", timedelta(days=7), now, WriterTlsSettings())
+        self.files = {name: RejectedFiles(path, name) for name in ("one", "two")}
+        for files in self.files.values():
+            files.prepare()
+        self.away: set[str] = set()
+
+    async def all(self) -> dict[str, RejectedNode]:
+        return {
+            name: RejectedNode(node_id=name, address="", host="", secret="") for name in self.files
+        }
+
+    async def ask(self, node: RejectedNode, sink: SinkKey, kind: str, **members: Any) -> Asked:
+        name = node.node_id
+        if name in self.away:
+            return Asked(node_id=name, problem="it is gone")
+        question = {"kind": kind, "sink": str(sink), **members}
+        return Asked(
+            node_id=name,
+            answer=answer(self.files[name], question, name, NOW, lambda _: 3600.0),
+        )
+
+
+@attrs.define(eq=False, kw_only=True)
+class _Replays:
+    """A sink over a target in memory, and its rejected records."""
+
+    world: World
+    target: MemoryTarget
+    nodes: _Nodes
+    replayer: Replayer
+    number: int = 0
+
+    def keep(self, *bodies: bytes, node: str = "one") -> list[str]:
+        """Records that were rejected; their ids."""
+        frames, ids = [], []
+        for body in bodies:
+            self.number += 1
+            ids.append(f"{self.number:04d}")
+            frames.append(line(ids[-1], body))
+        self.nodes.files[node].append(SINK_KEY, LIMITS, frames, NOW)
+        return ids
+
+    def keep_values(self, count: int, node: str = "one") -> list[str]:
+        """Records that the mapping takes now, each with another value; the values."""
+        values = [f"{node}-{self.number + each}" for each in range(count)]
+        self.keep(*(b'{"a":"%b"}' % value.encode() for value in values), node=node)
+        return values
+
+    async def replay(self, selection: Selection = ALL) -> Outcome:
+        self.world.storage.tick()
+        return await self.replayer.replay(SINK_KEY, selection, _ignore)
+
+    async def stored(self) -> list[str]:
+        """The values in the table, once all closed files are imported."""
+        storage = self.world.storage
+        for file in await storage.files():
+            states = {slice_.state for slice_ in await storage.slices(file.key)}
+            if file.state is FileState.CLOSING and states == {SliceState.UPLOADED}:
+                await self.target.import_file(await storage.to_importing(file.key))
+                await storage.to_imported(file.key)
+        return sorted(await self.world.read())
+
+    async def kept(self) -> list[str]:
+        """Ids of the records that are shown as kept."""
+        found = await self.nodes.newest(SINK_KEY, ALL, 100)
+        return sorted(record["id"] for record in found["records"])
+
+    async def left_over(self) -> list[str]:
+        """Keys that are there while a replay isn't finished."""
+        client = self.world.storage.client
+        return [kv.key for prefix in (REPLAY, STORED) for kv in (await client.range(prefix)).kvs]
+
+    async def clean_up(self) -> None:
+        async def nobody(_: str) -> bool:
+            return False
+
+        await ReplayLeftovers(reactor, self.world.storage.client, self.replayer, nobody).clean_up()
+
+
+async def _ignore(_: Outcome) -> None:
+    """Nobody looks."""
+
+
+@pytest_twisted.async_yield_fixture()
+async def replays(etcd: EtcdClient, tmp_path: Path) -> AsyncIterator[_Replays]:
+    async with context_of(etcd, Settings()) as (storage, context):
+        target = MemoryTarget(context)
+
+        async def read() -> list[str]:
+            return [row[0] for rows in target.tables[SINK_KEY].values() for row in rows]
+
+        world = World(
+            storage=storage,
+            target=target,
+            changes=changes_with(storage, target),
+            table=_table("a"),
+            read=read,
+        )
+        await world.create_source()
+        await world.create_sink()
+        nodes = _Nodes(etcd, tmp_path / "rejected", lambda: storage.now)
+        templates: Any = None  # no column takes the engine
+        yield _Replays(
+            world=world,
+            target=target,
+            nodes=nodes,
+            replayer=Replayer(
+                reactor,
+                etcd,
+                storage.repository,
+                Targets([target]),
+                nodes,
+                templates,
+                node_id="api-1",
+                row_size_limit=1024 * 1024,
+                pool=context.pool,
+                now=storage.tick,
+            ),
+        )
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_mapping_takes_now_is_stored(replays: _Replays) -> None:
+    """The rest stays, with the reason; the nodes are asked one after the other."""
+    values = [*replays.keep_values(2), *replays.keep_values(1, node="two")]
+    (bad,) = replays.keep(b"{}")
+    outcome = await replays.replay()
+    assert (outcome.replayed, outcome.stored, outcome.rejected) == (4, 3, 1)
+    (rejected,) = [each for each in outcome.results if not each["stored"]]
+    assert (rejected["id"], rejected["reason"], rejected["column"]) == (
+        bad,
+        "stream.in.badRequest",
+        "v",
+    )
+    assert str(outcome) == "Replayed 4 records: 3 stored, 1 rejected."
+    assert await replays.stored() == sorted(values)
+    assert await replays.kept() == [bad]
+    assert await replays.left_over() == []
+    assert (await replays.replay()).replayed == 1
+    assert await replays.stored() == sorted(values)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_selection_is_replayed_alone(replays: _Replays) -> None:
+    """By id; unknown ones change nothing."""
+    first, second = replays.keep(b'{"a":"1"}', b'{"a":"2"}')
+    outcome = await replays.replay(Selection(ids=frozenset({second, "unknown"})))
+    assert (outcome.replayed, outcome.stored) == (1, 1)
+    assert (await replays.stored(), await replays.kept()) == (["2"], [first])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_replay_killed_at_every_await_stores_each_record_once(replays: _Replays) -> None:
+    """Whoever repeats it finds what the killed one has decided; nothing is left over."""
+    expected: list[str] = []
+
+    async def make() -> Callable[[], Coroutine[Any, Any, object]]:
+        if expected:
+            if len(expected) % 4:
+                await replays.clean_up()
+            await replays.replay()
+            assert await replays.stored() == sorted(expected)
+            assert await replays.kept() == []
+            assert await replays.left_over() == []
+        expected.extend(replays.keep_values(2))
+        return replays.replay
+
+    kills = await killed_at_every_await(make)
+    assert await replays.stored() == sorted(expected)
+    assert kills > 10
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_replay_paused_at_any_await_stores_no_record_again(replays: _Replays) -> None:
+    """Another one takes over meanwhile; then the first goes on, and finds that out."""
+    expected: list[str] = []
+
+    async def work() -> None:
+        try:
+            await replays.replay()
+        except UserError as error:
+            assert error.name == "replaySuperseded"
+
+    async def make() -> Callable[[], Coroutine[Any, Any, object]]:
+        assert await replays.stored() == sorted(expected)
+        expected.extend(replays.keep_values(2))
+        return work
+
+    pauses = await paused_at_every_await(make)
+    await replays.replay()
+    assert await replays.stored() == sorted(expected)
+    assert await replays.left_over() == []
+    assert pauses > 10
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_dies_before_it_has_erased_shows_nothing_twice(
+    replays: _Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored counts as gone at once, and is erased when the node is back."""
+    values = replays.keep_values(1)
+    upload = replays.target.upload
+
+    def die(*arguments: Any) -> Any:
+        replays.nodes.away.add("one")
+        return upload(*arguments)
+
+    monkeypatch.setattr(replays.target, "upload", die)
+    assert (await replays.replay()).stored == 1
+    assert len(await replays.left_over()) == 1
+    replays.nodes.away.clear()
+    assert await replays.kept() == []
+    assert (await replays.replay()).replayed == 0
+    assert await replays.stored() == values
+    await replays.clean_up()
+    assert await replays.left_over() == []
+    assert list(replays.nodes.files["one"].oldest_first(SINK_KEY)) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_is_away_is_named(replays: _Replays) -> None:
+    """The records of the others are replayed."""
+    values = replays.keep_values(1)
+    replays.keep_values(1, node="two")
+    replays.nodes.away.add("two")
+    outcome = await replays.replay()
+    assert await replays.stored() == values
+    assert outcome.view()["nodes"] == [
+        {"nodeId": "two", "available": False, "message": "it is gone"}
+    ]
+    assert str(outcome).endswith("; the records of two could not be read.")
+    now = replays.world.storage.now
+    for node, time in (("three", now), ("four", now - timedelta(days=8))):
+        count = RejectedCount(count=1, last_error=LastError(time=time))
+        await replays.world.storage.client.put(f"{COUNT}{SINK_KEY}/{node}", encode(count))
+    found = await replays.nodes.newest(SINK_KEY, ALL, 1)
+    away = {node["nodeId"] for node in found["nodes"] if not node["available"]}
+    assert away == {"two", "three"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mapping_that_changes_meanwhile_is_the_one_that_counts(
+    replays: _Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of the former one are never stored."""
+    replays.keep(b'{"a":"old","b":"new"}')
+    prepare = replays.target.prepare
+    changes = [_table("b")]
+
+    async def change(source: Any, sink: Any, at: Any, *, token: str | None) -> Any:
+        if changes and token is None:
+            table = changes.pop()
+            await replays.world.do(
+                "update_sink", SINK_KEY, "", lambda sink: attrs.evolve(sink, table=table)
+            )
+        return await prepare(source, sink, replays.world.storage.tick(), token=token)
+
+    monkeypatch.setattr(replays.target, "prepare", change)
+    assert (await replays.replay()).stored == 1
+    assert await replays.stored() == ["new"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_disabled_sink_takes_no_replay(replays: _Replays) -> None:
+    """The records stay."""
+    (id,) = replays.keep(b'{"a":"1"}')
+    await replays.world.do("disable_sink", SINK_KEY)
+    with pytest.raises(UserError, match="the sink is disabled"):
+        await replays.replay()
+    assert (await replays.kept(), await replays.left_over()) == ([id], [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_records_become_several_files(
+    replays: _Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a replay that takes too long says that there are more."""
+    monkeypatch.setattr(replay_module, "RECORDS_AT_ONCE", 2)
+    values = replays.keep_values(5)
+    assert (await replays.replay()).stored == 5
+    assert len(replays.target.staged) == 3
+    assert await replays.stored() == sorted(values)
+    replays.keep_values(1)
+    monkeypatch.setattr(replay_module, "REPLAY_SECONDS", 0.0)
+    outcome = await replays.replay()
+    assert (outcome.replayed, outcome.is_cut) == (0, True)
+    assert str(outcome).endswith("; there are more, please replay again.")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_proposed_mapping_is_tested(replays: _Replays) -> None:
+    """Nothing is stored, and the records stay."""
+    ids = replays.keep(b'{"c":"1"}', b"{}")
+    mapping = _table("c").mapping.mapping
+    good, bad = await replays.replayer.test(SINK_KEY, mapping, ALL)
+    assert good.view() == {
+        "id": ids[0],
+        "accepted": True,
+        "row": {"columns": [{"name": "v", "value": "1"}]},
+    }
+    assert (bad.view()["accepted"], bad.view()["column"]) == (False, "v")
+    assert (await replays.stored(), await replays.kept()) == ([], ids)
