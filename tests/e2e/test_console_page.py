@@ -78,6 +78,13 @@ def _load(deployed: Deployment, url: str) -> Iterator[None]:
         sender.join(30)
 
 
+def test_the_sources(script: Path) -> None:
+    """Types fit together, and what decides does so as its unit tests say."""
+    command = [sys.executable, "-m", "tools.console", "--check"]
+    checked = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
 def test_a_walk(deployed: Deployment, chromium: str, script: Path) -> None:
     """A person gets from nothing to a row, changes a mapping, and sees the API go and come back.
 

@@ -19,7 +19,7 @@ export interface Place {
 }
 
 interface Connections {
-  connections: { name: string; type: string; available?: boolean; message?: string }[];
+  connections: { name: string; type: string; isAvailable: boolean | null; message?: string }[];
 }
 
 /** The targets that this service has, as far as it says so. */
@@ -74,7 +74,7 @@ export function PlaceFields({ place, onChange }: { place: Place; onChange: (next
                   {named.map((each) => (
                     <option key={each.name} value={each.name}>
                       {each.name}
-                      {each.available === false ? " (does not answer)" : ""}
+                      {each.isAvailable === false ? " (does not answer)" : ""}
                     </option>
                   ))}
                 </select>

@@ -1,0 +1,146 @@
+import { describe, expect, test } from "vitest";
+import { filesOf, triggerOf } from "../src/api/pipeline";
+import { SseParser } from "../src/api/sse";
+import { cleaned, columnName, columnOf, columnsFor, dataTypeOf } from "../src/lib/columns";
+import { diff } from "../src/lib/diff";
+import { bytes, durationMs, rate, shortSpan, sizeBytes, span } from "../src/lib/format";
+import { fromStatistics, inStage, limitsOf, nearest } from "../src/lib/pipeline";
+import { RateSeries, summed } from "../src/lib/series";
+import { shellQuoted, snippets } from "../src/lib/snippets";
+
+describe("rates", () => {
+  test("are differences of the counter, spread over the seconds that passed", () => {
+    const series = new RateSeries(5);
+    series.push(1_000, 100);
+    series.push(2_000, 110);
+    series.push(4_000, 150);
+    expect(series.newest(4)).toEqual([0, 10, 20, 20]);
+    expect(series.known).toBe(3);
+    expect(series.rate(2)).toBe(20);
+  });
+  test("never fall below zero when a counter is reset, and ignore a time that doesn't go on", () => {
+    const series = new RateSeries(5);
+    series.push(1_000, 100);
+    series.push(2_000, 3);
+    series.push(2_500, 900);
+    series.push(1_000, 900);
+    expect(series.newest(1)).toEqual([0]);
+  });
+  test("of a long gap fill the memory once", () => {
+    const series = new RateSeries(3);
+    series.push(0, 0);
+    series.push(1_000_000_000, 1_000_000);
+    expect(series.newest(3)).toEqual([1, 1, 1]);
+    expect(series.known).toBe(3);
+  });
+  test("of several counters are added", () => expect(summed([[1, 2], [3]], 2)).toEqual([4, 2]));
+});
+
+describe("server-sent events", () => {
+  test("are whole however they are cut", () => {
+    const text = "id: 7\nevent: counters\ndata: {\"a\":\ndata: 1}\n\n: nothing new\n\nevent: file\r\ndata:x\r\n\r\n";
+    for (let size = 1; size < text.length; size++) {
+      const parser = new SseParser();
+      const found = [];
+      for (let at = 0; at < text.length; at += size) found.push(...parser.push(text.slice(at, at + size)));
+      expect(found).toEqual([
+        { event: "counters", data: '{"a":\n1}', id: "7" },
+        { event: "file", data: "x", id: "7" },
+      ]);
+    }
+  });
+});
+
+describe("columns from a sample", () => {
+  test("have a path, a name that tables take, and a type", () => {
+    const sample = { user: { name: "Ada", id: 7 }, "a b": 1.5, at: "2024-01-31T10:00:00Z", tags: ["x"], none: null, "with.dot": 1 };
+    expect(columnsFor(sample, [], true)).toEqual([
+      { type: "path", name: "user_name", path: "user.name", rawString: true, dataType: "string" },
+      { type: "path", name: "user_id", path: "user.id", rawString: true, dataType: "integer" },
+      { type: "path", name: "a_b", path: "a b", rawString: true, dataType: "double" },
+      { type: "path", name: "at", path: "at", rawString: true, dataType: "timestamp" },
+      { type: "path", name: "tags", path: "tags", dataType: "json" },
+      { type: "path", name: "none", path: "none", rawString: true, dataType: "string", nullable: true },
+    ]);
+  });
+  test("are only those that are missing, and at most as many as a table takes", () => {
+    const many = Object.fromEntries(Array.from({ length: 150 }, (_, index) => [`m${index}`, index]));
+    const first = columnsFor(many, [], false);
+    expect(first).toHaveLength(100);
+    expect(columnsFor({ m0: 1, other: 2 }, first.slice(0, 10), false).map((each) => each.name)).toEqual(["other"]);
+    for (const value of [null, 1, "text", [1]]) expect(columnsFor(value, [], false)).toEqual([]);
+  });
+  test("have names of their own, whatever the case", () => {
+    const taken = new Set(["a"]);
+    expect([columnName("A", taken), columnName("a!", taken), columnName("日本", taken)]).toEqual(["A_2", "a_3", "column"]);
+  });
+  test("have the type of the value", () => {
+    const values = [true, 1, 2 ** 60, "2024-01-31", "3f2504e0-4f89-11d3-9a0c-0305e82c3301", {}, null];
+    expect(values.map(dataTypeOf)).toEqual(["boolean", "integer", "double", "date", "uuid", "json", "string"]);
+  });
+  test("lose what their type doesn't have", () => {
+    expect(cleaned({ type: "body", name: " b ", path: "x", rawString: true, dataType: "json" }, false)).toEqual({ type: "body", name: "b" });
+    expect(cleaned({ type: "path", name: "p", defaultValue: "" }, true)).toEqual({ type: "path", name: "p", path: "", defaultValue: "", rawString: false });
+  });
+  test("are found by the parameter of an error", () => {
+    expect([columnOf("body.table.mapping.columns[12].path"), columnOf("body.name"), columnOf(undefined)]).toEqual([12, null, null]);
+  });
+});
+
+describe("the pipeline", () => {
+  const limits = { count: 100, size: 1_000, interval: 60_000 };
+  test("names the trigger that comes next", () => {
+    expect(nearest(limits, 50, 100, 6_000)).toMatchObject({ kind: "records", progress: 0.5 });
+    expect(nearest(limits, 1, 5_000, 0)).toMatchObject({ kind: "bytes", progress: 1 });
+    expect(nearest(limits, 0, 0, 999_000)).toMatchObject({ progress: 0 });
+    expect(nearest({ count: null, size: null, interval: null }, 1, 1, 1)).toBeNull();
+  });
+  test("knows its limits from settings, in their units", () => {
+    const setting = (name: string, value: unknown) => ({ key: `storage.level.target.import.trigger.${name}`, value }) as never;
+    expect(limitsOf([setting("count", 5), setting("size", "50MB"), setting("interval", "1m30s")])).toEqual({ count: 5, size: 52_428_800, interval: 90_000 });
+  });
+  test("is made of files with slices, or of statistics alone", () => {
+    const files = filesOf({
+      files: [{ fileId: "b", state: "writing", openedAt: "2024-01-01T00:00:02Z", conditions: [{ name: "time", value: 1, limit: 2, progress: 0.5 }], slices: [{ sliceId: "s", state: "uploading", openedAt: "", retryAttempt: 2, retryReason: "no", statistics: { recordsCount: 3, compressedSize: 4 } }] }],
+      imports: [{ fileId: "a", openedAt: "2024-01-01T00:00:01Z", importedAt: "2024-01-01T00:00:02Z" }],
+    });
+    expect(files[0]!.slices[0]).toMatchObject({ records: 3, retry: { attempt: 2, reason: "no" } });
+    expect(files[0]!.trigger).toEqual({ kind: "time", progress: 0.5, text: "imported 2 s after it was opened" });
+    expect(inStage(files, "imported", 1).map((file) => file.fileId)).toEqual(["a"]);
+    const plain = fromStatistics([{ state: "writing", openedAt: "2024-01-01T00:00:00Z" }], limits, Date.parse("2024-01-01T00:00:30Z"));
+    expect(plain[0]).toMatchObject({ records: 0, slices: [], retry: null });
+  });
+  test("takes a condition that it doesn't know", () => {
+    expect(triggerOf([{ name: "moon", value: 1, limit: 1, progress: 7 }], "imported")).toEqual({ kind: "moon", progress: 1, text: "imported moon" });
+  });
+});
+
+describe("differences", () => {
+  test("are the lines that were added and removed", () => {
+    expect(diff("a\nb\nc", "a\nc\nd").map((line) => `${line.kind[0]}${line.text}`)).toEqual(["sa", "rb", "sc", "ad"]);
+  });
+  test("together make both texts", () => {
+    const random = (seed: number) => Array.from({ length: 12 }, (_, index) => "abc"[(seed * 7 + index * index * seed) % 3]!);
+    for (let seed = 1; seed < 40; seed++) {
+      const [before, after] = [random(seed), random(seed + 5)];
+      const lines = diff(before.join("\n"), after.join("\n"));
+      const text = (left: string) => lines.filter((line) => line.kind !== left).map((line) => line.text);
+      expect(text("added")).toEqual(before);
+      expect(text("removed")).toEqual(after);
+    }
+  });
+});
+
+test("numbers are short", () => {
+  expect([rate(0), rate(1.26), rate(12_345.6)]).toEqual(["0", "1.3", "12,346"]);
+  expect([bytes(0), bytes(1_234), bytes(123_456_789)]).toEqual(["0 B", "1.2 kB", "123 MB"]);
+  expect([span(12), span(1_500), span(90_000), shortSpan(7_300_000)]).toEqual(["12 ms", "1.5 s", "1 min 30 s", "2 h"]);
+  expect([durationMs("1h0m0s"), durationMs("200ms"), durationMs("x"), sizeBytes("1KB"), sizeBytes("much")]).toEqual([3_600_000, 200, null, 1024, null]);
+});
+
+test("programs quote what they are given", () => {
+  expect(shellQuoted("it's")).toBe(`'it'\\''s'`);
+  const source = { http: { url: "http://in/stream/1/a/secret" } } as never;
+  const [curl] = snippets(source, { name: "it's $HOME" });
+  expect(curl!.text).toContain(`-d '{"name":"it'\\''s $HOME"}'`);
+});

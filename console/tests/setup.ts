@@ -1,0 +1,5 @@
+// What of a browser the modules touch when they are loaded.
+Object.assign(globalThis, {
+  sessionStorage: { getItem: () => null, setItem: () => undefined, removeItem: () => undefined },
+  location: { hash: "", pathname: "/console/", search: "" },
+});
