@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 import { createHash } from "node:crypto";
@@ -50,6 +50,28 @@ function compressed(): Plugin {
   };
 }
 
+/** The licences of the libraries that are in the bundle go with it. */
+function licenses(): Plugin {
+  return {
+    name: "licenses",
+    generateBundle(_, bundle) {
+      const folders = new Set<string>();
+      for (const file of Object.values(bundle))
+        for (const id of file.type === "chunk" ? file.moduleIds : []) {
+          const found = /^(.*\/node_modules\/(?:@[^/]+\/)?[^/]+)\//.exec(id.replace(/^\0/, ""));
+          if (found) folders.add(found[1]!);
+        }
+      const texts = [...folders].sort().map((folder) => {
+        const { name, version, license } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
+        const files = readdirSync(folder).filter((each) => /^(licen[cs]e|notice)|LICENSE\.txt$/i.test(each));
+        const parts = files.map((each) => readFileSync(join(folder, each), "utf8").trim());
+        return [`${name} ${version} (${license})`, ...parts].join("\n\n");
+      });
+      this.emitFile({ type: "asset", fileName: "licenses.txt", source: `${texts.join(`\n\n${"=".repeat(72)}\n\n`)}\n` });
+    },
+  };
+}
+
 export default defineConfig({
   base: "./",
   build: {
@@ -65,5 +87,5 @@ export default defineConfig({
   esbuild: { jsx: "automatic", jsxImportSource: "preact", legalComments: "none" },
   server: { proxy: { "/v1": "http://127.0.0.1:8000", "/health-check": "http://127.0.0.1:8000" } },
   test: { setupFiles: ["tests/setup.ts"] },
-  plugins: [imagesAsFiles(), compressed()],
+  plugins: [imagesAsFiles(), licenses(), compressed()],
 });

@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { get, inBranch, isMissing, sourcePath } from "../api/client";
 import type { Column } from "../api/types";
 import { cleaned, columnsFor } from "../lib/columns";
@@ -47,6 +47,11 @@ export function PlaceFields({ place, onChange }: { place: Place; onChange: (next
   const own = connections?.filter((each) => each.type !== "keboola") ?? [];
   const types = [...new Set(["keboola", ...(connections ? own.map((each) => each.type) : ["postgres"])])];
   const named = own.filter((each) => each.type === place.type);
+  const first = own.find((each) => each.isAvailable !== false);
+  useEffect(() => {
+    // Whoever has declared a connection wants it to be used.
+    if (first && !hasTypes(place.type)) onChange({ ...place, type: first.type, connection: first.name });
+  }, [first?.name]);
   return (
     <>
       <Field label="Kind of table">

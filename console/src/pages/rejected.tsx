@@ -12,11 +12,23 @@ import { type Ask, Button, clipped, Code, Confirm, Empty, ErrorBox, Loading, pre
 import { chosenSamples } from "./mapping";
 
 const LIMIT = 100;
+/** The API lists no more at once. */
+const MOST = 1000;
 const REFRESH_MS = 3_000;
 const SHOWN_CHARS = 100_000;
 const EXCERPT = 160;
 
-const keyOf = (reason: { reason: string; column?: string }) => `${reason.reason} ${reason.column ?? ""}`;
+const keyOf = (reason: { reason: string; column?: string }) => JSON.stringify([reason.reason, reason.column ?? ""]);
+
+type Selection = { reason?: string; ids?: string[] };
+
+/** What the API is to be asked for: a reason, or records one by one if another column has the same reason. */
+async function selectionOf(path: string, reasons: RejectedReason[], chosen: RejectedReason | undefined): Promise<Selection> {
+  if (!chosen) return {};
+  if (reasons.filter((each) => each.reason === chosen.reason).length === 1) return { reason: chosen.reason };
+  const { records } = await get<RejectedList>(`${path}?limit=${MOST}&reason=${encodeURIComponent(chosen.reason)}`);
+  return { ids: records.filter((each) => keyOf(each) === keyOf(chosen)).map((each) => each.id) };
+}
 
 function Record({ sink, id, onFix, onGone }: { sink: AggregatedSink; id: string; onFix: (record: RejectedDetail) => void; onGone: () => void }) {
   const path = sinkPath(sink.sourceId, sink.sinkId, "rejected", id);
@@ -90,7 +102,7 @@ export function Rejected({ sink }: { sink: AggregatedSink }) {
   const [error, setError] = useState<unknown>(null);
   const [busy, setBusy] = useState("");
   const [ask, setAsk] = useState<Ask | null>(null);
-  const chosen = reason === null ? "" : `&reason=${encodeURIComponent(reason.split(" ")[0]!)}`;
+  const chosen = reason === null ? "" : `&reason=${encodeURIComponent((JSON.parse(reason) as string[])[0]!)}`;
   const found = useLoaded(`${path}?${chosen}`, async (signal) => {
     try {
       return await get<RejectedList>(`${path}?limit=${LIMIT}${chosen}`, signal);
@@ -107,9 +119,10 @@ export function Rejected({ sink }: { sink: AggregatedSink }) {
   if (found.error && !found.data) return <ErrorBox error={found.error} onRetry={found.reload} />;
   if (found.isLoading && !found.data) return <Loading what="rejected records" />;
   if (!found.data) return <Empty title="Not available">This API doesn't keep rejected records where they can be read.</Empty>;
-  const { records, reasons, total, dropped, nodes } = found.data;
+  const { reasons, total, dropped, nodes } = found.data;
+  const records = found.data.records.filter((each) => reason === null || keyOf(each) === reason);
+  const group = reasons.find((each) => keyOf(each) === reason);
   const away = nodes.filter((node) => !node.available);
-  const selection = reason === null ? {} : { reason: reason.split(" ")[0] };
   const run = (what: string, act: () => Promise<unknown>) => async () => {
     setBusy(what);
     setError(null);
@@ -122,10 +135,10 @@ export function Rejected({ sink }: { sink: AggregatedSink }) {
     }
   };
   const tryMapping = run("test", async () => {
-    setTest(await call<ReplayTest>("POST", `${path}/test`, { body: { mapping: { columns: sink.table.mapping.columns }, ...selection } }));
+    setTest(await call<ReplayTest>("POST", `${path}/test`, { body: { mapping: { columns: sink.table.mapping.columns }, ...(await selectionOf(path, reasons, group)) } }));
   });
   const replay = run("replay", async () => {
-    const task = await change(`Replay rejected records of ${sink.name}`, "POST", `${path}/replay`, selection);
+    const task = await change(`Replay rejected records of ${sink.name}`, "POST", `${path}/replay`, await selectionOf(path, reasons, group));
     const outputs = (task.outputs ?? {}) as { replayed?: number; stored?: number; rejected?: number };
     setOutcome(
       outputs.replayed === undefined
@@ -143,7 +156,9 @@ export function Rejected({ sink }: { sink: AggregatedSink }) {
       action: "Delete",
       danger: true,
       act: async () => {
-        await call("DELETE", reason === null ? path : `${path}?reason=${encodeURIComponent(reason.split(" ")[0]!)}`);
+        const { reason: one, ids } = await selectionOf(path, reasons, group);
+        if (ids) for (const id of ids) await call("DELETE", `${path}/${encodeURIComponent(id)}`);
+        else await call("DELETE", one === undefined ? path : `${path}?reason=${encodeURIComponent(one)}`);
         found.reload();
       },
     });
@@ -223,7 +238,11 @@ export function Rejected({ sink }: { sink: AggregatedSink }) {
             </li>
           ))}
         </ol>
-        {total > records.length && <p class="quiet">The newest {count(records.length)} of {count(total)} are shown.</p>}
+        {(group?.count ?? total) > records.length && (
+          <p class="quiet">
+            The newest {count(records.length)} of {count(group?.count ?? total)} are shown.
+          </p>
+        )}
       </section>
       {ask && <Confirm ask={ask} onClose={() => setAsk(null)} />}
     </>
