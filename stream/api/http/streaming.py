@@ -38,7 +38,8 @@ async def write_lasting(reactor: Any, request: Any, answer: StreamingResponse) -
     try:
         await answer.write(pace.send)
     finally:
-        request.unregisterProducer()
+        if request.channel is not None:  # it is gone with the client
+            request.unregisterProducer()
     return b""
 
 

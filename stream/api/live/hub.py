@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -22,9 +23,10 @@ from twisted.logger import Logger
 from stream.api.live.counters import Known
 from stream.api.live.follower import Follower, Send, sse
 from stream.api.live.pipeline_watch import PipelineEvent, PipelineWatch
+from stream.concurrency.waiters import Waiters
 from stream.definition.key import BranchKey, SinkKey
 from stream.errors import UserError
-from stream.etcd import EtcdClient
+from stream.etcd import EtcdClient, EtcdError
 from stream.values.utctime import format_time
 
 __all__ = ["LiveHub"]
@@ -95,7 +97,8 @@ class LiveHub(Service):
         self._max_concurrent = max_concurrent
         self._branches: dict[BranchKey, _Branch] = {}
         self._watch: PipelineWatch | None = None
-        self._opening = DeferredLock()
+        self._is_changing = False
+        self._changed: Waiters[None] = Waiters()
         self._closing: IDelayedCall | None = None
         self._rounds: deque[_Round] = deque()
         self._kept = 0
@@ -212,25 +215,50 @@ class LiveHub(Service):
     # What is followed
 
     async def _open(self) -> None:
-        async with self._opening:
-            if self._watch is None:
-                watch = PipelineWatch(
-                    self._reactor,
-                    self._client,
-                    self._now,
-                    on_events=self._events,
-                    on_reset=self._reset,
-                )
-                try:
-                    await watch.startService()
-                except BaseException:
-                    await watch.stopService()
-                    raise
-                self._watch = watch
-                self._forget_rounds()
-            if not self._branches:
-                # Whoever it is opened for may leave before it follows.
-                self._close_later()
+        """Have etcd followed. Raises EtcdError."""
+        while self._watch is None:
+            if self._is_changing:
+                await self._changed.wait()
+            else:
+                await self._change(self._start_watch)
+        if not self._branches:
+            # Whoever it is opened for may leave before it follows.
+            self._close_later()
+
+    async def _change(self, change: Callable[[], Awaitable[None]]) -> None:
+        """Start or stop the watch. Callers in any number may wait for the end."""
+        self._is_changing = True
+        try:
+            await change()
+        except CancelledError:
+            # Only this caller has left.
+            self._is_changing = False
+            self._changed.fire(None)
+            raise
+        except Exception as error:
+            self._is_changing = False
+            self._changed.fail(error)
+            raise
+        self._is_changing = False
+        self._changed.fire(None)
+
+    async def _start_watch(self) -> None:
+        watch = PipelineWatch(
+            self._reactor, self._client, self._now, on_events=self._events, on_reset=self._reset
+        )
+        try:
+            await watch.startService()
+        except BaseException:
+            await watch.stopService()
+            raise
+        self._watch = watch
+        self._forget_rounds()
+
+    async def _stop_watch(self) -> None:
+        watch, self._watch = self._watch, None
+        self._rounds.clear()
+        if watch is not None:
+            await watch.stopService()
 
     def _close_later(self) -> None:
         if self._closing is not None:
@@ -248,13 +276,11 @@ class LiveHub(Service):
         if self._closing is not None:
             self._closing.cancel()
             self._closing = None
-        async with self._opening:
-            if self._branches and self.running:
-                return
-            watch, self._watch = self._watch, None
-            self._rounds.clear()
-            if watch is not None:
-                await watch.stopService()
+        while self._is_changing:
+            with suppress(EtcdError):  # it could not be opened, then
+                await self._changed.wait()
+        if not (self._branches and self.running):
+            await self._change(self._stop_watch)
 
     # What is shown
 

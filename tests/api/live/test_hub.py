@@ -18,7 +18,7 @@ from stream.api.live.counters import Known
 from stream.api.live.hub import LiveHub
 from stream.definition.key import BranchKey
 from stream.errors import UserError
-from stream.etcd import AtomicTxn, EtcdClient, atomic
+from stream.etcd import AtomicTxn, EtcdClient, EtcdUnavailable, atomic
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey
 from stream.storage.model.state import FileState, Level
@@ -257,6 +257,42 @@ async def test_events_are_kept_up_to_a_size(world: World, monkeypatch: pytest.Mo
     assert not current.named("reset")
     for each in (caller, again, current):
         await each.leave()
+
+
+@ensure
+async def test_many_come_at_once(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds wait until etcd is followed for all of them; that some leave costs nobody else."""
+    hub = LiveHub(reactor, etcd, lambda _: {}, lambda: AT, max_concurrent=1000)
+    hub.startService()
+    callers = [Caller(hub) for _ in range(400)]
+    for caller in callers[::2]:
+        caller.following.addErrback(lambda failure: failure.trap(CancelledError))
+        caller.following.cancel()
+    staying = callers[1::2]
+    await until(lambda: all(caller.events for caller in staying))
+    assert len(hub) == len(staying)
+    assert len(etcd.mirrors) == 5
+    hub.end_all()
+    for caller in staying:
+        await caller.following
+    await hub.stopService()
+
+
+@ensure
+async def test_etcd_can_not_be_followed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that wait hear of it, and the next one tries again."""
+
+    async def unavailable(*_: object, **__: object) -> None:
+        raise EtcdUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.etcd, "range", unavailable)
+        for caller in [Caller(world.hub) for _ in range(3)]:
+            with pytest.raises(EtcdUnavailable):
+                await caller.following
+    caller = Caller(world.hub)
+    await until(lambda: caller.events)
+    await caller.leave()
 
 
 @ensure
