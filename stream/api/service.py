@@ -222,7 +222,7 @@ class ApiService(Service):
             for operation, handler in resource.handlers().items()
         }
         branches = Branches(reactor, client, live, authority)
-        guard = Guard(authority, branches, strict=settings.api.strict)
+        guard = Guard(reactor, authority, branches, strict=settings.api.strict)
         awaited = AwaitedTasks(ends=self._ends, live=live, urls=urls, handlers=handlers)
         app = build_app(
             reactor,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from stream.api.spec.operations import OPERATIONS
@@ -56,6 +57,7 @@ NEEDED: dict[Right, set[str]] = {
         "DisableSource",
         "EnableSink",
         "EnableSource",
+        "ReplayRejectedRecords",
         "RollbackSinkVersion",
         "RollbackSourceVersion",
         "RotateSourceSecret",
@@ -68,7 +70,13 @@ NEEDED: dict[Right, set[str]] = {
         "UpdateSource",
         "UpdateSourceSettings",
     },
-    "tail": {"GetRejectedRecord", "ListRejectedRecords", "SinkTableRows", "TailSource"},
+    "tail": {
+        "GetRejectedRecord",
+        "ListRejectedRecords",
+        "SinkTableRows",
+        "TailSource",
+        "TestRejectedRecords",
+    },
     "admin": {"CreateBranch", "CreateToken", "ListTokens", "RevokeToken"},
 }
 """The right that each operation needs: a new one is added here on purpose."""
@@ -78,6 +86,7 @@ BODIES: dict[str, Any] = {
     "CreateSink": sink_body(),
     "CreateSource": {"type": "http", "name": "n"},
     "CreateToken": {"name": "t", "rights": ["read"]},
+    "TestRejectedRecords": {"mapping": {"columns": [{"type": "body", "name": "body"}]}},
     "TestMapping": {
         "table": {"mapping": {"columns": [{"type": "body", "name": "body"}]}},
         "record": {"body": "{}"},
@@ -178,6 +187,31 @@ async def test_a_revoked_token_is_refused_by_every_node_within_a_second(own: Own
     assert max(taken.values()) < REVOKED_WITHIN_SECONDS
     reply = await two.call("DELETE", f"/v1/tokens/{id}", token=admin)
     assert (reply.status, reply.json["error"]) == (404, "stream.api.tokenNotFound")
+
+
+@ensure
+async def test_a_stream_ends_with_its_token(own: OwnProjects) -> None:
+    """Within a second after the token is revoked; that of another token goes on."""
+    api, ended = own.nodes[0], {}
+    (_, admin), (gone, first), (_, other) = [
+        await own.token(right) for right in ("admin", "read", "read")
+    ]
+
+    async def watch(token: str) -> None:
+        path = "/v1/branches/default/live"
+        assert (await api.call("GET", path, token=token)).status == 200
+        ended[token] = time.monotonic()
+
+    watching = [Deferred.fromCoroutine(watch(token)) for token in (first, other)]
+    await deferLater(reactor, 0.5)
+    assert not ended
+    await own.nodes[1].call("DELETE", f"/v1/tokens/{gone}", token=admin)
+    revoked = time.monotonic()
+    await watching[0]
+    assert ended[first] - revoked < REVOKED_WITHIN_SECONDS
+    assert other not in ended
+    watching[1].addErrback(lambda failure: failure.trap(CancelledError))
+    watching[1].cancel()
 
 
 @ensure

@@ -111,8 +111,10 @@ class _Endpoint:
         return call, await self._handler(call)
 
     async def _answer(self, call: Call, result: Any) -> Answer | StreamingResponse:
-        if isinstance(result, Answer | StreamingResponse):
+        if isinstance(result, Answer):
             return result
+        if isinstance(result, StreamingResponse):
+            return result if self._operation.public else self._guard.lasting(call, result)
         if isinstance(result, StartedTask):
             awaited = await self._awaited(call, result) if call.wait else None
             if awaited is not None:

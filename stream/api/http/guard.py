@@ -7,12 +7,14 @@ body, the branch, and the right. What the entity itself says comes after that, i
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import attrs
 
 from stream.api.http.auth import Branches, authenticate, check_right, token_of
 from stream.api.http.body import ReadBody, read_body
-from stream.api.http.call import Call, Identity
+from stream.api.http.call import Call, Identity, StreamingResponse
+from stream.api.http.lasting import while_valid
 from stream.api.http.prefer import preferred_wait
 from stream.api.spec.operation import Operation, Parameters
 from stream.api.spec.schema import missing, problems_error
@@ -51,8 +53,14 @@ class Guard:
     """
 
     def __init__(
-        self, authority: ProjectAuthority, branches: Branches, *, strict: bool = False
+        self,
+        reactor: Any,
+        authority: ProjectAuthority,
+        branches: Branches,
+        *,
+        strict: bool = False,
     ) -> None:
+        self._reactor = reactor
         self._authority = authority
         self._branches = branches
         self._strict = strict
@@ -61,6 +69,10 @@ class Guard:
     def challenge(self) -> str:
         """The value of ``WWW-Authenticate`` beside 401, empty for none."""
         return self._authority.challenge
+
+    def lasting(self, call: Call, answer: StreamingResponse) -> StreamingResponse:
+        """*answer*, for as long as the token of *call* is good."""
+        return while_valid(self._reactor, self._authority, call, answer)
 
     async def admit(
         self,

@@ -58,7 +58,7 @@ class Server:
         async def awaited(call: Call, started: StartedTask) -> Answer:
             return json_answer(json_body(await wait(call)))
 
-        guard = Guard(None, None)  # type: ignore[arg-type]
+        guard = Guard(None, None, None)  # type: ignore[arg-type]
         operations = {"Wait": WAIT, "Task": TASK}
         handlers = {"Wait": wait, "Task": start}
         app: Klein = build_app(self.clock, guard, operations, handlers, awaited=awaited)

@@ -99,7 +99,7 @@ class Server:
         async def lasting(call: Call) -> Any:
             return StreamingResponse(content_type="text/plain", write=write)
 
-        guard = Guard(self.verifier, None)  # type: ignore[arg-type]
+        guard = Guard(self.clock, self.verifier, None)  # type: ignore[arg-type]
         operations = {"Public": PUBLIC, "Echo": ECHO, "Lasting": LASTING}
         handlers = {"Public": public, "Echo": echo, "Lasting": lasting}
         app = build_app(self.clock, guard, operations, handlers, awaited=AsyncMock())
@@ -493,7 +493,7 @@ def test_members_that_are_not_known(strict: bool) -> None:
         right="read",
         body=CREATE_SOURCE,
     )
-    guard = Guard(verifier, None, strict=strict)  # type: ignore[arg-type]
+    guard = Guard(clock, verifier, None, strict=strict)  # type: ignore[arg-type]
     app = build_app(clock, guard, {"Create": operation}, {"Create": create}, awaited=AsyncMock())
     site = ApiSite(Front(clock, app.resource()), clock)
     transport, channel = StringTransport(), site.buildProtocol(None)

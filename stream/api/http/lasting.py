@@ -1,0 +1,67 @@
+"""Lasting answers end with the token that they were asked for with.
+
+Only where tokens are made here: the Storage API is not asked again and again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from stream.api.http.call import Call, Send, StreamingResponse
+from stream.authority import ProjectAuthority
+from stream.errors import UserError
+from stream.etcd import EtcdError
+
+__all__ = ["RECHECK_SECONDS", "while_valid"]
+
+_log = Logger(namespace="stream.api")
+
+RECHECK_SECONDS = 0.4
+"""With the time for which an answer of etcd is good, a stream ends within a second."""
+
+
+def while_valid(
+    reactor: Any, authority: ProjectAuthority, call: Call, answer: StreamingResponse
+) -> StreamingResponse:
+    """*answer*, which ends when the token of *call* is refused, or can't be verified."""
+    if authority.tokens is None:
+        return answer
+
+    async def write(send: Send) -> None:
+        ended_here = False
+
+        async def check() -> None:
+            nonlocal ended_here
+            try:
+                await authority.verify(call.identity.token)
+            except (UserError, EtcdError) as error:
+                _log.info(
+                    "a lasting answer ends: {error}", error=str(error), request_id=call.request_id
+                )
+                ended_here = True
+                writing.cancel()
+
+        writing = Deferred.fromCoroutine(_written(answer, send))
+        checking = LoopingCall(lambda: Deferred.fromCoroutine(check()))
+        checking.clock = reactor
+        checking.start(RECHECK_SECONDS, now=False).addErrback(
+            lambda failure: _log.failure("a token is verified no more", failure)
+        )
+        try:
+            await writing
+        except CancelledError:
+            if not ended_here:
+                raise
+        finally:
+            checking.stop()
+
+    return attrs.evolve(answer, write=write)
+
+
+async def _written(answer: StreamingResponse, send: Send) -> None:
+    await answer.write(send)
