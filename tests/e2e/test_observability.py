@@ -42,7 +42,7 @@ _SOURCE = _SINK - {"sink_id"}
 _VOLUME = {"volume_id", "volume_type", "volume_label", "volume_path"}
 _CALL = {"http_method", "http_url_host"}
 _ANSWER = {*_CALL, "http_result_type", "http_url_path", "http_status_code"}
-_OPERATION = {*_SINK, "error_type", "operation", "condition"}
+_OPERATION = {*_SINK, "error_type", "operation", "condition", "target"}
 _WITH_MAPS = {"api", "http-source", "storage-coordinator"}
 _MS = "duration_milliseconds_bucket"
 FAMILIES: dict[str, tuple[set[str], set[str]]] = {
@@ -61,15 +61,15 @@ FAMILIES: dict[str, tuple[set[str], set[str]]] = {
         {"storage-coordinator", "storage-reader"},
     ),
     "stream_operation_filerotation_failed_count_bucket": (
-        {*_SINK, "operation"},
+        {*_SINK, "operation", "target"},
         {"storage-coordinator"},
     ),
     "stream_operation_fileimport_failed_count_bucket": (
-        {*_SINK, "operation"},
+        {*_SINK, "operation", "target"},
         {"storage-coordinator"},
     ),
     "stream_operation_sliceupload_failed_count_bucket": (
-        {*_SINK, "operation"},
+        {*_SINK, "operation", "target"},
         {"storage-reader"},
     ),
     "stream_writer_disk_used_B": (_VOLUME, {"storage-writer"}),

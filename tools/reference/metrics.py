@@ -35,6 +35,7 @@ the process and the runtime are left to the exporters of the platform, as in the
 
 `error_type` is empty after a success, and otherwise `context_canceled`, `deadline_exceeded`,
 `net_timeout`, `net`, `storage_api_<status>`, the name of the error as the API shows it, or `other`.
+`target` is the type of the table, such as `keboola` or `postgres`.
 `condition` is what triggered a rotation: `expiration`, `sliceCount`, `recordCount`,
 `size`, `time`, `maxSlices`, or `unknown` if an operator asked for it. A request that has found its
 source and is refused as a whole (a batch that is no JSON, say) counts as one record with

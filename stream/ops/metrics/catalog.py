@@ -14,6 +14,7 @@ __all__ = ["OWN", "SINK_LABELS", "SOURCE_LABELS", "VOLUME_LABELS", "Definition"]
 
 SOURCE_LABELS = ("project_id", "branch_id", "source_id")
 SINK_LABELS = (*SOURCE_LABELS, "sink_id")
+TARGET_LABELS = (*SINK_LABELS, "target")
 VOLUME_LABELS = ("volume_id", "volume_type", "volume_label", "volume_path")
 
 _SYNC_BUCKETS_MS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 5000, 30000)
@@ -49,20 +50,20 @@ OWN: tuple[Definition, ...] = (
         "stream_sink_uploaded_records",
         "counter",
         "Records of slices that were uploaded to staging.",
-        SINK_LABELS,
+        TARGET_LABELS,
     ),
     Definition(
         "stream_sink_imported_records",
         "counter",
         "Records of files that were imported into their tables.",
-        SINK_LABELS,
+        TARGET_LABELS,
     ),
     Definition(
         "stream_sink_quarantined_records",
         "counter",
-        "Records that the target refused: they are in a file of the project's file storage "
-        "instead of in their table.",
-        SINK_LABELS,
+        "Records that the target refused: they are in a file of the project's file storage, or in "
+        "a table beside it, instead of in their table.",
+        TARGET_LABELS,
     ),
     Definition(
         "stream_sink_oldest_record_age_seconds",
@@ -82,7 +83,7 @@ OWN: tuple[Definition, ...] = (
         "gauge",
         "Slices whose upload has failed and is to be tried again. Until they are uploaded, their "
         "files aren't imported. Exported by the reader of their volumes.",
-        SINK_LABELS,
+        TARGET_LABELS,
     ),
     Definition(
         "stream_sink_held_bytes",

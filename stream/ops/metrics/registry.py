@@ -230,9 +230,12 @@ class Metrics:
         """The family *name* of `stream.ops.metrics.catalog`."""
         return self._families[name]
 
-    def moved(self, name: str, sink: SinkLabels, records: int) -> None:
-        """*records* of *sink* have come as far as the counter *name* counts."""
-        self._families[name].labels(sink.as_labels()).add(records)
+    def moved(self, name: str, sink: SinkLabels, records: int, *, target: str) -> None:
+        """*records* of *sink* have come as far as the counter *name* counts.
+
+        :param target: name of the target of its table.
+        """
+        self._families[name].labels({**sink.as_labels(), "target": target}).add(records)
 
     def counter(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Family[Counter]:
         """The counter *name* (scraped with ``_total``), registered when it is asked for first."""
@@ -280,6 +283,7 @@ class Metrics:
         operation: Operation,
         milliseconds: float,
         *,
+        target: str,
         condition: str = "",
         error_type: str = "",
         compressed: int = 0,
@@ -287,6 +291,7 @@ class Metrics:
     ) -> None:
         """A rotation, upload, import or cleanup ended.
 
+        :param target: name of the target of what was worked on.
         :param condition: what a rotation was triggered by.
         :param error_type: empty after a success.
         :param compressed: bytes that were worked on, counted after a success only.
@@ -295,6 +300,7 @@ class Metrics:
         labels = {
             **sink.as_labels(),
             "operation": operation,
+            "target": target,
             "condition": condition,
             "error_type": error_type,
         }
@@ -303,9 +309,11 @@ class Metrics:
             self._operation_compressed.labels(labels).add(compressed)
             self._operation_uncompressed.labels(labels).add(uncompressed)
 
-    def operation_failed(self, sink: SinkLabels, operation: Operation, attempt: int = 1) -> None:
+    def operation_failed(
+        self, sink: SinkLabels, operation: Operation, attempt: int = 1, *, target: str
+    ) -> None:
         """An operation failed for the *attempt*-th time."""
-        labels = {**sink.as_labels(), "operation": operation}
+        labels = {**sink.as_labels(), "operation": operation, "target": target}
         self._operation_failures[operation].labels(labels).observe(attempt)
 
     def volume_space(self, volume: VolumeLabels, used: float, total: float) -> None:
@@ -400,7 +408,7 @@ class Metrics:
 
     def _define_operations(self) -> None:
         stream = f"{_PREFIX}stream_operation_"
-        labels = (*_SINK, "error_type", "operation", "condition")
+        labels = (*_SINK, "error_type", "operation", "condition", "target")
         self._operation_duration = self.histogram(
             f"{stream}duration_milliseconds",
             "Duration of rotations, uploads, imports and cleanups.",
@@ -417,7 +425,7 @@ class Metrics:
             operation: self.histogram(
                 f"{stream}{operation}_failed_count",
                 "Failures, by the number of the attempt.",
-                (*_SINK, "operation"),
+                (*_SINK, "operation", "target"),
             )
             for operation in _OPERATIONS
         }

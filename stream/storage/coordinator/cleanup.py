@@ -190,7 +190,11 @@ class MetadataCleanup(_Periodic):
 
     async def _delete_measured(self, file: File) -> bool:
         with self._context.meter.measured(
-            file.key.sink_key, "filecleanup", item=file.key, step="deleteFile"
+            file.key.sink_key,
+            "filecleanup",
+            target=file.target.provider,
+            item=file.key,
+            step="deleteFile",
         ):
             return await self._delete(file)
 
@@ -282,5 +286,7 @@ class JobCleanup(_Periodic):
             )
 
     async def _forget_finished(self, target: Target, job: JobKey) -> bool:
-        with self._context.meter.measured(job.sink_key, "jobcleanup", item=job, step="deleteJob"):
+        with self._context.meter.measured(
+            job.sink_key, "jobcleanup", target=target.name, item=job, step="deleteJob"
+        ):
             return await target.forget_finished(job)

@@ -72,6 +72,7 @@ class FileImport:
                 file.key.sink_key,
                 "fileimport",
                 file.retry.retry_attempt + 1,
+                target=file.target.provider,
                 item=file.key,
                 step="importFile",
             ) as outcome:
@@ -112,9 +113,9 @@ class FileImport:
                 )
                 return
         count = max(0, statistics.records_count - refused)
-        self._context.meter.moved("stream_sink_imported_records", file.key.sink_key, count)
+        self._count("stream_sink_imported_records", file, count)
         if refused:
-            self._context.meter.moved("stream_sink_quarantined_records", file.key.sink_key, refused)
+            self._count("stream_sink_quarantined_records", file, refused)
         arrived = statistics.first_record_at or self._context.now()
         _log.info(
             "imported file {file_id}",
@@ -126,3 +127,6 @@ class FileImport:
             age_seconds=round((self._context.now() - arrived).total_seconds(), 1),
             log_terminal=_TERMINAL.format("row" if count == 1 else "rows") if count else None,
         )
+
+    def _count(self, counter: str, file: File, records: int) -> None:
+        self._context.meter.moved(counter, file.key.sink_key, records, target=file.target.provider)

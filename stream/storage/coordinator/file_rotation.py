@@ -179,6 +179,7 @@ class FileRotation:
                 file.key.sink_key,
                 "filerotation",
                 file.retry.retry_attempt + 1,
+                target=file.target.provider,
                 item=file.key,
                 step="rotateFile" if file.state is FileState.WRITING else "closeFile",
             ) as outcome:

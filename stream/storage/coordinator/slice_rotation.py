@@ -95,6 +95,7 @@ class SliceRotation:
                 slice_.key.sink_key,
                 "slicerotation",
                 slice_.retry.retry_attempt + 1,
+                target=slice_.staging.provider,
                 item=slice_.key,
                 step="rotateSlice" if slice_.state is SliceState.WRITING else "closeSlice",
             ) as outcome:

@@ -184,7 +184,7 @@ class StorageReaderService(Service):
         metrics = self._meter.metrics
         measure_operator(metrics, self._operator)
         counts = Counter(
-            attrs.astuple(sink_labels(slice_.key.sink_key))
+            (*attrs.astuple(sink_labels(slice_.key.sink_key)), slice_.staging.provider)
             for slice_ in self._failing()
             if self._is_active(slice_.key.sink_key)
         )
@@ -225,6 +225,7 @@ class StorageReaderService(Service):
                 slice_.key.sink_key,
                 "sliceupload",
                 slice_.retry.retry_attempt + 1,
+                target=slice_.staging.provider,
                 item=slice_.key,
                 step="uploadSlice",
             ) as outcome:
@@ -321,7 +322,12 @@ class StorageReaderService(Service):
         except InvalidSliceState as error:
             _log.warn("slice is uploaded already: {error}", error=error)
         else:
-            self._meter.moved("stream_sink_uploaded_records", slice_.key.sink_key, files.rows)
+            self._meter.moved(
+                "stream_sink_uploaded_records",
+                slice_.key.sink_key,
+                files.rows,
+                target=slice_.staging.provider,
+            )
         return counted
 
     async def _failed(self, slice_: Slice, error: Exception) -> None:

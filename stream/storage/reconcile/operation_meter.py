@@ -54,11 +54,19 @@ class OperationMeter:
 
     @contextmanager
     def measured(
-        self, key: SinkKey, operation: Operation, attempt: int = 1, *, item: object, step: str
+        self,
+        key: SinkKey,
+        operation: Operation,
+        attempt: int = 1,
+        *,
+        target: str,
+        item: object,
+        step: str,
     ) -> Iterator[Outcome]:
         """Measure what is done within; what has to wait for something else doesn't count.
 
         :param attempt: number of the attempt, from 1.
+        :param target: name of the target of what is worked on.
         :param item: the key of what is worked on.
         :param step: what is done to it, for the name of the span.
         """
@@ -68,6 +76,7 @@ class OperationMeter:
             "sink": str(key),
             "item": str(item),
             "attempt": attempt,
+            "target": target,
         }
         try:
             name = f"keboola.go.stream.{_SPANS[operation]}.{step}"
@@ -83,15 +92,16 @@ class OperationMeter:
         except TRANSIENT_ERRORS:
             raise
         except Exception as error:
-            self.metrics.operation_failed(sink_labels(key), operation, attempt)
-            self._finished(key, operation, started, outcome, error)
+            self.metrics.operation_failed(sink_labels(key), operation, attempt, target=target)
+            self._finished(key, operation, target, started, outcome, error)
             raise
-        self._finished(key, operation, started, outcome, None)
+        self._finished(key, operation, target, started, outcome, None)
 
     def _finished(
         self,
         key: SinkKey,
         operation: Operation,
+        target: str,
         started: float,
         outcome: Outcome,
         problem: Exception | None,
@@ -100,16 +110,18 @@ class OperationMeter:
             sink_labels(key),
             operation,
             (self.clock() - started) * 1000,
+            target=target,
             condition=outcome.condition,
             error_type=error_type(problem),
             compressed=outcome.statistics.compressed_size,
             uncompressed=outcome.statistics.uncompressed_size,
         )
 
-    def moved(self, counter: str, key: SinkKey, records: int) -> None:
-        """*records* records of a sink have come as far as *counter* counts."""
+    def moved(self, counter: str, key: SinkKey, records: int, *, target: str) -> None:
+        """*records* records of a sink have come as far as *counter* counts, on their way to a table
+        of *target*."""
         self._touched[key] = self.clock()
-        self.metrics.moved(counter, sink_labels(key), records)
+        self.metrics.moved(counter, sink_labels(key), records, target=target)
 
     def retire(self, is_active: Callable[[SinkKey], bool]) -> None:
         """Drop the metrics of sinks that are deleted and that nothing happens to any more.

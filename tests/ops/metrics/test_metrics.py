@@ -72,11 +72,15 @@ def _scenario() -> Metrics:
     metrics.source_meter(SOURCE, "http", lambda: 1.003).answered(1000, 100)
     metrics.sink_meter(SINK, "table").record(12, 80, records=4)
     for operation in ("filerotation", "slicerotation", "fileimport", "sliceupload"):
-        metrics.operation_failed(SINK, operation, 2)
-    metrics.operation_failed(SINK, "filecleanup")
-    metrics.operation_failed(SINK, "jobcleanup")
-    metrics.operation_finished(SINK, "sliceupload", 31, compressed=10, uncompressed=20)
-    metrics.operation_finished(SINK, "filerotation", 5, condition="time", error_type="net")
+        metrics.operation_failed(SINK, operation, 2, target="keboola")
+    metrics.operation_failed(SINK, "filecleanup", target="keboola")
+    metrics.operation_failed(SINK, "jobcleanup", target="keboola")
+    metrics.operation_finished(
+        SINK, "sliceupload", 31, target="keboola", compressed=10, uncompressed=20
+    )
+    metrics.operation_finished(
+        SINK, "filerotation", 5, target="keboola", condition="time", error_type="net"
+    )
     metrics.volume_space(VOLUME, 5, 50)
     used, total = metrics.descriptor_gauges()
     used.set(12)

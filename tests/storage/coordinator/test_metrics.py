@@ -63,7 +63,7 @@ async def test_a_rotation_of_a_slice_that_fails(coordinator: Coordinator) -> Non
     await coordinator.until(failed)
     assert _failures(coordinator, "slicerotation") == (
         1.0,
-        {*SINK_LABELS, 'operation="slicerotation"'},
+        {*SINK_LABELS, 'operation="slicerotation"', 'target="keboola"'},
     )
 
 
@@ -112,7 +112,7 @@ async def test_a_cleanup_of_a_file_that_fails(coordinator: Coordinator) -> None:
     await cleanup.run()
     assert _failures(coordinator, "filecleanup") == (
         2.0,
-        {*SINK_LABELS, 'operation="filecleanup"'},
+        {*SINK_LABELS, 'operation="filecleanup"', 'target="keboola"'},
     )
     storage.repository.delete_file = delete_file  # type: ignore[method-assign]
     await cleanup.run()
@@ -130,7 +130,10 @@ async def test_a_cleanup_of_a_job_that_fails(coordinator: Coordinator) -> None:
     coordinator.target.forget_finished = _fail  # type: ignore[method-assign]
     cleanup = JobCleanup(coordinator.work, STORAGE.job_cleanup, lambda _: True, coordinator.targets)
     await cleanup.run()
-    assert _failures(coordinator, "jobcleanup") == (1.0, {*SINK_LABELS, 'operation="jobcleanup"'})
+    assert _failures(coordinator, "jobcleanup") == (
+        1.0,
+        {*SINK_LABELS, 'operation="jobcleanup"', 'target="keboola"'},
+    )
 
 
 @pytest_twisted.ensureDeferred

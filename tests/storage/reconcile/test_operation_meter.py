@@ -30,7 +30,9 @@ def test_a_success_is_measured_with_its_bytes() -> None:
     metrics = Metrics()
     times = iter([1.0, 1.02])
     meter = OperationMeter(metrics, lambda: next(times))
-    with meter.measured(KEY, "slicerotation", item="slice", step="rotateSlice") as outcome:
+    with meter.measured(
+        KEY, "slicerotation", target="postgres", item="slice", step="rotateSlice"
+    ) as outcome:
         outcome.condition = "time"
         outcome.statistics = Statistics(
             records_count=2, compressed_size=ByteSize(10), uncompressed_size=ByteSize(70)
@@ -48,14 +50,16 @@ def test_a_failure_counts_with_its_attempt_and_kind() -> None:
     meter = OperationMeter(metrics, lambda: 1.0)
     with (
         pytest.raises(UserError),
-        meter.measured(KEY, "fileimport", 3, item="file", step="importFile") as outcome,
+        meter.measured(
+            KEY, "fileimport", 3, target="postgres", item="file", step="importFile"
+        ) as outcome,
     ):
         outcome.statistics = Statistics(records_count=1, compressed_size=ByteSize(5))
         raise UserError("no", name="storageApiUnreachable")
     (total,) = _lines(metrics, "fileimport_failed_count_sum")
     assert total.endswith(" 3.0")
     (count,) = _lines(metrics, "stream_operation_duration_milliseconds_count")
-    assert 'error_type="storageApiUnreachable"' in count
+    assert 'error_type="storageApiUnreachable"' in count and 'target="postgres"' in count
     assert not _lines(metrics, "bytes_compressed_B_total{")
 
 
@@ -65,7 +69,7 @@ def test_what_has_to_wait_is_no_operation() -> None:
     meter = OperationMeter(metrics, lambda: 1.0)
     with (
         pytest.raises(Requeue),
-        meter.measured(KEY, "fileimport", item="file", step="importFile"),
+        meter.measured(KEY, "fileimport", target="postgres", item="file", step="importFile"),
     ):
         raise Requeue("later")
     assert not _lines(metrics, "{")[1:]
@@ -77,13 +81,13 @@ def test_a_deleted_sink_leaves_the_page() -> None:
     meter = OperationMeter(metrics, clock.seconds)
     other = SinkKey(1, 2, "source", "other")
     for key in (KEY, other):
-        with meter.measured(key, "filecleanup", item="file", step="deleteFile"):
+        with meter.measured(key, "filecleanup", target="postgres", item="file", step="deleteFile"):
             pass
-        meter.moved("stream_sink_imported_records", key, 1)
+        meter.moved("stream_sink_imported_records", key, 1, target="postgres")
     meter.retire(lambda key: key == other)
     assert _lines(metrics, 'sink_id="sink"'), "it is scraped for the last time"
     clock.advance(RETAIN_SECONDS + 1)
-    with meter.measured(KEY, "filecleanup", item="file", step="deleteFile"):
+    with meter.measured(KEY, "filecleanup", target="postgres", item="file", step="deleteFile"):
         pass
     meter.retire(lambda key: key == other)
     assert _lines(metrics, 'sink_id="sink"')
