@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from stream.definition.key import BranchKey, SinkKey
+from stream.rejected.state import COUNT, RejectedCount, sink_of, sum_of
 from stream.storage.model import prefix
 from stream.storage.model.state import Level
 from stream.values.bytesize import ByteSize
@@ -36,6 +37,7 @@ class Counted:
 @attrs.define
 class _Sink:
     """:ivar values: by level and the key behind it.
+    :ivar rejected: by node.
     :ivar waiting: of those that aren't in the table yet, when their first record came.
     """
 
@@ -44,6 +46,7 @@ class _Sink:
     last_record_at: datetime | None = None
     values: dict[tuple[str, str], Counted] = attrs.Factory(dict)
     waiting: dict[tuple[str, str], datetime] = attrs.Factory(dict)
+    rejected: dict[str, RejectedCount] = attrs.Factory(dict)
 
     def put(self, key: tuple[str, str], value: Counted | None) -> None:
         before = self.values.pop(key, None)
@@ -75,8 +78,14 @@ class Counters:
         self._changed: dict[BranchKey, set[SinkKey]] = {}
 
     def clear(self) -> None:
-        """Forget everything, before it is put again."""
-        self._sinks.clear()
+        """Forget the statistics, before they are put again."""
+        rejected = {key: sink.rejected for key, sink in self._sinks.items() if sink.rejected}
+        self._sinks = {key: _Sink(rejected=nodes) for key, nodes in rejected.items()}
+
+    def clear_rejected(self) -> None:
+        """Forget what was rejected, before it is put again."""
+        for sink in self._sinks.values():
+            sink.rejected = {}
 
     def put(self, key: str, value: Counted | None) -> None:
         """Take a value of the statistics, ``None`` if it is gone.
@@ -88,14 +97,26 @@ class Counters:
         if not rest or rest[-1] == prefix.RESET_STATISTICS:
             return
         of = SinkKey(int(project), int(branch), source, sink)
-        counted = self._sinks.get(of)
-        if counted is None:
-            if value is None:
-                return
-            counted = self._sinks[of] = _Sink()
-        counted.put((level, text), value)
+        if value is not None or of in self._sinks:
+            self._sinks.setdefault(of, _Sink()).put((level, text), value)
+            self._note(of)
+
+    def put_rejected(self, key: str, value: RejectedCount | None) -> None:
+        """Take what a node has rejected of a sink, ``None`` if that is forgotten.
+
+        :param key: with the prefix `stream.rejected.state.COUNT`.
+        """
+        of, node = sink_of(key, COUNT)
+        if value is not None:
+            self._sinks.setdefault(of, _Sink()).rejected[node] = value
+        elif of in self._sinks:
+            self._sinks[of].rejected.pop(node, None)
+        self._note(of)
+
+    def _note(self, of: SinkKey) -> None:
         self._changed.setdefault(of.branch_key, set()).add(of)
-        if not counted.values:
+        counted = self._sinks.get(of)
+        if counted is not None and not counted.values and not counted.rejected:
             del self._sinks[of]
 
     def take_changed(self) -> Mapping[BranchKey, set[SinkKey]]:
@@ -140,14 +161,15 @@ class Counters:
 
     def _view(self, key: SinkKey) -> dict[str, Any]:
         counted = self._sinks.get(key, _NOTHING)
+        rejected = sum_of(counted.rejected.values())
         return {
             "sinkId": key.sink_id,
             "records": counted.records,
             "bytes": counted.bytes,
-            "rejected": 0,
+            "rejected": rejected.count,
             "lastRecordTime": _time(counted.last_record_at),
             "oldestPendingTime": _time(min(counted.waiting.values(), default=None)),
-            "lastError": None,
+            "lastError": rejected.last_error and rejected.last_error.view(),
         }
 
 

@@ -23,6 +23,7 @@ from stream.api.live.counters import STATISTICS, Counted, Counters
 from stream.api.live.transitions import FileInPipeline, Followed, SliceInPipeline, transition
 from stream.definition.key import BranchKey
 from stream.etcd import Batch, Change, EtcdClient, Mirror, json_values
+from stream.rejected.state import COUNT, RejectedCount
 from stream.storage.model import prefix
 from stream.storage.model.state import Level
 from stream.values.codec import decode
@@ -76,7 +77,7 @@ class _Collected:
 
 
 class PipelineWatch(Service):
-    """Follows statistics, files and slices of all branches.
+    """Follows statistics, rejected records, files and slices of all branches.
 
     startService fires when everything is loaded; a watch that was stopped isn't started again.
 
@@ -105,12 +106,16 @@ class PipelineWatch(Service):
         self._statistics: Mirror[Counted] = Mirror(
             client, STATISTICS, json_values(Counted), on_change=self._statistics_changed
         )
+        self._rejected: Mirror[RejectedCount] = Mirror(
+            client, COUNT, json_values(RejectedCount), on_change=self._rejected_changed
+        )
         self._kinds = (
             self._kind("file", FileInPipeline, prefix.FILE_ALL, prefix.file_level),
             self._kind("slice", SliceInPipeline, prefix.SLICE_ALL, prefix.slice_level),
         )
         self._mirrors: list[Mirror[Any]] = [
             self._statistics,
+            self._rejected,
             *(mirror for kind in self._kinds for mirror in (kind.local, kind.staging)),
         ]
         self._collected: list[_Collected] = []
@@ -159,6 +164,14 @@ class PipelineWatch(Service):
             self.counters.clear()
         for change in batch.changes:
             self.counters.put(change.key, change.value)
+        if batch.reset and self.running:
+            self._lose()
+
+    def _rejected_changed(self, batch: Batch[RejectedCount]) -> None:
+        if batch.reset:
+            self.counters.clear_rejected()
+        for change in batch.changes:
+            self.counters.put_rejected(change.key, change.value)
         if batch.reset and self.running:
             self._lose()
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from stream.api.live.counters import Counted, Counters
 from stream.definition.key import BranchKey, SinkKey
+from stream.rejected.state import LastError, RejectedCount
 from stream.storage.model.statistics import Statistics
 from stream.values.bytesize import ByteSize
 from stream.values.codec import decode, encode
@@ -115,6 +116,35 @@ def test_stored_statistics_are_read() -> None:
     value = Statistics(1, AT, AT, 5, ByteSize(70), ByteSize(7))
     assert decode(Counted, encode(value)) == Counted(AT, AT, 5, ByteSize(70))
     assert decode(Counted, encode(Statistics(1))) == Counted()
+
+
+def test_rejected_records() -> None:
+    """Those of all nodes are counted; the newest error of any is shown."""
+    counters = Counters()
+    errors = [
+        LastError(reason="badRequest", column=column, message="m", time=AT + timedelta(seconds=s))
+        for column, s in (("a", 1), ("b", 5))
+    ]
+    where = f"rejected/count/{SINK}"
+    counters.put_rejected(f"{where}/n", RejectedCount(count=2, last_error=errors[1]))
+    counters.put_rejected(f"{where}/m", RejectedCount(count=3, last_error=errors[0]))
+    assert shown(counters)["rejected"] == 5
+    assert shown(counters)["lastError"] == {
+        "reason": "badRequest",
+        "column": "b",
+        "message": "m",
+        "time": "2026-01-01T00:00:05.000Z",
+    }
+    assert counters.take_changed() == {BRANCH: {SINK}}
+    counters.put(key("local"), counted(1))
+    counters.clear()
+    assert (shown(counters)["records"], shown(counters)["rejected"]) == (0, 5)
+    counters.put(key("local"), counted(1))
+    counters.clear_rejected()
+    assert (shown(counters)["records"], shown(counters)["rejected"]) == (1, 0)
+    counters.put_rejected(f"{where}/n", None)
+    counters.put(key("local"), None)
+    assert shown(counters)["lastError"] is None
 
 
 _put = st.tuples(

@@ -271,7 +271,7 @@ async def test_many_come_at_once(etcd: EtcdClient, monkeypatch: pytest.MonkeyPat
     staying = callers[1::2]
     await until(lambda: all(caller.events for caller in staying))
     assert len(hub) == len(staying)
-    assert len(etcd.mirrors) == 5
+    assert len(etcd.mirrors) == 6
     hub.end_all()
     for caller in staying:
         await caller.following
