@@ -26,6 +26,7 @@ INPUTS ?= 5000000
 RECORDS ?= 1000000
 HISTORIES ?= 300
 LAKE_SINKS ?= 20
+LAKE_MIB ?= 2048
 STEPS ?= 60
 
 CONFIG_FLAG = $(if $(CONFIG),--config-file $(CONFIG))
@@ -54,7 +55,7 @@ CONSOLE_SOURCES := $(shell find console -name node_modules -prune -o -type f -pr
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install etcd console console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api chaos fencing chaos-coordinators latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd console console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-lake chaos fencing chaos-coordinators latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 ##@ First steps
 
@@ -151,6 +152,9 @@ test-bundle: $(SINGLE_FILE) ## Start the single file where nothing else is
 
 bench: install ## Measure throughput and latency against the baselines; needs wrk
 	$(BIN)/python -m benchmarks
+
+bench-lake: install ## Measure the conversion of LAKE_MIB MiB of slices into Parquet beside pyarrow's and DuckDB's own
+	$(BIN)/python -m benchmarks.lake --mib=$(LAKE_MIB)
 
 hostile: install ## Attack the service in ATTACKS ways (all), and watch a good producer
 	$(BIN)/python -m benchmarks.hostile $(foreach name,$(ATTACKS),'$(name)')

@@ -1,11 +1,11 @@
 """CSV rows of slices as tables of Arrow, with types. Only for worker processes.
 
-Memory is bounded by `BLOCK_BYTES` and `GROUP_BYTES`, whatever a file holds.
+Memory is bounded by the blocks and by `GROUP_BYTES`, whatever a file holds. pyarrow's own reader of
+streams isn't used: it reads 32 blocks ahead.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -13,13 +13,12 @@ from pyarrow import csv
 
 from stream.mapping.types import decimal_size
 from stream.target.columns import ColumnRecord
+from stream.target.lake.blocks import prefetched, whole_rows
 from stream.target.staged import decompressed
 
 __all__ = ["GROUP_BYTES", "arrow_type", "limit_memory", "read_groups"]
 
-BLOCK_BYTES = 5 * 1024 * 1024
-"""Of CSV that is parsed at once: more than the longest row that a sink may write, 4 MB."""
-GROUP_BYTES = 16 * 1024 * 1024
+GROUP_BYTES = 6 * 1024 * 1024
 """Of Arrow's memory in one row group."""
 
 _TYPES = {
@@ -35,8 +34,12 @@ _TYPES = {
 
 
 def limit_memory() -> None:
-    """Let freed memory go back at once, and no more blocks be read ahead than two threads need."""
-    pa.set_memory_pool(pa.system_memory_pool())
+    """Let freed memory go back at once, and few threads work: each has memory of its own."""
+    if "jemalloc" in pa.supported_memory_backends():
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
+        pa.jemalloc_set_decay_ms(0)
+    else:
+        pa.set_memory_pool(pa.system_memory_pool())
     pa.set_cpu_count(2)
     pa.set_io_thread_count(1)
 
@@ -60,27 +63,26 @@ def read_groups(
 
     Raises StagingError for a damaged slice, and ValueError for a row that isn't one.
     """
-    file = _Joined(chunk for slice_ in slices for chunk in decompressed(slice_, compression))
-    if file.is_empty():
-        return
-    reader = csv.open_csv(
-        pa.PythonFile(file, mode="r"),
-        read_options=csv.ReadOptions(
-            column_names=[column.name for column in columns], block_size=BLOCK_BYTES
-        ),
-        # A row of one column that is NULL is an empty line.
-        parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-        # NULL is an empty cell without quotes; in quotes it is an empty text.
-        convert_options=csv.ConvertOptions(
-            column_types={column.name: arrow_type(column.type) for column in columns},
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-            true_values=["true"],
-            false_values=["false"],
-        ),
+    chunks = (chunk for slice_ in slices for chunk in decompressed(slice_, compression))
+    yield from _grouped(_batches(prefetched(whole_rows(chunks)), columns), max_rows)
+
+
+def _batches(blocks: Iterator[bytes], columns: Sequence[ColumnRecord]) -> Iterator[pa.RecordBatch]:
+    names = [column.name for column in columns]
+    # A row of one column that is NULL is an empty line.
+    parse = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
+    # NULL is an empty cell without quotes; in quotes it is an empty text.
+    convert = csv.ConvertOptions(
+        column_types={column.name: arrow_type(column.type) for column in columns},
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        true_values=["true"],
+        false_values=["false"],
     )
-    yield from _grouped(reader, max_rows)
+    for block in blocks:
+        read = csv.ReadOptions(column_names=names, block_size=len(block) + 1)
+        yield from csv.read_csv(pa.BufferReader(block), read, parse, convert).to_batches()
 
 
 def _grouped(batches: Iterator[pa.RecordBatch], max_rows: int) -> Iterator[pa.Table]:
@@ -99,34 +101,3 @@ def _grouped(batches: Iterator[pa.RecordBatch], max_rows: int) -> Iterator[pa.Ta
                 kept, rows, size = [], 0, 0
     if kept:
         yield pa.Table.from_batches(kept)
-
-
-class _Joined(io.RawIOBase):
-    """A file of chunks that come one after the other."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        super().__init__()
-        self._chunks = chunks
-        self._rest = memoryview(b"")
-
-    def is_empty(self) -> bool:
-        """Whether nothing follows."""
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return True
-            self._rest = memoryview(chunk)
-        return False
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Exactly *size* bytes, fewer only at the end."""
-        parts = []
-        while size and not self.is_empty():
-            part = self._rest[:size] if size > 0 else self._rest
-            self._rest = self._rest[len(part) :]
-            size -= len(part)
-            parts.append(bytes(part))
-        return b"".join(parts)

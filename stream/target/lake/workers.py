@@ -59,7 +59,7 @@ def _environment() -> dict[str, str]:
     return {
         **kept,
         "PYTHONPATH": paths,
-        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_ARENA_MAX": "1",
         "MALLOC_TRIM_THRESHOLD_": "131072",
     }
 
