@@ -41,8 +41,10 @@ FULL_LOOKS = 60
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Don't look for circles meanwhile: imports make a million objects that stay, and each look at
-    them is in vain."""
+    """Don't look for circles meanwhile, nor afterwards at what is there then.
+
+    Imports make a million objects that stay, and each look at them is in vain.
+    """
     if not gc.isenabled():
         yield
         return
@@ -50,6 +52,7 @@ def without_collector() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()
         gc.enable()
 
 
