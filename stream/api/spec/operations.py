@@ -62,7 +62,9 @@ _PAGING = (
 _WAIT = Parameter(
     name="wait",
     place="query",
-    schema=DurationText(maximum=MAX_WAIT_SECONDS, example="10s"),
+    schema=DurationText(
+        maximum=MAX_WAIT_SECONDS, example="10s", pattern=r"^(0|([0-4]?[0-9]|50)s)$"
+    ),
     description="How long to wait for the end of the task, as the header Prefer says it, too.",
 )
 _IN_BRANCH = (_BRANCH_ID,)
