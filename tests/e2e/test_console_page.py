@@ -1,4 +1,4 @@
-"""The console in a real Chromium: from nothing to a row, a mapping, an API that is unavailable."""
+"""The console in a real Chromium: from nothing to a row, rejected records, a lost API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _PICTURES = "CONSOLE_PICTURES"
 """The environment variable with the folder in which `make console-pictures` wants screenshots."""
 _STEPS = [
-    *("first row", "every page", "mapping", "under load", "away and back"),
+    *("first row", "every page", "rejected, fixed, replayed", "under load", "away and back"),
     *("viewer", "signed out"),
 ]
 
@@ -86,7 +86,7 @@ def test_the_sources(script: Path) -> None:
 
 
 def test_a_walk(deployed: Deployment, chromium: str, script: Path) -> None:
-    """A person gets from nothing to a row, changes a mapping, and sees the API go and come back.
+    """A person gets from nothing to a row, fixes a mapping, and sees the API go and come back.
 
     Each page has no serious finding of axe, fits 360 pixels and loads nothing from elsewhere.
     """

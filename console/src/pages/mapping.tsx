@@ -23,6 +23,7 @@ export interface Sample {
   ip?: string;
   /** Where it comes from, for people. */
   origin: string;
+  isRejected?: boolean;
 }
 
 export const FIRST_SAMPLE: Sample = {

@@ -20,6 +20,9 @@ const EXCERPT = 160;
 
 const keyOf = (reason: { reason: string; column?: string }) => JSON.stringify([reason.reason, reason.column ?? ""]);
 
+/** A message without the beginning that says the column again. */
+export const shortened = (message: string): string => message.replace(/^Cannot convert column "[^"]*" to CSV value:\s*-?\s*/, "");
+
 type Selection = { reason?: string; ids?: string[] };
 
 /** What the API is to be asked for: a reason, or records one by one if another column has the same reason. */
@@ -50,7 +53,7 @@ function Record({ sink, id, onFix, onGone }: { sink: AggregatedSink; id: string;
     <div class="detail">
       <p class="note bad">
         {record.column && <strong>{record.column}: </strong>}
-        {record.message}
+        {shortened(record.message)}
       </p>
       <Code text={clipped(pretty(record.body), SHOWN_CHARS)} label="Body of the record" />
       <details class="more">
@@ -87,7 +90,7 @@ function Tested({ result }: { result: ReplayTest }) {
   return (
     <p class={result.rejected ? "note bad" : "note"} role="status">
       Of {count(result.tested)} kept records, the present mapping takes {count(result.accepted)} and rejects {count(result.rejected)}.
-      {wrong && ` For example: ${wrong.column ? `${wrong.column}: ` : ""}${wrong.message ?? wrong.reason ?? ""}`}
+      {wrong && ` For example: ${wrong.column ? `${wrong.column}: ` : ""}${shortened(wrong.message ?? wrong.reason ?? "")}`}
     </p>
   );
 }
@@ -143,7 +146,7 @@ export function Rejected({ sink }: { sink: AggregatedSink }) {
     setOutcome(
       outputs.replayed === undefined
         ? (task.result ?? "The records were replayed.")
-        : `${count(outputs.stored ?? 0)} of ${count(outputs.replayed)} records became rows, ${count(outputs.rejected ?? 0)} were rejected again.`,
+        : `${count(outputs.stored ?? 0)} of ${count(outputs.replayed)} became rows, ${count(outputs.rejected ?? 0)} rejected again.`,
     );
     setTest(null);
     found.reload();
@@ -164,7 +167,7 @@ export function Rejected({ sink }: { sink: AggregatedSink }) {
     });
   const fix = (record: RejectedDetail) => {
     const isBase64 = record.bodyEncoding === "base64";
-    chosenSamples.set(sink.sourceId, { body: record.body, isBase64, headers: record.headers, ip: record.ip, origin: `A rejected record: ${record.message}` });
+    chosenSamples.set(sink.sourceId, { body: record.body, isBase64, headers: record.headers, ip: record.ip, origin: `A rejected record: ${shortened(record.message)}`, isRejected: true });
     go(sinkHref(sink.sourceId, sink.sinkId, "mapping"));
   };
   if (!total && !reasons.length)
@@ -187,7 +190,7 @@ export function Rejected({ sink }: { sink: AggregatedSink }) {
       {dropped > 0 && <p class="note bad">{count(dropped)} older records were dropped: the space for rejected records is full.</p>}
       <section class="panel" aria-labelledby="reasons">
         <div class="title">
-          <h2 id="reasons">{count(total)} rejected records are kept</h2>
+          <h2 id="reasons">{total === 1 ? "One rejected record is" : `${count(total)} rejected records are`} kept</h2>
           <span class="actions">
             <Button busy={busy === "test"} onClick={() => void tryMapping()}>
               Test the mapping
@@ -214,7 +217,7 @@ export function Rejected({ sink }: { sink: AggregatedSink }) {
                 <span class="figure nums">{count(each.count)}</span>
                 <span>
                   <strong>{each.column ?? each.reason}</strong>
-                  <span class="quiet">{clipped(each.message, EXCERPT)}</span>
+                  <span class="quiet">{clipped(shortened(each.message), EXCERPT)}</span>
                 </span>
                 <Time at={each.lastTime} relative />
               </button>

@@ -11,7 +11,7 @@ import { type Ask, Badge, Button, Confirm, ErrorBox, Menu, Tabs, Time } from "..
 import { Settings, Versions } from "./lifecycle";
 import { chosenSamples, FIRST_SAMPLE, hasTypes, MappingEditor, type Sample } from "./mapping";
 import { Pipeline } from "./pipeline";
-import { Rejected } from "./rejected";
+import { Rejected, shortened } from "./rejected";
 import { Gone, Rename } from "./source";
 
 function MappingTab({ sink }: { sink: AggregatedSink }) {
@@ -76,7 +76,7 @@ function MappingTab({ sink }: { sink: AggregatedSink }) {
           {saved && !isChanged ? (
             <>
               Saved: new records use it within a second.{" "}
-              {rejected > 0 && <a href={sinkHref(sink.sourceId, sink.sinkId, "rejected")}>Test and replay the rejected records</a>}
+              {(rejected > 0 || sample.isRejected) && <a href={sinkHref(sink.sourceId, sink.sinkId, "rejected")}>Test and replay the rejected records</a>}
             </>
           ) : isChanged ? (
             "Not saved yet."
@@ -144,7 +144,7 @@ function SinkHead({ source, sink, ask, onRename }: { source: AggregatedSource; s
       {error && (counter?.refused.rate(300) ?? 0) > 0 && (
         <p class="note bad">
           Records are rejected: {error.column && <strong>{error.column}: </strong>}
-          {error.message} (<Time at={error.time} relative />) <a href={sinkHref(sink.sourceId, sink.sinkId, "rejected")}>See them</a>
+          {shortened(error.message)} (<Time at={error.time} relative />) <a href={sinkHref(sink.sourceId, sink.sinkId, "rejected")}>See them</a>
         </p>
       )}
     </>

@@ -103,20 +103,33 @@ async function everyPage() {
   step("every page");
 }
 
-async function mapping() {
-  await go("#/sources/b-shop-b-co/sinks/events/mapping");
-  await page.getByText("The record becomes a row.").waitFor();
-  await page.getByLabel("Path of action").fill("nothing.here");
+async function rejected() {
+  await go("#/sources/b-shop-b-co");
+  await page.getByText("Send a record from here").click();
+  await page.getByLabel("Record", { exact: true }).fill('{"user":{"name":"Grace"}}');
+  await page.getByRole("button", { name: "Send", exact: true }).click();
+  await page.getByText('Path "action" not found in the body.').waitFor();
+  await go("#/sources/b-shop-b-co/sinks/events/rejected");
+  await page.locator(".record").first().click();
+  await page.getByRole("button", { name: "Fix the mapping with this record" }).waitFor();
+  await check("rejected record");
+  await picture("rejected", { height: 1000 });
+  await page.getByRole("button", { name: "Fix the mapping with this record" }).click();
   await page.getByText("1 column has no value").waitFor();
-  const value = page.getByLabel("Value of action");
-  await value.getByText('Path "nothing.here" not found in the body.').waitFor();
+  await page.getByLabel("Value of action").getByText('Path "action" not found in the body.').waitFor();
   await check("mapping with an error");
   await picture("mapping", { height: 1000 });
   await page.getByLabel("Default of action, if the path is missing").fill("unknown");
   await page.getByText("The record becomes a row.").waitFor();
   await page.getByRole("button", { name: "Save the mapping" }).click();
-  await page.getByText("Saved: new records use it").waitFor();
-  step("mapping");
+  await page.getByRole("link", { name: "Test and replay the rejected records" }).click();
+  await page.getByRole("button", { name: "Test the mapping" }).click();
+  await page.getByText("the present mapping takes 1 and rejects 0").waitFor();
+  await page.getByRole("button", { name: "Replay all" }).click();
+  await page.getByText("1 of 1 became rows").waitFor();
+  await go("#/sources/b-shop-b-co/sinks/events");
+  await page.locator(".grid td", { hasText: "Grace" }).waitFor({ timeout: 40_000 });
+  step("rejected, fixed, replayed");
 }
 
 async function away() {
@@ -179,7 +192,7 @@ async function viewer() {
 try {
   await firstRow();
   await everyPage();
-  await mapping();
+  await rejected();
   await loaded();
   await away();
   await viewer();
