@@ -24,6 +24,7 @@ _PORTS = {
     7000: "source",
     8001: "sandbox",
     2379: "etcd",
+    5433: "postgres",
     6000: "writer",
     4000: "debug",
     9000: "metrics",
@@ -62,8 +63,11 @@ def environment(values: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def make_run(directory: Path) -> Iterator[Product]:
-    """`make run` on free ports, with its data in *directory* where pages expect it."""
+def make_run(directory: Path, target: str = "") -> Iterator[Product]:
+    """`make run` on free ports, with its data in *directory* where pages expect it.
+
+    :param target: of its tables; empty for the sandbox.
+    """
     debug, metrics = free_port(), free_port()
     settings = {
         "STREAM_SANDBOX_TOKEN": _TOKEN,
@@ -73,10 +77,19 @@ def make_run(directory: Path) -> Iterator[Product]:
         "STREAM_METRICS_LISTEN": f"127.0.0.1:{metrics}",
     }
     deployed = Deployment(directory / "var", settings)
-    deployed.ports.update(debug=debug, metrics=metrics)
+    deployed.ports.update(debug=debug, metrics=metrics, postgres=free_port())
+    if target:
+        data = directory / "var" / target
+        data.mkdir()
+        settings |= {
+            "STREAM_LOCAL_POSTGRES_LISTEN": f"127.0.0.1:{deployed.ports['postgres']}",
+            "STREAM_LOCAL_POSTGRES_PATH": str(data / "server"),
+            "STREAM_TARGET_STAGING_URL": (data / "staging").as_uri(),
+        }
     (directory / "provisioning").symlink_to(ROOT / "provisioning")
     installed = Path(sys.prefix) / ".runtime"
     command = ["make", "--no-print-directory", "-o", str(installed), "run", f"VENV={sys.prefix}"]
+    command += [f"TARGET={target}"] if target else []
     log = directory / "make-run.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -72,7 +72,8 @@ def test_files_of_the_composition_exist() -> None:
     """Every mounted file and every Dockerfile is in the repository, and what is linked to too."""
     composition = yaml.safe_load(_COMPOSE.read_text())
     services = composition["services"]
-    assert {"dev", "etcd", "sandbox", "prometheus", "grafana", "k6"} == services.keys()
+    usual = {"dev", "etcd", "sandbox", "prometheus", "grafana", "k6"}
+    assert services.keys() == usual | {"postgres", "stream-postgres"}
     for service in services.values():
         if "build" in service:
             assert (ROOT / service["build"]["dockerfile"]).is_file()
@@ -107,7 +108,7 @@ def test_make_run_takes_the_environment_of_the_composition(
     printed = subprocess.run(
         command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=True
     ).stdout
-    exec_, program, *arguments = printed.split()
+    exec_, program, *arguments = printed.splitlines()[-1].split()
     assert (exec_, program) == ("exec", "/tmp/cache/venv/bin/stream-service")
     for name, value in variables.items():
         if name.startswith("STREAM_"):
@@ -115,7 +116,7 @@ def test_make_run_takes_the_environment_of_the_composition(
     options = Options()
     options.parseOptions(arguments)
     assert options.is_dev
-    assert set(NAMES) - set(options.components) == {"etcd", "sandbox"}
+    assert set(NAMES) - set(options.components) == {"etcd", "postgres", "sandbox"}
     settings = options.settings
     assert settings.storage.volumes_path == "/tmp/volumes"
     assert settings.etcd.endpoint == "etcd:2379"
@@ -160,3 +161,20 @@ def health_command() -> list[str]:
     rest = next(rest for step, rest in _steps(path) if step == "HEALTHCHECK")
     command: list[str] = json.loads(rest[rest.index("CMD ") + 4 :])
     return command
+
+
+def test_the_profile_with_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the five components with an etcd, tokens of its own, and the database beside it."""
+    services = yaml.safe_load(_COMPOSE.read_text())["services"]
+    service = services["stream-postgres"]
+    assert service["profiles"] == services["postgres"]["profiles"] == ["postgres"]
+    for name, value in service["environment"].items():
+        monkeypatch.setenv(name, value)
+    options = Options()
+    options.parseOptions(service["command"][1:])
+    assert "sandbox" not in options.components and len(options.components) == 6
+    assert options.settings.auth.provider == "stream"
+    dsn = options.settings.target.connections.by_name["warehouse"].options["dsn"]
+    given = services["postgres"]["environment"]
+    names = [given[f"POSTGRES_{name}"] for name in ("USER", "PASSWORD", "DB")]
+    assert dsn == "postgresql://{}:{}@postgres:5432/{}".format(*names)
