@@ -363,7 +363,7 @@ def http_source(
     source = HttpSourceService(
         reactor,
         client,
-        settings.source.http,
+        settings.source,
         router,
         hostname=settings.hostname,
         metrics=metrics,

@@ -23,6 +23,7 @@ __all__ = [
     "HTTP_SOURCE",
     "OVERRIDABLE",
     "QUARANTINE",
+    "SOURCE",
     "SettingItem",
     "check_patch",
     "describe",
@@ -40,6 +41,7 @@ _BY_KEY = {leaf.key: leaf for leaf in OVERRIDABLE}
 STORAGE_LEVEL = ("storage", "level")
 QUARANTINE = ("sink", "quarantine")
 HTTP_SOURCE = ("source", "http")
+SOURCE = ("source",)
 _MAX_SHOWN_VALUE = 20
 _MAX_SHOWN_KEYS = 50
 _TYPE_NAMES: dict[type, str] = {str: "string", int: "int", bool: "bool", tuple: "[]string"}

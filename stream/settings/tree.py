@@ -378,6 +378,13 @@ class SourceSettings:
     http: HTTPSourceSettings = group(HTTPSourceSettings)
     templates: TemplateSettings = group(TemplateSettings)
     quarantine: QuarantinePlaceSettings = group(QuarantinePlaceSettings)
+    without_sink: str = setting(
+        "accept",
+        "What a source without an enabled sink does with records: accept them, and store them "
+        "nowhere, or refuse them with 503.",
+        rule="required,oneof=accept refuse",
+        override="unlisted",
+    )
 
 
 @attrs.frozen

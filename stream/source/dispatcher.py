@@ -28,6 +28,7 @@ class SourceEntry:
 
     :ivar secret: of its URL.
     :ivar reads_text_as_json: whether it takes plain text for JSON.
+    :ivar refuses_without_sink: whether it refuses records while it has no enabled sink.
     """
 
     key: SourceKey
@@ -35,6 +36,7 @@ class SourceEntry:
     enabled: bool
     secret: str = attrs.field(repr=False)
     reads_text_as_json: bool = False
+    refuses_without_sink: bool = False
 
 
 class Dispatcher:
@@ -109,6 +111,12 @@ class Dispatcher:
             status=404,
             name="noSourceFound",
         )
+
+    def refuses_without_sink(self, sources: Sequence[SourceKey]) -> bool:
+        """Whether one of *sources* refuses records while it has no enabled sink."""
+        first = sources[0]
+        entries = self._sources.get((first.project_id, first.source_id), ())
+        return any(entry.refuses_without_sink for _, entry in entries if entry.key in sources)
 
     def reads_text_as_json(self, sources: Sequence[SourceKey]) -> bool:
         """See `stream.source.interfaces.SourceLookup`."""

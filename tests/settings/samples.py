@@ -27,6 +27,7 @@ _TEXTS = {
     "api.publicUrl": "https://stream.example.com",
     "source.http.publicUrl": "https://in.example.com",
     "auth.provider": "stream",
+    "source.withoutSink": "refuse",
     "encryption.provider": "aes",
     "sandbox.staging.provider": "aws",
     "encryption.aes.secretKey": KEY,

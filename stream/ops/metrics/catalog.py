@@ -185,6 +185,12 @@ OWN: tuple[Definition, ...] = (
         ("volume_id",),
     ),
     Definition(
+        "stream_source_without_sink_records",
+        "counter",
+        "Records that were taken and stored nowhere, because their source had no enabled sink.",
+        ("project_id", "branch_id", "source_id"),
+    ),
+    Definition(
         "stream_rejected_records",
         "counter",
         "Records that couldn't be rendered: kept, or dropped because there were too many, the disk "

@@ -27,7 +27,9 @@ from stream.source.http.completions import (
     Targets,
     Waited,
 )
+from stream.source.http.responses import without_sinks
 from stream.source.interfaces import SinkWriter
+from stream.source.without_sink import WithoutSink
 from stream.tail.sampler import TailSampler
 
 __all__ = ["LARGE_BYTES", "Arrived", "batch_steps", "is_large", "record_steps"]
@@ -59,6 +61,7 @@ class Arrived:
     :ivar report: called with sinks that failed.
     :ivar meters: of the sources.
     :ivar taps: of those who watch.
+    :ivar without_sink: what is done about records that no sink gets.
     """
 
     record: RecordContext
@@ -68,6 +71,7 @@ class Arrived:
     report: ReportFailure
     meters: Mapping[SourceKey, SourceMeter]
     taps: TailSampler
+    without_sink: WithoutSink
 
     @property
     def sources(self) -> list[SourceKey]:
@@ -93,7 +97,9 @@ def record_steps(arrived: Arrived) -> Iterator[Deferred[None] | None]:
         waited.connection, arrived.targets, arrived.verbose, arrived.report, arrived.received()
     )
     if not completions.writers:
-        waited.finish(completions.nothing_to_wait_for())
+        arrived.without_sink.check(arrived.sources)
+        arrived.without_sink.count(arrived.sources, 1)
+        waited.finish(without_sinks(completions.nothing_to_wait_for()))
         return
     waited.wait_for(completions)
     for writer, completion in tuple(completions.writers):
@@ -134,7 +140,9 @@ def batch_steps(arrived: Arrived, max_records: int) -> Iterator[Deferred[None] |
         for (_, sink), completion in zip(sinks, blocks, strict=True)
     ]
     if not waiting:
-        waited.finish(completions.document())
+        arrived.without_sink.check(arrived.sources)
+        arrived.without_sink.count(arrived.sources, len(elements))
+        waited.finish(without_sinks(completions.document()))
         return
     waited.wait_for(completions)
     for evaluation in render_batch(elements, record, [each.block for _, each in waiting]):

@@ -289,6 +289,11 @@ class FanOutCompletion:
         ]
         self._connection.finish(result_document(outcome, status))
 
+    def refused(self) -> None:
+        """No source takes the record, since none has a sink."""
+        for source, _ in self.sources:
+            self._received.answered(source, failed=True)
+
     def nothing_to_wait_for(self) -> bytes:
         """The answer if no source has a sink that takes the record."""
         for source, _ in self.sources:

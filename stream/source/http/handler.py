@@ -53,6 +53,7 @@ from stream.source.interfaces import SinkLookup, SourceLookup
 from stream.source.meters import SourceMeters
 from stream.source.otlp.handler import OtlpHandler
 from stream.source.turns import Turns
+from stream.source.without_sink import WithoutSink
 from stream.tail.sampler import TailSampler
 
 __all__ = ["IngestHandler"]
@@ -78,6 +79,7 @@ class IngestHandler:
     :param turns: where work is done that takes long.
     :param meters: of the sources.
     :param client_address: who counts as the sender.
+    :param without_sink: what is done about records that no sink gets; by default they are taken.
     :param new_exception_id: makes the id that a client gets when the fault is ours.
     """
 
@@ -96,6 +98,7 @@ class IngestHandler:
         taps: TailSampler,
         meters: SourceMeters | None = None,
         client_address: ClientAddress | None = None,
+        without_sink: WithoutSink | None = None,
         new_exception_id: Callable[[], str] = responses.new_exception_id,
     ) -> None:
         self._dispatcher = dispatcher
@@ -103,6 +106,9 @@ class IngestHandler:
         self._router = router
         self._clock = clock
         meters = meters or SourceMeters(Metrics(), clock)
+        self._without_sink = without_sink or WithoutSink(
+            Metrics(), lambda _: False, reactor.seconds
+        )
         self._meters = meters.http
         self._client_address = client_address or ClientAddress()
         self._peer_is_client = self._client_address.is_peer
@@ -119,6 +125,7 @@ class IngestHandler:
             warn=self._log.warn,
             taps=taps,
             meters=meters.otlp,
+            without_sink=self._without_sink,
         )
         self._stages = Stages(
             dispatcher=dispatcher,
@@ -131,6 +138,7 @@ class IngestHandler:
             turns=turns,
             taps=taps,
             meters=self._meters,
+            without_sink=self._without_sink,
             report=self._report_failure,
             failed=self.failed,
         )
@@ -195,11 +203,22 @@ class IngestHandler:
             Received(self._meters, received_at, len(body)),
         )
         if not completions.writers:
-            connection.finish(completions.nothing_to_wait_for())
+            connection.finish(self._answer_without_sinks(sources, completions, head))
             return
         connection.pending = completions
         for writer, each in completions.writers:
             writer.write(record, each)
+
+    def _answer_without_sinks(
+        self, sources: Sequence[SourceKey], completions: FanOutCompletion, head: Head
+    ) -> bytes:
+        try:
+            self._without_sink.check(sources)
+        except UserError as error:
+            completions.refused()
+            return self.refuse(error, head)
+        self._without_sink.count(sources, 1)
+        return responses.without_sinks(completions.nothing_to_wait_for())
 
     def _handle_other(self, request: Request, connection: Connection) -> None:
         """Whatever isn't one small record."""

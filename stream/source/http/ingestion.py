@@ -23,6 +23,7 @@ from stream.source.http.idempotency import Attempt, IdempotencyWindow, fingerpri
 from stream.source.http.route import Ingest
 from stream.source.interfaces import SinkLookup, SourceLookup
 from stream.source.turns import Turns
+from stream.source.without_sink import WithoutSink
 from stream.tail.sampler import TailSampler
 
 __all__ = ["Ingestion", "Stages"]
@@ -40,6 +41,7 @@ class Stages:
     :ivar turns: where work is done that takes long.
     :ivar taps: of those who watch.
     :ivar meters: of the sources.
+    :ivar without_sink: what is done about records that no sink gets.
     :ivar report: called with sinks that failed.
     :ivar failed: the answer to a request that failed as a whole.
     """
@@ -54,6 +56,7 @@ class Stages:
     turns: Turns
     taps: TailSampler
     meters: Mapping[SourceKey, SourceMeter]
+    without_sink: WithoutSink
     report: ReportFailure
     failed: Callable[[Failure], bytes]
 
@@ -144,6 +147,7 @@ class Ingestion:
             report=stages.report,
             meters=stages.meters,
             taps=stages.taps,
+            without_sink=stages.without_sink,
         )
         size = len(arrived.record.body)
         if is_batch(route.batch, headers):

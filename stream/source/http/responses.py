@@ -53,6 +53,7 @@ __all__ = [
     "response",
     "stored_header",
     "without_body",
+    "without_sinks",
 ]
 
 SERVER = "Keboola/Stream/HTTPSource"
@@ -64,7 +65,8 @@ ALLOWED_HEADERS = ("Authorization", "Content-Type", "Content-Encoding", "Idempot
 """Headers that a page may send in any case."""
 
 EXPOSED_HEADERS = (
-    "Accept-Encoding, Allow, Date, Idempotency-Replayed, Retry-After, Server, Stream-Stored"
+    "Accept-Encoding, Allow, Date, Idempotency-Replayed, Retry-After, Server, Stream-Sinks, "
+    "Stream-Stored"
 )
 """Headers of an answer that a page may read, beside those it always may."""
 
@@ -153,6 +155,11 @@ def for_origin(answer: bytes, origin: bytes) -> bytes:
 def _with_header(answer: bytes, line: bytes) -> bytes:
     """*answer* with one more header, the first."""
     return answer.replace(b"\r\n", b"\r\n" + line + b"\r\n", 1)
+
+
+def without_sinks(answer: bytes) -> bytes:
+    """*answer*, saying that no sink has got the records."""
+    return _with_header(answer, b"Stream-Sinks: 0")
 
 
 def is_success(answer: bytes) -> bool:

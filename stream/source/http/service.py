@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -18,8 +19,8 @@ from stream.ops.clock import wall_clock
 from stream.ops.endpoint import server_endpoint
 from stream.ops.metrics.registry import Metrics
 from stream.ops.process.thread_pool import ThreadPoolService
-from stream.settings.overrides import HTTP_SOURCE, merge
-from stream.settings.tree import HTTPSourceSettings
+from stream.settings.overrides import SOURCE, merge
+from stream.settings.tree import HTTPSourceSettings, SourceSettings
 from stream.source.dispatcher import Dispatcher, SourceEntry
 from stream.source.http.client import ClientAddress
 from stream.source.http.content_decoding import THREADS, Decoder
@@ -29,6 +30,7 @@ from stream.source.http.protocol import IngestFactory, Limits
 from stream.source.interfaces import SinkLookup
 from stream.source.meters import SourceMeters
 from stream.source.turns import Turns
+from stream.source.without_sink import WithoutSink
 from stream.tail.sampler import TailSampler
 from stream.tail.sender import TailSender
 from stream.values.codec import decode
@@ -57,17 +59,19 @@ class HttpSourceService(Service):
         self,
         reactor: Any,
         client: EtcdClient,
-        settings: HTTPSourceSettings,
+        settings: SourceSettings,
         router: SinkLookup,
         *,
         hostname: str,
         metrics: Metrics | None = None,
     ) -> None:
+        http = settings.http
         self._threads = ThreadPoolService(reactor, "decoding", THREADS)
-        self._meters = SourceMeters(metrics or Metrics(), wall_clock(reactor))
+        metrics = metrics or Metrics()
+        self._meters = SourceMeters(metrics, wall_clock(reactor))
         self._reactor = reactor
-        self._listen = settings.listen
-        self._share_port = settings.share_port
+        self._listen = http.listen
+        self._share_port = http.share_port
         self._dispatcher = Dispatcher("http")
         self._otlp_dispatcher = Dispatcher("otlp")
         self._sources: Mirror[SourceEntry] = Mirror(
@@ -85,21 +89,20 @@ class HttpSourceService(Service):
             router,
             clock=wall_clock(reactor),
             window=IdempotencyWindow(
-                settings.idempotency.window.seconds,
-                settings.idempotency.max_keys,
+                http.idempotency.window.seconds,
+                http.idempotency.max_keys,
                 reactor.seconds,
             ),
-            decoder=Decoder(settings.max_decoded_body_size, reactor, self._threads.pool, turns),
-            max_batch_records=settings.max_batch_records,
+            decoder=Decoder(http.max_decoded_body_size, reactor, self._threads.pool, turns),
+            max_batch_records=http.max_batch_records,
             reactor=reactor,
             turns=turns,
             taps=taps,
             meters=self._meters,
-            client_address=ClientAddress(settings.trusted_proxies),
+            client_address=ClientAddress(http.trusted_proxies),
+            without_sink=WithoutSink(metrics, self._refuses_without_sink, reactor.seconds),
         )
-        self._factory = IngestFactory(
-            handler, _limits(settings), reactor, clock=wall_clock(reactor)
-        )
+        self._factory = IngestFactory(handler, _limits(http), reactor, clock=wall_clock(reactor))
         self.port: IListeningPort | None = None
 
     async def startService(self) -> None:
@@ -140,6 +143,12 @@ class HttpSourceService(Service):
         """What these connections hold of large or incomplete requests without an answer."""
         return self._factory.held_bytes
 
+    def _refuses_without_sink(self, sources: Sequence[SourceKey]) -> bool:
+        return any(
+            dispatcher.refuses_without_sink(sources)
+            for dispatcher in (self._dispatcher, self._otlp_dispatcher)
+        )
+
     def _sources_changed(self, batch: Batch[SourceEntry]) -> None:
         if batch.reset:
             self._meters.keep({_source_key(change.key) for change in batch.changes})
@@ -154,11 +163,16 @@ class HttpSourceService(Service):
                     self._meters.forget(_source_key(change.key))
 
 
-def _entry(settings: HTTPSourceSettings, kv: KeyValue) -> SourceEntry:
+def _entry(settings: SourceSettings, kv: KeyValue) -> SourceEntry:
     source = decode(Source, kv.value)
-    own = merge(settings, [(item.key, item.value) for item in source.config], below=HTTP_SOURCE)
+    own = merge(settings, [(item.key, item.value) for item in source.config], below=SOURCE)
     return SourceEntry(
-        source.key, source.type, source.is_enabled, source.secret, own.read_text_as_json
+        source.key,
+        source.type,
+        source.is_enabled,
+        source.secret,
+        own.http.read_text_as_json,
+        own.without_sink == "refuse",
     )
 
 

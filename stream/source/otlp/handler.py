@@ -36,6 +36,7 @@ from stream.source.otlp.decode import Encoding, Export, Signal, decode_steps, re
 from stream.source.otlp.flatten import Record, check_repeated_steps, flatten
 from stream.source.otlp.response import Outcome, error_answer, export_answer
 from stream.source.turns import Turns
+from stream.source.without_sink import WithoutSink
 from stream.tail.sampler import TailSampler
 
 __all__ = ["OtlpHandler"]
@@ -62,6 +63,7 @@ class OtlpHandler:
     :param warn: takes the template and the fields of a log entry about rejected records.
     :param taps: of those who watch.
     :param meters: of the sources.
+    :param without_sink: what is done about records that no sink gets.
     """
 
     def __init__(
@@ -77,8 +79,10 @@ class OtlpHandler:
         warn: Callable[..., None],
         taps: TailSampler,
         meters: Mapping[SourceKey, SourceMeter],
+        without_sink: WithoutSink,
     ) -> None:
         self._meters = meters
+        self._without_sink = without_sink
         self._dispatcher = dispatcher
         self._router = router
         self._decoder = decoder
@@ -159,7 +163,13 @@ class OtlpHandler:
             yield None
             if not waited.is_pending:
                 return
-        completion = _ExportCompletion(export, waited.connection, self._warn, self._meters)
+        without_sink = None
+        if not any(self._router.eligible(source, "") for source in export.sources):
+            without_sink = self._without_sink
+            without_sink.check(export.sources)
+        completion = _ExportCompletion(
+            export, waited.connection, self._warn, self._meters, without_sink
+        )
         waited.wait_for(completion)
         for number, record in enumerate(flatten(decoded)):
             if number % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1:
@@ -221,8 +231,11 @@ class _ExportCompletion:
         connection: Connection,
         warn: Callable[..., None],
         meters: Mapping[SourceKey, SourceMeter],
+        without_sink: WithoutSink | None,
     ) -> None:
+        """:param without_sink: if no sink gets the records."""
         self.export = export
+        self._without_sink = without_sink
         self._meters = [meters[source] for source in export.sources]
         self._connection = connection
         self._warn = warn
@@ -276,7 +289,11 @@ class _ExportCompletion:
                 self._records, self._rejected, self._status, self._first_error, stored, self._partly
             )
             export = self.export
-            self._connection.finish(export_answer(export.signal, export.encoding, outcome))
+            answer = export_answer(export.signal, export.encoding, outcome)
+            if self._without_sink is not None:
+                self._without_sink.count(export.sources, self._records)
+                answer = responses.without_sinks(answer)
+            self._connection.finish(answer)
 
     def _report(self) -> None:
         self._warn(

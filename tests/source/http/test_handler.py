@@ -34,6 +34,7 @@ from stream.source.http.route import Ingest, NotFound, find_route
 from stream.source.interfaces import RowWriter, SinkWriter
 from stream.source.meters import SourceMeters
 from stream.source.turns import Turns
+from stream.source.without_sink import WithoutSink
 from stream.tail.sampler import TailSampler
 from tests.source.http.test_parser import next_whole
 from tests.templates.inprocess import InProcessTemplates
@@ -202,9 +203,15 @@ class Listener:
             taps=self.taps,
             meters=SourceMeters(self.metrics, self.now),
             client_address=ClientAddress(proxies),
+            without_sink=WithoutSink(self.metrics, self._refuses, self.clock.seconds),
             new_exception_id=lambda: "keboola-stream-0123456789abcde",
         )
         self.connection = FakeConnection()
+
+    def _refuses(self, sources: Sequence[SourceKey]) -> bool:
+        return any(
+            each.refuses_without_sink(sources) for each in (self.dispatcher, self.otlp_dispatcher)
+        )
 
     def send(
         self,

@@ -74,7 +74,7 @@ def test_everything_stored(listener: Listener) -> None:
     assert (status, headers["Content-Type"], body) == (200, "application/x-protobuf", b"")
     records = sink(listener).records
     assert [record.body_map["body"] for record in records] == ["a", "b", "c"]
-    assert listener.router.signals == ["logs"] * 3
+    assert [signal for signal in listener.router.signals if signal] == ["logs"] * 3
     assert "Authorization" not in records[0].headers.map
     assert json.loads(records[0].body)["scope"]["version"] == "1.2.3"
 

@@ -1,0 +1,65 @@
+"""Records of sources that have no enabled sink: taken and stored nowhere, but never silently.
+
+The answer has a header, the records are counted, and the log warns of it at most once a minute for
+each source. A source may also refuse them by its settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.logger import Logger
+
+from stream.definition.key import SourceKey
+from stream.errors import UserError
+from stream.ops.logging.throttle import LogThrottle
+from stream.ops.metrics.registry import Metrics, SourceLabels
+
+__all__ = ["WithoutSink"]
+
+_log = Logger(namespace="http-source")
+
+WARN_SECONDS = 60.0
+"""Between two warnings about one source."""
+
+
+class WithoutSink:
+    """:param refuses: whether one of the sources refuses records while it has no enabled sink.
+    :param clock: seconds.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        refuses: Callable[[Sequence[SourceKey]], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._family = metrics.own("stream_source_without_sink_records")
+        self._refuses = refuses
+        self._throttle = LogThrottle(WARN_SECONDS, clock)
+
+    def check(self, sources: Sequence[SourceKey]) -> None:
+        """*sources*, none of which has an enabled sink, get records.
+
+        Raises UserError if they refuse them.
+        """
+        refuses = self._refuses(sources)
+        for source in sources:
+            suppressed = self._throttle.due(str(source))
+            if suppressed is not None:
+                _log.warn(
+                    "the source {source_id} gets records and has no enabled sink: {fate}",
+                    source_id=str(source),
+                    fate="they are refused" if refuses else "they are stored nowhere",
+                    suppressed=suppressed,
+                )
+        if refuses:
+            raise UserError(
+                "the source has no enabled sink, nothing is stored", status=503, name="noSink"
+            )
+
+    def count(self, sources: Sequence[SourceKey], records: int) -> None:
+        """*records* were taken by *sources*, and stored nowhere."""
+        for source in sources:
+            labels = SourceLabels(str(source.project_id), str(source.branch_id), source.source_id)
+            self._family.labels(labels.as_labels()).add(records)
