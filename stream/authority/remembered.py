@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
+from stream.concurrency.waiters import Waiters
 from stream.errors import UserError
 
 __all__ = ["CACHE_ENTRIES", "MAX_ASKED", "MAX_QUEUED", "REFUSED_SECONDS", "RememberedAnswers"]
@@ -48,7 +49,7 @@ class RememberedAnswers(Generic[T]):
         self._entries = entries
         self._known: OrderedDict[bytes, tuple[float, T]] = OrderedDict()
         self._wrong: OrderedDict[bytes, tuple[float, UserError]] = OrderedDict()
-        self._waiting: dict[bytes, list[Deferred[T]]] = {}
+        self._waiting: dict[bytes, Waiters[T]] = {}
         self._asked = 0
         self._queue: deque[tuple[bytes, Callable[[], Awaitable[T]]]] = deque()
 
@@ -66,20 +67,20 @@ class RememberedAnswers(Generic[T]):
         wrong = self._wrong.get(key)
         if wrong is not None and wrong[0] > now:
             raise wrong[1].copy()
-        waiter: Deferred[T] = Deferred()
-        if key in self._waiting:
-            self._waiting[key].append(waiter)
-        elif known is not None:
-            self._waiting[key] = [waiter]
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            return await waiting.wait()
+        if known is None and len(self._queue) >= MAX_QUEUED:
+            raise UserError(
+                "too many tokens are being verified, please try again in a moment",
+                status=503,
+                name="serviceUnavailable",
+            )
+        waiting = self._waiting[key] = Waiters()
+        waiter = waiting.wait()
+        if known is not None:
             self._ask(key, ask)
         else:
-            if len(self._queue) >= MAX_QUEUED:
-                raise UserError(
-                    "too many tokens are being verified, please try again in a moment",
-                    status=503,
-                    name="serviceUnavailable",
-                )
-            self._waiting[key] = [waiter]
             self._queue.append((key, ask))
             self._ask_next()
         return await waiter
@@ -96,7 +97,7 @@ class RememberedAnswers(Generic[T]):
     def _ask_next(self) -> None:
         while self._queue and self._asked < MAX_ASKED:
             key, ask = self._queue.popleft()
-            if all(waiter.called for waiter in self._waiting[key]):
+            if not self._waiting[key]:
                 del self._waiting[key]  # everybody has gone
                 continue
             self._asked += 1
@@ -110,16 +111,14 @@ class RememberedAnswers(Generic[T]):
     def _answered(self, answer: T, key: bytes, asked_at: float) -> None:
         self._wrong.pop(key, None)
         self._remember(self._known, key, asked_at + self._seconds(answer), answer)
-        for waiter in self._waiting.pop(key):
-            waiter.callback(answer)
+        self._waiting.pop(key).fire(answer)
 
     def _refused(self, failure: Failure, key: bytes, asked_at: float) -> None:
         error = failure.value
         if isinstance(error, UserError) and not error.unreachable and error.status in _REFUSALS:
             self._known.pop(key, None)
             self._remember(self._wrong, key, asked_at + REFUSED_SECONDS, error.copy())
-        for waiter in self._waiting.pop(key):
-            waiter.errback(failure)
+        self._waiting.pop(key).fail(failure)
 
     def _remember(
         self, cache: OrderedDict[bytes, tuple[float, E]], key: bytes, until: float, value: E

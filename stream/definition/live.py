@@ -22,6 +22,7 @@ from stream.definition.entity import Branch, Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.definition.mappings import with_mappings
 from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, RangeResult, Session
+from stream.values.backoff import Backoff
 from stream.values.codec import decode
 
 __all__ = ["Entry", "KnownPage", "LiveDefinitions"]
@@ -204,13 +205,12 @@ class LiveDefinitions(Service):
         For whoever has seen a change done, so that the next read finds it.
         """
         deadline = self._reactor.seconds() + _SETTLE_SECONDS
-        delay = _FIRST_DELAY
+        backoff = Backoff(_FIRST_DELAY, _SETTLE_SECONDS)
         while not await self._agrees(source):
             if self._reactor.seconds() >= deadline:
                 _log.warn("changes of {source} are slow to arrive", source=str(source))
                 return
-            await deferLater(self._reactor, delay)
-            delay *= 2
+            await deferLater(self._reactor, backoff.next())
 
     async def _agrees(self, source: SourceKey) -> bool:
         path = f"{prefix.SOURCE_ACTIVE}{source}"

@@ -86,11 +86,19 @@ _USER_ERRORS: tuple[tuple[type[BaseException], UserError], ...] = (
             name="changeTooLarge",
         ),
     ),
+    (
+        TaskAlreadyRunning,
+        UserError(
+            "another task still works on the same object, please try again when it has ended",
+            status=409,
+            name="taskAlreadyRunning",
+        ),
+    ),
     (TimeoutError, UserError("the request took too long", status=408, name="requestTimeout")),
 )
 """What is said of failures that are nobody's mistake but not a defect either."""
 
-_INTERNAL = (EtcdError, TaskAlreadyRunning)
+_INTERNAL = (EtcdError,)
 """Failures that are foreseen, but that users can do nothing about."""
 
 
@@ -107,7 +115,7 @@ def as_user_error(problem: BaseException) -> UserError | None:
 def is_our_fault(problem: BaseException) -> bool:
     """Whether the failure is to be logged with its traceback."""
     problem = _unwrapped(problem)
-    return as_user_error(problem) is None and not isinstance(problem, TaskAlreadyRunning)
+    return as_user_error(problem) is None
 
 
 def _unwrapped(problem: BaseException) -> BaseException:

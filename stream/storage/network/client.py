@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.concurrency.deadline import within
+from stream.concurrency.waiters import Waiters
 from stream.etcd import Batch
 from stream.settings import split_address
 from stream.settings.local import WriterNetworkSettings
@@ -114,7 +115,7 @@ class WriterClients(Service):
         self._forgetting.clock = reactor
         self._credentials: Credentials | None = None
         self._seen: dict[str, Volume] = {}
-        self._waiting: dict[str, dict[Deferred[None], None]] = {}
+        self._waiting: dict[str, Waiters[None]] = {}
 
     def startService(self) -> None:
         """Raises UserError for certificates that can't be used."""
@@ -137,7 +138,7 @@ class WriterClients(Service):
             registered = {volume.node_address for volume in found if volume is not None}
             if address in registered or (writer.connection and writer.connection.files):
                 continue
-            is_wanted = writer.opening or not writer.volumes.isdisjoint(self._waiting)
+            is_wanted = writer.opening or any(self._waiting.get(id) for id in writer.volumes)
             if registered or not is_wanted:
                 self._forget(address)
 
@@ -171,17 +172,7 @@ class WriterClients(Service):
         return opening.addErrback(_keep_writer_errors)
 
     def available(self, slice_: Slice) -> Deferred[None]:
-        volume_id = slice_.key.volume_id
-
-        def give_up(cancelled: Deferred[None]) -> None:
-            waiting = self._waiting.get(volume_id, {})
-            waiting.pop(cancelled, None)
-            if not waiting:
-                self._waiting.pop(volume_id, None)
-
-        available: Deferred[None] = Deferred(give_up)
-        self._waiting.setdefault(volume_id, {})[available] = None
-        return available
+        return self._waiting.setdefault(slice_.key.volume_id, Waiters()).wait()
 
     def volumes_changed(self, batch: Batch[Volume]) -> None:
         """To be called at each change of registered volumes; see Note [Back again].
@@ -193,8 +184,7 @@ class WriterClients(Service):
 
     def _tell(self, volume_ids: Iterable[str]) -> None:
         for volume_id in volume_ids:
-            for available in self._waiting.pop(volume_id, {}):
-                available.callback(None)
+            self._waiting.pop(volume_id, Waiters()).fire(None)
 
     async def _open(
         self,

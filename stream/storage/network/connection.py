@@ -38,11 +38,11 @@ from stream.storage.network.interface import (
 )
 from stream.storage.network.states import (
     CONNECTION_TRANSITIONS,
-    FILE_TRANSITIONS,
+    REMOTE_FILE_TRANSITIONS,
     ConnectionEvent,
     ConnectionState,
-    FileEvent,
-    FileState,
+    RemoteFileEvent,
+    RemoteFileState,
 )
 
 __all__ = ["APPENDS_IN_FLIGHT", "Connection", "ConnectionFactory", "translated"]
@@ -81,20 +81,20 @@ class RemoteFile:
         self.waiting: deque[Append] = deque()
         self.in_flight = 0
         self._connection = connection
-        self._state = FileState.OPEN
+        self._state = RemoteFileState.OPEN
         self._refusal: WriterError = WriterUnavailable("the file is closed")
         self._when_closed = Waiters[None]()
 
-    def _follow(self, event: FileEvent) -> bool:
+    def _follow(self, event: RemoteFileEvent) -> bool:
         """Go to the state that follows *event*; false if the present one ignores it."""
-        following = FILE_TRANSITIONS[self._state].get(event)
+        following = REMOTE_FILE_TRANSITIONS[self._state].get(event)
         if following is None:
             return False
         self._state = following
         return True
 
     def append(self, offset: int, data: bytes, *, level: SyncLevel) -> Deferred[int]:
-        if self._state is not FileState.OPEN:
+        if self._state is not RemoteFileState.OPEN:
             return fail(self._refusal)
         if len(data) > commands.MAX_APPEND_BYTES:
             return fail(ValueError(f"cannot append {len(data)} bytes at once"))
@@ -104,27 +104,27 @@ class RemoteFile:
         return done
 
     def close(self) -> Deferred[None]:
-        if self._state is FileState.GONE:
+        if self._state is RemoteFileState.GONE:
             return succeed(None)
         closed = self._when_closed.wait()
-        if self._follow(FileEvent.CLOSE):
+        if self._follow(RemoteFileEvent.CLOSE):
             self.sent()
         return closed
 
     def sent(self) -> None:
         """Behind its last append a file can be closed: the writer keeps the order."""
-        if self._state is FileState.CLOSING and not self.waiting:
+        if self._state is RemoteFileState.CLOSING and not self.waiting:
             self._connection.close_file(self)
 
     def closed(self) -> None:
         """The writer has closed it, or doesn't answer."""
-        if self._follow(FileEvent.CLOSED):
+        if self._follow(RemoteFileEvent.CLOSED):
             self._when_closed.fire(None)
 
     def lose(self, reason: WriterError) -> None:
         """It can't be used any more. What is on the way gets answers of its own."""
-        was_open = self._state is FileState.OPEN
-        if not self._follow(FileEvent.LOST):
+        was_open = self._state is RemoteFileState.OPEN
+        if not self._follow(RemoteFileEvent.LOST):
             return
         self._refusal = reason
         waiting, self.waiting = self.waiting, deque()

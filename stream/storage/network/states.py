@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 __all__ = [
     "CONNECTION_TRANSITIONS",
-    "FILE_TRANSITIONS",
+    "REMOTE_FILE_TRANSITIONS",
     "ConnectionEvent",
     "ConnectionState",
-    "FileEvent",
-    "FileState",
+    "RemoteFileEvent",
+    "RemoteFileState",
 ]
 
 
@@ -43,7 +43,7 @@ CONNECTION_TRANSITIONS: Mapping[ConnectionState, Mapping[ConnectionEvent, Connec
 """State to event to the next state. An event that isn't there is ignored in that state."""
 
 
-class FileState(enum.Enum):
+class RemoteFileState(enum.Enum):
     OPEN = "open"
     """Takes appends."""
     CLOSING = "closing"
@@ -52,7 +52,7 @@ class FileState(enum.Enum):
     """The writer has closed it, or gave it up, or nobody knows."""
 
 
-class FileEvent(enum.Enum):
+class RemoteFileEvent(enum.Enum):
     CLOSE = "close"
     """The pipeline doesn't need it any more."""
     CLOSED = "closed"
@@ -61,9 +61,15 @@ class FileEvent(enum.Enum):
     """The writer gave it up, or the connection is lost."""
 
 
-FILE_TRANSITIONS: Mapping[FileState, Mapping[FileEvent, FileState]] = {
-    FileState.OPEN: {FileEvent.CLOSE: FileState.CLOSING, FileEvent.LOST: FileState.GONE},
-    FileState.CLOSING: {FileEvent.CLOSED: FileState.GONE, FileEvent.LOST: FileState.GONE},
-    FileState.GONE: {},
+REMOTE_FILE_TRANSITIONS: Mapping[RemoteFileState, Mapping[RemoteFileEvent, RemoteFileState]] = {
+    RemoteFileState.OPEN: {
+        RemoteFileEvent.CLOSE: RemoteFileState.CLOSING,
+        RemoteFileEvent.LOST: RemoteFileState.GONE,
+    },
+    RemoteFileState.CLOSING: {
+        RemoteFileEvent.CLOSED: RemoteFileState.GONE,
+        RemoteFileEvent.LOST: RemoteFileState.GONE,
+    },
+    RemoteFileState.GONE: {},
 }
 """The same for a file."""

@@ -14,7 +14,7 @@ from stream.ops.metrics.registry import Metrics
 from stream.ops.tracing.spans import outgoing_headers
 from stream.target.keboola.call_meter import CallMeter, MeasuredCall
 from stream.target.keboola.errors import UNREACHABLE, StorageApiError
-from stream.target.keboola.retry import CALL_BUDGET, MAX_RETRIES, Outcome, may_retry, retry_delay
+from stream.target.keboola.retry import CALL_BUDGET, MAX_RETRIES, Outcome, call_backoff, may_retry
 from stream.target.keboola.transport import ExchangeFailed, Reply, Transport
 from stream.target.keboola.wire_log import WireLog
 from stream.values.redaction import hide_secrets
@@ -140,7 +140,7 @@ class Caller:
         headers = {"User-Agent": _USER_AGENT, "Accept": "application/json"}
         if call.token is not None:
             headers |= call.token.headers()
-        retries = 0
+        retries, backoff = 0, call_backoff()
         while True:
             outcome: Outcome | int
             try:
@@ -158,7 +158,7 @@ class Caller:
                 outcome = reply.status
                 problem = _refusal(call, url, reply, retries > 0)
             retries += 1
-            delay = retry_delay(retries)
+            delay = backoff.next()
             if (
                 retries > MAX_RETRIES
                 or not may_retry(outcome, idempotent=call.idempotent)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 
+from stream.values.backoff import Backoff
+
 __all__ = [
     "CALL_BUDGET",
     "MAX_RETRIES",
     "RETRIED_STATUSES",
     "Outcome",
+    "call_backoff",
     "job_poll_delays",
     "may_retry",
-    "retry_delay",
 ]
 
 #: Seconds one call may take in all, repetitions and waits included.
@@ -35,9 +37,9 @@ class Outcome(enum.Enum):
     UNUSABLE = "unusable"  # an answer came that can't be read
 
 
-def retry_delay(retry: int) -> float:
-    """Seconds to wait before repetition number *retry* (the first is 1)."""
-    return min(_FIRST_DELAY * 2.0 ** (retry - 1), _MAX_DELAY)
+def call_backoff() -> Backoff:
+    """The waits before the repetitions of one call."""
+    return Backoff(_FIRST_DELAY, _MAX_DELAY)
 
 
 def may_retry(outcome: Outcome | int, *, idempotent: bool) -> bool:
@@ -55,7 +57,6 @@ def may_retry(outcome: Outcome | int, *, idempotent: bool) -> bool:
 
 def job_poll_delays() -> Iterator[float]:
     """Seconds to wait between two looks at a running job, doubling up to 3 s, without end."""
-    delay = _FIRST_POLL_DELAY
+    backoff = Backoff(_FIRST_POLL_DELAY, _MAX_POLL_DELAY)
     while True:
-        yield delay
-        delay = min(delay * 2, _MAX_POLL_DELAY)
+        yield backoff.next()

@@ -35,7 +35,12 @@ def storage_error(**changes: object) -> StorageApiError:
         (storage_error(), 404, "storage.x", "There is no x."),
         (RuntimeError("inside"), 500, "stream.api.panicError", GENERIC),
         (EtcdError("inside"), 500, "stream.api.internalError", GENERIC),
-        (TaskAlreadyRunning("a/b"), 500, "stream.api.internalError", GENERIC),
+        (
+            TaskAlreadyRunning("a/b"),
+            409,
+            "stream.api.taskAlreadyRunning",
+            "Another task still works on the same object, please try again when it has ended.",
+        ),
         (FirstError(Failure(UserError("wrong")), 0), 400, "stream.api.badRequest", "Wrong."),
         (
             TimeoutError(),
@@ -63,8 +68,7 @@ def test_what_users_are_told(problem: BaseException, status: int, name: str, mes
     assert (answer.status, answer.name, answer.message) == (status, name, message)
     logged_as = "keboola-stream-api-REQUEST" if status >= 500 else None
     assert answer.plain().get("exceptionId") == logged_as
-    is_refusal = isinstance(problem, TaskAlreadyRunning)
-    assert is_our_fault(problem) == (status == 500 and not is_refusal)
+    assert is_our_fault(problem) == (status == 500)
     assert bool(answer.retry_after) == (status == 503)
 
 

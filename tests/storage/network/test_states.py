@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from stream.storage.network.states import (
     CONNECTION_TRANSITIONS,
-    FILE_TRANSITIONS,
+    REMOTE_FILE_TRANSITIONS,
     ConnectionEvent,
     ConnectionState,
-    FileEvent,
-    FileState,
+    RemoteFileEvent,
+    RemoteFileState,
 )
 
 S = TypeVar("S", bound=enum.Enum)
@@ -32,7 +32,7 @@ def test_the_table_of_connections() -> None:
 
 def test_the_table_of_files() -> None:
     """A file that was closed once can't be opened again, and ends once."""
-    assert _table(FILE_TRANSITIONS, FileState, FileEvent) == {
+    assert _table(REMOTE_FILE_TRANSITIONS, RemoteFileState, RemoteFileEvent) == {
         # event:   close    closed  lost
         "open": ["closing", "-", "gone"],
         "closing": ["-", "gone", "gone"],

@@ -6,12 +6,13 @@ import itertools
 
 import pytest
 
-from stream.target.keboola.retry import Outcome, job_poll_delays, may_retry, retry_delay
+from stream.target.keboola.retry import Outcome, call_backoff, job_poll_delays, may_retry
 
 
 def test_delays_double_from_100_ms() -> None:
     """The waits between attempts double from 100 ms and stop growing at 3 s."""
-    assert [retry_delay(n) for n in range(1, 8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 3.0]
+    backoff = call_backoff()
+    assert [backoff.next() for _ in range(7)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 3.0]
 
 
 def test_poll_delays_double_up_to_three_seconds() -> None:
