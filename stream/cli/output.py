@@ -22,6 +22,7 @@ __all__ = [
     "bytes_text",
     "dump_yaml",
     "number_text",
+    "one_line",
     "output_option",
     "print_as",
     "print_table",
@@ -35,6 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Column = tuple[str, Callable[[Any], Any]]
 """The head of a column, and its value for a row."""
 
+_NESTED = re.compile(r"\s*\n[\s-]*")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CONTROLS_IN_LINES = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
@@ -60,6 +62,11 @@ def visible(text: str, *, lines: bool = False) -> str:
     """
     pattern = _CONTROLS_IN_LINES if lines else _CONTROLS
     return pattern.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+def one_line(text: str | None) -> str:
+    """*text*, a message of the service with nested parts, without its line breaks."""
+    return _NESTED.sub(" ", text or "")
 
 
 def dump_yaml(value: Any) -> str:

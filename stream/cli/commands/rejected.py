@@ -12,7 +12,7 @@ import click
 from stream.cli.columns import column_of
 from stream.cli.connection import connect
 from stream.cli.exit_codes import REJECTED
-from stream.cli.output import Column, bytes_text, output_option, print_as, visible
+from stream.cli.output import Column, bytes_text, one_line, output_option, print_as, visible
 from stream.client.errors import ClientError, ServiceError
 
 __all__ = ["rejected"]
@@ -26,7 +26,7 @@ _RECORDS: tuple[Column, ...] = (
     ("REASON", lambda row: row.get("reason")),
     ("COLUMN", lambda row: row.get("column")),
     ("SIZE", lambda row: bytes_text(row.get("size"))),
-    ("MESSAGE", lambda row: row.get("message")),
+    ("MESSAGE", lambda row: one_line(row.get("message"))),
     ("RECORD", lambda row: row.get("excerpt")),
 )
 _REASONS: tuple[Column, ...] = (
@@ -34,14 +34,14 @@ _REASONS: tuple[Column, ...] = (
     ("REASON", lambda row: row["reason"]),
     ("COLUMN", lambda row: row.get("column")),
     ("LAST", lambda row: row.get("lastTime")),
-    ("MESSAGE", lambda row: row.get("message")),
+    ("MESSAGE", lambda row: one_line(row.get("message"))),
 )
 _RESULTS: tuple[Column, ...] = (
     ("ID", lambda row: row["id"]),
     ("ACCEPTED", lambda row: row.get("accepted", row.get("status"))),
     ("REASON", lambda row: row.get("reason")),
     ("COLUMN", lambda row: row.get("column")),
-    ("MESSAGE", lambda row: row.get("message")),
+    ("MESSAGE", lambda row: one_line(row.get("message"))),
     ("ROW", lambda row: row.get("row")),
 )
 

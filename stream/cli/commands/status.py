@@ -16,6 +16,7 @@ from stream.cli.output import (
     age_text,
     bytes_text,
     number_text,
+    one_line,
     output_option,
     print_as,
 )
@@ -40,7 +41,7 @@ _COLUMNS: tuple[Column, ...] = (
     ("BYTES", lambda row: bytes_text(row["bytes"])),
     ("FILES", lambda row: " ".join(f"{x}:{n}" for x, n in row["files"].items())),
     ("REJECTED", lambda row: number_text(row["rejected"])),
-    ("ERROR", lambda row: row["error"]),
+    ("ERROR", lambda row: one_line(row["error"])),
 )
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 import attrs
+
+from stream.cli.output import one_line
 
 __all__ = ["Reason", "Report"]
 
 MAX_REASONS = 100
 MAX_PLACES = 20
 OTHER = "Other reasons."
-
-_BREAK = re.compile(r"\s*\n[\s-]*")
-"""Before a nested part of a message."""
 
 
 @attrs.define
@@ -66,8 +64,7 @@ class Report:
             more = ", …" if reason.count > len(reason.places) else ""
             places = ", ".join(map(str, reason.places))
             names = place_name if reason.count == 1 else f"{place_name}s"
-            message = _BREAK.sub(" ", reason.message)
-            texts.append(f"{reason.count:,} {records}: {message}")
+            texts.append(f"{reason.count:,} {records}: {one_line(reason.message)}")
             texts.append(f"    {names} {places}{more}")
         return texts
 
