@@ -18,6 +18,7 @@ from stream.client.errors import ClientError, ServiceError
 __all__ = ["rejected"]
 
 _SHOWN_RESULTS = 100
+_DELETED_AT_ONCE = 100
 
 _RECORDS: tuple[Column, ...] = (
     ("ID", lambda row: row["id"]),
@@ -36,14 +37,28 @@ _REASONS: tuple[Column, ...] = (
     ("LAST", lambda row: row.get("lastTime")),
     ("MESSAGE", lambda row: one_line(row.get("message"))),
 )
-_RESULTS: tuple[Column, ...] = (
-    ("ID", lambda row: row["id"]),
-    ("ACCEPTED", lambda row: row.get("accepted", row.get("status"))),
+_WHY: tuple[Column, ...] = (
     ("REASON", lambda row: row.get("reason")),
     ("COLUMN", lambda row: row.get("column")),
     ("MESSAGE", lambda row: one_line(row.get("message"))),
-    ("ROW", lambda row: row.get("row")),
 )
+_TESTED: tuple[Column, ...] = (
+    ("ID", lambda row: row["id"]),
+    ("ACCEPTED", lambda row: row["accepted"]),
+    *_WHY,
+    ("ROW", lambda row: _row_text(row.get("row"))),
+)
+_REPLAYED: tuple[Column, ...] = (
+    ("ID", lambda row: row["id"]),
+    ("STORED", lambda row: row.get("stored")),
+    *_WHY,
+)
+
+
+def _row_text(row: Any) -> str:
+    """A row that a mapping would make, as ``name=value``."""
+    columns = row.get("columns", ()) if isinstance(row, dict) else ()
+    return "  ".join(f"{column.get('name')}={column.get('value')}" for column in columns)
 
 
 @click.group()
@@ -107,13 +122,7 @@ def list_rejected(
     dropped = found.get("dropped") or 0
     lost = f", {dropped} were dropped for lack of room" if dropped else ""
     click.echo(f"{found.get('total', 0)} rejected records{lost}.")
-    for node in found.get("nodes") or ():
-        if not node.get("available", True):
-            click.echo(
-                f"Those of the node {visible(str(node['nodeId']))} are not listed: "
-                f"{visible(str(node.get('message', 'it does not answer')))}",
-                err=True,
-            )
+    _name_missing(found)
 
 
 @rejected.command()
@@ -138,7 +147,7 @@ def show(source: str, sink: str, id: str, only_body: bool, output: str) -> None:
 @_sink
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--column", "columns", multiple=True, help="As of `stream sink create`.")
-@click.option("--mapping", "mapping_name", metavar="FILE", help="YAML or JSON with columns.")
+@click.option("--mapping", "mapping_name", metavar="FILE", help="Of `apply`, or with columns.")
 @click.option("--reason", help="Only records with this reason.")
 @output_option
 def test(
@@ -155,7 +164,7 @@ def test(
     Without --column and --mapping the present mapping is tried. The exit code is 7 if records are
     rejected again.
     """
-    mapping = _mapping(columns, mapping_name)
+    mapping = _mapping(columns, mapping_name, source, sink)
     if mapping is None:
         with connect() as api:
             mapping = api.get("sources", source, "sinks", sink)["table"]["mapping"]
@@ -165,13 +174,14 @@ def test(
     if reason:
         body["reason"] = reason
     found = _call("POST", _path(source, sink, "test"), body=body)
-    _results(
-        found, output, f"{found.get('accepted', 0)} of {found.get('tested', 0)} would be stored."
-    )
+    summary = f"{found.get('accepted', 0)} of {found.get('tested', 0)} would be stored."
+    _results(found, output, _TESTED, summary)
     return REJECTED if found.get("rejected") else 0
 
 
-def _mapping(columns: tuple[str, ...], name: str | None) -> dict[str, Any] | None:
+def _mapping(
+    columns: tuple[str, ...], name: str | None, source: str, sink: str
+) -> dict[str, Any] | None:
     if name is None:
         try:
             return {"columns": [column_of(text) for text in columns]} if columns else None
@@ -185,26 +195,49 @@ def _mapping(columns: tuple[str, ...], name: str | None) -> dict[str, Any] | Non
         value = parse_document(name, Path(name).read_text(encoding="utf-8")).value
     except (DocumentError, OSError, UnicodeDecodeError) as error:
         raise click.UsageError(str(error)) from None
+    value = _within(value, "sources", "sourceId", source)
+    value = _within(value, "sinks", "sinkId", sink)
     for member in ("table", "mapping"):
         if isinstance(value, dict) and isinstance(value.get(member), dict):
             value = value[member]
     if isinstance(value, list):
         value = {"columns": value}
     if not isinstance(value, dict) or "columns" not in value:
-        raise click.UsageError(f"{name} has no columns.")
+        raise click.UsageError(f"{name} has no columns for the sink {source}/{sink}.")
     return value
 
 
-def _results(found: dict[str, Any], output: str, summary: str) -> None:
+def _within(value: Any, member: str, id_member: str, id: str) -> Any:
+    """The entry with *id* in the list *member* of *value*, if that has one."""
+    entries = value.get(member) if isinstance(value, dict) else None
+    if not isinstance(entries, list):
+        return value
+    found = (x for x in entries if isinstance(x, dict) and x.get(id_member) == id)
+    return next(found, None)
+
+
+def _results(found: dict[str, Any], output: str, columns: tuple[Column, ...], summary: str) -> None:
     if output != "table":
         print_as(output, found)
         return
     results = found.get("results") or []
     if results:
-        print_as("table", results[:_SHOWN_RESULTS], _RESULTS)
+        print_as("table", results[:_SHOWN_RESULTS], columns)
     if len(results) > _SHOWN_RESULTS:
         click.echo(f"… and {len(results) - _SHOWN_RESULTS} more; --output json shows them.")
     click.echo(summary)
+    _name_missing(found)
+
+
+def _name_missing(found: dict[str, Any]) -> None:
+    """Name the nodes that could not be asked."""
+    for node in found.get("nodes") or ():
+        if not node.get("available", True):
+            click.echo(
+                f"Without the records of the node {visible(str(node['nodeId']))}: "
+                f"{visible(str(node.get('message', 'it does not answer.')))}",
+                err=True,
+            )
 
 
 def _selection(
@@ -257,6 +290,7 @@ def replay(
     _results(
         found,
         output,
+        _REPLAYED,
         f"{found.get('replayed', 0)} replayed: {found.get('stored', 0)} stored, "
         f"{found.get('rejected', 0)} rejected again.",
     )
@@ -287,8 +321,9 @@ def delete(
     if not yes:
         click.confirm("Delete them for good?", abort=True)
     if ids:
-        for id in ids:
-            _call("DELETE", _path(source, sink, id))
+        for start in range(0, len(ids), _DELETED_AT_ONCE):
+            some = ",".join(ids[start : start + _DELETED_AT_ONCE])
+            _call("DELETE", _path(source, sink), ids=some)
     else:
         _call("DELETE", _path(source, sink), **selection)
     click.echo("Deleted.")
