@@ -113,7 +113,8 @@ def finished(
     outputs: dict[str, Any] | None = None,
 ) -> Task:
     """*task* at its end."""
-    duration = to_nanoseconds(at) - to_nanoseconds(task.created_at)
+    began = at if task.created_at == NO_TIME else task.created_at
+    duration = to_nanoseconds(at) - to_nanoseconds(began)
     return attrs.evolve(
         task,
         finished_at=at,

@@ -15,10 +15,12 @@ from stream.takeover.inventory import take_inventory
 from stream.takeover.report import Report, Weight
 from tests.takeover.dump import (
     FILE_PATH,
+    MAPPING,
     SINK_PATH,
     cluster,
     file_keys,
     file_record,
+    sink_record,
     slice_keys,
     slice_record,
     values,
@@ -72,6 +74,19 @@ def test_a_record_that_cannot_be_read(value: bytes) -> None:
     (finding,) = found.report.of(Weight.PROBLEM)
     assert finding.key == key and "can't be read" in finding.what
     assert found.report.counts["slices"] == 4 and len(found.slices) == 3
+
+
+def test_a_record_without_the_part_of_its_type() -> None:
+    """It could be decoded, and nothing could be done with it."""
+    keys = cluster()
+    source = "definition/source/active/123/456/my-source"
+    sink = f"definition/sink/active/{SINK_PATH}"
+    keys[source] = {name: value for name, value in keys[source].items() if name != "http"}
+    keys[sink] = sink_record(table={"type": "keboola", "mapping": MAPPING})
+    assert problems(keys) == [
+        (sink, '"table.keboola" is missing'),
+        (source, '"http" is missing'),
+    ]
 
 
 def test_a_newer_layout() -> None:

@@ -19,10 +19,15 @@ from stream.task.entity import LOCK_PREFIX, Task
 __all__ = ["AwaitedTasks", "source_of"]
 
 
-def source_of(task: Task) -> SourceKey:
-    """The source that the task is about, alone or with one of its sinks."""
-    project, branch, source = task.lock.removeprefix(LOCK_PREFIX).split("/")[:3]
-    return SourceKey(int(project), int(branch), source)
+def source_of(task: Task) -> SourceKey | None:
+    """The source that the task is about, alone or with one of its sinks.
+
+    ``None`` if the task doesn't say: one of another service, or of an older version.
+    """
+    match task.lock.removeprefix(LOCK_PREFIX).split("/"):
+        case [project, branch, source, *_] if project.isdecimal() and branch.isdecimal():
+            return SourceKey(int(project), int(branch), source)
+    return None
 
 
 class AwaitedTasks:
@@ -58,7 +63,9 @@ class AwaitedTasks:
         outcome = call.operation.outcome
         if task.is_finished:
             # Another node may have run it: what it did must be found by the caller's next read.
-            await self._live.settle(source_of(task))
+            source = source_of(task)
+            if source is not None:
+                await self._live.settle(source)
         if outcome is None or not task.is_finished:
             return self._shown(call, task_view(task, self._urls), call.operation.status)
         if task.user_error is not None:

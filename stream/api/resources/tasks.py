@@ -37,5 +37,7 @@ class Tasks:
         task = await self._abandoned.settle(task)
         if task.is_finished:
             # Another node may have run it: what it did must be found by the caller's next read.
-            await self._live.settle(source_of(task))
+            source = source_of(task)
+            if source is not None:
+                await self._live.settle(source)
         return StartedTask(task, task_view(task, self._urls))

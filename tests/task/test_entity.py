@@ -1,0 +1,35 @@
+"""Tasks as values."""
+
+from __future__ import annotations
+
+import pytest
+
+from stream.api.resources.awaited_tasks import source_of
+from stream.definition.key import SourceKey
+from stream.task.entity import LOCK_PREFIX, Task, finished
+from stream.values.codec import decode, encode
+from stream.values.utctime import from_timestamp
+
+
+def test_the_duration_of_a_task() -> None:
+    """From its creation, as far as that is known."""
+    task = Task(project_id=1, task_id="t", created_at=from_timestamp(1))
+    assert finished(task, from_timestamp(3), result="Done.").duration == 2_000_000_000
+    assert finished(task, from_timestamp(0), result="Done.").duration == 0
+    unknown = finished(Task(project_id=1, task_id="t"), from_timestamp(3), result="Done.")
+    assert unknown.duration == 0 and decode(Task, encode(unknown)) == unknown
+
+
+@pytest.mark.parametrize(
+    ("lock", "source"),
+    [
+        (f"{LOCK_PREFIX}1/2/a", SourceKey(1, 2, "a")),
+        (f"{LOCK_PREFIX}1/2/a/b", SourceKey(1, 2, "a")),
+        (f"{LOCK_PREFIX}api.create.sink/1/2/a", None),
+        (f"{LOCK_PREFIX}1", None),
+        ("", None),
+    ],
+)
+def test_what_a_task_is_about(lock: str, source: SourceKey | None) -> None:
+    """Tasks of other services may have other locks, or none."""
+    assert source_of(Task(project_id=1, task_id="t", lock=lock)) == source
