@@ -55,7 +55,7 @@ CONSOLE_SOURCES := $(shell find console -name node_modules -prune -o -type f -pr
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install etcd console console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-lake chaos fencing chaos-coordinators latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd console console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-lake chaos fencing chaos-coordinators latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api docs-pictures run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 ##@ First steps
 
@@ -282,6 +282,10 @@ docs-settings: install ## Renew docs/settings.md from the declarations
 
 console-pictures: install ## Renew the pictures in docs/console: the test walks through the console and takes them; needs Chromium
 	CONSOLE_PICTURES=$(CURDIR)/docs/console $(BIN)/python -m pytest -q tests/e2e/test_console_page.py
+
+docs-pictures: install ## Draw the pictures of the pages again
+	$(BIN)/python -m tools.pictures.states docs/states.svg
+	$(BIN)/python -m tools.pictures.timeline docs/timeline.svg
 
 docs-api: install ## Renew docs/api-routes.md from the declarations
 	$(BIN)/python -m tools.reference.api_routes docs/api-routes.md

@@ -1,0 +1,1 @@
+"""Pictures of the pages, drawn from the code and from recorded data."""
