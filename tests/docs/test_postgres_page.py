@@ -1,6 +1,6 @@
 """docs/tutorial-postgres.md: its commands print what it shows, against `make run TARGET=postgres`.
 
-Behind them, nothing that was secret is where it must not be.
+Behind them, nothing that was secret is where it must not be, and nothing was logged as an error.
 """
 
 from __future__ import annotations
@@ -53,4 +53,5 @@ def test_page(product: Product) -> None:
     texts = [path.read_bytes() for path in kept if path.is_file()]
     for secret in (token.rpartition("_")[2], password):
         assert not any(secret.encode() in text for text in texts)
+    assert b'"level":"error"' not in product.log.read_bytes()
     assert b"sandbox" not in product.log.read_bytes().partition(b"configuration: {")[0]

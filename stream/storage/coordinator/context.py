@@ -55,7 +55,7 @@ class CoordinatorContext:
     def table(self, key: SinkKey) -> str:
         """The name of the table that a sink fills, for the log; the sink's key if it is gone."""
         sink = self.sink(key)
-        return str(key) if sink is None else sink.table.table_id
+        return str(key) if sink is None else sink.table.label
 
     @asynccontextmanager
     async def file_lock(self, key: FileKey, timeout: float) -> AsyncIterator[Lock]:
