@@ -261,6 +261,12 @@ class StorageReaderService(Service):
             _log.error(
                 "cut off unreadable ends of {names}", names=files.cut, slice_id=str(slice_.key)
             )
+        if files.finished:
+            _log.info(
+                "finished the streams of {names}, which a node of the original left when it ended",
+                names=files.finished,
+                slice_id=str(slice_.key),
+            )
         if files.damaged:
             _log.error(
                 "files of a slice are damaged: what can be read is uploaded, see {names}",

@@ -37,6 +37,7 @@ class CheckedFiles:
     """:ivar files: paths with from and to where each is sent, in the order of names.
     :ivar cut: names of files with something behind their last whole part.
     :ivar damaged: names of the files in quarantine of which something else is missing.
+    :ivar finished: names of the files of the original service whose streams were finished now.
     """
 
     files: tuple[tuple[Path, tuple[tuple[int, int], ...]], ...]
@@ -44,6 +45,7 @@ class CheckedFiles:
     uncompressed: int
     cut: tuple[str, ...]
     damaged: tuple[str, ...]
+    finished: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -75,6 +77,7 @@ def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFil
     """Find and check the files of a slice; none at all is an empty slice.
 
     What has the name of such a file and is something else (a directory, a link) is quarantined.
+    Files of the original service are finished, see `stream.storage.volumes.unfinished`.
 
     Raises `FileInUse`; what is in the files before the writer closes them isn't all.
     """
@@ -83,7 +86,7 @@ def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFil
     paths = sorted({*directory.glob(pattern), *directory.glob(f".{pattern}")})
     files = []
     rows = uncompressed = 0
-    cut, damaged = [], []
+    cut, damaged, names = [], [], []
     for path in paths:
         if not stat.S_ISREG(path.lstat().st_mode):
             damaged.append(quarantine(path).name)
@@ -95,6 +98,7 @@ def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFil
         if compression == "gzip" and found.size != path.stat().st_size and is_of_original(path):
             finished = finish_streams(path)
             if finished is not None:
+                names.append(path.name)
                 if finished.kept is not None:
                     damaged.append(finished.kept.name)
                 with _open(path) as file:
@@ -107,4 +111,4 @@ def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFil
         uncompressed += found.uncompressed
         if found.parts:
             files.append((path, found.parts))
-    return CheckedFiles(tuple(files), rows, uncompressed, tuple(cut), tuple(damaged))
+    return CheckedFiles(tuple(files), rows, uncompressed, tuple(cut), tuple(damaged), tuple(names))

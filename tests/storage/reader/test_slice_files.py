@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,33 @@ def test_something_else_in_the_place_of_a_file(tmp_path: Path, directory: Path, 
     file.close()
     assert _uploaded(tmp_path) == b'"0"\n"1"\n'
     assert not (tmp_path / "elsewhere").exists()
+
+
+def _unfinished(*rows: bytes) -> bytes:
+    """A stream that the original service has flushed and never ended."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    return b"".join(packer.compress(row) + packer.flush(zlib.Z_SYNC_FLUSH) for row in rows)
+
+
+def test_files_of_the_original_are_finished(tmp_path: Path, directory: Path) -> None:
+    """Those of a killed node are uploaded with every row it has flushed, and said to be so once."""
+    path = directory / ".slice-n.csv.gz"
+    path.write_bytes(_unfinished(b'"0"\n', b'"1"\n') + _unfinished(b'"2"\n'))
+    (directory / "slice-n.csv.gz").write_bytes(_PARTS[1])
+    checked = check_files(tmp_path, _LOCAL, "gzip")
+    assert (checked.finished, checked.rows, checked.damaged) == ((path.name,), 4, ())
+    assert sorted(_uploaded(tmp_path).splitlines()) == [b'"0"', b'"1"', b'"1"', b'"2"']
+    assert check_files(tmp_path, _LOCAL, "gzip").finished == ()
+
+
+def test_a_file_of_the_original_is_continued(tmp_path: Path, directory: Path) -> None:
+    """It is finished before the first life of ours writes to it; ours are cut as ever."""
+    path = directory / "slice-n.csv.gz"
+    path.write_bytes(_unfinished(b'"0"\n'))
+    file = open_disk_file(path, tmp_path, life=1, resume=-1, compression="gzip", reserve=0)
+    file.append(file.length, gzip.compress(b'"new"\n'))
+    file.append(file.length, _unfinished(b'"torn"\n'))
+    file.close()
+    again = open_disk_file(path, tmp_path, life=2, resume=-1, compression="gzip", reserve=0)
+    again.close()
+    assert _uploaded(tmp_path) == b'"0"\n"new"\n'
