@@ -7,6 +7,7 @@ import { bytes, durationMs, rate, shortSpan, sizeBytes, span } from "../src/lib/
 import { fromStatistics, inStage, limitsOf, nearest } from "../src/lib/pipeline";
 import { RateSeries, summed } from "../src/lib/series";
 import { shellQuoted, snippets } from "../src/lib/snippets";
+import { parseRoute, sinkHref, sourceHref } from "../src/state/router";
 
 describe("rates", () => {
   test("are differences of the counter, spread over the seconds that passed", () => {
@@ -119,6 +120,10 @@ describe("differences", () => {
   test("are the lines that were added and removed", () => {
     expect(diff("a\nb\nc", "a\nc\nd").map((line) => `${line.kind[0]}${line.text}`)).toEqual(["sa", "rb", "sc", "ad"]);
   });
+  test("from nothing are all lines", () => {
+    expect(diff("", "a").map((line) => line.kind)).toEqual(["added"]);
+    expect(diff("", "")).toEqual([]);
+  });
   test("together make both texts", () => {
     const random = (seed: number) => Array.from({ length: 12 }, (_, index) => "abc"[(seed * 7 + index * index * seed) % 3]!);
     for (let seed = 1; seed < 40; seed++) {
@@ -129,6 +134,14 @@ describe("differences", () => {
       expect(text("removed")).toEqual(after);
     }
   });
+});
+
+test("addresses name pages, whatever the ids hold", () => {
+  expect(parseRoute("")).toEqual({ page: "overview" });
+  expect(parseRoute(sourceHref("a/b <i>"))).toEqual({ page: "source", sourceId: "a/b <i>", tab: "" });
+  expect(parseRoute(sinkHref("new", "tasks", "mapping"))).toEqual({ page: "sink", sourceId: "new", sinkId: "tasks", tab: "mapping" });
+  expect(parseRoute("#/sources/%zz/tail")).toEqual({ page: "source", sourceId: "%zz", tab: "tail" });
+  for (const hash of ["#/x", "#/sources", "#/sources/a/sinks", "#/new/x"]) expect(parseRoute(hash)).toEqual({ page: "missing" });
 });
 
 test("numbers are short", () => {

@@ -9,8 +9,9 @@ const MAX_LINES = 1500;
 
 /** The shortest list of changes that makes *after* of *before*. */
 export function diff(before: string, after: string): Line[] {
-  const a = before.split("\n").slice(0, MAX_LINES);
-  const b = after.split("\n").slice(0, MAX_LINES);
+  const lined = (text: string) => (text === "" ? [] : text.split("\n").slice(0, MAX_LINES));
+  const a = lined(before);
+  const b = lined(after);
   const width = b.length + 1;
   const longest = new Uint16Array((a.length + 1) * width);
   for (let i = a.length - 1; i >= 0; i--)

@@ -157,7 +157,6 @@ function SettingRow({ path, setting, onChanged }: { path: string; setting: Setti
     <>
       {setting.description} Default: <code>{shown(setting.defaultValue) || "(empty)"}</code>
       {range ? ` · ${range}` : ""}
-      {setting.protected ? " · protected: only an operator can change it" : ""}
     </>
   );
   return (
@@ -197,6 +196,8 @@ export function Settings({ path }: { path: string }) {
   if (!found.data) return <Loading what="settings" />;
   const wanted = filter.toLowerCase();
   const matching = found.data.settings.filter((each) => `${each.key} ${each.description}`.toLowerCase().includes(wanted));
+  const open = matching.filter((each) => !each.protected);
+  const closed = matching.filter((each) => each.protected);
   const changed = () => {
     found.reload();
     void load().catch(() => undefined);
@@ -213,9 +214,17 @@ export function Settings({ path }: { path: string }) {
         />
         <span class="quiet">A file keeps the settings that it was opened with.</span>
       </div>
-      {matching.map((setting) => (
+      {open.map((setting) => (
         <SettingRow key={setting.key} path={path} setting={setting} onChanged={changed} />
       ))}
+      {closed.length > 0 && (
+        <details class="more" open={wanted !== ""}>
+          <summary>{closed.length} protected settings, which only an operator changes</summary>
+          {closed.map((setting) => (
+            <SettingRow key={setting.key} path={path} setting={setting} onChanged={changed} />
+          ))}
+        </details>
+      )}
       {!matching.length && <Empty title="No setting is called like that" />}
     </>
   );

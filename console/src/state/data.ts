@@ -1,7 +1,7 @@
 /** Sources, sinks and their counters, kept current while somebody is signed in. */
 
 import { batch, signal } from "@preact/signals";
-import { get, inBranch, isMissing, request, Unreachable } from "../api/client";
+import { ApiError, get, inBranch, isMissing, request, Unreachable } from "../api/client";
 import { readEvents } from "../api/sse";
 import type { AggregatedSource, LastError, LiveCounters, Page, SinkStatistics } from "../api/types";
 import { RateSeries } from "../lib/series";
@@ -239,9 +239,13 @@ async function follow(signal: AbortSignal): Promise<void> {
         try {
           wait = 500;
           id = await stream(signal, id);
+          await pause(wait, signal);
         } catch (error) {
-          if (!isMissing(error)) throw error;
-          hasStream = false;
+          if (isMissing(error)) hasStream = false;
+          else if (error instanceof ApiError && error.code === "tooManyStreams") {
+            feed.value = "polling";
+            await pause(POLL_MS, signal);
+          } else throw error;
         }
       } else {
         feed.value = "polling";

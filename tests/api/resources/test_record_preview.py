@@ -238,6 +238,19 @@ async def test_a_mapping_that_no_sink_could_have(api: Api) -> None:
 
 
 @ensure
+async def test_columns_with_types(api: Api) -> None:
+    """The kind of table says whether columns have types, and they are read as such."""
+    await api.create_source()
+    columns = [path_column("a", dataType="integer"), path_column("b", dataType="date")]
+    table = {"type": "postgres", "mapping": {"columns": columns}}
+    body = {"table": table, "record": {"body": '{"a":"7","b":"tomorrow"}'}}
+    [row] = (await api.call("POST", f"{SOURCE}/test/mapping", body)).json["rows"]
+    a, b = row["columns"]
+    assert a == {"name": "a", "value": "7"}
+    assert "is not a date" in b["error"]
+
+
+@ensure
 async def test_a_batch_has_a_row_for_each_record(api: Api) -> None:
     """A body of lines is read as the source reads it."""
     await api.create_source()
