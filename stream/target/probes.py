@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from stream.concurrency.deadline import within
 from stream.concurrency.waiters import Waiters
@@ -53,6 +54,7 @@ class Probes:
         self._now = now
         self._known: dict[str, tuple[float, ConnectionState]] = {}
         self._asking: dict[str, Waiters[ConnectionState]] = {}
+        self._running: set[str] = set()
 
     async def states(self, connections: Sequence[Connection]) -> Sequence[ConnectionState]:
         """The states of *connections*, which are tried at the same time."""
@@ -102,8 +104,21 @@ class Probes:
         target = self._targets.named(connection.type)
         if not isinstance(target, Probing):
             return None
-        probing = Deferred.fromCoroutine(_awaited(target, connection.name))
-        await within(probing, PROBE_SECONDS, self._reactor, f"the connection {connection.name}")
+        name = connection.name
+        if name in self._running:
+            raise TimeoutError  # the last attempt hasn't ended yet, and holds a thread
+        self._running.add(name)
+        answer: Deferred[None] = Deferred()
+
+        def ended(result: object) -> None:
+            self._running.discard(name)
+            if isinstance(result, Failure) and not answer.called:
+                answer.errback(result)
+            elif not answer.called:
+                answer.callback(None)
+
+        Deferred.fromCoroutine(_awaited(target, name)).addBoth(ended)
+        await within(answer, PROBE_SECONDS, self._reactor, f"the connection {name}")
         return True
 
 

@@ -99,6 +99,19 @@ def test_no_answer_is_an_answer(world: World) -> None:
     assert shown(first) == shown(second) == [(False, "no answer within 5 s")]
 
 
+def test_an_attempt_that_does_not_end_is_not_joined_by_others(world: World) -> None:
+    """It may hold a thread; when it has ended, the connection is tried again."""
+    world.ask()
+    world.clock.advance(PROBE_SECONDS)
+    world.clock.advance(REMEMBERED_SECONDS)
+    assert shown(world.ask()) == [(False, "no answer within 5 s")]
+    assert world.tried == ["one"]
+    world.answer()
+    world.clock.advance(REMEMBERED_SECONDS)
+    world.ask()
+    assert world.tried == ["one", "one"]
+
+
 def test_a_caller_who_leaves_takes_nothing_from_the_others(world: World) -> None:
     """The connection is tried to the end."""
     gone, waiting = world.ask(), world.ask()

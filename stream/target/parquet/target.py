@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from stream.definition.key import SinkKey
 from stream.errors import UserError
+from stream.ops.process.thread_pool import in_own_thread
 from stream.staging import StagingError
 from stream.staging.bucket import Bucket, open_bucket
 from stream.target.columns import ColumnRecord
@@ -173,10 +174,14 @@ class ParquetTarget(LakeTarget[Archive]):
         await self._run(connection, remove)
 
     async def probe(self, connection: str) -> None:
-        archive = self._connections[connection]
+        address = self._connections[connection].address
+
+        def read() -> None:
+            open_bucket(address, address.credentials()).read(_PROBED)
+
         try:
-            await self._run(archive, lambda bucket: bucket.read(_PROBED))
-        except UserError as error:
+            await in_own_thread(self._reactor, read)
+        except (UserError, StagingError) as error:
             _log.info(
                 'the connection "{connection}" does not answer: {reason}',
                 connection=connection,
