@@ -84,8 +84,8 @@ def push(
     compressed with gzip or zstd, of any size. The exit code is 7 if records were rejected.
 
     With --state the push can be stopped in any way and repeated: it goes on where it was, and sends
-    what is in doubt again under the same idempotency keys. A source knows them for 10 minutes by
-    default, so nothing is stored twice if it goes on within that time.
+    what is in doubt again under the same idempotency keys. A source node knows them for 10 minutes
+    by default, until it is restarted: what goes on later may store a few batches twice.
     """
     from stream.client.delivery import Delivery, Stopped
 
@@ -104,7 +104,7 @@ def push(
     except (StateFault, InputFault) as error:
         return _failed(str(error), USAGE)
     start, is_noted = pushed.state, True
-    outcome: Callable[[], int] = lambda: REJECTED if pushed.rejected else 0  # noqa: E731
+    failure: tuple[str, int] | None = None
     delivery = None
     try:
         with _shown(given, pushed, quiet) as shown, _rejections(rejected_name) as on_rejected:
@@ -128,28 +128,25 @@ def push(
                 max_rejected=max_rejected,
             )
     except (KeyboardInterrupt, Stopped):
-        outcome = lambda: _failed("Interrupted.", INTERRUPTED)  # noqa: E731
+        failure = "Interrupted.", INTERRUPTED
     except InputFault as error:
-        text = f"{file}: {error}"
-        outcome = lambda: _failed(text, USAGE)  # noqa: E731
+        failure = f"{file}: {error}", USAGE
     except StateFault as error:
-        text, is_noted = str(error), False
-        outcome = lambda: _failed(text, FAILED)  # noqa: E731
+        failure, is_noted = (str(error), FAILED), False
     except OSError as error:
-        text = f"{file}: {error.strerror or error}."
-        outcome = lambda: _failed(text, FAILED)  # noqa: E731
+        failure = f"{error.filename or file}: {error.strerror or error}.", FAILED
     except ClientError as error:
-        text, code = str(error), exit_code_of(error)
-        outcome = lambda: _failed(text, code)  # noqa: E731
+        failure = str(error), exit_code_of(error)
     finally:
         if delivery is not None:
             delivery.close()
         with suppress(OSError):
             given.close()
     _print(pushed, start, time.monotonic() - began, output)
-    code = outcome()
-    if code not in (0, REJECTED):
-        click.echo(_going_on(pushed.state, state_path is not None, is_noted), err=True)
+    if failure is None:
+        return REJECTED if pushed.rejected else 0
+    code = _failed(*failure)
+    click.echo(_going_on(pushed.state, state_path is not None, is_noted), err=True)
     return code
 
 
