@@ -1,0 +1,162 @@
+"""`stream apply` when others change the same sources at the same time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from stream.cli.commands import definitions
+from stream.cli.main import run
+from stream.client.errors import ServiceError, TaskFailed
+
+
+class StubApi:
+    """An API with one source.
+
+    :ivar before: called before each change; what it raises is the answer.
+    """
+
+    def __init__(self) -> None:
+        self.sources: dict[str, dict[str, Any]] = {}
+        self.changes: list[str] = []
+        self.before: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def document(self) -> Any:
+        return {}
+
+    def pause(self, seconds: float) -> None:
+        """No time passes."""
+
+    def pages(self, member: str, *path: str) -> Iterator[dict[str, Any]]:
+        return iter(self.sources.values() if path == ("sources",) else ())
+
+    def change(self, method: str, *path: str, body: Any = None) -> dict[str, Any]:
+        self.before()
+        self.changes.append(f"{method} {'/'.join(path)}")
+        if method == "POST":
+            self.sources[body["sourceId"]] = dict(body)
+        else:
+            self.sources[path[1]] |= body
+        return {}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StubApi:
+    stub = StubApi()
+    monkeypatch.setattr(definitions, "connect", lambda: stub)
+    monkeypatch.chdir(tmp_path)
+    _write({"sourceId": "shop", "type": "http", "name": "Shop"})
+    return stub
+
+
+def _write(*sources: dict[str, Any]) -> None:
+    Path("stream.yaml").write_text(json.dumps({"sources": sources}))
+
+
+_APPLY = ["apply", "-f", "stream.yaml"]
+_EXISTS = ServiceError(409, "stream.api.sourceAlreadyExists", "Exists.")
+
+
+def test_twice(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second time there is nothing to do."""
+    assert run([*_APPLY, "--yes"]) == 0
+    assert 'source "shop" created' in capsys.readouterr().out
+    assert run([*_APPLY, "--yes"]) == 0
+    assert capsys.readouterr().out == "No changes.\n"
+    assert api.changes == ["POST sources"]
+
+
+def test_a_dry_run(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    """It changes nothing, and its exit code says whether something would be."""
+    assert run([*_APPLY, "--dry-run"]) == 8
+    assert "+ name: Shop" in capsys.readouterr().out
+    assert run([*_APPLY, "--dry-run", "--output", "json"]) == 8
+    [change] = json.loads(capsys.readouterr().out)
+    assert (change["action"], change["before"]) == ("create", None)
+    assert api.changes == []
+
+
+def test_nobody_to_ask(
+    api: StubApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script that doesn't say yes changes nothing."""
+    with Path("/dev/null").open() as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        assert run(_APPLY) == 2
+    assert "--yes" in capsys.readouterr().err
+    assert api.changes == []
+
+
+def test_somebody_was_first(api: StubApi) -> None:
+    """With the same change: then it is there."""
+
+    def first() -> None:
+        api.sources["shop"] = {"sourceId": "shop", "type": "http", "name": "Shop"}
+        raise _EXISTS
+
+    api.before = first
+    assert run([*_APPLY, "--yes"]) == 0
+    assert api.changes == []
+
+
+def test_somebody_was_first_with_another_change(
+    api: StubApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was not shown is not made."""
+
+    def first() -> None:
+        api.sources["shop"] = {"sourceId": "shop", "type": "http", "name": "Other"}
+        raise _EXISTS
+
+    api.before = first
+    assert run([*_APPLY, "--yes"]) == 5
+    assert "Look at the differences again" in capsys.readouterr().err
+    assert api.sources["shop"]["name"] == "Other"
+
+
+def test_a_failure_that_passes(api: StubApi) -> None:
+    """A task of somebody else has the object: it is tried again, a few times."""
+    failures = iter([TaskFailed("1", "Busy."), ServiceError(500, "", "Busy."), None])
+
+    def fail() -> None:
+        failure = next(failures)
+        if failure is not None:
+            raise failure
+
+    api.before = fail
+    assert run([*_APPLY, "--yes"]) == 0
+    assert api.changes == ["POST sources"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, 1), (403, 3), (503, 6)])
+def test_a_failure_that_stays(
+    api: StubApi, status: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reason and a code for scripts."""
+    api.before = lambda: _raise(ServiceError(status, "stream.api.x", "No."))
+    assert run([*_APPLY, "--yes"]) == code
+    assert "Error: No." in capsys.readouterr().err
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_an_export(api: StubApi, capsys: pytest.CaptureFixture[str]) -> None:
+    """It can be applied as it is."""
+    api.sources["shop"] = {"sourceId": "shop", "type": "http", "name": "Shop"}
+    api.get = lambda *path: {"settings": []}  # type: ignore[attr-defined]
+    assert run(["export"]) == 0
+    Path("stream.yaml").write_text(capsys.readouterr().out)
+    assert run([*_APPLY, "--yes"]) == 0
+    assert capsys.readouterr().out == "No changes.\n"
