@@ -71,7 +71,11 @@ $(STAMP): $(RUNTIME) requirements.lock
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@touch $@
 
-run: $(RUNTIME) ## Run everything on this machine; PORT_OFFSET=100 for a second instance, TARGET=postgres for tables in PostgreSQL
+$(VENV)/.lake: $(RUNTIME) requirements-lake.lock
+	@tools/install.sh $(PYTHON) $(VENV) requirements-lake.lock
+	@touch $@
+
+run: $(RUNTIME) $(if $(filter iceberg parquet,$(TARGET)),$(VENV)/.lake) ## Run everything on this machine; PORT_OFFSET=100 for a second instance, TARGET=postgres, iceberg or parquet for tables there
 	@(nice $(BIN)/python -m tools.console --quiet &)
 	@exec $(BIN)/stream-service dev $(subst $(comma), ,$(COMPONENTS)) $(CONFIG_FLAG) $(if $(PORT_OFFSET),--port-offset=$(PORT_OFFSET)) $(if $(TARGET),--target=$(TARGET))
 

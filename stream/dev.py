@@ -86,6 +86,22 @@ def _postgres_settings(data: str, port_offset: int, given: Given) -> Mapping[str
     }
 
 
+def _iceberg_settings(data: str, port_offset: int, given: Given) -> Mapping[str, object]:
+    folder = Path(data).absolute()
+    catalog = {
+        "type": "sql",
+        # Processes that commit at the same time wait for each other.
+        "uri": f"sqlite:///{folder}/catalog.db?timeout=60",
+        "warehouse": (folder / "warehouse").as_uri(),
+    }
+    return {"target.connections": {"lake": {"type": "iceberg", "catalog": catalog}}}
+
+
+def _parquet_settings(data: str, port_offset: int, given: Given) -> Mapping[str, object]:
+    url = (Path(data).absolute() / "lake").as_uri()
+    return {"target.connections": {"lake": {"type": "parquet", "url": url}}}
+
+
 @attrs.frozen
 class DevTarget:
     """What ``--target`` chooses: tables that aren't the sandbox's, in projects of their own.
@@ -99,6 +115,8 @@ class DevTarget:
 
 
 DEV_TARGETS: Mapping[str, DevTarget] = {
+    "iceberg": DevTarget(frozenset(), _iceberg_settings),
+    "parquet": DevTarget(frozenset(), _parquet_settings),
     "postgres": DevTarget(frozenset({"postgres"}), _postgres_settings),
 }
 """By the name of the target."""

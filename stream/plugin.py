@@ -70,7 +70,7 @@ Components (any number of them run in one process):
   postgres              a local PostgreSQL, as a child process
   sandbox               a local Storage API with tables in SQLite
   dev                   everything on this machine, with data in ./var and tables in the sandbox;
-                        with --target=postgres in PostgreSQL, and without the sandbox
+                        without the sandbox with --target=postgres, iceberg or parquet
 
 Commands:
   check-takeover        says whether data of the original service can be taken over, or given back

@@ -6,11 +6,12 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from stream.local_postgres import DATABASE, USER, find_postgres, password_file
 from stream.sandbox.store import tables_file
 from stream.settings import Settings
+from stream.settings.connections import Connection
 
 __all__ = ["announce", "quick_start"]
 
@@ -42,11 +43,11 @@ A few seconds later the row is in the table:
     "SELECT * FROM \\"in.c-demo.events\\""), sep="\\n")'
 """
 
-_POSTGRES_TEMPLATE = """
+_OWN_TEMPLATE = """
   console  {api}/console/
   API      {api}    reference: {api}/v1/documentation/
   source   {source}
-  tables   PostgreSQL at {postgres}
+  tables   {tables}
 
 Make a token, create a source and a sink, and send a record:
 
@@ -56,9 +57,9 @@ Make a token, create a source and a sink, and send a record:
   curl -s $API/v1/branches/default/sources -H "Authorization: Bearer $TOKEN" \\
     -H 'Prefer: wait=10' --json '{{"type":"http","name":"My Source"}}'
   curl -s $API/v1/branches/default/sources/my-source/sinks -H "Authorization: Bearer $TOKEN" \\
-    -H 'Prefer: wait=10' --json '{{"type":"table","name":"My Sink","table":{{"type":"postgres",
-         "connection":"warehouse","table":"events","mapping":{{"columns":[
-         {{"type":"uuid","name":"id","dataType":"uuid","primaryKey":true}},
+    -H 'Prefer: wait=10' --json '{{"type":"table","name":"My Sink","table":{{{place},
+         "mapping":{{"columns":[
+         {{"type":"uuid","name":"id","dataType":"uuid"{key}}},
          {{"type":"datetime","name":"at","dataType":"timestamp"}},
          {{"type":"path","name":"user","path":"user.name","rawString":true}},
          {{"type":"body","name":"body","dataType":"json"}}]}}}}}}'
@@ -68,15 +69,23 @@ Make a token, create a source and a sink, and send a record:
 
 A few seconds later the row is in the table:
 
-  PGPASSWORD=$(cat {password}) {psql} postgresql://{user}@{postgres}/{database} \\
-    -c 'SELECT * FROM events'
+  {query}
 """
+
+_ICEBERG_QUERY = """{python} -c 'from pyiceberg.catalog import load_catalog; print(load_catalog(
+    "lake", type="sql", uri="{uri}",
+    warehouse="{warehouse}").load_table("shop.events").scan().to_arrow())'"""
+
+_PARQUET_QUERY = """{python} -c 'from pyarrow.dataset import dataset; print(dataset(
+    "{folder}/shop/events", partitioning="hive").to_table())'"""
 
 
 def quick_start(settings: Settings, components: Sequence[str] = ()) -> str:
     """The text for *settings*, of a run of *components*."""
     if "postgres" in components:
         return _of_postgres(settings)
+    if _lake(settings) is not None and "sandbox" not in components:
+        return _of_lake(settings)
     return _TEMPLATE.format(
         api=settings.api.public_url,
         source=settings.source.http.public_url,
@@ -91,16 +100,55 @@ def _of_postgres(settings: Settings) -> str:
     local = settings.local_postgres
     programs = find_postgres()
     is_on_path = programs is None or shutil.which("psql") is not None
-    return _POSTGRES_TEMPLATE.format(
+    psql = "psql" if is_on_path else f"{programs}/psql"
+    return _own(
+        settings,
+        tables=f"PostgreSQL at {local.listen}",
+        place='"type":"postgres","connection":"warehouse","table":"events"',
+        key=',"primaryKey":true',
+        query=f"PGPASSWORD=$(cat {password_file(Path(local.path))}) {psql} "
+        f"postgresql://{USER}@{local.listen}/{DATABASE} \\\n    -c 'SELECT * FROM events'",
+    )
+
+
+def _lake(settings: Settings) -> Connection | None:
+    """The connection of a development service with tables in a lake."""
+    found = settings.target.connections.by_name.get("lake")
+    return found if found is not None and found.type in ("iceberg", "parquet") else None
+
+
+def _of_lake(settings: Settings) -> str:
+    lake = _lake(settings)
+    assert lake is not None
+    python, days = _relative(Path(sys.executable)), '"partitionBy":["day(at)"]'
+    if lake.type == "iceberg":
+        catalog = lake.options["catalog"]
+        return _own(
+            settings,
+            tables=f"Iceberg: catalog {catalog['uri']}, files in {catalog['warehouse']}",
+            place='"type":"iceberg","connection":"lake","namespace":"shop","table":"events",'
+            f"\n         {days}",
+            query=_ICEBERG_QUERY.format(python=python, **catalog),
+        )
+    folder = _relative(Path(unquote(urlsplit(lake.options["url"]).path)))
+    return _own(
+        settings,
+        tables=f"Parquet files in {folder}",
+        place=f'"type":"parquet","connection":"lake","path":"shop/events",{days}',
+        query=_PARQUET_QUERY.format(python=python, folder=folder),
+    )
+
+
+def _own(settings: Settings, *, tables: str, place: str, query: str, key: str = "") -> str:
+    return _OWN_TEMPLATE.format(
         api=settings.api.public_url,
         source=settings.source.http.public_url,
-        postgres=local.listen,
+        tables=tables,
         command=_own_command(),
         etcd=f"--etcd-endpoint={settings.etcd.endpoint} --etcd-namespace={settings.etcd.namespace}",
-        password=password_file(Path(local.path)),
-        psql="psql" if is_on_path else f"{programs}/psql",
-        user=USER,
-        database=DATABASE,
+        place=place,
+        key=key,
+        query=query,
     )
 
 
@@ -109,8 +157,13 @@ def _own_command() -> str:
     script = Path(sys.executable).with_name("stream-service")
     if not script.exists():
         return f"{sys.executable} -m stream"
+    return _relative(script)
+
+
+def _relative(path: Path) -> str:
+    """As one writes it in the directory that the service was started in."""
     here = Path.cwd()
-    return str(script.relative_to(here) if here in script.parents else script)
+    return str(path.relative_to(here) if here in path.parents else path)
 
 
 def announce(settings: Settings, components: Sequence[str]) -> None:
@@ -118,6 +171,7 @@ def announce(settings: Settings, components: Sequence[str]) -> None:
     # The runner has replaced stdout.
     output = sys.__stdout__
     is_whole = {"api", "http-source"} <= set(components)
-    is_whole &= bool({"postgres", "sandbox"} & set(components))
+    has_lake = "etcd" in components and _lake(settings) is not None
+    is_whole &= has_lake or bool({"postgres", "sandbox"} & set(components))
     if is_whole and output is not None and output.isatty():
         print(quick_start(settings, components), file=output, flush=True)

@@ -10,6 +10,7 @@ from stream.defaults import defaults_for, shifted
 from stream.dev import DEV_SETTINGS, create_volume
 from stream.errors import UserError
 from stream.plugin import NAMES, Options
+from stream.quickstart import quick_start
 from stream.settings import LEAVES, split_address
 from stream.settings.tree import LEAVES_BY_KEY
 
@@ -50,6 +51,21 @@ def test_dev_with_tables_in_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAM_LOCAL_POSTGRES_LISTEN", "127.0.0.1:7")
     moved = _parsed("dev", "--target=postgres").settings.target.connections.by_name["warehouse"]
     assert "127.0.0.1:7/" in moved.options["dsn"]
+
+
+@pytest.mark.parametrize("target", ["iceberg", "parquet"])
+def test_dev_with_tables_in_a_lake(target: str) -> None:
+    """In folders below the data; nothing else runs beside Stream and etcd."""
+    options = _parsed("dev", f"--target={target}")
+    others = {"postgres", "sandbox"}
+    assert options.components == tuple(name for name in NAMES if name not in others)
+    settings = options.settings
+    lake = settings.target.connections.by_name["lake"]
+    assert lake.type == target
+    assert f"/var/{target}/" in str(lake.options)
+    text = quick_start(settings, options.components)
+    assert f'"type":"{target}","connection":"lake"' in text
+    assert "shop/events" in text or "shop.events" in text
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,13 @@ def _die_with_parent(parent: int) -> None:
 
 
 def _answer(work: Work, job: dict[str, Any], rows: Callable[[int], bytes]) -> bytes:
+    slices = slices_of(rows, job.get("slices", 0))
     try:
-        return json.dumps(work(job, slices_of(rows, job.get("slices", 0)))).encode() + b"\n"
+        answer = work(job, slices)
+        for rest in slices:
+            for _ in rest:
+                pass
+        return json.dumps(answer).encode() + b"\n"
     except UserError as error:
         return failure(error)
     except StagingError as error:

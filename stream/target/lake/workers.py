@@ -3,8 +3,8 @@
 Note [Workers]: libraries that write Parquet and catalogs are large, take a second to load, and hold
 the interpreter's lock. So they run in processes of their own. A process does one job at a time and
 is kept for the next; it ends after some time without one, after some number of jobs, and after one
-that failed. Credentials go over its input, never on its command line. Whoever gives a job up kills
-its process: what it had stored by then, a repetition stores again.
+that failed with rows. Credentials go over its input, never on its command line. Whoever gives a job
+up kills its process: what it had stored by then, a repetition stores again.
 """
 
 from __future__ import annotations
@@ -203,13 +203,12 @@ class Workers(Service):
                 fed = worker.feed(self._reactor, self._threads.pool, slices)
                 fed.addErrback(self._not_fed, answer)
             line = await answer
-            if fed is not None and not fed.called:
-                # It has answered before it has read everything: most likely it has failed.
-                worker.signal("KILL")
-                await fed
-                return answer_of(line)
+            is_clean = not slices  # of a job that failed, rows may be left in the pipe
+            result = answer_of(line)
+            if fed is not None:
+                await fed  # the process has read everything
             is_clean = True
-            return answer_of(line)
+            return result
         finally:
             self._release(worker, is_clean=is_clean)
 

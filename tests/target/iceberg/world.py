@@ -16,6 +16,7 @@ from stream.definition.entity import TableSink
 from stream.etcd import EtcdClient
 from tests.storage.samples import MAPPING
 from tests.target.iceberg.rest import shared_rest_catalog
+from tests.target.lake.workers import share_workers
 from tests.target.parquet.world import declared
 from tests.target.postgres.world import with_type
 from tests.target.world import Fault, World, changes_with, context_of
@@ -75,6 +76,7 @@ async def iceberg_world(
     settings = declared(path, {"lake": {"type": "iceberg", "catalog": dict(catalog), **options}})
     async with context_of(etcd, settings) as (storage, context):
         target = IcebergTarget(context)
+        share_workers(target)
         for service in (*target.services, *target.import_services):
             await maybeDeferred(service.startService)
         namespace = f"test_{secrets.token_hex(6)}"

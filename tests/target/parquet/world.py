@@ -22,6 +22,7 @@ from stream.settings import Settings
 from stream.settings.connections import Connections
 from tests.staging.servers import SERVERS, running_server
 from tests.storage.samples import MAPPING
+from tests.target.lake.workers import share_workers
 from tests.target.postgres.world import with_type
 from tests.target.world import Fault, World, changes_with, context_of
 
@@ -165,6 +166,7 @@ async def parquet_world(
     settings = declared(path, {"archive": {"type": "parquet", **options}})
     async with context_of(etcd, settings) as (storage, context):
         target = ParquetTarget(context)
+        share_workers(target)
         for service in (*target.services, *target.import_services):
             await maybeDeferred(service.startService)
         table = f"test/{secrets.token_hex(6)}"
