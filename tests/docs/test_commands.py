@@ -195,6 +195,7 @@ NOT_RUN = (
     NotRun("docs/tutorial.md", "$ call -X DELETE", "the other pages go on with the source"),
     NotRun("docs/tutorial.md", "$ make run PORT_OFFSET", "default ports; tests/test_defaults.py"),
     NotRun("docs/development.md", "$ .venv/bin/stream-service", "tests/e2e/test_terminal.py"),
+    NotRun("docs/takeover.md", "$ stream-service", "tests/e2e/test_takeover.py"),
     NotRun("docs/backup.md", "$ find", "needs an etcd that has lost something; was rehearsed"),
     NotRun("docs/testing.md", "STREAM_TEST_STORAGE_API_HOST=", "needs a real project"),
     NotRun("docs/operations.md", "$ ssh-keygen", "writes to /etc; tests/e2e/test_console.py"),

@@ -344,7 +344,7 @@ SINK_FILES = _object(
             "SinkFreshness",
             ("pendingRecords", Integer(description="Records that aren't in the table yet.")),
             ("oldestPendingAt", _TIME),
-            ("lastRecordAt", _TIME),
+            ("lastRecordAt", Text(format="date-time", description="Of the files that are shown.")),
             optional=("oldestPendingAt", "lastRecordAt"),
         ),
     ),
