@@ -9,6 +9,7 @@ from twisted.internet.threads import deferToThread
 from stream.definition.entity import KEBOOLA, Sink
 from stream.encryption import Encryptor
 from stream.encryption.aes import AesEncryptor
+from stream.encryption.gob import Struct
 from stream.errors import UserError
 from stream.etcd import EtcdClient, KeyValue
 from stream.mapping.stored import StoredMapping
@@ -22,6 +23,7 @@ from stream.takeover.volumes import check_volumes_or_say
 from stream.target.keboola.quarantine import QuarantineRecord
 from stream.target.keboola.records import FileRecord, TokenRecord
 from stream.target.keboola.values import SinkToken
+from stream.values.codec import Record
 
 __all__ = ["check_give_back", "check_takeover", "read_all"]
 
@@ -79,7 +81,7 @@ async def check_give_back(client: EtcdClient, encryptor: Encryptor) -> Inventory
     for key, record in found.records.items():
         if isinstance(record, File | Slice | Sink) and refers(record) is not None:
             report.add(Weight.CONVERTED, key, "the large mapping is written into the record")
-        if key in secrets:
+        if key in secrets and not await is_in_original_form(record, encryptor):
             report.add(Weight.CONVERTED, key, "the secret is encrypted in the form of the original")
         if isinstance(record, QuarantineRecord):
             report.add(Weight.NOTE, key, "the original doesn't know of rows that were refused")
@@ -92,6 +94,22 @@ def refers(record: File | Slice | Sink) -> StoredMapping | None:
     """The reference that the record has for its mapping, ``None`` if it has the mapping itself."""
     mapping = record.table.mapping if isinstance(record, Sink) else record.mapping
     return mapping if mapping.content is None else None
+
+
+def secret_of(record: TokenRecord | FileRecord) -> tuple[str, Mapping[str, str]]:
+    """The encrypted secret of a record, ``""`` if there is none, and what it is bound to."""
+    if isinstance(record, TokenRecord):
+        return record.encrypted_token, {"sink": str(record.key)}
+    return record.encrypted_upload, {"file": str(record.file_key)}
+
+
+async def is_in_original_form(record: Record, encryptor: Encryptor) -> bool:
+    """Whether the original has encrypted the secret of *record*, or it was given back already.
+
+    :param record: one whose secret can be opened.
+    """
+    assert isinstance(record, TokenRecord | FileRecord)
+    return isinstance(await encryptor.decrypt(*secret_of(record)), Struct)
 
 
 def _check_live(found: Inventory) -> None:
@@ -110,10 +128,7 @@ async def _check_secrets(
             continue
         if isinstance(record, FileRecord) and str(record.file_key) not in open_files:
             continue
-        encrypted = (
-            record.encrypted_token if isinstance(record, TokenRecord) else record.encrypted_upload
-        )
-        if not encrypted:
+        if not secret_of(record)[0]:
             continue
         try:
             opened[key] = await record.unseal(encryptor)

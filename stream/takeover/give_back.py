@@ -21,7 +21,7 @@ from stream.etcd import AtomicTxn, EtcdClient, Session, atomic
 from stream.mapping.columns import Mapping as Columns
 from stream.storage.model.entity import File, Slice
 from stream.storage.store.layout import LAYOUT_KEY
-from stream.takeover.check import check_give_back, refers
+from stream.takeover.check import check_give_back, is_in_original_form, refers, secret_of
 from stream.takeover.inventory import Inventory, unfinished_files
 from stream.target.keboola.original import token_to_go, upload_to_go
 from stream.target.keboola.records import FileRecord, TokenRecord
@@ -93,16 +93,12 @@ async def _sealed_for_original(
     record: TokenRecord | FileRecord, encryptor: Encryptor, found: Inventory
 ) -> TokenRecord | FileRecord | None:
     """The record with its secret in the original's form; ``None`` if nothing is to be converted."""
-    if isinstance(record, FileRecord):
-        if not record.encrypted_upload or record.file_key not in unfinished_files(found):
-            return None
-        gob = upload_to_go(to_plain(await record.unseal(encryptor)))
-        metadata = {"file": str(record.file_key)}
-    else:
-        if not record.encrypted_token:
-            return None
-        gob = token_to_go(to_plain(await record.unseal(encryptor)))
-        metadata = {"sink": str(record.key)}
+    is_needed = not isinstance(record, FileRecord) or record.file_key in unfinished_files(found)
+    text, metadata = secret_of(record)
+    if not text or not is_needed or await is_in_original_form(record, encryptor):
+        return None
+    plain = to_plain(await record.unseal(encryptor))
+    gob = upload_to_go(plain) if isinstance(record, FileRecord) else token_to_go(plain)
     if not isinstance(encryptor, AesEncryptor):
         raise UserError("only what encryption.provider=aes has encrypted can be given back")
     sealed = encryptor.encrypt_for_original(gob, metadata)

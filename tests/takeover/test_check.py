@@ -167,6 +167,7 @@ async def test_given_back(etcd: EtcdClient, session: Session) -> None:
     assert take_inventory(await read_all(etcd)).values == before.values
     for _ in range(2):
         assert (await give_back(etcd, session, ENCRYPTOR, 5)).report.is_clear
+        assert (await check_give_back(etcd, ENCRYPTOR)).report.findings == []
         kvs = {
             kv.key: orjson.loads(kv.value) for kv in await read_all(etcd) if kv.value[:1] == b"{"
         }
