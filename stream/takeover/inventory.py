@@ -276,7 +276,7 @@ def _check_open(found: Inventory, kind: str, opened: Mapping[object, Sequence[st
                     Weight.NOTE,
                     key,
                     f"a rotation was left half-done: more than one {kind} is open; "
-                    "all of them are closed with the next rotation",
+                    "records go to each of them, and each is imported",
                 )
 
 

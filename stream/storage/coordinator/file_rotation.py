@@ -13,6 +13,7 @@ never be imported. It gets a new staging file, see Note [Restaging] in
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger, LogLevel
@@ -20,7 +21,7 @@ from twisted.logger import Logger, LogLevel
 from stream.concurrency.deadline import within
 from stream.definition.key import SinkKey
 from stream.errors import UserError
-from stream.etcd import AtomicTxn, Batch, atomic
+from stream.etcd import AtomicTxn, Batch, Lock, atomic
 from stream.ops.logging.throttle import LogThrottle
 from stream.settings.level import TargetOperatorSettings
 from stream.storage.coordinator.context import CoordinatorContext
@@ -212,6 +213,8 @@ class FileRotation:
         timeout = self._settings.file_rotation_timeout.seconds
         async with self._context.file_lock(file.key, timeout) as lock:
             now = self._context.now()
+            if self._is_left_behind(file) and await self._close_left_behind(file.key, now, lock):
+                return
             prepared = await self._provider.prepare(source, sink, now, token=None)
 
             async def body(txn: AtomicTxn) -> File | None:
@@ -233,6 +236,28 @@ class FileRotation:
             cause=decision.cause,
             opened=opened.key,
         )
+
+    def _is_left_behind(self, file: File) -> bool:
+        """Whether a newer file of the sink is open, as far as known."""
+        return any(
+            item.value.state is FileState.WRITING
+            and item.value.key.sink_key == file.key.sink_key
+            and item.value.key > file.key
+            for item in self.operator.items.values()
+        )
+
+    async def _close_left_behind(self, key: FileKey, now: datetime, lock: Lock) -> bool:
+        closed = await atomic(
+            self._context.client,
+            lambda txn: self._context.repository.close_left_behind(txn, key, now),
+            lock=lock,
+        )
+        if closed:
+            _log.warn(
+                "closed file {file_id}: a rotation was left half-done, a newer file is open",
+                file_id=key,
+            )
+        return closed
 
     async def _commit_or_discard(
         self, committing: Awaitable[File | None], prepared: PreparedFile

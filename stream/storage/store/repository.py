@@ -262,6 +262,24 @@ class StorageRepository:
             )
         return [await self._close_file(txn, file, now) for file in files]
 
+    async def close_left_behind(self, txn: AtomicTxn, key: FileKey, now: datetime) -> bool:
+        """Close *key* if a newer file of the sink is open: it needs no other one to follow it.
+
+        Such a file is what a half-done rotation of another service leaves; ours are whole.
+
+        :returns: whether it was closed.
+        """
+        open_files = [
+            file
+            for file in await records.local_files(txn, key.sink_key)
+            if file.state is FileState.WRITING
+        ]
+        left = next((file for file in open_files if file.key == key), None)
+        if left is None or all(file.key <= key for file in open_files):
+            return False
+        await self._close_file(txn, left, now)
+        return True
+
     async def _close_file(self, txn: AtomicTxn, file: File, now: datetime) -> File:
         closed = file.advance(FileState.WRITING, FileState.CLOSING, now)
         records.save_file(txn, file, closed)

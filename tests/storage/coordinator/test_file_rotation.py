@@ -56,6 +56,20 @@ async def test_rotation_by_count(coordinator: Coordinator) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_rotation_that_was_left_half_done(coordinator: Coordinator) -> None:
+    """Of two open files the older one is closed, and no third one opened; the newer one is rotated
+    as ever."""
+    file = await full_file(coordinator)
+    newer = await coordinator.storage.open_file()
+    await coordinator.service.startService()
+    await coordinator.until(in_state(coordinator, file.key, FileState.CLOSING))
+    open_files = [f.key for f in await coordinator.storage.files() if f.state is FileState.WRITING]
+    assert open_files == [newer.key]
+    assert coordinator.target.prepared == []
+    await coordinator.storage.check()
+
+
+@pytest_twisted.ensureDeferred
 async def test_failed_preparation(coordinator: Coordinator) -> None:
     """If nothing can be prepared the file stays open; the next attempt comes after the delay."""
     file = await full_file(coordinator)
