@@ -16,7 +16,7 @@ erased already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -24,7 +24,7 @@ import attrs
 
 from stream.definition.key import SinkKey
 from stream.record.context import datetime_text
-from stream.rejected.files import RejectedFiles, Stored
+from stream.rejected.files import RejectedFiles, Stored, Summary
 from stream.rejected.record import Outline, read_frame
 
 __all__ = ["MAX_FETCHED_BYTES", "MAX_LISTED", "MAX_REASONS", "Selection", "answer"]
@@ -111,16 +111,18 @@ def answer(
     oldest = int((now - max_age(key)) * 1000)
     kind = question["kind"]
     if kind == "list":
-        found = _young(files.newest_first(key), oldest) if files else iter(())
-        return _list(found, selection, node_id, min(int(question["limit"]), MAX_LISTED))
+        return _list(
+            files, key, selection, node_id, min(int(question["limit"]), MAX_LISTED), oldest
+        )
     if kind == "get":
-        found = _young(files.newest_first(key), oldest) if files else iter(())
-        return {"record": _get(found, question["id"], node_id)}
+        only = frozenset({question["id"]})
+        found = _young(files.newest_first(key, only), oldest) if files else iter(())
+        return {"record": _get(found, node_id)}
     if kind == "fetch":
         found = files.oldest_first(key, question.get("after", "")) if files else iter(())
         return _fetch(_young(found, oldest), selection, int(question["limit"]))
     if kind == "erase":
-        return {"erased": files.erase(key, selection.has) if files else 0}
+        return {"erased": files.erase(key, selection.has, selection.ids) if files else 0}
     raise ValueError(f'unknown kind of question "{kind}"')
 
 
@@ -129,44 +131,93 @@ def _young(found: Iterator[Stored], oldest: int) -> Iterator[Stored]:
 
 
 def _list(
-    found: Iterator[Stored], selection: Selection, node_id: str, limit: int
+    files: RejectedFiles | None,
+    key: SinkKey,
+    selection: Selection,
+    node_id: str,
+    limit: int,
+    oldest: int,
 ) -> dict[str, Any]:
-    """The reasons are those of all records of the time, whatever reason is chosen."""
-    of_any_reason = attrs.evolve(selection, reason="")
-    records: list[dict[str, Any]] = []
-    reasons: dict[tuple[str, str], dict[str, Any]] = {}
-    total = 0
-    for stored in found:
-        outline = stored.outline
-        if not of_any_reason.has(outline):
+    """The reasons are those of all records of the time, whatever reason is chosen.
+
+    A segment is read only as long as records are to be shown, or if some of it isn't meant.
+    """
+    since = max(oldest, selection.since or 0)
+    selection = attrs.evolve(selection, since=since)
+    listed = _Listed(node_id, limit)
+    for path in files.segments(key) if files else ():
+        summary = files.summary(path) if files else None
+        if summary is None or summary.newest < since:
             continue
-        _count_reason(reasons, outline)
-        if selection.has(outline):
-            total += 1
-            if len(records) < limit:
-                records.append(outline.view(node_id))
-    most = sorted(reasons.values(), key=lambda reason: -reason["count"])
-    return {"records": records, "reasons": most[:MAX_REASONS], "total": total}
+        is_whole = (
+            summary.oldest >= since
+            and (selection.until is None or summary.newest < selection.until)
+            and selection.ids is None
+            and not selection.without
+        )
+        if is_whole and (len(listed.records) >= limit or not _has_reason(summary, selection)):
+            listed.take_summary(summary, selection)
+        else:
+            listed.take_records(RejectedFiles.of_segment(path, selection.ids), selection)
+    return listed.answer()
 
 
-def _count_reason(reasons: dict[tuple[str, str], dict[str, Any]], outline: Outline) -> None:
-    """Records come the newest first, so the first message is the last one."""
-    reason = reasons.get((outline.reason, outline.column))
-    if reason is None:
-        reason = reasons[outline.reason, outline.column] = {
-            "reason": outline.reason,
-            "column": outline.column,
-            "count": 0,
-            "lastTime": datetime_text(outline.at).decode(),
-            "message": outline.message,
-        }
-    reason["count"] += 1
+def _has_reason(summary: Summary, selection: Selection) -> bool:
+    return not selection.reason or any(reason == selection.reason for reason, _ in summary.reasons)
 
 
-def _get(found: Iterator[Stored], id: str, node_id: str) -> dict[str, Any] | None:
+class _Listed:
+    """What is listed so far."""
+
+    def __init__(self, node_id: str, limit: int) -> None:
+        self.records: list[dict[str, Any]] = []
+        self._node_id = node_id
+        self._limit = limit
+        self._reasons: dict[tuple[str, str], dict[str, Any]] = {}
+        self._total = 0
+
+    def take_summary(self, summary: Summary, selection: Selection) -> None:
+        """All records of a segment count, and none of them is shown."""
+        for (reason, _), known in summary.reasons.items():
+            self._count(known.last, known.count)
+            if not selection.reason or reason == selection.reason:
+                self._total += known.count
+
+    def take_records(self, found: Iterable[Stored], selection: Selection) -> None:
+        """Those that are meant count, and are shown as long as there is room."""
+        of_any_reason = attrs.evolve(selection, reason="")
+        for stored in found:
+            outline = stored.outline
+            if not of_any_reason.has(outline):
+                continue
+            self._count(outline, 1)
+            if selection.has(outline):
+                self._total += 1
+                if len(self.records) < self._limit:
+                    self.records.append(outline.view(self._node_id))
+
+    def _count(self, outline: Outline, count: int) -> None:
+        """Records come the newest first, so the first message is the last one."""
+        reason = self._reasons.get((outline.reason, outline.column))
+        if reason is None:
+            reason = self._reasons[outline.reason, outline.column] = {
+                "reason": outline.reason,
+                "column": outline.column,
+                "count": 0,
+                "lastTime": datetime_text(outline.at).decode(),
+                "message": outline.message,
+            }
+        reason["count"] += count
+
+    def answer(self) -> dict[str, Any]:
+        """The answer."""
+        most = sorted(self._reasons.values(), key=lambda reason: -reason["count"])
+        return {"records": self.records, "reasons": most[:MAX_REASONS], "total": self._total}
+
+
+def _get(found: Iterator[Stored], node_id: str) -> dict[str, Any] | None:
     for stored in found:
-        if stored.outline.id == id:
-            return read_frame(stored.line, stored.outline).view(node_id)
+        return read_frame(stored.line, stored.outline).view(node_id)
     return None
 
 

@@ -26,14 +26,16 @@ from urllib.parse import quote, unquote
 import attrs
 
 from stream.definition.key import SinkKey
-from stream.rejected.record import Outline, erased, outline_of
+from stream.rejected.record import Outline, erased, id_of, outline_of
 from stream.storage.model.entity import QuarantineLimits
 
-__all__ = ["Appended", "RejectedFiles", "Stored"]
+__all__ = ["Appended", "ReasonCount", "RejectedFiles", "Stored", "Summary"]
 
 SEGMENTS = 8
 """Into how many segments the room of a sink is divided: so much of it is dropped at once."""
 MIN_SEGMENT_BYTES = 16 * 1024
+MAX_SUMMARIES = 256
+"""Of segments, kept in memory."""
 
 _SUFFIX = ".ndjson"
 _LOCK = ".lock"
@@ -76,6 +78,28 @@ class Stored:
         return f"{self.segment.name}:{self.offset}"
 
 
+@attrs.define(eq=False)
+class Summary:
+    """What is in a segment, so that it needn't be read for each list.
+
+    :ivar oldest: receive time of the oldest record, milliseconds since the epoch.
+    :ivar newest: the same of the newest one.
+    :ivar reasons: by reason and column.
+    """
+
+    oldest: int
+    newest: int
+    reasons: dict[tuple[str, str], ReasonCount]
+
+
+@attrs.define(eq=False)
+class ReasonCount:
+    """:ivar last: the newest record with the reason, without its excerpt."""
+
+    count: int
+    last: Outline
+
+
 class RejectedFiles:
     """May be used by several threads.
 
@@ -89,6 +113,7 @@ class RejectedFiles:
         self._lock = threading.Lock()
         self._held = -1
         self._own: dict[SinkKey, Path] = {}
+        self._summaries: dict[Path, tuple[tuple[int, int], Summary | None]] = {}
 
     def prepare(self) -> int:
         """Make the directory of the node, and take over those of nodes that are gone.
@@ -234,10 +259,34 @@ class RejectedFiles:
 
     # Reading and erasing.
 
-    def newest_first(self, sink: SinkKey) -> Iterator[Stored]:
-        """All records of a sink."""
+    def newest_first(self, sink: SinkKey, ids: frozenset[str] | None = None) -> Iterator[Stored]:
+        """The records of a sink, or those with these *ids*."""
         for path in reversed(self._segments(sink)):
-            yield from reversed(list(_records(path)))
+            yield from self.of_segment(path, ids)
+
+    def segments(self, sink: SinkKey) -> list[Path]:
+        """The segments of a sink, the newest first."""
+        return self._segments(sink)[::-1]
+
+    @staticmethod
+    def of_segment(path: Path, ids: frozenset[str] | None = None) -> Iterator[Stored]:
+        """The records of a segment, the newest first."""
+        yield from reversed(list(_records(path, ids)))
+
+    def summary(self, path: Path) -> Summary | None:
+        """What is in a segment; ``None`` if that is no record. It is read if it has changed."""
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+        form = (status.st_size, status.st_mtime_ns)
+        known = self._summaries.pop(path, None)
+        if known is None or known[0] != form:
+            known = form, _summary(path)
+        self._summaries[path] = known  # the last ones are those used last
+        if len(self._summaries) > MAX_SUMMARIES:
+            del self._summaries[next(iter(self._summaries))]
+        return known[1]
 
     def oldest_first(self, sink: SinkKey, after: str = "") -> Iterator[Stored]:
         """The records of a sink behind the place *after*."""
@@ -249,18 +298,25 @@ class RejectedFiles:
                 if path.name != name or stored.offset > int(offset):
                     yield stored
 
-    def erase(self, sink: SinkKey, is_meant: Callable[[Outline], bool]) -> int:
-        """Erase records for good, durably; how many. Raises OSError."""
+    def erase(
+        self,
+        sink: SinkKey,
+        is_meant: Callable[[Outline], bool],
+        ids: frozenset[str] | None = None,
+    ) -> int:
+        """Erase records for good, durably; how many. Raises OSError.
+
+        :param ids: among these, if they are known.
+        """
         count = 0
         with self._lock:
             for path in self._segments(sink):
-                found = list(_records(path))
-                meant = [stored for stored in found if is_meant(stored.outline)]
+                meant = [stored for stored in _records(path, ids) if is_meant(stored.outline)]
                 if not meant:
                     continue
                 _overwrite(path, meant)
                 count += len(meant)
-                if len(meant) == len(found):
+                if next(_records(path), None) is None:
                     path.unlink(missing_ok=True)
         return count
 
@@ -319,8 +375,25 @@ def _new_segment(directory: Path, now: float) -> Path:
     return directory / f"{first}-{secrets.token_hex(_TOKEN_BYTES)}{_SUFFIX}"
 
 
-def _records(path: Path) -> Iterator[Stored]:
-    """The whole records of a segment; of one that is gone none."""
+def _summary(path: Path) -> Summary | None:
+    summary: Summary | None = None
+    for outline in (stored.outline for stored in _records(path)):
+        if summary is None:
+            summary = Summary(outline.at, outline.at, {})
+        summary.oldest = min(summary.oldest, outline.at)
+        summary.newest = max(summary.newest, outline.at)
+        key = outline.reason, outline.column
+        known = summary.reasons.get(key)
+        if known is None:
+            summary.reasons[key] = ReasonCount(1, attrs.evolve(outline, excerpt=""))
+        else:
+            known.count += 1
+            known.last = outline
+    return summary
+
+
+def _records(path: Path, ids: frozenset[str] | None = None) -> Iterator[Stored]:
+    """The whole records of a segment, or those with these *ids*; of one that is gone none."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -328,6 +401,9 @@ def _records(path: Path) -> Iterator[Stored]:
     offset = 0
     for piece in data.split(b"\n"):
         line = piece + b"\n"
+        if ids is not None and id_of(line) not in ids:
+            offset += len(line)
+            continue
         outline = outline_of(line)
         if outline is not None:
             yield Stored(outline, path, offset, line)

@@ -75,6 +75,7 @@ class RejectedRecords(Service):
 
     :param path: the directory; empty: the node keeps none, and only counts them.
     :param add: adds to what etcd has; see Note [Counts].
+    :param remove: removes what etcd has of a sink that was deleted.
     :param is_required: whether a directory that can't be used is an error.
     :param defaults: the service's settings, for sinks that are not known any more.
     :param written: called with the number of records that are kept.
@@ -89,6 +90,7 @@ class RejectedRecords(Service):
         reactor: Any,
         pool: ThreadPool,
         add: AddCounts,
+        remove: Callable[[SinkKey], Awaitable[object]],
         *,
         is_required: bool,
         written: Written,
@@ -103,6 +105,7 @@ class RejectedRecords(Service):
         self._wall_clock = wall_clock(reactor)
         self._pool = pool
         self._add = add
+        self._remove = remove
         self._written = written
         self._dropped = dropped
         self._waiting: Batch = {}
@@ -110,6 +113,7 @@ class RejectedRecords(Service):
         self._waiting_bytes = 0
         self._counted: dict[SinkKey, _Counted] = {}
         self._max_ages: dict[SinkKey, float] = {}
+        self._gone: set[SinkKey] = set()
         self._left_out = LogThrottle(LOG_SECONDS, reactor.seconds)
         self._next_cleanup = 0.0
         self._disk = DeferredLock()
@@ -155,6 +159,11 @@ class RejectedRecords(Service):
     def known(self, sink: SinkKey, limits: QuarantineLimits) -> None:
         """The sink keeps its records for so long, also while nothing fails."""
         self._max_ages[sink] = limits.max_age.seconds
+
+    def forget(self, sink: SinkKey) -> None:
+        """The sink was deleted: its records are no longer counted. They stay until they are old."""
+        self._counted.pop(sink, None)
+        self._gone.add(sink)
 
     def offer(
         self,
@@ -244,6 +253,13 @@ class RejectedRecords(Service):
 
     async def _store_counts(self) -> None:
         """See Note [Counts]."""
+        while self._gone:
+            sink = self._gone.pop()
+            try:
+                await self._remove(sink)
+            except BaseException:
+                self._gone.add(sink)
+                raise
         while self._counted:
             sinks = list(self._counted)[:SINKS_PER_TRANSACTION]
             some = {sink: self._counted.pop(sink) for sink in sinks}

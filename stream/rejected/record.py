@@ -28,6 +28,7 @@ __all__ = [
     "Outline",
     "erased",
     "frame",
+    "id_of",
     "kept_of",
     "outline_of",
     "read_frame",
@@ -179,6 +180,14 @@ class Outline:
             "contentType": self.content_type,
             "size": self.size,
         }
+
+
+_ID_AT = _CHECKSUM + len('{"id":"')
+
+
+def id_of(line: bytes) -> str:
+    """The id that a frame has at its beginning, whether it is whole or not; empty without one."""
+    return line[_ID_AT : line.find(b'"', _ID_AT)].decode("utf-8", "replace")
 
 
 def outline_of(line: bytes) -> Outline | None:

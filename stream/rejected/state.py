@@ -25,6 +25,7 @@ __all__ = [
     "ReplayedRecords",
     "add_counts",
     "rejected_view",
+    "remove_counts",
     "sum_of",
 ]
 
@@ -148,6 +149,11 @@ async def add_counts(
             txn.put(keys[sink], encode(before + count))
 
     await atomic(client, add)
+
+
+async def remove_counts(client: EtcdClient, node_id: str, sink: SinkKey) -> None:
+    """Remove what a node has counted of a sink."""
+    await client.delete(f"{COUNT}{sink}/{node_id}")
 
 
 def sink_of(key: str, prefix: str) -> tuple[SinkKey, str]:

@@ -297,6 +297,8 @@ class SinkRouter(Service):
             touched.add(source)
             if change.value is None:
                 self._targets.get(source, {}).pop(key.sink_id, None)
+                if self._context.rejected is not None:
+                    self._context.rejected.forget(key)
                 if meters is not None:
                     meters.forget(key)
                 continue

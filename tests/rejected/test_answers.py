@@ -65,6 +65,42 @@ def test_a_selection(files: RejectedFiles) -> None:
     assert Selection.read(chosen.plain()) == chosen
 
 
+def test_a_list_is_the_same_whether_segments_are_read_or_known(tmp_path: Path) -> None:
+    """Also after records were erased; a segment that has not changed is not read again."""
+    files = RejectedFiles(tmp_path, "node-1")
+    files.prepare()
+    for number in range(60):
+        error = OTHER if number % 3 else ERROR
+        frame = line(f"{number:02d}", b"x" * 1000, NOW + number, error)
+        files.append(KEY, LIMITS, [frame], NOW + number)
+    assert len(files.segments(KEY)) > 3
+
+    def lists() -> list[Any]:
+        second = int(NOW * 1000) + 20_000
+        return [
+            ask(files, "list", limit=limit, **chosen)
+            for limit in (1, 100)
+            for chosen in (
+                {},
+                {"reason": "stream.in.other"},
+                {"reason": "none"},
+                {"since": second},
+                {"until": second},
+                {"without": ["30"]},
+            )
+        ]
+
+    for _ in range(2):
+        few, many = lists()[:6], lists()[6:]
+        for short, long in zip(few, many, strict=True):
+            assert short["records"] == long["records"][:1]
+            assert (short["total"], short["reasons"]) == (long["total"], long["reasons"])
+            assert long["total"] == len(long["records"])
+        total = many[0]["total"]
+        erased = ask(files, "erase", ids=["40", "59"])["erased"]
+        assert ask(files, "list", limit=1)["total"] == total - erased
+
+
 def test_what_is_too_old_is_not_there(files: RejectedFiles) -> None:
     """Even if its segment still is."""
     assert ids(ask(files, "list", now=NOW + 3602, limit=9)) == ["3", "2"]

@@ -68,6 +68,9 @@ class _World:
         for sink, count in counts.items():
             self.counts[sink] = self.counts.get(sink, RejectedCount()) + count
 
+    async def remove(self, sink: SinkKey) -> None:
+        self.counts.pop(sink, None)
+
     def service(self, path: str | None = None, *, is_required: bool = True) -> RejectedRecords:
         service = RejectedRecords(
             str(self.path) if path is None else path,
@@ -76,6 +79,7 @@ class _World:
             self.clock,
             self.pool,
             self.add,
+            self.remove,
             is_required=is_required,
             written=self.written.append,
             dropped=self.dropped.append,
@@ -147,6 +151,18 @@ def test_records_and_the_last_error_are_counted(world: _World) -> None:
     world.clock.advance(5)
     assert world.counts[KEY].count == 3
     assert world.bodies(other) == []
+    world.run(service.stopService)
+
+
+def test_a_deleted_sink_is_no_longer_counted(world: _World) -> None:
+    """Its records stay, as it may be undeleted."""
+    service = world.service()
+    service.offer(KEY, LIMITS, record(b"1"), ERROR)
+    world.clock.advance(1)
+    assert world.counts[KEY].count == 1
+    service.forget(KEY)
+    world.clock.advance(1)
+    assert (world.counts, world.bodies()) == ({}, ["1"])
     world.run(service.stopService)
 
 
