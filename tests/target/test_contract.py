@@ -70,6 +70,7 @@ FAULTS = {
         "column missing",
         "rights revoked",
         "server unavailable",
+        "server stopped",
         "disk full",
     ),
     "parquet": ("table dropped", "server unavailable"),

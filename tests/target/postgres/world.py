@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import maybeDeferred
+from twisted.internet.threads import deferToThread
 
 from stream.definition.entity import TableSink
 from stream.etcd import EtcdClient
@@ -113,6 +114,12 @@ def _faults(world: PostgresWorld) -> dict[str, Fault]:
 
         return fault
 
+    @asynccontextmanager
+    async def stopped() -> AsyncIterator[None]:
+        await deferToThread(server.stop)
+        yield
+        await deferToThread(server.start)
+
     server = world.server
     at = f"host=127.0.0.1 dbname=postgres port={server.port}"
     full = (
@@ -131,6 +138,7 @@ def _faults(world: PostgresWorld) -> dict[str, Fault]:
             "DROP ROLE IF EXISTS nobody_at_all",
             "CREATE ROLE nobody_at_all LOGIN PASSWORD 'none'",
         ),
+        "server stopped": stopped,
         "server unavailable": connected_as("host=127.0.0.1 port=1 connect_timeout=2"),
         "disk full": statements(full, ("DROP TRIGGER is_full ON {}.events",)),
     }
