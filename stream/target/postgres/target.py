@@ -65,7 +65,7 @@ _PROBE_SECONDS = 4
 """For a connect that only finds out whether the server answers."""
 
 ORDER_SECONDS = 3600.0
-"""For how long a file waits for an older one that can't be imported."""
+"""For how long a file waits for an older one whose import fails again and again."""
 
 _MISFITS = (
     errors.DatatypeMismatch,
@@ -210,17 +210,18 @@ class PostgresTarget:
     async def _wait_for_older(self, file: File, record: FileRecord) -> None:
         """Raises `Requeue` while a file that was opened before is to be imported before.
 
-        Only where a later row replaces an earlier one, and not for longer than `ORDER_SECONDS`: a
-        file that can't be imported doesn't keep others from their table.
+        Only where a later row replaces an earlier one, and until that file has been failing for
+        `ORDER_SECONDS`: a file that can't be imported doesn't keep others from their table.
         """
         if not any(column.is_key for column in record.columns):
             return
         for other in await read_files(self._client, file.key.sink_key):
             if other.key.file_opened_at >= file.key.file_opened_at:
                 return
-            if other.state is not FileState.IMPORTING or other.importing_at is None:
+            if other.state is not FileState.IMPORTING:
                 continue
-            if (self._now() - other.importing_at).total_seconds() < ORDER_SECONDS:
+            failed_at = other.retry.first_failed_at
+            if failed_at is None or (self._now() - failed_at).total_seconds() < ORDER_SECONDS:
                 raise Requeue(f"{other.key} is to be imported before", seconds=WAIT_SECONDS)
 
     async def _import(self, file: File, record: FileRecord) -> Imported:

@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, DeferredList, ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from stream.errors import UserError
-from stream.etcd import EtcdClient
+from stream.etcd import AtomicTxn, EtcdClient, atomic
 from stream.mapping.columns import Mapping, column_from_plain
 from stream.settings import TargetStagingSettings
 from stream.staging.bucket import open_bucket, read_address
@@ -460,7 +460,7 @@ async def test_a_sink_has_a_limited_number_of_imports(world: PostgresWorld) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_with_a_primary_key_a_file_waits_for_older_ones(world: PostgresWorld) -> None:
-    """So that old values don't replace new ones; but for an hour at most."""
+    """So that old values don't replace new ones; but for an hour at most if these fail."""
     use(world, keyed())
     await world.create_sink()
     old = await world.staged_file(b'"k","old"\n')
@@ -474,12 +474,23 @@ async def test_with_a_primary_key_a_file_waits_for_older_ones(world: PostgresWor
     assert await world.read() == ["new"]
     await world.storage.to_imported(new.key)
     await world.reopen()
-    await world.staged_file(b'"k","stuck"\n')
+    stuck = await world.staged_file(b'"k","stuck"\n')
     await world.reopen()
     last = await world.staged_file(b'"k","last"\n')
     world.storage.tick(ORDER_SECONDS)
+    await _fail(world, stuck)
+    with pytest.raises(Requeue, match="is to be imported before"):
+        await world.target.import_file(last)
+    world.storage.tick(ORDER_SECONDS)
     await world.target.import_file(last)
     assert await world.read() == ["last"]
+
+
+async def _fail(world: PostgresWorld, file: File) -> None:
+    async def failed(txn: AtomicTxn) -> None:
+        await world.storage.repository.file_failed(txn, file.key, "no way", world.storage.now)
+
+    await atomic(world.storage.client, failed)
 
 
 @pytest_twisted.ensureDeferred
