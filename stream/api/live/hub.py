@@ -103,6 +103,7 @@ class LiveHub(Service):
         self._rounds: deque[_Round] = deque()
         self._kept = 0
         self._baseline = 0
+        self._uncertain_since: float | None = None
         self._loop = LoopingCall(self._tick)
         self._loop.clock = reactor
 
@@ -298,6 +299,9 @@ class LiveHub(Service):
     def _head(self) -> dict[str, Any]:
         head: dict[str, Any] = {"time": format_time(self._now())}
         behind = 0.0 if self._watch is None else self._watch.behind_seconds
+        if self._uncertain_since is not None:
+            # The node has no lease: also a watch that is only silent shows nothing new then.
+            behind = max(behind, self._reactor.seconds() - self._uncertain_since)
         if behind >= BEHIND_SECONDS:
             head["behindSeconds"] = round(behind)
         return head
@@ -315,6 +319,10 @@ class LiveHub(Service):
     def _counters(self, key: BranchKey, following: _Branch, changed: set[SinkKey]) -> bytes:
         assert self._watch is not None
         known = self._known(key)
+        if known is not None:
+            self._uncertain_since = None
+        elif self._uncertain_since is None:
+            self._uncertain_since = self._reactor.seconds()
         if known is not None and known != following.known:
             following.known = known
             return self._everything(key, following)

@@ -16,6 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from stream.api.live import hub as hub_module
 from stream.api.live.counters import Known
 from stream.api.live.hub import LiveHub
+from stream.api.live.pipeline_watch import PipelineWatch
 from stream.definition.key import BranchKey
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdUnavailable, atomic
@@ -98,11 +99,14 @@ class Caller:
 
 @attrs.define
 class World:
-    """:ivar known: the sources and sinks that exist."""
+    """:ivar known: the sources and sinks that exist.
+    :ivar is_certain: whether the node knows that.
+    """
 
     etcd: EtcdClient
     hub: LiveHub
     known: dict[str, list[str]]
+    is_certain: bool = True
 
     async def count(self, records: int) -> None:
         value = Statistics(1, AT, AT, records, ByteSize(records * 10))
@@ -125,12 +129,15 @@ class World:
 async def world(etcd: EtcdClient) -> AsyncIterator[World]:
     known = {"s": ["k"]}
 
-    def of(branch: BranchKey) -> Known:
+    def of(branch: BranchKey) -> Known | None:
+        if not world.is_certain:
+            return None
         return dict(known) if branch == BRANCH else {}
 
     hub = LiveHub(reactor, etcd, of, lambda: AT + timedelta(hours=1), max_concurrent=8)
+    world = World(etcd, hub, known)
     hub.startService()
-    yield World(etcd, hub, known)
+    yield world
     if hub.running:
         await hub.stopService()
     assert not etcd.mirrors
@@ -166,6 +173,25 @@ async def test_counters(world: World) -> None:
     assert not any("full" in each for each in later)
     await caller.leave()
     assert len(world.hub) == 0
+
+
+@ensure
+async def test_etcd_is_out_of_reach(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers are shown for how long; what was known goes on being shown."""
+    caller = Caller(world.hub)
+    await until(lambda: caller.events)
+    assert "behindSeconds" not in caller.named("counters")[0]
+    monkeypatch.setattr(PipelineWatch, "behind_seconds", 7.4)
+    await until(lambda: len(caller.named("counters")) >= 2)
+    assert caller.named("counters")[-1]["behindSeconds"] == 7
+    monkeypatch.undo()
+    monkeypatch.setattr(hub_module, "BEHIND_SECONDS", 0.0)
+    world.is_certain = False
+    seen = len(caller.named("counters"))
+    await until(lambda: len(caller.named("counters")) > seen + 1)
+    assert caller.named("counters")[-1]["behindSeconds"] >= 1
+    assert "full" not in caller.named("counters")[-1]
+    await caller.leave()
 
 
 @ensure
