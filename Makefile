@@ -69,7 +69,7 @@ $(RUNTIME): setup.cfg requirements-service.lock tools/install.sh
 $(STAMP): $(RUNTIME) requirements.lock
 	@tools/install.sh $(PYTHON) $(VENV) requirements.lock
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
-	@touch $@
+	@touch $(VENV)/.lake $@
 
 $(VENV)/.lake: $(RUNTIME) requirements-lake.lock
 	@tools/install.sh $(PYTHON) $(VENV) requirements-lake.lock

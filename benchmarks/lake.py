@@ -68,7 +68,8 @@ source, target, types = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 named = {"uuid": "VARCHAR", "timestamp": "TIMESTAMPTZ", "integer": "BIGINT",
     "decimal(18,2)": "DECIMAL(18,2)", "string": "VARCHAR", "json": "VARCHAR"}
 columns = {name: named[type] for name, type in types.items()}
-connection = duckdb.connect(config={"threads": 2, "enable_progress_bar": False})
+connection = duckdb.connect(config={"threads": 2})
+connection.execute("SET enable_progress_bar = false")
 connection.execute("SET preserve_insertion_order = true")
 connection.execute(f"COPY (SELECT * FROM read_csv('{source}', header = false, columns = {columns}, "
     f"allow_quoted_nulls = false, parallel = true)) TO '{target}' (FORMAT parquet, CODEC zstd)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -86,9 +87,18 @@ def make_run(directory: Path, target: str = "") -> Iterator[Product]:
             "STREAM_LOCAL_POSTGRES_PATH": str(data / "server"),
             "STREAM_TARGET_STAGING_URL": (data / "staging").as_uri(),
         }
+    if target == "iceberg":
+        catalog = {
+            "type": "sql",
+            "uri": f"sqlite:///{data}/catalog.db?timeout=60",
+            "warehouse": (data / "warehouse").as_uri(),
+        }
+        declared = {"lake": {"type": "iceberg", "catalog": catalog}}
+        settings["STREAM_TARGET_CONNECTIONS"] = json.dumps(declared)
     (directory / "provisioning").symlink_to(ROOT / "provisioning")
     installed = Path(sys.prefix) / ".runtime"
     command = ["make", "--no-print-directory", "-o", str(installed), "run", f"VENV={sys.prefix}"]
+    command += ["-o", str(installed.with_name(".lake"))]
     command += [f"TARGET={target}"] if target else []
     log = directory / "make-run.log"
     with log.open("wb") as output:

@@ -33,6 +33,7 @@ TUTORIAL = "docs/tutorial.md"
 RUNBOOK = "docs/runbook/index.md"
 ELSEWHERE = {
     "docs/single-file.md": "tests/bundle/test_single_file.py",
+    "docs/tutorial-lake.md": "tests/docs/test_lake_page.py",
     "docs/tutorial-postgres.md": "tests/docs/test_postgres_page.py",
     "docs/deployment.md": "tests/provisioning/test_pages.py",
 }
