@@ -16,10 +16,13 @@ _leaves_it_out = "httpx" not in sys.modules
 
 if _leaves_it_out:
     sys.modules[_COMMAND_LINE] = None  # type: ignore[assignment]  # an import of it fails
-import httpx  # noqa: E402
-
-if _leaves_it_out:
-    del sys.modules[_COMMAND_LINE]
+try:
+    import httpx
+except ImportError:
+    raise ImportError("stream.client needs: pip install 'stream-service[cli]'") from None
+finally:
+    if _leaves_it_out:
+        del sys.modules[_COMMAND_LINE]
 
 __all__ = ["httpx", "reason_of", "user_agent"]
 

@@ -118,6 +118,18 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert "source" in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("library", "module"), [("click", "stream.cli.main"), ("httpx", "stream.client.producer")]
+)
+def test_missing_libraries(library: str, module: str) -> None:
+    """It says what to install."""
+    code = f"import sys; sys.modules[{library!r}] = None; import {module}"
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "pip install 'stream-service[cli]'" in ended.stderr
+
+
 def test_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     """The one that was meant is named."""
     assert run(["sourcex"]) == 2

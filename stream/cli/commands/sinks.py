@@ -25,7 +25,8 @@ def table_name(table: dict[str, Any]) -> str:
     """How a table is called in lists."""
     if "tableId" in table:
         return str(table["tableId"])
-    parts = (table.get("connection"), table.get("schema"), table.get("table"))
+    names = ("connection", "schema", "namespace", "table", "path")
+    parts = [table.get(name) for name in names]
     return f"{table.get('type')}:{'.'.join(str(part) for part in parts if part)}"
 
 
@@ -71,10 +72,13 @@ def list_sinks(source: str, deleted: bool, output: str) -> None:
 @click.argument("name")
 @click.option("--id", "sink_id", help="By default made from the name.")
 @click.option("--description", default="", help="For people.")
-@click.option("--table", required=True, help="in.c-shop.orders; the name of a table in a database.")
+@click.option("--table", help="in.c-shop.orders; the name of a table in a database or catalog.")
 @click.option("--type", "table_type", default="keboola", show_default=True, help="Kind of table.")
-@click.option("--connection", help="Of a database.")
+@click.option("--connection", help="Of all kinds but keboola.")
 @click.option("--schema", help="Of a table in a database.")
+@click.option("--namespace", help="Of an Iceberg table.")
+@click.option("--path", help="Folder of Parquet files.")
+@click.option("--partition-by", multiple=True, help="Of a table in a lake: day(at).")
 @_column_option
 @click.option("--signal", "signals", multiple=True, help="logs, metrics, traces of an OTLP source.")
 @output_option
@@ -83,10 +87,13 @@ def create(
     name: str,
     sink_id: str | None,
     description: str,
-    table: str,
+    table: str | None,
     table_type: str,
     connection: str | None,
     schema: str | None,
+    namespace: str | None,
+    path: str | None,
+    partition_by: tuple[str, ...],
     columns: tuple[dict[str, Any], ...],
     signals: tuple[str, ...],
     output: str,
@@ -94,9 +101,16 @@ def create(
     """Create a sink of a SOURCE with a NAME."""
     if not columns:
         raise click.UsageError("A sink needs columns: --column id:uuid --column body:body")
-    place = {"tableId": table} if table_type == "keboola" else {"table": table}
-    given = {"connection": connection, "schema": schema}
-    place |= {member: value for member, value in given.items() if value}
+    given = {
+        "tableId" if table_type == "keboola" else "table": table,
+        "connection": connection,
+        "schema": schema,
+        "namespace": namespace,
+        "path": path,
+        "partitionBy": list(partition_by),
+    }
+    # Which of them a kind of table needs is what the API knows.
+    place = {member: value for member, value in given.items() if value}
     body: dict[str, Any] = {
         "type": "table",
         "name": name,
