@@ -27,6 +27,7 @@ from stream.mapping.columns import (
     Template,
     TemplateColumn,
 )
+from stream.mapping.stored import INLINE_BYTES
 from stream.settings import Settings
 from stream.settings.declare import with_values
 from stream.storage.model.entity import File, Slice
@@ -249,6 +250,32 @@ async def test_the_largest_sink_from_its_making_to_its_end(
     assert len((await client.range("storage/mapping/", keys_only=True)).kvs) == 3
     assert await delete_unused_mappings(client, SINK_KEY)
     assert not (await client.range("storage/mapping/", keys_only=True)).kvs
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_largest_mapping_inside_of_records(storage: Storage) -> None:
+    """With as many copies of it as a sink on many volumes has; none is stored beside them."""
+    changes = _Changes(storage, MOST_VOLUMES)
+    await _source(changes)
+    path = PathColumn(name="x", path="")
+    path = attrs.evolve(path, path="p" * (INLINE_BYTES - len(encode(Mapping((path,))))))
+    table = attrs.evolve(TABLE, mapping=Mapping((path,)))
+
+    async def create(change: Change, definitions: Definitions) -> Sink:
+        sink = lifecycle.new_sink(SINK_KEY, name="n", table=table, at=change.now, by=BY)
+        return await definitions.create_sink(change, sink)
+
+    async def rename(change: Change, definitions: Definitions) -> Sink:
+        return await definitions.update_sink(
+            change, SINK_KEY, "Renamed.", lambda sink: attrs.evolve(sink, name="other")
+        )
+
+    await changes.run(create)
+    await changes.run(rename)
+    assert len(await storage.slices()) == 2 * MOST_VOLUMES
+    await changes.run(lambda change, definitions: definitions.disable_sink(change, SINK_KEY))
+    await storage.check()
+    assert not (await storage.client.range("storage/mapping/", keys_only=True)).kvs
 
 
 @pytest_twisted.ensureDeferred
