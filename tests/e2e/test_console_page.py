@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +64,10 @@ def _load(deployed: Deployment, url: str) -> Iterator[None]:
     ended = threading.Event()
 
     def send() -> None:
-        number = 0
-        while not ended.wait(0.02):
-            number += 1
+        for number in count(1):
+            # More and less, as people are.
+            if ended.wait(0.02 + 0.015 * math.sin(number / 40)):
+                return
             for name in ("Ada", "Grace", "Edsger"):
                 record = {"user": {"name": name}, "action": "bought", "number": number}
                 deployed.push(url, record)
@@ -105,9 +108,10 @@ def test_a_walk(deployed: Deployment, chromium: str, script: Path) -> None:
             if line.startswith("{"):
                 seen = json.loads(line)
                 break
-            if line == "send records\n":
-                sources = f"{deployed.api}/v1/branches/default/sources/b-shop-b-co"
-                _, source = deployed.call("GET", sources)
+            if line.startswith("send records to "):
+                name = line.removeprefix("send records to ").strip()
+                url = f"{deployed.api}/v1/branches/default/sources/{name}"
+                _, source = deployed.call("GET", url)
                 cleanup.enter_context(_load(deployed, source["http"]["url"]))
             elif line == "stop the API\n":
                 api.kill()
