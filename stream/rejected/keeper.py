@@ -48,8 +48,8 @@ CLEANUP_SECONDS = 60.0
 LOG_SECONDS = 10.0
 """Between two log entries about records that aren't kept."""
 
-MAX_WAITING_RECORDS = 2_000
-MAX_WAITING_RECORDS_OF_SINK = 1_000
+MAX_WAITING_RECORDS = 20_000
+MAX_WAITING_RECORDS_OF_SINK = 10_000
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 """Of bodies; what a thread is writing counts on top."""
 
