@@ -104,7 +104,7 @@ _UNSEEN = {
     *("keboola_go_stream_operation_jobcleanup_failed_count",),
     *("keboola_go_stream_storage_damaged",),
     *("stream_sink_quarantined_records", "stream_templates_refused_records"),
-    *("stream_templates_processes_ended",),
+    *("stream_templates_processes_ended", "stream_source_without_sink_records"),
 }
 
 
