@@ -50,6 +50,13 @@ def test_records_are_replayed_once_although_all_processes_are_killed(
         (record["id"] for record in found["records"]), reverse=True
     )
 
+    def counted() -> bool:
+        shown = deployed.call("GET", f"{sink}/statistics/total")[1].get("rejected", {})
+        return bool(shown.get("count") == 61)
+
+    # A second later, so a crash in this second loses them; not so the records.
+    wait_for(counted, "the count of rejected records")
+
     _, tested = deployed.call("POST", f"{sink}/rejected/test", {"mapping": {"columns": _TAKES_B}})
     assert (tested["tested"], tested["accepted"]) == (61, 61)
     deployed.task("PATCH", sink, {"table": {"mapping": {"columns": _TAKES_B}}})
