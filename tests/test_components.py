@@ -64,8 +64,17 @@ _MAIN = {
 _NAMED = {"storage-coordinator", "http-source"}
 """Those of which no two may have the same name."""
 
+_OTHERS = [name for name in NAMES if name != "postgres"]
+"""That one shares nothing with the others."""
+
 _SUBSETS = [
-    subset for size in range(1, len(NAMES) + 1) for subset in itertools.combinations(NAMES, size)
+    *(
+        each
+        for size in range(1, len(_OTHERS) + 1)
+        for each in itertools.combinations(_OTHERS, size)
+    ),
+    ("postgres",),
+    NAMES,
 ]
 
 
