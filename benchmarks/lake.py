@@ -45,7 +45,7 @@ _ROW = (
     '{8},"customer {9}","{{""event"":""order"",""number"":{1},""price"":{6}.{7:02},""note"":'
     '""some text that is longer, with a comma""}}"\n'
 )
-_TICK = 0.005
+_TICK = 0.02
 _BLOCK_ROWS = 20_000
 
 _PYARROW = """

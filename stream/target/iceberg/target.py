@@ -45,6 +45,9 @@ class IcebergTarget(LakeTarget[Catalog]):
         limit = max((catalog.workers for catalog in catalogs.values()), default=1)
         workers = Workers(context.reactor, _WORK, limit)
         super().__init__(context, NAME, catalogs, workers, places=("namespace", "table"))
+        # Whoever defines a sink doesn't wait for imports.
+        self._questions = Workers(context.reactor, _WORK, 1)
+        self.services = (workers, self._questions)
         self._reactor = context.reactor
         self._pool = context.pool
 
@@ -95,12 +98,35 @@ class IcebergTarget(LakeTarget[Catalog]):
         answer = await self._ask(connection, place, owner, {"do": "drop"})
         return bool(answer["isDropped"])
 
+    async def probe(self, connection: str) -> None:
+        catalog = self._connections[connection]
+        try:
+            await self._questions.run(
+                {
+                    "do": "probe",
+                    "connection": connection,
+                    "catalog": catalog.name,
+                    "properties": await self._properties(catalog),
+                    "secrets": [],
+                }
+            )
+        except UserError as error:
+            _log.info(
+                'the connection "{connection}" does not answer: {reason}',
+                connection=connection,
+                reason=str(error),
+            )
+            raise UserError(
+                "the catalog does not answer, or refuses the credentials",
+                status=503,
+                name="connectionFailed",
+            ) from None
+
     async def _ask(
         self, connection: Catalog, place: Mapping[str, str], owner: SinkKey, job: Mapping[str, Any]
     ) -> dict[str, Any]:
-        asking = ensureDeferred(
-            self._workers.run({**await self._job(connection, place, owner), **job})
-        )
+        workers = self._workers if job["do"] == "has" else self._questions
+        asking = ensureDeferred(workers.run({**await self._job(connection, place, owner), **job}))
         what = f'a question to the catalog of the connection "{connection.declared.name}"'
         answer: dict[str, Any] = await within(asking, _CATALOG_SECONDS, self._reactor, what)
         return answer
@@ -108,9 +134,7 @@ class IcebergTarget(LakeTarget[Catalog]):
     async def _job(
         self, connection: Catalog, place: Mapping[str, str], owner: SinkKey
     ) -> dict[str, Any]:
-        properties: dict[str, str] = await deferToThreadPool(
-            self._reactor, self._pool, connection.properties
-        )
+        properties = await self._properties(connection)
         return {
             "connection": connection.declared.name,
             "catalog": connection.name,
@@ -121,6 +145,12 @@ class IcebergTarget(LakeTarget[Catalog]):
             "owner": str(owner),
             "commitRetries": connection.commit_retries,
         }
+
+    async def _properties(self, connection: Catalog) -> dict[str, str]:
+        found: dict[str, str] = await deferToThreadPool(
+            self._reactor, self._pool, connection.properties
+        )
+        return found
 
 
 def _of_file(record: FileRecord) -> dict[str, Any]:

@@ -80,10 +80,14 @@ limit_memory()
 
 
 def work(job: dict[str, Any], slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
-    """Do the job of one `Job`, by its ``do``: ``ensure``, ``has``, ``import`` or ``drop``."""
+    """Do *job*, by its ``do``: ``ensure``, ``has``, ``import``, ``drop`` or ``probe``."""
     try:
         properties = {**job["properties"], "py-io-impl": f"{__package__}.files.DurableFileIO"}
-        return _DOES[job["do"]](_Job(load_catalog(job["catalog"], **properties), job), slices)
+        catalog = load_catalog(job["catalog"], **properties)
+        if job["do"] == "probe":
+            catalog.list_namespaces()
+            return {}
+        return _DOES[job["do"]](_Job(catalog, job), slices)
     except (UnauthorizedError, ForbiddenError, PermissionError) as error:
         raise UserError(_refusal(job, error), name="connectionForbidden", detail=_LOOK) from None
     except (RESTError, RequestException, SQLAlchemyError, OSError) as error:

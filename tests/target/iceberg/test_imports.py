@@ -192,6 +192,17 @@ async def test_what_is_wrong_with_a_definition_is_said(
         await world.create_sink()
 
 
+@pytest_twisted.ensureDeferred
+async def test_whether_a_catalog_answers(world: IcebergWorld) -> None:
+    """Every user of the project sees it, without an address."""
+    target: Any = world.target
+    await target.probe("lake")
+    async with world.faults["server unavailable"]():
+        with pytest.raises(UserError, match="the catalog does not answer") as raised:
+            await target.probe("lake")
+    assert "sqlite" not in str(raised.value)
+
+
 # Commits, in this process.
 
 Commit = Callable[..., Any]

@@ -26,4 +26,6 @@ def _shared(module: str) -> Workers:
 def share_workers(target: LakeTarget[Any]) -> None:
     """Let *target*, which hasn't started, use processes of all tests instead of its own."""
     target._workers = _shared(target._workers._module)
+    if hasattr(target, "_questions"):
+        target._questions = target._workers
     target.services = ()
