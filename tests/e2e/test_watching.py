@@ -48,6 +48,7 @@ _OF_BAD_TIMES = (
     "storage_damaged_total",
     "error_type!=",
     "rejected_records_total",
+    "without_sink_records_total",
     "error_type)",
 )
 """Parts of what the dashboard asks for that has no answer while all is well."""
