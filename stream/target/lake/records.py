@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
@@ -24,7 +25,7 @@ class FileRecord(Record):
     """The destination of a file. Rows are imported by these columns, whatever the sink has then.
 
     :ivar import_id: part of the names of all objects of the file; of no other file anywhere.
-    :ivar place: the members of the sink's table that say where it is.
+    :ivar place: the members of the sink's table that say where it is; a later version may add some.
     :ivar partition_by: as the sink's table had it, a JSON array of texts; ``""`` if it had none.
     :ivar time_column: a timestamp that columns of type ``datetime`` fill; ``""`` if there is none.
     """
@@ -32,7 +33,7 @@ class FileRecord(Record):
     key: FileKey = field(flatten=True)
     import_id: str
     connection: str
-    place: Mapping[str, str] = field(factory=dict, hash=False)
+    place: Mapping[str, Any] = field(factory=dict, hash=False)
     columns: tuple[ColumnRecord, ...]
     partition_by: str = field(default="", omit_empty=True)
     time_column: str = field(default="", omit_empty=True)
