@@ -26,37 +26,45 @@ def whole_rows(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[byt
     Raises ValueError if a row doesn't end, or is too long.
     """
     kept: list[bytes] = []
-    length = quotes = 0
+    length = quotes = end = 0
     for chunk in chunks:
+        found = _end(chunk, quotes)
+        if found:
+            end = length + found
         kept.append(chunk)
         length += len(chunk)
         quotes += chunk.count(b'"')
         if length < size:
             continue
-        block = b"".join(kept)
-        end = _end(block, quotes)
         if end:
+            block = b"".join(kept)
             yield block[:end]
+            kept = [block[end:]]
+            length -= end
+            quotes, end = kept[0].count(b'"'), 0
         elif length > MAX_ROW_BYTES:
             raise ValueError(f"a row has more than {MAX_ROW_BYTES} bytes")
-        kept = [block[end:]]
-        length -= end
-        quotes = kept[0].count(b'"')
-    block = b"".join(kept)
-    if block:
-        if _end(block, quotes) != length:
-            raise ValueError("the last row has no end")
-        yield block
+    if end != length:
+        raise ValueError("the last row has no end")
+    if length:
+        yield b"".join(kept)
 
 
-def _end(block: bytes, quotes: int) -> int:
-    """Behind the last line feed of *block*, which has so many quotes, that ends a row; else 0."""
-    before, position = quotes, len(block)
-    while (feed := block.rfind(b"\n", 0, position)) >= 0:
-        before -= block.count(b'"', feed, position)
+def _end(chunk: bytes, quotes: int) -> int:
+    """Behind the last line feed of *chunk* that ends a row; 0 if none does.
+
+    :param quotes: in front of the chunk.
+    """
+    before, position = quotes + chunk.count(b'"'), len(chunk)
+    while (feed := chunk.rfind(b"\n", 0, position)) >= 0:
+        before -= chunk.count(b'"', feed, position)
         if before % 2 == 0:
             return feed + 1
-        position = feed
+        # It is in a value, as all others are behind the quote in front of it.
+        position = chunk.rfind(b'"', 0, feed)
+        if position < 0:
+            return 0
+        before -= 1
     return 0
 
 
