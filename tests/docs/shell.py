@@ -51,12 +51,12 @@ class Shell:
     def run(self, block: Block) -> str:
         """Run *block*; it must succeed, and print what the page shows. Returns what it prints.
 
-        A block that begins with "a few seconds later" is repeated until it does.
+        A block in which a line begins with "a few seconds later" is repeated until it does.
         """
         text = self._real(block.text)
         if re.search(r"\bcurl\b", text) and shutil.which("curl", path=self._path) is None:
             pytest.skip("needs curl 7.82 or later")
-        deadline = time.monotonic() + (_LATER_SECONDS if text.startswith(LATER) else 0)
+        deadline = time.monotonic() + (_LATER_SECONDS if f"\n{LATER}" in f"\n{text}" else 0)
         while True:
             code, output = self._run(text)
             is_right = code == 0 and (block.printed is None or matches(block.printed, output))

@@ -135,7 +135,7 @@ def test_a_push_that_is_stopped(person: Person) -> None:
             file.write(f'{{"id":{number}}}\n')
             if not number % 20_000:
                 file.write("rubbish\n")
-    push = ("push", "push", "numbers.ndjson", "--state", "state", "--batch-records", "200")
+    push = ("push", "push", "numbers.ndjson", "--state", "state", "--batch-records", "20")
     state = person.directory / "state"
 
     def batch() -> int:

@@ -31,7 +31,9 @@ class _Terminal:
 
     @property
     def text(self) -> str:
-        """What is shown, without colours."""
+        """What is shown so far, without colours."""
+        if not self.output.exists():
+            return ""
         text = self.output.read_text(errors="replace").replace("\r\n", "\n")
         return re.sub(r"\x1b\[\d+m", "", text)
 
