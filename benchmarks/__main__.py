@@ -49,6 +49,7 @@ SECTIONS: dict[str, Callable[[Setting], list[str]]] = {
 
 
 def main() -> None:
+    """Run the benchmarks and write their figures into the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=int, default=8, help="of each run")
     parser.add_argument("--rounds", type=int, default=3)

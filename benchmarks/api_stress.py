@@ -56,7 +56,9 @@ _MADE = {
 
 @attrs.define
 class Outcome:
-    """:ivar answers: by operation and status.
+    """The outcome of a run of many calls at once.
+
+    :ivar answers: by operation and status.
     :ivar tasks: how tasks ended, by operation and error.
     :ivar latencies: seconds from the request to the end of its task.
     :ivar unexpected: answers that nobody should get.
@@ -75,9 +77,11 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
+        """Whether the invariants hold and every answer was one that may be."""
         return self.is_consistent and not self.unexpected
 
     def summary(self) -> dict[str, Any]:
+        """The figures of the run, for its report."""
         ordered = sorted(self.latencies)
         return {
             "seconds": round(self.seconds, 1),

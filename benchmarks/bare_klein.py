@@ -30,6 +30,7 @@ def resource(body: bytes) -> Any:
 
 
 def main() -> None:
+    """Answer every request with a constant body, until it is stopped."""
     port, body = int(sys.argv[1]), Path(sys.argv[2]).read_bytes()
     endpoint = serverFromString(reactor, f"tcp:{port}:interface=127.0.0.1:backlog=512")
     endpoint.listen(Site(resource(body)))

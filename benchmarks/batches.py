@@ -17,6 +17,7 @@ CONNECTIONS = {1: 256, 100: 64, 1000: 16}
 
 
 def section(setting: Setting) -> list[str]:
+    """The section about batches."""
     ours: dict[int, list[Figure]] = {}
     peer: dict[int, list[Figure]] = {}
     for _ in range(setting.rounds):

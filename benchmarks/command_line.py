@@ -37,7 +37,9 @@ _START = {
 
 @attrs.frozen
 class Cost:
-    """:ivar seconds: by the clock.
+    """The cost of a run.
+
+    :ivar seconds: by the clock.
     :ivar processor: of the processes, in seconds.
     """
 
@@ -105,6 +107,7 @@ def _senders(folder: Path, records: int, rounds: int) -> None:
 
 
 def main() -> None:
+    """Measure the command line and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.command_line")
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,4 +1,4 @@
-"""Many definitions: does a source with one sink notice 10,000 others?"""
+"""The cost of 10,000 other sinks for a source with one."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ SOURCES, SINKS = 100, 100
 
 
 def section(setting: Setting) -> list[str]:
+    """The section about many defined sinks."""
     few: list[Figure] = []
     many: list[Figure] = []
     script = setting.single()

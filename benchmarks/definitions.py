@@ -82,6 +82,7 @@ async def _define_sinks(client: EtcdClient, source: SourceKey, numbers: range) -
 
 
 def main() -> None:
+    """Write many definitions into etcd."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("etcd")
     parser.add_argument("--namespace", default="stream")

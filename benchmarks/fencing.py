@@ -45,7 +45,9 @@ _STARTS = 5
 
 @attrs.frozen
 class Report:
-    """:ivar rounds: how many there were.
+    """The report of a run in which nodes replace one another.
+
+    :ivar rounds: how many there were.
     :ivar ended: exit codes of the sources that were replaced.
     :ivar statuses: of all requests; 0 for those without an answer.
     :ivar acknowledged: records answered with 200.
@@ -149,7 +151,9 @@ class _Load:
 
 
 def run(root: Path, rounds: int, seed: int, ttl: int = TTL_SECONDS) -> Report:
-    """:param root: directory for all data.
+    """Replace a source node again and again under load, and compare records with rows.
+
+    :param root: directory for all data.
     :param ttl: of the lease of nodes, seconds.
     """
     choose = random.Random(seed)

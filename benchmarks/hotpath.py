@@ -65,6 +65,7 @@ class RenderingSink:
 
     @property
     def opened(self) -> RowWriter:
+        """The writer of rows: the sink itself."""
         return self
 
     def open(self, now_ms: int, /) -> RowWriter:
@@ -101,6 +102,8 @@ class RenderingSink:
 
 
 class OneSink:
+    """The lookup of sinks that finds the same one for each source."""
+
     def __init__(self, sink: SinkWriter) -> None:
         self._sinks = (("sink", sink),)
 
@@ -112,10 +115,12 @@ class NoTransport:
     """Takes everything and keeps nothing."""
 
     def send(self, data: bytes) -> int:
+        """Take everything at once."""
         return len(data)
 
     @property
     def socket(self) -> NoTransport:
+        """The transport itself, which stands for its socket."""
         return self
 
     def __getattr__(self, name: str) -> Callable[..., None]:
@@ -188,10 +193,12 @@ def rate(step: Callable[[], object], seconds: float) -> float:
 
 
 def render_new_record(render: Callable[[RecordContext], bytes], headers: RecordHeaders) -> None:
+    """Render a record that nothing was read of before."""
     render(RecordContext(0, "192.0.2.1", headers, BODY))
 
 
 def cases() -> Iterator[tuple[str, Callable[[], object]]]:
+    """The ways that are measured, with their names."""
     same = request()
     parser = RequestParser(HeadReader(), 16 * 1024, 1024 * 1024)
     numbers = count()
@@ -224,6 +231,7 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def main() -> None:
+    """Measure the ways and print the figures."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--seconds", type=float, default=1.0, help="for each figure")
     seconds = options.parse_args().seconds

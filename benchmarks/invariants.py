@@ -1,4 +1,4 @@
-"""``python -m benchmarks.invariants``: does all that is stored fit together?
+"""``python -m benchmarks.invariants`` checks that all stored records fit together.
 
 Definitions, files, slices, statistics and tokens change in transactions, so what is checked here
 holds at every moment, under any load, not only when the service rests. Only with ``--resting`` it

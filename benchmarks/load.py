@@ -30,7 +30,9 @@ _RECONNECT_SECONDS = 0.05
 
 @attrs.define
 class Result:
-    """:ivar statuses: answers by status; 0 counts requests without an answer.
+    """The result of a run of load.
+
+    :ivar statuses: answers by status; 0 counts requests without an answer.
     :ivar latencies: seconds from sending to the answer, of all answered requests.
     :ivar acknowledged: ids of the records answered with 200.
     """
@@ -46,6 +48,7 @@ class Result:
         return 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
     def summary(self) -> dict[str, object]:
+        """The figures of the run, for its report."""
         return {
             "records": sum(self.statuses.values()),
             "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
@@ -221,6 +224,7 @@ def run(
 
 
 def main() -> None:
+    """Send records and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("url")
     parser.add_argument("--records", type=int, default=10_000)

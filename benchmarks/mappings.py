@@ -40,6 +40,7 @@ def _cases(running: Service) -> dict[str, str]:
 
 
 def section(setting: Setting) -> list[str]:
+    """The section about mappings."""
     figures: dict[str, list[Figure]] = {}
     script = setting.single()
     with service(setting.data()) as running:

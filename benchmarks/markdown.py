@@ -10,7 +10,10 @@ _SHOWN = 20
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: bool = False) -> str:
-    """:param numbers: all columns but the first one hold some."""
+    """A table in Markdown.
+
+    :param numbers: all columns but the first one hold some.
+    """
     first, others = "|---", "|---:" if numbers else "|---"
     lines = ["| " + " | ".join(head) + " |", first + others * (len(head) - 1) + "|"]
     lines += [

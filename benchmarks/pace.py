@@ -21,6 +21,7 @@ STEPS = 4
 
 
 def section(setting: Setting) -> list[str]:
+    """The section about latency below the peak."""
     folder = setting.data()
     syncs = _sync_ms(setting.folder)
     with service(folder) as running:

@@ -49,7 +49,9 @@ _TABLE = {
 
 @attrs.frozen
 class Figures:
-    """:ivar start: seconds until the coordinator is ready; of an empty process, too.
+    """The figures of a coordinator with so many sinks.
+
+    :ivar start: seconds until the coordinator is ready; of an empty process, too.
     :ivar idle: share of a core while nothing happens.
     """
 
@@ -150,6 +152,7 @@ def measure(counts: list[int], seconds: float) -> None:
 
 
 def main() -> None:
+    """Measure a coordinator with each count of sinks and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("counts", nargs="*", type=int, default=[10, 1_000, 10_000])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each idle time")

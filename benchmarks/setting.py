@@ -22,7 +22,9 @@ _numbers = count()
 
 @attrs.frozen
 class Setting:
-    """:ivar folder: for files and data; removed at the end.
+    """The setting of the benchmarks.
+
+    :ivar folder: for files and data; removed at the end.
     :ivar seconds: of each run.
     :ivar rounds: how often each thing is measured, in turn with the others.
     """

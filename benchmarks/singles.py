@@ -20,6 +20,7 @@ INFLUX_LINE = f'events,host=a body="{"x" * (BODY_BYTES - 24)}"'
 
 
 def section(setting: Setting) -> list[str]:
+    """The section about single records."""
     lines: list[str] = []
     for connections in CONNECTIONS:
         lines += _table(connections, _measure(setting, connections))

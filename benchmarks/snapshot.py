@@ -28,7 +28,10 @@ Key = SourceKey | SinkKey
 
 @attrs.frozen
 class Snapshot:
-    """:ivar kvs: values by key, all read at one revision."""
+    """All keys of a deployment at one revision, decoded.
+
+    :ivar kvs: values by key, all read at one revision.
+    """
 
     kvs: Mapping[str, bytes] = attrs.field(repr=False)
 
@@ -37,26 +40,32 @@ class Snapshot:
         return {key[len(prefix) :]: kv for key, kv in self.kvs.items() if key.startswith(prefix)}
 
     def decoded(self, prefix: str, kind: type[T]) -> dict[str, T]:
+        """The values below a prefix, decoded."""
         return {key: decode(kind, value) for key, value in self.below(prefix).items()}
 
     @property
     def sources(self) -> dict[str, Source]:
+        """The active sources."""
         return self.decoded(definitions.SOURCE_ACTIVE, Source)
 
     @property
     def sinks(self) -> dict[str, Sink]:
+        """The active sinks."""
         return self.decoded(definitions.SINK_ACTIVE, Sink)
 
     @property
     def files(self) -> dict[str, File]:
+        """All files."""
         return self.decoded(storage.FILE_ALL, File)
 
     @property
     def slices(self) -> dict[str, Slice]:
+        """All slices."""
         return self.decoded(storage.SLICE_ALL, Slice)
 
     @property
     def tasks(self) -> dict[str, Task]:
+        """All tasks."""
         return self.decoded(TASK_PREFIX, Task)
 
 

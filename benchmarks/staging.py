@@ -70,7 +70,10 @@ class Sink(BaseHTTPRequestHandler):
 
 
 class Bucket(ThreadingHTTPServer):
-    """:ivar parts: digest of each part of the upload that is under way."""
+    """An object store that takes multipart uploads and keeps digests alone.
+
+    :ivar parts: digest of each part of the upload that is under way.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Sink)

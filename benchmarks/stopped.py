@@ -20,6 +20,7 @@ _SAMPLES_A_SECOND = 5
 
 
 def section(setting: Setting) -> list[str]:
+    """The section about a writer that is paused."""
     seconds = max(setting.seconds, 20)
     deployed = Deployment(setting.data())
     try:

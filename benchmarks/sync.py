@@ -24,6 +24,7 @@ MODES = (("disk", "true"), ("disk", "false"), ("cache", "true"), ("cache", "fals
 
 
 def section(setting: Setting) -> list[str]:
+    """The section about sync modes."""
     script = setting.single()
     figures: dict[tuple[str, str], list[Figure]] = {}
     syncs: dict[tuple[str, str], list[float]] = {}

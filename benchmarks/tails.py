@@ -23,6 +23,7 @@ WATCHERS = (0, 1, 10)
 
 
 def section(setting: Setting) -> list[str]:
+    """The section about live tails."""
     runs: dict[int, list[Figure]] = {number: [] for number in WATCHERS}
     for round in range(setting.rounds):
         with service(setting.data()) as running:

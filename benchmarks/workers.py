@@ -33,7 +33,9 @@ _ESTABLISHED = "01"
 
 @attrs.frozen
 class Run:
-    """:ivar sources: seconds of processor time of the processes that take records; with one worker
+    """The figures of one run with a number of workers.
+
+    :ivar sources: seconds of processor time of the processes that take records; with one worker
         that is the process of everything.
     :ivar others: the same of everything else that belongs to the service, etcd too.
     :ivar shares: connections of each process that takes records, halfway.
@@ -47,6 +49,7 @@ class Run:
 
 
 def section(setting: Setting) -> list[str]:
+    """The section about workers."""
     script = setting.single()
     runs: dict[int, list[Run]] = {}
     for _ in range(setting.rounds):

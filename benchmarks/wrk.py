@@ -18,8 +18,10 @@ SERVER_CPU, LOAD_CPU = "0", "1"
 
 @attrs.frozen
 class Figure:
-    """One run: requests answered per second, latencies in milliseconds, and answers that weren't
-    2xx."""
+    """The figures of one run of wrk.
+
+    These are requests answered per second, latencies in milliseconds, and answers other than 2xx.
+    """
 
     rate: float
     p50: float

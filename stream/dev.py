@@ -1,5 +1,6 @@
-"""``stream-service dev``: all components on this machine, with an etcd and a local Storage API, or
-with tables of another target.
+"""``stream-service dev``: all components on this machine.
+
+With them run an etcd and a local Storage API, or tables of another target.
 
 `DEV_SETTINGS` replaces built-in defaults, so files, environment variables and flags still win.
 """

@@ -93,7 +93,9 @@ class _Owner:
 
 
 class LocalPostgres(Service):
-    """:param listen: address on loopback.
+    """A PostgreSQL server as a child process, for development.
+
+    :param listen: address on loopback.
     :param path: directory of the data and the password; kept between runs.
     """
 

@@ -89,7 +89,9 @@ _DAEMON_LOG = "twistd.log"
 
 
 class Options(usage.Options):
-    """The command line behind ``twistd stream``, after `parseOptions`:
+    """The command line behind ``twistd stream``.
+
+    After `parseOptions` it has:
 
     :ivar components: the chosen components, in the order of `NAMES`.
     :ivar is_dev: ``dev`` was among them: everything on this machine.

@@ -1,4 +1,4 @@
-"""Separate processes under load, taken down at random: is each acknowledged record in the table?
+"""Chaos: processes under load are killed at random, then the table is compared with the answers.
 
 ``python -m benchmarks.chaos`` starts the service as a cluster of processes, sends numbered records,
 kills, stops and pauses processes all the while, heals the cluster, waits until everything is

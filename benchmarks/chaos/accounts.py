@@ -16,7 +16,9 @@ _ACKNOWLEDGED = 200
 
 @attrs.frozen
 class Accounts:
-    """:ivar answers: attempts by status.
+    """The comparison of the records that were sent with the rows of the table.
+
+    :ivar answers: attempts by status.
     :ivar sent: records that were sent at least once.
     :ivar acknowledged: records with an answer of 200.
     :ivar rows: in the table.
@@ -43,6 +45,7 @@ class Accounts:
 
     @property
     def is_balanced(self) -> bool:
+        """Whether no record is lost, unknown or repeated without a reason."""
         return not (self.lost or self.unknown or self.surplus)
 
 

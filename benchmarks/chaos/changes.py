@@ -43,6 +43,7 @@ class SinkChanges(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        """Change the sink once in each interval until the end."""
         number = 0
         while not self._end.wait(self._interval):
             number += 1

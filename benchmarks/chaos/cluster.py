@@ -81,7 +81,10 @@ class Node:
 
 @attrs.define(eq=False)
 class Cluster:
-    """:ivar ended: all processes that ended but for those that were killed, oldest first."""
+    """The processes of a deployment under chaos.
+
+    :ivar ended: all processes that ended but for those that were killed, oldest first.
+    """
 
     deployed: Deployment
     nodes: list[Node]
@@ -138,6 +141,7 @@ class Cluster:
         ]
 
     def of(self, *states: State) -> list[Node]:
+        """The nodes that are in one of these states."""
         return [node for node in self.nodes if node.state in states]
 
     def bring_back(self, node: Node) -> None:

@@ -21,7 +21,9 @@ _RESTART_SECONDS = 1.0
 
 @attrs.frozen
 class Plan:
-    """:ivar interval: seconds between two hits, on average.
+    """When and how processes are hit.
+
+    :ivar interval: seconds between two hits, on average.
     :ivar pause: seconds that a process stays stopped by SIGSTOP.
     :ivar spared: components that are left alone.
     :ivar rare: seconds between two hits of etcd, of which there is only one, or the sandbox.
@@ -37,7 +39,10 @@ class Plan:
 
 @attrs.frozen
 class Hit:
-    """:ivar at: seconds since the epoch."""
+    """One hit of a process.
+
+    :ivar at: seconds since the epoch.
+    """
 
     at: float
     node: str
@@ -47,7 +52,10 @@ class Hit:
 
 
 class Killer:
-    """:ivar hits: all that was done, oldest first."""
+    """The loop that kills, pauses and terminates processes.
+
+    :ivar hits: all that was done, oldest first.
+    """
 
     def __init__(self, cluster: Cluster, plan: Plan, seed: int, say: Callable[[str], None]) -> None:
         self.hits: list[Hit] = []

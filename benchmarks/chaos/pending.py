@@ -27,7 +27,9 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Pending:
-    """:ivar items: what isn't imported, with its state and the reason of its last failure.
+    """What isn't imported yet.
+
+    :ivar items: what isn't imported, with its state and the reason of its last failure.
     :ivar imported: files that are.
     """
 

@@ -47,12 +47,14 @@ class Attempt:
     answered_at: float
 
     def line(self) -> str:
+        """The attempt as a line of the journal."""
         return (
             f"{self.number} {self.status} {self.source} {self.sent_at:.6f} {self.answered_at:.6f}\n"
         )
 
     @classmethod
     def of_line(cls, line: str) -> Attempt:
+        """The attempt that a line of the journal holds."""
         number, status, source, sent_at, answered_at = line.split()
         return cls(int(number), int(status), int(source), float(sent_at), float(answered_at))
 
@@ -182,6 +184,7 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
 
 
 def main() -> None:
+    """Send records at a constant rate and write a line for each attempt."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("urls", nargs="+")
     parser.add_argument("--rate", type=float, required=True, help="records a second")

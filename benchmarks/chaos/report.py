@@ -19,7 +19,9 @@ _SHOWN = 20
 
 @attrs.frozen
 class Report:
-    """:ivar kills: by component and kind.
+    """The report of a run under chaos.
+
+    :ivar kills: by component and kind.
     :ivar tasks: changes of the sink through the API, by how they ended.
     :ivar behind: seconds from the last acknowledgement to the last row in the table.
     :ivar notes: what is worth a look, but not wrong by itself.
@@ -38,6 +40,7 @@ class Report:
 
     @property
     def is_good(self) -> bool:
+        """Whether the accounts balance and nothing else went wrong."""
         return self.accounts.is_balanced and not self.faults
 
 

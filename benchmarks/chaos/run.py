@@ -35,7 +35,9 @@ _ITS_BRANCH = "/v1/branches/default/sources"
 
 @attrs.frozen
 class Settings:
-    """:ivar root: directory of everything.
+    """The settings of a run under chaos.
+
+    :ivar root: directory of everything.
     :ivar seconds: of load and killing.
     :ivar rate: records a second.
     :ivar retry: producers send failed records again, with the same number.

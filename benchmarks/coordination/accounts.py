@@ -25,7 +25,9 @@ class Job:
 
 @attrs.frozen
 class Work:
-    """:ivar slices: with records, as etcd has them in the end.
+    """The work of a run: slices, uploads, files and jobs, counted from several sides.
+
+    :ivar slices: with records, as etcd has them in the end.
     :ivar uploads: that ended well, by the readers' logs.
     :ivar failed_uploads: attempts.
     :ivar objects: slices in staging.

@@ -45,7 +45,9 @@ _COLUMNS = [{"type": "path", "name": "id", "path": "id"}, {"type": "uuid", "name
 
 @attrs.frozen
 class Plan:
-    """:ivar root: directory of everything.
+    """The plan of a run of three coordinators of which one after the other is killed.
+
+    :ivar root: directory of everything.
     :ivar seconds: of records and killing.
     :ivar every: seconds between two kills.
     :ivar pace: seconds between two records of a source; each goes to all its sinks.
@@ -68,7 +70,9 @@ class Plan:
 
 @attrs.frozen
 class Report:
-    """:ivar kills: by node.
+    """The report of such a run.
+
+    :ivar kills: by node.
     :ivar acknowledged: records, each of which goes into all tables of its source.
     :ivar tables: what is wrong with the tables, summed up.
     :ivar metrics: of the readers and coordinators that live in the end.
@@ -90,6 +94,7 @@ class Report:
 
     @property
     def is_good(self) -> bool:
+        """Whether nothing was lost, repeated or done twice."""
         return not (self.faults or self.work.faults or any(self.tables.values()))
 
 

@@ -1,4 +1,4 @@
-"""Everything behind the service fails for a while: what is tried, how often, and does it end well?
+"""Faults of everything behind the service: what is retried, how often, and how it ends.
 
 Each case is a deployment of its own with one sink that gets records all the time.
 """
@@ -58,7 +58,9 @@ _CALLS = "keboola_go_http_request_duration_milliseconds_count"
 
 @attrs.frozen
 class Window:
-    """:ivar seconds: how long it fails.
+    """How long a fault lasts, and how fast records come meanwhile.
+
+    :ivar seconds: how long it fails.
     :ivar pace: seconds between two records.
     """
 
@@ -88,7 +90,9 @@ class _Stage:
 
 @attrs.frozen
 class Outcome:
-    """:ivar left: what isn't imported in the end, with the reason.
+    """The outcome of a fault.
+
+    :ivar left: what isn't imported in the end, with the reason.
     :ivar calls: most requests to the Storage API within a minute.
     :ivar staged: most requests to the object store within a minute, if there is one.
     :ivar attempts: failed ones of one slice and of one file, at most.
@@ -110,12 +114,15 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
+        """Whether nothing was lost, repeated or done twice."""
         return not (self.faults or self.work.faults or any(self.tables.values()))
 
 
 @attrs.frozen
 class Case:
-    """:ivar fails: makes it fail, and waits until it doesn't any more.
+    """A fault and what it needs.
+
+    :ivar fails: makes it fail, and waits until it doesn't any more.
     :ivar first: before the first file is opened.
     :ivar needs_store: staging is an object store, not the sandbox's directory.
     """

@@ -31,7 +31,9 @@ _BEGINNINGS = (
 
 @attrs.frozen
 class Event:
-    """:ivar kind: how the message begins.
+    """An event that the logs have of a file or slice.
+
+    :ivar kind: how the message begins.
     :ivar key: of the slice, or of the file.
     :ivar by: whose log it is in.
     :ivar cause: why, if it is told.
@@ -56,11 +58,15 @@ class Event:
 
 @attrs.frozen
 class Journal:
-    """:ivar events: in the order of their times."""
+    """The events of all logs.
+
+    :ivar events: in the order of their times.
+    """
 
     events: Sequence[Event]
 
     def of(self, kind: str) -> list[Event]:
+        """The events of one kind, in their order."""
         return [event for event in self.events if event.kind == kind]
 
     def file(self, key: str) -> list[Event]:

@@ -37,6 +37,7 @@ class Sender(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        """Send records until it is stopped, and note the answer to each."""
         for number in itertools.count():
             body = json.dumps({"id": number}).encode()
             self.answers[number] = 0

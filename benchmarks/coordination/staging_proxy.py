@@ -71,7 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class StagingProxy(ThreadingHTTPServer):
-    """:param url: of the store behind it.
+    """A proxy in front of an object store, which can fail.
+
+    :param url: of the store behind it.
     :ivar is_away: answer 503 to everything.
     """
 
@@ -89,4 +91,5 @@ class StagingProxy(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
+        """The URL of the proxy."""
         return f"http://127.0.0.1:{self.server_address[1]}"

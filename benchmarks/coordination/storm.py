@@ -1,4 +1,4 @@
-"""Many open sinks whose slices become due together: how late are they rotated, and at what cost?"""
+"""Many slices that become due together: how late they are rotated, and at what cost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ _PATIENCE_SECONDS = 120.0
 
 @attrs.frozen
 class Storm:
-    """:ivar spread: seconds between the first and the last slice that became due.
+    """The figures of many rotations that become due together.
+
+    :ivar spread: seconds between the first and the last slice that became due.
     :ivar delays: seconds from due to rotated.
     :ivar took: seconds from the first due to the last rotated.
     :ivar cpu: seconds of the coordinator meanwhile.

@@ -49,7 +49,9 @@ _NEVER = {
 
 @attrs.frozen
 class Case:
-    """:ivar kind: what is rotated.
+    """A trigger that is tried, with the settings that leave it alone to fire.
+
+    :ivar kind: what is rotated.
     :ivar cause: how the told cause begins.
     :ivar settings: of the sink.
     :ivar after: seconds from the opening before which it mustn't fire.
@@ -89,7 +91,9 @@ CASES = {
 
 @attrs.frozen
 class Fired:
-    """:ivar event: the first rotation; ``None`` if there was none.
+    """The rotation that a trigger has caused.
+
+    :ivar event: the first rotation; ``None`` if there was none.
     :ivar seconds: from the opening to it.
     :ivar others: rotations with another cause, or of what shouldn't have been rotated.
     """
@@ -101,6 +105,7 @@ class Fired:
 
     @property
     def is_good(self) -> bool:
+        """Whether the trigger fired, not too early, and no other one did."""
         return self.event is not None and self.seconds >= CASES[self.name].after and not self.others
 
 

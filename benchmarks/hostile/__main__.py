@@ -329,6 +329,7 @@ def _line(row: Row) -> str:
 
 
 def main() -> None:
+    """Attack the service and report what happens to it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="parts of the names of attacks; all by default")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for each attack")

@@ -35,6 +35,7 @@ class Place:
     port: int
 
     async def connect(self) -> tuple[StreamReader, StreamWriter]:
+        """Open a connection to the place; raises TimeoutError after 10 s."""
         return await asyncio.wait_for(asyncio.open_connection(self.host, self.port), 10)
 
 

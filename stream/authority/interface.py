@@ -90,10 +90,12 @@ class ProjectAuthority(Protocol):
     """
 
     @property
-    def challenge(self) -> str: ...
+    def challenge(self) -> str:
+        """The value of ``WWW-Authenticate`` beside 401; empty if there is no such header."""
 
     @property
-    def tokens(self) -> Tokens | None: ...
+    def tokens(self) -> Tokens | None:
+        """The tokens of projects that are created here; ``None`` if they come from elsewhere."""
 
     async def verify(self, token: Token) -> TokenInfo:
         """Whose *token* is. Raises UserError: it was refused, or can't be verified now."""

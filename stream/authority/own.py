@@ -101,6 +101,7 @@ class OwnAuthority(Service):
             )
 
     async def verify(self, token: Token) -> TokenInfo:
+        """The project and rights of a token, from the bootstrap token or etcd."""
         if self._bootstrap_digest and hmac.compare_digest(
             self._bootstrap_digest, digest(token.value)
         ):
@@ -125,9 +126,11 @@ class OwnAuthority(Service):
         return record
 
     async def exchange(self, token: str, project_id: int) -> ProjectToken:
+        """Refuse every token: this authority has none to exchange."""
         raise UserError("the token is unknown or was revoked", status=401, name="tokenInvalid")
 
     async def branch(self, token: Token, branch_id: int) -> Branch:
+        """A branch of the token's project, by its id."""
         for branch in await self.branches(token):
             if branch.id == branch_id:
                 return branch
@@ -135,6 +138,7 @@ class OwnAuthority(Service):
         raise errors.branch_not_found(BranchKey(info.project_id, branch_id))
 
     async def branches(self, token: Token) -> Sequence[Branch]:
+        """The active branches of the token's project."""
         info = await self.verify(token)
         found = await self._client.range(f"{prefix.BRANCH_ACTIVE}{info.project_id}/")
         stored = [decode(entity.Branch, each.value) for each in found.kvs]
@@ -146,6 +150,7 @@ class OwnAuthority(Service):
         ]
 
     async def create_branch(self, token: Token, name: str, by: By) -> Branch:
+        """Create a branch in the token's project."""
         project = (await self.verify(token)).project_id
 
         async def body(txn: AtomicTxn) -> Branch:

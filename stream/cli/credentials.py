@@ -26,7 +26,9 @@ _MAX_BYTES = 64 * 1024
 
 @attrs.frozen
 class Credentials:
-    """:ivar url: of the API.
+    """The API, the token and the branch that a command uses.
+
+    :ivar url: of the API.
     :ivar token: for it.
     :ivar branch: in which commands look for sources.
     """

@@ -34,7 +34,9 @@ class DocumentError(Exception):
 
 @attrs.frozen
 class Document:
-    """:ivar value: what the file says.
+    """A file of definitions, parsed, with the line of each value.
+
+    :ivar value: what the file says.
     :ivar lines: the line of each value by its place, such as ``sources[0].name``.
     :ivar name: of the file.
     """

@@ -20,7 +20,9 @@ Key = tuple[str, str]
 
 @attrs.frozen
 class SinkFlow:
-    """:ivar files: those that are not imported, by state.
+    """What is known of one sink between its records and its table.
+
+    :ivar files: those that are not imported, by state.
     :ivar oldest: when the oldest record came that is not in the table yet.
     :ivar read_at: on a monotonic clock.
     """

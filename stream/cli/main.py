@@ -1,5 +1,7 @@
-"""The command line as a whole. Subcommands are imported when they are called, so that it starts in
-a fraction of a second."""
+"""The command line ``stream``.
+
+Subcommands are imported when they are called, so that it starts in a fraction of a second.
+"""
 
 from __future__ import annotations
 

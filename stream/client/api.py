@@ -113,8 +113,10 @@ class Api:
     def change(
         self, method: str, *path: str, body: Any = None, **parameters: Any
     ) -> dict[str, Any]:
-        """Make a change, and wait for its task. Returns what the service answers about it: the task
-        or, if the service has waited for it, the object.
+        """Make a change and wait for its task.
+
+        Returns what the service answers about it: the task or, if the service has waited for it,
+        the object.
 
         Raises TaskFailed if the task ends with an error.
         """

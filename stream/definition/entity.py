@@ -54,6 +54,8 @@ SYSTEM = By("system")
 
 @attrs.frozen
 class Created(Record):
+    """When and by whom an entity was created."""
+
     at: datetime = NO_TIME
     by: By = SYSTEM
 
@@ -71,7 +73,10 @@ class Version(Record):
 
 @attrs.frozen
 class Disabled(Record):
-    """:ivar directly: false if it came from the parent; only such children are enabled with it."""
+    """When, by whom and why an entity was disabled.
+
+    :ivar directly: false if it came from the parent; only such children are enabled with it.
+    """
 
     directly: bool = False
     at: datetime = NO_TIME
@@ -81,13 +86,18 @@ class Disabled(Record):
 
 @attrs.frozen
 class Enabled(Record):
+    """When and by whom an entity was enabled."""
+
     at: datetime = NO_TIME
     by: By = SYSTEM
 
 
 @attrs.frozen
 class Deleted(Record):
-    """:ivar directly: false if it came from the parent; only such are undeleted with it."""
+    """When and by whom an entity was deleted.
+
+    :ivar directly: false if it came from the parent; only such are undeleted with it.
+    """
 
     directly: bool = False
     at: datetime = NO_TIME
@@ -96,6 +106,8 @@ class Deleted(Record):
 
 @attrs.frozen
 class Undeleted(Record):
+    """When and by whom a deleted entity was restored."""
+
     at: datetime = NO_TIME
     by: By = SYSTEM
 
@@ -114,7 +126,10 @@ class SettingOverride(Record):
 
 @attrs.frozen(kw_only=True)
 class Branch(Record):
-    """:ivar name: of a branch that was made here; others have theirs elsewhere."""
+    """A branch of a project.
+
+    :ivar name: of a branch that was made here; others have theirs elsewhere.
+    """
 
     key: BranchKey = field(flatten=True)
     created: Created = Created()
@@ -128,11 +143,15 @@ class Branch(Record):
 
 @attrs.frozen
 class HttpSource(Record):
+    """What an HTTP source has alone: the secret in its URL."""
+
     secret: str = attrs.field(repr=False)
 
 
 @attrs.frozen
 class OtlpSource(Record):
+    """What an OpenTelemetry source has alone: the secret in its URL."""
+
     secret: str = attrs.field(repr=False)
 
 
@@ -167,6 +186,7 @@ class Source(Record):
 
     @property
     def is_enabled(self) -> bool:
+        """Whether the source takes records."""
         return self.disabled is None
 
 
@@ -176,6 +196,8 @@ KEBOOLA = "keboola"
 
 @attrs.frozen
 class KeboolaTable(Record):
+    """The table in Keboola that a sink fills."""
+
     table_id: str
 
 
@@ -234,6 +256,7 @@ class Sink(Record):
 
     @property
     def is_enabled(self) -> bool:
+        """Whether the sink takes records."""
         return self.disabled is None
 
     def accepts(self, signal: str) -> bool:

@@ -46,34 +46,40 @@ class CountLimitReached(UserError):
 
 
 def branch_not_found(key: BranchKey) -> DefinitionNotFound:
+    """404: the project has no such branch."""
     return DefinitionNotFound(
         f'branch "{key.branch_id}" not found in the project', name="branchNotFound"
     )
 
 
 def source_not_found(key: SourceKey) -> DefinitionNotFound:
+    """404: the branch has no such source."""
     return DefinitionNotFound(
         f'source "{key.source_id}" not found in the branch', name="sourceNotFound"
     )
 
 
 def sink_not_found(key: SinkKey) -> DefinitionNotFound:
+    """404: the source has no such sink."""
     return DefinitionNotFound(f'sink "{key.sink_id}" not found in the source', name="sinkNotFound")
 
 
 def deleted_source_not_found(key: SourceKey) -> DefinitionNotFound:
+    """404: the branch has no such deleted source."""
     return DefinitionNotFound(
         f'deleted source "{key.source_id}" not found in the branch', name="deletedSourceNotFound"
     )
 
 
 def deleted_sink_not_found(key: SinkKey) -> DefinitionNotFound:
+    """404: the source has no such deleted sink."""
     return DefinitionNotFound(
         f'deleted sink "{key.sink_id}" not found in the source', name="deletedSinkNotFound"
     )
 
 
 def source_version_not_found(key: SourceKey, number: int) -> DefinitionNotFound:
+    """404: the source has no such version."""
     return DefinitionNotFound(
         f'source version "{key.source_id}/{version_text(number)}" not found in the branch',
         name="sourceVersionNotFound",
@@ -81,6 +87,7 @@ def source_version_not_found(key: SourceKey, number: int) -> DefinitionNotFound:
 
 
 def sink_version_not_found(key: SinkKey, number: int) -> DefinitionNotFound:
+    """404: the sink has no such version."""
     return DefinitionNotFound(
         f'sink version "{key.sink_id}/{version_text(number)}" not found in the source',
         name="sinkVersionNotFound",
@@ -88,19 +95,24 @@ def sink_version_not_found(key: SinkKey, number: int) -> DefinitionNotFound:
 
 
 def branch_exists(name: str) -> DefinitionExists:
+    """409: the project has a branch of this name."""
     return DefinitionExists(
         f'branch "{name}" already exists in the project', name="branchAlreadyExists"
     )
 
 
 def source_exists(key: SourceKey) -> DefinitionExists:
+    """409: the branch has a source of this id."""
     return DefinitionExists(
         f'source "{key.source_id}" already exists in the branch', name="sourceAlreadyExists"
     )
 
 
 def sink_exists(key: SinkKey, *, being_created: bool = False) -> DefinitionExists:
-    """:param being_created: somebody else is creating it at this moment."""
+    """409: the source has a sink of this id.
+
+    :param being_created: somebody else is creating it at this moment.
+    """
     shown = str(key) if being_created else key.sink_id
     return DefinitionExists(
         f'sink "{shown}" already exists in the source', name="sinkAlreadyExists"
@@ -108,19 +120,25 @@ def sink_exists(key: SinkKey, *, being_created: bool = False) -> DefinitionExist
 
 
 def branch_limit_reached(maximum: int) -> CountLimitReached:
+    """The project has as many branches as it may have."""
     return _limit("branch", "project", maximum)
 
 
 def source_limit_reached(maximum: int) -> CountLimitReached:
+    """The branch has as many sources as it may have."""
     return _limit("source", "branch", maximum)
 
 
 def sink_limit_reached(maximum: int) -> CountLimitReached:
+    """The source has as many sinks as it may have."""
     return _limit("sink", "source", maximum)
 
 
 def version_limit_reached(of: str, maximum: int) -> CountLimitReached:
-    """:param of: ``source`` or ``sink``."""
+    """The source or sink has as many versions as it may have.
+
+    :param of: ``source`` or ``sink``.
+    """
     return _limit("version", of, maximum)
 
 

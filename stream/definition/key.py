@@ -18,6 +18,7 @@ class BranchKey:
         return f"{self.project_id}/{self.branch_id}"
 
     def source(self, source_id: str) -> SourceKey:
+        """The key of a source of this branch."""
         return SourceKey(self.project_id, self.branch_id, source_id)
 
 
@@ -34,9 +35,11 @@ class SourceKey:
 
     @property
     def branch_key(self) -> BranchKey:
+        """The key of the source's branch."""
         return BranchKey(self.project_id, self.branch_id)
 
     def sink(self, sink_id: str) -> SinkKey:
+        """The key of a sink of this source."""
         return SinkKey(self.project_id, self.branch_id, self.source_id, sink_id)
 
 
@@ -54,10 +57,12 @@ class SinkKey:
 
     @property
     def branch_key(self) -> BranchKey:
+        """The key of the sink's branch."""
         return BranchKey(self.project_id, self.branch_id)
 
     @property
     def source_key(self) -> SourceKey:
+        """The key of the sink's source."""
         return SourceKey(self.project_id, self.branch_id, self.source_id)
 
     @classmethod

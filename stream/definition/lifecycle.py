@@ -157,21 +157,29 @@ def revive(created: E, deleted: E, at: datetime, by: By) -> E:
 
 
 def disable(entity: S, at: datetime, by: By, *, directly: bool, reason: str) -> S:
-    """:param directly: false if it is disabled together with its parent."""
+    """The entity, disabled.
+
+    :param directly: false if it is disabled together with its parent.
+    """
     disabled = Disabled(directly=directly, at=at, reason=reason, by=by)
     return attrs.evolve(entity, disabled=disabled, enabled=None)
 
 
 def enable(entity: S, at: datetime, by: By) -> S:
+    """The entity, enabled."""
     return attrs.evolve(entity, disabled=None, enabled=Enabled(at, by))
 
 
 def delete(entity: S, at: datetime, by: By, *, directly: bool) -> S:
-    """:param directly: false if it is deleted together with its parent."""
+    """The entity, deleted.
+
+    :param directly: false if it is deleted together with its parent.
+    """
     return attrs.evolve(entity, deleted=Deleted(directly, at, by), undeleted=None)
 
 
 def undelete(entity: S, at: datetime, by: By) -> S:
+    """The entity, restored."""
     return attrs.evolve(entity, deleted=None, undeleted=Undeleted(at, by))
 
 

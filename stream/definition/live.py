@@ -55,6 +55,7 @@ class Entry(Generic[E]):
 
     @property
     def value(self) -> E:
+        """The decoded entity; it is decoded when it is first asked for."""
         if self._value is None:
             self._value = decode(self._kind, self._stored)
         return self._value

@@ -45,6 +45,7 @@ _READ_BYTES = 4 * 1024 * 1024
 
 
 def mapping_key(sink: SinkKey, mapping: StoredMapping) -> str:
+    """The key in etcd of a mapping that is stored apart from its sink."""
     return f"{prefix.MAPPING}{sink}/{mapping.hash}"
 
 

@@ -43,7 +43,10 @@ def padded(version: str) -> str:
 
 
 class DefinitionReads:
-    """:param client: started."""
+    """The reads of definitions from etcd.
+
+    :param client: started.
+    """
 
     def __init__(self, client: EtcdClient) -> None:
         self._client = client
@@ -120,28 +123,42 @@ class DefinitionReads:
         return [decode(Sink, stored.value) for stored in found.kvs]
 
     async def with_mappings(self, sinks: Sequence[Sink]) -> list[Sink]:
-        """*sinks* with the contents of their mappings. Raises `DefinitionNotFound` for one that
-        was deleted for good since it was read."""
+        """*sinks* with the contents of their mappings.
+
+        Raises `DefinitionNotFound` for one that was purged since it was read.
+        """
         return await with_mappings(self._client, sinks)
 
     async def sources_page(
         self, branch: BranchKey, after: str, limit: int, *, deleted: bool = False
     ) -> Page[Source]:
-        """:param after: start behind this id."""
+        """A page of the sources of a branch, in the order of their ids.
+
+        :param after: start behind this id.
+        """
         return await self._page(SOURCES, branch, after, limit, deleted)
 
     async def sinks_page(
         self, source: SourceKey, after: str, limit: int, *, deleted: bool = False
     ) -> Page[Sink]:
-        """:param after: start behind this id."""
+        """A page of the sinks of a source, in the order of their ids.
+
+        :param after: start behind this id.
+        """
         return await self._page(SINKS, source, after, limit, deleted)
 
     async def source_versions_page(self, key: SourceKey, after: str, limit: int) -> Page[Source]:
-        """:param after: start behind this number."""
+        """A page of the versions of a source, in their order.
+
+        :param after: start behind this number.
+        """
         return await self._versions_page(SOURCES, key, after, limit)
 
     async def sink_versions_page(self, key: SinkKey, after: str, limit: int) -> Page[Sink]:
-        """:param after: start behind this number."""
+        """A page of the versions of a sink, in their order.
+
+        :param after: start behind this number.
+        """
         return await self._versions_page(SINKS, key, after, limit)
 
     async def _page(

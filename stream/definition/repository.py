@@ -83,7 +83,9 @@ class _Size:
 
 
 class Definitions:
-    """:param hooks: notified of what happens to sinks.
+    """The changes of branches, sources and sinks inside of one transaction.
+
+    :param hooks: notified of what happens to sinks.
 
     :ivar unfinished: a change is to be committed and made again, see Note [Pieces].
     """

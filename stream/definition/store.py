@@ -45,12 +45,15 @@ class EntityStore(Generic[E]):
     complete: Callable[[AtomicTxn, E], Awaitable[E]]
 
     async def live(self, txn: AtomicTxn, key: Key) -> E | None:
+        """The entity, if it exists and isn't deleted."""
         return await self._get(txn, f"{self.active}{key}")
 
     async def removed(self, txn: AtomicTxn, key: Key) -> E | None:
+        """The entity, if it is deleted."""
         return await self._get(txn, f"{self.deleted}{key}")
 
     async def version(self, txn: AtomicTxn, key: Key, number: int) -> E | None:
+        """One version of the entity."""
         return await self._get(txn, self.version_key(key, number))
 
     async def all_live(self, txn: AtomicTxn, parent: Parent) -> list[E]:
@@ -66,6 +69,7 @@ class EntityStore(Generic[E]):
         return len(await txn.range(prefix.children(self.active, parent), track_deletes=False))
 
     def version_key(self, key: Key, number: int) -> str:
+        """The key in etcd of one version."""
         return f"{self.history}{key}/{prefix.version_text(number)}"
 
     def save(self, change: Change, entity: E) -> None:

@@ -20,7 +20,9 @@ __all__ = ["Change", "NoHooks", "SinkHooks"]
 
 @attrs.frozen
 class Change:
-    """:ivar txn: the running attempt of the atomic operation.
+    """The context of one change: its transaction, its time and who makes it.
+
+    :ivar txn: the running attempt of the atomic operation.
     :ivar now: one time for everything that the change writes.
     :ivar by: who makes it.
     """

@@ -88,13 +88,18 @@ class ListOf:
 
 @attrs.frozen
 class MapOf:
+    """The type of a map."""
+
     key: Any
     item: Any
 
 
 @attrs.frozen
 class StructType:
-    """:ivar fields: name and type of each, in their order."""
+    """The type of a struct.
+
+    :ivar fields: name and type of each, in their order.
+    """
 
     name: str
     fields: tuple[tuple[str, Any], ...]

@@ -177,6 +177,7 @@ class AtomicTxn:
         self._writes[require_key(key)] = _Put(value, lease)
 
     def delete(self, key: str) -> None:
+        """Delete the key when the transaction is committed."""
         self._writes[require_key(key)] = None
 
     def delete_prefix(self, prefix: str) -> None:

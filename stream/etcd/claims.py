@@ -141,6 +141,7 @@ class Claim:
 
     @property
     def node_id(self) -> str:
+        """The id of the node that holds the claim."""
         return self.key.rpartition("/")[2]
 
 

@@ -41,7 +41,9 @@ _CONNECT_RETRY_SECONDS = 0.25
 
 @attrs.frozen
 class RangeResult:
-    """:ivar revision: of the whole store when the range was read.
+    """The result of reading a range of keys.
+
+    :ivar revision: of the whole store when the range was read.
     :ivar count: keys in the range, whatever the limit.
     """
 
@@ -53,7 +55,10 @@ class RangeResult:
 
 @attrs.frozen
 class TxnResult:
-    """:ivar reads: results of the get operations of the branch that was taken, in order."""
+    """The result of a transaction.
+
+    :ivar reads: results of the get operations of the branch that was taken, in order.
+    """
 
     succeeded: bool
     revision: int
@@ -61,7 +66,9 @@ class TxnResult:
 
 
 class EtcdClient(Service):
-    """:param endpoints: ``host:port`` or URLs.
+    """A client of an etcd cluster: reads, writes, transactions and watches.
+
+    :param endpoints: ``host:port`` or URLs.
     :param namespace: put before every key; ends with a slash.
     :param connect_timeout: seconds to wait for the cluster at the start.
     :param request_timeout: seconds for one request.

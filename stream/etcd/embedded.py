@@ -97,7 +97,9 @@ def _version_of(binary: str) -> Version:
 
 
 class EmbeddedEtcd(Service):
-    """:param endpoint: to listen at: ``host:port`` or an http URL; the port may be left out of a
+    """An etcd server as a child process.
+
+    :param endpoint: to listen at: ``host:port`` or an http URL; the port may be left out of a
         URL (2379), and the host of ``:port`` (127.0.0.1).
     :param data_dir: kept between runs; a directory that belongs to one etcd only.
 

@@ -56,7 +56,9 @@ class _Missed(EtcdError):
 
 @attrs.frozen
 class Change(Generic[T]):
-    """:ivar value: the new value; ``None`` if the key is gone.
+    """A change of one key of a mirror.
+
+    :ivar value: the new value; ``None`` if the key is gone.
     :ivar previous: what the mirror held before.
     """
 
@@ -68,7 +70,9 @@ class Change(Generic[T]):
 
 @attrs.frozen
 class Batch(Generic[T]):
-    """:ivar revision: everything up to it is contained in the mirror after this batch.
+    """The changes that a mirror applied together.
+
+    :ivar revision: everything up to it is contained in the mirror after this batch.
     :ivar reset: the changes are the whole content; what isn't among them is gone.
     """
 
@@ -78,7 +82,9 @@ class Batch(Generic[T]):
 
 
 class Mirror(Service, Generic[T]):
-    """:param prefix: ends with a slash.
+    """A local copy of a prefix, kept current by a watch.
+
+    :param prefix: ends with a slash.
     :param decode: makes the value; a key that it can't decode is logged and left out.
     :param on_change: called with each batch after `items` has changed; the next one waits for it.
     """
@@ -111,12 +117,16 @@ class Mirror(Service, Generic[T]):
 
     @property
     def prefix(self) -> str:
+        """The prefix that is mirrored."""
         return self._prefix
 
     @property
     def lag_seconds(self) -> float:
-        """For how long it may be out of date: since the watch broke, or since a change came that
-        isn't handled yet. 0 while it follows. A silent watch counts as good for a minute."""
+        """Seconds for which the mirror may have been out of date; 0 while it follows.
+
+        They count from when the watch broke, or from the first change that isn't handled yet. A
+        silent watch counts as good for a minute.
+        """
         if self._behind_since is None:
             return 0.0
         now: float = self._client.reactor.seconds()

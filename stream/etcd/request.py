@@ -76,7 +76,9 @@ __all__ = [
 
 @attrs.frozen
 class KeyValue:
-    """:ivar key: without the namespace.
+    """A key with its value and revisions.
+
+    :ivar key: without the namespace.
     :ivar lease: id of the lease that the key lives under; 0 if none.
     """
 
@@ -177,10 +179,12 @@ def compare_lease(key: str, lease: int) -> Comp:
 
 
 def put_operation(key: str, value: bytes, lease_id: int = 0) -> OpSet:
+    """The operation of a transaction that writes a key."""
     return _LeasedSet(key.encode(), value, lease_id)
 
 
 def get_operation(key: str) -> OpGet:
+    """The operation of a transaction that reads a key."""
     return OpGet(key_set(key))
 
 

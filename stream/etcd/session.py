@@ -85,7 +85,9 @@ class Registration:
 
 
 class Session(Service):
-    """:param ttl: seconds that the lease lives without a keep-alive.
+    """A lease in etcd, kept alive, and the keys that live under it.
+
+    :param ttl: seconds that the lease lives without a keep-alive.
 
     :ivar lease_id: ``None`` while there is no valid lease.
     :ivar on_lost: called when the lease has ended or must have ended.

@@ -56,7 +56,9 @@ _BROKEN = (
 
 
 class Transport:
-    """:param endpoints: ``host:port`` or URLs; the next one is tried when one doesn't answer.
+    """The connection to an etcd cluster: requests, streams, authentication, failover.
+
+    :param endpoints: ``host:port`` or URLs; the next one is tried when one doesn't answer.
     :param request_timeout: seconds for one request to one endpoint.
     :param log_operations: log each of them, at level debug.
     """

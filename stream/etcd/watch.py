@@ -36,7 +36,10 @@ _PAUSE_AT_BYTES = 8 * 1024 * 1024
 
 @attrs.frozen
 class Event:
-    """:ivar kv: the new value, or ``None`` if the key was deleted."""
+    """One event of a watch.
+
+    :ivar kv: the new value, or ``None`` if the key was deleted.
+    """
 
     key: str
     kv: KeyValue | None
@@ -105,7 +108,10 @@ class WatchStream(Protocol):
         self._paused = False
 
     def next(self) -> Deferred[WatchBatch]:
-        """The next batch. Fails when the stream has ended: `Compacted`, `EtcdUnavailable`, …"""
+        """The next batch of events.
+
+        Fails when the stream has ended: `Compacted`, `EtcdUnavailable`, …
+        """
         if self._batches:
             batch, size = self._batches.popleft()
             self._waiting_bytes -= size

@@ -40,7 +40,9 @@ MAX_TEMPLATE_CHARACTERS = 4096
 
 @attrs.frozen
 class Template(Record):
-    """:ivar language: only ``jsonnet`` is known.
+    """A template that computes the value of a column.
+
+    :ivar language: only ``jsonnet`` is known.
     :ivar content: the snippet, 1 to 4096 characters.
     """
 
@@ -208,8 +210,10 @@ def _validate_column(column: Column) -> None:
 
 
 def column_from_plain(plain: Any) -> Column:
-    """The column that *plain*, e.g. a part of a request, describes; members that don't belong to it
-    are left out. Raises UserError."""
+    """The column that *plain* describes, e.g. a part of a request. Raises UserError.
+
+    Members that don't belong to the column are left out.
+    """
     return known_part(_column_from_plain(plain))
 
 

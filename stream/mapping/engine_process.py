@@ -78,6 +78,7 @@ class Output:
         self._since = 0.0
 
     def result(self, index: int, result: Evaluated) -> None:
+        """Add the result of one record; send the results when there are enough of them."""
         data = encode_result(index, result)
         self._results.append(data)
         self._size += len(data)
@@ -85,6 +86,7 @@ class Output:
             self.flush()
 
     def flush(self) -> None:
+        """Send the results that wait."""
         if self._results:
             self.send(b"R", encode_results(self.serial, self._results))
             self._results.clear()
@@ -135,7 +137,9 @@ class KernelWatch:
 
 
 class Setting:
-    """:ivar seconds: of processor time for one record.
+    """What an engine process is given when it starts.
+
+    :ivar seconds: of processor time for one record.
     :ivar memory: bytes for templates.
     """
 

@@ -113,7 +113,10 @@ def decode_plan(data: bytes) -> tuple[int, TemplatePlan]:
 
 @attrs.frozen(eq=False)
 class BatchItem:
-    """:ivar plan: the number of `record`'s plan."""
+    """A record as part of a batch for an engine process.
+
+    :ivar plan: the number of `record`'s plan.
+    """
 
     plan: int
     needs_body: bool

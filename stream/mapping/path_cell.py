@@ -18,8 +18,9 @@ __all__ = ["path_cell", "path_value"]
 def path_cell(
     path: str, raw_string: bool, default_value: str | None
 ) -> Callable[[RecordContext], bytes]:
-    """What gives the text of the cell. It raises UserError: there is no value, or no body to look
-    into.
+    """The function that returns the text of the cell.
+
+    It raises UserError: there is no value, or no body to look into.
 
     :param path: e.g. ``user.tags[0]``.
     :param raw_string: a string is rendered without JSON's quotes and escapes.
@@ -42,8 +43,9 @@ def path_cell(
 
 
 def path_value(path: str, *, raw_string: bool) -> Callable[[RecordContext], bytes | None]:
-    """What gives the value at *path* as JSON; ``None`` if there is nothing. It raises UserError:
-    there is no body to look into.
+    """The function that returns the value at *path* as JSON, ``None`` if there is none.
+
+    It raises UserError: there is no body to look into.
 
     :param raw_string: a string is rendered as its text instead.
     """

@@ -39,7 +39,10 @@ BlockRenderer = Callable[[RecordBlock], list[bytes]]
 
 
 def compile_block_renderer(columns: Sequence[tuple[Column, Cell]]) -> BlockRenderer:
-    """:param columns: with what gives the quoted cell of one record."""
+    """The renderer of a batch's records for these columns.
+
+    :param columns: with what gives the quoted cell of one record.
+    """
     form = b",".join([b'"%b"'] * len(columns)) + b"\n"
     all_cells = [_cells(column, cell) for column, cell in columns]
 

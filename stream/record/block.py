@@ -17,7 +17,9 @@ __all__ = ["RecordBlock"]
 
 
 class RecordBlock:
-    """:param shared: has what all records share; what its body is doesn't matter.
+    """The records of a batch, which share everything but their bodies.
+
+    :param shared: has what all records share; what its body is doesn't matter.
     :param bodies: their source texts; at least one.
     :param parsed: the document in each, if it is known, or `stream.record.context.UNPARSED`.
 

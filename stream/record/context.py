@@ -23,7 +23,9 @@ UNPARSED: Any = object()
 
 
 class RecordContext:
-    """:ivar timestamp_ms: when it was received, milliseconds since the epoch.
+    """One record, and what mappings read of it, each parsed once.
+
+    :ivar timestamp_ms: when it was received, milliseconds since the epoch.
     :ivar client_ip: who sent it.
     :ivar headers: its headers.
     :ivar body: as received.

@@ -85,7 +85,9 @@ _remembered_type = lru_cache(maxsize=256)(_read_type)
 
 
 class RecordHeaders:
-    """:ivar raw: names and values as received, in that order.
+    """The headers of a record, in the forms that mappings read.
+
+    :ivar raw: names and values as received, in that order.
     :ivar content_type: as received; empty if there is none.
     :ivar kind: what the content type says of the body: parameters and case don't matter.
     :ivar is_batch: whether the content type says that the body holds many records.
@@ -125,8 +127,9 @@ class RecordHeaders:
 
     @property
     def of_json(self) -> RecordHeaders:
-        """The same headers, for a body that is one JSON document, whatever they say: an element of
-        a batch, or what the sender calls text.
+        """The same headers, for a body that is one JSON document whatever they say.
+
+        Such a body is an element of a batch, or JSON that its sender calls text.
         """
         if self._of_json is None:
             self._of_json = RecordHeaders(self.raw)

@@ -75,6 +75,7 @@ class Stored:
 
     @property
     def cursor(self) -> str:
+        """The position of the record on its node, from which a later read goes on."""
         return f"{self.segment.name}:{self.offset}"
 
 
@@ -94,7 +95,10 @@ class Summary:
 
 @attrs.define(eq=False)
 class ReasonCount:
-    """:ivar last: the newest record with the reason, without its excerpt."""
+    """How many records were rejected for one reason.
+
+    :ivar last: the newest record with the reason, without its excerpt.
+    """
 
     count: int
     last: Outline

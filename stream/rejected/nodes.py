@@ -80,7 +80,9 @@ async def replayed_ids(client: EtcdClient, sink: SinkKey) -> frozenset[str]:
 
 
 class RejectedNodes(Service):
-    """:param hostname: of this machine: only its own loopback can be reached.
+    """The rejected records of a sink across all source nodes.
+
+    :param hostname: of this machine: only its own loopback can be reached.
     :param max_age: after which no record is kept any more, as the service's settings say.
     :param tls: the certificates to be shown, if there are any.
     """
@@ -139,8 +141,10 @@ class RejectedNodes(Service):
         return last is not None and self._now() - last.time < self._max_age
 
     async def get(self, sink: SinkKey, id: str) -> dict[str, Any]:
-        """All of one record. Raises UserError: there is none, or the nodes that can be asked have
-        none."""
+        """One record with its headers and body.
+
+        Raises UserError: there is none, or none on the nodes that can be asked.
+        """
         if id in await replayed_ids(self._client, sink):
             raise _not_found(id)
         asked = await self.ask_all(sink, "get", id=id)

@@ -233,6 +233,7 @@ class Kept:
 
     @property
     def id(self) -> str:
+        """The id of the record."""
         return self.outline.id
 
     def view(self, node_id: str) -> dict[str, Any]:

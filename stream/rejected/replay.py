@@ -164,7 +164,9 @@ class _SinkChanged(Exception):
 
 
 class Replayer:
-    """:param row_size_limit: bytes of a row.
+    """The replay of rejected records: they are mapped again and their rows stored.
+
+    :param row_size_limit: bytes of a row.
     :param pool: a started pool for compression.
     """
 

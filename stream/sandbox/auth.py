@@ -83,12 +83,18 @@ class Token:
         return self.is_master and self.admin is not None and self.admin["role"] == "admin"
 
     def require_manage(self) -> None:
-        """:raises UserError: 403, the token isn't an administrator's."""
+        """Check that the token is an administrator's.
+
+        :raises UserError: 403, the token isn't an administrator's.
+        """
         if not self.can_manage:
             raise access_denied("only the master token of an administrator can do this")
 
     def require_bucket(self, bucket_id: str, *, write: bool) -> None:
-        """:raises UserError: 403, the token doesn't reach the bucket."""
+        """Check that the token reaches a bucket.
+
+        :raises UserError: 403, the token doesn't reach the bucket.
+        """
         if self.can_manage or (self.is_master and not write):
             return
         granted = self.bucket_permissions.get(bucket_id)
@@ -96,7 +102,9 @@ class Token:
             raise access_denied(f'the token has no access to the bucket "{bucket_id}"')
 
     def require_file(self, owner_id: str, *, write: bool = False) -> None:
-        """:raises UserError: 403, the file is another token's and this one can't read all files.
+        """Check that the token reaches a file.
+
+        :raises UserError: 403, the file is another token's and this one can't read all files.
 
         A token that replaced another must be able to finish with its files, so for a token that
         isn't master the right to read all of them includes their removal.
@@ -108,10 +116,12 @@ class Token:
 
 
 def access_denied(message: str) -> UserError:
+    """403: the token may not do this."""
     return UserError(message, status=403, name="accessDenied")
 
 
 def token_invalid() -> UserError:
+    """401: the token isn't known."""
     return UserError("Invalid access token", status=401, name="storage.tokenInvalid")
 
 
@@ -148,6 +158,7 @@ class FixedTokens:
         return found
 
     def by_id(self, token_id: str) -> Token | None:
+        """The fixed token with this id."""
         return next((caller for _, caller in self._tokens if caller.id == token_id), None)
 
 

@@ -30,6 +30,7 @@ class Buckets:
         self._wake = wake
 
     def routes(self) -> list[Route]:
+        """The routes of this part of the API."""
         path = "/v2/storage/branch/<branch>/buckets"
         return [
             Route("getBucket", "GET", f"{path}/<bucket>", self.get),
@@ -38,6 +39,7 @@ class Buckets:
         ]
 
     async def get(self, call: Call) -> Reply:
+        """A bucket."""
         self._project.require_branch(call)
         bucket_id = call.args["bucket"]
         if not call.token.is_master:
@@ -48,6 +50,7 @@ class Buckets:
         return self._reply(bucket)
 
     async def create(self, call: Call) -> Reply:
+        """Create a bucket."""
         self._project.require_branch(call)
         call.token.require_manage()
         body = call.body()
@@ -62,6 +65,7 @@ class Buckets:
         return self._reply(bucket, 201)
 
     async def delete(self, call: Call) -> Reply:
+        """Start the job that deletes a bucket."""
         self._project.require_branch(call)
         call.token.require_manage()
         job = await self._meta.write(
@@ -97,10 +101,12 @@ class Buckets:
 
 
 def no_bucket(bucket_id: str) -> UserError:
+    """404: there is no such bucket."""
     return not_found(f'bucket "{bucket_id}" not found', "storage.buckets.notFound")
 
 
 def find_bucket(meta: sqlite3.Connection, bucket_id: str) -> dict[str, Any] | None:
+    """The bucket, as a reply shows it; ``None`` if there is none."""
     row = meta.execute(
         f"SELECT {', '.join(_COLUMNS)},"
         " (SELECT coalesce(sum(rows_count), 0) FROM tables WHERE bucket_id = buckets.id)"

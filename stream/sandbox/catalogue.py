@@ -26,6 +26,8 @@ _SELECT = (
 
 @attrs.frozen
 class Table:
+    """A table in the catalogue."""
+
     id: str
     bucket_id: str
     name: str
@@ -45,11 +47,15 @@ def _table(row: Sequence[Any]) -> Table:
 
 
 def no_table(table_id: str) -> UserError:
+    """404: there is no such table."""
     return not_found(f'table "{table_id}" not found', "storage.tables.notFound")
 
 
 def find_table(meta: sqlite3.Connection, table_id: str) -> Table:
-    """:raises UserError: 404, there is no such table."""
+    """The table with this id.
+
+    :raises UserError: 404, there is no such table.
+    """
     row = meta.execute(f"{_SELECT} WHERE id = ?", (table_id,)).fetchone()
     if row is None:
         raise no_table(table_id)
@@ -57,6 +63,7 @@ def find_table(meta: sqlite3.Connection, table_id: str) -> Table:
 
 
 def list_tables(meta: sqlite3.Connection) -> list[Table]:
+    """All tables, in the order of their ids."""
     return [_table(row) for row in meta.execute(f"{_SELECT} ORDER BY id")]
 
 
@@ -67,7 +74,10 @@ def table_exists(meta: sqlite3.Connection, table_id: str) -> bool:
 
 
 def add_table(meta: sqlite3.Connection, table: Table) -> None:
-    """:raises UserError: 400, it exists; 404, its bucket doesn't."""
+    """Add a table to the catalogue.
+
+    :raises UserError: 400, it exists; 404, its bucket doesn't.
+    """
     if table_exists(meta, table.id):
         raise UserError(f'table "{table.id}" already exists', name="storage.tables.alreadyExists")
     try:
@@ -91,12 +101,16 @@ def add_table(meta: sqlite3.Connection, table: Table) -> None:
 
 
 def forget_table(meta: sqlite3.Connection, table_id: str) -> None:
-    """:raises UserError: 404, there is no such table."""
+    """Remove a table from the catalogue.
+
+    :raises UserError: 404, there is no such table.
+    """
     if not meta.execute("DELETE FROM tables WHERE id = ?", (table_id,)).rowcount:
         raise no_table(table_id)
 
 
 def note_import(meta: sqlite3.Connection, table_id: str, applied: Applied, now: str) -> None:
+    """Note an import: when it was, and how many rows the table has."""
     meta.execute(
         "UPDATE tables SET rows_count = ?, last_import = ?, changed = ? WHERE id = ?",
         (applied.table_rows, now, now, table_id),
@@ -122,6 +136,7 @@ def put_metadata(
 
 
 def metadata(meta: sqlite3.Connection, table_id: str) -> list[dict[str, Any]]:
+    """The metadata of a table, oldest first."""
     rows = meta.execute(
         "SELECT id, key, value, provider, timestamp FROM table_metadata WHERE table_id = ?"
         " ORDER BY id",
@@ -135,4 +150,5 @@ def metadata(meta: sqlite3.Connection, table_id: str) -> list[dict[str, Any]]:
 def find_with_metadata(
     meta: sqlite3.Connection, table_id: str
 ) -> tuple[Table, list[dict[str, Any]]]:
+    """A table with its metadata."""
     return find_table(meta, table_id), metadata(meta, table_id)

@@ -23,16 +23,20 @@ _COLUMNS = (
 
 
 class Events:
+    """The operations on events of the project."""
+
     def __init__(self, project: Project) -> None:
         self._store = project.store
 
     def routes(self) -> list[Route]:
+        """The routes of this part of the API."""
         return [
             Route("createEvent", "POST", "/v2/storage/events", self.create),
             Route("listEvents", "GET", "/v2/storage/events", self.list_newest),
         ]
 
     async def create(self, call: Call) -> Reply:
+        """Store an event."""
         body = call.body()
         event_uuid = str(uuid.uuid4())
         values = (

@@ -72,6 +72,7 @@ class Faults:
         return None
 
     def clear(self) -> None:
+        """Remove the faults that wait."""
         self._waiting.clear()
 
     def waiting(self) -> list[dict[str, object]]:

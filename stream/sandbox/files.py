@@ -30,11 +30,14 @@ _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM files"
 
 
 class Files:
+    """The operations on files of the staging storage."""
+
     def __init__(self, project: Project) -> None:
         self._project = project
         self._store = project.store
 
     def routes(self) -> list[Route]:
+        """The routes of this part of the API."""
         path = "/v2/storage/branch/<branch>/files"
         return [
             Route("prepareFile", "POST", f"{path}/prepare", self.prepare),
@@ -78,6 +81,7 @@ class Files:
         return json_reply(self._detail(file) | {"localUploadParams": upload}, 201)
 
     async def list_all(self, call: Call) -> Reply:
+        """The newest files that the token may read."""
         self._project.require_branch(call)
         limit = call.query_number("limit", 100, least=1, most=1000)
         owner = None if call.token.is_master or call.token.can_read_all_files else call.token.id
@@ -85,6 +89,7 @@ class Files:
         return json_reply([self._detail(file) for file in files])
 
     async def get(self, call: Call) -> Reply:
+        """A file, on request with credentials to read it."""
         self._project.require_branch(call)
         file = await self._find(call)
         call.token.require_file(file["token_id"])
@@ -100,6 +105,7 @@ class Files:
         return json_reply(reply)
 
     async def delete(self, call: Call) -> Reply:
+        """Delete a file with its content."""
         self._project.require_branch(call)
         file = await self._find(call)
         call.token.require_file(file["token_id"], write=True)
@@ -148,6 +154,7 @@ class Files:
 
 
 def no_file(file_id: int) -> UserError:
+    """404: there is no such file."""
     return not_found(f'file "{file_id}" not found', "storage.files.notFound")
 
 
@@ -165,6 +172,7 @@ def _create(meta: sqlite3.Connection, values: tuple[Any, ...]) -> dict[str, Any]
 
 
 def find_file(meta: sqlite3.Connection, file_id: int) -> dict[str, Any] | None:
+    """The file with this id; ``None`` if there is none."""
     row = meta.execute(f"{_SELECT} WHERE id = ?", (file_id,)).fetchone()
     return dict(zip(_COLUMNS, row, strict=True)) if row is not None else None
 
@@ -180,6 +188,7 @@ def list_files(
 
 
 def note_file_import(meta: sqlite3.Connection, file_id: int, now: float) -> None:
+    """Note when a file was imported."""
     meta.execute("UPDATE files SET imported_at = ? WHERE id = ?", (now, file_id))
 
 
@@ -198,4 +207,5 @@ def forget_old_files(meta: sqlite3.Connection, now: float) -> list[int]:
 
 
 def forget_files(meta: sqlite3.Connection, ids: list[int]) -> None:
+    """Remove files from the catalogue."""
     meta.executemany("DELETE FROM files WHERE id = ?", [(id,) for id in ids])

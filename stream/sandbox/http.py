@@ -44,6 +44,8 @@ class Access(enum.Enum):
 
 @attrs.frozen
 class Reply:
+    """The answer to a request."""
+
     content: bytes = b""
     status: int = 200
     content_type: str = "application/json"
@@ -57,10 +59,12 @@ def _content(request: object) -> bytes:
 
 
 def json_reply(value: Any, status: int = 200) -> Reply:
+    """A reply whose body is a value as JSON."""
     return Reply(orjson.dumps(value), status)
 
 
 def not_found(message: str, code: str) -> UserError:
+    """An error of status 404."""
     return UserError(message, status=404, name=code)
 
 
@@ -85,6 +89,7 @@ class Call:
         return self.caller
 
     def body(self) -> Body:
+        """The body of the request, parsed."""
         return Body.parse(self.content)
 
     def query(self, name: str) -> str | None:
@@ -93,9 +98,11 @@ class Call:
         return values[-1].decode("utf-8", "replace") if values else None
 
     def query_flag(self, name: str) -> bool:
+        """Whether a flag of the query is set: ``1`` or ``true``."""
         return self.query(name) in ("1", "true")
 
     def query_number(self, name: str, default: int, *, least: int, most: int) -> int:
+        """A number of the query, checked against its limits."""
         text = self.query(name)
         if text is None:
             return default

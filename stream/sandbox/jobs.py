@@ -42,6 +42,8 @@ MAX_LISTED_JOBS = 100
 
 @attrs.frozen
 class Job:
+    """A job of the storage: an import or a removal."""
+
     id: int
     operation: str
     params: Mapping[str, Any]
@@ -76,6 +78,7 @@ def _job(row: Sequence[Any]) -> Job:
 
 
 def find(meta: sqlite3.Connection, job_id: int) -> Job | None:
+    """The job with this id; ``None`` if there is none."""
     row = meta.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone()
     return _job(row) if row is not None else None
 
@@ -127,6 +130,7 @@ def release(meta: sqlite3.Connection, job_id: int) -> None:
 
 
 def succeed_job(meta: sqlite3.Connection, job_id: int, results: Any, now: str) -> None:
+    """End a job successfully."""
     meta.execute(
         "UPDATE jobs SET status = 'success', results = ?, ended = ? WHERE id = ?",
         (orjson.dumps(results).decode(), now, job_id),
@@ -134,6 +138,7 @@ def succeed_job(meta: sqlite3.Connection, job_id: int, results: Any, now: str) -
 
 
 def fail_job(meta: sqlite3.Connection, job_id: int, error: Mapping[str, Any], now: str) -> None:
+    """End a job with an error."""
     meta.execute(
         "UPDATE jobs SET status = 'error', error = ?, ended = ? WHERE id = ?",
         (orjson.dumps(error).decode(), now, job_id),
@@ -164,6 +169,7 @@ def trim(meta: sqlite3.Connection) -> None:
 
 
 def job_reply(job: Job, project: Project, status: int = 200) -> Reply:
+    """A reply that shows a job."""
     return json_reply(job_detail(job, project), status)
 
 
@@ -187,10 +193,13 @@ def job_detail(job: Job, project: Project) -> dict[str, Any]:
 
 
 class Jobs:
+    """The operations on jobs."""
+
     def __init__(self, project: Project) -> None:
         self._project = project
 
     def routes(self) -> list[Route]:
+        """The routes of this part of the API."""
         return [
             Route("listJobs", "GET", "/v2/storage/jobs", self.list_all),
             Route("getJob", "GET", "/v2/storage/jobs/<job>", self.get),
@@ -205,6 +214,7 @@ class Jobs:
         return json_reply([job_detail(job, self._project) for job in seen[offset : offset + limit]])
 
     async def get(self, call: Call) -> Reply:
+        """A job of the token's project."""
         job_id = call.id("job", "storage.jobs.notFound")
         job = await self._project.store.meta.read(find, job_id)
         if job is None:

@@ -38,6 +38,7 @@ class LocalControl:
         self._one_reset = DeferredLock()
 
     def routes(self) -> list[Route]:
+        """The routes of this part of the API."""
         faults = "/_local/faults"
         return [
             Route("listFaults", "GET", faults, self.list_faults, Access.LOCAL),
@@ -47,14 +48,17 @@ class LocalControl:
         ]
 
     async def list_faults(self, call: Call) -> Reply:
+        """The faults that wait."""
         return json_reply({"faults": self._faults.waiting()})
 
     async def add_fault(self, call: Call) -> Reply:
+        """Add a fault that the next matching requests meet."""
         fault, times = parse_fault(call.body(), self._fault_routes)
         self._faults.add(fault, times)
         return json_reply({"faults": self._faults.waiting()}, 201)
 
     async def clear_faults(self, call: Call) -> Reply:
+        """Remove all faults."""
         self._faults.clear()
         return Reply(status=204)
 

@@ -50,17 +50,21 @@ class Link:
 
 
 class Pages:
+    """The pages of the sandbox for a browser."""
+
     def __init__(self, project: Project) -> None:
         self._project = project
         self._store = project.store
 
     def routes(self) -> list[Route]:
+        """The routes of the pages."""
         return [
             Route("overviewPage", "GET", "/", self.overview, Access.PAGE),
             Route("tablePage", "GET", "/tables/<table>", self.table, Access.PAGE),
         ]
 
     async def overview(self, call: Call) -> Reply:
+        """The page of tables, files and recent events."""
         tables, files, recent = await self._store.meta.read(_overview)
         table_rows = [
             (

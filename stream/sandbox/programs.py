@@ -42,7 +42,9 @@ class Program:
 
 
 class Programs:
-    """:param service_account: token of the one service that may exchange; ``""`` for none.
+    """The exchange of programmatic tokens for tokens of the project.
+
+    :param service_account: token of the one service that may exchange; ``""`` for none.
     :param life: of the tokens that are given.
     """
 
@@ -61,9 +63,11 @@ class Programs:
         self._life = life.total_seconds()
 
     def routes(self) -> list[Route]:
+        """The routes of this part of the API."""
         return [Route("resolveProgramToken", "POST", _PATH, self.resolve, Access.PUBLIC)]
 
     async def resolve(self, call: Call) -> Reply:
+        """A token of the project for a programmatic one."""
         account = _bearer(call, "X-Kubernetes-Authorization")
         if not self._service_account or not hmac.compare_digest(
             hash_token(account), hash_token(self._service_account)

@@ -37,12 +37,17 @@ class Project:
 
     @property
     def name(self) -> str:
+        """The name of the project."""
         return f"Local project {self.project_id}"
 
     def require_branch(self, call: Call) -> None:
-        """:raises UserError: 404, the path names another branch."""
+        """Check that the path names the branch of the project.
+
+        :raises UserError: 404, the path names another branch.
+        """
         self.find_branch(call.args["branch"])
 
     def find_branch(self, text: str) -> None:
+        """Check that a text names the branch: its id or ``default``."""
         if text not in (str(self.branch_id), "default"):
             raise not_found(f'branch "{text}" not found', "storage.branches.notFound")

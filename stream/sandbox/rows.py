@@ -61,6 +61,7 @@ def create_table(
 
 
 def drop_tables(data: sqlite3.Connection, table_ids: Iterable[str]) -> None:
+    """Delete the rows of tables."""
     for table_id in table_ids:
         data.execute(f"DROP TABLE IF EXISTS {quoted(table_id)}")
         data.execute("DELETE FROM _row_counts WHERE table_id = ?", (table_id,))
@@ -131,6 +132,7 @@ def mark_applied(data: sqlite3.Connection, job_id: int, applied: Applied) -> Non
 
 
 def find_applied(data: sqlite3.Connection, job_id: int) -> Applied | None:
+    """What a job has already applied; ``None`` if nothing."""
     row = data.execute(
         "SELECT loaded_rows, table_rows FROM _applied_jobs WHERE job_id = ?", (job_id,)
     ).fetchone()

@@ -78,6 +78,7 @@ class Store:
         return self._wall_clock()
 
     def now_iso(self) -> str:
+        """The present time in ISO 8601."""
         return iso_time(self.now())
 
     async def in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -46,6 +46,7 @@ class Tables:
         self._wake = wake
 
     def routes(self) -> list[Route]:
+        """The routes of this part of the API."""
         branch = "/v2/storage/branch/<branch>"
         table = f"{branch}/tables/<table>"
         definition = f"{branch}/buckets/<bucket>/tables-definition"
@@ -59,11 +60,13 @@ class Tables:
         ]
 
     async def get(self, call: Call) -> Reply:
+        """A table with its metadata."""
         table_id = self._reach(call, write=False)
         table, metadata = await self._store.meta.read(catalogue.find_with_metadata, table_id)
         return json_reply(table_detail(table, self._project) | {"metadata": metadata})
 
     async def create(self, call: Call) -> Reply:
+        """Create a table."""
         self._project.require_branch(call)
         bucket_id = call.args["bucket"]
         call.token.require_bucket(bucket_id, write=True)
@@ -77,6 +80,7 @@ class Tables:
         return job_reply(job, self._project, 202)
 
     async def delete(self, call: Call) -> Reply:
+        """Delete a table with its rows."""
         # Nothing refers to a table here, so "force" has nothing to add.
         table_id = self._reach(call, write=True)
         await self._lock.acquire()
@@ -88,6 +92,7 @@ class Tables:
         return Reply(status=204)
 
     async def set_metadata(self, call: Call) -> Reply:
+        """Set metadata of a table."""
         table_id, body = self._reach(call, write=True), call.body()
         values = [(item.text("key"), item.text("value", "")) for item in body.objects("metadata")]
         metadata = await self._store.meta.write(
@@ -100,6 +105,7 @@ class Tables:
         return json_reply({"metadata": metadata, "columnsMetadata": []}, 201)
 
     async def import_async(self, call: Call) -> Reply:
+        """Start the job that imports a file into a table."""
         table_id, body = self._reach(call, write=True), call.body()
         file_id = body.integer("dataFileId")
         columns = body.texts("columns")

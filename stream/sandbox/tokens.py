@@ -36,6 +36,7 @@ class Tokens:
         self._meta = project.store.meta
 
     def routes(self) -> list[Route]:
+        """The routes of this part of the API."""
         return [
             Route("index", "GET", "/v2/storage/", self.index, Access.PUBLIC),
             Route("verifyToken", "GET", "/v2/storage/tokens/verify", self.verify),
@@ -68,6 +69,7 @@ class Tokens:
         return await self._meta.write(_create, token, project.project_id, project.store.now())
 
     async def index(self, call: Call) -> Reply:
+        """What the service offers, in the form of the Storage API's index."""
         reply = {
             "api": "storage",
             "version": "v2",
@@ -78,9 +80,11 @@ class Tokens:
         return json_reply(reply)
 
     async def verify(self, call: Call) -> Reply:
+        """The token of the request and its rights."""
         return json_reply(self.detail(call.token))
 
     async def create(self, call: Call) -> Reply:
+        """Create a token with the rights of the body."""
         call.token.require_manage()
         body, creator = call.body(), call.token
         token = Token(
@@ -97,6 +101,7 @@ class Tokens:
         return json_reply(reply, 201)
 
     async def delete(self, call: Call) -> Reply:
+        """Delete a token that was created."""
         call.token.require_manage()
         token_id = call.id("token", "storage.tokens.notFound")
         if self._project.fixed_tokens.by_id(str(token_id)) is not None:
@@ -106,9 +111,11 @@ class Tokens:
         return Reply(status=204)
 
     async def list_branches(self, call: Call) -> Reply:
+        """The branches of the project: one."""
         return json_reply([self._branch()])
 
     async def get_branch(self, call: Call) -> Reply:
+        """The branch that the path names."""
         self._project.require_branch(call)
         return json_reply(self._branch())
 

@@ -84,6 +84,7 @@ class CommandLine:
 
     @property
     def config_files(self) -> tuple[str, ...]:
+        """The files of ``--config-file``, in their order."""
         paths = self.special.get("config-file", [])
         return tuple(path.strip() for text in paths for path in text.split(",") if path.strip())
 

@@ -30,6 +30,8 @@ __all__ = [
 
 @attrs.frozen
 class StagingOperatorSettings:
+    """The settings of the operators that rotate and upload slices."""
+
     slice_rotation_check_interval: Duration = setting(
         duration("1s"),
         "Interval of checking the upload triggers of open slices.",
@@ -59,6 +61,8 @@ class StagingOperatorSettings:
 
 @attrs.frozen
 class UploadTriggerSettings:
+    """The limits at which a slice is uploaded."""
+
     count: int = setting(
         10000,
         "Records count to trigger slice upload.",
@@ -82,6 +86,8 @@ class UploadTriggerSettings:
 
 @attrs.frozen
 class UploadSettings:
+    """The settings of uploads."""
+
     min_interval: Duration = setting(
         duration("10s"),
         "Min interval between uploads of one sink.",
@@ -92,12 +98,16 @@ class UploadSettings:
 
 @attrs.frozen
 class StagingLevelSettings:
+    """The settings of the level ``staging``."""
+
     operator: StagingOperatorSettings = group(StagingOperatorSettings)
     upload: UploadSettings = group(UploadSettings)
 
 
 @attrs.frozen
 class TargetOperatorSettings:
+    """The settings of the operators that rotate and import files."""
+
     file_rotation_check_interval: Duration = setting(
         duration("1s"),
         "Interval of checking the import triggers of open files.",
@@ -127,6 +137,8 @@ class TargetOperatorSettings:
 
 @attrs.frozen
 class ImportTriggerSettings:
+    """The limits at which a file is imported."""
+
     count: int = setting(
         50000,
         "Records count to trigger file import.",
@@ -164,6 +176,8 @@ class ImportTriggerSettings:
 
 @attrs.frozen
 class ImportSettings:
+    """The settings of imports."""
+
     max_slices: int = setting(
         100, "Max number of slices in one file.", rule="required,min=50,max=149", unsigned=True
     )
@@ -177,6 +191,8 @@ class ImportSettings:
 
 @attrs.frozen
 class TargetLevelSettings:
+    """The settings of the level ``target``."""
+
     operator: TargetOperatorSettings = group(TargetOperatorSettings)
     # "import" is a word of the language, so the attribute has an underscore; the key has not.
     import_: ImportSettings = group(ImportSettings)
@@ -184,6 +200,8 @@ class TargetLevelSettings:
 
 @attrs.frozen
 class StorageLevel:
+    """The settings of the three levels of storage."""
+
     local: LocalLevelSettings = group(LocalLevelSettings)
     staging: StagingLevelSettings = group(StagingLevelSettings)
     target: TargetLevelSettings = group(TargetLevelSettings)

@@ -29,6 +29,8 @@ __all__ = [
 
 @attrs.frozen
 class VolumeAssignmentSettings:
+    """The settings that assign volumes to a file."""
+
     count: int = setting(
         1,
         "Volumes count simultaneously utilized per sink.",
@@ -45,6 +47,8 @@ class VolumeAssignmentSettings:
 
 @attrs.frozen
 class VolumeRegistrationSettings:
+    """The settings of a volume's registration in etcd."""
+
     ttl_seconds: int = setting(
         10,
         "Seconds after which the volume of a node that died is no longer registered.",
@@ -54,12 +58,16 @@ class VolumeRegistrationSettings:
 
 @attrs.frozen
 class VolumeSettings:
+    """The settings of volumes."""
+
     assignment: VolumeAssignmentSettings = group(VolumeAssignmentSettings)
     registration: VolumeRegistrationSettings = group(VolumeRegistrationSettings)
 
 
 @attrs.frozen
 class EncoderSettings:
+    """The settings of the encoder of rows."""
+
     type: str = setting("csv", "Encoder type.", rule="required,oneof=csv", override="protected")
     concurrency: int = setting(
         0,
@@ -76,6 +84,8 @@ class EncoderSettings:
 
 @attrs.frozen
 class GzipSettings:
+    """The settings of gzip."""
+
     level: int = setting(
         1, "GZIP compression level: 1-9.", rule="min=1,max=9", override="protected"
     )
@@ -96,6 +106,8 @@ class GzipSettings:
 
 @attrs.frozen
 class CompressionSettings:
+    """The settings of compression."""
+
     type: str = setting(
         "gzip",
         "Compression type.",
@@ -108,6 +120,8 @@ class CompressionSettings:
 
 @attrs.frozen
 class SyncSettings:
+    """The settings of syncs to disk."""
+
     mode: str = setting(
         "disk",
         'Sync mode: "cache" or "disk".',
@@ -154,6 +168,8 @@ class SyncSettings:
 
 @attrs.frozen
 class EncodingSettings:
+    """The settings of how rows are encoded, compressed and synced."""
+
     encoder: EncoderSettings = group(EncoderSettings)
     input_buffer: ByteSize = setting(
         size("2MB"),
@@ -179,6 +195,8 @@ class EncodingSettings:
 
 @attrs.frozen
 class WriterTlsSettings:
+    """The TLS settings of the connection between source and writer."""
+
     certificate: str = setting(
         "",
         "PEM file with the certificate that this node shows, empty = no TLS between the nodes.",
@@ -191,6 +209,8 @@ class WriterTlsSettings:
 
 @attrs.frozen
 class WriterNetworkSettings:
+    """The settings of the connection between source and writer."""
+
     listen: str = setting(
         "0.0.0.0:6000",
         "Address on which the disk writer listens for source nodes.",
@@ -271,6 +291,8 @@ class WriterNetworkSettings:
 
 @attrs.frozen
 class WriterAllocationSettings:
+    """The settings of the disk space that is reserved for a slice."""
+
     enabled: bool = setting(True, "Reserve disk space for a slice when it is opened.")
     static: ByteSize = setting(
         size("100MB"), "Space for a slice whose sink has no statistics yet.", rule="required"
@@ -285,12 +307,16 @@ class WriterAllocationSettings:
 
 @attrs.frozen
 class WriterSettings:
+    """The settings of writer nodes."""
+
     network: WriterNetworkSettings = group(WriterNetworkSettings)
     allocation: WriterAllocationSettings = group(WriterAllocationSettings)
 
 
 @attrs.frozen
 class LocalLevelSettings:
+    """The settings of the level ``local``."""
+
     volume: VolumeSettings = group(VolumeSettings)
     encoding: EncodingSettings = group(EncodingSettings)
     writer: WriterSettings = group(WriterSettings)

@@ -59,6 +59,7 @@ class Rule:
 
     @property
     def required(self) -> bool:
+        """Whether the setting must have a value."""
         return ("required", "") in self.conditions
 
     def argument(self, name: str) -> str | None:

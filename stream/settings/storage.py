@@ -24,6 +24,8 @@ __all__ = [
 
 @attrs.frozen
 class StatisticsSyncSettings:
+    """The settings of how statistics are stored."""
+
     interval: Duration = setting(
         duration("1s"),
         "Interval of writing the statistics to the database.",
@@ -38,6 +40,8 @@ class StatisticsSyncSettings:
 
 @attrs.frozen
 class StatisticsCacheL2Settings:
+    """The settings of the second cache of statistics."""
+
     enabled: bool = setting(
         True, "Answer totals from a cache of sums instead of adding them up for each request."
     )
@@ -50,17 +54,23 @@ class StatisticsCacheL2Settings:
 
 @attrs.frozen
 class StatisticsCacheSettings:
+    """The settings of caches of statistics."""
+
     l2: StatisticsCacheL2Settings = group(StatisticsCacheL2Settings, key="L2")
 
 
 @attrs.frozen
 class StatisticsSettings:
+    """The settings of statistics."""
+
     sync: StatisticsSyncSettings = group(StatisticsSyncSettings)
     cache: StatisticsCacheSettings = group(StatisticsCacheSettings)
 
 
 @attrs.frozen
 class MetadataCleanupSettings:
+    """The settings of the deletion of old files and slices from etcd."""
+
     enable: bool = setting(True, "Delete the records of expired files and their slices.")
     concurrency: int = setting(
         50, "How many files are cleaned up at once.", rule="required,min=1,max=500"
@@ -90,6 +100,8 @@ class MetadataCleanupSettings:
 
 @attrs.frozen
 class JobCleanupSettings:
+    """The settings of the deletion of old jobs from etcd."""
+
     enable: bool = setting(True, "Delete the records of finished import jobs.")
     concurrency: int = setting(
         50, "How many jobs are looked at at once.", rule="required,min=1,max=500"
@@ -106,6 +118,8 @@ class JobCleanupSettings:
 
 @attrs.frozen
 class DiskCleanupSettings:
+    """The settings of the deletion of old files from disks."""
+
     enabled: bool = setting(True, "Delete files of slices that are no longer in the database.")
     interval: Duration = setting(
         duration("5m"),
@@ -119,6 +133,8 @@ class DiskCleanupSettings:
 
 @attrs.frozen
 class StorageSettings:
+    """The settings of storage."""
+
     volumes_path: str = setting(
         "", "Directory with the volumes, each as {type}/{label}.", rule="required"
     )

@@ -52,6 +52,8 @@ __all__ = [
 
 @attrs.frozen
 class PprofSettings:
+    """The settings of the profiling listener."""
+
     enabled: bool = setting(False, "Serve profiles of the running process over HTTP.")
     listen: str = setting(
         "127.0.0.1:4000",
@@ -62,6 +64,8 @@ class PprofSettings:
 
 @attrs.frozen
 class ManholeSettings:
+    """The settings of the console over SSH."""
+
     enabled: bool = setting(
         False, "Offer a Python console of the running process over SSH. It can do anything."
     )
@@ -78,6 +82,8 @@ class ManholeSettings:
 
 @attrs.frozen
 class LogSettings:
+    """The settings of the log."""
+
     format: str = setting(
         "auto",
         "Lines of the log: json, text, or auto = a short form on a terminal, else json.",
@@ -92,6 +98,8 @@ class LogSettings:
 
 @attrs.frozen
 class TracingSettings:
+    """The settings of tracing."""
+
     enabled: bool = setting(False, "Send spans of OpenTelemetry; needs stream-service[tracing].")
     endpoint: str = setting(
         "http://127.0.0.1:4318/v1/traces",
@@ -105,6 +113,8 @@ class TracingSettings:
 
 @attrs.frozen
 class DatadogProfilerSettings:
+    """The settings of Datadog's profiler."""
+
     enabled: bool = setting(False, "Send profiles to Datadog.")
     cpu: bool = setting(True, "Profile the CPU time.")
     memory: bool = setting(True, "Profile the memory.")
@@ -115,6 +125,8 @@ class DatadogProfilerSettings:
 
 @attrs.frozen
 class DatadogSettings:
+    """The settings of Datadog."""
+
     enabled: bool = setting(True, "Send traces to Datadog.")
     debug: bool = setting(False, "Log what the tracer does.")
     profiler: DatadogProfilerSettings = group(DatadogProfilerSettings)
@@ -122,6 +134,8 @@ class DatadogSettings:
 
 @attrs.frozen
 class EtcdSettings:
+    """The settings of the connection to etcd."""
+
     endpoint: str = setting(
         "", "Address of etcd, host:port, several separated by a comma.", rule="required,endpoints"
     )
@@ -147,6 +161,8 @@ class EtcdSettings:
 
 @attrs.frozen
 class MetricsSettings:
+    """The settings of the metrics listener."""
+
     listen: str = setting(
         "0.0.0.0:9000", "Address of the Prometheus metrics.", rule="required,hostname_port"
     )
@@ -154,6 +170,8 @@ class MetricsSettings:
 
 @attrs.frozen
 class TaskSettings:
+    """The settings of tasks."""
+
     ttl_seconds: int = setting(
         15, "Seconds after which the tasks of a node that died are failed.", rule="required"
     )
@@ -165,6 +183,8 @@ class TaskSettings:
 
 @attrs.frozen
 class TailSettings:
+    """The settings of live tails."""
+
     listen: str = setting(
         "127.0.0.1:0",
         "Address to which source nodes send records of live tails; on loopback for a single "
@@ -178,11 +198,15 @@ class TailSettings:
 
 @attrs.frozen
 class ConsoleSettings:
+    """The settings of the console in a browser."""
+
     enabled: bool = setting(True, "Serve the console, a page for people, at /console/.")
 
 
 @attrs.frozen
 class LiveSettings:
+    """The settings of live streams of counters and states."""
+
     max_concurrent: int = setting(
         200, "Live streams of branches that a node answers at the same time.", rule="min=0,max=900"
     )
@@ -190,6 +214,8 @@ class LiveSettings:
 
 @attrs.frozen
 class APISettings:
+    """The settings of the API."""
+
     listen: str = setting("0.0.0.0:8000", "Address of the API.", rule="required,hostname_port")
     public_url: str = setting(
         "http://localhost:8000", "URL of the API for its users.", rule="required,url"
@@ -208,6 +234,8 @@ class APISettings:
 
 @attrs.frozen
 class DistributionSettings:
+    """The settings of the distribution of work over nodes."""
+
     grant_timeout: Duration = setting(
         duration("5s"),
         "Timeout of getting an etcd lease.",
@@ -237,6 +265,8 @@ class DistributionSettings:
 
 @attrs.frozen
 class IdempotencySettings:
+    """The settings of idempotency keys."""
+
     window: Duration = setting(
         duration("10m"),
         "How long a request's idempotency key is remembered by the node that answered it.",
@@ -252,6 +282,8 @@ class IdempotencySettings:
 
 @attrs.frozen
 class TemplateSettings:
+    """The settings of templates."""
+
     processes: int = setting(
         4,
         "Max number of processes for templates, of one process that takes records. "
@@ -283,6 +315,8 @@ class TemplateSettings:
 
 @attrs.frozen
 class HTTPSourceSettings:
+    """The settings of HTTP sources."""
+
     listen: str = setting(
         "0.0.0.0:7000", "Address of the HTTP source.", rule="required,hostname_port"
     )
@@ -375,6 +409,8 @@ class QuarantinePlaceSettings:
 
 @attrs.frozen
 class SourceSettings:
+    """The settings of sources."""
+
     http: HTTPSourceSettings = group(HTTPSourceSettings)
     templates: TemplateSettings = group(TemplateSettings)
     quarantine: QuarantinePlaceSettings = group(QuarantinePlaceSettings)
@@ -389,6 +425,8 @@ class SourceSettings:
 
 @attrs.frozen
 class KeboolaTableSettings:
+    """The settings of tables in Keboola."""
+
     event_send_timeout: Duration = setting(
         duration("30s"), "Timeout of sending an event to the Storage API."
     )
@@ -397,6 +435,8 @@ class KeboolaTableSettings:
 
 @attrs.frozen
 class TableSinkSettings:
+    """The settings of tables."""
+
     keboola: KeboolaTableSettings = group(KeboolaTableSettings)
 
 
@@ -428,6 +468,8 @@ class QuarantineSettings:
 
 @attrs.frozen
 class SinkSettings:
+    """The settings of sinks."""
+
     table: TableSinkSettings = group(TableSinkSettings)
     quarantine: QuarantineSettings = group(QuarantineSettings)
 
@@ -489,6 +531,8 @@ class AuthSettings:
 
 @attrs.frozen
 class AESEncryptionSettings:
+    """The settings of encryption with a local AES key."""
+
     secret_key: bytes = setting(
         b"", "Key of 32 bytes, base64 encoded.", rule="required,len=32", secret=True
     )
@@ -496,17 +540,23 @@ class AESEncryptionSettings:
 
 @attrs.frozen
 class GCPEncryptionSettings:
+    """The settings of encryption with Google Cloud KMS."""
+
     kms_key_id: str = setting("", "Name of the key in Google Cloud KMS.", rule="required")
 
 
 @attrs.frozen
 class AWSEncryptionSettings:
+    """The settings of encryption with AWS KMS."""
+
     region: str = setting("", "AWS region of the key.", rule="required")
     kms_key_id: str = setting("", "Id of the key in AWS KMS.", rule="required")
 
 
 @attrs.frozen
 class AzureEncryptionSettings:
+    """The settings of encryption with Azure Key Vault."""
+
     key_vault_url: str = setting("", "URL of the Azure key vault.", rule="required,url")
     key_name: str = setting("", "Name of the key in the vault.", rule="required")
 

@@ -30,8 +30,11 @@ def applies(leaf: Leaf, settings: Settings) -> bool:
 
 
 def normalise(settings: Settings) -> Settings:
-    """*settings* with tidied addresses, without the secrets of providers not chosen, and with the
-    endpoint of a node's own etcd if it was left out."""
+    """*settings* in the form that the service uses.
+
+    Addresses are tidied, secrets of providers that are not chosen are removed, and the endpoint of
+    a node's own etcd is added if it was left out.
+    """
     endpoint = settings.etcd.endpoint.strip(" \t/")
     host = settings.storage_api_host.strip().rstrip("/")
     return with_values(

@@ -13,7 +13,9 @@ __all__ = ["SliceCounters"]
 
 @attrs.define
 class SliceCounters:
-    """:ivar first_at: receive time of the first record, milliseconds since the epoch, 0 if none.
+    """The counts of the rows that one slice has got from this node.
+
+    :ivar first_at: receive time of the first record, milliseconds since the epoch, 0 if none.
     :ivar last_at: the same of the last record.
     """
 
@@ -34,6 +36,7 @@ class SliceCounters:
         self.last_at = max(self.last_at, last_at)
 
     def statistics(self) -> Statistics:
+        """The counts as they are stored in etcd."""
         if not self.records:
             return Statistics()
         return Statistics(

@@ -24,7 +24,9 @@ class GroupMeter(Protocol):
 
 @attrs.define(eq=False)
 class Group:
-    """:ivar rows: blocks of one or more CSV rows, each row with its line feed.
+    """Rows of one slice that are compressed, sent and synced together.
+
+    :ivar rows: blocks of one or more CSV rows, each row with its line feed.
     :ivar waiting: completions to call; shorter than `rows` where nobody waits.
     :ivar count: rows in all blocks.
     :ivar size: bytes in `rows`.
@@ -45,6 +47,7 @@ class Group:
     meter: GroupMeter | None = None
 
     def add(self, rows: bytes, count: int, received_at: int, completion: Completion | None) -> None:
+        """Add rows and the completion that waits for them."""
         if received_at != self.last_at:
             if self.rows:
                 self.arrivals.append((self.last_at, self.count))

@@ -62,6 +62,7 @@ class Stored:
 
     @property
     def is_all(self) -> bool:
+        """Whether all rows were stored."""
         return self.stored == self.rows
 
     def __str__(self) -> str:

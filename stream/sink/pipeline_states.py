@@ -17,6 +17,8 @@ __all__ = ["TRANSITIONS", "PipelineEvent", "PipelineState"]
 
 
 class PipelineState(enum.Enum):
+    """The states of a sink's pipeline on one source node."""
+
     OPENING = "opening"
     """No file yet; rows are taken for a short grace period."""
     READY = "ready"
@@ -28,6 +30,8 @@ class PipelineState(enum.Enum):
 
 
 class PipelineEvent(enum.Enum):
+    """The events that move a pipeline from state to state."""
+
     OPENED = "opened"
     """The writer has opened the file."""
     GRACE_OVER = "grace over"

@@ -41,7 +41,9 @@ class _Watched:
 
 
 class Quotas(Service):
-    """:ivar refusals: what records of a sink over its quota are answered with.
+    """The check of sinks' quotas, in rounds.
+
+    :ivar refusals: what records of a sink over its quota are answered with.
 
     :param interval: seconds between two rounds.
     """
@@ -79,6 +81,7 @@ class Quotas(Service):
         watched.quota = quota
 
     def forget(self, sink: SinkKey) -> None:
+        """Stop watching a sink."""
         self._watched.pop(sink, None)
         self.refusals.pop(sink, None)
 

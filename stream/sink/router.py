@@ -117,7 +117,9 @@ class SinkTarget:
 
 
 class SinkRouter(Service):
-    """:param nodes: ids of all source nodes, sorted, as this node knows them.
+    """The routing of a sink's rows to the slices that this source node writes to.
+
+    :param nodes: ids of all source nodes, sorted, as this node knows them.
     :param minimum_slices: slices that each source node writes to, if a sink has so many.
     :param volume: the registered volume with an id, ``None`` while its writer is unavailable.
 

@@ -81,7 +81,9 @@ _REOPEN_MAX_SECONDS = 15.0
 
 
 class SlicePipeline:
-    """:param slice_: the slice, in state ``writing``.
+    """The rows of one slice on this node: grouped, compressed, sent and acknowledged.
+
+    :param slice_: the slice, in state ``writing``.
     :param source: this node, in the life in which the pipeline was made.
     :param reroute: offers a group that was certainly not stored to another slice of the sink;
         false if nobody takes it.

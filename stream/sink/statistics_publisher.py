@@ -42,7 +42,10 @@ class _Tracked:
 
 
 class StatisticsPublisher(Service):
-    """:param interval: seconds between two rounds."""
+    """The periodic storing of slices' statistics in etcd.
+
+    :param interval: seconds between two rounds.
+    """
 
     def __init__(self, client: EtcdClient, node_id: str, interval: float, reactor: Any) -> None:
         self._client = client

@@ -71,7 +71,8 @@ class SinkWriter(Protocol):
     """
 
     @property
-    def opened(self) -> RowWriter | None: ...
+    def opened(self) -> RowWriter | None:
+        """The writer of rows if a slice is open now; ``None`` if it must be waited for."""
 
     def write(self, record: RecordContext, completion: Completion, /) -> None:
         """Render and take *record*; *completion* is called, at once or later. Raises nothing."""
@@ -101,6 +102,7 @@ class SinkLookup(Protocol):
     """Knows the sinks of all sources."""
 
     def eligible(self, source: SourceKey, signal: str) -> Sequence[tuple[str, SinkWriter]]:
-        """Ids and writers of the enabled sinks that take records of *signal* (empty for HTTP
-        records), sorted by id.
+        """Ids and writers of the enabled sinks that take records of *signal*, sorted by id.
+
+        :param signal: of an OTLP record; empty for HTTP records.
         """

@@ -26,7 +26,9 @@ class _ByKey(dict[SourceKey, SourceMeter]):
 
 
 class SourceMeters:
-    """:param clock: seconds since the epoch.
+    """The meters of all sources, made when they are first used.
+
+    :param clock: seconds since the epoch.
 
     :ivar http: meters of HTTP sources.
     :ivar otlp: meters of sources that take exports of OpenTelemetry.

@@ -52,7 +52,9 @@ class _Job:
 
 
 class Turns:
-    """:param reactor: for time and turns.
+    """The queue of long jobs, which run in short turns so that the reactor stays responsive.
+
+    :param reactor: for time and turns.
 
     :ivar ended: called when a job has ended and its bytes are free.
     """

@@ -24,7 +24,9 @@ WARN_SECONDS = 60.0
 
 
 class WithoutSink:
-    """:param refuses: whether one of the sources refuses records while it has no enabled sink.
+    """The count of records of sources without an enabled sink.
+
+    :param refuses: whether one of the sources refuses records while it has no enabled sink.
     :param clock: seconds.
     """
 

@@ -205,8 +205,9 @@ class Watched:
             self.renew()
 
     def renew(self) -> None:
-        """Compute how long no record is due; not longer than a second, so that a clock that is
-        set back keeps nobody waiting.
+        """Compute the interval in which no record is due.
+
+        It is at most a second long, so that a clock that is set back doesn't stop the tail.
         """
         self._quiet_to = 1000 * min((tap.due for tap in self.taps), default=0.0)
         self._quiet_from = self._quiet_to - 1000

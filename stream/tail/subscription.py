@@ -20,7 +20,9 @@ TAIL = "runtime/tail/"
 
 @attrs.frozen(kw_only=True)
 class TailSubscription(Record):
-    """:ivar address: host and port to which records are sent.
+    """A request for the records of a source, stored in etcd while a tail runs.
+
+    :ivar address: host and port to which records are sent.
     :ivar host: name of the machine of the API node: only there an address on loopback is its own.
     :ivar token: shows that records come from a node that was asked for them.
     :ivar rate: records a second that each source node may send.

@@ -37,7 +37,10 @@ class Finding:
 
 @attrs.define
 class Report:
-    """:ivar counts: records by kind."""
+    """The findings of a takeover: how many records there are, and what is wrong.
+
+    :ivar counts: records by kind.
+    """
 
     counts: Counter[str] = attrs.Factory(Counter)
     findings: list[Finding] = attrs.Factory(list)

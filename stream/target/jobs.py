@@ -55,6 +55,7 @@ class RunningJobs(Service):
 
     @property
     def records(self) -> list[JobRecord]:
+        """The records of all jobs that run."""
         return list(self._mirror.items.values())
 
     def _changed(self, batch: Batch[JobRecord]) -> None:

@@ -128,13 +128,16 @@ class Target(FileProvider, Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the target, as in the type of a sink's table."""
 
     @property
-    def services(self) -> Sequence[IService]: ...
+    def services(self) -> Sequence[IService]:
+        """The services that every node with the target runs."""
 
     @property
-    def import_services(self) -> Sequence[IService]: ...
+    def import_services(self) -> Sequence[IService]:
+        """The services that a coordinator runs for imports."""
 
     # The reader: slices into staging storage.
 

@@ -30,7 +30,9 @@ _VALUE = rb'"(?:[^"]++|"")*+"'
 
 @attrs.frozen
 class Row:
-    """:ivar text: with its line feed.
+    """One row, as it was staged.
+
+    :ivar text: with its line feed.
     :ivar is_malformed: not what sinks write.
     """
 

@@ -33,7 +33,10 @@ _MESSAGE = (
 
 
 class AbandonedTasks:
-    """:param ttl: seconds that a task is left alone after its start."""
+    """The detection of tasks whose node has died.
+
+    :param ttl: seconds that a task is left alone after its start.
+    """
 
     def __init__(self, reactor: Any, client: EtcdClient, ttl: float) -> None:
         self._wall_clock = wall_clock(reactor)

@@ -39,7 +39,9 @@ def is_expired(task: Task, now: datetime) -> bool:
 
 
 class TaskCleanup(Service):
-    """:param is_owner: whether this node is the one that cleans up, asked at each run.
+    """The periodic deletion of old tasks.
+
+    :param is_owner: whether this node is the one that cleans up, asked at each run.
     :param interval: seconds between runs.
     """
 

@@ -52,7 +52,9 @@ class TaskFailure(Record):
 
 @attrs.frozen(kw_only=True)
 class Task(Record):
-    """:ivar task_id: type, object, time and a random ending; unique in the project.
+    """A task with its state and its result.
+
+    :ivar task_id: type, object, time and a random ending; unique in the project.
     :ivar node: the node that runs it.
     :ivar lock: key of the lock that it holds while it runs.
     :ivar result: a sentence, after success.
@@ -82,10 +84,12 @@ class Task(Record):
 
     @property
     def is_finished(self) -> bool:
+        """Whether the task has ended, well or not."""
         return self.finished_at is not None
 
     @property
     def is_successful(self) -> bool:
+        """Whether the task has ended without an error."""
         return self.is_finished and self.user_error is None and not self.error
 
     @property
@@ -97,7 +101,9 @@ class Task(Record):
 
 
 def task_id(type: str, object_id: str, created_at: datetime, ending: str) -> str:
-    """:param object_id: branch, source and sink, joined by slashes.
+    """The id of a task.
+
+    :param object_id: branch, source and sink, joined by slashes.
     :param ending: random, distinguishes tasks of the same millisecond.
     """
     return f"{type}/{object_id}/{format_time(created_at)}_{ending}"

@@ -85,7 +85,9 @@ Body = Callable[[TaskRun], Awaitable[str]]
 
 
 class TaskExecutor(Service):
-    """:param client: started.
+    """The execution of tasks: they run in the background and are recorded in etcd.
+
+    :param client: started.
     :param session: its lease holds the locks.
     :param node_id: recorded in tasks and locks.
     :param metrics: counts tasks.

@@ -15,7 +15,10 @@ _PAGE = 200
 
 
 class TaskStore:
-    """:param client: started."""
+    """The records of tasks in etcd.
+
+    :param client: started.
+    """
 
     def __init__(self, client: EtcdClient) -> None:
         self._client = client
@@ -46,4 +49,5 @@ class TaskStore:
                 return
 
     async def delete(self, task: Task) -> None:
+        """Delete the record of a task."""
         await self._client.delete(task.key)

@@ -25,8 +25,10 @@ __all__ = [
 
 
 class Waiter(Protocol):
-    """Who wants a record evaluated. Exactly one of the methods is called, once, and never from
-    within `TemplateEvaluator.submit`."""
+    """The caller that waits for the evaluation of a record.
+
+    Exactly one of the methods is called, once, and never from within `TemplateEvaluator.submit`.
+    """
 
     def evaluated(self, result: Evaluated, /) -> None:
         """The result; it may be an error of the record or of a template."""
@@ -83,7 +85,9 @@ class Job(Protocol):
 
 @attrs.frozen
 class End:
-    """:ivar serial: of the batch that was worked on last; 0 if there was none.
+    """The end of an engine process: why, and what it worked on.
+
+    :ivar serial: of the batch that was worked on last; 0 if there was none.
     :ivar index: of the record, or of the template if they were only read.
     :ivar column: of its plan.
     """

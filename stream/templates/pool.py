@@ -86,7 +86,9 @@ MAX_CHECKS = 20
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """:ivar processes: engines at the same time.
+    """The limits of the template engines.
+
+    :ivar processes: engines at the same time.
     :ivar seconds: of processor time for all templates of one record.
     :ivar queue_records: of one project that may wait.
     :ivar queue_bytes: of one project that may wait; four times as many of all together. One record
@@ -103,7 +105,10 @@ class PoolMeter(Protocol):
     """Counts what the engines do."""
 
     def evaluated(self, seconds: float, result: str) -> None:
-        """:param result: ``ok``, ``error`` or ``stopped``."""
+        """Count a template that was evaluated.
+
+        :param result: ``ok``, ``error`` or ``stopped``.
+        """
 
     def ended(self, cause: str) -> None:
         """An engine has ended; see `Cause`."""
@@ -219,7 +224,9 @@ class _Pause:
 
 
 class TemplatePool:
-    """:param start: starts an engine.
+    """The engine processes that evaluate templates, and the queues before them.
+
+    :param start: starts an engine.
     :param reactor: for time.
     """
 

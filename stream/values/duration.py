@@ -70,10 +70,12 @@ class Duration:
 
     @classmethod
     def of_seconds(cls, seconds: float) -> Self:
+        """The duration of so many seconds."""
         return cls(round(seconds * 1_000_000_000))
 
     @property
     def seconds(self) -> float:
+        """The duration in seconds."""
         return self.nanoseconds / 1_000_000_000
 
     def __str__(self) -> str:

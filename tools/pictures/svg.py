@@ -40,19 +40,27 @@ orient="auto"><path class="w" d="M0 0 10 5 0 10z"/></marker>
 
 
 def text(x: float, y: float, content: str, kind: str = "") -> str:
-    """:param kind: classes: ``n`` bold, ``s`` small, ``left`` aligned."""
+    """A line of text in a picture.
+
+    :param kind: classes: ``n`` bold, ``s`` small, ``left`` aligned.
+    """
     return f'<text class="{kind}" x="{x:g}" y="{y:g}">{escape(content)}</text>'
 
 
 def box(x: float, y: float, width: float, height: float, kind: str = "c") -> str:
-    """:param kind: ``c`` for what is named, ``o`` for the rest."""
+    """A box in a picture.
+
+    :param kind: ``c`` for what is named, ``o`` for the rest.
+    """
     return (
         f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6"/>'
     )
 
 
 def arrow(path: str, *, back: bool = False) -> str:
-    """:param path: as of SVG.
+    """An arrow in a picture.
+
+    :param path: as of SVG.
     :param back: a step that goes back.
     """
     line, head = ("b", "w") if back else ("l", "a")

@@ -103,7 +103,9 @@ class Branches:
         self._authority = authority
 
     async def resolve(self, identity: Identity, text: str) -> BranchKey:
-        """:param text: ``default`` or a number.
+        """The branch that the path of a request names.
+
+        :param text: ``default`` or a number.
 
         Raises UserError: neither of them, not the default branch, or too many branches.
         """

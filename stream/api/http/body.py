@@ -50,7 +50,9 @@ _WORDING = {
 
 @attrs.frozen
 class ReadBody:
-    """:ivar value: checked, with the known members only.
+    """A request's body after its check against the operation's schema.
+
+    :ivar value: checked, with the known members only.
     :ivar unknown: members that aren't known, at most `MAX_FAULTS` of them.
     """
 

@@ -63,7 +63,9 @@ class Identity:
 
 @attrs.frozen(kw_only=True)
 class Call:
-    """:ivar body: of operations that have one declared.
+    """One request of an operation: its parameters, its body and its caller.
+
+    :ivar body: of operations that have one declared.
     :ivar unknown: members of the body that aren't known, which the answer warns of.
     :ivar raw_body: of operations that take any.
     :ivar raw_headers: of operations that take any body, without the caller's token.
@@ -118,10 +120,12 @@ class Call:
 
     @property
     def source_key(self) -> SourceKey:
+        """The key of the source that the path names."""
         return self.branch.source(self.parameters["sourceId"])
 
     @property
     def sink_key(self) -> SinkKey:
+        """The key of the sink that the path names."""
         return self.source_key.sink(self.parameters["sinkId"])
 
 
@@ -185,5 +189,8 @@ def json_list(head: dict[str, Any], name: str, items: Iterable[bytes]) -> bytes:
 
 
 def json_answer(body: bytes, status: int = 200) -> Answer:
-    """:param body: JSON."""
+    """An answer whose body is JSON already.
+
+    :param body: JSON.
+    """
     return Answer(status=status, body=body, content_type="application/json")

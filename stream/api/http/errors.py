@@ -25,7 +25,9 @@ _RETRY_AFTER_SECONDS = 1
 
 @attrs.frozen
 class ErrorAnswer:
-    """:ivar name: with its prefix.
+    """An error as the API answers it.
+
+    :ivar name: with its prefix.
     :ivar retry_after: seconds; 0 if trying again won't help.
     :ivar explanation: members that explain the error further; see `stream.errors.explained`.
     :ivar doc_url: the page about the operation; shown only beside an explanation.

@@ -48,7 +48,9 @@ class Incoming:
 
 
 class Guard:
-    """:param branches: resolves the branch in the path.
+    """The checks that a request passes before its operation runs.
+
+    :param branches: resolves the branch in the path.
     :param strict: whether a body with members that aren't known is refused.
     """
 
@@ -80,7 +82,9 @@ class Guard:
         incoming: Incoming,
         on_caller: Callable[[Identity], None] = lambda identity: None,
     ) -> Call:
-        """:param on_caller: called with the caller as soon as the token is verified.
+        """The call of a request, after its token, parameters and body were checked.
+
+        :param on_caller: called with the caller as soon as the token is verified.
 
         Raises UserError if the request is wrong or not allowed.
         """

@@ -97,6 +97,7 @@ class Front(Resource):
         return list(self._in_flight.values())
 
     def render(self, request: Any) -> Any:
+        """The answer to a request, or ``NOT_DONE_YET``, within the request's span."""
         self._follow(request)
         with request.span.active():
             return self._render(request)

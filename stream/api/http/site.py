@@ -135,8 +135,10 @@ class ApiRequest(Request):
             self.content.write(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """The body is complete. Unlike the base class, leave a form in it alone: it may be a
-        record."""
+        """Render the request once its body is complete.
+
+        Unlike the base class it doesn't parse a form in the body: it may be a record.
+        """
         self.is_whole = True
         self._site.forget(self.channel)
         if self._length == 0:
@@ -184,6 +186,7 @@ class ApiRequest(Request):
             self._site.vouch(self.channel)
 
     def write(self, data: bytes) -> None:
+        """Send a part of the answer; end the connection after it if the request isn't whole."""
         if not self.startedWriting and not self.is_whole and self.channel is not None:
             self.setHeader(b"Connection", b"close")
             self.channel.end_after_answer()
@@ -490,6 +493,7 @@ class ApiSite(Site):
             self._vouched[channel] = None
 
     def disconnected(self, channel: ApiChannel) -> None:
+        """Forget a connection that has ended."""
         self._strangers.pop(channel, None)
         self._vouched.pop(channel, None)
         self._discarding.discard(channel)
@@ -518,8 +522,9 @@ class ApiSite(Site):
     # Time
 
     def expect(self, channel: ApiChannel, seconds: float) -> None:
-        """The next part of a request must have come within so many seconds; a deadline that is
-        running goes on.
+        """Set the deadline of the next part of a request, in seconds.
+
+        A deadline that is running is kept.
 
         One timer looks after all connections: most parts are complete before it could fire.
         """

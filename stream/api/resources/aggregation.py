@@ -34,7 +34,10 @@ Shown = tuple[bytes, list[tuple[SinkKey, bytes]]]
 
 
 class Aggregation:
-    """:param live: answers what it knows; the rest is read from etcd."""
+    """The operation that shows sources with their sinks and statistics at once.
+
+    :param live: answers what it knows; the rest is read from etcd.
+    """
 
     def __init__(
         self,
@@ -52,9 +55,11 @@ class Aggregation:
         self._urls = urls
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {"AggregationSources": self.sources}
 
     async def sources(self, call: Call) -> Answer:
+        """A page of sources, each with its sinks and their statistics."""
         after, limit = call.parameters["afterId"], call.parameters["limit"]
         ids, total, shown = await self._known(call) or await self._read(call)
         found: Mapping[SinkKey, SinkOverview] = {}

@@ -15,16 +15,21 @@ __all__ = ["ConnectionsList"]
 
 
 class ConnectionsList:
-    """:param connections: those that the operator has declared, by name."""
+    """The operation that lists the connections that a project may use.
+
+    :param connections: those that the operator has declared, by name.
+    """
 
     def __init__(self, *, connections: Mapping[str, Connection], probes: Probes) -> None:
         self._connections = connections
         self._probes = probes
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {"ListConnections": self.list}
 
     async def list(self, call: Call) -> Any:
+        """The connections that the caller's project may use, sorted by name."""
         project = call.branch.project_id
         allowed = [each for _, each in sorted(self._connections.items()) if each.allows(project)]
         return {"connections": [_view(each) for each in await self._probes.states(allowed)]}

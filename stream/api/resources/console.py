@@ -12,7 +12,10 @@ _PAGE = "index.html"
 
 
 class ConsolePage:
-    """:param pages: the build; ``None`` if the console is switched off."""
+    """The operations that serve the console's page and its files.
+
+    :param pages: the build; ``None`` if the console is switched off.
+    """
 
     def __init__(self, pages: BuiltPages | None) -> None:
         self._pages = pages

@@ -66,6 +66,7 @@ class Documentation:
         return handler
 
     async def root(self, call: Call) -> Answer:
+        """The root of the API: the console for a browser, else the API's name and version."""
         if self._has_console and "text/html" in call.header(b"accept"):
             headers = (
                 ("Location", f"{CONSOLE}/"),
@@ -76,15 +77,19 @@ class Documentation:
         return Answer(status=301, headers=(("Location", "/v1"),))
 
     async def version(self, call: Call) -> Any:
+        """The name of the API and the address of its documentation."""
         return {"api": "stream", "documentation": f"{self._urls.api}/v1/documentation"}
 
     async def health(self, call: Call) -> Answer:
+        """The answer of the liveness check: ``OK``."""
         return Answer(body=b"OK", content_type="text/plain")
 
     async def page(self, call: Call) -> Answer:
+        """The page of the API's documentation."""
         return await self._pages.answer(call, _PAGE, _PAGE)
 
     async def file(self, call: Call) -> Answer:
+        """A file of the documentation's page."""
         name = call.parameters["path"]
         if name in _STATIC:
             return Answer(body=_static_file(name), content_type=_STATIC[name])

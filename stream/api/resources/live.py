@@ -38,6 +38,7 @@ class Live:
         self._authority = authority
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {"LiveBranch": self._live}
 
     async def _live(self, call: Call) -> StreamingResponse:

@@ -17,13 +17,17 @@ __all__ = ["Projects"]
 
 
 class Projects:
-    """:param now: the time in UTC."""
+    """The operations on branches and tokens of a project.
+
+    :param now: the time in UTC.
+    """
 
     def __init__(self, *, authority: ProjectAuthority, now: Callable[[], datetime]) -> None:
         self._authority = authority
         self._now = now
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {
             "ListBranches": self.list_branches,
             "CreateBranch": self.create_branch,
@@ -33,20 +37,24 @@ class Projects:
         }
 
     async def list_branches(self, call: Call) -> Any:
+        """The branches that the caller's token reaches."""
         branches = await self._authority.branches(call.identity.token)
         return {"branches": [_branch_view(branch) for branch in branches]}
 
     async def create_branch(self, call: Call) -> Any:
+        """Create a branch in the caller's project."""
         identity = call.identity
         return _branch_view(
             await self._authority.create_branch(identity.token, call.body["name"], identity.by)
         )
 
     async def list_tokens(self, call: Call) -> Any:
+        """The tokens of the caller's project, without their secrets."""
         records = await self._tokens.list(call.identity.info.project_id)
         return {"tokens": [token_view(record, self._now()) for record in records]}
 
     async def create_token(self, call: Call) -> Any:
+        """Create a token; its secret is in this answer only."""
         body = call.body
         record, text = await self._tokens.create(
             call.identity.info.project_id,
@@ -58,6 +66,7 @@ class Projects:
         return token_view(record, self._now()) | {"token": text}
 
     async def revoke_token(self, call: Call) -> Any:
+        """Revoke a token of the caller's project."""
         key = TokenKey(call.identity.info.project_id, call.parameters["tokenId"])
         await self._tokens.revoke(key)
         return Answer(status=call.operation.status)

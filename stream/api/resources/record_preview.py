@@ -46,7 +46,9 @@ class _Templates(TemplateChecks, TemplateEvaluator, Protocol):
 
 
 class RecordPreview:
-    """:param limits: of the listener, which would take the same bodies.
+    """The operations that show the rows of a record without storing them.
+
+    :param limits: of the listener, which would take the same bodies.
     :param now: seconds since the epoch.
     :param templates: evaluates templates.
     """
@@ -65,9 +67,11 @@ class RecordPreview:
         self._now = now
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {"TestSource": self.test, "TestMapping": self.test_mapping}
 
     async def test(self, call: Call) -> Any:
+        """The rows that the source's sinks would make of the request's body."""
         source = await self._reads.source(call.source_key)
         sinks = await self._reads.with_mappings(await self._reads.sinks(source.key))
         records = self._records(source, call, call.raw_body, call.raw_headers, call.client_ip)

@@ -21,7 +21,9 @@ __all__ = ["RejectedResource"]
 
 
 class RejectedResource:
-    """:param nodes: the source nodes, which keep the records.
+    """The operations on the rejected records of a sink.
+
+    :param nodes: the source nodes, which keep the records.
     :param replayer: maps them again.
     :param templates: reads the templates of proposed mappings.
     """
@@ -42,6 +44,7 @@ class RejectedResource:
         self._tasks = tasks
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {
             "ListRejectedRecords": self.list,
             "GetRejectedRecord": self.get,
@@ -56,23 +59,28 @@ class RejectedResource:
         return key
 
     async def list(self, call: Call) -> Any:
+        """The newest rejected records of a sink, from all source nodes."""
         key = await self._sink(call)
         return await self._nodes.newest(key, _selection(call), call.parameters["limit"])
 
     async def get(self, call: Call) -> Any:
+        """One rejected record with its headers and body."""
         key, id = await self._sink(call), call.parameters["rejectedId"]
         return await self._nodes.get(key, id)
 
     async def delete(self, call: Call) -> Answer:
+        """Delete one rejected record."""
         key, id = await self._sink(call), call.parameters["rejectedId"]
         await self._nodes.erase_one(key, id)
         return Answer(status=204)
 
     async def delete_many(self, call: Call) -> Any:
+        """Delete the rejected records that the query selects."""
         key = await self._sink(call)
         return {"deleted": await self._nodes.erase(key, _selection(call))}
 
     async def test(self, call: Call) -> Any:
+        """Map rejected records with a proposed mapping; nothing is stored."""
         sink = await self._reads.sink_in_source(call.sink_key)
         mapping = read_mapping(call.body["mapping"], has_types=sink.table.type != KEBOOLA)
         await check_templates(self._templates, sink.key.project_id, mapping)
@@ -86,6 +94,7 @@ class RejectedResource:
         }
 
     async def replay(self, call: Call) -> StartedTask:
+        """Start the task that maps rejected records again and stores their rows."""
         key, selection = await self._sink(call), _chosen(call.body, "body.")
 
         async def work(report: Report) -> str:

@@ -18,7 +18,10 @@ __all__ = ["EntitySettings"]
 
 
 class EntitySettings:
-    """:param settings: the service's own, from which each entity starts."""
+    """The operations on the settings of one source or sink.
+
+    :param settings: the service's own, from which each entity starts.
+    """
 
     def __init__(self, *, reads: DefinitionReads, tasks: ChangeTasks, settings: Settings) -> None:
         self._reads = reads
@@ -26,6 +29,7 @@ class EntitySettings:
         self._settings = settings
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {
             "GetSourceSettings": self.get_of_source,
             "UpdateSourceSettings": self.update_source,
@@ -34,12 +38,15 @@ class EntitySettings:
         }
 
     async def get_of_source(self, call: Call) -> Any:
+        """The settings of a source, with the level that each value comes from."""
         return self._result(await self._reads.source(call.source_key))
 
     async def get_of_sink(self, call: Call) -> Any:
+        """The settings of a sink, with the level that each value comes from."""
         return self._result(await self._reads.sink(call.sink_key))
 
     async def update_source(self, call: Call) -> Any:
+        """Change settings of a source, in a task."""
         key = call.source_key
         await self._reads.source(key)
         patch, description = _patch(call), _description(call)
@@ -53,6 +60,7 @@ class EntitySettings:
         )
 
     async def update_sink(self, call: Call) -> Any:
+        """Change settings of a sink, in a task."""
         key = call.sink_key
         await self._reads.sink_in_source(key)
         patch, description = _patch(call), _description(call)

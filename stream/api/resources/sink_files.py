@@ -51,9 +51,11 @@ class SinkFiles:
         self._now = now
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {"SinkFiles": self.files}
 
     async def files(self, call: Call) -> Any:
+        """The open files of a sink and its last imported ones, with their slices."""
         key = (await self._reads.sink_in_source(call.sink_key)).key
         found = await sink_pipeline(self._client, key, call.parameters["imports"])
         targets = {each.file.target.provider for each in (*found.active, *found.imported)}

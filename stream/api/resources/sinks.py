@@ -26,7 +26,9 @@ __all__ = ["Sinks"]
 
 
 class Sinks:
-    """:param templates: reads the templates of new mappings.
+    """The operations on sinks.
+
+    :param templates: reads the templates of new mappings.
     :param targets: of the tables.
     """
 
@@ -46,6 +48,7 @@ class Sinks:
         self._tasks = tasks
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {
             "CreateSink": self.create,
             "ListSinks": self.list,
@@ -59,6 +62,7 @@ class Sinks:
         }
 
     async def create(self, call: Call) -> Any:
+        """Create a sink, in a task."""
         body = call.body
         key = call.source_key.sink(entity_id(body, "sinkId"))
         if "table" in body:
@@ -91,6 +95,7 @@ class Sinks:
             raise errors.sink_exists(key, being_created=True) from None
 
     async def get(self, call: Call) -> Any:
+        """A sink with its mapping."""
         known = self._live.sink(call.sink_key)
         if known is not None:
             await self._live.complete([known])
@@ -99,9 +104,11 @@ class Sinks:
         return sink_view(*await self._reads.with_mappings(sinks))
 
     async def list(self, call: Call) -> Any:
+        """A page of the sinks of a source."""
         return await self._list(call, deleted=False)
 
     async def list_deleted(self, call: Call) -> Any:
+        """A page of the deleted sinks of a source."""
         return await self._list(call, deleted=True)
 
     async def _list(self, call: Call, *, deleted: bool) -> Any:
@@ -117,6 +124,7 @@ class Sinks:
         return head | {"sinks": [sink_view(sink) for sink in sinks]}
 
     async def update(self, call: Call) -> Any:
+        """Change members of a sink, in a task."""
         body, key = call.body, call.sink_key
         present = await self._reads.sink(key)
         table = table_patch(body.get("table"), present.table.type)
@@ -135,21 +143,25 @@ class Sinks:
         return await self._tasks.start(call, update, "Sink has been updated successfully.")
 
     async def delete(self, call: Call) -> Any:
+        """Delete a sink, in a task."""
         key = (await self._reads.sink_in_source(call.sink_key)).key
         done = "Sink has been deleted successfully."
         return await self._tasks.start(call, sink_changes.delete(key), done)
 
     async def disable(self, call: Call) -> Any:
+        """Disable a sink, in a task."""
         key = (await self._reads.sink_in_source(call.sink_key)).key
         done = "Sink has been disabled successfully."
         return await self._tasks.start(call, sink_changes.disable(key), done)
 
     async def enable(self, call: Call) -> Any:
+        """Enable a sink, in a task."""
         key = (await self._reads.sink_in_source(call.sink_key)).key
         done = "Sink has been enabled successfully."
         return await self._tasks.start(call, sink_changes.enable(key), done)
 
     async def undelete(self, call: Call) -> Any:
+        """Restore a deleted sink, in a task."""
         key: SinkKey = call.sink_key
         await self._reads.source(call.source_key)
         await self._reads.deleted_sink(key)

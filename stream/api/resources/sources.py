@@ -61,7 +61,10 @@ def entity_id(body: Any, member: str) -> str:
 
 
 class Sources:
-    """:param storage_api: deletes the tables of a source that is deleted with them."""
+    """The operations on sources.
+
+    :param storage_api: deletes the tables of a source that is deleted with them.
+    """
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class Sources:
         self._targets = targets
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {
             "CreateSource": self.create,
             "ListSources": self.list,
@@ -93,6 +97,7 @@ class Sources:
         }
 
     async def create(self, call: Call) -> Any:
+        """Create a source, in a task."""
         body = call.body
         key = call.branch.source(entity_id(body, "sourceId"))
         if await self._reads.find_source(key) is not None:
@@ -116,6 +121,7 @@ class Sources:
             raise errors.source_exists(key) from None
 
     async def get(self, call: Call) -> Any:
+        """A source with the URL that takes its records."""
         known = self._live.source(call.source_key)
         if known is not None:
             return json_answer(known.shown(self._show))
@@ -130,9 +136,11 @@ class Sources:
         return json_list(_list_head(call, page.total, ids), "sources", shown)
 
     async def list(self, call: Call) -> Any:
+        """A page of the sources of a branch."""
         return await self._list(call, deleted=False)
 
     async def list_deleted(self, call: Call) -> Any:
+        """A page of the deleted sources of a branch."""
         return await self._list(call, deleted=True)
 
     async def _list(self, call: Call, *, deleted: bool) -> Any:
@@ -145,6 +153,7 @@ class Sources:
         return head | {"sources": [self._urls.source_view(source) for source in page.items]}
 
     async def update(self, call: Call) -> Any:
+        """Change members of a source, in a task."""
         body, key = call.body, call.source_key
         await self._reads.source(key)
         secret = new_secret()
@@ -159,6 +168,7 @@ class Sources:
         return await self._tasks.start(call, update, "Source has been updated successfully.")
 
     async def rotate_secret(self, call: Call) -> Any:
+        """Replace the secret in the URL of a source, in a task."""
         key, secret = call.source_key, new_secret()
         rotation = source_changes.update(
             key,
@@ -168,6 +178,7 @@ class Sources:
         return self._urls.source_view(await self._tasks.apply(call, rotation))
 
     async def delete(self, call: Call) -> Any:
+        """Delete a source, in a task; with ``cascade`` also its tables."""
         key = call.source_key
         source = await self._reads.source(key)
         if not call.parameters["cascade"]:
@@ -184,14 +195,17 @@ class Sources:
         )
 
     async def disable(self, call: Call) -> Any:
+        """Disable a source and its sinks, in a task."""
         source = await self._reads.source(call.source_key)
         return await self._switch(call, source, "disable", source_changes.disable(source.key))
 
     async def enable(self, call: Call) -> Any:
+        """Enable a source and the sinks that were disabled with it, in a task."""
         source = await self._reads.source(call.source_key)
         return await self._switch(call, source, "enable", source_changes.enable(source.key))
 
     async def undelete(self, call: Call) -> Any:
+        """Restore a deleted source and the sinks deleted with it, in a task."""
         deleted = await self._reads.deleted_source(call.source_key)
         return await self._switch(call, deleted, "undelete", source_changes.undelete(deleted.key))
 

@@ -68,6 +68,8 @@ def _order(file: FileOutline) -> tuple[bool, bool, datetime]:
 
 
 class SinkStatistics:
+    """The operations on the statistics of sinks."""
+
     def __init__(
         self,
         *,
@@ -82,6 +84,7 @@ class SinkStatistics:
         self._tasks = tasks
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {
             "SinkStatisticsTotal": self.total,
             "SinkStatisticsFiles": self.files,
@@ -90,12 +93,14 @@ class SinkStatistics:
         }
 
     async def total(self, call: Call) -> Any:
+        """The totals of a sink by level, with its rejected records."""
         key = (await self._reads.sink_in_source(call.sink_key)).key
         view = statistics_view(await sink_statistics(self._client, key))
         counts = await rejected_counts(self._client, key)
         return with_rejected(view, counts.get(key, {}).values())
 
     async def files(self, call: Call) -> Any:
+        """The statistics of a sink's files since the last reset."""
         key = (await self._reads.sink_in_source(call.sink_key)).key
         reset = await last_reset(self._client, key)
         cleared_at = reset.reset_at if reset is not None else None
@@ -111,12 +116,14 @@ class SinkStatistics:
         return {"files": [view for _, view in shown]}
 
     async def clear_sink(self, call: Call) -> Answer:
+        """Reset the statistics of a sink."""
         key = (await self._reads.sink_in_source(call.sink_key)).key
         await self._clear(call, key)
         _log.info('Statistics clear for sink "{sink}" used 2 operations', sink=str(key))
         return Answer()
 
     async def clear_source(self, call: Call) -> Answer:
+        """Reset the statistics of all sinks of a source."""
         source = await self._reads.source(call.source_key)
         sinks = await self._reads.sinks(source.key)
         await gatherResults(

@@ -19,9 +19,11 @@ class TableRows:
         self._targets = targets
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {"SinkTableRows": self.rows}
 
     async def rows(self, call: Call) -> Any:
+        """The newest rows of a sink's table."""
         sinks = [await self._reads.sink_in_source(call.sink_key)]
         (sink,) = await self._reads.with_mappings(sinks)
         token = call.identity.token.value

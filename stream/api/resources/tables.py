@@ -191,7 +191,9 @@ def _refuse_other_members(plain: AnyMapping[str, Any], type: str) -> None:
 
 @attrs.frozen
 class TablePatch:
-    """:ivar mapping: the new mapping; ``None`` if it stays.
+    """The changes that a request makes to the table of a sink.
+
+    :ivar mapping: the new mapping; ``None`` if it stays.
     :ivar table_id: the new table of Keboola; ``None`` if it stays.
     :ivar options: of a table of another type, those that change.
     """

@@ -64,6 +64,7 @@ class Tails:
         self._reads = reads
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {"TailSource": self._tail}
 
     async def _tail(self, call: Call) -> StreamingResponse:

@@ -15,6 +15,8 @@ __all__ = ["Tasks"]
 
 
 class Tasks:
+    """The operation that shows a task."""
+
     def __init__(
         self,
         *,
@@ -29,9 +31,11 @@ class Tasks:
         self._urls = urls
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {"GetTask": self.get}
 
     async def get(self, call: Call) -> Any:
+        """A task; one whose node has ended is shown as failed."""
         project = call.identity.info.project_id
         task = await self._store.get(project, call.parameters["taskId"])
         task = await self._abandoned.settle(task)

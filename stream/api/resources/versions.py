@@ -17,11 +17,14 @@ __all__ = ["Versions"]
 
 
 class Versions:
+    """The operations on versions of sources and sinks."""
+
     def __init__(self, *, reads: DefinitionReads, tasks: ChangeTasks) -> None:
         self._reads = reads
         self._tasks = tasks
 
     def handlers(self) -> dict[str, Handler]:
+        """The operations of this resource, by id."""
         return {
             "ListSourceVersions": self.list_of_source,
             "SourceVersionDetail": self.get_of_source,
@@ -32,12 +35,14 @@ class Versions:
         }
 
     async def list_of_source(self, call: Call) -> Any:
+        """A page of the versions of a source."""
         after, limit = call.parameters["afterId"], call.parameters["limit"]
         await self._reads.source(call.source_key)
         page = await self._reads.source_versions_page(call.source_key, after, limit)
         return _page(page, limit, after)
 
     async def list_of_sink(self, call: Call) -> Any:
+        """A page of the versions of a sink."""
         after, limit = call.parameters["afterId"], call.parameters["limit"]
         await self._reads.sink_in_source(call.sink_key)
         page = await self._reads.sink_versions_page(call.sink_key, after, limit)
@@ -45,6 +50,7 @@ class Versions:
         return _page(page, limit, padded(after))
 
     async def get_of_source(self, call: Call) -> Any:
+        """One version of a source, as it was then."""
         await self._reads.source(call.source_key)
         number = call.parameters["versionNumber"]
         source = await self._reads.source_version(call.source_key, number)
@@ -52,6 +58,7 @@ class Versions:
         return view | {"content": content_view(source)} if call.parameters["content"] else view
 
     async def get_of_sink(self, call: Call) -> Any:
+        """One version of a sink, as it was then."""
         await self._reads.sink_in_source(call.sink_key)
         sink = await self._reads.sink_version(call.sink_key, call.parameters["versionNumber"])
         view = version_view(sink.version)
@@ -61,6 +68,7 @@ class Versions:
         return view | {"content": content_view(whole)}
 
     async def roll_back_source(self, call: Call) -> Any:
+        """Restore an earlier version of a source, in a task."""
         key, number = call.source_key, call.parameters["versionNumber"]
         await self._reads.source(key)
         await self._reads.source_version(key, number)
@@ -68,6 +76,7 @@ class Versions:
         return await self._tasks.start(call, source_changes.roll_back(key, number), done)
 
     async def roll_back_sink(self, call: Call) -> Any:
+        """Restore an earlier version of a sink, in a task."""
         key, number = call.sink_key, call.parameters["versionNumber"]
         await self._reads.sink_in_source(key)
         await self._reads.sink_version(key, number)

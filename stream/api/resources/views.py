@@ -266,8 +266,10 @@ def file_view(
 
 
 def quarantine_view(quarantine: Quarantine) -> Plain:
-    """Rows that the target has refused; ``fileId`` or ``table`` says where they are, once all are
-    found."""
+    """The rows that the target has refused.
+
+    ``fileId`` or ``table`` says where they are, once all are found.
+    """
     view: Plain = {
         "recordsCount": quarantine.records_count,
         "reason": quarantine.reason,

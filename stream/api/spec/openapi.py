@@ -66,10 +66,12 @@ _BRANCH_ERRORS = ((404, "storage.branches.notFound"), (409, "branchCountLimitRea
 
 
 def to_json(document: Plain) -> bytes:
+    """The document as indented JSON."""
     return orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
 
 
 def to_yaml(document: Plain) -> bytes:
+    """The document as YAML, with members in their order."""
     text: str = yaml.dump(document, sort_keys=False, allow_unicode=True, Dumper=_Dumper)
     return text.encode()
 

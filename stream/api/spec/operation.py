@@ -86,7 +86,9 @@ class Outcome:
 
 @attrs.frozen(kw_only=True)
 class Operation:
-    """:ivar id: e.g. ``CreateSource``.
+    """The declaration of one operation: its route, parameters, body and answers.
+
+    :ivar id: e.g. ``CreateSource``.
     :ivar path: with parameters in braces; ``{*name}`` takes the rest of the path.
     :ivar task: the type of the task that the operation starts, answering 202.
     :ivar outcome: of that task, for a caller who waits.

@@ -113,7 +113,9 @@ def _wrong_length(path: str, shown: str, length: int, limit: str) -> Fault:
 
 @attrs.frozen(kw_only=True)
 class Schema:
-    """:ivar type: of JSON values, in the words of JSON Schema; empty for any.
+    """The base of all schemas: a value of the API, its check and its documentation.
+
+    :ivar type: of JSON values, in the words of JSON Schema; empty for any.
     :ivar nullable: for the documentation: null may stand here.
     """
 
@@ -148,7 +150,9 @@ ANYTHING = Anything()
 
 @attrs.frozen(kw_only=True)
 class Text(Schema):
-    """:ivar enum: allowed values, empty for all.
+    """A string.
+
+    :ivar enum: allowed values, empty for all.
     :ivar min_length: characters.
     :ivar max_length: characters.
     :ivar format: for the documentation.
@@ -207,7 +211,10 @@ class DurationText(Text):
 
 @attrs.frozen(kw_only=True)
 class Integer(Schema):
-    """:ivar minimum: the least allowed value."""
+    """An integer, or a number without a fraction.
+
+    :ivar minimum: the least allowed value.
+    """
 
     type: str = "integer"
     minimum: int | None = None
@@ -232,6 +239,8 @@ class Number(Schema):
 
 @attrs.frozen(kw_only=True)
 class Boolean(Schema):
+    """A boolean."""
+
     type: str = "boolean"
     default: bool | None = None
 
@@ -243,7 +252,10 @@ class Boolean(Schema):
 
 @attrs.frozen(kw_only=True)
 class Array(Schema):
-    """:ivar items: of all items."""
+    """A list whose items have one schema.
+
+    :ivar items: of all items.
+    """
 
     type: str = "array"
     items: Schema
@@ -285,7 +297,9 @@ class Member:
 
 @attrs.frozen(kw_only=True)
 class Object(Schema):
-    """:ivar name: under which it is published.
+    """An object with declared members.
+
+    :ivar name: under which it is published.
     :ivar members: in the order of checks.
     """
 

@@ -37,7 +37,9 @@ _SUFFIXES = {
 
 
 class Input:
-    """:param name: a path, or ``-``.
+    """A file or a pipe that records are read from.
+
+    :param name: a path, or ``-``.
 
     :ivar size: bytes of the file; ``None`` if that isn't known.
     :ivar head: a digest of how the input begins, and of how many bytes; empty for a pipe.

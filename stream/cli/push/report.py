@@ -18,7 +18,10 @@ OTHER = "Other reasons."
 
 @attrs.define
 class Reason:
-    """:ivar places: the first of its records: lines, or indexes in an array."""
+    """One reason why records were rejected, with the first of their places.
+
+    :ivar places: the first of its records: lines, or indexes in an array.
+    """
 
     message: str
     name: str = ""

@@ -29,7 +29,9 @@ class StateFault(Exception):
 
 @attrs.frozen
 class State:
-    """:ivar run: random, the beginning of all keys.
+    """The progress of a run, from which a later run resumes.
+
+    :ivar run: random, the beginning of all keys.
     :ivar source: a digest of the URL of the source.
     :ivar head: of the input, see `Input.head`.
     :ivar batch_records, batch_bytes: where batches are cut; other ones would have other keys.

@@ -16,8 +16,10 @@ _KIBIBYTE = 1024
 
 
 def objects() -> str:
-    """How many objects of each type there are; of those that the garbage collector knows, which
-    isn't every number and text."""
+    """The number of objects of each type.
+
+    Only objects that the garbage collector tracks are counted; most numbers and texts aren't.
+    """
     counts = Counter(type(found) for found in gc.get_objects())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if sys.platform == "darwin":

@@ -44,7 +44,9 @@ _INDEX = b"cmdline\ngoroutine\nheap\nheap?seconds=10\nprofile?seconds=10\n"
 
 
 class DebugListener(Service):
-    """:param endpoint: where to listen.
+    """The HTTP listener that answers with profiles of the process.
+
+    :param endpoint: where to listen.
     :param address: the same for people.
     """
 

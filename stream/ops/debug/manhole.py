@@ -54,7 +54,9 @@ MAX_SECONDS = 5.0
 
 
 class ManholeService(Service):
-    """:param endpoint: where to listen.
+    """The SSH server whose shell is the Python console of the process.
+
+    :param endpoint: where to listen.
     :param address: the same for people.
     :param host_key: file with the private key that the server shows.
     :param authorized_keys: file with one public key a line, read again at each login.

@@ -68,8 +68,10 @@ def read_host_key(path: str) -> Key:
 
 @implementer(IAuthorizedKeysDB)
 class AuthorizedKeys:
-    """The keys in a file, whatever name their owner logs in with. A line with options in front of
-    its key lets nobody in, since the options would not be obeyed."""
+    """The keys in a file, for any login name.
+
+    A key with options in front of it is ignored, since the options would not be obeyed.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

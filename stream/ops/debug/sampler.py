@@ -24,7 +24,9 @@ _WAITING = ("(threading.py:", "(queue.py:", "(selectors.py:")
 
 
 class Profile:
-    """:ivar stacks: how often each stack was seen, outermost function first.
+    """The stacks that a sampling profiler has seen, with their counts.
+
+    :ivar stacks: how often each stack was seen, outermost function first.
     :ivar samples: how often was looked.
     """
 
@@ -33,6 +35,7 @@ class Profile:
         self.samples = 0
 
     def add(self, stack: tuple[str, ...]) -> None:
+        """Count a stack once more."""
         self.stacks[stack] += 1
 
     def folded(self) -> str:

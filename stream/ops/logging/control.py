@@ -103,7 +103,9 @@ def _ignore(name: str) -> None:
 
 
 class LogControl:
-    """:param path: of the log file; empty for standard output.
+    """The log's output and levels, which can be changed while the process runs.
+
+    :param path: of the log file; empty for standard output.
     :param form: ``None``: the short form for a terminal, else JSON.
     :param default: level of all namespaces without one of their own.
     :param levels: levels by namespace; what is said of ``a`` counts for ``a.b``, too.

@@ -11,7 +11,9 @@ MAX_KEYS = 10_000
 
 
 class LogThrottle:
-    """:param seconds: interval in which an object is logged at most once.
+    """The throttle of a message that many objects could log again and again.
+
+    :param seconds: interval in which an object is logged at most once.
     :param clock: seconds.
     """
 

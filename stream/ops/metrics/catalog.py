@@ -22,7 +22,9 @@ _SYNC_BUCKETS_MS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 
 
 @attrs.frozen
 class Definition:
-    """:ivar name: as scraped, a counter's without ``_total``.
+    """The declaration of one metric family.
+
+    :ivar name: as scraped, a counter's without ``_total``.
     :ivar buckets: of a histogram, upper bounds.
     """
 

@@ -32,6 +32,7 @@ class Counter:
         self.value = 0.0
 
     def add(self, amount: float = 1) -> None:
+        """Add to the counter."""
         self.value += amount
 
 
@@ -45,9 +46,11 @@ class Gauge:
         self._ask: Callable[[], float] | None = None
 
     def set(self, value: float) -> None:
+        """Set the gauge."""
         self._value = value
 
     def add(self, amount: float = 1) -> None:
+        """Add to the gauge."""
         self._value += amount
 
     def set_function(self, ask: Callable[[], float]) -> None:
@@ -59,6 +62,7 @@ class Gauge:
 
     @property
     def value(self) -> float:
+        """The present value; NaN if it can't be read."""
         if self._ask is None:
             return self._value
         try:

@@ -64,33 +64,43 @@ _PREFIX = "keboola_go_"
 
 @attrs.frozen
 class SourceLabels:
+    """The labels of a source."""
+
     project_id: str
     branch_id: str
     source_id: str
 
     def as_labels(self) -> dict[str, str]:
+        """The labels by name."""
         return attrs.asdict(self)
 
 
 @attrs.frozen
 class SinkLabels(SourceLabels):
+    """The labels of a sink."""
+
     sink_id: str
 
 
 @attrs.frozen
 class VolumeLabels:
+    """The labels of a volume."""
+
     volume_id: str
     volume_type: str
     volume_label: str
     volume_path: str
 
     def as_labels(self) -> dict[str, str]:
+        """The labels by name."""
         return attrs.asdict(self)
 
 
 @attrs.frozen
 class CallLabels:
-    """:ivar http_result_type: what the answer is read as.
+    """The labels of a call to another service.
+
+    :ivar http_result_type: what the answer is read as.
     :ivar http_url_path: with placeholders in place of ids: there must not be too many of them.
     :ivar http_status_code: 0 if there was no answer.
     """
@@ -102,6 +112,7 @@ class CallLabels:
     http_status_code: int
 
     def as_labels(self) -> dict[str, str]:
+        """The labels by name."""
         return {name: str(value) for name, value in attrs.asdict(self).items()}
 
 
@@ -326,6 +337,7 @@ class Metrics:
         return self._descriptors_used.labels({}), self._descriptors_total.labels({})
 
     def task_started(self, task_type: str) -> None:
+        """Count a task as running."""
         self._tasks_running.labels({"task_type": task_type}).add(1)
 
     def task_finished(

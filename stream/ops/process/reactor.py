@@ -1,5 +1,6 @@
-"""Twisted's epoll reactor on the monotonic clock, with bounded turns and a shorter way to the
-connection of an event.
+"""Twisted's epoll reactor on the monotonic clock, with bounded turns.
+
+It also finds the connection of an event with fewer calls.
 
 Twisted's own count seconds since the epoch, so a step of the machine's clock ends every timeout and
 lease at once, or holds all of them up (`stream.ops.clock`).

@@ -24,7 +24,10 @@ _STDERR = 2
 
 
 class ShutdownWatchdog:
-    """:param seconds: that a stop may take from its first signal on."""
+    """The end of a process whose stop takes too long.
+
+    :param seconds: that a stop may take from its first signal on.
+    """
 
     def __init__(self, seconds: float, reactor: Any) -> None:
         self._seconds = seconds

@@ -51,6 +51,7 @@ class ParentWatch(FileDescriptor):
         self._gone = gone
 
     def fileno(self) -> int:
+        """The descriptor that is watched: standard input."""
         return _STDIN
 
     def doRead(self) -> None:
@@ -70,7 +71,9 @@ class ParentWatch(FileDescriptor):
 
 
 class Supervisor(Service):
-    """:param commands: what to run, one child for each: its name and its command line.
+    """The parent process of the workers: it starts, watches and stops them.
+
+    :param commands: what to run, one child for each: its name and its command line.
     :param environment: of every child.
     :param stop_timeout: seconds that children have to drain; after that they are killed.
     """

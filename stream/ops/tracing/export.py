@@ -62,9 +62,11 @@ class TellingExporter(SpanExporter):
         self._is_last = True
 
     def shutdown(self) -> None:
+        """Stop the exporter inside."""
         self._inner.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Export what waits, as the exporter inside does."""
         return self._inner.force_flush(timeout_millis)
 
 

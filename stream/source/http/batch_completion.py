@@ -46,7 +46,9 @@ class BlockCompletion(SinkCompletion):
 
 
 class BatchCompletion:
-    """:param count: records in the batch.
+    """The answer to a batch, which is sent once all of its records have ended.
+
+    :param count: records in the batch.
     :param place_name: what the places of records are called in the answer.
     :param sinks: sources sorted as they are to be shown, with ids and blocks of their sinks.
     :param received: counts the records.

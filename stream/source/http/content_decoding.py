@@ -50,7 +50,9 @@ class _Body:
 
 
 class Decoder:
-    """:param limit: bytes of a decoded body.
+    """The decompression of request bodies, in threads if they are large.
+
+    :param limit: bytes of a decoded body.
     :param pool: with `THREADS` threads.
     :param turns: where decoded bodies are worked on.
     """

@@ -65,6 +65,8 @@ class UnknownExpectation(UserError):
 
 
 class HeaderTooLarge(UserError):
+    """The head of a request is larger than the limit."""
+
     status = 413
     name = "headerTooLarge"
 

@@ -125,15 +125,19 @@ class Limits:
 class RequestHandler(Interface):
     """What answers requests; see `stream.source.http.handler.IngestHandler`."""
 
-    def handle(self, request: Request, connection: Connection, /) -> None: ...
+    def handle(self, request: Request, connection: Connection, /) -> None:
+        """Handle a request; the answer goes to the connection, at once or later."""
 
     def check(self, head: Head, /) -> bytes | None: ...
 
-    def owner(self, head: Head, /) -> Owner: ...
+    def owner(self, head: Head, /) -> Owner:
+        """Whose the request is: the limits of bytes held at once count by owner."""
 
-    def refuse(self, error: UserError, head: Head | None, /) -> bytes: ...
+    def refuse(self, error: UserError, head: Head | None, /) -> bytes:
+        """The answer to a request that was refused before it was handled."""
 
-    def crashed(self) -> bytes: ...
+    def crashed(self) -> bytes:
+        """The answer to a request during which the code has failed."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)

@@ -50,7 +50,9 @@ BACKLOG = 4096
 
 
 class HttpSourceService(Service):
-    """:param router: knows the sinks; runs from before the start until after the stop.
+    """The source node's service: it listens, follows definitions and takes records.
+
+    :param router: knows the sinks; runs from before the start until after the stop.
     :param hostname: under which other nodes reach this one.
     :param metrics: count the records.
     """

@@ -87,6 +87,8 @@ class Signal(enum.Enum):
 
 
 class Encoding(enum.Enum):
+    """The encodings of an OTLP export."""
+
     PROTOBUF = "application/x-protobuf"
     JSON = "application/json"
 

@@ -108,7 +108,10 @@ class _Periodic(Service):
 
 
 class MetadataCleanup(_Periodic):
-    """:param is_owner: whether this node is responsible for a project, by its id."""
+    """The periodic deletion of old files and slices from etcd.
+
+    :param is_owner: whether this node is responsible for a project, by its id.
+    """
 
     span_name = "metacleanup.cleanMetadataFiles"
 
@@ -250,7 +253,10 @@ def expired_files(
 
 
 class JobCleanup(_Periodic):
-    """:param is_owner: whether this node is responsible for a project, by its id."""
+    """The periodic deletion of jobs that have finished from etcd.
+
+    :param is_owner: whether this node is responsible for a project, by its id.
+    """
 
     span_name = "jobcleanup.cleanJobs"
 

@@ -13,7 +13,10 @@ __all__ = ["CloseSync"]
 
 
 class CloseSync(Service):
-    """:param on_change: called after each change of `lowest`."""
+    """The revisions up to which source nodes have closed slices, from etcd.
+
+    :param on_change: called after each change of `lowest`.
+    """
 
     def __init__(self, client: EtcdClient, on_change: Callable[[], None]) -> None:
         self._client = client

@@ -23,7 +23,9 @@ __all__ = ["CoordinatorContext"]
 
 @attrs.frozen(kw_only=True)
 class CoordinatorContext:
-    """:ivar now: the time in UTC.
+    """What all operators of a coordinator share.
+
+    :ivar now: the time in UTC.
     :ivar sinks: active sinks.
     :ivar sources: active sources.
     :ivar meter: measures what the operators do.
@@ -43,12 +45,15 @@ class CoordinatorContext:
     )
 
     def sink(self, key: SinkKey) -> Sink | None:
+        """The active sink with this key; ``None`` if there is none."""
         return self.sinks.items.get(f"{definition_prefix.SINK_ACTIVE}{key}")
 
     def source(self, key: SourceKey) -> Source | None:
+        """The active source with this key; ``None`` if there is none."""
         return self.sources.items.get(f"{definition_prefix.SOURCE_ACTIVE}{key}")
 
     def sink_enabled(self, key: SinkKey) -> bool:
+        """Whether the sink exists and is enabled."""
         sink = self.sink(key)
         return sink is not None and sink.is_enabled
 

@@ -28,7 +28,9 @@ _TERMINAL = "{{table}} +{{rows}} {}, {{age_seconds}} s after arrival"
 
 
 class FileImport:
-    """:param is_owner: whether this node is responsible for a source, by the source's key.
+    """The operator that imports closed files into their tables.
+
+    :param is_owner: whether this node is responsible for a source, by the source's key.
     :param import_file: imports the file into its table; safe to be repeated. It gives how many
         rows are in quarantine instead.
     :param statistics: of a file.

@@ -57,7 +57,9 @@ _GOES_ON_WHEN_THROTTLED = {
 
 
 class FileRotation:
-    """:param is_owner: whether this node is responsible for a source, by the source's key.
+    """The operator that rotates files when a limit is reached.
+
+    :param is_owner: whether this node is responsible for a source, by the source's key.
     :param can_import: whether the target of a file takes one more file of its sink.
     """
 

@@ -38,7 +38,10 @@ _log = Logger()
 
 
 class StorageCoordinatorService(Service):
-    """:param group: makes this node's membership in a group, by the group's name."""
+    """The coordinator's service: operators that rotate, close, import and clean up.
+
+    :param group: makes this node's membership in a group, by the group's name.
+    """
 
     def __init__(
         self,

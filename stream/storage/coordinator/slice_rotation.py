@@ -35,7 +35,10 @@ CONCURRENCY = 20
 
 
 class SliceRotation:
-    """:param is_owner: whether this node is responsible for a source, by the source's key."""
+    """The operator that rotates slices, and closes those that source nodes have left.
+
+    :param is_owner: whether this node is responsible for a source, by the source's key.
+    """
 
     def __init__(
         self,

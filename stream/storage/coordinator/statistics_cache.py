@@ -19,7 +19,10 @@ _SLICE_PARTS = 7
 
 
 class StatisticsCache(Service):
-    """:param on_change: called with the text of each file key whose statistics changed."""
+    """The statistics of all slices, kept current by a watch and summed by file.
+
+    :param on_change: called with the text of each file key whose statistics changed.
+    """
 
     def __init__(self, client: EtcdClient, on_change: Callable[[str], None]) -> None:
         self._on_change = on_change
@@ -38,6 +41,7 @@ class StatisticsCache(Service):
         await self._mirror.stopService()
 
     def file(self, key: FileKey) -> Aggregated:
+        """The statistics of a file by level."""
         text = str(key)
         if text not in self._sums:
             values = self._by_file.get(text, {})
@@ -51,6 +55,7 @@ class StatisticsCache(Service):
             yield key, self.file(key)
 
     def slice(self, key: SliceKey) -> Aggregated:
+        """The statistics of a slice by level."""
         below = f"{key}/"
         values = self._by_file.get(str(key.file_key), {})
         return Aggregated.of(

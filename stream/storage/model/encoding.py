@@ -25,6 +25,8 @@ _ZSTD_LEVEL = 2
 
 @attrs.frozen
 class Encoder(Record):
+    """How rows are encoded."""
+
     type: str = _DEFAULT.encoder.type
     concurrency: int = _DEFAULT.encoder.concurrency
     row_size_limit: ByteSize = _DEFAULT.encoder.row_size_limit
@@ -32,6 +34,8 @@ class Encoder(Record):
 
 @attrs.frozen
 class GzipCompression(Record):
+    """The parameters of gzip."""
+
     level: int = _GZIP.level
     implementation: str = _GZIP.implementation
     block_size: ByteSize = _GZIP.block_size
@@ -40,6 +44,8 @@ class GzipCompression(Record):
 
 @attrs.frozen
 class ZstdCompression(Record):
+    """The parameters of zstd."""
+
     level: int = _ZSTD_LEVEL
 
 
@@ -92,6 +98,8 @@ class Sync(Record):
 
 @attrs.frozen
 class Encoding(Record):
+    """How the rows of a slice are encoded, compressed and synced."""
+
     encoder: Encoder = Encoder()
     input_buffer: ByteSize = _DEFAULT.input_buffer
     max_chunk_size: ByteSize = _DEFAULT.max_chunk_size

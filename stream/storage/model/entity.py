@@ -74,6 +74,8 @@ def directory_name(text: str) -> str:
 
 @attrs.frozen
 class AssignmentConfig(Record):
+    """How the volumes of a file were chosen."""
+
     count: int = _ASSIGNMENT.count
     preferred_types: tuple[str, ...] = _ASSIGNMENT.preferred_types
 
@@ -100,7 +102,10 @@ class Allocation(Record):
 
 @attrs.frozen
 class LocalFile(Record):
-    """:ivar dir: path below each volume's root."""
+    """What a file keeps of the level ``local``.
+
+    :ivar dir: path below each volume's root.
+    """
 
     dir: str = ""
     assignment: Assignment = Assignment()
@@ -109,6 +114,8 @@ class LocalFile(Record):
 
 @attrs.frozen
 class UploadTrigger(Record):
+    """The limits at which a slice is uploaded."""
+
     count: int = _UPLOAD.trigger.count
     size: ByteSize = _UPLOAD.trigger.size
     interval: Duration = _UPLOAD.trigger.interval
@@ -116,13 +123,17 @@ class UploadTrigger(Record):
 
 @attrs.frozen
 class UploadConfig(Record):
+    """When the slices of a file are uploaded."""
+
     min_interval: Duration = _UPLOAD.min_interval
     trigger: UploadTrigger = UploadTrigger()
 
 
 @attrs.frozen
 class FileStaging(Record):
-    """:ivar is_empty: the import was skipped, the file holds no record.
+    """What a file keeps of the level ``staging``.
+
+    :ivar is_empty: the import was skipped, the file holds no record.
     :ivar compression: of the objects in staging storage; only its type matters.
     :ivar expiration: until when the upload credentials are good.
     """
@@ -136,6 +147,8 @@ class FileStaging(Record):
 
 @attrs.frozen
 class ImportTrigger(Record):
+    """The limits at which a file is imported."""
+
     count: int = _IMPORT.trigger.count
     size: ByteSize = _IMPORT.trigger.size
     interval: Duration = _IMPORT.trigger.interval
@@ -145,6 +158,8 @@ class ImportTrigger(Record):
 
 @attrs.frozen
 class ImportConfig(Record):
+    """When a file is imported."""
+
     max_slices: int = _IMPORT.max_slices
     min_interval: Duration = _IMPORT.min_interval
     trigger: ImportTrigger = ImportTrigger()
@@ -152,6 +167,8 @@ class ImportConfig(Record):
 
 @attrs.frozen
 class FileTarget(Record):
+    """What a file keeps of the level ``target``."""
+
     provider: str = _PROVIDER
     import_: ImportConfig = field(name="import", alias="import_", default=ImportConfig())
 
@@ -193,6 +210,7 @@ class File(Record):
 
     @property
     def level(self) -> Level:
+        """The level that the file's state belongs to."""
         return FILE_LEVEL[self.state]
 
     @property
@@ -212,7 +230,9 @@ class File(Record):
 
 @attrs.frozen
 class LocalSlice(Record):
-    """:ivar dir: path below the volume's root.
+    """What a slice keeps of the level ``local``.
+
+    :ivar dir: path below the volume's root.
     :ivar is_empty: the upload was skipped, no record was received.
     :ivar allocated_disk_space: bytes reserved by each file of the slice when it is created.
     """
@@ -230,7 +250,10 @@ class LocalSlice(Record):
 
 @attrs.frozen
 class SliceStaging(Record):
-    """:ivar path: name of the object, appended to the key of the staging file."""
+    """What a slice keeps of the level ``staging``.
+
+    :ivar path: name of the object, appended to the key of the staging file.
+    """
 
     path: str = ""
     provider: str = _PROVIDER
@@ -306,6 +329,7 @@ class Slice(Record):
 
     @property
     def level(self) -> Level:
+        """The level that the slice's state belongs to."""
         return SLICE_LEVEL[self.state]
 
     def advance(self, expected: SliceState, to: SliceState, now: datetime) -> Self:

@@ -24,6 +24,7 @@ class FileKey:
 
     @classmethod
     def of(cls, sink: SinkKey, opened_at: datetime) -> FileKey:
+        """The key of a file of a sink, by the time when it was opened."""
         return cls(sink.project_id, sink.branch_id, sink.source_id, sink.sink_id, opened_at)
 
     def __str__(self) -> str:
@@ -31,13 +32,16 @@ class FileKey:
 
     @property
     def sink_key(self) -> SinkKey:
+        """The key of the file's sink."""
         return SinkKey(self.project_id, self.branch_id, self.source_id, self.sink_id)
 
     @property
     def source_key(self) -> SourceKey:
+        """The key of the file's source."""
         return SourceKey(self.project_id, self.branch_id, self.source_id)
 
     def slice(self, volume_id: str, opened_at: datetime) -> SliceKey:
+        """The key of a slice of this file."""
         return SliceKey(
             self.project_id,
             self.branch_id,
@@ -83,6 +87,7 @@ class SliceKey:
 
     @property
     def file_key(self) -> FileKey:
+        """The key of the slice's file."""
         return FileKey(
             self.project_id, self.branch_id, self.source_id, self.sink_id, self.file_opened_at
         )
@@ -94,14 +99,17 @@ class SliceKey:
 
     @property
     def file_volume_key(self) -> FileVolumeKey:
+        """The key of the slice's file on the slice's volume."""
         return FileVolumeKey(self.file_key, self.volume_id)
 
     @property
     def sink_key(self) -> SinkKey:
+        """The key of the slice's sink."""
         return SinkKey(self.project_id, self.branch_id, self.source_id, self.sink_id)
 
     @property
     def source_key(self) -> SourceKey:
+        """The key of the slice's source."""
         return SourceKey(self.project_id, self.branch_id, self.source_id)
 
     @classmethod
@@ -131,6 +139,7 @@ class JobKey:
 
     @classmethod
     def of(cls, sink: SinkKey, job_id: str) -> JobKey:
+        """The key of an import job of a sink."""
         return cls(sink.project_id, sink.branch_id, sink.source_id, sink.sink_id, job_id)
 
     def __str__(self) -> str:
@@ -138,4 +147,5 @@ class JobKey:
 
     @property
     def sink_key(self) -> SinkKey:
+        """The key of the job's sink."""
         return SinkKey(self.project_id, self.branch_id, self.source_id, self.sink_id)

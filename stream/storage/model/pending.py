@@ -16,7 +16,10 @@ __all__ = ["Pending", "pending_by_sink"]
 
 @attrs.frozen
 class Pending:
-    """:ivar oldest: receive time of the oldest record."""
+    """The records of a sink that are not in its table yet.
+
+    :ivar oldest: receive time of the oldest record.
+    """
 
     records: int
     oldest: datetime

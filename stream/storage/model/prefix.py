@@ -39,14 +39,17 @@ RESET_STATISTICS = "~reset"
 
 
 def file_level(level: Level) -> str:
+    """The prefix of the files at a level."""
     return f"storage/file/level/{level.value}/"
 
 
 def slice_level(level: Level) -> str:
+    """The prefix of the slices at a level."""
     return f"storage/slice/level/{level.value}/"
 
 
 def statistics(level: Level) -> str:
+    """The prefix of the statistics of a level."""
     return f"storage/stats/{level.value}/"
 
 

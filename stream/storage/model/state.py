@@ -32,6 +32,8 @@ __all__ = [
 
 
 class FileState(enum.Enum):
+    """The states of a file."""
+
     WRITING = "writing"
     CLOSING = "closing"
     IMPORTING = "importing"
@@ -39,6 +41,8 @@ class FileState(enum.Enum):
 
 
 class SliceState(enum.Enum):
+    """The states of a slice."""
+
     WRITING = "writing"
     CLOSING = "closing"
     UPLOADING = "uploading"

@@ -97,6 +97,7 @@ class Aggregated:
 
     @property
     def total(self) -> Statistics:
+        """The sum over all levels."""
         return self.local + self.staging + self.target
 
     @classmethod

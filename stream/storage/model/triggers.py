@@ -17,7 +17,9 @@ __all__ = ["Decision", "file_rotation", "slice_rotation"]
 
 @attrs.frozen
 class Decision:
-    """:ivar rotate: whether to rotate now.
+    """Whether a file or slice is rotated now, and why.
+
+    :ivar rotate: whether to rotate now.
     :ivar condition: what decided, as in metrics.
     :ivar cause: the same for people.
     :ivar wait: seconds after which time alone changes the decision; ``None`` if it never does.

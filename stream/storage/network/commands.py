@@ -95,27 +95,27 @@ class Unauthorized(Exception):
 
 
 class NoSpaceOnWire(Exception):
-    pass
+    """The volume has no space left, as it is sent over the connection."""
 
 
 class SealedOnWire(Exception):
-    pass
+    """The slice may not be written any more, as it is sent over the connection."""
 
 
 class DrainingOnWire(Exception):
-    pass
+    """The writer is about to stop, as it is sent over the connection."""
 
 
 class UnavailableOnWire(Exception):
-    pass
+    """The writer is unavailable, as it is sent over the connection."""
 
 
 class ConflictOnWire(Exception):
-    pass
+    """Other bytes are stored at the position, as it is sent over the connection."""
 
 
 class FencedOnWire(Exception):
-    pass
+    """A later life of the node has taken over, as it is sent over the connection."""
 
 
 class WrongOffsetOnWire(Exception):
@@ -190,11 +190,15 @@ def _proof(end: bytes, secret: str, challenge: bytes, nonce: bytes, source: Sour
 
 
 class Challenge(amp.Command):
+    """Asks the writer for the nonce that the greeting must prove."""
+
     arguments = []
     response = [(b"nonce", amp.String())]
 
 
 class Hello(amp.Command):
+    """The greeting of a source node: its name, life and proof of the secret."""
+
     arguments = [
         (b"version", amp.Integer()),
         (b"node", amp.Unicode()),
@@ -211,6 +215,8 @@ class Hello(amp.Command):
 
 
 class Open(amp.Command):
+    """Opens the file of a slice."""
+
     arguments = [
         (b"slice", amp.Unicode()),
         (b"node", amp.Unicode()),
@@ -222,6 +228,8 @@ class Open(amp.Command):
 
 
 class Append(amp.Command):
+    """Appends bytes to an open file."""
+
     arguments = [
         (b"handle", amp.String()),
         (b"offset", amp.Integer()),
@@ -234,22 +242,30 @@ class Append(amp.Command):
 
 
 class Close(amp.Command):
+    """Closes an open file."""
+
     arguments = [(b"handle", amp.String())]
     response = []
     errors = _ERRORS
 
 
 class Ping(amp.Command):
+    """Shows that the source node is alive."""
+
     arguments = []
     response = []
 
 
 class Draining(amp.Command):
+    """The writer is about to stop; source nodes leave it."""
+
     arguments = []
     response = []
 
 
 class Lost(amp.Command):
+    """An open file is lost; its source node opens it again."""
+
     arguments = [
         (b"handle", amp.String()),
         (b"kind", amp.String()),

@@ -16,6 +16,8 @@ __all__ = [
 
 
 class ConnectionState(enum.Enum):
+    """The states of a connection to a writer."""
+
     GREETING = "greeting"
     """Neither end knows the other yet; nothing is opened."""
     ACCEPTED = "accepted"
@@ -25,6 +27,8 @@ class ConnectionState(enum.Enum):
 
 
 class ConnectionEvent(enum.Enum):
+    """The events that move a connection from state to state."""
+
     GREETED = "greeted"
     REFUSED = "refused"
     LOST = "lost"
@@ -44,6 +48,8 @@ CONNECTION_TRANSITIONS: Mapping[ConnectionState, Mapping[ConnectionEvent, Connec
 
 
 class RemoteFileState(enum.Enum):
+    """The states of a file that is open on a writer."""
+
     OPEN = "open"
     """Takes appends."""
     CLOSING = "closing"
@@ -53,6 +59,8 @@ class RemoteFileState(enum.Enum):
 
 
 class RemoteFileEvent(enum.Enum):
+    """The events that move such a file from state to state."""
+
     CLOSE = "close"
     """The pipeline doesn't need it any more."""
     CLOSED = "closed"

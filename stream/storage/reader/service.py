@@ -73,7 +73,9 @@ _NEVER = timedelta(days=3650)
 
 
 class StorageReaderService(Service):
-    """:param pool: a started pool for reading; uploads run in it, too.
+    """The reader's service: it uploads closed slices of its volumes to staging.
+
+    :param pool: a started pool for reading; uploads run in it, too.
     :param now: the time in UTC.
     :param damaged: called with each slice in which a damaged file was found.
     :param metrics: measure the uploads.

@@ -34,7 +34,9 @@ class FileInUse(Exception):
 
 @attrs.frozen
 class CheckedFiles:
-    """:ivar files: paths with from and to where each is sent, in the order of names.
+    """The files of one slice, checked, with the parts that are uploaded.
+
+    :ivar files: paths with from and to where each is sent, in the order of names.
     :ivar cut: names of files with something behind their last whole part.
     :ivar damaged: names of the files in quarantine of which something else is missing.
     :ivar finished: names of the files of the original service whose streams were finished now.
@@ -49,6 +51,7 @@ class CheckedFiles:
 
     @property
     def size(self) -> int:
+        """The bytes that are uploaded."""
         return sum(end - start for _, parts in self.files for start, end in parts)
 
     def chunks(self) -> Chunks:

@@ -46,7 +46,10 @@ RETAIN_SECONDS = 300.0
 
 @attrs.frozen
 class OperationMeter:
-    """:ivar clock: seconds of a clock that doesn't jump."""
+    """The metrics of one operator's acts.
+
+    :ivar clock: seconds of a clock that doesn't jump.
+    """
 
     metrics: Metrics
     clock: Callable[[], float]
@@ -118,8 +121,10 @@ class OperationMeter:
         )
 
     def moved(self, counter: str, key: SinkKey, records: int, *, target: str) -> None:
-        """*records* records of a sink have come as far as *counter* counts, on their way to a table
-        of *target*."""
+        """Add *records* records of a sink to *counter*.
+
+        :param target: the type of the sink's table.
+        """
         self._touched[key] = self.clock()
         self.metrics.moved(counter, sink_labels(key), records, target=target)
 

@@ -76,7 +76,9 @@ class Item(Generic[T]):
 
 
 class Operator(Service, Generic[T]):
-    """:param name: for the log and the metrics.
+    """A loop that brings the items of a watched prefix to their next states.
+
+    :param name: for the log and the metrics.
     :param prefix: of the watched keys; item keys are without it.
     :param wait: seconds until the item needs something, as far as is known; at most 0 if it does
         now, ``None`` if only a change can make it. Cheap, without I/O.
@@ -178,6 +180,7 @@ class Operator(Service, Generic[T]):
             self._wake_call = self._reactor.callLater(0, self._look_at_woken)
 
     def wake_all(self) -> None:
+        """Look at all items now."""
         for key in self.items:
             self.wake(key)
 

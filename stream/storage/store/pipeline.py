@@ -54,7 +54,9 @@ class PipelineFile:
 
 @attrs.frozen
 class SinkPipeline:
-    """:ivar active: files that aren't imported, the newest first.
+    """The files of one sink.
+
+    :ivar active: files that aren't imported, the newest first.
     :ivar imported: the last ones that are, the newest first.
     """
 

@@ -48,6 +48,7 @@ _log = Logger()
 
 
 async def read_file(client: EtcdClient, key: FileKey) -> File | None:
+    """The file with this key; ``None`` if there is none."""
     stored = await client.get(f"{prefix.FILE_ALL}{key}")
     return decode(File, stored.value) if stored else None
 
@@ -223,6 +224,7 @@ async def move_statistics(
 
 
 def delete_file_records(txn: AtomicTxn, file: File) -> None:
+    """Delete a file's records in the transaction."""
     for key in prefix.file_keys(file.key, file.level):
         txn.delete(key)
 

@@ -64,7 +64,9 @@ MAX_SLICES = 240
 
 
 class StorageRepository:
-    """:param settings: of the service; sources and sinks lay their overrides over them.
+    """The changes of files and slices, each in one transaction.
+
+    :param settings: of the service; sources and sinks lay their overrides over them.
     :param volumes: the volumes registered at the moment.
     :param largest_slice: bytes of the largest recent slice of a sink, to reserve as much for new
         ones; without it they reserve the fixed size of the settings.
@@ -385,8 +387,9 @@ class StorageRepository:
     async def file_to_imported(
         self, client: EtcdClient, key: FileKey, now: datetime, lock: Lock | None = None
     ) -> File:
-        """``importing`` → ``imported``: some slices with their statistics after the other, then the
-        file.
+        """``importing`` → ``imported``: the slices with their statistics, then the file.
+
+        Slices are changed in several transactions, some at a time.
 
         What a crash leaves half done is finished by the next call: until then the file is
         ``importing``, and its import is known to have succeeded.

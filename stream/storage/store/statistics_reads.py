@@ -45,10 +45,12 @@ async def sink_statistics(client: EtcdClient, key: SinkKey) -> Aggregated:
 
 
 async def one_file_statistics(client: EtcdClient, key: FileKey) -> Aggregated:
+    """The statistics of one file, read from etcd."""
     return _aggregated(await _below(client, key))
 
 
 async def slice_statistics(client: EtcdClient, key: SliceKey) -> Aggregated:
+    """The statistics of one slice, read from etcd."""
     return _aggregated(await _below(client, key))
 
 

@@ -30,7 +30,9 @@ _ZEROS = 16
 
 @attrs.frozen
 class Recovered:
-    """:ivar parts: from and to where the file can be read, in order.
+    """What can be read of a damaged file.
+
+    :ivar parts: from and to where the file can be read, in order.
     :ivar rows: rows in them.
     :ivar uncompressed: bytes of those rows.
     :ivar is_damaged: more is missing than an end that was cut off.
@@ -48,7 +50,9 @@ class Recovered:
 
 
 def recover(file: BinaryIO, compression: str) -> Recovered:
-    """:param file: without a buffer.
+    """The parts of a damaged file that can be read.
+
+    :param file: without a buffer.
     :param compression: ``none``, ``gzip`` or ``zstd``.
     """
     found = readable_prefix(file, compression)

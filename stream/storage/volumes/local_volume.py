@@ -43,7 +43,9 @@ class VolumeGone(Exception):
 
 @attrs.frozen
 class FoundVolume:
-    """:ivar type: lower-case.
+    """A volume that was found on the disk.
+
+    :ivar type: lower-case.
     :ivar label: as the directory is named.
     """
 

@@ -36,7 +36,9 @@ _CORRUPT: Any = (
 
 @attrs.frozen
 class Readable:
-    """:ivar length: bytes of the file up to its last whole part.
+    """The part of a file that can be read from where reading began.
+
+    :ivar length: bytes of the file up to its last whole part.
     :ivar rows: rows in them.
     :ivar uncompressed: bytes of those rows.
     :ivar is_corrupt: what follows isn't merely cut off.
@@ -51,7 +53,9 @@ class Readable:
 
 
 def readable_prefix(file: BinaryIO, compression: str, start: int = 0) -> Readable:
-    """:param compression: ``none``, ``gzip`` or ``zstd``.
+    """The length of a file up to its last whole part, and what it holds.
+
+    :param compression: ``none``, ``gzip`` or ``zstd``.
     :param start: where in the file to begin; lengths count from there.
     """
     if compression == "none":

@@ -55,7 +55,9 @@ class _Append:
 
 
 class VolumeAppender:
-    """:param pool: of the volume; a disk that hangs must not hold up other volumes.
+    """The appends to one volume: grouped, written and synced in a thread.
+
+    :param pool: of the volume; a disk that hangs must not hold up other volumes.
 
     :ivar is_stuck: the disk doesn't answer; appends are refused until it does.
     """

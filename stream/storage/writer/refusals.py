@@ -25,7 +25,9 @@ class RefusalLog:
         self._unwritten = 0
 
     def refused(self, peer: str, reason: str) -> None:
-        """:param peer: address of the other end.
+        """Log a refused connection, at most once in an interval.
+
+        :param peer: address of the other end.
         :param reason: without anything that the other end sent as its proof.
         """
         now = self._seconds()

@@ -153,12 +153,14 @@ class WriterConnection(amp.AMP):
 
     @commands.Challenge.responder
     def challenge(self) -> dict[str, object]:
+        """The nonce of this connection."""
         return {"nonce": self._nonce}
 
     @commands.Hello.responder
     async def hello(
         self, version: int, node: str, life: int, nonce: bytes, proof: bytes
     ) -> dict[str, object]:
+        """Check the greeting of a source node and accept it."""
         source = SourceLife(node, life)
         shared = (self.factory.secret, self._nonce, nonce, source)
         is_known = hmac.compare_digest(proof, commands.source_proof(*shared))
@@ -217,6 +219,7 @@ class WriterConnection(amp.AMP):
 
     @commands.Open.responder
     async def open(self, slice: str, node: str, life: int, resume: int) -> dict[str, object]:
+        """Open the file of a slice for the source node of this connection."""
         self._require_hello()
         if len(self._files) + self._opening >= MAX_FILES_PER_CONNECTION:
             raise commands.UnavailableOnWire("too many open files")
@@ -265,6 +268,7 @@ class WriterConnection(amp.AMP):
 
     @commands.Ping.responder
     def ping(self) -> dict[str, object]:
+        """Keep the connection from being cut for silence."""
         return {}
 
     def _listen_less(self, appender: VolumeAppender) -> None:
@@ -287,11 +291,13 @@ class WriterConnection(amp.AMP):
         return file
 
     def tell_draining(self) -> None:
+        """Notify the source node, once, that the writer is about to stop."""
         if not self._told_draining:
             self._told_draining = True
             self._tell(commands.Draining)
 
     def tell_lost(self, handle: bytes, reason: WriterError) -> None:
+        """Notify the source node that a file is lost."""
         if self._files.pop(handle, None) is not None:
             self._tell(
                 commands.Lost,
@@ -314,7 +320,9 @@ def _on_wire(error: Exception) -> Exception:
 
 
 class WriterFactory(Factory):
-    """:param secret: shared with all source nodes; empty for none.
+    """The connections of source nodes to this writer.
+
+    :param secret: shared with all source nodes; empty for none.
     :param silence_seconds: a node that sends nothing for so long, not even pings, is cut off.
 
     :ivar epoch: differs in each life of the writer.

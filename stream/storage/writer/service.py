@@ -80,7 +80,9 @@ _UNSEEN_LOG_SECONDS = 60.0
 
 
 class StorageWriterService(Service):
-    """:param volumes_path: see `stream.storage.volumes.local_volume.find_volumes`.
+    """The writer's service: its volumes, their registration and the listener.
+
+    :param volumes_path: see `stream.storage.volumes.local_volume.find_volumes`.
     :param address_host: under which other nodes reach this one.
     :param metrics: of volumes, queues and syncs.
     :param damaged: called with each slice in which a damaged file was found.

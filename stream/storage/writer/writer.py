@@ -184,9 +184,11 @@ class StorageWriter:
         self._draining = False
 
     def add_volume(self, volume: OpenVolume) -> None:
+        """Add a volume that slices can be opened on."""
         self._volumes[volume.volume_id] = volume
 
     def has_volume(self, volume_id: str) -> bool:
+        """Whether the writer has the volume open."""
         return volume_id in self._volumes
 
     @property
@@ -196,6 +198,7 @@ class StorageWriter:
 
     @property
     def open_slices(self) -> list[SliceKey]:
+        """The slices whose files are open."""
         return list(self._files)
 
     # Opening.

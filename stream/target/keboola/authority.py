@@ -38,9 +38,11 @@ class KeboolaAuthority:
         self._exchange = exchange
 
     async def verify(self, token: Token) -> TokenInfo:
+        """The project and rights of a token, as Keboola verifies it."""
         return await self._verifier.verify(token)
 
     async def exchange(self, token: str, project_id: int) -> ProjectToken:
+        """A token of the project for a programmatic one; Keboola exchanges it."""
         if self._exchange is None:
             raise UserError(
                 "programmatic token exchange is not configured (no service account token path)",
@@ -49,12 +51,15 @@ class KeboolaAuthority:
         return await self._exchange.exchange(token, project_id)
 
     async def branch(self, token: Token, branch_id: int) -> Branch:
+        """A branch of the token's project, by its id."""
         return await self._api.branch(token, branch_id)
 
     async def branches(self, token: Token) -> Sequence[Branch]:
+        """The branches of the token's project."""
         return await self._api.branches(token)
 
     async def create_branch(self, token: Token, name: str, by: By) -> Branch:
+        """Refuses: branches of such a project are created in Keboola."""
         raise UserError(
             "branches of this project are made in Keboola, not here",
             status=404,
@@ -62,4 +67,5 @@ class KeboolaAuthority:
         )
 
     def report(self, token: Token, change: SourceChange) -> None:
+        """Send the change of a source to Keboola, as an event."""
         self._events.send_source_change(token, change)

@@ -72,6 +72,7 @@ class Answer:
 
     @property
     def json(self) -> Any:
+        """The body of the answer, parsed."""
         return self.reply.json
 
     def unexpected(self, what: str) -> StorageApiError:

@@ -58,7 +58,9 @@ def result_type(method: str, template: str) -> str:
 
 @attrs.define
 class MeasuredCall:
-    """:ivar status: of the last answer, 0 if there was none.
+    """A call of the Storage API, from its first request to its last answer.
+
+    :ivar status: of the last answer, 0 if there was none.
     :ivar reply: of the present request.
     """
 
@@ -79,7 +81,9 @@ class MeasuredCall:
 
 
 class CallMeter:
-    """:param reactor: keeps time.
+    """The metrics and spans of calls of the Storage API.
+
+    :param reactor: keeps time.
     :param host: of the API.
     """
 

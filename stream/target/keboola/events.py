@@ -21,7 +21,10 @@ _log = Logger()
 
 
 class EventSender:
-    """:param timeout: seconds that sending may take; it doesn't hold up the work."""
+    """The events that users see in Keboola.
+
+    :param timeout: seconds that sending may take; it doesn't hold up the work.
+    """
 
     def __init__(self, api: StorageApi, timeout: float, reactor: Any) -> None:
         self._api = api
@@ -39,7 +42,9 @@ class EventSender:
         error: Exception | None,
         statistics: Statistics | None = None,
     ) -> None:
-        """:param operation: e.g. ``sliceUpload``.
+        """Send an event about work on a sink.
+
+        :param operation: e.g. ``sliceUpload``.
         :param done: what was done, for people, e.g. ``Slice upload``.
         :param seconds: how long it took.
         """

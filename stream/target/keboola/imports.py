@@ -64,7 +64,10 @@ _NOT_SHOWN = (400, 403, 404, 405, 501)
 
 
 class FileImporter:
-    """:param job_timeout: seconds to wait for a job in one attempt."""
+    """The import of files into tables of Keboola.
+
+    :param job_timeout: seconds to wait for a job in one attempt.
+    """
 
     def __init__(
         self,

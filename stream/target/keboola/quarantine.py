@@ -178,6 +178,7 @@ class QuarantineRecord(Record):
 
 
 def quarantine_record_key(file: FileKey) -> str:
+    """The key in etcd of the quarantine of a file."""
     return f"storage/keboola/quarantine/{file}"
 
 
@@ -220,7 +221,10 @@ def after_refusal(record: QuarantineRecord, reason: str) -> QuarantineRecord:
 
 
 class RowQuarantine:
-    """:param pool: a started pool; rows are read, and parts stored, in its threads."""
+    """The quarantine of rows that a table refuses.
+
+    :param pool: a started pool; rows are read, and parts stored, in its threads.
+    """
 
     def __init__(
         self,

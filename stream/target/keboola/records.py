@@ -37,14 +37,17 @@ JOBS = "storage/keboola/job/"
 
 
 def token_record_key(sink: SinkKey) -> str:
+    """The key in etcd of the token of a sink."""
     return f"storage/keboola/secret/token/{sink}"
 
 
 def file_record_key(file: FileKey) -> str:
+    """The key in etcd of the record of a file."""
     return f"storage/keboola/file/{file}"
 
 
 def job_record_key(job: JobKey) -> str:
+    """The key in etcd of the record of a job."""
     return f"{JOBS}{job}"
 
 
@@ -64,6 +67,7 @@ class TokenRecord(Record):
 
     @classmethod
     async def seal(cls, sink: SinkKey, token: SinkToken, encryptor: Encryptor) -> TokenRecord:
+        """The record of a token, encrypted if encryption is configured."""
         encrypted = await encryptor.encrypt(to_plain(token), {"sink": str(sink)})
         return cls(sink, None if encrypted else token, token.id, encrypted)
 
@@ -133,10 +137,12 @@ class FileRecord(Record):
 
     @property
     def file_key(self) -> FileKey:
+        """The key of the file."""
         return self.file.key
 
     @property
     def sink_key(self) -> SinkKey:
+        """The key of the file's sink."""
         return self.sink.key
 
     @classmethod
@@ -148,6 +154,7 @@ class FileRecord(Record):
         upload: FileUpload,
         encryptor: Encryptor,
     ) -> FileRecord:
+        """The record of a file, its upload credentials encrypted if encryption is configured."""
         encrypted = await encryptor.encrypt(to_plain(upload), {"file": str(file)})
         return cls(
             file=KeyOfFile(file),
@@ -178,12 +185,15 @@ class FileRecord(Record):
 
 
 def decode_token(data: bytes) -> TokenRecord:
+    """The record of a token, decoded."""
     return decode(TokenRecord, data)
 
 
 def decode_file(data: bytes) -> FileRecord:
+    """The record of a file, decoded."""
     return decode(FileRecord, data)
 
 
 def encode_record(record: TokenRecord | FileRecord | JobRecord) -> bytes:
+    """A record, encoded for etcd."""
     return encode(record)

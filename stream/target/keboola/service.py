@@ -15,8 +15,10 @@ _log = Logger()
 
 
 class StorageApiService(Service):
-    """Asks the Storage API what it offers, so that the first change needn't, and closes the
-    connections to it at the end.
+    """The connections to the Storage API.
+
+    It asks the Storage API what it offers at the start, so that the first change needn't, and
+    closes the connections at the end.
 
     The start doesn't wait for the answer: an API that is unavailable keeps no component from its
     other work, and what needs the index asks again.

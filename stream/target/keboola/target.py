@@ -102,6 +102,7 @@ class KeboolaTarget:
 
     @asynccontextmanager
     async def upload(self, slice_: Slice, chunks: Chunks) -> AsyncIterator[Staged]:
+        """Upload a slice; the context lists it in the file's manifest."""
         store = await self.uploader.upload(slice_, chunks)
         async with self.uploader.listed(store, slice_) as lock:
             yield Staged(lock, partial(self.uploader.check_current, store=store, slice_=slice_))
@@ -109,27 +110,34 @@ class KeboolaTarget:
     async def report_upload(
         self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
     ) -> None:
+        """Send the event about an upload, if users are to see it."""
         await self.uploader.report(slice_, seconds, error, statistics)
 
     def may_import(self, file: FileKey) -> bool:
+        """Whether the sink has fewer running jobs than it may have."""
         return self._jobs.allow(file)
 
     async def import_file(self, file: File) -> int:
+        """Import a file; return how many of its rows are in quarantine."""
         return await self.importer.import_file(file)
 
     def running_jobs(self) -> Sequence[JobKey]:
+        """The keys of the jobs that run."""
         return [record.key for record in self._jobs.records]
 
     async def forget_finished(self, job: JobKey) -> bool:
+        """Delete the record of a job that has finished; false if it runs still."""
         return await self.importer.forget_finished(JobRecord(job))
 
     def file_records(self, file: FileKey) -> Sequence[str]:
+        """The keys in etcd of what the target keeps of a file."""
         return (file_record_key(file), quarantine_record_key(file))
 
     async def delete_staged(self, file: FileKey) -> None:
         """Staging files expire in the project's file storage."""
 
     async def quarantines(self, below: BranchKey | SinkKey) -> Mapping[FileKey, Quarantine]:
+        """The quarantines below a branch or sink that hold rows or aren't finished."""
         return {
             key: record.shown
             for key, record in (await read_quarantines(self._client, below)).items()
@@ -153,4 +161,5 @@ class KeboolaTarget:
         )
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
+        """Delete the tables of sinks."""
         await delete_destinations(self._api, token, sinks)

@@ -30,7 +30,9 @@ _UPLOADED = {SliceState.UPLOADED, SliceState.IMPORTED}
 
 
 class SliceUploader:
-    """:param pool: a started pool; its size bounds the uploads that run at once.
+    """The upload of slices to the staging storage of Keboola.
+
+    :param pool: a started pool; its size bounds the uploads that run at once.
     :param lock_timeout: seconds to wait for another upload of the same file to list its slice.
     """
 

@@ -41,6 +41,7 @@ class Index:
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> Index:
+        """The index of the Storage API from its reply."""
         return cls(features=frozenset(map(str, reply.get("features") or ())))
 
 
@@ -94,6 +95,7 @@ class Bucket:
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> Bucket:
+        """A bucket from its reply."""
         return cls(id=str(reply["id"]))
 
 
@@ -110,6 +112,7 @@ class SinkToken(Record):
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> SinkToken:
+        """A sink's token from its reply."""
         return cls(
             id=str(reply["id"]),
             description=str(reply.get("description") or ""),
@@ -146,6 +149,7 @@ class Table:
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> Table:
+        """A table from its reply."""
         return cls(
             id=str(reply["id"]),
             columns=tuple(map(str, reply["columns"])),
@@ -192,6 +196,7 @@ class Job:
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> Job:
+        """A job from its reply."""
         status, results = str(reply["status"]), reply.get("results")
         problem = reply.get("error") or {}
         return cls(
@@ -211,6 +216,7 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
+        """Whether the job has ended, well or not."""
         return self.status in ("success", "error")
 
 

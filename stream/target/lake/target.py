@@ -46,7 +46,8 @@ class Placed(Protocol):
     """A connection as a target understands it."""
 
     @property
-    def declared(self) -> Connection: ...
+    def declared(self) -> Connection:
+        """The connection as the operator has declared it."""
 
 
 C = TypeVar("C", bound=Placed)
@@ -217,6 +218,7 @@ class LakeTarget(ABC, Generic[C]):
 
     @asynccontextmanager
     async def upload(self, slice_: Slice, chunks: Chunks) -> AsyncIterator[Staged]:
+        """Store a slice in the staging area."""
         await self._area.put(slice_, chunks)
         yield Staged(None, _always_current)
 
@@ -228,6 +230,7 @@ class LakeTarget(ABC, Generic[C]):
     # The coordinator.
 
     def may_import(self, file: FileKey) -> bool:
+        """Whether the sink has fewer running jobs than it may have."""
         return self._jobs.running.allow(file)
 
     async def import_file(self, file: File) -> int:
@@ -278,6 +281,7 @@ class LakeTarget(ABC, Generic[C]):
         return None if stored is None else decode(FileRecord, stored.value)
 
     def running_jobs(self) -> Sequence[JobKey]:
+        """The keys of the jobs that run."""
         return [record.key for record in self._jobs.running.records]
 
     async def forget_finished(self, job: JobKey) -> bool:
@@ -285,9 +289,11 @@ class LakeTarget(ABC, Generic[C]):
         return False
 
     def file_records(self, file: FileKey) -> Sequence[str]:
+        """The key in etcd of what the target keeps of a file."""
         return (file_record_key(self.name, file),)
 
     async def delete_staged(self, file: FileKey) -> None:
+        """Delete what is staged of a file."""
         if self._staging is not None:
             await self._staging.remove(file)
         record = await self._known(file)
@@ -304,6 +310,7 @@ class LakeTarget(ABC, Generic[C]):
         return {}
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
+        """Delete the tables of sinks; go on after a failure and report all of them."""
         problems: list[Exception] = []
         for sink in sinks:
             try:

@@ -47,6 +47,7 @@ class Database:
 
     @property
     def name(self) -> str:
+        """The name of the connection."""
         return self.declared.name
 
     def parameters(self) -> dict[str, Any]:

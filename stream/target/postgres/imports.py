@@ -198,8 +198,9 @@ def import_rows(
     slices: Sequence[Callable[[], Iterator[bytes]]],
     is_given_up: Callable[[], bool],
 ) -> Imported:
-    """Import the file of *record*; see Note [Ledger], and Note [Refused rows] of
-    `stream.target.postgres.refusals`.
+    """Import the file of *record*.
+
+    See Note [Ledger], and Note [Refused rows] of `stream.target.postgres.refusals`.
 
     :param slices: the rows of each slice as CSV, in their order: of rows with the same key the
         later wins. They may be read twice.

@@ -26,10 +26,12 @@ NAME = "postgres"
 
 
 def file_record_key(file: FileKey) -> str:
+    """The key in etcd of the record of a file."""
     return file_record(NAME, "file", file)
 
 
 def quarantine_record_key(file: FileKey) -> str:
+    """The key in etcd of the quarantine of a file."""
     return file_record(NAME, "quarantine", file)
 
 

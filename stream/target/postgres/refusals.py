@@ -49,7 +49,9 @@ _MAX_REASON_CHARS = 500
 
 @attrs.frozen
 class Refused:
-    """:ivar count: rows of a file in quarantine.
+    """The rows of a file that the table refused.
+
+    :ivar count: rows of a file in quarantine.
     :ivar reason: why the first of them was refused.
     """
 

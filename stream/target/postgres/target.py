@@ -175,6 +175,7 @@ class PostgresTarget:
 
     @asynccontextmanager
     async def upload(self, slice_: Slice, chunks: Chunks) -> AsyncIterator[Staged]:
+        """Store a slice in the staging area."""
         await self._area.put(slice_, chunks)
         yield Staged(None, _always_current)
 
@@ -186,6 +187,7 @@ class PostgresTarget:
     # The coordinator.
 
     def may_import(self, file: FileKey) -> bool:
+        """Whether the sink has fewer running jobs than it may have."""
         return self._jobs.running.allow(file)
 
     async def import_file(self, file: File) -> int:
@@ -269,6 +271,7 @@ class PostgresTarget:
         return decode(FileRecord, stored.value)
 
     def running_jobs(self) -> Sequence[JobKey]:
+        """The keys of the jobs that run."""
         return [record.key for record in self._jobs.running.records]
 
     async def forget_finished(self, job: JobKey) -> bool:
@@ -276,9 +279,11 @@ class PostgresTarget:
         return False
 
     def file_records(self, file: FileKey) -> Sequence[str]:
+        """The keys in etcd of what the target keeps of a file."""
         return (file_record_key(file), quarantine_record_key(file))
 
     async def delete_staged(self, file: FileKey) -> None:
+        """Delete what is staged of a file."""
         if self._staging is not None:
             await self._staging.remove(file)
 
@@ -305,6 +310,7 @@ class PostgresTarget:
         )
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
+        """Delete the tables of sinks; go on after a failure and report all of them."""
         problems: list[Exception] = []
         for sink in sinks:
             try:
