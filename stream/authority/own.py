@@ -27,10 +27,10 @@ from stream.definition import entity, errors, prefix
 from stream.definition.entity import By
 from stream.definition.key import BranchKey
 from stream.definition.repository import Definitions
+from stream.definition.stored import read_stored, readable
 from stream.definition.transaction import Change
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, atomic
-from stream.values.codec import decode
 from stream.values.token import Token, is_sendable
 
 __all__ = ["DEFAULT_BRANCH", "REMEMBERED_SECONDS", "OwnAuthority"]
@@ -141,7 +141,7 @@ class OwnAuthority(Service):
         """The active branches of the token's project."""
         info = await self.verify(token)
         found = await self._client.range(f"{prefix.BRANCH_ACTIVE}{info.project_id}/")
-        stored = [decode(entity.Branch, each.value) for each in found.kvs]
+        stored = [branch for _, branch in readable(entity.Branch, found.kvs)]
         others = [each for each in stored if each.key.branch_id != DEFAULT_BRANCH.id]
         others.sort(key=lambda each: each.key.branch_id)
         return [
@@ -155,7 +155,7 @@ class OwnAuthority(Service):
 
         async def body(txn: AtomicTxn) -> Branch:
             known = await txn.range(f"{prefix.BRANCH_ACTIVE}{project}/", track_deletes=False)
-            stored = [decode(entity.Branch, each.value) for each in known]
+            stored = [read_stored(entity.Branch, each) for each in known]
             if name == DEFAULT_BRANCH.name or any(each.name == name for each in stored):
                 raise errors.branch_exists(name)
             highest = max([DEFAULT_BRANCH.id, *(each.key.branch_id for each in stored)])

@@ -20,9 +20,10 @@ import attrs
 from stream.authority.rights import RIGHTS, Right
 from stream.definition.entity import By, Created
 from stream.definition.secret import new_secret
+from stream.definition.stored import read_stored, readable
 from stream.errors import UserError, shortened
 from stream.etcd import AtomicTxn, EtcdClient, atomic
-from stream.values.codec import Record, decode, encode, field
+from stream.values.codec import Record, encode, field
 
 __all__ = [
     "MAX_PROJECT_ID",
@@ -157,7 +158,7 @@ class Tokens:
     async def list(self, project_id: int) -> list[TokenRecord]:
         """All tokens of a project, the oldest first, expired ones among them."""
         found = await self._client.range(f"{PREFIX}{project_id}/")
-        records = [decode(TokenRecord, stored.value) for stored in found.kvs]
+        records = [record for _, record in readable(TokenRecord, found.kvs)]
         return sorted(records, key=lambda record: (record.created.at, record.key.token_id))
 
     async def revoke(self, key: TokenKey) -> None:
@@ -175,7 +176,7 @@ class Tokens:
         stored = None if key is None else await self._client.get(_path(key))
         if stored is None:
             return None
-        record = decode(TokenRecord, stored.value)
+        record = read_stored(TokenRecord, stored)
         return record if hmac.compare_digest(record.digest, digest(text)) else None
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import attrs
 
 from stream.definition.key import BranchKey, SinkKey, SourceKey
+from stream.errors import UserError
 from stream.mapping.stored import StoredMapping, stored_mapping
 from stream.values.codec import Record, field
 from stream.values.utctime import NO_TIME
@@ -178,11 +179,21 @@ class Source(Record):
 
     @property
     def secret(self) -> str:
-        """The secret of the part in use."""
+        """The secret of the part in use. Raises UserError if the part is missing."""
+        self.check_complete()
         part = self.http if self.type == "http" else self.otlp
-        if part is None:
-            raise ValueError(f'source "{self.key}" of type "{self.type}" has no secret')
+        assert part is not None
         return part.secret
+
+    @property
+    def missing_part(self) -> str:
+        """The part that belongs to the type and isn't stored, if one isn't."""
+        return self.type if (self.http if self.type == "http" else self.otlp) is None else ""
+
+    def check_complete(self) -> None:
+        """Raises UserError if a part is missing."""
+        if self.missing_part:
+            raise _incomplete(f'source "{self.key}"', self.missing_part)
 
     @property
     def is_enabled(self) -> bool:
@@ -225,14 +236,14 @@ class TableSink(Record):
     def label(self) -> str:
         """Where the table is, for people."""
         if self.type == KEBOOLA:
-            return self.table_id
+            return "" if self.keboola is None else self.keboola.table_id
         return ".".join(value for name, value in self.options.items() if name != "partitionBy")
 
     @property
     def table_id(self) -> str:
-        """The id of a Keboola table. Raises ValueError if it is of another type."""
+        """The id of a Keboola table. Raises UserError if it is of another type, or not stored."""
         if self.keboola is None:
-            raise ValueError(f'a table of type "{self.type}" has no id')
+            raise _incomplete(f'a table of type "{self.type}"', f"table.{KEBOOLA}")
         return self.keboola.table_id
 
 
@@ -255,6 +266,17 @@ class Sink(Record):
     table: TableSink
 
     @property
+    def missing_part(self) -> str:
+        """The part that belongs to the type of the table and isn't stored, if one isn't."""
+        is_missing = self.table.type == KEBOOLA and self.table.keboola is None
+        return f"table.{KEBOOLA}" if is_missing else ""
+
+    def check_complete(self) -> None:
+        """Raises UserError if a part is missing."""
+        if self.missing_part:
+            raise _incomplete(f'sink "{self.key}"', self.missing_part)
+
+    @property
     def is_enabled(self) -> bool:
         """Whether the sink takes records."""
         return self.disabled is None
@@ -262,3 +284,13 @@ class Sink(Record):
     def accepts(self, signal: str) -> bool:
         """Whether records of this OTLP *signal* (empty for HTTP records) go to this sink."""
         return not signal or not self.allowed_signals or signal in self.allowed_signals
+
+
+def _incomplete(what: str, part: str) -> UserError:
+    return UserError(
+        f'"{part}" is missing in the stored {what}',
+        status=409,
+        name="unreadableRecord",
+        detail="the record is damaged; `stream-service check-takeover` lists all such records, "
+        "for the operator",
+    )

@@ -21,9 +21,9 @@ from stream.definition import prefix
 from stream.definition.entity import Branch, Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.definition.mappings import with_mappings
+from stream.definition.stored import UnreadableRecord, read_stored, warn_left_out
 from stream.etcd import Batch, EtcdClient, KeyValue, Mirror, RangeResult, Session
 from stream.values.backoff import Backoff
-from stream.values.codec import decode
 
 __all__ = ["Entry", "KnownPage", "LiveDefinitions"]
 
@@ -48,17 +48,28 @@ class Entry(Generic[E]):
 
     def __init__(self, kind: type[E], stored: KeyValue) -> None:
         self._kind: type[E] = kind
-        self._stored: bytes = stored.value
+        self._stored = stored
         self._value: E | None = None
         self._shown: bytes | None = None
         self.mod_revision = stored.mod_revision
 
     @property
     def value(self) -> E:
-        """The decoded entity; it is decoded when it is first asked for."""
+        """The definition. Raises `UnreadableRecord`."""
         if self._value is None:
-            self._value = decode(self._kind, self._stored)
+            self._value = read_stored(self._kind, self._stored)
         return self._value
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether there is a `value`; if not, that is logged."""
+        if self._value is None:
+            try:
+                self._value = read_stored(self._kind, self._stored)
+            except UnreadableRecord as error:
+                warn_left_out(error)
+                return False
+        return True
 
     @property
     def is_shown(self) -> bool:
@@ -79,14 +90,17 @@ class Entry(Generic[E]):
 class KnownPage(Generic[E]):
     """A part of a list, which is shown when it is first asked for.
 
+    :ivar items: those that can be read.
     :ivar total: how many there are, on all pages.
+    :ivar last: the id that the page ends with; empty if it has none.
     """
 
-    __slots__ = ("_shown", "items", "total")
+    __slots__ = ("_shown", "items", "last", "total")
 
-    def __init__(self, items: tuple[Entry[E], ...], total: int) -> None:
+    def __init__(self, items: tuple[Entry[E], ...], total: int, last: str) -> None:
         self.items: tuple[Entry[E], ...] = items
         self.total = total
+        self.last = last
         self._shown: bytes | None = None
 
     def shown(self, show: Callable[[KnownPage[E]], bytes]) -> bytes:
@@ -133,11 +147,14 @@ class LiveDefinitions(Service):
         if batch.reset:
             self._default_branches.clear()
         for change in batch.changes:
-            gone = change.previous.value if change.previous and not change.value else None
-            if gone is not None and self._default_branches.get(gone.key.project_id) == gone.key:
-                del self._default_branches[gone.key.project_id]
-            if change.value is not None and change.value.value.is_default:
-                key = change.value.value.key
+            entry = change.value or change.previous
+            if entry is None or not entry.is_readable:
+                continue
+            key = entry.value.key
+            if change.value is None:
+                if self._default_branches.get(key.project_id) == key:
+                    del self._default_branches[key.project_id]
+            elif entry.value.is_default:
                 self._default_branches[key.project_id] = key
 
     async def startService(self) -> None:
@@ -163,14 +180,18 @@ class LiveDefinitions(Service):
         return self._default_branches.get(project_id) if self._is_trusted else None
 
     def source(self, key: SourceKey) -> Entry[Source] | None:
-        """The live source if it is known here."""
-        return self._sources.items.get(f"{prefix.SOURCE_ACTIVE}{key}") if self._is_trusted else None
+        """The live source if it is known here, and can be read."""
+        return self._find(self._sources, f"{prefix.SOURCE_ACTIVE}{key}")
+
+    def _find(self, mirror: Mirror[Entry[E]], path: str) -> Entry[E] | None:
+        entry = mirror.items.get(path) if self._is_trusted else None
+        return entry if entry is not None and entry.is_readable else None
 
     def sink(self, key: SinkKey) -> Entry[Sink] | None:
-        """The live sink of a live source if both are known here."""
+        """The live sink of a live source if both are known here, and can be read."""
         if self.source(key.source_key) is None:
             return None
-        return self._sinks.items.get(f"{prefix.SINK_ACTIVE}{key}")
+        return self._find(self._sinks, f"{prefix.SINK_ACTIVE}{key}")
 
     def sources_page(self, branch: BranchKey, after: str, limit: int) -> KnownPage[Source] | None:
         """A part of the list of live sources; ``None`` if it has to be asked for in etcd."""
@@ -186,19 +207,22 @@ class LiveDefinitions(Service):
         where = f"{prefix.SINK_ACTIVE}{source}"
         return self._sinks_of.page(self._sinks.items, where, after, limit)
 
-    async def complete(self, entries: Sequence[Entry[Sink]]) -> None:
+    async def complete(self, entries: Sequence[Entry[Sink]]) -> Sequence[Entry[Sink]]:
         """Read the contents of the mappings of sinks that weren't shown yet.
 
-        Raises `DefinitionNotFound` for one that was deleted for good meanwhile.
+        :returns: *entries* without those whose mapping can't be read, or that were deleted for
+            good meanwhile.
         """
-        unread = [
-            entry
+        unread = {
+            entry.value.key: entry
             for entry in entries
             if not entry.is_shown and entry.value.table.mapping.content is None
-        ]
-        sinks = await with_mappings(self._client, [entry.value for entry in unread])
-        for entry, sink in zip(unread, sinks, strict=True):
-            entry.replace(sink)
+        }
+        if not unread:
+            return entries
+        for sink in await with_mappings(self._client, [each.value for each in unread.values()]):
+            unread.pop(sink.key).replace(sink)
+        return [entry for entry in entries if entry.value.key not in unread]
 
     async def settle(self, source: SourceKey) -> None:
         """Wait until what is known of a source and its sinks is what etcd has.
@@ -274,7 +298,9 @@ class _Children:
             return cast(KnownPage[E], known)
         keys = self.keys(of)
         start = bisect_right(keys, f"{of}/{after}") if after else 0
-        page = KnownPage(tuple(items[key] for key in keys[start : start + limit]), len(keys))
+        shown = keys[start : start + limit]
+        found = tuple(items[key] for key in shown if items[key].is_readable)
+        page = KnownPage(found, len(keys), shown[-1].rpartition("/")[2] if shown else "")
         if keys:
             pages = self._pages.setdefault(of, {})
             if len(pages) >= _PAGES:

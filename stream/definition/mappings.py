@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from stream.definition import errors, prefix
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
+from stream.definition.stored import read_stored
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient
 from stream.mapping.columns import Mapping
@@ -30,6 +31,7 @@ __all__ = [
     "mapping_key",
     "put_mapping",
     "read_mappings",
+    "with_mapping",
     "with_mappings",
 ]
 
@@ -80,7 +82,7 @@ async def load_sink_mapping(txn: AtomicTxn, sink: Sink) -> Sink:
     stored = await txn.get(mapping_key(sink.key, mapping))
     if stored is None:
         raise _missing(sink.key, mapping)
-    return _with_content(sink, decode(Mapping, stored.value))
+    return _with_content(sink, read_stored(Mapping, stored))
 
 
 async def read_mappings(
@@ -108,16 +110,30 @@ async def read_mappings(
 async def with_mappings(client: EtcdClient, sinks: Sequence[Sink]) -> list[Sink]:
     """*sinks* with the contents of their mappings.
 
-    Raises `DefinitionNotFound` for a sink that was deleted for good since it was read.
+    A sink that was deleted for good since it was read is left out, and one whose mapping can't be
+    read.
     """
     found = await read_mappings(client, ((sink.key, sink.table.mapping) for sink in sinks))
-    complete = []
-    for sink in sinks:
-        mapping = found.get((sink.key, sink.table.mapping))
-        if mapping is None:
-            raise errors.sink_not_found(sink.key)
-        complete.append(_with_content(sink, mapping.mapping))
-    return complete
+    pairs = ((sink, found.get((sink.key, sink.table.mapping))) for sink in sinks)
+    return [_with_content(sink, mapping.mapping) for sink, mapping in pairs if mapping is not None]
+
+
+async def with_mapping(client: EtcdClient, sink: Sink) -> Sink:
+    """*sink* with the content of its mapping.
+
+    Raises `DefinitionNotFound` if it was deleted for good since it was read, and `UnreadableRecord`
+    if its mapping can't be read; UserError if that is missing.
+    """
+    mapping = sink.table.mapping
+    if mapping.content is not None:
+        return sink
+    stored = await client.get(mapping_key(sink.key, mapping))
+    if stored is None:
+        places = [f"{where}{sink.key}" for where in (prefix.SINK_ACTIVE, prefix.SINK_DELETED)]
+        known, _ = await client.get_many(places)
+        is_gone = all(each is None for each in known.values())
+        raise errors.sink_not_found(sink.key) if is_gone else _missing(sink.key, mapping)
+    return _with_content(sink, read_stored(Mapping, stored))
 
 
 def _with_content(sink: Sink, content: Mapping) -> Sink:
@@ -130,6 +146,6 @@ def _with_content(sink: Sink, content: Mapping) -> Sink:
 def _missing(sink: SinkKey, mapping: StoredMapping) -> UserError:
     return UserError(
         f'the mapping {mapping.hash} of the sink "{sink}" is missing',
-        status=500,
+        status=409,
         name="mappingMissing",
     )

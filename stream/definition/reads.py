@@ -1,7 +1,7 @@
 """Reading definitions outside of changes: single ones, and pages of lists.
 
-Sinks come without the contents of their mappings; `DefinitionReads.with_mappings` adds them for
-those who need them.
+Sinks come without the contents of their mappings; `DefinitionReads.with_mapping` and
+`with_mappings` add them for those who need them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import attrs
 from stream.definition import errors, prefix
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
-from stream.definition.mappings import with_mappings
+from stream.definition.mappings import with_mapping, with_mappings
 from stream.definition.store import SINKS, SOURCES, EntityStore
-from stream.etcd import EtcdClient
-from stream.values.codec import decode
+from stream.definition.stored import read_stored, readable
+from stream.etcd import EtcdClient, RangeResult
 
 __all__ = ["DefinitionReads", "Page", "padded"]
 
@@ -30,11 +30,14 @@ _VERSION_DIGITS = len(prefix.version_text(0))
 class Page(Generic[E]):
     """A part of a list.
 
+    :ivar items: those that can be read.
     :ivar total: how many there are, on all pages; of versions, behind the start of this page.
+    :ivar last: the id, or number, that the page ends with; empty if it has none.
     """
 
     items: tuple[E, ...]
     total: int
+    last: str
 
 
 def padded(version: str) -> str:
@@ -94,7 +97,7 @@ class DefinitionReads:
         stored = found[sink]
         if stored is None:
             raise errors.sink_not_found(key)
-        return decode(Sink, stored.value)
+        return read_stored(Sink, stored)
 
     async def deleted_sink(self, key: SinkKey) -> Sink:
         """The deleted sink. Raises `DefinitionNotFound`."""
@@ -118,16 +121,21 @@ class DefinitionReads:
         return version
 
     async def sinks(self, key: SourceKey) -> list[Sink]:
-        """All live sinks of a source by id."""
+        """All live sinks of a source by id, without those that can't be read."""
         found = await self._client.range(prefix.children(SINKS.active, key))
-        return [decode(Sink, stored.value) for stored in found.kvs]
+        return [sink for _, sink in readable(Sink, found.kvs)]
 
     async def with_mappings(self, sinks: Sequence[Sink]) -> list[Sink]:
-        """*sinks* with the contents of their mappings.
-
-        Raises `DefinitionNotFound` for one that was purged since it was read.
-        """
+        """*sinks* with the contents of their mappings, without those whose mapping isn't there."""
         return await with_mappings(self._client, sinks)
+
+    async def with_mapping(self, sink: Sink) -> Sink:
+        """*sink* with the content of its mapping.
+
+        Raises `DefinitionNotFound` if it was deleted for good since it was read, and
+        `UnreadableRecord` if its mapping can't be read.
+        """
+        return await with_mapping(self._client, sink)
 
     async def sources_page(
         self, branch: BranchKey, after: str, limit: int, *, deleted: bool = False
@@ -178,18 +186,23 @@ class DefinitionReads:
                 where, limit=1, revision=found.revision, keys_only=True
             )
             total = whole.count
-        return Page(tuple(decode(store.kind, stored.value) for stored in found.kvs), total)
+        return _page(store, found, total)
 
     async def _versions_page(
         self, store: EntityStore[E], key: SourceKey | SinkKey, after: str, limit: int
     ) -> Page[E]:
         where = prefix.children(store.history, key)
         found = await self._client.range(where, limit=limit, start_after=padded(after))
-        return Page(tuple(decode(store.kind, stored.value) for stored in found.kvs), found.count)
+        return _page(store, found, found.count)
 
     async def _get(self, kind: type[E], path: str, *ids: str) -> E | None:
         # An id with a slash would name a key of something else.
         if any("/" in part for part in ids):
             return None
         stored = await self._client.get(path)
-        return None if stored is None else decode(kind, stored.value)
+        return None if stored is None else read_stored(kind, stored)
+
+
+def _page(store: EntityStore[E], found: RangeResult, total: int) -> Page[E]:
+    last = found.kvs[-1].key.rpartition("/")[2] if found.kvs else ""
+    return Page(tuple(item for _, item in readable(store.kind, found.kvs)), total, last)

@@ -32,9 +32,10 @@ from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.definition.mappings import check_mapping_size
 from stream.definition.slug import MAX_ID_LENGTH
 from stream.definition.store import SINKS, SOURCES
+from stream.definition.stored import read_stored
 from stream.definition.transaction import Change, NoHooks, SinkHooks
 from stream.errors import UserError
-from stream.values.codec import decode, encode
+from stream.values.codec import encode
 
 __all__ = [
     "MAX_BRANCHES",
@@ -103,7 +104,7 @@ class Definitions:
         stored = await change.txn.get(f"{prefix.BRANCH_ACTIVE}{key}")
         if stored is None:
             raise errors.branch_not_found(key)
-        return decode(Branch, stored.value)
+        return read_stored(Branch, stored)
 
     async def create_branch(
         self, change: Change, key: BranchKey, *, is_default: bool, name: str = ""
@@ -115,7 +116,7 @@ class Definitions:
         path = f"{prefix.BRANCH_ACTIVE}{key}"
         for stored in known:
             if stored.key == path:
-                return decode(Branch, stored.value)
+                return read_stored(Branch, stored)
         if len(known) >= MAX_BRANCHES:
             raise errors.branch_limit_reached(MAX_BRANCHES)
         branch = Branch(

@@ -15,9 +15,10 @@ from stream.definition import prefix
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey, SourceKey
 from stream.definition.mappings import load_sink_mapping, put_mapping
+from stream.definition.stored import read_stored
 from stream.definition.transaction import Change
 from stream.etcd import AtomicTxn
-from stream.values.codec import decode, encode
+from stream.values.codec import encode
 
 __all__ = ["SINKS", "SOURCES", "EntityStore"]
 
@@ -99,11 +100,11 @@ class EntityStore(Generic[E]):
 
     async def _get(self, txn: AtomicTxn, key: str) -> E | None:
         stored = await txn.get(key)
-        return None if stored is None else await self.complete(txn, decode(self.kind, stored.value))
+        return None if stored is None else await self.complete(txn, read_stored(self.kind, stored))
 
     async def _range(self, txn: AtomicTxn, where: str) -> list[E]:
         found = await txn.range(where, track_deletes=False)
-        return [decode(self.kind, stored.value) for stored in found]
+        return [read_stored(self.kind, stored) for stored in found]
 
 
 async def _nothing_more(txn: AtomicTxn, source: Source) -> Source:

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from stream.concurrency.deadline import within
 from stream.definition.key import BranchKey, SinkKey
+from stream.definition.stored import read_stored, readable
 from stream.errors import UserError, shortened
 from stream.etcd import EtcdClient
 from stream.rejected.answers import Selection
@@ -30,7 +31,6 @@ from stream.rejected.state import (
 )
 from stream.settings.address import is_loopback, split_address
 from stream.settings.local import WriterTlsSettings
-from stream.values.codec import decode
 
 if TYPE_CHECKING:
     from stream.storage.network.tls import Credentials
@@ -67,16 +67,16 @@ async def rejected_counts(
 ) -> dict[SinkKey, dict[str, RejectedCount]]:
     """What source nodes have rejected of a sink, or of the sinks of a branch, by sink and node."""
     found: dict[SinkKey, dict[str, RejectedCount]] = {}
-    for kv in (await client.range(f"{COUNT}{below}/")).kvs:
+    for kv, count in readable(RejectedCount, (await client.range(f"{COUNT}{below}/")).kvs):
         sink, node = sink_of(kv.key, COUNT)
-        found.setdefault(sink, {})[node] = decode(RejectedCount, kv.value)
+        found.setdefault(sink, {})[node] = count
     return found
 
 
 async def replayed_ids(client: EtcdClient, sink: SinkKey) -> frozenset[str]:
     """Records of a sink that are stored, and may still be kept by a node that was unavailable."""
     found = (await client.range(f"{STORED}{sink}/")).kvs
-    return frozenset(id for kv in found for id in decode(ReplayedRecords, kv.value).ids)
+    return frozenset(id for kv in found for id in read_stored(ReplayedRecords, kv).ids)
 
 
 class RejectedNodes(Service):
@@ -180,8 +180,7 @@ class RejectedNodes(Service):
     async def all(self) -> dict[str, RejectedNode]:
         """The source nodes that run, by id."""
         found = await self._client.range(NODE)
-        nodes = [decode(RejectedNode, kv.value) for kv in found.kvs]
-        return {node.node_id: node for node in nodes}
+        return {node.node_id: node for _, node in readable(RejectedNode, found.kvs)}
 
     async def ask_all(self, sink: SinkKey, kind: str, **members: Any) -> list[Asked]:
         """Ask every node that runs; sorted by their ids."""

@@ -300,7 +300,7 @@ class Replayer:
 
     async def _definitions(self, key: SinkKey) -> tuple[Source, Sink]:
         source = await self._reads.source(key.source_key)
-        (sink,) = await self._reads.with_mappings([await self._reads.sink(key)])
+        sink = await self._reads.with_mapping(await self._reads.sink(key))
         if not sink.is_enabled:
             raise UserError(
                 "the sink is disabled: enable it, then replay", status=409, name="sinkDisabled"

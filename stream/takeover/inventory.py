@@ -177,7 +177,7 @@ def _take(found: Inventory, kv: KeyValue) -> None:
             "keep a copy and correct or delete it; nothing is done with it otherwise",
         )
         return
-    missing = _missing_part(record)
+    missing = record.missing_part if isinstance(record, Source | Sink) else ""
     if missing:
         report.problem(kv.key, f'"{missing}" is missing', "keep a copy and complete or delete it")
     if isinstance(record, Statistics):
@@ -186,15 +186,6 @@ def _take(found: Inventory, kv: KeyValue) -> None:
     elif not isinstance(record, Task):
         found.records[kv.key] = record
         found.values[kv.key] = kv
-
-
-def _missing_part(record: Record) -> str:
-    """The part that belongs to the type of the record and isn't there, if one isn't."""
-    if isinstance(record, Source) and getattr(record, record.type) is None:
-        return record.type
-    if isinstance(record, Sink) and record.table.type == KEBOOLA and record.table.keboola is None:
-        return f"table.{KEBOOLA}"
-    return ""
 
 
 def _check_copies(found: Inventory) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from stream.definition.stored import read_stored
 from stream.etcd import EtcdClient
 from stream.task.entity import LOCK_PREFIX, TASK_PREFIX, Task
 from stream.task.errors import TaskNotFound
@@ -24,11 +25,11 @@ class TaskStore:
         self._client = client
 
     async def get(self, project_id: int, task_id: str) -> Task:
-        """The task of this project. Raises `TaskNotFound`."""
+        """The task of this project. Raises `TaskNotFound`, or `UnreadableRecord`."""
         stored = await self._client.get(f"{TASK_PREFIX}{project_id}/{task_id}")
         if stored is None:
             raise TaskNotFound(task_id)
-        return decode(Task, stored.value)
+        return read_stored(Task, stored)
 
     async def is_running(self, object_key: str) -> bool:
         """Whether a task works on an object."""

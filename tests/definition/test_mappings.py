@@ -21,11 +21,13 @@ from stream.definition.mappings import (
     check_mapping_size,
     mapping_key,
     read_mappings,
+    with_mapping,
     with_mappings,
 )
 from stream.definition.reads import DefinitionReads
 from stream.definition.repository import MAX_DEFINITION_BYTES
 from stream.definition.store import SINKS
+from stream.definition.stored import UnreadableRecord
 from stream.errors import UserError
 from stream.mapping.columns import (
     BodyColumn,
@@ -167,7 +169,7 @@ async def test_many_are_read_in_parts(
 
 @ensure
 async def test_what_is_gone_or_damaged_is_left_out(world: World) -> None:
-    """Others are read all the same; a sink without its mapping is one that was purged."""
+    """Others are read all the same; a sink without its mapping is in no list."""
     there = StoredMapping.of(OTHER)
     await world.client.put(mapping_key(SINK, there), encode(OTHER))
     gone, damaged = StoredMapping("gone"), StoredMapping("damaged")
@@ -177,8 +179,15 @@ async def test_what_is_gone_or_damaged_is_left_out(world: World) -> None:
     await world.create_source()
     sink = await world.create_sink()
     lost = attrs.evolve(sink, table=attrs.evolve(sink.table, mapping=gone))
+    assert await with_mappings(world.client, [lost, sink]) == [sink]
+    with pytest.raises(UserError) as caught:
+        await with_mapping(world.client, lost)
+    assert (caught.value.status, caught.value.name) == (409, "mappingMissing")
+    unreadable = attrs.evolve(sink, table=attrs.evolve(sink.table, mapping=damaged))
+    with pytest.raises(UnreadableRecord, match="damaged"):
+        await with_mapping(world.client, unreadable)
     with pytest.raises(DefinitionNotFound):
-        await with_mappings(world.client, [lost])
+        await with_mapping(world.client, attrs.evolve(lost, key=SOURCE.sink("purged")))
 
 
 def _of_size(size: int) -> Mapping:

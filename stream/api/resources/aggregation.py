@@ -61,7 +61,7 @@ class Aggregation:
     async def sources(self, call: Call) -> Answer:
         """A page of sources, each with its sinks and their statistics."""
         after, limit = call.parameters["afterId"], call.parameters["limit"]
-        ids, total, shown = await self._known(call) or await self._read(call)
+        ids, total, last, shown = await self._known(call) or await self._read(call)
         found: Mapping[SinkKey, SinkOverview] = {}
         quarantines: Mapping[FileKey, Quarantine] = {}
         rejected: Mapping[SinkKey, Mapping[str, RejectedCount]] = {}
@@ -73,7 +73,7 @@ class Aggregation:
         head = {
             "projectId": call.branch.project_id,
             "branchId": call.branch.branch_id,
-            "page": page_view(limit, total, after, ids),
+            "page": page_view(limit, total, after, last),
         }
         sources = [
             _with_last_member(
@@ -96,7 +96,7 @@ class Aggregation:
         ]
         return json_answer(json_list(head, "sources", sources))
 
-    async def _known(self, call: Call) -> tuple[list[str], int, list[Shown]] | None:
+    async def _known(self, call: Call) -> tuple[list[str], int, str, list[Shown]] | None:
         """The page from memory; ``None`` if it has to be read."""
         after, limit = call.parameters["afterId"], call.parameters["limit"]
         page = self._live.sources_page(call.branch, after, limit)
@@ -108,24 +108,30 @@ class Aggregation:
             if sinks is None:
                 return None
             of_sources.append((source, sinks.items))
-        await self._live.complete([sink for _, sinks in of_sources for sink in sinks])
+        all_sinks = [sink for _, sinks in of_sources for sink in sinks]
+        complete = {sink.value.key for sink in await self._live.complete(all_sinks)}
         shown = [
             (
                 source.shown(self._show_source),
-                [(sink.value.key, sink.shown(_show_sink)) for sink in sinks],
+                [
+                    (sink.value.key, sink.shown(_show_sink))
+                    for sink in sinks
+                    if sink.value.key in complete
+                ],
             )
             for source, sinks in of_sources
         ]
-        return [source.value.key.source_id for source in page.items], page.total, shown
+        ids = [source.value.key.source_id for source in page.items]
+        return ids, page.total, page.last, shown
 
-    async def _read(self, call: Call) -> tuple[list[str], int, list[Shown]]:
+    async def _read(self, call: Call) -> tuple[list[str], int, str, list[Shown]]:
         after, limit = call.parameters["afterId"], call.parameters["limit"]
         page = await self._reads.sources_page(call.branch, after, limit)
         shown: list[Shown] = await gatherResults(
             [Deferred.fromCoroutine(self._read_sinks(source)) for source in page.items],
             consumeErrors=True,
         )
-        return [source.key.source_id for source in page.items], page.total, shown
+        return [source.key.source_id for source in page.items], page.total, page.last, shown
 
     async def _read_sinks(self, source: Source) -> Shown:
         sinks = await self._reads.with_mappings(await self._reads.sinks(source.key))

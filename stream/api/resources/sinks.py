@@ -16,7 +16,7 @@ from stream.definition import errors
 from stream.definition.change import sinks as sink_changes
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey
-from stream.definition.live import KnownPage, LiveDefinitions
+from stream.definition.live import Entry, KnownPage, LiveDefinitions
 from stream.definition.prefix import SINK_ACTIVE
 from stream.definition.reads import DefinitionReads
 from stream.target.registry import Targets
@@ -97,11 +97,12 @@ class Sinks:
     async def get(self, call: Call) -> Any:
         """A sink with its mapping."""
         known = self._live.sink(call.sink_key)
-        if known is not None:
-            await self._live.complete([known])
+        if known is not None and await self._live.complete([known]):
+            known.value.check_complete()
             return json_answer(known.shown(_show))
-        sinks = [await self._reads.sink_in_source(call.sink_key)]
-        return sink_view(*await self._reads.with_mappings(sinks))
+        sink = await self._reads.with_mapping(await self._reads.sink_in_source(call.sink_key))
+        sink.check_complete()
+        return sink_view(sink)
 
     async def list(self, call: Call) -> Any:
         """A page of the sinks of a source."""
@@ -115,11 +116,11 @@ class Sinks:
         after, limit = call.parameters["afterId"], call.parameters["limit"]
         known = None if deleted else self._live.sinks_page(call.source_key, after, limit)
         if known is not None:
-            await self._live.complete(known.items)
-            return json_answer(known.shown(lambda page: _show_page(call, page)))
+            complete = await self._live.complete(known.items)
+            return json_answer(known.shown(lambda page: _show_page(call, page, complete)))
         await self._reads.source(call.source_key)
         page = await self._reads.sinks_page(call.source_key, after, limit, deleted=deleted)
-        head = _list_head(call, page.total, [sink.key.sink_id for sink in page.items])
+        head = _list_head(call, page.total, page.last)
         sinks = await self._reads.with_mappings(page.items)
         return head | {"sinks": [sink_view(sink) for sink in sinks]}
 
@@ -169,19 +170,18 @@ class Sinks:
         return await self._tasks.start(call, sink_changes.undelete(key), done)
 
 
-def _list_head(call: Call, total: int, ids: Sequence[str]) -> dict[str, Any]:
+def _list_head(call: Call, total: int, last: str) -> dict[str, Any]:
     return {
         "projectId": call.branch.project_id,
         "branchId": call.branch.branch_id,
         "sourceId": call.source_key.source_id,
-        "page": page_view(call.parameters["limit"], total, call.parameters["afterId"], ids),
+        "page": page_view(call.parameters["limit"], total, call.parameters["afterId"], last),
     }
 
 
-def _show_page(call: Call, page: KnownPage[Sink]) -> bytes:
-    ids = [entry.value.key.sink_id for entry in page.items]
-    shown = (entry.shown(_show) for entry in page.items)
-    return json_list(_list_head(call, page.total, ids), "sinks", shown)
+def _show_page(call: Call, page: KnownPage[Sink], complete: Sequence[Entry[Sink]]) -> bytes:
+    shown = (entry.shown(_show) for entry in complete)
+    return json_list(_list_head(call, page.total, page.last), "sinks", shown)
 
 
 def _show(sink: Sink) -> bytes:

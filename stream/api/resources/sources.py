@@ -27,11 +27,11 @@ from stream.task.errors import ObjectExists
 __all__ = ["Sources", "entity_id"]
 
 
-def _list_head(call: Call, total: int, ids: Sequence[str]) -> dict[str, Any]:
+def _list_head(call: Call, total: int, last: str) -> dict[str, Any]:
     return {
         "projectId": call.branch.project_id,
         "branchId": call.branch.branch_id,
-        "page": page_view(call.parameters["limit"], total, call.parameters["afterId"], ids),
+        "page": page_view(call.parameters["limit"], total, call.parameters["afterId"], last),
     }
 
 
@@ -124,16 +124,18 @@ class Sources:
         """A source with the URL that takes its records."""
         known = self._live.source(call.source_key)
         if known is not None:
+            known.value.check_complete()
             return json_answer(known.shown(self._show))
-        return self._urls.source_view(await self._reads.source(call.source_key))
+        source = await self._reads.source(call.source_key)
+        source.check_complete()
+        return self._urls.source_view(source)
 
     def _show(self, source: Source) -> bytes:
         return json_body(self._urls.source_view(source))
 
     def _show_page(self, call: Call, page: KnownPage[Source]) -> bytes:
-        ids = [entry.value.key.source_id for entry in page.items]
         shown = (entry.shown(self._show) for entry in page.items)
-        return json_list(_list_head(call, page.total, ids), "sources", shown)
+        return json_list(_list_head(call, page.total, page.last), "sources", shown)
 
     async def list(self, call: Call) -> Any:
         """A page of the sources of a branch."""
@@ -149,7 +151,7 @@ class Sources:
         if known is not None:
             return json_answer(known.shown(lambda page: self._show_page(call, page)))
         page = await self._reads.sources_page(call.branch, after, limit, deleted=deleted)
-        head = _list_head(call, page.total, [source.key.source_id for source in page.items])
+        head = _list_head(call, page.total, page.last)
         return head | {"sources": [self._urls.source_view(source) for source in page.items]}
 
     async def update(self, call: Call) -> Any:

@@ -24,8 +24,7 @@ class TableRows:
 
     async def rows(self, call: Call) -> Any:
         """The newest rows of a sink's table."""
-        sinks = [await self._reads.sink_in_source(call.sink_key)]
-        (sink,) = await self._reads.with_mappings(sinks)
+        sink = await self._reads.with_mapping(await self._reads.sink_in_source(call.sink_key))
         token = call.identity.token.value
         found = await self._targets.preview(sink, call.parameters["limit"], token=token)
         return {"columns": list(found.columns), "rows": [list(row) for row in found.rows]}

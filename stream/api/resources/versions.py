@@ -10,7 +10,6 @@ from stream.api.resources.views import content_view, page_view, version_view
 from stream.definition.change import sinks as sink_changes
 from stream.definition.change import sources as source_changes
 from stream.definition.entity import Sink, Source
-from stream.definition.prefix import version_text
 from stream.definition.reads import DefinitionReads, Page, padded
 
 __all__ = ["Versions"]
@@ -64,8 +63,7 @@ class Versions:
         view = version_view(sink.version)
         if not call.parameters["content"]:
             return view
-        [whole] = await self._reads.with_mappings([sink])
-        return view | {"content": content_view(whole)}
+        return view | {"content": content_view(await self._reads.with_mapping(sink))}
 
     async def roll_back_source(self, call: Call) -> Any:
         """Restore an earlier version of a source, in a task."""
@@ -86,8 +84,7 @@ class Versions:
 
 def _page(page: Page[Source] | Page[Sink], limit: int, after: str) -> Any:
     versions = [entity.version for entity in page.items]
-    ids = [version_text(version.number) for version in versions]
     return {
         "versions": [version_view(version) for version in versions],
-        "page": page_view(limit, page.total, after, ids),
+        "page": page_view(limit, page.total, after, page.last),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -69,7 +68,9 @@ class Urls:
             "name": source.name,
             "description": source.description,
         }
-        if source.type == "http":
+        if source.missing_part:
+            pass  # the rest is shown
+        elif source.type == "http":
             path = path_of("stream", key.project_id, key.source_id, source.secret)
             view["http"] = {"url": f"{self.source}{path}"}
         else:
@@ -154,7 +155,9 @@ def sink_view(sink: Sink) -> Plain:
     if sink.allowed_signals:
         view["allowedSignals"] = list(sink.allowed_signals)
     table = sink.table
-    place: Plain = {"tableId": table.table_id} if table.type == KEBOOLA else {**table.options}
+    place: Plain = {**table.options}
+    if table.type == KEBOOLA:
+        place = {"tableId": table.table_id} if table.keboola is not None else {}
     if "partitionBy" in place:
         place["partitionBy"] = json.loads(place["partitionBy"])
     view["table"] = {
@@ -187,16 +190,16 @@ def _column(column: Column) -> Plain:
     return view
 
 
-def page_view(limit: int, total: int, after: str, ids: Sequence[str]) -> Plain:
+def page_view(limit: int, total: int, after: str, last: str) -> Plain:
     """Which part of a list this is.
 
-    :param ids: of the entities on the page.
+    :param last: the id that the page ends with.
     """
     return {
         "limit": limit,
         "totalCount": total,
         "afterId": after,
-        "lastId": ids[-1] if ids else "",
+        "lastId": last,
     }
 
 

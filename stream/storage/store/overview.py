@@ -13,6 +13,7 @@ import attrs
 from twisted.internet.defer import Deferred, gatherResults
 
 from stream.definition.key import BranchKey, SinkKey
+from stream.definition.stored import readable
 from stream.etcd import EtcdClient, RangeResult
 from stream.storage.model import prefix
 from stream.storage.model.entity import FileTarget
@@ -20,7 +21,7 @@ from stream.storage.model.key import FileKey, SliceKey
 from stream.storage.model.retry import NO_RETRY, Retry
 from stream.storage.model.state import FileState, Level
 from stream.storage.model.statistics import Aggregated, Statistics
-from stream.values.codec import decode, field
+from stream.values.codec import field
 
 __all__ = ["NOTHING", "FileOutline", "SinkOverview", "Within", "overview"]
 
@@ -107,28 +108,27 @@ async def overview(client: EtcdClient, within: Within) -> dict[SinkKey, SinkOver
     of_sink: dict[SinkKey, list[Counted]] = {}
     of_file: dict[FileKey, list[Counted]] = {}
     for level, kind, result in zip(Level, kinds, others, strict=False):
-        for kv in result.kvs:
+        for kv, statistics in readable(Statistics, result.kvs):
             project, branch, source, sink, *rest = kv.key.removeprefix(kind).split("/")
             key = SinkKey(int(project), int(branch), source, sink)
-            counted = level, decode(Statistics, kv.value)
+            counted = level, statistics
             of_sink.setdefault(key, []).append(counted)
             if len(rest) > 1:
                 of_file.setdefault(FileKey.parse(f"{key}/{rest[0]}"), []).append(counted)
-    failing = _failing(decode(_SliceOutline, kv.value) for kv in others[-1].kvs)
+    failing = _failing(slice_ for _, slice_ in readable(_SliceOutline, others[-1].kvs))
     files: dict[SinkKey, list[FileOutline]] = {}
-    for kv in stored.kvs:
-        file = decode(FileOutline, kv.value)
+    for _, file in readable(FileOutline, stored.kvs):
         if not file.retry.retry_attempt and file.key in failing:
             file = attrs.evolve(file, retry=failing[file.key])
         files.setdefault(file.key.sink_key, []).append(file)
-    statistics: dict[SinkKey, dict[FileKey, Aggregated]] = {}
+    of_files: dict[SinkKey, dict[FileKey, Aggregated]] = {}
     for file_key, values in of_file.items():
-        statistics.setdefault(file_key.sink_key, {})[file_key] = Aggregated.of(values)
+        of_files.setdefault(file_key.sink_key, {})[file_key] = Aggregated.of(values)
     return {
         key: SinkOverview(
             Aggregated.of(of_sink.get(key, ())),
             tuple(files.get(key, ())),
-            statistics.get(key, {}),
+            of_files.get(key, {}),
         )
         for key in of_sink.keys() | files.keys()
     }

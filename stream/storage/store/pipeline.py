@@ -12,13 +12,13 @@ import attrs
 from twisted.internet.defer import Deferred, gatherResults
 
 from stream.definition.key import SinkKey
+from stream.definition.stored import readable
 from stream.etcd import EtcdClient, RangeResult
 from stream.storage.model import prefix
 from stream.storage.model.entity import File, Slice
 from stream.storage.model.key import FileKey
 from stream.storage.model.state import Level
 from stream.storage.model.statistics import Aggregated, Statistics
-from stream.values.codec import decode
 from stream.values.utctime import format_time
 
 __all__ = ["PipelineFile", "PipelineSlice", "SinkPipeline", "sink_pipeline"]
@@ -92,11 +92,11 @@ async def sink_pipeline(client: EtcdClient, sink: SinkKey, imports: int) -> Sink
         consumeErrors=True,
     )
     active = sorted(
-        (decode(File, kv.value) for kv in (*staged.kvs, *local.kvs)),
+        (file for _, file in readable(File, (*staged.kvs, *local.kvs))),
         key=lambda file: file.key,
         reverse=True,
     )[:MAX_ACTIVE]
-    done = [decode(File, kv.value) for kv in imported.kvs[:imports]]
+    done = [file for _, file in readable(File, imported.kvs[:imports])]
     slices = await _slices(client, sink, revision)
     first_import = min((file.key.file_opened_at for file in done), default=None)
     counted = await _statistics(client, sink, first_import, revision)
@@ -132,7 +132,7 @@ async def _slices(
         consumeErrors=True,
     )
     found: dict[FileKey, list[Slice]] = {}
-    slices = (decode(Slice, kv.value) for result in results for kv in result.kvs)
+    slices = (slice_ for result in results for _, slice_ in readable(Slice, result.kvs))
     for slice_ in sorted(slices, key=lambda slice_: slice_.key):
         found.setdefault(slice_.key.file_key, []).append(slice_)
     return found
@@ -162,11 +162,11 @@ async def _statistics(
     )
     counted: dict[str, list[tuple[Level, Statistics]]] = {}
     for level, result in zip(Level, results, strict=True):
-        for kv in result.kvs:
+        for kv, statistics in readable(Statistics, result.kvs):
             parts = kv.key.removeprefix(prefix.statistics(level)).split("/")
             if len(parts) <= _SLICE_PARTS:
                 continue  # sums and resets of the sink
-            value = level, decode(Statistics, kv.value)
+            value = level, statistics
             for length in (_FILE_PARTS, _SLICE_PARTS):
                 counted.setdefault("/".join(parts[:length]), []).append(value)
     return {key: Aggregated.of(values) for key, values in counted.items()}

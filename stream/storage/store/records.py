@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from stream.definition.key import SinkKey
 from stream.definition.mappings import put_mapping
+from stream.definition.stored import read_stored
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient
 from stream.storage.model import prefix
@@ -21,7 +22,7 @@ from stream.storage.model.key import FileKey, SliceKey
 from stream.storage.model.retry import NO_RETRY
 from stream.storage.model.state import Level
 from stream.storage.model.statistics import Statistics, total
-from stream.values.codec import decode, encode
+from stream.values.codec import encode
 
 __all__ = [
     "count_slices",
@@ -50,19 +51,19 @@ _log = Logger()
 async def read_file(client: EtcdClient, key: FileKey) -> File | None:
     """The file with this key; ``None`` if there is none."""
     stored = await client.get(f"{prefix.FILE_ALL}{key}")
-    return decode(File, stored.value) if stored else None
+    return read_stored(File, stored) if stored else None
 
 
 async def read_files(client: EtcdClient, key: SinkKey) -> list[File]:
     """All files of the sink, the oldest first."""
     result = await client.range(f"{prefix.FILE_ALL}{key}/")
-    return [decode(File, kv.value) for kv in result.kvs]
+    return [read_stored(File, kv) for kv in result.kvs]
 
 
 async def read_slices(client: EtcdClient, key: FileKey) -> list[Slice]:
     """All slices of the file, sorted by key."""
     result = await client.range(f"{prefix.SLICE_ALL}{key}/")
-    return [decode(Slice, kv.value) for kv in result.kvs]
+    return [read_stored(Slice, kv) for kv in result.kvs]
 
 
 async def load_file(txn: AtomicTxn, key: FileKey) -> File:
@@ -70,7 +71,7 @@ async def load_file(txn: AtomicTxn, key: FileKey) -> File:
     stored = await txn.get(f"{prefix.FILE_ALL}{key}")
     if stored is None:
         raise UserError(f'file "{key}" not found in the sink', status=404, name="fileNotFound")
-    return decode(File, stored.value)
+    return read_stored(File, stored)
 
 
 async def load_slice(txn: AtomicTxn, key: SliceKey) -> Slice:
@@ -78,13 +79,13 @@ async def load_slice(txn: AtomicTxn, key: SliceKey) -> Slice:
     stored = await txn.get(f"{prefix.SLICE_ALL}{key}")
     if stored is None:
         raise UserError(f'slice "{key}" not found in the file', status=404, name="sliceNotFound")
-    return decode(Slice, stored.value)
+    return read_stored(Slice, stored)
 
 
 async def load_slices(txn: AtomicTxn, key: FileKey) -> list[Slice]:
     """All slices of the file, sorted by key."""
     kvs = await txn.range(f"{prefix.SLICE_ALL}{key}/", track_deletes=False)
-    return [decode(Slice, kv.value) for kv in kvs]
+    return [read_stored(Slice, kv) for kv in kvs]
 
 
 async def count_slices(txn: AtomicTxn, key: FileKey) -> int:
@@ -95,13 +96,13 @@ async def count_slices(txn: AtomicTxn, key: FileKey) -> int:
 async def local_files(txn: AtomicTxn, key: SinkKey) -> list[File]:
     """The files of the sink at level local, the oldest first."""
     kvs = await txn.range(f"{prefix.file_level(Level.LOCAL)}{key}/", track_deletes=False)
-    return [decode(File, kv.value) for kv in kvs]
+    return [read_stored(File, kv) for kv in kvs]
 
 
 async def local_slices(txn: AtomicTxn, key: object) -> list[Slice]:
     """The slices at level local below a file, or below a file on one volume."""
     kvs = await txn.range(f"{prefix.slice_level(Level.LOCAL)}{key}/", track_deletes=False)
-    return [decode(Slice, kv.value) for kv in kvs]
+    return [read_stored(Slice, kv) for kv in kvs]
 
 
 def keys_of_new(file: File, slices: Sequence[Slice]) -> list[str]:
@@ -200,7 +201,7 @@ async def move_statistics(
     kvs = await txn.range(below)
     for kv in kvs:
         slice_key, _, _ = kv.key.removeprefix(prefix.statistics(old)).rpartition("/")
-        by_slice.setdefault(slice_key, []).append(decode(Statistics, kv.value))
+        by_slice.setdefault(slice_key, []).append(read_stored(Statistics, kv))
     if not by_slice:
         _log.warn("no statistics records found below {key}", key=below)
         if counted is not None:

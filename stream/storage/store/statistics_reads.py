@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import attrs
 
 from stream.definition.key import SinkKey
+from stream.definition.stored import read_stored, readable
 from stream.definition.transaction import Change
 from stream.etcd import EtcdClient, KeyValue
 from stream.storage.model import prefix
 from stream.storage.model.key import FileKey, SliceKey
 from stream.storage.model.state import Level
 from stream.storage.model.statistics import Aggregated, Statistics, total
-from stream.values.codec import decode, encode
+from stream.values.codec import encode
 
 __all__ = [
     "clear",
@@ -36,12 +37,18 @@ async def _below(client: EtcdClient, key: object) -> list[tuple[Level, KeyValue]
 
 
 def _aggregated(values: Sequence[tuple[Level, KeyValue]]) -> Aggregated:
-    return Aggregated.of((level, decode(Statistics, kv.value)) for level, kv in values)
+    return Aggregated.of((level, read_stored(Statistics, kv)) for level, kv in values)
 
 
 async def sink_statistics(client: EtcdClient, key: SinkKey) -> Aggregated:
-    """All records of the sink, less those counted before the last clearing."""
-    return _aggregated(await _below(client, key))
+    """All records of the sink, less those counted before the last clearing.
+
+    Values that can't be read are left out: this is what people see, and nothing is decided by it.
+    """
+    found = await _below(client, key)
+    return Aggregated.of(
+        (level, statistics) for level, kv in found for _, statistics in readable(Statistics, [kv])
+    )
 
 
 async def one_file_statistics(client: EtcdClient, key: FileKey) -> Aggregated:
@@ -61,7 +68,7 @@ def _reset_key(key: SinkKey) -> str:
 async def last_reset(client: EtcdClient, key: SinkKey) -> Statistics | None:
     """What is subtracted since the last clearing, with its time; ``None`` if there was none."""
     stored = await client.get(_reset_key(key))
-    return decode(Statistics, stored.value) if stored else None
+    return read_stored(Statistics, stored) if stored else None
 
 
 async def clear(change: Change, key: SinkKey) -> None:
@@ -69,6 +76,6 @@ async def clear(change: Change, key: SinkKey) -> None:
     target = f"{prefix.statistics(Level.TARGET)}{key}/"
     kvs = await change.txn.range(target, track_deletes=False)
     counted = total(
-        decode(Statistics, kv.value) for kv in kvs if not kv.key.endswith(prefix.RESET_STATISTICS)
+        read_stored(Statistics, kv) for kv in kvs if not kv.key.endswith(prefix.RESET_STATISTICS)
     )
     change.txn.put(_reset_key(key), encode(attrs.evolve(counted, reset_at=change.now)))

@@ -19,7 +19,7 @@ from stream.concurrency.deadline import within
 from stream.concurrency.together import together
 from stream.definition.entity import Sink, Source
 from stream.definition.key import SinkKey
-from stream.definition.mappings import with_mappings
+from stream.definition.mappings import with_mapping
 from stream.definition.transaction import Change
 from stream.encryption.interface import Encryptor
 from stream.errors import UserError
@@ -135,7 +135,7 @@ class KeboolaFileProvider:
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> PreparedFile:
-        (sink,) = await with_mappings(self._client, [sink])
+        sink = await with_mapping(self._client, sink)
         if token is not None:
             return await self._prepare(sink, opened_at, _Made(Token.of(token)))
 

@@ -37,6 +37,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import BranchKey, SinkKey
+from stream.definition.stored import readable
 from stream.encryption.interface import Encryptor
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, atomic
@@ -187,8 +188,7 @@ async def read_quarantines(
 ) -> dict[FileKey, QuarantineRecord]:
     """The files of a sink, or of a branch, whose rows the target has refused."""
     found = await client.range(f"storage/keboola/quarantine/{below}/")
-    records = [decode(QuarantineRecord, kv.value) for kv in found.kvs]
-    return {record.key: record for record in records}
+    return {record.key: record for _, record in readable(QuarantineRecord, found.kvs)}
 
 
 def first_ranges(rows: int, *, others_left_out: bool) -> tuple[RowRange, ...]:

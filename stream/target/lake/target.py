@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey
-from stream.definition.mappings import with_mappings
+from stream.definition.mappings import with_mapping
 from stream.definition.transaction import Change
 from stream.errors import NestedError, UserError
 from stream.etcd import AtomicTxn
@@ -128,7 +128,7 @@ class LakeTarget(ABC, Generic[C]):
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> PreparedFile:
         """Look at the table only for a user: a file can be opened while the lake is unavailable."""
-        (sink,) = await with_mappings(self._client, [sink])
+        sink = await with_mapping(self._client, sink)
         connection = self._connection(sink)
         mapping = sink.table.mapping.mapping
         columns = columns_of(mapping)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import attrs
 
 from stream.definition.key import BranchKey, SinkKey
+from stream.definition.stored import readable
 from stream.etcd import EtcdClient
 from stream.storage.model.key import FileKey
 from stream.target.columns import ColumnRecord, columns_of
 from stream.target.protocol import file_record
-from stream.values.codec import Record, decode, field
+from stream.values.codec import Record, field
 
 __all__ = [
     "NAME",
@@ -69,5 +70,4 @@ async def read_quarantines(
 ) -> dict[FileKey, QuarantineRecord]:
     """The files of a sink, or of a branch, with rows in quarantine."""
     found = await client.range(f"storage/{NAME}/quarantine/{below}/")
-    records = [decode(QuarantineRecord, kv.value) for kv in found.kvs]
-    return {record.key: record for record in records}
+    return {record.key: record for _, record in readable(QuarantineRecord, found.kvs)}

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey
-from stream.definition.mappings import with_mappings
+from stream.definition.mappings import with_mapping
 from stream.definition.transaction import Change
 from stream.errors import NestedError, UserError
 from stream.etcd import AtomicTxn
@@ -108,7 +108,7 @@ class PostgresTarget:
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> PreparedFile:
         """Check the table only for a user: a file can be opened without the database."""
-        (sink,) = await with_mappings(self._client, [sink])
+        sink = await with_mapping(self._client, sink)
         database = self._database(sink)
         schema, table = self._place(sink, database)
         columns = columns_of(sink.table.mapping.mapping)

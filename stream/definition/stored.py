@@ -1,0 +1,73 @@
+"""Reading records of etcd where a person waits for the answer.
+
+A record may be damaged, or written by a newer version of the service. It must not keep anybody from
+seeing the others: what is asked for by itself is answered with `UnreadableRecord`, which names the
+record, and a list leaves the record out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from twisted.logger import Logger
+
+from stream.errors import UserError, shortened
+from stream.etcd import KeyValue
+from stream.ops.logging.throttle import LogThrottle
+from stream.values.codec import decode
+
+__all__ = ["UnreadableRecord", "read_stored", "readable"]
+
+_log = Logger()
+
+T = TypeVar("T")
+
+LOG_SECONDS = 600.0
+"""How often it is logged that a record is left out."""
+
+_left_out = LogThrottle(LOG_SECONDS, time.monotonic)
+
+
+class UnreadableRecord(UserError):
+    """What etcd has under a key isn't a record of its kind.
+
+    :ivar key: of the record.
+    """
+
+    status = 409
+    name = "unreadableRecord"
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(
+            f'the stored record "{key}" can\'t be read: {shortened(reason)}',
+            detail="it is damaged, or a newer version of the service has written it; "
+            "`stream-service check-takeover` lists all such records, for the operator",
+        )
+        self.key = key
+
+
+def read_stored(kind: type[T], stored: KeyValue) -> T:
+    """The record. Raises `UnreadableRecord`."""
+    try:
+        return decode(kind, stored.value)
+    except ValueError as error:
+        raise UnreadableRecord(stored.key, str(error)) from error
+
+
+def readable(kind: type[T], stored: Iterable[KeyValue]) -> Iterator[tuple[KeyValue, T]]:
+    """The records of a list; one that can't be read is left out, with a warning in the log."""
+    for kv in stored:
+        try:
+            record = read_stored(kind, kv)
+        except UnreadableRecord as error:
+            warn_left_out(error)
+        else:
+            yield kv, record
+
+
+def warn_left_out(error: UnreadableRecord) -> None:
+    """Log that a record isn't in a list, from time to time."""
+    if _left_out.due(error.key) is not None:
+        _log.warn("{error}; lists leave it out", error=error.message)
