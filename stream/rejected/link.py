@@ -7,10 +7,10 @@ API                                   source node
                                       -> proof, answer         32 bytes, JSON
 ```
 
-Each message has its length in front. Each proof is an HMAC over both nonces and what follows it, by
-a secret that the node has put into etcd under its lease: who can read etcd may ask, nobody else,
-and an answer comes from the node that was asked. With certificates for the writers' ports
-(``storage.level.local.writer.network.tls``) both ends show them here, too.
+Each message has its length in front, four bytes. Each proof is an HMAC over both nonces and what
+follows it, by a secret that the node has put into etcd under its lease: who can read etcd may ask,
+nobody else, and an answer comes from the node that was asked. With certificates for the writers'
+ports (``storage.level.local.writer.network.tls``) both ends show them here, too.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
 from stream.errors import UserError
+from stream.ops.logging.throttle import LogThrottle
 from stream.settings.local import WriterTlsSettings
 
 if TYPE_CHECKING:
@@ -40,14 +40,16 @@ _log = Logger(namespace="stream.rejected")
 MAX_QUESTION_BYTES = 4 * 1024 * 1024
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_CONNECTIONS = 32
-"""That wait for an answer at the same time."""
+"""Beyond it, the oldest one that has not asked yet is closed for a new one."""
 QUESTION_SECONDS = 10.0
 """For the greeting and the question."""
 SILENCE_SECONDS = 60.0
 """For the answer, and for reading it."""
 
+_LENGTH_BYTES = 4
 _NONCE_BYTES = 32
 _PROOF_BYTES = 32
+_LOG_SECONDS = 60.0
 
 Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -70,35 +72,86 @@ def _proof(end: bytes, secret: str, challenge: bytes, nonce: bytes, body: bytes)
     return hmac.digest(secret.encode(), b"%b,%b%b%b" % (end, challenge, nonce, body), "sha256")
 
 
-class NodeConnection(Int32StringReceiver):
+class _Messages(Protocol):
+    """A connection of messages.
+
+    Unlike Twisted's, it doesn't copy what has come of a message whenever more of it comes, and
+    reads nothing behind a message that it ends the connection for.
+
+    :ivar limit: bytes of a message.
+    """
+
+    transport: Any
+    limit = 0
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._has_ended = False
+
+    def send(self, message: bytes) -> None:
+        """Send a message."""
+        self.transport.write(len(message).to_bytes(_LENGTH_BYTES, "big") + message)
+
+    def dataReceived(self, data: bytes) -> None:
+        received = self._received
+        received += data
+        while not self._has_ended and len(received) >= _LENGTH_BYTES:
+            length = int.from_bytes(received[:_LENGTH_BYTES], "big")
+            if length > self.limit:
+                self.too_long(length)
+                break
+            end = _LENGTH_BYTES + length
+            if len(received) < end:
+                return
+            message = bytes(received[_LENGTH_BYTES:end])
+            del received[:end]
+            self.take(message)
+        if self._has_ended:
+            received.clear()
+
+    def take(self, message: bytes) -> None:
+        """A message is whole."""
+        raise NotImplementedError
+
+    def too_long(self, length: int) -> None:
+        """A message of *length* bytes is announced, which is more than it may have."""
+        self.cut()
+
+    def cut(self) -> None:
+        """End the connection at once; nothing more is taken."""
+        self._has_ended = True
+        if self.transport is not None:
+            self.transport.abortConnection()
+
+
+class NodeConnection(_Messages):
     """The source node's end."""
 
     factory: NodeFactory
-    transport: Any
-    MAX_LENGTH = MAX_QUESTION_BYTES
+    limit = MAX_QUESTION_BYTES
 
     def connectionMade(self) -> None:
         self._challenge = secrets.token_bytes(_NONCE_BYTES)
         self._answering: Deferred[None] | None = None
-        self._impatience = self.factory.reactor.callLater(
-            QUESTION_SECONDS, self.transport.abortConnection
-        )
-        if len(self.factory.connections) >= MAX_CONNECTIONS:
-            self.transport.abortConnection()
-            return
-        self.factory.connections.add(self)
-        self.sendString(self._challenge)
+        self._impatience = self.factory.reactor.callLater(QUESTION_SECONDS, self.cut)
+        if self.factory.has_room():
+            self.factory.connections[self] = None
+            self.send(self._challenge)
+        else:
+            self.cut()
 
-    def stringReceived(self, string: bytes) -> None:
-        nonce, proof = string[:_NONCE_BYTES], string[_NONCE_BYTES : _NONCE_BYTES + _PROOF_BYTES]
-        question = string[_NONCE_BYTES + _PROOF_BYTES :]
+    @property
+    def has_asked(self) -> bool:
+        """Whether a question of somebody who knows the secret has come."""
+        return self._answering is not None
+
+    def take(self, message: bytes) -> None:
+        nonce, proof = message[:_NONCE_BYTES], message[_NONCE_BYTES : _NONCE_BYTES + _PROOF_BYTES]
+        question = message[_NONCE_BYTES + _PROOF_BYTES :]
         expected = _proof(b"api", self.factory.secret, self._challenge, nonce, question)
-        if self._answering is not None or not hmac.compare_digest(proof, expected):
-            _log.warn(
-                "refused a question about rejected records from {peer}",
-                peer=getattr(self.transport.getPeer(), "host", "?"),
-            )
-            self.transport.abortConnection()
+        if self.has_asked or not hmac.compare_digest(proof, expected):
+            self.factory.tell_of_refused(getattr(self.transport.getPeer(), "host", "?"))
+            self.cut()
             return
         self._impatience.reset(SILENCE_SECONDS)
         self._answering = Deferred.fromCoroutine(self._answer(nonce, question))
@@ -112,16 +165,16 @@ class NodeConnection(Int32StringReceiver):
         except (ValueError, KeyError, TypeError) as error:
             body = orjson.dumps({"problem": f"the question can't be read: {error}"})
         proof = _proof(b"node", self.factory.secret, self._challenge, nonce, body)
-        self.sendString(proof + body)
+        self.send(proof + body)
         self.transport.loseConnection()
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
             _log.failure("cannot answer for rejected records", failure)
-        self.transport.abortConnection()
+        self.cut()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.factory.connections.discard(self)
+        self.factory.connections.pop(self, None)
         if self._impatience.active():
             self._impatience.cancel()
         if self._answering is not None:
@@ -141,60 +194,90 @@ class NodeFactory(Factory):
         self.reactor = reactor
         self.secret = secret
         self.answer = answer
-        self.connections: set[NodeConnection] = set()
+        self.connections: dict[NodeConnection, None] = {}
+        self._refused = LogThrottle(_LOG_SECONDS, reactor.seconds)
 
     def buildProtocol(self, addr: object) -> Any:
         connection = NodeConnection()
         connection.factory = self
         return connection
 
+    def has_room(self) -> bool:
+        """Whether one more connection may be open, for which one may have to go.
+
+        Who doesn't know the secret can't keep those out who do.
+        """
+        if len(self.connections) < MAX_CONNECTIONS:
+            return True
+        stranger = next((each for each in self.connections if not each.has_asked), None)
+        if stranger is None:
+            return False
+        del self.connections[stranger]
+        stranger.cut()
+        return True
+
+    def tell_of_refused(self, peer: str) -> None:
+        """Log that somebody at the address *peer* was refused."""
+        left_out = self._refused.due("")
+        if left_out is not None:
+            _log.warn(
+                "refused a question about rejected records from {peer}",
+                peer=peer,
+                left_out=left_out,
+            )
+
     def hang_up(self) -> None:
         """Cut the connections that are open."""
         for connection in tuple(self.connections):
-            connection.transport.abortConnection()
+            connection.cut()
 
 
-class Asking(Int32StringReceiver):
+class Asking(_Messages):
     """The API's end: asks one question.
 
     :ivar done: fires with the answer; fails with `NodeUnavailable`.
     """
 
-    transport: Any
-    MAX_LENGTH = MAX_ANSWER_BYTES
+    limit = MAX_ANSWER_BYTES
 
     def __init__(self, secret: str, question: dict[str, Any]) -> None:
+        super().__init__()
         self._secret = secret
         self._question = orjson.dumps(question)
         self._nonce = secrets.token_bytes(_NONCE_BYTES)
         self._challenge = b""
-        self.done: Deferred[dict[str, Any]] = Deferred(lambda _: self._abort())
+        self.done: Deferred[dict[str, Any]] = Deferred(lambda _: self.cut())
 
-    def _abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abortConnection()
-
-    def stringReceived(self, string: bytes) -> None:
+    def take(self, message: bytes) -> None:
         if not self._challenge:
-            self._challenge = string
-            proof = _proof(b"api", self._secret, string, self._nonce, self._question)
-            self.sendString(self._nonce + proof + self._question)
+            self._prove(message)
             return
-        proof, body = string[:_PROOF_BYTES], string[_PROOF_BYTES:]
+        proof, body = message[:_PROOF_BYTES], message[_PROOF_BYTES:]
         expected = _proof(b"node", self._secret, self._challenge, self._nonce, body)
         if not hmac.compare_digest(proof, expected):
-            self._end(NodeUnavailable("somebody else answers at its address"))
+            self._end(_somebody_else())
         else:
             plain = cast("dict[str, Any]", orjson.loads(body))
             if "answer" in plain:
                 self._end(plain["answer"])
             else:
                 self._end(NodeUnavailable(str(plain.get("problem"))))
+        self._has_ended = True
         self.transport.loseConnection()
 
-    def lengthLimitExceeded(self, length: int) -> None:
+    def _prove(self, challenge: bytes) -> None:
+        # Of another length, it could hold a nonce and the beginning of another question.
+        if len(challenge) != _NONCE_BYTES:
+            self._end(_somebody_else())
+            self.cut()
+            return
+        self._challenge = challenge
+        proof = _proof(b"api", self._secret, challenge, self._nonce, self._question)
+        self.send(self._nonce + proof + self._question)
+
+    def too_long(self, length: int) -> None:
         self._end(NodeUnavailable(f"its answer has {length} bytes"))
-        self.transport.abortConnection()
+        self.cut()
 
     def _end(self, result: Any) -> None:
         if self.done.called:
@@ -206,3 +289,7 @@ class Asking(Int32StringReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._end(NodeUnavailable("the connection was closed"))
+
+
+def _somebody_else() -> NodeUnavailable:
+    return NodeUnavailable("somebody else answers at its address")

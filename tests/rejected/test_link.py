@@ -94,6 +94,63 @@ def test_an_answer_of_somebody_else_does_not_count(node: _Node) -> None:
     assert transport.disconnecting
 
 
+@pytest.mark.parametrize("size", [0, 31, 33, 100])
+def test_a_challenge_of_another_length_is_not_answered(size: int) -> None:
+    """A longer one could hold a nonce and the beginning of another question: the proof of this
+    question would be that of another one, too."""
+    asking = Asking("secret", {"kind": "list"})
+    transport = StringTransport()
+    asking.makeConnection(transport)
+    asking.dataReceived(struct.pack("!I", size) + b"c" * size)
+    assert problem(asking) == "somebody else answers at its address"
+    assert transport.value() == b""
+
+
+def test_many_messages_of_a_stranger_are_one(node: _Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come with one packet, and none of them is worth a line of the log after the first."""
+    told: list[str] = []
+    monkeypatch.setattr(node.factory, "tell_of_refused", told.append)
+    server = node.factory.buildProtocol(None)
+    server.makeConnection(StringTransport())
+    server.dataReceived(bytes(4 * 10_000))
+    server.dataReceived(bytes(4 * 10_000))
+    assert len(told) == 1
+    server.connectionLost()
+
+
+def test_a_message_in_many_parts(node: _Node) -> None:
+    """It is put together, however it comes."""
+    asking = Asking("secret", {"kind": "list"})
+    server = node.factory.buildProtocol(None)
+    here, there = StringTransport(), StringTransport()
+    server.makeConnection(there)
+    asking.makeConnection(here)
+    for receiver, sender in ((asking, there), (server, here), (asking, there)):
+        sent = sender.value()
+        sender.clear()
+        for place in range(len(sent)):
+            receiver.dataReceived(sent[place : place + 1])
+    answers: list[Any] = []
+    asking.done.addCallback(answers.append)
+    assert answers == [{"echo": {"kind": "list"}}]
+    server.connectionLost()
+
+
+def test_strangers_do_not_keep_others_out(node: _Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest connection without a question goes for a new one."""
+    monkeypatch.setattr(link, "MAX_CONNECTIONS", 2)
+    strangers = [(node.factory.buildProtocol(None), StringTransport()) for _ in range(2)]
+    for server, transport in strangers:
+        server.makeConnection(transport)
+    asking, _ = node.ask("secret", {"kind": "list"})
+    answers: list[Any] = []
+    asking.done.addCallback(answers.append)
+    assert len(answers) == 1
+    assert [transport.disconnecting for _, transport in strangers] == [True, False]
+    for server, _ in strangers:
+        server.connectionLost()
+
+
 def test_an_answer_too_large_is_refused() -> None:
     """Before any of it is kept."""
     asking = Asking("secret", {})
