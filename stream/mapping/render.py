@@ -396,19 +396,25 @@ def _says_it_all(error: UserError) -> bool:
 
 
 def render_cells(
-    mapping: Mapping, record: RecordContext, evaluated: Evaluated | None = None
+    mapping: Mapping,
+    record: RecordContext,
+    evaluated: Evaluated | None = None,
+    *,
+    limit: int | None = None,
 ) -> list[tuple[str, str]]:
     """Names of columns and the texts of their cells, without CSV quoting: what users test with.
 
     A column with a type that is NULL has the text ``NULL``.
 
     :param evaluated: what the engine says of the record, if `plan_for` asks for that.
+    :param limit: bytes of all cells together; ``None`` for any.
 
-    Raises UserError (422) naming the first column that can't be rendered, and why.
+    Raises UserError (422) naming the first column that can't be rendered, and why; RowTooBig.
     """
     answers = iter(evaluated.cells if evaluated is not None else ())
     takes_engine = _takes_engine_of(record)
     cells = []
+    size = 0
     for column in mapping.columns:
         try:
             text: bytes | None
@@ -428,6 +434,9 @@ def render_cells(
                 status=422,
                 name="unprocessableContent",
             ) from error
+        size += len(text or b"")
+        if limit is not None and size > limit:
+            raise RowTooBig(column.name, limit)
         cells.append((column.name, "NULL" if text is None else text.decode("utf-8", "replace")))
     return cells
 

@@ -22,7 +22,11 @@ from stream.templates.interface import TemplateEvaluator
 __all__ = ["Rendered", "Rendering"]
 
 RECORDS_AT_ONCE = 32
-"""Rendered in one turn of the reactor."""
+"""Rendered in one turn of the reactor, or fewer if their rows are large."""
+_TURN_BYTES = 256 * 1024
+"""Of rows, after which others have their turn."""
+MAX_SHOWN_BYTES = 4 * 1024 * 1024
+"""Of the cells that are shown of one call."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -76,30 +80,55 @@ class Rendering:
         self._limit = row_size_limit
         self._renderer: Renderer = compile_renderer(mapping, row_size_limit)
 
-    async def render(
-        self, kept: Sequence[Kept], *, shown: int = 0, deadline: float | None = None
-    ) -> list[Rendered]:
-        """Render *kept*.
+    async def test(self, kept: Sequence[Kept], *, shown: int, deadline: float) -> list[Rendered]:
+        """Render *kept* without keeping their rows.
 
-        :param shown: of how many accepted ones the cells are wanted.
+        :param shown: of how many accepted ones the cells are wanted, if they aren't large.
         :param deadline: of the reactor's clock; what isn't rendered by then is left out.
 
         Raises UserError if the engine can't be used now.
         """
+        return await self._each(kept, shown=shown, deadline=deadline)
+
+    async def render(self, kept: Sequence[Kept], *, max_bytes: int) -> list[Rendered]:
+        """Render as many of *kept*, from the first on, as have rows of *max_bytes*; at least some.
+
+        Raises UserError if the engine can't be used now.
+        """
+        return await self._each(kept, max_bytes=max_bytes)
+
+    async def _each(
+        self,
+        kept: Sequence[Kept],
+        *,
+        shown: int = 0,
+        deadline: float | None = None,
+        max_bytes: int | None = None,
+    ) -> list[Rendered]:
         found: list[Rendered] = []
+        size = turn = shown_bytes = 0
         for start in range(0, len(kept), RECORDS_AT_ONCE):
             if deadline is not None and self._reactor.seconds() >= deadline:
+                break
+            if max_bytes is not None and size >= max_bytes:
                 break
             some = kept[start : start + RECORDS_AT_ONCE]
             records = [each.record() for each in some]
             evaluated = await self._evaluate(records)
             for each, record, result in zip(some, records, evaluated, strict=True):
                 rendered = self._render(each.id, record, result)
+                size += len(rendered.row)
+                turn += len(rendered.row)
                 if rendered.error is None and shown > 0:
                     shown -= 1
-                    cells = render_cells(self._mapping, record, result)
-                    rendered = attrs.evolve(rendered, cells=cells)
-                found.append(rendered)
+                    shown_bytes += len(rendered.row)
+                    if shown_bytes <= MAX_SHOWN_BYTES:
+                        cells = render_cells(self._mapping, record, result)
+                        rendered = attrs.evolve(rendered, cells=cells)
+                found.append(rendered if max_bytes is not None else attrs.evolve(rendered, row=b""))
+                if turn >= _TURN_BYTES:
+                    turn = 0
+                    await deferLater(self._reactor, 0)
             await deferLater(self._reactor, 0)
         return found
 

@@ -76,6 +76,8 @@ REPLAY_SECONDS = 240.0
 """After which a replay ends with what it has done: a task may not run longer than some more."""
 RECORDS_AT_ONCE = 5_000
 """Of one node, at most so many become one file."""
+MAX_FILE_BYTES = 32 * 1024 * 1024
+"""Of rows, which a mapping can make many times as large as the records. Some more are possible."""
 MAX_RESULTS = 1_000
 """Records whose outcome is shown."""
 MAX_TESTED = 1_000
@@ -208,7 +210,7 @@ class Replayer:
         found: list[Rendered] = []
         for node in (await self._nodes.all()).values():
             kept, _, _ = await self._fetch(node, sink, selection, "", MAX_TESTED - len(found))
-            found += await rendering.render(kept, shown=MAX_SHOWN - len(found), deadline=deadline)
+            found += await rendering.test(kept, shown=MAX_SHOWN - len(found), deadline=deadline)
             if len(found) >= MAX_TESTED or self._reactor.seconds() >= deadline:
                 break
         return found
@@ -249,21 +251,25 @@ class Replayer:
         report: Report,
         deadline: float,
     ) -> None:
-        after = ""
-        while True:
+        after, is_last = "", False
+        kept: Sequence[Kept] = ()
+        while kept or not is_last:
             if self._reactor.seconds() >= deadline:
                 outcome.is_cut = True
                 return
-            kept, after, problem = await self._fetch(node, sink, selection, after, RECORDS_AT_ONCE)
-            if problem is not None:
-                outcome.nodes.append(problem)
-                return
-            if kept:
-                rendered = await self._store(sink, claim, node, kept)
-                outcome.take(rendered)
-                await report(outcome)
-            if not after:
-                return
+            if not kept:
+                kept, after, problem = await self._fetch(
+                    node, sink, selection, after, RECORDS_AT_ONCE
+                )
+                if problem is not None:
+                    outcome.nodes.append(problem)
+                    return
+                is_last = not after
+                continue
+            rendered = await self._store(sink, claim, node, kept)
+            outcome.take(rendered)
+            await report(outcome)
+            kept = kept[len(rendered) :]
 
     async def _fetch(
         self, node: RejectedNode, sink: SinkKey, selection: Selection, after: str, limit: int
@@ -282,10 +288,11 @@ class Replayer:
     async def _store(
         self, key: SinkKey, claim: Replay, node: RejectedNode, kept: Sequence[Kept]
     ) -> list[Rendered]:
-        """Decide the fate of *kept*; what becomes of each."""
+        """Decide the fate of the first of *kept*; what becomes of each."""
         for _ in range(_ATTEMPTS):
             source, sink = await self._definitions(key)
-            rendered = await self.rendering(key, sink.table.mapping.mapping).render(kept)
+            rendering = self.rendering(key, sink.table.mapping.mapping)
+            rendered = await rendering.render(kept, max_bytes=MAX_FILE_BYTES)
             accepted = [each for each in rendered if each.error is None]
             if not accepted:
                 return rendered

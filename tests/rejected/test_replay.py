@@ -200,6 +200,20 @@ async def test_what_the_mapping_takes_now_is_stored(replays: _Replays) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_rows_larger_than_a_file_become_several(
+    replays: _Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapping may make a row of a megabyte from a small record, and all are in memory."""
+    monkeypatch.setattr(replay_module, "MAX_FILE_BYTES", 100)
+    values = replays.keep_values(100)
+    outcome = await replays.replay()
+    assert (outcome.replayed, outcome.stored) == (100, 100)
+    assert len(await replays.world.storage.files()) > 3
+    assert await replays.stored() == sorted(values)
+    assert await replays.kept() == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_selection_is_replayed_alone(replays: _Replays) -> None:
     """By id; unknown ones change nothing."""
     first, second = replays.keep(b'{"a":"1"}', b'{"a":"2"}')

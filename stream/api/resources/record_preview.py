@@ -16,7 +16,7 @@ from stream.definition.reads import DefinitionReads
 from stream.errors import NestedError, UserError, sentence
 from stream.mapping.columns import Mapping
 from stream.mapping.plan import Evaluated, TemplatePlan
-from stream.mapping.render import plan_for, render_cells
+from stream.mapping.render import RowTooBig, plan_for, render_cells
 from stream.record import go_json
 from stream.record.charset import without_bom
 from stream.record.context import RecordContext
@@ -38,11 +38,44 @@ MAX_RECORDS = 100
 MAX_RESULT_BYTES = 1024 * 1024
 """Of all templates of a sink."""
 
+MAX_SHOWN_BYTES = 32 * 1024 * 1024
+"""Of all cells of an answer: a small compressed body may be shown in many columns of many sinks."""
+
 _NOT_OF_THE_RECORD = frozenset({b"host", b"x-storageapi-token"})
 
 
 class _Templates(TemplateChecks, TemplateEvaluator, Protocol):
     """Reads templates, and evaluates them."""
+
+
+class _TooMuch(UserError):
+    """The cells are more than an answer may have."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the rows have more than {MAX_SHOWN_BYTES} bytes",
+            status=413,
+            name="payloadTooLarge",
+            detail="test with fewer or smaller records",
+        )
+
+
+class _Room:
+    """What may still be shown in one answer."""
+
+    def __init__(self) -> None:
+        self._left = MAX_SHOWN_BYTES
+
+    def render(
+        self, mapping: Mapping, record: RecordContext, evaluated: Evaluated | None
+    ) -> list[tuple[str, str]]:
+        """The cells of a row. Raises UserError as `render_cells` does, and if there is no room."""
+        try:
+            cells = render_cells(mapping, record, evaluated, limit=self._left)
+        except RowTooBig:
+            raise _TooMuch from None
+        self._left -= sum(len(value) for _, value in cells)
+        return cells
 
 
 class RecordPreview:
@@ -75,12 +108,15 @@ class RecordPreview:
         source = await self._reads.source(call.source_key)
         sinks = await self._reads.with_mappings(await self._reads.sinks(source.key))
         records = self._records(source, call, call.raw_body, call.raw_headers, call.client_ip)
+        room = _Room()
         signal = call.parameters["signal"] if source.type == "otlp" else ""
         return {
             "projectId": source.key.project_id,
             "branchId": source.key.branch_id,
             "sourceId": source.key.source_id,
-            "tables": [await self._table(sink, records) for sink in sinks if sink.accepts(signal)],
+            "tables": [
+                await self._table(sink, records, room) for sink in sinks if sink.accepts(signal)
+            ],
         }
 
     async def test_mapping(self, call: Call) -> Any:
@@ -98,27 +134,35 @@ class RecordPreview:
         if not any(name.lower() == b"content-type" for name, _ in headers):
             headers.append((b"Content-Type", b"application/json"))
         records = self._records(source, call, _bytes(record), headers, record.get("ip", ""))
-        return {"rows": [await self._row(project, mapping, each) for each in records]}
+        room = _Room()
+        return {"rows": [await self._row(project, mapping, each, room) for each in records]}
 
-    async def _row(self, project: int, mapping: Mapping, record: RecordContext) -> dict[str, Any]:
+    async def _row(
+        self, project: int, mapping: Mapping, record: RecordContext, room: _Room
+    ) -> dict[str, Any]:
         """All columns of a row; each by itself once one of them has no value."""
         columns: list[dict[str, str]]
         try:
-            [cells] = await self._cells(project, mapping, [record])
+            [cells] = await self._cells(project, mapping, [record], room)
             columns = [{"name": name, "value": value} for name, value in cells]
+        except _TooMuch:
+            raise
         except UserError:
             columns = []
             for column in mapping.columns:
                 try:
-                    [[(name, value)]] = await self._cells(project, Mapping((column,)), [record])
+                    one = Mapping((column,))
+                    [[(name, value)]] = await self._cells(project, one, [record], room)
                     columns.append({"name": name, "value": value})
+                except _TooMuch:
+                    raise
                 except UserError as error:
                     reason = sentence(str(error.__cause__ or error))
                     columns.append({"name": column.name, "error": reason})
         return {"accepted": all("value" in each for each in columns), "columns": columns}
 
     async def _cells(
-        self, project: int, mapping: Mapping, records: Sequence[RecordContext]
+        self, project: int, mapping: Mapping, records: Sequence[RecordContext], room: _Room
     ) -> list[list[tuple[str, str]]]:
         """The rows of *records*. Raises UserError with the first column that has no value."""
         evaluated: list[Evaluated | None] = [None] * len(records)
@@ -128,12 +172,14 @@ class RecordPreview:
             for place, result in zip(places, results, strict=True):
                 evaluated[place] = result
         return [
-            render_cells(mapping, record, result)
+            room.render(mapping, record, result)
             for record, result in zip(records, evaluated, strict=True)
         ]
 
-    async def _table(self, sink: Sink, records: Sequence[RecordContext]) -> dict[str, Any]:
-        rows = await self._cells(sink.key.project_id, sink.table.mapping.mapping, records)
+    async def _table(
+        self, sink: Sink, records: Sequence[RecordContext], room: _Room
+    ) -> dict[str, Any]:
+        rows = await self._cells(sink.key.project_id, sink.table.mapping.mapping, records, room)
         return {
             "sinkId": sink.key.sink_id,
             "tableId": sink.table.label,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from typing import Any
 
 import pytest_twisted
@@ -77,6 +78,22 @@ async def test_a_column_that_can_not_be_rendered(api: Api) -> None:
             "message": 'Invalid value for column "key": path "key" not found in the body.',
         },
     )
+
+
+@ensure
+async def test_rows_that_are_too_much_to_show(api: Api) -> None:
+    """A small compressed body is shown in as many columns as there are, but not without an end."""
+    columns = [{"type": "body", "name": f"b{number}"} for number in range(10)]
+    await create(api, "http", *columns)
+    body = gzip.compress(b'"%b"' % (b"x" * 4_000_000))
+    headers = JSON | {"Content-Encoding": "gzip"}
+    reply = await api.call("POST", f"{SOURCE}/test", data=body, headers=headers)
+    assert (reply.status, reply.json["error"]) == (413, "stream.api.payloadTooLarge")
+    record = {"body": "x" * 500_000, "headers": [{"name": "Content-Type", "value": "text/plain"}]}
+    mapping = {"columns": [{"type": "body", "name": f"b{number}"} for number in range(70)]}
+    body = json.dumps({"table": {"mapping": mapping}, "record": record}).encode()
+    reply = await api.call("POST", f"{SOURCE}/test/mapping", data=body, headers=JSON)
+    assert (reply.status, reply.json["error"]) == (413, "stream.api.payloadTooLarge")
 
 
 @ensure
