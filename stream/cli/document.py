@@ -6,6 +6,7 @@ of the service, so a newer service may have more of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -19,6 +20,10 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_NODES = 500_000
 """Values in a file, those behind an alias counted each time."""
 MAX_DEPTH = 50
+MAX_KEY_CHARACTERS = 200
+MAX_NUMBER_CHARACTERS = 100
+_PLACE_CHARACTERS = 100
+"""The place of a value counts as one more value for each of so many characters."""
 
 
 class DocumentError(Exception):
@@ -88,7 +93,7 @@ class _Reader:
         self.lines: dict[str, int] = {}
 
     def value(self, node: yaml.Node, place: str, depth: int) -> Any:
-        self._left -= 1
+        self._left -= 1 + len(place) // _PLACE_CHARACTERS
         line = node.start_mark.line + 1
         if self._left < 0 or depth > MAX_DEPTH:
             raise DocumentError([f"{self._name}:{line}: too many values, or too deep"])
@@ -102,7 +107,19 @@ class _Reader:
             ]
         if node.tag == "tag:yaml.org,2002:timestamp":
             return node.value
-        return self._loader.construct_object(node)
+        return self._scalar(node, line)
+
+    def _scalar(self, node: yaml.Node, line: int) -> Any:
+        is_number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        if is_number and len(node.value) > MAX_NUMBER_CHARACTERS:
+            raise DocumentError([f"{self._name}:{line}: a number is too long"])
+        try:
+            value = self._loader.construct_object(node)
+        except (ValueError, KeyError, OverflowError):  # of a tag that the text doesn't fit
+            raise DocumentError([f"{self._name}:{line}: the value does not fit its tag"]) from None
+        if isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)):
+            raise DocumentError([f"{self._name}:{line}: JSON has no such value"])
+        return value
 
     def _mapping(self, node: yaml.MappingNode, place: str, depth: int) -> dict[str, Any]:
         members: dict[str, Any] = {}
@@ -111,6 +128,8 @@ class _Reader:
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 raise DocumentError([f"{self._name}:{line}: a key has to be a plain text"])
             name = str(key.value)
+            if len(name) > MAX_KEY_CHARACTERS:
+                raise DocumentError([f"{self._name}:{line}: a key is too long"])
             if name in members:
                 raise DocumentError([f'{self._name}:{line}: "{name}" is there twice'])
             inside = f"{place}.{name}" if place else name

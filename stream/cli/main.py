@@ -106,7 +106,7 @@ def _failed(error: Exception) -> int:
             _say("`stream login` keeps another token; changes need the role admin.")
         return code
     if isinstance(error, OSError):
-        _say(f"Error: {error}")
+        _say("Error: " + visible(str(error)))
         return FAILED
     raise error
 

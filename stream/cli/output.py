@@ -20,6 +20,7 @@ __all__ = [
     "Column",
     "age_text",
     "bytes_text",
+    "dump_json",
     "dump_yaml",
     "number_text",
     "one_line",
@@ -37,10 +38,12 @@ Column = tuple[str, Callable[[Any], Any]]
 """The head of a column, and its value for a row."""
 
 _NESTED = re.compile(r"\s*\n[\s-]*")
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-_CONTROLS_IN_LINES = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
-)
+# Halves of surrogate pairs, with which nothing can be printed, are among them.
+_OTHERS = "\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_CONTROLS = re.compile(f"[\x00-\x1f{_OTHERS}]")
+_CONTROLS_IN_LINES = re.compile(f"[\x00-\x09\x0b-\x1f{_OTHERS}]")
+_UNESCAPED = re.compile(f"[{_OTHERS}]")
+"""What JSON and YAML leave in their texts as it is."""
 
 
 def output_option(function: F) -> F:
@@ -64,6 +67,16 @@ def visible(text: str, *, lines: bool = False) -> str:
     return pattern.sub(lambda match: repr(match[0])[1:-1], text)
 
 
+def dump_json(value: Any, *, indent: int | None = None) -> str:
+    """*value* as JSON that a terminal shows and doesn't obey."""
+    return _escaped(json.dumps(value, indent=indent, ensure_ascii=False))
+
+
+def _escaped(text: str) -> str:
+    """JSON, or YAML whose texts with control characters have double quotes, without these."""
+    return _UNESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def one_line(text: str | None) -> str:
     """*text*, a message of the service with nested parts, without its line breaks."""
     return _NESTED.sub(" ", text or "")
@@ -73,7 +86,7 @@ def dump_yaml(value: Any) -> str:
     """*value* as YAML, members in their order, long texts in one line."""
     import yaml
 
-    return str(
+    return _escaped(
         yaml.dump(
             value,
             Dumper=_dumper(),
@@ -110,7 +123,7 @@ def print_as(output: str, value: Any, columns: Sequence[Column] | None = None) -
     :param columns: of the table of a list; an object is shown as a table of its members.
     """
     if output == "json":
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        click.echo(dump_json(value, indent=2))
     elif output == "yaml":
         click.echo(dump_yaml(value), nl=False)
     elif isinstance(value, list):

@@ -28,6 +28,7 @@ _LONGEST_DELAY = 2.0
 _SILENCE_SECONDS = 60.0
 """Event streams send a comment at least every 15 s."""
 _PAGE = 100
+_MAX_PAGES = 1_000
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
@@ -97,7 +98,7 @@ class Api:
         :param member: of the answer that has them.
         """
         after = ""
-        while True:
+        for _ in range(_MAX_PAGES):
             page = self.get(*path, limit=_PAGE, **({"afterId": after} if after else {}))
             entries = page.get(member) or ()
             yield from entries
@@ -105,6 +106,7 @@ class Api:
             if len(entries) < _PAGE or not last or last == after:
                 return
             after = last
+        raise ClientError(f"The list of the API has no end after {_MAX_PAGES} pages.")
 
     def call(self, method: str, *path: str, body: Any = None, **parameters: Any) -> Any:
         """Call an operation that starts no task, once."""
@@ -148,13 +150,11 @@ class Api:
                 if answer.status_code != 200:
                     raise _error(answer, _limited(answer))
                 yield from events_of(answer.iter_bytes())
-        except httpx.TransportError as error:
+        except (httpx.RequestError, httpx.InvalidURL) as error:
             raise Unreachable(f"{self.url}: {reason_of(error)}.") from error
 
     def _below_branch(self, path: tuple[str, ...]) -> str:
-        return "".join(
-            f"/{quote(part, safe='')}" for part in ("v1", "branches", self.branch, *path)
-        )
+        return "".join(map(_part, ("v1", "branches", self.branch, *path)))
 
     def _read(self, path: str, parameters: Mapping[str, Any]) -> Any:
         backoff = Backoff(_FIRST_DELAY, _LONGEST_DELAY, jitter=0.2)
@@ -186,7 +186,7 @@ class Api:
                 headers=dict(headers or {}),
             ) as answer:
                 content = _limited(answer)
-        except httpx.TransportError as error:
+        except (httpx.RequestError, httpx.InvalidURL) as error:
             raise Unreachable(
                 f"The API at {self.url} does not answer: {reason_of(error)}. "
                 "Does the service run, and is the URL right?"
@@ -197,14 +197,14 @@ class Api:
             return answer.status_code, None
         try:
             return answer.status_code, json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise service_error(
                 answer.status_code, content[:500].decode(errors="replace")
             ) from None
 
     def _finished(self, task: dict[str, Any]) -> dict[str, Any]:
         # The task's own URL may lead to another host, which is not to get the token.
-        path = "/v1/tasks/" + "/".join(quote(x, safe="") for x in str(task["taskId"]).split("/"))
+        path = "/v1/tasks" + "".join(map(_part, str(task["taskId"]).split("/")))
         backoff = Backoff(_FIRST_DELAY, _LONGEST_DELAY)
         deadline = time.monotonic() + _TASK_SECONDS
         while not task.get("isFinished"):
@@ -225,6 +225,17 @@ def is_private(url: str) -> bool:
     return parts.scheme == "https" or parts.hostname in ("127.0.0.1", "::1", "localhost")
 
 
+def _part(text: str) -> str:
+    """*text* as a part of a path. Raises ClientError if it would lead to another one.
+
+    ``..`` is taken as "one level up" also if its dots are escaped, so deleting the sink ``..``
+    would delete its source.
+    """
+    if text in ("", ".", ".."):
+        raise ClientError(f'"{text}" can\'t be an id.')
+    return f"/{quote(text, safe='')}"
+
+
 def _limited(answer: httpx.Response) -> bytes:
     content = bytearray()
     for part in answer.iter_bytes():
@@ -242,6 +253,6 @@ def _error(answer: httpx.Response, content: bytes) -> ServiceError:
         )
     try:
         document = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = content[:500].decode(errors="replace")
     return service_error(answer.status_code, document, after)

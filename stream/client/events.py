@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
+from stream.client.errors import ClientError
+
 __all__ = ["MAX_EVENT_BYTES", "Event", "events_of"]
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
@@ -26,14 +28,14 @@ class Event:
 def events_of(parts: Iterable[bytes]) -> Iterator[Event]:
     """The events in *parts*, which may be cut anywhere; an unfinished one at the end is left out.
 
-    Raises ValueError if an event is larger than `MAX_EVENT_BYTES`.
+    Raises ClientError if an event is larger than `MAX_EVENT_BYTES`.
     """
     name, last_id, size = "message", "", 0
     data: list[str] = []
     for line in _lines(parts):
         size += len(line)
         if size > MAX_EVENT_BYTES:
-            raise ValueError("an event is too large")
+            raise ClientError("An event of the service is too large.")
         if not line:
             if data:
                 yield Event(name, "\n".join(data), last_id)
@@ -57,7 +59,7 @@ def _lines(parts: Iterable[bytes]) -> Iterator[bytes]:
         rest.append(first)
         held += len(first)
         if held > MAX_EVENT_BYTES:
-            raise ValueError("an event is too large")
+            raise ClientError("An event of the service is too large.")
         for other in others:
             yield b"".join(rest).removesuffix(b"\r")
             rest, held = [other], len(other)

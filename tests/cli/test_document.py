@@ -119,8 +119,35 @@ def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
             parse_document("x", text)
 
 
+def test_long_keys_do_not_make_long_places() -> None:
+    """The place of each value names the keys around it, so a few of these would take all memory."""
+    with pytest.raises(DocumentError, match="a key is too long"):
+        parse_document("x", f"? {'k' * 201}\n: 1")
+    nested = "".join(f"{'  ' * depth}{'k' * 200}:\n" for depth in range(40))
+    with pytest.raises(DocumentError, match="too many values"):
+        parse_document("x", f"{nested}{'  ' * 40}[{'x, ' * 10_000}]")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("9" * 5000, f"0x{'f' * 101}", "1:" * 100 + "1", "!!int x", "!!float x", "!!bool x"),
+        *(".inf", "!!binary AAAA", "!!binary é"),
+    ],
+    ids=["decimal", "hex", "base-60", "int", "float", "bool", "infinite", "bytes", "base64"],
+)
+def test_values_that_json_does_not_have(value: str) -> None:
+    """They are named with their line."""
+    with pytest.raises(DocumentError, match=r"^x:2: "):
+        parse_document("x", f"\na: {value}")
+
+
 _PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.floats(allow_nan=False),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=20)
+    | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
     ),

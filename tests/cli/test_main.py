@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from stream.cli import main
 from stream.cli.credentials import Credentials, credentials, credentials_path, forget, keep
 from stream.cli.main import run
-from stream.cli.output import age_text, bytes_text, visible
+from stream.cli.output import age_text, bytes_text, dump_json, dump_yaml, visible
 from stream.client.errors import ClientError
 from tests.docs.blocks import ROOT
 
@@ -218,6 +220,18 @@ def test_control_characters() -> None:
     assert visible("\x1b[2Ja\nb\x85\u202e") == "\\x1b[2Ja\\nb\\x85\\u202e"
     assert visible("a\n\x07", lines=True) == "a\n\\x07"
     assert visible("Žluťoučký 東") == "Žluťoučký 東"
+    assert visible("\ud800") == "\\ud800"
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b[2J", "\x7f\x9b2J", "a\u202eb", "\u2066", "\ud800"], ids=ascii
+)
+def test_control_characters_of_formats_for_programs(text: str) -> None:
+    """They are written out, too, and read as what they were."""
+    for value in (text, {text: [text]}):
+        for shown, read in ((dump_json(value), json.loads), (dump_yaml(value), yaml.safe_load)):
+            assert visible(shown, lines=True) == shown
+            assert read(shown) == value
 
 
 def test_units() -> None:

@@ -83,11 +83,24 @@ def test_pages() -> None:
     assert service.calls[1] == "GET /v1/branches/default/sources?limit=100&afterId=99"
 
 
+def test_pages_without_an_end() -> None:
+    """They are not collected for ever."""
+    answers: list[Answer] = [
+        (200, {"sources": [{}] * 100, "page": {"lastId": str(number)}}) for number in range(1001)
+    ]
+    with pytest.raises(ClientError, match="no end"):
+        list(Service(*answers).api.pages("sources", "sources"))
+
+
 def test_ids_in_paths() -> None:
     """An id can't lead to another place."""
     service = Service((200, {}))
     service.api.get("sources", "../a/b?c")
     assert service.calls == ["GET /v1/branches/default/sources/..%2Fa%2Fb%3Fc"]
+    for id in ("", ".", ".."):  # the sink ".." would be its source
+        with pytest.raises(ClientError, match="can't be an id"):
+            service.api.call("DELETE", "sources", "a", "sinks", id)
+    assert len(service.calls) == 1
 
 
 def test_reading_again() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.client import events
+from stream.client.errors import ClientError
 from stream.client.events import Event, events_of
 
 _STREAM = (
@@ -31,5 +32,5 @@ def test_an_event_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not collected for ever."""
     monkeypatch.setattr(events, "MAX_EVENT_BYTES", 100)
     for endless in (iter(lambda: b"x", None), iter(lambda: b"data: x\n", None)):
-        with pytest.raises(ValueError, match="too large"):
+        with pytest.raises(ClientError, match="too large"):
             list(events_of(endless))

@@ -8,6 +8,7 @@ import click
 
 from stream.cli.credentials import Credentials, forget, keep
 from stream.cli.exit_codes import USAGE
+from stream.cli.output import visible
 from stream.client.errors import ClientError
 
 __all__ = ["login", "logout"]
@@ -46,7 +47,7 @@ def login(url: str | None, branch: str, token_stdin: bool) -> int | None:
         listed = api.get("sources", limit=1)
         if not isinstance(listed, dict) or "sources" not in listed:
             raise ClientError(f"{url} answers, but not like the API of a Stream service.")
-        project = listed.get("projectId", "")
+        project = visible(str(listed.get("projectId", "")))
         path = keep(Credentials(api.url, token, branch))
     click.echo(f"Signed in to project {project}, kept in {path}")
     return None

@@ -121,7 +121,7 @@ def list_rejected(
     print_as("table", found.get("records") or [], _RECORDS)
     dropped = found.get("dropped") or 0
     lost = f", {dropped} were dropped for lack of room" if dropped else ""
-    click.echo(f"{found.get('total', 0)} rejected records{lost}.")
+    click.echo(visible(f"{found.get('total', 0)} rejected records{lost}."))
     _name_missing(found)
 
 
@@ -225,7 +225,7 @@ def _results(found: dict[str, Any], output: str, columns: tuple[Column, ...], su
         print_as("table", results[:_SHOWN_RESULTS], columns)
     if len(results) > _SHOWN_RESULTS:
         click.echo(f"… and {len(results) - _SHOWN_RESULTS} more; --output json shows them.")
-    click.echo(summary)
+    click.echo(visible(summary))
     _name_missing(found)
 
 

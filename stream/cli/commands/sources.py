@@ -8,7 +8,7 @@ import click
 
 from stream.cli.connection import connect
 from stream.cli.lifecycle import ENTITY_COLUMNS, add_lifecycle
-from stream.cli.output import Column, output_option, print_as
+from stream.cli.output import Column, output_option, print_as, visible
 from stream.client.errors import ClientError
 
 __all__ = ["source"]
@@ -73,7 +73,7 @@ def update(source: str, name: str | None, description: str | None, output: str) 
 def url(source: str) -> None:
     """Print the URL that takes the records of a SOURCE; whoever has it may send."""
     with connect() as api:
-        click.echo(_url(api.get("sources", source)))
+        click.echo(visible(_url(api.get("sources", source))))
 
 
 @source.command("rotate-secret")
@@ -84,7 +84,7 @@ def rotate_secret(source: str, yes: bool) -> None:
     if not yes:
         click.confirm(f'Does no producer need the old URL of "{source}"?', abort=True)
     with connect() as api:
-        click.echo(_url(api.call("POST", "sources", source, "rotate-secret")))
+        click.echo(visible(_url(api.call("POST", "sources", source, "rotate-secret"))))
 
 
 def _url(found: dict[str, Any]) -> str:

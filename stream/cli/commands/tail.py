@@ -11,8 +11,8 @@ import click
 
 from stream.cli.connection import connect
 from stream.cli.filters import FilterFault, compile_filter
-from stream.cli.output import FORMATS, dump_yaml, visible
-from stream.client.errors import ServiceError, Unreachable
+from stream.cli.output import FORMATS, dump_json, dump_yaml, visible
+from stream.client.errors import ClientError, ServiceError, Unreachable
 
 __all__ = ["tail"]
 
@@ -62,7 +62,7 @@ def tail(
                     if event.name == "start":
                         click.echo(f"Watching {visible(source)}; Ctrl-C ends it.", err=True)
                     elif event.name == "record":
-                        record = json.loads(event.data)
+                        record = _record(event.data)
                         if meets is None or meets(record):
                             _print(record, output)
                             shown += 1
@@ -82,6 +82,16 @@ def tail(
                 api.pause(min(2.0**failures, 10.0))
 
 
+def _record(data: str) -> dict[str, Any]:
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise ClientError("The service has sent an event that can't be read.")
+    return record
+
+
 _EXPECTED_ENDS = ("duration", "limit")
 
 
@@ -89,7 +99,7 @@ def _ended(data: str) -> None:
     """Raises ClientError if the tail has ended for another reason than its time."""
     try:
         reason = str(json.loads(data).get("reason", ""))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         reason = data
     if reason not in _EXPECTED_ENDS:
         raise Unreachable(f"The service has ended the tail: {reason}.")
@@ -97,11 +107,11 @@ def _ended(data: str) -> None:
 
 def _print(record: dict[str, Any], output: str) -> None:
     if output == "json":
-        click.echo(json.dumps(record, ensure_ascii=False))
+        click.echo(dump_json(record))
     elif output == "yaml":
         click.echo("---\n" + dump_yaml(record), nl=False)
     else:
         body = record.get("body", "")
         cut = " …" if record.get("isCut") else ""
         text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
-        click.echo(f"{record.get('timestamp', '')}  {record.get('ip', '')}  {visible(text)}{cut}")
+        click.echo(visible(f"{record.get('timestamp', '')}  {record.get('ip', '')}  {text}{cut}"))
