@@ -24,10 +24,24 @@ _LICENSE = {"name": "Apache 2.0", "url": "http://www.apache.org/licenses/LICENSE
 _SECURITY = "storage-api-token"
 _SECURITY_SCHEME = {
     "type": "apiKey",
-    "description": "Master token of a project administrator.",
+    "description": "Master token of a project administrator, or a token of a project of its own.",
     "name": "X-StorageApi-Token",
     "in": "header",
 }
+_BEARER = "bearer-token"
+_BEARER_DESCRIPTION = "Token of a project of its own, or a programmatic token."
+_BEARER_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": _BEARER_DESCRIPTION,
+}
+_BEARER_SCHEME2 = {
+    "type": "apiKey",
+    "description": f"{_BEARER_DESCRIPTION} The value is `Bearer`, a space and the token.",
+    "name": "Authorization",
+    "in": "header",
+}
+"""Swagger 2.0 has no such scheme; this is how it is written there."""
 _TAGS = (
     {"name": "documentation", "description": "What the API offers."},
     {"name": "configuration", "description": "Sources, sinks, their versions and settings."},
@@ -97,7 +111,7 @@ def openapi2(operations: Iterable[Operation]) -> Plain:
         "produces": ["application/json"],
         "paths": paths,
         "definitions": parts.named,
-        "securityDefinitions": {_SECURITY: _SECURITY_SCHEME},
+        "securityDefinitions": {_SECURITY: _SECURITY_SCHEME, _BEARER: _BEARER_SCHEME2},
         "tags": list(_TAGS),
     }
 
@@ -125,7 +139,7 @@ def openapi3(operations: Iterable[Operation]) -> Plain:
         "paths": paths,
         "components": {
             "schemas": parts.named,
-            "securitySchemes": {_SECURITY: _SECURITY_SCHEME},
+            "securitySchemes": {_SECURITY: _SECURITY_SCHEME, _BEARER: _BEARER_SCHEME},
         },
         "tags": list(_TAGS),
     }
@@ -242,7 +256,7 @@ def _head(operation: Operation) -> Plain:
         "operationId": operation.id,
     }
     if not operation.public:
-        head["security"] = [{_SECURITY: []}]
+        head["security"] = [{_SECURITY: []}, {_BEARER: []}]
     return head
 
 

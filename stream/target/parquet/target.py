@@ -38,6 +38,7 @@ _log = Logger()
 NAME = "parquet"
 _WORK = "stream.target.parquet.work"
 _PROBED = "_stream_probe"
+_NO_STORE = "the store does not answer, or refuses the credentials"
 """Read to see whether the store answers; there is no such object."""
 _LOCK_SECONDS = 30.0
 _OWN = re.compile(r"(.*/)?([0-9a-f-]{36}-\d+\.parquet|_manifest/(pending/)?[0-9a-f-]{36}\.json)")
@@ -188,7 +189,7 @@ class ParquetTarget(LakeTarget[Archive]):
                 reason=str(error),
             )
             raise UserError(
-                "the store does not answer, or refuses the credentials",
+                _NO_STORE,
                 status=503,
                 name="connectionFailed",
             ) from None
@@ -200,8 +201,13 @@ class ParquetTarget(LakeTarget[Archive]):
             try:
                 return work(open_bucket(connection.address, connection.address.credentials()))
             except StagingError as error:
+                _log.warn(
+                    'the connection "{connection}" can\'t be used: {reason}',
+                    connection=connection.declared.name,
+                    reason=str(error),
+                )
                 raise UserError(
-                    f'the connection "{connection.declared.name}" can\'t be used: {error}',
+                    f'the connection "{connection.declared.name}" can\'t be used: {_NO_STORE}',
                     status=503,
                     name="connectionFailed",
                     detail="an operator has to look at the store, and at the address and the "

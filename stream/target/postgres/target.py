@@ -430,8 +430,15 @@ def _reason(error: psycopg.Error) -> str:
 
 
 def _unreachable(database: Database, error: psycopg.Error) -> UserError:
+    """Users of the connection see its name alone: who and where it is, is in the log."""
+    reason = _reason(error)
+    _log.warn(
+        'the connection "{connection}" can\'t be used: {reason}',
+        connection=database.name,
+        reason=reason,
+    )
     return UserError(
-        f'the connection "{database.name}" can\'t be used: {_reason(error)}',
+        f'the connection "{database.name}" can\'t be used: {_shown_reason(reason)}',
         status=503,
         name="connectionFailed",
         detail="an operator has to look at the server, and at host, user and password of the "
@@ -442,12 +449,20 @@ def _unreachable(database: Database, error: psycopg.Error) -> UserError:
 def _explained(
     database: Database, connection: psycopg.Connection[Any], error: psycopg.Error
 ) -> UserError:
+    if isinstance(error, psycopg.OperationalError) and error.diag.message_primary is None:
+        # Of libpq: the connection is lost.
+        return _unreachable(database, error)
     text = f'PostgreSQL at the connection "{database.name}" refuses: {_reason(error)}'
     if isinstance(error, errors.InsufficientPrivilege):
-        user = connection.info.user
+        _log.warn(
+            'the user "{user}" of the connection "{connection}" lacks a privilege: {reason}',
+            user=connection.info.user,
+            connection=database.name,
+            reason=_reason(error),
+        )
         return UserError(
-            f'{text}; grant the user "{user}" CREATE and USAGE on the schema, and SELECT, INSERT '
-            "and UPDATE on the table",
+            f"{text}; grant the user of the connection CREATE and USAGE on the schema, and "
+            "SELECT, INSERT and UPDATE on the table",
             name="connectionForbidden",
         )
     if isinstance(error, _MISFITS):

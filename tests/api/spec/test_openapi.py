@@ -46,6 +46,26 @@ def test_the_documents_are_whole(document: Any, prefix: str) -> None:
     assert "HealthCheck" not in ids
 
 
+@pytest.mark.parametrize(
+    ("document", "schemes"),
+    [
+        (openapi2(OPERATIONS.values()), lambda document: document["securityDefinitions"]),
+        (openapi3(OPERATIONS.values()), lambda document: document["components"]["securitySchemes"]),
+    ],
+    ids=["2", "3"],
+)
+def test_a_token_may_be_sent_in_both_headers(document: Any, schemes: Any) -> None:
+    """Each operation that isn't public has a choice of the two schemes."""
+    token, bearer = schemes(document).items()
+    assert token[1]["name"] == "X-StorageApi-Token"
+    assert bearer[1].get("scheme") == "bearer" or bearer[1]["name"] == "Authorization"
+    for operation in OPERATIONS.values():
+        if operation.published:
+            shown = document["paths"][operation.path.replace("{*", "{")][operation.method.lower()]
+            choice = [{token[0]: []}, {bearer[0]: []}]
+            assert shown.get("security") == (None if operation.public else choice)
+
+
 def test_every_parameter_in_a_path_is_declared() -> None:
     """A path names exactly the parameters of its operation that are in the path."""
     for operation in OPERATIONS.values():

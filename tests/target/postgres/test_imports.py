@@ -217,21 +217,23 @@ async def test_rights_that_are_missing_are_named(world: PostgresWorld) -> None:
     with pytest.raises(UserError) as raised:
         await world.target.import_file(file)
     assert raised.value.name == "connectionForbidden"
-    assert 'grant the user "poor"' in str(raised.value)
+    assert "grant the user of the connection CREATE" in str(raised.value)
+    assert "poor" not in str(raised.value)
     world.query("GRANT ALL ON ALL TABLES IN SCHEMA {} TO poor")
     await world.target.import_file(file)
     assert await world.read() == ["a"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_wrong_password_is_an_error_without_it(
+async def test_a_wrong_password_is_an_error_with_the_name_of_the_connection_alone(
     world: PostgresWorld, tmp_path: Path
 ) -> None:
     (tmp_path / "password").write_text("wr0ng-s3cret")
     with pytest.raises(UserError) as raised:
         await world.create_sink()
-    assert 'the connection "warehouse" can\'t be used' in str(raised.value)
-    assert "password authentication failed" in str(raised.value)
+    assert str(raised.value) == (
+        'the connection "warehouse" can\'t be used: the server refuses the user or the password'
+    )
     assert "wr0ng-s3cret" not in repr(raised.value) + raised.value.detail
 
 
