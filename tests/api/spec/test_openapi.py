@@ -62,7 +62,7 @@ def test_a_token_may_be_sent_in_both_headers(document: Any, schemes: Any) -> Non
     for operation in OPERATIONS.values():
         if operation.published:
             shown = document["paths"][operation.path.replace("{*", "{")][operation.method.lower()]
-            choice = [{token[0]: []}, {bearer[0]: []}]
+            choice: list[dict[str, Any]] = [{token[0]: []}, {bearer[0]: []}]
             assert shown.get("security") == (None if operation.public else choice)
 
 
