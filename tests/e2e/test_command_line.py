@@ -135,7 +135,9 @@ def test_a_push_that_is_stopped(person: Person) -> None:
             file.write(f'{{"id":{number}}}\n')
             if not number % 20_000:
                 file.write("rubbish\n")
-    push = ("push", "push", "numbers.ndjson", "--state", "state", "--batch-records", "20")
+    # Small batches one after another, so that it takes some seconds.
+    pace = ("--batch-records", "20", "--parallel", "1")
+    push = ("push", "push", "numbers.ndjson", "--state", "state", *pace)
     state = person.directory / "state"
 
     def batch() -> int:

@@ -382,6 +382,7 @@ def test_dashboard_and_alerts_find_what_they_ask_for(observed: Observed) -> None
     assert rare <= {
         "keboola_go_stream_operation_filecleanup_failed_count_count",
         "keboola_go_stream_operation_jobcleanup_failed_count_count",
+        "stream_source_without_sink_records_total",
         "keboola_go_stream_operation_slicerotation_failed_count_count",
         "keboola_go_stream_storage_damaged_total",
         "stream_sink_quarantined_records_total",

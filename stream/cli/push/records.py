@@ -254,7 +254,8 @@ def csv_rows(
     Raises InputFault where it is no CSV.
     """
     lines = _Lines(parts, offset, limit)
-    csv.field_size_limit(limit)
+    # The limit is one for the whole process; the lines bound a row.
+    csv.field_size_limit(max(csv.field_size_limit(), limit))
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     first = line
     while True:

@@ -86,7 +86,8 @@ async def test_failure_at_each_step(bridge: Bridge, route: str) -> None:
         await bridge.create_sink()
     assert await bridge.everything() == before
     assert [await bridge.is_valid(token) for token in bridge.api.tokens] in ([], [False])
-    assert [await bridge.staged(file_id) for file_id in bridge.api.file_ids] == []
+    # The file is made beside the table.
+    assert [await bridge.staged(file_id) for file_id in bridge.api.file_ids] in ([], [False])
     await bridge.create_sink()
     assert await bridge.is_valid(bridge.api.tokens[-1])
 
