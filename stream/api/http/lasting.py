@@ -39,10 +39,14 @@ def while_valid(
             nonlocal ended_here
             try:
                 await authority.verify(call.identity.token)
-            except (UserError, EtcdError) as error:
-                _log.info(
-                    "a lasting answer ends: {error}", error=str(error), request_id=call.request_id
-                )
+            except Exception as error:
+                if isinstance(error, UserError | EtcdError):
+                    text = str(error)
+                    _log.info(
+                        "a lasting answer ends: {error}", error=text, request_id=call.request_id
+                    )
+                else:
+                    _log.failure("cannot verify the token of a lasting answer")
                 ended_here = True
                 writing.cancel()
 

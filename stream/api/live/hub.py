@@ -128,6 +128,11 @@ class LiveHub(Service):
 
         Raises UserError: there are as many as there may be, or the node stops. Raises EtcdError.
         """
+        self._check_room(branch)
+        await self._open()
+        self._check_room(branch)  # others have waited, too, and may follow by now
+
+    def _check_room(self, branch: BranchKey) -> None:
         of_project = sum(
             len(other.followers)
             for key, other in self._branches.items()
@@ -138,7 +143,6 @@ class LiveHub(Service):
         elif of_project >= -(-self._max_concurrent // _PROJECT_SHARE):
             whose = " of this project"
         else:
-            await self._open()
             return
         raise UserError(
             f"too many live streams{whose} at the moment, please try again later",

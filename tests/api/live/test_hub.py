@@ -12,6 +12,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
 
 from stream.api.live import hub as hub_module
 from stream.api.live.counters import Known
@@ -300,6 +301,24 @@ async def test_many_come_at_once(etcd: EtcdClient, monkeypatch: pytest.MonkeyPat
     assert len(etcd.mirrors) == 6
     hub.end_all()
     for caller in staying:
+        await caller.following
+    await hub.stopService()
+
+
+@ensure
+async def test_too_many_come_at_once(etcd: EtcdClient) -> None:
+    """Those that have waited for the same thing are counted, too."""
+    hub = LiveHub(reactor, etcd, lambda _: {}, lambda: AT, max_concurrent=10)
+    hub.startService()
+    refused: list[Failure] = []
+    callers = [Caller(hub) for _ in range(40)]
+    for caller in callers:
+        caller.following.addErrback(refused.append)
+    await until(lambda: len(refused) == 35)
+    assert {failure.value.name for failure in refused} == {"tooManyStreams"}  # type: ignore[union-attr]
+    assert len(hub) == 5
+    hub.end_all()
+    for caller in callers:
         await caller.following
     await hub.stopService()
 
