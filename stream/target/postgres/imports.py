@@ -108,13 +108,27 @@ def ensure_table(
             return
         if found[1] not in _TABLE_KINDS:
             raise UserError(f'"{schema}.{table}" is not a table, use another name')
+        _check_project(found[2], schema, table, owner)
         _fit_columns(connection, found[0], schema, table, columns)
 
 
 def preview_rows(
-    connection: psycopg.Connection, schema: str, table: str, columns: Sequence[str], limit: int
+    connection: psycopg.Connection,
+    schema: str,
+    table: str,
+    columns: Sequence[str],
+    limit: int,
+    owner: str,
 ) -> Preview:
-    """The first rows of a table. Raises UserError if it isn't there."""
+    """The first rows of a table.
+
+    :param owner: the sink that asks.
+
+    Raises UserError if it isn't there, or was made for another project.
+    """
+    relation = connection.execute(_RELATION, [schema, table]).fetchone()
+    if relation is not None:
+        _check_project(relation[2], schema, table, owner)
     cells = sql.SQL(", ").join(
         sql.SQL("left({}::text, {})").format(
             sql.Identifier(column), sql.Literal(PREVIEW_CHARACTERS + 1)
@@ -292,6 +306,19 @@ def drop_table(connection: psycopg.Connection, schema: str, table: str, owner: s
             return False
         connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, table)))
     return True
+
+
+def _check_project(comment: str | None, schema: str, table: str, owner: str) -> None:
+    """Raises UserError if a table with this *comment* was made for a sink of another project.
+
+    Projects may have a connection together, but not the rows of each other.
+    """
+    is_marked = comment is not None and comment.startswith(_mark(""))
+    project = owner.partition("/")[0]
+    if is_marked and not str(comment).startswith(_mark(f"{project}/")):
+        raise UserError(
+            f'the table "{schema}.{table}" was made for another project, use another name'
+        )
 
 
 def _mark(owner: str) -> str:

@@ -306,7 +306,10 @@ class PostgresTarget:
         schema, table = self._place(sink, database)
         columns = [column.name for column in columns_of(sink.table.mapping.mapping)]
         return await self._run(
-            database, lambda connection, _: preview_rows(connection, schema, table, columns, limit)
+            database,
+            lambda connection, _: preview_rows(
+                connection, schema, table, columns, limit, str(sink.key)
+            ),
         )
 
     async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:

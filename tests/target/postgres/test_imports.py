@@ -194,6 +194,22 @@ async def test_a_table_of_the_user_is_used_and_never_dropped(world: PostgresWorl
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_table_of_another_project_is_neither_used_nor_shown(world: PostgresWorld) -> None:
+    """Projects may have a connection together, but not the rows of each other."""
+    await world.create_sink()
+    sink = await world.do("disable_sink", SINK_KEY)
+    mark = "COMMENT ON TABLE {{}}.events IS 'made by Stream for the sink {}/1/s/k'"
+    world.query(mark.format(f"{SINK_KEY.project_id}1"))
+    with pytest.raises(UserError, match="was made for another project"):
+        await world.target.preview(sink, 1, token="t")
+    with pytest.raises(UserError, match="was made for another project"):
+        await world.do("enable_sink", SINK_KEY)
+    world.query(mark.format(SINK_KEY.project_id))
+    await world.target.preview(sink, 1, token="t")
+    await world.do("enable_sink", SINK_KEY)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_table_that_was_dropped_meanwhile_is_made_again(world: PostgresWorld) -> None:
     file = await world.importing_file(b'"a"\n')
     world.query("DROP TABLE {}.events")
