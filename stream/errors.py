@@ -74,6 +74,8 @@ class UserError(Exception):
     :ivar hint: what the caller probably meant to do, where that can be guessed; shown beside the
         message, whose text others may rely on.
     :ivar column: of the table that can't be rendered, where a record is the mistake.
+    :ivar unquoted: the message without what it repeats of a record, for those who may not see
+        records; empty if it repeats nothing.
     :ivar unreachable: the service that could not be reached, where that is the failure; the caller
         is asked to try again later.
     """
@@ -82,6 +84,7 @@ class UserError(Exception):
     name = "badRequest"
     hint = ""
     column = ""
+    unquoted = ""
     unreachable = ""
     param = ""
     detail = ""
@@ -136,15 +139,21 @@ class NestedError(UserError):
         self.prefix = prefix
         self.children = tuple(children)
 
-    def sentences(self) -> str:
-        """The same layout with every message in sentence form (only the prefix lacks the dot)."""
+    def sentences(self, *, quoting: bool = True) -> str:
+        """The same layout with every message in sentence form (only the prefix lacks the dot).
+
+        :param quoting: with what messages repeat of a record.
+        """
         return format_nested(
-            sentence(self.prefix),
-            [
-                child.sentences() if isinstance(child, NestedError) else sentence(str(child))
-                for child in self.children
-            ],
+            sentence(self.prefix), [_sentences(child, quoting) for child in self.children]
         )
+
+
+def _sentences(error: Exception | str, quoting: bool) -> str:
+    if isinstance(error, NestedError):
+        return error.sentences(quoting=quoting)
+    unquoted = error.unquoted if isinstance(error, UserError) and not quoting else ""
+    return sentence(unquoted or str(error))
 
 
 def explained(error: UserError, prefix: str) -> dict[str, Any]:
@@ -209,11 +218,14 @@ def record_error_name(name: str) -> str:
     return name if "." in name else _RECORD_PREFIX + name
 
 
-def record_message(error: UserError) -> str:
-    """The text about *error* for a record's producer: sentences, unless it has a fixed text."""
+def record_message(error: UserError, *, quoting: bool = True) -> str:
+    """The text about *error* for a record's producer: sentences, unless it has a fixed text.
+
+    :param quoting: with what it repeats of the record.
+    """
     if getattr(error, "verbatim", False):
         return str(error)
-    return error.sentences() if isinstance(error, NestedError) else sentence(str(error))
+    return _sentences(error, quoting)
 
 
 def format_nested(prefix: str, children: Sequence[str]) -> str:

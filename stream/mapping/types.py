@@ -78,6 +78,7 @@ class ValueMisfit(UserError):
     def __init__(self, value: bytes, wanted: str) -> None:
         shown = shortened(value.decode("utf-8", "replace"))
         super().__init__(f'the value "{shown}" is not {wanted}')
+        self.unquoted = f"the value is not {wanted}"
 
 
 def decimal_size(data_type: str) -> tuple[int, int] | None:

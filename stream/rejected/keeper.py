@@ -324,7 +324,7 @@ def _count(counted: _Counted) -> RejectedCount:
         error = LastError(
             reason=last.reason,
             column=last.column,
-            message=last.message,
+            message=last.public_message,
             time=from_milliseconds(last.at),
         )
     return RejectedCount(count=counted.count, dropped=counted.dropped, last_error=error)

@@ -52,6 +52,7 @@ class Noted:
     :ivar at: when it was received, milliseconds since the epoch.
     :ivar reason: the name of the failure, as the answer has it.
     :ivar column: of the table; empty if the record as a whole can't be read.
+    :ivar public_message: the message for those who may see statistics, but no records.
     """
 
     at: int
@@ -59,6 +60,7 @@ class Noted:
     reason: str
     column: str
     message: str
+    public_message: str
     client_ip: str
     headers: RecordHeaders
     signal: str
@@ -73,6 +75,7 @@ class Noted:
             record_error_name(error.name),
             error.column,
             shortened(record_message(error), MAX_MESSAGE_CHARACTERS),
+            shortened(record_message(error, quoting=False), MAX_MESSAGE_CHARACTERS),
             record.client_ip,
             record.headers,
             record.signal,

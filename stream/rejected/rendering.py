@@ -42,8 +42,11 @@ class Rendered:
     cells: Sequence[tuple[str, str]] = ()
     error: UserError | None = None
 
-    def view(self) -> dict[str, Any]:
-        """The result in the words of the API."""
+    def view(self, *, quoting: bool = True) -> dict[str, Any]:
+        """The result in the words of the API.
+
+        :param quoting: with what messages repeat of the record.
+        """
         if self.error is None:
             view: dict[str, Any] = {"id": self.id, "accepted": True}
             if self.cells:
@@ -55,7 +58,7 @@ class Rendered:
             "accepted": False,
             "reason": record_error_name(self.error.name),
             "column": self.error.column,
-            "message": record_message(self.error),
+            "message": record_message(self.error, quoting=quoting),
         }
 
 

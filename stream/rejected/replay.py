@@ -99,7 +99,7 @@ _LEVEL = 1
 
 @attrs.define
 class Outcome:
-    """What a replay has done so far.
+    """What a replay has done so far, for all who may see tasks: it shows no record.
 
     :ivar replayed: records that were mapped again.
     :ivar results: of the first of them, in the words of the API.
@@ -122,7 +122,7 @@ class Outcome:
             self.stored += is_stored
             self.rejected += not is_stored
             if len(self.results) < MAX_RESULTS:
-                view = each.view()
+                view = each.view(quoting=False)
                 view.pop("accepted")
                 self.results.append({"id": each.id, "stored": is_stored, **view})
 

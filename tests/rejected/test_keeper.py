@@ -15,11 +15,13 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from stream.definition.key import SinkKey
-from stream.errors import UserError
+from stream.errors import NestedError, UserError
 from stream.etcd import EtcdUnavailable
+from stream.mapping.types import ValueMisfit
 from stream.rejected import keeper
 from stream.rejected.files import RejectedFiles
 from stream.rejected.keeper import RejectedRecords
+from stream.rejected.record import Noted
 from stream.rejected.state import RejectedCount
 from stream.settings import QuarantineSettings
 from tests.rejected.samples import ERROR, KEY, LIMITS, NOW, record
@@ -151,6 +153,20 @@ def test_records_and_the_last_error_are_counted(world: _World) -> None:
     world.clock.advance(5)
     assert world.counts[KEY].count == 3
     assert world.bodies(other) == []
+    world.run(service.stopService)
+
+
+def test_the_last_error_shows_no_record(world: _World) -> None:
+    """It is among statistics, which more people may see; the kept record has the whole message."""
+    service = world.service()
+    misfit = ValueMisfit(b"secret", "an integer")
+    nested = NestedError('cannot convert column "c" to CSV value', [misfit])
+    service.offer(KEY, LIMITS, record(b"secret"), nested)
+    world.clock.advance(1)
+    last = world.counts[KEY].last_error
+    assert last is not None
+    assert last.message == 'Cannot convert column "c" to CSV value:\n- The value is not an integer.'
+    assert "secret" in Noted.of(record(b""), nested).message
     world.run(service.stopService)
 
 

@@ -22,6 +22,7 @@ from stream.staging.bucket import open_bucket, read_address
 from stream.storage.model.entity import File, Slice
 from stream.storage.reconcile.operator import Requeue
 from stream.target.postgres.target import ORDER_SECONDS
+from stream.target.registry import Targets
 from tests.postgres import Postgres, running_postgres
 from tests.staging.servers import SERVERS, ObjectServer, running_server
 from tests.staging.test_bucket import bucket_options, credentials_of
@@ -201,11 +202,11 @@ async def test_a_table_of_another_project_is_neither_used_nor_shown(world: Postg
     mark = "COMMENT ON TABLE {{}}.events IS 'made by Stream for the sink {}/1/s/k'"
     world.query(mark.format(f"{SINK_KEY.project_id}1"))
     with pytest.raises(UserError, match="was made for another project"):
-        await world.target.preview(sink, 1, token="t")
+        await Targets([world.target]).preview(sink, 1, token="t")
     with pytest.raises(UserError, match="was made for another project"):
         await world.do("enable_sink", SINK_KEY)
     world.query(mark.format(SINK_KEY.project_id))
-    await world.target.preview(sink, 1, token="t")
+    await Targets([world.target]).preview(sink, 1, token="t")
     await world.do("enable_sink", SINK_KEY)
 
 
