@@ -18,7 +18,7 @@ from bundle.interpreter import SITE, ignoring
 
 __all__ = ["EXTRAS", "LAKE_EXTRAS", "copy_libraries", "copy_service", "required"]
 
-EXTRAS = ("aws", "azure", "gcp", "postgres", "tracing")
+EXTRAS = ("aws", "azure", "cli", "gcp", "postgres", "tracing")
 """What an installation may add; a single file has whatever of it is installed where it is built."""
 
 LAKE_EXTRAS = ("iceberg", "parquet")

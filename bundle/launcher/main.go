@@ -32,6 +32,8 @@ const (
 	// ST_NOEXEC of statfs(2).
 	mountedNoExec = 8
 	module        = "stream"
+	// The command line, which the file is if it is called by this name.
+	commandLine = "stream"
 )
 
 // Replaced by the linker: the interpreter and the loader in the tree, and what stands in the
@@ -69,7 +71,11 @@ func run() error {
 	}
 	file.Close()
 	interpreter := filepath.Join(tree, python)
-	arguments := append([]string{interpreter, "-m", module}, os.Args[1:]...)
+	called := module
+	if len(os.Args) > 0 && filepath.Base(os.Args[0]) == commandLine {
+		called += ".cli"
+	}
+	arguments := append([]string{interpreter, "-m", called}, os.Args[1:]...)
 	err = syscall.Exec(interpreter, arguments, environment())
 	return fmt.Errorf("cannot start %q: %w", interpreter, err)
 }

@@ -29,7 +29,7 @@ def test_what_lakes_need_is_in_a_lock_of_its_own() -> None:
     assert {"pyarrow", "pyiceberg"} <= {line.split("==")[0] for line in lines}
 
 
-@pytest.mark.parametrize("extra", ["aws", "azure", "gcp", "tracing"])
+@pytest.mark.parametrize("extra", ["aws", "azure", "cli", "gcp", "postgres", "tracing"])
 def test_everything_that_a_setting_can_ask_for_is_there(extra: str) -> None:
     """An image is made before anybody knows the cloud that it will run in."""
     config = ConfigParser()
@@ -37,7 +37,7 @@ def test_everything_that_a_setting_can_ask_for_is_there(extra: str) -> None:
     locked = {canonicalize_name(line.split("==")[0]) for line in lock.service_lock().splitlines()}
     for text in config["options.extras_require"][extra].split():
         if text[0].isalpha():
-            assert canonicalize_name(Requirement(text).name) in locked
+            assert canonicalize_name(Requirement(text).name) in locked, text
 
 
 def test_what_the_tests_need_is_not_there() -> None:

@@ -111,6 +111,18 @@ def _version(file: Path, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+def test_it_is_the_command_line_by_another_name(single_file: Path, tmp_path: Path) -> None:
+    """A link with the name `stream` is enough, and the libraries of the command are in it."""
+    link = tmp_path / "stream"
+    link.symlink_to(single_file)
+    environment = {"STREAM_BUNDLE_DIR": str(tmp_path / "unpacked")}
+    for arguments, expected in ((["--help"], "Usage: stream "), (["push", "--help"], "SOURCE")):
+        done = subprocess.run(
+            [link, *arguments], env=environment, capture_output=True, text=True, check=True
+        )
+        assert expected in done.stdout
+
+
 def test_page(single_file: Path) -> None:
     """The commands of its page print what the page shows; the task is the one that built it."""
     for block in blocks(ROOT / "docs" / "single-file.md"):
