@@ -9,9 +9,9 @@ Questions and answers are plain JSON objects. A question names a sink and what i
 ``erase`` erase records
 ========  ======================================================================================
 
-``list``, ``fetch`` and ``erase`` choose records by ``ids``, or by ``reason``, ``since`` and
-``until`` (milliseconds since the epoch); nothing means all. ``without`` names records that count as
-erased already.
+``list``, ``fetch`` and ``erase`` choose records by ``ids``, or by ``reason``, ``column``, ``since``
+and ``until`` (milliseconds since the epoch); nothing means all. ``without`` names records that
+count as erased already.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Selection:
 
     :ivar ids: exactly these; ``None`` for any.
     :ivar reason: with this reason; empty for any.
+    :ivar column: that this column could not take; empty for any.
     :ivar since: received at this time or later, milliseconds since the epoch.
     :ivar until: received before this time.
     :ivar without: not these.
@@ -48,6 +49,7 @@ class Selection:
 
     ids: frozenset[str] | None = None
     reason: str = ""
+    column: str = ""
     since: int | None = None
     until: int | None = None
     without: frozenset[str] = frozenset()
@@ -59,6 +61,7 @@ class Selection:
         return cls(
             ids=None if ids is None else frozenset(ids),
             reason=plain.get("reason") or "",
+            column=plain.get("column") or "",
             since=plain.get("since"),
             until=plain.get("until"),
             without=frozenset(plain.get("without") or ()),
@@ -71,6 +74,8 @@ class Selection:
             members["ids"] = sorted(self.ids)
         if self.reason:
             members["reason"] = self.reason
+        if self.column:
+            members["column"] = self.column
         if self.since is not None:
             members["since"] = self.since
         if self.until is not None:
@@ -79,12 +84,18 @@ class Selection:
             members["without"] = sorted(self.without)
         return members
 
+    def has_reason(self, reason: str, column: str) -> bool:
+        """Whether records of this reason and column may be meant."""
+        return (not self.reason or reason == self.reason) and (
+            not self.column or column == self.column
+        )
+
     def has(self, outline: Outline) -> bool:
         """Whether the record is meant."""
         return (
             outline.id not in self.without
             and (self.ids is None or outline.id in self.ids)
-            and (not self.reason or outline.reason == self.reason)
+            and self.has_reason(outline.reason, outline.column)
             and (self.since is None or outline.at >= self.since)
             and (self.until is None or outline.at < self.until)
         )
@@ -138,7 +149,7 @@ def _list(
     limit: int,
     oldest: int,
 ) -> dict[str, Any]:
-    """The reasons are those of all records of the time, whatever reason is chosen.
+    """The reasons are those of all records of the time, whatever reason and column are chosen.
 
     A segment is read only as long as records are to be shown, or if some of it isn't meant.
     """
@@ -163,7 +174,7 @@ def _list(
 
 
 def _has_reason(summary: Summary, selection: Selection) -> bool:
-    return not selection.reason or any(reason == selection.reason for reason, _ in summary.reasons)
+    return any(selection.has_reason(reason, column) for reason, column in summary.reasons)
 
 
 class _Listed:
@@ -178,14 +189,14 @@ class _Listed:
 
     def take_summary(self, summary: Summary, selection: Selection) -> None:
         """All records of a segment count, and none of them is shown."""
-        for (reason, _), known in summary.reasons.items():
+        for (reason, column), known in summary.reasons.items():
             self._count(known.last, known.count)
-            if not selection.reason or reason == selection.reason:
+            if selection.has_reason(reason, column):
                 self._total += known.count
 
     def take_records(self, found: Iterable[Stored], selection: Selection) -> None:
         """Those that are meant count, and are shown as long as there is room."""
-        of_any_reason = attrs.evolve(selection, reason="")
+        of_any_reason = attrs.evolve(selection, reason="", column="")
         for stored in found:
             outline = stored.outline
             if not of_any_reason.has(outline):

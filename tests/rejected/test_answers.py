@@ -61,8 +61,24 @@ def test_a_selection(files: RejectedFiles) -> None:
     assert ids(ask(files, "list", limit=9, until=second)) == ["0"]
     assert ids(ask(files, "list", limit=9, ids=["2", "7"])) == ["2"]
     assert ids(ask(files, "list", limit=9, without=["2"])) == ["3", "1", "0"]
-    chosen = Selection(ids=frozenset({"a"}), reason="r", since=1, until=2, without=frozenset("b"))
+    chosen = Selection(
+        ids=frozenset({"a"}), reason="r", column="c", since=1, until=2, without=frozenset("b")
+    )
     assert Selection.read(chosen.plain()) == chosen
+
+
+def test_a_column_is_selected_of_a_reason_with_several(files: RejectedFiles) -> None:
+    """It is listed, counted and erased by itself."""
+    of_q = UserError("no q", name="badRequest")
+    of_q.column = "q"
+    files.append(KEY, LIMITS, [line("4", b"4", NOW + 4, of_q)], NOW)
+    chosen = {"reason": "stream.in.badRequest", "column": "q"}
+    answered = ask(files, "list", limit=9, **chosen)
+    assert (ids(answered), answered["total"]) == (["4"], 1)
+    assert len(answered["reasons"]) == 3
+    assert ask(files, "list", limit=9, column="unknown")["total"] == 0
+    assert ask(files, "erase", **chosen) == {"erased": 1}
+    assert ask(files, "list", limit=9)["total"] == 4
 
 
 def test_a_list_is_the_same_whether_segments_are_read_or_known(tmp_path: Path) -> None:

@@ -23,12 +23,17 @@ const keyOf = (reason: { reason: string; column?: string }) => JSON.stringify([r
 /** A message without the beginning that says the column again. */
 export const shortened = (message: string): string => message.replace(/^Cannot convert column "[^"]*" to CSV value:\s*-?\s*/, "");
 
-type Selection = { reason?: string; ids?: string[] };
+/** A query of what is given. */
+const query = (given: Record<string, string | undefined>) =>
+  new URLSearchParams(Object.entries(given).filter((each): each is [string, string] => !!each[1])).toString();
 
-/** What the API is to be asked for: a reason, or records one by one if another column has the same reason. */
+type Selection = { reason?: string; column?: string; ids?: string[] };
+
+/** What the API is to be asked for: a reason and its column; records without a column one by one if there are others of the same reason. */
 async function selectionOf(path: string, reasons: RejectedReason[], chosen: RejectedReason | undefined): Promise<Selection> {
   if (!chosen) return {};
   if (reasons.filter((each) => each.reason === chosen.reason).length === 1) return { reason: chosen.reason };
+  if (chosen.column) return { reason: chosen.reason, column: chosen.column };
   const { records } = await get<RejectedList>(`${path}?limit=${MOST}&reason=${encodeURIComponent(chosen.reason)}`);
   return { ids: records.filter((each) => keyOf(each) === keyOf(chosen)).map((each) => each.id) };
 }
@@ -105,10 +110,11 @@ export function Rejected({ sink }: { sink: AggregatedSink }) {
   const [error, setError] = useState<unknown>(null);
   const [busy, setBusy] = useState("");
   const [ask, setAsk] = useState<Ask | null>(null);
-  const chosen = reason === null ? "" : `&reason=${encodeURIComponent((JSON.parse(reason) as string[])[0]!)}`;
+  const [ofReason, ofColumn] = reason === null ? [] : (JSON.parse(reason) as string[]);
+  const chosen = query({ reason: ofReason, column: ofColumn });
   const found = useLoaded(`${path}?${chosen}`, async (signal) => {
     try {
-      return await get<RejectedList>(`${path}?limit=${LIMIT}${chosen}`, signal);
+      return await get<RejectedList>(`${path}?limit=${LIMIT}&${chosen}`, signal);
     } catch (problem) {
       if (isMissing(problem)) return null;
       throw problem;
@@ -159,9 +165,9 @@ export function Rejected({ sink }: { sink: AggregatedSink }) {
       action: "Delete",
       danger: true,
       act: async () => {
-        const { reason: one, ids } = await selectionOf(path, reasons, group);
+        const { ids, ...selection } = await selectionOf(path, reasons, group);
         if (ids) for (const id of ids) await call("DELETE", `${path}/${encodeURIComponent(id)}`);
-        else await call("DELETE", one === undefined ? path : `${path}?reason=${encodeURIComponent(one)}`);
+        else await call("DELETE", `${path}?${query(selection)}`);
         found.reload();
       },
     });

@@ -123,6 +123,7 @@ def _chosen(given: Mapping[str, Any], where: str) -> Selection:
     return Selection(
         ids=None if ids is None else frozenset(ids),
         reason=given.get("reason") or "",
+        column=given.get("column") or "",
         since=_milliseconds(given.get("since"), f"{where}since"),
         until=_milliseconds(given.get("until"), f"{where}until"),
     )

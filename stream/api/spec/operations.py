@@ -727,6 +727,12 @@ _CHOSEN = (
         description="Only records with this reason.",
     ),
     Parameter(
+        name="column",
+        place="query",
+        schema=Text(max_length=200, example="price"),
+        description="Only records that this column could not take.",
+    ),
+    Parameter(
         name="since",
         place="query",
         schema=Text(format="date-time", example="2024-01-15T10:30:00.000Z"),

@@ -330,6 +330,14 @@ _REJECTED_CHOICE = (
         Text(max_length=200, example="stream.in.badRequest", description="Only this reason."),
     ),
     Member(
+        "column",
+        Text(
+            max_length=200,
+            example="price",
+            description="Only records that this column could not take.",
+        ),
+    ),
+    Member(
         "since",
         Text(
             format="date-time",

@@ -105,12 +105,19 @@ _sink = click.argument("sink", metavar="SINK")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
 @click.option("--since", help="Time of UTC: 2026-05-01T10:00:00.000Z")
 @click.option("--reason", help="Only those with this reason.")
+@click.option("--of-column", "column", metavar="COLUMN", help="Only those that it could not take.")
 @output_option
 def list_rejected(
-    source: str, sink: str, limit: int, since: str | None, reason: str | None, output: str
+    source: str,
+    sink: str,
+    limit: int,
+    since: str | None,
+    reason: str | None,
+    column: str | None,
+    output: str,
 ) -> None:
     """List the newest rejected records of a SINK, and how many there are of each reason."""
-    given = {"limit": limit, "since": since, "reason": reason}
+    given = {"limit": limit, "since": since, "reason": reason, "column": column}
     parameters = {name: value for name, value in given.items() if value is not None}
     found = _call("GET", _path(source, sink), **parameters)
     if output != "table":
@@ -149,6 +156,7 @@ def show(source: str, sink: str, id: str, only_body: bool, output: str) -> None:
 @click.option("--column", "columns", multiple=True, help="As of `stream sink create`.")
 @click.option("--mapping", "mapping_name", metavar="FILE", help="Of `apply`, or with columns.")
 @click.option("--reason", help="Only records with this reason.")
+@click.option("--of-column", "column", metavar="COLUMN", help="Only those that it could not take.")
 @output_option
 def test(
     source: str,
@@ -157,6 +165,7 @@ def test(
     columns: tuple[str, ...],
     mapping_name: str | None,
     reason: str | None,
+    column: str | None,
     output: str,
 ) -> int:
     """Try a mapping on the rejected records of a SINK. Nothing is stored.
@@ -173,6 +182,8 @@ def test(
         body["ids"] = list(ids)
     if reason:
         body["reason"] = reason
+    if column:
+        body["column"] = column
     found = _call("POST", _path(source, sink, "test"), body=body)
     summary = f"{found.get('accepted', 0)} of {found.get('tested', 0)} would be stored."
     _results(found, output, _TESTED, summary)
@@ -241,21 +252,27 @@ def _name_missing(found: dict[str, Any]) -> None:
 
 
 def _selection(
-    ids: tuple[str, ...], reason: str | None, since: str | None, until: str | None, all: bool
+    ids: tuple[str, ...],
+    reason: str | None,
+    column: str | None,
+    since: str | None,
+    until: str | None,
+    all: bool,
 ) -> dict[str, Any]:
-    given = {"reason": reason, "since": since, "until": until}
+    given = {"reason": reason, "column": column, "since": since, "until": until}
     selection: dict[str, Any] = {name: value for name, value in given.items() if value}
     if ids and (selection or all):
         raise click.UsageError("IDs, or a selection, not both.")
     if ids:
         return {"ids": list(ids)}
     if not selection and not all:
-        raise click.UsageError("Which ones? IDs, --reason, --since, --until or --all.")
+        raise click.UsageError("Which ones? IDs, --reason, --of-column, --since, --until or --all.")
     return selection
 
 
 _ids = click.argument("ids", nargs=-1, metavar="[ID]...")
 _reason = click.option("--reason", help="Those with this reason.")
+_column = click.option("--of-column", "column", metavar="COLUMN", help="That it could not take.")
 _since = click.option("--since", help="Not older: 2026-05-01T10:00:00.000Z")
 _until = click.option("--until", help="Not newer.")
 _all = click.option("--all", "all", is_flag=True, help="All of the sink.")
@@ -266,6 +283,7 @@ _all = click.option("--all", "all", is_flag=True, help="All of the sink.")
 @_sink
 @_ids
 @_reason
+@_column
 @_since
 @_until
 @_all
@@ -275,6 +293,7 @@ def replay(
     sink: str,
     ids: tuple[str, ...],
     reason: str | None,
+    column: str | None,
     since: str | None,
     until: str | None,
     all: bool,
@@ -284,7 +303,7 @@ def replay(
 
     The exit code is 7 if records are rejected again.
     """
-    body = _selection(ids, reason, since, until, all)
+    body = _selection(ids, reason, column, since, until, all)
     answer = _call("POST", _path(source, sink, "replay"), body=body)
     found = answer.get("outputs") or answer
     _results(
@@ -302,6 +321,7 @@ def replay(
 @_sink
 @_ids
 @_reason
+@_column
 @_since
 @_until
 @_all
@@ -311,13 +331,14 @@ def delete(
     sink: str,
     ids: tuple[str, ...],
     reason: str | None,
+    column: str | None,
     since: str | None,
     until: str | None,
     all: bool,
     yes: bool,
 ) -> None:
     """Delete rejected records of a SINK for good."""
-    selection = _selection(ids, reason, since, until, all)
+    selection = _selection(ids, reason, column, since, until, all)
     if not yes:
         click.confirm("Delete them for good?", abort=True)
     if ids:
