@@ -72,7 +72,7 @@ def test_a_column_is_selected_of_a_reason_with_several(files: RejectedFiles) -> 
     of_q = UserError("no q", name="badRequest")
     of_q.column = "q"
     files.append(KEY, LIMITS, [line("4", b"4", NOW + 4, of_q)], NOW)
-    chosen = {"reason": "stream.in.badRequest", "column": "q"}
+    chosen: dict[str, Any] = {"reason": "stream.in.badRequest", "column": "q"}
     answered = ask(files, "list", limit=9, **chosen)
     assert (ids(answered), answered["total"]) == (["4"], 1)
     assert len(answered["reasons"]) == 3
