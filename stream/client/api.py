@@ -100,7 +100,9 @@ class Api:
         after = ""
         for _ in range(_MAX_PAGES):
             page = self.get(*path, limit=_PAGE, **({"afterId": after} if after else {}))
-            entries = page.get(member) or ()
+            if not isinstance(page, dict) or not isinstance(page.get(member, []), list):
+                raise ClientError(f"{self.url} answers, but not like the API of a Stream service.")
+            entries = page.get(member, [])
             yield from entries
             last = str(page.get("page", {}).get("lastId", ""))
             if len(entries) < _PAGE or not last or last == after:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import DeferredList, ensureDeferred
+from twisted.internet.defer import CancelledError, ensureDeferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
 from twisted.logger import Logger
 
 from stream.concurrency.deadline import within
+from stream.concurrency.together import together
 from stream.definition.key import BranchKey, SinkKey
 from stream.definition.stored import read_stored, readable
 from stream.errors import UserError, shortened
@@ -185,19 +186,19 @@ class RejectedNodes(Service):
     async def ask_all(self, sink: SinkKey, kind: str, **members: Any) -> list[Asked]:
         """Ask every node that runs; sorted by their ids."""
         nodes = await self.all()
-        asking = [
-            ensureDeferred(self.ask(nodes[node_id], sink, kind, **members))
-            for node_id in sorted(nodes)
-        ]
-        return [asked for _, asked in await DeferredList(asking, fireOnOneErrback=True)]
+        return await together(
+            *(self.ask(nodes[node_id], sink, kind, **members) for node_id in sorted(nodes))
+        )
 
     async def ask(self, node: RejectedNode, sink: SinkKey, kind: str, **members: Any) -> Asked:
-        """Ask one node. A failure is part of the result."""
+        """Ask one node. A failure is part of the result, unless the caller has gone."""
         question = {"kind": kind, "sink": str(sink), **members}
         asking = ensureDeferred(self._ask(node, question))
         within(asking, ASK_SECONDS, self._reactor, f'the answer of the node "{node.node_id}"')
         try:
             return Asked(node_id=node.node_id, answer=await asking)
+        except CancelledError:
+            raise
         except Exception as error:
             problem = str(error) or type(error).__name__
             _log.warn(

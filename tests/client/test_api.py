@@ -83,6 +83,13 @@ def test_pages() -> None:
     assert service.calls[1] == "GET /v1/branches/default/sources?limit=100&afterId=99"
 
 
+@pytest.mark.parametrize("answer", [[1], None, {"sources": 1}], ids=str)
+def test_pages_of_another_service(answer: object) -> None:
+    """They are no lists."""
+    with pytest.raises(ClientError, match="not like the API"):
+        list(Service((200, answer)).api.pages("sources", "sources"))
+
+
 def test_pages_without_an_end() -> None:
     """They are not collected for ever."""
     answers: list[Answer] = [

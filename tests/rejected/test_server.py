@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
+from twisted.internet.defer import CancelledError, Deferred
 
 from stream.etcd import EtcdClient, Session
 from stream.rejected.nodes import RejectedNodes
@@ -69,6 +70,29 @@ async def test_a_node_answers(
     of_node = authority.issue("node") if has_tls else PLAIN
     of_api = authority.issue("api") if has_tls else PLAIN
     assert await _asked(etcd, session, of_node, of_api) == (True, "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_asks_for_a_caller_who_has_gone_stops(etcd: EtcdClient, session: Session) -> None:
+    """Nobody is told of nodes that can't be asked, and nothing else is done for the caller."""
+    begun: Deferred[None] = Deferred()
+
+    async def slow(question: dict[str, Any]) -> dict[str, Any]:
+        begun.callback(None)
+        await Deferred()
+        return question
+
+    server = RejectedServer(reactor, session, "one", "127.0.0.1:0", "localhost", slow, PLAIN)
+    await server.startService()
+    nodes = RejectedNodes(
+        reactor, etcd, "localhost", timedelta(days=7), lambda: from_timestamp(NOW), PLAIN
+    )
+    asking = Deferred.fromCoroutine(nodes.ask_all(KEY, "list"))
+    await begun
+    asking.cancel()
+    with pytest.raises(CancelledError):
+        await asking
+    await server.stopService()
 
 
 @pytest_twisted.ensureDeferred
