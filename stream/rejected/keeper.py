@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 import attrs
 import uuid_utils
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, ensureDeferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from stream.concurrency.waiters import ended
 from stream.definition.key import SinkKey
 from stream.errors import UserError
 from stream.etcd import EtcdError
@@ -117,6 +118,7 @@ class RejectedRecords(Service):
         self._left_out = LogThrottle(LOG_SECONDS, reactor.seconds)
         self._next_cleanup = 0.0
         self._disk = DeferredLock()
+        self._writing = DeferredLock()
         self._loop = LoopingCall(self._round)
         self._loop.clock = reactor
         self._looping: Deferred[Any] = succeed(None)
@@ -237,6 +239,17 @@ class RejectedRecords(Service):
         return self._max_ages.get(sink, self._defaults.max_age.seconds)
 
     async def _write(self) -> None:
+        """Write what waits. Goes on if the caller has gone: a batch that was taken must be kept."""
+        await _whole(Deferred.fromCoroutine(self._write_in_turn()))
+
+    async def _write_in_turn(self) -> None:
+        await self._writing.acquire()
+        try:
+            await self._write_batch()
+        finally:
+            self._writing.release()
+
+    async def _write_batch(self) -> None:
         if self._files is None or not self._waiting:
             return
         batch, self._waiting = self._waiting, {}
@@ -291,12 +304,29 @@ class RejectedRecords(Service):
         )
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """One at a time: the threads are there for slices first of all."""
+        """One at a time: the threads are there for slices first of all.
+
+        A thread can't be stopped, so the next one waits for its end also if the caller has gone.
+        """
         await self._disk.acquire()
-        try:
-            return await deferToThreadPool(self._reactor, self._pool, work, *arguments)
-        finally:
+        working: Deferred[T] = deferToThreadPool(self._reactor, self._pool, work, *arguments)
+
+        def ended_work(result: Any) -> Any:
             self._disk.release()
+            return result
+
+        working.addBoth(ended_work)
+        return await _whole(working)
+
+
+async def _whole(working: Deferred[T]) -> T:
+    """The result of *working*, which goes on if the caller has gone."""
+    try:
+        await ended(working)
+    except CancelledError:
+        working.addErrback(lambda failure: _log.failure("rejected records are not read", failure))
+        raise
+    return await working
 
 
 def _append(

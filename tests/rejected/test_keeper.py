@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import CancelledError, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
@@ -270,6 +270,41 @@ def test_a_question_is_answered_with_what_was_noted_just_now(world: _World) -> N
     service.offer(KEY, LIMITS, record(b"1"), ERROR)
     answered = world.run(lambda: service.ask({"kind": "list", "sink": str(KEY), "limit": 9}))
     assert [each["excerpt"] for each in answered["records"]] == ["1"]
+    world.run(service.stopService)
+
+
+def test_a_question_that_is_given_up_loses_no_record(world: _World) -> None:
+    """What it has begun to write is written, and nothing else is read for it."""
+    service = world.service()
+    other = attrs.evolve(KEY, sink_id="other")
+    for sink in (KEY, other):
+        service.offer(sink, LIMITS, record(b"1"), ERROR)
+    held = world.pool.held = []
+    asking = ensureDeferred(service.ask({"kind": "list", "sink": str(KEY), "limit": 9}))
+    failures: list[Failure] = []
+    asking.addErrback(failures.append)
+    asking.cancel()
+    assert failures[0].check(CancelledError)
+    while held:
+        held.pop(0)()
+    assert (world.bodies(), world.bodies(other)) == (["1"], ["1"])
+    world.pool.held = None
+    world.run(service.stopService)
+    assert world.written == [1, 1]
+
+
+def test_a_thread_is_waited_for_though_nobody_waits_for_its_answer(world: _World) -> None:
+    """Callers who come and go don't take the threads of slices."""
+    service = world.service()
+    held = world.pool.held = []
+    for _ in range(5):
+        asking = ensureDeferred(service.ask({"kind": "list", "sink": str(KEY), "limit": 9}))
+        asking.addErrback(lambda failure: failure.trap(CancelledError))
+        asking.cancel()
+    assert len(held) == 1
+    held.pop()()
+    assert held == []
+    world.pool.held = None
     world.run(service.stopService)
 
 
