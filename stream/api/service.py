@@ -158,6 +158,7 @@ class ApiService(Service):
             partial(known_ids, live),
             now,
             max_concurrent=settings.api.live.max_concurrent,
+            metrics=metrics or Metrics(),
         )
         changes = DefinitionChanges(client, repository, targets, now, locks=session, readers=live)
         events = SourceEvents(reactor, authority)

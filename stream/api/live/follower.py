@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from twisted.internet.defer import Deferred
 
-__all__ = ["MAX_WAITING_BYTES", "Follower", "Send", "sse"]
+__all__ = ["END_REASONS", "MAX_WAITING_BYTES", "EndReason", "Follower", "Send", "sse"]
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
 """Events that wait for one slow caller. They are shared with the others that follow the branch."""
 HEARTBEAT_SECONDS = 15.0
 """Without an event for so long a comment is sent, so that no proxy hangs up."""
+
+EndReason = Literal["slow", "token", "duration", "stopping"]
+END_REASONS: tuple[EndReason, ...] = ("slow", "token", "duration", "stopping")
+"""Why a caller is ended."""
 
 Send = Callable[[bytes], Awaitable[None]]
 """Writes a part of what the caller gets; goes on when it takes more."""
@@ -38,8 +42,13 @@ class Follower:
         self._max_waiting = max_waiting
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
-        self._reason = ""
+        self._reason: EndReason | None = None
         self._awake: Deferred[None] | None = None
+
+    @property
+    def reason(self) -> EndReason | None:
+        """Why the caller was ended; ``None`` if it wasn't."""
+        return self._reason
 
     @property
     def is_ended(self) -> bool:
@@ -62,7 +71,7 @@ class Follower:
         self._bytes += 0 if always else len(event)
         self._wake()
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: EndReason) -> None:
         """Let the caller know that nothing follows. The first reason counts."""
         self._reason = self._reason or reason
         self._wake()

@@ -21,12 +21,13 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from stream.api.live.counters import Known
-from stream.api.live.follower import Follower, Send, sse
+from stream.api.live.follower import END_REASONS, Follower, Send, sse
 from stream.api.live.pipeline_watch import PipelineEvent, PipelineWatch
 from stream.concurrency.waiters import Waiters
 from stream.definition.key import BranchKey, SinkKey
 from stream.errors import UserError
 from stream.etcd import EtcdClient, EtcdError
+from stream.ops.metrics.registry import Metrics
 from stream.values.utctime import format_time
 
 __all__ = ["LiveHub"]
@@ -77,6 +78,7 @@ class LiveHub(Service):
         isn't certain.
     :param now: the time in UTC.
     :param max_concurrent: how many may follow at the same time.
+    :param metrics: counts those that follow, are refused and are ended.
     """
 
     name = "api.live"
@@ -89,12 +91,17 @@ class LiveHub(Service):
         now: Callable[[], datetime],
         *,
         max_concurrent: int,
+        metrics: Metrics,
     ) -> None:
         self._reactor = reactor
         self._client = client
         self._known = known
         self._now = now
         self._max_concurrent = max_concurrent
+        metrics.own("stream_api_live_streams").labels({}).set_function(lambda: len(self))
+        self._refused = metrics.own("stream_api_live_refused_streams").labels({})
+        ended = metrics.own("stream_api_live_ended_streams")
+        self._ended = {reason: ended.labels({"reason": reason}) for reason in END_REASONS}
         self._branches: dict[BranchKey, _Branch] = {}
         self._watch: PipelineWatch | None = None
         self._is_changing = False
@@ -144,6 +151,7 @@ class LiveHub(Service):
             whose = " of this project"
         else:
             return
+        self._refused.add()
         raise UserError(
             f"too many live streams{whose} at the moment, please try again later",
             status=503,
@@ -178,6 +186,8 @@ class LiveHub(Service):
             if checking.running:
                 checking.stop()
             self._leave(branch, follower)
+            if follower.reason is not None:
+                self._ended[follower.reason].add()
 
     def _join(self, branch: BranchKey, follower: Follower, last_id: int | None) -> None:
         following = self._branches.setdefault(branch, _Branch())

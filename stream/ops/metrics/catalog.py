@@ -107,6 +107,21 @@ OWN: tuple[Definition, ...] = (
         "Bytes that these connections hold of large or incomplete requests without an answer.",
     ),
     Definition(
+        "stream_api_live_streams", "gauge", "Live streams of branches that are followed here."
+    ),
+    Definition(
+        "stream_api_live_refused_streams",
+        "counter",
+        "Live streams that were refused: there were as many as there may be, or the node stopped.",
+    ),
+    Definition(
+        "stream_api_live_ended_streams",
+        "counter",
+        "Live streams that this node has ended, by reason: slow (the caller took too little), "
+        "token (it isn't good any more), duration (an hour), stopping.",
+        ("reason",),
+    ),
+    Definition(
         "stream_templates_evaluations",
         "counter",
         "Records whose templates were evaluated, by what became of them: ok, error, or stopped "

@@ -37,7 +37,7 @@ def test_what_waits_is_written_at_once() -> None:
     assert caller.got == b"ab"
     follower.put(b"c")
     follower.end("stopping")
-    follower.end("other")
+    follower.end("token")
     follower.put(b"d")
     assert caller.got == b"abc" + END % b"stopping"
     assert caller.writing.called

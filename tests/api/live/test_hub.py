@@ -21,6 +21,7 @@ from stream.api.live.pipeline_watch import PipelineWatch
 from stream.definition.key import BranchKey
 from stream.errors import UserError
 from stream.etcd import AtomicTxn, EtcdClient, EtcdUnavailable, atomic
+from stream.ops.metrics.registry import Metrics
 from stream.storage.model.entity import File
 from stream.storage.model.key import FileKey
 from stream.storage.model.state import FileState, Level
@@ -135,7 +136,9 @@ async def world(etcd: EtcdClient) -> AsyncIterator[World]:
             return None
         return dict(known) if branch == BRANCH else {}
 
-    hub = LiveHub(reactor, etcd, of, lambda: AT + timedelta(hours=1), max_concurrent=8)
+    hub = LiveHub(
+        reactor, etcd, of, lambda: AT + timedelta(hours=1), max_concurrent=8, metrics=Metrics()
+    )
     world = World(etcd, hub, known)
     hub.startService()
     yield world
@@ -289,7 +292,7 @@ async def test_events_are_kept_up_to_a_size(world: World, monkeypatch: pytest.Mo
 @ensure
 async def test_many_come_at_once(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds wait until etcd is followed for all of them; that some leave costs nobody else."""
-    hub = LiveHub(reactor, etcd, lambda _: {}, lambda: AT, max_concurrent=1000)
+    hub = LiveHub(reactor, etcd, lambda _: {}, lambda: AT, max_concurrent=1000, metrics=Metrics())
     hub.startService()
     callers = [Caller(hub) for _ in range(400)]
     for caller in callers[::2]:
@@ -308,7 +311,8 @@ async def test_many_come_at_once(etcd: EtcdClient, monkeypatch: pytest.MonkeyPat
 @ensure
 async def test_too_many_come_at_once(etcd: EtcdClient) -> None:
     """Those that have waited for the same thing are counted, too."""
-    hub = LiveHub(reactor, etcd, lambda _: {}, lambda: AT, max_concurrent=10)
+    metrics = Metrics()
+    hub = LiveHub(reactor, etcd, lambda _: {}, lambda: AT, max_concurrent=10, metrics=metrics)
     hub.startService()
     refused: list[Failure] = []
     callers = [Caller(hub) for _ in range(40)]
@@ -317,10 +321,17 @@ async def test_too_many_come_at_once(etcd: EtcdClient) -> None:
     await until(lambda: len(refused) == 35)
     assert {failure.value.name for failure in refused} == {"tooManyStreams"}  # type: ignore[union-attr]
     assert len(hub) == 5
+    page = metrics.page().decode()
+    assert "\nstream_api_live_streams 5.0\n" in page
+    assert "\nstream_api_live_refused_streams_total 35.0\n" in page
     hub.end_all()
     for caller in callers:
         await caller.following
     await hub.stopService()
+    page = metrics.page().decode()
+    assert "\nstream_api_live_streams 0.0\n" in page
+    assert '\nstream_api_live_ended_streams_total{reason="stopping"} 5.0\n' in page
+    assert '\nstream_api_live_ended_streams_total{reason="slow"} 0.0\n' in page
 
 
 @ensure
