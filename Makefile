@@ -156,6 +156,7 @@ test-bundle: $(SINGLE_FILE) ## Start the single file where nothing else is
 
 bench: install ## Measure throughput and latency against the baselines; needs wrk
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m tools.pictures.charts docs
 
 bench-lake: install ## Measure the conversion of LAKE_MIB MiB of slices into Parquet beside pyarrow's and DuckDB's own
 	$(BIN)/python -m benchmarks.lake --mib=$(LAKE_MIB)
@@ -290,6 +291,7 @@ console-pictures: install ## Renew the pictures in docs/console: the test walks 
 docs-pictures: install ## Draw the pictures of the pages again
 	$(BIN)/python -m tools.pictures.states docs/states.svg
 	$(BIN)/python -m tools.pictures.timeline docs/timeline.svg
+	$(BIN)/python -m tools.pictures.charts docs
 
 docs-api: install ## Renew docs/api-routes.md from the declarations
 	$(BIN)/python -m tools.reference.api_routes docs/api-routes.md

@@ -19,9 +19,21 @@ _STYLE = """
     .l{stroke:#4db6ac}.b{stroke:#ffb74d}.h{fill:#4db6ac}.w{fill:#ffb74d}text{fill:#eceff1}.s{fill:#b0bec5}}"""
 
 
-def picture(width: int, height: int, title: str, description: str, parts: list[str]) -> str:
-    """A whole SVG document, with a final newline."""
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" \
+def picture(
+    width: int,
+    height: int,
+    title: str,
+    description: str,
+    parts: list[str],
+    *,
+    is_small: bool = False,
+) -> str:
+    """A whole SVG document, with a final newline.
+
+    :param is_small: the picture isn't enlarged to the width of the page.
+    """
+    size = f'width="{width}" height="{height}" ' if is_small else ""
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" {size}viewBox="0 0 {width} {height}" \
 font-family="system-ui, sans-serif" font-size="15" role="img" aria-labelledby="t d">
   <title id="t">{escape(title)}</title>
   <desc id="d">{escape(description)}</desc>
