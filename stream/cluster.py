@@ -1,4 +1,4 @@
-"""What the components of one process share: etcd, leases, volumes, and the tables of projects.
+"""The parts that components of one process share: etcd, leases, volumes, tables of projects.
 
 Everything here is built once, at the composition of the process (`stream.components`), and opens
 nothing. The component that needs a shared service names it among its own services.

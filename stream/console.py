@@ -1,4 +1,4 @@
-"""What the console of a running process offers: functions with a sentence of help each."""
+"""The functions of the console of a running process, each with a sentence of help."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Console:
         return {function.__name__: function for function in functions}
 
     def help(self) -> Text:
-        """What there is."""
+        """The functions of the console."""
         lines = []
         for name, function in self.namespace().items():
             parameters = ", ".join(
@@ -166,7 +166,7 @@ class Console:
         return retrying.addCallback(lambda keys: _table(f"to be uploaded: {key}" for key in keys))
 
     def profile(self, seconds: float = 10.0) -> Deferred[Text]:
-        """Where the process spends its time, looked at for some seconds."""
+        """Where the process spends its time, sampled for some seconds."""
         sampling = in_own_thread(self._reactor, sample, seconds)
         return sampling.addCallback(lambda profile: Text(profile.summary()))
 

@@ -193,7 +193,7 @@ def without_frames(error: E) -> E:
     """*error* without what led to it, and without the frames that either came through.
 
     These hold the request with its body; where they also hold who keeps the error, it would all
-    stay until the interpreter looks for reference cycles, which it seldom does under load.
+    stay until the interpreter looks for reference cycles, which it rarely does under load.
     """
     errors: list[BaseException] = [error]
     for each in errors:

@@ -69,7 +69,7 @@ def password_file(path: Path) -> Path:
 
 @attrs.frozen
 class _Owner:
-    """Who runs the server; see Note [Ordinary user]."""
+    """The user that runs the server; see Note [Ordinary user]."""
 
     uid: int
     gid: int
@@ -207,12 +207,14 @@ class LocalPostgres(Service):
                 group=owner.gid if owner.is_other else None,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise UserError(f"PostgreSQL can't be made in {self._path}: {error}") from None
+            raise UserError(
+                f"cannot create the data of PostgreSQL in {self._path}: {error}"
+            ) from None
         finally:
             given.unlink()
         if ended.returncode != 0:
             said = " ".join((ended.stderr or ended.stdout).split())
-            raise UserError(f"PostgreSQL can't be made in {self._path}: {said}")
+            raise UserError(f"cannot create the data of PostgreSQL in {self._path}: {said}")
         made.rename(self._data)
 
     def _spawn(self) -> None:
@@ -254,7 +256,7 @@ class LocalPostgres(Service):
             return
         delay = self._backoff.next()
         _log.error(
-            "PostgreSQL ended ({reason}), it is started again in {delay} s",
+            "PostgreSQL exited ({reason}), restarting it in {delay} s",
             reason=reason.getErrorMessage(),
             delay=delay,
         )

@@ -184,7 +184,7 @@ def _take_components(argv: list[str]) -> tuple[list[str], list[str]]:
 def _runner_log_file(
     runner: Mapping[str, Any], flags: dict[str, str | list[str]]
 ) -> Mapping[str, object]:
-    """What follows from twistd's own flags: its log file is ours; a daemon can't print.
+    """Apply twistd's own flags: its log file is ours; a daemon can't print.
 
     :param flags: the flag for the log file is added, unless it is there.
     """

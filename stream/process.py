@@ -71,7 +71,7 @@ class Process(Service):
         self._exiting = False
 
     def setServiceParent(self, parent: Any) -> None:
-        """Have the runner log with our observer from its first line on."""
+        """Make the runner log with our observer from its first line on."""
         if self._observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self._observer)
         super().setServiceParent(parent)

@@ -1,4 +1,4 @@
-"""What a local run prints once it is ready: where everything is, and a first record to try."""
+"""The quick start that a local run prints once it is ready: addresses, and a first record."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Branch:
 
 @attrs.frozen(kw_only=True)
 class SourceChange:
-    """What was done to a source, for the event log of its project.
+    """A change of a source, for the event log of its project.
 
     :ivar name: of the source.
     :ivar verb: what was done: ``create``.

@@ -1,4 +1,4 @@
-"""What a token may do. Pure."""
+"""The rights of a token. Pure."""
 
 from __future__ import annotations
 

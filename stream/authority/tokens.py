@@ -89,7 +89,7 @@ class TokenRecord(Record):
 
 
 def digest(text: str) -> str:
-    """What is stored of a token."""
+    """The digest of a token, which is stored instead of the token."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 

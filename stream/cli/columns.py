@@ -36,7 +36,7 @@ def column_of(text: str) -> dict[str, Any]:
     assert head is not None
     type = head[0]
     if type not in COLUMN_TYPES:
-        raise ValueError(f'"{type}" is no type of column{_nearest(type, COLUMN_TYPES)}')
+        raise ValueError(f'"{type}" is not a column type{_nearest(type, COLUMN_TYPES)}')
     rest = rest[head.end() :]
     if type == "template":
         if not rest.startswith("=") or len(rest) < 2:
@@ -72,7 +72,7 @@ def _options(text: str) -> tuple[str, dict[str, str]]:
     if match is None:
         _, comma, word = text.rpartition(",")
         if comma and not text.endswith(")"):
-            raise ValueError(f'"{word}" is no option of a column{_nearest(word, _OPTIONS)}')
+            raise ValueError(f'"{word}" is not a column option{_nearest(word, _OPTIONS)}')
         return text, found
     rest, options = text[: match.start()], text[match.start() + 1 :]
     while options:
@@ -81,7 +81,7 @@ def _options(text: str) -> tuple[str, dict[str, str]]:
             break
         option, _, options = options.partition(",")
         if option not in _OPTIONS:
-            raise ValueError(f'"{option}" is no option of a column{_nearest(option, _OPTIONS)}')
+            raise ValueError(f'"{option}" is not a column option{_nearest(option, _OPTIONS)}')
         found[option] = ""
     return rest, found
 
@@ -91,13 +91,13 @@ def _value_and_type(text: str) -> tuple[str | None, str]:
     value, _, last = text.rpartition(":")
     is_type = last in DATA_TYPES or _DECIMAL.fullmatch(last) is not None
     if text.startswith(":") and not is_type:
-        raise ValueError(f'"{last}" is no type of data{_nearest(last, DATA_TYPES)}')
+        raise ValueError(f'"{last}" is not a data type{_nearest(last, DATA_TYPES)}')
     if is_type and ":" in text:
         text, data_type = value, last
     else:
         data_type = ""
         if ":" in text and (near := get_close_matches(last, DATA_TYPES, 1, 0.75)):
-            raise ValueError(f'"{last}" is no type of data; did you mean "{near[0]}"?')
+            raise ValueError(f'"{last}" is not a data type; did you mean "{near[0]}"?')
     if not text:
         return None, data_type
     return text.removeprefix("="), data_type

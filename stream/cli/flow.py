@@ -1,4 +1,4 @@
-"""How records flow through sinks, from what the API says of them. Pure."""
+"""The flow of records through sinks, from answers of the API. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Key = tuple[str, str]
 
 @attrs.frozen
 class SinkFlow:
-    """What is known of one sink between its records and its table.
+    """The state of one sink between its records and its table.
 
     :ivar files: those that are not imported, by state.
     :ivar oldest: when the oldest record came that is not in the table yet.
@@ -99,7 +99,7 @@ def _flow(source_id: str, sink: Mapping[str, Any], state: str, read_at: float) -
 
 
 def _error(files: Sequence[Mapping[str, Any]], rejected: Mapping[str, Any]) -> str:
-    """What is to be looked at first: what holds up files, then the last rejected record."""
+    """The problem to check first: what blocks files, then the last rejected record."""
     for file in files:
         if file.get("retryReason"):
             return f"attempt {file.get('retryAttempt', '?')}: {file['retryReason']}"

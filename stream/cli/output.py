@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON and YAML for programs.
+"""The output of commands: tables for people, JSON and YAML for programs.
 
 Texts of records and of the service are shown without control characters, since a terminal would
 obey them.

@@ -1,4 +1,4 @@
-"""What has to be changed so that the service is what a file says. Pure.
+"""The changes that bring the service to the state that a file describes. Pure.
 
 Note [What a file manages]: a member that the file leaves out stays as it is. ``settings`` are all
 overrides of a source or sink, if they are there. Sources and sinks that the file doesn't have stay,

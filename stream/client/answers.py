@@ -1,4 +1,4 @@
-"""What the answer to a batch means. Pure.
+"""The meaning of the answer to a batch. Pure.
 
 Note [Answers of batches]: a batch is sent as NDJSON under an idempotency key. What the source
 answers is one of: everything is stored (200, 202); some records never will be, and their lines are

@@ -38,7 +38,7 @@ class Stopped(Exception):
 
 @attrs.frozen
 class Delivered:
-    """What became of a batch.
+    """The outcome of a batch.
 
     :ivar accepted: stored records.
     :ivar refusals: why the others were rejected; a line is the place in the batch, from 0.

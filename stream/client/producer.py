@@ -29,7 +29,7 @@ __all__ = ["Producer", "Rejected"]
 _log = logging.getLogger("stream.client")
 
 _OVERHEAD_BYTES = 100
-"""What a record takes in memory beyond its bytes."""
+"""Bytes of memory that a record takes beyond its own."""
 
 
 @attrs.frozen

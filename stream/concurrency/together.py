@@ -12,7 +12,7 @@ __all__ = ["together"]
 
 
 async def together(*work: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Run all coroutines beside one another; their results, in the same order.
+    """Run all coroutines concurrently; return their results in the same order.
 
     When every one has ended, the failure of the first one that failed is raised: so whoever undoes
     what was done knows all of it.

@@ -1,1 +1,1 @@
-"""What users define: branches, sources and sinks; their versions, switching and deletion."""
+"""The definitions of users: branches, sources and sinks; their versions, switching and deletion."""

@@ -41,7 +41,7 @@ __all__ = [
 
 @attrs.frozen
 class By(Record):
-    """Who made a change."""
+    """The author of a change."""
 
     type: str = "system"
     token_id: str = field(default="", omit_empty=True)

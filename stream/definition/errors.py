@@ -1,4 +1,4 @@
-"""What can be refused about definitions, with the texts and names that users know."""
+"""The errors of definitions, with the texts and names that users know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a definition goes through: versions, switching, deletion, another secret.
+"""The lifecycle of a definition: versions, switching, deletion, another secret.
 
 Pure functions from an entity to the entity after the change. When a change makes a new version is
 decided by `stream.definition.repository`; here is only what it looks like.

@@ -81,7 +81,7 @@ class Entry(Generic[E]):
         self._value = value
 
     def shown(self, show: Callable[[E], bytes]) -> bytes:
-        """What *show* makes of the definition, made once."""
+        """The definition as *show* renders it, rendered once."""
         if self._shown is None:
             self._shown = show(self.value)
         return self._shown
@@ -104,7 +104,7 @@ class KnownPage(Generic[E]):
         self._shown: bytes | None = None
 
     def shown(self, show: Callable[[KnownPage[E]], bytes]) -> bytes:
-        """What *show* makes of the page, made once."""
+        """The page as *show* renders it, rendered once."""
         if self._shown is None:
             self._shown = show(self)
         return self._shown

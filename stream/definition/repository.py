@@ -1,7 +1,7 @@
 """Definitions: every change of branches, sources and sinks, made in a running transaction.
 
 The methods read, check limits, decide which version a change makes and what happens to children,
-and write. They notify `SinkHooks` of what becomes of sinks before the new definition is written, so
+and write. They notify `SinkHooks` of changes of sinks before the new definition is written, so
 that files are opened and closed in the same transaction. Nothing here calls another service, so a
 body that uses it can be run again.
 

@@ -89,7 +89,7 @@ def seal(cipher: AESGCM, plain: bytes, metadata: Mapping[str, str]) -> bytes:
 
 
 def opened(cipher: AESGCM, blob: bytes, metadata: Mapping[str, str]) -> bytes:
-    """What `seal` sealed. Raises DecryptionFailed."""
+    """The plaintext of sealed bytes. Raises DecryptionFailed."""
     if len(blob) < _NONCE_BYTES + _TAG_BYTES:
         raise DecryptionFailed("the encrypted value is too short")
     try:

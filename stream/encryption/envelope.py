@@ -37,7 +37,7 @@ class KeyService(Protocol):
         """Encrypt *key*. Raises UserError 503 if the service can't be asked, or refuses."""
 
     def unwrap(self, wrapped: bytes, metadata: Mapping[str, str]) -> bytes:
-        """What was wrapped with the same metadata.
+        """The key that was wrapped with the same metadata.
 
         :raises DecryptionFailed: the service says that it was not.
         :raises UserError: 503, the service can't be asked.

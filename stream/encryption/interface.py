@@ -1,4 +1,4 @@
-"""What an encryptor of stored secrets does."""
+"""The interface of encryptors of stored secrets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Encryptor(Protocol):
         """
 
     async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
-        """What was encrypted with the same metadata.
+        """The plaintext of what was encrypted with the same metadata.
 
         :raises DecryptionFailed: another key, other metadata, or a changed text.
         :raises UserError: the service that keeps the key can't be asked.

@@ -355,7 +355,7 @@ async def atomic(
 
 
 async def _commit(client: EtcdClient, txn: AtomicTxn, deadline: float) -> bool:
-    """Commit; if there is no answer, find out what became of it."""
+    """Commit; if there is no answer, find out whether it was applied."""
     try:
         return await txn.commit()
     except EtcdUnavailable:

@@ -202,14 +202,14 @@ class Claims:
         """Say who holds the name; see Note [Dead holders]."""
         if holder.is_certainly_dead():
             _log.info(
-                'the name "{node}" is held by {holder}, which is dead: its lease is revoked',
+                'the name "{node}" is held by {holder}, which is dead: revoking its lease',
                 node=claim.node_id,
                 holder=str(holder),
             )
             try:
                 await self._client.call("lease/revoke", {"ID": kv.lease})
             except (EtcdUnavailable, LeaseNotFound) as error:
-                _log.debug("not revoked: {error}", error=error)
+                _log.debug("cannot revoke the lease: {error}", error=error)
             return
         _log.warn(
             'the name "{node}" of the {title} is held by {holder}: waiting up to {seconds:g} s for '

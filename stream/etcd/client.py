@@ -74,7 +74,7 @@ class EtcdClient(Service):
     :param request_timeout: seconds for one request.
     :param log_operations: log each of them, with their keys but not their values, at level debug.
 
-    :ivar mirrors: those that follow a prefix at the moment, to be looked at.
+    :ivar mirrors: those that follow a prefix at the moment, to be inspected.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ class _Probed:
 
 
 def _probe(protocol: Any) -> Any:
-    """Have the kernel probe the connection. Not every system has every option."""
+    """Turn on TCP keep-alive probes. Not every system has every option."""
     protocol.transport.setTcpKeepAlive(True)
     handle = protocol.transport.getHandle()
     for name, value in (_PROBE_OPTIONS | _USER_TIMEOUT).items():

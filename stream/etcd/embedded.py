@@ -81,7 +81,7 @@ def find_etcd() -> tuple[str, Version]:
 
 @lru_cache(maxsize=64)
 def _version_of(binary: str) -> Version:
-    """What *binary* says; empty if it says nothing."""
+    """The version that *binary* prints; empty if it prints none."""
     try:
         printed = subprocess.run(
             [binary, "--version"],
@@ -147,7 +147,7 @@ class EmbeddedEtcd(Service):
             await client.stopService()
         _log.info("etcd listens on {endpoint}", endpoint=endpoint)
         self._tidying.start(TIDY_SECONDS, now=True).addErrback(
-            lambda failure: _log.failure("etcd is tidied no more", failure)
+            lambda failure: _log.failure("maintenance of etcd stopped", failure)
         )
 
     @property
@@ -188,7 +188,7 @@ class EmbeddedEtcd(Service):
         except CancelledError:
             return  # the stop
         except EtcdError as error:
-            _log.warn("cannot tidy etcd: {error}", error=str(error))
+            _log.warn("maintenance of etcd failed: {error}", error=str(error))
         finally:
             self._tidied = None
             await client.stopService()
@@ -248,7 +248,7 @@ class EmbeddedEtcd(Service):
             self._backoff.reset()
         delay = self._backoff.next()
         _log.error(
-            "etcd ended ({reason}), it is started again in {delay} s",
+            "etcd exited ({reason}), restarting it in {delay} s",
             reason=reason.getErrorMessage(),
             delay=delay,
         )

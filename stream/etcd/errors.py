@@ -1,4 +1,4 @@
-"""What can go wrong with etcd."""
+"""The errors of etcd."""
 
 from __future__ import annotations
 

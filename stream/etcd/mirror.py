@@ -196,10 +196,13 @@ class Mirror(Service, Generic[T]):
                 _log.warn("reading {prefix} again after a compaction", prefix=self._prefix)
                 is_lost = True
             except _Restored:
-                _log.error("etcd was set back, reading {prefix} again", prefix=self._prefix)
+                _log.error(
+                    "etcd was restored to an earlier revision, reading {prefix} again",
+                    prefix=self._prefix,
+                )
                 is_lost = True
             except _Missed:
-                _log.warn("the watch of {prefix} has missed changes", prefix=self._prefix)
+                _log.warn("the watch of {prefix} missed changes", prefix=self._prefix)
                 is_lost = True
             except Exception as error:
                 if not self.running:
@@ -211,9 +214,9 @@ class Mirror(Service, Generic[T]):
 
     def _warn(self, error: Exception) -> None:
         if isinstance(error, EtcdError):
-            _log.warn("watch of {prefix} broke: {error}", prefix=self._prefix, error=error)
+            _log.warn("watch of {prefix} failed: {error}", prefix=self._prefix, error=error)
         else:
-            _log.failure("watch of {prefix} broke", prefix=self._prefix)
+            _log.failure("watch of {prefix} failed", prefix=self._prefix)
 
     async def _watch(self) -> None:
         if self._is_again:
@@ -281,7 +284,7 @@ class Mirror(Service, Generic[T]):
             count, size = self._sizes
             self._sizes = (count + 1, size + len(kv.key) + len(kv.value))
         except Exception:
-            _log.failure("cannot decode {key}, it is left out", key=kv.key)
+            _log.failure("cannot decode {key}, skipping it", key=kv.key)
         if value is None:
             self._undecoded.add(kv.key)
         return value
@@ -300,5 +303,5 @@ class Mirror(Service, Generic[T]):
 
 
 def json_values(cls: type[T]) -> Callable[[KeyValue], T]:
-    """What a mirror of JSON records decodes its values with."""
+    """The decoder of a mirror of JSON records."""
     return lambda kv: decode(cls, kv.value)

@@ -1,4 +1,4 @@
-"""What is asked of etcd, for the log: methods and keys, never values."""
+"""The log of requests to etcd: methods and keys, never values."""
 
 from __future__ import annotations
 

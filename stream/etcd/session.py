@@ -77,7 +77,7 @@ class Registration:
         try:
             await self._session.store(self)
         except EtcdUnavailable as error:
-            _log.warn("{key} is put later: {error}", key=self.key, error=error)
+            _log.warn("cannot write {key} yet: {error}", key=self.key, error=error)
 
     async def remove(self) -> None:
         """Delete the key; if etcd is unavailable, the session does it as soon as it is back."""
@@ -166,7 +166,7 @@ class Session(Service):
         self._cancel_expiry()
         if self.lease_id is None:
             return
-        _log.error("the lease has ended, etcd was not reached in time or has revoked it")
+        _log.error("lost the lease: etcd was not reached in time or has revoked it")
         self._lost_lease, self.lease_id = self.lease_id, None
         self._claims.lost()
         _tell(self.on_lost)
@@ -266,7 +266,7 @@ class Session(Service):
             try:
                 await self._revoke(lease)
             except EtcdError as problem:
-                _log.debug("the new lease is left to expire: {error}", error=problem)
+                _log.debug("cannot revoke the new lease, it will expire: {error}", error=problem)
 
     async def _catch_up(self) -> None:
         """Do what was put off while etcd was unavailable; see Note [Names first]."""
@@ -280,7 +280,7 @@ class Session(Service):
     # Names.
 
     async def claim(self, key: str, title: str) -> Claim:
-        """Bear a name from now on; waits for the lease of a dead process that still holds it.
+        """Claim a name; wait for the lease of a dead process that still holds it.
 
         :param key: its last part is the name.
         :param title: what holds the name, for messages.
@@ -355,7 +355,7 @@ class Session(Service):
         try:
             await self.store(registration)
         except EtcdUnavailable as error:
-            _log.warn("{key} is put later: {error}", key=registration.key, error=error)
+            _log.warn("cannot write {key} yet: {error}", key=registration.key, error=error)
 
     async def remove(self, registration: Registration) -> None:
         """Delete the registration's key, behind all puts of it."""

@@ -293,7 +293,7 @@ def _bounded(reactor: Any, called: Deferred[T], seconds: float) -> Deferred[T]:
     """*called*, or TimeoutError, or CancelledError.
 
     The Agent reports a cancelled request as a broken one or even of a host that isn't found,
-    so what became of *called* after its end doesn't count.
+    so the outcome of *called* after its end doesn't count.
     """
 
     def end(error: Exception) -> None:

@@ -132,7 +132,7 @@ class PathColumn(Record):
 
 @attrs.frozen
 class TemplateColumn(Record):
-    """What a template makes of the record.
+    """A column that a template computes from the record.
 
     :ivar raw_string: a string is rendered without JSON's quotes and escapes.
     """

@@ -137,7 +137,7 @@ class KernelWatch:
 
 
 class Setting:
-    """What an engine process is given when it starts.
+    """The settings that an engine process gets when it starts.
 
     :ivar seconds: of processor time for one record.
     :ivar memory: bytes for templates.

@@ -1,4 +1,4 @@
-"""What a node and its engine processes say to one another: frames of bytes. Pure.
+"""The protocol between a node and its engine processes: frames of bytes. Pure.
 
 A frame is four bytes of length, a letter and the rest:
 
@@ -214,7 +214,7 @@ def encode_result(index: int, result: Evaluated) -> bytes:
 
 
 def encode_results(serial: int, results: Sequence[bytes]) -> bytes:
-    """What a frame of *results* of one batch holds."""
+    """The payload of a frame with *results* of one batch."""
     return b"".join([_SERIAL.pack(serial), *results])
 
 

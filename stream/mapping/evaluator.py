@@ -120,7 +120,7 @@ class Group:
         return len(self._records)
 
     def start_column(self, column: int) -> None:
-        """The next one to be evaluated."""
+        """Begin the next column that is evaluated."""
         self._column, self._place = column, -1
 
     def next_record(self) -> RecordContext | None:
@@ -140,7 +140,7 @@ class Group:
         return self._records[place]
 
     def emit(self, value: Any) -> None:
-        """The result of the record at hand."""
+        """The result of the current record."""
         template = self._plan.templates[self._column]
         try:
             cell = cell_text(value, template.raw_string)
@@ -153,7 +153,7 @@ class Group:
         self.put(cell)
 
     def put(self, cell: bytes) -> None:
-        """The text of the cell of the record at hand."""
+        """The text of the cell of the current record."""
         place = self._place
         self._sizes[place] += len(cell)
         if self._sizes[place] > self._plan.limit:
@@ -166,7 +166,7 @@ class Group:
             self._finish(place, Evaluated(cells, None, self._spent[place]))
 
     def fail(self, error: UserError) -> None:
-        """The record at hand can't be rendered."""
+        """The current record can't be rendered."""
         self._count(self._place)
         self._finish(
             self._place, Evaluated(self._cells[self._place], error, self._spent[self._place])
@@ -255,7 +255,7 @@ class _Loop(threading.Thread):
                 self._done.release()
 
     def _next(self) -> None:
-        """Wait for a record, and have it at hand."""
+        """Wait for a record and make it the current one."""
         while True:
             group = self._group
             if group is not None:

@@ -1,4 +1,4 @@
-"""What is wrong with the path of a column, found when it is defined.
+"""The check of the path of a column, made when it is defined.
 
 A path that is stored was checked before, or is older than this check: lookups take any text.
 """

@@ -1,4 +1,4 @@
-"""What the template engine is asked for, and what it answers. Pure.
+"""The requests to the template engine, and its answers. Pure.
 
 A mapping's template columns that are more than one call of a record function form its plan. For
 large records its paths belong to it, too: the engine also reads what takes long to be read. The
@@ -92,7 +92,7 @@ class TemplatePlan:
 
 @attrs.define(eq=False)
 class Evaluated:
-    """What became of one record.
+    """The outcome of one record.
 
     :ivar cells: texts of the first columns of the plan; of all if there is no error.
     :ivar error: why the column behind them can't be rendered.

@@ -81,7 +81,7 @@ def _check(column: Column) -> None:
 
 
 def typed_value(column: Column) -> TypedValue:
-    """What makes cells of *column*, which has a type that `check_types` knows."""
+    """The renderer of cells of *column*, which has a type that `check_types` knows."""
     fit, nullable = fitting(column.data_type), column.nullable
     is_json = isinstance(column, PathColumn | TemplateColumn)
     keeps_spelling = column.data_type == "json" or (

@@ -1,1 +1,1 @@
-"""What an operator sees: the log, the metrics and where they are served, ids to find things by."""
+"""Observability: the log, the metrics and their listener, and the ids to find things by."""

@@ -24,7 +24,7 @@ class RecordBlock:
     :param parsed: the document in each, if it is known, or `stream.record.context.UNPARSED`.
 
     :ivar documents: the documents, if all bodies are exactly what their documents are printed as;
-        ``None`` if each has to be looked at.
+        ``None`` if each has to be inspected.
     """
 
     __slots__ = ("_parsed", "_records", "bodies", "documents", "shared")

@@ -1,4 +1,4 @@
-"""What a producer probably meant by a body that can't be rendered. Pure."""
+"""Hints for producers whose bodies can't be rendered. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOOKS_LIKE_A_FORM = (
 
 
 def hint_for(record: RecordContext) -> str:
-    """What to change in the request that brought *record*, which can't be rendered.
+    """The hint for the producer of *record*, which can't be rendered.
 
     Empty if the body gives no reason for a guess, or is large, and for records that aren't a body
     as it was received (OTLP).

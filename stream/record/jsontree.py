@@ -71,7 +71,7 @@ _EMPTY_REST = re.compile(_BLANK + rb"\]")
 _BLANKS = re.compile(_BLANK)
 _TO_VALUE = re.compile(rb'(?:[^"\[{,]++|' + _STRING + rb")*+(?:[\[{,]|.*+)", re.DOTALL)
 """What begins or follows a value, and all that is before it; the rest if there is none. It matches
-anywhere, so that no part of a broken document is looked at twice."""
+anywhere, so that no part of a broken document is checked twice."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATES = re.compile("[\ud800-\udfff]")

@@ -1,4 +1,4 @@
-"""What a source node answers of its rejected records. Everything here blocks.
+"""The answers of a source node about its rejected records. Everything here blocks.
 
 Questions and answers are plain JSON objects. A question names a sink and what it wants:
 
@@ -178,7 +178,7 @@ def _has_reason(summary: Summary, selection: Selection) -> bool:
 
 
 class _Listed:
-    """What is listed so far."""
+    """The records that are listed so far."""
 
     def __init__(self, node_id: str, limit: int) -> None:
         self.records: list[dict[str, Any]] = []

@@ -46,7 +46,7 @@ _TOKEN_BYTES = 4
 
 @attrs.frozen
 class Appended:
-    """What became of records that were to be kept.
+    """The outcome of keeping records.
 
     :ivar kept: how many are kept.
     :ivar dropped: how many older ones were dropped for them.
@@ -81,7 +81,7 @@ class Stored:
 
 @attrs.define(eq=False)
 class Summary:
-    """What is in a segment, so that it needn't be read for each list.
+    """The contents of a segment, so that it needn't be read for each list.
 
     :ivar oldest: receive time of the oldest record, milliseconds since the epoch.
     :ivar newest: the same of the newest one.
@@ -105,7 +105,7 @@ class ReasonCount:
 
 
 class RejectedFiles:
-    """May be used by several threads.
+    """The segments of rejected records on a node's disk. Several threads may use it.
 
     :param root: the directory of all nodes.
     :param node_id: this one.
@@ -278,7 +278,7 @@ class RejectedFiles:
         yield from reversed(list(_records(path, ids)))
 
     def summary(self, path: Path) -> Summary | None:
-        """What is in a segment; ``None`` if that is no record. It is read if it has changed."""
+        """The contents of a segment; ``None`` without records. It is read if it has changed."""
         try:
             status = path.stat()
         except FileNotFoundError:

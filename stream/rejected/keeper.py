@@ -64,7 +64,7 @@ Batch = dict[SinkKey, tuple[QuarantineLimits, list[Noted]]]
 
 @attrs.define(eq=False)
 class _Counted:
-    """What isn't in etcd yet of one sink."""
+    """The counts of one sink that are not in etcd yet."""
 
     count: int = 0
     dropped: int = 0
@@ -134,7 +134,7 @@ class RejectedRecords(Service):
 
     async def _prepare(self) -> None:
         if self._files is None:
-            _log.warn("rejected records are counted and not kept: source.quarantine.path is empty")
+            _log.warn("rejected records are counted but not kept: source.quarantine.path is empty")
             return
         try:
             moved = await self._in_thread(self._files.prepare)
@@ -227,11 +227,11 @@ class RejectedRecords(Service):
                 self._next_cleanup = now + CLEANUP_SECONDS
                 await self._in_thread(self._files.remove_old, self._wall_clock(), self._max_age)
         except Exception:
-            _log.failure("cannot keep the rejected records in order")
+            _log.failure("the maintenance of rejected records failed")
         try:
             await self._store_counts()
         except EtcdError as error:
-            _log.debug("rejected records are counted later: {error}", error=error)
+            _log.debug("cannot store the counts of rejected records yet: {error}", error=error)
         except Exception:
             _log.failure("cannot count rejected records")
 

@@ -170,7 +170,7 @@ class NodeConnection(_Messages):
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
-            _log.failure("cannot answer for rejected records", failure)
+            _log.failure("cannot answer a request for rejected records", failure)
         self.cut()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -221,7 +221,7 @@ class NodeFactory(Factory):
         left_out = self._refused.due("")
         if left_out is not None:
             _log.warn(
-                "refused a question about rejected records from {peer}",
+                "refused a request for rejected records from {peer}",
                 peer=peer,
                 left_out=left_out,
             )

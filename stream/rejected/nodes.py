@@ -46,7 +46,7 @@ _CONNECT_SECONDS = 2.0
 
 @attrs.frozen(kw_only=True)
 class Asked:
-    """What became of a question to one node.
+    """The outcome of a request to one node.
 
     :ivar answer: ``None`` if there is none.
     :ivar problem: why not.
@@ -66,7 +66,7 @@ class Asked:
 async def rejected_counts(
     client: EtcdClient, below: BranchKey | SinkKey
 ) -> dict[SinkKey, dict[str, RejectedCount]]:
-    """What source nodes have rejected of a sink, or of the sinks of a branch, by sink and node."""
+    """The rejected records of a sink, or of the sinks of a branch, by sink and node."""
     found: dict[SinkKey, dict[str, RejectedCount]] = {}
     for kv, count in readable(RejectedCount, (await client.range(f"{COUNT}{below}/")).kvs):
         sink, node = sink_of(kv.key, COUNT)

@@ -40,7 +40,7 @@ EXCERPT_CHARACTERS = 200
 _EXCERPT_BYTES = 4 * EXCERPT_CHARACTERS
 
 ERASED = b"#"
-"""What an erased frame consists of."""
+"""The bytes of an erased frame."""
 
 _CHECKSUM = 8
 
@@ -68,7 +68,7 @@ class Noted:
 
     @classmethod
     def of(cls, record: RecordContext, error: UserError) -> Noted:
-        """What is kept of *record*, which failed with *error*."""
+        """The kept form of *record*, which failed with *error*."""
         return cls(
             record.timestamp_ms,
             error.status,
@@ -151,7 +151,7 @@ def erased(size: int) -> bytes:
 
 @attrs.frozen(kw_only=True)
 class Outline:
-    """What a list shows of a kept record.
+    """A kept record as a list shows it.
 
     :ivar id: unique in the cluster; later ones are greater.
     :ivar at: when it was received, milliseconds since the epoch.

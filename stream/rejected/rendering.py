@@ -1,4 +1,4 @@
-"""What a mapping makes of kept records: for a test of it, and for a replay.
+"""The rows that a mapping makes of kept records, for a test of it and for a replay.
 
 Small records without templates are rendered here, some at a time; the engine reads all others.
 """
@@ -31,7 +31,7 @@ MAX_SHOWN_BYTES = 4 * 1024 * 1024
 
 @attrs.frozen(eq=False, kw_only=True)
 class Rendered:
-    """What a mapping made of one record.
+    """The result of mapping one record.
 
     :ivar row: the row as it is stored, with its line feed; empty if there is an *error*.
     :ivar cells: names of columns and texts, if they were asked for.

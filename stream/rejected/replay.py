@@ -99,7 +99,7 @@ _LEVEL = 1
 
 @attrs.define
 class Outcome:
-    """What a replay has done so far, for all who may see tasks: it shows no record.
+    """The progress of a replay, for all who may see tasks: it shows no record.
 
     :ivar replayed: records that were mapped again.
     :ivar results: of the first of them, in the words of the API.
@@ -199,11 +199,11 @@ class Replayer:
         self._reads = DefinitionReads(client)
 
     def rendering(self, sink: SinkKey, mapping: Any) -> Rendering:
-        """What renders records of *sink* with *mapping*."""
+        """The renderer of records of *sink* with *mapping*."""
         return Rendering(self._reactor, self._templates, sink.project_id, mapping, self._limit)
 
     async def test(self, sink: SinkKey, mapping: Any, selection: Selection) -> list[Rendered]:
-        """What *mapping* would make of some of the kept records; nothing is stored."""
+        """The rows that *mapping* would make of some of the kept records; none is stored."""
         rendering = self.rendering(sink, mapping)
         selection = await self._nodes.without_replayed(sink, selection)
         deadline = self._reactor.seconds() + TEST_SECONDS
@@ -288,7 +288,7 @@ class Replayer:
     async def _store(
         self, key: SinkKey, claim: Replay, node: RejectedNode, kept: Sequence[Kept]
     ) -> list[Rendered]:
-        """Decide the fate of the first of *kept*; what becomes of each."""
+        """Decide the fate of the first of *kept*; return the outcome of each."""
         for _ in range(_ATTEMPTS):
             source, sink = await self._definitions(key)
             rendering = self.rendering(key, sink.table.mapping.mapping)
@@ -301,9 +301,7 @@ class Replayer:
             except _SinkChanged:
                 continue
             return rendered
-        raise UserError(
-            "the mapping of the sink changes all the time", status=503, name="mappingChanged"
-        )
+        raise UserError("the mapping of the sink keeps changing", status=503, name="mappingChanged")
 
     async def _definitions(self, key: SinkKey) -> tuple[Source, Sink]:
         source = await self._reads.source(key.source_key)
@@ -449,7 +447,7 @@ class Replayer:
         await self._release(sink, Replay(token=token))
 
     async def erase(self, sink: SinkKey, stored_key: str, replayed: ReplayedRecords) -> bool:
-        """Have the nodes erase records that are stored; whether all of them have answered."""
+        """Erase stored records on the nodes; whether all nodes have answered."""
         asked = await self._nodes.ask_all(sink, "erase", ids=list(replayed.ids))
         answered = {each.node_id for each in asked if each.answer is not None}
         is_old = self._now() - replayed.at > _NAMED_FOR
@@ -482,7 +480,7 @@ class ReplayLeftovers(Service):
     def startService(self) -> None:
         super().startService()
         self._looping = self._loop.start(LEFTOVER_SECONDS, now=False)
-        self._looping.addErrback(lambda failure: _log.failure("replays aren't ended", failure))
+        self._looping.addErrback(lambda failure: _log.failure("cannot finish replays", failure))
 
     async def stopService(self) -> None:
         super().stopService()
@@ -494,9 +492,9 @@ class ReplayLeftovers(Service):
         try:
             await self.clean_up()
         except EtcdError as error:
-            _log.warn("replays are ended later: {error}", error=error)
+            _log.warn("cannot finish replays yet: {error}", error=error)
         except Exception:
-            _log.failure("cannot end replays")
+            _log.failure("cannot finish replays")
 
     async def clean_up(self) -> None:
         """One look at all sinks."""

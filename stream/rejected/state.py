@@ -1,4 +1,4 @@
-"""What etcd knows of rejected records: who keeps them, how many there were, which are replayed."""
+"""The state of rejected records in etcd: their nodes, their counts, and the running replays."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 NODE = "runtime/rejected/node/"
 """Where source nodes can be asked, under their leases."""
 COUNT = "rejected/count/"
-"""What each source node has rejected, by sink and node."""
+"""The counts of rejected records, by sink and source node."""
 REPLAY = "rejected/replay/"
 """The replay that a sink has, if any."""
 STORED = "rejected/stored/"
@@ -74,7 +74,7 @@ class LastError(Record):
 
 @attrs.frozen(kw_only=True)
 class RejectedCount(Record):
-    """What one source node has rejected of a sink, or all of them together.
+    """The rejected records of a sink on one source node, or on all of them.
 
     :ivar count: all records that could not be rendered, kept or not.
     :ivar dropped: those of them that should have been kept and are not: too many at once, the disk
@@ -101,7 +101,7 @@ def sum_of(counts: Iterable[RejectedCount]) -> RejectedCount:
 
 
 def rejected_view(count: RejectedCount) -> dict[str, Any]:
-    """What statistics show of the rejected records of a sink."""
+    """The rejected records of a sink as statistics show them."""
     view: dict[str, Any] = {"count": count.count}
     if count.last_error is not None:
         view["lastError"] = count.last_error.view()

@@ -1,4 +1,4 @@
-"""Who calls, and what they may do.
+"""The caller and its rights.
 
 Two kinds of tokens: *configured* ones, among them the project administrator's master token, and
 *sink tokens*, which the API hands out once and keeps as a hash. A master token of an ``admin``
@@ -126,7 +126,7 @@ def token_invalid() -> UserError:
 
 
 def hash_token(token: str) -> bytes:
-    """What is kept of a sink token, and what tokens are compared by."""
+    """The digest of a sink token, which is kept and by which tokens are compared."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 

@@ -23,7 +23,7 @@ MAX_DELAY_SECONDS = 600.0
 
 @attrs.frozen
 class Fault:
-    """What happens instead of, or around, a call.
+    """A fault that replaces or delays a call.
 
     :param status: answer with this status; 0 leaves the answer alone (a delay only). An import job
         ends with an error whatever the number.
@@ -76,7 +76,7 @@ class Faults:
         self._waiting.clear()
 
     def waiting(self) -> list[dict[str, object]]:
-        """What still waits, as JSON."""
+        """The faults that still wait, as JSON."""
         return [
             {
                 "route": fault.route,

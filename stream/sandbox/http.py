@@ -34,7 +34,7 @@ _MAX_ID = 2**63 - 1
 
 
 class Access(enum.Enum):
-    """Who reaches a route."""
+    """The callers that may use a route."""
 
     PUBLIC = "anyone"
     TOKEN = "a caller with a valid token"

@@ -93,7 +93,7 @@ class ObjectStaging:
         return members
 
     def url_prefix(self, file_id: int) -> str:
-        """What the URL of each object of a file begins with."""
+        """The prefix of the URLs of a file's objects."""
         container = {
             "aws": f"s3://{self.bucket}/",
             "azure": f"azure://{self.key_id}.blob.core.windows.net/{self.bucket}/",

@@ -29,7 +29,7 @@ __all__ = [
 
 @attrs.frozen
 class Applied:
-    """What a job has left.
+    """The result of a job.
 
     :param loaded_rows: rows it read.
     :param table_rows: rows of the table after it.

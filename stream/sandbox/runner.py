@@ -111,7 +111,7 @@ class JobRunner:
                     self.wake()  # a job of the same table may go on now
                 backoff.reset()
             except Exception:
-                self._log.failure("a job loop failed and goes on")
+                self._log.failure("a job loop failed, continuing")
                 await self._sleep(backoff.next())
                 continue
             # A job that came while this loop was looking has changed the generation.

@@ -1,4 +1,4 @@
-"""What is wrong with the settings, all of it at once, in the layout of start-up errors."""
+"""The errors in the settings, all at once, in the layout of start-up errors."""
 
 from __future__ import annotations
 

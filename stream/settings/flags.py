@@ -71,7 +71,7 @@ _KNOWN = set(_LEAVES) | set(SPECIAL_FLAGS)
 
 @attrs.frozen
 class CommandLine:
-    """What a command line says.
+    """The flags and arguments of a command line.
 
     :ivar flags: settings by the name of their flag, for `stream.settings.load`.
     :ivar special: the values of `SPECIAL_FLAGS` that were given; ``config-file`` is a list.

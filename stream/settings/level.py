@@ -120,7 +120,7 @@ class TargetOperatorSettings:
     )
     file_close_timeout: Duration = setting(
         duration("1m"),
-        "How long a file waits for the upload of its slices before it is looked at again.",
+        "How long a file waits for the upload of its slices before it is checked again.",
         rule="required,minDuration=10s,maxDuration=10m",
     )
     file_import_check_interval: Duration = setting(

@@ -1,4 +1,4 @@
-"""What a value must obey, written as ``required,min=1,max=100``.
+"""The rule of a value, written as ``required,min=1,max=100``.
 
 The text of a rule is part of what the API and the dump show, so it is kept as it was declared.
 Conditions:

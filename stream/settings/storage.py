@@ -104,7 +104,7 @@ class JobCleanupSettings:
 
     enable: bool = setting(True, "Delete the records of finished import jobs.")
     concurrency: int = setting(
-        50, "How many jobs are looked at at once.", rule="required,min=1,max=500"
+        50, "How many jobs are checked at once.", rule="required,min=1,max=500"
     )
     error_tolerance: int = setting(
         10, "How many failures end one round of the cleanup.", rule="required,min=0,max=100"

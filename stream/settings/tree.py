@@ -442,11 +442,11 @@ class TableSinkSettings:
 
 @attrs.frozen
 class QuarantineSettings:
-    """What becomes of records that can't be rendered, besides the error in the answer."""
+    """The settings of the quarantine of records that can't be rendered."""
 
     enabled: bool = setting(
         True,
-        "Keep records that can't be rendered, to be looked at and replayed.",
+        "Keep records that can't be rendered, for inspection and replay.",
         override="unlisted",
         former="sink.deadLetter.enabled",
     )
@@ -514,7 +514,7 @@ class TargetSettings:
 
 @attrs.frozen
 class AuthSettings:
-    """Who says what the tokens of the API may do."""
+    """The settings of the authority that verifies the API's tokens."""
 
     provider: str = setting(
         "",

@@ -54,7 +54,7 @@ def normalise(settings: Settings) -> Settings:
 def problems_of(settings: Settings, unreadable: Collection[str] = ()) -> list[str]:
     """What is wrong with *settings*, one text for each problem.
 
-    :param unreadable: keys whose problem is already known, they are not looked at.
+    :param unreadable: keys whose problem is already known, they are not checked.
     """
     own = dict(_own_checks(settings))
     problems = [text for key, text in own.items() if text and key not in unreadable]

@@ -1,4 +1,4 @@
-"""What one source node has stored in one slice: kept in memory, put to etcd by the publisher."""
+"""The counters of one source node for one slice: in memory, written to etcd by the publisher."""
 
 from __future__ import annotations
 

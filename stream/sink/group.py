@@ -13,7 +13,7 @@ __all__ = ["Group", "GroupMeter", "SentGroup"]
 
 
 class GroupMeter(Protocol):
-    """Counts what becomes of groups; see `stream.sink.meters`."""
+    """The meter of outcomes of groups; see `stream.sink.meters`."""
 
     def stored(self, group: Group, /) -> None:
         """All of *group* is stored: acknowledge its rows."""
@@ -34,7 +34,7 @@ class Group:
     :ivar last_at: the same of the last one.
     :ivar arrivals: for each earlier receive time the rows that had come by its end. So a row costs
         a comparison, and yet it is known later how long each has waited.
-    :ivar meter: counts what becomes of the group.
+    :ivar meter: counts the outcome of the group.
     """
 
     rows: list[bytes] = attrs.Factory(list)

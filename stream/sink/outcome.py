@@ -1,4 +1,4 @@
-"""What becomes of a row, and what is called then."""
+"""The outcomes of a row, and the completion that is called with them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ACCEPTED = 202
 
 
 class Completion(Protocol):
-    """What a sink calls with the outcome of the rows of one request: one of the methods, once.
+    """The completion of one request's rows: a sink calls one of the methods, once.
 
     The request itself implements it, so that a record costs no Deferred, closure or timer.
     """

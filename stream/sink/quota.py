@@ -1,7 +1,7 @@
 """Which sinks hold more on local disks than they may: looked up in turn, not for each record.
 
 The sizes are those that all source nodes have put to etcd, so a sink is stopped about two seconds
-after it went over its quota: one until the size is there, one until it is looked at. It goes on as
+after it went over its quota: one until the size is there, one until it is checked. It goes on as
 soon as uploads have made room.
 """
 

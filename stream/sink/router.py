@@ -2,7 +2,7 @@
 
 The router mirrors active sinks and slices at level local. Records find the sinks of their source
 here; changes of slices open and close pipelines, those of one sink one after another, those of
-different sinks beside one another: each waits for disks and for etcd.
+different sinks concurrently: each waits for disks and for etcd.
 
 Note [Close sync]: the node reports a revision, which means "whatever was closed up to it I no
 longer write to". So a change is reported when every slice that it or an earlier change closed is
@@ -192,7 +192,7 @@ class SinkRouter(Service):
             await self._report.remove()
 
     def session_lost(self) -> None:
-        """Note [Close sync]: without a lease nobody would wait for this node. Note [Lost lease]."""
+        """Stop taking records: the lease is lost. Note [Close sync], Note [Lost lease]."""
         if not self.running:
             return
         self.refusal = _lease_lost()
@@ -217,7 +217,7 @@ class SinkRouter(Service):
             self._take_records()
 
     def _take_records(self) -> None:
-        """If the node holds its name: it may have lost it (again) meanwhile."""
+        """Take records if the node still holds its name."""
         self.refusal = None if self._context.life() else _lease_lost()
 
     # Records.

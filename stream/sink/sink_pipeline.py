@@ -61,7 +61,7 @@ class CountersPublisher(Protocol):
 
 @attrs.frozen(kw_only=True)
 class PipelineContext:
-    """What all pipelines of a node share.
+    """The context that all pipelines of a node share.
 
     :ivar life: gives the number of the node's present life; see `stream.etcd.claims`.
     """
@@ -95,7 +95,7 @@ class PipelineContext:
 
 @attrs.frozen(eq=False)
 class _Target:
-    """An open slice with what the hot path needs at hand.
+    """An open slice with the values that the hot path needs.
 
     :ivar render: ``None`` if there are templates to be evaluated before.
     """
@@ -271,7 +271,7 @@ class SinkPipeline:
                 keeper.offer(slice_.key.sink_key, slice_.quarantine, record, error)
 
     def renderer(self) -> Renderer:
-        """What renders rows for `write_rows`. Raises UserError if no slice takes any."""
+        """The renderer of rows for `write_rows`. Raises UserError if no slice takes any."""
         return self._pick().renderer
 
     def write_rows(

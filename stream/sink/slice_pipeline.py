@@ -5,10 +5,10 @@ the previous group is on its way. The sync triggers of the slice are upper bound
 group go out beside one that takes long, so the disk, not a rhythm, sets the pace.
 
 Note [Resending]: a group is kept until the writer acknowledged it at the level that the slice asks
-for. When the connection breaks, what became of the groups on their way is unknown; the file is
+for. When the connection breaks, the outcome of groups in flight is unknown; the file is
 opened again with the acknowledged length, the writer cuts it there, and they are sent again. So an
 interruption neither loses nor doubles a row. All that holds for one life of the node: if a later
-one has the file, nothing is sent again, and what became of the groups on their way stays unknown.
+one has the file, nothing is sent again, and the outcome of groups in flight stays unknown.
 
 Note [First record]: coordinators rotate and import by the statistics in etcd, which are put there
 once a second. A crash may lose the latest counts, which the reader corrects, but must not make a

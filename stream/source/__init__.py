@@ -1,1 +1,1 @@
-"""Where records come in: which sources exist, and the listeners."""
+"""The source node: the listeners, and the lookup of sources."""

@@ -24,7 +24,7 @@ __all__ = ["Dispatcher", "SourceEntry"]
 
 @attrs.frozen
 class SourceEntry:
-    """What is known of a source in one branch.
+    """A source in one branch, as the dispatcher knows it.
 
     :ivar secret: of its URL.
     :ivar reads_text_as_json: whether it takes plain text for JSON.

@@ -1,4 +1,4 @@
-"""What the listeners need of the rest of a source node.
+"""The interfaces between the listeners and the rest of a source node.
 
 Per record there is no Deferred, closure or timer: the request itself is the completion that a sink
 calls, so a sink that commits records in groups keeps a list of requests and answers them in a loop.

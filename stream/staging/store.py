@@ -40,7 +40,7 @@ class StoredObject:
 
 
 class Backend(Protocol):
-    """What a provider implements. Runs in a pool thread and may block."""
+    """The interface of a provider. It runs in a pool thread and may block."""
 
     def put(self, key: str, chunks: Chunks, stopped: Callable[[], bool]) -> StoredObject:
         """Store the whole body under *key*, or nothing; the result's URL is left empty."""

@@ -1,4 +1,4 @@
-"""Sends records to those who watch a source.
+"""Sends records to the callers that watch a source.
 
 Mirrors the subscriptions, keeps a tap for each of them, and hands on what the taps took, a few
 times a second, to the API node that asked. What can't be sent is left out and counted.
@@ -112,7 +112,7 @@ class TailSender(Service):
         if subscription.host == self._host or not is_loopback(host):
             return True
         _log.warn(
-            "a tail of {source} gets nothing from here: {host} asks for it at a local address",
+            "cannot serve a tail of {source} from this node: {host} listens at a local address",
             source=str(subscription.source),
             host=subscription.host,
         )
@@ -145,7 +145,7 @@ class TailSender(Service):
             self._rounds.stop()
 
     def _broke(self, failure: Failure) -> None:
-        _log.failure("tails get nothing any more", failure)
+        _log.failure("the sender of live tails stopped", failure)
 
     def _round(self) -> None:
         now = self._reactor.seconds()

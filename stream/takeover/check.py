@@ -47,7 +47,7 @@ async def check_takeover(
 ) -> Inventory:
     """What a start would find.
 
-    :param volumes_path: of this machine; without it no files are looked at.
+    :param volumes_path: of this machine; without it no files are checked.
     """
     found = take_inventory(await read_all(client))
     _check_live(found)

@@ -41,7 +41,7 @@ of a start of this service on them, or, with --to-original, of the original. It 
 convert-to-original writes what the original service couldn't read in its form. It may be
 interrupted and begun again, and this service reads the result as well.
 
-Both need the settings of etcd and of the encryption; storage.volumesPath is looked at if it is set.
+Both need the settings of etcd and of the encryption; storage.volumesPath is checked if it is set.
 No node may run. Exit codes: 0 nothing stands in the way, 1 something does, 2 it can't be found out.
 """
 

@@ -35,7 +35,7 @@ class Kind:
     """The records below a prefix.
 
     :ivar name: for people, in the plural.
-    :ivar record: ``None`` if the value isn't looked at.
+    :ivar record: ``None`` if the value isn't checked.
     :ivar is_own: whether the original service has no such records.
     :ivar is_live: whether the records exist as long as a node runs.
     """

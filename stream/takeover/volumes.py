@@ -91,4 +91,4 @@ def check_volumes_or_say(
     try:
         check_volumes(volumes_path, slices, counted, report)
     except UserError as error:
-        report.add(Weight.NOTE, volumes_path, f"files are not looked at: {error}")
+        report.add(Weight.NOTE, volumes_path, f"files are not checked: {error}")

@@ -63,7 +63,7 @@ class RowSplitter:
     def feed(self, data: bytes) -> Iterator[Row]:
         """The rows that end in *data*."""
         self._buffer += data
-        # A short rest may be the beginning of a row; it is looked at again with what follows it.
+        # A short rest may be the beginning of a row; it is checked again with what follows it.
         return self._cut(is_end=False)
 
     def end(self) -> Iterator[Row]:

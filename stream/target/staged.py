@@ -156,7 +156,7 @@ def _name(slice_: Slice) -> str:
 
 @attrs.frozen(kw_only=True)
 class StagingPlace(Record):
-    """What a node notes of its place."""
+    """The note that a node writes about its staging place."""
 
     node_id: str
     place: str

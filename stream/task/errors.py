@@ -19,7 +19,7 @@ class TaskAlreadyRunning(Exception):
 
 
 class ObjectExists(Exception):
-    """What a task was to create is there already.
+    """The object that a task was to create already exists.
 
     :ivar object_key: the object.
     """

@@ -99,7 +99,7 @@ class End:
 
 
 class EngineListener(Protocol):
-    """Is notified of what becomes of an engine and its work."""
+    """Is notified of the end of an engine and the results of its work."""
 
     def ready(self, engine: TemplateEngine, /) -> None:
         """The engine takes work from now on."""
@@ -110,7 +110,7 @@ class EngineListener(Protocol):
         """There is a result for one record of a batch."""
 
     def finished(self, engine: TemplateEngine, serial: int, *, is_full: bool) -> None:
-        """What isn't answered of the batch is left for later.
+        """The batch has ended; its records without a result are evaluated later.
 
         :param is_full: the engine keeps much memory, and should be replaced.
         """
@@ -119,7 +119,7 @@ class EngineListener(Protocol):
         """What is wrong with each of the templates."""
 
     def ended(self, engine: TemplateEngine, end: End, /) -> None:
-        """The engine is gone; nothing follows."""
+        """The engine has ended; no other call follows."""
 
 
 class TemplateEngine(Protocol):

@@ -357,7 +357,7 @@ class TemplatePool:
     def _watch(self) -> None:
         if not self._ticking.running:
             self._ticking.start(TICK_SECONDS, now=False).addErrback(
-                lambda failure: _log.failure("nobody watches the engines of templates", failure)
+                lambda failure: _log.failure("the monitoring of template engines stopped", failure)
             )
 
     def _refused(self, reason: str, message: str, name: str) -> UserError:
@@ -517,7 +517,7 @@ class TemplatePool:
         try:
             job.waiter.evaluated(result)
         except Exception:
-            _log.failure("a rendered record can't be handed on")
+            _log.failure("cannot deliver a rendered record")
 
     def finished(self, engine: TemplateEngine, serial: int, *, is_full: bool) -> None:
         """See `EngineListener`."""
@@ -722,7 +722,7 @@ class TemplatePool:
         slot.seen = progress
         if is_at_work:
             if slot.still == STANDSTILL_TICKS:
-                _log.warn("an engine of templates does not respond, it is replaced")
+                _log.warn("a template engine does not respond, replacing it")
                 slot.engine.kill()
         elif slot.still > IDLE_TICKS and len(self._slots) > 1:
             slot.is_leaving = True

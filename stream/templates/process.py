@@ -147,7 +147,7 @@ class ProcessEngine(Child):
             for letter, rest in self._frames.feed(data):
                 self._take(letter, rest)
         except ProtocolError as error:
-            _log.error("an engine of templates is killed: {reason}", reason=str(error))
+            _log.error("killing a template engine: {reason}", reason=str(error))
             self._is_lost = self._is_broken = True
             self.signal("KILL")
 

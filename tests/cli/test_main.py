@@ -205,7 +205,7 @@ def test_where_they_are_kept(home: Path) -> None:
         (["sink", "create", "s", "x", "--table", "t", "--column", "id:uid"], 'mean "uuid"?'),
         (["source", "update", "shop"], "Nothing to change"),
         (["tail", "shop", "--filter", "user"], "begins with a dot"),
-        (["rejected", "replay", "shop", "orders"], "Which ones?"),
+        (["rejected", "replay", "shop", "orders"], "Select the records:"),
         (["rejected", "delete", "shop", "orders", "1", "--all"], "not both"),
     ],
 )

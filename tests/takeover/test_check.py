@@ -116,7 +116,7 @@ async def test_the_files_of_a_killed_node(etcd: EtcdClient, tmp_path: Path) -> N
     assert path.read_bytes() == data
     (volume / "volume-id").unlink()
     found = await check_takeover(etcd, ENCRYPTOR, str(tmp_path / "default" / "nothing"))
-    assert "files are not looked at" in str(found.report.of(Weight.NOTE))
+    assert "files are not checked" in str(found.report.of(Weight.NOTE))
 
 
 def _large(keys: dict[str, Any]) -> dict[str, Any]:

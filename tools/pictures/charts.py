@@ -70,7 +70,7 @@ def bars(title: str, unit: str, groups: Sequence[Group]) -> str:
     described, y = [], 62
     for group in groups:
         if group.name:
-            y += 24
+            y += 30
             parts.append(text(_LEFT, y, group.name, "n left"))
         for bar in group.bars:
             y += _ROW

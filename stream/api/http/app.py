@@ -125,7 +125,7 @@ class _Endpoint:
         return json_answer(json_body(result), self._operation.status)
 
     def serve(self, request: Any, **path: str) -> Deferred[bytes]:
-        """The body of the answer; never fails but when it is cancelled."""
+        """The body of the answer; it fails only when it is cancelled."""
         if request.path.startswith(b"//"):
             # The router leaves out all slashes at the beginning, so the route fits in spite of it.
             return succeed(_redirect(request, unquote(request.path.decode("latin-1"))))
@@ -139,7 +139,7 @@ class _Endpoint:
     def _put(
         self, answer: Answer | StreamingResponse, request: ApiRequest
     ) -> bytes | Deferred[bytes]:
-        """What of the body remains to be written."""
+        """The part of the body that remains to be written."""
         if isinstance(answer, Answer):
             return put(request, answer)
         request.begin_lasting()
@@ -151,12 +151,12 @@ class _Endpoint:
         if failure.check(CancelledError) is None:
             if failure.check(ReaderIsStuck):
                 _log.info(
-                    "an answer broke off: {error}",
+                    "response aborted: {error}",
                     error=str(failure.value),
                     request_id=request.id,
                 )
             else:
-                _log.failure("an answer broke off", failure, request_id=request.id)
+                _log.failure("response aborted", failure, request_id=request.id)
             if request.channel is not None:
                 request.channel.forceAbortClient()
         return b""

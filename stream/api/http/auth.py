@@ -1,4 +1,4 @@
-"""Who may call: the token, the branch and the role, checked in this order."""
+"""Authorization: the token, the branch and the role, checked in this order."""
 
 from __future__ import annotations
 

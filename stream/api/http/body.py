@@ -45,7 +45,7 @@ _WORDING = {
     "Invalid \\escape": "there is no such escape",
     "Invalid \\uXXXX escape": "four hexadecimal digits are expected",
 }
-"""What the decoder says, in the words of this API."""
+"""The messages of the decoder in the wording of this API."""
 
 
 @attrs.frozen

@@ -33,7 +33,7 @@ __all__ = [
 
 @attrs.frozen
 class Identity:
-    """Who calls.
+    """The caller.
 
     :ivar token: acts for the caller at the project authority and at targets.
     """
@@ -43,7 +43,7 @@ class Identity:
 
     @property
     def by(self) -> By:
-        """As recorded with changes."""
+        """The caller as it is recorded with changes."""
         admin = self.info.admin
         return By(
             "user",
@@ -93,7 +93,7 @@ class Call:
 
     @property
     def identity(self) -> Identity:
-        """Who calls an operation that isn't public."""
+        """The caller of an operation that isn't public."""
         if self._identity is None:
             raise ValueError(f"{self.operation.id} has no caller")
         return self._identity

@@ -128,7 +128,7 @@ def _unwrapped(problem: BaseException) -> BaseException:
 
 
 def _generic(logged_as: str) -> str:
-    """All that a user gets to know of a defect."""
+    """The answer for a defect: it shows users an id, and no details."""
     return f"Application error. {_SUPPORT} with exception id ({logged_as}) attached."
 
 

@@ -43,10 +43,12 @@ def while_valid(
                 if isinstance(error, UserError | EtcdError):
                     text = str(error)
                     _log.info(
-                        "a lasting answer ends: {error}", error=text, request_id=call.request_id
+                        "closing a streaming response: {error}",
+                        error=text,
+                        request_id=call.request_id,
                     )
                 else:
-                    _log.failure("cannot verify the token of a lasting answer")
+                    _log.failure("cannot verify the token of a streaming response")
                 ended_here = True
                 writing.cancel()
 
@@ -54,7 +56,7 @@ def while_valid(
         checking = LoopingCall(lambda: Deferred.fromCoroutine(check()))
         checking.clock = reactor
         checking.start(RECHECK_SECONDS, now=False).addErrback(
-            lambda failure: _log.failure("a token is verified no more", failure)
+            lambda failure: _log.failure("the verification of a token stopped", failure)
         )
         try:
             await writing

@@ -105,7 +105,7 @@ class ApiRequest(Request):
         self._site.expect(channel, HEADERS_SECONDS)
 
     def getRequestHostname(self) -> bytes:
-        """Unlike the base class, a constant: routes don't depend on what a client says."""
+        """A constant, unlike in the base class: routes don't depend on the client's ``Host``."""
         return b"api"
 
     def gotLength(self, length: int | None) -> None:
@@ -147,7 +147,7 @@ class ApiRequest(Request):
             self._arrived()
 
     def refuse_body(self, problem: UserError) -> None:
-        """Whoever waits for the body, now or later, gets *problem* instead."""
+        """Fail present and later waits for the body with *problem*."""
         self._problem = problem
         self._release_bytes()
         self._site.forget(self.channel)
@@ -339,7 +339,7 @@ class ApiChannel(HTTPChannel):
         self.loseConnection()
 
     def expired(self) -> None:
-        """What was expected hasn't come in time."""
+        """Close the connection: the deadline has passed."""
         request = self.requests[-1] if self.requests else None
         if isinstance(request, ApiRequest) and request.waits_for_body:
             request.refuse_body(_too_slow(f"the body did not come within {BODY_SECONDS} s"))
@@ -533,7 +533,7 @@ class ApiSite(Site):
             self._sweeping = self.reactor.callLater(_SWEEP_SECONDS, self._sweep)
 
     def forget(self, channel: ApiChannel) -> None:
-        """What was expected has come."""
+        """Cancel the deadline: the expected part has come."""
         self.deadlines.pop(channel, None)
 
     def _sweep(self) -> None:

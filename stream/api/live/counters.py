@@ -26,7 +26,7 @@ Known = Mapping[str, Sequence[str]]
 
 @attrs.frozen
 class Counted:
-    """What is used of a stored `stream.storage.model.statistics.Statistics`."""
+    """The used part of a stored `stream.storage.model.statistics.Statistics`."""
 
     first_record_at: datetime | None = field(default=None, empty_text=True)
     last_record_at: datetime | None = field(default=None, empty_text=True)
@@ -140,7 +140,7 @@ class Counters:
     def sources(
         self, branch: BranchKey, known: Known, only: Iterable[SinkKey] | None = None
     ) -> list[dict[str, Any]]:
-        """What is shown of the sources of a branch.
+        """The counters of a branch's sources as they are shown.
 
         :param known: those that exist.
         :param only: the sinks to show; ``None`` for everything.

@@ -230,7 +230,7 @@ class LiveHub(Service):
     # What is followed
 
     async def _open(self) -> None:
-        """Have etcd followed. Raises EtcdError."""
+        """Start following etcd. Raises EtcdError."""
         while self._watch is None:
             if self._is_changing:
                 await self._changed.wait()

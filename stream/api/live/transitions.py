@@ -27,7 +27,7 @@ DELETED = "deleted"
 
 @attrs.frozen(kw_only=True)
 class FileInPipeline:
-    """What is shown of a file; see `stream.storage.model.entity.File`."""
+    """The shown part of a file; see `stream.storage.model.entity.File`."""
 
     key: FileKey = field(flatten=True)
     retry: Retry = field(flatten=True, default=NO_RETRY)
@@ -44,7 +44,7 @@ class FileInPipeline:
 
 @attrs.frozen(kw_only=True)
 class SliceInPipeline:
-    """What is shown of a slice; see `stream.storage.model.entity.Slice`."""
+    """The shown part of a slice; see `stream.storage.model.entity.Slice`."""
 
     key: SliceKey = field(flatten=True)
     retry: Retry = field(flatten=True, default=NO_RETRY)
@@ -86,7 +86,7 @@ _COMES_FROM: Mapping[FileState | SliceState, str | None] = {
 def transition(
     now: Followed | None, before: Followed | None, at: datetime
 ) -> dict[str, Any] | None:
-    """What is shown of a change; ``None`` if nothing that is shown has changed.
+    """The shown part of a change; ``None`` if nothing that is shown has changed.
 
     :param now: ``None`` if the record is gone.
     :param before: ``None`` if it wasn't known.

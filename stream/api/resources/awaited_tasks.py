@@ -1,4 +1,4 @@
-"""What a caller is answered who waits for a task: the object that it has changed, or its error."""
+"""The answer to a caller that waits for a task: the changed object, or the error."""
 
 from __future__ import annotations
 

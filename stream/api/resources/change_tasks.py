@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 5.0
 
 @attrs.frozen
 class SourceEvent:
-    """What the project learns of when a change of a source has ended.
+    """The event about a finished change of a source, for the project's event log.
 
     :ivar verb: what is done to the source: ``create``.
     :ivar name: of the source.
@@ -110,7 +110,7 @@ class ChangeTasks:
     async def start_other(
         self, call: Call, key: SourceKey | SinkKey, work: Callable[[Report], Awaitable[str]]
     ) -> StartedTask:
-        """Work on what isn't a definition, in a task like those of `start`.
+        """Start work other than a change of a definition, in a task like those of `start`.
 
         :param work: is given what to call with outputs while it runs; its result is the text of
             the task.

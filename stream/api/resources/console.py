@@ -29,7 +29,7 @@ class ConsolePage:
         return await self._answer(call, _PAGE)
 
     async def file(self, call: Call) -> Answer:
-        """What the page loads."""
+        """A file that the page loads."""
         return await self._answer(call, call.parameters["path"])
 
     async def _answer(self, call: Call, name: str) -> Answer:

@@ -1,4 +1,4 @@
-"""What happens in a branch, as it happens."""
+"""The live stream of a branch: counters, files and slices."""
 
 from __future__ import annotations
 

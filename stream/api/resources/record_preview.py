@@ -1,4 +1,4 @@
-"""What the sinks of a source, or a mapping, would make of a record; nothing is stored."""
+"""The rows that the sinks of a source, or a mapping, would make of a record; none is stored."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class RecordPreview:
         }
 
     async def test_mapping(self, call: Call) -> Any:
-        """What a mapping that no sink needs to have makes of a record, column by column."""
+        """The cells that a mapping makes of a record, column by column."""
         source = await self._reads.source(call.source_key)
         table, record = call.body["table"], call.body["record"]
         has_types = table.get("type", KEBOOLA) != KEBOOLA
@@ -197,7 +197,7 @@ class RecordPreview:
         raw_headers: Sequence[tuple[bytes, bytes]],
         client_ip: str,
     ) -> list[RecordContext]:
-        """What the source would make of *body*. Raises UserError."""
+        """The records that the source would make of *body*. Raises UserError."""
         milliseconds = int(self._now() * 1000)
         headers = RecordHeaders(
             [(name, value) for name, value in raw_headers if name.lower() not in _NOT_OF_THE_RECORD]

@@ -72,7 +72,7 @@ class SinkFiles:
 def pipeline_view(
     pipeline: SinkPipeline, quarantines: Mapping[FileKey, Quarantine], now: datetime
 ) -> Plain:
-    """What is shown of the files of a sink at the time *now*.
+    """The files of a sink as they are shown at the time *now*.
 
     :param quarantines: of rows that the target has refused.
     """

@@ -40,7 +40,7 @@ class TemplateChecks(Protocol):
     """Reads templates elsewhere: it may take for ever (`stream.templates`)."""
 
     def check(self, project: int, templates: Sequence[str], /) -> Deferred[list[str | None]]:
-        """What is wrong with each of *templates*. Fails with UserError: not now."""
+        """The problem of each of *templates*. Fails with UserError: they can't be checked now."""
 
 
 async def check_templates(checks: TemplateChecks, project: int, mapping: Mapping) -> None:
@@ -215,7 +215,7 @@ class TablePatch:
 
 
 def table_patch(plain: AnyMapping[str, Any] | None, type: str) -> TablePatch:
-    """What a request asks to be changed of a table of this *type*. Raises UserError."""
+    """The changes that a request makes to a table of this *type*. Raises UserError."""
     if plain is None:
         return TablePatch()
     if plain.get("type", type) != type:

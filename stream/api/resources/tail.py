@@ -21,7 +21,7 @@ __all__ = ["Tails", "sample_site"]
 
 
 def sample_site(reactor: Any, take: Take) -> ApiSite:
-    """What listens for the samples of source nodes, and hands them to *take*."""
+    """The listener for samples of source nodes; it passes them to *take*."""
     return ApiSite(_Samples(take), reactor)
 
 

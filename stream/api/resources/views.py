@@ -131,7 +131,7 @@ def _lifecycle(entity: Source | Sink) -> Plain:
 
 
 def content_view(entity: Source | Sink) -> Plain:
-    """What a version is about: no secret, and nothing of when and by whom."""
+    """The content of a version, without its secret, its time and its author."""
     view: Plain = {"type": entity.type, "name": entity.name, "description": entity.description}
     if isinstance(entity, Sink):
         shown = sink_view(entity)
@@ -191,7 +191,7 @@ def _column(column: Column) -> Plain:
 
 
 def page_view(limit: int, total: int, after: str, last: str) -> Plain:
-    """Which part of a list this is.
+    """The page's place in its list.
 
     :param last: the id that the page ends with.
     """

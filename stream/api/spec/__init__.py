@@ -1,1 +1,1 @@
-"""What the API publishes: operations, schemas, and the documents made from them."""
+"""The API as it is published: operations, schemas, and the documents made from them."""

@@ -544,7 +544,7 @@ TASK = _object(
             (
                 "results",
                 Array(
-                    description="What became of the first 1,000 of them.",
+                    description="The outcomes of the first 1,000 of them.",
                     items=_object(
                         "ReplayedRecord",
                         ("id", _TEXT),

@@ -84,7 +84,9 @@ def _apply(
         return CHANGES
     if not yes:
         if path == "-" or not sys.stdin.isatty():
-            raise click.UsageError("Nobody can be asked here: --yes makes the changes.")
+            raise click.UsageError(
+                "Without a terminal nobody can confirm the changes: use --yes to make them."
+            )
         click.confirm("Make these changes?", abort=True, err=True)
     _make(api, found, changes, quiet=output != "table")
     return None

@@ -156,7 +156,7 @@ def _failed(text: str, code: int) -> int:
 
 
 def _going_on(state: State, is_kept: bool, is_noted: bool) -> str:
-    """What is done, and what the same command would do."""
+    """The summary of an interrupted push: its progress, and the effect of the same command."""
     place = f"{'element' if state.format == 'json' else 'line'} {state.place}"
     if not is_kept:
         return f"Everything before {place} was sent; with --state a push can go on from there."

@@ -266,7 +266,9 @@ def _selection(
     if ids:
         return {"ids": list(ids)}
     if not selection and not all:
-        raise click.UsageError("Which ones? IDs, --reason, --of-column, --since, --until or --all.")
+        raise click.UsageError(
+            "Select the records: IDs, --reason, --of-column, --since, --until or --all."
+        )
     return selection
 
 

@@ -1,1 +1,1 @@
-"""What `stream push` is made of: inputs, records in them, the state, and the sending."""
+"""The parts of `stream push`: inputs, their records, the state, and the sending."""

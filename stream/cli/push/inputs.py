@@ -171,7 +171,10 @@ def _read(stream: Any) -> Iterator[bytes]:
 
 
 def _zstd_parts(raw: Any) -> Iterator[bytes]:
-    """What is in the zstd frames of *raw*. The library's own reader takes a cut frame as whole."""
+    """The decompressed zstd frames of *raw*.
+
+    The library's own reader accepts a cut frame as whole.
+    """
     try:
         import zstandard
     except ImportError:

@@ -262,7 +262,7 @@ def csv_rows(
         try:
             row = next(rows, None)
         except csv.Error as error:
-            raise InputFault(f"The row that begins in line {first} is no CSV: {error}.") from None
+            raise InputFault(f"The row that begins in line {first} is not CSV: {error}.") from None
         if row is None:
             return
         if header is None:

@@ -1,4 +1,4 @@
-"""What a push says of records that were rejected: bounded, however many there are. Pure."""
+"""The report of rejected records of a push: bounded, however many there are. Pure."""
 
 from __future__ import annotations
 

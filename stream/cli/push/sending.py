@@ -37,7 +37,7 @@ _GRACE_SECONDS = 5.0
 
 
 class Sends(Protocol):
-    """What sends a batch, see `Delivery`."""
+    """The delivery of a batch, see `Delivery`."""
 
     def send(self, records: Sequence[bytes], key: str) -> Delivered:
         """Send *records* under *key* until they are decided."""
@@ -173,7 +173,7 @@ class _Push:
             self._decided(batch, delivered)
 
     def drain(self) -> None:
-        """What ends soon still counts; the rest is broken off."""
+        """Wait for batches that end soon, and cancel the others."""
         futures = [future for _, future in self._running]
         wait(futures, _GRACE_SECONDS)
         while self._running and _has_ended_well(self._running[0][1]):

@@ -1,4 +1,4 @@
-"""What a push shows while it runs."""
+"""The progress display of a push."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a change of definitions means for the files of sinks.
+"""The effects of a change of definitions on the files of sinks.
 
 An enabled sink has exactly one open file. So a sink that is created, enabled or changed gets a new
 one, and the open file of a sink that is changed, disabled or deleted is closed. Both happen in the
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class Prepared(Protocol):
-    """What was made remotely for a file."""
+    """The remote resources that were created for a file."""
 
     @property
     def table(self) -> TableSink:

@@ -1,4 +1,4 @@
-"""The way of a change of definitions: check, prepare, transaction, after.
+"""The steps of a change of definitions: check, prepare, transaction, after.
 
 Every change of a source or a sink is a `DefinitionChange`, and `DefinitionChanges.make` makes it,
 step by step. What a change writes is decided by `stream.definition.repository`.
@@ -77,7 +77,7 @@ class DefinitionChange(Generic[T]):
 
 @attrs.frozen
 class Author:
-    """Who makes a change.
+    """The author of a change.
 
     :ivar token: with which the things that a change needs are made remotely.
     """
@@ -170,7 +170,7 @@ class _PreparedFiles(Generic[P]):
 
 @attrs.frozen
 class _Attempt(Generic[T]):
-    """What one transaction of a change has written.
+    """The writes of one transaction of a change.
 
     :ivar used: sinks whose prepared file was opened.
     :ivar is_last: whether the change is complete with it, see Note [Pieces] of

@@ -33,12 +33,12 @@ _BEAT_SECONDS = 0.1
 
 
 def development_services(reactor: Any) -> list[IService]:
-    """What development mode runs besides the service; nothing without it."""
+    """The services that development mode adds; none without it."""
     if not sys.flags.dev_mode:
         return []
     setDebugging(True)
     DelayedCall.debug = True
-    _log.info("development mode: mistakes are traced, which takes time")
+    _log.info("development mode: extra checks are on, which slow the service down")
     return [BusyReactorWatch(reactor)]
 
 
@@ -74,7 +74,7 @@ class BusyReactorWatch(Service):
         super().startService()
         self._watched = threading.get_ident()
         self._loop.start(_BEAT_SECONDS).addErrback(
-            lambda failure: _log.failure("the reactor is watched no more", failure)
+            lambda failure: _log.failure("the monitoring of the reactor stopped", failure)
         )
         if self._has_thread:
             self._thread.start()
@@ -95,7 +95,7 @@ class BusyReactorWatch(Service):
             return False
         self._logged = last
         _log.warn(
-            "the reactor is busy since {seconds} s, in:\n{stack}",
+            "the reactor has been busy for {seconds} s, in:\n{stack}",
             seconds=round(seconds, 1),
             stack=_printed(frame),
         )

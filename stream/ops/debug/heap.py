@@ -1,4 +1,4 @@
-"""What the memory of the process is used for: objects by type, or what was allocated meanwhile."""
+"""The use of the process's memory: objects by type, or allocations during a period."""
 
 from __future__ import annotations
 

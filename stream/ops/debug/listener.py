@@ -108,7 +108,7 @@ def _from_here(request: Request) -> bool:
 
 
 class _Local(Resource):
-    """Answers those who name this machine."""
+    """Answers requests whose ``Host`` names this machine."""
 
     isLeaf = True
 

@@ -127,8 +127,8 @@ class _Transport(SSHServerTransport):
         super().connectionLost(reason)
 
     def receiveError(self, reasonCode: int, description: bytes) -> None:
-        """The client says that it goes, and why: no error of ours."""
-        _log.debug("a client disconnects: {reason}", reason=description.decode("utf-8", "replace"))
+        """The client disconnects and says why: not an error of the server."""
+        _log.debug("a client disconnected: {reason}", reason=description.decode("utf-8", "replace"))
 
 
 class _Factory(ConchFactory):
@@ -174,7 +174,7 @@ class _Session(TerminalSession):
             note(self.person, '"{user}" has left the console')
 
     def ended_well(self) -> None:
-        """Have the client end with 0."""
+        """End the client with exit code 0."""
         channel = self._proto.session
         channel.conn.sendRequest(channel, b"exit-status", bytes(4))
 

@@ -1,4 +1,4 @@
-"""Who may use the console: keys in files, and people known by them."""
+"""Authentication for the console: keys in files, and the people they belong to."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ def _public_key(line: bytes) -> Key | None:
 
 
 def fingerprint_of(key: Key) -> str:
-    """As ``ssh-keygen -l`` writes it."""
+    """The fingerprint in the form of ``ssh-keygen -l``."""
     return f"SHA256:{key.fingerprint(FingerprintFormats.SHA256_BASE64).rstrip('=')}"
 
 
 @attrs.frozen
 class Person:
-    """Who has logged in.
+    """The person that has logged in.
 
     :ivar name: as given at the login; anybody may give any.
     :ivar key: fingerprint of the key, which identifies the user.
@@ -120,7 +120,7 @@ class Person:
 
 
 def note(person: Person, text: str, **fields: Any) -> None:
-    """What *person* does, in the log."""
+    """The log of commands of *person*."""
     _log.warn(text, user=person.name, key=person.key, **fields)
 
 

@@ -1,4 +1,4 @@
-"""Where the process spends its time: its stacks, looked at many times a second by a thread.
+"""Where the process spends its time: its stacks, sampled many times a second by a thread.
 
 Looking costs the process little, and what it shows is true of the process as it runs; a tracing
 profiler would slow down every call.
@@ -84,7 +84,7 @@ def sample(seconds: float) -> Profile:
 
 
 def thread_stacks() -> str:
-    """What each thread is doing now."""
+    """The present stack of each thread."""
     parts = []
     for name, frame in _frames(-1):
         parts.append(f"{name}:\n" + "".join(f"    {line}\n" for line in _stack(frame)))

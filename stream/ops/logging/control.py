@@ -145,7 +145,7 @@ class LogControl:
 
     @property
     def observer(self) -> Any:
-        """What takes the events."""
+        """The observer of log events."""
         predicates: list[Any] = [self._predicate]
         if self._is_terminal:
             predicates.append(self._is_for_people)
@@ -188,7 +188,7 @@ class LogControl:
             self._predicate.clearLogLevels()
             self._levels, self._default = {}, level
         _log.warn(
-            'log level of "{namespace}" is {new_level} now', namespace=namespace, new_level=level
+            'log level of "{namespace}" is now {new_level}', namespace=namespace, new_level=level
         )
 
     def _apply(self, namespace: str, level: str) -> None:

@@ -124,7 +124,7 @@ OWN: tuple[Definition, ...] = (
     Definition(
         "stream_templates_evaluations",
         "counter",
-        "Records whose templates were evaluated, by what became of them: ok, error, or stopped "
+        "Records whose templates were evaluated, by outcome: ok, error, or stopped "
         "because they took more processor time or memory than they may.",
         ("result",),
     ),

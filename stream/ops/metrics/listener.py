@@ -141,7 +141,7 @@ class MetricsPage(Resource):
 
 
 def _not_made(failure: Failure) -> Failure:
-    _log.failure("cannot make the metrics page", failure)
+    _log.failure("cannot render the metrics page", failure)
     return failure
 
 

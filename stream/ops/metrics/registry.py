@@ -270,12 +270,12 @@ class Metrics:
     def source_meter(
         self, source: SourceLabels, source_type: str, clock: Callable[[], float]
     ) -> SourceMeter:
-        """What counts the records of *source*; *clock* gives seconds since the epoch."""
+        """The meter of the records of *source*; *clock* gives seconds since the epoch."""
         labels = {**source.as_labels(), "source_type": source_type}
         return SourceMeter(self._source_duration, self._source_bytes, labels, clock)
 
     def sink_meter(self, sink: SinkLabels, sink_type: str) -> SinkMeter:
-        """What counts the records of *sink*."""
+        """The meter of the records of *sink*."""
         labels = {**sink.as_labels(), "sink_type": sink_type}
         return SinkMeter(self._sink_duration, self._sink_bytes, labels)
 

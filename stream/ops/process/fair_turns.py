@@ -56,7 +56,7 @@ _ATTRIBUTE = "_used_turns"
 
 
 class _Used:
-    """What a connection has used of the reactor's time.
+    """The reactor's time that a connection has used.
 
     :ivar since: the period in which it was served first.
     :ivar period: the last period in which it was served.

@@ -3,11 +3,11 @@
 By itself it looks at a part of all objects whenever 700 more have been made than given back, and at
 all of them, which blocks the reactor for 60 ms, several times a second under load: each
 request that waits for the disk is a dozen objects, so a few hundred of them look like a leak. They
-aren't one; what is finished is given back at once, by counting references. So it looks seldom, and
+aren't one; what is finished is given back at once, by counting references. So it looks rarely, and
 not at what is there from the start; and now and then in any case, since a circle may hold a large
 buffer.
 
-What has survived such a look isn't looked at again for a while: with ten thousand connections that
+What has survived such a look isn't checked again for a while: with ten thousand connections that
 would take a fifth of a second each time. Nearly all circles are found before, since they are made
 and left within a request.
 """
@@ -27,7 +27,7 @@ NEW_OBJECTS = 10_000
 """More than hundreds of waiting requests have."""
 
 YOUNG_LOOKS = 3
-"""After so many looks at new objects those that survived them are looked at: a few ten thousand."""
+"""After so many looks at new objects those that survived them are checked: a few ten thousand."""
 
 OLD_LOOKS = 1000
 """The same for all objects since the last of our own looks, which comes long before."""
@@ -36,7 +36,7 @@ SECONDS = 30.0
 """How long a circle of new objects is kept at most."""
 
 FULL_LOOKS = 60
-"""After so many of our own looks all objects are looked at, even those from the start."""
+"""After so many of our own looks all objects are checked, even those from the start."""
 
 
 @contextmanager
@@ -66,10 +66,10 @@ class GcTuning:
         self._looking.clock = reactor
 
     def start(self) -> None:
-        """All that is there now stays: look at it hardly ever again, and seldom at what comes.
+        """Exempt all present objects from collections, and collect new ones rarely.
 
-        It isn't looked at before: that takes a twelfth of the time of a start, and what imports
-        leave behind in circles is little.
+        Nothing is collected before: that takes a twelfth of the time of a start, and imports leave
+        few reference cycles.
         """
         gc.freeze()
         gc.set_threshold(NEW_OBJECTS, YOUNG_LOOKS, OLD_LOOKS)

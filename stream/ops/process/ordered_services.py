@@ -108,7 +108,7 @@ class OrderedServices(Service):
             try:
                 await self._starting
             except TimeoutError:
-                _log.warn("stopped while a service still starts")
+                _log.warn("stopped while a service was still starting")
         await self._stop_started()
 
     def _stop_started(self) -> Deferred[None]:
@@ -128,7 +128,7 @@ class OrderedServices(Service):
             await maybeDeferred(service.stopService)
         except UserError as error:
             self.is_unclean = True
-            _log.error("{service} has not stopped well: {reason}", service=name, reason=str(error))
+            _log.error("{service} failed to stop: {reason}", service=name, reason=str(error))
         except Exception:
             self.is_unclean = True
             _log.failure("cannot stop {service}", service=name)

@@ -1,4 +1,4 @@
-"""Child processes that do the same work beside one another: started, watched, stopped.
+"""Child processes that do the same work in parallel: started, watched, stopped.
 
 A child reports over a pipe that it is ready, and ends when its standard input does: so it never
 outlives the parent, however that ends. A child that ends unasked is started again after a while.
@@ -201,7 +201,7 @@ class _Child(Child):
         else:
             delay = self._backoff.next()
             _log.error(
-                "{name} ended, it is started again in {delay} s: {how}",
+                "{name} exited, restarting it in {delay} s: {how}",
                 name=self._name,
                 delay=delay,
                 how=how,
@@ -220,7 +220,7 @@ class _Child(Child):
     def kill(self) -> None:
         """Nothing else has helped."""
         if self.is_running:
-            _log.error("{name} did not drain in time, it is killed", name=self._name)
+            _log.error("{name} did not drain in time, killing it", name=self._name)
             self.signal("KILL")
 
     def hangup(self) -> None:

@@ -78,7 +78,7 @@ def make_provider(
     lost: Callable[[], None],
     regained: Callable[[int], None],
 ) -> tuple[TracerProvider, TellingExporter]:
-    """What makes tracers, and what its spans go through.
+    """The tracer provider and the processor of its spans.
 
     :param endpoint: URL of the collector.
     :param percent: of how many operations in a hundred spans are sent.

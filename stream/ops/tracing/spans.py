@@ -52,7 +52,7 @@ class Span:
             self._otel.set_attribute(name, _shown(name, value))
 
     def failed(self, problem: str) -> None:
-        """What the span is about has failed.
+        """Mark the span as failed.
 
         :param problem: a few words, without anything that others have sent.
         """
@@ -244,8 +244,9 @@ class TracingService(Service):
 
     def _lost(self) -> None:
         _log.warn(
-            'spans are lost, the collector "{endpoint}" doesn\'t take them', endpoint=self._endpoint
+            'dropping spans: the collector "{endpoint}" does not accept them',
+            endpoint=self._endpoint,
         )
 
     def _regained(self, spans: int) -> None:
-        _log.info("the collector takes spans again, {lost} were lost", lost=spans)
+        _log.info("the collector accepts spans again, {lost} were dropped", lost=spans)

@@ -132,7 +132,7 @@ class BatchCompletion:
         return responses.document(status, members, responses.stored_header(stored))
 
     def _sources(self) -> list[dict[str, Any]]:
-        """What became of the batch at each sink."""
+        """The outcome of the batch at each sink."""
         members = outcome_members(
             [
                 (source, [(answer.sink_id, answer.status, answer.error) for answer in answers])

@@ -79,7 +79,7 @@ class Arrived:
         return [source for source, _ in self.targets]
 
     def received(self) -> Received:
-        """What counts the request."""
+        """The meter of the request."""
         return Received(self.meters, self.record.timestamp_ms, len(self.record.body))
 
 

@@ -58,7 +58,7 @@ class ChunkedBody:
 
     @property
     def body(self) -> bytes:
-        """What was decoded."""
+        """The decoded bytes."""
         return bytes(self._data)
 
     @property
@@ -119,7 +119,7 @@ class ChunkedBody:
 
     @property
     def _max_chunks(self) -> int:
-        """As many as the body may have so far."""
+        """The number of chunks that the body may have so far."""
         return FREE_CHUNKS + self._size // BYTES_PER_CHUNK
 
     def _read_size(self, data: bytes, position: int) -> int | None:

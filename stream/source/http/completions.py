@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Connection(Protocol):
-    """What the stages need of the connection that a request came on.
+    """The part of a connection that the stages of its requests use.
 
     :ivar pending: what the connection waits for. A completion that is called too late, after a
         timeout or a lost connection, finds something else there, and drops its answer.
@@ -53,7 +53,7 @@ ReportFailure = Callable[[SourceKey, int, Sequence[tuple[str, Exception]]], None
 
 
 class Waited:
-    """What a connection waits for while its request is worked on.
+    """The pending answer of a connection, while its request is in progress.
 
     :ivar connection: the connection.
     """
@@ -170,7 +170,7 @@ class SingleCompletion:
 
 
 class _AllCompletions(Protocol):
-    """What counts the completions of the sinks of one request."""
+    """The count of completions of the sinks of one request."""
 
     def one_more(self) -> None:
         """A sink has answered."""

@@ -221,7 +221,7 @@ class IngestHandler:
         return responses.without_sinks(completions.nothing_to_wait_for())
 
     def _handle_other(self, request: Request, connection: Connection) -> None:
-        """Whatever isn't one small record."""
+        """Handle a request that isn't one small record."""
         head = request.head
         route = head.route
         if head.method != b"POST" or not isinstance(route, Ingest | Otlp):

@@ -60,7 +60,7 @@ Place = tuple[SourceKey, str]
 
 
 def fingerprint_of(content_type: str, body: bytes) -> bytes:
-    """What distinguishes contents.
+    """The digest that distinguishes contents.
 
     :param body: decoded, since a client may compress it again for each attempt.
     """
@@ -72,7 +72,7 @@ def fingerprint_of(content_type: str, body: bytes) -> bytes:
 
 @attrs.frozen
 class _Stored:
-    """What is remembered of a request.
+    """The remembered state of a request.
 
     :ivar answer: of the successful attempt; empty if there was none yet.
     :ivar until: when it is forgotten.
@@ -196,7 +196,7 @@ class Attempt:
 
 
 class _SourceKeys:
-    """What is remembered of one source.
+    """The remembered requests of one source.
 
     :ivar keys: oldest first.
     :ivar bytes: of the answers.
@@ -208,7 +208,7 @@ class _SourceKeys:
 
 
 class IdempotencyWindow:
-    """What is remembered of all sources.
+    """The remembered requests of all sources.
 
     :param seconds: how long a key is remembered.
     :param max_keys: how many of them; see Note [Shares of the window].
@@ -234,7 +234,7 @@ class IdempotencyWindow:
         fingerprint: bytes,
         connection: Connection,
     ) -> bytes | Attempt | None:
-        """What is to be done with a request.
+        """The decision about a request.
 
         :param fingerprint: see `fingerprint_of`.
         :returns: the answer, if there is one already; an attempt that the request is to be carried

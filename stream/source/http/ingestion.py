@@ -31,7 +31,7 @@ __all__ = ["Ingestion", "Stages"]
 
 @attrs.frozen(eq=False, kw_only=True)
 class Stages:
-    """What the stages of all requests of a listener share.
+    """The context that the stages of all requests of a listener share.
 
     :ivar clock: seconds since the epoch.
     :ivar client_ip: who sent a request that came from a peer.
@@ -167,6 +167,6 @@ class Ingestion:
         return self._stages.failed(failure)
 
     def _count_failure(self) -> None:
-        """As one record: nobody knows how many they are."""
+        """Count the request as one record: the number of its records is unknown."""
         for source in self._sources:
             self._stages.meters[source].answered(self._at, self._size, failed=True)

@@ -28,7 +28,7 @@ _FIXED_SHARE = 2
 
 
 class Holder(Protocol):
-    """Who holds bytes: a connection."""
+    """A holder of bytes: a connection."""
 
     def give_way(self) -> None:
         """Let the bytes go that aren't fixed; they don't count any more."""
@@ -36,7 +36,7 @@ class Holder(Protocol):
 
 @attrs.define(eq=False)
 class _Account:
-    """What one holder holds.
+    """The bytes that one holder holds.
 
     :ivar fixed: bytes that can't be shed.
     """
@@ -85,7 +85,7 @@ class Intake:
             self._make_room()
 
     def fix(self, holder: Holder) -> bool:
-        """What *holder* holds is handed on.
+        """Release the bytes of *holder*, which are passed on.
 
         :returns: false if that is more than its group's share; then nothing changes.
         """

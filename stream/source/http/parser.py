@@ -32,7 +32,7 @@ MAX_HEADERS = 256
 """Of one request. Each costs a microsecond or two, a hundred times as much as its bytes."""
 
 MAX_SMALL_BODY = 4 * 1024
-"""Bytes of a body whose head isn't looked at first if it arrives whole."""
+"""Bytes of a body whose head isn't checked first if it arrives whole."""
 
 _OTHER_LINES = 2
 """The request line and the empty one."""
@@ -67,7 +67,7 @@ class RequestParser:
     :ivar head: of a request whose body isn't complete; ``None`` if there is none.
     :ivar rest: what was read and isn't used yet; after an error, the head that can't be read.
     :ivar wants_continue: the client waits for ``100 Continue`` before it sends the body of the
-        request at hand; whoever sends it sets this to false.
+        current request; whoever sends it sets this to false.
     """
 
     __slots__ = (

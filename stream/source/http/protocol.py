@@ -5,7 +5,7 @@ answered. So answers keep their order without any bookkeeping, and a client hold
 and one read's worth of bytes, however much it sends ahead: when bytes arrive while a request waits,
 reading pauses. Reading isn't paused before, since most clients wait for their answer anyway.
 
-Note [Coarse time]: timeouts are looked at by one timer of the factory, which also keeps the time
+Note [Coarse time]: timeouts are checked by one timer of the factory, which also keeps the time
 that connections note. A request costs no timer; in return a timeout fires up to two ticks late.
 
 Note [Direct send]: an answer nearly always fits into the socket's buffer. Sending it at once saves
@@ -17,7 +17,7 @@ Note [Deadline of a request]: a request has `Limits.request_timeout` to arrive, 
 on, and each `Limits.min_upload_rate` bytes of its body give it another second. So a slow line may
 take its time, and a client that sends a byte now and then, to hold a place, may not.
 
-Note [Refusal by the head]: if a request doesn't arrive whole, its head is looked at first. What
+Note [Refusal by the head]: if a request doesn't arrive whole, its head is checked first. What
 leads nowhere, or comes with a wrong secret, is refused without taking the body.
 
 Note [Held bytes]: bytes of requests that are large or not complete, answers that aren't taken and
@@ -123,7 +123,7 @@ class Limits:
 
 
 class RequestHandler(Interface):
-    """What answers requests; see `stream.source.http.handler.IngestHandler`."""
+    """The handler of requests; see `stream.source.http.handler.IngestHandler`."""
 
     def handle(self, request: Request, connection: Connection, /) -> None:
         """Handle a request; the answer goes to the connection, at once or later."""
@@ -144,7 +144,7 @@ class RequestHandler(Interface):
 class IngestProtocol(Protocol):
     """One connection.
 
-    :ivar pending: what will answer the request at hand; ``None`` if there is none.
+    :ivar pending: what will answer the current request; ``None`` if there is none.
     :ivar peer_ip: the other side's address.
     :ivar since: factory time of the last step: request complete, answered, closing begun; while a
         request arrives, of its last bytes.
@@ -339,7 +339,7 @@ class IngestProtocol(Protocol):
     # Output
 
     def finish(self, answer: bytes) -> None:
-        """Send the answer to the request at hand, and go on."""
+        """Send the answer to the current request, and continue."""
         self.pending = None
         if self._intake is not None:
             self._release()
@@ -489,7 +489,7 @@ class IngestProtocol(Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """No request is at hand, nor begun."""
+        """Whether no request is in progress."""
         return self.may_leave and self._begun is None and not self._output_full
 
     def leave(self) -> None:
@@ -690,8 +690,8 @@ class IngestFactory(Factory):
     def stop(self) -> Deferred[None]:
         """Answer with ``Connection: close`` from now on, and close idle connections after a while.
 
-        A client whose connection is closed just when it sends its next request doesn't know what
-        became of it. So connections in use have the time to learn it from an answer.
+        A client whose connection is closed just when it sends its next request doesn't know
+        the outcome. So connections in use have the time to learn it from an answer.
 
         The port is to be closed before. Fires when no connection is left; those that take longer
         than the shutdown timeout are cut off.

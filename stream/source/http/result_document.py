@@ -1,4 +1,4 @@
-"""The result document: what became of a request at each sink of each source."""
+"""The result document: the outcome of a request at each sink of each source."""
 
 from __future__ import annotations
 

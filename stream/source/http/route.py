@@ -1,4 +1,4 @@
-"""What the target of a request leads to."""
+"""The route of a request's target."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ instead of base64.
 
 Note [Chunks]: a decoded request can take sixty times the room of its bytes, and reading JSON takes
 0.2 s for each MB. So only small requests are decoded at once. Of a larger one its structure is
-looked at, down to the records; these are decoded some at a time, twice in protobuf: first to know
+checked, down to the records; these are decoded some at a time, twice in protobuf: first to know
 that all of them can be, and how many they are, and again when they are handed on. Whatever is
 repeated for each record (a resource, a scope) is counted before the first one is.
 """
@@ -55,7 +55,7 @@ CHUNK_RECORDS = 16
 """Of JSON, decoded at once; of data points four times as many."""
 
 FIELDS_AT_ONCE = 512
-"""Of protobuf, looked at in one step."""
+"""Of protobuf, checked in one step."""
 
 MAX_RECORDS = 100_000
 """Of one export; resources, scopes and metrics don't count, but aren't more either."""
@@ -184,7 +184,7 @@ class Export:
 
 
 def read_encoding(content_type: str) -> Encoding:
-    """What a ``Content-Type`` means. Raises UserError 415."""
+    """The encoding that a ``Content-Type`` names. Raises UserError 415."""
     essence = content_type.partition(";")[0].strip().lower()
     if essence in ("application/x-protobuf", "application/protobuf"):
         return Encoding.PROTOBUF

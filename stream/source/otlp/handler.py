@@ -212,7 +212,7 @@ class OtlpHandler:
 
 @attrs.frozen
 class _Export:
-    """What all records of an export share."""
+    """The part that all records of an export share."""
 
     signal: Signal
     encoding: Encoding
@@ -223,7 +223,7 @@ class _Export:
 
 
 class _ExportCompletion:
-    """Counts what becomes of the records of one export, and answers it."""
+    """Counts the outcomes of the records of one export, and answers it."""
 
     def __init__(
         self,
@@ -307,7 +307,7 @@ class _ExportCompletion:
 
 
 class _RecordCompletion:
-    """What becomes of one record. The `Completion` of each of its sinks.
+    """The outcome of one record. The `Completion` of each of its sinks.
 
     :ivar missing: sinks that haven't answered, and one more while others may be added.
     """

@@ -72,7 +72,7 @@ def _status(
 
 @attrs.frozen
 class Outcome:
-    """What became of the records of one export.
+    """The outcome of the records of one export.
 
     :ivar rejected: records that some sink has not stored.
     :ivar status: the highest status of any sink.

@@ -1,4 +1,4 @@
-"""What the operators of the coordinator share: the sinks, the cluster lock of a file, the clock."""
+"""The context of the coordinator's operators: sinks, the cluster lock of a file, the clock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["CoordinatorContext"]
 
 @attrs.frozen(kw_only=True)
 class CoordinatorContext:
-    """What all operators of a coordinator share.
+    """The context that all operators of a coordinator share.
 
     :ivar now: the time in UTC.
     :ivar sinks: active sinks.

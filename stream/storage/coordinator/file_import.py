@@ -102,7 +102,7 @@ class FileImport:
         async with self._context.file_lock(file.key, timeout) as lock:
             current = await records.read_file(self._context.client, file.key)
             if current is None or current.state is not FileState.IMPORTING:
-                _log.info("file {file_id} is imported already", file_id=file.key)
+                _log.info("file {file_id} is already imported", file_id=file.key)
                 return  # by the node that held the lock before
             refused = await self._import_file(file)
             try:
@@ -111,7 +111,7 @@ class FileImport:
                 )
             except InvalidFileState as error:
                 _log.warn(
-                    "file {file_id} is imported already: {error}", file_id=file.key, error=error
+                    "file {file_id} is already imported: {error}", file_id=file.key, error=error
                 )
                 return
         count = max(0, statistics.records_count - refused)

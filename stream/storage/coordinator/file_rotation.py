@@ -49,7 +49,7 @@ _log = Logger()
 
 CONCURRENCY = 20
 THROTTLED_LOG_SECONDS = 60.0
-"""A sink that waits for its import jobs is looked at again and again, and logged once a minute."""
+"""A sink that waits for its import jobs is checked again and again, and logged once a minute."""
 _GOES_ON_WHEN_THROTTLED = {
     "expiration": "file rotation: sink is throttled but file is near expiration",
     "maxSlices": "file rotation: sink is throttled but file has too many slices",
@@ -256,7 +256,7 @@ class FileRotation:
         )
         if closed:
             _log.warn(
-                "closed file {file_id}: a rotation was left half-done, a newer file is open",
+                "closed file {file_id}: a rotation was interrupted, a newer file is open",
                 file_id=key,
             )
         return closed
@@ -321,7 +321,7 @@ class FileRotation:
             try:
                 await atomic(self._context.client, body, lock=lock)
             except InvalidFileState as error:
-                _log.warn("file {file_id} is closed already: {error}", file_id=key, error=error)
+                _log.warn("file {file_id} is already closed: {error}", file_id=key, error=error)
                 return
             except InvalidCombination as error:
                 # After a cut from etcd the file may be known again before its slices are.

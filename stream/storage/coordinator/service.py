@@ -182,7 +182,7 @@ class StorageCoordinatorService(Service):
         return self._file_rotation.force(sink)
 
     def _statistics_changed(self, file: str) -> None:
-        """Rotation by count and size needs no tick: new statistics are looked at when they come."""
+        """Rotation by count and size needs no tick: new statistics are checked when they come."""
         self._file_rotation.operator.wake(file)
         for key in self._file_rotation.slices_of(file):
             self._slice_rotation.operator.wake(key)

@@ -154,7 +154,7 @@ class SliceRotation:
         try:
             await atomic(self._context.client, body)
         except InvalidSliceState as error:
-            _log.info("slice {slice_id} is closed already: {error}", slice_id=key, error=error)
+            _log.info("slice {slice_id} is already closed: {error}", slice_id=key, error=error)
             return
         _log.info("closed slice {slice_id}", slice_id=key, is_empty=is_empty)
 

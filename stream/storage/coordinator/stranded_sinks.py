@@ -53,7 +53,7 @@ class StrandedSinks:
         deleted = await self._changes.make(change, Author(SYSTEM))
         if deleted:
             _log.warn(
-                "deleted sinks of the deleted source {source}: its undeletion has ended half-way",
+                "deleted sinks of the deleted source {source}: its undeletion was interrupted",
                 source=str(source),
             )
         return bool(deleted)

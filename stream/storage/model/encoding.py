@@ -73,7 +73,7 @@ class Compression(Record):
 
     @property
     def extension(self) -> str:
-        """What compressed file names end with: ``.gz``, ``.zst`` or nothing."""
+        """The extension of compressed files: ``.gz``, ``.zst`` or nothing."""
         return {"none": "", "gzip": ".gz", "zstd": ".zst"}[self.type]
 
 

@@ -94,7 +94,7 @@ class SliceKey:
 
     @property
     def slice_id(self) -> str:
-        """What names it within its file."""
+        """The part of the key that names the slice within its file."""
         return f"{self.volume_id}/{format_time(self.slice_opened_at)}"
 
     @property

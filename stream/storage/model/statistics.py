@@ -1,4 +1,4 @@
-"""What is known of the records of a slice, file or sink: the value and its arithmetic."""
+"""The statistics of the records of a slice, file or sink: the value and its arithmetic."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def source_proof(secret: str, challenge: bytes, nonce: bytes, source: SourceLife
 
 
 def writer_proof(secret: str, challenge: bytes, nonce: bytes, source: SourceLife) -> bytes:
-    """What the writer answers, so that rows don't go to a stranger on its address."""
+    """The writer's proof of the secret, so that no other process on its address gets rows."""
     return _proof(b"writer", secret, challenge, nonce, source)
 
 

@@ -240,7 +240,7 @@ class Connection(amp.AMP):
             self._heard = False
             self._silent_since = now
         elif now - self._silent_since >= self.factory.settings.stream_write_timeout.seconds:
-            _log.warn("the writer is silent, the connection is cut")
+            _log.warn("the writer does not respond, closing the connection")
             self.transport.abortConnection()
             return
         self.callRemote(commands.Ping).addErrback(lambda _: None)

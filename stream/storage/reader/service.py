@@ -207,7 +207,7 @@ class StorageReaderService(Service):
         failing = [slice_.key for slice_ in self._failing() if slice_.key.sink_key == sink]
         for key in failing:
             await atomic(self._client, partial(forget_failures, key=key))
-            _log.info("the upload of slice {slice_id} is tried again now", slice_id=str(key))
+            _log.info("retrying the upload of slice {slice_id} now", slice_id=str(key))
         return failing
 
     def _wait(self, item: Item[Slice]) -> float | None:
@@ -261,7 +261,9 @@ class StorageReaderService(Service):
             raise Requeue(str(reason)) from None
         if files.cut:
             _log.error(
-                "cut off unreadable ends of {names}", names=files.cut, slice_id=str(slice_.key)
+                "truncated the unreadable ends of {names}",
+                names=files.cut,
+                slice_id=str(slice_.key),
             )
         if files.finished:
             _log.info(
@@ -328,7 +330,7 @@ class StorageReaderService(Service):
         try:
             await atomic(self._client, body, lock=staged.lock if staged else None)
         except InvalidSliceState as error:
-            _log.warn("slice is uploaded already: {error}", error=error)
+            _log.warn("slice is already uploaded: {error}", error=error)
         else:
             self._meter.moved(
                 "stream_sink_uploaded_records",

@@ -153,7 +153,9 @@ class Operator(Service, Generic[T]):
 
     def _cut_off(self) -> None:
         self.was_cut_off = True
-        self._log.warn("{count} operations are cut off by the stop", count=len(self._reconciling))
+        self._log.warn(
+            "cancelled {count} operations because of the shutdown", count=len(self._reconciling)
+        )
         for acting in list(self._reconciling):
             acting.cancel()
 
@@ -236,14 +238,14 @@ class Operator(Service, Generic[T]):
             suppressed = self._unavailable.due("")
             if suppressed is not None:
                 self._log.warn(
-                    "{key} has to wait for etcd: {reason}",
+                    "{key} waits for etcd: {reason}",
                     key=item.key,
                     reason=str(reason),
                     suppressed=suppressed,
                 )
         except Exception:
             failure = Failure()
-            self._log.failure("{key} failed, it is tried again", failure, key=item.key)
+            self._log.failure("{key} failed, retrying", failure, key=item.key)
         else:
             item.processed = True
             return

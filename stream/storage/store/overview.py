@@ -59,7 +59,7 @@ class _Target:
 
 @attrs.frozen(kw_only=True)
 class FileOutline:
-    """What is shown of a file; see `stream.storage.model.entity.File`."""
+    """The shown part of a file; see `stream.storage.model.entity.File`."""
 
     key: FileKey = field(flatten=True)
     retry: Retry = field(flatten=True, default=NO_RETRY)

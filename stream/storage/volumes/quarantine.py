@@ -20,7 +20,7 @@ _MAX_NAMES = 100
 
 
 def quarantine(path: Path) -> Path:
-    """Rename what is at *path*, whatever it is; its new name."""
+    """Rename the file or directory at *path*; return its new name."""
     for name in _names(path):
         if not os.path.lexists(name):
             path.rename(name)

@@ -38,7 +38,7 @@ _LEVEL = 1
 
 @attrs.frozen
 class Finished:
-    """What became of a file.
+    """The outcome of a file.
 
     :ivar rows: rows in streams that had no end.
     :ivar kept: where the file is that had something which can't be unpacked, ``None`` if none had.

@@ -63,7 +63,7 @@ class EtcdRegister:
 
 
 def state_of(kv: KeyValue) -> SliceState:
-    """The state of a stored slice; the rest of the record isn't looked at."""
+    """The state of a stored slice; the rest of the record isn't checked."""
     return SliceState(orjson.loads(kv.value)["state"])
 
 

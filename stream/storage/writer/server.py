@@ -111,7 +111,7 @@ class WriterConnection(amp.AMP):
         if self._node_id is not None:
             self._wait_for_data(self.factory.silence_seconds)
         if self._incomplete_bytes > (_MAX_CALL_BYTES if self._node_id else _MAX_GREETING_BYTES):
-            _log.warn("node {node} makes a call too big", node=self._node_id)
+            _log.warn("node {node} sent a call that is too large", node=self._node_id)
             self.transport.abortConnection()
             return
         super().dataReceived(data)
@@ -136,7 +136,7 @@ class WriterConnection(amp.AMP):
             self._is_doubted = True
             self._wait_for_data(_SECOND_LOOK_SECONDS)
             return
-        _log.warn("node {node} is silent, the connection is cut", node=self._node_id)
+        _log.warn("node {node} does not respond, closing its connection", node=self._node_id)
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -208,7 +208,7 @@ class WriterConnection(amp.AMP):
         """See Note [One connection for each node]."""
         if self._node_id == node and not self._is_superseded:
             self._is_superseded = True
-            _log.info("node {node} has connected again, its earlier connection is cut", node=node)
+            _log.info("node {node} connected again, closing its earlier connection", node=node)
             self.transport.abortConnection()
 
     def _require_hello(self) -> None:
@@ -308,7 +308,9 @@ class WriterConnection(amp.AMP):
 
     def _tell(self, command: type[amp.Command], **arguments: object) -> None:
         called = self.callRemote(command, **arguments)
-        called.addErrback(lambda failure: _log.debug("a source node is gone: {f}", f=failure.value))
+        called.addErrback(
+            lambda failure: _log.debug("a source node disconnected: {f}", f=failure.value)
+        )
 
 
 def _on_wire(error: Exception) -> Exception:

@@ -387,7 +387,7 @@ class StorageWriterService(Service):
             try:
                 removed += await each
             except Exception:
-                _log.failure("disk cleanup failed, it is tried again")
+                _log.failure("disk cleanup failed, retrying")
         _log.info('removed "{count}" directories', count=removed)
 
     async def _clean_volume(self, volume: OpenVolume) -> int:

@@ -89,7 +89,7 @@ class IcebergTarget(LakeTarget[Catalog]):
         answer = await self._workers.run(job, rows)
         if answer["retries"]:
             _log.info(
-                "the commit of file {file_id} met others {retries} times",
+                "retried the commit of file {file_id} {retries} times: others committed meanwhile",
                 file_id=str(record.key),
                 retries=answer["retries"],
             )

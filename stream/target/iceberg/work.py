@@ -4,7 +4,7 @@ Note [Iceberg commits]: the rows of a file become data files whose names follow 
 and one commit adds them all. The summary of its snapshot has the id (`FILE_ID`). Before a commit,
 and whenever another one was first, the id is looked for in the snapshots of the table: if it is
 there, so are the rows, and nothing is added. A commit requires that the table's newest snapshot is
-the one that was looked at. So two commits of one file can't both succeed, not even one whose answer
+the one that was checked. So two commits of one file can't both succeed, not even one whose answer
 was lost and which arrives late. Files of a commit that didn't happen belong to no snapshot, so no
 reader sees them; a repetition writes them again.
 """
@@ -371,7 +371,7 @@ def _commit(job: _Job, table: Table, files: _DataFiles) -> int:
             table = job.catalog.load_table(job.identifier)
             if table.spec() != files._spec:
                 raise UserError(
-                    f'the table "{job.name}" was partitioned otherwise meanwhile',
+                    f'the table "{job.name}" was partitioned in another way meanwhile',
                     status=503,
                     name="commitConflict",
                 )
@@ -406,7 +406,8 @@ def _wait(attempt: int) -> None:
 
 def _contended(job: _Job) -> UserError:
     return UserError(
-        f'other commits to the table "{job.name}" were first {job.commit_retries + 1} times',
+        f'the commit to the table "{job.name}" lost to other commits '
+        f"{job.commit_retries + 1} times",
         status=503,
         name="commitConflict",
         detail='it is tried again; "commitRetries" of the connection allows more at once',

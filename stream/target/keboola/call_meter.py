@@ -75,7 +75,7 @@ class MeasuredCall:
         return {"http.method": self.method, "http.route": self.path}
 
     def replied(self, reply: Reply) -> None:
-        """The present request has this answer."""
+        """Record the answer to the present request."""
         self.reply = reply
         self.status = reply.status
 

@@ -131,7 +131,7 @@ async def delete_destinations(api: StorageApi, token: str, sinks: Sequence[Sink]
             if _marks(await api.get_table(user, branch_id, table_id)) in owners:
                 await api.delete_table(user, branch_id, table_id, force=True)
             else:
-                _log.info("table {table_id} has another owner, it is kept", table_id=table_id)
+                _log.info("keeping table {table_id}: it has another owner", table_id=table_id)
         except UserError as error:
             if not _gone(error):
                 problems.append(NestedError(f'cannot delete table "{table_id}"', [error]))

@@ -28,7 +28,7 @@ class EventParams:
     source_name: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As the API gets it."""
+        """The event as JSON for the API."""
         params: dict[str, Any] = {
             "branchId": self.branch_id,
             "projectId": self.project_id,
@@ -54,7 +54,7 @@ class EventStatistics:
     staging_size: int
 
     def to_json(self) -> dict[str, Any]:
-        """As the API gets it."""
+        """The event as JSON for the API."""
         return {
             "firstRecordAt": format_time(self.first_record_at),
             "lastRecordAt": format_time(self.last_record_at),

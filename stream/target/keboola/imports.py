@@ -181,7 +181,7 @@ class FileImporter:
             if job.error is not None and is_about_rows(job.error.code):
                 raise JobFailed(job_id, job.error.message, code=job.error.code)
             if job.status == "error":
-                _log.warn("import job {job_id} failed, a new one is started", job_id=job_id)
+                _log.warn("import job {job_id} failed, starting a new one", job_id=job_id)
                 job_id = None
         if job_id is None:
             job_id = await self._start_job(token, record, save)
@@ -269,7 +269,9 @@ class FileImporter:
             await self._client.delete(job_record_key(JobKey.of(sink, str(job_id))))
         except EtcdError as error:
             _log.warn(
-                "the record of import job {job_id} stays: {error}", job_id=job_id, error=error
+                "cannot delete the record of import job {job_id} yet: {error}",
+                job_id=job_id,
+                error=error,
             )
 
     async def forget_finished(self, record: JobRecord) -> bool:
@@ -279,7 +281,7 @@ class FileImporter:
         """
         if await self._client.get(token_record_key(record.key.sink_key)) is None:
             _log.warn(
-                "the record of import job {job_id} stays: its sink has no token",
+                "cannot delete the record of import job {job_id}: its sink has no token",
                 job_id=record.key.job_id,
                 sink_id=str(record.key.sink_key),
             )

@@ -204,7 +204,7 @@ class KeboolaFileProvider:
         return created
 
     async def _ensure_file(self, sink: Sink, opened_at: datetime, made: _Made) -> FileUpload:
-        """The table and the staging file, beside one another: neither needs the other."""
+        """The table and the staging file, prepared concurrently: neither needs the other."""
         assert made.sink_token is not None
         _, upload = await together(
             ensure_table(self._api, made.sink_token, sink),
@@ -232,7 +232,7 @@ class KeboolaFileProvider:
         except EtcdError as error:
             # Better a token and a file too many than a sink whose token is gone.
             _log.warn(
-                "what was prepared for the file {file_id} is left as it is: {error}",
+                "cannot undo the preparation of the file {file_id}: {error}",
                 file_id=str(prepared.key),
                 error=error,
             )

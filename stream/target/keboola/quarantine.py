@@ -8,15 +8,15 @@ half that is accepted is done, one that is refused is halved again, down to the 
 bad row costs about 2·log2(n) jobs, and all rows that can be imported are, in their order.
 
 What is decided is kept in etcd, in one record of the file: ranges of rows that are still to be
-decided (the last is next), ranges that are refused, and the staging file and the job of the range
-at hand. A range leaves the record in the transaction that says what became of it, and its job is
-started by the rules of an ordinary import (Note [Once-only import] in
-`stream.target.keboola.imports`), each range with a staging file of its own. So whoever goes on
-after a crash imports nothing twice and leaves nothing out. Rows have the same numbers whenever the
-staged objects are read, since these never change.
+decided (the last is next), ranges that are refused, and the staging file and the job of the
+current range. A range leaves the record in the transaction that records its outcome, and its job
+is started by the rules of an ordinary import (Note [Once-only import] in
+`stream.target.keboola.imports`), each range with a staging file of its own. So a coordinator that
+continues after a crash imports nothing twice and leaves nothing out. Rows have the same numbers
+whenever the staged objects are read, since these never change.
 
 In the end the refused rows are stored in a file of their own in the project's file storage, which
-doesn't expire: whoever may use the sink's project can read it, whatever becomes of this service's
+doesn't expire: whoever may use the sink's project can read it, whatever happens to this service's
 disks. Only then the file counts as imported.
 """
 
@@ -120,7 +120,7 @@ class RefusedRange(Record):
 
 @attrs.frozen
 class Part(Record):
-    """The staging file with the rows of the range at hand.
+    """The staging file with the rows of the current range.
 
     :ivar storage_job_id: see `FileRecord`; so is *import_asked*.
     """
@@ -192,7 +192,7 @@ async def read_quarantines(
 
 
 def first_ranges(rows: int, *, others_left_out: bool) -> tuple[RowRange, ...]:
-    """What is to be tried first.
+    """The ranges of rows that are tried first.
 
     :param others_left_out: something isn't among the *rows* that was when the file was refused.
     """
@@ -428,7 +428,7 @@ class RowQuarantine:
 
 
 async def _save_part(txn: AtomicTxn, record: QuarantineRecord, **changes: Any) -> None:
-    """A `Save` for the part at hand."""
+    """A `Save` for the current part."""
     stored = await txn.get(quarantine_record_key(record.key))
     current = decode(QuarantineRecord, stored.value) if stored else None
     if current is None or current.part is None or not _is_same_work(current, record):
@@ -542,7 +542,7 @@ def _reason(refused: RefusedRange) -> str:
     count = refused.end - refused.start
     if count == 1:
         return refused.reason
-    return f"one of {count} rows that were not looked at one by one: {refused.reason}"
+    return f"one of {count} rows that were not checked one by one: {refused.reason}"
 
 
 def _line(members: Mapping[str, Any], text: bytes) -> bytes:

@@ -44,7 +44,7 @@ class KeboolaTarget:
     """A `stream.target.protocol.Target` over the Storage API.
 
     :param api: of all projects.
-    :param events: notify projects of what became of their slices and files.
+    :param events: notify projects of the outcomes of their slices and files.
     :ivar provider: makes tokens, tables and staging files.
     :ivar uploader: stores slices in staging files.
     :ivar importer: imports staging files.

@@ -34,7 +34,7 @@ _TYPES = {
 
 
 def limit_memory() -> None:
-    """Let freed memory go back at once, and few threads work: each has memory of its own."""
+    """Return freed memory at once, and limit the threads: each has memory of its own."""
     if "jemalloc" in pa.supported_memory_backends():
         pa.set_memory_pool(pa.jemalloc_memory_pool())
         pa.jemalloc_set_decay_ms(0)

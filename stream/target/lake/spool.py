@@ -88,7 +88,7 @@ class Spool:
         part.rows += table.num_rows
 
     def finish(self) -> None:
-        """Have all parts stored."""
+        """Store all parts."""
         opened, self._open = self._open, {}
         parts = []
         try:

@@ -248,7 +248,7 @@ class LakeTarget(ABC, Generic[C]):
             async with self._jobs.taken(JobKey.of(file.key.sink_key, record.import_id)):
                 is_new = await self._import_once(connection, record, compression, rows)
             if not is_new:
-                _log.info("file {file_id} is in its table already", file_id=str(file.key))
+                _log.info("file {file_id} is already in its table", file_id=str(file.key))
         try:
             await self._area.remove(file.key)
         except StagingError as error:
@@ -317,7 +317,7 @@ class LakeTarget(ABC, Generic[C]):
                 place = {name: sink.table.options[name] for name in self._places}
                 if not await self._drop(self._connection(sink), place, sink.key):
                     _log.info(
-                        'the table "{table}" was not created for the sink, it is kept',
+                        'keeping the table "{table}": it was not created for the sink',
                         table=sink.table.label,
                         sink_id=str(sink.key),
                     )

@@ -250,7 +250,7 @@ def _keep(
     count = range_[1] - range_[0]
     reason = reason_of(error)
     if count > 1:
-        reason = f"one of {count} rows that were not looked at one by one: {reason}"
+        reason = f"one of {count} rows that were not checked one by one: {reason}"
     connection.execute(
         sql.SQL(
             'INSERT INTO {} (import_id, file, table_name, "row", reason, detail, sqlstate) '

@@ -201,7 +201,7 @@ class PostgresTarget:
             if imported.refused.count:
                 await self._note_refused(record, imported.refused)
             if not imported.is_new:
-                _log.info("file {file_id} is in its table already", file_id=str(file.key))
+                _log.info("file {file_id} is already in its table", file_id=str(file.key))
         try:
             await self._area.remove(file.key)
         except StagingError as error:
@@ -327,7 +327,7 @@ class PostgresTarget:
                     ),
                 ):
                     _log.info(
-                        'the table "{table}" was not created for the sink, it is kept',
+                        'keeping the table "{table}": it was not created for the sink',
                         table=f"{schema}.{table}",
                         sink_id=str(sink.key),
                     )

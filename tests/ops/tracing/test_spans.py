@@ -147,19 +147,19 @@ async def test_a_collector_that_is_away_is_told_of_once(
         for number in range(20):
             with span(f"lost {number}"):
                 pass
-        await until(lambda: "spans are lost" in stream.getvalue())
+        await until(lambda: "dropping spans" in stream.getvalue())
         await until(lambda: service._exporter._lost == 20)
         collector.status = 200
         with span("sent"):
             pass
-        await until(lambda: "takes spans again" in stream.getvalue())
+        await until(lambda: "accepts spans again" in stream.getvalue())
     finally:
         await service.stopService()
         globalLogPublisher.removeObserver(observer)
     messages = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
     assert len(messages) == 3
-    assert messages[1].startswith("spans are lost, the collector")
-    assert messages[2] == "the collector takes spans again, 20 were lost"
+    assert messages[1].startswith("dropping spans: the collector")
+    assert messages[2] == "the collector accepts spans again, 20 were dropped"
     assert "hunter2" not in stream.getvalue()
     output = capfd.readouterr()
     assert not output.err

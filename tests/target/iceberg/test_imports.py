@@ -357,7 +357,7 @@ def test_others_that_are_always_first_are_reported(job: dict[str, Any], commits:
         return committed
 
     commits(failing)
-    with pytest.raises(UserError, match="were first 2 times"):
+    with pytest.raises(UserError, match="lost to other commits 2 times"):
         _import(job, commitRetries=1)
 
 

@@ -233,9 +233,7 @@ async def test_the_limit_of_jobs(setting: Setting, monkeypatch: pytest.MonkeyPat
     kept = [line["row"].strip().strip('"') for line in await setting.kept(file)]
     assert len(kept) == refused < 16
     assert sorted(setting.table() + kept) == sorted(values)
-    assert any(
-        "were not looked at one by one" in line["reason"] for line in await setting.kept(file)
-    )
+    assert any("were not checked one by one" in line["reason"] for line in await setting.kept(file))
 
 
 class Crash(BaseException):

@@ -185,7 +185,7 @@ async def test_ranges_are_refused_as_a_whole_once_there_were_too_many_statements
     kept = world.query(_QUARANTINE)
     assert refused == len(kept) >= 200
     assert sorted([*(await world.read()), *(row[1] for row in kept)]) == sorted(cells)
-    assert any("rows that were not looked at one by one: new row" in row[2] for row in kept)
+    assert any("rows that were not checked one by one: new row" in row[2] for row in kept)
 
 
 def _impatient(connection: Any, staged: Any, is_given_up: Any) -> Any:
