@@ -1,0 +1,57 @@
+"""The pages for people are built with a wheel, and only then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from setuptools import build_meta
+
+from tools import build_backend, console
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is built, in order; nothing really is."""
+    done: list[str] = []
+
+    def pages(*, quiet: bool) -> int:
+        done.append("pages")
+        return 1  # as if npm's registry couldn't be reached
+
+    def wheel(*_: object) -> str:
+        done.append("wheel")
+        return "a.whl"
+
+    monkeypatch.setattr(console, "ensure_built", pages)
+    monkeypatch.setattr(build_meta, "build_wheel", wheel)
+    return done
+
+
+def test_a_wheel_has_the_pages_if_they_can_be_built(built: list[str]) -> None:
+    """They come first; the wheel is made without them, too."""
+    assert build_backend.build_wheel("there") == "a.whl"
+    assert built == ["pages", "wheel"]
+
+
+def test_without_their_sources_there_are_no_pages(
+    built: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In an image only what is built is there."""
+    monkeypatch.setattr(console, "SOURCES", tmp_path / "console")
+    assert build_backend.build_wheel("there") == "a.whl"
+    assert console.NODE not in build_backend.get_requires_for_build_wheel()
+    assert built == ["wheel"]
+
+
+@pytest.mark.parametrize(
+    ("is_current", "has_node", "is_required"),
+    [(False, False, True), (True, False, False), (False, True, False)],
+)
+def test_node_is_required_where_it_is_needed_and_missing(
+    is_current: bool, has_node: bool, is_required: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither for pages that are built, nor where there is one."""
+    monkeypatch.setattr(console, "is_current", lambda: is_current)
+    monkeypatch.setattr(console, "has_node", lambda: has_node)
+    assert (console.NODE in build_backend.get_requires_for_build_wheel()) == is_required
