@@ -55,7 +55,7 @@ CONSOLE_SOURCES := $(shell find console -name node_modules -prune -o -type f -pr
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install etcd console console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-lake chaos fencing chaos-coordinators latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api docs-pictures run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd console console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-lake chaos fencing chaos-coordinators chaos-targets latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api docs-pictures run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 ##@ First steps
 
@@ -186,6 +186,9 @@ chaos: install ## Take processes down at random under load, then count the recor
 
 chaos-coordinators: install ## Kill one of three coordinators every EVERY s while they share SINKS sinks
 	$(BIN)/python -m benchmarks.coordination coordinators --seconds=$(COORDINATORS_SECONDS) --sinks=$(SINKS) --every=$(EVERY)
+
+chaos-targets: install ## Kill three coordinators at random while they import into PostgreSQL, Parquet and Iceberg, then count the rows
+	$(BIN)/python -m benchmarks.chaos_targets --seconds=$(DURATION) $(CHAOS)
 
 fencing: install ## Stop a source for longer than its lease, replace it, let it go on: ROUNDS times under load
 	$(BIN)/python -m benchmarks.fencing --rounds=$(ROUNDS)

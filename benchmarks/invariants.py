@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.snapshot import Snapshot, read_snapshot
 from stream.definition import prefix as definitions
-from stream.definition.entity import Sink, Source
+from stream.definition.entity import KEBOOLA, Sink, Source
 from stream.errors import UserError
 from stream.mapping.columns import Mapping
 from stream.mapping.stored import StoredMapping
@@ -30,7 +30,6 @@ from stream.values.codec import decode
 
 __all__ = ["acknowledged_changes", "at_rest", "violations"]
 
-_KEBOOLA_FILE = "storage/keboola/file/"
 _TOKEN = "storage/keboola/secret/token/"
 _SWITCHES = ("Disabled.", "Enabled.")
 
@@ -204,10 +203,18 @@ def _statistics(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _remote(snapshot: Snapshot) -> Iterator[str]:
-    """Enabled sinks, and no others, have a token; files, and nothing else, have credentials."""
-    enabled = {key for key, sink in snapshot.sinks.items() if sink.is_enabled}
+    """Enabled sinks of Keboola, and no others, have a token; files, and nothing else, have what
+    their targets keep of them."""
+    enabled = {
+        key
+        for key, sink in snapshot.sinks.items()
+        if sink.is_enabled and sink.table.type == KEBOOLA
+    }
     yield from _differing("token of sink", enabled, snapshot.below(_TOKEN))
-    yield from _differing("credentials of file", snapshot.files, snapshot.below(_KEBOOLA_FILE))
+    for target in {KEBOOLA, *(file.target.provider for file in snapshot.files.values())}:
+        files = {key for key, file in snapshot.files.items() if file.target.provider == target}
+        found = snapshot.below(f"storage/{target}/file/")
+        yield from _differing(f"record of {target} of file", files, found)
 
 
 def _differing(what: str, expected: Iterable[str], found: Iterable[str]) -> Iterator[str]:

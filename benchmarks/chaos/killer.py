@@ -13,7 +13,6 @@ from benchmarks.chaos.cluster import Cluster, Node, State
 
 __all__ = ["Hit", "Killer", "Plan"]
 
-_KINDS = ("kill -9", "kill -9", "SIGTERM", "SIGSTOP")
 _LONGEST_ABSENCE_SECONDS = 4.0
 _LONGEST_STOP_SECONDS = 60.0
 _RESTART_SECONDS = 1.0
@@ -28,6 +27,7 @@ class Plan:
     :ivar spared: components that are left alone.
     :ivar rare: seconds between two hits of etcd, of which there is only one, or the sandbox.
     :ivar most: how many are down at once.
+    :ivar kinds: what is done, each as often as it is named.
     """
 
     interval: float = 4.0
@@ -35,6 +35,7 @@ class Plan:
     spared: frozenset[str] = frozenset()
     rare: float = 45.0
     most: int = 3
+    kinds: tuple[str, ...] = ("kill -9", "kill -9", "SIGTERM", "SIGSTOP")
 
 
 @attrs.frozen
@@ -87,7 +88,7 @@ class Killer:
             self._next_hit = now + self._gap()
             victims = self._victims(now)
             if victims:
-                self._hit(self._random.choice(victims), self._random.choice(_KINDS))
+                self._hit(self._random.choice(victims), self._random.choice(self._plan.kinds))
 
     def _gap(self) -> float:
         return self._plan.interval * self._random.uniform(0.5, 1.5)

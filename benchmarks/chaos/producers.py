@@ -65,11 +65,20 @@ def read_journal(path: Path) -> list[Attempt]:
 
 
 class _Producers:
-    """:ivar retry_until: when to give up on failed records; ``None`` = they are sent once."""
+    """:param bad: each record of so many can't be mapped, if the mapping is strict; 0 = none.
+    :ivar retry_until: when to give up on failed records; ``None`` = they are sent once.
+    """
 
     def __init__(
-        self, urls: list[str], rate: float, seconds: float, retry_seconds: float, journal: TextIO
+        self,
+        urls: list[str],
+        rate: float,
+        seconds: float,
+        retry_seconds: float,
+        journal: TextIO,
+        bad: int = 0,
     ) -> None:
+        self._bad = bad
         self._urls = [urlsplit(url) for url in urls]
         self._rate = rate
         self._end = time.monotonic() + seconds
@@ -82,7 +91,7 @@ class _Producers:
         await asyncio.gather(*(self._produce(number) for number in range(connections)))
 
     async def _produce(self, worker: int) -> None:
-        connection = _Connection(self._urls, worker)
+        connection = _Connection(self._urls, worker, self._bad)
         try:
             while (number := await self._turn()) is not None:
                 await self._deliver(connection, number)
@@ -118,7 +127,8 @@ class _Producers:
 class _Connection:
     """One record on its way at a time."""
 
-    def __init__(self, urls: list[SplitResult], worker: int) -> None:
+    def __init__(self, urls: list[SplitResult], worker: int, bad: int) -> None:
+        self._bad = bad
         self._urls = urls
         self._source = worker % len(urls)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
@@ -140,7 +150,8 @@ class _Connection:
         reader, writer = streams
         source, sent_at = self._source, time.time()
         try:
-            writer.write(_request(self._urls[source], number))
+            is_bad = self._bad > 0 and number % self._bad == 0
+            writer.write(_request(self._urls[source], number, is_bad=is_bad))
             async with asyncio.timeout(_SILENCE_SECONDS):
                 status, is_last = await _answer(reader)
         except TimeoutError:
@@ -166,8 +177,11 @@ class _Connection:
         return self._streams
 
 
-def _request(url: SplitResult, number: int) -> bytes:
-    body = json.dumps({"id": number, "text": "x" * 100}).encode()
+def _request(url: SplitResult, number: int, *, is_bad: bool) -> bytes:
+    record: dict[str, object] = {"id": number, "text": "x" * 100}
+    if is_bad:
+        record["amount"] = "none"
+    body = json.dumps(record).encode()
     head = (
         f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -191,10 +205,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--retry", type=float, default=0.0, help="seconds to go on after the end")
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--bad", type=int, default=0, help="one of so many has no number")
     parser.add_argument("--journal", type=Path, required=True)
     options = parser.parse_args()
     with options.journal.open("w", buffering=1 << 16) as journal:
-        producers = _Producers(options.urls, options.rate, options.seconds, options.retry, journal)
+        producers = _Producers(
+            options.urls, options.rate, options.seconds, options.retry, journal, options.bad
+        )
         asyncio.run(producers.run(options.connections))
 
 

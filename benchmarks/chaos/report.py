@@ -11,7 +11,7 @@ from benchmarks.chaos.accounts import Accounts
 from benchmarks.chaos.producers import CUT_OFF, SILENT
 from benchmarks.markdown import bullets, table
 
-__all__ = ["Report", "markdown"]
+__all__ = ["Report", "answers_table", "kills_table", "markdown"]
 
 _NAMES = {CUT_OFF: "cut off", SILENT: "no answer"}
 _SHOWN = 20
@@ -49,12 +49,8 @@ def markdown(report: Report) -> str:
     accounts = report.accounts
     parts = [
         f"## Chaos: {report.title}",
-        _kills(report.kills),
-        table(
-            ("answer", "attempts"),
-            ((_name(s), n) for s, n in sorted(accounts.answers.items())),
-            numbers=True,
-        ),
+        kills_table(report.kills),
+        answers_table(accounts),
         table(("records", ""), _records(report), numbers=True),
     ]
     if accounts.repeated:
@@ -90,7 +86,8 @@ def _records(report: Report) -> Iterable[tuple[str, object]]:
     yield "from the last acknowledgement to all rows", behind
 
 
-def _kills(kills: Counter[tuple[str, str]]) -> str:
+def kills_table(kills: Counter[tuple[str, str]]) -> str:
+    """What was taken down, and how."""
     kinds = sorted({kind for _, kind in kills})
     components = sorted({component for component, _ in kills})
     rows = [(component, *(kills[component, kind] for kind in kinds)) for component in components]
@@ -102,8 +99,10 @@ def _name(status: int) -> str:
     return _NAMES.get(status, str(status))
 
 
-def _answers(accounts: Accounts) -> Iterable[tuple[str, int]]:
-    return ((_name(status), count) for status, count in sorted(accounts.answers.items()))
+def answers_table(accounts: Accounts) -> str:
+    """What was answered, and how often."""
+    rows = ((_name(status), count) for status, count in sorted(accounts.answers.items()))
+    return table(("answer", "attempts"), rows, numbers=True)
 
 
 def _all(statuses: Sequence[int]) -> str:

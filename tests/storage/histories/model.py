@@ -48,7 +48,7 @@ __all__ = ["OPERATIONS", "Cluster", "Crashed", "MortalClient"]
 T = TypeVar("T")
 SINKS = (SOURCE_KEY.sink("one"), SOURCE_KEY.sink("two"))
 NODES = ("source-1", "source-2", "source-3")
-_REMOTE = ("token of sink", "credentials of file")
+_REMOTE = ("token of sink", "record of ")
 
 
 class Crashed(Exception):

@@ -1,0 +1,90 @@
+"""A user who corrects mappings and replays rejected records, while the API comes and goes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.chaos_targets.tables import table_of
+from tests.e2e.processes import Deployment, wait_for
+
+__all__ = ["Replays"]
+
+_POLL_SECONDS = 0.3
+_TASK_SECONDS = 90.0
+_NO_API = (OSError, EOFError, ValueError, KeyError)
+
+
+class Replays(threading.Thread):
+    """For one sink after the other: a mapping that takes all records, a replay, the old mapping.
+
+    :param sinks: their URLs, by type of table at the end.
+    :param interval: seconds between two sinks.
+    :ivar ends: tasks by how they ended.
+    :ivar stored: records that replays say they have stored; of tasks that were lost it isn't known.
+    """
+
+    def __init__(self, deployed: Deployment, sinks: Sequence[str], interval: float) -> None:
+        super().__init__(daemon=True)
+        self.ends: Counter[str] = Counter()
+        self.stored = 0
+        self._deployed = deployed
+        self._sinks = sinks
+        self._interval = interval
+        self._end = threading.Event()
+
+    def finish(self) -> None:
+        """Stop, and have all records replayed that are left. The cluster is healed."""
+        self._end.set()
+        self.join()
+        for sink in self._sinks:
+            # A task of an API that was killed keeps the sink for some seconds.
+            wait_for(lambda sink=sink: self._replay(sink), "a replay", _TASK_SECONDS)  # type: ignore[misc]
+
+    def run(self) -> None:
+        """Go on from sink to sink until the end."""
+        number = 0
+        while not self._end.wait(self._interval):
+            sink = self._sinks[number % len(self._sinks)]
+            self._replay(sink)
+            self._task("strict", "PATCH", sink, self._change(sink, is_strict=True))
+            number += 1
+
+    def _replay(self, sink: str) -> bool:
+        """Whether it is known to have ended well, with nothing left."""
+        self._task("lenient", "PATCH", sink, self._change(sink, is_strict=False))
+        outputs = self._task("replay", "POST", f"{sink}/rejected/replay", {})
+        self.stored += outputs.get("stored", 0)
+        return outputs.get("rejected") == 0
+
+    @staticmethod
+    def _change(sink: str, *, is_strict: bool) -> dict[str, Any]:
+        table = table_of(sink.rpartition("/")[2], is_strict=is_strict)
+        return {"changeDescription": "chaos", "table": table}
+
+    def _task(self, name: str, method: str, url: str, body: Any) -> dict[str, Any]:
+        """Run a task; its outputs, if it has told them."""
+        try:
+            status, task = self._deployed.call(method, url, body)
+        except _NO_API:
+            self.ends[f"{name}: no API"] += 1
+            return {}
+        if status != 202:
+            self.ends[f"{name}: refused with {status}"] += 1
+            return {}
+        deadline = time.monotonic() + _TASK_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            try:
+                status, latest = self._deployed.call("GET", task["url"])
+            except _NO_API:
+                continue
+            if status == 200 and latest["isFinished"]:
+                end = f"{name}: {latest['status']} {latest.get('error', '')}"
+                self.ends[end.strip()[:100]] += 1
+                return dict(latest.get("outputs") or {})
+        self.ends[f"{name}: never ended"] += 1
+        return {}
