@@ -357,6 +357,20 @@ class _Append(_FastAppendFiles):
         if _is_in(self._transaction._table, self.snapshot_properties[FILE_ID]):
             raise _AlreadyThere
 
+    def _clean_all_uncommitted(self) -> None:
+        """Remove the manifests of a commit that failed; not if the table has it all the same.
+
+        An answer may be lost on the way and the commit be sent again, by a proxy for instance; it
+        is refused then, since it was done. Its snapshot without its manifests would make the table
+        unreadable.
+        """
+        try:
+            table = self._transaction._table.refresh()
+        except Exception:
+            return  # a few small files may remain; nobody knows whether they are needed
+        if table.snapshot_by_id(self._snapshot_id) is None:
+            super()._clean_all_uncommitted()
+
 
 class _AlreadyThere(ValidationException):
     """The table has the file."""

@@ -27,11 +27,19 @@ _BLOCK_BYTES = 256 * 1024
 
 
 def framed(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The blocks of one slice as they go over the pipe."""
+    """The blocks of one slice as they go over the pipe.
+
+    They don't depend on how the slice is cut into *chunks*, which the network decides: where
+    blocks end decides which rows come into one row group, and so about the bytes of objects.
+    """
+    kept = bytearray()
     for chunk in chunks:
-        for start in range(0, len(chunk), _BLOCK_BYTES):
-            block = chunk[start : start + _BLOCK_BYTES]
-            yield _LENGTH.pack(len(block)) + block
+        kept += chunk
+        while len(kept) >= _BLOCK_BYTES:
+            yield _LENGTH.pack(_BLOCK_BYTES) + kept[:_BLOCK_BYTES]
+            del kept[:_BLOCK_BYTES]
+    if kept:
+        yield _LENGTH.pack(len(kept)) + kept
     yield _END
 
 

@@ -236,6 +236,12 @@ def import_rows(
         if connection.execute(_RELATION, [record.schema, record.table]).fetchone() is None:
             # Dropped since the file was opened: its rows need a place all the same.
             connection.execute(create_table(record.schema, record.table, record.columns))
+        # What is staged is removed when the rows are known to be in the table, so they must be on
+        # the server's disk by then, whatever the database does for others.
+        connection.execute(
+            "SELECT set_config('synchronous_commit', 'local', true) "
+            "WHERE current_setting('synchronous_commit') = 'off'"
+        )
         # What is checked at the commit only would refuse the file as a whole.
         connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
 

@@ -305,6 +305,35 @@ def test_a_lost_answer_of_a_commit_adds_each_row_once(
     assert _rows(job) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("retries", ["0", "1", "4"])
+def test_a_commit_that_was_done_and_is_refused_when_it_is_sent_again(
+    job: dict[str, Any], commits: Any, retries: str
+) -> None:
+    """As by a proxy, whenever pyiceberg stops trying: the table can be read, with each row once."""
+    from pyiceberg.catalog import load_catalog
+    from pyiceberg.exceptions import CommitFailedException
+
+    table = load_catalog("lake", **job["properties"]).load_table("shop.orders")
+    with table.transaction() as transaction:
+        transaction.set_properties({"commit.retry.num-retries": retries})
+    refused: list[int] = []
+
+    def repeating(commit: Commit) -> Commit:
+        def committed(*arguments: Any, **options: Any) -> Any:
+            result = commit(*arguments, **options)
+            if len(refused) > int(retries):
+                return result
+            refused.append(1)
+            raise CommitFailedException("the newest snapshot is another one")
+
+        return committed
+
+    commits(repeating)
+    _import(job)
+    assert refused
+    assert _rows(job) == [1, 2, 3]
+
+
 def test_a_commit_that_arrives_late_adds_nothing(job: dict[str, Any], commits: Any) -> None:
     """That of the attempt before: the newest snapshot isn't what it requires any more."""
     from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,15 @@ def test_slices_come_out_as_they_went_in(slices: list[list[bytes]]) -> None:
     pipe = b"".join(block for slice_ in slices for block in framed(iter(slice_)))
     found = [b"".join(blocks) for blocks in slices_of(io.BytesIO(pipe).read, len(slices))]
     assert found == [b"".join(slice_) for slice_ in slices]
+
+
+@given(st.lists(st.integers(1, 400_000), min_size=1, max_size=6))
+def test_blocks_do_not_depend_on_how_a_slice_is_read(sizes: list[int]) -> None:
+    """A repetition writes the same objects, though a store sends its pieces otherwise."""
+    data = bytes(range(256)) * (sum(sizes) // 256 + 1)
+    ends = list(accumulate(sizes))
+    chunks = [data[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    assert list(framed(iter(chunks))) == list(framed(iter([data[: ends[-1]]])))
 
 
 def test_blocks_are_bounded() -> None:

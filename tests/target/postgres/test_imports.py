@@ -194,6 +194,24 @@ async def test_a_table_of_the_user_is_used_and_never_dropped(world: PostgresWorl
     assert await world.read() == ["a"]
 
 
+@pytest.mark.parametrize(("of_database", "of_import"), [("off", "local"), ("on", "on")])
+@pytest_twisted.ensureDeferred
+async def test_rows_are_on_the_disk_of_the_server_before_their_slices_are_removed(
+    world: PostgresWorld, of_database: str, of_import: str
+) -> None:
+    """Also in a database that answers before its commits are durable."""
+    world.query("CREATE SCHEMA {}")
+    setting = "text DEFAULT current_setting('synchronous_commit')"
+    world.query(f"CREATE TABLE {{}}.events (body text, waits {setting})")
+    file = await world.importing_file(b'"a"\n')
+    world.query(f"ALTER DATABASE postgres SET synchronous_commit = '{of_database}'")
+    try:
+        await world.target.import_file(file)
+    finally:
+        world.query("ALTER DATABASE postgres RESET synchronous_commit")
+    assert world.query("SELECT body, waits FROM {}.events") == [("a", of_import)]
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_table_of_another_project_is_neither_used_nor_shown(world: PostgresWorld) -> None:
     """Projects may have a connection together, but not the rows of each other."""
