@@ -3,7 +3,8 @@
 A source node of the original writes one gzip stream to a slice file while it is open. What
 it has acknowledged ends with a sync marker; the end of the stream comes when it closes the file. If
 it was killed there is none, and what the node wrote after its restart is a second stream, right
-behind the marker. Nobody can unpack that as a whole. All rows are there, though.
+behind the marker. If its writer was killed, what nobody had acknowledged is between the two. Nobody
+can unpack that as a whole. All rows are there, though.
 
 So the file is replaced by one of finished streams with the same rows, once, before anybody reads or
 continues it. Files that this service has opened have a note beside them and are left alone: their
@@ -33,6 +34,10 @@ _MARKER = b"\x00\x00\xff\xff"
 """The end of what a flush makes readable."""
 _BLOCK_BYTES = 32 * 1024
 _CONTAINER = 31
+_PLAIN = b"\x00" * 5
+"""Flags and time in the header of a stream of rows: neither a name nor anything else follows it."""
+_SYSTEMS = (0xFF, 0x03)
+"""In the header of a stream: unknown, which is what Go writes, and Unix."""
 _LEVEL = 1
 
 
@@ -118,6 +123,10 @@ def _streams(file: BinaryIO) -> tuple[Sequence[_Stream], bool]:
             found.append(_Stream(position, end, True))
             position = end
             continue
+        # Behind an end that is torn, another stream may look like more of this one.
+        inner = _next_stream(file, position + 1, end, is_plain=True)
+        if inner is not None and inner < end:
+            end, is_broken = inner, True
         last = _last_marker(file, position, end)
         if last is not None:
             found.append(_Stream(position, last, False))
@@ -227,15 +236,23 @@ def _last_marker(file: BinaryIO, start: int, end: int) -> int | None:
     return None
 
 
-def _next_stream(file: BinaryIO, start: int, size: int) -> int | None:
-    """Where the next stream of rows begins at or behind *start*."""
+def _next_stream(file: BinaryIO, start: int, size: int, *, is_plain: bool = False) -> int | None:
+    """Where the next stream of rows begins at or behind *start*.
+
+    :param is_plain: it has the header that the original writes, nine bytes of which are fixed.
+    """
     position = start
     while (position := _find(file, position, size)) >= 0:
         file.seek(position)
-        if _begins_row(file.read(_BLOCK_BYTES)):
+        block = file.read(_BLOCK_BYTES)
+        if (not is_plain or _has_plain_header(block)) and _begins_row(block):
             return position
         position += 1
     return None
+
+
+def _has_plain_header(block: bytes) -> bool:
+    return len(block) > 9 and block[3:8] == _PLAIN and block[9] in _SYSTEMS
 
 
 def _begins_row(block: bytes) -> bool:

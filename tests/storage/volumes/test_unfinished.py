@@ -82,6 +82,21 @@ def test_a_node_that_came_back(path: Path) -> None:
     assert content(path) == rows(0, 5)
 
 
+@given(st.integers(0, 400), st.integers(1, 300), st.integers(1, 40))
+def test_a_writer_that_was_killed(
+    tmp_path_factory: pytest.TempPathFactory, tail: int, torn: int, count: int
+) -> None:
+    """Behind a torn end the next stream may look like more of the first: its rows are there."""
+    path = tmp_path_factory.mktemp("torn") / NAME
+    first = stream(rows(0, 50))
+    unflushed = stream(rows(0, 50), tail=rows(50, 100 + tail))[len(first) :][:torn]
+    second = stream(rows(1000, count), rows(2000, 3))
+    path.write_bytes(first + unflushed + second)
+    finished = finish_streams(path)
+    assert finished is not None and finished.rows == 50 + count + 3
+    assert content(path) == rows(0, 50) + rows(1000, count) + rows(2000, 3)
+
+
 @pytest.mark.parametrize(
     "data",
     [
