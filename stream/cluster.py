@@ -244,11 +244,15 @@ def _keboola_projects(context: TargetContext, targets: Sequence[Target]) -> Proj
 def _staging(
     settings: Settings, components: Sequence[str], reactor: Any, cluster: Cluster
 ) -> StagingArea | None:
-    """Where slices for connections wait, if this process stores them there or reads them."""
+    """Where slices for connections wait, if this process stores them there or reads them.
+
+    An API node stores what it replays there, and can do all else without.
+    """
     from stream.target.staged import StagingArea, staging_address
 
     is_used = bool(settings.target.connections or settings.target.staging.url)
-    if not is_used or not _STAGING_USERS & set(components):
+    replays = "api" in components and bool(settings.target.staging.url)
+    if not is_used or not (replays or _STAGING_USERS & set(components)):
         return None
     address = staging_address(settings.target.staging, components, settings.storage.volumes_path)
     return StagingArea(address, reactor, cluster.work.pool)

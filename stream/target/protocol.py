@@ -56,7 +56,7 @@ class TargetContext:
     :ivar pool: threads for uploads and compression; started with the process.
     :ivar now: the time in UTC.
     :ivar staging: for slices of targets that bring no staging storage of their own; ``None`` in a
-        process that neither uploads nor imports, or where no connection is declared.
+        process that neither uploads nor imports nor replays, or where no connection is declared.
     """
 
     settings: Settings

@@ -330,7 +330,10 @@ class LakeTarget(ABC, Generic[C]):
     def _area(self) -> StagingArea:
         if self._staging is None:
             raise UserError(
-                'no connection is declared on this node, see the setting "target.connections"'
+                'this node doesn\'t know where slices wait: set "target.staging.url" and '
+                '"target.connections" as on the nodes that upload and import',
+                status=503,
+                name="stagingUnknown",
             )
         return self._staging
 

@@ -1,0 +1,39 @@
+"""Which processes know where slices for connections wait."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import attrs
+import pytest
+
+from stream.cluster import _staging
+from stream.settings import Settings, TargetStagingSettings
+from stream.settings.connections import Connections
+
+URL = "s3://bucket/staging"
+
+
+@pytest.mark.parametrize(
+    ("components", "url", "address"),
+    [
+        (["storage-reader"], URL, URL),
+        (["storage-coordinator"], URL, URL),
+        (["api"], URL, URL),
+        (["api"], "", None),
+        (["http-source", "storage-writer"], URL, None),
+    ],
+)
+def test_who_uploads_imports_or_replays(
+    components: list[str], url: str, address: str | None
+) -> None:
+    """An API alone replays where it is told of a place, and does all else without."""
+    settings = Settings()
+    declared = Connections.parse({"warehouse": {"type": "postgres", "dsn": "postgresql://db"}})
+    target = attrs.evolve(
+        settings.target, connections=declared, staging=TargetStagingSettings(url=url)
+    )
+    cluster: Any = SimpleNamespace(work=SimpleNamespace(pool=None))
+    found = _staging(attrs.evolve(settings, target=target), components, None, cluster)
+    assert (found and f"s3://{found.address.bucket}/{found.address.prefix}") == address
