@@ -208,13 +208,27 @@ class Transport:
     async def _call_once(
         self, endpoint: str, method: str, data: bytes, token: str, seconds: float
     ) -> dict[str, Any]:
+        # etcd 3.5.1 ends itself when the client of a transaction that only reads has gone.
         return await self._timed(
-            endpoint, self._call_and_read(endpoint, method, data, token), seconds
+            endpoint,
+            self._call_and_read(endpoint, method, data, token),
+            seconds,
+            goes_on=method == "kv/txn",
         )
 
-    async def _timed(self, endpoint: str, calling: Coroutine[Any, Any, T], seconds: float) -> T:
-        """The result of a call that may take some *seconds*; its network problems as EtcdError."""
-        waiting = _bounded(self._reactor, ensureDeferred(calling), seconds)
+    async def _timed(
+        self,
+        endpoint: str,
+        calling: Coroutine[Any, Any, T],
+        seconds: float,
+        *,
+        goes_on: bool = False,
+    ) -> T:
+        """The result of a call that may take some *seconds*; its network problems as EtcdError.
+
+        :param goes_on: the call goes on within that time if the caller has gone.
+        """
+        waiting = _bounded(self._reactor, ensureDeferred(calling), seconds, goes_on=goes_on)
         try:
             return await waiting
         except TimeoutError:
@@ -289,16 +303,22 @@ def _is_sent(problem: EtcdUnavailable) -> bool:
     return not isinstance(problem, NotReached)
 
 
-def _bounded(reactor: Any, called: Deferred[T], seconds: float) -> Deferred[T]:
+def _bounded(
+    reactor: Any, called: Deferred[T], seconds: float, *, goes_on: bool = False
+) -> Deferred[T]:
     """*called*, or TimeoutError, or CancelledError.
+
+    :param goes_on: *called* is only cancelled when the time is over.
 
     The Agent reports a cancelled request as a broken one or even of a host that isn't found,
     so the outcome of *called* after its end doesn't count.
     """
 
     def end(error: Exception) -> None:
-        waiting.errback(error)
-        called.cancel()
+        if not waiting.called:
+            waiting.errback(error)
+        if not goes_on or not isinstance(error, CancelledError):
+            called.cancel()
 
     def pass_on(result: T | Failure) -> None:
         if timer.active():

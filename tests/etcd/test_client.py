@@ -280,6 +280,27 @@ async def test_cancelled_requests(proxied: EtcdClient, proxy: Proxy) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_transaction_whose_caller_has_gone_is_not_cut(
+    proxied: EtcdClient, proxy: Proxy
+) -> None:
+    """Some versions of etcd end themselves when the client of one that only reads has gone."""
+    proxy.is_deaf = True
+    called: Deferred[Any] = ensureDeferred(proxied.get_many(["a"]))
+    await until(lambda: bool(proxy.connections))
+    called.cancel()
+    with pytest.raises(CancelledError):
+        await called
+    (kept,) = proxy.connections
+    other: Deferred[Any] = ensureDeferred(proxied.get("a"))
+    await until(lambda: len(proxy.connections) == 2)
+    other.cancel()
+    with pytest.raises(CancelledError):
+        await other
+    await until(lambda: len(proxy.connections) == 1)
+    assert list(proxy.connections) == [kept]
+
+
+@pytest_twisted.ensureDeferred
 async def test_operations_are_logged_on_request(
     etcd: EtcdClient, etcd_url: str, logged: list[dict[str, Any]]
 ) -> None:
