@@ -374,12 +374,17 @@ class StorageRepository:
     ) -> File:
         """``closing`` → ``importing``, once every slice is uploaded.
 
+        :param is_empty: whether no record was counted. That may be older than the upload of a
+            slice, such as that of a replay: a file with a slice that isn't empty isn't either.
+
         Raises `InvalidFileState` if it isn't closing, UserError if a slice isn't uploaded.
         """
         file = await records.load_file(txn, key)
         new = file.advance(FileState.CLOSING, FileState.IMPORTING, now)
-        for slice_ in await records.load_slices(txn, key):
+        slices = await records.load_slices(txn, key)
+        for slice_ in slices:
             check_combination(new.state, slice_.state)
+        is_empty = is_empty and all(slice_.local.is_empty for slice_ in slices)
         new = attrs.evolve(new, staging=attrs.evolve(new.staging, is_empty=is_empty))
         records.save_file(txn, file, new)
         return new

@@ -198,7 +198,9 @@ async def test_empty_file(coordinator: Coordinator) -> None:
     """A file without records is marked as empty."""
     await coordinator.storage.open_file()
     (file,) = await coordinator.storage.close_files()
-    await coordinator.storage.finish_slices(file.key)
+    for slice_ in await coordinator.storage.slices(file.key):
+        await coordinator.storage.to_uploading(slice_.key, is_empty=True)
+        await coordinator.storage.to_uploaded(slice_.key)
     await coordinator.service.startService()
     await coordinator.until(in_state(coordinator, file.key, FileState.IMPORTED))
     assert (await coordinator.storage.file(file.key)).staging.is_empty
