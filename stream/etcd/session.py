@@ -166,7 +166,7 @@ class Session(Service):
         self._cancel_expiry()
         if self.lease_id is None:
             return
-        _log.error("lost the lease: etcd was not reached in time or has revoked it")
+        _log.error("the lease has ended, etcd was not reached in time or has revoked it")
         self._lost_lease, self.lease_id = self.lease_id, None
         self._claims.lost()
         _tell(self.on_lost)

@@ -154,7 +154,7 @@ async def test_files_are_imported_one_after_the_other(world: World) -> None:
 async def test_an_empty_file_adds_nothing(world: World) -> None:
     file = await world.create_sink()
     await world.storage.close_files()
-    await world.storage.finish_slices(file.key)
+    await world.storage.finish_slices(file.key, is_empty=True)
     file = await world.storage.to_importing(file.key, is_empty=True)
     assert await world.target.import_file(file) == 0
     assert await world.read() == []

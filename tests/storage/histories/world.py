@@ -131,11 +131,11 @@ class Storage:
         now = self.tick()
         return await self.repository.file_to_imported(self.client, key, now)
 
-    async def finish_slices(self, key: FileKey) -> None:
+    async def finish_slices(self, key: FileKey, is_empty: bool = False) -> None:
         """All closed slices of a file up to ``uploaded``."""
         for slice_ in await self.slices(key):
             if slice_.state is SliceState.CLOSING:
-                await self.to_uploading(slice_.key)
+                await self.to_uploading(slice_.key, is_empty)
         for slice_ in await self.slices(key):
             if slice_.state is SliceState.UPLOADING:
                 await self.to_uploaded(slice_.key)

@@ -235,7 +235,7 @@ async def test_empty_file(bridge: Bridge) -> None:
     """A file without records isn't imported; its staging file is deleted."""
     file = await bridge.create_sink()
     await bridge.storage.close_files()
-    await bridge.storage.finish_slices(file.key)
+    await bridge.storage.finish_slices(file.key, is_empty=True)
     empty = await bridge.storage.to_importing(file.key, is_empty=True)
     for _ in range(2):
         await bridge.importer.import_file(empty)
