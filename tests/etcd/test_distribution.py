@@ -7,6 +7,7 @@ import pytest
 import pytest_twisted
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from stream.etcd import EtcdClient, Group, HashRing, Session
@@ -103,7 +104,7 @@ async def test_join_and_leave(etcd: EtcdClient) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_node_without_lease(etcd: EtcdClient) -> None:
+async def test_node_without_lease(etcd: EtcdClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node whose lease has ended owns nothing, the others inherit; a new lease brings it back."""
     sessions = [await _session(etcd), await _session(etcd)]
     groups = [_group(etcd, session, f"node-{i}") for i, session in enumerate(sessions)]
@@ -113,8 +114,17 @@ async def test_node_without_lease(etcd: EtcdClient) -> None:
     mine = next(key for key in KEYS if groups[1].is_owner(key))
     lost: list[bool] = []
     sessions[1].on_lost.append(lambda: lost.append(groups[1].is_owner(mine)))
+    is_seen: Deferred[None] = Deferred()
+    grant = sessions[1]._grant
+
+    async def grant_later() -> None:
+        await is_seen
+        await grant()
+
+    monkeypatch.setattr(sessions[1], "_grant", grant_later)
     await etcd.call("lease/revoke", {"ID": sessions[1].lease_id})
     await until(lambda: groups[0].is_owner(mine))
+    is_seen.callback(None)
     await until(lambda: groups[1].is_owner(mine) and not groups[0].is_owner(mine))
     assert lost == [False]
     for group, session in zip(groups, sessions, strict=True):
