@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -148,7 +150,10 @@ def test_slow_templates_keep_nobody_waiting(own: Deployment) -> None:
     wait_for(good_again, "a good record")
 
     # A stop doesn't wait for them either.
-    with _in_threads(2, lambda number: push_slow(number) if number else None):
+    address = urlsplit(slow)
+    with closing(http.client.HTTPConnection(address.netloc, timeout=60)) as connection:
+        body = json.dumps(_record(20, FOR_EVER)).encode()
+        connection.request("POST", address.path, body, {"Content-Type": "application/json"})
         assert own.running[-1].stop() == 0
 
 
