@@ -24,7 +24,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stream.concurrency.child import Child, tied_command
+from stream.concurrency.child import ServerChild, tied_command
 from stream.concurrency.deadline import within
 from stream.concurrency.waiters import Waiters
 from stream.errors import UserError
@@ -47,7 +47,6 @@ _KILL_AFTER_SECONDS = 20.0
 _RESTART_FIRST_SECONDS = 0.5
 _RESTART_MAX_SECONDS = 30.0
 _LOCKED_ATTEMPTS = 20
-_MAX_LINE_BYTES = 16 * 1024
 
 
 def find_postgres() -> Path | None:
@@ -103,7 +102,7 @@ class LocalPostgres(Service):
         self._reactor = reactor
         self._host, self._port = split_address(listen)
         self._path = Path(path).absolute()
-        self._child: _Child | None = None
+        self._child: ServerChild | None = None
         self._restart: Any = None
         self._backoff = Backoff(_RESTART_FIRST_SECONDS, _RESTART_MAX_SECONDS)
         self._is_starting = False
@@ -220,7 +219,7 @@ class LocalPostgres(Service):
     def _spawn(self) -> None:
         self._restart = None
         self._last_lines = []
-        self._child = _Child(self)
+        self._child = ServerChild(self.said, self.ended)
         owner = self._owner
         settings = {
             "listen_addresses": self._host,
@@ -270,21 +269,3 @@ class LocalPostgres(Service):
         if self._child is not None:
             await self._child.stop(self._reactor, _KILL_AFTER_SECONDS, sign="INT")
             _log.info("PostgreSQL stopped")
-
-
-class _Child(Child):
-    """The running server."""
-
-    def __init__(self, owner: LocalPostgres) -> None:
-        super().__init__()
-        self._owner = owner
-        self._rest = b""
-
-    def errReceived(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        self._rest = self._rest[-_MAX_LINE_BYTES:]
-        for line in lines:
-            self._owner.said(line.decode(errors="replace"))
-
-    def end(self, reason: Failure) -> None:
-        self._owner.ended(reason)

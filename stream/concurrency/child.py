@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -15,7 +15,10 @@ from twisted.python.failure import Failure
 
 from stream.concurrency.waiters import Waiters
 
-__all__ = ["Child", "tied_command"]
+__all__ = ["Child", "ServerChild", "tied_command"]
+
+_MAX_LINE_BYTES = 16 * 1024
+"""Of an unfinished line that is kept."""
 
 _SHIM = """\
 import ctypes, os, signal, sys
@@ -105,3 +108,26 @@ class Child(ProcessProtocol):
             await self.ended()
             return False
         return True
+
+
+class ServerChild(Child):
+    """A child that runs until it is stopped, and logs lines to its standard error.
+
+    :param said: takes each line.
+    :param on_end: called with the reason when it has ended.
+    """
+
+    def __init__(self, said: Callable[[str], None], on_end: Callable[[Failure], None]) -> None:
+        super().__init__()
+        self._said = said
+        self._on_end = on_end
+        self._rest = b""
+
+    def errReceived(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest = self._rest[-_MAX_LINE_BYTES:]
+        for line in lines:
+            self._said(line.decode(errors="replace"))
+
+    def end(self, reason: Failure) -> None:
+        self._on_end(reason)

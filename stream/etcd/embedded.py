@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 import stream
-from stream.concurrency.child import Child, tied_command
+from stream.concurrency.child import ServerChild, tied_command
 from stream.errors import UserError
 from stream.etcd.client import EtcdClient
 from stream.etcd.errors import EtcdError, EtcdUnavailable
@@ -38,7 +38,6 @@ _KILL_AFTER_SECONDS = 10.0
 _RESTART_FIRST_SECONDS = 0.5
 _RESTART_MAX_SECONDS = 30.0
 _LONG_LIFE_SECONDS = 60.0
-_MAX_LINE_BYTES = 16 * 1024
 _VERSION_SECONDS = 20.0
 _DEFRAGMENT_SECONDS = 60.0
 _BUILT = Path(stream.__file__).parents[1] / "target"
@@ -110,7 +109,7 @@ class EmbeddedEtcd(Service):
         self._reactor = reactor
         self._host, self._port = _listen_address(endpoint)
         self._data_dir = Path(data_dir).absolute()
-        self._child: _Child | None = None
+        self._child: ServerChild | None = None
         self._restart: Any = None
         self._backoff = Backoff(_RESTART_FIRST_SECONDS, _RESTART_MAX_SECONDS)
         self._spawned_at = 0.0
@@ -206,7 +205,7 @@ class EmbeddedEtcd(Service):
 
     def _spawn(self) -> None:
         self._restart = None
-        self._child = _Child(self)
+        self._child = ServerChild(self.said, self.ended)
         self._spawned_at = self._reactor.seconds()
         url = f"http://{self._address}"
         arguments = [
@@ -266,24 +265,6 @@ class EmbeddedEtcd(Service):
         if self._child is not None:
             await self._child.stop(self._reactor, _KILL_AFTER_SECONDS)
             _log.info("etcd stopped")
-
-
-class _Child(Child):
-    """The running etcd."""
-
-    def __init__(self, owner: EmbeddedEtcd) -> None:
-        super().__init__()
-        self._owner = owner
-        self._rest = b""
-
-    def errReceived(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        self._rest = self._rest[-_MAX_LINE_BYTES:]
-        for line in lines:
-            self._owner.said(line.decode(errors="replace"))
-
-    def end(self, reason: Failure) -> None:
-        self._owner.ended(reason)
 
 
 def _listen_address(endpoint: str) -> tuple[str, int]:
