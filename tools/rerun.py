@@ -50,7 +50,7 @@ class Rerun:
     def run(self, folders: Sequence[str]) -> None:
         """Start the command and watch *folders* until `stop`; the command ends before this returns.
 
-        :raises OSError: for a folder that can't be watched.
+        Raises OSError: for a folder that can't be watched.
         """
         is_watching = has_ended = False
         self._start()

@@ -56,9 +56,10 @@ class RememberedAnswers(Generic[T]):
     async def get(self, key: bytes, ask: Callable[[], Awaitable[T]]) -> T:
         """The answer that is remembered, or that *ask* gives.
 
+        Raises UserError: what *ask* raised, also earlier if it was a refusal (401, 403); 503, too
+        many unknown tokens are being asked about.
+
         :param key: a digest of the token and of whatever else the answer depends on.
-        :raises UserError: what *ask* raised, also earlier if it was a refusal (401, 403); 503, too
-            many unknown tokens are being asked about.
         """
         now = self._reactor.seconds()
         known = self._known.get(key)

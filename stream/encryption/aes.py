@@ -41,8 +41,9 @@ _MAX_CONTENT_BYTES = 4 * 1024 * 1024
 class AesEncryptor:
     """See the module.
 
+    Raises UserError: a key of another length.
+
     :param secret_key: exactly 32 bytes.
-    :raises UserError: a key of another length.
     """
 
     enabled = True

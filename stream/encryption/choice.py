@@ -21,9 +21,10 @@ PROVIDERS = ("none", "aes", "gcp", "aws", "azure")
 def encryptor_from(provider: str, secret_key: bytes = b"") -> Encryptor:
     """The encryptor for a *provider* that needs nobody else.
 
+    Raises UserError: another provider, or a key of the wrong length.
+
     :param provider: ``none`` or ``aes``.
     :param secret_key: the key of ``aes``, 32 bytes; others ignore it.
-    :raises UserError: another provider, or a key of the wrong length.
     """
     if provider == "none":
         return ClearEncryptor()
@@ -38,8 +39,9 @@ def encryptor_from(provider: str, secret_key: bytes = b"") -> Encryptor:
 def configured_encryptor(settings: EncryptionSettings, reactor: Any, pool: ThreadPool) -> Encryptor:
     """The encryptor that *settings* describe; nothing is connected yet.
 
+    Raises UserError: an unknown provider, a key of the wrong length, or a library is missing.
+
     :param pool: where a key service is asked.
-    :raises UserError: an unknown provider, a key of the wrong length, or a library is missing.
     """
     if settings.provider not in ("gcp", "aws", "azure"):
         return encryptor_from(settings.provider, settings.aes.secret_key)

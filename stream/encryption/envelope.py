@@ -39,8 +39,8 @@ class KeyService(Protocol):
     def unwrap(self, wrapped: bytes, metadata: Mapping[str, str]) -> bytes:
         """The key that was wrapped with the same metadata.
 
-        :raises DecryptionFailed: the service says that it was not.
-        :raises UserError: 503, the service can't be asked.
+        Raises DecryptionFailed: the service says that it was not. Raises UserError: 503, the
+        service can't be asked.
         """
 
 

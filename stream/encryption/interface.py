@@ -22,12 +22,12 @@ class Encryptor(Protocol):
     async def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
         """The text form of *value*; ``""`` when encryption is off, and the caller keeps *value*.
 
-        :raises UserError: the service that keeps the key can't be asked.
+        Raises UserError: the service that keeps the key can't be asked.
         """
 
     async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
         """The plaintext of what was encrypted with the same metadata.
 
-        :raises DecryptionFailed: another key, other metadata, or a changed text.
-        :raises UserError: the service that keeps the key can't be asked.
+        Raises DecryptionFailed: another key, other metadata, or a changed text. Raises UserError:
+        the service that keeps the key can't be asked.
         """

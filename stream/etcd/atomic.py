@@ -323,11 +323,12 @@ async def atomic(
 ) -> T:
     """Run *body* and write what it asks for, all or nothing.
 
+    Raises AtomicConflict: after 15 seconds of conflicts. Raises LockLost: the lock isn't held any
+    more; nothing is written.
+
     :param body: may run several times.
     :param lock: must be held for the writing.
     :returns: what *body* returned in the attempt that was written.
-    :raises AtomicConflict: after 15 seconds of conflicts.
-    :raises LockLost: the lock isn't held any more; nothing is written.
 
     What *body* raises is passed on, and nothing is written.
     """

@@ -183,11 +183,12 @@ def read_records(
 ) -> list[RecordContext]:
     """The records in a request, as the listener would take them.
 
+    Raises UserError: the listener would take none.
+
     :param request: with the body as it came.
     :param encoding: value of ``Content-Encoding``, in lower case.
     :param option: see `batch_option`.
     :param max_bytes: of the decoded body.
-    :raises UserError: the listener would take none.
     """
     headers = request.headers
     body = ready_body(headers, decode_body(encoding, request.body, max_bytes))

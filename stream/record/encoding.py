@@ -51,8 +51,9 @@ def _always() -> bool:
 def content_codings(encoding: bytes) -> list[bytes]:
     """The codings in a ``Content-Encoding``, in the order in which they were applied.
 
+    Raises UserError: 415, one of them isn't known, or there are too many.
+
     :param encoding: value of the header in lower case; empty for none.
-    :raises UserError: 415, one of them isn't known, or there are too many.
     """
     codings = [name for name in map(bytes.strip, encoding.split(b",")) if name not in _NOTHING]
     for name in codings:
@@ -72,12 +73,13 @@ def decode_body(
 ) -> bytes:
     """The decoded *body*.
 
+    Raises UserError: 415 for an unknown encoding, 400 for damaged or truncated data. Raises
+    BodyTooLarge: it expands beyond *limit*; found out without expanding further. Raises Abandoned:
+    nobody waits any more.
+
     :param encoding: see `content_codings`.
     :param limit: bytes of the decoded body.
     :param is_wanted: whether somebody still waits; asked often.
-    :raises UserError: 415 for an unknown encoding, 400 for damaged or truncated data.
-    :raises BodyTooLarge: it expands beyond *limit*; found out without expanding further.
-    :raises Abandoned: nobody waits any more.
     """
     for name in reversed(content_codings(encoding)):
         output = _Output(limit, is_wanted)

@@ -66,10 +66,10 @@ def parse_form(body: bytes, charset: str = "") -> dict[str, Any]:
 def form_steps(body: bytes, charset: str = "") -> Generator[None, None, dict[str, Any]]:
     """The same in small pieces of work.
 
+    Raises InvalidForm: with the reason. Raises UnsupportedCharset: the label isn't known.
+
     :param charset: the label that the request declares. Without one it is that of the field
         ``_charset_`` or ``charset``, without these UTF-8.
-    :raises InvalidForm: with the reason.
-    :raises UnsupportedCharset: the label isn't known.
     """
     parts = body.split(b"&", MAX_FIELDS)
     if len(parts) > MAX_FIELDS:

@@ -85,7 +85,7 @@ class Token:
     def require_manage(self) -> None:
         """Check that the token is an administrator's.
 
-        :raises UserError: 403, the token isn't an administrator's.
+        Raises UserError: 403, the token isn't an administrator's.
         """
         if not self.can_manage:
             raise access_denied("only the master token of an administrator can do this")
@@ -93,7 +93,7 @@ class Token:
     def require_bucket(self, bucket_id: str, *, write: bool) -> None:
         """Check that the token reaches a bucket.
 
-        :raises UserError: 403, the token doesn't reach the bucket.
+        Raises UserError: 403, the token doesn't reach the bucket.
         """
         if self.can_manage or (self.is_master and not write):
             return
@@ -104,7 +104,8 @@ class Token:
     def require_file(self, owner_id: str, *, write: bool = False) -> None:
         """Check that the token reaches a file.
 
-        :raises UserError: 403, the file is another token's and this one can't read all files.
+        Raises UserError: 403, the file is another token's and this one can't read all files.
+
 
         A token that replaced another must be able to finish with its files, so for a token that
         isn't master the right to read all of them includes their removal.

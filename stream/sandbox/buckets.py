@@ -146,7 +146,7 @@ def _ask_for_removal(
 def forget_bucket(meta: sqlite3.Connection, job: Job, now: str) -> list[str]:
     """Remove the bucket and finish *job*; returns the ids of the tables that went with it.
 
-    :raises UserError: a table was made in it since, and the removal isn't forced.
+    Raises UserError: a table was made in it since, and the removal isn't forced.
     """
     bucket_id = job.target
     table_ids = _table_ids(meta, bucket_id)

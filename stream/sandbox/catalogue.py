@@ -54,7 +54,7 @@ def no_table(table_id: str) -> UserError:
 def find_table(meta: sqlite3.Connection, table_id: str) -> Table:
     """The table with this id.
 
-    :raises UserError: 404, there is no such table.
+    Raises UserError: 404, there is no such table.
     """
     row = meta.execute(f"{_SELECT} WHERE id = ?", (table_id,)).fetchone()
     if row is None:
@@ -76,7 +76,7 @@ def table_exists(meta: sqlite3.Connection, table_id: str) -> bool:
 def add_table(meta: sqlite3.Connection, table: Table) -> None:
     """Add a table to the catalogue.
 
-    :raises UserError: 400, it exists; 404, its bucket doesn't.
+    Raises UserError: 400, it exists; 404, its bucket doesn't.
     """
     if table_exists(meta, table.id):
         raise UserError(f'table "{table.id}" already exists', name="storage.tables.alreadyExists")
@@ -103,7 +103,7 @@ def add_table(meta: sqlite3.Connection, table: Table) -> None:
 def forget_table(meta: sqlite3.Connection, table_id: str) -> None:
     """Remove a table from the catalogue.
 
-    :raises UserError: 404, there is no such table.
+    Raises UserError: 404, there is no such table.
     """
     if not meta.execute("DELETE FROM tables WHERE id = ?", (table_id,)).rowcount:
         raise no_table(table_id)

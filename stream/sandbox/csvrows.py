@@ -67,12 +67,13 @@ def row_batches(
 ) -> Iterator[list[list[str]]]:
     """Yield the rows of *stream* in non-empty batches; the stream is left open.
 
+    Raises CsvError: for malformed quoting, a wrong number of fields, or a row that is too long.
+    Rows before it may have been yielded.
+
     :param stream: a readable binary file, at its beginning.
     :param fields: how many fields each row has to have.
     :param max_rows: a batch has no more rows than this, and ends with the row that makes it longer
         than *max_chars* characters.
-    :raises CsvError: for malformed quoting, a wrong number of fields, or a row that is too long.
-        Rows before it may have been yielded.
     """
     lines = _Lines(stream, max_row_chars)
     reader = csv.reader(lines, delimiter=delimiter, quotechar=enclosure, strict=True)

@@ -88,10 +88,11 @@ def plan_import(
 ) -> ImportPlan:
     """Complete *plan* with the objects that lie in *folder*, after checking its columns.
 
+    Raises ImportRefused: the columns aren't the table's, or something is missing or malformed.
+
     :param folder: where the file's objects are; nothing outside is read.
     :param sliced: whether a manifest lists the objects; if not, there is one, the file itself.
     :param prefixes: what the manifest's URLs may begin with besides the folder's own URL.
-    :raises ImportRefused: the columns aren't the table's, or something is missing or malformed.
     """
     _check_columns(plan.columns, table_columns)
     if not sliced:
@@ -117,8 +118,9 @@ def load(
 
     A job that was applied before changes nothing and gives its earlier result.
 
+    Raises ImportRefused, ImportInterrupted: the caller's transaction has to be rolled back.
+
     :param interrupted: asked after each batch whether to give up.
-    :raises ImportRefused, ImportInterrupted: the caller's transaction has to be rolled back.
     """
     applied = rows.find_applied(data, plan.job_id)
     if applied is not None:
@@ -228,8 +230,9 @@ def _listing(folder: Path) -> list[Path]:
 def manifest_names(folder: Path, prefixes: Sequence[str] = ()) -> list[str]:
     """The names of the objects that the manifest in *folder* lists, each a plain name.
 
+    Raises ImportRefused: it is missing or malformed, or leads out of the file.
+
     :param prefixes: what the URLs may begin with besides the folder's own URL.
-    :raises ImportRefused: it is missing or malformed, or leads out of the file.
     """
     try:
         with (folder / MANIFEST).open("rb") as stream:

@@ -104,7 +104,7 @@ class ObjectStaging:
     def fetch(self, file_id: int, folder: Path, *, sliced: bool) -> None:
         """Copy the objects of a file into *folder*. Waits for disk and network.
 
-        :raises ImportRefused: an object is missing, or the manifest is malformed.
+        Raises ImportRefused: an object is missing, or the manifest is malformed.
         """
         folder.mkdir(parents=True, exist_ok=True)
         store = self._open()

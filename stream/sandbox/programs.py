@@ -113,7 +113,7 @@ class Programs:
 
 
 def _bearer(call: Call, name: str) -> str:
-    """:raises UserError: 400, the header isn't there."""
+    """Raises UserError: 400, the header isn't there."""
     value = call.request.getHeader(name) or ""
     if not value.startswith(_BEARER):
         raise UserError(f'"{name}" is missing from header', name="authBridge.missingHeader")

@@ -43,7 +43,7 @@ class Project:
     def require_branch(self, call: Call) -> None:
         """Check that the path names the branch of the project.
 
-        :raises UserError: 404, the path names another branch.
+        Raises UserError: 404, the path names another branch.
         """
         self.find_branch(call.args["branch"])
 

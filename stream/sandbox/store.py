@@ -89,7 +89,7 @@ class Store:
     async def open(self) -> None:
         """Lock the directory and open what is in it, creating what is missing.
 
-        :raises UserError: another process uses it, or the two databases don't belong together.
+        Raises UserError: another process uses it, or the two databases don't belong together.
         """
         self._files_pool = ThreadPool(0, 2, name="sandbox-files")
         self._files_pool.start()

@@ -102,8 +102,9 @@ class SinkTarget:
     def open(self, now_ms: int) -> SinkPipeline:
         """The sink's pipeline, opened if it isn't yet.
 
+        Raises UserError: the node takes no records, or none of this sink.
+
         :param now_ms: milliseconds since the epoch.
-        :raises UserError: the node takes no records, or none of this sink.
         """
         router = self._router
         if router.refusal is not None:

@@ -173,8 +173,8 @@ class SinkPipeline:
     def write(self, record: RecordContext, completion: Completion) -> None:
         """Render *record* and hand it to a ready slice; *completion* is called, at once or later.
 
-        :raises UserError: the record can't be rendered, or no slice takes it; *completion* won't
-            be called.
+        Raises UserError: the record can't be rendered, or no slice takes it; *completion* won't be
+        called.
         """
         target = self._pick()
         if target.render is None or (
@@ -279,9 +279,10 @@ class SinkPipeline:
     ) -> None:
         """Hand *count* rows to one slice, to be stored together or not at all.
 
+        Raises UserError: no slice takes them, or only one with another mapping; *completion* won't
+        be called.
+
         :param renderer: what rendered them.
-        :raises UserError: no slice takes them, or only one with another mapping; *completion*
-            won't be called.
         """
         target = self._pick()
         if target.renderer is not renderer:

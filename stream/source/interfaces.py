@@ -27,7 +27,7 @@ class RowWriter(Protocol):
     def renderer(self) -> Renderer:
         """What renders rows for `write_rows`.
 
-        :raises UserError: the sink takes no records.
+        Raises UserError: the sink takes no records.
         """
 
     def evaluate(
@@ -55,9 +55,10 @@ class RowWriter(Protocol):
     ) -> None:
         """Take *count* rendered rows, to be stored together or not at all.
 
+        Raises UserError: not taken; *completion* won't be called.
+
         :param received_at: receive time of the records, milliseconds since the epoch.
         :param renderer: what rendered them.
-        :raises UserError: not taken; *completion* won't be called.
         """
 
     def rejected(self, record: RecordContext, error: UserError, /) -> None:
@@ -80,8 +81,9 @@ class SinkWriter(Protocol):
     def open(self, now_ms: int, /) -> RowWriter:
         """The opened sink, to be asked for again after each wait: another one may have replaced it.
 
+        Raises UserError: the sink takes no records.
+
         :param now_ms: milliseconds since the epoch.
-        :raises UserError: the sink takes no records.
         """
 
 
@@ -91,7 +93,7 @@ class SourceLookup(Protocol):
     def lookup(self, project_id: int, source_id: str, secret: str) -> tuple[SourceKey, ...]:
         """The enabled sources in all branches, sorted by branch id as text; at least one.
 
-        :raises UserError: 404 ``noSourceFound`` or ``disabledSource``, 503 ``shutdown``.
+        Raises UserError: 404 ``noSourceFound`` or ``disabledSource``, 503 ``shutdown``.
         """
 
     def reads_text_as_json(self, sources: Sequence[SourceKey]) -> bool:

@@ -78,11 +78,12 @@ class Turns:
     def work(self, key: Hashable, size: int, steps: Steps) -> Deferred[None]:
         """Do *steps*, the first of them at once if nothing else is to be done.
 
+        Raises UserError: 503, too much waits. One job alone is always taken.
+
         :param key: whose work it is, for fairness.
         :param size: bytes that it holds.
         :returns: fires when all are done; fails with what a step raises. Who doesn't wait any more
             ends the steps themselves.
-        :raises UserError: 503, too much waits. One job alone is always taken.
         """
         own = self._held.get(key, 0)
         if (own and own + size > self._max_held // SHARES) or (
@@ -105,8 +106,9 @@ class Turns:
     ) -> None:
         """The same for a request; what the steps end with answers it.
 
+        Raises UserError: 503, too much waits.
+
         :param failed: the answer if a step raises.
-        :raises UserError: 503, too much waits.
         """
         working = self.work(key, size, steps)
         working.addErrback(lambda failure: waited.finish(failed(failure)))

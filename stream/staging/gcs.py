@@ -242,7 +242,7 @@ class GcsBackend:
 def _delays(stopped: Callable[[], bool]) -> Iterator[float | None]:
     """Once for each attempt; sleeps between two of them. None is the last.
 
-    :raises InterruptedError: the upload was given up meanwhile.
+    Raises InterruptedError: the upload was given up meanwhile.
     """
     for attempt in range(_RETRIES + 1):
         if stopped():

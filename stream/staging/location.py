@@ -82,7 +82,7 @@ def manifest_body(upload: FileUpload, slice_names: Iterable[str]) -> bytes:
 def parse_connection_string(text: str) -> dict[str, str]:
     """The ``k=v`` pairs of a SAS connection string; values may hold ``=`` themselves.
 
-    :raises StagingError: without ``BlobEndpoint`` or ``SharedAccessSignature``.
+    Raises StagingError: without ``BlobEndpoint`` or ``SharedAccessSignature``.
     """
     pairs = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
     for name in ("BlobEndpoint", "SharedAccessSignature"):

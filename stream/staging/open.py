@@ -24,10 +24,11 @@ def open_store(
 ) -> StagingStore:
     """The store for the objects of *upload*. Nothing is connected yet.
 
+    Raises StagingError: an unknown provider, or parameters that can't be used.
+
     :param file_key: the file's key, for messages.
     :param reactor: source of the time.
     :param pool: a started pool; its size bounds the uploads that run at once.
-    :raises StagingError: an unknown provider, or parameters that can't be used.
     """
     location = location_of(upload)
     return StagingStore(upload, file_key, location, _backend(upload), reactor, pool)

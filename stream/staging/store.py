@@ -82,8 +82,8 @@ class StagingStore:
         Nobody can see a part of it. Cancelling gives the upload up at its next chunk; its thread
         may run on for a moment.
 
-        :raises CredentialsExpired: before any byte is read.
-        :raises StagingError: it could not be stored.
+        Raises CredentialsExpired: before any byte is read. Raises StagingError: it could not be
+        stored.
         """
         return Deferred.fromCoroutine(self._put(name, chunks))
 

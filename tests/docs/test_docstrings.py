@@ -21,6 +21,11 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 _OF_LIBRARY = re.compile(r"[a-z]+[A-Z]|render_[A-Z]+$")
 """Names of methods that Twisted calls: the repository's own have no capitals."""
 
+_ERRORS_AS_FIELD = re.compile(
+    r"(?m)^\s*(:(raises?|except(ion)?)\b[^:\n]*:|Raises:$|Raises\n\s*-+$)",
+)
+"""Other ways to say which errors a function raises than the sentence."""
+
 
 @attrs.define
 class Tree:
@@ -92,6 +97,16 @@ class Tree:
             and not (owner and self.is_documented_elsewhere(owner, name.rpartition(".")[2]))
         ]
 
+    def errors_as_fields(self) -> list[str]:
+        """Where a docstring says in a field or a section which errors are raised."""
+        return [
+            f"{path.relative_to(self.root)}:{node.lineno}: {node.name}"
+            for path, module in self.modules.items()
+            for node in ast.walk(module)
+            if isinstance(node, ast.ClassDef | Function)
+            and _ERRORS_AS_FIELD.search(ast.get_docstring(node) or "")
+        ]
+
 
 def _bases(cls: ast.ClassDef) -> list[str]:
     found = []
@@ -143,6 +158,30 @@ def test_first_lines() -> None:
     assert len(tree.modules) > 500
     faults = tree.faults()
     assert not faults, "say in the first line what it is:\n" + "\n".join(faults)
+
+
+def test_errors_are_sentences() -> None:
+    """Docstrings say in a sentence which errors a function raises: "Raises UserError: …"."""
+    found = Tree(ROOT, (*FOLDERS, "tests", "bundle")).errors_as_fields()
+    assert not found, "write a sentence instead of a field:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        ("F.\n\n    Raises KeyError: it is missing.", False),
+        ("F. It raises: nothing.", False),
+        ("F.\n\n    :raises KeyError: it is missing.", True),
+        ("F.\n\n    :param x: y.\n    :raise KeyError: no.", True),
+        ("F.\n\n    Raises:\n        KeyError: no.", True),
+        ("F.\n\n    Raises\n    ------\n    KeyError", True),
+    ],
+    ids=["sentence", "verb", "field", "short field", "section", "underlined section"],
+)
+def test_which_way_errors_are_said(tmp_path: Path, text: str, is_found: bool) -> None:
+    """The sentence is left alone, the other ways are found."""
+    (tmp_path / "m.py").write_text(f'def f():\n    """{text}\n    """\n')
+    assert Tree(tmp_path, (".",)).errors_as_fields() == (["m.py:1: f"] if is_found else [])
 
 
 @pytest.mark.parametrize(

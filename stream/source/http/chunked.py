@@ -69,10 +69,11 @@ class ChunkedBody:
     def decode(self, data: bytes) -> tuple[bool, bytes]:
         """Take what can be taken of *data*.
 
+        Raises MalformedRequest: invalid framing. Raises BodyTooLarge: as soon as a chunk that would
+        exceed the limit is announced.
+
         :returns: whether the body is complete, and the rest of *data*: what follows the body, or
             what is to be given again with more behind it.
-        :raises MalformedRequest: invalid framing.
-        :raises BodyTooLarge: as soon as a chunk that would exceed the limit is announced.
         """
         position = 0
         while True:

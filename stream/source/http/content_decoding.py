@@ -79,11 +79,12 @@ class Decoder:
     ) -> None:
         """Decode *body* and hand it on, at once or later.
 
+        Raises UserError: the body can't be decoded, if that is known at once; 503, too many wait.
+
         :param key: whose body it is, for fairness.
         :param waited: the request. If nobody waits for it any more, its body isn't decoded.
         :param take: takes the decoded body.
         :param failed: the answer when decoding or *take* fails later.
-        :raises UserError: the body can't be decoded, if that is known at once; 503, too many wait.
         """
         content_codings(encoding)
         if len(body) <= INLINE_BYTES:

@@ -236,10 +236,11 @@ class IdempotencyWindow:
     ) -> bytes | Attempt | None:
         """The decision about a request.
 
+        Raises UserError: 400 for an invalid key, 422 for a key that came with another body.
+
         :param fingerprint: see `fingerprint_of`.
         :returns: the answer, if there is one already; an attempt that the request is to be carried
             out with; ``None`` if another attempt will answer it.
-        :raises UserError: 400 for an invalid key, 422 for a key that came with another body.
         """
         if _KEY.fullmatch(key) is None:
             raise UserError("an idempotency key has 1 to 255 visible ASCII characters")

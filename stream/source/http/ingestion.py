@@ -90,7 +90,7 @@ class Ingestion:
     def decode(self, body: bytes) -> None:
         """Decode *body*, and have the other stages follow, at once or later.
 
-        :raises Exception: what fails at once; it is counted, and to be answered by the caller.
+        Raises Exception: what fails at once; it is counted, and to be answered by the caller.
         """
         head, decoder = self._head, self._stages.decoder
         try:

@@ -143,11 +143,10 @@ class RequestParser:
 
         Once for each request that is large or hasn't arrived whole, its head.
 
-        :raises MalformedRequest: invalid, or open to several readings.
-        :raises HeaderTooLarge: the head is over the limit.
-        :raises TooManyHeaders: it has more fields than `MAX_HEADERS`.
-        :raises BodyTooLarge: the body is, or is announced to be, over the limit.
-        :raises UnknownExpectation: an ``Expect`` header that can't be met.
+        Raises MalformedRequest: invalid, or open to several readings. Raises HeaderTooLarge: the
+        head is over the limit. Raises TooManyHeaders: it has more fields than `MAX_HEADERS`. Raises
+        BodyTooLarge: the body is, or is announced to be, over the limit. Raises UnknownExpectation:
+        an ``Expect`` header that can't be met.
         """
         if self.head is not None:
             if not self._in_body:

@@ -212,8 +212,8 @@ def decode_request(signal: Signal, encoding: Encoding, body: bytes) -> Export:
 def decode_steps(signal: Signal, encoding: Encoding, body: bytes) -> Generator[None, None, Export]:
     """The same in small pieces of work; see Note [Chunks].
 
-    :raises UserError: 400, it can't be decoded.
-    :raises ExportTooLarge: it has more records, or a larger one, than an export may have.
+    Raises UserError: 400, it can't be decoded. Raises ExportTooLarge: it has more records, or a
+    larger one, than an export may have.
     """
     types = _TYPES[signal]
     parts: list[Part] = []

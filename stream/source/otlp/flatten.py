@@ -51,7 +51,7 @@ def check_repeated_steps(export: Export) -> Iterator[None]:
 
     Resources and scopes are repeated in each of their records.
 
-    :raises ExportTooLarge: that would take more than `MAX_REPEATED_BYTES`.
+    Raises ExportTooLarge: that would take more than `MAX_REPEATED_BYTES`.
     """
     last: Part | None = None
     size = total = 0

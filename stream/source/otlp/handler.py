@@ -98,7 +98,7 @@ class OtlpHandler:
 
         The connection's `pending` is what will answer it, if that isn't done at once.
 
-        :raises UserError: the request fails as a whole.
+        Raises UserError: the request fails as a whole.
         """
         head = request.head
         sources = self.lookup(route, head)

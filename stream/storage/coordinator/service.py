@@ -177,7 +177,7 @@ class StorageCoordinatorService(Service):
     def rotate(self, sink: SinkKey) -> Sequence[FileKey]:
         """Rotate the open files of *sink* now, whatever its settings say.
 
-        :raises UserError: another coordinator is responsible for its source.
+        Raises UserError: another coordinator is responsible for its source.
         """
         return self._file_rotation.force(sink)
 

@@ -334,9 +334,10 @@ class StorageWriterService(Service):
     def drain_volume(self, volume: str, drained: bool) -> Deferred[Path]:
         """Make or remove the file that drains a volume.
 
+        Raises UserError: this node has no such volume.
+
         :param volume: its id, or its path.
         :returns: its path.
-        :raises UserError: this node has no such volume.
         """
         for known in self._volumes:
             if volume == known.volume_id or Path(volume).absolute() == known.found.path.absolute():

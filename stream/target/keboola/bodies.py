@@ -29,8 +29,9 @@ _BUCKET_PREFIX = "c-"
 def bucket_body(bucket_id: str, *, server_adds_prefix: bool) -> dict[str, Any]:
     """For a new bucket *bucket_id* (``in.c-name``).
 
+    Raises ValueError: not a stage and a name.
+
     :param server_adds_prefix: whether the server puts ``c-`` before the name it is given.
-    :raises ValueError: not a stage and a name.
     """
     stage, dot, name = bucket_id.partition(".")
     if not dot or stage not in ("in", "out", "sys") or not name or "." in name:

@@ -30,7 +30,7 @@ _STORAGE = ("v2", "storage")
 def base_url(host_or_url: str) -> DecodedURL:
     """The root of the API: ``https://`` is assumed when *host_or_url* names no scheme.
 
-    :raises ValueError: neither http nor https, or no host.
+    Raises ValueError: neither http nor https, or no host.
     """
     text = host_or_url if "://" in host_or_url else f"https://{host_or_url}"
     url = DecodedURL.from_text(text.rstrip("/"))
@@ -121,8 +121,9 @@ class Caller:
     async def make(self, call: Call, *, budget: float | None = None) -> Answer:
         """Make *call*, repeating it as far as its idempotency and the budget allow.
 
+        Raises StorageApiError: the last failure.
+
         :param budget: a smaller budget, in seconds.
-        :raises StorageApiError: the last failure.
         """
         with self._meter.call(call.method, call.path) as measured:
             try:

@@ -56,6 +56,8 @@ class StorageApi:
     Every method raises `StorageApiError` when the call fails; those that wait for a job also
     `JobFailed` and `JobDeadlineExceeded`. Tokens are given as `Token` or as text.
 
+    Raises ValueError: an address that can't be used.
+
     :param reactor: connects and keeps time.
     :param host_or_url: ``host``, ``host:port`` (then https is used), or a URL.
     :param pool: kept connections; by default a pool of its own.
@@ -63,7 +65,6 @@ class StorageApi:
     :param connect_timeout: seconds.
     :param metrics: measure the calls.
     :param log_exchanges: log each request with its answer, without their secrets.
-    :raises ValueError: an address that can't be used.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class StorageApi:
     async def create_bucket(self, token: Token | str, branch_id: int, bucket_id: str) -> Bucket:
         """Create a bucket. If a repetition finds it there already, that is success.
 
-        :raises ValueError: not a bucket id.
+        Raises ValueError: not a bucket id.
         """
         prefixed = _WHOLE_BUCKET_NAMES not in (await self.index()).features
         call = Call(
@@ -365,9 +366,9 @@ class StorageApi:
     async def wait_job(self, token: Token | str, job_id: int, *, timeout: float) -> Job:
         """Wait until a job has succeeded.
 
+        Raises JobFailed: it ended with an error. Raises JobDeadlineExceeded: it is still running.
+
         :param timeout: seconds.
-        :raises JobFailed: it ended with an error.
-        :raises JobDeadlineExceeded: it is still running.
         """
         deadline = self._reactor.seconds() + timeout
         shown = Token.of(token).hidden_in

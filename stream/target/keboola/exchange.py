@@ -63,9 +63,9 @@ class TokenExchange:
     async def exchange(self, token: str, project_id: int) -> ProjectToken:
         """The token of the project that stands for the *token* of a program.
 
-        :raises StorageApiError: 400, 401 or 403 as the platform has answered, else 502.
-        :raises UserError: 401, nothing that can be a token; 500, the service account has none;
-            503, too many unknown tokens are being exchanged.
+        Raises StorageApiError: 400, 401 or 403 as the platform has answered, else 502. Raises
+        UserError: 401, nothing that can be a token; 500, the service account has none; 503, too
+        many unknown tokens are being exchanged.
         """
         subject = ProgramToken(token)
         key = hashlib.sha256(b"%d/%b" % (project_id, subject.fingerprint())).digest()

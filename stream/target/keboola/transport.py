@@ -126,10 +126,11 @@ class Transport:
     ) -> Reply:
         """Send one request and read the answer.
 
+        Raises ExchangeFailed: no usable answer came in time.
+
         :param body: sent as JSON; ``None`` for no body.
         :param timeout: seconds for the whole exchange.
         :param fresh: use a connection of its own.
-        :raises ExchangeFailed: no usable answer came in time.
         """
         producer = None if body is None else _JsonBody(body)
 

@@ -39,8 +39,8 @@ class TokenVerifier:
     async def verify(self, token: Token | str) -> TokenInfo:
         """Whose *token* is.
 
-        :raises StorageApiError: it was refused, or the API can't be asked.
-        :raises UserError: 503, too many unknown tokens are being verified.
+        Raises StorageApiError: it was refused, or the API can't be asked. Raises UserError: 503,
+        too many unknown tokens are being verified.
         """
         token = Token.of(token)
         return await self._answers.get(token.fingerprint(), lambda: self._api.verify_token(token))
