@@ -1,4 +1,4 @@
-"""The page of guarantees names tests and modules; all of them have to exist."""
+"""The page of hazards names tests and modules; all of them have to exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parents[2]
-_PAGE = (_ROOT / "docs" / "guarantees.md").read_text()
+_PAGE = (_ROOT / "docs" / "hazards.md").read_text()
 _ROWS = [line for line in _PAGE.splitlines() if re.match(r"\| (?!Hazard )", line)]
 _NAMED = sorted(set(re.findall(r"`(tests/\S+\.py)::(\w+)`", _PAGE)))
 _MODULES = sorted(set(re.findall(r"\| `(stream\.[\w.]+)` \|", _PAGE)))
