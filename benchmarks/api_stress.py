@@ -77,7 +77,7 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Whether the invariants hold and every answer was one that may be."""
+        """Return whether the invariants hold and every answer was one that may be."""
         return self.is_consistent and not self.unexpected
 
     def summary(self) -> dict[str, Any]:

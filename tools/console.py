@@ -59,7 +59,7 @@ def _files() -> Iterator[Path]:
 
 
 def is_current() -> bool:
-    """Whether the sources are what was built."""
+    """Return whether the sources are what was built."""
     try:
         return (BUILT / _STAMP).read_text(encoding="utf-8") == digest()
     except FileNotFoundError:
@@ -84,7 +84,7 @@ def node_environment() -> tuple[list[str], dict[str, str]]:
 
 
 def has_node() -> bool:
-    """Whether there is a Node.js on the PATH that is new enough, with npm."""
+    """Return whether there is a Node.js on the PATH that is new enough, with npm."""
     node = shutil.which("node")
     return node is not None and shutil.which("npm") is not None and _version(node) >= _OLDEST
 

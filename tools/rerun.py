@@ -28,7 +28,7 @@ _LOOK_MS = 200
 
 
 def counts(_: Change, path: str) -> bool:
-    """Whether a changed file is a reason to start the command again."""
+    """Return whether a changed file is a reason to start the command again."""
     return Path(path).suffix in SUFFIXES
 
 

@@ -45,7 +45,7 @@ class Accounts:
 
     @property
     def is_balanced(self) -> bool:
-        """Whether no record is lost, unknown or repeated without a reason."""
+        """Return whether no record is lost, unknown or repeated without a reason."""
         return not (self.lost or self.unknown or self.surplus)
 
 

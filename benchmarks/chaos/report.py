@@ -40,7 +40,7 @@ class Report:
 
     @property
     def is_good(self) -> bool:
-        """Whether the accounts balance and nothing else went wrong."""
+        """Return whether the accounts balance and nothing else went wrong."""
         return self.accounts.is_balanced and not self.faults
 
 

@@ -54,7 +54,7 @@ class Replays(threading.Thread):
             number += 1
 
     def _replay(self, sink: str) -> bool:
-        """Whether it is known to have ended well, with nothing left."""
+        """Return whether it is known to have ended well, with nothing left."""
         self._task("lenient", "PATCH", sink, self._change(sink, is_strict=False))
         outputs = self._task("replay", "POST", f"{sink}/rejected/replay", {})
         self.stored += outputs.get("stored", 0)

@@ -71,7 +71,7 @@ class Report:
 
     @property
     def is_good(self) -> bool:
-        """Whether all accounts balance and nothing else went wrong."""
+        """Return whether all accounts balance and nothing else went wrong."""
         return not self.faults and all(each.is_balanced for each in self.accounts.values())
 
 

@@ -114,7 +114,7 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing was lost, repeated or done twice."""
+        """Return whether nothing was lost, repeated or done twice."""
         return not (self.faults or self.work.faults or any(self.tables.values()))
 
 

@@ -86,7 +86,7 @@ class StagingProxy(ThreadingHTTPServer):
         self.requests: list[Staged] = []
 
     def passes(self, method: str, path: str) -> bool:
-        """Whether an answer that has come is passed on; else the connection is closed."""
+        """Return whether an answer that has come is passed on; else the connection is closed."""
         return True
 
     @property

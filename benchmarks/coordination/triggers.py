@@ -105,7 +105,7 @@ class Fired:
 
     @property
     def is_good(self) -> bool:
-        """Whether the trigger fired, not too early, and no other one did."""
+        """Return whether the trigger fired, not too early, and no other one did."""
         return self.event is not None and self.seconds >= CASES[self.name].after and not self.others
 
 

@@ -68,7 +68,7 @@ class Target:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the attack isn't over yet."""
+        """Return whether the attack isn't over yet."""
         return time.monotonic() < self.until
 
     @property

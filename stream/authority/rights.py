@@ -36,7 +36,7 @@ _PREFIX = "sources:"
 
 
 def includes(rights: Collection[Right], needed: Right) -> bool:
-    """Whether a token with *rights* may do what needs the right *needed*."""
+    """Return whether a token with *rights* may do what needs the right *needed*."""
     return any(needed in _INCLUDED[right] for right in rights)
 
 

@@ -79,7 +79,7 @@ class TokenRecord(Record):
     expires_at: datetime | None = None
 
     def has_expired(self, now: datetime) -> bool:
-        """Whether the token is refused because of its age."""
+        """Return whether the token is refused because of its age."""
         return self.expires_at is not None and self.expires_at <= now
 
     @property

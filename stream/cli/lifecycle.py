@@ -21,7 +21,7 @@ VERSION_COLUMNS: tuple[Column, ...] = (
 
 
 def state_of(entity: dict[str, Any]) -> str:
-    """Whether a source or sink is enabled, disabled or deleted."""
+    """Return whether a source or sink is enabled, disabled or deleted."""
     return "deleted" if "deleted" in entity else "disabled" if "disabled" in entity else "enabled"
 
 

@@ -183,7 +183,7 @@ def _settings(wanted: Plain, present: Plain, path: tuple[str, ...], title: str) 
 
 
 def _is_same_setting(one: Any, other: Any) -> bool:
-    """Whether two values mean the same: ``60s`` and ``1m0s``, ``1MB`` and ``1024KB``."""
+    """Return whether two values mean the same: ``60s`` and ``1m0s``, ``1MB`` and ``1024KB``."""
     if one == other and isinstance(one, bool) == isinstance(other, bool):
         return True
     if not isinstance(one, str) or not isinstance(other, str):

@@ -222,7 +222,7 @@ class Api:
 
 
 def is_private(url: str) -> bool:
-    """Whether nobody between can read what is sent to *url*: TLS, or this machine."""
+    """Return whether nobody between can read what is sent to *url*: TLS, or this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or parts.hostname in ("127.0.0.1", "::1", "localhost")
 

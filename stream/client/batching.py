@@ -46,7 +46,7 @@ class Batcher:
         return len(self._records)
 
     def fits(self, record: bytes) -> bool:
-        """Whether the batch that is collected has room for *record*."""
+        """Return whether the batch that is collected has room for *record*."""
         return not self._records or (
             len(self._records) < self._max_records
             and self._bytes + len(record) + 1 <= self._max_bytes

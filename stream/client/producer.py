@@ -205,7 +205,7 @@ class Producer:
             return self._taken
 
     def is_flushed(self, until: int) -> bool:
-        """Whether the first *until* records are decided, or none will be any more."""
+        """Return whether the first *until* records are decided, or none will be any more."""
         return self._decided >= until or self._is_over
 
     def check(self) -> None:
@@ -250,7 +250,7 @@ class Producer:
 
     @property
     def _is_complete(self) -> bool:
-        """Whether the records that wait are enough for a batch."""
+        """Return whether the records that wait are enough for a batch."""
         return len(self._waiting) >= self._batch_records or self._waiting_bytes >= self._batch_bytes
 
     def _run(self) -> None:

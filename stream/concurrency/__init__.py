@@ -1,4 +1,4 @@
-"""Small mechanisms over Twisted's reactor that every part needs: waiters, deadlines, children.
+"""Helpers for Twisted's reactor that all packages use: waiters, deadlines, child processes.
 
-Nothing here knows the product.
+The package doesn't depend on the product.
 """

@@ -1,4 +1,4 @@
-"""Child processes: signals that may come too late, and an end for which many may wait."""
+"""Child processes: sending signals, and waiting for the end of a process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stream.concurrency.waiters import Waiters
 __all__ = ["Child", "ServerChild", "tied_command"]
 
 _MAX_LINE_BYTES = 16 * 1024
-"""Of an unfinished line that is kept."""
+"""How many bytes of an unfinished line are kept."""
 
 _SHIM = """\
 import ctypes, os, signal, sys
@@ -41,15 +41,16 @@ os.execv(sys.argv[4], sys.argv[4:])
 def tied_command(
     arguments: Sequence[str], *, sign: str = "TERM", owner: tuple[int, int] | None = None
 ) -> list[str]:
-    """A command line that runs *arguments* and ties the life of the child to ours.
+    """Return a command line that runs *arguments* and ties the child's lifetime to this process.
 
-    The kernel sends the signal even if we are killed. Only that of Linux does; elsewhere a child
-    whose parent was killed has to be stopped by hand. A session of its own keeps a Ctrl-C in the
-    terminal from stopping the child before those who use it.
+    On Linux, the kernel sends *sign* to the child when this process ends, even if it is killed. On
+    other systems, the child of a killed process has to be stopped by hand. The child runs in a
+    session of its own, so that Ctrl-C in the terminal doesn't stop it before the components that
+    use it.
 
-    :param arguments: a whole path, and what follows it.
-    :param sign: that makes the child end.
-    :param owner: the ids of the user and the group that it runs as, which only root can choose.
+    :param arguments: an absolute path, followed by the arguments.
+    :param sign: the signal that stops the child.
+    :param owner: ids of the user and the group that the child runs as; only root can set them.
     """
     shown_owner = "" if owner is None else f"{owner[0]}:{owner[1]}"
     shim = [sys.executable, "-c", _SHIM, str(os.getpid()), f"SIG{sign}", shown_owner]
@@ -57,9 +58,9 @@ def tied_command(
 
 
 class Child(ProcessProtocol):
-    """The protocol of a child process, base of those that know what it says.
+    """The protocol of a child process; base class of the protocols that read its output.
 
-    It may be spawned again after its end.
+    It can be spawned again after the process has ended.
     """
 
     def __init__(self) -> None:
@@ -68,7 +69,7 @@ class Child(ProcessProtocol):
 
     @property
     def is_running(self) -> bool:
-        """Whether the process was started and has not ended yet."""
+        """Return whether the process was started and has not ended yet."""
         return self._is_running
 
     def connectionMade(self) -> None:
@@ -80,25 +81,25 @@ class Child(ProcessProtocol):
         self._ended.fire(None)
 
     def end(self, reason: Failure) -> None:
-        """Called when the process has ended, before those that `ended` made wait are fired.
+        """Handle the end of the process; called before the waiters of `ended` are fired.
 
         :param reason: holds ``ProcessDone`` or ``ProcessTerminated``.
         """
 
     def signal(self, name: str) -> None:
-        """Send a signal, such as ``TERM``; a process that has ended gets none."""
+        """Send a signal such as ``TERM``; do nothing if the process has ended."""
         if self._is_running:
-            with suppress(ProcessExitedAlready):  # `processEnded` comes soon
+            with suppress(ProcessExitedAlready):  # `processEnded` is called soon.
                 cast(Any, self.transport).signalProcess(name)
 
     def ended(self) -> Deferred[None]:
-        """Return a Deferred that fires when the process has ended, at once if none runs."""
+        """Return a Deferred that fires when the process has ended, at once if none is running."""
         return self._ended.wait() if self._is_running else succeed(None)
 
     async def stop(self, reactor: Any, kill_after: float, *, sign: str = "TERM") -> bool:
-        """Send *sign*, after *kill_after* seconds SIGKILL; fires when the process has ended.
+        """Send *sign*, and SIGKILL after *kill_after* seconds; fires when the process has ended.
 
-        :returns: whether it ended without SIGKILL.
+        :returns: whether the process ended without SIGKILL.
         """
         self.signal(sign)
         try:
@@ -111,10 +112,10 @@ class Child(ProcessProtocol):
 
 
 class ServerChild(Child):
-    """A child that runs until it is stopped, and logs lines to its standard error.
+    """A child that runs until it is stopped and logs lines to its standard error.
 
-    :param said: takes each line.
-    :param on_end: called with the reason when it has ended.
+    :param said: called with each line.
+    :param on_end: called with the reason when the process has ended.
     """
 
     def __init__(self, said: Callable[[str], None], on_end: Callable[[Failure], None]) -> None:

@@ -1,4 +1,4 @@
-"""Deadlines whose end can be read: what took too long, and how long that was."""
+"""Deadlines whose errors say what took too long and what the limit was."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def within(deferred: Deferred[T], seconds: float, reactor: Any, what: str) -> Deferred[T]:
-    """Cancel *deferred* after *seconds*; it fails with ``TimeoutError`` of `twisted` then.
+    """Cancel *deferred* after *seconds*; it then fails with Twisted's ``TimeoutError``.
 
     The error of a plain ``addTimeout`` reads ``(10.0, 'Deferred')``, this one ``… took longer than
     10 s``.

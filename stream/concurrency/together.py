@@ -1,4 +1,4 @@
-"""Several things at the same time."""
+"""Running coroutines concurrently."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["together"]
 async def together(*work: Coroutine[Any, Any, Any]) -> list[Any]:
     """Run all coroutines concurrently; return their results in the same order.
 
-    When every one has ended, the failure of the first one that failed is raised: so whoever undoes
-    what was done knows all of it.
+    All coroutines run to their end. Then the failure of the first one that failed is raised, so the
+    caller knows the outcome of each when it rolls back.
     """
     running = [Deferred.fromCoroutine(one) for one in work]
     results: Any = await DeferredList(running, consumeErrors=True)

@@ -1,4 +1,4 @@
-"""Deferreds that wait for the end of something else."""
+"""Deferreds that wait for an event."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 class Waiters(Generic[T]):
     """Deferreds that wait for one event and are fired together.
 
-    A Deferred that is cancelled is forgotten, and fails with ``CancelledError``.
+    A cancelled Deferred is removed and fails with ``CancelledError``.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[Deferred[T], None] = {}
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Return the number of waiting Deferreds."""
         return len(self._waiting)
 
     def wait(self) -> Deferred[T]:
@@ -32,19 +32,19 @@ class Waiters(Generic[T]):
         return waiter
 
     def fire(self, result: T) -> None:
-        """Fire all that wait. Those that begin to wait meanwhile wait for the next time."""
+        """Fire all waiting Deferreds; those added meanwhile wait for the next call."""
         for waiter in self._take():
             if not waiter.called:
                 waiter.callback(result)
 
     def fail(self, failure: Failure | Exception) -> None:
-        """Fail all that wait."""
+        """Fail all waiting Deferreds."""
         for waiter in self._take():
             if not waiter.called:
                 waiter.errback(failure)
 
     def cancel(self) -> None:
-        """Cancel all that wait."""
+        """Cancel all waiting Deferreds."""
         for waiter in self._take():
             waiter.cancel()
 
@@ -59,7 +59,7 @@ class Waiters(Generic[T]):
 def ended(deferred: Deferred[Any]) -> Deferred[None]:
     """Return a Deferred that fires when *deferred* has fired or failed.
 
-    *deferred* keeps its result, and goes on when the returned one is cancelled.
+    *deferred* keeps its result. Cancelling the returned Deferred doesn't cancel *deferred*.
     """
     waiter: Deferred[None] = Deferred()
 

@@ -197,7 +197,7 @@ class Source(Record):
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the source takes records."""
+        """Return whether the source takes records."""
         return self.disabled is None
 
 
@@ -229,7 +229,7 @@ class TableSink(Record):
 
     @property
     def has_types(self) -> bool:
-        """Whether the columns of the mapping have types."""
+        """Return whether the columns of the mapping have types."""
         return self.type != KEBOOLA
 
     @property
@@ -278,11 +278,11 @@ class Sink(Record):
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the sink takes records."""
+        """Return whether the sink takes records."""
         return self.disabled is None
 
     def accepts(self, signal: str) -> bool:
-        """Whether records of this OTLP *signal* (empty for HTTP records) go to this sink."""
+        """Return whether records of this OTLP *signal* (empty for HTTP records) go to this sink."""
         return not signal or not self.allowed_signals or signal in self.allowed_signals
 
 

@@ -75,7 +75,7 @@ def content_hash(entity: Source | Sink) -> str:
 
 
 def is_active(entity: Source | Sink | None) -> bool:
-    """Whether records go through: it exists, isn't deleted and is enabled."""
+    """Return whether records go through: it exists, isn't deleted and is enabled."""
     return entity is not None and entity.deleted is None and entity.disabled is None
 
 

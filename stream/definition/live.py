@@ -62,7 +62,7 @@ class Entry(Generic[E]):
 
     @property
     def is_readable(self) -> bool:
-        """Whether there is a `value`; if not, that is logged."""
+        """Return whether there is a `value`; if not, that is logged."""
         if self._value is None:
             try:
                 self._value = read_stored(self._kind, self._stored)
@@ -73,7 +73,7 @@ class Entry(Generic[E]):
 
     @property
     def is_shown(self) -> bool:
-        """Whether `shown` has been called."""
+        """Return whether `shown` has been called."""
         return self._shown is not None
 
     def replace(self, value: E) -> None:
@@ -172,7 +172,7 @@ class LiveDefinitions(Service):
         return self._session.lease_id is not None
 
     def has_branch(self, key: BranchKey) -> bool:
-        """Whether the branch is known here."""
+        """Return whether the branch is known here."""
         return self._is_trusted and f"{prefix.BRANCH_ACTIVE}{key}" in self._branches.items
 
     def default_branch(self, project_id: int) -> BranchKey | None:

@@ -280,7 +280,7 @@ class Definitions:
         return stranded
 
     def _is_full(self, change: Change) -> bool:
-        """Whether the rest has to wait for the next transaction, see Note [Pieces].
+        """Return whether the rest has to wait for the next transaction, see Note [Pieces].
 
         Asked before each sink; the first always fits.
         """

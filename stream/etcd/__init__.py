@@ -1,6 +1,6 @@
-"""etcd as the service uses it: client, mirror, atomic operation, session, lock, distribution.
+"""The interface to etcd: client, mirror, atomic operation, session, lock, distribution.
 
-Only this package talks to etcd, and only `request` knows how requests are spelled.
+Only this package talks to etcd. Only the module `request` knows the format of requests.
 """
 
 from stream.etcd.atomic import AtomicConflict, AtomicTxn, LockLost, atomic

@@ -1,19 +1,19 @@
-"""Atomic operations: read, decide, and write everything in one transaction, or try again.
+"""Atomic operations: read and write in one transaction, and retry on a conflict.
 
-The body of an operation reads through its `AtomicTxn`, all at one revision, and puts and deletes
-there; nothing is written until it returns. Then one etcd transaction writes it all, on condition
-that nothing it read has changed. On a conflict the body runs again, so it must not keep anything
-from an earlier run, nor call remote services.
+The body of an operation reads, puts and deletes through its `AtomicTxn`. All reads are at one
+revision. Nothing is written until the body returns. Then one etcd transaction writes everything, on
+condition that nothing that was read has changed. On a conflict the body runs again, so it must not
+keep state from an earlier run or call remote services.
 
-Note [Guards]: a key that was read must still have the revision read (0 if it didn't exist). Of a
-range that was read no key may be newer than the snapshot; since etcd can't compare counts, each key
+Note [Guards]: a key that was read must still have the revision read (0 if it didn't exist). No key
+in a range that was read may be newer than the snapshot. Since etcd can't compare counts, each key
 that was found must also still exist.
 
-Note [Doubt]: if etcd was reached but gave no answer to the transaction, it may be done. Running
-the body again would then count twice, or find its own work and call it a conflict. So we look
-first: the revisions of a key that we would have put show whether all our puts came at once.
-Deletions leave nothing to recognise them by; with nothing else in the transaction, keys being gone
-is as good.
+Note [Doubt]: if etcd received the transaction but didn't answer, the transaction may have been
+applied. Running the body again could then apply it twice, or find its own writes and report a
+conflict. So the keys are checked first: if all keys that were put have the same new revision, the
+transaction was applied. Deletions can't be recognized in this way. A transaction that only deletes
+counts as applied if all its keys are gone.
 """
 
 from __future__ import annotations
@@ -56,16 +56,18 @@ _MAX_TIME_SECONDS = 15.0
 _LOOK_AGAIN_SECONDS = 0.1
 _MAX_HISTORY = 100
 _OPERATION_BYTES = 64
-"""More than an operation or condition has beside key and value. A key may also be in a condition of
-its range, and one character of it be several bytes."""
+"""An upper bound of the size of an operation or condition without its key and value.
+
+A key may also be in the condition of its range, and one of its characters may take several bytes.
+"""
 
 
 class AtomicConflict(EtcdError):
-    """Others changed what the operation read, again and again."""
+    """Other writers kept changing what the operation read."""
 
 
 class LockLost(EtcdError):
-    """The operation needs a lock that its session doesn't hold any more."""
+    """The operation needs a lock that its session no longer holds."""
 
 
 @attrs.frozen
@@ -77,7 +79,7 @@ class _Put:
 class AtomicTxn:
     """One attempt of an atomic operation.
 
-    :ivar in_doubt: etcd may have done the transaction, it gave no answer.
+    :ivar in_doubt: whether etcd may have applied the transaction without an answer.
     """
 
     def __init__(self, client: EtcdClient, lock: Lock | None = None) -> None:
@@ -95,11 +97,11 @@ class AtomicTxn:
     # Reading.
 
     async def get(self, key: str) -> KeyValue | None:
-        """The key's value, or what this attempt put there."""
+        """Return the key's value, or what this attempt has put there."""
         return (await self.get_many([key]))[key]
 
     async def get_many(self, keys: Sequence[str]) -> dict[str, KeyValue | None]:
-        """Several keys in one round trip."""
+        """Return the values of several keys, read in one round trip."""
         unread = [key for key in dict.fromkeys(keys) if key not in self._keys]
         unread = [key for key in unread if key not in self._writes]
         if unread:
@@ -107,11 +109,11 @@ class AtomicTxn:
         return {key: self._effective(key) for key in keys}
 
     async def range(self, prefix: str, *, track_deletes: bool = True) -> list[KeyValue]:
-        """All keys below *prefix* (it ends with a slash), with this attempt's own writes.
+        """Return all keys below *prefix* and this attempt's own writes; *prefix* ends with a slash.
 
-        :param track_deletes: whether any key that vanishes meanwhile is a conflict, too; without it
-            only those that this attempt writes are, and the transaction has one condition however
-            many keys there are.
+        :param track_deletes: whether the deletion of any key in the range is a conflict. Otherwise
+            only the deletion of keys that this attempt writes is one, and the range adds a single
+            condition to the transaction.
         """
         if prefix not in self._ranges:
             found = await self._at_snapshot(partial(self._read_range, prefix))
@@ -127,7 +129,7 @@ class AtomicTxn:
         return [kvs[key] for key in sorted(kvs) if not self._is_deleted(key)]
 
     async def read_as(self, before: AtomicTxn) -> None:
-        """Read at once what another attempt at the same has read, as this one will want it, too."""
+        """Read what another attempt at the same operation has read, in one request."""
         if before._keys:
             await self.get_many(list(before._keys))
         await together(
@@ -138,7 +140,7 @@ class AtomicTxn:
         )
 
     async def _at_snapshot(self, read: Callable[[], Awaitable[R]]) -> R:
-        """The first read sets the revision of all others; those at the same time wait for it."""
+        """Return the snapshot's revision: the first read sets it, concurrent reads wait for it."""
         if self._revision:
             return await read()
         await self._first_read.acquire()
@@ -181,7 +183,7 @@ class AtomicTxn:
         self._writes[require_key(key)] = None
 
     def delete_prefix(self, prefix: str) -> None:
-        """Delete everything below *prefix* but what is put there afterwards."""
+        """Delete all keys below *prefix* except those that are put afterwards."""
         self._deleted_prefixes.append(require_prefix(prefix))
         for key in [key for key in self._writes if key.startswith(prefix)]:
             del self._writes[key]
@@ -192,7 +194,7 @@ class AtomicTxn:
 
     @property
     def size(self) -> int:
-        """Operations or conditions of the transaction so far, whichever are more."""
+        """The number of operations or of conditions so far, whichever is greater."""
         writes = len(self._writes) + len(self._deleted_prefixes)
         conditions = len(self._keys) + len(self._locks)
         for kvs, track_deletes in self._ranges.values():
@@ -203,7 +205,7 @@ class AtomicTxn:
 
     @property
     def bytes(self) -> int:
-        """How many bytes the transaction has so far, at most about."""
+        """An upper estimate of the transaction's size in bytes so far."""
         namespace = len(self._client.namespace) + _OPERATION_BYTES
         total = sum(namespace + 3 * len(key) for key in (*self._keys, *self._deleted_prefixes))
         for key, put in self._writes.items():
@@ -217,7 +219,11 @@ class AtomicTxn:
     # Committing.
 
     async def commit(self) -> bool:
-        """Write everything; false on a conflict. Raises `LockLost` and other `EtcdError`s."""
+        """Commit the transaction; return False on a conflict.
+
+        Raises LockLost: the lock is no longer held. Raises EtcdError: etcd refused the transaction
+        or is unavailable.
+        """
         if not self._writes and not self._deleted_prefixes:
             self._committed(self._revision)
             return True
@@ -259,17 +265,17 @@ class AtomicTxn:
                 _log.failure("a callback of a written operation failed")
 
     async def settle(self) -> bool:
-        """Whether a commit without answer was done; Note [Doubt]."""
+        """Return whether a commit without an answer was applied; see Note [Doubt]."""
         revision = await self._written_at()
         if revision:
             self._committed(revision)
         return revision > 0
 
     async def _written_at(self) -> int:
-        """The revision at which our writes were done; 0 if they weren't."""
+        """Return the revision at which our writes were applied; 0 if they weren't."""
         puts = {key: put for key, put in self._writes.items() if put is not None}
         if not self._revision:
-            return 0  # nothing was read, so writing it again does no harm
+            return 0  # Nothing was read, so writing it again does no harm.
         if not puts:
             return await self._gone_at()
         revision = 0
@@ -321,16 +327,14 @@ async def atomic(
     *,
     lock: Lock | None = None,
 ) -> T:
-    """Run *body* and write what it asks for, all or nothing.
+    """Run *body* and write its changes in one transaction, all or nothing.
 
-    Raises AtomicConflict: after 15 seconds of conflicts. Raises LockLost: the lock isn't held any
-    more; nothing is written.
+    Raises AtomicConflict: after 15 seconds of conflicts. Raises LockLost: the lock is no longer
+    held; nothing is written.
 
-    :param body: may run several times.
-    :param lock: must be held for the writing.
+    :param body: may run several times; its exceptions are passed on, and nothing is written then.
+    :param lock: must be held when the transaction is written.
     :returns: what *body* returned in the attempt that was written.
-
-    What *body* raises is passed on, and nothing is written.
     """
     started = client.reactor.seconds()
     deadline = started + _MAX_TIME_SECONDS

@@ -1,4 +1,4 @@
-"""Bodies of requests and answers as bytes."""
+"""Request and response bodies as bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["BytesBody", "read_body"]
 
 @implementer(IBodyProducer)
 class BytesBody:
-    """Writes all its bytes at once."""
+    """A body producer that writes all its bytes at once."""
 
     def __init__(self, data: bytes) -> None:
         self.length = len(data)
@@ -27,17 +27,17 @@ class BytesBody:
         return succeed(None)
 
     def pauseProducing(self) -> None:
-        """Everything is written already."""
+        """Do nothing: everything is already written."""
 
     def resumeProducing(self) -> None:
-        """Everything is written already."""
+        """Do nothing: everything is already written."""
 
     def stopProducing(self) -> None:
-        """Everything is written already."""
+        """Do nothing: everything is already written."""
 
 
 def read_body(response: IResponse) -> Deferred[bytes]:
-    """The whole body; cancelling the Deferred closes the connection."""
+    """Return the whole body of a response; cancelling the Deferred closes the connection."""
     collector = _Collector()
     response.deliverBody(collector)
     return collector.body

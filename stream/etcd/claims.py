@@ -1,15 +1,14 @@
-"""Names that one process at a time may bear, and the number of the life that bears one.
+"""Names that one process at a time may hold, and the number of each life of a name.
 
-A claim is a key under the session's lease that is put only if it isn't there. Its create revision
-is the *number* of the life: whoever claims the name later has a higher one. Everything that a life
-does to shared files carries its number, so that what a former life still sends can be refused: a
-process that was stopped for longer than its lease doesn't know, when it goes on, that it was
-replaced.
+A claim is a key under the session's lease that is put only if it doesn't exist. Its create revision
+is the *number* of the life, so a later life of the name has a higher number. All writes of a life
+to shared files carry its number, so that late writes of an earlier life can be refused: a process
+that was paused for longer than its lease doesn't know that it was replaced.
 
-Note [Dead holders]: after a crash the name stays held until the lease of the dead process ends. A
-restart waits for that, unless the dead process ran under the same kernel and is certainly gone;
-then its lease is revoked at once. If that judgement were wrong, the former life would find its
-lease revoked and could write nothing more: the number decides, not the judgement.
+Note [Dead holders]: after a crash, the name is held until the lease of the dead process ends. A
+restarted process waits for that. If the dead process ran under the same kernel and is certainly
+gone, its lease is revoked at once. A wrong judgement does no harm: the earlier life would find its
+lease revoked and could write nothing more, since writes are checked by number.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _log = Logger()
 
 _POLL_SECONDS = 0.25
 _MARGIN_SECONDS = 3.0
-"""Added to the lease of the holder: etcd ends leases up to a second late, and answers later."""
+"""Added to the holder's lease: etcd ends a lease up to a second late, and answers later."""
 _TOKEN_BYTES = 12
 
 
@@ -52,14 +51,14 @@ class NameHeld(UserError):
 
 @attrs.frozen(kw_only=True)
 class Holder(Record):
-    """The process that holds a name, as its claim describes it.
+    """The process that holds a name, as described by its claim.
 
     :ivar token: differs in each process.
     :ivar since: when the process claimed the name.
     :ivar ttl: seconds that its lease lives without a keep-alive.
-    :ivar machine: id of the running kernel; empty where there is none.
-    :ivar namespace: of process ids, within the kernel.
-    :ivar started: clock ticks between the start of the kernel and that of the process.
+    :ivar machine: id of the running kernel; empty if unknown.
+    :ivar namespace: the namespace of process ids within the kernel.
+    :ivar started: clock ticks between the start of the kernel and the start of the process.
     """
 
     token: str
@@ -87,7 +86,7 @@ class Holder(Record):
         )
 
     def is_certainly_dead(self) -> bool:
-        """Whether the process ran under this kernel and in this namespace, and is gone."""
+        """Return whether the process ran under this kernel and in this namespace, and is gone."""
         if not self.started or not self.machine or self.machine != _machine():
             return False
         if self.namespace != _namespace() or not self.namespace:
@@ -113,23 +112,23 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process was started; ``None`` if there is none, or if it has ended already."""
+    """Return when a process was started; ``None`` if it doesn't exist or has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
+    fields = text.rpartition(")")[2].split()  # the name before it may contain any character
     state, started = fields[0], fields[19]
     return None if state in "ZX" else int(started)
 
 
 class Claim:
-    """A name that the session bears, or wants to bear again.
+    """A name that the session holds, or claims again under a new lease.
 
     :param title: what holds the name, for messages: ``source node``.
 
-    :ivar number: of the present life; 0 while the name isn't held.
-    :ivar lease: that the key lives under.
+    :ivar number: number of the current life; 0 while the name isn't held.
+    :ivar lease: the lease that the key lives under.
     """
 
     def __init__(self, key: str, title: str, holder: Holder) -> None:
@@ -148,7 +147,7 @@ class Claim:
 class Claims:
     """The claims of one session.
 
-    :param lease: gives the id of the session's valid lease.
+    :param lease: returns the id of the session's valid lease.
     """
 
     def __init__(self, client: EtcdClient, reactor: Any, lease: Callable[[], int | None]) -> None:
@@ -159,20 +158,20 @@ class Claims:
 
     @property
     def are_held(self) -> bool:
-        """Whether every name is held under the present lease."""
+        """Return whether every name is held under the current lease."""
         lease = self._lease()
         return all(claim.number and claim.lease == lease for claim in self._claims)
 
     def lost(self) -> None:
-        """The lease has ended."""
+        """Mark all names as not held: the lease has ended."""
         for claim in self._claims:
             claim.number = 0
 
     async def take(self, claim: Claim) -> None:
         """Claim a name for the first time, waiting for the lease of a dead holder to end.
 
-        Raises `NameHeld` if somebody still holds it after the time to live of his lease, or
-        `EtcdUnavailable` if etcd doesn't answer for that long.
+        Raises NameHeld: another process still holds the name after the time to live of its lease.
+        Raises EtcdUnavailable: etcd doesn't answer for that long.
         """
         seen = ""
         patience = claim.holder.ttl + _MARGIN_SECONDS
@@ -199,7 +198,7 @@ class Claims:
             await deferLater(self._reactor, _POLL_SECONDS)
 
     async def _look_at(self, claim: Claim, kv: KeyValue, holder: Holder) -> None:
-        """Say who holds the name; see Note [Dead holders]."""
+        """Return the holder of the name; see Note [Dead holders]."""
         if holder.is_certainly_dead():
             _log.info(
                 'the name "{node}" is held by {holder}, which is dead: revoking its lease',
@@ -221,7 +220,10 @@ class Claims:
         )
 
     async def retake(self) -> None:
-        """Claim all names again, under a new lease. Raises `NameHeld` if one is taken."""
+        """Claim all names again under a new lease.
+
+        Raises NameHeld: another process holds one of them.
+        """
         for claim in self._claims:
             if claim.number and claim.lease == self._lease():
                 continue
@@ -235,7 +237,7 @@ class Claims:
             raise EtcdUnavailable(f"{claim.key} was under an earlier lease of this process")
 
     async def _try(self, claim: Claim) -> KeyValue | None:
-        """Put the key unless it is there; what is there under another lease."""
+        """Put the key unless it exists; return the existing key if it is under another lease."""
         lease = self._lease()
         if lease is None:
             raise EtcdUnavailable("there is no valid lease")
@@ -250,7 +252,7 @@ class Claims:
             [kv] = result.reads[0]
             if kv.lease != lease:
                 return kv
-            number = kv.create_revision  # put by a request whose answer was lost
+            number = kv.create_revision  # The key was put by a request whose answer was lost.
         if self._lease() != lease:
             raise EtcdUnavailable("the lease has ended meanwhile")
         claim.number, claim.lease = number, lease
@@ -260,7 +262,7 @@ class Claims:
 def _decode(kv: KeyValue) -> Holder:
     try:
         return decode(Holder, kv.value)
-    except ValueError:  # of a version that describes itself otherwise
+    except ValueError:  # The holder has another version, with another description.
         return Holder(token=str(kv.create_revision), host="?", pid=0, since="?", ttl=30)
 
 

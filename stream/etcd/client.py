@@ -1,4 +1,4 @@
-"""Keys and values below the service's namespace."""
+"""Reading and writing keys below the service's namespace."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ _log = Logger()
 
 FIRST_PAGE_KEYS, PAGE_KEYS = 100, 1000
 PAGE_BYTES = 8 * 1024 * 1024
-"""How large a page of a range is to be: its keys are counted by the size of those before."""
+"""The desired size of a page of a range, in bytes.
+
+The limit of keys is computed from the mean size of earlier keys.
+"""
 READS_PER_REQUEST = 100
 """Operations that etcd accepts in a transaction by default."""
 _CONNECT_RETRY_SECONDS = 0.25
@@ -43,8 +46,8 @@ _CONNECT_RETRY_SECONDS = 0.25
 class RangeResult:
     """The result of reading a range of keys.
 
-    :ivar revision: of the whole store when the range was read.
-    :ivar count: keys in the range, whatever the limit.
+    :ivar revision: revision of the store when the range was read.
+    :ivar count: number of keys in the range, regardless of the limit.
     """
 
     kvs: tuple[KeyValue, ...]
@@ -72,9 +75,9 @@ class EtcdClient(Service):
     :param namespace: put before every key; ends with a slash.
     :param connect_timeout: seconds to wait for the cluster at the start.
     :param request_timeout: seconds for one request.
-    :param log_operations: log each of them, with their keys but not their values, at level debug.
+    :param log_operations: log each request with its keys, but without values, at level debug.
 
-    :ivar mirrors: those that follow a prefix at the moment, to be inspected.
+    :ivar mirrors: the running mirrors, for inspection.
     """
 
     def __init__(
@@ -100,7 +103,10 @@ class EtcdClient(Service):
         )
 
     async def startService(self) -> None:
-        """Fires when the cluster has answered; fails with `EtcdUnavailable` after the timeout."""
+        """Connect to the cluster; fires when it has answered.
+
+        Raises EtcdUnavailable: there was no answer within the timeout.
+        """
         super().startService()
         deadline = self.reactor.seconds() + self._connect_timeout
         _log.info("connecting to etcd", etcd_endpoints=self._endpoints)
@@ -133,10 +139,11 @@ class EtcdClient(Service):
         repeatable: bool = False,
         timeout: float | None = None,
     ) -> dict[str, Any]:
-        """Any method of the gateway, e.g. ``lease/grant``; keys in it are absolute.
+        """Call any method of the gateway, e.g. ``lease/grant``; its keys are absolute.
 
-        :param repeatable: it may be sent again when it is unknown whether etcd has done it.
-        :param timeout: seconds, instead of those for every request.
+        :param repeatable: the request may be sent again if it is unknown whether etcd has applied
+            it.
+        :param timeout: seconds; by default the timeout of all requests.
         """
         return await self._transport.call(method, body, repeatable=repeatable, timeout=timeout)
 
@@ -145,7 +152,7 @@ class EtcdClient(Service):
         return found.kvs[0] if found.kvs else None
 
     async def read(self, key: str, *, revision: int = 0, **options: Any) -> RangeResult:
-        """One request: a key, or all keys below a prefix that ends with a slash."""
+        """Read a key, or all keys below a prefix that ends with a slash, in one request."""
         body = {**key_set(self.namespace + key)._marshal(), **options}
         if revision:
             body["revision"] = revision
@@ -162,12 +169,12 @@ class EtcdClient(Service):
         descending: bool = False,
         keys_only: bool = False,
     ) -> RangeResult:
-        """All keys below *prefix*, in pages but at one revision.
+        """Read all keys below *prefix*, in pages but at one revision.
 
         :param prefix: ends with a slash.
-        :param limit: the most keys to return; 0 for all.
-        :param start_after: only keys behind this one; relative to *prefix*.
-        :param end: only keys before this one; relative to *prefix*.
+        :param limit: maximum number of keys to return; 0 for all.
+        :param start_after: return only keys after this one; relative to *prefix*.
+        :param end: return only keys before this one; relative to *prefix*.
         """
         wanted = self._bounds(prefix, start_after, end)
         options: dict[str, Any] = {"keys_only": True} if keys_only else {}
@@ -215,7 +222,7 @@ class EtcdClient(Service):
         )
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        """Returns the revision of the put."""
+        """Put a key; return the revision of the put."""
         body = put_operation(self.namespace + require_key(key), value, lease)._marshal()[
             "request_put"
         ]
@@ -223,11 +230,11 @@ class EtcdClient(Service):
         return int(answer["header"]["revision"])
 
     async def delete(self, key: str) -> bool:
-        """Whether the key existed."""
+        """Delete a key; return whether it existed."""
         return await self._delete(require_key(key)) > 0
 
     async def delete_prefix(self, prefix: str) -> int:
-        """Delete all keys below *prefix*; it ends with a slash. Returns how many there were."""
+        """Delete all keys below *prefix*, which ends with a slash; return their number."""
         return await self._delete(require_prefix(prefix))
 
     async def _delete(self, key: str) -> int:
@@ -238,7 +245,7 @@ class EtcdClient(Service):
     async def commit(
         self, compare: list[Any], success: list[Any], failure: list[Any] | None = None
     ) -> TxnResult:
-        """A transaction; its comparisons and operations name absolute keys."""
+        """Run a transaction; its comparisons and operations use absolute keys."""
         answer = await self.call("kv/txn", transaction(compare, success, failure))
         reads = tuple(
             tuple(key_value(kv, self.namespace) for kv in item["response_range"].get("kvs", ()))
@@ -250,7 +257,7 @@ class EtcdClient(Service):
         )
 
     async def takes_operations(self, count: int) -> bool:
-        """Whether etcd takes so many operations in one transaction (``--max-txn-ops``)."""
+        """Return whether etcd accepts *count* operations in one transaction (``--max-txn-ops``)."""
         reads = [get_operation(self.namespace + "max-txn-ops")] * count
         try:
             await self.call("kv/txn", transaction([], reads), repeatable=True)
@@ -261,7 +268,10 @@ class EtcdClient(Service):
     async def get_many(
         self, keys: Sequence[str], *, revision: int = 0
     ) -> tuple[dict[str, KeyValue | None], int]:
-        """Several keys at one revision, in as few requests as can be; and that revision."""
+        """Read several keys at one revision, in as few requests as possible.
+
+        Returns the values and the revision.
+        """
         found: dict[str, KeyValue | None] = {}
         for start in range(0, len(keys), READS_PER_REQUEST):
             some = keys[start : start + READS_PER_REQUEST]
@@ -279,9 +289,11 @@ class EtcdClient(Service):
         return found, revision
 
     async def watch(self, key: str, start_revision: int) -> WatchStream:
-        """Changes of a key, or of all keys below a prefix, from *start_revision* on.
+        """Watch a key, or all keys below a prefix, from *start_revision* on.
 
-        Fires when etcd has accepted the watch; raises `EtcdError`s.
+        Fires when etcd has accepted the watch.
+
+        Raises EtcdError: etcd refused the watch or is unavailable.
         """
         request = {
             "create_request": {

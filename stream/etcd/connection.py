@@ -1,7 +1,7 @@
-"""Connections to etcd that notice when the other end is gone.
+"""Connections to etcd that detect a dead peer.
 
-A watch may be silent for hours; without probes it would never learn that a machine or a firewall
-in between has dropped the connection.
+A watch may be silent for hours. Without TCP probes, the client wouldn't notice that a machine or a
+firewall has dropped the connection.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ CONNECT_SECONDS = 3.0
 _PROBE_OPTIONS = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """Seconds of silence before the first probe, seconds between probes, probes without answer."""
 _USER_TIMEOUT = {"TCP_USER_TIMEOUT": 20_000}
-"""Milliseconds that sent data may stay without acknowledgement."""
+"""Milliseconds that sent data may remain unacknowledged."""
 
 
 @implementer(IAgentEndpointFactory)
 class ProbedEndpoints:
-    """Endpoints for an Agent."""
+    """Endpoints of an Agent with TCP keep-alive probes."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -57,7 +57,7 @@ class _Probed:
 
 
 def _probe(protocol: Any) -> Any:
-    """Turn on TCP keep-alive probes. Not every system has every option."""
+    """Turn on TCP keep-alive probes; options that the system doesn't have are skipped."""
     protocol.transport.setTcpKeepAlive(True)
     handle = protocol.transport.getHandle()
     for name, value in (_PROBE_OPTIONS | _USER_TIMEOUT).items():

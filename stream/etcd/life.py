@@ -1,4 +1,4 @@
-"""The life of one component of a node: a name in the cluster that no two processes bear at once."""
+"""The life of one component of a node: a name in the cluster that one process at a time holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Life"]
 class Life(Service):
     """Holds a name as long as the session lives; claims it again under each new lease.
 
-    :param key: in etcd; its last part is the name of the node.
+    :param key: the key in etcd; its last part is the name of the node.
     :param title: what holds the name, for messages: ``source node``.
     """
 
@@ -25,10 +25,13 @@ class Life(Service):
 
     @property
     def number(self) -> int:
-        """The number of the present life, 0 while the name isn't held; see `stream.etcd.claims`."""
+        """The number of the current life, 0 while the name isn't held; see `stream.etcd.claims`."""
         return 0 if self._claim is None else self._claim.number
 
     async def startService(self) -> None:
-        """Fires when the name is held; fails with `NameHeld` if another process holds it."""
+        """Claim the name; fires when it is held.
+
+        Raises NameHeld: another process holds it.
+        """
         super().startService()
         self._claim = await self._session.claim(self._key, self._title)

@@ -1,11 +1,11 @@
-"""A lock held by one session in the cluster, and by one user of it in this process.
+"""A lock that is held by one session in the cluster, and by one user in this process.
 
-The key ``lock/<name>/<lease>`` lives under the session's lease; the oldest key of a name holds the
-lock, and each waits for the one before it to vanish.
+The key ``lock/<name>/<lease>`` lives under the session's lease. The oldest key of a name holds the
+lock. Each other key waits for the deletion of the one before it.
 
-Note [Left keys]: a key of the queue that nobody waits for any more blocks everybody behind it, as
-long as the session lives. So whoever gives up deletes the key, even if it is unknown whether it was
-put; and if it can't be deleted now, the session tries again at its next turn.
+Note [Orphaned keys]: a key in the queue that nobody waits for blocks all later keys as long as the
+session lives. So a caller that gives up deletes its key, even if it is unknown whether the key was
+put. If the key can't be deleted now, the session retries at its next turn.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ _LOOK_AGAIN_SECONDS = 0.05
 
 
 class LockTimeout(EtcdError):
-    """Somebody else held the lock for longer than the caller wanted to wait."""
+    """Another caller held the lock for longer than the timeout."""
 
 
 class Lock:
     """A held lock; also an asynchronous context manager that releases it.
 
-    :ivar key: in etcd, under the session's lease.
-    :ivar create_revision: of the key; proves in a transaction that the lock is still held.
+    :ivar key: the key in etcd, under the session's lease.
+    :ivar create_revision: create revision of the key; a transaction compares it to ensure that the
+        lock is still held.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Lock:
         self._release: Callable[[], Awaitable[None]] | None = release
 
     async def release(self) -> None:
-        """Give it up; only the first call counts."""
+        """Release the lock; only the first call counts."""
         release, self._release = self._release, None
         if release is not None:
             await release()
@@ -73,7 +74,7 @@ class Lock:
 class LockQueue:
     """The locks of one session.
 
-    :param lease: gives the id of the session's valid lease.
+    :param lease: returns the id of the session's valid lease.
     """
 
     def __init__(self, client: EtcdClient, reactor: Any, lease: Callable[[], int | None]) -> None:
@@ -100,7 +101,7 @@ class LockQueue:
             raise
 
     async def try_acquire(self, name: str) -> Lock | None:
-        """The lock, or ``None`` if somebody holds it."""
+        """Return the lock, or ``None`` if another caller holds it."""
         local = self._local(name)
         if local.locked:
             return None
@@ -117,7 +118,7 @@ class LockQueue:
         return None
 
     async def tidy(self) -> None:
-        """Delete the keys that could not be deleted before; Note [Left keys]."""
+        """Delete the keys that could not be deleted before; see Note [Orphaned keys]."""
         for name, key in list(self._left.items()):
             local = self._local(name)
             if not local.locked:
@@ -129,7 +130,7 @@ class LockQueue:
         return self._local_locks.setdefault(name, DeferredLock())
 
     async def _queue_up(self, name: str, local: DeferredLock) -> Lock:
-        """Put our key of the lock; a left key of ours is used on."""
+        """Put our key of the lock; an orphaned key of ours is reused."""
         lease = self._lease()
         if lease is None:
             self._release_local(name, local)
@@ -147,7 +148,8 @@ class LockQueue:
         try:
             created = await _shielded(putting)
         except BaseException:
-            putting.addBoth(give_up)  # not before it is done, else the key might come afterwards
+            # Only when the put is done, or the key might be put after its deletion.
+            putting.addBoth(give_up)
             raise
         return Lock(key, created, leave)
 
@@ -178,7 +180,7 @@ class LockQueue:
             self._local_locks.pop(name, None)
 
     async def _predecessor(self, name: str, lock: Lock) -> tuple[str, int] | None:
-        """The youngest key older than ours, and the revision up to which it was there."""
+        """Return the youngest key older than ours, and the revision at which it still existed."""
         found = await self._client.read(
             _prefix(name),
             max_create_revision=lock.create_revision - 1,
@@ -190,7 +192,10 @@ class LockQueue:
         return (found.kvs[0].key, found.revision) if found.kvs else None
 
     async def _check_queued(self, lock: Lock) -> None:
-        """Nobody being before us means nothing if our lease, and with it our key, is gone."""
+        """Check that our key still exists.
+
+        If our lease has ended, a queue without predecessors means nothing.
+        """
         kv = await self._client.get(lock.key)
         if kv is None or kv.create_revision != lock.create_revision:
             raise EtcdUnavailable("the lease has ended while waiting for the lock")
@@ -211,7 +216,7 @@ class LockQueue:
 
 
 def _prefix(name: str) -> str:
-    """Where the keys of a lock are. Quoted, or lock ``a`` would wait for the keys of ``a/b``."""
+    """Return the prefix of a lock's keys, quoted: lock ``a`` must not wait for keys of ``a/b``."""
     return f"lock/{quote(name, safe='')}/"
 
 
@@ -220,7 +225,7 @@ def _not_left(failure: Failure) -> None:
 
 
 def _shielded(inner: Deferred[T]) -> Deferred[T]:
-    """Like *inner*, but cancelling it leaves *inner* alone."""
+    """Return a Deferred like *inner* whose cancellation doesn't cancel *inner*."""
     outer: Deferred[T] = Deferred()
 
     def pass_on(result: T | Failure) -> None:

@@ -1,18 +1,17 @@
-"""A prefix of etcd as a live dict.
+"""A local copy of an etcd prefix, as a dict.
 
-Everything below the prefix is read at one revision, then watched from the next one, so there is no
-gap. A broken watch goes on from the last revision seen; after a compaction everything is read again
-and handed on as a batch that replaces the content. Batches are handled strictly in order.
+Everything below the prefix is read at one revision and watched from the next one, so there is no
+gap. A broken watch resumes from the last revision seen. After a compaction everything is read again
+and delivered as a batch that replaces the content. Batches are handled strictly in order.
 
-Note [Restored]: an etcd that was restored from a snapshot starts again at the revision of the
-snapshot. A watch from a revision that it hasn't reached would stay silent, and what the restoring
-took back would never be reported. So a new watch asks first whether etcd is behind what the mirror
-has seen; if it is, everything is read again.
+Note [Restored]: an etcd that was restored from a snapshot starts at the snapshot's revision. A
+watch from a later revision would stay silent, and the changes that the restore undid would never be
+reported. So a new watch first checks whether etcd's revision is behind the mirror's. If it is,
+everything is read again.
 
-Note [Missed]: a watch that stays silent may have lost changes on the way. Those that are newer than
-what is known would come again with a new watch. But if one was lost and a later one wasn't, the
-revision is beyond the lost one and no watch reports it again; all that shows it is the number of
-keys. So whatever was missed, everything is read again.
+Note [Missed]: a silent watch may have lost changes. A new watch would report those after the last
+revision seen. But if a change was lost and a later one wasn't, no watch reports the lost one again;
+only the number of keys shows it. So whatever was lost, everything is read again.
 """
 
 from __future__ import annotations
@@ -43,15 +42,15 @@ T = TypeVar("T")
 _BACKOFF_FIRST_SECONDS = 0.05
 _BACKOFF_MAX_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0
-"""After this long without changes, etcd is asked whether there really were none."""
+"""Seconds without changes after which etcd is asked whether there were none."""
 
 
 class _Restored(EtcdError):
-    """See Note [Restored]."""
+    """etcd was restored to an earlier revision; see Note [Restored]."""
 
 
 class _Missed(EtcdError):
-    """See Note [Missed]."""
+    """The watch has missed changes; see Note [Missed]."""
 
 
 @attrs.frozen
@@ -59,7 +58,7 @@ class Change(Generic[T]):
     """A change of one key of a mirror.
 
     :ivar value: the new value; ``None`` if the key is gone.
-    :ivar previous: what the mirror held before.
+    :ivar previous: the value in the mirror before the change.
     """
 
     key: str
@@ -72,8 +71,8 @@ class Change(Generic[T]):
 class Batch(Generic[T]):
     """The changes that a mirror applied together.
 
-    :ivar revision: everything up to it is contained in the mirror after this batch.
-    :ivar reset: the changes are the whole content; what isn't among them is gone.
+    :ivar revision: after this batch, the mirror contains all changes up to it.
+    :ivar reset: the changes are the whole content; all other keys are gone.
     """
 
     revision: int
@@ -85,8 +84,8 @@ class Mirror(Service, Generic[T]):
     """A local copy of a prefix, kept current by a watch.
 
     :param prefix: ends with a slash.
-    :param decode: makes the value; a key that it can't decode is logged and left out.
-    :param on_change: called with each batch after `items` has changed; the next one waits for it.
+    :param decode: returns the value of a key; a key that it can't decode is logged and skipped.
+    :param on_change: called with each batch after `items` has changed; the next batch waits for it.
     """
 
     def __init__(
@@ -112,20 +111,20 @@ class Mirror(Service, Generic[T]):
         self._sizes = (0, 0)
 
     def listen(self, on_change: Callable[[Batch[T]], Awaitable[None] | None]) -> None:
-        """Call another listener with each batch, too. Must be called before the start."""
+        """Call another listener with each batch, too; must be called before the start."""
         self._listeners.append(on_change)
 
     @property
     def prefix(self) -> str:
-        """The prefix that is mirrored."""
+        """The mirrored prefix."""
         return self._prefix
 
     @property
     def lag_seconds(self) -> float:
-        """Seconds for which the mirror may have been out of date; 0 while it follows.
+        """Seconds for which the mirror may have been out of date; 0 while it is current.
 
-        They count from when the watch broke, or from the first change that isn't handled yet. A
-        silent watch counts as good for a minute.
+        The time counts from when the watch broke, or from the first change that isn't handled yet.
+        A silent watch is trusted for a minute.
         """
         if self._behind_since is None:
             return 0.0
@@ -134,7 +133,7 @@ class Mirror(Service, Generic[T]):
 
     @property
     def stored_bytes(self) -> int:
-        """About how many bytes the content has in etcd: the number of keys times the mean size."""
+        """Estimated bytes of the content in etcd: the number of keys times their mean size."""
         count, size = self._sizes
         return len(self._items) * size // count if count else 0
 
@@ -144,7 +143,7 @@ class Mirror(Service, Generic[T]):
         return self._items
 
     async def startService(self) -> None:
-        """Fires when the content is loaded and handed on."""
+        """Start the mirror; fires when the content is loaded and delivered."""
         super().startService()
         self._client.mirrors.add(self)
         await self._load()
@@ -177,7 +176,7 @@ class Mirror(Service, Generic[T]):
         await self._hand_on(Batch(result.revision, True, tuple(changes)))
 
     async def _follow(self) -> None:
-        """Watch, and go on after whatever happens."""
+        """Watch the prefix, and resume after any failure."""
         backoff = Backoff(_BACKOFF_FIRST_SECONDS, _BACKOFF_MAX_SECONDS, jitter=0.2)
         is_lost = False
         while self.running:
@@ -227,7 +226,7 @@ class Mirror(Service, Generic[T]):
         self._watches += 1
         self._behind_since = None
         try:
-            while self.running:  # a cancellation may hit a Deferred that is just firing: no effect
+            while self.running:  # A cancellation has no effect on a Deferred that is just firing.
                 try:
                     batch = await stream.next().addTimeout(_SILENCE_SECONDS, self._client.reactor)
                 except TimeoutError:
@@ -247,10 +246,11 @@ class Mirror(Service, Generic[T]):
             self._behind_since = self._client.reactor.seconds()
 
     async def _check_unchanged(self) -> None:
-        """Ask whether a silent watch has missed something.
+        """Check whether a silent watch has missed changes.
 
-        Nothing has changed if no key is newer than what we know, and there are as many keys. This
-        also moves `revision` on, or a compaction would pass it while nothing happens here.
+        Nothing has changed if no key is newer than the mirror's revision and the number of keys is
+        the same. The check also advances `revision`; otherwise a compaction would pass it while
+        nothing changes here.
         """
         found = await self._client.read(
             self._prefix, min_mod_revision=self.revision + 1, limit=1, keys_only=True
@@ -265,7 +265,7 @@ class Mirror(Service, Generic[T]):
             raise _Restored
 
     def _apply(self, event: Event) -> Change[T] | None:
-        """``None`` if the mirror has neither an old nor a new value."""
+        """Apply an event; return ``None`` if the mirror has neither an old nor a new value."""
         self._undecoded.discard(event.key)
         value = None if event.kv is None else self._decoded(event.kv)
         previous = self._items.get(event.key)
@@ -303,5 +303,5 @@ class Mirror(Service, Generic[T]):
 
 
 def json_values(cls: type[T]) -> Callable[[KeyValue], T]:
-    """The decoder of a mirror of JSON records."""
+    """Return the decoder of a mirror of JSON records."""
     return lambda kv: decode(cls, kv.value)

@@ -12,7 +12,7 @@ MAX_KEYS = 20
 
 
 def keys_of(body: Mapping[str, Any]) -> str:
-    """The keys that a request names, each once, with what is done to them: ``put a, range b…``.
+    """Return the keys of a request, each once, with the operation: ``put a, range b…``.
 
     Values are left out: they may be encrypted, or tokens.
     """

@@ -1,11 +1,11 @@
-"""How requests to etcd's JSON gateway are spelled; the only module that knows txaioetcd.
+"""The format of requests to etcd's JSON gateway; the only module that uses txaioetcd.
 
-Its types assemble keys, comparisons and operations. What they lack is added here by subclasses:
-comparisons of a range, leases given by number, sorting and limits come out as they should.
+txaioetcd's types assemble keys, comparisons and operations. Subclasses in this module add what they
+lack: comparisons of a range, leases by number, sorting and limits.
 
-Note [Types alone]: txaioetcd imports a database and numpy for maps of objects, which nobody uses
-here; that is a tenth of the time of a start. While it is imported, an empty module stands for
-these maps, so that it imports its types and little else.
+Note [Types alone]: txaioetcd imports a database and numpy for object maps, which aren't used here
+and take a tenth of the start-up time. While txaioetcd is imported, an empty module replaces these
+maps, so that little more than its types is loaded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UNUSED = "txaioetcd._pmap"
 
 
 class _Nothing(ModuleType):
-    """A module of which everything can be imported."""
+    """A module from which any name can be imported."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -33,7 +33,7 @@ class _Nothing(ModuleType):
 
 @contextmanager
 def _without_maps() -> Iterator[None]:
-    """See Note [Types alone]."""
+    """Replace txaioetcd's maps while it is imported; see Note [Types alone]."""
     if _UNUSED in sys.modules:
         yield
         return
@@ -78,7 +78,7 @@ __all__ = [
 class KeyValue:
     """A key with its value and revisions.
 
-    :ivar key: without the namespace.
+    :ivar key: the key without the namespace.
     :ivar lease: id of the lease that the key lives under; 0 if none.
     """
 
@@ -91,7 +91,7 @@ class KeyValue:
 
 
 def key_value(plain: Mapping[str, Any], namespace: str) -> KeyValue:
-    """Read a key-value pair of an answer; zero values are left out there."""
+    """Return a key-value pair of an answer, in which zero values are left out."""
     return KeyValue(
         key=b64decode(plain["key"]).decode().removeprefix(namespace),
         value=b64decode(plain.get("value", "")),
@@ -103,21 +103,21 @@ def key_value(plain: Mapping[str, Any], namespace: str) -> KeyValue:
 
 
 def require_key(key: str) -> str:
-    """*key*, if it names one key. A slash at the end would stand for everything below it."""
+    """Return *key* if it names one key; a slash at the end would name everything below it."""
     if not key or key.endswith("/"):
         raise ValueError(f'"{key}" is not the name of one key')
     return key
 
 
 def require_prefix(prefix: str) -> str:
-    """*prefix*, if it ends with a slash, or is empty: the whole namespace."""
+    """Return *prefix* if it ends with a slash, or is empty: the whole namespace."""
     if prefix and not prefix.endswith("/"):
         raise ValueError(f'the prefix "{prefix}" has no slash at the end')
     return prefix
 
 
 def key_set(key: str) -> KeySet:
-    """One key, or, if *key* ends with a slash, everything below it; all keys if it is empty."""
+    """Return the set of one key, or of all keys below *key* if it is empty or ends with a slash."""
     if not key:
         return KeySet(b"\0", range_end=b"\0")
     return KeySet(key.encode(), prefix=True if key.endswith("/") else None)
@@ -149,9 +149,10 @@ class _LeasedSet(OpSet):  # type: ignore[misc]
 
 
 def compare_modified(key: str, operator: str, revision: int) -> Comp:
-    """The last modification of a key, or of all keys below a prefix, against *revision*.
+    """Return a comparison of the last modification of a key, or of all keys below a prefix.
 
-    :param operator: ``==``, ``<`` or ``>``. A key that doesn't exist has revision 0.
+    :param operator: ``==``, ``<`` or ``>``, compared with *revision*. A key that doesn't exist has
+        revision 0.
     """
     if not key or key.endswith("/"):
         return _RangeCompare(key_set(key), operator, revision)
@@ -159,7 +160,7 @@ def compare_modified(key: str, operator: str, revision: int) -> Comp:
 
 
 def compare_created(key: str, operator: str, revision: int) -> Comp:
-    """The creation of a key against *revision*."""
+    """Return a comparison of a key's create revision with *revision*."""
     return CompCreated(key.encode(), operator, revision)
 
 
@@ -174,27 +175,27 @@ class _LeaseCompare(CompModified):  # type: ignore[misc]
 
 
 def compare_lease(key: str, lease: int) -> Comp:
-    """Whether a key lives under *lease*. A key that doesn't exist has lease 0."""
+    """Return a comparison that holds if a key lives under *lease*; 0 if the key doesn't exist."""
     return _LeaseCompare(key.encode(), "==", lease)
 
 
 def put_operation(key: str, value: bytes, lease_id: int = 0) -> OpSet:
-    """The operation of a transaction that writes a key."""
+    """Return the operation of a transaction that writes a key."""
     return _LeasedSet(key.encode(), value, lease_id)
 
 
 def get_operation(key: str) -> OpGet:
-    """The operation of a transaction that reads a key."""
+    """Return the operation of a transaction that reads a key."""
     return OpGet(key_set(key))
 
 
 def delete_operation(key: str) -> OpDel:
-    """Delete one key, or, if *key* ends with a slash, everything below it."""
+    """Return the operation that deletes a key, or all keys below *key* if it ends with a slash."""
     return OpDel(key_set(key))
 
 
 def delete_range_operation(prefix: str, spared: Sequence[str]) -> list[OpDel]:
-    """Delete everything below *prefix* but the sorted keys *spared*, which are below it."""
+    """Return operations that delete all keys below *prefix* but the sorted keys *spared*."""
     whole = key_set(prefix)._marshal()
     start, end = b64decode(whole["key"]), b64decode(whole["range_end"])
     operations = []
@@ -207,11 +208,11 @@ def delete_range_operation(prefix: str, spared: Sequence[str]) -> list[OpDel]:
 def transaction(
     compare: list[Comp], success: list[Any], failure: list[Any] | None = None
 ) -> dict[str, Any]:
-    """The request of a transaction."""
+    """Return the request of a transaction."""
     marshalled: dict[str, Any] = Transaction(compare, success, failure or [])._marshal()
     return marshalled
 
 
 def encoded(text: str) -> str:
-    """A key in the form that the gateway expects."""
+    """Return a key in the encoding of the gateway."""
     return b64encode(text.encode()).decode()

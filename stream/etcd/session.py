@@ -1,17 +1,17 @@
-"""A lease with a keep-alive, and what lives under it: registrations and locks.
+"""A lease with a keep-alive, and the keys under it: registrations and locks.
 
 The session knows by its own clock when the lease must have ended, even if etcd can't be reached,
-and notifies its user then. It gets a new lease as soon as etcd is back, and puts every registration
-again.
+and then notifies its user. It gets a new lease as soon as etcd is available, and puts every
+registration again.
 
-Note [Late puts]: a request may reach etcd long after its sender gave it up, or died. If it put a
-registration then, the key would have an old value, or hang on a lease that is about to end, and
-nobody would know. So each put says which form of the key it replaces, and is refused if that isn't
-there any more.
+Note [Late puts]: a request may reach etcd long after its sender gave it up or died. A late put of a
+registration would restore an old value, or put the key under a lease that is about to end. So each
+put names the revision of the key that it replaces, and etcd refuses it if that revision isn't
+current.
 
-Note [Names first]: under a new lease the names that the session bears are claimed before anything
-is put. If another process holds one meanwhile, the session is over: it overwrites nothing that
-that process has put, and notifies its user, who must end.
+Note [Names first]: under a new lease the session claims its names before it puts anything. If
+another process holds one of them meanwhile, the session is over: it overwrites nothing of that
+process and notifies its user, who must end.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ _PUT_ATTEMPTS = 5
 class Registration:
     """A key that exists while the session lives.
 
-    :ivar stored: lease and value that etcd is known to have.
-    :ivar revision: of the key's form that the next put replaces, 0 if there is no key; ``None`` if
-        that isn't known.
-    :ivar turn: one write at a time, so that an older value never comes after a newer one.
+    :ivar stored: lease and value that etcd is known to hold.
+    :ivar revision: revision of the key that the next put replaces; 0 if there is no key, ``None``
+        if unknown.
+    :ivar turn: serializes writes, so that an older value is never written after a newer one.
     """
 
     def __init__(self, session: Session, key: str, value: bytes) -> None:
@@ -72,7 +72,7 @@ class Registration:
         self.turn = DeferredLock()
 
     async def update(self, value: bytes) -> None:
-        """Change the value; if etcd is unavailable, the session puts it as soon as it is back."""
+        """Change the value; while etcd is unavailable, the session retries later."""
         self.value = value
         try:
             await self._session.store(self)
@@ -80,7 +80,7 @@ class Registration:
             _log.warn("cannot write {key} yet: {error}", key=self.key, error=error)
 
     async def remove(self) -> None:
-        """Delete the key; if etcd is unavailable, the session does it as soon as it is back."""
+        """Delete the key; while etcd is unavailable, the session retries later."""
         await self._session.remove(self)
 
 
@@ -113,7 +113,7 @@ class Session(Service):
         self._nap: Deferred[None] | None = None
 
     async def startService(self) -> None:
-        """Fires when the first lease is granted."""
+        """Create the session; fires when the first lease is granted."""
         super().startService()
         _log.info("creating etcd session")
         await self._grant()
@@ -122,7 +122,7 @@ class Session(Service):
         self._living.addErrback(self._ended)
 
     async def stopService(self) -> None:
-        """Give the lease back, and with it everything under it."""
+        """Revoke the lease, which deletes all keys under it."""
         super().stopService()
         if self._living is not None:
             self._living.cancel()
@@ -146,13 +146,16 @@ class Session(Service):
         asked_at = self._reactor.seconds()
         answer = await self._client.call("lease/grant", {"TTL": self._ttl})
         if not self.running:
-            return  # it expires
+            return  # It expires.
         self.lease_id = int(answer["ID"])
         self._extend(asked_at)
         _log.debug("granted lease {lease}", lease=f"{self.lease_id:x}")
 
     def _extend(self, asked_at: float) -> None:
-        """The lease lives for its time from when we asked: etcd's clock started not before."""
+        """Extend the lease's deadline from the time of the request.
+
+        etcd's clock started no earlier.
+        """
         self._cancel_expiry()
         delay = max(0.0, asked_at + self._ttl - self._reactor.seconds())
         self._expiry = self._reactor.callLater(delay, self._expired)
@@ -203,7 +206,7 @@ class Session(Service):
             await self._keep_alive(self.lease_id)
 
     async def _sleep(self, seconds: float) -> None:
-        """Until the time has passed or the lease is lost."""
+        """Sleep until the time has passed or the lease is lost."""
         if self.lease_id is None:
             return
         self._nap = Deferred()
@@ -216,7 +219,10 @@ class Session(Service):
                 end.cancel()
 
     async def _keep_alive(self, lease: int) -> None:
-        """One keep-alive, repeated while it may still help; a stuck connection is left early."""
+        """Send a keep-alive, and repeat it while it can still help.
+
+        A stuck connection is abandoned early.
+        """
         while True:
             asked_at = self._reactor.seconds()
             try:
@@ -237,9 +243,9 @@ class Session(Service):
             return
 
     async def _restore(self, lost: int) -> None:
-        """Put everything under the new lease. What is under the lost one would only be in the way.
+        """Put everything under the new lease and revoke the lost one, whose keys would conflict.
 
-        If that fails, the next turn does it again.
+        The next turn retries a failure.
         """
         try:
             await self._revoke(lost)
@@ -253,7 +259,7 @@ class Session(Service):
         _tell(self.on_renewed)
 
     async def _replaced(self, error: NameHeld) -> None:
-        """See Note [Names first]. The new lease would be of no use to anybody."""
+        """End the session and revoke its useless new lease; see Note [Names first]."""
         _log.error("this process was replaced: {error}", error=str(error))
         lease, self.lease_id = self.lease_id, None
         self._cancel_expiry()
@@ -269,7 +275,7 @@ class Session(Service):
                 _log.debug("cannot revoke the new lease, it will expire: {error}", error=problem)
 
     async def _catch_up(self) -> None:
-        """Do what was put off while etcd was unavailable; see Note [Names first]."""
+        """Do what was postponed while etcd was unavailable; see Note [Names first]."""
         await self._claims.retake()
         for registration in list(self._registrations.values()):
             await self.store(registration)
@@ -280,12 +286,12 @@ class Session(Service):
     # Names.
 
     async def claim(self, key: str, title: str) -> Claim:
-        """Claim a name; wait for the lease of a dead process that still holds it.
+        """Claim a name, waiting for the lease of a dead process that still holds it.
+
+        Raises NameHeld: a live process holds it.
 
         :param key: its last part is the name.
         :param title: what holds the name, for messages.
-
-        Raises `NameHeld` if another process holds it and lives.
         """
         claim = Claim(key, title, Holder.this_process(self._ttl))
         await self._claims.take(claim)
@@ -295,9 +301,9 @@ class Session(Service):
     # Registrations.
 
     async def register(self, key: str, value: bytes) -> Registration:
-        """Put *key* under the lease, and again in every new session.
+        """Put *key* under the lease, and again under each new one.
 
-        If there is no valid lease at the moment, it is put with the next one.
+        Without a valid lease, the key is put when the next one is granted.
         """
         registration = Registration(self, key, value)
         self._registrations[key] = registration
@@ -312,7 +318,7 @@ class Session(Service):
         return registration
 
     async def store(self, registration: Registration) -> None:
-        """Put the registration's present value, unless etcd has it."""
+        """Put the registration's current value, unless etcd already has it."""
         await registration.turn.acquire()
         try:
             wanted = (self.lease_id or 0, registration.value)
@@ -320,7 +326,7 @@ class Session(Service):
             if not is_known or self.lease_id is None or registration.stored == wanted:
                 return
             if not self._claims.are_held:
-                return  # see Note [Names first]; it is put once they are
+                return  # see Note [Names first]; it is put once the names are claimed
             lease, value = wanted
             registration.stored = None
             await self._put(registration, value, lease)
@@ -332,7 +338,7 @@ class Session(Service):
             registration.turn.release()
 
     async def _put(self, registration: Registration, value: bytes, lease: int) -> None:
-        """See Note [Late puts]."""
+        """Put the registration on condition of its revision; see Note [Late puts]."""
         absolute = self._client.namespace + registration.key
         replaced, registration.revision = registration.revision, None
         for _ in range(_PUT_ATTEMPTS):
@@ -350,7 +356,7 @@ class Session(Service):
         raise EtcdUnavailable(f"{registration.key} is changed by somebody else all the time")
 
     async def put_again(self, registration: Registration) -> None:
-        """Put a registration whose key was seen to be gone, if there is a lease."""
+        """Put a registration again whose key was deleted, if there is a lease."""
         registration.stored = None
         try:
             await self.store(registration)
@@ -358,7 +364,7 @@ class Session(Service):
             _log.warn("cannot write {key} yet: {error}", key=registration.key, error=error)
 
     async def remove(self, registration: Registration) -> None:
-        """Delete the registration's key, behind all puts of it."""
+        """Delete the registration's key after all its pending puts."""
         key = registration.key
         if self._registrations.get(key) is not registration:
             return
@@ -374,9 +380,9 @@ class Session(Service):
             _log.warn("{key} is deleted later: {error}", key=key, error=error)
 
     async def _delete(self, key: str) -> None:
-        """Delete it if it is ours: this may reach etcd when the next life of the node has put it.
+        """Delete the key only if it is ours: the next life of the node may have put it meanwhile.
 
-        What is under an earlier lease of ours ends with that.
+        A key under an earlier lease of ours ends with that lease.
         """
         if self.lease_id is not None:
             absolute = self._client.namespace + key
@@ -385,14 +391,17 @@ class Session(Service):
             )
         self._left_keys.discard(key)
         again = self._registrations.get(key)
-        if again is not None:  # registered again meanwhile; who knows which request came first
+        if again is not None:  # registered again meanwhile: the order of the requests is unknown
             again.stored = again.revision = None
             await self.store(again)
 
     # Locks.
 
     async def lock(self, name: str, *, timeout: float) -> Lock:
-        """Wait for the lock; raises `LockTimeout` after *timeout* seconds."""
+        """Return the lock once it is held.
+
+        Raises LockTimeout: it wasn't available within *timeout* seconds.
+        """
         acquiring = ensureDeferred(self._locks.acquire(name))
         acquiring.addTimeout(timeout, self._reactor)
         try:
@@ -401,7 +410,7 @@ class Session(Service):
             raise LockTimeout(f'lock "{name}" is held by somebody else') from None
 
     async def try_lock(self, name: str) -> Lock | None:
-        """The lock, or ``None`` if somebody holds it."""
+        """Return the lock, or ``None`` if another caller holds it."""
         return await self._locks.try_acquire(name)
 
 

@@ -43,7 +43,7 @@ T = TypeVar("T")
 _POOL_SIZE = 16
 _IDLE_SECONDS = 30
 _REQUIRE_LEADER = b"Grpc-Metadata-hasleader"
-"""A member that is cut off from the others ends its watches, rather than keep them silent."""
+"""Makes a member without a leader end its watches instead of keeping them silent."""
 _NOT_SENT = (ConnectError, DNSLookupError, RequestNotSent)
 _BROKEN = (
     ConnectionClosed,
@@ -60,7 +60,7 @@ class Transport:
 
     :param endpoints: ``host:port`` or URLs; the next one is tried when one doesn't answer.
     :param request_timeout: seconds for one request to one endpoint.
-    :param log_operations: log each of them, at level debug.
+    :param log_operations: log each request at level debug.
     """
 
     def __init__(
@@ -105,11 +105,11 @@ class Transport:
     ) -> dict[str, Any]:
         """Call ``/v3/<method>``; every endpoint is tried once.
 
-        A request that has been sent goes to the next endpoint only if it is *repeatable*. Then it
-        also has one more attempt, as a kept connection may turn out to be closed.
+        A request that has been sent is repeated at the next endpoint only if it is *repeatable*. A
+        repeatable request has one more attempt, since a kept connection may turn out to be closed.
 
-        Raises `NotReached` if it was not sent, `EtcdUnavailable` if there is no usable answer, and
-        other `EtcdError`s.
+        Raises NotReached: the request was not sent. Raises EtcdUnavailable: there is no usable
+        answer.
         """
         seconds = self._timeout if timeout is None else timeout
         data = orjson.dumps(body)
@@ -163,7 +163,7 @@ class Transport:
         raise problem
 
     async def stream(self, method: str, body: Mapping[str, Any]) -> IResponse:
-        """Call a method with a streaming answer; fires when its head has come."""
+        """Call a method with a streaming answer; fires when the response headers have arrived."""
         endpoint = self._endpoints[0]
         if self._log_operations:
             _log.debug("{method} {keys}", method=method, keys=keys_of(body))
@@ -184,7 +184,7 @@ class Transport:
         return response
 
     def forget_token(self) -> None:
-        """Get a new token for the next request."""
+        """Discard the token; the next request gets a new one."""
         self._token = None
 
     def _next_endpoint(self, failed: str) -> None:
@@ -208,7 +208,7 @@ class Transport:
     async def _call_once(
         self, endpoint: str, method: str, data: bytes, token: str, seconds: float
     ) -> dict[str, Any]:
-        # etcd 3.5.1 ends itself when the client of a transaction that only reads has gone.
+        # etcd 3.5.1 crashes when the client of a read-only transaction disconnects.
         return await self._timed(
             endpoint,
             self._call_and_read(endpoint, method, data, token),
@@ -224,9 +224,9 @@ class Transport:
         *,
         goes_on: bool = False,
     ) -> T:
-        """The result of a call that may take some *seconds*; its network problems as EtcdError.
+        """Await a call with a timeout of *seconds*; raise its network errors as `EtcdError`.
 
-        :param goes_on: the call goes on within that time if the caller has gone.
+        :param goes_on: the call continues within that time if the caller is cancelled.
         """
         waiting = _bounded(self._reactor, ensureDeferred(calling), seconds, goes_on=goes_on)
         try:
@@ -270,12 +270,12 @@ class Transport:
         )
 
     async def _valid_token(self, endpoint: str) -> str:
-        """The present token, or a new one; empty if there is no authentication."""
+        """Return the current token, or a new one; empty without authentication."""
         if not self._username:
             return ""
         if self._token is not None:
             return self._token
-        await self._authenticating.acquire()  # one request, however many wait for it
+        await self._authenticating.acquire()  # One request serves all waiters.
         try:
             if self._token is None:
                 self._token = await self._new_token(endpoint)
@@ -306,12 +306,12 @@ def _is_sent(problem: EtcdUnavailable) -> bool:
 def _bounded(
     reactor: Any, called: Deferred[T], seconds: float, *, goes_on: bool = False
 ) -> Deferred[T]:
-    """*called*, or TimeoutError, or CancelledError.
+    """Return the result of *called*, or raise ``TimeoutError`` or ``CancelledError``.
 
-    :param goes_on: *called* is only cancelled when the time is over.
+    :param goes_on: *called* is cancelled only when the time is over.
 
-    The Agent reports a cancelled request as a broken one or even of a host that isn't found,
-    so the outcome of *called* after its end doesn't count.
+    The Agent may report a cancelled request as a broken connection or even an unknown host, so an
+    outcome of *called* after its end is ignored.
     """
 
     def end(error: Exception) -> None:

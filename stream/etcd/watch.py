@@ -1,7 +1,7 @@
-"""One watch: a stream of lines, each a JSON document with changes.
+"""A watch: a stream of lines, each a JSON document with changes.
 
-A line can come in any number of pieces. The stream ends with the connection; whoever needs more
-(the mirror) opens the next one from the revision behind the last one seen.
+A line may arrive in any number of pieces. The stream ends with the connection; the mirror opens the
+next one from the revision after the last one seen.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Event:
 
 @attrs.frozen
 class WatchBatch:
-    """Changes that came together; all changes up to `revision` are known after it.
+    """Changes that arrived together; after it, all changes up to `revision` are known.
 
-    While a watch catches up, etcd's header already has a later revision than the changes have, so
-    the header counts only where there are no changes (progress).
+    While a watch catches up, etcd's header already has a later revision than the changes. So the
+    header counts only in a message without changes (a progress notification).
     """
 
     revision: int
@@ -63,7 +63,10 @@ class LineTooLong(ValueError):
 
 
 class LineSplitter:
-    """Cuts a stream of bytes into lines. Raises `LineTooLong`."""
+    """Splits a stream of bytes into lines.
+
+    Raises LineTooLong: a line is longer than the limit.
+    """
 
     def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
         self._pieces: list[bytes] = []
@@ -71,7 +74,7 @@ class LineSplitter:
         self._limit = limit
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that *data* completes, without their ends."""
+        """Return the lines that *data* completes, without their line ends."""
         head, separator, rest = data.partition(b"\n")
         if not separator:
             self._keep(data)
@@ -91,7 +94,7 @@ class LineSplitter:
 
 
 class WatchStream(Protocol):
-    """Receives the body of a watch; `next` gives the batches in order.
+    """Receives the body of a watch; `next` returns the batches in order.
 
     :ivar created: fires when etcd has accepted the watch.
     """
@@ -108,7 +111,7 @@ class WatchStream(Protocol):
         self._paused = False
 
     def next(self) -> Deferred[WatchBatch]:
-        """The next batch of events.
+        """Return the next batch of events.
 
         Fails when the stream has ended: `Compacted`, `EtcdUnavailable`, …
         """
@@ -128,7 +131,7 @@ class WatchStream(Protocol):
         self._waiting = None
 
     def cancel(self) -> None:
-        """End the watch."""
+        """Cancel the watch."""
         self._problem = self._problem or EtcdUnavailable("the watch was cancelled")
         if self.transport is not None:
             self.transport.loseConnection()
@@ -138,7 +141,7 @@ class WatchStream(Protocol):
             for line in self._splitter.feed(data):
                 self._line(orjson.loads(line), len(line))
         except LineTooLong as error:
-            # The same would come again; a full read is done in pages.
+            # A new watch would return the same; a full read is paged.
             self._end(TooManyChanges(str(error)))
             self.cancel()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -169,7 +172,7 @@ class WatchStream(Protocol):
         if compacted:
             self._end(Compacted(reason))
         elif not self._is_created and "permission denied" in reason:
-            self._end(InvalidToken(reason))  # all that etcd says about a token it doesn't know
+            self._end(InvalidToken(reason))  # etcd's only hint at an unknown token.
         else:
             self._end(error_from(2, reason))
 

@@ -85,13 +85,13 @@ class Selection:
         return members
 
     def has_reason(self, reason: str, column: str) -> bool:
-        """Whether records of this reason and column may be meant."""
+        """Return whether records of this reason and column may be meant."""
         return (not self.reason or reason == self.reason) and (
             not self.column or column == self.column
         )
 
     def has(self, outline: Outline) -> bool:
-        """Whether the record is meant."""
+        """Return whether the record is meant."""
         return (
             outline.id not in self.without
             and (self.ids is None or outline.id in self.ids)

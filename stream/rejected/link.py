@@ -142,7 +142,7 @@ class NodeConnection(_Messages):
 
     @property
     def has_asked(self) -> bool:
-        """Whether a question of somebody who knows the secret has come."""
+        """Return whether a question of somebody who knows the secret has come."""
         return self._answering is not None
 
     def take(self, message: bytes) -> None:
@@ -203,7 +203,7 @@ class NodeFactory(Factory):
         return connection
 
     def has_room(self) -> bool:
-        """Whether one more connection may be open, for which one may have to go.
+        """Return whether one more connection may be open, for which one may have to go.
 
         Who doesn't know the secret can't keep those out who do.
         """

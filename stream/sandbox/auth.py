@@ -79,7 +79,7 @@ class Token:
 
     @property
     def can_manage(self) -> bool:
-        """Whether it may make and remove buckets and tokens."""
+        """Return whether it may make and remove buckets and tokens."""
         return self.is_master and self.admin is not None and self.admin["role"] == "admin"
 
     def require_manage(self) -> None:

@@ -68,7 +68,7 @@ def list_tables(meta: sqlite3.Connection) -> list[Table]:
 
 
 def table_exists(meta: sqlite3.Connection, table_id: str) -> bool:
-    """Whether a table has that id in any case of its letters."""
+    """Return whether a table has that id in any case of its letters."""
     sql = "SELECT 1 FROM tables WHERE id = ? COLLATE NOCASE"
     return meta.execute(sql, (table_id,)).fetchone() is not None
 

@@ -98,7 +98,7 @@ class Call:
         return values[-1].decode("utf-8", "replace") if values else None
 
     def query_flag(self, name: str) -> bool:
-        """Whether a flag of the query is set: ``1`` or ``true``."""
+        """Return whether a flag of the query is set: ``1`` or ``true``."""
         return self.query(name) in ("1", "true")
 
     def query_number(self, name: str, default: int, *, least: int, most: int) -> int:

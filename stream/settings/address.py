@@ -30,13 +30,13 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def is_host(text: str) -> bool:
-    """Whether *text* is a DNS name or an IPv4 address."""
+    """Return whether *text* is a DNS name or an IPv4 address."""
     name = text.removesuffix(".")
     return 0 < len(name) <= _MAX_HOST and all(_LABEL.fullmatch(part) for part in name.split("."))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches *host*; of names only ``localhost`` counts."""
+    """Return whether only this machine reaches *host*; of names only ``localhost`` counts."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -30,7 +30,7 @@ class Connection:
     options: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
 
     def allows(self, project: int) -> bool:
-        """Whether sinks of *project* may use it."""
+        """Return whether sinks of *project* may use it."""
         return not self.projects or project in self.projects
 
 

@@ -96,12 +96,12 @@ class Leaf:
 
     @property
     def is_bool(self) -> bool:
-        """Whether the setting is a switch."""
+        """Return whether the setting is a switch."""
         return self.type is bool
 
     @property
     def is_list(self) -> bool:
-        """Whether the setting is a list."""
+        """Return whether the setting is a list."""
         return self.type is tuple
 
     def get(self, settings: object) -> Any:

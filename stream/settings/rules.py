@@ -59,7 +59,7 @@ class Rule:
 
     @property
     def required(self) -> bool:
-        """Whether the setting must have a value."""
+        """Return whether the setting must have a value."""
         return ("required", "") in self.conditions
 
     def argument(self, name: str) -> str | None:
@@ -87,7 +87,7 @@ class Rule:
 
 
 def is_url(text: str) -> bool:
-    """Whether *text* is an absolute http(s) URL with a host and nothing secret in it."""
+    """Return whether *text* is an absolute http(s) URL with a host and nothing secret in it."""
     try:
         parts = urlsplit(text)
         return (

@@ -23,7 +23,7 @@ _PROVIDER_SECTIONS = ("aes", "gcp", "aws", "azure")
 
 
 def applies(leaf: Leaf, settings: Settings) -> bool:
-    """Whether *leaf* has a meaning: of the encryption sections only the chosen one has."""
+    """Return whether *leaf* has a meaning: of the encryption sections only the chosen one has."""
     section, _, name = leaf.key.partition(".")
     provider, dot, _ = name.partition(".")
     return section != "encryption" or not dot or provider == settings.encryption.provider

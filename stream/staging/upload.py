@@ -93,7 +93,7 @@ class FileUpload(Record):
         return cls(int(reply["id"]), name, provider, region, parameters)
 
     def expired(self, now: datetime) -> bool:
-        """Whether the credentials no longer work at *now*."""
+        """Return whether the credentials no longer work at *now*."""
         return self.expiration is not None and self.expiration <= now
 
 

@@ -142,7 +142,7 @@ class TailHub(Service):
         return min(MAX_WAITING_BYTES, MAX_ALL_WAITING_BYTES // max(len(self._watches), 1))
 
     def check(self, source: SourceKey) -> None:
-        """Whether one more caller may watch *source*.
+        """Return whether one more caller may watch *source*.
 
         Raises UserError: the source, its project or all have as many as they may, or the node
         stops.
@@ -172,7 +172,7 @@ class TailHub(Service):
         return [sample["id"] for sample in samples if not self._take(sample)]
 
     def _take(self, sample: Any) -> bool:
-        """Whether somebody watches."""
+        """Return whether somebody watches."""
         watch = self._watches.get(sample["id"])
         if watch is None or not hmac.compare_digest(sample["token"].encode(), watch.token.encode()):
             return False

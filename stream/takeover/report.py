@@ -59,7 +59,7 @@ class Report:
 
     @property
     def is_clear(self) -> bool:
-        """Whether nothing stands in the way."""
+        """Return whether nothing stands in the way."""
         return not self.of(Weight.PROBLEM)
 
     def lines(self) -> Iterable[str]:

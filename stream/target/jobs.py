@@ -50,7 +50,7 @@ class RunningJobs(Service):
         await self._mirror.stopService()
 
     def allow(self, file: FileKey) -> bool:
-        """Whether the sink may start one more job."""
+        """Return whether the sink may start one more job."""
         return self._counts.get(file.sink_key, 0) < self._limit
 
     @property

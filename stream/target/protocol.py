@@ -159,7 +159,7 @@ class Target(FileProvider, Protocol):
     # The coordinator: files into tables.
 
     def may_import(self, file: FileKey) -> bool:
-        """Whether the target takes one more file of the sink now."""
+        """Return whether the target takes one more file of the sink now."""
 
     async def import_file(self, file: File) -> int:
         """Import the file: each of its rows once, however often this is called or killed.

@@ -194,7 +194,7 @@ class Targets:
         return self.named(file.target.provider)
 
     def may_import(self, file: File) -> bool:
-        """Whether the target of *file* takes one more file of its sink now."""
+        """Return whether the target of *file* takes one more file of its sink now."""
         return self.of_file(file).may_import(file.key)
 
     async def import_file(self, file: File) -> int:

@@ -27,7 +27,7 @@ RUN_SECONDS = 300.0
 
 
 def is_expired(task: Task, now: datetime) -> bool:
-    """Whether nobody will ask for the task any more.
+    """Return whether nobody will ask for the task any more.
 
     Successful ones are kept for an hour after their end, failed ones and those that never ended,
     because their node died, for two days. A task that is as far ahead is from before the clock was

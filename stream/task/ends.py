@@ -67,7 +67,7 @@ class TaskEnds(Service):
 
     @property
     def has_room(self) -> bool:
-        """Whether one more may wait."""
+        """Return whether one more may wait."""
         return self._count < MAX_WAITING and bool(self.running)
 
     async def wait(self, task: Task, seconds: float) -> Task:

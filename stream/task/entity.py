@@ -36,7 +36,7 @@ class TaskFailure(Record):
 
     @property
     def is_known(self) -> bool:
-        """Whether the text explains the failure: it wasn't a defect."""
+        """Return whether the text explains the failure: it wasn't a defect."""
         return self.name != _UNKNOWN_NAME
 
     @classmethod
@@ -84,12 +84,12 @@ class Task(Record):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the task has ended, well or not."""
+        """Return whether the task has ended, well or not."""
         return self.finished_at is not None
 
     @property
     def is_successful(self) -> bool:
-        """Whether the task has ended without an error."""
+        """Return whether the task has ended without an error."""
         return self.is_finished and self.user_error is None and not self.error
 
     @property

@@ -32,7 +32,7 @@ class TaskStore:
         return read_stored(Task, stored)
 
     async def is_running(self, object_key: str) -> bool:
-        """Whether a task works on an object."""
+        """Return whether a task works on an object."""
         return await self._client.get(f"{LOCK_PREFIX}{object_key}") is not None
 
     async def all(self) -> AsyncIterator[Task]:

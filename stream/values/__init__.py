@@ -1,4 +1,4 @@
-"""Value types every layer shares: UTC time, duration, byte size, and the attrs ↔ JSON codec.
+"""Value types of all layers: UTC time, duration, byte size, and the attrs ↔ JSON codec.
 
-Nothing here does I/O or imports Twisted.
+The package does no I/O and doesn't import Twisted.
 """

@@ -1,4 +1,4 @@
-"""How long to wait before another attempt. Pure but for the generator of random numbers."""
+"""Delays between attempts. Pure except for the random number generator."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Backoff:
     """Delays in seconds that double with each attempt.
 
     :param first: the first delay.
-    :param longest: the bound of all delays, before jitter.
-    :param jitter: share by which a delay is longer or shorter at random, so that those that have
-        failed together don't come back together; 0 for none.
-    :param random: generator of random numbers; by default one that all share.
+    :param longest: upper bound of all delays, before jitter.
+    :param jitter: maximum share by which a delay is lengthened or shortened at random, so that
+        clients that failed together don't retry together; 0 for none.
+    :param random: random number generator; by default a shared one.
     """
 
     first: float
@@ -33,7 +33,7 @@ class Backoff:
         return self.first
 
     def next(self) -> float:
-        """Return the delay before the next attempt; the one after is twice as long."""
+        """Return the delay before the next attempt; the following one is twice as long."""
         delay = self._delay
         self._delay = min(2.0 * delay, self.longest)
         if not self.jitter:
@@ -41,5 +41,5 @@ class Backoff:
         return delay * (self.random or _random).uniform(1.0 - self.jitter, 1.0 + self.jitter)
 
     def reset(self) -> None:
-        """Begin with the first delay again: an attempt has succeeded."""
+        """Start with the first delay again after a successful attempt."""
         self._delay = self.first

@@ -1,4 +1,4 @@
-"""A limit of how often something may happen."""
+"""A rate limit."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ __all__ = ["TokenBucket"]
 
 
 class TokenBucket:
-    """Lets *rate* things a second through in the long run, and up to *rate* of them at once.
+    """Allows *rate* events a second on average, and up to *rate* of them at once.
 
-    The caller passes the time in seconds; a clock that is set back costs at most a second.
+    The caller passes the time in seconds; setting a clock back delays events by at most a second.
 
     :param rate: at least 1.
     """
@@ -22,11 +22,11 @@ class TokenBucket:
 
     @property
     def due(self) -> float:
-        """From when on one thing may pass."""
+        """Return the time from which on one event is allowed."""
         return self._at + max(0.0, 1.0 - self._tokens) / self._rate
 
     def take(self, now: float, wanted: int = 1) -> int:
-        """How many of *wanted* may pass."""
+        """Return how many of *wanted* events are allowed now."""
         tokens = self._tokens
         if now != self._at:
             tokens = min(self._rate, tokens + max(0.0, now - self._at) * self._rate)

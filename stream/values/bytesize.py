@@ -1,4 +1,4 @@
-"""Byte sizes with binary multiples (1 KB = 1024 B), the form of settings and stored records."""
+"""Byte sizes with binary multiples (1 KB = 1024 B), as in settings and stored records."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ _PRINTED = (
 
 
 class ByteSize(int):
-    """A number of bytes that prints and parses as ``1536KB``."""
+    """A number of bytes that is printed and parsed as ``1536KB``."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``123``, ``64kB``, ``1MB``. Raises ValueError with the reason."""
+        """Parse ``123``, ``64kB`` or ``1MB``.
+
+        Raises ValueError: with the reason.
+        """
         match = _FORM.fullmatch(text.strip())
         if match is None or len(match[1]) > 20:
             raise ValueError("invalid syntax")
@@ -43,14 +46,14 @@ class ByteSize(int):
         return cls(size)
 
     def __str__(self) -> str:
-        """An integer with the largest unit that divides exactly: ``1MB``, ``1536KB``, ``2000B``."""
+        """Return an integer with the largest exact unit: ``1MB``, ``1536KB``, ``2000B``."""
         for unit, name in _PRINTED:
             if self >= unit and self % unit == 0:
                 return f"{int(self) // unit}{name}"
         return f"{int(self)}B"
 
     def human(self) -> str:
-        """One decimal and a blank above 1 KB (``1.5 MB``), else ``40 B``: for row-limit texts."""
+        """Return the size for messages: ``40 B``, or one decimal from 1 KB on (``1.5 MB``)."""
         for unit, name in _PRINTED:
             if self > unit:
                 return f"{int(self) / unit:.1f} {name}"

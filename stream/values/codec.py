@@ -1,14 +1,14 @@
-"""attrs values ↔ JSON, in the form stored records and API answers have.
+"""The codec between attrs values and JSON, for stored records and API answers.
 
-Field names become lowerCamelCase; members follow the order of the attributes; ``None`` is left out.
-An attribute can ask for more through `field`: another name, being left out when empty, or being
-flattened into its parent (keys of entities are).
+Field names become lowerCamelCase, in the order of the attributes. ``None`` is left out. `field`
+changes that for an attribute: another name, omission when empty, or flattening into the parent (as
+for the keys of entities).
 
-Note [Other versions]: a stored value may have been written by a version of the service with fewer
-members, or with more. A member that is absent, or ``null``, has the attribute's default; so every
-attribute of a stored value has one, unless the value means nothing without the member (its key, its
-state). Members that aren't known are kept by a `Record` and written again behind the known ones, at
-every depth.
+Note [Other versions]: a stored value may have been written by another version of the service, with
+fewer or more members. A member that is absent or ``null`` has the attribute's default. So every
+attribute of a stored value has a default, unless the value is meaningless without the member (its
+key, its state). A `Record` keeps unknown members and writes them after the known ones, at every
+depth.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 @attrs.frozen(kw_only=True)
 class Record:
-    """A stored value that keeps the members it doesn't know, see Note [Other versions].
+    """A stored value that keeps unknown members; see Note [Other versions].
 
-    Two records are equal if what is known of them is.
+    Two records are equal if their known members are.
 
-    :ivar unknown: plain members by name.
+    :ivar unknown: unknown members by name, as plain JSON values.
     """
 
     unknown: Mapping[str, Any] = attrs.field(default=_NOTHING, eq=False, repr=False)
@@ -70,7 +70,7 @@ def field(
 ) -> Any:
     """An attrs field with instructions for the codec.
 
-    :param name: the member's name, if it isn't the attribute's name in lowerCamelCase.
+    :param name: the member's name; by default the attribute's name in lowerCamelCase.
     :param omit_empty: leave the member out when its value is false, zero or empty.
     :param keep_none: write ``None`` as ``null`` (by default the member is left out).
     :param empty_text: write ``None`` as ``""`` (the zero time).
@@ -90,14 +90,14 @@ def field(
 
 @attrs.frozen
 class _Member:
-    """One attribute in JSON. Its functions are looked up once, when the class is first met: records
-    are read and written all the time.
+    """The JSON form of one attribute. Its functions are looked up once per class, since records are
+    read and written often.
 
-    :ivar argument: the attribute's name as ``__init__`` knows it.
-    :ivar is_argument: whether it does; others have the same value in all instances.
+    :ivar argument: the attribute's name as a parameter of ``__init__``.
+    :ivar is_argument: whether ``__init__`` accepts it; otherwise all instances have the same value.
     :ivar optional: whether the value may be ``None``.
-    :ivar read: from what stands for a value in JSON, and the type, to the value.
-    :ivar write: the other way; ``None`` if a value stands for itself.
+    :ivar read: converts a JSON value, given the type.
+    :ivar write: converts a value to JSON; ``None`` if it is its own JSON value.
     """
 
     attribute: str
@@ -119,7 +119,7 @@ class _Member:
 class _Form:
     """The members of a class.
 
-    :ivar names: of all members, with those of flattened parts.
+    :ivar names: names of all members, including those of flattened parts.
     :ivar keeps_unknown: whether it is a `Record`.
     """
 
@@ -178,7 +178,7 @@ _PLAIN = (str, int, bool, float)
 
 
 def _writer(hint: Any) -> Callable[[Any], Any] | None:
-    """The function that writes values of the type *hint* other than ``None``."""
+    """Return the function that writes values of the type *hint* other than ``None``."""
     kinds = [kind for kind in get_args(hint) if kind is not NoneType]
     kind = kinds[0] if NoneType in get_args(hint) and len(kinds) == 1 else hint
     if kind in _PLAIN:
@@ -247,8 +247,8 @@ def _structure_time_or_none(text: Any, _: Any) -> datetime | None:
 def register(cls: type, write: Callable[[Any], Any], read: Callable[[Any, Any], Any]) -> None:
     """Define how values of *cls* are written and read.
 
-    :param write: from a value to what stands for it in JSON.
-    :param read: from what stands for it, and *cls*, to the value; raises ValueError.
+    :param write: converts a value to its JSON value.
+    :param read: converts a JSON value, given *cls*; raises ValueError.
     """
     _converter.register_unstructure_hook(cls, write)
     _converter.register_structure_hook(cls, read)
@@ -269,20 +269,20 @@ _converter.register_unstructure_hook_func(lambda cls: cls is Any, _converter.uns
 
 
 def register_union(union: Any, read: Callable[[Any], Any]) -> None:
-    """Define how to read a member of *union* (attrs classes), which only its content distinguishes.
+    """Define how a member of *union* (attrs classes) is read; its content selects the class.
 
-    :param read: the value that a plain object describes; raises ValueError.
+    :param read: returns the value that a JSON object describes; raises ValueError.
     """
     _converter.register_structure_hook(union, lambda plain, _: read(plain))
 
 
 def to_plain(value: Any) -> Any:
-    """*value* as dicts, lists, strings, numbers, booleans and ``None``."""
+    """Convert *value* to dicts, lists, strings, numbers, booleans and ``None``."""
     return _converter.unstructure(value)
 
 
 def register_text(cls: type[T], read: Callable[[str], T]) -> None:
-    """Read values of *cls*, an attrs class, from a text as well: *read* turns it into the value."""
+    """Also read values of *cls*, an attrs class, from a text: *read* converts it."""
 
     def structure(plain: Any, _: Any) -> T:
         return read(plain) if isinstance(plain, str) else _structure_attrs(plain, cls)
@@ -291,7 +291,7 @@ def register_text(cls: type[T], read: Callable[[str], T]) -> None:
 
 
 def known_part(value: T) -> T:
-    """*value* without the members that its classes don't know, at every depth."""
+    """Return *value* without unknown members, at every depth."""
     if isinstance(value, tuple):
         return cast(T, tuple(map(known_part, value)))
     if not isinstance(value, Record):
@@ -305,7 +305,10 @@ def known_part(value: T) -> T:
 
 
 def from_plain(cls: type[T], plain: Any) -> T:
-    """The *cls* that *plain* describes, see Note [Other versions]. Raises ValueError."""
+    """Return the *cls* that *plain* describes; see Note [Other versions].
+
+    Raises ValueError: it describes none.
+    """
     try:
         return _converter.structure(plain, cls)
     except (cattrs.BaseValidationError, TypeError, KeyError) as error:
@@ -313,10 +316,13 @@ def from_plain(cls: type[T], plain: Any) -> T:
 
 
 def encode(value: Any) -> bytes:
-    """*value* as compact JSON."""
+    """Encode *value* as compact JSON."""
     return orjson.dumps(to_plain(value))
 
 
 def decode(cls: type[T], data: bytes) -> T:
-    """Read what `encode` wrote. Raises ValueError."""
+    """Decode what `encode` wrote.
+
+    Raises ValueError: the text is invalid.
+    """
     return from_plain(cls, orjson.loads(data))

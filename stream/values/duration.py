@@ -1,4 +1,4 @@
-"""Durations in Go's text form (``1m30s``, ``5ms``), the form of settings and stored records."""
+"""Durations in Go's text form (``1m30s``, ``5ms``), as in settings and stored records."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Duration:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read Go's form, e.g. ``300ms``, ``-1.5h``, ``1h0m0s`` or ``0``.
+        """Parse Go's form, e.g. ``300ms``, ``-1.5h``, ``1h0m0s`` or ``0``.
 
-        Raises ValueError with Go's wording, e.g. ``time: invalid duration "foo"``.
+        Raises ValueError: with Go's wording, e.g. ``time: invalid duration "foo"``.
         """
         rest = text
         negative = False
@@ -70,7 +70,7 @@ class Duration:
 
     @classmethod
     def of_seconds(cls, seconds: float) -> Self:
-        """The duration of so many seconds."""
+        """Return the duration of *seconds*."""
         return cls(round(seconds * 1_000_000_000))
 
     @property

@@ -1,4 +1,4 @@
-"""Whole numbers in texts that anybody may have sent."""
+"""Parsing of integers in untrusted texts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _MAX_DIGITS = 19
 
 
 def whole_number(text: str, *, least: int = 0, most: int = MAX_INT64) -> int | None:
-    """The decimal number that *text* is, or ``None`` if it is none or out of range.
+    """Return the decimal integer in *text*, or ``None`` if it is none or out of range.
 
-    Only ASCII digits count, behind an optional sign. The length is checked before the conversion,
-    which takes time that grows faster than it, and which refuses thousands of digits.
+    Only ASCII digits after an optional sign count. The length is checked before the conversion:
+    Python's conversion takes superlinear time and refuses thousands of digits.
     """
     digits = text[1:] if text[:1] in ("+", "-") else text
     if not (digits.isascii() and digits.isdigit()):

@@ -1,8 +1,8 @@
-"""The one policy of what must not be seen: in logs, spans, live tails and rejected records. Pure.
+"""Redaction of secrets in logs, spans, live tails and rejected records. Pure.
 
-A secret is known by its name (a header, a parameter, a member, a field), by its form (tokens with a
-known shape, long random text), or by where it stands (credentials in front of a host, the end of a
-URL that producers push to). Rather one too many is masked.
+A secret is recognized by its name (a header, a parameter, a member, a field), by its form (tokens
+of a known shape, long random text), or by its position (credentials before a host, the end of a URL
+that producers push to). When in doubt, a text is masked.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from urllib.parse import unquote
 __all__ = ["MASK", "hide_secrets", "is_secret_name", "masked", "shown_url", "shown_value"]
 
 MASK = "***"
-"""Replaces a secret."""
+"""The text that replaces a secret."""
 
 _MAX_NAME_CHARS = 256
-"""Of a name that is judged; the rest of a longer one is ignored."""
+"""How many characters of a name are checked; the rest is ignored."""
 _SHORTEST = 6
-"""A shorter known secret opens nothing, and masking it elsewhere would only spoil other words."""
+"""Minimum length of a known secret; masking a shorter one would only damage other words."""
 _MAX_ESCAPES = 4
-"""How often a URL may have been escaped; each proxy on its way may do it once."""
+"""Maximum number of percent-encoding layers in a URL; each proxy may add one."""
 
 _CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _WORD = re.compile(r"[^\W_]+")
@@ -65,31 +65,31 @@ _HARMLESS_KEYS = frozenset(
         *("socket", "unique", "volume", "websocket"),
     }
 )
-"""Words in front of ``key`` by which it names something, and opens nothing."""
+"""Words before ``key`` in names of keys that are no secrets."""
 _KEYS = frozenset({"key", "keys"})
 _ABOUT = frozenset({"path", "file", "type", "length", "count"})
-"""The last word of what only describes a secret, such as the file that it is in."""
+"""Last words of names that only describe a secret, such as the path of its file."""
 _SENT_NAMES = frozenset({"key", "xkey", "code", "xcode"})
-"""Names of headers and parameters that stand for a key; elsewhere they say nothing."""
+"""Names of headers and parameters that hold a key; in other places they are harmless."""
 _SECRET_PART = re.compile(
     r"passw|passphrase|passcode|passkey|pwd|(?:user|db|login|root|admin|smtp|ftp|my)pass$"
     r"|secret|token(?!i[sz]|ids?$)|credential|cookie|signature|session|sessid|jwt|hmac|bearer|saml|oidc"
     r"|assertion|codeverifier|csrf|xsrf|connectionstring|otpcode"
-    # Neither an author nor an authority.
+    # Don't match "author" and "authority".
     r"|auth(?!or(?!i[sz])|orizedkeys$)"
     r"|(?:api|app|application|access|account|admin|client|encryption|functions|insert|integration"
     r"|license|master|private|project|server|service|shared|signing|ssh|storage|subscription"
     r"|user|webhook|write)keys?(?:$|\d|id$|value$|header$)"
 )
-"""In a name without separators and in lower case."""
+"""Parts of lower-case names without separators that indicate a secret."""
 
 _RUN = re.compile(r"[A-Za-z0-9]{32,}")
 _LONG_RUN = 48
-"""The length of the secret of a source."""
+"""Length of a source's secret."""
 _RANDOM = re.compile(
     r"(?<![A-Za-z0-9])(?=[A-Z0-9]*[a-z])(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{40,}(?![A-Za-z0-9])"
 )
-"""Random text in any text. Digests are in one case."""
+"""Random text within any text; a digest is in one case."""
 _FORMS = re.compile(
     r"\b\d+-\d+-[0-9A-Za-z_-]{16,}"  # a token of the Storage API
     r"|\bkbc_(?:at|pat)_[0-9A-Za-z_-]{6,}"  # a token of a program
@@ -98,14 +98,15 @@ _FORMS = re.compile(
     r"|\b(?:sk|rk|pk|whsec)_(?:live_|test_)?[0-9A-Za-z]{16,}|\bAIza[0-9A-Za-z_-]{30,}"
 )
 _SCHEME = re.compile(r"(?i)\b(bearer|basic|negotiate|digest|apikey|token)(\s+)([^\s\"',;]{6,})")
-"""Credentials as the header ``Authorization`` has them."""
+"""Credentials in the form of the header ``Authorization``."""
 _ASSIGNED = re.compile(
     r"(?<![\w.%\[\]-])([\w.%\[\]-]{2,128})(=|[\"']\s*[:=]\s*)"
     r"(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'"
     r"|[\[{][^\[\]{}]*[\]}]|[\[{]*[^\s&;,\"'<>)}\]\[{][^\s&;,\"'<>)}\]]*)"
 )
-"""``name=value``, or ``"name": value`` as JSON and Python print it; a list or an object without
-others in it is one value."""
+"""``name=value``, or ``"name": value`` as printed by JSON and Python; a list or an object without
+nested ones is one value.
+"""
 _URL_IN_TEXT = re.compile(r"(?i)\b[a-z][a-z0-9+.-]{1,20}://[^\s\"'<>\\^`{}|]+")
 _USER = re.compile(r"(//|\\\\)[^/?#\s\\]*@")
 _SEPARATOR = re.compile(r"(?i)(/|\\|%(?:25){0,3}2f|%(?:25){0,3}5c)")
@@ -116,7 +117,7 @@ _LINE_BREAKS = {ord("\r"): "\\r", ord("\n"): "\\n"}
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what has the *name* is a secret, in any case and with any separators or none."""
+    """Return whether *name* names a secret, in any case and with or without separators."""
     return _is_secret(name[:_MAX_NAME_CHARS])
 
 
@@ -133,7 +134,7 @@ def _is_secret(name: str) -> bool:
 
 
 def _is_sent_secret(name: str) -> bool:
-    """Whether a header or a parameter of the *name* is a secret."""
+    """Return whether *name* is that of a header or parameter with a secret."""
     return is_secret_name(name) or "".join(_words(name[:_MAX_NAME_CHARS])) in _SENT_NAMES
 
 
@@ -143,11 +144,10 @@ def _words(name: str) -> list[str]:
 
 
 def shown_url(url: str) -> str:
-    """*url*, or the part of it behind the host, on one line and without secrets.
+    """Return *url*, or its part after the host, on one line and without secrets.
 
-    Masked are credentials in front of the host, parameters by their names, what follows the source
-    in the path that producers push to, and any part that looks like a secret, however it is
-    escaped.
+    Masked are credentials before the host, parameters by their names, the secret in the path that
+    producers push to, and any part that has the form of a secret, however it is escaped.
     """
     url, has_fragment, fragment = url.partition("#")
     address, has_query, query = url.partition("?")
@@ -197,7 +197,7 @@ def _parameters(query: str) -> str:
 
 
 def _unescaped(text: str) -> str:
-    """*text* without percent-encoding, also repeated."""
+    """Return *text* without percent-encoding, even if it was applied several times."""
     for _ in range(_MAX_ESCAPES):
         if "%" not in text:
             break
@@ -206,7 +206,7 @@ def _unescaped(text: str) -> str:
 
 
 def _looks_secret(part: str) -> bool:
-    """Whether a part of a URL has the form of a secret: long, and not made of words."""
+    """Return whether a part of a URL has the form of a secret: long, and not made of words."""
     for run in _RUN.findall(part):
         is_mixed = not (run.isalpha() or run.isdigit()) or not (run.islower() or run.isupper())
         if len(run) >= _LONG_RUN or is_mixed:
@@ -215,9 +215,9 @@ def _looks_secret(part: str) -> bool:
 
 
 def hide_secrets(text: str, known: Iterable[str] = ()) -> str:
-    """*text* of any kind without secrets.
+    """Return *text* of any kind without secrets.
 
-    :param known: secrets that the caller knows; masked wherever they stand.
+    :param known: secrets that the caller knows; masked wherever they occur.
     """
     for secret in sorted(known, key=len, reverse=True):
         if len(secret) >= _SHORTEST:
@@ -245,23 +245,23 @@ def _credentials(match: re.Match[str]) -> str:
 
 
 def shown_value(name: str, value: str) -> str:
-    """The *value* of a header, without secrets: `MASK` if the *name* says that it is one."""
+    """Return the *value* of a header without secrets; `MASK` if *name* is that of a secret."""
     if _is_sent_secret(name):
         return MASK
     return shown_url(value) if value.startswith("/") else hide_secrets(value)
 
 
 def masked(value: Any, known: Iterable[str] = ()) -> Any:
-    """Decoded JSON with every secret in it masked; numbers and booleans stay.
+    """Return decoded JSON with every secret masked; numbers and booleans stay.
 
-    A text that stands under the name of a secret is masked wherever else it stands, since an API
-    may quote it in any text.
+    The value of a secret member is masked wherever else it occurs, since an API may quote it in any
+    text.
     """
     return _masked(value, {*known, *_secrets(value, False)}, False)
 
 
 def _secrets(value: Any, is_secret: bool) -> Iterator[str]:
-    """The texts that stand under a secret's name."""
+    """Return the texts that are values of secret members."""
     if isinstance(value, Mapping):
         for name, member in value.items():
             yield from _secrets(member, is_secret or is_secret_name(str(name)))

@@ -1,4 +1,4 @@
-"""The secret that authorises a call, in a wrapper that no log line or repr can open by accident."""
+"""The secret that authorizes a call, in a wrapper that hides it in logs and reprs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_CHARACTERS = 1024
 
 
 def is_sendable(text: str) -> bool:
-    """Whether *text* can stand in a header as it is."""
+    """Return whether *text* can be sent in a header without changes."""
     return _VISIBLE_ASCII.fullmatch(text) is not None
 
 
@@ -31,16 +31,15 @@ def _check(_instance: object, _attribute: object, value: str) -> None:
 class Token:
     """An access token of a project.
 
-    :param value: the token's text. Anything that can't stand in a header, or is far longer than
-        any token, is refused with a `UserError` 401 ``storage.tokenInvalid``, as the Storage API
-        would refuse it.
+    :param value: the token's text. A text that can't be sent in a header, or is far longer than any
+        token, raises a `UserError` 401 ``storage.tokenInvalid``, as in the Storage API.
     """
 
     value: str = attrs.field(validator=_check)
 
     @classmethod
     def of(cls, token: Token | str) -> Token:
-        """*token* itself, or *token* wrapped."""
+        """Return *token* itself, or *token* wrapped."""
         return token if isinstance(token, Token) else cls(token)
 
     def __repr__(self) -> str:
@@ -50,25 +49,25 @@ class Token:
         return "***"
 
     def headers(self) -> dict[str, str]:
-        """The headers that carry the token."""
+        """The headers with the token."""
         if self.value.startswith(_BEARER):
             return {"Authorization": self.value}
         return {"X-StorageApi-Token": self.value}
 
     def fingerprint(self) -> bytes:
-        """SHA-256 of the token: a key for caches that must not hold the secret itself."""
+        """SHA-256 of the token, the key of caches that must not hold the secret itself."""
         return hashlib.sha256(self.value.encode("ascii")).digest()
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no text may show."""
+        """The secrets that no text may show."""
         return (self.value.removeprefix(_BEARER),)
 
     def hidden_in(self, text: str) -> str:
-        """*text* with every occurrence of the token masked, and of what looks like another one."""
+        """Return *text* with the token, and whatever looks like a token, masked."""
         return hide_secrets(text, self.secrets)
 
 
 def secrets_of(token: Token | None) -> tuple[str, ...]:
-    """What no text about a call with *token* may show; nothing of a call without one."""
+    """Return the secrets that no text about a call with *token* may show; none without a token."""
     return () if token is None else token.secrets

@@ -1,4 +1,4 @@
-"""URLs of what users made: every part of a path is percent-encoded by one function."""
+"""URLs with parts from users; one function percent-encodes every part of a path."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from urllib.parse import quote
 __all__ = ["path_of", "quoted_path"]
 
 _SAFE = "!$&'()*+,;=:@"
-"""What a part of a path may hold as it is, beside letters, digits and ``-._~`` (RFC 3986)."""
+"""Characters that a part of a path may contain besides letters, digits and ``-._~`` (RFC 3986)."""
 
 
 def path_of(*parts: str | int) -> str:
-    """A path with a slash before each of the *parts*, whatever is in them.
+    """Return a path of percent-encoded *parts*, each after a slash.
 
     >>> path_of("stream", 123, "ße", "a/b")
     '/stream/123/%C3%9Fe/a%2Fb'
@@ -20,5 +20,5 @@ def path_of(*parts: str | int) -> str:
 
 
 def quoted_path(path: str) -> str:
-    """*path*, a text whose slashes separate its parts, percent-encoded."""
+    """Return *path*, whose slashes separate its parts, percent-encoded."""
     return quote(path, safe=_SAFE + "/")

@@ -1,6 +1,6 @@
-"""UTC time with millisecond precision, in the one text form that keys, JSON and logs use.
+"""UTC time with millisecond precision, in the text form of keys, JSON and logs.
 
-The form has a fixed width (``2006-01-02T15:04:05.000Z``), so the byte order of keys is time order.
+The form has a fixed width (``2006-01-02T15:04:05.000Z``), so keys are sorted by time.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ _FORM = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 NO_TIME = datetime.min.replace(tzinfo=UTC)
-"""Stands for a time that a record ought to have and hasn't; earlier than every other one."""
+"""Replaces a missing time in a record; earlier than all other times."""
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
-"""By how much the clocks of machines may differ without anything being wrong."""
+"""Tolerated difference between the clocks of machines."""
 
 
 def is_ahead(moment: datetime, now: datetime) -> bool:
-    """Whether *moment*, which lies in the past, seems to come: the clock was set back since."""
+    """Return whether *moment* in the past lies in the future: the clock was set back since."""
     return moment - now > CLOCK_TOLERANCE
 
 
 def age(moment: datetime, now: datetime) -> timedelta:
-    """How long ago *moment* was; the longest time there is if it `is_ahead`.
+    """Return the time since *moment*; the maximum if it `is_ahead`.
 
-    So what is due after some time is due at once, rather than when the clock has caught up.
+    So a delayed action is due at once if the clock was set back.
     """
     return timedelta.max if is_ahead(moment, now) else now - moment
 
 
 def from_timestamp(seconds: float) -> datetime:
-    """The UTC time *seconds* after the epoch, cut to whole milliseconds."""
+    """Return the UTC time *seconds* after the epoch, truncated to milliseconds."""
     return from_milliseconds(int(seconds * 1000))
 
 
 def from_milliseconds(milliseconds: int) -> datetime:
-    """The UTC time *milliseconds* after the epoch."""
+    """Return the UTC time *milliseconds* after the epoch."""
     return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
 def format_time(moment: datetime) -> str:
-    """*moment* in UTC with exactly three fraction digits (cut, not rounded) and a literal ``Z``.
+    """Format *moment* in UTC with exactly three fraction digits (truncated) and a literal ``Z``.
 
-    `NO_TIME` is an empty text.
+    `NO_TIME` is formatted as an empty text.
     """
     if moment.tzinfo is None:
         raise ValueError("a time without a zone is ambiguous")
@@ -67,12 +67,15 @@ def format_time(moment: datetime) -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """Read what `format_time` wrote. Raises ValueError for any other form."""
+    """Parse what `format_time` wrote.
+
+    Raises ValueError: the text has another form.
+    """
     if _FORM.fullmatch(text) is None:
         raise ValueError(f'invalid time "{text}": expected 2006-01-02T15:04:05.000Z')
     return datetime.fromisoformat(text)
 
 
 def to_nanoseconds(moment: datetime) -> int:
-    """Nanoseconds since the epoch; exact, unlike ``timestamp()``."""
+    """Return exact nanoseconds since the epoch, unlike ``timestamp()``."""
     return (moment - _EPOCH) // timedelta(microseconds=1) * 1000

@@ -128,7 +128,7 @@ def test_reading_once(status: int) -> None:
 
 
 def test_changes_are_made_once() -> None:
-    """Whether one was made is not known without an answer."""
+    """Return whether one was made is not known without an answer."""
     service = Service(httpx.ReadError("reset"))
     with pytest.raises(Unreachable, match="reset"):
         service.api.change("POST", "sources", body={})

@@ -101,7 +101,7 @@ class World:
             await work.sources.stopService()
 
     async def live(self) -> tuple[bool, set[str]]:
-        """Whether the source is live, and the ids of the sinks that are."""
+        """Return whether the source is live, and the ids of the sinks that are."""
         source = await self.etcd.get(f"{SOURCES.active}{SOURCE_KEY}")
         found = await self.etcd.range(f"{SINKS.active}{SOURCE_KEY}/")
         return source is not None, {kv.key.rpartition("/")[2] for kv in found.kvs}

@@ -80,7 +80,7 @@ def section_of(page: Path, block: Block) -> str:
 
 
 def matches(expected: str, output: str) -> bool:
-    """Whether *output* is what a page shows, in which ``…`` stands for anything."""
+    """Return whether *output* is what a page shows, in which ``…`` stands for anything."""
     parts = (re.escape(part.strip(" ")) for part in expected.strip().split("…"))
     return re.fullmatch(r"\s*" + r".*".join(parts) + r"\s*", output, re.DOTALL) is not None
 

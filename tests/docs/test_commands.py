@@ -65,7 +65,7 @@ def defined(product: Product) -> dict[str, str]:
 
 
 def _is_task(block: Block) -> bool:
-    """Whether it only calls tasks of the Makefile."""
+    """Return whether it only calls tasks of the Makefile."""
     return all(line.startswith(("make ", "#")) for line in block.text.split("\n") if line)
 
 

@@ -70,7 +70,7 @@ class Tree:
         return found | {node.name: node for node in cls.body if isinstance(node, Function)}
 
     def is_documented_elsewhere(self, cls: ast.ClassDef, name: str) -> bool:
-        """Whether the method is a library's, or that of a base class or a protocol with one.
+        """Return whether the method is a library's, or that of a base class or a protocol with one.
 
         A class is of a protocol if it has all of the protocol's methods.
         """

@@ -43,7 +43,7 @@ class Page:
         return sum(v for (n, found), v in self.samples.items() if n == name and wanted <= found)
 
     def told(self, name: str) -> bool:
-        """Whether there is a sample."""
+        """Return whether there is a sample."""
         return any(found == name for found, _ in self.samples)
 
     def values(self, label: str) -> set[str]:

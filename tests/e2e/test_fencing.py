@@ -52,7 +52,7 @@ def test_a_source_whose_lease_ended_takes_records_again(deployed: Deployment) ->
 
 
 def _ended(deployed: Deployment) -> bool:
-    """Whether etcd holds no name of a source node any more."""
+    """Return whether etcd holds no name of a source node any more."""
     start = b"e2e/runtime/life/source/node/"
     end = start[:-1] + b"0"
     body = {

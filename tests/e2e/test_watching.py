@@ -196,7 +196,7 @@ def test_in_good_times_nothing_fires_and_the_dashboard_is_full(
 
 
 def _numbers(watched: Watched, question: str) -> bool:
-    """Whether the answer has a number that can be drawn."""
+    """Return whether the answer has a number that can be drawn."""
     result = watched.ask("query", query=question)["result"]
     return any(math.isfinite(float(sample["value"][1])) for sample in result)
 

@@ -28,7 +28,7 @@ async def _client(endpoint: str) -> EtcdClient:
 
 
 def _alive(pid: int) -> bool:
-    """Whether the process runs; one that is dead but not yet waited for doesn't."""
+    """Return whether the process runs; one that is dead but not yet waited for doesn't."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -44,7 +44,7 @@ async def _asked(
     of_api: WriterTlsSettings,
     host: str = "localhost",
 ) -> tuple[bool, str]:
-    """Whether the node answers, and why not."""
+    """Return whether the node answers, and why not."""
     server = RejectedServer(reactor, session, "one", "127.0.0.1:0", "localhost", _answer, of_node)
     await server.startService()
     nodes = RejectedNodes(

@@ -54,7 +54,7 @@ class Identity:
         )
 
     def may(self, right: Right) -> bool:
-        """Whether the token has the *right*."""
+        """Return whether the token has the *right*."""
         if self.info.rights is not None:
             return includes(self.info.rights, right)
         is_admin = self.info.admin is not None and self.info.admin.role == "admin"
@@ -108,7 +108,7 @@ class Call:
 
     @property
     def in_branch(self) -> bool:
-        """Whether the operation has a branch in its path."""
+        """Return whether the operation has a branch in its path."""
         return self._branch is not None
 
     @property

@@ -115,7 +115,7 @@ def as_user_error(problem: BaseException) -> UserError | None:
 
 
 def is_our_fault(problem: BaseException) -> bool:
-    """Whether the failure is to be logged with its traceback."""
+    """Return whether the failure is to be logged with its traceback."""
     problem = _unwrapped(problem)
     return as_user_error(problem) is None
 

@@ -177,7 +177,7 @@ class ApiRequest(Request):
 
     @property
     def waits_for_body(self) -> bool:
-        """Whether somebody does."""
+        """Return whether somebody does."""
         return self._arrival is not None
 
     def vouch(self) -> None:
@@ -500,7 +500,7 @@ class ApiSite(Site):
         self.forget(channel)
 
     def may_discard(self, channel: ApiChannel) -> bool:
-        """Whether what *channel* still sends may be read and discarded."""
+        """Return whether what *channel* still sends may be read and discarded."""
         if len(self._discarding) >= _MAX_DISCARDING:
             return False
         self._discarding.add(channel)

@@ -52,7 +52,7 @@ class Follower:
 
     @property
     def is_ended(self) -> bool:
-        """Whether nothing more will be written to the caller but the end."""
+        """Return whether nothing more will be written to the caller but the end."""
         return bool(self._reason)
 
     def put(self, event: bytes, *, always: bool = False) -> None:

@@ -254,7 +254,7 @@ class PipelineWatch(Service):
 
 
 def _is_known(each: _Collected) -> bool:
-    """Whether the file or slice is at a level that is followed."""
+    """Return whether the file or slice is at a level that is followed."""
     return any(
         mirror.prefix + each.text in mirror.items for mirror in (each.kind.local, each.kind.staging)
     )

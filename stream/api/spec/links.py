@@ -43,7 +43,7 @@ def links(operation: Operation, operations: Iterable[Operation]) -> Plain:
 
 
 def _is_next(needed: list[str], values: Plain) -> bool:
-    """Whether an operation is about the very thing that *values* name."""
+    """Return whether an operation is about the very thing that *values* name."""
     return "sourceId" in needed and set(needed) == set(values)
 
 

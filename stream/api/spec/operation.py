@@ -125,7 +125,7 @@ class Operation:
 
     @property
     def waits(self) -> bool:
-        """Whether callers can wait for a task."""
+        """Return whether callers can wait for a task."""
         return any(parameter.name == "wait" for parameter in self.parameters)
 
     def read_parameters(

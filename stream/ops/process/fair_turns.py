@@ -87,7 +87,7 @@ class _Used:
             self.period = period
 
     def is_light(self, turn: int, now: float) -> bool:
-        """Whether it is, being ready in this *turn*; see Note [Light and busy]."""
+        """Return whether it is, being ready in this *turn*; see Note [Light and busy]."""
         if self.ready != turn - 1:
             self.rested = now - self.ended >= REST_SECONDS
         self.ready = turn

@@ -53,7 +53,7 @@ class CoordinatorContext:
         return self.sources.items.get(f"{definition_prefix.SOURCE_ACTIVE}{key}")
 
     def sink_enabled(self, key: SinkKey) -> bool:
-        """Whether the sink exists and is enabled."""
+        """Return whether the sink exists and is enabled."""
         sink = self.sink(key)
         return sink is not None and sink.is_enabled
 

@@ -240,7 +240,7 @@ class FileRotation:
         )
 
     def _is_left_behind(self, file: File) -> bool:
-        """Whether a newer file of the sink is open, as far as known."""
+        """Return whether a newer file of the sink is open, as far as known."""
         return any(
             item.value.state is FileState.WRITING
             and item.value.key.sink_key == file.key.sink_key

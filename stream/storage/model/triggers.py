@@ -54,7 +54,7 @@ def _until(since: datetime, interval: Duration, now: datetime) -> float:
 def slice_rotation(
     config: UploadConfig, opened_at: datetime, local: Statistics, now: datetime
 ) -> Decision:
-    """Whether a slice in state ``writing`` is to be closed and uploaded.
+    """Return whether a slice in state ``writing`` is to be closed and uploaded.
 
     :param local: statistics of the slice at level local.
     """
@@ -78,7 +78,7 @@ def file_rotation(
     all_levels: Statistics,
     now: datetime,
 ) -> Decision:
-    """Whether a file in state ``writing`` is to be closed and imported.
+    """Return whether a file in state ``writing`` is to be closed and imported.
 
     :param expiration: until when the file's upload credentials are good.
     :param all_levels: statistics of the file, all levels together.

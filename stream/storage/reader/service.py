@@ -196,7 +196,7 @@ class StorageReaderService(Service):
         self._meter.retire(self._is_active)
 
     def _is_active(self, sink: SinkKey) -> bool:
-        """Whether the sink is there, enabled or not."""
+        """Return whether the sink is there, enabled or not."""
         return f"{definition_prefix.SINK_ACTIVE}{sink}" in self._sinks.items
 
     async def retry(self, sink: SinkKey) -> Sequence[SliceKey]:

@@ -500,7 +500,7 @@ def _overrides(source: Source, sink: Sink) -> list[list[tuple[str, object]]]:
 
 
 async def _unchanged(txn: AtomicTxn, source: Source, sink: Sink) -> bool:
-    """Whether the sink is still the enabled one that the file was prepared for."""
+    """Return whether the sink is still the enabled one that the file was prepared for."""
     found = await txn.get_many([f"{SOURCE_ACTIVE}{source.key}", f"{SINK_ACTIVE}{sink.key}"])
     stored = found[f"{SINK_ACTIVE}{sink.key}"]
     if stored is None or found[f"{SOURCE_ACTIVE}{source.key}"] is None:

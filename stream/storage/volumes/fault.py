@@ -20,7 +20,7 @@ _OF_HOST = frozenset(
 
 
 def is_of_disk(error: OSError) -> bool:
-    """Whether *error* may be the disk's fault.
+    """Return whether *error* may be the disk's fault.
 
     What is short in the process or on the host is short for every disk: a volume isn't to be
     drained for it, and a file isn't to be given up. The same call may succeed a moment later.

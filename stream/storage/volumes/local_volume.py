@@ -158,7 +158,7 @@ def name_volumes(found: Iterable[FoundVolume]) -> dict[str, FoundVolume]:
 
 
 def is_drained(volume: FoundVolume) -> bool:
-    """Whether an operator asks that nothing new is written here."""
+    """Return whether an operator asks that nothing new is written here."""
     return (volume.path / DRAIN_FILE).exists()
 
 

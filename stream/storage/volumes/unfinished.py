@@ -71,7 +71,7 @@ def life_path(path: Path) -> Path:
 
 
 def is_of_original(path: Path) -> bool:
-    """Whether this service has never opened the slice file to write to it."""
+    """Return whether this service has never opened the slice file to write to it."""
     return not life_path(path).exists()
 
 
@@ -256,7 +256,7 @@ def _has_plain_header(block: bytes) -> bool:
 
 
 def _begins_row(block: bytes) -> bool:
-    """Whether a stream begins with *block*, and the stream with a row."""
+    """Return whether a stream begins with *block*, and the stream with a row."""
     stream = zlib.decompressobj(_CONTAINER)
     try:
         for index in range(len(block)):

@@ -119,7 +119,7 @@ class VolumeAppender:
 
     @property
     def is_above_high_watermark(self) -> bool:
-        """Whether more bytes wait than the disk will soon have taken."""
+        """Return whether more bytes wait than the disk will soon have taken."""
         return self._held_bytes > HIGH_WATERMARK_BYTES
 
     def below_low_watermark(self) -> Deferred[None]:

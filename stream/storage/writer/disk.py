@@ -282,7 +282,7 @@ def open_disk_file(
 
 
 def _is_last_of(path: Path, life: int) -> bool:
-    """Whether *life* opened the slice file *path* last; see Note [Lives on disk]."""
+    """Return whether *life* opened the slice file *path* last; see Note [Lives on disk]."""
     try:
         return life_path(path).read_text(errors="replace") == f"{life}\n"
     except FileNotFoundError:

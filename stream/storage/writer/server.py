@@ -201,7 +201,7 @@ class WriterConnection(amp.AMP):
         self.factory.refusals.refused(peer, f"{reason} ({detail[:_DETAIL_LENGTH]})")
 
     def is_of(self, node: str) -> bool:
-        """Whether *node* has greeted over this connection."""
+        """Return whether *node* has greeted over this connection."""
         return self._node_id == node
 
     def superseded(self, node: str) -> None:

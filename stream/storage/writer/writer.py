@@ -188,7 +188,7 @@ class StorageWriter:
         self._volumes[volume.volume_id] = volume
 
     def has_volume(self, volume_id: str) -> bool:
-        """Whether the writer has the volume open."""
+        """Return whether the writer has the volume open."""
         return volume_id in self._volumes
 
     @property

@@ -189,7 +189,7 @@ def _ensure(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
 
 
 def _has(job: _Job, slices: Iterator[Iterator[bytes]]) -> dict[str, Any]:
-    """Whether the table has the file; a table that was dropped is made again."""
+    """Return whether the table has the file; a table that was dropped is made again."""
     return {"has": _is_in(job.table(), job.import_id)}
 
 

@@ -88,7 +88,7 @@ async def _get_or_create(
 
 
 def _exists(error: UserError) -> bool:
-    """Whether somebody else was faster."""
+    """Return whether somebody else was faster."""
     return error.name.lower().endswith(_ALREADY_EXISTS)
 
 

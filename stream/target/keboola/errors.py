@@ -118,12 +118,12 @@ class StorageApiError(UserError):
         )
 
     def code_ends_with(self, ending: str) -> bool:
-        """Whether the machine code ends with *ending*, in whatever case."""
+        """Return whether the machine code ends with *ending*, in whatever case."""
         return self.code.lower().endswith(ending.lower())
 
     @property
     def is_not_found(self) -> bool:
-        """Whether the API answered that the thing does not exist."""
+        """Return whether the API answered that the thing does not exist."""
         return self.answered and self.status == 404
 
 

@@ -164,7 +164,7 @@ class QuarantineRecord(Record):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to be put into quarantine."""
+        """Return whether there is nothing to be put into quarantine."""
         return not (self.refused or self.malformed or self.is_damaged)
 
     @property
@@ -438,7 +438,7 @@ async def _save_part(txn: AtomicTxn, record: QuarantineRecord, **changes: Any) -
 
 
 def _is_same_work(one: QuarantineRecord, other: QuarantineRecord) -> bool:
-    """Whether both are about the same part of the same range."""
+    """Return whether both are about the same part of the same range."""
     if one.part is None or other.part is None:
         return False
     return one.part.file_id == other.part.file_id and one.ranges == other.ranges

@@ -114,7 +114,7 @@ class KeboolaTarget:
         await self.uploader.report(slice_, seconds, error, statistics)
 
     def may_import(self, file: FileKey) -> bool:
-        """Whether the sink has fewer running jobs than it may have."""
+        """Return whether the sink has fewer running jobs than it may have."""
         return self._jobs.allow(file)
 
     async def import_file(self, file: File) -> int:

@@ -216,7 +216,7 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the job has ended, well or not."""
+        """Return whether the job has ended, well or not."""
         return self.status in ("success", "error")
 
 

@@ -107,7 +107,7 @@ class LakeTarget(ABC, Generic[C]):
 
     @abstractmethod
     async def _has(self, connection: C, record: FileRecord) -> bool:
-        """Whether the whole file is in its table; the table is there then in any case."""
+        """Return whether the whole file is in its table; the table is there then in any case."""
 
     @abstractmethod
     async def _import(
@@ -230,7 +230,7 @@ class LakeTarget(ABC, Generic[C]):
     # The coordinator.
 
     def may_import(self, file: FileKey) -> bool:
-        """Whether the sink has fewer running jobs than it may have."""
+        """Return whether the sink has fewer running jobs than it may have."""
         return self._jobs.running.allow(file)
 
     async def import_file(self, file: File) -> int:

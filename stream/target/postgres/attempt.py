@@ -53,7 +53,7 @@ class Attempt:
                 self._connection = None
 
     def is_given_up(self) -> bool:
-        """Whether nobody waits for the work any more."""
+        """Return whether nobody waits for the work any more."""
         return self._given_up.is_set()
 
     def give_up(self) -> bool:

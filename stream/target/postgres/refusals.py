@@ -75,7 +75,7 @@ class StagedRows:
 
 
 def is_about_rows(error: psycopg.Error) -> bool:
-    """Whether other rows of the same file may be accepted all the same."""
+    """Return whether other rows of the same file may be accepted all the same."""
     return (error.sqlstate or "")[:2] in _ROW_CLASSES
 
 

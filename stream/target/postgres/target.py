@@ -187,7 +187,7 @@ class PostgresTarget:
     # The coordinator.
 
     def may_import(self, file: FileKey) -> bool:
-        """Whether the sink has fewer running jobs than it may have."""
+        """Return whether the sink has fewer running jobs than it may have."""
         return self._jobs.running.allow(file)
 
     async def import_file(self, file: File) -> int:

@@ -122,7 +122,7 @@ class Connection:
 
     @property
     def reads(self) -> bool:
-        """Whether the server reads from the connection."""
+        """Return whether the server reads from the connection."""
         return self.transport.producerState == "producing"
 
     @property

@@ -36,7 +36,7 @@ class Window:
         attempt.finish(answer)
 
     def has(self, key: str, source: str = "s", project: int = 1) -> bool:
-        """Whether the key is remembered."""
+        """Return whether the key is remembered."""
         return (project, source, key.encode()) in self.window._stored
 
 

@@ -273,7 +273,7 @@ def test_after_a_failed_sync_only_what_was_promised_stays(
 def test_an_unreadable_repetition_ends_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the bytes are there can't be said, so nothing is."""
+    """Return whether the bytes are there can't be said, so nothing is."""
     file = _open(tmp_path)
     file.append(0, b"a\n")
     _use(monkeypatch, pread=_failing(errno.EIO))

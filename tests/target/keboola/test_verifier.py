@@ -37,7 +37,7 @@ class Setup:
         return Deferred.fromCoroutine(self.verifier.verify(token))
 
     def known(self, token: str) -> bool:
-        """Whether the answer for *token* is remembered."""
+        """Return whether the answer for *token* is remembered."""
         before = len(self.api.asked)
         asking = self.verify(token)
         asking.addErrback(lambda _failure: None)

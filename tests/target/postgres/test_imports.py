@@ -424,7 +424,7 @@ def _locked(world: PostgresWorld) -> Any:
 
 
 def _waiting(world: PostgresWorld) -> bool:
-    """Whether a statement waits for a lock."""
+    """Return whether a statement waits for a lock."""
     return bool(world.query("SELECT 1 FROM pg_locks WHERE NOT granted"))
 
 
