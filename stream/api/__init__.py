@@ -1,1 +1,1 @@
-"""The configuration API: definitions over REST, as tasks, with everything that describes them."""
+"""The configuration API: definitions over REST, changed in tasks, with their documentation."""

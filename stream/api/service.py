@@ -1,4 +1,4 @@
-"""The API as a service: its tasks, its routes, its port."""
+"""The API as a service: its tasks, its routes, its listener."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ __all__ = ["ApiService"]
 _log = Logger(namespace="stream.api")
 
 DRAIN_SECONDS = 30.0
-"""How long requests that are being answered are waited for at the end."""
+"""How long the end waits for requests in progress."""
 
 _CLEANUP_GROUP = "task.cleanup"
 
@@ -76,17 +76,16 @@ _CLEANUP_GROUP = "task.cleanup"
 class ApiService(Service):
     """The configuration API.
 
-    startService fires when the port is open, or with the reason why it can't be; stopService when
+    startService fires when the port is open and fails if it can't be opened. stopService fires when
     requests are answered and tasks have ended.
 
     :param client: started.
     :param session: started; its lease holds the locks of tasks.
-    :param repository: opens and closes the files of sinks that are changed.
+    :param repository: opens and closes the files of changed sinks.
     :param now: the time in UTC.
     :param authority: of the projects.
     :param targets: of the tables.
-    :param templates: checks and evaluates templates; runs from before the start until after the
-        stop.
+    :param templates: checks and evaluates templates; started before and stopped after this service.
     """
 
     name = "api"
@@ -238,7 +237,7 @@ class ApiService(Service):
 
     @property
     def port_number(self) -> int:
-        """The port that is open."""
+        """The open port."""
         if self._port is None:
             raise ValueError("the API isn't listening")
         number: int = self._port.getHost().port  # type: ignore[attr-defined]
@@ -287,7 +286,7 @@ class ApiService(Service):
         await self._live.stopService()
 
     async def _answered(self) -> None:
-        """Wait for the requests that are being answered, but not for ever."""
+        """Wait for the requests in progress, up to a time limit."""
         waiting = DeferredList(self._front.in_flight)
         waiting.addTimeout(DRAIN_SECONDS, self._reactor)
         try:

@@ -1,1 +1,1 @@
-"""The definitions of users: branches, sources and sinks; their versions, switching and deletion."""
+"""Definitions of users: branches, sources and sinks, with their versions and lifecycle."""

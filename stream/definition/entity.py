@@ -1,7 +1,7 @@
-"""Branch, source and sink as they are stored, and the parts they share.
+"""Branch, source and sink as stored, and the parts they share.
 
-The order of attributes is the order of members in the stored JSON. The changes that a definition
-can go through are in `stream.definition.lifecycle`; nothing here decides or writes anything.
+The order of attributes is the order of members in the stored JSON. The lifecycle of a definition is
+in `stream.definition.lifecycle`; this module decides and writes nothing.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Version(Record):
 class Disabled(Record):
     """When, by whom and why an entity was disabled.
 
-    :ivar directly: false if it came from the parent; only such children are enabled with it.
+    :ivar directly: false if it was disabled with the parent; only such children are enabled with
+        the parent.
     """
 
     directly: bool = False
@@ -97,7 +98,8 @@ class Enabled(Record):
 class Deleted(Record):
     """When and by whom an entity was deleted.
 
-    :ivar directly: false if it came from the parent; only such are undeleted with it.
+    :ivar directly: false if it was deleted with the parent; only such children are undeleted with
+        the parent.
     """
 
     directly: bool = False
@@ -129,7 +131,7 @@ class SettingOverride(Record):
 class Branch(Record):
     """A branch of a project.
 
-    :ivar name: of a branch that was made here; others have theirs elsewhere.
+    :ivar name: name of a branch that was created here; other branches have their names elsewhere.
     """
 
     key: BranchKey = field(flatten=True)
@@ -144,14 +146,14 @@ class Branch(Record):
 
 @attrs.frozen
 class HttpSource(Record):
-    """What an HTTP source has alone: the secret in its URL."""
+    """The part that only HTTP sources have: the secret in the URL."""
 
     secret: str = attrs.field(repr=False)
 
 
 @attrs.frozen
 class OtlpSource(Record):
-    """What an OpenTelemetry source has alone: the secret in its URL."""
+    """The part that only OpenTelemetry sources have: the secret in the URL."""
 
     secret: str = attrs.field(repr=False)
 
@@ -161,7 +163,7 @@ SourceType = Literal["http", "otlp"]
 
 @attrs.frozen(kw_only=True)
 class Source(Record):
-    """Where records come in. Exactly the part named by `type` is present."""
+    """An endpoint that receives records. Exactly the part named by `type` is present."""
 
     key: SourceKey = field(flatten=True)
     created: Created = Created()
@@ -187,11 +189,11 @@ class Source(Record):
 
     @property
     def missing_part(self) -> str:
-        """The part that belongs to the type and isn't stored, if one isn't."""
+        """The part that the type requires and that isn't stored, if any."""
         return self.type if (self.http if self.type == "http" else self.otlp) is None else ""
 
     def check_complete(self) -> None:
-        """Raises UserError if a part is missing."""
+        """Check that no part is missing. Raises UserError."""
         if self.missing_part:
             raise _incomplete(f'source "{self.key}"', self.missing_part)
 
@@ -202,12 +204,12 @@ class Source(Record):
 
 
 KEBOOLA = "keboola"
-"""The type of Keboola's tables, the only one whose columns have no types."""
+"""The type of Keboola's tables, the only type without column types."""
 
 
 @attrs.frozen
 class KeboolaTable(Record):
-    """The table in Keboola that a sink fills."""
+    """The Keboola table that a sink fills."""
 
     table_id: str
 
@@ -217,8 +219,8 @@ class TableSink(Record):
     """The table of a sink.
 
     :ivar type: the name of its target.
-    :ivar keboola: of a table of this type.
-    :ivar options: of a table of another type: where it is, such as the name of the connection.
+    :ivar keboola: the table, if it is of this type.
+    :ivar options: the location of a table of another type, such as the name of the connection.
         ``partitionBy`` is a JSON array of texts.
     """
 
@@ -234,14 +236,17 @@ class TableSink(Record):
 
     @property
     def label(self) -> str:
-        """Where the table is, for people."""
+        """The location of the table, for people."""
         if self.type == KEBOOLA:
             return "" if self.keboola is None else self.keboola.table_id
         return ".".join(value for name, value in self.options.items() if name != "partitionBy")
 
     @property
     def table_id(self) -> str:
-        """The id of a Keboola table. Raises UserError if it is of another type, or not stored."""
+        """Return the id of a Keboola table.
+
+        Raises UserError if it is of another type, or not stored.
+        """
         if self.keboola is None:
             raise _incomplete(f'a table of type "{self.type}"', f"table.{KEBOOLA}")
         return self.keboola.table_id
@@ -249,7 +254,7 @@ class TableSink(Record):
 
 @attrs.frozen(kw_only=True)
 class Sink(Record):
-    """Where the records of a source go: the rows of a table."""
+    """A destination of the records of a source: a table and its mapping."""
 
     key: SinkKey = field(flatten=True)
     created: Created = Created()
@@ -267,12 +272,12 @@ class Sink(Record):
 
     @property
     def missing_part(self) -> str:
-        """The part that belongs to the type of the table and isn't stored, if one isn't."""
+        """The part that the type of the table requires and that isn't stored, if any."""
         is_missing = self.table.type == KEBOOLA and self.table.keboola is None
         return f"table.{KEBOOLA}" if is_missing else ""
 
     def check_complete(self) -> None:
-        """Raises UserError if a part is missing."""
+        """Check that no part is missing. Raises UserError."""
         if self.missing_part:
             raise _incomplete(f'sink "{self.key}"', self.missing_part)
 

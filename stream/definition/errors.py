@@ -1,4 +1,4 @@
-"""The errors of definitions, with the texts and names that users know."""
+"""The errors of definitions, with user-facing messages and names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DefinitionExists(UserError):
 
 
 class CountLimitReached(UserError):
-    """There are as many as there may be."""
+    """The limit of branches, sources, sinks or versions is reached."""
 
     status = 409
 
@@ -111,7 +111,7 @@ def source_exists(key: SourceKey) -> DefinitionExists:
 def sink_exists(key: SinkKey, *, being_created: bool = False) -> DefinitionExists:
     """409: the source has a sink of this id.
 
-    :param being_created: somebody else is creating it at this moment.
+    :param being_created: whether another request is creating it.
     """
     shown = str(key) if being_created else key.sink_id
     return DefinitionExists(

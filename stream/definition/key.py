@@ -18,7 +18,7 @@ class BranchKey:
         return f"{self.project_id}/{self.branch_id}"
 
     def source(self, source_id: str) -> SourceKey:
-        """The key of a source of this branch."""
+        """Return the key of a source of this branch."""
         return SourceKey(self.project_id, self.branch_id, source_id)
 
 
@@ -39,7 +39,7 @@ class SourceKey:
         return BranchKey(self.project_id, self.branch_id)
 
     def sink(self, sink_id: str) -> SinkKey:
-        """The key of a sink of this source."""
+        """Return the key of a sink of this source."""
         return SinkKey(self.project_id, self.branch_id, self.source_id, sink_id)
 
 
@@ -67,6 +67,6 @@ class SinkKey:
 
     @classmethod
     def parse(cls, text: str) -> SinkKey:
-        """Read the text form. Raises ValueError."""
+        """Parse the text form. Raises ValueError."""
         project, branch, source, sink = text.split("/")
         return cls(int(project), int(branch), source, sink)

@@ -1,7 +1,7 @@
-"""The lifecycle of a definition: versions, switching, deletion, another secret.
+"""The lifecycle of a definition: versions, disabling, deletion, new secrets.
 
-Pure functions from an entity to the entity after the change. When a change makes a new version is
-decided by `stream.definition.repository`; here is only what it looks like.
+Pure functions from an entity to the entity after the change. `stream.definition.repository` decides
+when a change makes a new version.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ _HASH_DIGITS = 16
 
 
 def content_hash(entity: Source | Sink) -> str:
-    """16 hexadecimal digits that are equal for equal content.
+    """Return 16 hexadecimal digits that are equal for equal content.
 
-    The version and the circumstances of the creation are not content. A sink must have the content
-    of its mapping.
+    The version and the details of the creation are not content. A sink must have the content of its
+    mapping.
     """
     plain = {name: part for name, part in to_plain(entity).items() if name not in _NOT_CONTENT}
     if isinstance(entity, Sink):
@@ -75,7 +75,7 @@ def content_hash(entity: Source | Sink) -> str:
 
 
 def is_active(entity: Source | Sink | None) -> bool:
-    """Return whether records go through: it exists, isn't deleted and is enabled."""
+    """Return whether records are accepted: the entity exists, isn't deleted and is enabled."""
     return entity is not None and entity.deleted is None and entity.disabled is None
 
 
@@ -90,7 +90,7 @@ def new_source(
     description: str = "",
     config: tuple[SettingOverride, ...] = (),
 ) -> Source:
-    """A source that is created now, in its first version."""
+    """Return a source that is created now, in its first version."""
     draft = Source(
         key=key,
         created=Created(at, by),
@@ -114,7 +114,7 @@ def new_sink(
     config: tuple[SettingOverride, ...] = (),
     allowed_signals: tuple[str, ...] = (),
 ) -> Sink:
-    """A sink that is created now, in its first version."""
+    """Return a sink that is created now, in its first version."""
     draft = Sink(
         key=key,
         created=Created(at, by),
@@ -134,7 +134,7 @@ def _unnumbered(at: datetime, by: By) -> Version:
 
 
 def next_version(entity: E, description: str, at: datetime, by: By) -> E:
-    """*entity* with the number after its present one."""
+    """Return *entity* with the next version number."""
     version = Version(
         number=entity.version.number + 1,
         hash=content_hash(entity),
@@ -146,7 +146,7 @@ def next_version(entity: E, description: str, at: datetime, by: By) -> E:
 
 
 def revive(created: E, deleted: E, at: datetime, by: By) -> E:
-    """*created*, made over the id of something *deleted*: creation and numbering go on."""
+    """Return *created* with the creation and numbering of *deleted*, whose id it has."""
     undeleted = attrs.evolve(
         created,
         created=deleted.created,
@@ -157,7 +157,7 @@ def revive(created: E, deleted: E, at: datetime, by: By) -> E:
 
 
 def disable(entity: S, at: datetime, by: By, *, directly: bool, reason: str) -> S:
-    """The entity, disabled.
+    """Return the disabled entity.
 
     :param directly: false if it is disabled together with its parent.
     """
@@ -166,12 +166,12 @@ def disable(entity: S, at: datetime, by: By, *, directly: bool, reason: str) -> 
 
 
 def enable(entity: S, at: datetime, by: By) -> S:
-    """The entity, enabled."""
+    """Return the enabled entity."""
     return attrs.evolve(entity, disabled=None, enabled=Enabled(at, by))
 
 
 def delete(entity: S, at: datetime, by: By, *, directly: bool) -> S:
-    """The entity, deleted.
+    """Return the deleted entity.
 
     :param directly: false if it is deleted together with its parent.
     """
@@ -179,14 +179,14 @@ def delete(entity: S, at: datetime, by: By, *, directly: bool) -> S:
 
 
 def undelete(entity: S, at: datetime, by: By) -> S:
-    """The entity, restored."""
+    """Return the restored entity."""
     return attrs.evolve(entity, deleted=None, undeleted=Undeleted(at, by))
 
 
 def rollback(latest: E, target: E, at: datetime, by: By) -> E:
-    """The content of *target* as the version after *latest*.
+    """Return the content of *target* as the version after *latest*.
 
-    Whether it is enabled and deleted isn't content: that stays as it is now.
+    Being enabled or deleted isn't content; it stays unchanged.
     """
     content = attrs.evolve(
         target,
@@ -200,7 +200,7 @@ def rollback(latest: E, target: E, at: datetime, by: By) -> E:
 
 
 def with_secret(source: Source, type: SourceType, secret: str) -> Source:
-    """*source* of this type and with this secret, without the part of another type."""
+    """Return *source* with this type and secret, without the part of another type."""
     http = attrs.evolve(source.http or HttpSource(""), secret=secret)
     otlp = attrs.evolve(source.otlp or OtlpSource(""), secret=secret)
     return attrs.evolve(
@@ -212,7 +212,7 @@ def with_secret(source: Source, type: SourceType, secret: str) -> Source:
 
 
 def with_overrides(entity: E, overrides: list[tuple[str, object]]) -> E:
-    """*entity* with exactly these overrides of settings."""
+    """Return *entity* with exactly these setting overrides."""
     known = {override.key: override for override in entity.config}
     config = tuple(
         attrs.evolve(known.get(key) or SettingOverride(key), value=value)

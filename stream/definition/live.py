@@ -1,9 +1,9 @@
-"""Live definitions kept in memory, for answering reads at the speed of a dict.
+"""Definitions in memory, for fast reads.
 
-They follow etcd with the delay of a watch, some milliseconds. Three rules keep that from being
-seen: what isn't found here is asked for in etcd; whoever learns that a change is done waits until
-it has arrived here (`LiveDefinitions.settle`); and nothing is answered from memory while the node
-has lost touch with etcd.
+They follow etcd with the delay of a watch, some milliseconds. Three rules hide the delay: a
+definition that isn't found here is read from etcd; a caller that learns of a finished change waits
+until the change has arrived here (`LiveDefinitions.settle`); and nothing is answered from memory
+while the node has lost its connection to etcd.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ E = TypeVar("E", Branch, Source, Sink)
 
 _FIRST_DELAY = 0.002
 _PAGES = 16
-"""Pages of one list that are kept."""
+"""Maximum number of cached pages of one list."""
 _SETTLE_SECONDS = 2.0
-"""After this long a change that hasn't arrived isn't waited for any more."""
+"""Seconds after which a change that hasn't arrived is no longer waited for."""
 
 
 class Entry(Generic[E]):
-    """A definition that is decoded, and shown, when it is first asked for.
+    """A definition that is decoded, and rendered, on first use.
 
-    :ivar mod_revision: when it was written.
+    :ivar mod_revision: etcd revision of the last write.
     """
 
     __slots__ = ("_kind", "_shown", "_stored", "_value", "mod_revision")
@@ -62,7 +62,7 @@ class Entry(Generic[E]):
 
     @property
     def is_readable(self) -> bool:
-        """Return whether there is a `value`; if not, that is logged."""
+        """Return whether there is a `value`; log it if not."""
         if self._value is None:
             try:
                 self._value = read_stored(self._kind, self._stored)
@@ -77,21 +77,21 @@ class Entry(Generic[E]):
         return self._shown is not None
 
     def replace(self, value: E) -> None:
-        """Keep *value*, the same definition with what is stored elsewhere."""
+        """Keep *value*, the same definition with its parts stored elsewhere."""
         self._value = value
 
     def shown(self, show: Callable[[E], bytes]) -> bytes:
-        """The definition as *show* renders it, rendered once."""
+        """Return the definition rendered by *show*, cached."""
         if self._shown is None:
             self._shown = show(self.value)
         return self._shown
 
 
 class KnownPage(Generic[E]):
-    """A part of a list, which is shown when it is first asked for.
+    """A page of a list, rendered on first use.
 
-    :ivar items: those that can be read.
-    :ivar total: how many there are, on all pages.
+    :ivar items: readable entries.
+    :ivar total: number of entries on all pages.
     :ivar last: the id that the page ends with; empty if it has none.
     """
 
@@ -104,17 +104,17 @@ class KnownPage(Generic[E]):
         self._shown: bytes | None = None
 
     def shown(self, show: Callable[[KnownPage[E]], bytes]) -> bytes:
-        """The page as *show* renders it, rendered once."""
+        """Return the page rendered by *show*, cached."""
         if self._shown is None:
             self._shown = show(self)
         return self._shown
 
 
 class LiveDefinitions(Service):
-    """startService fires when everything is loaded.
+    """Definitions in memory. startService fires when everything is loaded.
 
     :param client: started.
-    :param session: started; without a lease the memory isn't trusted.
+    :param session: started; without a lease the memory isn't used.
     """
 
     def __init__(self, reactor: Any, client: EtcdClient, session: Session) -> None:
@@ -172,15 +172,15 @@ class LiveDefinitions(Service):
         return self._session.lease_id is not None
 
     def has_branch(self, key: BranchKey) -> bool:
-        """Return whether the branch is known here."""
+        """Return whether the branch is in memory."""
         return self._is_trusted and f"{prefix.BRANCH_ACTIVE}{key}" in self._branches.items
 
     def default_branch(self, project_id: int) -> BranchKey | None:
-        """The default branch of a project if it is known here."""
+        """Return the default branch of a project if it is in memory."""
         return self._default_branches.get(project_id) if self._is_trusted else None
 
     def source(self, key: SourceKey) -> Entry[Source] | None:
-        """The live source if it is known here, and can be read."""
+        """Return the live source if it is in memory and readable."""
         return self._find(self._sources, f"{prefix.SOURCE_ACTIVE}{key}")
 
     def _find(self, mirror: Mirror[Entry[E]], path: str) -> Entry[E] | None:
@@ -188,30 +188,30 @@ class LiveDefinitions(Service):
         return entry if entry is not None and entry.is_readable else None
 
     def sink(self, key: SinkKey) -> Entry[Sink] | None:
-        """The live sink of a live source if both are known here, and can be read."""
+        """Return the live sink of a live source if both are in memory and readable."""
         if self.source(key.source_key) is None:
             return None
         return self._find(self._sinks, f"{prefix.SINK_ACTIVE}{key}")
 
     def sources_page(self, branch: BranchKey, after: str, limit: int) -> KnownPage[Source] | None:
-        """A part of the list of live sources; ``None`` if it has to be asked for in etcd."""
+        """Return a page of live sources; ``None`` if it has to be read from etcd."""
         if not self._is_trusted:
             return None
         where = f"{prefix.SOURCE_ACTIVE}{branch}"
         return self._sources_of.page(self._sources.items, where, after, limit)
 
     def sinks_page(self, source: SourceKey, after: str, limit: int) -> KnownPage[Sink] | None:
-        """A part of the list of live sinks of a live source; ``None`` as above."""
+        """Return a page of live sinks of a live source; ``None`` if it has to be read from etcd."""
         if self.source(source) is None:
             return None
         where = f"{prefix.SINK_ACTIVE}{source}"
         return self._sinks_of.page(self._sinks.items, where, after, limit)
 
     async def complete(self, entries: Sequence[Entry[Sink]]) -> Sequence[Entry[Sink]]:
-        """Read the contents of the mappings of sinks that weren't shown yet.
+        """Read the contents of the mappings of sinks that weren't rendered yet.
 
-        :returns: *entries* without those whose mapping can't be read, or that were deleted for
-            good meanwhile.
+        :returns: *entries* without those whose mapping is unreadable, or that were deleted for good
+            meanwhile.
         """
         unread = {
             entry.value.key: entry
@@ -225,9 +225,9 @@ class LiveDefinitions(Service):
         return [entry for entry in entries if entry.value.key not in unread]
 
     async def settle(self, source: SourceKey) -> None:
-        """Wait until what is known of a source and its sinks is what etcd has.
+        """Wait until the memory has etcd's state of a source and its sinks.
 
-        For whoever has seen a change done, so that the next read finds it.
+        After a change, the caller's next read then finds it.
         """
         deadline = self._reactor.seconds() + _SETTLE_SECONDS
         backoff = Backoff(_FIRST_DELAY, _SETTLE_SECONDS)
@@ -251,7 +251,10 @@ class LiveDefinitions(Service):
 
 
 def _is_caught_up(known: Mapping[str, Entry[Any]], found: RangeResult) -> bool:
-    """Whether *known* is what was *found*, or newer: others may go on changing it meanwhile."""
+    """Return whether *known* is as new as *found*, or newer.
+
+    Other callers may go on changing it meanwhile.
+    """
     stored = {kv.key: kv.mod_revision for kv in found.kvs}
     return all(
         key in known and known[key].mod_revision >= revision for key, revision in stored.items()
@@ -292,7 +295,10 @@ class _Children:
         return self._sorted[of]
 
     def page(self, items: Mapping[str, Entry[E]], of: str, after: str, limit: int) -> KnownPage[E]:
-        """:param after: start behind this id."""
+        """Return a page of keys.
+
+        :param after: start after this id.
+        """
         known = self._pages.get(of, {}).get((after, limit))
         if known is not None:
             return cast(KnownPage[E], known)

@@ -1,7 +1,7 @@
-"""Where large mappings are stored: once for each sink, by the hash of their JSON.
+"""Storage of large mappings: once for each sink, by the hash of their JSON.
 
-Note [References]: a record that refers to a mapping proves that the mapping is there. So whoever
-writes such a record has, in the same transaction, read another record with this reference, or
+Note [References]: a record that refers to a mapping guarantees that the mapping is stored. So the
+writer of such a record has, in the same transaction, read another record with this reference, or
 written the mapping. Mappings of a sink are deleted when neither the sink, nor its history, nor a
 file or slice of it is left, in a transaction on condition that none of them appears meanwhile.
 """
@@ -38,21 +38,22 @@ __all__ = [
 _log = Logger()
 
 MAX_MAPPING_BYTES = 512 * 1024
-"""Of a mapping's JSON. etcd takes 1.5 MiB in one request; with a mapping of this size, everything
-else that is written when a sink is made or changed fits as well."""
+"""Maximum size of a mapping's JSON. etcd accepts 1.5 MiB in one request; with a mapping of this
+size, all other writes of a change of a sink fit as well.
+"""
 
 _FIRST_READS, _MAX_READS = 8, 100
 _READ_BYTES = 4 * 1024 * 1024
-"""How large an answer of etcd with several mappings is to be, about."""
+"""Approximate maximum size of an answer of etcd with several mappings."""
 
 
 def mapping_key(sink: SinkKey, mapping: StoredMapping) -> str:
-    """The key in etcd of a mapping that is stored apart from its sink."""
+    """Return the etcd key of a mapping that is stored separately from its sink."""
     return f"{prefix.MAPPING}{sink}/{mapping.hash}"
 
 
 def check_mapping_size(mapping: Mapping) -> None:
-    """Raises UserError if *mapping* is too large to be stored."""
+    """Check that *mapping* isn't too large to be stored. Raises UserError."""
     size = len(encode(mapping))
     if size > MAX_MAPPING_BYTES:
         raise UserError(
@@ -66,16 +67,16 @@ def check_mapping_size(mapping: Mapping) -> None:
 
 
 def put_mapping(txn: AtomicTxn, sink: SinkKey, mapping: StoredMapping) -> None:
-    """Store *mapping*, unless records have it themselves or it is there; see Note [References].
+    """Store *mapping*, unless records contain it or it exists; see Note [References].
 
-    The value under a hash is always the same, so writing it once more does no harm.
+    The value under a hash is always the same, so writing it again does no harm.
     """
     if mapping.must_be_stored:
         txn.put(mapping_key(sink, mapping), encode(mapping.mapping))
 
 
 async def load_sink_mapping(txn: AtomicTxn, sink: Sink) -> Sink:
-    """*sink* with the content of its mapping."""
+    """Return *sink* with the content of its mapping."""
     mapping = sink.table.mapping
     if mapping.content is not None:
         return sink
@@ -88,7 +89,7 @@ async def load_sink_mapping(txn: AtomicTxn, sink: Sink) -> Sink:
 async def read_mappings(
     client: EtcdClient, wanted: Iterable[tuple[SinkKey, StoredMapping]]
 ) -> AnyMapping[tuple[SinkKey, StoredMapping], StoredMapping]:
-    """The *wanted* mappings with their contents, without those that are gone or can't be read."""
+    """Return the *wanted* mappings with their contents; deleted and unreadable ones are skipped."""
     pairs = list(dict.fromkeys(wanted))
     found = {pair: pair[1] for pair in pairs if pair[1].content is not None}
     keys = {mapping_key(*pair): pair for pair in pairs if pair not in found}
@@ -108,10 +109,9 @@ async def read_mappings(
 
 
 async def with_mappings(client: EtcdClient, sinks: Sequence[Sink]) -> list[Sink]:
-    """*sinks* with the contents of their mappings.
+    """Return *sinks* with the contents of their mappings.
 
-    A sink that was deleted for good since it was read is left out, and one whose mapping can't be
-    read.
+    Sinks that were deleted for good meanwhile, or whose mapping is unreadable, are left out.
     """
     found = await read_mappings(client, ((sink.key, sink.table.mapping) for sink in sinks))
     pairs = ((sink, found.get((sink.key, sink.table.mapping))) for sink in sinks)
@@ -119,10 +119,10 @@ async def with_mappings(client: EtcdClient, sinks: Sequence[Sink]) -> list[Sink]
 
 
 async def with_mapping(client: EtcdClient, sink: Sink) -> Sink:
-    """*sink* with the content of its mapping.
+    """Return *sink* with the content of its mapping.
 
-    Raises `DefinitionNotFound` if it was deleted for good since it was read, and `UnreadableRecord`
-    if its mapping can't be read; UserError if that is missing.
+    Raises DefinitionNotFound: it was deleted for good since it was read. Raises UnreadableRecord:
+    its mapping is unreadable. Raises UserError: its mapping is missing.
     """
     mapping = sink.table.mapping
     if mapping.content is not None:

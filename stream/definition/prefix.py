@@ -1,4 +1,4 @@
-"""Where definitions live in etcd. Every prefix ends with a slash."""
+"""Prefixes of definitions in etcd. Every prefix ends with a slash."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _DIGITS = 10
 
 
 def version_text(number: int) -> str:
-    """A version number as in keys: ten digits with leading zeros."""
+    """Return a version number as in keys: ten digits with leading zeros."""
     return f"{number:0{_DIGITS}d}"
 
 
 def children(prefix: str, key: BranchKey | SourceKey | SinkKey) -> str:
-    """The prefix of everything directly or indirectly below *key*."""
+    """Return the prefix of everything directly or indirectly below *key*."""
     return f"{prefix}{key}/"

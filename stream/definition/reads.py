@@ -1,7 +1,7 @@
 """Reading definitions outside of changes: single ones, and pages of lists.
 
-Sinks come without the contents of their mappings; `DefinitionReads.with_mapping` and
-`with_mappings` add them for those who need them.
+Sinks are returned without the contents of their mappings; `DefinitionReads.with_mapping` and
+`with_mappings` add them.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _VERSION_DIGITS = len(prefix.version_text(0))
 
 @attrs.frozen
 class Page(Generic[E]):
-    """A part of a list.
+    """A page of a list.
 
-    :ivar items: those that can be read.
-    :ivar total: how many there are, on all pages; of versions, behind the start of this page.
-    :ivar last: the id, or number, that the page ends with; empty if it has none.
+    :ivar items: readable entries.
+    :ivar total: number of entries on all pages; of versions, after the start of this page.
+    :ivar last: the id or number that the page ends with; empty if it has none.
     """
 
     items: tuple[E, ...]
@@ -41,7 +41,7 @@ class Page(Generic[E]):
 
 
 def padded(version: str) -> str:
-    """The number of a version as in its key; an empty text stays empty."""
+    """Return the number of a version as in its key; an empty text stays empty."""
     return version.rjust(_VERSION_DIGITS, "0") if version else ""
 
 
@@ -55,38 +55,38 @@ class DefinitionReads:
         self._client = client
 
     async def find_source(self, key: SourceKey) -> Source | None:
-        """The live source, if there is one."""
+        """Return the live source, if it exists."""
         return await self._get(Source, f"{SOURCES.active}{key}", key.source_id)
 
     async def source(self, key: SourceKey) -> Source:
-        """The live source. Raises `DefinitionNotFound`."""
+        """Return the live source. Raises `DefinitionNotFound`."""
         source = await self.find_source(key)
         if source is None:
             raise errors.source_not_found(key)
         return source
 
     async def deleted_source(self, key: SourceKey) -> Source:
-        """The deleted source. Raises `DefinitionNotFound`."""
+        """Return the deleted source. Raises `DefinitionNotFound`."""
         source = await self._get(Source, f"{SOURCES.deleted}{key}", key.source_id)
         if source is None:
             raise errors.deleted_source_not_found(key)
         return source
 
     async def find_sink(self, key: SinkKey) -> Sink | None:
-        """The live sink, if there is one."""
+        """Return the live sink, if it exists."""
         return await self._get(Sink, f"{SINKS.active}{key}", key.source_id, key.sink_id)
 
     async def sink(self, key: SinkKey) -> Sink:
-        """The live sink. Raises `DefinitionNotFound`."""
+        """Return the live sink. Raises `DefinitionNotFound`."""
         sink = await self.find_sink(key)
         if sink is None:
             raise errors.sink_not_found(key)
         return sink
 
     async def sink_in_source(self, key: SinkKey) -> Sink:
-        """The live sink of a live source; it is the source that is missed first.
+        """Return the live sink of a live source.
 
-        Raises `DefinitionNotFound`.
+        Raises DefinitionNotFound: the source or the sink is missing, reported in this order.
         """
         if "/" in key.source_id or "/" in key.sink_id:
             raise errors.source_not_found(key.source_key)
@@ -100,72 +100,72 @@ class DefinitionReads:
         return read_stored(Sink, stored)
 
     async def deleted_sink(self, key: SinkKey) -> Sink:
-        """The deleted sink. Raises `DefinitionNotFound`."""
+        """Return the deleted sink. Raises `DefinitionNotFound`."""
         sink = await self._get(Sink, f"{SINKS.deleted}{key}", key.source_id, key.sink_id)
         if sink is None:
             raise errors.deleted_sink_not_found(key)
         return sink
 
     async def source_version(self, key: SourceKey, number: int) -> Source:
-        """Raises `DefinitionNotFound`."""
+        """Return a version of a source. Raises `DefinitionNotFound`."""
         version = await self._get(Source, SOURCES.version_key(key, number), key.source_id)
         if version is None:
             raise errors.source_version_not_found(key, number)
         return version
 
     async def sink_version(self, key: SinkKey, number: int) -> Sink:
-        """Raises `DefinitionNotFound`."""
+        """Return a version of a sink. Raises `DefinitionNotFound`."""
         version = await self._get(Sink, SINKS.version_key(key, number), key.source_id, key.sink_id)
         if version is None:
             raise errors.sink_version_not_found(key, number)
         return version
 
     async def sinks(self, key: SourceKey) -> list[Sink]:
-        """All live sinks of a source by id, without those that can't be read."""
+        """Return all readable live sinks of a source by id."""
         found = await self._client.range(prefix.children(SINKS.active, key))
         return [sink for _, sink in readable(Sink, found.kvs)]
 
     async def with_mappings(self, sinks: Sequence[Sink]) -> list[Sink]:
-        """*sinks* with the contents of their mappings, without those whose mapping isn't there."""
+        """Return *sinks* with their mappings' contents; those without a stored one are skipped."""
         return await with_mappings(self._client, sinks)
 
     async def with_mapping(self, sink: Sink) -> Sink:
-        """*sink* with the content of its mapping.
+        """Return *sink* with the content of its mapping.
 
-        Raises `DefinitionNotFound` if it was deleted for good since it was read, and
-        `UnreadableRecord` if its mapping can't be read.
+        Raises DefinitionNotFound: it was deleted for good since it was read. Raises
+        UnreadableRecord: its mapping is unreadable.
         """
         return await with_mapping(self._client, sink)
 
     async def sources_page(
         self, branch: BranchKey, after: str, limit: int, *, deleted: bool = False
     ) -> Page[Source]:
-        """A page of the sources of a branch, in the order of their ids.
+        """Return a page of the sources of a branch, in the order of their ids.
 
-        :param after: start behind this id.
+        :param after: start after this id.
         """
         return await self._page(SOURCES, branch, after, limit, deleted)
 
     async def sinks_page(
         self, source: SourceKey, after: str, limit: int, *, deleted: bool = False
     ) -> Page[Sink]:
-        """A page of the sinks of a source, in the order of their ids.
+        """Return a page of the sinks of a source, in the order of their ids.
 
-        :param after: start behind this id.
+        :param after: start after this id.
         """
         return await self._page(SINKS, source, after, limit, deleted)
 
     async def source_versions_page(self, key: SourceKey, after: str, limit: int) -> Page[Source]:
-        """A page of the versions of a source, in their order.
+        """Return a page of the versions of a source, in their order.
 
-        :param after: start behind this number.
+        :param after: start after this number.
         """
         return await self._versions_page(SOURCES, key, after, limit)
 
     async def sink_versions_page(self, key: SinkKey, after: str, limit: int) -> Page[Sink]:
-        """A page of the versions of a sink, in their order.
+        """Return a page of the versions of a sink, in their order.
 
-        :param after: start behind this number.
+        :param after: start after this number.
         """
         return await self._versions_page(SINKS, key, after, limit)
 
@@ -181,7 +181,7 @@ class DefinitionReads:
         found = await self._client.range(where, limit=limit, start_after=after)
         total = found.count
         if after:
-            # The count of a range that starts later lacks those before; same snapshot.
+            # The count of a range with a later start lacks the keys before it; same snapshot.
             whole = await self._client.range(
                 where, limit=1, revision=found.revision, keys_only=True
             )
@@ -196,7 +196,7 @@ class DefinitionReads:
         return _page(store, found, found.count)
 
     async def _get(self, kind: type[E], path: str, *ids: str) -> E | None:
-        # An id with a slash would name a key of something else.
+        # An id with a slash would name another key.
         if any("/" in part for part in ids):
             return None
         stored = await self._client.get(path)

@@ -1,23 +1,23 @@
-"""Definitions: every change of branches, sources and sinks, made in a running transaction.
+"""All changes of branches, sources and sinks, made in a running transaction.
 
-The methods read, check limits, decide which version a change makes and what happens to children,
-and write. They notify `SinkHooks` of changes of sinks before the new definition is written, so
-that files are opened and closed in the same transaction. Nothing here calls another service, so a
-body that uses it can be run again.
+The methods read, check limits, decide which version a change makes and how it affects children, and
+write. They notify `SinkHooks` of changes of sinks before the new definition is written, so that
+files are opened and closed in the same transaction. The methods call no other service, so a body
+that uses them can be run again.
 
-Note [Pieces]: what happens to a source happens to its sinks, and with many sinks that is more than
-etcd takes in one transaction. So sinks go first, as many as fit, and the source goes with the last
-of them. What fits is known from the sinks before: a further one is expected to need as many
-operations and bytes as the largest of them. Whoever asked commits what there is and asks again,
-until `Definitions.unfinished` is false. If that ends half-way the source is as it was before, and
-asking again later finishes it.
+Note [Pieces]: a change of a source also changes its sinks, and many sinks need more than etcd
+accepts in one transaction. So sinks are changed first, as many as fit, and the source is changed
+with the last of them. The size is estimated from earlier sinks: the next one is expected to need as
+many operations and bytes as the largest so far. The caller commits a piece and repeats the call
+until `Definitions.unfinished` is false. If that stops half-way, the source is unchanged, and
+repeating the call later finishes the change.
 
-Note [Stranded sinks]: so an undeletion that ends half-way leaves sinks live below a deleted source.
-Records don't reach them, since the source is unknown. Asking again finishes the undeletion. If
-nobody asks, the sinks are deleted again, by a cleanup once no task works on the source, or when a
-source is made over the id. The undeletion can't be finished in place of the user, whose token the
-files of the sinks need; and the source can't come first, since it would take records that the sinks
-behind it miss.
+Note [Stranded sinks]: an undeletion that stops half-way leaves live sinks below a deleted source.
+They get no records, since the source is unknown. Repeating the undeletion finishes it. Otherwise
+the sinks are deleted again, by a cleanup once no task works on the source, or when a source with
+the same id is created. The cleanup can't finish the undeletion, since the files of the sinks need
+the user's token. The source can't be undeleted first, since it would accept records that the
+remaining sinks miss.
 """
 
 from __future__ import annotations
@@ -48,24 +48,26 @@ __all__ = [
 ]
 
 MAX_BRANCHES = 100
-"""Of a project."""
+"""Maximum number of branches in a project."""
 MAX_SOURCES = 100
-"""Live ones of a branch."""
+"""Maximum number of live sources in a branch."""
 MAX_SINKS = 100
-"""Live ones of a source."""
+"""Maximum number of live sinks of a source."""
 MAX_VERSIONS = 1000
-"""Of a source or sink."""
+"""Maximum number of versions of a source or sink."""
 MAX_OPERATIONS = 110
-"""Of a transaction of several sinks: etcd takes 128 by default, and the source comes on top."""
+"""Maximum number of operations in a transaction of several sinks: etcd accepts 128 by default, and
+the source is added.
+"""
 MAX_BYTES = 1024 * 1024
-"""Of such a transaction: etcd takes 1.5 MiB by default."""
+"""Maximum bytes of such a transaction: etcd accepts 1.5 MiB by default."""
 MAX_DEFINITION_BYTES = 64 * 1024
-"""Of the JSON of a source, or of a sink without its mapping, when it is made or changed."""
+"""Maximum size of the JSON of a source, or of a sink without its mapping, when it is changed."""
 
 
 @attrs.frozen
 class _Size:
-    """How much of a transaction is used."""
+    """The used size of a transaction."""
 
     operations: int
     bytes: int
@@ -86,9 +88,9 @@ class _Size:
 class Definitions:
     """The changes of branches, sources and sinks inside of one transaction.
 
-    :param hooks: notified of what happens to sinks.
+    :param hooks: notified of changes of sinks.
 
-    :ivar unfinished: a change is to be committed and made again, see Note [Pieces].
+    :ivar unfinished: whether the change must be committed and repeated; see Note [Pieces].
     """
 
     def __init__(self, hooks: SinkHooks | None = None) -> None:
@@ -97,10 +99,10 @@ class Definitions:
         self._before: _Size | None = None
         self._largest = _Size(0, 0)
 
-    # Branches
+    # Branches.
 
     async def branch(self, change: Change, key: BranchKey) -> Branch:
-        """Raises `DefinitionNotFound`."""
+        """Return a branch. Raises `DefinitionNotFound`."""
         stored = await change.txn.get(f"{prefix.BRANCH_ACTIVE}{key}")
         if stored is None:
             raise errors.branch_not_found(key)
@@ -109,7 +111,7 @@ class Definitions:
     async def create_branch(
         self, change: Change, key: BranchKey, *, is_default: bool, name: str = ""
     ) -> Branch:
-        """The branch *key*, which is recorded if it isn't yet. Raises `CountLimitReached`."""
+        """Return the branch *key*, recorded if it is new. Raises `CountLimitReached`."""
         known = await change.txn.range(
             f"{prefix.BRANCH_ACTIVE}{key.project_id}/", track_deletes=False
         )
@@ -125,17 +127,17 @@ class Definitions:
         change.txn.put(path, encode(branch))
         return branch
 
-    # Sources
+    # Sources.
 
     async def source(self, change: Change, key: SourceKey) -> Source:
-        """The live source. Raises `DefinitionNotFound`."""
+        """Return the live source. Raises `DefinitionNotFound`."""
         source = await SOURCES.live(change.txn, key)
         if source is None:
             raise errors.source_not_found(key)
         return source
 
     async def create_source(self, change: Change, new: Source) -> Source:
-        """Store *new*, made by `lifecycle.new_source`; over a deleted id, numbering goes on.
+        """Store *new*, made by `lifecycle.new_source`; a deleted id keeps its numbering.
 
         Raises `DefinitionExists` or `CountLimitReached`.
         """
@@ -158,8 +160,8 @@ class Definitions:
     ) -> Source:
         """Make a new version of a source, even if *patch* changes nothing.
 
-        :param description: of the version.
-        :param patch: from the present content to the new one.
+        :param description: description of the version.
+        :param patch: returns the new content, given the current one.
         """
         source = await self.source(change, key)
         _check_version_count("source", source)
@@ -179,7 +181,7 @@ class Definitions:
         return rolled_back
 
     async def disable_source(self, change: Change, key: SourceKey) -> Source:
-        """Disable a source and with it its enabled sinks; nothing happens if it is disabled."""
+        """Disable a source and its enabled sinks; do nothing if it is disabled."""
         source = await self.source(change, key)
         if source.disabled is not None:
             return source
@@ -215,7 +217,7 @@ class Definitions:
         return self._new_source_version(change, enabled, "Enabled.")
 
     async def delete_source(self, change: Change, key: SourceKey) -> Source:
-        """Delete a source, so that it can be undeleted, and its live sinks with it."""
+        """Delete a source and its live sinks, so that it can be undeleted."""
         source = await self.source(change, key)
         deleted = lifecycle.delete(source, change.now, change.by, directly=True)
         for sink in await SINKS.all_live(change.txn, key):
@@ -229,8 +231,8 @@ class Definitions:
     async def purge_source(self, change: Change, key: SourceKey) -> tuple[Source, list[Sink]]:
         """Delete a source and its sinks for good, with their history.
 
-        Returns the source and all its sinks, live ones first, then those deleted before. If it
-        takes several pieces, live sinks are deleted in each of them, and all goes with the last.
+        Returns the source and all its sinks: live ones first, then those deleted before. If it
+        takes several pieces, each piece deletes live sinks, and the last one removes everything.
         """
         source = await self.source(change, key)
         live = await SINKS.all_live(change.txn, key)
@@ -245,7 +247,7 @@ class Definitions:
         return source, [*live, *removed]
 
     async def undelete_source(self, change: Change, key: SourceKey) -> Source:
-        """Bring back a deleted source and the sinks that were deleted with it."""
+        """Restore a deleted source and the sinks that were deleted with it."""
         deleted = await SOURCES.removed(change.txn, key)
         if deleted is None or deleted.deleted is None:
             raise errors.deleted_source_not_found(key)
@@ -263,9 +265,9 @@ class Definitions:
         return self._new_source_version(change, source, description)
 
     async def delete_stranded_sinks(self, change: Change, key: SourceKey) -> list[SinkKey]:
-        """Delete the live sinks of a deleted source with it, see Note [Stranded sinks].
+        """Delete the live sinks of a deleted source with it; see Note [Stranded sinks].
 
-        Returns those that are deleted in this piece; none if the source is live.
+        Returns the sinks deleted in this piece; none if the source is live.
         """
         source = await SOURCES.removed(change.txn, key)
         if source is None:
@@ -280,9 +282,9 @@ class Definitions:
         return stranded
 
     def _is_full(self, change: Change) -> bool:
-        """Return whether the rest has to wait for the next transaction, see Note [Pieces].
+        """Return whether the rest has to wait for the next transaction; see Note [Pieces].
 
-        Asked before each sink; the first always fits.
+        Called before each sink; the first always fits.
         """
         size = _Size(change.txn.size, change.txn.bytes)
         if self._before is not None:
@@ -300,17 +302,17 @@ class Definitions:
         if await SOURCES.count_live(change.txn, branch) >= MAX_SOURCES:
             raise errors.source_limit_reached(MAX_SOURCES)
 
-    # Sinks
+    # Sinks.
 
     async def sink(self, change: Change, key: SinkKey) -> Sink:
-        """The live sink. Raises `DefinitionNotFound`."""
+        """Return the live sink. Raises `DefinitionNotFound`."""
         sink = await SINKS.live(change.txn, key)
         if sink is None:
             raise errors.sink_not_found(key)
         return sink
 
     async def create_sink(self, change: Change, new: Sink) -> Sink:
-        """Store *new*, made by `lifecycle.new_sink`; over a deleted id, numbering goes on.
+        """Store *new*, made by `lifecycle.new_sink`; a deleted id keeps its numbering.
 
         Raises `DefinitionNotFound` for the source, `DefinitionExists` or `CountLimitReached`.
         """
@@ -339,8 +341,8 @@ class Definitions:
     ) -> Sink:
         """Make a new version of a sink, even if *patch* changes nothing.
 
-        :param description: of the version.
-        :param patch: from the present content to the new one.
+        :param description: description of the version.
+        :param patch: returns the new content, given the current one.
         """
         sink = await self.sink(change, key)
         _check_version_count("sink", sink)
@@ -364,7 +366,7 @@ class Definitions:
         return rolled_back
 
     async def disable_sink(self, change: Change, key: SinkKey) -> Sink:
-        """Disable a sink; nothing happens if it is disabled."""
+        """Disable a sink; do nothing if it is disabled."""
         sink = await self.sink(change, key)
         if sink.disabled is not None:
             return sink
@@ -390,7 +392,7 @@ class Definitions:
         return deleted
 
     async def undelete_sink(self, change: Change, key: SinkKey) -> Sink:
-        """Bring back a deleted sink; one that was deleted with its source comes back with it."""
+        """Restore a deleted sink; one that was deleted with its source is restored with it."""
         source = await self.source(change, key.source_key)
         deleted = await SINKS.removed(change.txn, key)
         if deleted is None or deleted.deleted is None:
@@ -403,7 +405,7 @@ class Definitions:
         return await self._new_sink_version(change, deleted, sink, description)
 
     async def sinks(self, change: Change, key: SourceKey) -> Sequence[Sink]:
-        """All live sinks of a source by id."""
+        """Return all live sinks of a source by id."""
         return await SINKS.all_live(change.txn, key)
 
     async def _new_sink_version(
@@ -421,8 +423,8 @@ class Definitions:
     async def _tell(self, change: Change, source: Source, old: Sink | None, new: Sink) -> None:
         """Call the hooks for the step from *old* to *new*.
 
-        Only a sink that is enabled has an open file, so only such a sink's file is rotated, and an
-        undeleted sink that is still disabled gets none.
+        Only an enabled sink has an open file. So only the file of an enabled sink is rotated, and
+        an undeleted sink that is still disabled gets none.
         """
         was_active, is_active = lifecycle.is_active(old), lifecycle.is_active(new)
         if is_active and not was_active:
@@ -440,7 +442,7 @@ class Definitions:
 
 
 def _check_id(of: str, made: str) -> None:
-    # An id made from a name or from another id can be longer than what it was made from.
+    # An id made from a name or another id can be longer than the original.
     if len(made) > MAX_ID_LENGTH:
         raise UserError(f'the {of} id "{made}" is longer than {MAX_ID_LENGTH} characters')
 

@@ -12,5 +12,5 @@ _ALPHABET = string.digits + string.ascii_letters
 
 
 def new_secret() -> str:
-    """48 random digits and letters."""
+    """Return 48 random digits and letters."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(SECRET_LENGTH))

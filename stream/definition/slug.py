@@ -1,4 +1,4 @@
-"""Ids of sources and sinks, made from what the user wrote."""
+"""Ids of sources and sinks, made from names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import unicodedata
 __all__ = ["MAX_ID_LENGTH", "made_id", "slug"]
 
 MAX_ID_LENGTH = 48
-"""Of the id of a source or sink, in characters."""
+"""Maximum length of the id of a source or sink, in characters."""
 _HASH_DIGITS = 12
 
 _CAPITALS = re.compile(r"[A-Z]+")
@@ -17,7 +17,7 @@ _FOREIGN = re.compile(r"[^a-zA-Z0-9\u00e1-\u017e\u00c1-\u017d]+")
 
 
 def slug(text: str) -> str:
-    """*text* in lower-case words joined by dashes, without accents; may be empty.
+    """Return *text* in lower-case words joined by dashes, without accents; may be empty.
 
     >>> slug("My Source"), slug("CamelCase"), slug("!!!!~~~~weird|||id##")
     ('my-source', 'camel-case', 'weird-id')
@@ -30,12 +30,12 @@ def slug(text: str) -> str:
 
 
 def made_id(name: str, of: str) -> str:
-    """The id of what has this *name*, never empty and never too long.
+    """Return the id for this *name*, never empty and never too long.
 
-    A name without any letter that an id can have (Chinese, Cyrillic, an emoji) gives a number that
-    is the same for the same name.
+    A name without any letter that an id can have (Chinese, Cyrillic, an emoji) gets a number
+    derived from the name.
 
-    :param of: what it is, which such an id starts with: ``source``.
+    :param of: the kind of object, the prefix of such an id: ``source``.
 
     >>> made_id("My Source", "source"), made_id("日本", "source")
     ('my-source', 'source-6b5a3d2c9a10')

@@ -1,7 +1,7 @@
-"""How versioned definitions lie in etcd: live, deleted, and their history.
+"""The layout of versioned definitions in etcd: live, deleted, and their history.
 
-A live entity is written twice, under ``active`` and as the history record of its current version; a
-deleted one is moved to ``deleted``, its history stays. Nothing is decided here.
+A live entity is written twice: under ``active`` and as the history record of its current version. A
+deleted one is moved to ``deleted`` and keeps its history. This module decides nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class EntityStore(Generic[E]):
     :ivar active: prefix of live ones.
     :ivar deleted: prefix of deleted ones.
     :ivar history: prefix of all versions.
-    :ivar complete: adds what is stored elsewhere to one that was read.
+    :ivar complete: adds the parts stored elsewhere to an entity that was read.
     """
 
     kind: type[E]
@@ -46,35 +46,35 @@ class EntityStore(Generic[E]):
     complete: Callable[[AtomicTxn, E], Awaitable[E]]
 
     async def live(self, txn: AtomicTxn, key: Key) -> E | None:
-        """The entity, if it exists and isn't deleted."""
+        """Return the entity, if it exists and isn't deleted."""
         return await self._get(txn, f"{self.active}{key}")
 
     async def removed(self, txn: AtomicTxn, key: Key) -> E | None:
-        """The entity, if it is deleted."""
+        """Return the entity, if it is deleted."""
         return await self._get(txn, f"{self.deleted}{key}")
 
     async def version(self, txn: AtomicTxn, key: Key, number: int) -> E | None:
-        """One version of the entity."""
+        """Return one version of the entity."""
         return await self._get(txn, self.version_key(key, number))
 
     async def all_live(self, txn: AtomicTxn, parent: Parent) -> list[E]:
-        """All live ones of *parent* by id; of sinks, without the contents of their mappings."""
+        """Return all live entities of *parent* by id; sinks without their mappings' contents."""
         return await self._range(txn, prefix.children(self.active, parent))
 
     async def all_removed(self, txn: AtomicTxn, parent: Parent) -> list[E]:
-        """All deleted ones of *parent* by id; of sinks, without the contents of their mappings."""
+        """Return all deleted entities of *parent* by id; sinks without their mappings' contents."""
         return await self._range(txn, prefix.children(self.deleted, parent))
 
     async def count_live(self, txn: AtomicTxn, parent: Parent) -> int:
-        """How many of *parent* are live."""
+        """Return the number of live entities of *parent*."""
         return len(await txn.range(prefix.children(self.active, parent), track_deletes=False))
 
     def version_key(self, key: Key, number: int) -> str:
-        """The key in etcd of one version."""
+        """Return the etcd key of one version."""
         return f"{self.history}{key}/{prefix.version_text(number)}"
 
     def save(self, change: Change, entity: E) -> None:
-        """Write *entity* to where it belongs, and remove it from where it was."""
+        """Write *entity* under its prefix, and remove it from the previous one."""
         txn, key, data = change.txn, entity.key, encode(entity)
         if isinstance(entity, Sink):
             put_mapping(txn, entity.key, entity.table.mapping)

@@ -1,8 +1,8 @@
-"""Reading records of etcd where a person waits for the answer.
+"""Reading etcd records for API requests.
 
-A record may be damaged, or written by a newer version of the service. It must not keep anybody from
-seeing the others: what is asked for by itself is answered with `UnreadableRecord`, which names the
-record, and a list leaves the record out.
+A record may be damaged, or written by a newer version of the service. It must not hide the others:
+a request for the record itself fails with `UnreadableRecord`, which names it, and a list leaves it
+out.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _log = Logger()
 T = TypeVar("T")
 
 LOG_SECONDS = 600.0
-"""How often it is logged that a record is left out."""
+"""Interval of logging that a record is left out."""
 
 _left_out = LogThrottle(LOG_SECONDS, time.monotonic)
 
 
 class UnreadableRecord(UserError):
-    """What etcd has under a key isn't a record of its kind.
+    """The value of an etcd key isn't a record of the expected kind.
 
-    :ivar key: of the record.
+    :ivar key: key of the record.
     """
 
     status = 409
@@ -49,7 +49,7 @@ class UnreadableRecord(UserError):
 
 
 def read_stored(kind: type[T], stored: KeyValue) -> T:
-    """The record. Raises `UnreadableRecord`."""
+    """Return the record. Raises `UnreadableRecord`."""
     try:
         return decode(kind, stored.value)
     except ValueError as error:
@@ -57,7 +57,7 @@ def read_stored(kind: type[T], stored: KeyValue) -> T:
 
 
 def readable(kind: type[T], stored: Iterable[KeyValue]) -> Iterator[tuple[KeyValue, T]]:
-    """The records of a list; one that can't be read is left out, with a warning in the log."""
+    """Return the readable records of a list; log a warning about the others."""
     for kv in stored:
         try:
             record = read_stored(kind, kv)
@@ -68,6 +68,6 @@ def readable(kind: type[T], stored: Iterable[KeyValue]) -> Iterator[tuple[KeyVal
 
 
 def warn_left_out(error: UnreadableRecord) -> None:
-    """Log that a record isn't in a list, from time to time."""
+    """Log that a record is left out of lists, throttled."""
     if _left_out.due(error.key) is not None:
         _log.warn("{error}; lists leave it out", error=error.message)

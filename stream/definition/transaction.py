@@ -1,8 +1,8 @@
-"""The running transaction of a change, and what else has to happen in it.
+"""The running transaction of a change, and the hooks called in it.
 
 A *change* is made inside the body of an atomic operation. The repository of definitions calls its
-`SinkHooks` with what happens to sinks. `stream.definition.change.files` implements them, so that
-opening, closing and rotating files is part of the very transaction that changes the definition.
+`SinkHooks` when sinks change. `stream.definition.change.files` implements them, so that files are
+opened, closed and rotated in the transaction that changes the definition.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Change:
 
     :ivar txn: the running attempt of the atomic operation.
     :ivar now: one time for everything that the change writes.
-    :ivar by: who makes it.
+    :ivar by: the author of the change.
     """
 
     txn: AtomicTxn
@@ -36,20 +36,20 @@ class SinkHooks(Protocol):
     """Called by the repository before the new definition is written, in the same transaction."""
 
     async def sink_activated(self, change: Change, source: Source, sink: Sink) -> None:
-        """The sink was created, undeleted or enabled: it needs an open file."""
+        """Handle that a sink was created, undeleted or enabled: it needs an open file."""
 
     async def sink_deactivated(self, change: Change, sink: Sink) -> None:
-        """The sink was deleted or disabled: its open file is closed."""
+        """Handle that a sink was deleted or disabled: its open file is closed."""
 
     async def sink_modified(self, change: Change, source: Source, sink: Sink) -> None:
-        """An enabled sink has another content: its file is rotated."""
+        """Handle that an enabled sink has new content: its file is rotated."""
 
     async def sink_deleted(self, change: Change, sink: Sink) -> None:
-        """The sink was deleted (after `sink_deactivated`, if it was enabled)."""
+        """Handle that a sink was deleted (after `sink_deactivated`, if it was enabled)."""
 
 
 class NoHooks:
-    """Nothing follows from what happens to sinks: for changes of branches, and for tests."""
+    """Hooks that do nothing: for changes of branches, and for tests."""
 
     async def sink_activated(self, change: Change, source: Source, sink: Sink) -> None: ...
 

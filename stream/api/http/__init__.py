@@ -1,1 +1,1 @@
-"""HTTP of the API: server, routes, authorisation, bodies, errors, streaming responses."""
+"""The HTTP layer of the API: server, routes, authorization, bodies, errors, streaming responses."""

@@ -1,4 +1,4 @@
-"""The routes: each operation with its handler, and what is answered where there is none."""
+"""The routes: each operation with its handler, and the answers to unknown routes."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from stream.values.url import quoted_path
 __all__ = ["REQUEST_SECONDS", "build_app"]
 
 REQUEST_SECONDS = 30.0
-"""For answering a request; tasks outlive it, and waiting for one comes on top."""
+"""Time limit of a request; tasks may take longer, and waiting for a task is added."""
 
 Awaited = Callable[[Call, StartedTask], Awaitable[Answer | None]]
-"""Waits for a task as long as the caller wants to; ``None`` if that can't be."""
+"""Waits for a task as long as the caller asked for; ``None`` if it can't wait."""
 
 _log = Logger(namespace="stream.api")
 
@@ -54,13 +54,13 @@ def build_app(
     awaited: Awaited,
     documentation: str = "",
 ) -> Klein:
-    """An application that answers all *operations*.
+    """Build an application that serves all *operations*.
 
     :param handlers: by id of the operation.
     :param awaited: answers callers that wait for a task.
     :param documentation: the URL of the documentation's page.
 
-    Raises ValueError unless there is exactly one handler for each operation.
+    Raises ValueError: an operation doesn't have exactly one handler.
     """
     if set(operations) != set(handlers):
         odd = ", ".join(sorted(set(operations) ^ set(handlers)))
@@ -125,9 +125,9 @@ class _Endpoint:
         return json_answer(json_body(result), self._operation.status)
 
     def serve(self, request: Any, **path: str) -> Deferred[bytes]:
-        """The body of the answer; it fails only when it is cancelled."""
+        """Write the answer; fails only when it is cancelled."""
         if request.path.startswith(b"//"):
-            # The router leaves out all slashes at the beginning, so the route fits in spite of it.
+            # The router drops all leading slashes, so the route matches in spite of them.
             return succeed(_redirect(request, unquote(request.path.decode("latin-1"))))
         answering: Deferred[Any] = Deferred.fromCoroutine(self._result(request, path))
         if not answering.called:
@@ -139,7 +139,7 @@ class _Endpoint:
     def _put(
         self, answer: Answer | StreamingResponse, request: ApiRequest
     ) -> bytes | Deferred[bytes]:
-        """The part of the body that remains to be written."""
+        """Set the head of the answer; return the part of the body that remains to be written."""
         if isinstance(answer, Answer):
             return put(request, answer)
         request.begin_lasting()
@@ -147,7 +147,7 @@ class _Endpoint:
         return writing.addErrback(self._broke_off, request)
 
     def _broke_off(self, failure: Failure, request: ApiRequest) -> bytes:
-        """It is too late for an error: the connection is cut, so that nobody takes it for whole."""
+        """Cut the connection, so that the client notices that the answer is incomplete."""
         if failure.check(CancelledError) is None:
             if failure.check(ReaderIsStuck):
                 _log.info(
@@ -209,7 +209,7 @@ def _incoming(request: ApiRequest, path: Mapping[str, str]) -> Incoming:
 
 
 def _query(uri: bytes) -> dict[str, str]:
-    """First values by name."""
+    """Return the first value of each query parameter."""
     _, _, text = uri.partition(b"?")
     query: dict[str, str] = {}
     if text:
@@ -219,14 +219,14 @@ def _query(uri: bytes) -> dict[str, str]:
 
 
 def _redirect(request: Any, path: str) -> bytes:
-    """To the form of *path* in which its route is registered; the query is kept."""
+    """Redirect to the form of *path* in which its route is registered; the query is kept."""
     query = request.uri.partition(b"?")[1:]
     location = quoted_path(clean_path(path)) + b"".join(query).decode("ascii", "replace")
     return put(request, Answer(status=301, headers=(("Location", location),)))
 
 
 def _no_route(request: Any, failure: Failure) -> bytes:
-    """The path is unknown, misspelled, or doesn't know the method."""
+    """Answer a request whose path is unknown or misspelled, or doesn't support the method."""
     path = "/" + "/".join(part.decode() for part in request.postpath)
     known = IKleinRequest(request).mapper.allowed_methods(clean_path(path))
     if known and (clean_path(path) != path or isinstance(failure.value, RequestRedirect)):

@@ -1,4 +1,4 @@
-"""Authorization: the token, the branch and the role, checked in this order."""
+"""Authorization: checks of the token, the branch and the role, in this order."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["Branches", "authenticate", "check_right", "token_of"]
 
 _BRANCH_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _PROGRAMMATIC = ("kbc_at_", "kbc_pat_")
-"""How tokens of programs begin."""
+"""Prefix of programmatic tokens."""
 
 
 def token_of(header: str, authorization: str) -> tuple[str, bool]:
-    """The token and whether it came as a bearer token.
+    """Return the token and whether it came as a bearer token.
 
     :param header: the value of ``X-StorageApi-Token``.
     :param authorization: the value of ``Authorization``.
@@ -44,7 +44,9 @@ def token_of(header: str, authorization: str) -> tuple[str, bool]:
 
 
 async def authenticate(authority: ProjectAuthority, token: str, project: str) -> Identity:
-    """Whose *token* is. Raises UserError: refused, or neither a master token nor one with rights.
+    """Verify *token* and return its project.
+
+    Raises UserError: the token is refused, or is neither a master token nor one with rights.
 
     :param project: the value of ``X-KBC-ProjectId``.
     """
@@ -64,7 +66,7 @@ async def authenticate(authority: ProjectAuthority, token: str, project: str) ->
 
 
 def _project(text: str) -> int:
-    """The project that a program names. Raises UserError."""
+    """Return the project that a programmatic token request names. Raises UserError."""
     project_id = whole_number(text, least=1)
     if project_id is None:
         raise UserError(
@@ -74,7 +76,7 @@ def _project(text: str) -> int:
 
 
 def check_right(identity: Identity, right: Right) -> None:
-    """Raises UserError unless the caller has the *right*."""
+    """Check that the caller has the *right*. Raises UserError."""
     if identity.may(right):
         return
     rights = identity.info.rights
@@ -89,7 +91,7 @@ def check_right(identity: Identity, right: Right) -> None:
 
 
 class Branches:
-    """From the branch in a path to its key; an unknown one is looked up and recorded.
+    """Resolves branches in paths to their keys; looks up and records unknown ones.
 
     :param client: started.
     """
@@ -103,11 +105,12 @@ class Branches:
         self._authority = authority
 
     async def resolve(self, identity: Identity, text: str) -> BranchKey:
-        """The branch that the path of a request names.
+        """Return the branch that the path of a request names.
 
         :param text: ``default`` or a number.
 
-        Raises UserError: neither of them, not the default branch, or too many branches.
+        Raises UserError: *text* is neither, the branch is not the default one, or there are too
+        many.
         """
         project = identity.info.project_id
         if text == "default":

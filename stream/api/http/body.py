@@ -18,19 +18,22 @@ from stream.record.jsontree import has_more_values
 __all__ = ["MAX_DEPTH", "MAX_VALUES", "ReadBody", "decode_json", "read_body"]
 
 MAX_DEPTH = 100
-"""Objects and arrays inside one another."""
+"""Maximum nesting of objects and arrays."""
 
 MAX_VALUES = 10_000
-"""Of one body. The largest sink has about a tenth of them; each takes a microsecond to be read and
-checked, while nothing else is done."""
+"""Maximum number of values in a body.
+
+The largest sink has about a tenth of it; reading and checking a value blocks the event loop for a
+microsecond.
+"""
 
 _TEXTS = ("text/plain", "text/html")
-"""Bodies that are a text as a whole, which is nothing that an operation takes."""
+"""Bodies that consist of one text, which no operation accepts."""
 _BLANKS = " \t\r\n"
 _WORDS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|-?[A-Za-z]++|(-?[0-9][0-9.eE+-]*+)', re.DOTALL)
 _LEADING_ZERO = re.compile(r"0[0-9]")
 _TO_BRACKET = re.compile(r'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"?)*+(?:([\[\]{}])|\Z)', re.DOTALL)
-"""A bracket outside of strings, or the end, with all that is before it: so it matches anywhere."""
+"""A bracket outside of strings, or the end, with all text before it; always matches."""
 
 _WORDING = {
     "Expecting value": "a value is expected",
@@ -45,15 +48,15 @@ _WORDING = {
     "Invalid \\escape": "there is no such escape",
     "Invalid \\uXXXX escape": "four hexadecimal digits are expected",
 }
-"""The messages of the decoder in the wording of this API."""
+"""The decoder's messages in the wording of this API."""
 
 
 @attrs.frozen
 class ReadBody:
     """A request's body after its check against the operation's schema.
 
-    :ivar value: checked, with the known members only.
-    :ivar unknown: members that aren't known, at most `MAX_FAULTS` of them.
+    :ivar value: the checked value with the known members only.
+    :ivar unknown: unknown members, at most `MAX_FAULTS` of them.
     """
 
     value: dict[str, Any]
@@ -63,12 +66,12 @@ class ReadBody:
 def read_body(
     schema: Object, data: bytes, content_type: str, content_encoding: str = ""
 ) -> ReadBody:
-    """The checked value of the first JSON document in *data*.
+    """Return the checked value of the first JSON document in *data*.
+
+    Raises UserError: the body is missing, invalid, or doesn't match the schema.
 
     :param content_type: of the request; none means JSON.
     :param content_encoding: of the request.
-
-    Raises UserError: there is none, it can't be read, or it isn't as it must be.
     """
     essence = content_type.partition(";")[0].strip().lower()
     if essence in _TEXTS:
@@ -104,9 +107,9 @@ def read_body(
 
 
 def decode_json(text: str) -> Any:
-    """The first JSON document in *text*, behind blanks.
+    """Decode the first JSON document in *text*, after leading whitespace.
 
-    Raises `DecodeError`, which says where, and UserError: it has too many values.
+    Raises DecodeError: the text is invalid at a position. Raises UserError: it has too many values.
     """
     start = len(text) - len(text.lstrip(_BLANKS))
     _check_bounds(text)
@@ -127,7 +130,7 @@ def decode_json(text: str) -> Any:
 
 
 class _Refused(Exception):
-    """A word that Python takes for a value, but JSON or this API doesn't."""
+    """A word that Python accepts as a value, but JSON or this API doesn't."""
 
     def __init__(self, word: str, problem: str, reason: str = "") -> None:
         super().__init__(word)
@@ -149,7 +152,7 @@ def _shown(char: str) -> str:
 
 
 def _position_of(text: str, word: str) -> int:
-    """Where *word* is first outside of strings."""
+    """Return the first position of *word* outside of strings."""
     for match in _WORDS.finditer(text):
         if match[0] == word:
             return match.start()
@@ -157,9 +160,9 @@ def _position_of(text: str, word: str) -> int:
 
 
 def _check_bounds(text: str) -> None:
-    """Refuse what has too many values, or is nested too deeply, before anything is made of it.
+    """Refuse a text with too many values or levels before it is decoded.
 
-    It takes time only up to the bound that is passed, and as long as *text* can be JSON.
+    The check ends at the exceeded bound, or where *text* stops being JSON.
     """
     if text.count("[") + text.count("{") > MAX_DEPTH:
         _check_depth(text)
@@ -170,7 +173,7 @@ def _check_bounds(text: str) -> None:
 
 
 def _check_depth(text: str) -> None:
-    """Look at as many brackets as the largest body may have."""
+    """Check as many brackets as the largest body may have."""
     depth = 0
     for match in islice(_TO_BRACKET.finditer(text), 2 * MAX_VALUES):
         if match[1] is None:
@@ -195,7 +198,7 @@ def _float(text: str) -> float:
 
 
 def _int(text: str) -> int | float:
-    # Beyond 20 digits no setting is exact, and thousands of them take long to convert.
+    # Beyond 20 digits no setting is exact, and thousands of digits take long to convert.
     return int(text) if len(text) <= 20 else _float(text)
 
 
@@ -203,7 +206,7 @@ _decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_float,
 
 
 def _without_surrogates(value: Any) -> Any:
-    """*value* with a replacement character for each half of a pair: UTF-8 can't have them."""
+    """Return *value* with half surrogate pairs replaced, which UTF-8 can't encode."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""One call of an operation, checked and authorised, as handlers get it."""
+"""A checked and authorized call of an operation, as handlers receive it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 class Identity:
     """The caller.
 
-    :ivar token: acts for the caller at the project authority and at targets.
+    :ivar token: used on behalf of the caller at the project authority and at targets.
     """
 
     token: Token
@@ -43,7 +43,7 @@ class Identity:
 
     @property
     def by(self) -> By:
-        """The caller as it is recorded with changes."""
+        """The caller as recorded with changes."""
         admin = self.info.admin
         return By(
             "user",
@@ -65,15 +65,16 @@ class Identity:
 class Call:
     """One request of an operation: its parameters, its body and its caller.
 
-    :ivar body: of operations that have one declared.
-    :ivar unknown: members of the body that aren't known, which the answer warns of.
-    :ivar raw_body: of operations that take any.
-    :ivar raw_headers: of operations that take any body, without the caller's token.
+    :ivar body: the body, if the operation declares one.
+    :ivar unknown: unknown members of the body, listed as warnings in the answer.
+    :ivar raw_body: the body, if the operation takes any.
+    :ivar raw_headers: headers without the caller's token, if the operation takes any body.
     :ivar client_ip: the peer's address.
-    :ivar last_event_id: the last event that the caller has got of an earlier answer of events.
-    :ivar wait: seconds that the caller wants to wait for the end of a task; 0 for not at all.
-    :ivar preference: what of the header ``Prefer`` that comes from; empty if not from there.
-    :ivar header: the first value of the header with this name, empty if there is none.
+    :ivar last_event_id: id of the last event that the caller received of an earlier event stream.
+    :ivar wait: seconds for which the caller waits for the end of a task; 0 for not at all.
+    :ivar preference: the applied part of the header ``Prefer``; empty if *wait* doesn't come from
+        it.
+    :ivar header: returns the first value of a header; empty if there is none.
     """
 
     operation: Operation
@@ -100,7 +101,7 @@ class Call:
 
     @property
     def warnings(self) -> dict[str, Any]:
-        """The member of an answer that warns of members that aren't known."""
+        """The member of an answer that lists unknown members of the body."""
         listed = [
             {"param": fault.param, "message": sentence(fault.message)} for fault in self.unknown
         ]
@@ -131,7 +132,7 @@ class Call:
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """An answer that isn't just JSON with the status of the operation.
+    """An answer other than JSON with the operation's status.
 
     :ivar content_type: empty if there is no body.
     """
@@ -143,14 +144,14 @@ class Answer:
 
 
 Send = Callable[[bytes], Awaitable[None]]
-"""Writes a part of a body; goes on when the client takes more."""
+"""Writes a part of a body; resumes when the client accepts more."""
 
 
 @attrs.frozen(kw_only=True)
 class StreamingResponse:
-    """An answer whose body is written bit by bit, for as long as it takes.
+    """An answer whose body is written in parts over time.
 
-    :ivar write: writes the body; it is cancelled when the client has gone.
+    :ivar write: writes the body; it is cancelled when the client has disconnected.
     """
 
     content_type: str
@@ -159,7 +160,7 @@ class StreamingResponse:
 
 @attrs.frozen
 class StartedTask:
-    """The answer of an operation whose work goes on in a task.
+    """The answer of an operation that continues in a task.
 
     :ivar view: the plain value of the body for a caller that doesn't wait.
     """
@@ -174,22 +175,22 @@ Handler = Callable[[Call], Awaitable[Any]]
 
 
 def json_body(value: Any) -> bytes:
-    """A plain value as it is sent: compact, with a line feed at the end."""
+    """Return the body of a plain value: compact JSON with a line feed at the end."""
     return orjson.dumps(value) + b"\n"
 
 
 def json_list(head: dict[str, Any], name: str, items: Iterable[bytes]) -> bytes:
-    """A body whose last member is a list of bodies.
+    """Return a body whose last member is a list of bodies.
 
     :param head: the other members.
-    :param items: as `json_body` makes them.
+    :param items: bodies as made by `json_body`.
     """
     listed = b",".join(item[:-1] for item in items)
     return orjson.dumps(head)[:-1] + b',"' + name.encode() + b'":[' + listed + b"]}\n"
 
 
 def json_answer(body: bytes, status: int = 200) -> Answer:
-    """An answer whose body is JSON already.
+    """Return an answer whose body is already JSON.
 
     :param body: JSON.
     """

@@ -1,4 +1,4 @@
-"""From an exception to the answer that the user gets: the one place where that is decided."""
+"""The mapping from exceptions to error answers."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _RETRY_AFTER_SECONDS = 1
 
 @attrs.frozen
 class ErrorAnswer:
-    """An error as the API answers it.
+    """An error answer of the API.
 
-    :ivar name: with its prefix.
-    :ivar retry_after: seconds; 0 if trying again won't help.
+    :ivar name: name of the error with its prefix.
+    :ivar retry_after: seconds; 0 if a retry won't help.
     :ivar explanation: members that explain the error further; see `stream.errors.explained`.
-    :ivar doc_url: the page about the operation; shown only beside an explanation.
+    :ivar doc_url: the page about the operation; shown only with an explanation.
     """
 
     status: int
@@ -98,14 +98,14 @@ _USER_ERRORS: tuple[tuple[type[BaseException], UserError], ...] = (
     ),
     (TimeoutError, UserError("the request took too long", status=408, name="requestTimeout")),
 )
-"""What is said of failures that are nobody's mistake but not a defect either."""
+"""Messages for failures that are neither the user's mistake nor a defect."""
 
 _INTERNAL = (EtcdError,)
-"""Failures that are foreseen, but that users can do nothing about."""
+"""Expected failures that users can do nothing about."""
 
 
 def as_user_error(problem: BaseException) -> UserError | None:
-    """The text for the user about *problem*; ``None`` if it is a defect of ours."""
+    """Return the error for the user about *problem*; ``None`` if it is a defect of the service."""
     if isinstance(problem, UserError):
         return _unavailable(problem.unreachable) if problem.unreachable else problem
     for kind, user_error in _USER_ERRORS:
@@ -115,27 +115,27 @@ def as_user_error(problem: BaseException) -> UserError | None:
 
 
 def is_our_fault(problem: BaseException) -> bool:
-    """Return whether the failure is to be logged with its traceback."""
+    """Return whether the failure is logged with its traceback."""
     problem = _unwrapped(problem)
     return as_user_error(problem) is None
 
 
 def _unwrapped(problem: BaseException) -> BaseException:
-    """The first failure of several things done at once."""
+    """Return the first failure of several concurrent operations."""
     if isinstance(problem, FirstError) and problem.subFailure.value is not None:
         return problem.subFailure.value
     return problem
 
 
 def _generic(logged_as: str) -> str:
-    """The answer for a defect: it shows users an id, and no details."""
+    """Return the answer for a defect: it has an id, and no details."""
     return f"Application error. {_SUPPORT} with exception id ({logged_as}) attached."
 
 
 def task_error(failure: TaskFailure) -> UserError:
-    """The error of a task, for a caller who has waited for it.
+    """Return the error of a task for a caller that has waited for it.
 
-    What was nobody's mistake is logged with the task, and has the same text as everywhere.
+    A failure that isn't the user's mistake is logged with the task and has the usual message.
     """
     if failure.is_known:
         return UserError(
@@ -153,7 +153,7 @@ def task_error(failure: TaskFailure) -> UserError:
 
 
 def error_answer(problem: BaseException, request_id: str, *, doc_url: str = "") -> ErrorAnswer:
-    """The text for the user about *problem*.
+    """Return the error answer for *problem*.
 
     :param doc_url: the page about the operation that failed.
     """

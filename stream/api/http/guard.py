@@ -1,7 +1,7 @@
-"""From a request to a checked and authorised call.
+"""The checks that turn a request into an authorized call.
 
 The order of the checks is a part of the API: path, query and header together, then the token, the
-body, the branch, and the right. What the entity itself says comes after that, in the handlers.
+body, the branch, and the right. Handlers check the entity itself afterwards.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _TOKEN_HEADER = "X-StorageApi-Token"
 
 @attrs.frozen(kw_only=True)
 class Incoming:
-    """A request as it came; what isn't always needed is read when it is.
+    """A received request; optional parts are read on demand.
 
     :ivar path: parameters of the path.
     :ivar query: first values by name.
-    :ivar header: the first value of the header with this name, empty if there is none.
+    :ivar header: returns the first value of a header.
     :ivar headers: names and values of all headers in their order.
     :ivar body: reads the whole body; raises UserError.
     """
@@ -51,7 +51,7 @@ class Guard:
     """The checks that a request passes before its operation runs.
 
     :param branches: resolves the branch in the path.
-    :param strict: whether a body with members that aren't known is refused.
+    :param strict: whether a body with unknown members is refused.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Guard:
 
     @property
     def challenge(self) -> str:
-        """The value of ``WWW-Authenticate`` beside 401, empty for none."""
+        """Return the value of ``WWW-Authenticate`` for a 401, empty for none."""
         return self._authority.challenge
 
     def lasting(self, call: Call, answer: StreamingResponse) -> StreamingResponse:
-        """*answer*, for as long as the token of *call* is good."""
+        """Return *answer*, limited to the validity of the token of *call*."""
         return while_valid(self._reactor, self._authority, call, answer)
 
     async def admit(
@@ -82,11 +82,11 @@ class Guard:
         incoming: Incoming,
         on_caller: Callable[[Identity], None] = lambda identity: None,
     ) -> Call:
-        """The call of a request, after its token, parameters and body were checked.
+        """Check token, parameters and body of a request; return its call.
+
+        Raises UserError: the request is invalid or not allowed.
 
         :param on_caller: called with the caller as soon as the token is verified.
-
-        Raises UserError if the request is wrong or not allowed.
         """
         parameters, problems = operation.read_parameters(incoming.path, incoming.query)
         token, promoted = token_of(
@@ -103,8 +103,8 @@ class Guard:
             project = incoming.header(b"x-kbc-projectid")
             identity = await authenticate(self._authority, token, project)
             on_caller(identity)
-        # Nothing is read from the connection before it is known whose body it is. One that nobody
-        # needs is read, too: the connection can be used again.
+        # Nothing is read from the connection before the caller is known. An unused body is read,
+        # too, so that the connection can be reused.
         data = b"" if operation.public else await incoming.body()
         read = ReadBody({})
         if operation.body is not None:
@@ -142,7 +142,7 @@ class Guard:
 
 
 def _wait(operation: Operation, parameters: Parameters, incoming: Incoming) -> tuple[float, str]:
-    """The seconds that the caller wants to wait for a task, and the preference they come from."""
+    """Return the seconds that the caller waits for a task, and the preference that sets them."""
     if not operation.waits:
         return 0.0, ""
     if parameters["wait"]:
@@ -165,6 +165,6 @@ def _no_token() -> UserError:
 def _record_headers(
     headers: tuple[tuple[bytes, bytes], ...], promoted: bool
 ) -> tuple[tuple[bytes, bytes], ...]:
-    """Headers without those that carry the caller's token."""
+    """Return the headers without those that carry the caller's token."""
     tokens = {b"x-storageapi-token", b"authorization"} if promoted else {b"x-storageapi-token"}
     return tuple((name, value) for name, value in headers if name.lower() not in tokens)

@@ -1,6 +1,6 @@
-"""Lasting answers end with the token that they were asked for with.
+"""Streaming answers end when their token is revoked or expires.
 
-Only where tokens are made here: the Storage API is not asked again and again.
+Only tokens made by this service are checked: the Storage API isn't polled.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ["RECHECK_SECONDS", "while_valid"]
 _log = Logger(namespace="stream.api")
 
 RECHECK_SECONDS = 0.4
-"""With the time for which an answer of etcd is good, a stream ends within a second."""
+"""With the validity of an answer of etcd, a stream ends within a second."""
 
 
 def while_valid(
     reactor: Any, authority: ProjectAuthority, call: Call, answer: StreamingResponse
 ) -> StreamingResponse:
-    """*answer*, which ends when the token of *call* is refused, or can't be verified."""
+    """Return *answer*, which ends when the token of *call* is refused or can't be verified."""
     if authority.tokens is None:
         return answer
 

@@ -1,7 +1,7 @@
-"""Pages that were built into a folder: which file answers a path, and how it may be cached.
+"""Built web pages: the file for a path, and its caching headers.
 
-The console and the viewer of the API are built from `console/` by `make console`. A checkout where
-that wasn't done yet answers with a page that says so.
+`make console` builds the console and the viewer of the API from `console/`. In a checkout without
+them, the answer is a page that says how to build them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from stream.errors import UserError
 __all__ = ["BUILT", "BuiltPages", "security_headers"]
 
 BUILT = Path(__file__).parents[1] / "console" / "static"
-"""Where `make console` puts what it builds."""
+"""The directory of the output of `make console`."""
 
 _STATUS = "status"
-"""Beside the folder: what the build does or why it failed, while or if there is nothing to show."""
+"""File beside the directory: the status of the build, or why it failed."""
 _BUILDING = "building"
 _ASSETS = "assets/"
-"""Files whose names have a hash of their content."""
+"""Files with a hash of their content in the name."""
 _HTML = "text/html; charset=utf-8"
 _TYPES = {
     ".html": _HTML,
@@ -38,11 +38,11 @@ _TYPES = {
     ".txt": "text/plain; charset=utf-8",
 }
 _ENCODINGS = ((".br", "br"), (".gz", "gzip"))
-"""Suffixes of the compressed forms that the build has written, the smallest first."""
+"""Suffixes of the compressed forms written by the build, the smallest form first."""
 
 
 def security_headers(*origins: str) -> tuple[tuple[str, str], ...]:
-    """Headers of a page that loads nothing from elsewhere and is shown in no frame.
+    """Return the headers of a page that loads nothing from other origins and allows no frames.
 
     :param origins: URLs of the service's own listeners that the page may send requests to.
     """
@@ -65,8 +65,10 @@ def _origin(url: str) -> str:
 
 @attrs.frozen
 class _File:
-    """:ivar encodings: the bytes by the name of their encoding, the smallest first.
-    :ivar tag: of these bytes, as in the header ETag.
+    """A file of the build.
+
+    :ivar encodings: the bytes by the name of their encoding, the smallest first.
+    :ivar tag: the value of the header ETag.
     """
 
     content_type: str
@@ -76,10 +78,10 @@ class _File:
 
 
 class BuiltPages:
-    """The files of a build. They are read in threads, and kept until the next build.
+    """The files of a build. They are read in threads and cached until the next build.
 
-    :param root: the folder of the build; it may come, go and change.
-    :param headers: of every answer.
+    :param root: the directory of the build; it may appear, disappear and change.
+    :param headers: headers of every answer.
     """
 
     def __init__(self, reactor: Any, root: Path, headers: tuple[tuple[str, str], ...] = ()) -> None:
@@ -90,11 +92,11 @@ class BuiltPages:
         self._built_at: int | None = None
 
     async def answer(self, call: Call, name: str, page: str) -> Answer:
-        """The file *name*, in the smallest form that the caller takes.
+        """Return the file *name* in the smallest form that the caller accepts.
 
-        :param page: the file that is the page itself; without it, the answer says how to build it.
+        Raises UserError: there is no such file (404).
 
-        Raises UserError (404): there is no such file.
+        :param page: the file of the page itself; if it is missing, the answer says how to build it.
         """
         pool = self._reactor.getThreadPool()
         files, status = await deferToThreadPool(self._reactor, pool, self._load)
@@ -122,7 +124,7 @@ class BuiltPages:
         return Answer(body=found.body, content_type=found.content_type, headers=headers)
 
     def _load(self) -> tuple[dict[str, _File], str]:
-        """The files by name, read again if they were built again, and what the build says."""
+        """Return the files by name, read again after a build, and the status of the build."""
         try:
             built_at = self._root.stat().st_mtime_ns
         except FileNotFoundError:
@@ -180,7 +182,7 @@ def _read(root: Path) -> list[tuple[str, _File]]:
 
 
 def _accepted(header: str) -> set[str]:
-    """Names of the encodings that a client takes."""
+    """Return the names of the encodings that a client accepts."""
     names = set()
     for part in header.split(","):
         name, _, quality = part.partition(";")

@@ -1,4 +1,4 @@
-"""The header ``Prefer`` (RFC 7240): how long a caller wants to wait for a task."""
+"""The header ``Prefer`` (RFC 7240): how long a caller waits for a task."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MAX_DIGITS = 9
 
 
 def preferred_wait(values: Iterable[str]) -> int:
-    """The seconds of the first ``wait`` among *values* of the header, at most `MAX_WAIT_SECONDS`.
+    """Return the seconds of the first ``wait`` in the header's *values*, up to `MAX_WAIT_SECONDS`.
 
-    What can't be understood is left out, as the RFC asks for; without a valid ``wait`` it is 0.
+    Invalid preferences are ignored, as the RFC requires; without a valid ``wait`` the result is 0.
     """
     text = ",".join(values)
     position = 0

@@ -1,7 +1,6 @@
-"""HTTP around the API: ids, CORS, what is refused before any route, the access log.
+"""The API's HTTP front: request ids, CORS, early refusals, the access log.
 
-What a request is about is decided in `stream.api.http.app`; everything here is the same for all of
-them.
+It treats all requests alike; `stream.api.http.app` selects the operation.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ __all__ = [
 _log = Logger(namespace="stream.api.http.server")
 
 MAX_IN_FLIGHT = 1000
-"""Requests that are being answered; more are refused at once."""
+"""Maximum number of requests in progress; more are refused at once."""
 MAX_TARGET_BYTES = 8 * 1024
-"""Path and query of a request."""
+"""Maximum length of the path and query of a request."""
 
 _METHODS = "GET, POST, PATCH, DELETE"
 _HEADERS = "Content-Type, X-StorageApi-Token, X-KBC-ProjectId"
@@ -50,13 +49,13 @@ _HEALTH_CHECK = b"/health-check"
 
 
 def clean_path(path: str) -> str:
-    """The form in which *path* would be registered."""
+    """Return the form in which *path* would be registered."""
     clean = posixpath.normpath("/" + path.lstrip("/"))
     return clean + "/" if clean in (CONSOLE, DOCUMENTATION) else clean
 
 
 def error_body(error: ErrorAnswer) -> Answer:
-    """An error as JSON."""
+    """Return an error as JSON."""
     headers = (("Retry-After", str(error.retry_after)),) if error.retry_after else ()
     return Answer(
         status=error.status, body=error.body(), content_type="application/json", headers=headers
@@ -64,7 +63,7 @@ def error_body(error: ErrorAnswer) -> Answer:
 
 
 def put(request: Request, answer: Answer) -> bytes:
-    """Set status and headers; the body, which remains to be written."""
+    """Set status and headers; return the body, which remains to be written."""
     request.setResponseCode(answer.status)
     for name, value in answer.headers:
         request.responseHeaders.addRawHeader(name.encode(), value.encode())
@@ -78,9 +77,9 @@ def put(request: Request, answer: Answer) -> bytes:
 
 
 class Front(Resource):
-    """Stands before the routes.
+    """The resource before the routes.
 
-    :param routes: the resource that answers everything.
+    :param routes: the resource that answers all requests.
     """
 
     isLeaf = True
@@ -93,11 +92,11 @@ class Front(Resource):
 
     @property
     def in_flight(self) -> list[Deferred[None]]:
-        """Deferreds that fire when the requests that are being answered are done."""
+        """Deferreds that fire when the requests in progress are done."""
         return list(self._in_flight.values())
 
     def render(self, request: Any) -> Any:
-        """The answer to a request, or ``NOT_DONE_YET``, within the request's span."""
+        """Return the answer to a request, or ``NOT_DONE_YET``, within the request's span."""
         self._follow(request)
         with request.span.active():
             return self._render(request)

@@ -1,21 +1,21 @@
-"""Connections of the API: heads, bodies and answers that are bounded in size and time.
+"""Connections of the API, with limits of size and time for heads, bodies and answers.
 
-A request is handled as soon as its head is complete. Nothing more is read from its connection until
-whoever handles it asks for the body, which happens when the caller is known. So whoever has no
-token costs a head of some kilobytes, whatever is sent behind it.
+A request is handled as soon as its head is complete. Nothing more is read from the connection until
+the handler asks for the body, which happens when the caller is known. So a request without a token
+costs no more than its head of some kilobytes, whatever follows it.
 
 Note [Unread bodies]: an answer that is sent before the body was read ends the connection. If it
-were closed at once, the client's system would throw the answer away together with what it still has
-to send. So only our side is closed, and what comes is discarded, for a while and up to a size.
+were closed at once, the client's system would discard the answer together with its unsent data. So
+only this side is closed, and further data is discarded, up to a limit of time and size.
 
-Note [Lasting answers]: an answer that lasts is the last one of its connection. What its client
-sends meanwhile is read and discarded: from a connection that isn't read, nobody learns that the
-client has left, and what is done for it would go on.
+Note [Lasting answers]: a streaming answer is the last one of its connection. Data that the client
+sends meanwhile is read and discarded: on a connection that isn't read, a disconnect would go
+unnoticed, and the work for the client would continue.
 
-Note [Requests sent ahead]: a request that a client has sent before the answer to its last one
-starts in a later turn of the reactor, and all of them together have a small part of each turn.
-Twisted starts it while the answer is finished, so within the turn that brings what the answer
-waited for, or that read it: fifty such clients would keep everybody else waiting.
+Note [Requests sent ahead]: a pipelined request, sent before the answer to the previous one, starts
+in a later turn of the reactor, and all of them together get a small part of each turn. Twisted
+would start it while the answer is finished, within the same turn. Fifty such clients would block
+all others.
 """
 
 from __future__ import annotations
@@ -54,38 +54,38 @@ __all__ = [
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_WAITING_BYTES = 32 * 1024 * 1024
-"""Of the bodies of all requests that are being received or answered."""
+"""Maximum size of the bodies of all requests that are being received or answered."""
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 100
 MAX_CONNECTIONS = 1000
-"""Beyond it, the oldest connection without a verified token is closed for a new one."""
+"""Beyond this limit, the oldest connection without a verified token is closed for a new one."""
 HEADERS_SECONDS = 10
-"""For the head of a request, and for waiting for the next one."""
+"""Time limit of a request's head, and of waiting for the next one."""
 BODY_SECONDS = 20
-"""For the body, from when it is read."""
+"""Time limit of the body, from the start of reading it."""
 _SWEEP_SECONDS = 1
 _AHEAD_SECONDS = 0.002
-"""Of a turn of the reactor, to start requests that were sent ahead."""
+"""Time per turn of the reactor for starting pipelined requests."""
 _CLOSE_SECONDS = 15
-"""How long a connection that is being closed may still take its answer."""
+"""How long a connection that is being closed may still receive its answer."""
 _READ_BYTES = 16 * 1024
-"""Read at once from a connection, which bounds what comes unasked behind a head."""
+"""Bytes per read of a connection, which limits unrequested data after a head."""
 _DISCARD_BYTES = 64 * 1024
-"""Read at once of what is discarded."""
+"""Bytes per read of discarded data."""
 MAX_DISCARDED_BYTES = 32 * 1024 * 1024
 _MAX_DISCARDING = 100
-"""Connections from which unread bodies are discarded at the same time; others are closed."""
+"""Maximum number of connections whose unread bodies are discarded; others are closed."""
 _MAX_LENGTH_DIGITS = 18
 
 
 class ApiRequest(Request):
     """A request that is handled when its head is complete.
 
-    :ivar id: in the answer and in the log.
-    :ivar project_id: of the caller, once it is known.
-    :ivar branch_id: of the call, once it is known.
-    :ivar span: of the request; its end is cared for.
-    :ivar is_whole: the body has been received, or there is none.
+    :ivar id: id of the request in the answer and in the log.
+    :ivar project_id: project of the caller, once it is known.
+    :ivar branch_id: branch of the call, once it is known.
+    :ivar span: the request's span; it is ended elsewhere.
+    :ivar is_whole: whether the body has been received, or there is none.
     """
 
     channel: Any
@@ -105,11 +105,11 @@ class ApiRequest(Request):
         self._site.expect(channel, HEADERS_SECONDS)
 
     def getRequestHostname(self) -> bytes:
-        """A constant, unlike in the base class: routes don't depend on the client's ``Host``."""
+        """Return a constant: routes don't depend on the client's ``Host``."""
         return b"api"
 
     def gotLength(self, length: int | None) -> None:
-        """The head is complete. Unlike the base class, never use a file on disk."""
+        """Handle a complete head. Unlike the base class, never use a file on disk."""
         self._site.forget(self.channel)
         self.content = BytesIO()
         self._length = length
@@ -147,7 +147,7 @@ class ApiRequest(Request):
             self._arrived()
 
     def refuse_body(self, problem: UserError) -> None:
-        """Fail present and later waits for the body with *problem*."""
+        """Fail all current and later waits for the body with *problem*."""
         self._problem = problem
         self._release_bytes()
         self._site.forget(self.channel)
@@ -159,7 +159,7 @@ class ApiRequest(Request):
             arrival.callback(None)
 
     async def body(self) -> bytes:
-        """The whole body, for which nothing is read before.
+        """Read the whole body on the first call.
 
         Raises UserError: it is too large, or takes too long.
         """
@@ -177,11 +177,11 @@ class ApiRequest(Request):
 
     @property
     def waits_for_body(self) -> bool:
-        """Return whether somebody does."""
+        """Return whether a handler waits for the body."""
         return self._arrival is not None
 
     def vouch(self) -> None:
-        """The caller is known: its connection isn't closed for a stranger's."""
+        """Mark the caller as known: its connection isn't closed in favor of an unknown one."""
         if self.channel is not None:
             self._site.vouch(self.channel)
 
@@ -193,7 +193,7 @@ class ApiRequest(Request):
         super().write(data)
 
     def begin_lasting(self) -> None:
-        """The answer takes as long as the client wants it; see Note [Lasting answers]."""
+        """Start a streaming answer of unlimited duration; see Note [Lasting answers]."""
         if self.channel is not None:
             self.setHeader(b"Connection", b"close")
             self.channel.begin_lasting()
@@ -226,7 +226,7 @@ def _busy() -> UserError:
 
 
 class ApiChannel(HTTPChannel):
-    """A connection that reads a body only when it is asked for."""
+    """A connection that reads a body only on request."""
 
     site: ApiSite
     transport: Any
@@ -251,10 +251,10 @@ class ApiChannel(HTTPChannel):
 
     @property
     def head(self) -> tuple[bytes, bytes, bytes]:
-        """Method, target and version of the request whose head is complete."""
+        """Return method, target and version of the request whose head is complete."""
         return self._command, self._path, self._version
 
-    # What is read
+    # Reading.
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -281,14 +281,14 @@ class ApiChannel(HTTPChannel):
             super().rawDataReceived(data)
 
     def hold(self) -> None:
-        """Read no more until `release`."""
+        """Pause reading until `release`."""
         self._held = True
-        # For the next request, which the base class only does at the end of a body.
+        # The base class does this for the next request only at the end of a body.
         self._savedTimeOut = self.setTimeout(None) or self._savedTimeOut
         self._networkProducer.pauseProducing()
 
     def release(self) -> None:
-        """Read on; a client that asked whether to send the body is answered."""
+        """Resume reading; send ``100 Continue`` if the client expects it."""
         if self._owes_continue:
             self._owes_continue = False
             super()._send100Continue()
@@ -303,7 +303,7 @@ class ApiChannel(HTTPChannel):
         if self._held:
             self._networkProducer.pauseProducing()
 
-    # What is refused
+    # Refusing.
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         # The base class converts any number of digits.
@@ -326,7 +326,7 @@ class ApiChannel(HTTPChannel):
             self._refuse(UserError("the request is not valid HTTP"))
 
     def _refuse(self, problem: UserError) -> None:
-        """Answer what can't become a request, and close."""
+        """Answer a malformed request and close the connection."""
         if self._is_refused:
             return
         self._is_refused = self._has_unread = True
@@ -346,15 +346,15 @@ class ApiChannel(HTTPChannel):
         else:
             self._refuse(_too_slow(f"the head did not come within {HEADERS_SECONDS} s"))
 
-    # How it ends
+    # Closing.
 
     def end_after_answer(self) -> None:
-        """The body won't be read, so nothing can follow on this connection."""
+        """End the connection after the answer, since the body won't be read."""
         self.persistent = False
         self._has_unread = True
 
     def begin_lasting(self) -> None:
-        """See Note [Lasting answers]."""
+        """Start a streaming answer; see Note [Lasting answers]."""
         self._is_lasting = self._has_unread = True
         self.persistent = False
         self._dataBuffer = []
@@ -363,9 +363,9 @@ class ApiChannel(HTTPChannel):
     def requestDone(self, request: HttpRequest) -> None:
         self._held = self._owes_continue = False
         if self._waitingForTransport and (self._buffer or self._dataBuffer):
-            # A client that sends requests but reads no answers gets no more of them.
+            # A client that sends requests without reading the answers gets no more of them.
             self.persistent = False
-        if self._buffer:  # answered at once, while more of what has come is to be parsed
+        if self._buffer:  # answered at once, while more of the received data is to be parsed
             self._dataBuffer.append(self._buffer)
             self._buffer = b""
         if self.persistent and any(self._dataBuffer):
@@ -374,7 +374,7 @@ class ApiChannel(HTTPChannel):
             self.go_on(request)
 
     def go_on(self, request: HttpRequest) -> None:
-        """Start with what was sent behind *request*, which is answered."""
+        """Start the pipelined request after *request*, which is answered."""
         if self._is_lost:
             return
         super().requestDone(request)
@@ -386,7 +386,7 @@ class ApiChannel(HTTPChannel):
             self.site.expect(self, HEADERS_SECONDS)
 
     def loseConnection(self) -> None:
-        """Close when all is sent, or after a while; see Note [Unread bodies]."""
+        """Close the connection when all is sent, or after a while; see Note [Unread bodies]."""
         self.setTimeout(None)
         if self._abortingCall is None:
             self._abortingCall = self.callLater(_CLOSE_SECONDS, self.forceAbortClient)
@@ -401,7 +401,7 @@ class ApiChannel(HTTPChannel):
         super().loseConnection()
 
     def timeoutConnection(self) -> None:
-        """Nothing has come for a while."""
+        """Handle a timeout without received data."""
         if self in self.site.deadlines:
             self.expired()
         else:
@@ -420,7 +420,7 @@ class ApiChannel(HTTPChannel):
 
 
 def _raw_answer(error: ErrorAnswer, identifier: str) -> bytes:
-    """The whole answer to what isn't a request, behind which the connection is closed."""
+    """Return the answer to a malformed request, after which the connection is closed."""
     body = error.body()
     head = (
         f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
@@ -449,8 +449,8 @@ def _too_slow(message: str) -> UserError:
 class ApiSite(Site):
     """A site whose connections are `ApiChannel`s and that leaves the log to `Front`.
 
-    :ivar connections: those that are open.
-    :ivar deadlines: of what is expected of clients.
+    :ivar connections: the open connections.
+    :ivar deadlines: deadlines of expected parts of requests.
     """
 
     noisy = False
@@ -460,26 +460,26 @@ class ApiSite(Site):
 
     def __init__(self, root: IResource, reactor: Any) -> None:
         super().__init__(root, reactor=reactor, timeout=HEADERS_SECONDS)
-        # The oldest first. Those of callers that are known are in the second.
+        # The oldest first. The second holds those of known callers.
         self._strangers: dict[ApiChannel, None] = {}
         self._vouched: dict[ApiChannel, None] = {}
         self._discarding: WeakSet[ApiChannel] = WeakSet()
         self._waiting_bytes = 0
         self.deadlines: dict[ApiChannel, float] = {}
         self._sweeping: IDelayedCall | None = None
-        # Those with a request that was sent ahead, and the answered one before it.
+        # Channels with a pipelined request, and the answered request before it.
         self._ahead: deque[tuple[ApiChannel, HttpRequest]] = deque()
         self._turning: IDelayedCall | None = None
 
     @property
     def connections(self) -> list[ApiChannel]:
-        """All that are open."""
+        """All open connections."""
         return [*self._strangers, *self._vouched]
 
-    # Connections
+    # Connections.
 
     def connected(self, channel: ApiChannel) -> None:
-        """Take a new connection, for which one of a stranger, or the oldest, may have to go."""
+        """Add a new connection; an unknown or the oldest one may be closed for it."""
         self._strangers[channel] = None
         if len(self._strangers) + len(self._vouched) > MAX_CONNECTIONS:
             oldest = next(iter(self._strangers))
@@ -488,52 +488,51 @@ class ApiSite(Site):
             oldest.forceAbortClient()
 
     def vouch(self, channel: ApiChannel) -> None:
-        """The caller behind *channel* is known."""
+        """Mark the caller of *channel* as known."""
         if self._strangers.pop(channel, self) is None:
             self._vouched[channel] = None
 
     def disconnected(self, channel: ApiChannel) -> None:
-        """Forget a connection that has ended."""
+        """Remove a connection that has ended."""
         self._strangers.pop(channel, None)
         self._vouched.pop(channel, None)
         self._discarding.discard(channel)
         self.forget(channel)
 
     def may_discard(self, channel: ApiChannel) -> bool:
-        """Return whether what *channel* still sends may be read and discarded."""
+        """Return whether further data of *channel* may be read and discarded."""
         if len(self._discarding) >= _MAX_DISCARDING:
             return False
         self._discarding.add(channel)
         return True
 
-    # Bytes
+    # Bytes.
 
     def take(self, size: int) -> bool:
-        """Count *size* bytes of a body; whether they may be kept."""
+        """Count *size* bytes of a body; return whether they may be kept."""
         if self._waiting_bytes + size > MAX_WAITING_BYTES:
             return False
         self._waiting_bytes += size
         return True
 
     def release(self, size: int) -> None:
-        """So many bytes that were taken are done with."""
+        """Subtract *size* bytes from the count."""
         self._waiting_bytes -= size
 
-    # Time
+    # Time.
 
     def expect(self, channel: ApiChannel, seconds: float) -> None:
         """Set the deadline of the next part of a request, in seconds.
 
-        A deadline that is running is kept.
-
-        One timer looks after all connections: most parts are complete before it could fire.
+        A running deadline is kept. One timer serves all connections: most parts are complete before
+        it fires.
         """
         self.deadlines.setdefault(channel, self.reactor.seconds() + seconds)
         if self._sweeping is None:
             self._sweeping = self.reactor.callLater(_SWEEP_SECONDS, self._sweep)
 
     def forget(self, channel: ApiChannel) -> None:
-        """Cancel the deadline: the expected part has come."""
+        """Cancel the deadline: the expected part has been received."""
         self.deadlines.pop(channel, None)
 
     def _sweep(self) -> None:
@@ -547,7 +546,7 @@ class ApiSite(Site):
             self._sweeping = self.reactor.callLater(_SWEEP_SECONDS, self._sweep)
 
     def start_later(self, channel: ApiChannel, answered: HttpRequest) -> None:
-        """Let *channel* go on behind *answered* in a later turn; see Note [Requests sent ahead]."""
+        """Continue *channel* after *answered* in a later turn; see Note [Requests sent ahead]."""
         self._ahead.append((channel, answered))
         if self._turning is None:
             self._turning = self.reactor.callLater(0, self._start_some)
@@ -562,7 +561,7 @@ class ApiSite(Site):
         self._turning = self.reactor.callLater(0, self._start_some) if self._ahead else None
 
     def hang_up(self) -> None:
-        """Close the connections, after what was written to them is sent."""
+        """Close the connections after their pending data is sent."""
         for connection in self.connections:
             connection.loseConnection()
         self._ahead.clear()
@@ -574,4 +573,4 @@ class ApiSite(Site):
             self._sweeping = None
 
     def log(self, request: Any) -> None:
-        """Nothing here."""
+        """Do nothing: `Front` writes the log."""

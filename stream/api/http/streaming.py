@@ -1,4 +1,4 @@
-"""Writing an answer that lasts: no faster than the client takes it."""
+"""Writing a streaming answer at the pace of the client."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from stream.api.http.call import StreamingResponse
 __all__ = ["STUCK_SECONDS", "ReaderIsStuck", "write_lasting"]
 
 STUCK_SECONDS = 60.0
-"""A client that takes nothing for so long is cut off."""
+"""Seconds without progress after which a client is disconnected."""
 
 
 class ReaderIsStuck(Exception):
-    """The client of a lasting answer doesn't read it."""
+    """The client of a streaming answer doesn't read it."""
 
 
 async def write_lasting(reactor: Any, request: Any, answer: StreamingResponse) -> bytes:
     """Write head and body of *answer*; the request remains to be finished.
 
-    :param request: of twisted.web.
-    :returns: nothing more to be written.
+    Raises ReaderIsStuck: the client doesn't read the answer.
 
-    Raises `ReaderIsStuck`.
+    :param request: of twisted.web.
+    :returns: the rest to be written: nothing.
     """
     request.setHeader(b"Content-Type", answer.content_type.encode())
     request.setHeader(b"Cache-Control", b"no-store")
-    request.setHeader(b"X-Accel-Buffering", b"no")  # a proxy that collects would hold it back
+    request.setHeader(b"X-Accel-Buffering", b"no")  # A buffering proxy would hold it back.
     if request.method == b"HEAD":
         return b""
     pace = _Pace(reactor, request)
@@ -38,14 +38,14 @@ async def write_lasting(reactor: Any, request: Any, answer: StreamingResponse) -
     try:
         await answer.write(pace.send)
     finally:
-        if request.channel is not None:  # it is gone with the client
+        if request.channel is not None:  # The client has disconnected.
             request.unregisterProducer()
     return b""
 
 
 @implementer(IPushProducer)
 class _Pace:
-    """Waits while the connection is full."""
+    """Waits while the connection's buffer is full."""
 
     def __init__(self, reactor: Any, request: Any) -> None:
         self._reactor = reactor
@@ -53,7 +53,7 @@ class _Pace:
         self._paused: Deferred[None] | None = None
 
     async def send(self, data: bytes) -> None:
-        """Write *data*, and wait until more may be written."""
+        """Write *data* and wait until more may be written."""
         self._request.write(data)
         if self._paused is None:
             return
@@ -73,4 +73,4 @@ class _Pace:
             paused.callback(None)
 
     def stopProducing(self) -> None:
-        """The client has gone; whoever writes is cancelled."""
+        """Cancel the writer: the client has disconnected."""

@@ -1,1 +1,1 @@
-"""The live stream of a branch: counters of its sinks, and changes of their files and slices."""
+"""The live stream of a branch: counters of its sinks, and state changes of files and slices."""

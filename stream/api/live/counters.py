@@ -1,4 +1,4 @@
-"""Counters of all sinks, kept up to date value by value of the statistics in etcd. Pure."""
+"""Counters of all sinks, updated with each statistics value in etcd. Pure."""
 
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ class Counted:
 
 @attrs.define
 class _Sink:
-    """:ivar values: by level and the key behind it.
+    """The counters of a sink.
+
+    :ivar values: by level and the key after it.
     :ivar rejected: by node.
-    :ivar waiting: of those that aren't in the table yet, when their first record came.
+    :ivar waiting: time of the first record of each file or slice that isn't in the table yet.
     """
 
     records: int = 0
@@ -70,7 +72,7 @@ class _Sink:
 class Counters:
     """Counters of the sinks of all branches.
 
-    What a user has cleared still counts here: the numbers of a sink only grow.
+    Statistics cleared by a user still count, so a sink's numbers only grow.
     """
 
     def __init__(self) -> None:
@@ -78,17 +80,17 @@ class Counters:
         self._changed: dict[BranchKey, set[SinkKey]] = {}
 
     def clear(self) -> None:
-        """Forget the statistics, before they are put again."""
+        """Remove the statistics before a full reload."""
         rejected = {key: sink.rejected for key, sink in self._sinks.items() if sink.rejected}
         self._sinks = {key: _Sink(rejected=nodes) for key, nodes in rejected.items()}
 
     def clear_rejected(self) -> None:
-        """Forget what was rejected, before it is put again."""
+        """Remove the rejected counts before a full reload."""
         for sink in self._sinks.values():
             sink.rejected = {}
 
     def put(self, key: str, value: Counted | None) -> None:
-        """Take a value of the statistics, ``None`` if it is gone.
+        """Apply a statistics value, ``None`` if it was deleted.
 
         :param key: with the prefix `STATISTICS`.
         """
@@ -102,7 +104,7 @@ class Counters:
             self._note(of)
 
     def put_rejected(self, key: str, value: RejectedCount | None) -> None:
-        """Take what a node has rejected of a sink, ``None`` if that is forgotten.
+        """Apply a node's count of rejected records of a sink, ``None`` if it was deleted.
 
         :param key: with the prefix `stream.rejected.state.COUNT`.
         """
@@ -120,12 +122,12 @@ class Counters:
             del self._sinks[of]
 
     def take_changed(self) -> Mapping[BranchKey, set[SinkKey]]:
-        """The sinks that have changed since the last call, by branch."""
+        """Return the sinks that have changed since the last call, by branch."""
         changed, self._changed = self._changed, {}
         return changed
 
     def below(self, sink: SinkKey, text: str) -> tuple[int, int]:
-        """Records and bytes of a file, or of a slice, of *sink*.
+        """Return the records and bytes of a file or slice of *sink*.
 
         :param text: the text form of its key.
         """
@@ -140,10 +142,10 @@ class Counters:
     def sources(
         self, branch: BranchKey, known: Known, only: Iterable[SinkKey] | None = None
     ) -> list[dict[str, Any]]:
-        """The counters of a branch's sources as they are shown.
+        """Return the counters of a branch's sources as the API shows them.
 
-        :param known: those that exist.
-        :param only: the sinks to show; ``None`` for everything.
+        :param known: the existing sources and sinks.
+        :param only: the sinks to show; ``None`` for all.
         """
         if only is None:
             return [

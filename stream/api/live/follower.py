@@ -1,4 +1,4 @@
-"""One caller that follows a branch: what waits for it, and how it ends."""
+"""One caller that follows a branch: its queue of events, and its end."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from twisted.internet.defer import Deferred
 __all__ = ["END_REASONS", "MAX_WAITING_BYTES", "EndReason", "Follower", "Send", "sse"]
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
-"""Events that wait for one slow caller. They are shared with the others that follow the branch."""
+"""Maximum size of the events queued for a slow caller. Followers of a branch share the events."""
 HEARTBEAT_SECONDS = 15.0
-"""Without an event for so long a comment is sent, so that no proxy hangs up."""
+"""Interval of comments that are sent without an event, so that no proxy closes the connection."""
 
 EndReason = Literal["slow", "token", "duration", "stopping"]
 END_REASONS: tuple[EndReason, ...] = ("slow", "token", "duration", "stopping")
-"""Why a caller is ended."""
+"""Reasons for ending a caller's stream."""
 
 Send = Callable[[bytes], Awaitable[None]]
-"""Writes a part of what the caller gets; goes on when it takes more."""
+"""Writes a part of the answer; resumes when the caller accepts more."""
 
 
 def sse(name: str, data: Any, id: int | None = None) -> bytes:
-    """A server-sent event.
+    """Return a server-sent event.
 
-    :param data: plain.
-    :param id: what the caller names in ``Last-Event-ID`` to get what follows.
+    :param data: a plain value.
+    :param id: the id that the caller sends in ``Last-Event-ID`` to resume after the event.
     """
     head = b"" if id is None else b"id: %d\n" % id
     return b"%bevent: %b\ndata: %b\n\n" % (head, name.encode(), orjson.dumps(data))
 
 
 class Follower:
-    """Writes events to one caller until it is ended; one that is too slow is ended."""
+    """Writes events to one caller until its stream ends; a caller that is too slow is ended."""
 
     def __init__(self, reactor: Any, max_waiting: int = MAX_WAITING_BYTES) -> None:
         self._reactor = reactor
@@ -47,18 +47,18 @@ class Follower:
 
     @property
     def reason(self) -> EndReason | None:
-        """Why the caller was ended; ``None`` if it wasn't."""
+        """Why the stream was ended; ``None`` if it wasn't."""
         return self._reason
 
     @property
     def is_ended(self) -> bool:
-        """Return whether nothing more will be written to the caller but the end."""
+        """Whether nothing more but the end will be written to the caller."""
         return bool(self._reason)
 
     def put(self, event: bytes, *, always: bool = False) -> None:
-        """Let the caller have *event*.
+        """Queue *event* for the caller.
 
-        :param always: it may be as large as it is: the first one.
+        :param always: ignore the size limit, as for the first event.
         """
         if self._reason:
             return
@@ -72,7 +72,7 @@ class Follower:
         self._wake()
 
     def end(self, reason: EndReason) -> None:
-        """Let the caller know that nothing follows. The first reason counts."""
+        """End the stream after a final event. The first reason counts."""
         self._reason = self._reason or reason
         self._wake()
 
@@ -85,7 +85,7 @@ class Follower:
         """Write events until the end."""
         while True:
             while self._waiting:
-                # All at once: a write costs more than what is written.
+                # All events in one write: a write costs more than its content.
                 events = b"".join(self._waiting)
                 self._waiting.clear()
                 self._bytes = 0
@@ -97,7 +97,7 @@ class Follower:
                 await send(b": nothing new\n\n")
 
     async def _woken(self) -> bool:
-        """Wait for something to do; whether there is."""
+        """Wait for work; return whether there is any."""
         awake = self._awake = Deferred()
         heartbeat = self._reactor.callLater(HEARTBEAT_SECONDS, self._wake)
         try:

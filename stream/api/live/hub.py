@@ -1,8 +1,8 @@
-"""The live streams that callers of this node follow.
+"""The live streams that this node serves.
 
-What they show is followed in etcd once for all of them, and only while there are any. Each second
-the changed counters of a branch are written down once, and each change of a file when it happens;
-all callers of the branch get the same bytes.
+One watch in etcd serves all streams, and runs only while there are any. The changed counters of a
+branch are encoded once a second, and each change of a file when it happens; all callers of the
+branch get the same bytes.
 """
 
 from __future__ import annotations
@@ -36,23 +36,26 @@ _log = Logger(namespace="stream.api.live")
 
 TICK_SECONDS = 1.0
 LINGER_SECONDS = 60.0
-"""For so long etcd is followed after the last caller has gone: most of them come back."""
+"""How long etcd is watched after the last caller has left: most callers reconnect."""
 MAX_SECONDS = 3600.0
-"""The longest stream; a caller calls again then."""
+"""Maximum duration of a stream; a caller reconnects then."""
 VERIFY_SECONDS = 60.0
-"""How often it is asked whether the token of a caller is still good."""
+"""Interval of verifying a caller's token."""
 BEHIND_SECONDS = 3.0
-"""Less is not worth a word: a watch that broke is back after a moment."""
+"""Shorter delays aren't reported: a broken watch usually recovers at once."""
 MAX_KEPT_BYTES = 4 * 1024 * 1024
-"""Events that are kept for callers who come back, of all branches."""
+"""Maximum size of the events kept for reconnecting callers, of all branches."""
 _PROJECT_SHARE = 2
-"""The part of all streams that a project may have."""
+"""Maximum share of all streams that one project may have."""
 _REFUSED = (401, 403, 404)
 
 
 @attrs.frozen
 class _Round:
-    """:ivar events: written down, by branch."""
+    """The events of a round.
+
+    :ivar events: encoded events by branch.
+    """
 
     revision: int
     events: dict[BranchKey, bytes]
@@ -71,14 +74,14 @@ class _Branch:
 
 
 class LiveHub(Service):
-    """The followers of this node, and what they are shown.
+    """The followers on this node, and the events they get.
 
     :param client: started.
-    :param known: the sources and sinks of a branch, with their ids in order; ``None`` while that
-        isn't certain.
+    :param known: returns the sources and sinks of a branch, with their ids in order; ``None`` while
+        they are uncertain.
     :param now: the time in UTC.
-    :param max_concurrent: how many may follow at the same time.
-    :param metrics: counts those that follow, are refused and are ended.
+    :param max_concurrent: maximum number of followers.
+    :param metrics: counts followers, refusals and ends.
     """
 
     name = "api.live"
@@ -115,29 +118,30 @@ class LiveHub(Service):
         self._loop.clock = reactor
 
     async def stopService(self) -> None:
-        """Streams must have ended."""
+        """Stop the hub; streams must have ended."""
         self.end_all()
         await self._close()
 
     def end_all(self) -> None:
-        """Let every caller know that the node stops; new ones are refused."""
+        """End all streams because the node stops; new ones are refused."""
         super().stopService()
         for branch in tuple(self._branches.values()):
             for follower in tuple(branch.followers):
                 follower.end("stopping")
 
     def __len__(self) -> int:
-        """How many follow."""
+        """Return the number of followers."""
         return sum(len(branch.followers) for branch in self._branches.values())
 
     async def prepare(self, branch: BranchKey) -> None:
-        """Check that one more caller may follow *branch*, and have what it is shown.
+        """Check that one more caller may follow *branch*, and start watching etcd.
 
-        Raises UserError: there are as many as there may be, or the node stops. Raises EtcdError.
+        Raises UserError: there are too many followers, or the node stops. Raises EtcdError: etcd is
+        unavailable.
         """
         self._check_room(branch)
         await self._open()
-        self._check_room(branch)  # others have waited, too, and may follow by now
+        self._check_room(branch)  # Others have waited, too, and may follow by now.
 
     def _check_room(self, branch: BranchKey) -> None:
         of_project = sum(
@@ -166,10 +170,10 @@ class LiveHub(Service):
         last_id: int | None,
         verify: Callable[[], Awaitable[object]],
     ) -> None:
-        """Show *branch* to one caller until it leaves, is too slow, or has no right any more.
+        """Send events of *branch* to one caller until it leaves, is too slow, or loses its right.
 
-        :param last_id: of the last event that the caller has got; ``None`` at the first call.
-        :param verify: raises UserError if the caller's token isn't good any more.
+        :param last_id: id of the last event that the caller received; ``None`` at the first call.
+        :param verify: raises UserError if the caller's token is no longer valid.
         """
         follower = Follower(self._reactor)
         at_end = self._reactor.callLater(MAX_SECONDS, follower.end, "duration")
@@ -221,27 +225,27 @@ class LiveHub(Service):
         try:
             await verify()
         except UserError as error:
-            # Whoever can't be asked at the moment takes no right away.
+            # An unavailable authority revokes no right.
             if error.status in _REFUSED and not error.unreachable:
                 follower.end("token")
         except Exception:
             _log.failure("cannot verify the token of a live stream")
 
-    # What is followed
+    # Watching.
 
     async def _open(self) -> None:
-        """Start following etcd. Raises EtcdError."""
+        """Start watching etcd. Raises EtcdError."""
         while self._watch is None:
             if self._is_changing:
                 await self._changed.wait()
             else:
                 await self._change(self._start_watch)
         if not self._branches:
-            # Whoever it is opened for may leave before it follows.
+            # The caller may leave before the watch is open.
             self._close_later()
 
     async def _change(self, change: Callable[[], Awaitable[None]]) -> None:
-        """Start or stop the watch. Callers in any number may wait for the end."""
+        """Start or stop the watch; any number of callers may wait for the end."""
         self._is_changing = True
         try:
             await change()
@@ -292,17 +296,20 @@ class LiveHub(Service):
             self._closing.cancel()
             self._closing = None
         while self._is_changing:
-            with suppress(EtcdError):  # it could not be opened, then
+            with suppress(EtcdError):  # It could not be opened, then.
                 await self._changed.wait()
         if not (self._branches and self.running):
             await self._change(self._stop_watch)
 
-    # What is shown
+    # Sending.
 
     def _everything(
         self, branch: BranchKey, following: _Branch, *, is_first: bool = False
     ) -> bytes:
-        """:param is_first: no event of a file came before, that could be named to go on from."""
+        """Return all counters and files as an event.
+
+        :param is_first: whether no event of a file precedes it from which the caller could resume.
+        """
         watch = self._watch
         assert watch is not None
         sources = watch.counters.sources(branch, following.known)
@@ -314,7 +321,7 @@ class LiveHub(Service):
         head: dict[str, Any] = {"time": format_time(self._now())}
         behind = 0.0 if self._watch is None else self._watch.behind_seconds
         if self._uncertain_since is not None:
-            # The node has no lease: also a watch that is only silent shows nothing new then.
+            # The node has no lease: a watch that is merely silent shows nothing new, either.
             behind = max(behind, self._reactor.seconds() - self._uncertain_since)
         if behind >= BEHIND_SECONDS:
             head["behindSeconds"] = round(behind)
@@ -368,7 +375,7 @@ class LiveHub(Service):
             for follower in tuple(following.followers):
                 follower.put(event)
 
-    # What is kept
+    # Keeping.
 
     def _keep(self, latest: _Round) -> None:
         self._rounds.append(latest)
@@ -384,7 +391,7 @@ class LiveHub(Service):
         self._baseline = 0 if self._watch is None else self._watch.revision
 
     def _missed(self, branch: BranchKey, last_id: int | None) -> list[bytes] | None:
-        """The events behind one; ``None`` if some of them aren't known any more."""
+        """Return the events after one; ``None`` if some of them are no longer kept."""
         if last_id is None:
             return []
         revisions = [self._baseline, *(each.revision for each in self._rounds)]

@@ -1,9 +1,9 @@
-"""What the live streams of a node show, followed in etcd while somebody watches.
+"""The etcd watch behind the live streams of a node.
 
-Note [Order of changes]: files and slices of two levels are four mirrors, whose batches come within
-milliseconds of each other but in any order. So changes are collected for a moment and sorted by
-their revision. An event has an id only if it is the last one of such a round: whoever names it
-gets the rounds behind it.
+Note [Order of changes]: files and slices of two levels are four mirrors, whose batches arrive
+within milliseconds of each other, in any order. So changes are collected for a moment and sorted by
+revision. Only the last event of such a round has an id: a caller that sends it gets the following
+rounds.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = ["PipelineEvent", "PipelineWatch"]
 _log = Logger(namespace="stream.api.live")
 
 ROUND_SECONDS = 0.1
-"""For how long changes are collected."""
+"""How long changes are collected."""
 MAX_COLLECTED = 10_000
-"""Changes of one round; beyond it, all that follow have to begin again."""
+"""Maximum number of changes in a round; beyond it, all followers start from scratch."""
 
 
 @attrs.frozen
@@ -72,20 +72,20 @@ class _Collected:
 
     @property
     def key(self) -> str:
-        """Where its record is."""
+        """The key of its record."""
         return self.kind.all + self.text
 
 
 class PipelineWatch(Service):
-    """Follows statistics, rejected records, files and slices of all branches.
+    """Watches statistics, rejected records, files and slices of all branches.
 
-    startService fires when everything is loaded; a watch that was stopped isn't started again.
+    startService fires when everything is loaded. A stopped watch can't be started again.
 
     :param now: the time in UTC.
     :param on_events: called with the events of a round and its revision.
-    :param on_reset: called when events were lost; the counters are whole.
+    :param on_reset: called when events were lost; the counters are complete.
 
-    :ivar counters: of all sinks.
+    :ivar counters: counters of all sinks.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class PipelineWatch(Service):
         super().startService()
 
     async def stopService(self) -> None:
-        """Also after a start that has failed."""
+        """Stop the watch; also called after a failed start."""
         super().stopService()
         if self._next_round is not None:
             self._next_round.cancel()
@@ -151,12 +151,12 @@ class PipelineWatch(Service):
 
     @property
     def revision(self) -> int:
-        """Of etcd: all changes up to it were taken."""
+        """The etcd revision up to which all changes are applied."""
         return max(mirror.revision for mirror in self._mirrors)
 
     @property
     def behind_seconds(self) -> float:
-        """For how long what is shown may be out of date; 0 while etcd is followed."""
+        """For how long the shown data may have been out of date; 0 while etcd is followed."""
         return max(mirror.lag_seconds for mirror in self._mirrors)
 
     def _statistics_changed(self, batch: Batch[Counted]) -> None:
@@ -222,7 +222,7 @@ class PipelineWatch(Service):
             return
         collected.sort(key=lambda each: each.change.mod_revision)
         put = {each.key: each.change.mod_revision for each in collected if each.change.value}
-        # Not what has gone on to another level, whose mirror has it as a change.
+        # Skip what has moved to another level, whose mirror reports the change.
         gone = {
             each.key: each
             for each in collected

@@ -1,8 +1,8 @@
-"""From a change of a file or a slice to what is shown of it. Pure.
+"""The conversion of changes of files and slices to events. Pure.
 
-Only what isn't imported yet is followed (levels local and staging): what is imported stays for a
-day, and there may be very much of it. So a file or slice that goes from both levels was imported or
-deleted, which its record says.
+Only files and slices that aren't imported yet are followed (levels local and staging): imported
+ones are kept for a day, and there may be very many. So a file or slice that disappears from both
+levels was imported or deleted; its record says which.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stream.values.utctime import format_time
 __all__ = ["DELETED", "FileInPipeline", "SliceInPipeline", "transition"]
 
 DELETED = "deleted"
-"""The state that is shown of a file or slice whose record is gone."""
+"""The shown state of a file or slice whose record was deleted."""
 
 
 @attrs.frozen(kw_only=True)
@@ -38,7 +38,7 @@ class FileInPipeline:
 
     @property
     def since(self) -> datetime:
-        """When it reached its state."""
+        """When the file reached its state."""
         return self.imported_at or self.importing_at or self.closing_at or self.key.file_opened_at
 
 
@@ -56,7 +56,7 @@ class SliceInPipeline:
 
     @property
     def since(self) -> datetime:
-        """When it reached its state."""
+        """When the slice reached its state."""
         return (
             self.imported_at
             or self.uploaded_at
@@ -75,21 +75,21 @@ _COMES_FROM: Mapping[FileState | SliceState, str | None] = {
     FileState.IMPORTED: FileState.IMPORTING.value,
     SliceState.WRITING: None,
     SliceState.CLOSING: SliceState.WRITING.value,
-    # From "closing" it stays at its level, where it was known before; so it was uploaded.
+    # From "closing" on it stays at its level, where it was known before; so it was uploaded.
     SliceState.UPLOADING: SliceState.UPLOADED.value,
     SliceState.UPLOADED: SliceState.UPLOADING.value,
     SliceState.IMPORTED: SliceState.UPLOADED.value,
 }
-"""The state before one, for what wasn't known at its level."""
+"""The preceding state of a state, for what was unknown at its level."""
 
 
 def transition(
     now: Followed | None, before: Followed | None, at: datetime
 ) -> dict[str, Any] | None:
-    """The shown part of a change; ``None`` if nothing that is shown has changed.
+    """Return the event of a change; ``None`` if nothing visible has changed.
 
-    :param now: ``None`` if the record is gone.
-    :param before: ``None`` if it wasn't known.
+    :param now: ``None`` if the record was deleted.
+    :param before: ``None`` if it was unknown.
     :param at: the time of a deletion.
     """
     known = now or before

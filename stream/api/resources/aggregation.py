@@ -1,7 +1,7 @@
-"""Sources with all that belongs to them, in one answer.
+"""Sources with their sinks and statistics in one answer.
 
-Definitions come from memory, and of files and statistics each kind of record is read at once for
-all sinks: the number of requests to etcd doesn't grow with the number of sources.
+Definitions come from memory. Files and statistics of all sinks are read together, one request for
+each kind of record, so the number of requests to etcd doesn't grow with the number of sources.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from stream.target.registry import Targets
 __all__ = ["Aggregation"]
 
 Shown = tuple[bytes, list[tuple[SinkKey, bytes]]]
-"""A source and its sinks, each as its own route shows it."""
+"""A source and its sinks, as their own routes show them."""
 
 
 class Aggregation:
-    """The operation that shows sources with their sinks and statistics at once.
+    """The operation that shows sources with their sinks and statistics.
 
-    :param live: answers what it knows; the rest is read from etcd.
+    :param live: definitions in memory; the rest is read from etcd.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Aggregation:
         return {"AggregationSources": self.sources}
 
     async def sources(self, call: Call) -> Answer:
-        """A page of sources, each with its sinks and their statistics."""
+        """Return a page of sources, each with its sinks and their statistics."""
         after, limit = call.parameters["afterId"], call.parameters["limit"]
         ids, total, last, shown = await self._known(call) or await self._read(call)
         found: Mapping[SinkKey, SinkOverview] = {}
@@ -97,7 +97,7 @@ class Aggregation:
         return json_answer(json_list(head, "sources", sources))
 
     async def _known(self, call: Call) -> tuple[list[str], int, str, list[Shown]] | None:
-        """The page from memory; ``None`` if it has to be read."""
+        """Return the page from memory; ``None`` if it has to be read from etcd."""
         after, limit = call.parameters["afterId"], call.parameters["limit"]
         page = self._live.sources_page(call.branch, after, limit)
         if page is None:
@@ -156,7 +156,9 @@ def _statistics(
 
 
 def _with_last_member(body: bytes, name: str, value: bytes) -> bytes:
-    """:param body: an object with members, as `json_body` makes it.
+    """Return *body* with one more member.
+
+    :param body: an object with members, as made by `json_body`.
     :param value: JSON.
     """
     return b'%b,"%b":%b}' % (body[:-2], name.encode(), value)

@@ -1,4 +1,4 @@
-"""The answer to a caller that waits for a task: the changed object, or the error."""
+"""The answer to a caller that waits for a task: the changed object or the error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["AwaitedTasks", "source_of"]
 
 
 def source_of(task: Task) -> SourceKey | None:
-    """The source that the task is about, alone or with one of its sinks.
+    """Return the source that the task is about, alone or with one of its sinks.
 
     ``None`` if the task doesn't say: one of another service, or of an older version.
     """
@@ -33,7 +33,7 @@ def source_of(task: Task) -> SourceKey | None:
 class AwaitedTasks:
     """Answers callers that wait for the end of a task.
 
-    :param handlers: of all operations, by id; those that show objects are called.
+    :param handlers: handlers of all operations, by id; those that show objects are called.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class AwaitedTasks:
         self._handlers = handlers
 
     async def answer(self, call: Call, started: StartedTask) -> Answer | None:
-        """Wait as long as *call* wants to; ``None`` if it can't.
+        """Wait as long as *call* requests; return ``None`` if it can't wait.
 
-        Raises `UserError`: that of the task.
+        Raises UserError: the error of the task.
         """
         if not self._ends.has_room:
             return None
@@ -62,7 +62,7 @@ class AwaitedTasks:
     async def _answer(self, call: Call, task: Task) -> Answer:
         outcome = call.operation.outcome
         if task.is_finished:
-            # Another node may have run it: what it did must be found by the caller's next read.
+            # Another node may have run the task: the caller's next read must find its changes.
             source = source_of(task)
             if source is not None:
                 await self._live.settle(source)
@@ -84,7 +84,7 @@ class AwaitedTasks:
         return attrs.evolve(answer, headers=(("Location", (task.outputs or {})["url"]),))
 
     def _shown(self, call: Call, result: Any, status: int) -> Answer:
-        """*result* of a handler, as JSON with *status*."""
+        """Return the *result* of a handler as JSON with *status*."""
         if call.unknown:
             plain = orjson.loads(result.body) if isinstance(result, Answer) else result
             result = plain | call.warnings

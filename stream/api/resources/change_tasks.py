@@ -1,4 +1,4 @@
-"""Changes that are made in a background task, and the events about them that projects get."""
+"""Changes in background tasks, and the events about them that projects get."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Report = Callable[[dict[str, Any]], Awaitable[None]]
 """Shows what a task has done so far."""
 
 PATIENCE_SECONDS = 5.0
-"""How long a request waits for the task before it; most changes take a fraction of a second."""
+"""How long a request waits for the previous task; most changes take a fraction of a second."""
 
 
 @attrs.frozen
 class SourceEvent:
     """The event about a finished change of a source, for the project's event log.
 
-    :ivar verb: what is done to the source: ``create``.
-    :ivar name: of the source.
+    :ivar verb: the change of the source: ``create``.
+    :ivar name: name of the source.
     """
 
     verb: str
@@ -41,7 +41,7 @@ class SourceEvent:
 
 
 class ChangeTasks:
-    """Makes changes of definitions for a call, at once or in a task."""
+    """Makes changes of definitions for a call, directly or in a task."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class ChangeTasks:
         self._urls = urls
 
     async def apply(self, call: Call, change: DefinitionChange[T]) -> T:
-        """Make *change* at once, for the caller and with the caller's token."""
+        """Make *change* now, for the caller and with the caller's token."""
         return await self._changes.make(change, _author(call.identity))
 
     async def start(
@@ -69,13 +69,13 @@ class ChangeTasks:
         patience: float = PATIENCE_SECONDS,
         absent: str | None = None,
     ) -> StartedTask:
-        """Make *change* in a task whose type is that of the operation.
+        """Make *change* in a task of the operation's type.
 
-        What is changed is locked meanwhile, and named in the outputs.
+        The changed object is locked meanwhile and named in the outputs.
 
         :param result: the text of the task after success.
         :param event: sent to the project at the end of the task.
-        :param patience: seconds to wait while another task has the object.
+        :param patience: seconds to wait while another task holds the object.
         :param absent: see `TaskExecutor.start`.
         :returns: the task as it starts.
         """
@@ -110,9 +110,9 @@ class ChangeTasks:
     async def start_other(
         self, call: Call, key: SourceKey | SinkKey, work: Callable[[Report], Awaitable[str]]
     ) -> StartedTask:
-        """Start work other than a change of a definition, in a task like those of `start`.
+        """Start other work than a change of a definition, in a task as in `start`.
 
-        :param work: is given what to call with outputs while it runs; its result is the text of
+        :param work: is given a function for reporting outputs while it runs; returns the text of
             the task.
         """
 
@@ -143,7 +143,7 @@ class ChangeTasks:
         return StartedTask(task, task_view(task, self._urls))
 
     def _outputs(self, key: SourceKey | SinkKey) -> dict[str, Any]:
-        """Where to find what a task was about."""
+        """Return the outputs that name the object of a task."""
         sink_id = key.sink_id if isinstance(key, SinkKey) else ""
         outputs: dict[str, Any] = {
             "url": self._urls.entity(key.branch_id, key.source_id, sink_id),
@@ -159,7 +159,7 @@ class ChangeTasks:
 class SourceEvents:
     """Sends the project an event about a source.
 
-    Events are sent on the side: they neither delay a task nor make it fail.
+    Sending is independent of the task: it neither delays nor fails it.
     """
 
     def __init__(self, reactor: Any, authority: ProjectAuthority) -> None:
@@ -170,7 +170,7 @@ class SourceEvents:
     def about(
         self, identity: Identity, change: DefinitionChange[Any], event: SourceEvent | None
     ) -> Iterator[None]:
-        """Send *event*, if there is one, at the end of the block in which *change* is made."""
+        """Send *event*, if any, at the end of the block in which *change* is made."""
         if event is None:
             yield
             return

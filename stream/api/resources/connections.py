@@ -1,4 +1,4 @@
-"""The connections that a project may use, and whether they answer."""
+"""The connections that a project may use, and whether they respond."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ConnectionsList"]
 class ConnectionsList:
     """The operation that lists the connections that a project may use.
 
-    :param connections: those that the operator has declared, by name.
+    :param connections: the connections declared by the operator, by name.
     """
 
     def __init__(self, *, connections: Mapping[str, Connection], probes: Probes) -> None:
@@ -29,7 +29,7 @@ class ConnectionsList:
         return {"ListConnections": self.list}
 
     async def list(self, call: Call) -> Any:
-        """The connections that the caller's project may use, sorted by name."""
+        """List the connections that the caller's project may use, sorted by name."""
         project = call.branch.project_id
         allowed = [each for _, each in sorted(self._connections.items()) if each.allows(project)]
         return {"connections": [_view(each) for each in await self._probes.states(allowed)]}

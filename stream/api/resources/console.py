@@ -1,4 +1,4 @@
-"""The console: a page for people, on which they see their data flow."""
+"""The console: a web page that shows the data flow of a project."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PAGE = "index.html"
 class ConsolePage:
     """The operations that serve the console's page and its files.
 
-    :param pages: the build; ``None`` if the console is switched off.
+    :param pages: the build; ``None`` if the console is disabled.
     """
 
     def __init__(self, pages: BuiltPages | None) -> None:
@@ -25,11 +25,11 @@ class ConsolePage:
         return {"Console": self.page, "ConsoleFile": self.file}
 
     async def page(self, call: Call) -> Answer:
-        """The page itself."""
+        """Return the page itself."""
         return await self._answer(call, _PAGE)
 
     async def file(self, call: Call) -> Answer:
-        """A file that the page loads."""
+        """Return a file that the page loads."""
         return await self._answer(call, call.parameters["path"])
 
     async def _answer(self, call: Call, name: str) -> Answer:

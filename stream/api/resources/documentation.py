@@ -1,4 +1,4 @@
-"""What the API says about itself: its root, its description in files, and a viewer for people."""
+"""The API's documentation: its root, its description in files, and a viewer."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _STATIC = {"style.css": "text/css; charset=utf-8"}
 class Documentation:
     """The API's documents.
 
-    Each is made when it is first asked for, in a thread: printing one takes tens of milliseconds,
-    which neither the start nor other requests should wait for.
+    Each document is made on first request, in a thread: printing one takes tens of milliseconds,
+    which must delay neither the start nor other requests.
 
-    :param urls: of the API.
+    :param urls: URLs of the API.
     :param pages: the built viewer.
-    :param has_console: whether browsers that ask for the root are sent to the console.
+    :param has_console: whether browsers that request the root are redirected to the console.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Documentation:
         return handler
 
     async def root(self, call: Call) -> Answer:
-        """The root of the API: the console for a browser, else the API's name and version."""
+        """Answer the root: redirect a browser to the console, else show name and version."""
         if self._has_console and "text/html" in call.header(b"accept"):
             headers = (
                 ("Location", f"{CONSOLE}/"),
@@ -77,26 +77,26 @@ class Documentation:
         return Answer(status=301, headers=(("Location", "/v1"),))
 
     async def version(self, call: Call) -> Any:
-        """The name of the API and the address of its documentation."""
+        """Return the name of the API and the address of its documentation."""
         return {"api": "stream", "documentation": f"{self._urls.api}/v1/documentation"}
 
     async def health(self, call: Call) -> Answer:
-        """The answer of the liveness check: ``OK``."""
+        """Answer the liveness check with ``OK``."""
         return Answer(body=b"OK", content_type="text/plain")
 
     async def page(self, call: Call) -> Answer:
-        """The page of the API's documentation."""
+        """Return the page of the API's documentation."""
         return await self._pages.answer(call, _PAGE, _PAGE)
 
     async def file(self, call: Call) -> Answer:
-        """A file of the documentation's page."""
+        """Return a file of the documentation's page."""
         name = call.parameters["path"]
         if name in _STATIC:
             return Answer(body=_static_file(name), content_type=_STATIC[name])
         return await self._pages.answer(call, name, _PAGE)
 
 
-# Made once for a process, whatever the number of its APIs: they depend on the operations alone.
+# Made once per process for all its APIs: the documents depend on the operations alone.
 
 
 @cache

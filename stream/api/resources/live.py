@@ -18,7 +18,7 @@ _UNKNOWN_ID = -1
 
 
 def known_ids(live: LiveDefinitions, branch: BranchKey) -> Known | None:
-    """The ids of all sources and sinks of *branch*; ``None`` if that isn't certain."""
+    """Return the ids of all sources and sinks of *branch*; ``None`` if they are uncertain."""
     sources = live.sources_page(branch, "", MAX_SOURCES)
     if sources is None:
         return None
@@ -31,7 +31,7 @@ def known_ids(live: LiveDefinitions, branch: BranchKey) -> Known | None:
 
 
 class Live:
-    """The operation."""
+    """The operation that streams the changes in a branch."""
 
     def __init__(self, *, hub: LiveHub, authority: ProjectAuthority) -> None:
         self._hub = hub

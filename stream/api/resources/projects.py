@@ -1,4 +1,4 @@
-"""The branches of a project, and its tokens where they are made here."""
+"""The branches of a project, and its tokens if this service makes them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Projects:
         }
 
     async def list_branches(self, call: Call) -> Any:
-        """The branches that the caller's token reaches."""
+        """List the branches that the caller's token can access."""
         branches = await self._authority.branches(call.identity.token)
         return {"branches": [_branch_view(branch) for branch in branches]}
 
@@ -49,12 +49,12 @@ class Projects:
         )
 
     async def list_tokens(self, call: Call) -> Any:
-        """The tokens of the caller's project, without their secrets."""
+        """List the tokens of the caller's project, without their secrets."""
         records = await self._tokens.list(call.identity.info.project_id)
         return {"tokens": [token_view(record, self._now()) for record in records]}
 
     async def create_token(self, call: Call) -> Any:
-        """Create a token; its secret is in this answer only."""
+        """Create a token; only this answer contains its secret."""
         body = call.body
         record, text = await self._tokens.create(
             call.identity.info.project_id,
@@ -87,7 +87,7 @@ def _branch_view(branch: Branch) -> dict[str, Any]:
 
 
 def _time(text: str | None) -> datetime | None:
-    """The time that was given, in UTC. Raises UserError."""
+    """Return the given time in UTC. Raises UserError."""
     if text is None:
         return None
     try:

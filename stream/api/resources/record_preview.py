@@ -1,4 +1,4 @@
-"""The rows that the sinks of a source, or a mapping, would make of a record; none is stored."""
+"""Preview of the rows that a source's sinks, or a mapping, would make of a record."""
 
 from __future__ import annotations
 
@@ -33,23 +33,25 @@ from stream.templates.interface import TemplateEvaluator
 __all__ = ["RecordPreview"]
 
 MAX_RECORDS = 100
-"""Of a batch: whoever tests looks at the rows."""
+"""Maximum number of records of a batch, since a person reads the rows."""
 
 MAX_RESULT_BYTES = 1024 * 1024
-"""Of all templates of a sink."""
+"""Maximum size of the results of all templates of a sink."""
 
 MAX_SHOWN_BYTES = 32 * 1024 * 1024
-"""Of all cells of an answer: a small compressed body may be shown in many columns of many sinks."""
+"""Maximum size of all cells of an answer: a small compressed body may appear in many columns of
+many sinks.
+"""
 
 _NOT_OF_THE_RECORD = frozenset({b"host", b"x-storageapi-token"})
 
 
 class _Templates(TemplateChecks, TemplateEvaluator, Protocol):
-    """Reads templates, and evaluates them."""
+    """Parses and evaluates templates."""
 
 
 class _TooMuch(UserError):
-    """The cells are more than an answer may have."""
+    """The cells exceed the size limit of an answer."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -61,7 +63,7 @@ class _TooMuch(UserError):
 
 
 class _Room:
-    """What may still be shown in one answer."""
+    """The remaining size of an answer."""
 
     def __init__(self) -> None:
         self._left = MAX_SHOWN_BYTES
@@ -69,7 +71,10 @@ class _Room:
     def render(
         self, mapping: Mapping, record: RecordContext, evaluated: Evaluated | None
     ) -> list[tuple[str, str]]:
-        """The cells of a row. Raises UserError as `render_cells` does, and if there is no room."""
+        """Return the cells of a row.
+
+        Raises UserError as `render_cells` does, and if the limit is exceeded.
+        """
         try:
             cells = render_cells(mapping, record, evaluated, limit=self._left)
         except RowTooBig:
@@ -81,7 +86,7 @@ class _Room:
 class RecordPreview:
     """The operations that show the rows of a record without storing them.
 
-    :param limits: of the listener, which would take the same bodies.
+    :param limits: limits of the listener for the same bodies.
     :param now: seconds since the epoch.
     :param templates: evaluates templates.
     """
@@ -104,7 +109,7 @@ class RecordPreview:
         return {"TestSource": self.test, "TestMapping": self.test_mapping}
 
     async def test(self, call: Call) -> Any:
-        """The rows that the source's sinks would make of the request's body."""
+        """Return the rows that the source's sinks would make of the request's body."""
         source = await self._reads.source(call.source_key)
         sinks = await self._reads.with_mappings(await self._reads.sinks(source.key))
         records = self._records(source, call, call.raw_body, call.raw_headers, call.client_ip)
@@ -120,7 +125,7 @@ class RecordPreview:
         }
 
     async def test_mapping(self, call: Call) -> Any:
-        """The cells that a mapping makes of a record, column by column."""
+        """Return the cells that a mapping makes of a record, column by column."""
         source = await self._reads.source(call.source_key)
         table, record = call.body["table"], call.body["record"]
         has_types = table.get("type", KEBOOLA) != KEBOOLA
@@ -140,7 +145,7 @@ class RecordPreview:
     async def _row(
         self, project: int, mapping: Mapping, record: RecordContext, room: _Room
     ) -> dict[str, Any]:
-        """All columns of a row; each by itself once one of them has no value."""
+        """Render all columns of a row together, or one by one if a column has no value."""
         columns: list[dict[str, str]]
         try:
             [cells] = await self._cells(project, mapping, [record], room)
@@ -164,7 +169,7 @@ class RecordPreview:
     async def _cells(
         self, project: int, mapping: Mapping, records: Sequence[RecordContext], room: _Room
     ) -> list[list[tuple[str, str]]]:
-        """The rows of *records*. Raises UserError with the first column that has no value."""
+        """Return the rows of *records*. Raises UserError: a column has no value."""
         evaluated: list[Evaluated | None] = [None] * len(records)
         for plan, places in _plans(mapping, records).items():
             some = [records[place] for place in places]
@@ -197,7 +202,7 @@ class RecordPreview:
         raw_headers: Sequence[tuple[bytes, bytes]],
         client_ip: str,
     ) -> list[RecordContext]:
-        """The records that the source would make of *body*. Raises UserError."""
+        """Return the records that the source would make of *body*. Raises UserError."""
         milliseconds = int(self._now() * 1000)
         headers = RecordHeaders(
             [(name, value) for name, value in raw_headers if name.lower() not in _NOT_OF_THE_RECORD]
@@ -230,7 +235,7 @@ class RecordPreview:
 
 
 def _bytes(record: dict[str, Any]) -> bytes:
-    """The body of a record in a request. Raises UserError."""
+    """Return the body of a record in a request. Raises UserError."""
     text: str = record["body"]
     if not record.get("isBase64", False):
         return text.encode()
@@ -243,7 +248,7 @@ def _bytes(record: dict[str, Any]) -> bytes:
 
 
 def _flat_record(body: bytes) -> dict[str, Any]:
-    """An OTLP record in the form in which sinks get it; nothing is an empty record."""
+    """Return an OTLP record as sinks receive it; a missing one is an empty record."""
     body = without_bom(body).strip()
     problem = "expected an object"
     value: Any = {}
@@ -263,7 +268,7 @@ def _flat_record(body: bytes) -> dict[str, Any]:
 
 
 def _plans(mapping: Mapping, records: Sequence[RecordContext]) -> dict[TemplatePlan, list[int]]:
-    """What the engine is to be asked for, and for the records at which places."""
+    """Return the templates to evaluate, each with the positions of its records."""
     places: dict[bool, list[int]] = {}
     for place, record in enumerate(records):
         places.setdefault(takes_long(record), []).append(place)

@@ -1,4 +1,4 @@
-"""Rejected records of a sink: listed, shown, tested against a mapping, replayed, deleted."""
+"""Rejected records of a sink: list, show, test against a mapping, replay, delete."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class RejectedResource:
     """The operations on the rejected records of a sink.
 
     :param nodes: the source nodes, which keep the records.
-    :param replayer: maps them again.
-    :param templates: reads the templates of proposed mappings.
+    :param replayer: replays records.
+    :param templates: parses the templates of proposed mappings.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class RejectedResource:
         return key
 
     async def list(self, call: Call) -> Any:
-        """The newest rejected records of a sink, from all source nodes."""
+        """List the newest rejected records of a sink, from all source nodes."""
         key = await self._sink(call)
         return await self._nodes.newest(key, _selection(call), call.parameters["limit"])
 
     async def get(self, call: Call) -> Any:
-        """One rejected record with its headers and body."""
+        """Return one rejected record with its headers and body."""
         key, id = await self._sink(call), call.parameters["rejectedId"]
         return await self._nodes.get(key, id)
 
@@ -109,15 +109,15 @@ class RejectedResource:
 
 
 def _selection(call: Call) -> Selection:
-    """The records that the query chooses. Raises UserError."""
+    """Return the selection that the query describes. Raises UserError."""
     ids = call.parameters.get("ids")
     return _chosen(call.parameters | {"ids": ids.split(",") if ids else None}, "")
 
 
 def _chosen(given: Mapping[str, Any], where: str) -> Selection:
-    """The records that *given* chooses; all if nothing is given. Raises UserError.
+    """Return the selection that *given* describes; all records if it is empty. Raises UserError.
 
-    :param where: in front of the names of its members.
+    :param where: prefix of the names of its members.
     """
     ids = given.get("ids")
     return Selection(
@@ -130,7 +130,7 @@ def _chosen(given: Mapping[str, Any], where: str) -> Selection:
 
 
 def _milliseconds(text: str | None, param: str) -> int | None:
-    """A time as its milliseconds since the epoch; ``None`` if there is none. Raises UserError."""
+    """Return a time in milliseconds since the epoch, or ``None``. Raises UserError."""
     if not text:
         return None
     try:

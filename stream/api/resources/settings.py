@@ -1,4 +1,4 @@
-"""Settings that a source or a sink has for itself."""
+"""Settings of a single source or sink."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["EntitySettings"]
 class EntitySettings:
     """The operations on the settings of one source or sink.
 
-    :param settings: the service's own, from which each entity starts.
+    :param settings: the settings of the service, which are the defaults of each entity.
     """
 
     def __init__(self, *, reads: DefinitionReads, tasks: ChangeTasks, settings: Settings) -> None:
@@ -38,11 +38,11 @@ class EntitySettings:
         }
 
     async def get_of_source(self, call: Call) -> Any:
-        """The settings of a source, with the level that each value comes from."""
+        """Return the settings of a source, with the level that each value comes from."""
         return self._result(await self._reads.source(call.source_key))
 
     async def get_of_sink(self, call: Call) -> Any:
-        """The settings of a sink, with the level that each value comes from."""
+        """Return the settings of a sink, with the level that each value comes from."""
         return self._result(await self._reads.sink(call.sink_key))
 
     async def update_source(self, call: Call) -> Any:
@@ -83,7 +83,7 @@ def _overrides(entity: Source | Sink) -> list[tuple[str, object]]:
 
 
 def _patch(call: Call) -> list[tuple[str, object]]:
-    """The checked patch of the request. Raises UserError."""
+    """Return the checked patch of the request. Raises UserError."""
     patch = [(item["key"], item.get("value")) for item in call.body.get("settings", ())]
     check_patch(patch)
     return patch

@@ -1,4 +1,4 @@
-"""The files and slices of a sink on their way to its table, for people who watch them."""
+"""The files and slices of a sink on their way to its table, for a dashboard."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Plain = dict[str, Any]
 
 
 class SinkFiles:
-    """The operation.
+    """The operation that shows the files of a sink on their way to its table.
 
     :param now: the time in UTC.
     """
@@ -55,7 +55,7 @@ class SinkFiles:
         return {"SinkFiles": self.files}
 
     async def files(self, call: Call) -> Any:
-        """The open files of a sink and its last imported ones, with their slices."""
+        """Return the open files of a sink and its last imported ones, with their slices."""
         key = (await self._reads.sink_in_source(call.sink_key)).key
         found = await sink_pipeline(self._client, key, call.parameters["imports"])
         targets = {each.file.target.provider for each in (*found.active, *found.imported)}
@@ -72,9 +72,9 @@ class SinkFiles:
 def pipeline_view(
     pipeline: SinkPipeline, quarantines: Mapping[FileKey, Quarantine], now: datetime
 ) -> Plain:
-    """The files of a sink as they are shown at the time *now*.
+    """Return the files of a sink as shown at the time *now*.
 
-    :param quarantines: of rows that the target has refused.
+    :param quarantines: quarantines of rows that the target has refused.
     """
     return {
         "time": format_time(now),
@@ -85,7 +85,7 @@ def pipeline_view(
 
 
 def _freshness(pipeline: SinkPipeline) -> Plain:
-    """Up to when all rows are in the table."""
+    """Return the time up to which all rows are in the table."""
     pending = pending_by_sink((each.file.key, each.statistics) for each in pipeline.active)
     [waiting] = pending.values() or [None]
     last = max(

@@ -1,4 +1,4 @@
-"""Sinks: created, shown, changed, deleted, switched."""
+"""Operations on sinks: create, show, change, delete, disable, enable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Sinks"]
 class Sinks:
     """The operations on sinks.
 
-    :param templates: reads the templates of new mappings.
+    :param templates: parses the templates of new mappings.
     :param targets: of the tables.
     """
 
@@ -91,11 +91,11 @@ class Sinks:
         except ObjectExists:
             raise errors.sink_exists(key) from None
         except TaskAlreadyRunning:
-            # Whoever is making it is about to succeed, so the caller gets that answer.
+            # The pending creation is about to succeed, so the caller gets its answer.
             raise errors.sink_exists(key, being_created=True) from None
 
     async def get(self, call: Call) -> Any:
-        """A sink with its mapping."""
+        """Return a sink with its mapping."""
         known = self._live.sink(call.sink_key)
         if known is not None and await self._live.complete([known]):
             known.value.check_complete()
@@ -105,11 +105,11 @@ class Sinks:
         return sink_view(sink)
 
     async def list(self, call: Call) -> Any:
-        """A page of the sinks of a source."""
+        """Return a page of the sinks of a source."""
         return await self._list(call, deleted=False)
 
     async def list_deleted(self, call: Call) -> Any:
-        """A page of the deleted sinks of a source."""
+        """Return a page of the deleted sinks of a source."""
         return await self._list(call, deleted=True)
 
     async def _list(self, call: Call, *, deleted: bool) -> Any:

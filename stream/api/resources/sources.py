@@ -1,4 +1,4 @@
-"""Sources: created, shown, changed, deleted, switched."""
+"""Operations on sources: create, show, change, delete, disable, enable."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def _list_head(call: Call, total: int, last: str) -> dict[str, Any]:
 
 
 def entity_id(body: Any, member: str) -> str:
-    """The id that was asked for, or one made from the name.
+    """Return the requested id, or one made from the name.
 
-    Raises UserError if an id that was asked for can't be one.
+    Raises UserError: the requested id is invalid.
     """
     given = body.get(member)
     if given is None:
@@ -63,7 +63,7 @@ def entity_id(body: Any, member: str) -> str:
 class Sources:
     """The operations on sources.
 
-    :param storage_api: deletes the tables of a source that is deleted with them.
+    :param storage_api: deletes the tables of a source with ``cascade``.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Sources:
             raise errors.source_exists(key) from None
 
     async def get(self, call: Call) -> Any:
-        """A source with the URL that takes its records."""
+        """Return a source with the URL that receives its records."""
         known = self._live.source(call.source_key)
         if known is not None:
             known.value.check_complete()
@@ -138,11 +138,11 @@ class Sources:
         return json_list(_list_head(call, page.total, page.last), "sources", shown)
 
     async def list(self, call: Call) -> Any:
-        """A page of the sources of a branch."""
+        """Return a page of the sources of a branch."""
         return await self._list(call, deleted=False)
 
     async def list_deleted(self, call: Call) -> Any:
-        """A page of the deleted sources of a branch."""
+        """Return a page of the deleted sources of a branch."""
         return await self._list(call, deleted=True)
 
     async def _list(self, call: Call, *, deleted: bool) -> Any:

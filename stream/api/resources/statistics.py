@@ -35,9 +35,9 @@ _log = Logger(namespace="api")
 def files_view(
     overview: SinkOverview, quarantines: Mapping[FileKey, Quarantine]
 ) -> list[tuple[FileOutline, dict[str, Any]]]:
-    """The files of a sink with their views, the oldest first.
+    """Return the files of a sink with their views, the oldest first.
 
-    :param quarantines: of rows that targets have refused.
+    :param quarantines: quarantines of rows that targets have refused.
     """
     return [
         (file, file_view(file, overview.file_statistics.get(file.key), quarantines.get(file.key)))
@@ -46,9 +46,9 @@ def files_view(
 
 
 def with_rejected(view: dict[str, Any], counts: Iterable[RejectedCount]) -> dict[str, Any]:
-    """*view* of the statistics of a sink, with its rejected records if there were any.
+    """Add the count of rejected records, if any, to *view*, the statistics of a sink.
 
-    :param counts: of all source nodes.
+    :param counts: counts of all source nodes.
     """
     total = sum_of(counts)
     return view | {"rejected": rejected_view(total)} if total.count else view
@@ -59,7 +59,7 @@ def _is_failing(file: FileOutline) -> bool:
 
 
 def _order(file: FileOutline) -> tuple[bool, bool, datetime]:
-    """Imported files first, then those without failures, each by time."""
+    """Return the sort key: imported files first, then those without failures, each by time."""
     return (
         file.state is not FileState.IMPORTED,
         bool(file.retry.retry_reason),
@@ -93,14 +93,14 @@ class SinkStatistics:
         }
 
     async def total(self, call: Call) -> Any:
-        """The totals of a sink by level, with its rejected records."""
+        """Return the totals of a sink by level, with its rejected records."""
         key = (await self._reads.sink_in_source(call.sink_key)).key
         view = statistics_view(await sink_statistics(self._client, key))
         counts = await rejected_counts(self._client, key)
         return with_rejected(view, counts.get(key, {}).values())
 
     async def files(self, call: Call) -> Any:
-        """The statistics of a sink's files since the last reset."""
+        """Return the statistics of a sink's files since the last reset."""
         key = (await self._reads.sink_in_source(call.sink_key)).key
         reset = await last_reset(self._client, key)
         cleared_at = reset.reset_at if reset is not None else None

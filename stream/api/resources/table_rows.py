@@ -12,7 +12,7 @@ __all__ = ["TableRows"]
 
 
 class TableRows:
-    """The operation."""
+    """The operation that shows the first rows of a sink's table."""
 
     def __init__(self, *, reads: DefinitionReads, targets: Targets) -> None:
         self._reads = reads
@@ -23,7 +23,7 @@ class TableRows:
         return {"SinkTableRows": self.rows}
 
     async def rows(self, call: Call) -> Any:
-        """The newest rows of a sink's table."""
+        """Return the newest rows of a sink's table."""
         sink = await self._reads.with_mapping(await self._reads.sink_in_source(call.sink_key))
         token = call.identity.token.value
         found = await self._targets.preview(sink, call.parameters["limit"], token=token)

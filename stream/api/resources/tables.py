@@ -1,4 +1,4 @@
-"""The table of a sink as requests describe it."""
+"""The table of a sink in requests."""
 
 from __future__ import annotations
 
@@ -37,14 +37,20 @@ _OPTIONS = ("connection", "schema", "namespace", "table", "path", "partitionBy")
 
 
 class TemplateChecks(Protocol):
-    """Reads templates elsewhere: it may take for ever (`stream.templates`)."""
+    """Parses templates in another process, since parsing may never end (`stream.templates`)."""
 
     def check(self, project: int, templates: Sequence[str], /) -> Deferred[list[str | None]]:
-        """The problem of each of *templates*. Fails with UserError: they can't be checked now."""
+        """Return the problem of each of *templates*.
+
+        Raises UserError: they can't be checked now.
+        """
 
 
 async def check_templates(checks: TemplateChecks, project: int, mapping: Mapping) -> None:
-    """Raises UserError with the first template of *mapping* that can't work, and why."""
+    """Check the templates of *mapping*.
+
+    Raises UserError: the first invalid template, and why.
+    """
     columns = [
         column
         for column in mapping.columns
@@ -60,11 +66,11 @@ async def check_templates(checks: TemplateChecks, project: int, mapping: Mapping
 
 
 def read_mapping(plain: AnyMapping[str, Any], *, has_types: bool) -> Mapping:
-    """The mapping of a request. Raises UserError with the first thing wrong with its columns.
+    """Return the mapping of a request; its templates remain to be checked.
 
-    :param has_types: whether columns of the table have types; those that name none are strings.
+    Raises UserError: the first problem of its columns.
 
-    Its templates are still to be checked.
+    :param has_types: whether columns of the table have types; a column without one is a string.
     """
     mapping = Mapping(
         tuple(
@@ -104,7 +110,7 @@ def _column(plain: Any, param: str) -> Column:
         column = column_from_plain(plain)
         _check_column(column)
     except UserError as error:
-        # The message about a template says it all, and clients compare the whole answer.
+        # The message about a template is complete, and clients compare the whole answer.
         if plain["type"] != TemplateColumn.TYPE:
             error.param = error.param or param
         raise
@@ -122,7 +128,7 @@ def _check_column(column: Column) -> None:
 
 
 def _check_names(mapping: Mapping) -> None:
-    """Refuse names that no table can have. Names of tables are not case-sensitive."""
+    """Refuse column names that no table can have. Names in tables are case-insensitive."""
     seen: dict[str, str] = {}
     for index, column in enumerate(mapping.columns):
         name, param = column.name, f"{_COLUMNS}[{index}].name"
@@ -137,7 +143,7 @@ def _check_names(mapping: Mapping) -> None:
 
 
 def check_table_id(text: str) -> None:
-    """Raises UserError unless *text* is ``stage.bucket.table``."""
+    """Check that *text* is ``stage.bucket.table``. Raises UserError."""
     fragments = text.split(".")
     if len(fragments) != 3:
         problem = "unexpected number of fragments"
@@ -158,7 +164,7 @@ def check_table_id(text: str) -> None:
 
 
 def new_table(plain: AnyMapping[str, Any] | None) -> TableSink:
-    """The table of a new sink. Raises UserError."""
+    """Return the table of a new sink. Raises UserError."""
     if plain is None:
         raise UserError('"table" must be configured for the "table" sink type')
     type = plain["type"]
@@ -182,7 +188,7 @@ def _options(plain: AnyMapping[str, Any]) -> dict[str, str]:
 
 
 def _refuse_other_members(plain: AnyMapping[str, Any], type: str) -> None:
-    """Refuse where a table is in the words of another type."""
+    """Refuse members that belong to tables of another type."""
     others = _OPTIONS if type == KEBOOLA else ("tableId",)
     for name in others:
         if name in plain:
@@ -195,7 +201,7 @@ class TablePatch:
 
     :ivar mapping: the new mapping; ``None`` if it stays.
     :ivar table_id: the new table of Keboola; ``None`` if it stays.
-    :ivar options: of a table of another type, those that change.
+    :ivar options: changed options of a table of another type.
     """
 
     mapping: Mapping | None = None
@@ -203,7 +209,7 @@ class TablePatch:
     options: AnyMapping[str, str] = attrs.field(factory=dict)
 
     def apply(self, table: TableSink) -> TableSink:
-        """The table that *table* becomes."""
+        """Return *table* with the changes applied."""
         if self.mapping is not None:
             table = attrs.evolve(table, mapping=self.mapping)
         if self.table_id is not None:
@@ -215,7 +221,7 @@ class TablePatch:
 
 
 def table_patch(plain: AnyMapping[str, Any] | None, type: str) -> TablePatch:
-    """The changes that a request makes to a table of this *type*. Raises UserError."""
+    """Return the changes that a request makes to a table of this *type*. Raises UserError."""
     if plain is None:
         return TablePatch()
     if plain.get("type", type) != type:

@@ -1,4 +1,4 @@
-"""Live tails over HTTP: the operation, and where source nodes send what they sampled."""
+"""Live tails over HTTP: the operation, and the listener for samples of source nodes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["Tails", "sample_site"]
 
 
 def sample_site(reactor: Any, take: Take) -> ApiSite:
-    """The listener for samples of source nodes; it passes them to *take*."""
+    """Return the listener for samples of source nodes; it passes them to *take*."""
     return ApiSite(_Samples(take), reactor)
 
 
 class _Samples(Resource):
-    """Takes samples from source nodes; answers which tails have ended."""
+    """Accepts samples from source nodes; answers which tails have ended."""
 
     isLeaf = True
 
@@ -57,7 +57,7 @@ def _put(request: ApiRequest, answer: Answer) -> None:
 
 
 class Tails:
-    """The operation."""
+    """The operation that streams the records of a source."""
 
     def __init__(self, *, hub: TailHub, reads: DefinitionReads) -> None:
         self._hub = hub
@@ -68,7 +68,7 @@ class Tails:
         return {"TailSource": self._tail}
 
     async def _tail(self, call: Call) -> StreamingResponse:
-        self._hub.check(call.source_key)  # costs nothing, so it comes before what is read
+        self._hub.check(call.source_key)  # This check is cheap, so it precedes any reads.
         await self._reads.source(call.source_key)
         self._hub.check(call.source_key)
 

@@ -1,4 +1,4 @@
-"""Tasks, as they are polled."""
+"""The operation that shows a task, for polling."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Tasks:
         return {"GetTask": self.get}
 
     async def get(self, call: Call) -> Any:
-        """A task; one whose node has ended is shown as failed."""
+        """Return a task; one whose node has ended is shown as failed."""
         project = call.identity.info.project_id
         task = await self._store.get(project, call.parameters["taskId"])
         task = await self._abandoned.settle(task)
         if task.is_finished:
-            # Another node may have run it: what it did must be found by the caller's next read.
+            # Another node may have run the task: the caller's next read must find its changes.
             source = source_of(task)
             if source is not None:
                 await self._live.settle(source)

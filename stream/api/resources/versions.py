@@ -1,4 +1,4 @@
-"""Versions of sources and sinks, and the way back to one of them."""
+"""Versions of sources and sinks, and rollback to one of them."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ class Versions:
         }
 
     async def list_of_source(self, call: Call) -> Any:
-        """A page of the versions of a source."""
+        """Return a page of the versions of a source."""
         after, limit = call.parameters["afterId"], call.parameters["limit"]
         await self._reads.source(call.source_key)
         page = await self._reads.source_versions_page(call.source_key, after, limit)
         return _page(page, limit, after)
 
     async def list_of_sink(self, call: Call) -> Any:
-        """A page of the versions of a sink."""
+        """Return a page of the versions of a sink."""
         after, limit = call.parameters["afterId"], call.parameters["limit"]
         await self._reads.sink_in_source(call.sink_key)
         page = await self._reads.sink_versions_page(call.sink_key, after, limit)
-        # Sources show the number as it was sent, sinks as it is in keys; clients know both.
+        # Sources show the number as sent, sinks as in keys; clients rely on both.
         return _page(page, limit, padded(after))
 
     async def get_of_source(self, call: Call) -> Any:
-        """One version of a source, as it was then."""
+        """Return one version of a source."""
         await self._reads.source(call.source_key)
         number = call.parameters["versionNumber"]
         source = await self._reads.source_version(call.source_key, number)
@@ -57,7 +57,7 @@ class Versions:
         return view | {"content": content_view(source)} if call.parameters["content"] else view
 
     async def get_of_sink(self, call: Call) -> Any:
-        """One version of a sink, as it was then."""
+        """Return one version of a sink."""
         await self._reads.sink_in_source(call.sink_key)
         sink = await self._reads.sink_version(call.sink_key, call.parameters["versionNumber"])
         view = version_view(sink.version)

@@ -1,4 +1,4 @@
-"""Entities as the API shows them. Members are in the order of the published schemas."""
+"""The JSON form of entities in the API. Members are in the order of the published schemas."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Plain = dict[str, Any]
 
 @attrs.frozen
 class Urls:
-    """Where users reach the service.
+    """Public URLs of the service.
 
     :ivar api: public URL of the API, without a slash at the end.
     :ivar source: public URL of the sources, without a slash at the end.
@@ -49,16 +49,16 @@ class Urls:
     source: str
 
     def task(self, task: Task) -> str:
-        """Where *task* is polled."""
+        """Return the URL for polling *task*."""
         return f"{self.api}/v1/tasks{path_of(*task.task_id.split('/'))}"
 
     def entity(self, branch_id: int, source_id: str, sink_id: str = "") -> str:
-        """The URL of a source, or of a sink."""
+        """Return the URL of a source or sink."""
         url = f"{self.api}{path_of('v1', 'branches', branch_id, 'sources', source_id)}"
         return f"{url}{path_of('sinks', sink_id)}" if sink_id else url
 
     def source_view(self, source: Source) -> Plain:
-        """A source."""
+        """Return the view of a source."""
         key = source.key
         view: Plain = {
             "projectId": key.project_id,
@@ -84,7 +84,7 @@ class Urls:
 
 
 def token_view(record: TokenRecord, now: datetime) -> Plain:
-    """A token, without its text."""
+    """Return the view of a token, without its text."""
     view: Plain = {
         "tokenId": record.key.token_id,
         "projectId": record.key.project_id,
@@ -107,7 +107,7 @@ def _at_by(event: Created | Deleted) -> Plain:
 
 
 def version_view(version: Version) -> Plain:
-    """One version."""
+    """Return the view of a version."""
     return {
         "number": version.number,
         "hash": version.hash,
@@ -131,7 +131,7 @@ def _lifecycle(entity: Source | Sink) -> Plain:
 
 
 def content_view(entity: Source | Sink) -> Plain:
-    """The content of a version, without its secret, its time and its author."""
+    """Return the content of a version, without its secret, its time and its author."""
     view: Plain = {"type": entity.type, "name": entity.name, "description": entity.description}
     if isinstance(entity, Sink):
         shown = sink_view(entity)
@@ -141,7 +141,7 @@ def content_view(entity: Source | Sink) -> Plain:
 
 
 def sink_view(sink: Sink) -> Plain:
-    """A sink."""
+    """Return the view of a sink."""
     key = sink.key
     view: Plain = {
         "projectId": key.project_id,
@@ -191,7 +191,7 @@ def _column(column: Column) -> Plain:
 
 
 def page_view(limit: int, total: int, after: str, last: str) -> Plain:
-    """The page's place in its list.
+    """Return the position of a page in its list.
 
     :param last: the id that the page ends with.
     """
@@ -204,7 +204,7 @@ def page_view(limit: int, total: int, after: str, last: str) -> Plain:
 
 
 def level_view(statistics: Statistics) -> Plain:
-    """How many records, and of which times."""
+    """Return the number, size and times of records."""
     view: Plain = {}
     if statistics.first_record_at is not None:
         view["firstRecordAt"] = format_time(statistics.first_record_at)
@@ -220,7 +220,7 @@ _NO_RECORDS = {"recordsCount": 0, "compressedSize": 0, "uncompressedSize": 0}
 
 
 def statistics_view(statistics: Aggregated) -> Plain:
-    """The total, zeros if there are no records, and the levels that have records."""
+    """Return the total, zeros without records, and the levels that have records."""
     view = _levels(statistics)
     if view["total"] is None:
         view["total"] = dict(_NO_RECORDS)
@@ -245,7 +245,7 @@ def _levels(statistics: Aggregated) -> Plain:
 def file_view(
     file: FileOutline, statistics: Aggregated | None, quarantine: Quarantine | None = None
 ) -> Plain:
-    """A file; *statistics* are ``None`` if nothing was ever recorded for it.
+    """Return the view of a file; *statistics* are ``None`` if none were recorded for it.
 
     :param quarantine: of the rows that its target has refused.
     """
@@ -269,7 +269,7 @@ def file_view(
 
 
 def quarantine_view(quarantine: Quarantine) -> Plain:
-    """The rows that the target has refused.
+    """Return the view of the rows that the target has refused.
 
     ``fileId`` or ``table`` says where they are, once all are found.
     """
@@ -286,7 +286,7 @@ def quarantine_view(quarantine: Quarantine) -> Plain:
 
 
 def times_view(**moments: datetime | None) -> Plain:
-    """Members with times; those that are ``None`` are left out."""
+    """Return the members with times; those that are ``None`` are left out."""
     return {name: format_time(moment) for name, moment in moments.items() if moment is not None}
 
 
@@ -297,7 +297,7 @@ _OUTPUTS = (
 
 
 def task_view(task: Task, urls: Urls) -> Plain:
-    """A task; what isn't known while it runs is left out."""
+    """Return the view of a task; unknown members of a running task are left out."""
     view: Plain = {
         "taskId": task.task_id,
         "type": task.type,

@@ -1,1 +1,1 @@
-"""The API as it is published: operations, schemas, and the documents made from them."""
+"""The published API: operations, schemas, and the documents made from them."""

@@ -1,4 +1,4 @@
-"""How answers lead to further operations: the links of the OpenAPI 3.0 document."""
+"""The links of the OpenAPI 3.0 document: follow-up operations of an answer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Plain = dict[str, Any]
 
 
 def links(operation: Operation, operations: Iterable[Operation]) -> Plain:
-    """What can be called with the answer of *operation*, by a name of the link.
+    """Return the operations that can follow *operation*, by the name of the link.
 
-    Parts of the path of *operation* are taken over; the id of what it is about comes from the body
-    of the answer, or from the request that creates it.
+    Path parameters of *operation* are passed on. The id of its object comes from the answer's body,
+    or from the request that creates the object.
     """
     found: Plain = {}
     if operation.result is TASK and operation.task:
@@ -43,7 +43,7 @@ def links(operation: Operation, operations: Iterable[Operation]) -> Plain:
 
 
 def _is_next(needed: list[str], values: Plain) -> bool:
-    """Return whether an operation is about the very thing that *values* name."""
+    """Return whether an operation is about the object that *values* name."""
     return "sourceId" in needed and set(needed) == set(values)
 
 

@@ -41,7 +41,7 @@ _BEARER_SCHEME2 = {
     "name": "Authorization",
     "in": "header",
 }
-"""Swagger 2.0 has no such scheme; this is how it is written there."""
+"""Swagger 2.0 has no bearer scheme; this is the usual replacement."""
 _TAGS = (
     {"name": "documentation", "description": "What the API offers."},
     {"name": "configuration", "description": "Sources, sinks, their versions and settings."},
@@ -80,25 +80,25 @@ _BRANCH_ERRORS = ((404, "storage.branches.notFound"), (409, "branchCountLimitRea
 
 
 def to_json(document: Plain) -> bytes:
-    """The document as indented JSON."""
+    """Return the document as indented JSON."""
     return orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
 
 
 def to_yaml(document: Plain) -> bytes:
-    """The document as YAML, with members in their order."""
+    """Return the document as YAML, with members in their order."""
     text: str = yaml.dump(document, sort_keys=False, allow_unicode=True, Dumper=_Dumper)
     return text.encode()
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Writes repeated parts out."""
+    """A YAML dumper without anchors: repeated parts are written out."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def openapi2(operations: Iterable[Operation]) -> Plain:
-    """The Swagger 2.0 document."""
+    """Return the Swagger 2.0 document."""
     parts = _Parts("#/definitions/", "x-nullable")
     paths = _paths(operations, parts, _operation2)
     return {
@@ -117,7 +117,7 @@ def openapi2(operations: Iterable[Operation]) -> Plain:
 
 
 def openapi3(operations: Iterable[Operation]) -> Plain:
-    """The OpenAPI 3.0 document."""
+    """Return the OpenAPI 3.0 document."""
     parts = _Parts("#/components/schemas/", "nullable")
     operations = tuple(operations)
     paths = _paths(operations, parts, _operation3)
@@ -155,10 +155,10 @@ def _info() -> Plain:
 
 
 class _Parts:
-    """Collects the objects that have a name.
+    """Collects the named objects.
 
     :param null: the keyword that allows null.
-    :ivar named: by name.
+    :ivar named: objects by name.
     """
 
     def __init__(self, prefix: str, null: str) -> None:
@@ -167,11 +167,11 @@ class _Parts:
         self.named: dict[str, Plain] = {}
 
     def request(self, schema: Schema) -> Plain:
-        """As `schema`, for a body that is read: in it, null is the same as absence."""
+        """Return `schema` for a request body, in which null means absence."""
         return self.schema(schema, lenient=True)
 
     def schema(self, schema: Schema, *, lenient: bool = False) -> Plain:
-        """*schema*, or a reference to it if it has a name."""
+        """Return *schema*, or a reference to it if it has a name."""
         if isinstance(schema, Object) and schema.name:
             if schema.name not in self.named:
                 self.named[schema.name] = {}
@@ -225,7 +225,7 @@ class _Parts:
 
 
 def _put(plain: Plain, **members: Any) -> None:
-    """Add the members that say something."""
+    """Add the members that aren't empty."""
     plain.update(
         {
             name: value
@@ -269,12 +269,12 @@ def _parameter(parameter: Parameter) -> Plain:
     if parameter.description:
         plain["description"] = parameter.description
     if parameter.place == "query":
-        plain["allowEmptyValue"] = True  # the same as absence
+        plain["allowEmptyValue"] = True  # means absence
     return plain
 
 
 def _errors(operation: Operation) -> dict[int, list[str]]:
-    """Names of errors by status."""
+    """Return the names of errors by status."""
     common = () if operation.public else _COMMON_ERRORS
     in_branch = any(parameter.name == "branchId" for parameter in operation.parameters)
     found: dict[int, list[str]] = {}

@@ -1,4 +1,4 @@
-"""An operation of the API: its route, what it takes and what it answers."""
+"""The declaration of an API operation: its route, parameters and answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stream.values.number import MAX_INT64, MIN_INT64, whole_number
 __all__ = ["MAX_WAIT_SECONDS", "Operation", "Outcome", "Parameter", "Parameters"]
 
 MAX_WAIT_SECONDS = 50
-"""For a task: less than the minute after which many proxies give up on an answer."""
+"""Maximum wait for a task: less than the minute after which many proxies time out."""
 
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -25,9 +25,9 @@ Parameters = dict[str, Any]
 
 @attrs.frozen(kw_only=True)
 class Parameter:
-    """A part of the path or of the query.
+    """A parameter in the path or in the query.
 
-    :ivar schema: of a text, an integer or a boolean; its default is taken if there is none.
+    :ivar schema: schema of a text, an integer or a boolean; its default replaces a missing value.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Parameter:
     description: str = ""
 
     def read(self, raw: str, values: Parameters) -> Iterator[Fault]:
-        """Put the value of *raw* among the *values*; what is wrong with it."""
+        """Add the value of *raw* to *values*; return what is wrong with it."""
         if raw == "" and self.place == "query":
             values[self.name] = getattr(self.schema, "default", None)
             return
@@ -61,7 +61,7 @@ class Parameter:
 
 
 def _integer(raw: str) -> tuple[int, bool]:
-    """The integer and whether *raw* isn't one; one out of range is cut to the range."""
+    """Return the integer and whether *raw* isn't one; a value out of range is clamped."""
     value = whole_number(raw, least=MIN_INT64)
     if value is not None:
         return value, False
@@ -73,10 +73,10 @@ def _integer(raw: str) -> tuple[int, bool]:
 
 @attrs.frozen(kw_only=True)
 class Outcome:
-    """The answer to a caller who has waited for the end of a task, when it has succeeded.
+    """The answer to a caller that has waited for the end of a successful task.
 
-    :ivar shows: id of the operation whose answer it is; empty if it is the task.
-    :ivar result: of the answer.
+    :ivar shows: id of the operation whose answer is returned; empty for the task itself.
+    :ivar result: schema of the answer.
     """
 
     status: int = 200
@@ -89,15 +89,15 @@ class Operation:
     """The declaration of one operation: its route, parameters, body and answers.
 
     :ivar id: e.g. ``CreateSource``.
-    :ivar path: with parameters in braces; ``{*name}`` takes the rest of the path.
-    :ivar task: the type of the task that the operation starts, answering 202.
-    :ivar outcome: of that task, for a caller who waits.
-    :ivar public: needs no token.
-    :ivar right: that the token needs; each operation that isn't public names one.
-    :ivar body: of the request; ``None`` if it has none, or any.
-    :ivar result: of the answer; ``None`` if it has no body.
-    :ivar content_type: of an answer that isn't JSON.
-    :ivar errors: names and statuses of errors beside those that all operations have.
+    :ivar path: with parameters in braces; ``{*name}`` matches the rest of the path.
+    :ivar task: the type of the task that the operation starts with the answer 202.
+    :ivar outcome: the answer after that task, for a caller that waits.
+    :ivar public: whether no token is needed.
+    :ivar right: the right that the token needs; every operation that isn't public has one.
+    :ivar body: schema of the request's body; ``None`` if it has none, or any.
+    :ivar result: schema of the answer; ``None`` if it has no body.
+    :ivar content_type: type of an answer that isn't JSON.
+    :ivar errors: names and statuses of errors in addition to those of all operations.
     """
 
     id: str
@@ -125,13 +125,13 @@ class Operation:
 
     @property
     def waits(self) -> bool:
-        """Return whether callers can wait for a task."""
+        """Whether callers can wait for a task."""
         return any(parameter.name == "wait" for parameter in self.parameters)
 
     def read_parameters(
         self, path: Mapping[str, str], query: Mapping[str, str]
     ) -> tuple[Parameters, list[Fault]]:
-        """The values of all parameters, and what is wrong with them."""
+        """Return the values of all parameters, and what is wrong with them."""
         values: Parameters = {}
         problems: list[Fault] = []
         for parameter in self.parameters:

@@ -1,4 +1,4 @@
-"""All operations of the API. Routes, checks and the published documentation are made from these."""
+"""All operations of the API: the source of routes, checks and published documentation."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _task(
     parameters: tuple[Parameter, ...],
     **rest: Any,
 ) -> Operation:
-    """An operation that changes something, and starts a task."""
+    """Return an operation that changes something in a task."""
     errors = (_FORBIDDEN, *rest.pop("errors", ()))
     match = _VERB_AND_OBJECT.fullmatch(id)
     assert match is not None
@@ -119,7 +119,7 @@ def _task(
 def _get(
     id: str, path: str, summary: str, result: Any, *, right: Right = "read", **rest: Any
 ) -> Operation:
-    """An operation that shows something."""
+    """Return an operation that shows something."""
     return Operation(
         id=id, method="GET", path=path, summary=summary, result=result, right=right, **rest
     )
@@ -899,4 +899,4 @@ OPERATIONS: dict[str, Operation] = {
         *_OTHER_OPERATIONS,
     )
 }
-"""By id."""
+"""The operations by id."""

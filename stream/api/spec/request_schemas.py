@@ -1,4 +1,4 @@
-"""Bodies of requests."""
+"""Schemas of request bodies."""
 
 from __future__ import annotations
 
@@ -239,9 +239,9 @@ _PARTITION_BY = Array(
 
 @attrs.frozen(kw_only=True)
 class TableObject(Object):
-    """A table: which members it needs follows from its type.
+    """A table, whose required members depend on its type.
 
-    :ivar is_complete: whether those must be there.
+    :ivar is_complete: whether these members are required.
     """
 
     is_complete: bool

@@ -1,4 +1,4 @@
-"""Bodies of answers, for the documentation. Members are in the order in which they are written."""
+"""Schemas of answers, for the documentation. Members are in the order in which they are written."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _object(
     optional: tuple[str, ...] = (),
     nullable: bool = False,
 ) -> Object:
-    """An object all of whose members are there, but the *optional* ones."""
+    """Return an object whose members are all required, except for the *optional* ones."""
     return Object(
         name=name,
         nullable=nullable,

@@ -1,7 +1,7 @@
-"""What requests and answers look like: declared once, used for checking and for the documentation.
+"""Schemas of requests and answers, used for checks and for the documentation.
 
-A schema *reads* a decoded JSON value, which is about types, and then *checks* it, which is about
-presence, lengths and allowed values, in the wording and the order that clients of the API know.
+A schema *reads* a decoded JSON value, which checks types, and then *checks* it: presence, lengths
+and allowed values, in the wording and order that clients of the API rely on.
 `stream.api.spec.openapi` makes the published files from the same declarations.
 """
 
@@ -47,16 +47,16 @@ _ESCAPES = {
 
 
 class DecodeError(UserError):
-    """The body isn't JSON, or not of the right types."""
+    """The body isn't JSON, or has values of wrong types."""
 
     name = "decodePayload"
 
 
 def problems_error(problems: Sequence[Fault]) -> UserError:
-    """All *problems* in one error, which has the name of the first.
+    """Return all *problems* in one error with the name of the first.
 
-    More than `MAX_FAULTS` are counted. They are also listed one by one if they are about different
-    parts of the request; one that needs an explanation has it in members of the answer.
+    Problems beyond `MAX_FAULTS` are only counted. Problems of different parts of the request are
+    also listed one by one. A problem that needs an explanation has it in members of the answer.
     """
     shown = problems[:MAX_FAULTS]
     texts = [problem.message for problem in shown]
@@ -77,7 +77,7 @@ def problems_error(problems: Sequence[Fault]) -> UserError:
 
 
 def quoted(text: str) -> str:
-    """*text* as a string literal, shortened if it is long."""
+    """Return *text* as a string literal, shortened if it is long."""
     return '"' + "".join(_escaped(char) for char in shortened(text)) + '"'
 
 
@@ -93,7 +93,7 @@ def _escaped(char: str) -> str:
 
 
 def missing(name: str, where: str) -> Fault:
-    """The required member or parameter *name* isn't there."""
+    """Return the problem of a missing required member or parameter *name*."""
     param = f"{where}.{name}" if where.partition(".")[0] == "body" else name
     return Fault("missingField", f'"{name}" is missing from {where}', param)
 
@@ -115,8 +115,8 @@ def _wrong_length(path: str, shown: str, length: int, limit: str) -> Fault:
 class Schema:
     """The base of all schemas: a value of the API, its check and its documentation.
 
-    :ivar type: of JSON values, in the words of JSON Schema; empty for any.
-    :ivar nullable: for the documentation: null may stand here.
+    :ivar type: of JSON values, as in JSON Schema; empty for any.
+    :ivar nullable: for the documentation: whether null is allowed.
     """
 
     type: str = ""
@@ -125,18 +125,20 @@ class Schema:
     nullable: bool = False
 
     def read(self, value: Any, path: str) -> Any:
-        """*value* without what isn't known here. Raises `DecodeError`.
+        """Return *value* without unknown members.
 
-        :param path: of the value, from ``body``.
+        Raises DecodeError: a value has a wrong type.
+
+        :param path: path of the value, from ``body``.
         """
         return value
 
     def check(self, value: Any, path: str) -> Iterator[Fault]:
-        """What is wrong with a value that `read` returned."""
+        """Return what is wrong with a value that `read` returned."""
         return iter(())
 
     def unknown(self, value: Any, path: str) -> Iterator[Fault]:
-        """The members of *value*, which `read` takes, that aren't known: these it leaves out."""
+        """Return the unknown members of *value*, which `read` leaves out."""
         return iter(())
 
 
@@ -153,8 +155,8 @@ class Text(Schema):
     """A string.
 
     :ivar enum: allowed values, empty for all.
-    :ivar min_length: characters.
-    :ivar max_length: characters.
+    :ivar min_length: minimum number of characters.
+    :ivar max_length: maximum number of characters.
     :ivar format: for the documentation.
     :ivar pattern: for the documentation.
     """
@@ -190,7 +192,7 @@ class Text(Schema):
 class DurationText(Text):
     """A duration such as ``10s`` in a parameter of the URL.
 
-    :ivar maximum: the longest allowed one, seconds.
+    :ivar maximum: the longest allowed duration in seconds.
     """
 
     maximum: int
@@ -254,7 +256,7 @@ class Boolean(Schema):
 class Array(Schema):
     """A list whose items have one schema.
 
-    :ivar items: of all items.
+    :ivar items: schema of all items.
     """
 
     type: str = "array"
@@ -266,7 +268,7 @@ class Array(Schema):
         if not isinstance(value, list):
             raise _wrong_type(value, path, self)
         if self.max_items is not None and len(value) > self.max_items:
-            # Before anything is made of the items: there may be any number of them.
+            # Checked before the items are converted: there may be any number of them.
             raise problems_error([_too_long(path, "[…]", len(value), self.max_items)])
         # A null item is read as the empty value of its type.
         return [
@@ -299,8 +301,8 @@ class Member:
 class Object(Schema):
     """An object with declared members.
 
-    :ivar name: under which it is published.
-    :ivar members: in the order of checks.
+    :ivar name: the published name.
+    :ivar members: members in the order of checks.
     """
 
     type: str = "object"
@@ -318,7 +320,7 @@ class Object(Schema):
             if name not in given:
                 continue
             item = given[name]
-            # Only where any value may stand, null isn't the same as absence.
+            # Null differs from absence only where any value is allowed.
             if item is not None or isinstance(member.schema, Anything):
                 read[member.name] = member.schema.read(item, f"{path}.{member.name}")
         return read
@@ -333,7 +335,7 @@ class Object(Schema):
                 yield from member.schema.check(value[member.name], member_path)
 
     def unknown(self, value: Any, path: str) -> Iterator[Fault]:
-        # Of a name in several spellings `read` takes one; the others may have any type.
+        # `read` takes one of several spellings of a name; the others may have any type.
         if not isinstance(value, Mapping):
             return
         known = {member.name.casefold(): member for member in self.members}

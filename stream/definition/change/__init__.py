@@ -1,1 +1,1 @@
-"""Changes of definitions: the way of each, and what it means for the files of sinks."""
+"""Changes of definitions, and their effects on the files of sinks."""

@@ -1,9 +1,8 @@
 """The effects of a change of definitions on the files of sinks.
 
 An enabled sink has exactly one open file. So a sink that is created, enabled or changed gets a new
-one, and the open file of a sink that is changed, disabled or deleted is closed. Both happen in the
-transaction of the change; the files and their remote parts belong to others, who are reached
-through the two protocols below.
+file, and the open file of a sink that is changed, disabled or deleted is closed. Both happen in the
+transaction of the change. Files and their remote parts are reached through the two protocols below.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ __all__ = [
 
 
 class Prepared(Protocol):
-    """The remote resources that were created for a file."""
+    """Remote resources created for a file."""
 
     @property
     def table(self) -> TableSink:
-        """The table for which it was made."""
+        """The table of the file."""
 
 
 P = TypeVar("P", bound=Prepared)
@@ -43,22 +42,22 @@ class RemoteFiles(Protocol[P]):
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> P:
-        """Make what a file of *sink* needs.
+        """Create the resources that a file of *sink* needs.
 
-        :param token: of the user who makes the change.
+        :param token: token of the user who makes the change.
         """
 
     async def discard(self, prepared: P) -> None:
-        """Undo `prepare`: no file uses it. Errors are only logged."""
+        """Undo `prepare` if no file uses the resources. Errors are only logged."""
 
     async def committed(self, prepared: P) -> None:
-        """Remove what *prepared* replaces: a file uses it now. Errors are only logged."""
+        """Remove what *prepared* replaces, now that a file uses it. Errors are only logged."""
 
     async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
-        """Delete what a sink that was disabled or deleted doesn't need any more."""
+        """Delete what a disabled or deleted sink no longer needs."""
 
     async def deleted(self, change: Change, sink: Sink) -> None:
-        """Delete what a sink that was deleted doesn't need any more."""
+        """Delete what a deleted sink no longer needs."""
 
 
 class FileRecords(Protocol[P_contra]):
@@ -76,10 +75,11 @@ class FileRecords(Protocol[P_contra]):
 class SinkFiles(Generic[P]):
     """The `SinkHooks` of one attempt: opens and closes files as sinks change.
 
-    :param prepared: by sink, what there is so far.
-    :param token: of the user who makes the change.
+    :param prepared: the prepared files so far, by sink.
+    :param token: token of the user who makes the change.
     :ivar used: sinks whose prepared file was opened in this attempt.
-    :ivar missing: sinks whose file isn't prepared; with any, the attempt must not be written.
+    :ivar missing: sinks whose file isn't prepared; if there are any, the attempt must not be
+        written.
     """
 
     def __init__(

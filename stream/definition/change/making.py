@@ -1,12 +1,12 @@
 """The steps of a change of definitions: check, prepare, transaction, after.
 
-Every change of a source or a sink is a `DefinitionChange`, and `DefinitionChanges.make` makes it,
-step by step. What a change writes is decided by `stream.definition.repository`.
+Every change of a source or a sink is a `DefinitionChange` and is made by `DefinitionChanges.make`
+step by step. `stream.definition.repository` decides what a change writes.
 
-Note [Remote calls]: a file needs remote things (token, table, staging file), and a transaction may
-run several times. So the transaction never calls out. When it has met sinks that need a file which
-isn't prepared, it ends with `_FilesNotPrepared`; these files are prepared, several at a time, and
-the whole runs again. What was prepared and isn't used in the end is discarded.
+Note [Remote calls]: a file needs remote resources (token, table, staging file), and a transaction
+may run several times. So the transaction makes no remote calls. If sinks need files that aren't
+prepared, it ends with `_FilesNotPrepared`. These files are prepared, several at a time, and the
+transaction runs again. Prepared files that aren't used in the end are discarded.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ TURN_SECONDS = 300.0
 
 
 MAX_ROUNDS = 10
-"""How often a change may meet sinks that nobody knew of before."""
+"""How many times a change may find further sinks whose files aren't prepared."""
 
 PREPARED_AT_ONCE = 8
-"""Files of one change that are prepared at the same time."""
+"""Maximum number of files of one change that are prepared concurrently."""
 
 
 async def _nothing(result: object) -> None:
@@ -55,13 +55,13 @@ async def _nothing(result: object) -> None:
 
 @attrs.frozen(kw_only=True)
 class DefinitionChange(Generic[T]):
-    """One change of a source or a sink that somebody asks for.
+    """One requested change of a source or a sink.
 
-    :ivar key: of what is changed.
+    :ivar key: key of the changed source or sink.
     :ivar write: reads, checks, decides and writes in a transaction; may run several times.
     :ivar makes_tables: whether it makes or deletes tables: such changes of one source are made one
         after the other.
-    :ivar after: what follows when everything is written, given the result of `write`.
+    :ivar after: runs when everything is written, given the result of `write`.
     """
 
     key: SourceKey | SinkKey
@@ -71,7 +71,7 @@ class DefinitionChange(Generic[T]):
 
     @property
     def source_key(self) -> SourceKey:
-        """The source that is changed, alone or with one of its sinks."""
+        """The changed source, alone or with one of its sinks."""
         return self.key.source_key if isinstance(self.key, SinkKey) else self.key
 
 
@@ -79,7 +79,7 @@ class DefinitionChange(Generic[T]):
 class Author:
     """The author of a change.
 
-    :ivar token: with which the things that a change needs are made remotely.
+    :ivar token: used to create the remote resources of the change.
     """
 
     by: By
@@ -87,21 +87,21 @@ class Author:
 
 
 class Locks(Protocol):
-    """Hands out locks; a `stream.etcd.Session`."""
+    """Provides locks; a `stream.etcd.Session`."""
 
     async def lock(self, name: str, *, timeout: float) -> Lock:
-        """The lock *name*, within *timeout* seconds."""
+        """Return the lock *name* within *timeout* seconds."""
 
 
 class Readers(Protocol):
-    """Those who read definitions on this node; `stream.definition.live.LiveDefinitions`."""
+    """The readers of definitions on this node; `stream.definition.live.LiveDefinitions`."""
 
     async def settle(self, source: SourceKey) -> None:
-        """Wait until they find what is stored of *source*."""
+        """Wait until the readers see the stored state of *source*."""
 
 
 class NoReaders:
-    """The `Readers` of a node that shows definitions to nobody."""
+    """The `Readers` of a node without readers of definitions."""
 
     async def settle(self, source: SourceKey) -> None: ...
 
@@ -114,12 +114,12 @@ class _FilesNotPrepared(Exception):
 
 
 class _PreparedFiles(Generic[P]):
-    """The files that are prepared for one change; each of them is used or discarded.
+    """The files prepared for one change; each of them is used or discarded.
 
     :param now: the time in UTC.
-    :param token: of the user who makes the change.
-    :ivar by_sink: those that no file uses yet.
-    :ivar tried: the last attempt, which has met sinks whose files weren't prepared.
+    :param token: token of the user who makes the change.
+    :ivar by_sink: prepared files that no file record uses yet.
+    :ivar tried: the last attempt, which found sinks without prepared files.
     """
 
     def __init__(
@@ -133,9 +133,9 @@ class _PreparedFiles(Generic[P]):
         self.tried: AtomicTxn | None = None
 
     async def prepare(self, missing: Sequence[tuple[Source, Sink]]) -> None:
-        """Prepare all *missing* files; the first failure is raised when every one has ended.
+        """Prepare all *missing* files; the first failure is raised when all have ended.
 
-        Raises RuntimeError if it is called again and again without anything being used.
+        Raises RuntimeError: repeated calls made no progress.
         """
         self._rounds += 1
         if self._rounds >= MAX_ROUNDS:
@@ -157,13 +157,13 @@ class _PreparedFiles(Generic[P]):
         )
 
     async def committed(self, used: Iterable[SinkKey]) -> None:
-        """The transaction that opened the files of these sinks is written."""
+        """Mark the files of these sinks as used: their transaction is written."""
         self._rounds = 0
         for key in used:
             await self._remote.committed(self.by_sink.pop(key))
 
     async def discard(self) -> None:
-        """Undo what nothing uses."""
+        """Undo the prepared files that are unused."""
         for prepared in self.by_sink.values():
             await self._remote.discard(prepared)
 
@@ -173,7 +173,7 @@ class _Attempt(Generic[T]):
     """The writes of one transaction of a change.
 
     :ivar used: sinks whose prepared file was opened.
-    :ivar is_last: whether the change is complete with it, see Note [Pieces] of
+    :ivar is_last: whether it completes the change; see Note [Pieces] of
         `stream.definition.repository`.
     """
 
@@ -185,7 +185,7 @@ class _Attempt(Generic[T]):
 class DefinitionChanges(Generic[P]):
     """Makes changes of definitions, with everything that they mean for files.
 
-    :param records: of files.
+    :param records: the file records in etcd.
     :param remote: the remote parts of files.
     :param now: the time in UTC.
     """
@@ -212,11 +212,10 @@ class DefinitionChanges(Generic[P]):
     ) -> T:
         """Make *change*, in one transaction or in several that are each safe on their own.
 
-        1. Check: the change is tried. What can't be done is refused by an error, and sinks whose
-           file isn't prepared are found. Nothing is written then.
-        2. Prepare: what these files need is made remotely; see Note [Remote calls].
-        3. Transaction: the change is tried again, and written.
-        4. After: readers on this node find it; then comes what else follows from it.
+        1. Check: the change is tried without writing. An invalid change is refused, and sinks
+        without a prepared file are found. 2. Prepare: the remote resources of these files are
+        created; see Note [Remote calls]. 3. Transaction: the change is tried again, and written. 4.
+        After: the readers on this node are updated; then the follow-up steps run.
 
         :param written: called when everything is written and can be read.
         """
