@@ -213,9 +213,10 @@ class DefinitionChanges(Generic[P]):
         """Make *change*, in one transaction or in several that are each safe on their own.
 
         1. Check: the change is tried without writing. An invalid change is refused, and sinks
-        without a prepared file are found. 2. Prepare: the remote resources of these files are
-        created; see Note [Remote calls]. 3. Transaction: the change is tried again, and written. 4.
-        After: the readers on this node are updated; then the follow-up steps run.
+           without a prepared file are found.
+        2. Prepare: the remote resources of these files are created; see Note [Remote calls].
+        3. Transaction: the change is tried again, and written.
+        4. After: the readers on this node are updated; then the follow-up steps run.
 
         :param written: called when everything is written and can be read.
         """

@@ -1,5 +1,5 @@
-"""The coordinator moves files and slices through their states; it never touches bytes.
+"""The coordinator moves files and slices through their states; it never reads their data.
 
-`triggers` decides when a slice or a file is rotated (pure); `operator` is the frame that all
-operators share; one module per operator says what it watches and what it does.
+`triggers` decides when a slice or a file is rotated (pure). `operator` is the framework of all
+operators. Each operator has a module that defines what it watches and does.
 """

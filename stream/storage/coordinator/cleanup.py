@@ -1,4 +1,4 @@
-"""Periodic cleanup: old files, import jobs that have ended, unused mappings, stranded sinks."""
+"""Periodic cleanup: old files, finished import jobs, unused mappings, stranded sinks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _BEHIND_ALL_TIMES = "\x7f"
 
 
 class _Periodic(Service):
-    """Runs at the start and then at an interval; one run at a time, bounded in time."""
+    """Runs at the start and then at an interval: one run at a time, with a time limit."""
 
     span_name = ""
 
@@ -83,15 +83,15 @@ class _Periodic(Service):
             await self.run()
 
     def _failed(self, failure: Failure) -> None:
-        if self.running or failure.check(CancelledError) is None:  # the stop cancels a run
+        if self.running or failure.check(CancelledError) is None:  # A stop cancels a run.
             _log.failure("cleanup failed", failure)
 
     async def run(self) -> None:
-        """One run."""
+        """Run the cleanup once."""
         raise NotImplementedError
 
     async def each(self, items: Sequence[T], clean_up: Callable[[T], Awaitable[bool]]) -> list[int]:
-        """Clean up all items; counts of those that were deleted, retained and failed."""
+        """Clean up all items; return the counts of deleted, retained and failed ones."""
         counts = [0, 0, 0]
 
         async def one(item: T) -> None:
@@ -157,7 +157,7 @@ class MetadataCleanup(_Periodic):
         await self.each(owned, self._stranded.delete)
 
     async def _clean_mappings(self) -> None:
-        """Those of sinks that were deleted for good, behind their last file."""
+        """Delete the mappings of sinks that were deleted for good, after their last file."""
         unknown = [
             sink
             for sink in await sinks_with_mappings(self._context.client)
@@ -174,9 +174,9 @@ class MetadataCleanup(_Periodic):
             )
 
     async def _sinks(self) -> list[SinkKey]:
-        """The sinks that have files, of the projects that this node is responsible for.
+        """Return the sinks with files, of the projects that this node is responsible for.
 
-        Found by their files, since a sink that was deleted for good leaves nothing else.
+        They are found by their files, since a sink that was deleted for good has no other records.
         """
         sinks: list[SinkKey] = []
         behind = ""
@@ -202,10 +202,10 @@ class MetadataCleanup(_Periodic):
             return await self._delete(file)
 
     async def _delete(self, file: File) -> bool:
-        """Under the lock that the operators use; false if somebody works on the file, or has.
+        """Delete a file under the operators' lock; return False if another node works on it.
 
-        What is staged goes first: after a crash in between, the records that are left are found by
-        the next run, while objects without records would be found by nobody.
+        Staged objects are deleted first. After a crash in between, the next run finds the remaining
+        records; objects without records would never be found.
         """
         lock = await self._context.session.try_lock(f"operator.file.{file.key}")
         if lock is None:
@@ -233,10 +233,10 @@ class MetadataCleanup(_Periodic):
 def expired_files(
     files: Sequence[File], settings: MetadataCleanupSettings, now: datetime
 ) -> list[File]:
-    """Which files of a sink are to be deleted. Pure.
+    """Return the files of a sink that are due for deletion. Pure.
 
-    Imported ones go when they are old enough, but the newest stay; others only when they have been
-    stuck for so long that their data count as lost.
+    Imported files are deleted when they are old enough, except for the newest. Other files are
+    deleted only when they have been stuck for so long that their data count as lost.
     """
     newest_first = sorted(files, key=lambda file: file.key, reverse=True)
     expired = []
@@ -246,14 +246,14 @@ def expired_files(
             old = seconds >= settings.archived_file_expiration.seconds
             if old and index > settings.archived_file_retention_per_sink:
                 expired.append(file)
-        # Data aren't lost for a clock that was set back.
+        # A clock that was set back doesn't make data count as lost.
         elif (now - file.last_change_at).total_seconds() >= settings.active_file_expiration.seconds:
             expired.append(file)
     return expired
 
 
 class JobCleanup(_Periodic):
-    """The periodic deletion of jobs that have finished from etcd.
+    """The periodic deletion of finished jobs from etcd.
 
     :param is_owner: whether this node is responsible for a project, by its id.
     """

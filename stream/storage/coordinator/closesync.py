@@ -1,4 +1,4 @@
-"""Up to which revision every source node has closed what was closed. See `stream.sink.router`."""
+"""The revision up to which every source node has closed slices. See `stream.sink.router`."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class CloseSync(Service):
         await self._mirror.stopService()
 
     def reached(self, revision: int) -> bool:
-        """Whether, by the mirror, no node writes any more to what was closed up to *revision*.
+        """Return whether no node writes any more to slices closed up to *revision*, by the mirror.
 
-        The mirror may lag behind, so this is a hint: `confirm` decides.
+        The mirror may lag behind, so the result is a hint; `confirm` decides.
         """
         return all(report >= revision for report in self._mirror.items.values())
 
     async def confirm(self, revision: int) -> bool:
-        """The same from etcd itself.
+        """Return the same as `reached`, read from etcd itself.
 
-        A node whose lease has ended no longer counts; without any node nobody writes. A node that
-        appears after this read already sees as closed what was closed before it.
+        A node whose lease has ended doesn't count; without nodes nothing is written. A node that
+        appears after this read already sees all earlier closures.
         """
         reports = await self._client.range(CLOSE_SYNC)
         return all(int(report.value) >= revision for report in reports.kvs)

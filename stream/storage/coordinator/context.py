@@ -28,7 +28,7 @@ class CoordinatorContext:
     :ivar now: the time in UTC.
     :ivar sinks: active sinks.
     :ivar sources: active sources.
-    :ivar meter: measures what the operators do.
+    :ivar meter: metrics of the operators.
     """
 
     client: EtcdClient
@@ -45,11 +45,11 @@ class CoordinatorContext:
     )
 
     def sink(self, key: SinkKey) -> Sink | None:
-        """The active sink with this key; ``None`` if there is none."""
+        """Return the active sink with this key; ``None`` if there is none."""
         return self.sinks.items.get(f"{definition_prefix.SINK_ACTIVE}{key}")
 
     def source(self, key: SourceKey) -> Source | None:
-        """The active source with this key; ``None`` if there is none."""
+        """Return the active source with this key; ``None`` if there is none."""
         return self.sources.items.get(f"{definition_prefix.SOURCE_ACTIVE}{key}")
 
     def sink_enabled(self, key: SinkKey) -> bool:
@@ -58,13 +58,13 @@ class CoordinatorContext:
         return sink is not None and sink.is_enabled
 
     def table(self, key: SinkKey) -> str:
-        """The name of the table that a sink fills, for the log; the sink's key if it is gone."""
+        """Return the name of the sink's table for the log; the sink's key if the sink is gone."""
         sink = self.sink(key)
         return str(key) if sink is None else sink.table.label
 
     @asynccontextmanager
     async def file_lock(self, key: FileKey, timeout: float) -> AsyncIterator[Lock]:
-        """The one lock under which anybody in the cluster changes a file or rotates its slices."""
+        """Return the cluster-wide lock for changing a file or rotating its slices."""
         lock = await self.session.lock(f"operator.file.{key}", timeout=timeout)
         try:
             yield lock
@@ -72,7 +72,7 @@ class CoordinatorContext:
             await lock.release()
 
     async def file_failed(self, key: FileKey, error: Exception) -> None:
-        """Record a failed attempt; the file rests until its next one."""
+        """Record a failed attempt and the delay until the next one."""
         reason = str(error)
 
         async def body(txn: AtomicTxn) -> None:

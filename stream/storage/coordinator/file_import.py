@@ -31,9 +31,9 @@ class FileImport:
     """The operator that imports closed files into their tables.
 
     :param is_owner: whether this node is responsible for a source, by the source's key.
-    :param import_file: imports the file into its table; safe to be repeated. It gives how many
-        rows are in quarantine instead.
-    :param statistics: of a file.
+    :param import_file: imports the file into its table; idempotent. Returns the number of
+        quarantined rows.
+    :param statistics: returns the statistics of a file.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class FileImport:
         self._wake_others(file.key)
 
     def _wake_others(self, key: FileKey) -> None:
-        """Other files of the sink may wait for the end of an import."""
+        """Wake the other files of the sink: they may wait for the end of an import."""
         for item in self.operator.items.values():
             if item.value.key.sink_key == key.sink_key and item.value.key != key:
                 self.operator.wake(item.key)
@@ -103,7 +103,7 @@ class FileImport:
             current = await records.read_file(self._context.client, file.key)
             if current is None or current.state is not FileState.IMPORTING:
                 _log.info("file {file_id} is already imported", file_id=file.key)
-                return  # by the node that held the lock before
+                return  # imported by the previous holder of the lock
             refused = await self._import_file(file)
             try:
                 await self._context.repository.file_to_imported(

@@ -1,13 +1,12 @@
 """Files: ``writing`` → a new file and ``closing`` → ``importing``.
 
-The staging file of the new file is prepared before the transaction. A closing file goes on when
-none of its slices lies at level local any more; a slow upload costs no failed attempt, since each
-change of its slices wakes the file.
+The staging file of the new file is prepared before the transaction. A closing file proceeds when
+none of its slices is at level local. A slow upload isn't a failed attempt, since each change of the
+slices wakes the file.
 
-Note [Expired credentials]: a closing file whose upload credentials end before all its slices are
-uploaded, because staging storage, the Storage API or a reader was unavailable for hours, could
-never be imported. It gets a new staging file, see Note [Restaging] in
-`stream.storage.store.restaging`.
+Note [Expired credentials]: if staging storage, the Storage API or a reader is unavailable for
+hours, the upload credentials of a closing file may expire before all its slices are uploaded. Such
+a file gets a new staging file; see Note [Restaging] in `stream.storage.store.restaging`.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ _log = Logger()
 
 CONCURRENCY = 20
 THROTTLED_LOG_SECONDS = 60.0
-"""A sink that waits for its import jobs is checked again and again, and logged once a minute."""
+"""Interval of logging a sink that waits for its import jobs."""
 _GOES_ON_WHEN_THROTTLED = {
     "expiration": "file rotation: sink is throttled but file is near expiration",
     "maxSlices": "file rotation: sink is throttled but file has too many slices",
@@ -60,7 +59,7 @@ class FileRotation:
     """The operator that rotates files when a limit is reached.
 
     :param is_owner: whether this node is responsible for a source, by the source's key.
-    :param can_import: whether the target of a file takes one more file of its sink.
+    :param can_import: whether the target of a file accepts one more file of its sink.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class FileRotation:
         )
 
     def slices_changed(self, batch: Batch[Slice]) -> None:
-        """Know the slices of each file at level local; the last one that leaves wakes the file."""
+        """Track the slices of each file at level local; the last one to leave wakes the file."""
         if batch.reset:
             self._local_slices.clear()
         for change in batch.changes:
@@ -110,7 +109,7 @@ class FileRotation:
     def force(self, sink: SinkKey) -> Sequence[FileKey]:
         """Rotate the open files of *sink* now.
 
-        Raises UserError if another node is responsible for it.
+        Raises UserError: another node is responsible for it.
         """
         if not self._is_owner(str(sink.source_key)):
             raise UserError("another coordinator is responsible for the source, ask there")
@@ -123,7 +122,7 @@ class FileRotation:
         return forced
 
     def slices_of(self, file: str) -> Sequence[str]:
-        """Keys of the file's slices at level local."""
+        """Return the keys of the file's slices at level local."""
         return tuple(self._local_slices.get(file, ()))
 
     def _wait(self, item: Item[File]) -> float | None:
@@ -140,7 +139,7 @@ class FileRotation:
         return None
 
     def _wait_for_expiration(self, file: File) -> float | None:
-        """See Note [Expired credentials]."""
+        """Wait for the expiration of credentials; see Note [Expired credentials]."""
         if file.staging.expiration is None or not self._context.sink_enabled(file.key.sink_key):
             return None
         return max(0.0, (file.staging.expiration - self._context.now()).total_seconds())
@@ -157,7 +156,7 @@ class FileRotation:
         )
 
     def _wait_for_rotation(self, file: File) -> float | None:
-        """Until a condition is met, and the target takes the file or it can't wait for it."""
+        """Wait until a trigger fires, and the target accepts the file or the file can't wait."""
         decision = self._decide(file)
         if not decision.rotate:
             return decision.wait
@@ -228,7 +227,7 @@ class FileRotation:
                 atomic(self._context.client, body, lock=lock), prepared
             )
         if opened is None:
-            # If the file is closed its new form comes; if the sink has changed, that of the sink.
+            # A closed file arrives with its new state; a changed sink, with its new definition.
             raise Requeue(
                 f"skipped rotation, the file {file.key} is closed or its sink has changed"
             )
@@ -240,7 +239,7 @@ class FileRotation:
         )
 
     def _is_left_behind(self, file: File) -> bool:
-        """Return whether a newer file of the sink is open, as far as known."""
+        """Return whether a newer file of the sink is known to be open."""
         return any(
             item.value.state is FileState.WRITING
             and item.value.key.sink_key == file.key.sink_key
@@ -275,7 +274,7 @@ class FileRotation:
         return opened
 
     async def _renew_staging(self, file: File) -> None:
-        """See Note [Expired credentials]."""
+        """Replace expired upload credentials; see Note [Expired credentials]."""
         key, now = file.key, self._context.now()
         sink = self._context.sink(key.sink_key)
         if sink is None:
@@ -324,13 +323,13 @@ class FileRotation:
                 _log.warn("file {file_id} is already closed: {error}", file_id=key, error=error)
                 return
             except InvalidCombination as error:
-                # After a cut from etcd the file may be known again before its slices are.
+                # After a lost connection to etcd, the file may be loaded before its slices.
                 raise Requeue(f"a slice of the file {key} is not uploaded: {error}") from error
         _log.info("closed file {file_id}", file_id=key, is_empty=is_empty)
 
 
 async def _unless_no_volume(acting: Awaitable[None]) -> None:
-    """A writer that restarts is back in seconds: that is no failure."""
+    """Treat a missing volume as temporary: a restarting writer is back in seconds."""
     try:
         await acting
     except UserError as error:

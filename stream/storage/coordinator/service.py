@@ -40,7 +40,7 @@ _log = Logger()
 class StorageCoordinatorService(Service):
     """The coordinator's service: operators that rotate, close, import and clean up.
 
-    :param group: makes this node's membership in a group, by the group's name.
+    :param group: returns this node's membership in a group, given the group's name.
     """
 
     def __init__(
@@ -139,18 +139,18 @@ class StorageCoordinatorService(Service):
             member.on_change(self._topology_changed)
 
     async def startService(self) -> None:
-        """Fires when every mirror is loaded and the operators run."""
+        """Start the operators; fires when every mirror is loaded and the operators run."""
         super().startService()
         _log.info("starting storage coordinator node")
         await self._services.startService()
 
     async def stopService(self) -> None:
-        """Fires when no operation runs any more."""
+        """Stop the operators; fires when no operation is running."""
         super().stopService()
         await self._services.stopService()
 
     def _collect(self) -> None:
-        """Export what isn't in its table yet, of the sources that this node is responsible for."""
+        """Export the pending records of the sources that this node is responsible for."""
         metrics, now = self._context.meter.metrics, self._context.now()
         ages: dict[tuple[str, ...], Gauge] = {}
         counts: dict[tuple[str, ...], Gauge] = {}
@@ -167,7 +167,7 @@ class StorageCoordinatorService(Service):
 
     @property
     def operators(self) -> Sequence[Operator[Any]]:
-        """All operators of this node."""
+        """Return all operators of this node."""
         return (
             self._file_rotation.operator,
             self._slice_rotation.operator,
@@ -175,14 +175,14 @@ class StorageCoordinatorService(Service):
         )
 
     def rotate(self, sink: SinkKey) -> Sequence[FileKey]:
-        """Rotate the open files of *sink* now, whatever its settings say.
+        """Rotate the open files of *sink* now, regardless of its settings.
 
         Raises UserError: another coordinator is responsible for its source.
         """
         return self._file_rotation.force(sink)
 
     def _statistics_changed(self, file: str) -> None:
-        """Rotation by count and size needs no tick: new statistics are checked when they come."""
+        """Check new statistics when they arrive: rotation by count and size needs no timer."""
         self._file_rotation.operator.wake(file)
         for key in self._file_rotation.slices_of(file):
             self._slice_rotation.operator.wake(key)
@@ -195,7 +195,7 @@ class StorageCoordinatorService(Service):
         self._file_rotation.slices_changed(batch)
 
     def _sinks_changed(self, batch: Batch[Sink]) -> None:
-        """Files of a sink that was disabled may go on when it is enabled."""
+        """Wake the files of sinks that were enabled."""
         sinks = {change.key.removeprefix(SINK_ACTIVE) for change in batch.changes}
         for operator in (self._file_rotation.operator, self._file_import.operator):
             for item in operator.items.values():
@@ -203,7 +203,7 @@ class StorageCoordinatorService(Service):
                     operator.wake(item.key)
 
     def _topology_changed(self) -> None:
-        """Other nodes came or went: what was theirs may be ours now."""
+        """Reevaluate ownership: nodes have joined or left."""
         for operator in (
             self._file_rotation.operator,
             self._slice_rotation.operator,

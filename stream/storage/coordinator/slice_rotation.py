@@ -1,9 +1,9 @@
 """Slices: ``writing`` → a new slice and ``closing`` → ``uploading``.
 
 Note [Closing a slice]: a slice becomes ``uploading`` only after every source node has reported that
-it no longer writes to it, however long that takes; a node that died is dropped by its lease. Only
-then its statistics are final, and they are read from etcd itself, not from the cache, to decide
-whether the slice is empty.
+it no longer writes to it, however long that takes; a dead node is dropped when its lease ends. Only
+then are the statistics final. They are read from etcd itself, not from the cache, to decide whether
+the slice is empty.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONCURRENCY = 20
 
 
 class SliceRotation:
-    """The operator that rotates slices, and closes those that source nodes have left.
+    """The operator that rotates slices, and closes those no longer written by source nodes.
 
     :param is_owner: whether this node is responsible for a source, by the source's key.
     """
@@ -64,7 +64,7 @@ class SliceRotation:
         )
 
     def close_sync_changed(self) -> None:
-        """A source node has reported: closing slices may go on."""
+        """Wake closing slices: a source node has reported."""
         for item in self.operator.items.values():
             if item.value.state is SliceState.CLOSING:
                 self.operator.wake(item.key)

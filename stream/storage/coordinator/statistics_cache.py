@@ -1,4 +1,4 @@
-"""All statistics in memory, a few milliseconds old: what rotation decides by."""
+"""All statistics in memory, a few milliseconds old; the input of rotation decisions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StatisticsCache(Service):
         await self._mirror.stopService()
 
     def file(self, key: FileKey) -> Aggregated:
-        """The statistics of a file by level."""
+        """Return the statistics of a file by level."""
         text = str(key)
         if text not in self._sums:
             values = self._by_file.get(text, {})
@@ -49,13 +49,13 @@ class StatisticsCache(Service):
         return self._sums[text]
 
     def files(self) -> Iterator[tuple[FileKey, Aggregated]]:
-        """All files that have statistics."""
+        """Return all files that have statistics."""
         for text in self._by_file:
             key = FileKey.parse(text)
             yield key, self.file(key)
 
     def slice(self, key: SliceKey) -> Aggregated:
-        """The statistics of a slice by level."""
+        """Return the statistics of a slice by level."""
         below = f"{key}/"
         values = self._by_file.get(str(key.file_key), {})
         return Aggregated.of(
@@ -71,7 +71,7 @@ class StatisticsCache(Service):
             level_text, _, text = change.key.removeprefix(_PREFIX).partition("/")
             parts = text.split("/")
             if len(parts) < _SLICE_PARTS:
-                continue  # sums and resets of a sink don't belong to a file
+                continue  # sums and resets of a sink belong to no file
             file = "/".join(parts[:_FILE_PARTS])
             touched.add(file)
             values = self._by_file.setdefault(file, {})

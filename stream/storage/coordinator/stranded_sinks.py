@@ -1,4 +1,4 @@
-"""Deletes sinks that remain after an undeletion, live below a source that is still deleted.
+"""Deletion of the live sinks that an interrupted undeletion leaves below a deleted source.
 
 See Note [Stranded sinks] of `stream.definition.repository`.
 """
@@ -29,7 +29,7 @@ _log = Logger()
 
 
 class StrandedSinks:
-    """Finds sinks without a live source, and deletes them with their source."""
+    """Finds live sinks of deleted sources, and deletes them."""
 
     def __init__(self, context: CoordinatorContext, targets: Targets) -> None:
         self._context = context
@@ -43,12 +43,15 @@ class StrandedSinks:
         )
 
     def sources(self) -> list[SourceKey]:
-        """The sources that may have stranded sinks, as far as this node knows."""
+        """Return the sources that may have stranded sinks, as known to this node."""
         keys = {sink.key.source_key for sink in self._context.sinks.items.values()}
         return sorted(key for key in keys if self._context.source(key) is None)
 
     async def delete(self, source: SourceKey) -> bool:
-        """Delete the stranded sinks of *source*; false if there are none, or a task works on it."""
+        """Delete the stranded sinks of *source*.
+
+        Returns False if there are none, or a task works on the source.
+        """
         change = DefinitionChange(key=source, write=partial(_delete, source))
         deleted = await self._changes.make(change, Author(SYSTEM))
         if deleted:

@@ -1,4 +1,4 @@
-"""Which volumes hold the slices of a new file. Pure: equal input gives an equal result."""
+"""The choice of volumes for the slices of a new file. Pure and deterministic."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["assign_volumes"]
 def assign_volumes(
     volumes: Sequence[Volume], config: AssignmentConfig, seed: int
 ) -> tuple[str, ...]:
-    """Ids of at most ``config.count`` volumes, spread over nodes, preferred types first.
+    """Return ids of at most ``config.count`` volumes, spread over nodes, preferred types first.
 
-    In rounds over the nodes, one volume of the current type is taken from each; when a round gives
-    nothing, the next preferred type has its turn, and at last any type. Drained ones don't count.
+    Each round takes one volume of the current type from each node. When a round finds none, the
+    next preferred type is used, and finally any type. Drained volumes are skipped.
 
     :param seed: the file's opening time in nanoseconds; makes sinks use different volumes.
     """

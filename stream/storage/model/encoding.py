@@ -1,7 +1,7 @@
-"""How the rows of a file are encoded, frozen into the file when it opens.
+"""The encoding of a file's rows, fixed when the file is opened.
 
 The classes are the stored form of a part of the settings (`stream.settings`), with the same names
-and the same defaults.
+and defaults.
 """
 
 # ruff: noqa: RUF009 — the defaults are immutable
@@ -25,7 +25,7 @@ _ZSTD_LEVEL = 2
 
 @attrs.frozen
 class Encoder(Record):
-    """How rows are encoded."""
+    """The encoding of rows."""
 
     type: str = _DEFAULT.encoder.type
     concurrency: int = _DEFAULT.encoder.concurrency
@@ -51,7 +51,10 @@ class ZstdCompression(Record):
 
 @attrs.frozen
 class Compression(Record):
-    """Only the part of the chosen type is kept. A text instead of an object is the type alone."""
+    """Compression of a slice.
+
+    Only the part of the chosen type is kept; a text stands for the type alone.
+    """
 
     type: str = _DEFAULT.compression.type
     gzip: GzipCompression | None = None
@@ -59,7 +62,7 @@ class Compression(Record):
 
     @classmethod
     def of_type(cls, type: str) -> Compression:
-        """The compression of this type with the default settings."""
+        """Return the compression of this type with the default settings."""
         return cls(
             type=type,
             gzip=GzipCompression() if type == "gzip" else None,
@@ -68,12 +71,12 @@ class Compression(Record):
 
     @property
     def in_staging(self) -> Compression:
-        """The compression of staged objects: targets know gzip alone."""
+        """Return the compression of staged objects: targets support only gzip."""
         return self if self.type in ("none", "gzip") else Compression.of_type("gzip")
 
     @property
     def extension(self) -> str:
-        """The extension of compressed files: ``.gz``, ``.zst`` or nothing."""
+        """The extension of compressed files: ``.gz``, ``.zst`` or empty."""
         return {"none": "", "gzip": ".gz", "zstd": ".zst"}[self.type]
 
 
@@ -98,7 +101,7 @@ class Sync(Record):
 
 @attrs.frozen
 class Encoding(Record):
-    """How the rows of a slice are encoded, compressed and synced."""
+    """The encoding, compression and syncing of a slice's rows."""
 
     encoder: Encoder = Encoder()
     input_buffer: ByteSize = _DEFAULT.input_buffer
@@ -109,7 +112,7 @@ class Encoding(Record):
 
     @classmethod
     def of(cls, settings: EncodingSettings) -> Encoding:
-        """The stored form of *settings*, without the blocks of compressions not chosen."""
+        """Return the stored form of *settings*, without the parts of compressions not chosen."""
         encoding = from_plain(cls, to_plain(settings))
         chosen = encoding.compression.type
         compression = attrs.evolve(

@@ -1,8 +1,8 @@
-"""File and slice as they are stored. The order of attributes is the order of members in the JSON.
+"""File and slice as stored. The order of attributes is the order of members in the JSON.
 
-Mapping, encoding and triggers are frozen into a file when it opens and copied to its slices, so a
-later change of the sink or of a setting never affects data that is already open. Of the mapping
-only the reference is copied; see Note [Two forms] of `stream.mapping.stored`.
+Mapping, encoding and triggers are fixed when a file is opened and copied to its slices, so a later
+change of the sink or of a setting doesn't affect open data. Only a reference to the mapping is
+copied; see Note [Two forms] of `stream.mapping.stored`.
 """
 
 # ruff: noqa: RUF009 — the defaults are immutable
@@ -68,13 +68,13 @@ _PREFIX = "slice"
 
 
 def directory_name(text: str) -> str:
-    """*text* (a key or a time) as directories on a volume: without ``.`` and ``:``."""
+    """Return *text* (a key or a time) as a directory path on a volume, without ``.`` and ``:``."""
     return text.replace(".", "-").replace(":", "-")
 
 
 @attrs.frozen
 class AssignmentConfig(Record):
-    """How the volumes of a file were chosen."""
+    """The parameters by which the volumes of a file were chosen."""
 
     count: int = _ASSIGNMENT.count
     preferred_types: tuple[str, ...] = _ASSIGNMENT.preferred_types
@@ -82,7 +82,7 @@ class AssignmentConfig(Record):
 
 @attrs.frozen
 class Assignment(Record):
-    """Which volumes hold the slices of a file; fixed for the file's life."""
+    """The volumes with the slices of a file; fixed for the file's life."""
 
     config: AssignmentConfig = AssignmentConfig()
     volumes: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ class Assignment(Record):
 
 @attrs.frozen
 class Allocation(Record):
-    """How much disk space a slice reserves when it opens.
+    """The disk space that a slice reserves when it is opened.
 
     :ivar relative: percent of the largest recent slice.
     """
@@ -102,7 +102,7 @@ class Allocation(Record):
 
 @attrs.frozen
 class LocalFile(Record):
-    """What a file keeps of the level ``local``.
+    """The part of a file at level ``local``.
 
     :ivar dir: path below each volume's root.
     """
@@ -123,7 +123,7 @@ class UploadTrigger(Record):
 
 @attrs.frozen
 class UploadConfig(Record):
-    """When the slices of a file are uploaded."""
+    """The conditions of uploading the slices of a file."""
 
     min_interval: Duration = _UPLOAD.min_interval
     trigger: UploadTrigger = UploadTrigger()
@@ -131,11 +131,11 @@ class UploadConfig(Record):
 
 @attrs.frozen
 class FileStaging(Record):
-    """What a file keeps of the level ``staging``.
+    """The part of a file at level ``staging``.
 
-    :ivar is_empty: the import was skipped, the file holds no record.
-    :ivar compression: of the objects in staging storage; only its type matters.
-    :ivar expiration: until when the upload credentials are good.
+    :ivar is_empty: the import was skipped because the file holds no record.
+    :ivar compression: compression of the objects in staging storage; only its type matters.
+    :ivar expiration: when the upload credentials expire.
     """
 
     is_empty: bool = field(default=False, omit_empty=True)
@@ -158,7 +158,7 @@ class ImportTrigger(Record):
 
 @attrs.frozen
 class ImportConfig(Record):
-    """When a file is imported."""
+    """The conditions of importing a file."""
 
     max_slices: int = _IMPORT.max_slices
     min_interval: Duration = _IMPORT.min_interval
@@ -167,7 +167,7 @@ class ImportConfig(Record):
 
 @attrs.frozen
 class FileTarget(Record):
-    """What a file keeps of the level ``target``."""
+    """The part of a file at level ``target``."""
 
     provider: str = _PROVIDER
     import_: ImportConfig = field(name="import", alias="import_", default=ImportConfig())
@@ -175,7 +175,7 @@ class FileTarget(Record):
 
 @attrs.frozen
 class QuarantineLimits(Record):
-    """How much is kept, and how long, of the records that can't be rendered for the sink.
+    """Limits of size and age of the kept records that can't be mapped to the sink.
 
     :ivar max_size: bytes of the sink's rejected records on one source node.
     """
@@ -210,18 +210,18 @@ class File(Record):
 
     @property
     def level(self) -> Level:
-        """The level that the file's state belongs to."""
+        """The level of the file's state."""
         return FILE_LEVEL[self.state]
 
     @property
     def last_change_at(self) -> datetime:
-        """When the file reached its present state."""
+        """When the file reached its current state."""
         return self.imported_at or self.importing_at or self.closing_at or self.key.file_opened_at
 
     def advance(self, expected: FileState, to: FileState, now: datetime) -> Self:
-        """The file after the transition; failed attempts are forgotten.
+        """Return the file after the transition, without its failed attempts.
 
-        Raises `InvalidFileState` unless the file is in the *expected* state.
+        Raises InvalidFileState: the file is not in the *expected* state.
         """
         check_file_transition(self.key, self.state, expected, to)
         reached: Any = {f"{to.value}_at": now}
@@ -230,10 +230,10 @@ class File(Record):
 
 @attrs.frozen
 class LocalSlice(Record):
-    """What a slice keeps of the level ``local``.
+    """The part of a slice at level ``local``.
 
     :ivar dir: path below the volume's root.
-    :ivar is_empty: the upload was skipped, no record was received.
+    :ivar is_empty: the upload was skipped because no record was received.
     :ivar allocated_disk_space: bytes reserved by each file of the slice when it is created.
     """
 
@@ -244,13 +244,13 @@ class LocalSlice(Record):
     allocated_disk_space: ByteSize = _NOTHING
 
     def filename(self, source_node_id: str) -> str:
-        """The name of the file that one source node writes."""
+        """Return the name of the file that one source node writes."""
         return f"{self.filename_prefix}-{source_node_id}.{self.filename_extension}"
 
 
 @attrs.frozen
 class SliceStaging(Record):
-    """What a slice keeps of the level ``staging``.
+    """The part of a slice at level ``staging``.
 
     :ivar path: name of the object, appended to the key of the staging file.
     """
@@ -308,7 +308,7 @@ class Slice(Record):
     def opened(
         cls, file: File, volume_id: str, now: datetime, allocated_disk_space: ByteSize
     ) -> Slice:
-        """A new slice of *file* on a volume."""
+        """Return a new slice of *file* on a volume."""
         return cls(
             key=file.key.slice(volume_id, now),
             state=SliceState.WRITING,
@@ -329,24 +329,24 @@ class Slice(Record):
 
     @property
     def level(self) -> Level:
-        """The level that the slice's state belongs to."""
+        """The level of the slice's state."""
         return SLICE_LEVEL[self.state]
 
     def advance(self, expected: SliceState, to: SliceState, now: datetime) -> Self:
-        """The slice after the transition; failed attempts are forgotten.
+        """Return the slice after the transition, without its failed attempts.
 
-        Raises `InvalidSliceState` unless the slice is in the *expected* state.
+        Raises InvalidSliceState: the slice is not in the *expected* state.
         """
         check_slice_transition(self.key, self.state, expected, to)
         reached: Any = {f"{to.value}_at": now}
         return attrs.evolve(self, state=to, retry=NO_RETRY, **reached)
 
     def upload_again(self, file: FileState, now: datetime) -> Self:
-        """The uploaded slice, to be uploaded to other staging storage.
+        """Return the uploaded slice, reset for an upload to other staging storage.
+
+        Raises InvalidFileState, InvalidSliceState: see `check_upload_again`.
 
         :param file: the state of its file.
-
-        Raises `InvalidFileState`, `InvalidSliceState`; see `check_upload_again`.
         """
         check_upload_again(self.key, file, self.state)
         return attrs.evolve(

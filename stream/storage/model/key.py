@@ -24,7 +24,7 @@ class FileKey:
 
     @classmethod
     def of(cls, sink: SinkKey, opened_at: datetime) -> FileKey:
-        """The key of a file of a sink, by the time when it was opened."""
+        """Return the key of a file of a sink, given the time when it was opened."""
         return cls(sink.project_id, sink.branch_id, sink.source_id, sink.sink_id, opened_at)
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class FileKey:
         return SourceKey(self.project_id, self.branch_id, self.source_id)
 
     def slice(self, volume_id: str, opened_at: datetime) -> SliceKey:
-        """The key of a slice of this file."""
+        """Return the key of a slice of this file."""
         return SliceKey(
             self.project_id,
             self.branch_id,
@@ -54,7 +54,7 @@ class FileKey:
 
     @classmethod
     def parse(cls, text: str) -> FileKey:
-        """Read the text form. Raises ValueError."""
+        """Parse the text form. Raises ValueError."""
         project, branch, source, sink, opened_at = text.split("/")
         return cls(int(project), int(branch), source, sink, parse_time(opened_at))
 
@@ -94,7 +94,7 @@ class SliceKey:
 
     @property
     def slice_id(self) -> str:
-        """The part of the key that names the slice within its file."""
+        """The part of the key that identifies the slice within its file."""
         return f"{self.volume_id}/{format_time(self.slice_opened_at)}"
 
     @property
@@ -114,7 +114,7 @@ class SliceKey:
 
     @classmethod
     def parse(cls, text: str) -> SliceKey:
-        """Read the text form. Raises ValueError."""
+        """Parse the text form. Raises ValueError."""
         project, branch, source, sink, file_opened_at, volume, opened_at = text.split("/")
         return cls(
             int(project),
@@ -139,7 +139,7 @@ class JobKey:
 
     @classmethod
     def of(cls, sink: SinkKey, job_id: str) -> JobKey:
-        """The key of an import job of a sink."""
+        """Return the key of an import job of a sink."""
         return cls(sink.project_id, sink.branch_id, sink.source_id, sink.sink_id, job_id)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The records that are not in their table yet, by sink: their count and oldest time. Pure."""
+"""The records that are not in their table yet, by sink: count and oldest time. Pure."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Pending:
 
 
 def pending_by_sink(files: Iterable[tuple[FileKey, Aggregated]]) -> Mapping[SinkKey, Pending]:
-    """The records of *files* that are not imported, by sink.
+    """Return the records of *files* that are not imported, by sink.
 
-    Sinks without such records are left out. A file is imported as a whole, so as long as one of
-    its slices isn't at level target, the oldest record of the file counts.
+    Sinks without such records are left out. A file is imported as a whole, so its oldest record
+    counts as long as one of its slices isn't at level target.
     """
     pending: dict[SinkKey, Pending] = {}
     for key, levels in files:

@@ -1,7 +1,7 @@
-"""Where files, slices, statistics and volumes live in etcd. Every prefix ends with a slash.
+"""Prefixes of files, slices, statistics and volumes in etcd. Every prefix ends with a slash.
 
 Files and slices are stored twice in each transaction: under ``all`` for access by key, and under
-the level that follows from their state, so that operators watch only the part they need.
+the level of their state, so that operators watch only the part they need.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ RESET_STATISTICS = "~reset"
 
 
 def file_level(level: Level) -> str:
-    """The prefix of the files at a level."""
+    """Return the prefix of the files at a level."""
     return f"storage/file/level/{level.value}/"
 
 
 def slice_level(level: Level) -> str:
-    """The prefix of the slices at a level."""
+    """Return the prefix of the slices at a level."""
     return f"storage/slice/level/{level.value}/"
 
 
 def statistics(level: Level) -> str:
-    """The prefix of the statistics of a level."""
+    """Return the prefix of the statistics of a level."""
     return f"storage/stats/{level.value}/"
 
 
 def file_keys(key: FileKey, level: Level) -> tuple[str, str]:
-    """Both copies of a file."""
+    """Return the keys of both copies of a file."""
     return f"{FILE_ALL}{key}", f"{file_level(level)}{key}"
 
 
 def slice_keys(key: SliceKey, level: Level) -> tuple[str, str]:
-    """Both copies of a slice."""
+    """Return the keys of both copies of a slice."""
     return f"{SLICE_ALL}{key}", f"{slice_level(level)}{key}"

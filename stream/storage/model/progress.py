@@ -1,6 +1,6 @@
-"""How near the open files and slices are to the conditions that close them. Pure.
+"""The progress of open files and slices towards the conditions that close them. Pure.
 
-What decides is `stream.storage.model.triggers`; this shows it before it happens.
+`stream.storage.model.triggers` makes the decision; this module shows it in advance.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["Condition", "file_progress", "slice_progress"]
 
 @attrs.frozen
 class Condition:
-    """One condition, any of which is enough.
+    """One condition; any condition that is met closes the file or slice.
 
     :ivar name: as in metrics: ``recordCount``, ``size``, ``time``, ``sliceCount``, ``expiration``.
     :ivar value: records, bytes, seconds or slices so far.
-    :ivar limit: the value from which on it is met.
-    :ivar at: when it is met if nothing else happens; ``None`` if only records bring it nearer.
+    :ivar limit: the value at which the condition is met.
+    :ivar at: when time alone meets the condition; ``None`` if it needs records.
     """
 
     name: str
@@ -33,14 +33,14 @@ class Condition:
 
     @property
     def progress(self) -> float:
-        """From 0 to 1."""
+        """Progress from 0 to 1."""
         return min(1.0, max(0.0, self.value / self.limit)) if self.limit > 0 else 1.0
 
 
 def slice_progress(
     config: UploadConfig, opened_at: datetime, local: Statistics, now: datetime
 ) -> Sequence[Condition]:
-    """The conditions that close a slice in state ``writing``, the nearest first.
+    """Return the conditions that close a slice in state ``writing``, the nearest first.
 
     :param local: statistics of the slice at level local.
     """
@@ -61,9 +61,9 @@ def file_progress(
     all_levels: Statistics,
     now: datetime,
 ) -> Sequence[Condition]:
-    """The conditions that close a file in state ``writing``, the nearest first.
+    """Return the conditions that close a file in state ``writing``, the nearest first.
 
-    :param expiration: until when the file's upload credentials are good.
+    :param expiration: when the file's upload credentials expire.
     :param all_levels: statistics of the file, all levels together.
     """
     trigger = config.trigger

@@ -1,4 +1,4 @@
-"""When a failed operation on a file or a slice is tried again."""
+"""The delay before a failed operation on a file or a slice is retried."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ _MAXIMUM = timedelta(hours=3)
 _JITTER = 0.1
 _SHORTEST_WAIT_SECONDS = 0.001
 _MAX_REASON = 2000
-"""Characters of a reason that are stored: it is written with every further step of a record."""
+"""Stored characters of a reason: it is written with every further change of a record."""
 
 
 def backoff(attempt: int, failed_at: datetime, *, jitter: float = _JITTER) -> timedelta:
-    """The delay after the *attempt*-th failure: 2 min × 4 each time, at most 3 h, ± *jitter*.
+    """Return the delay after the *attempt*-th failure.
 
-    The jitter follows from the time of the failure, so equal input gives an equal delay.
+    It begins with 2 min, grows by a factor of 4 up to 3 h, and varies by ± *jitter*.
+
+    The jitter is derived from the time of the failure, so equal input gives an equal delay.
     """
     delay = min(_FIRST * int(_FACTOR ** min(attempt - 1, 10)), _MAXIMUM)
     factor = random.Random(to_nanoseconds(failed_at)).uniform(1 - jitter, 1 + jitter)
@@ -35,7 +37,7 @@ def backoff(attempt: int, failed_at: datetime, *, jitter: float = _JITTER) -> ti
 
 @attrs.frozen
 class Retry:
-    """Failed attempts since the last change of state; all fields are empty when there were none."""
+    """Failed attempts since the last change of state; all fields are empty without any."""
 
     retry_attempt: int = field(default=0, omit_empty=True)
     retry_reason: str = field(default="", omit_empty=True)
@@ -44,9 +46,9 @@ class Retry:
     retry_after: datetime | None = None
 
     def failed(self, now: datetime, reason: str, *, delay: timedelta | None = None) -> Self:
-        """One more failure.
+        """Add a failure.
 
-        :param delay: a fixed delay for errors that an early retry can't fix; else `backoff`.
+        :param delay: a fixed delay for errors that an early retry can't fix; by default `backoff`.
         """
         attempt = self.retry_attempt + 1
         return attrs.evolve(
@@ -59,7 +61,7 @@ class Retry:
         )
 
     def allows(self, now: datetime) -> bool:
-        """Whether the operation may be tried; also if the clock was set back since it failed."""
+        """Return whether the operation may be retried; also if the clock was set back since."""
         return (
             self.retry_attempt == 0
             or (self.retry_after is not None and self.retry_after < now)
@@ -67,17 +69,17 @@ class Retry:
         )
 
     def wait(self, now: datetime) -> float:
-        """Seconds until `allows` says yes; 0 if it does."""
+        """Return the seconds until `allows` is true; 0 if it is."""
         if self.allows(now):
             return 0.0
         if self.retry_after is None:
             return math.inf
-        # not zero at the very moment, which is still too early
+        # Not zero at the very moment, which is still too early.
         return max((self.retry_after - now).total_seconds(), _SHORTEST_WAIT_SECONDS)
 
 
 def _bounded(reason: str) -> str:
-    """*reason* without its middle if it is too long: its beginning and its end say most."""
+    """Return *reason* shortened in the middle: its beginning and its end say most."""
     if len(reason) <= _MAX_REASON:
         return reason
     half = _MAX_REASON // 2

@@ -1,11 +1,11 @@
-"""The states of files and slices, the levels they lie at, and which combinations may exist.
+"""The states of files and slices, their levels, and the valid combinations.
 
 ```
 file    writing → closing → importing → imported
 slice   writing → closing → uploading → uploaded → imported
 ```
 
-One step goes back: while its file is closing, an uploaded slice is to be uploaded again if the file
+One transition goes back: while its file is closing, an uploaded slice is uploaded again if the file
 gets other staging storage (`check_upload_again`).
 """
 
@@ -51,7 +51,7 @@ class SliceState(enum.Enum):
 
 
 class Level(enum.Enum):
-    """Where the data lie: on a volume, in staging storage, in the target table."""
+    """The location of data: on a volume, in staging storage, in the target table."""
 
     LOCAL = "local"
     STAGING = "staging"
@@ -100,19 +100,19 @@ _ALLOWED = {
 
 
 class InvalidFileState(UserError):
-    """The file is not in the state that the operation starts from: somebody else was faster."""
+    """The file is not in the expected state: another node has changed it first."""
 
     name = "invalidFileState"
 
 
 class InvalidSliceState(UserError):
-    """The slice is not in the state that the operation starts from: somebody else was faster."""
+    """The slice is not in the expected state: another node has changed it first."""
 
     name = "invalidSliceState"
 
 
 class InvalidCombination(UserError):
-    """The states of a file and one of its slices don't go together, or not yet."""
+    """The states of a file and one of its slices are an invalid combination, or not valid yet."""
 
     name = "invalidCombination"
 
@@ -120,7 +120,7 @@ class InvalidCombination(UserError):
 def check_file_transition(
     file: object, found: FileState, expected: FileState, to: FileState
 ) -> None:
-    """Raise unless a file *found* in a state may go from *expected* *to* the next one.
+    """Check that a file *found* in a state may go from *expected* *to* the next one.
 
     :param file: the file's key, for the message.
     """
@@ -138,7 +138,7 @@ def check_file_transition(
 def check_slice_transition(
     slice_: object, found: SliceState, expected: SliceState, to: SliceState
 ) -> None:
-    """Raise unless a slice *found* in a state may go from *expected* *to* the next one.
+    """Check that a slice *found* in a state may go from *expected* *to* the next one.
 
     :param slice_: the slice's key, for the message.
     """
@@ -153,7 +153,7 @@ def check_slice_transition(
 
 
 def check_upload_again(slice_: object, file: FileState, found: SliceState) -> None:
-    """Raise unless a slice may go back from ``uploaded`` to ``uploading``.
+    """Check that a slice may go back from ``uploaded`` to ``uploading``.
 
     :param slice_: the slice's key, for the message.
     :param file: the state of its file.
@@ -169,7 +169,7 @@ def check_upload_again(slice_: object, file: FileState, found: SliceState) -> No
 
 
 def check_combination(file: FileState, slice_: SliceState) -> None:
-    """Raise unless a file in this state may hold a slice in that one."""
+    """Check that a file in state *file* may hold a slice in state *slice_*."""
     if slice_ not in _ALLOWED[file]:
         raise InvalidCombination(
             f'unexpected combination: file state "{file.value}" and slice state "{slice_.value}"'

@@ -1,4 +1,4 @@
-"""The statistics of the records of a slice, file or sink: the value and its arithmetic."""
+"""Statistics of the records of a slice, file or sink: values and arithmetic."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _ZERO = ByteSize(0)
 class Statistics(Record):
     """Counters of one key under ``storage/stats/``, or a sum of several.
 
-    :ivar slices_count: counted in the ``_open`` key only: a slice with many writers counts once.
+    :ivar slices_count: counted in the ``_open`` key only, so a slice with many writers counts once.
     :ivar uncompressed_size: bytes before local compression.
     :ivar compressed_size: bytes after local compression.
     :ivar staging_size: bytes in staging storage, known once the slice is uploaded.
-    :ivar reset_at: marks a value to be subtracted: the counts up to a clearing by the user.
+    :ivar reset_at: marks a value to be subtracted: the counts up to a reset by the user.
 
-    Of members that aren't known a sum has those of its last part.
+    A sum has the unknown members of its last part.
     """
 
     slices_count: int = field(default=0, omit_empty=True)
@@ -51,7 +51,7 @@ class Statistics(Record):
         )
 
     def __sub__(self, other: Statistics) -> Statistics:
-        """The counters less those of *other*, none below zero; the times stay."""
+        """Return the counters minus those of *other*, at least zero; the times stay."""
         return attrs.evolve(
             self,
             slices_count=max(0, self.slices_count - other.slices_count),
@@ -74,7 +74,7 @@ def _latest(a: datetime | None, b: datetime | None) -> datetime | None:
 
 
 def total(values: Iterable[Statistics]) -> Statistics:
-    """The sum; values with `Statistics.reset_at` are subtracted from it at the end."""
+    """Return the sum, minus the values with `Statistics.reset_at`."""
     counted = EMPTY
     resets = []
     for value in values:
@@ -102,7 +102,7 @@ class Aggregated:
 
     @classmethod
     def of(cls, values: Iterable[tuple[Level, Statistics]]) -> Aggregated:
-        """Sum *values* level by level."""
+        """Sum *values* for each level."""
         by_level: dict[Level, list[Statistics]] = {level: [] for level in Level}
         for level, value in values:
             by_level[level].append(value)

@@ -1,4 +1,4 @@
-"""When a slice is rotated for upload and a file for import. Pure; the first condition decides."""
+"""The decision to rotate a slice or a file. Pure; the first condition that is met decides."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Decision", "file_rotation", "slice_rotation"]
 
 @attrs.frozen
 class Decision:
-    """Whether a file or slice is rotated now, and why.
+    """The decision whether a file or slice is rotated now, and why.
 
     :ivar rotate: whether to rotate now.
-    :ivar condition: what decided, as in metrics.
-    :ivar cause: the same for people.
+    :ivar condition: name of the deciding condition, as in metrics.
+    :ivar cause: description of the condition, for people.
     :ivar wait: seconds after which time alone changes the decision; ``None`` if it never does.
     """
 
@@ -40,21 +40,21 @@ def _no(cause: str, wait: float | None = None) -> Decision:
 
 
 def _elapsed(since: datetime, now: datetime) -> Duration:
-    """Cut to whole seconds; `_UNKNOWN` if the clock was set back since."""
+    """Return the age in whole seconds; `_UNKNOWN` if the clock was set back since."""
     if is_ahead(since, now):
         return _UNKNOWN
     return Duration.of_seconds(int((now - since).total_seconds()))
 
 
 def _until(since: datetime, interval: Duration, now: datetime) -> float:
-    """Seconds until *interval*, in whole seconds, has elapsed."""
+    """Return the seconds until *interval*, in whole seconds, has elapsed."""
     return math.ceil(interval.seconds) - (now - since).total_seconds()
 
 
 def slice_rotation(
     config: UploadConfig, opened_at: datetime, local: Statistics, now: datetime
 ) -> Decision:
-    """Return whether a slice in state ``writing`` is to be closed and uploaded.
+    """Decide whether a slice in state ``writing`` is closed and uploaded.
 
     :param local: statistics of the slice at level local.
     """
@@ -78,9 +78,9 @@ def file_rotation(
     all_levels: Statistics,
     now: datetime,
 ) -> Decision:
-    """Return whether a file in state ``writing`` is to be closed and imported.
+    """Decide whether a file in state ``writing`` is closed and imported.
 
-    :param expiration: until when the file's upload credentials are good.
+    :param expiration: when the file's upload credentials expire.
     :param all_levels: statistics of the file, all levels together.
     """
     trigger = config.trigger
@@ -130,7 +130,7 @@ def _volume_of_data(
     elapsed: Duration,
     wait: float,
 ) -> Decision:
-    """The conditions that slices and files share: records, compressed bytes, age."""
+    """Check the conditions that slices and files share: records, compressed bytes, age."""
     if statistics.records_count >= count:
         return Decision(
             True,

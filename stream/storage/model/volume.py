@@ -11,12 +11,12 @@ __all__ = ["Volume"]
 
 @attrs.frozen
 class Volume(Record):
-    """What a writer node registers about a volume while it holds it, under a lease.
+    """The registration of a volume by its writer node, under a lease.
 
     :ivar node_address: ``host:port`` of the writer's listener.
     :ivar type: first level below the volumes path, lower-case; sinks prefer types.
     :ivar label: second level below the volumes path.
-    :ivar drained: the volume takes no new slices; what it holds is uploaded as usual.
+    :ivar drained: whether the volume accepts no new slices; its slices are uploaded as usual.
     """
 
     volume_id: str

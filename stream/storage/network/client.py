@@ -1,12 +1,12 @@
-"""Opens slice files on the writers of other processes; see `commands` for the protocol.
+"""The client that opens slice files on remote writers; see `commands` for the protocol.
 
-Note [Back again]: a writer that was unavailable takes rows again as soon as it can. So a connection
-to it is always being made: calls that fail are repeated soon, since one call for each writer costs
-nothing, and a call without an answer is given up early, as the system itself repeats it at growing
-intervals. Who waits for a further attempt to open a file is notified when the writer has accepted a
-connection, and when a volume was registered; so the waits in between can grow. A writer whose
-registration has ended is called where it was last as long as somebody waits for one of its volumes:
-it answers before it has a new lease.
+Note [Reconnecting]: a writer should get rows again as soon as it is available. So the client always
+tries to connect: failed calls are repeated soon, since one call per writer costs nothing, and a
+call without an answer is abandoned early, since the system itself repeats it at growing intervals.
+A caller that waits for another attempt to open a file is notified when the writer has accepted a
+connection, and when a volume was registered, so the delays in between can grow. A writer whose
+registration has ended is called at its last address as long as a caller waits for one of its
+volumes: it answers before it has a new lease.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ __all__ = ["WriterClients"]
 _log = Logger()
 
 _REDIAL = backoffPolicy(0.1, 5.0)
-"""After refusals. A writer that is unavailable is called more often: see Note [Back again]."""
+"""Delays after refusals. An unavailable writer is called more often; see Note [Reconnecting]."""
 _REDIAL_MAX_SECONDS = 0.3
 _CONNECT_SECONDS = 2.0
 _FORGET_SECONDS = 5.0
-"""How often writers are looked for that hold no registered volume any more."""
+"""Interval of looking for writers that hold no registered volume."""
 
 
 @attrs.define(eq=False)
 class _Writer:
-    """What is known of the writer at one address.
+    """The state of the writer at one address.
 
-    :ivar life: for which the connections are made.
-    :ivar volumes: ids of volumes that it was asked for.
-    :ivar opening: how many files are being opened.
-    :ivar connection: the present one; it may be lost already.
+    :ivar life: the life for which the connections are made.
+    :ivar volumes: ids of volumes requested from it.
+    :ivar opening: number of files being opened.
+    :ivar connection: the current connection; it may already be lost.
     """
 
     client: ClientService
@@ -72,7 +72,7 @@ class _Writer:
     connection: Connection | None = None
 
     def stop(self) -> Deferred[None]:
-        """Fires when it is disconnected."""
+        """Disconnect; fires when it is done."""
         for connection in self.factory.connections:
             connection.leave()
         stopped: Deferred[None] = self.client.stopService()
@@ -82,14 +82,14 @@ class _Writer:
 class WriterClients(Service):
     """A `stream.storage.network.interface.SliceOpener` for all volumes of the cluster.
 
-    There is one connection to each writer, made when it is first needed and made again as long as
-    one of its volumes is registered. A new life of the node has connections of its own.
+    There is one connection to each writer. It is made on first use and restored as long as one of
+    the writer's volumes is registered. A new life of the node has connections of its own.
 
-    :param node_id: of this source node.
-    :param life: the number of the node's present life, 0 while it has none.
-    :param volume: the registered volume with an id, if there is one.
-    :param local: opens files on the volumes of this very process.
-    :param is_local: whether a volume is one of those.
+    :param node_id: id of this source node.
+    :param life: returns the number of the node's current life, 0 while it has none.
+    :param volume: returns the registered volume with an id, if there is one.
+    :param local: opens files on the volumes of this process.
+    :param is_local: whether a volume belongs to this process.
     """
 
     def __init__(
@@ -118,13 +118,13 @@ class WriterClients(Service):
         self._waiting: dict[str, Waiters[None]] = {}
 
     def startService(self) -> None:
-        """Raises UserError for certificates that can't be used."""
+        """Load the certificates. Raises UserError if they can't be used."""
         super().startService()
         self._credentials = credentials(self._settings.tls)
         self._forgetting.start(_FORGET_SECONDS, now=False)
 
     async def stopService(self) -> None:
-        """Fires when every connection is closed."""
+        """Close all connections; fires when every connection is closed."""
         super().stopService()
         if self._forgetting.running:
             self._forgetting.stop()
@@ -132,7 +132,7 @@ class WriterClients(Service):
         await DeferredList([writer.stop() for writer in writers], consumeErrors=True)
 
     def _forget_unregistered(self) -> None:
-        """A writer that left may never come back to its address; files still open are let end."""
+        """Remove writers without volumes, which may never return; open files may end."""
         for address, writer in list(self._writers.items()):
             found = [self._volume(volume_id) for volume_id in writer.volumes]
             registered = {volume.node_address for volume in found if volume is not None}
@@ -175,9 +175,9 @@ class WriterClients(Service):
         return self._waiting.setdefault(slice_.key.volume_id, Waiters()).wait()
 
     def volumes_changed(self, batch: Batch[Volume]) -> None:
-        """To be called at each change of registered volumes; see Note [Back again].
+        """Connect to the writers of new volumes; called at each change. See Note [Reconnecting].
 
-        Openings at an address that a writer has left fail before, so that they are tried again.
+        Pending openings at an address that a writer has left fail first, so that they are retried.
         """
         self._forget_unregistered()
         self._tell(change.value.volume_id for change in batch.changes if change.value is not None)
@@ -221,7 +221,7 @@ class WriterClients(Service):
             client = ClientService(
                 self._endpoint(host or "127.0.0.1", port),
                 factory,
-                # To the service a connection that the writer refuses is a success at first.
+                # To `ClientService`, a connection that the writer refuses is a success at first.
                 retryPolicy=lambda attempts: _redial(attempts, factory.refusals),
                 clock=self._reactor,
             )
@@ -242,12 +242,12 @@ class WriterClients(Service):
 
 
 def _redial(attempts: int, refusals: int) -> float:
-    """Seconds to the next call, after calls that failed and connections that were refused."""
+    """Return the seconds until the next call, after failed calls and refused connections."""
     if refusals:
         return float(_REDIAL(attempts + refusals))
     return float(min(_REDIAL(attempts), _REDIAL_MAX_SECONDS))
 
 
 def _keep_writer_errors(failure: Failure) -> Failure:
-    """Anything else (a timeout, a refused connection) means that the writer isn't there."""
+    """Keep errors of the writer; others, such as a timeout, mean that it is unavailable."""
     return failure if failure.check(WriterError) else translated(failure)

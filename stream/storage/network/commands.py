@@ -12,13 +12,13 @@ source                                writer
                                       -> Lost (handle, reason)   the file can't be used any more
 ```
 
-An opening names the slice; where its file is and how it is compressed the writer reads in etcd. The
-life of the node must be the one that bears the node's name in etcd (`stream.etcd.claims`).
+``Open`` names the slice; the writer reads the path and the compression of its file from etcd. The
+life must be the one that holds the node's name in etcd (`stream.etcd.claims`).
 
-A handle is random and bound to its connection. An append says where it goes and the CRC-32 of its
-data, so one that is repeated after a broken connection is recognised and one that was damaged on
-the way is refused. Each end proves that it knows the shared secret by an HMAC over both nonces and
-the node's name and life; the proofs are empty if no secret is configured.
+A handle is random and bound to its connection. ``Append`` has the offset and the CRC-32 of its
+data, so that an append repeated after a broken connection is recognized and a corrupted one is
+refused. Each end proves that it knows the shared secret with an HMAC over both nonces and the
+node's name and life; the proofs are empty if no secret is configured.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ PROTOCOL_VERSION = 3
 _PART_BYTES = 65_000
 _MAX_PARTS = 64
 MAX_APPEND_BYTES = _PART_BYTES * _MAX_PARTS
-"""More than the largest group: one row of the largest size, incompressible."""
+"""More than the size of the largest group: one incompressible row of the maximum size."""
 
 
 class BigBytes(amp.Argument):
-    """Bytes spread over numbered keys, since one value of AMP has at most 65,535 bytes."""
+    """Bytes split over numbered keys, since an AMP value has at most 65,535 bytes."""
 
     def toBox(self, name: bytes, strings: Any, objects: Any, proto: Any) -> None:
         value: bytes = objects[amp._wireNameToPythonIdentifier(name)]
@@ -91,35 +91,35 @@ class BigBytes(amp.Argument):
 
 
 class Unauthorized(Exception):
-    """Another version, another secret, or no greeting at all."""
+    """The other end has another version, another secret, or has not greeted."""
 
 
 class NoSpaceOnWire(Exception):
-    """The volume has no space left, as it is sent over the connection."""
+    """`NoSpace` on the wire: the volume has no space left."""
 
 
 class SealedOnWire(Exception):
-    """The slice may not be written any more, as it is sent over the connection."""
+    """`SliceSealed` on the wire: the slice may no longer be written."""
 
 
 class DrainingOnWire(Exception):
-    """The writer is about to stop, as it is sent over the connection."""
+    """`WriterDraining` on the wire: the writer is about to stop."""
 
 
 class UnavailableOnWire(Exception):
-    """The writer is unavailable, as it is sent over the connection."""
+    """`WriterUnavailable` on the wire."""
 
 
 class ConflictOnWire(Exception):
-    """Other bytes are stored at the position, as it is sent over the connection."""
+    """`ContentConflict` on the wire: other bytes are stored at the position."""
 
 
 class FencedOnWire(Exception):
-    """A later life of the node has taken over, as it is sent over the connection."""
+    """`Fenced` on the wire: a later life of the node has taken over."""
 
 
 class WrongOffsetOnWire(Exception):
-    """Its text is the length of the file."""
+    """`WrongOffset` on the wire; its text is the length of the file."""
 
 
 _ERRORS = {
@@ -144,14 +144,14 @@ _KINDS: dict[type[WriterError], type[Exception]] = {
 
 
 def to_wire(error: WriterError) -> Exception:
-    """The error that AMP carries for *error*."""
+    """Return the AMP error for *error*."""
     if isinstance(error, WrongOffset):
         return WrongOffsetOnWire(str(error.length))
     return _KINDS.get(type(error), UnavailableOnWire)(str(error))
 
 
 def from_wire(error: BaseException) -> WriterError:
-    """What a failed call means to a pipeline; anything unknown is a lost connection."""
+    """Return the pipeline's error for a failed call; an unknown error is a lost connection."""
     if isinstance(error, WrongOffsetOnWire):
         return WrongOffset(int(str(error)))
     for kind, on_wire in _KINDS.items():
@@ -161,13 +161,13 @@ def from_wire(error: BaseException) -> WriterError:
 
 
 def checksum(data: bytes) -> int:
-    """CRC-32, several times faster than by `zlib`."""
+    """Return the CRC-32 of *data*, several times faster than `zlib`."""
     crc: int = isal_zlib.crc32(data)
     return crc
 
 
 def source_proof(secret: str, challenge: bytes, nonce: bytes, source: SourceLife) -> bytes:
-    """What a node shows to prove that it knows the secret.
+    """Return the node's proof that it knows the secret.
 
     :param challenge: the writer's nonce.
     :param nonce: the node's own.
@@ -176,12 +176,12 @@ def source_proof(secret: str, challenge: bytes, nonce: bytes, source: SourceLife
 
 
 def writer_proof(secret: str, challenge: bytes, nonce: bytes, source: SourceLife) -> bytes:
-    """The writer's proof of the secret, so that no other process on its address gets rows."""
+    """Return the writer's proof, so that no other process at its address gets rows."""
     return _proof(b"writer", secret, challenge, nonce, source)
 
 
 def _proof(end: bytes, secret: str, challenge: bytes, nonce: bytes, source: SourceLife) -> bytes:
-    """The name of the end keeps one's proof from serving as the other's."""
+    """Return a proof; it includes the name of the end, so that one end can't reuse the other's."""
     if not secret:
         return b""
     parts = (end, challenge, nonce, source.node_id.encode(), b"%d" % source.number)
@@ -190,7 +190,7 @@ def _proof(end: bytes, secret: str, challenge: bytes, nonce: bytes, source: Sour
 
 
 class Challenge(amp.Command):
-    """Asks the writer for the nonce that the greeting must prove."""
+    """Requests the writer's nonce, which the greeting must prove."""
 
     arguments = []
     response = [(b"nonce", amp.String())]
@@ -250,7 +250,7 @@ class Close(amp.Command):
 
 
 class Ping(amp.Command):
-    """Shows that the source node is alive."""
+    """Signals that the source node is alive."""
 
     arguments = []
     response = []
@@ -284,11 +284,11 @@ _KIND_NAMES = {
 
 
 def kind_name(error: WriterError) -> bytes:
-    """How `Lost` names the kind of an error."""
+    """Return the name of an error's kind in `Lost`."""
     return _KIND_NAMES.get(type(error), b"UNAVAILABLE")
 
 
 def error_of(kind: bytes, reason: str) -> WriterError:
-    """The error that `Lost` describes."""
+    """Return the error that `Lost` describes."""
     kinds = {name: cls for cls, name in _KIND_NAMES.items()}
     return kinds.get(kind, WriterUnavailable)(reason)

@@ -1,8 +1,8 @@
 """The source node's end of a connection to a writer; see `commands` for the protocol.
 
-Note [Credit]: a pipeline may call `append` whenever it likes; how much is on the way is decided
-here. Few appends of one file and not more bytes of all files than the window are sent before their
-answers come, and nothing while the transport's buffer is full. Files take turns.
+Note [Credit]: a pipeline may call `append` at any time; this module limits the data in flight. Few
+appends of one file, and at most a window of bytes of all files, are sent before their answers
+arrive, and nothing while the transport's buffer is full. Files take turns.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ __all__ = ["APPENDS_IN_FLIGHT", "Connection", "ConnectionFactory", "translated"]
 _log = Logger()
 
 APPENDS_IN_FLIGHT = 4
-"""Of one file: while some wait for the disk the next travel."""
+"""Appends of one file in flight: while some wait for the disk, the next are sent."""
 
 _NONCE_BYTES = 32
 
 
 @attrs.frozen(eq=False)
 class Append:
-    """Bytes for a file, and who waits for them."""
+    """Bytes to append to a file, and the Deferred of the caller."""
 
     offset: int
     data: bytes
@@ -68,8 +68,8 @@ class Append:
 class RemoteFile:
     """A `stream.storage.network.interface.SliceFile` behind a connection.
 
-    :ivar waiting: appends not sent yet.
-    :ivar in_flight: appends sent and not answered.
+    :ivar waiting: unsent appends.
+    :ivar in_flight: appends that were sent and not answered.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class RemoteFile:
         self._when_closed = Waiters[None]()
 
     def _follow(self, event: RemoteFileEvent) -> bool:
-        """Go to the state that follows *event*; false if the present one ignores it."""
+        """Move to the state after *event*; return False if the current state ignores it."""
         following = REMOTE_FILE_TRANSITIONS[self._state].get(event)
         if following is None:
             return False
@@ -112,17 +112,17 @@ class RemoteFile:
         return closed
 
     def sent(self) -> None:
-        """Behind its last append a file can be closed: the writer keeps the order."""
+        """Close the file after its last append, since the writer keeps the order."""
         if self._state is RemoteFileState.CLOSING and not self.waiting:
             self._connection.close_file(self)
 
     def closed(self) -> None:
-        """The writer has closed it, or doesn't answer."""
+        """Handle that the writer has closed the file, or doesn't answer."""
         if self._follow(RemoteFileEvent.CLOSED):
             self._when_closed.fire(None)
 
     def lose(self, reason: WriterError) -> None:
-        """It can't be used any more. What is on the way gets answers of its own."""
+        """Mark the file as lost. Appends in flight get answers of their own."""
         was_open = self._state is RemoteFileState.OPEN
         if not self._follow(RemoteFileEvent.LOST):
             return
@@ -139,7 +139,7 @@ class RemoteFile:
 class Connection(amp.AMP):
     """The connection to one writer.
 
-    :ivar files: files opened over it.
+    :ivar files: open files of the connection.
     """
 
     factory: ConnectionFactory
@@ -159,10 +159,10 @@ class Connection(amp.AMP):
         self._heard = True
         self._silent_since = 0.0
 
-    # The life of the connection.
+    # Lifecycle.
 
     def _follow(self, event: ConnectionEvent) -> bool:
-        """Go to the state that follows *event*; false if the present one ignores it."""
+        """Move to the state after *event*; return False if the current state ignores it."""
         following = CONNECTION_TRANSITIONS[self._state].get(event)
         if following is None:
             return False
@@ -210,7 +210,10 @@ class Connection(amp.AMP):
         self._accepting.fire(None)
 
     def accepted(self) -> Deferred[None]:
-        """Fires once the writer has accepted us; fails with `WriterUnavailable` or `Fenced`."""
+        """Return a Deferred that fires once the writer has accepted the connection.
+
+        Raises WriterUnavailable or Fenced: the writer refused it.
+        """
         if self._state is ConnectionState.LOST:
             return fail(_lost())
         if self._state is ConnectionState.ACCEPTED:
@@ -230,10 +233,10 @@ class Connection(amp.AMP):
         super().dataReceived(data)
 
     def _keep_alive(self) -> None:
-        """Whatever arrives is a sign of life.
+        """Check that the writer is alive; any received data counts.
 
-        Silence is judged at the next beat only: if this process itself had no time to listen, what
-        the writer sent meanwhile is read in between.
+        Silence is judged only at the next beat: if this process was busy, data that arrived
+        meanwhile is read first.
         """
         now = self.factory.reactor.seconds()
         if self._heard:
@@ -246,7 +249,7 @@ class Connection(amp.AMP):
         self.callRemote(commands.Ping).addErrback(lambda _: None)
 
     def leave(self) -> None:
-        """Let the transport close: with a producer TLS waits for what it may still produce."""
+        """Close the transport; with a producer, TLS would wait for more data."""
         self.transport.unregisterProducer()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -261,7 +264,7 @@ class Connection(amp.AMP):
         for file in files.values():
             file.lose(_lost())
 
-    # Flow; Note [Credit].
+    # Flow control; Note [Credit].
 
     def pauseProducing(self) -> None:
         self._is_paused = True
@@ -269,14 +272,14 @@ class Connection(amp.AMP):
     def resumeProducing(self) -> None:
         self._is_paused = False
         if self.transport.disconnecting:
-            self.transport.unregisterProducer()  # or it would wait for us to produce
+            self.transport.unregisterProducer()  # Otherwise it would wait for the producer.
         self._send_more()
 
     def stopProducing(self) -> None:
-        """The connection is lost, which `connectionLost` handles."""
+        """Do nothing: `connectionLost` handles a lost connection."""
 
     def pump(self, file: RemoteFile) -> None:
-        """Send what may be sent of *file*."""
+        """Send the appends of *file* that the limits allow."""
         if file.waiting and file.in_flight < APPENDS_IN_FLIGHT:
             self._turns.setdefault(file)
         self._send_more()
@@ -334,7 +337,7 @@ class Connection(amp.AMP):
         def opened(answer: dict[str, Any]) -> None:
             self._opening -= 1
             file = RemoteFile(self, answer["handle"], answer["length"], listener)
-            if waiting.called:  # nobody waits for it any more
+            if waiting.called:  # no caller waits for it any more
                 file.close()
             else:
                 self.files[file.handle] = file
@@ -356,7 +359,7 @@ class Connection(amp.AMP):
         return waiting
 
     def close_file(self, file: RemoteFile) -> None:
-        """Ask the writer to close *file*; it is gone afterwards, whatever the answer."""
+        """Request the writer to close *file*; afterwards it is gone regardless of the answer."""
 
         def closed(_: object) -> None:
             self.files.pop(file.handle, None)
@@ -387,7 +390,7 @@ def _lost() -> WriterUnavailable:
 
 
 def translated(failure: Failure) -> Failure:
-    """What a failed call means to a pipeline."""
+    """Return the pipeline's error for a failed call."""
     return Failure(commands.from_wire(cast(BaseException, failure.value)))
 
 
@@ -398,8 +401,8 @@ class ConnectionFactory(Factory):
 
     :param on_accepted: called whenever the writer has accepted a connection.
 
-    :ivar refusals: connections in a row that the writer refused; silence is no refusal.
-    :ivar connections: those that exist, accepted or not, in the order in which they were made.
+    :ivar refusals: consecutive connections that the writer refused; silence doesn't count.
+    :ivar connections: existing connections, accepted or not, the oldest first.
     """
 
     protocol: Any = Connection

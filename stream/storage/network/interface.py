@@ -1,7 +1,7 @@
-"""What a sink pipeline needs of a writer, whichever process the writer runs in.
+"""The interface between sink pipelines and writers.
 
-Two providers exist, the writer in the same process and the client of a remote one; both pass the
-same contract tests.
+It has two implementations: the writer in the same process and the client of a remote one. Both pass
+the same contract tests.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ __all__ = [
 
 
 class SyncLevel(enum.IntEnum):
-    """What an append waits for."""
+    """The durability that an append waits for."""
 
     NONE = 0
     """Queued by the writer."""
     WRITTEN = 1
-    """In the operating system's cache of the writer's host: survives a crash of any process."""
+    """Written to the writer host's page cache: survives a crash of any process.
+    """
     SYNCED = 2
-    """On the disk (fdatasync): survives a loss of power."""
+    """Written to the disk (fdatasync): survives a loss of power."""
 
 
 class WriterError(Exception):
-    """An append or an opening failed; the data of the failed append aren't acknowledged."""
+    """An append or an opening failed; the data of the failed append isn't acknowledged."""
 
 
 class WriterUnavailable(WriterError):
-    """No connection or no answer: what was sent may or may not be stored."""
+    """No connection or no answer: the sent data may or may not be stored."""
 
 
 class WriterDraining(WriterError):
@@ -55,25 +56,25 @@ class WriterDraining(WriterError):
 
 
 class NoSpace(WriterError):
-    """The volume is full; nothing of the append is kept."""
+    """The volume is full; no data of the append is kept."""
 
 
 class SliceSealed(WriterError):
-    """The slice has left the states in which it may be written; nothing of the append is kept."""
+    """The slice is no longer in a writable state; no data of the append is kept."""
 
 
 class Fenced(WriterError):
-    """The source node has lost its name to a later life: it may write nothing any more."""
+    """The source node has lost its name to a later life and may not write any more."""
 
 
 class ContentConflict(WriterError):
-    """Other bytes are stored where the append says that its own are; they stay as they are."""
+    """Other bytes are stored at the position of the append; they stay unchanged."""
 
 
 class WrongOffset(WriterError):
-    """The append doesn't continue the file and isn't a repetition of its end.
+    """The append neither continues the file nor repeats its end.
 
-    :ivar length: bytes that the file really has.
+    :ivar length: actual length of the file in bytes.
     """
 
     def __init__(self, length: int) -> None:
@@ -83,7 +84,7 @@ class WrongOffset(WriterError):
 
 @attrs.frozen
 class SourceLife:
-    """Who writes: a source node, and which of its lives.
+    """A source node and one of its lives.
 
     :ivar number: see `stream.etcd.claims`.
     """
@@ -95,52 +96,53 @@ class SourceLife:
 class SliceFile(Protocol):
     """An open file of one slice and one source node.
 
-    :ivar length: bytes in the file when it was opened; the offset of the first append.
+    :ivar length: bytes in the file when it was opened, the offset of the first append.
     """
 
     length: int
 
     def append(self, offset: int, data: bytes, *, level: SyncLevel) -> Deferred[int]:
-        """Append *data*, which must end at a position up to which the file can be read.
+        """Append *data*, which must end where a part of the file ends.
 
         :param offset: the length of the file before. A repetition of an earlier append is
-            recognised by its place and its bytes and acknowledged, not written twice; other bytes
-            at a place already taken fail with `ContentConflict`.
+            recognized by its position and bytes, and acknowledged without being written again.
+            Other bytes at an occupied position fail with `ContentConflict`.
         :returns: fires with the new length once *level* is reached; fails with a `WriterError`.
         """
 
     def close(self) -> Deferred[None]:
-        """Sync and close. Nothing may be appended afterwards. Fires also if the file is lost."""
+        """Sync and close the file; nothing may be appended afterwards.
+
+        Fires also if the file is lost.
+        """
 
 
 class SliceFileListener(Protocol):
-    """Called by the writer about a file that it has opened."""
+    """Notified by the writer of events of an open file."""
 
     def draining(self) -> None:
         """The writer is about to stop: flush and close soon."""
 
     def lost(self, reason: WriterError) -> None:
-        """The file can't be used any more (connection lost, slice sealed, disk failed)."""
+        """The file can't be used any more (lost connection, sealed slice, failed disk)."""
 
 
 class SliceOpener(Protocol):
-    """Opens files of slices on whichever node has the slice's volume."""
+    """Opens files of slices on the node that holds the slice's volume."""
 
     def open(
         self, slice_: Slice, source: SourceLife, listener: SliceFileListener, *, resume: int = -1
     ) -> Deferred[SliceFile]:
         """Open or create the file of *slice_* that *source* writes.
 
-        :param resume: bytes acknowledged to this very life; the file is cut to it if longer. -1 if
-            the caller knows of none: then the file is cut after the last whole part that can be
-            read.
-        :returns: fires with the file; fails with a `WriterError`, for one `Fenced` if the life
-            isn't the present one of its node.
+        :param resume: bytes acknowledged to this life; a longer file is truncated to them. -1 if
+            the caller knows of none: the file is truncated after its last whole part.
+        :returns: fires with the file; fails with a `WriterError`, such as `Fenced` if the life
+            isn't the current one of its node.
         """
 
     def available(self, slice_: Slice) -> Deferred[None]:
-        """Fires when a further attempt to open *slice_* need not wait; may be cancelled.
+        """Return a Deferred that fires when opening *slice_* may be retried; may be cancelled.
 
-        That is when the writer of its volume has just answered again, or has just registered the
-        volume.
+        It fires when the writer of its volume has responded again, or has registered the volume.
         """

@@ -1,4 +1,4 @@
-"""The states of a connection to a writer and of a file behind it: tables without I/O."""
+"""State machines of a connection to a writer and of a remote file: tables without I/O."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class ConnectionState(enum.Enum):
     """The states of a connection to a writer."""
 
     GREETING = "greeting"
-    """Neither end knows the other yet; nothing is opened."""
+    """The greeting isn't finished; nothing can be opened."""
     ACCEPTED = "accepted"
     REFUSED = "refused"
-    """The greeting failed; the connection is being cut."""
+    """The greeting failed; the connection is being closed."""
     LOST = "lost"
 
 
@@ -44,29 +44,29 @@ CONNECTION_TRANSITIONS: Mapping[ConnectionState, Mapping[ConnectionEvent, Connec
     ConnectionState.REFUSED: {ConnectionEvent.LOST: ConnectionState.LOST},
     ConnectionState.LOST: {},
 }
-"""State to event to the next state. An event that isn't there is ignored in that state."""
+"""The next state by state and event. Other events are ignored in a state."""
 
 
 class RemoteFileState(enum.Enum):
     """The states of a file that is open on a writer."""
 
     OPEN = "open"
-    """Takes appends."""
+    """Accepts appends."""
     CLOSING = "closing"
-    """Takes no more; the writer closes it behind the last one that it took."""
+    """Accepts no more appends; the writer closes the file after the last one."""
     GONE = "gone"
-    """The writer has closed it, or gave it up, or nobody knows."""
+    """The file is closed, lost, or its state is unknown."""
 
 
 class RemoteFileEvent(enum.Enum):
-    """The events that move such a file from state to state."""
+    """The events that move a remote file from state to state."""
 
     CLOSE = "close"
-    """The pipeline doesn't need it any more."""
+    """The pipeline no longer needs the file."""
     CLOSED = "closed"
-    """The writer has answered that it is closed, or didn't answer in time."""
+    """The writer has confirmed the close, or didn't answer in time."""
     LOST = "lost"
-    """The writer gave it up, or the connection is lost."""
+    """The writer has given the file up, or the connection is lost."""
 
 
 REMOTE_FILE_TRANSITIONS: Mapping[RemoteFileState, Mapping[RemoteFileEvent, RemoteFileState]] = {
@@ -80,4 +80,4 @@ REMOTE_FILE_TRANSITIONS: Mapping[RemoteFileState, Mapping[RemoteFileEvent, Remot
     },
     RemoteFileState.GONE: {},
 }
-"""The same for a file."""
+"""The next state of a file by state and event."""

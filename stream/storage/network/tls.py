@@ -1,4 +1,4 @@
-"""Mutual TLS between source nodes and writers: both show a certificate of one authority."""
+"""Mutual TLS between source nodes and writers, with certificates of one authority."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _OLDEST = TLSVersion.TLSv1_2
 
 
 class Credentials:
-    """What both ends of the connection need, read from files.
+    """The credentials of an end of a connection, read from files.
 
-    :param chain: the node's certificate, then those between it and the authority.
+    :param chain: the node's certificate, followed by intermediate certificates.
     """
 
     def __init__(self, chain: list[Certificate], key: KeyPair, ca: list[Certificate]) -> None:
@@ -37,7 +37,7 @@ class Credentials:
         self._ca = ca
 
     def server(self) -> CertificateOptions:
-        """For the writer: who has no certificate of the authority isn't let in."""
+        """Return the writer's options, which require a certificate of the authority."""
         first, *rest = (certificate.original for certificate in self._chain)
         return CertificateOptions(
             privateKey=self._key.original,
@@ -48,7 +48,7 @@ class Credentials:
         )
 
     def client(self, host: str) -> Any:
-        """For a source node: the writer's certificate must be for *host*, a name or an address."""
+        """Return a source node's options: the writer's certificate must be for *host*."""
         return optionsForClientTLS(
             host,
             trustRoot=trustRootFromCertificates(self._ca),
@@ -63,9 +63,9 @@ class Credentials:
 
 
 def credentials(settings: WriterTlsSettings) -> Credentials | None:
-    """The credentials in the files that the settings name; ``None`` if they name none.
+    """Return the credentials in the files of the settings; ``None`` if none are set. Blocks.
 
-    Blocks. Raises UserError if one is missing or can't be read, or if they don't belong together.
+    Raises UserError: a file is missing or unreadable, or the files don't match.
     """
     paths = {"certificate": settings.certificate, "key": settings.key, "ca": settings.ca}
     if not any(paths.values()):
@@ -105,7 +105,7 @@ def _certificates(name: str, path: str) -> list[Certificate]:
 def _key(path: str) -> KeyPair:
     data = _read("key", path)
     try:
-        # Without a password given, OpenSSL would ask for one on the terminal.
+        # Without a password callback, OpenSSL would prompt for one on the terminal.
         return KeyPair(crypto.load_privatekey(crypto.FILETYPE_PEM, data, b""))
     except (crypto.Error, ValueError, TypeError):
         raise UserError(f'"{_SECTION}.key": "{path}" holds no PEM key without a password') from None

@@ -1,11 +1,11 @@
 """The storage-reader component: ``uploading`` → ``uploaded`` for slices on this node's volumes.
 
-Note [Stopping]: a stop leaves running uploads a short time and then gives them up, since one may
-take a quarter of an hour. Nothing is lost by that: the files stay, an object that wasn't completed
-isn't seen by anybody, and the next reader of the volume uploads the slice again as a whole. It is
-no failed attempt either, so the next reader doesn't have to wait. A thread may still be at work on
-what was given up, with the manifest of a file at worst; so the volumes stay locked then until the
-process has ended, and nobody uploads beside it.
+Note [Stopping]: a stop waits briefly for running uploads and then cancels them, since an upload may
+take a quarter of an hour. No data is lost: the files stay, an incomplete object isn't visible, and
+the next reader of the volume uploads the whole slice again. A cancelled upload isn't a failed
+attempt, so the next reader doesn't wait. A thread may still work on a cancelled upload, at worst on
+the manifest of a file. So the volumes stay locked until the process has ended, and no other reader
+uploads meanwhile.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ _NEVER = timedelta(days=3650)
 class StorageReaderService(Service):
     """The reader's service: it uploads closed slices of its volumes to staging.
 
-    :param pool: a started pool for reading; uploads run in it, too.
+    :param pool: a started thread pool for reading and uploading.
     :param now: the time in UTC.
     :param damaged: called with each slice in which a damaged file was found.
-    :param metrics: measure the uploads.
+    :param metrics: metrics of uploads.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class StorageReaderService(Service):
         )
 
     async def startService(self) -> None:
-        """Fires when the volumes are locked and all slices are known."""
+        """Lock the volumes and load all slices; fires when this is done."""
         super().startService()
         _log.info("starting storage reader node")
         try:
@@ -147,7 +147,7 @@ class StorageReaderService(Service):
         self._meter.metrics.on_collect(self._collect)
 
     async def stopService(self) -> None:
-        """Fires when the uploads that run have ended or were given up; see Note [Stopping]."""
+        """Stop the uploads; fires when they have ended or were cancelled; see Note [Stopping]."""
         super().stopService()
         await self._operator.stopService(STOP_SECONDS)
         await self._slices.stopService()
@@ -161,7 +161,7 @@ class StorageReaderService(Service):
         self._locks = []
 
     async def _wait_for_id(self, found: FoundVolume) -> str:
-        """The writer makes the id; it may start after us."""
+        """Wait for the volume's id: the writer makes it, and may start later."""
         deadline = self._reactor.seconds() + _WAIT_FOR_ID_SECONDS
         while True:
             volume_id = read_volume_id(found)
@@ -172,7 +172,7 @@ class StorageReaderService(Service):
             await deferLater(self._reactor, _LOOK_FOR_ID_SECONDS)
 
     def _failing(self) -> Iterator[Slice]:
-        """Slices here whose upload has failed since they were closed."""
+        """Return the slices here whose upload has failed since they were closed."""
         for item in self._operator.items.values():
             slice_ = item.value
             if (
@@ -196,13 +196,13 @@ class StorageReaderService(Service):
         self._meter.retire(self._is_active)
 
     def _is_active(self, sink: SinkKey) -> bool:
-        """Return whether the sink is there, enabled or not."""
+        """Return whether the sink exists, enabled or not."""
         return f"{definition_prefix.SINK_ACTIVE}{sink}" in self._sinks.items
 
     async def retry(self, sink: SinkKey) -> Sequence[SliceKey]:
-        """Upload the slices of *sink* now whose upload has failed, however long they were to wait.
+        """Retry the failed uploads of *sink* now, regardless of their delay.
 
-        :returns: those of this node's volumes.
+        :returns: the retried slices of this node's volumes.
         """
         failing = [slice_.key for slice_ in self._failing() if slice_.key.sink_key == sink]
         for key in failing:
@@ -246,7 +246,7 @@ class StorageReaderService(Service):
             await self._failed(item.value, error)
 
     async def _upload(self, slice_: Slice) -> Statistics:
-        """What was uploaded."""
+        """Upload a slice; return the result."""
         statistics = (await slice_statistics(self._client, slice_.key)).local
         try:
             files: CheckedFiles = await deferToThreadPool(
@@ -298,7 +298,8 @@ class StorageReaderService(Service):
             problem = error
             raise
         finally:
-            if self.running or not isinstance(problem, CancelledError):  # else nothing has failed
+            # Otherwise nothing has failed.
+            if self.running or not isinstance(problem, CancelledError):
                 await target.report_upload(
                     slice_, self._reactor.seconds() - started, problem, statistics
                 )
@@ -361,7 +362,7 @@ class StorageReaderService(Service):
             if isinstance(error, CredentialsExpired):
                 expiration = (await load_file(txn, slice_.key.file_key)).staging.expiration
                 if expiration is None or expiration > self._now():
-                    rest = None  # the file has got others meanwhile
+                    rest = None  # the file has other credentials meanwhile
             await self._repository.slice_failed(txn, slice_.key, reason, self._now(), rest)
 
         await atomic(self._client, body)

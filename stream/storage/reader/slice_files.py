@@ -1,9 +1,9 @@
-"""The files of one slice as one stream of bytes, checked before they are sent. Blocks.
+"""The files of one slice as one checked stream of bytes. Blocks.
 
-A slice has one file for each source node that wrote to it. What a crash left after its last whole
-part was never acknowledged and isn't sent. Of a file that is damaged before its end all other parts
-are sent, and the file is quarantined. Joined gzip members are a legal gzip file, and
-rows have no header, so joining is all there is to do.
+A slice has one file for each source node that wrote to it. An incomplete part at the end of a file,
+left by a crash, was never acknowledged and isn't sent. If a file is damaged before its end, all
+readable parts are sent, and the file is quarantined. Concatenated gzip members are a valid gzip
+file, and rows have no header, so the files are simply concatenated.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class FileInUse(Exception):
 
 @attrs.frozen
 class CheckedFiles:
-    """The files of one slice, checked, with the parts that are uploaded.
+    """The checked files of one slice, with the parts to upload.
 
-    :ivar files: paths with from and to where each is sent, in the order of names.
-    :ivar cut: names of files with something behind their last whole part.
-    :ivar damaged: names of the files in quarantine of which something else is missing.
-    :ivar finished: names of the files of the original service whose streams were finished now.
+    :ivar files: paths with the start and end of each part, sorted by name.
+    :ivar cut: names of files with data after their last whole part.
+    :ivar damaged: names of quarantined files with further missing data.
+    :ivar finished: names of files of the original service whose streams were finished now.
     """
 
     files: tuple[tuple[Path, tuple[tuple[int, int], ...]], ...]
@@ -51,11 +51,11 @@ class CheckedFiles:
 
     @property
     def size(self) -> int:
-        """The bytes that are uploaded."""
+        """The number of bytes to upload."""
         return sum(end - start for _, parts in self.files for start, end in parts)
 
     def chunks(self) -> Chunks:
-        """The bytes to send, read again at each call."""
+        """Return the bytes to send, read again at each call."""
         return self._read
 
     def _read(self) -> Iterator[bytes]:
@@ -77,12 +77,12 @@ def _open(path: Path) -> BinaryIO:
 
 
 def check_files(volume: Path, local: LocalSlice, compression: str) -> CheckedFiles:
-    """Find and check the files of a slice; none at all is an empty slice.
+    """Find and check the files of a slice; without files, the slice is empty.
 
-    What has the name of such a file and is something else (a directory, a link) is quarantined.
-    Files of the original service are finished, see `stream.storage.volumes.unfinished`.
+    An entry with the name of such a file that isn't one (a directory, a link) is quarantined. Files
+    of the original service are finished; see `stream.storage.volumes.unfinished`.
 
-    Raises `FileInUse`; what is in the files before the writer closes them isn't all.
+    Raises FileInUse: the writer hasn't closed a file, so its data may be incomplete.
     """
     directory = volume / local.dir
     pattern = f"{local.filename_prefix}-*.{local.filename_extension}"

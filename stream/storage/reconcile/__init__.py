@@ -1,1 +1,1 @@
-"""The frame of operators, which bring files and slices from one state to the next."""
+"""The framework of operators, which move files and slices from one state to the next."""

@@ -1,4 +1,4 @@
-"""Measures what operators do: how long it takes, why it failed, how many bytes it moved."""
+"""Metrics of operations: durations, failures and moved bytes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["OperationMeter", "Outcome", "measure_operator", "sink_labels"]
 
 @attrs.define
 class Outcome:
-    """What is only known while an operation runs.
+    """Details that become known while an operation runs.
 
-    :ivar condition: what a rotation was triggered by.
-    :ivar statistics: of the records that were worked on.
+    :ivar condition: the trigger of a rotation.
+    :ivar statistics: statistics of the processed records.
     """
 
     condition: str = ""
@@ -39,16 +39,16 @@ _SPANS: dict[Operation, str] = {
     "jobcleanup": "model.jobcleanup",
 }
 _PARTS: tuple[Operation, ...] = ("filecleanup", "jobcleanup")
-"""Parts of a run that has a span of its own."""
+"""Parts of a run with a span of their own."""
 RETAIN_SECONDS = 300.0
-"""Seconds for which the last metrics of a deleted sink are kept, to be scraped."""
+"""How long the last metrics of a deleted sink are kept, so that they can be scraped, in seconds."""
 
 
 @attrs.frozen
 class OperationMeter:
-    """The metrics of one operator's acts.
+    """The metrics of one operator.
 
-    :ivar clock: seconds of a clock that doesn't jump.
+    :ivar clock: monotonic time in seconds.
     """
 
     metrics: Metrics
@@ -66,12 +66,12 @@ class OperationMeter:
         item: object,
         step: str,
     ) -> Iterator[Outcome]:
-        """Measure what is done within; what has to wait for something else doesn't count.
+        """Measure the operation in the block; a `Requeue` doesn't count.
 
         :param attempt: number of the attempt, from 1.
-        :param target: name of the target of what is worked on.
-        :param item: the key of what is worked on.
-        :param step: what is done to it, for the name of the span.
+        :param target: name of the target of the item.
+        :param item: the key of the item.
+        :param step: the operation, for the name of the span.
         """
         outcome = Outcome()
         started = self._touched[key] = self.clock()
@@ -88,7 +88,7 @@ class OperationMeter:
                 try:
                     yield outcome
                 except TRANSIENT_ERRORS as reason:
-                    recorded.set("waits_for", type(reason).__name__)  # and that is no failure
+                    recorded.set("waits_for", type(reason).__name__)  # and isn't a failure
                     waits = reason
             if waits is not None:
                 raise waits
@@ -121,7 +121,7 @@ class OperationMeter:
         )
 
     def moved(self, counter: str, key: SinkKey, records: int, *, target: str) -> None:
-        """Add *records* records of a sink to *counter*.
+        """Add *records* of a sink to *counter*.
 
         :param target: the type of the sink's table.
         """
@@ -129,9 +129,9 @@ class OperationMeter:
         self.metrics.moved(counter, sink_labels(key), records, target=target)
 
     def retire(self, is_active: Callable[[SinkKey], bool]) -> None:
-        """Drop the metrics of sinks that are deleted and that nothing happens to any more.
+        """Drop the metrics of deleted sinks without recent operations.
 
-        A cleanup may come long after the sink has gone.
+        A cleanup may run long after the sink was deleted.
         """
         before = self.clock() - RETAIN_SECONDS
         for key, touched in list(self._touched.items()):
@@ -141,12 +141,12 @@ class OperationMeter:
 
 
 def measure_operator(metrics: Metrics, operator: Operator[Any]) -> None:
-    """Export how much *operator* has to do."""
+    """Export the backlog of *operator*."""
     labels = {"operator": operator.title}
     metrics.own("stream_operator_items").labels(labels).set(len(operator.items))
     metrics.own("stream_operator_running").labels(labels).set(operator.running_reconciliations)
 
 
 def sink_labels(key: SinkKey) -> SinkLabels:
-    """The labels of a sink."""
+    """Return the labels of a sink."""
     return SinkLabels(str(key.project_id), str(key.branch_id), key.source_id, key.sink_id)

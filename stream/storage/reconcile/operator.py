@@ -1,22 +1,21 @@
-"""The frame of background operators, shared by the coordinator and the reader.
+"""The framework of background operators, shared by the coordinator and the reader.
 
-An operator holds the records that it watches as *items*. The cheap synchronous `wait` says how
-long an item can be left alone as far as is known. When that time is over, the operator reconciles
-the item: it brings the state that is stored closer to the one that is wanted. It asks again
-whenever something changes that the item waits for. So an idle operator costs nothing, however many
-items it has. One item is reconciled once at a time, and the number of reconciliations running is
-bounded.
+An operator holds the watched records as *items*. The cheap synchronous `wait` returns how long an
+item needs no action. Then the operator reconciles the item: it moves the stored state closer to the
+desired one. `wait` is called again whenever something changes that the item depends on. So an idle
+operator costs nothing, however many items it has. Each item is reconciled by one call at a time,
+and the number of concurrent calls is limited.
 
-Note [Sweep]: an item that waits for a change only is asked again now and then all the same, so that
-a change that nobody thought of delays it, and doesn't block it.
+Note [Sweep]: an item that waits only for a change is still checked now and then, so that an
+unforeseen dependency delays it instead of blocking it.
 
-Note [Blame]: a failed attempt is recorded with the item, which then rests for minutes, since the
-cause is most likely in the item or behind it. That etcd was unavailable, or has ended our lease,
-says nothing about the item and ends for all items at once; so it is not recorded, and all of them
-are tried again after the interval.
+Note [Failures]: a failed attempt is recorded with the item, which then waits for minutes, since the
+cause is most likely in the item or its target. An unavailable etcd, or a lost lease, isn't caused
+by the item and ends for all items at once. So it is not recorded, and all items are retried after
+the interval.
 
-Neither a stale item nor a second operator at work on another node does harm: the transaction at the
-end of each reconciliation checks the state again.
+Neither a stale item nor a second operator on another node does harm: the transaction at the end of
+each reconciliation checks the state again.
 """
 
 from __future__ import annotations
@@ -41,15 +40,15 @@ T = TypeVar("T")
 
 SWEEP_SECONDS = 30.0
 TELL_SECONDS = 10.0
-"""How often the log says that etcd is unavailable, however many items wait for it."""
+"""Interval of logging that etcd is unavailable, however many items wait for it."""
 _SPARE_MOMENTS = 100
 
 
 class Requeue(Exception):
-    """Raised by `reconcile`: nothing failed, but it is too early; look again later.
+    """Raised by `reconcile` if it is too early: the item is reconciled again later.
 
-    :param seconds: until then; ``None`` for the interval of the operator. A change of the item, or
-        whoever wakes it, comes before.
+    :param seconds: the delay; ``None`` for the interval of the operator. A change of the item, or a
+        call of `wake`, ends it.
     """
 
     def __init__(self, reason: str = "", *, seconds: float | None = None) -> None:
@@ -58,15 +57,15 @@ class Requeue(Exception):
 
 
 TRANSIENT_ERRORS = (Requeue, EtcdUnavailable, LeaseNotFound, LockLost)
-"""What `reconcile` lets through to the operator; see Note [Blame]."""
+"""Errors that `reconcile` passes on to the operator; see Note [Failures]."""
 
 
 @attrs.define(eq=False)
 class Item(Generic[T]):
     """One watched record.
 
-    :ivar mod_revision: of the value, in etcd.
-    :ivar processed: reconciled in this very form; the change which that caused brings a new form.
+    :ivar mod_revision: etcd revision of the value.
+    :ivar processed: whether this revision was reconciled; its result arrives as a new revision.
     """
 
     key: str
@@ -76,18 +75,18 @@ class Item(Generic[T]):
 
 
 class Operator(Service, Generic[T]):
-    """A loop that brings the items of a watched prefix to their next states.
+    """A loop that moves the items of a watched prefix to their next states.
 
     :param name: for the log and the metrics.
-    :param prefix: of the watched keys; item keys are without it.
-    :param wait: seconds until the item needs something, as far as is known; at most 0 if it does
-        now, ``None`` if only a change can make it. Cheap, without I/O.
-    :param reconcile: does it. If it returns, the item rests until it changes; if it raises, it is
-        tried again after the interval.
+    :param prefix: the watched prefix; item keys don't include it.
+    :param wait: returns the seconds until the item needs action, as far as known; at most 0 if it
+        does now, ``None`` if only a change can require it. Cheap, without I/O.
+    :param reconcile: performs the action. If it returns, the item rests until it changes; if it
+        raises, it is retried after the interval.
     :param interval: seconds.
-    :param concurrency: reconciliations running at the same time.
+    :param concurrency: maximum number of concurrent reconciliations.
 
-    :ivar was_cut_off: whether a stop has cancelled reconciliations, whose threads may run on.
+    :ivar was_cut_off: whether a stop has cancelled reconciliations, whose threads may still run.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class Operator(Service, Generic[T]):
         self._running: set[Deferred[None]] = set()
         self._reconciling: set[Deferred[None]] = set()
         self._timers = _Timers(reactor, self._look_at_key)
-        # Keys, not items: what is acted on may be deleted and come back meanwhile.
+        # Keys, not items: an item in progress may be deleted and return meanwhile.
         self._busy: set[str] = set()
         self._woken_while_busy: set[str] = set()
         self._woken: dict[str, None] = {}
@@ -123,7 +122,7 @@ class Operator(Service, Generic[T]):
 
     @property
     def running_reconciliations(self) -> int:
-        """Items that are acted on, or wait for their turn."""
+        """The number of items that are being reconciled or are queued."""
         return len(self._running)
 
     def startService(self) -> None:
@@ -132,9 +131,9 @@ class Operator(Service, Generic[T]):
             self._look_at(item)
 
     async def stopService(self, grace: float | None = None) -> None:
-        """Start nothing more; fires when what is running has ended.
+        """Start no more reconciliations; fires when the running ones have ended.
 
-        :param grace: seconds after which what still runs is cancelled; ``None`` to wait for it.
+        :param grace: seconds after which running ones are cancelled; ``None`` to wait for them.
         """
         super().stopService()
         self._timers.stop()
@@ -160,7 +159,7 @@ class Operator(Service, Generic[T]):
             acting.cancel()
 
     def changed(self, batch: Batch[T]) -> None:
-        """Take over a batch of the mirror of the watched prefix."""
+        """Apply a batch of the mirror of the watched prefix."""
         if batch.reset:
             self.items.clear()
         for change in batch.changes:
@@ -173,16 +172,17 @@ class Operator(Service, Generic[T]):
             self.wake(key)
 
     def wake(self, key: str) -> None:
-        """Look at an item soon: something that it waits for has changed.
+        """Check an item soon, since a dependency has changed.
 
-        If it is acted on at the moment, look again when that ends: it may have come too late.
+        An item that is being reconciled is checked again afterwards: the change may have come too
+        late.
         """
         self._woken[key] = None
         if self.running and self._wake_call is None:
             self._wake_call = self._reactor.callLater(0, self._look_at_woken)
 
     def wake_all(self) -> None:
-        """Look at all items now."""
+        """Check all items now."""
         for key in self.items:
             self.wake(key)
 
@@ -215,7 +215,7 @@ class Operator(Service, Generic[T]):
         done.addBoth(lambda _: self._finished(item, done))
 
     def _wait_of(self, item: Item[T]) -> float:
-        """See Note [Sweep]."""
+        """Return the time to wait for an item, limited by Note [Sweep]."""
         try:
             wait = self._wait(item)
         except Exception:
@@ -266,21 +266,21 @@ class Operator(Service, Generic[T]):
 
 
 class _Timers:
-    """One moment for each key, behind a single timer of the reactor.
+    """One timer for each key, based on a single timer of the reactor.
 
-    :param ring: called with each key whose moment has come; it has none any more.
+    :param ring: called with each key whose time has come; the key has no timer then.
     """
 
     def __init__(self, reactor: Any, ring: Callable[[str], None]) -> None:
         self._reactor = reactor
         self._ring = ring
         self._moments: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []  # also has moments that don't count any more
+        self._heap: list[tuple[float, str]] = []  # also contains outdated times
         self._call: IDelayedCall | None = None
         self._called_for = 0.0
 
     def set(self, key: str, seconds: float) -> None:
-        """The key rings after *seconds*, and not when it was to ring before."""
+        """Set or replace the timer of a key, in *seconds*."""
         moment = self._reactor.seconds() + seconds
         self._moments[key] = moment
         heapq.heappush(self._heap, (moment, key))
@@ -290,11 +290,11 @@ class _Timers:
         self._call_at(self._heap[0][0])
 
     def forget(self, key: str) -> None:
-        """The key doesn't ring."""
+        """Remove the timer of a key."""
         self._moments.pop(key, None)
 
     def stop(self) -> None:
-        """No key rings."""
+        """Remove all timers."""
         self._moments.clear()
         self._heap.clear()
         if self._call is not None:

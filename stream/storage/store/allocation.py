@@ -1,6 +1,6 @@
-"""How much disk space a new slice reserves: a bit more than the largest recent slice took.
+"""The disk space that a new slice reserves: a bit more than the largest recent slice.
 
-The decision is pure; only `largest_recent_slice` reads, outside of any transaction, since an
+The decision is pure. Only `largest_recent_slice` reads, outside of any transaction, since an
 estimate needs no guard.
 """
 
@@ -19,14 +19,14 @@ from stream.values.codec import decode
 __all__ = ["allocated_space", "largest_recent_slice"]
 
 RECENT_SLICES = 10
-_SUMS = 2  # the sink's own keys, sum and reset, come after those of its slices
+_SUMS = 2  # The sink's own keys, sum and reset, are sorted after those of its slices.
 _NOTHING = ByteSize(0)
 
 
 def allocated_space(allocation: Allocation, largest: ByteSize) -> ByteSize:
-    """Bytes to reserve; none if allocation is off.
+    """Return the bytes to reserve; 0 if allocation is disabled.
 
-    :param largest: bytes of the largest recent slice of the sink, 0 if none is known.
+    :param largest: bytes of the largest recent slice of the sink, 0 if unknown.
     """
     if not allocation.enabled:
         return _NOTHING
@@ -36,7 +36,7 @@ def allocated_space(allocation: Allocation, largest: ByteSize) -> ByteSize:
 
 
 async def largest_recent_slice(client: EtcdClient, sink: SinkKey) -> ByteSize:
-    """The compressed size of the largest of the sink's newest slices, uploaded and imported."""
+    """Return the largest compressed size of the sink's newest uploaded and imported slices."""
     largest = _NOTHING
     levels = [f"{prefix.statistics(level)}{sink}/" for level in (Level.STAGING, Level.TARGET)]
     ranges = await together(

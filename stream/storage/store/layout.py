@@ -1,8 +1,8 @@
-"""The version of the layout of etcd and volumes.
+"""The version of the data layout in etcd and on volumes.
 
-Note [Version of the layout]: a cluster without a version has the layout of the original service,
-which every version of this one reads. A version that writes what an older one can't read has to put
-the key before it does so, with the number of its layout; an older one doesn't start then.
+Note [Layout version]: a cluster without a version has the layout of the original service, which
+every version of this service reads. Before a version writes data that older ones can't read, it has
+to put the key with the number of its layout; older versions don't start then.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LAYOUT_VERSION = 1
 
 @attrs.frozen
 class Layout(Record):
-    """The stored version of the layout.
+    """The stored layout version.
 
     :ivar written_by: the version of the service, for people.
     """
@@ -32,7 +32,7 @@ class Layout(Record):
 
 
 def check_layout(value: bytes) -> None:
-    """Raises UserError if the layout is newer than this service."""
+    """Check that the layout isn't newer than this service. Raises UserError."""
     try:
         layout = decode(Layout, value)
     except ValueError as error:
@@ -52,13 +52,13 @@ def _refusal(reason: str) -> UserError:
 
 
 class LayoutGuard(Service):
-    """Lets no process start on data that it can't read."""
+    """Prevents a process from starting on data that it can't read."""
 
     def __init__(self, client: EtcdClient) -> None:
         self._client = client
 
     async def startService(self) -> None:
-        """Raises UserError if the layout is newer than this service."""
+        """Check the layout. Raises UserError if it is newer than this service."""
         super().startService()
         stored = await self._client.get(LAYOUT_KEY)
         if stored is not None:

@@ -1,7 +1,7 @@
-"""Deletes the mappings of sinks of which nothing else is left.
+"""Deletion of the mappings of sinks without other records.
 
-A sink keeps the mappings of all its versions, and a file outlives its sink. So the mappings go with
-the last of them; see Note [References] of `stream.definition.mappings`.
+A sink keeps the mappings of all its versions, and a file outlives its sink. So the mappings are
+deleted after the last of them; see Note [References] of `stream.definition.mappings`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BEHIND_ALL_HASHES = "\x7f"
 
 
 async def sinks_with_mappings(client: EtcdClient) -> list[SinkKey]:
-    """All sinks that mappings are stored for; one small read for each."""
+    """Return all sinks with stored mappings; one small read for each."""
     sinks: list[SinkKey] = []
     behind = ""
     while True:
@@ -30,7 +30,7 @@ async def sinks_with_mappings(client: EtcdClient) -> list[SinkKey]:
 
 
 async def delete_unused_mappings(client: EtcdClient, sink: SinkKey) -> bool:
-    """Delete the mappings of *sink* if nothing that may refer to them is left.
+    """Delete the mappings of *sink* if no record may refer to them.
 
     :returns: whether they were deleted.
     """
@@ -40,7 +40,7 @@ async def delete_unused_mappings(client: EtcdClient, sink: SinkKey) -> bool:
         f"{prefix.FILE_ALL}{sink}/",
         f"{prefix.SLICE_ALL}{sink}/",
     )
-    for below in ranges:  # so that the transaction reads no long history
+    for below in ranges:  # so that the transaction doesn't read a long history
         if (await client.range(below, limit=1, keys_only=True)).kvs:
             return False
 

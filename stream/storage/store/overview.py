@@ -1,7 +1,7 @@
-"""The files and the statistics of many sinks, for the API: read in a few requests, at one revision.
+"""The files and the statistics of many sinks for the API, read in a few requests at one revision.
 
-However many sinks there are, each kind of record is one range of keys. Of files only the few
-members are decoded that are shown.
+Each kind of record is one range of keys, regardless of the number of sinks. Of files, only the few
+shown members are decoded.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ Counted = tuple[Level, Statistics]
 
 @attrs.frozen
 class Within:
-    """Which sinks are asked about.
+    """The selection of sinks.
 
     :ivar below: a sink, or a branch.
-    :ivar sources: of a branch, the ids of sources, at least one; ``None`` for all. What lies
-        between them may be read, too.
+    :ivar sources: ids of sources of a branch, at least one; ``None`` for all. The records between
+        them may be read, too.
     """
 
     below: BranchKey | SinkKey
     sources: tuple[str, ...] | None = None
 
     async def read(self, client: EtcdClient, kind: str, revision: int = 0) -> RangeResult:
-        """The records with the prefix *kind*."""
+        """Read the records with the prefix *kind*."""
         where = f"{kind}{self.below}/"
         if self.sources is None:
             return await client.range(where, revision=revision)
-        # Keys have a slash behind the id, so their order isn't that of the ids: "a-b/" is before
-        # "a/". The digit 0 is next to the slash.
+        # Keys have a slash after the id, so they aren't sorted like ids: "a-b/" precedes "a/". The
+        # digit 0 follows the slash.
         first = min(f"{source}/" for source in self.sources)
         last = max(f"{source}0" for source in self.sources)
         return await client.range(where, start_after=first, end=last, revision=revision)
@@ -59,7 +59,7 @@ class _Target:
 
 @attrs.frozen(kw_only=True)
 class FileOutline:
-    """The shown part of a file; see `stream.storage.model.entity.File`."""
+    """The shown members of a file; see `stream.storage.model.entity.File`."""
 
     key: FileKey = field(flatten=True)
     retry: Retry = field(flatten=True, default=NO_RETRY)
@@ -81,12 +81,12 @@ _NO_RECORDS = Aggregated()
 
 @attrs.frozen
 class SinkOverview:
-    """What is stored of the files of a sink.
+    """The stored files and statistics of a sink.
 
-    :ivar statistics: of all records, less those counted before the last clearing.
-    :ivar files: the oldest first. A file waits for each of its slices; so what keeps a slice from
-        being uploaded is shown as what keeps the file.
-    :ivar file_statistics: of the files that have any record of statistics.
+    :ivar statistics: statistics of all records, minus those counted before the last reset.
+    :ivar files: the oldest first. A file waits for each of its slices, so the failure of a slice's
+        upload is shown as that of the file.
+    :ivar file_statistics: statistics of the files that have any.
     """
 
     statistics: Aggregated = _NO_RECORDS
@@ -98,7 +98,7 @@ NOTHING = SinkOverview()
 
 
 async def overview(client: EtcdClient, within: Within) -> dict[SinkKey, SinkOverview]:
-    """By sink; those of which nothing is stored are left out."""
+    """Return the overview by sink; sinks without stored records are left out."""
     stored = await within.read(client, prefix.FILE_ALL)
     kinds = [*map(prefix.statistics, Level), prefix.slice_level(Level.LOCAL)]
     others: list[RangeResult] = await gatherResults(
@@ -135,8 +135,7 @@ async def overview(client: EtcdClient, within: Within) -> dict[SinkKey, SinkOver
 
 
 def _failing(slices: Iterable[_SliceOutline]) -> dict[FileKey, Retry]:
-    """What has failed with slices that aren't uploaded yet, by file: that slice's that is tried
-    again last."""
+    """Return failures of slices that aren't uploaded yet, by file: the one that is retried last."""
     failing: dict[FileKey, Retry] = {}
     for slice_ in slices:
         retry, known = slice_.retry, failing.get(slice_.key.file_key, NO_RETRY)

@@ -1,6 +1,6 @@
-"""The files and slices of one sink with their statistics, for people who watch it: one revision.
+"""The files and slices of one sink with their statistics, for a dashboard, at one revision.
 
-Of what is imported only the newest files are read: a busy sink has thousands of them.
+Only the newest of the imported files are read: a busy sink has thousands of them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from stream.values.utctime import format_time
 __all__ = ["PipelineFile", "PipelineSlice", "SinkPipeline", "sink_pipeline"]
 
 MAX_ACTIVE = 100
-"""Files that aren't imported, the newest; more of them only fail."""
+"""Maximum number of files that aren't imported, the newest first; there are more only if imports
+fail.
+"""
 MAX_SLICES = 1000
-"""Slices of those files at each level, the first ones by key."""
+"""Maximum number of slices of those files at each level, by key."""
 _FILE_PARTS = 5
 _SLICE_PARTS = 7
 _NO_RECORDS = Aggregated()
@@ -34,7 +36,7 @@ _NO_RECORDS = Aggregated()
 
 @attrs.frozen
 class PipelineSlice:
-    """A slice and what is counted of it."""
+    """A slice and its statistics."""
 
     slice: Slice
     statistics: Aggregated
@@ -42,9 +44,9 @@ class PipelineSlice:
 
 @attrs.frozen
 class PipelineFile:
-    """A file with its slices and what is counted of it.
+    """A file with its slices and statistics.
 
-    :ivar slices: by volume and time, those that aren't imported.
+    :ivar slices: slices that aren't imported, by volume and time.
     """
 
     file: File
@@ -57,7 +59,7 @@ class SinkPipeline:
     """The files of one sink.
 
     :ivar active: files that aren't imported, the newest first.
-    :ivar imported: the last ones that are, the newest first.
+    :ivar imported: the last imported files, the newest first.
     """
 
     active: Sequence[PipelineFile]
@@ -65,9 +67,9 @@ class SinkPipeline:
 
 
 async def sink_pipeline(client: EtcdClient, sink: SinkKey, imports: int) -> SinkPipeline:
-    """What is stored of the files of *sink*.
+    """Return the stored files of *sink*.
 
-    :param imports: how many imported files.
+    :param imports: number of imported files.
     """
     staged = await client.range(_below(prefix.file_level(Level.STAGING), sink), limit=MAX_ACTIVE)
     revision = staged.revision
@@ -83,7 +85,7 @@ async def sink_pipeline(client: EtcdClient, sink: SinkKey, imports: int) -> Sink
                 ),
                 client.range(
                     _below(prefix.file_level(Level.TARGET), sink),
-                    limit=max(1, imports),  # 0 is all
+                    limit=max(1, imports),  # 0 means all
                     revision=revision,
                     descending=True,
                 ),
@@ -119,7 +121,7 @@ async def sink_pipeline(client: EtcdClient, sink: SinkKey, imports: int) -> Sink
 async def _slices(
     client: EtcdClient, sink: SinkKey, revision: int
 ) -> Mapping[FileKey, Sequence[Slice]]:
-    """The slices that aren't imported, by file and in the order of their keys."""
+    """Return the slices that aren't imported, by file and in the order of their keys."""
     results: list[RangeResult] = await gatherResults(
         [
             Deferred.fromCoroutine(
@@ -141,9 +143,9 @@ async def _slices(
 async def _statistics(
     client: EtcdClient, sink: SinkKey, first_import: datetime | None, revision: int
 ) -> Mapping[str, Aggregated]:
-    """What is counted of files and slices of *sink*, by key.
+    """Return the statistics of files and slices of *sink*, by key.
 
-    :param first_import: the oldest file of which it is read what was imported.
+    :param first_import: the oldest imported file whose statistics are read.
     """
     start = "~" if first_import is None else format_time(first_import)
     results: list[RangeResult] = await gatherResults(
@@ -151,7 +153,7 @@ async def _statistics(
             Deferred.fromCoroutine(
                 client.range(
                     _below(prefix.statistics(level), sink),
-                    # The keys of that file are behind it: they go on with a slash.
+                    # The keys of that file follow its key, with a slash.
                     start_after=start if level is Level.TARGET else "",
                     revision=revision,
                 )

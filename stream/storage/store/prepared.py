@@ -1,4 +1,4 @@
-"""What a new file needs from outside the database, and who provides it."""
+"""The remote resources of a new file, and the interface of their provider."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["FileProvider", "PreparedFile"]
 
 @attrs.frozen
 class PreparedFile:
-    """What the target's owner made remotely for a file, before the transaction that opens it.
+    """Remote resources created for a file before the transaction that opens it.
 
-    :ivar table: for which it was made.
-    :ivar provider: of staging and target.
-    :ivar expiration: until when the upload credentials are good; ``None`` for ever.
+    :ivar table: the table of the file.
+    :ivar provider: provider of staging and target.
+    :ivar expiration: when the upload credentials expire; ``None`` for never.
     :ivar records: keys and values to be put together with the file.
     """
 
@@ -32,36 +32,36 @@ class PreparedFile:
 
 
 class FileProvider(Protocol):
-    """The owner of staging files and tables."""
+    """The provider of staging files and tables."""
 
     async def prepare(
         self, source: Source, sink: Sink, opened_at: datetime, *, token: str | None
     ) -> PreparedFile:
-        """Make what a file of *sink* needs.
+        """Create the resources that a file of *sink* needs.
 
-        :param token: of the user who asks; ``None`` in the background, where the sink's own
-            stored token serves.
+        :param token: token of the user; ``None`` in the background, where the sink's own stored
+            token is used.
         """
 
     async def renew(self, sink: Sink, file: FileKey) -> PreparedFile:
-        """Make other staging storage for a file of *sink* that is open or closed already.
+        """Create other staging storage for an open or closed file of *sink*.
 
-        Raises UserError if nothing was made for the file before.
+        Raises UserError: nothing was created for the file before.
         """
 
     async def discard(self, prepared: PreparedFile) -> None:
-        """The file doesn't use it, as far as the caller knows: undo `prepare` or `renew`.
+        """Undo `prepare` or `renew`: the caller assumes that the file doesn't use the resources.
 
-        Errors are only logged. If the file uses it after all, it is left as it is.
+        Errors are only logged. If the file does use them, they are kept.
         """
 
     async def committed(self, prepared: PreparedFile) -> None:
-        """The file uses it: remove what it replaced; errors are only logged."""
+        """Remove what the resources replace, after the file's commit; errors are only logged."""
 
     async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
-        """The sink was disabled or deleted: delete what it doesn't need any more.
+        """Delete what a disabled or deleted sink no longer needs.
 
-        :param token: of the user who did it.
+        :param token: token of the user.
         """
 
     async def deleted(self, change: Change, sink: Sink) -> None:

@@ -1,7 +1,7 @@
 """Reading and writing files, slices and statistics in a running transaction.
 
 Both copies of a record are always written together; a change of level deletes the copy at the old
-one. What may change into what is decided by `stream.storage.store.repository`.
+one. `stream.storage.store.repository` decides which changes are allowed.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ _log = Logger()
 
 
 async def read_file(client: EtcdClient, key: FileKey) -> File | None:
-    """The file with this key; ``None`` if there is none."""
+    """Return the file with this key; ``None`` if there is none."""
     stored = await client.get(f"{prefix.FILE_ALL}{key}")
     return read_stored(File, stored) if stored else None
 
 
 async def read_files(client: EtcdClient, key: SinkKey) -> list[File]:
-    """All files of the sink, the oldest first."""
+    """Return all files of the sink, the oldest first."""
     result = await client.range(f"{prefix.FILE_ALL}{key}/")
     return [read_stored(File, kv) for kv in result.kvs]
 
 
 async def read_slices(client: EtcdClient, key: FileKey) -> list[Slice]:
-    """All slices of the file, sorted by key."""
+    """Return all slices of the file, sorted by key."""
     result = await client.range(f"{prefix.SLICE_ALL}{key}/")
     return [read_stored(Slice, kv) for kv in result.kvs]
 
 
 async def load_file(txn: AtomicTxn, key: FileKey) -> File:
-    """Raises UserError 404 if it doesn't exist."""
+    """Return the file. Raises UserError 404 if it doesn't exist."""
     stored = await txn.get(f"{prefix.FILE_ALL}{key}")
     if stored is None:
         raise UserError(f'file "{key}" not found in the sink', status=404, name="fileNotFound")
@@ -75,7 +75,7 @@ async def load_file(txn: AtomicTxn, key: FileKey) -> File:
 
 
 async def load_slice(txn: AtomicTxn, key: SliceKey) -> Slice:
-    """Raises UserError 404 if it doesn't exist."""
+    """Return the slice. Raises UserError 404 if it doesn't exist."""
     stored = await txn.get(f"{prefix.SLICE_ALL}{key}")
     if stored is None:
         raise UserError(f'slice "{key}" not found in the file', status=404, name="sliceNotFound")
@@ -83,30 +83,30 @@ async def load_slice(txn: AtomicTxn, key: SliceKey) -> Slice:
 
 
 async def load_slices(txn: AtomicTxn, key: FileKey) -> list[Slice]:
-    """All slices of the file, sorted by key."""
+    """Return all slices of the file, sorted by key."""
     kvs = await txn.range(f"{prefix.SLICE_ALL}{key}/", track_deletes=False)
     return [read_stored(Slice, kv) for kv in kvs]
 
 
 async def count_slices(txn: AtomicTxn, key: FileKey) -> int:
-    """How many slices the file has; it may become fewer without a conflict."""
+    """Return the number of the file's slices; a decrease isn't a conflict."""
     return len(await txn.range(f"{prefix.SLICE_ALL}{key}/", track_deletes=False))
 
 
 async def local_files(txn: AtomicTxn, key: SinkKey) -> list[File]:
-    """The files of the sink at level local, the oldest first."""
+    """Return the files of the sink at level local, the oldest first."""
     kvs = await txn.range(f"{prefix.file_level(Level.LOCAL)}{key}/", track_deletes=False)
     return [read_stored(File, kv) for kv in kvs]
 
 
 async def local_slices(txn: AtomicTxn, key: object) -> list[Slice]:
-    """The slices at level local below a file, or below a file on one volume."""
+    """Return the slices at level local below a file, or below a file on one volume."""
     kvs = await txn.range(f"{prefix.slice_level(Level.LOCAL)}{key}/", track_deletes=False)
     return [read_stored(Slice, kv) for kv in kvs]
 
 
 def keys_of_new(file: File, slices: Sequence[Slice]) -> list[str]:
-    """The keys that `create_file` and `create_slice` look at."""
+    """Return the keys that `create_file` and `create_slice` check."""
     return [
         f"{prefix.FILE_ALL}{file.key}",
         *(f"{prefix.SLICE_ALL}{slice_.key}" for slice_ in slices),
@@ -114,7 +114,7 @@ def keys_of_new(file: File, slices: Sequence[Slice]) -> list[str]:
 
 
 async def create_file(txn: AtomicTxn, file: File) -> None:
-    """Raises UserError 409 if the key is taken."""
+    """Write a new file. Raises UserError 409 if the key is taken."""
     if await txn.get(f"{prefix.FILE_ALL}{file.key}") is not None:
         raise UserError(
             f'file "{file.key}" already exists in the sink', status=409, name="fileAlreadyExists"
@@ -123,7 +123,7 @@ async def create_file(txn: AtomicTxn, file: File) -> None:
 
 
 async def create_slice(txn: AtomicTxn, slice_: Slice) -> None:
-    """Also puts the statistics that count the slice. Raises UserError 409 if the key is taken."""
+    """Write a new slice and its statistics. Raises UserError 409 if the key is taken."""
     if await txn.get(f"{prefix.SLICE_ALL}{slice_.key}") is not None:
         raise UserError(
             f'slice "{slice_.key}" already exists in the file',
@@ -138,7 +138,7 @@ async def create_slice(txn: AtomicTxn, slice_: Slice) -> None:
 
 
 def save_file(txn: AtomicTxn, old: File | None, new: File) -> None:
-    """A change of the state is logged when it is written."""
+    """Write a file; log a change of its state when the transaction is written."""
     if old is None or old.state is not new.state:
         before, state = "new" if old is None else old.state.value, new.state.value
 
@@ -157,7 +157,7 @@ def save_file(txn: AtomicTxn, old: File | None, new: File) -> None:
 
 
 def save_slice(txn: AtomicTxn, old: Slice | None, new: Slice) -> None:
-    """A change of the state is logged when it is written."""
+    """Write a slice; log a change of its state when the transaction is written."""
     if old is None or old.state is not new.state:
         before, state = "new" if old is None else old.state.value, new.state.value
 
@@ -176,7 +176,7 @@ def save_slice(txn: AtomicTxn, old: Slice | None, new: Slice) -> None:
 
 
 async def forget_failures(txn: AtomicTxn, key: SliceKey) -> None:
-    """Forget the failed attempts at a slice: the next may come at once."""
+    """Remove the failed attempts of a slice, so that it is retried at once."""
     slice_ = await load_slice(txn, key)
     save_slice(txn, slice_, attrs.evolve(slice_, retry=NO_RETRY))
 
@@ -188,13 +188,13 @@ async def move_statistics(
     new: Level,
     counted: Statistics | None = None,
 ) -> Statistics:
-    """Move the statistics below a slice or a file to another level, as one sum for each slice.
+    """Move the statistics of a slice or a file to another level, as one sum for each slice.
 
-    However many source nodes wrote to a slice, one key remains, so the transaction that imports a
-    file doesn't grow with the cluster.
+    One key remains regardless of the number of source nodes, so the transaction that imports a file
+    doesn't grow with the cluster.
 
-    :param counted: of a single slice, by whoever has read its files: its counts are exact.
-    :returns: the sum of all that was moved.
+    :param counted: exact counts of a single slice, if the caller has read its files.
+    :returns: the sum of all moved statistics.
     """
     below = f"{prefix.statistics(old)}{key}/"
     by_slice: dict[str, list[Statistics]] = {}
@@ -231,7 +231,7 @@ def delete_file_records(txn: AtomicTxn, file: File) -> None:
 
 
 def delete_slice_records(txn: AtomicTxn, slices: Sequence[Slice]) -> None:
-    """Delete slices that were read outside of *txn*: their level may have changed since."""
+    """Delete slices that were read outside of *txn*; their level may have changed since."""
     for slice_ in slices:
         keys = (key for level in Level for key in prefix.slice_keys(slice_.key, level))
         for key in dict.fromkeys(keys):

@@ -1,8 +1,8 @@
-"""What happens to files and slices, each step a part of one transaction.
+"""The changes of files and slices, each a part of one transaction.
 
 The methods run inside the body of an atomic operation. They read what they need, check that the
-step is allowed, and write both copies of each record and the statistics that go with it; callers
-give the time and whatever was prepared remotely before.
+step is allowed, and write both copies of each record and the related statistics. Callers pass the
+time and the remotely prepared resources.
 """
 
 from __future__ import annotations
@@ -54,25 +54,27 @@ __all__ = ["NO_VOLUME", "StorageRepository"]
 _log = Logger()
 
 SLICES_PER_TRANSACTION = 20
-"""Each costs up to five operations or conditions, and etcd takes 128 of them by default."""
+"""Each slice costs up to five operations or conditions; etcd accepts 128 by default."""
 
 NO_VOLUME = "replay"
-"""In the key of a slice that is on no volume; ids of volumes are longer."""
+"""The volume id of a slice that is on no volume; other ids are longer."""
 
 MAX_SLICES = 240
-"""Of a file. Files are rotated long before; this holds when their rotation fails for hours."""
+"""Maximum number of slices of a file.
+
+Files are rotated long before, unless rotation fails for hours.
+"""
 
 
 class StorageRepository:
     """The changes of files and slices, each in one transaction.
 
-    :param settings: of the service; sources and sinks lay their overrides over them.
-    :param volumes: the volumes registered at the moment.
-    :param largest_slice: bytes of the largest recent slice of a sink, to reserve as much for new
-        ones; without it they reserve the fixed size of the settings.
-    :param quarantine: of the service, like the other settings; without it nothing is kept of
-        rejected records.
-    :param volume_limit: of a sink; without one it is only that of the settings.
+    :param settings: settings of the service; sources and sinks override them.
+    :param volumes: the currently registered volumes.
+    :param largest_slice: bytes of the largest recent slice of a sink, the size that new ones
+        reserve; without it they reserve the fixed size of the settings.
+    :param quarantine: settings of the service for rejected records; without them, none are kept.
+    :param volume_limit: limit of volumes per sink; without it only that of the settings applies.
     """
 
     def __init__(
@@ -98,9 +100,9 @@ class StorageRepository:
         sink: Sink,
         prepared: PreparedFile,
     ) -> File:
-        """A new file in state ``writing``, with a slice on each assigned volume.
+        """Open a file in state ``writing``, with a slice on each assigned volume.
 
-        Raises UserError if no volume is registered or the key is taken.
+        Raises UserError: no volume is registered, or the key is taken.
         """
         file = await self._within_limit(self._new_file(source, sink, prepared))
         space = await self._space(file)
@@ -119,13 +121,12 @@ class StorageRepository:
     async def open_uploading(
         self, txn: AtomicTxn, source: Source, sink: Sink, prepared: PreparedFile
     ) -> Slice | None:
-        """A new file in state ``closing``, with one slice in state ``uploading`` on no volume.
+        """Open a file in state ``closing``, with one slice in state ``uploading`` on no volume.
 
-        Nobody writes to it, and no reader uploads it: that is for the caller to do, who goes on
-        with `slice_to_uploaded`, or with `drop_uploading`.
+        No source node writes to it, and no reader uploads it. The caller uploads it, and continues
+        with `slice_to_uploaded` or `drop_uploading`.
 
-        :returns: the slice; ``None``, and nothing done, if the sink isn't as it is given any more,
-            or not enabled.
+        :returns: the slice; ``None``, without changes, if the sink was changed or isn't enabled.
         """
         if not await _unchanged(txn, source, sink):
             return None
@@ -151,7 +152,7 @@ class StorageRepository:
         """Delete a file of `open_uploading` whose slice isn't uploaded.
 
         :param also: other keys that belong to the file.
-        :returns: the file; ``None``, and nothing done, if it is gone or its slice is uploaded.
+        :returns: the file; ``None``, without changes, if it is gone or its slice is uploaded.
         """
         stored = await txn.get(f"{prefix.FILE_ALL}{key}")
         if stored is None:
@@ -171,7 +172,7 @@ class StorageRepository:
         return file
 
     async def _within_limit(self, file: File) -> File:
-        """*file* with as many volumes as can be; the first ones, spread as all of them are."""
+        """Return *file* with as many of its first volumes as the limit allows."""
         assignment = file.local.assignment
         if self._volume_limit is None:
             return file
@@ -180,7 +181,7 @@ class StorageRepository:
         return attrs.evolve(file, local=attrs.evolve(file.local, assignment=fewer))
 
     async def _space(self, file: File) -> ByteSize:
-        """What a new slice of the file reserves; an estimate that fails doesn't matter."""
+        """Return the bytes that a new slice of the file reserves; a failed estimate is ignored."""
         largest = ByteSize(0)
         if self._largest_slice is not None and file.local.allocation.enabled:
             try:
@@ -190,7 +191,7 @@ class StorageRepository:
         return allocated_space(file.local.allocation, largest)
 
     def _assigned(self, source: Source, sink: Sink, prepared: PreparedFile) -> tuple[str, ...]:
-        """The volumes of a new file. Raises UserError if there is none."""
+        """Return the volumes of a new file. Raises UserError if there are none."""
         level = merge(self._settings, *_overrides(source, sink))
         config = from_plain(AssignmentConfig, to_plain(level.local.volume.assignment))
         opened_at = to_nanoseconds(prepared.key.file_opened_at)
@@ -208,7 +209,10 @@ class StorageRepository:
         prepared: PreparedFile,
         volumes: tuple[str, ...] | None = None,
     ) -> File:
-        """:param volumes: ``None`` for those that are assigned."""
+        """Return a new file.
+
+        :param volumes: ``None`` for the assigned ones.
+        """
         if volumes is None:
             volumes = self._assigned(source, sink, prepared)
         overrides = _overrides(source, sink)
@@ -245,14 +249,14 @@ class StorageRepository:
         )
 
     def _quota(self, wanted: ByteSize) -> ByteSize:
-        """What a sink may buffer: its own quota can't be above that of the service."""
+        """Return the buffer quota of a sink, limited by that of the service."""
         limit = self._settings.local.quota
         return min(wanted or limit, limit) if limit else wanted
 
     # Closing and rotating.
 
     async def close_files(self, txn: AtomicTxn, sink: SinkKey, now: datetime) -> list[File]:
-        """Every file of the sink in state ``writing`` goes to ``closing``, with its slices."""
+        """Move every file of the sink in state ``writing`` to ``closing``, with its slices."""
         files = [
             file for file in await records.local_files(txn, sink) if file.state is FileState.WRITING
         ]
@@ -265,9 +269,10 @@ class StorageRepository:
         return [await self._close_file(txn, file, now) for file in files]
 
     async def close_left_behind(self, txn: AtomicTxn, key: FileKey, now: datetime) -> bool:
-        """Close *key* if a newer file of the sink is open: it needs no other one to follow it.
+        """Close *key* without a successor if a newer file of the sink is open.
 
-        Such a file is what a half-done rotation of another service leaves; ours are whole.
+        Such a file results from an incomplete rotation of another service; rotations of this
+        service are atomic.
 
         :returns: whether it was closed.
         """
@@ -297,10 +302,10 @@ class StorageRepository:
     async def rotate_file(
         self, txn: AtomicTxn, key: FileKey, prepared: PreparedFile, source: Source, sink: Sink
     ) -> File | None:
-        """Open a new file and close *key*; ``None``, and nothing done, if it isn't open any more.
+        """Open a new file and close *key*; return ``None``, without changes, if it isn't open.
 
-        The definitions are part of what must not change meanwhile: a sink that was disabled or
-        deleted gets no new file.
+        The definitions are guarded by the transaction: a sink that was disabled or deleted gets no
+        new file.
         """
         if not await _unchanged(txn, source, sink):
             return None
@@ -314,8 +319,8 @@ class StorageRepository:
     async def rotate_slice(self, txn: AtomicTxn, key: SliceKey, now: datetime) -> Slice | None:
         """Open a new slice on the same volume and close *key*.
 
-        ``None``, and nothing done, if slice or file aren't open any more, or if the file has as
-        many slices as one import can take: then the open ones grow until the file is rotated.
+        Returns ``None``, without changes, if slice or file aren't open, or if the file has as many
+        slices as one import accepts: then the open slices grow until the file is rotated.
         """
         slice_ = await records.load_slice(txn, key)
         file = await records.load_file(txn, key.file_key)
@@ -329,12 +334,15 @@ class StorageRepository:
         self._close_slice(txn, slice_, now)
         return opened
 
-    # On the way to the table.
+    # Upload and import.
 
     async def slice_to_uploading(
         self, txn: AtomicTxn, key: SliceKey, is_empty: bool, now: datetime
     ) -> Slice:
-        """``closing`` → ``uploading``; raises `InvalidSliceState` if it isn't closing."""
+        """Move a slice from ``closing`` to ``uploading``.
+
+        Raises InvalidSliceState: it isn't closing.
+        """
         slice_ = await records.load_slice(txn, key)
         new = slice_.advance(SliceState.CLOSING, SliceState.UPLOADING, now)
         new = attrs.evolve(new, local=attrs.evolve(new.local, is_empty=is_empty))
@@ -352,12 +360,12 @@ class StorageRepository:
         is_empty: bool | None = None,
         counted: Statistics | None = None,
     ) -> Slice:
-        """``uploading`` → ``uploaded``; the statistics move to level staging.
+        """Move a slice from ``uploading`` to ``uploaded``, and its statistics to level staging.
 
-        :param is_empty: what the reader found in the files, where it knows better.
-        :param counted: what the reader counted in the files; takes the place of what was known.
+        Raises InvalidSliceState: it isn't uploading.
 
-        Raises `InvalidSliceState` if it isn't uploading.
+        :param is_empty: overrides the recorded value with what the reader found.
+        :param counted: the reader's counts; they replace the recorded ones.
         """
         slice_ = await records.load_slice(txn, key)
         new = slice_.advance(SliceState.UPLOADING, SliceState.UPLOADED, now)
@@ -372,12 +380,12 @@ class StorageRepository:
     async def file_to_importing(
         self, txn: AtomicTxn, key: FileKey, is_empty: bool, now: datetime
     ) -> File:
-        """``closing`` → ``importing``, once every slice is uploaded.
+        """Move a file from ``closing`` to ``importing``, once every slice is uploaded.
 
-        :param is_empty: whether no record was counted. That may be older than the upload of a
-            slice, such as that of a replay: a file with a slice that isn't empty isn't either.
+        Raises InvalidFileState: it isn't closing. Raises UserError: a slice isn't uploaded.
 
-        Raises `InvalidFileState` if it isn't closing, UserError if a slice isn't uploaded.
+        :param is_empty: whether no record was counted. The count may be older than the upload of a
+            slice, such as that of a replay, so a file with a non-empty slice isn't empty.
         """
         file = await records.load_file(txn, key)
         new = file.advance(FileState.CLOSING, FileState.IMPORTING, now)
@@ -392,14 +400,12 @@ class StorageRepository:
     async def file_to_imported(
         self, client: EtcdClient, key: FileKey, now: datetime, lock: Lock | None = None
     ) -> File:
-        """``importing`` → ``imported``: the slices with their statistics, then the file.
+        """Move a file from ``importing`` to ``imported``, after its slices with their statistics.
 
-        Slices are changed in several transactions, some at a time.
+        Slices are changed in several transactions. After a crash, the next call finishes the step:
+        until then the file is ``importing``, and its import is known to have succeeded.
 
-        What a crash leaves half done is finished by the next call: until then the file is
-        ``importing``, and its import is known to have succeeded.
-
-        Raises `InvalidFileState` if it isn't importing.
+        Raises InvalidFileState: it isn't importing.
         """
         slices = await records.read_slices(client, key)
         keys = [slice_.key for slice_ in slices if slice_.state is not SliceState.IMPORTED]
@@ -443,7 +449,7 @@ class StorageRepository:
         now: datetime,
         delay: timedelta | None = None,
     ) -> None:
-        """Count a failed attempt; see `stream.storage.model.retry`."""
+        """Record a failed attempt; see `stream.storage.model.retry`."""
         file = await records.load_file(txn, key)
         records.save_file(
             txn, file, attrs.evolve(file, retry=file.retry.failed(now, reason, delay=delay))
@@ -457,7 +463,7 @@ class StorageRepository:
         now: datetime,
         delay: timedelta | None = None,
     ) -> None:
-        """Count a failed attempt; see `stream.storage.model.retry`."""
+        """Record a failed attempt; see `stream.storage.model.retry`."""
         slice_ = await records.load_slice(txn, key)
         records.save_slice(
             txn, slice_, attrs.evolve(slice_, retry=slice_.retry.failed(now, reason, delay=delay))
@@ -468,10 +474,10 @@ class StorageRepository:
     async def delete_file(
         self, client: EtcdClient, key: FileKey, lock: Lock, also: Sequence[str] = ()
     ) -> Statistics:
-        """Delete the records of a file and its slices; what it imported is added to the sink's sum.
+        """Delete the records of a file and its slices; add its imported counts to the sink's.
 
-        Slices go first, in transactions of their own; a file that a crash in between leaves is
-        finished by the next call.
+        Slices are deleted first, in transactions of their own. After a crash, the next call
+        finishes the deletion.
 
         :param also: other keys that belong to the file.
         :returns: the statistics of the file, all levels together.
@@ -509,7 +515,7 @@ async def _unchanged(txn: AtomicTxn, source: Source, sink: Sink) -> bool:
 
 
 async def _roll_up(txn: AtomicTxn, key: FileKey) -> Statistics:
-    """Delete the statistics of a file; add what was imported to the sum of its sink."""
+    """Delete the statistics of a file; add its imported counts to the sum of its sink."""
     sums = {}
     for level in Level:
         below = f"{prefix.statistics(level)}{key}/"

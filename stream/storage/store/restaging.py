@@ -1,11 +1,10 @@
-"""Other staging storage for a closing file whose upload credentials have expired.
+"""Replacement of the staging storage of a closing file whose credentials have expired.
 
-Note [Restaging]: one import takes one staging file, so what was uploaded goes back, too: the files
-of a slice are on their volume until its records are deleted. First the slices go back, as many at a
-time as etcd takes, then the file gets its new staging, if nothing was uploaded to the old one in
-the meantime. What a crash leaves half done is done again by the next attempt. An upload that is
-underway all the while is marked only if its staging is still that of the file; see
-`stream.target.protocol.Staged`.
+Note [Restaging]: an import accepts one staging file, so uploaded slices are reset, too: the files
+of a slice are on their volume until its records are deleted. First the slices are reset, as many at
+a time as etcd accepts. Then the file gets its new staging, unless a slice was uploaded to the old
+one meanwhile. After a crash, the next attempt repeats the work. A concurrent upload is recorded
+only if its staging is still that of the file; see `stream.target.protocol.Staged`.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ __all__ = ["replace_staging"]
 async def replace_staging(
     client: EtcdClient, key: FileKey, prepared: PreparedFile, now: datetime, lock: Lock
 ) -> int:
-    """Have all slices of the closing file *key* uploaded to what is *prepared*.
+    """Reset all slices of the closing file *key* for an upload to *prepared*.
 
-    :returns: how many of them were uploaded already.
+    :returns: how many of them were already uploaded.
 
-    Raises `InvalidFileState` if the file isn't closing, `InvalidSliceState` if a slice was uploaded
+    Raises InvalidFileState: the file isn't closing. Raises InvalidSliceState: a slice was uploaded
     meanwhile.
     """
     slices = await records.read_slices(client, key)
@@ -57,7 +56,7 @@ async def replace_staging(
 
 
 def _has_moved(slice_: Slice) -> bool:
-    """Whether rows of the slice are in staging storage, and would be looked for there alone."""
+    """Return whether rows of the slice are in staging storage."""
     return slice_.state is SliceState.UPLOADED and not slice_.local.is_empty
 
 

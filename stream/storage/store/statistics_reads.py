@@ -1,4 +1,4 @@
-"""Statistics read from etcd itself: for the API, and where a decision needs the newest values."""
+"""Statistics read from etcd itself, for the API and for decisions that need the newest values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 async def _below(client: EtcdClient, key: object) -> list[tuple[Level, KeyValue]]:
-    """All values below a key in the three levels, as of one revision."""
+    """Return all values below a key in the three levels, as of one revision."""
     found: list[tuple[Level, KeyValue]] = []
     revision = 0
     for level in Level:
@@ -41,9 +41,9 @@ def _aggregated(values: Sequence[tuple[Level, KeyValue]]) -> Aggregated:
 
 
 async def sink_statistics(client: EtcdClient, key: SinkKey) -> Aggregated:
-    """All records of the sink, less those counted before the last clearing.
+    """Return the statistics of all records of the sink, minus those before the last reset.
 
-    Values that can't be read are left out: this is what people see, and nothing is decided by it.
+    Unreadable values are left out: the result is only shown to users.
     """
     found = await _below(client, key)
     return Aggregated.of(
@@ -52,12 +52,12 @@ async def sink_statistics(client: EtcdClient, key: SinkKey) -> Aggregated:
 
 
 async def one_file_statistics(client: EtcdClient, key: FileKey) -> Aggregated:
-    """The statistics of one file, read from etcd."""
+    """Return the statistics of one file, read from etcd."""
     return _aggregated(await _below(client, key))
 
 
 async def slice_statistics(client: EtcdClient, key: SliceKey) -> Aggregated:
-    """The statistics of one slice, read from etcd."""
+    """Return the statistics of one slice, read from etcd."""
     return _aggregated(await _below(client, key))
 
 
@@ -66,13 +66,13 @@ def _reset_key(key: SinkKey) -> str:
 
 
 async def last_reset(client: EtcdClient, key: SinkKey) -> Statistics | None:
-    """What is subtracted since the last clearing, with its time; ``None`` if there was none."""
+    """Return the value subtracted since the last reset, with its time; ``None`` without a reset."""
     stored = await client.get(_reset_key(key))
     return read_stored(Statistics, stored) if stored else None
 
 
 async def clear(change: Change, key: SinkKey) -> None:
-    """Subtract what the sink has imported so far from now on; local and staging counts stay."""
+    """Subtract the sink's imported counts from now on; local and staging counts stay."""
     target = f"{prefix.statistics(Level.TARGET)}{key}/"
     kvs = await change.txn.range(target, track_deletes=False)
     counted = total(

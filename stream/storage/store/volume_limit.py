@@ -1,4 +1,4 @@
-"""How many volumes one sink can write to, by the size of the transactions that etcd takes."""
+"""The maximum number of volumes per sink, derived from etcd's transaction limit."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["ALWAYS_POSSIBLE", "OPERATIONS_PER_VOLUME", "VolumeLimit"]
 _log = Logger()
 
 OPERATIONS_PER_VOLUME = 5
-"""Of the largest transaction, which closes a file and opens the next: a slice each."""
+"""Operations per volume of the largest transaction, which closes a file and opens the next."""
 
 ALWAYS_POSSIBLE = 24
-"""Volumes, with the 128 operations that etcd takes by default."""
+"""Number of volumes that works with etcd's default of 128 operations."""
 
 
 class VolumeLimit:
-    """Asks etcd, and only if a sink is to have more volumes than always work.
+    """Asks etcd for its limit if a sink wants more volumes than always work.
 
-    With more than etcd takes a file could be opened, but never closed again.
+    A file with more volumes than etcd's limit could be opened, but never closed.
     """
 
     def __init__(self, client: EtcdClient) -> None:
@@ -28,7 +28,7 @@ class VolumeLimit:
         self._most = ALWAYS_POSSIBLE
 
     async def of(self, wanted: int) -> int:
-        """*wanted* volumes, or as many as can be. Fails with `EtcdError`."""
+        """Return *wanted*, or the maximum number of volumes. Fails with `EtcdError`."""
         if wanted <= self._most:
             return wanted
         if await self._client.takes_operations(OPERATIONS_PER_VOLUME * (wanted + 1)):

@@ -1,4 +1,4 @@
-"""Volumes on this machine's disks: how writer and reader find and lock them, and what is on them.
+"""Volumes on this machine's disks: discovery, locks and content, for writer and reader.
 
-`recovery` says up to where a slice file can be read, whatever a crash left at its end.
+`recovery` determines the readable part of a slice file after a crash.
 """

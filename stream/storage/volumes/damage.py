@@ -1,9 +1,9 @@
-"""What can still be read of a slice file that was damaged in the middle.
+"""Recovery of readable parts from a slice file that is damaged in the middle.
 
-A disk may return other bits than were written, or none. Compressed files consist of parts with
-checksums of their own, so whatever follows the damage is found again by the mark with which each
-part begins, and taken if it is whole. Of a plain file only what is before the damage is taken:
-nothing shows where a row begins.
+A disk may return wrong data, or none. Compressed files consist of parts with checksums of their
+own. So the data after the damage is found by the mark at the beginning of each part, and used if
+the part is whole. Of a plain file only the data before the damage is used: nothing shows where a
+row begins.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ __all__ = ["Recovered", "recover"]
 _MARKS = {"gzip": b"\x1f\x8b\x08", "zstd": b"\x28\xb5\x2f\xfd"}
 _BLOCK_BYTES = 64 * 1024
 _UNREADABLE_BYTES = 4096
-"""How much is passed over at once where the disk can't read."""
+"""Bytes that are skipped at once where the disk can't read."""
 _MAX_FALSE_MARKS = 10_000
-"""The mark of a part may appear by chance, and each costs an attempt."""
+"""Maximum number of false marks: a mark may occur by chance, and each costs an attempt."""
 _ZEROS = 16
-"""So many at the end are what a loss of power leaves, no part ends with them."""
+"""A run of zeros this long at the end is left by a loss of power; no part ends with it."""
 
 
 @attrs.frozen
 class Recovered:
-    """What can be read of a damaged file.
+    """The readable parts of a damaged file.
 
-    :ivar parts: from and to where the file can be read, in order.
+    :ivar parts: start and end of each readable part, in order.
     :ivar rows: rows in them.
     :ivar uncompressed: bytes of those rows.
-    :ivar is_damaged: more is missing than an end that was cut off.
+    :ivar is_damaged: whether more than a truncated end is missing.
     """
 
     parts: tuple[tuple[int, int], ...]
@@ -45,14 +45,14 @@ class Recovered:
 
     @property
     def size(self) -> int:
-        """Bytes of the file that can be read."""
+        """The number of readable bytes."""
         return sum(end - start for start, end in self.parts)
 
 
 def recover(file: BinaryIO, compression: str) -> Recovered:
-    """The parts of a damaged file that can be read.
+    """Return the readable parts of a damaged file.
 
-    :param file: without a buffer.
+    :param file: unbuffered.
     :param compression: ``none``, ``gzip`` or ``zstd``.
     """
     found = readable_prefix(file, compression)
@@ -79,7 +79,7 @@ def recover(file: BinaryIO, compression: str) -> Recovered:
 
 
 def _find(file: BinaryIO, mark: bytes, start: int, size: int) -> int:
-    """Where *mark* is next at or behind *start*, or -1."""
+    """Return the next position of *mark* from *start* on, or -1."""
     position = start
     while position < size:
         block = _read(file, position, _BLOCK_BYTES)
@@ -103,7 +103,7 @@ def _ends_with_zeros(file: BinaryIO, size: int) -> bool:
 
 
 def _read(file: BinaryIO, position: int, size: int) -> bytes | None:
-    """``None`` if the disk can't."""
+    """Read bytes; return ``None`` if the disk can't."""
     try:
         file.seek(position)
         return file.read(size)

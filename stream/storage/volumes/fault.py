@@ -1,4 +1,4 @@
-"""Which errors of the operating system say something about a disk, and which about this host."""
+"""Classification of operating system errors: faults of a disk or of the host."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["is_of_disk"]
 _OF_HOST = frozenset(
     {
         errno.EMFILE,  # this process has too many open files
-        errno.ENFILE,  # the host has
+        errno.ENFILE,  # the host has too many open files
         errno.ENOMEM,
         errno.ENOBUFS,
         errno.EAGAIN,
@@ -22,7 +22,7 @@ _OF_HOST = frozenset(
 def is_of_disk(error: OSError) -> bool:
     """Return whether *error* may be the disk's fault.
 
-    What is short in the process or on the host is short for every disk: a volume isn't to be
-    drained for it, and a file isn't to be given up. The same call may succeed a moment later.
+    A resource shortage of the process or the host affects every disk. It is no reason to drain a
+    volume or to give up a file: the same call may succeed a moment later.
     """
     return error.errno not in _OF_HOST

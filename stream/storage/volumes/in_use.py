@@ -1,7 +1,7 @@
-"""Whether a slice file is open for writing, shown by a lock on the file itself.
+"""Locks on slice files that are open for writing.
 
-The lock goes with the process that holds it, however that ends, and needs nobody else's word: not
-etcd's, which may come late, nor the writer's, which may be stopped.
+The lock ends with the process that holds it, however that ends. It depends neither on etcd, whose
+data may be late, nor on the writer, which may be paused.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ __all__ = ["is_in_use", "lock_for_writing"]
 
 
 def lock_for_writing(descriptor: int) -> bool:
-    """Mark the file as in use until *descriptor* and its copies are closed; false if it is."""
+    """Lock the file until *descriptor* and its copies are closed; return False if it is locked."""
     return _lock(descriptor, fcntl.LOCK_EX)
 
 
 def is_in_use(descriptor: int) -> bool:
-    """Whether somebody writes to the file. If not, nobody begins before *descriptor* is closed."""
+    """Return whether the file is open for writing.
+
+    If it isn't, no writer can lock it before *descriptor* is closed.
+    """
     return not _lock(descriptor, fcntl.LOCK_SH)
 
 

@@ -1,4 +1,4 @@
-"""A volume as found on a disk: ``<volumes path>/<type>/<label>/`` with its id and locks."""
+"""A volume on a disk: ``<volumes path>/<type>/<label>/`` with its id and locks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FILE_MODE = 0o600
 
 
 class VolumeGone(Exception):
-    """Not the volume that was opened."""
+    """The directory isn't the volume that was opened."""
 
 
 @attrs.frozen
@@ -55,7 +55,7 @@ class FoundVolume:
 
 
 def find_volumes(volumes_path: str) -> list[FoundVolume]:
-    """The volumes below a path, exactly two levels down. Raises UserError if there is none."""
+    """Return the volumes two levels below a path. Raises UserError if there are none."""
     root = Path(volumes_path)
     if not root.is_dir():
         raise UserError(f'volumes path "{root}" is not a directory')
@@ -74,7 +74,7 @@ def find_volumes(volumes_path: str) -> list[FoundVolume]:
 
 
 def read_volume_id(volume: FoundVolume) -> str | None:
-    """The volume's id, or ``None`` if the writer hasn't made it yet."""
+    """Return the volume's id, or ``None`` if the writer hasn't made it yet."""
     try:
         text = (volume.path / ID_FILE).read_text(errors="replace").strip()
     except FileNotFoundError:
@@ -85,14 +85,14 @@ def read_volume_id(volume: FoundVolume) -> str | None:
 
 
 def make_volume_id(volume: FoundVolume) -> str:
-    """The volume's id, made and synced to disk if there is none.
+    """Return the volume's id, made and synced to disk if there is none.
 
-    It appears with its content in one step, so that a reader which waits for it never sees half.
-    Raises UserError if the volume can't be written.
+    The file appears atomically with its content, so a reader that waits for it never sees a part.
+    Raises UserError: the volume isn't writable.
     """
     known = read_volume_id(volume)
     if known is not None:
-        _sync_volume(volume)  # whoever made it may have been killed before it did so
+        _sync_volume(volume)  # its maker may have been killed before syncing it
         return known
     volume_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
     unfinished = volume.path / f".{ID_FILE}-{volume_id}"
@@ -103,7 +103,7 @@ def make_volume_id(volume: FoundVolume) -> str:
             sync_file(descriptor)
             os.link(unfinished, volume.path / ID_FILE)
         except FileExistsError:
-            return make_volume_id(volume)  # another process was faster
+            return make_volume_id(volume)  # Another process was faster.
         finally:
             os.close(descriptor)
             unfinished.unlink()
@@ -121,9 +121,11 @@ def _sync_volume(volume: FoundVolume) -> None:
 
 
 def check_volume(volume: FoundVolume, volume_id: str, *, write: bool) -> None:
-    """Raises `VolumeGone` if another volume or none is there, or OSError if it can't be used.
+    """Check that the directory is still the volume and can be used.
 
-    :param write: also whether it takes a few bytes durably.
+    Raises VolumeGone: another volume or none is there. Raises OSError: it can't be used.
+
+    :param write: also check that it stores a few bytes durably.
     """
     try:
         found = read_volume_id(volume)
@@ -143,9 +145,9 @@ def check_volume(volume: FoundVolume, volume_id: str, *, write: bool) -> None:
 
 
 def name_volumes(found: Iterable[FoundVolume]) -> dict[str, FoundVolume]:
-    """The volumes by their ids, which are made where there are none.
+    """Return the volumes by id; missing ids are made.
 
-    Raises UserError if two have the same id (a copied disk), or one can't be written.
+    Raises UserError: two have the same id (a copied disk), or one isn't writable.
     """
     named: dict[str, list[FoundVolume]] = {}
     for volume in found:
@@ -158,22 +160,22 @@ def name_volumes(found: Iterable[FoundVolume]) -> dict[str, FoundVolume]:
 
 
 def is_drained(volume: FoundVolume) -> bool:
-    """Return whether an operator asks that nothing new is written here."""
+    """Return whether an operator has drained the volume."""
     return (volume.path / DRAIN_FILE).exists()
 
 
 def free_bytes(path: Path) -> tuple[int, int]:
-    """Bytes available to us and bytes in all on the disk of *path*."""
+    """Return the available and the total bytes of the disk with *path*."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
 
 class VolumeLock:
-    """Keeps a second process of the same kind away from a volume.
+    """Prevents a second process of the same kind from using a volume.
+
+    Raises UserError: another process holds the lock, or the volume isn't writable.
 
     :param kind: ``writer`` or ``reader``.
-
-    Raises UserError if another process holds the lock, or the volume can't be written.
     """
 
     def __init__(self, volume: FoundVolume, kind: str) -> None:
@@ -196,7 +198,7 @@ class VolumeLock:
             os.close(descriptor)
 
     def _is_current(self, descriptor: int) -> bool:
-        """Whether we have locked the file that others will find, not one removed meanwhile."""
+        """Return whether the locked file is still the one at the path."""
         try:
             found = self._path.stat()
         except FileNotFoundError:
@@ -204,7 +206,10 @@ class VolumeLock:
         return os.path.samestat(os.fstat(descriptor), found)
 
     def release(self) -> None:
-        """The file goes first: who has it open already finds out that it is gone."""
+        """Release the lock.
+
+        The file is removed first, so that a process that has opened it notices.
+        """
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 

@@ -1,6 +1,6 @@
-"""Quarantine of damaged files: a copy named ``*.damaged`` stays beside for whoever looks into it.
+"""Quarantine of damaged files: a copy named ``*.damaged`` is kept for inspection.
 
-Every step leaves the file either as it was or wholly repaired, whenever the machine stops. Blocks.
+Every step leaves the file either unchanged or completely repaired, even after a crash. Blocks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def quarantine(path: Path) -> Path:
 
 
 def link_quarantined(path: Path) -> Path:
-    """Give the file a second name in quarantine, unless it has one already, and return that."""
+    """Give the file a second name in quarantine, unless it has one, and return that name."""
     for name in _names(path):
         try:
             os.link(path, name, follow_symlinks=False)
@@ -44,7 +44,7 @@ def link_quarantined(path: Path) -> Path:
 
 
 def repair(path: Path, file: BinaryIO, parts: Sequence[tuple[int, int]]) -> Path:
-    """Replace the file by one of its readable *parts*; where the damaged one is now.
+    """Replace the file by its readable *parts*; return the path of the damaged one.
 
     :param file: the same file, open for reading.
     """

@@ -1,10 +1,10 @@
-"""Up to where a slice file can be read, whatever a crash left after its last whole part.
+"""The readable prefix of a slice file, up to its last whole part.
 
 A compressed file consists of whole gzip members or zstd frames, one for each group of rows; a plain
-file of rows. Whatever was acknowledged ends at such a boundary, so cutting there loses nothing.
-Reads in blocks and keeps nothing but the block.
+file consists of rows. All acknowledged data ends at such a boundary, so truncating the file there
+loses nothing. The file is read in blocks, and only one block is kept in memory.
 
-A part that can't be read ends the search here; `damage` looks at what follows it.
+The search ends at the first unreadable part; `damage` checks the data after it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = ["Readable", "RowCounter", "readable_prefix"]
 
 _BLOCK_BYTES = 1024 * 1024
 _GZIP_PIECE_BYTES = 32 * 1024
-"""At most a thousand times as much comes out of it."""
+"""Size of the input pieces: the output is at most a thousand times as large."""
 _ZSTD_PIECE_BYTES = 4 * 1024
-"""zstd packs repetitions much closer, so less goes in at a time."""
+"""Size of the input pieces: zstd's compression ratio may be much higher, so it is smaller."""
 _GZIP_CONTAINER = 31
 _CORRUPT: Any = (
     zlib.error,
@@ -36,13 +36,13 @@ _CORRUPT: Any = (
 
 @attrs.frozen
 class Readable:
-    """The part of a file that can be read from where reading began.
+    """The readable part of a file from the position where reading began.
 
     :ivar length: bytes of the file up to its last whole part.
     :ivar rows: rows in them.
     :ivar uncompressed: bytes of those rows.
-    :ivar is_corrupt: what follows isn't merely cut off.
-    :ivar is_rows: each part ends with a row, as all that sinks write do.
+    :ivar is_corrupt: whether the rest isn't merely truncated.
+    :ivar is_rows: whether each part ends with a row, as all parts written by sinks do.
     """
 
     length: int
@@ -53,10 +53,10 @@ class Readable:
 
 
 def readable_prefix(file: BinaryIO, compression: str, start: int = 0) -> Readable:
-    """The length of a file up to its last whole part, and what it holds.
+    """Return the length of a file up to its last whole part, and its content.
 
     :param compression: ``none``, ``gzip`` or ``zstd``.
-    :param start: where in the file to begin; lengths count from there.
+    :param start: position where reading begins; lengths count from it.
     """
     if compression == "none":
         return _plain(_blocks(file, _BLOCK_BYTES, start))
@@ -66,7 +66,7 @@ def readable_prefix(file: BinaryIO, compression: str, start: int = 0) -> Readabl
 
 
 def _blocks(file: BinaryIO, size: int, start: int) -> Iterator[bytes | None]:
-    """The blocks of the file; ``None`` for one that the disk can't read, which is the last."""
+    """Return the blocks of the file; the last one is ``None`` if the disk can't read it."""
     file.seek(start)
     while True:
         try:
@@ -141,11 +141,10 @@ class RowCounter:
 
     A line feed ends a row exactly if the number of quotes before it is even.
 
-    :param strict: stop at a zero between values, which no row has but a loss of power leaves; for
-        data that no checksum guards.
-
-    :ivar rows: how many have ended.
-    :ivar is_broken: such a place was found; nothing behind it is counted.
+    :param strict: stop at a zero byte between values, which no row contains but a loss of power
+        leaves; for data without a checksum.
+    :ivar rows: number of complete rows.
+    :ivar is_broken: such a position was found; the rest isn't counted.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -155,7 +154,7 @@ class RowCounter:
         self._inside = False
 
     def feed(self, data: bytes) -> int:
-        """Count the rows that end in *data*; the position of the last end, or -1."""
+        """Count the rows that end in *data*; return the position of the last end, or -1."""
         last = -1
         position = 0
         if self.is_broken:

@@ -1,14 +1,14 @@
-"""Slice files of the original service whose gzip streams were never finished. Blocks.
+"""Slice files of the original service with unfinished gzip streams. Blocks.
 
-A source node of the original writes one gzip stream to a slice file while it is open. What
-it has acknowledged ends with a sync marker; the end of the stream comes when it closes the file. If
-it was killed there is none, and what the node wrote after its restart is a second stream, right
-behind the marker. If its writer was killed, what nobody had acknowledged is between the two. Nobody
-can unpack that as a whole. All rows are there, though.
+A source node of the original service writes one gzip stream to a slice file while it is open. Its
+acknowledged data ends with a sync marker; the stream is finished when the node closes the file. If
+the node was killed, the stream is unfinished, and after its restart the node writes a second stream
+directly after the marker. If its writer was killed, unacknowledged data is between the two streams.
+Such a file can't be decompressed as a whole, although all rows are in it.
 
-So the file is replaced by one of finished streams with the same rows, once, before anybody reads or
-continues it. Files that this service has opened have a note beside them and are left alone: their
-groups are finished streams, and what is unfinished there was never acknowledged
+So the file is replaced once by one with finished streams and the same rows, before it is read or
+continued. Files that this service has opened are marked by a note and left unchanged: their groups
+are finished streams, and unfinished data in them was never acknowledged
 (`stream.storage.volumes.recovery`).
 """
 
@@ -31,13 +31,13 @@ __all__ = ["Finished", "finish_streams", "is_of_original", "life_path", "unfinis
 _LIFE_PREFIX = ".life-"
 _MARK = b"\x1f\x8b\x08"
 _MARKER = b"\x00\x00\xff\xff"
-"""The end of what a flush makes readable."""
+"""The marker at the end of flushed data."""
 _BLOCK_BYTES = 32 * 1024
 _CONTAINER = 31
 _PLAIN = b"\x00" * 5
-"""Flags and time in the header of a stream of rows: neither a name nor anything else follows it."""
+"""Flags and time in the header of a stream of rows: without a name or other extra fields."""
 _SYSTEMS = (0xFF, 0x03)
-"""In the header of a stream: unknown, which is what Go writes, and Unix."""
+"""Operating systems in the header of a stream: unknown, as written by Go, and Unix."""
 _LEVEL = 1
 
 
@@ -45,8 +45,8 @@ _LEVEL = 1
 class Finished:
     """The outcome of a file.
 
-    :ivar rows: rows in streams that had no end.
-    :ivar kept: where the file is that had something which can't be unpacked, ``None`` if none had.
+    :ivar rows: rows in unfinished streams.
+    :ivar kept: path of the original file if a part of it can't be decompressed; else ``None``.
     """
 
     rows: int
@@ -57,7 +57,7 @@ class Finished:
 class _Stream:
     """A part of a file.
 
-    :ivar end: behind its end, or behind its last marker if it has no end.
+    :ivar end: position after its end, or after its last marker if it is unfinished.
     """
 
     start: int
@@ -66,21 +66,24 @@ class _Stream:
 
 
 def life_path(path: Path) -> Path:
-    """The note beside a slice file of who opened it last; see `open_disk_file` of the writer."""
+    """Return the path of the note that names the last life to open a slice file.
+
+    See `open_disk_file` of the writer.
+    """
     return path.with_name(f"{_LIFE_PREFIX}{path.name}")
 
 
 def is_of_original(path: Path) -> bool:
-    """Return whether this service has never opened the slice file to write to it."""
+    """Return whether this service has never opened the slice file for writing."""
     return not life_path(path).exists()
 
 
 def finish_streams(path: Path) -> Finished | None:
-    """Replace a gzip file with unfinished streams by one without, with the same rows.
+    """Replace a gzip file with unfinished streams by one with finished streams and the same rows.
 
-    However often and wherever it is interrupted, the file is either as it was or replaced.
+    The file is either unchanged or replaced, however often the function is interrupted.
 
-    :returns: ``None`` if no row is in an unfinished stream; the file is as it was then.
+    :returns: ``None`` if no row is in an unfinished stream; the file is unchanged then.
     """
     with path.open("rb", buffering=0) as file:
         streams, is_damaged = _streams(file)
@@ -105,14 +108,14 @@ def finish_streams(path: Path) -> Finished | None:
 
 
 def unfinished_rows(path: Path) -> int:
-    """How many rows of the file are in unfinished streams; nothing is changed."""
+    """Return the number of rows in unfinished streams, without changing the file."""
     with path.open("rb", buffering=0) as file:
         streams, _ = _streams(file)
         return sum(_rows(file, stream) for stream in streams if not stream.is_finished)
 
 
 def _streams(file: BinaryIO) -> tuple[Sequence[_Stream], bool]:
-    """The streams with something to read, and whether anything else is between or inside them."""
+    """Return the readable streams, and whether other data is between or inside them."""
     size = file.seek(0, os.SEEK_END)
     found = []
     is_damaged = False
@@ -123,7 +126,7 @@ def _streams(file: BinaryIO) -> tuple[Sequence[_Stream], bool]:
             found.append(_Stream(position, end, True))
             position = end
             continue
-        # Behind an end that is torn, another stream may look like more of this one.
+        # After a torn end, another stream may look like a part of this one.
         inner = _next_stream(file, position + 1, end, is_plain=True)
         if inner is not None and inner < end:
             end, is_broken = inner, True
@@ -133,7 +136,7 @@ def _streams(file: BinaryIO) -> tuple[Sequence[_Stream], bool]:
         if not is_broken:
             break
         following = _next_stream(file, end, size)
-        # Another stream begins right behind a marker; anything else is damage.
+        # Another stream begins directly after a marker; anything else is damage.
         is_damaged |= following is None or following != last
         if following is None:
             break
@@ -142,10 +145,10 @@ def _streams(file: BinaryIO) -> tuple[Sequence[_Stream], bool]:
 
 
 def _walk(file: BinaryIO, start: int) -> tuple[int, bool, bool]:
-    """Unpack the stream at *start*.
+    """Decompress the stream at *start*.
 
-    :returns: where it ends, or can't be read any more; whether it came to its end; whether what
-        follows can't belong to it.
+    :returns: the position where it ends or becomes unreadable; whether it is finished; whether the
+        following data can't belong to it.
     """
     stream = zlib.decompressobj(_CONTAINER)
     position = start
@@ -162,7 +165,7 @@ def _walk(file: BinaryIO, start: int) -> tuple[int, bool, bool]:
 
 
 def _readable(stream: Any, block: bytes) -> int:
-    """How many bytes of *block* can be unpacked."""
+    """Return how many bytes of *block* can be decompressed."""
     for index in range(len(block)):
         try:
             stream.decompress(block[index : index + 1])
@@ -172,7 +175,7 @@ def _readable(stream: Any, block: bytes) -> int:
 
 
 def _rewrite(file: BinaryIO, streams: Sequence[_Stream], target: BinaryIO) -> int:
-    """Write each stream as a finished one; how many rows were in the others."""
+    """Write each stream as a finished one; return the number of rows in unfinished ones."""
     rows = 0
     for stream in streams:
         if stream.is_finished:
@@ -222,7 +225,7 @@ def _blocks(file: BinaryIO, start: int, end: int | None = None) -> Iterator[byte
 
 
 def _last_marker(file: BinaryIO, start: int, end: int) -> int | None:
-    """The position behind the last marker between two others."""
+    """Return the position after the last marker between two others."""
     behind = end
     while behind - len(_MARKER) >= start:
         first = max(start, behind - _BLOCK_BYTES)
@@ -237,9 +240,9 @@ def _last_marker(file: BinaryIO, start: int, end: int) -> int | None:
 
 
 def _next_stream(file: BinaryIO, start: int, size: int, *, is_plain: bool = False) -> int | None:
-    """Where the next stream of rows begins at or behind *start*.
+    """Return the position of the next stream of rows from *start* on.
 
-    :param is_plain: it has the header that the original writes, nine bytes of which are fixed.
+    :param is_plain: whether it has the original's header, nine bytes of which are fixed.
     """
     position = start
     while (position := _find(file, position, size)) >= 0:
@@ -256,7 +259,7 @@ def _has_plain_header(block: bytes) -> bool:
 
 
 def _begins_row(block: bytes) -> bool:
-    """Return whether a stream begins with *block*, and the stream with a row."""
+    """Return whether a stream begins with *block*, and with a row."""
     stream = zlib.decompressobj(_CONTAINER)
     try:
         for index in range(len(block)):
@@ -269,7 +272,7 @@ def _begins_row(block: bytes) -> bool:
 
 
 def _find(file: BinaryIO, start: int, size: int) -> int:
-    """Where the mark of a stream is at or behind *start*, or -1."""
+    """Return the position of a stream's mark from *start* on, or -1."""
     while start < size:
         file.seek(start)
         block = file.read(_BLOCK_BYTES)

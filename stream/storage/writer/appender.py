@@ -1,8 +1,9 @@
-"""One volume's appends: while a round is on the disk the next gathers; one sync serves all.
+"""The appends of one volume, written and synced in rounds.
 
-A round takes everything that is queued for any file of the volume, writes it, syncs each file of
-which somebody wants that, and answers all. Rounds run one after another, so a file is appended to
-by one thread at a time. Files are opened and closed beside the rounds: neither waits for the other.
+A round takes everything that is queued for any file of the volume, writes it, syncs each file for
+which an append requires it, and answers all appends. Meanwhile the next round gathers. Rounds run
+one after another, so one thread at a time appends to a file. Files are opened and closed
+concurrently with the rounds.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ __all__ = ["THREADS", "VolumeAppender"]
 _log = Logger()
 
 THREADS = 4
-"""One for the round, `JOBS` for opening and closing, the rest helps the round to sync."""
+"""One thread for the round, `JOBS` for opening and closing; the others help the round to sync."""
 JOBS = 2
 
 QUEUE_LIMIT_BYTES = 256 * 1024 * 1024
-"""More is refused."""
+"""Queued bytes above which appends are refused."""
 HIGH_WATERMARK_BYTES = 64 * 1024 * 1024
-"""From here on source nodes aren't listened to any more, until `LOW_WATERMARK_BYTES` are left."""
+"""Queued bytes above which reading from source nodes stops, until `LOW_WATERMARK_BYTES` remain."""
 LOW_WATERMARK_BYTES = 32 * 1024 * 1024
 
 STUCK_SECONDS = 30.0
-"""A round that takes longer means that the disk hangs."""
+"""Duration of a round from which on the disk counts as stuck."""
 
 
 @attrs.frozen(eq=False)
@@ -57,9 +58,9 @@ class _Append:
 class VolumeAppender:
     """The appends to one volume: grouped, written and synced in a thread.
 
-    :param pool: of the volume; a disk that hangs must not hold up other volumes.
+    :param pool: thread pool of the volume; a stuck disk must not block other volumes.
 
-    :ivar is_stuck: the disk doesn't answer; appends are refused until it does.
+    :ivar is_stuck: whether the disk doesn't respond; appends are refused until it does.
     """
 
     def __init__(
@@ -84,9 +85,11 @@ class VolumeAppender:
     def append(
         self, file: DiskFile, offset: int, data: bytes, level: SyncLevel, crc: int | None = None
     ) -> Deferred[int]:
-        """Fires with the file's new length once *level* is reached; fails with `WriterError`.
+        """Append data; fires with the file's new length once *level* is reached.
 
-        :param crc: CRC-32 that the data must have.
+        Fails with `WriterError`.
+
+        :param crc: expected CRC-32 of the data.
         """
         if self.is_stuck:
             return fail(WriterUnavailable("the disk does not answer"))
@@ -100,11 +103,11 @@ class VolumeAppender:
         return done
 
     def run(self, job: Callable[[], Any]) -> Deferred[Any]:
-        """Run something else that blocks, beside the appends."""
+        """Run another blocking function, concurrently with the appends."""
         return self._jobs.run(deferToThreadPool, self._reactor, self._pool, job)
 
     def close(self, file: DiskFile) -> Deferred[Any]:
-        """Sync and close the file after the appends that are queued for it."""
+        """Sync and close the file after its queued appends."""
         return self._settled(file).addCallback(lambda _: self.run(file.close))
 
     def _settled(self, file: DiskFile) -> Deferred[None]:
@@ -114,16 +117,16 @@ class VolumeAppender:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that wait for the disk."""
+        """The number of bytes waiting for the disk."""
         return self._held_bytes
 
     @property
     def is_above_high_watermark(self) -> bool:
-        """Return whether more bytes wait than the disk will soon have taken."""
+        """Whether more bytes wait than the disk can write soon."""
         return self._held_bytes > HIGH_WATERMARK_BYTES
 
     def below_low_watermark(self) -> Deferred[None]:
-        """Fires when few bytes wait."""
+        """Return a Deferred that fires when few bytes wait."""
         if self._held_bytes <= LOW_WATERMARK_BYTES:
             return succeed(None)
         return self._throttled.wait()
@@ -144,7 +147,7 @@ class VolumeAppender:
         round_.addCallback(self._answer, batch, syncs)
 
     def _found_stuck(self) -> None:
-        """Let nobody wait who need not; the fate of the running round stays open."""
+        """Refuse the waiting appends; the outcome of the running round stays open."""
         self._watchdog = None
         self.is_stuck = True
         _log.error("the disk does not answer since {seconds} s", seconds=STUCK_SECONDS)
@@ -197,9 +200,9 @@ def _round(
     spread: Callable[[Callable[[], None]], None],
     synced: Callable[[float], None],
 ) -> list[int | WriterError]:
-    """In a thread: write everything, then sync each file once that anybody wants synced.
+    """Write everything, then sync each file that requires it, once; runs in a thread.
 
-    :param spread: runs something in another thread, sooner or later.
+    :param spread: runs a function in another thread, sooner or later.
     :param synced: called with the seconds that each sync took, from any thread.
     """
     by_file: dict[DiskFile, list[int]] = {}
@@ -233,7 +236,7 @@ def _removal(file: DiskFile) -> WriterError | None:
 
 
 def _write(file: DiskFile, items: Sequence[_Append]) -> list[int | WriterError]:
-    """What is damaged is refused, and so is, by its offset, what follows it."""
+    """Write an append; a damaged one is refused, and so are the following ones by their offsets."""
     good = [item for item in items if item.crc is None or checksum(item.data) == item.crc]
     written = iter(file.append_many([(item.offset, item.data) for item in good]))
     damaged = WriterUnavailable("the data were damaged on the way")
@@ -246,9 +249,9 @@ def _sync_all(
     spread: Callable[[Callable[[], None]], None],
     synced: Callable[[float], None],
 ) -> dict[DiskFile, WriterError]:
-    """Sync *files*, several at a time: the disk can serve them together.
+    """Sync *files*, several at a time: the disk can serve them concurrently.
 
-    This thread works, too; so it doesn't matter whether the others ever get their turn.
+    This thread takes part, so the sync finishes even if no other thread is available.
     """
     left = deque(files)
     count = len(left)

@@ -1,7 +1,7 @@
-"""Removes slice directories that no record in etcd belongs to any more. Everything here blocks.
+"""Removal of slice directories without a record in etcd. Blocks.
 
-Only what looks like a slice's directory is ever touched, and symbolic links aren't followed: a
-volume may hold other things, too.
+Only directories that look like a slice's are removed, and symbolic links aren't followed: a volume
+may contain other files, too.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _NUMBERS = 2
 
 
 def slice_directories(volume: Path) -> list[str]:
-    """The slice directories of a volume, relative to it."""
+    """Return the slice directories of a volume, relative to it."""
     return list(_directories(volume, _SLICE_DEPTH))
 
 
 def _directories(volume: Path, depth: int, path: str = "", level: int = 0) -> Iterator[str]:
-    """Directories *depth* levels down. One that can't be read is passed over."""
+    """Return the directories *depth* levels down; unreadable ones are skipped."""
     if level == depth:
         yield path
         return
@@ -39,7 +39,7 @@ def _directories(volume: Path, depth: int, path: str = "", level: int = 0) -> It
 
 
 def remove_directories(volume: Path, directories: Iterable[str]) -> int:
-    """Remove *directories*; how many of them are gone."""
+    """Remove *directories*; return how many of them are gone."""
     removed = 0
     for directory in directories:
         path = volume / directory
@@ -49,10 +49,10 @@ def remove_directories(volume: Path, directories: Iterable[str]) -> int:
 
 
 def remove_empty_parents(volume: Path) -> None:
-    """Remove the directories above slices that hold nothing, the deepest first."""
+    """Remove the empty directories above slices, the deepest first."""
     for depth in range(_SLICE_DEPTH - 1, 0, -1):
         for directory in list(_directories(volume, depth)):
             try:
                 (volume / directory).rmdir()
             except OSError:
-                continue  # it holds something, perhaps since a moment ago
+                continue  # it isn't empty, perhaps since a moment ago

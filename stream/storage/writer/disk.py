@@ -1,4 +1,4 @@
-"""One slice file on disk. Everything here blocks and runs in a thread of the volume's pool."""
+"""One slice file on disk. Blocks; runs in a thread of the volume's pool."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ DIRECTORY_MODE = 0o700
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _KEEP_SIZE = 1
 _BUFFERS_PER_CALL = 1024
-"""The operating system takes no more of them at once."""
+"""Maximum number of buffers per call of the operating system."""
 
 _UNUSABLE = {errno.EISDIR, errno.ELOOP, errno.EIO, errno.EACCES, errno.ENXIO, errno.ENODEV}
-"""Something is in the file's place that can't be written."""
+"""Errors of a path that can't be opened for writing as a file."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -42,14 +42,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class DiskFile:
     """An open file; used by one thread at a time.
 
-    Note [Failed sync]: after a failed sync nobody knows which bytes are on the disk, and a second
-    sync of the same descriptor can succeed without them. So the file is given up: it is cut to what
-    had been promised before, and has to be opened again.
+    Note [Failed sync]: after a failed sync it is unknown which bytes are on the disk, and a second
+    sync of the same descriptor can succeed without them. So the file is given up: it is truncated
+    to the length promised before, and has to be opened again.
 
     :ivar length: bytes written.
-    :ivar broken: why the file was given up; empty while it is good.
-    :ivar is_fault: whether it was given up for what may be the disk's fault.
-    :ivar quarantined: the new place of a damaged file that was found there.
+    :ivar broken: why the file was given up; empty while it is usable.
+    :ivar is_fault: whether it was given up because of a possible disk fault.
+    :ivar quarantined: the new path of a damaged file that was found there.
     """
 
     def __init__(self, descriptor: int, length: int, quarantined: Path | None = None) -> None:
@@ -63,20 +63,20 @@ class DiskFile:
         self._refusal: WriterError | None = None
 
     def refuse(self, reason: WriterError) -> None:
-        """Let every append fail from now on that isn't written yet; from any thread."""
+        """Make every append that isn't written yet fail; may be called from any thread."""
         self._refusal = reason
 
     def promise(self) -> None:
-        """What is written is about to be acknowledged: never cut it off."""
+        """Mark the written data as about to be acknowledged: it must never be truncated."""
         self._promised = self.length
 
     # Writing.
 
     def append(self, offset: int, data: bytes) -> int:
-        """Write *data*; the new length. A repetition of bytes already there changes nothing.
+        """Write *data*; return the new length. A repetition of existing bytes changes nothing.
 
-        Raises `WrongOffset`, `ContentConflict`, `NoSpace` (nothing is kept) or
-        `WriterUnavailable` (given up).
+        Raises WrongOffset, ContentConflict: see there. Raises NoSpace: nothing is kept. Raises
+        WriterUnavailable: the file was given up.
         """
         result = self.append_many([(offset, data)])[0]
         if isinstance(result, WriterError):
@@ -84,7 +84,7 @@ class DiskFile:
         return result
 
     def append_many(self, appends: Sequence[tuple[int, bytes]]) -> list[int | WriterError]:
-        """Do what `append` does for each; those that follow one another go out in one call."""
+        """Call `append` for each; consecutive ones are written in one call."""
         results: list[int | WriterError] = []
         run: list[bytes] = []
         end = self.length
@@ -116,7 +116,7 @@ class DiskFile:
         return ContentConflict(f"other bytes are stored from {offset} to {end}")
 
     def _write_run(self, run: list[bytes]) -> list[int | WriterError]:
-        """Append each of *run*. If the whole doesn't fit, as many as do, one by one."""
+        """Append each of *run*; if the disk is full, append as many as fit, one by one."""
         if not run:
             return []
         refusal = self._failure()
@@ -137,7 +137,7 @@ class DiskFile:
         return ends
 
     def _write_singly(self, run: list[bytes]) -> list[int | WriterError]:
-        """After one that doesn't fit none of the rest has its place any more."""
+        """Append one by one; after one that doesn't fit, the rest has no valid position."""
         results: list[int | WriterError] = []
         for data in run:
             results += self._write_run([data])
@@ -147,7 +147,7 @@ class DiskFile:
         return results
 
     def _cut_back(self, error: OSError) -> WriterError:
-        """Leave nothing of the failed append behind, and say what happened."""
+        """Remove the data of a failed append, and return its error."""
         try:
             os.ftruncate(self._descriptor, self.length)
         except OSError as again:
@@ -161,9 +161,9 @@ class DiskFile:
     # Syncing and closing.
 
     def sync(self) -> bool:
-        """Make what is written durable; whether the disk had to be asked.
+        """Make the written data durable; return whether a sync was necessary.
 
-        Raises `WriterUnavailable`; see Note [Failed sync].
+        Raises WriterUnavailable: see Note [Failed sync].
         """
         if self.broken:
             raise WriterUnavailable(f"the file was given up: {self.broken}")
@@ -179,7 +179,10 @@ class DiskFile:
         return True
 
     def check_linked(self) -> None:
-        """Raises `WriterUnavailable` if the file was removed: what is in it nobody would find."""
+        """Check that the file wasn't removed, since its data would be lost.
+
+        Raises WriterUnavailable: it was removed.
+        """
         if not self.broken and not os.fstat(self._descriptor).st_nlink:
             self.broken, self.is_fault = "it was removed", True
             raise WriterUnavailable("the slice file was removed")
@@ -203,7 +206,7 @@ class DiskFile:
         return None
 
     def close(self) -> None:
-        """Sync, give back what was reserved beyond the end, and close."""
+        """Sync, release the space reserved beyond the end, and close."""
         try:
             if not self.broken:
                 os.ftruncate(self._descriptor, self.length)
@@ -213,7 +216,7 @@ class DiskFile:
 
 
 def _write_all(descriptor: int, buffers: Sequence[bytes], offset: int) -> None:
-    """Write all of them, however few bytes the operating system takes at a time."""
+    """Write all buffers, regardless of how many bytes the operating system writes at a time."""
     left: list[bytes | memoryview] = [buffer for buffer in buffers if buffer]
     while left:
         written = os.pwritev(descriptor, left[:_BUFFERS_PER_CALL], offset)
@@ -230,21 +233,23 @@ def _write_all(descriptor: int, buffers: Sequence[bytes], offset: int) -> None:
 def open_disk_file(
     path: Path, root: Path, *, life: int, resume: int, compression: str, reserve: int
 ) -> DiskFile:
-    """Open or create the file, durably also in its directories.
+    """Open or create the file, and make its directory entries durable.
 
-    Note [Lives on disk]: beside the file is the number of the life that opened it last, durable
-    before that life writes anything. Only that life has the file cut to a length that it names;
-    any other goes on behind what can be read. Which life may open the file at all is etcd's word,
-    not that of this number: it would be too high after a restore of etcd from a backup.
+    Note [Lives on disk]: the number of the life that opened the file last is stored beside it,
+    durable before that life writes anything. Only that life may have the file truncated to a length
+    that it names; any other life continues after the readable part. etcd decides which life may
+    open the file, not this number: after a restore of etcd from a backup the number would be too
+    high.
 
-    :param root: of the volume; directories below it are made.
+    :param root: root of the volume; directories below it are made.
     :param life: the number of the life of the source node that opens the file.
-    :param resume: bytes acknowledged to the caller; the file is cut to it if longer. -1 if the
-        caller knows of none: the file is cut after its last whole part, and repaired if it is
+    :param resume: bytes acknowledged to the caller; a longer file is truncated to them. -1 if the
+        caller knows of none: the file is truncated after its last whole part, and repaired if it is
         damaged before.
     :param reserve: bytes to reserve on the disk for a new file.
 
-    Raises `NoSpace`, `WriterUnavailable`, or `Fenced` if another life wrote what is to be cut off.
+    Raises NoSpace, WriterUnavailable: see there. Raises Fenced: another life wrote the data to be
+    truncated.
     """
     try:
         _make_directories(path.parent, root)
@@ -290,7 +295,7 @@ def _is_last_of(path: Path, life: int) -> bool:
 
 
 def _note_life(path: Path, life: int) -> None:
-    """Durable together with the entries of the directory, which are synced behind."""
+    """Write the note of the life; it becomes durable with the directory entries, synced later."""
     noted = life_path(path)
     unfinished = noted.with_name(f"{noted.name}.new")
     descriptor = os.open(
@@ -305,8 +310,11 @@ def _note_life(path: Path, life: int) -> None:
 
 
 def _finish(descriptor: int, path: Path) -> int:
-    """Finish the streams of a file of the original, see `stream.storage.volumes.unfinished`; its
-    length. If the file was replaced, the descriptor is that of the other one now."""
+    """Finish the streams of a file of the original service; return its length.
+
+    See `stream.storage.volumes.unfinished`. If the file was replaced, the descriptor then refers to
+    the new one.
+    """
     if finish_streams(path) is not None:
         _follow(descriptor, path)
         _claim(descriptor)
@@ -314,20 +322,20 @@ def _finish(descriptor: int, path: Path) -> int:
 
 
 def _follow(descriptor: int, path: Path) -> None:
-    """Let *descriptor* be of the file that is at *path* now."""
+    """Make *descriptor* refer to the file that is at *path* now."""
     replaced = os.open(path, _FLAGS, FILE_MODE)
     os.dup2(replaced, descriptor, inheritable=False)
     os.close(replaced)
 
 
 def _claim(descriptor: int) -> None:
-    """Raises OSError while somebody else has the file in use."""
+    """Lock the file. Raises OSError while it is in use."""
     if not lock_for_writing(descriptor):
         raise OSError(errno.EBUSY, "it is in use")
 
 
 def _open_regular(path: Path) -> tuple[int, Path | None]:
-    """Open or create the file. What isn't a file that can be written is quarantined before."""
+    """Open or create the file. Anything but a writable file is quarantined first."""
     try:
         descriptor = os.open(path, _FLAGS, FILE_MODE)
     except OSError as error:
@@ -342,8 +350,11 @@ def _open_regular(path: Path) -> tuple[int, Path | None]:
 
 
 def _recover(descriptor: int, path: Path, compression: str) -> tuple[int, Path | None]:
-    """How much of the file is good. A damaged one is replaced by what can be read of it, also
-    behind the descriptor; then it learns where the damaged one is now."""
+    """Return the length of the intact part of the file.
+
+    A damaged file is replaced by its readable parts, also behind the descriptor, and the path of
+    the damaged one is recorded.
+    """
     with os.fdopen(os.dup(descriptor), "rb", buffering=0) as file:
         recovered = recover(file, compression)
         if not recovered.is_damaged:
@@ -359,19 +370,19 @@ def _cannot_open(error: OSError) -> WriterError:
 
 
 def _cut(descriptor: int, length: int) -> None:
-    """Remove what nobody was promised from the end of the file.
+    """Truncate unacknowledged data at the end of the file.
 
-    What stays is made durable: the process that wrote it may have ended before it did so, and from
-    now on it counts as stored.
+    The remaining data is made durable: the process that wrote it may have ended before doing so,
+    and from now on it counts as stored.
     """
     os.ftruncate(descriptor, length)
     sync_file(descriptor, os)
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Take blocks ahead without changing the length.
+    """Reserve blocks without changing the length.
 
-    A failure is of no harm: the space is taken when it is written.
+    A failure does no harm: the space is taken when it is written.
     """
     fallocate = getattr(_libc, "fallocate", None)
     if fallocate is not None:
@@ -382,7 +393,7 @@ _ATTEMPTS = 3
 
 
 def _make_directories(path: Path, root: Path) -> None:
-    """Make *path* below *root*. The cleanup may remove a parent just before it gets a child."""
+    """Make *path* below *root*. The cleanup may remove a parent just before its child is made."""
     parents = [path, *path.parents]
     missing = parents[: parents.index(root)]
     for attempt in range(_ATTEMPTS):
@@ -397,9 +408,9 @@ def _make_directories(path: Path, root: Path) -> None:
 
 
 def _sync_entries(path: Path, root: Path) -> None:
-    """Make every entry from the file up to *root* durable.
+    """Make every directory entry from the file up to *root* durable.
 
-    Also those of directories found: whoever made them may have been killed before syncing them.
+    This includes existing directories: their maker may have been killed before syncing them.
     """
     parents = [path, *path.parents]
     for directory in parents[: parents.index(root) + 1]:

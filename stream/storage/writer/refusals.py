@@ -1,4 +1,4 @@
-"""Log of connections that the writer didn't let in, however many there are."""
+"""The throttled log of connections that the writer refused."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ QUIET_SECONDS = 10.0
 
 
 class RefusalLog:
-    """Writes the first refusal at once, the next ones as a number at most each `QUIET_SECONDS`.
+    """Logs the first refusal at once, and the number of further ones every `QUIET_SECONDS`.
 
-    :param seconds: the monotonic time.
+    :param seconds: returns the monotonic time.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
@@ -25,10 +25,10 @@ class RefusalLog:
         self._unwritten = 0
 
     def refused(self, peer: str, reason: str) -> None:
-        """Log a refused connection, at most once in an interval.
+        """Log a refused connection, throttled.
 
         :param peer: address of the other end.
-        :param reason: without anything that the other end sent as its proof.
+        :param reason: must not contain the proof that the other end sent.
         """
         now = self._seconds()
         if now < self._quiet_until:

@@ -1,8 +1,8 @@
-"""What etcd says of slices and source nodes, as far as the writer needs it to open a file.
+"""The state of slices and source nodes in etcd that the writer needs to open a file.
 
-Nothing of it comes from the other end of a connection: that names a slice and itself, and etcd says
-where the slice lies, how it is compressed, whether it is still written, and which life of the node
-bears the node's name. Reads are linearizable: what was true before they began, they know.
+None of it comes from the other end of a connection. The other end names only a slice and itself;
+etcd holds the slice's path and compression, whether it is still written, and which life holds the
+node's name. Reads are linearizable: they reflect everything before they began.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from stream.values.codec import decode
 __all__ = ["WRITABLE", "EtcdRegister", "Register", "WrittenSlice", "state_of"]
 
 WRITABLE = frozenset({SliceState.WRITING, SliceState.CLOSING})
-"""States in which rows may come."""
+"""States in which rows may be appended."""
 
 
 @attrs.frozen
 class WrittenSlice:
-    """A slice in a state in which rows may come."""
+    """A slice in a state in which rows may be appended."""
 
     local: LocalSlice
     compression: str
 
 
 class Register(Protocol):
-    """Where the writer looks up what it is asked for."""
+    """The source of the state that the writer checks."""
 
     async def look_up(self, key: SliceKey, node_id: str) -> tuple[WrittenSlice | None, int]:
-        """The slice, ``None`` if it isn't written (any more), and the present life of the node.
+        """Return the slice, ``None`` if it isn't written, and the current life of the node.
 
-        Raises an exception if it can't be found out.
+        Raises an exception if the state can't be read.
         """
 
     async def life_of(self, node_id: str) -> int:
-        """The number of the life that holds the name of a source node; 0 if none does."""
+        """Return the number of the life that holds the name of a source node; 0 if none does."""
 
 
 class EtcdRegister:
@@ -63,7 +63,7 @@ class EtcdRegister:
 
 
 def state_of(kv: KeyValue) -> SliceState:
-    """The state of a stored slice; the rest of the record isn't checked."""
+    """Return the state of a stored slice; the rest of the record isn't checked."""
     return SliceState(orjson.loads(kv.value)["state"])
 
 

@@ -1,17 +1,16 @@
-"""Serves the writer's files to source nodes in other processes; see `stream.storage.network`.
+"""The server that offers the writer's files to remote source nodes; see `stream.storage.network`.
 
-Note [High watermark]: while more bytes wait for a volume's disk than it will soon have taken,
-nothing is read from the connections that bring them. So memory stays bounded whatever source nodes
-send.
+Note [High watermark]: while more bytes wait for a volume's disk than it can write soon, the
+connections that send them aren't read. So memory is bounded regardless of what source nodes send.
 
-Note [One connection for each node]: a source node that has given a connection up greets over
-another one. What it sent over the first may still arrive then, the opening of a file for one, which
-would cut off what has been acknowledged since. So a greeting ends all earlier connections of the
-node. A greeting that is late itself does no harm: nothing is sent behind it before its answer came.
+Note [One connection for each node]: a source node that has abandoned a connection greets over a new
+one. Data sent over the old one may still arrive then, such as the opening of a file, which would
+truncate data acknowledged since. So a greeting ends all earlier connections of the node. A late
+greeting does no harm: the node sends nothing after it before its answer.
 
-Note [Lives]: the life that greets must be the one that bears the node's name in etcd. A former life
-that goes on after a pause, or a second process with the same name, is refused with its greeting, so
-that it can't even cut the connection of the present one.
+Note [Lives]: the life that greets must be the one that holds the node's name in etcd. A former life
+that resumes after a pause, or a second process with the same name, is refused at its greeting, so
+that it can't even close the connection of the current one.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ MAX_FILES_PER_CONNECTION = 100_000
 SILENCE_SECONDS = 30.0
 
 _READ_BYTES = 64 * 1024
-"""What the transport hands on at once; it may hold the beginning of a call, too."""
+"""Maximum size of the transport's reads; a read may include the beginning of a call."""
 _MAX_CALL_BYTES = commands.MAX_APPEND_BYTES + 4 * _READ_BYTES
 _MAX_GREETING_BYTES = 2 * _READ_BYTES
 _LEVELS = frozenset(map(int, SyncLevel))
@@ -59,7 +58,7 @@ _DETAIL_LENGTH = 200
 
 
 class _Remote:
-    """A file opened by the other end; passes on what the writer says about it."""
+    """A file opened by the other end; forwards the writer's notifications."""
 
     def __init__(self, connection: WriterConnection, handle: bytes) -> None:
         self._connection = connection
@@ -75,7 +74,7 @@ class _Remote:
 class WriterConnection(amp.AMP):
     """One source node's connection. Its files are closed when it ends.
 
-    :ivar life: of the node, that has greeted; 0 before.
+    :ivar life: life of the node that has greeted; 0 before.
     """
 
     factory: WriterFactory
@@ -105,7 +104,7 @@ class WriterConnection(amp.AMP):
         self._wait_for_data(_HELLO_SECONDS)
 
     def dataReceived(self, data: bytes) -> None:
-        """A call is kept in memory until it is complete, so its size has a limit."""
+        """Receive data. A call is kept in memory until it is complete, so its size is limited."""
         self._incomplete_bytes += len(data)
         self._is_doubted = False
         if self._node_id is not None:
@@ -127,12 +126,12 @@ class WriterConnection(amp.AMP):
             self._impatience = self.factory.reactor.callLater(seconds, self._silent)
 
     def _silent(self) -> None:
-        if self._crowded is not None:  # it is we who don't listen
+        if self._crowded is not None:  # Reading is paused by us.
             self._wait_for_data(self.factory.silence_seconds)
             return
         if not self._is_doubted:
-            # It may be this process that was paused: what has come meanwhile is read before the
-            # next look.
+            # This process may have been paused itself: data that arrived meanwhile is read before
+            # the next check.
             self._is_doubted = True
             self._wait_for_data(_SECOND_LOOK_SECONDS)
             return
@@ -153,7 +152,7 @@ class WriterConnection(amp.AMP):
 
     @commands.Challenge.responder
     def challenge(self) -> dict[str, object]:
-        """The nonce of this connection."""
+        """Return the nonce of this connection."""
         return {"nonce": self._nonce}
 
     @commands.Hello.responder
@@ -180,7 +179,7 @@ class WriterConnection(amp.AMP):
         }
 
     async def _check_life(self, source: SourceLife) -> None:
-        """See Note [Lives]. Raises what the other end is to get."""
+        """Check the greeting's life; see Note [Lives]. Raises the error for the other end."""
         problem: Exception | None = None
         try:
             await self.factory.writer.check_life(source)
@@ -205,7 +204,7 @@ class WriterConnection(amp.AMP):
         return self._node_id == node
 
     def superseded(self, node: str) -> None:
-        """See Note [One connection for each node]."""
+        """Close the connection; see Note [One connection for each node]."""
         if self._node_id == node and not self._is_superseded:
             self._is_superseded = True
             _log.info("node {node} connected again, closing its earlier connection", node=node)
@@ -268,11 +267,11 @@ class WriterConnection(amp.AMP):
 
     @commands.Ping.responder
     def ping(self) -> dict[str, object]:
-        """Keep the connection from being cut for silence."""
+        """Keep the connection from being closed for silence."""
         return {}
 
     def _listen_less(self, appender: VolumeAppender) -> None:
-        """See Note [High watermark]."""
+        """Pause reading; see Note [High watermark]."""
         if self._crowded is None and appender.is_above_high_watermark and not self._is_lost:
             self._crowded = appender
             self.transport.pauseProducing()
@@ -314,7 +313,7 @@ class WriterConnection(amp.AMP):
 
 
 def _on_wire(error: Exception) -> Exception:
-    """What the other end gets; of unexpected failures only that there was one."""
+    """Return the error for the other end; unexpected failures are sent without details."""
     if isinstance(error, WriterError):
         return commands.to_wire(error)
     _log.failure("a call of a source node failed")
@@ -325,10 +324,11 @@ class WriterFactory(Factory):
     """The connections of source nodes to this writer.
 
     :param secret: shared with all source nodes; empty for none.
-    :param silence_seconds: a node that sends nothing for so long, not even pings, is cut off.
+    :param silence_seconds: a node that sends nothing for this long, not even pings, is
+        disconnected.
 
     :ivar epoch: differs in each life of the writer.
-    :ivar connections: those that exist, in the order in which they came.
+    :ivar connections: existing connections, the oldest first.
     """
 
     protocol: Any = WriterConnection
@@ -351,17 +351,17 @@ class WriterFactory(Factory):
         self.connections: dict[WriterConnection, None] = {}
 
     def supersede(self, latest: WriterConnection, node: str) -> None:
-        """End all connections of *node* but its latest one."""
+        """End all connections of *node* except its latest one."""
         for connection in list(self.connections):
             if connection is not latest:
                 connection.superseded(node)
 
     def latest_life(self, node: str) -> int:
-        """The latest life of *node* that has a connection; 0 if none has."""
+        """Return the latest life of *node* that has a connection; 0 if none has."""
         lives = (c.life for c in self.connections if c.is_of(node))
         return max(lives, default=0)
 
     def close_connections(self) -> None:
-        """Cut every connection."""
+        """Close every connection."""
         for connection in list(self.connections):
             connection.transport.loseConnection()

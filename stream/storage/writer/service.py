@@ -73,7 +73,7 @@ MIN_FREE_BYTES = 64 * 1024 * 1024
 
 CLEANUP_SECONDS = 300.0
 STOP_SECONDS = 10.0
-"""How long a stop waits for a disk that may never answer, for its files and for its threads."""
+"""How long a stop waits for files and threads of a disk that may never respond."""
 
 _LEAVE_POLL_SECONDS = 0.05
 _UNSEEN_LOG_SECONDS = 60.0
@@ -83,10 +83,10 @@ class StorageWriterService(Service):
     """The writer's service: its volumes, their registration and the listener.
 
     :param volumes_path: see `stream.storage.volumes.local_volume.find_volumes`.
-    :param address_host: under which other nodes reach this one.
-    :param metrics: of volumes, queues and syncs.
+    :param address_host: host name or address that other nodes use to reach this one.
+    :param metrics: metrics of volumes, queues and syncs.
     :param damaged: called with each slice in which a damaged file was found.
-    :param min_free_bytes: a volume with less counts as drained: what is open may still grow.
+    :param min_free_bytes: a volume with less counts as drained; its open slices may still grow.
 
     :ivar writer: opens files for pipelines in the same process.
     """
@@ -139,7 +139,7 @@ class StorageWriterService(Service):
         self._loops: list[LoopingCall] = []
 
     async def startService(self) -> None:
-        """Fires when the volumes are open, the port listens and everything is registered."""
+        """Start the writer; fires when volumes are open and everything is registered."""
         super().startService()
         require_durable_files()
         try:
@@ -222,7 +222,7 @@ class StorageWriterService(Service):
         self._metrics.own("stream_writer_open_files").labels({}).set(self.writer.open_files)
 
     def _lock_volumes(self) -> dict[str, FoundVolume]:
-        """In a thread: only who holds the lock may make an id."""
+        """Lock the volumes in a thread: only the holder of the lock may make an id."""
         found = find_volumes(self._volumes_path)
         for volume in found:
             self._locks[volume.path] = VolumeLock(volume, "writer")
@@ -257,10 +257,10 @@ class StorageWriterService(Service):
         )
 
     async def _look_at(self, volume: OpenVolume) -> tuple[int, int]:
-        """Find out whether the volume takes anything new; bytes available and in all.
+        """Check whether the volume accepts new data; return its available and total bytes.
 
-        A failure clears only by a look that has written: one that began before the failure knows
-        nothing of it, however late it ends.
+        Only a check that has written data clears a failure: a check that began before the failure
+        doesn't know of it, however late it ends.
         """
         has_failed = volume.failed
         looking: Deferred[tuple[bool, int, int]] = deferToThreadPool(
@@ -300,7 +300,7 @@ class StorageWriterService(Service):
         )
 
     async def _watch(self, volume: OpenVolume) -> None:
-        """Publish when a volume is drained, full, stuck, failing or gone, or isn't any more."""
+        """Publish whenever a volume becomes drained, full, stuck, failing or gone, or recovers."""
         try:
             await self._find_out(volume)
             registration = self._registrations.get(volume.volume_id)
@@ -311,7 +311,7 @@ class StorageWriterService(Service):
             _log.failure("cannot look after the volume {id}", id=volume.volume_id)
 
     async def _find_out(self, volume: OpenVolume) -> None:
-        if volume.appender.is_stuck:  # the disk would let us wait, too
+        if volume.appender.is_stuck:  # The disk would block this check, too.
             self._set_drained(volume, True, "the disk does not answer", is_fault=True)
             return
         try:
@@ -332,7 +332,7 @@ class StorageWriterService(Service):
             self._metrics.volume_space(_labels(volume), total - available, total)
 
     def drain_volume(self, volume: str, drained: bool) -> Deferred[Path]:
-        """Make or remove the file that drains a volume.
+        """Create or remove the file that drains a volume.
 
         Raises UserError: this node has no such volume.
 
@@ -351,7 +351,7 @@ class StorageWriterService(Service):
     # Sealing.
 
     async def _may_be_written(self, key: SliceKey) -> bool:
-        """From etcd itself: the mirror may lag behind a pipeline that opens a new slice."""
+        """Read from etcd whether a slice is written: the mirror may lag behind a pipeline."""
         stored = await self._client.get(f"{prefix.slice_level(Level.LOCAL)}{key}")
         return stored is not None and state_of(stored) in WRITABLE
 
@@ -364,8 +364,10 @@ class StorageWriterService(Service):
             await self._seal_vanished()
 
     async def _seal_vanished(self) -> None:
-        """After a gap in the watch nothing reports slices that are gone. A slice that the mirror
-        doesn't know may as well be too new for it, so etcd is asked."""
+        """Seal files of slices that vanished during a gap in the watch, which nothing reports.
+
+        A slice that is missing in the mirror may also be too new for it, so etcd is read.
+        """
         for key in self.writer.open_slices:
             known = f"{prefix.slice_level(Level.LOCAL)}{key}" in self._slices.items
             if not known and not await self._may_be_written(key):
@@ -374,7 +376,7 @@ class StorageWriterService(Service):
     # Cleanup.
 
     async def _clean_up(self) -> None:
-        """A volume that fails or hangs doesn't keep the others from being cleaned."""
+        """Clean up all volumes; a volume that fails or hangs doesn't affect the others."""
         with span("keboola.go.stream.model.cleanup.disk.cleanDisk", is_root=True):
             await self._clean_volumes()
 
@@ -392,7 +394,10 @@ class StorageWriterService(Service):
         _log.info('removed "{count}" directories', count=removed)
 
     async def _clean_volume(self, volume: OpenVolume) -> int:
-        """The disk is read before etcd, or a slice opened in between would look orphaned."""
+        """Clean up a volume.
+
+        The disk is read before etcd; otherwise a slice opened in between would look orphaned.
+        """
         path = volume.found.path
         directories = await volume.appender.run(lambda: slice_directories(path))
         known = await self._client.range(prefix.SLICE_ALL, keys_only=True)
@@ -403,7 +408,7 @@ class StorageWriterService(Service):
                 used.add(_directory_of(key))
         removed = 0
         orphans = [directory for directory in directories if directory not in used]
-        at_once = self._cleanup.concurrency  # in between files can be opened
+        at_once = self._cleanup.concurrency  # files can be opened in between
         for start in range(0, len(orphans), at_once):
             part = orphans[start : start + at_once]
             removed += await volume.appender.run(partial(remove_directories, path, part))
@@ -413,7 +418,7 @@ class StorageWriterService(Service):
     # Stopping.
 
     async def stopService(self) -> None:
-        """Fires when every pipeline has left or was cut off, and the volumes are free."""
+        """Stop the writer; fires when pipelines have left or were cut off."""
         super().stopService()
         for loop in self._loops:
             if loop.running:
@@ -435,7 +440,10 @@ class StorageWriterService(Service):
         await self._release()
 
     async def _deregister(self) -> None:
-        """Nothing new is assigned to these volumes. Whatever etcd says, the stop goes on."""
+        """Remove the registrations, so that nothing new is assigned.
+
+        Errors don't interrupt the stop.
+        """
         registrations, self._registrations = list(self._registrations.values()), {}
         if not registrations:
             return
@@ -462,7 +470,7 @@ class StorageWriterService(Service):
         _log.info("closed volumes")
 
     async def _leave(self, volume: OpenVolume) -> None:
-        """A volume on which something still runs stays locked as long as the process lives."""
+        """Release the volumes; one with a running thread stays locked until the process ends."""
         if not await volume.pool.leave(self._reactor, STOP_SECONDS):
             self._locks.pop(volume.found.path, None)
             _log.error(
@@ -477,7 +485,7 @@ def _labels(volume: OpenVolume) -> VolumeLabels:
 
 
 def _drain(path: Path, drained: bool) -> Path:
-    """In a thread."""
+    """Create the file that drains a volume, or remove it; runs in a thread."""
     drain = path / DRAIN_FILE
     if drained:
         drain.touch()
@@ -487,7 +495,7 @@ def _drain(path: Path, drained: bool) -> Path:
 
 
 def _state_of(found: FoundVolume, volume_id: str, write: bool) -> tuple[bool, int, int]:
-    """In a thread."""
+    """Check the state of a volume; runs in a thread."""
     check_volume(found, volume_id, write=write)
     return (is_drained(found), *free_bytes(found.path))
 

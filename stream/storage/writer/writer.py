@@ -1,21 +1,21 @@
-"""Opens slice files on this node's volumes, for pipelines in this process and for the server.
+"""Opens slice files on this node's volumes, for local pipelines and for the server.
 
 Note [One opening at a time]: there is one open file for each slice and source node. A new opening
-ends the older one, whose connection may be dead without anybody knowing, and begins when that is
-closed; openings of the same file wait for one another. So the length that an opening finds is the
-length that its first append meets.
+ends the older one, whose connection may be dead without having been noticed, and begins when that
+file is closed; openings of the same file wait for each other. So the length that an opening finds
+is the length that its first append meets.
 
-Note [Fencing]: only the present life of a source node may open a file, and etcd says which that is.
-It is asked twice, before the older opening is ended and behind it: whoever claims the name in
-between comes with an opening of his own, which ends this one. So of two lives of a node, whoever is
-the later has the file, and the former can't come back. An opening cuts off what its own life wrote
-and knows not to be acknowledged; what other lives wrote is only cut after its last whole part.
+Note [Fencing]: only the current life of a source node may open a file. etcd is read twice, before
+the older opening is ended and afterwards: a life that claims the name in between comes with an
+opening of its own, which ends this one. So of two lives of a node, the later one has the file, and
+the earlier one can't get it back. An opening truncates data that its own life wrote and knows to be
+unacknowledged; data of other lives is truncated only after the last whole part.
 
-Note [Sealing]: the mirror of slices shows when a slice may not be written any more. It may show
-late, and a source node that lost its lease isn't waited for by anybody. So a file is locked as long
-as it is open, and the reader takes it for finished only when it isn't. etcd is asked again once the
-file is locked: whoever locks it after the reader has looked finds the slice sealed. What the mirror
-says while a file is being opened is remembered until the opening ends.
+Note [Sealing]: the mirror of slices shows when a slice may no longer be written. It may lag, and
+nothing waits for a source node that has lost its lease. So a file is locked as long as it is open,
+and the reader treats it as finished only when it isn't locked. etcd is read again once the file is
+locked: a writer that locks it after the reader has checked finds the slice sealed. What the mirror
+reports while a file is being opened is remembered until the opening ends.
 """
 
 from __future__ import annotations
@@ -63,11 +63,12 @@ _FileKey = tuple[SliceKey, str]
 
 
 class OpenVolume:
-    """A volume in use: its own threads, so that a hanging disk doesn't hold up the others.
+    """A volume in use, with threads of its own, so that a stuck disk doesn't block the others.
 
-    :ivar drained: nothing new is opened here.
-    :ivar failed: the disk refused a write; others are asked first until it takes one again.
-    :ivar gone: something else is in the volume's place, nothing at all may be written there.
+    :ivar drained: whether nothing new is opened here.
+    :ivar failed: whether the disk refused a write; other volumes are preferred until it accepts
+        one.
+    :ivar gone: whether something else is at the volume's path; nothing may be written there.
     """
 
     def __init__(
@@ -111,7 +112,10 @@ class OpenFile:
     def append(
         self, offset: int, data: bytes, *, level: SyncLevel, crc: int | None = None
     ) -> Deferred[int]:
-        """:param crc: CRC-32 that the data must have, if they came from another process."""
+        """Append data; see `stream.storage.network.interface.SliceFile.append`.
+
+        :param crc: expected CRC-32 of data from another process.
+        """
         if self._refusal is not None:
             return fail(self._refusal)
         appended = self.appender.append(self._disk, offset, data, level, crc)
@@ -127,11 +131,14 @@ class OpenFile:
         return failure
 
     def close(self) -> Deferred[None]:
-        """What was appended before is written and synced first."""
+        """Close the file after its earlier appends are written and synced."""
         return self._close(WriterUnavailable("the file is closed"))
 
     def end(self, reason: WriterError) -> Deferred[None]:
-        """Close from the writer's side; the pipeline is notified, what is queued is refused."""
+        """Close the file from the writer's side.
+
+        The pipeline is notified, and queued appends are refused.
+        """
         if self._closing is None:
             self._disk.refuse(reason)
             self._close(reason)
@@ -151,9 +158,9 @@ class OpenFile:
 
 @attrs.define(eq=False)
 class _Turn:
-    """Note [One opening at a time].
+    """A waiting or running opening; see Note [One opening at a time].
 
-    :ivar sealed: the slice was sealed while the file was being opened.
+    :ivar sealed: whether the slice was sealed while the file was being opened.
     """
 
     lock: DeferredLock = attrs.Factory(DeferredLock)
@@ -165,8 +172,7 @@ class StorageWriter:
     """A `stream.storage.network.interface.SliceOpener` for the volumes of this node.
 
     :param damaged: called with each file whose damaged original was quarantined.
-    :param register: asks etcd, since a mirror of slices may lag behind the pipeline that wants to
-        open one.
+    :param register: reads etcd, since a mirror of slices may lag behind the pipeline.
     """
 
     def __init__(
@@ -184,7 +190,7 @@ class StorageWriter:
         self._draining = False
 
     def add_volume(self, volume: OpenVolume) -> None:
-        """Add a volume that slices can be opened on."""
+        """Add a volume on which slices can be opened."""
         self._volumes[volume.volume_id] = volume
 
     def has_volume(self, volume_id: str) -> bool:
@@ -193,7 +199,7 @@ class StorageWriter:
 
     @property
     def open_files(self) -> int:
-        """Files that aren't closed yet."""
+        """The number of files that aren't closed yet."""
         return sum(len(files) for files in self._files.values())
 
     @property
@@ -204,7 +210,7 @@ class StorageWriter:
     # Opening.
 
     async def check_life(self, source: SourceLife) -> None:
-        """Raises `Fenced` unless *source* is the present life of its node; see Note [Fencing]."""
+        """Check that *source* is the current life. Raises `Fenced`; see Note [Fencing]."""
         try:
             present = await self._register.life_of(source.node_id)
         except Exception as error:
@@ -217,7 +223,7 @@ class StorageWriter:
         waiting: Deferred[SliceFile] = Deferred()
 
         def opened(file: OpenFile) -> None:
-            if waiting.called:  # cancelled: a thread can't be stopped half-way
+            if waiting.called:  # cancelled: a thread can't be interrupted
                 file.close()
             else:
                 waiting.callback(file)
@@ -227,7 +233,7 @@ class StorageWriter:
         return waiting
 
     def available(self, slice_: Slice) -> Deferred[None]:
-        """Never fires: in this very process nothing is unavailable."""
+        """Return a Deferred that never fires: a local writer is never unavailable."""
         return Deferred()
 
     async def open_file(
@@ -290,7 +296,7 @@ class StorageWriter:
         return file
 
     async def _refusal(self, turn: _Turn, key: SliceKey, source: SourceLife) -> WriterError | None:
-        """Why a file just opened may not be used; see Note [Sealing] and Note [Fencing]."""
+        """Return why a file just opened may not be used; see Note [Sealing] and Note [Fencing]."""
         try:
             await self._look_up(key, source)
         except WriterError as error:
@@ -307,13 +313,17 @@ class StorageWriter:
             raise WriterUnavailable(f'volume "{volume_id}" is not on this node')
         if volume.gone:
             raise WriterUnavailable(f'volume "{volume.volume_id}" is gone')
-        # Who resumes has begun before the volume was drained.
+        # A resumed file was opened before the volume was drained.
         if volume.drained and resume < 0:
             raise WriterDraining(f'volume "{volume.volume_id}" is drained')
         return volume
 
     async def _look_up(self, key: SliceKey, source: SourceLife) -> WrittenSlice:
-        """Raises `SliceSealed` or `Fenced`, or `WriterUnavailable` if etcd can't be asked."""
+        """Look up the slice and the node.
+
+        Raises SliceSealed, Fenced: the file may not be opened. Raises WriterUnavailable: etcd can't
+        be read.
+        """
         try:
             slice_, present = await self._register.look_up(key, source.node_id)
         except Exception as error:
@@ -324,7 +334,7 @@ class StorageWriter:
         return slice_
 
     def forget(self, file: OpenFile) -> None:
-        """The file is closed."""
+        """Remove a closed file."""
         key, source_node_id = file.key
         files = self._files.get(key, {})
         if files.get(source_node_id) is file:
@@ -335,7 +345,7 @@ class StorageWriter:
     # Ending.
 
     def seal(self, key: SliceKey) -> None:
-        """The slice has left the states in which it is written: refuse everything further."""
+        """Refuse all further appends: the slice is no longer in a writable state."""
         for file in list(self._files.get(key, {}).values()):
             file.end(_sealed(key))
         for (slice_key, _), turn in self._turns.items():
@@ -343,26 +353,26 @@ class StorageWriter:
                 turn.sealed = True
 
     def lose_volume(self, volume: OpenVolume) -> None:
-        """Write nothing more to it: what is written there now, nobody would find."""
+        """Stop writing to the volume: its data would be lost."""
         volume.gone = True
         for file in self._all_files():
             if file.volume is volume:
                 file.end(WriterUnavailable(f'volume "{volume.volume_id}" is gone'))
 
     def drain(self) -> None:
-        """Open nothing more, and ask every pipeline to leave."""
+        """Open nothing more, and notify every pipeline to leave."""
         self._draining = True
         for file in self._all_files():
             file.listener.draining()
 
     async def close(self) -> None:
-        """Close every file, whoever uses it."""
+        """Close every file."""
         self._draining = True
         for turn in list(self._turns.values()):
             await turn.lock.run(lambda: None)
         await DeferredList(
             [file.end(WriterDraining("the writer stopped")) for file in self._all_files()],
-            consumeErrors=True,  # whoever stops waiting cancels them
+            consumeErrors=True,  # The caller of a wait that ends cancels them.
         )
 
     def _all_files(self) -> list[OpenFile]:
@@ -386,9 +396,10 @@ def _check_number(source: SourceLife, present: int) -> None:
 
 
 def _path_of(root: Path, local: LocalSlice, source_node_id: str) -> Path:
-    """Where one source node's file of a slice lies.
+    """Return the path of one source node's file of a slice.
 
-    The node's name comes from elsewhere: raises `WriterUnavailable` for one that leads elsewhere.
+    Raises WriterUnavailable: the node's name, which comes from elsewhere, leads outside the
+    directory.
     """
     path = root / local.dir / local.filename(source_node_id)
     inside = path.parent.parent != root and root in path.parents
