@@ -1,7 +1,8 @@
-"""The project authority: who says what a token may do.
+"""The project authority: verification of tokens and their rights.
 
-`interface` is what the rest of Stream knows. `own` is the authority of projects that belong to no
-other service: its tokens are in etcd. The other one is the Storage API (`stream.target.keboola`).
+`interface` is the interface used by the rest of Stream. `own` is the authority of projects that
+belong to no other service: its tokens are in etcd. The other implementation is the Storage API
+(`stream.target.keboola`).
 """
 
 from stream.authority.interface import (

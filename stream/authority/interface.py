@@ -1,4 +1,4 @@
-"""The project authority: who says what a token may do, as the API meets it."""
+"""The interface of the project authority, as used by the API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Admin", "Branch", "ProjectAuthority", "ProjectToken", "SourceChange"
 
 @attrs.frozen
 class Admin:
-    """The person behind a master token; *role* is ``admin`` for those who may write."""
+    """The owner of a master token; *role* is ``admin`` for users who may write."""
 
     id: int
     name: str
@@ -28,10 +28,10 @@ class Admin:
 
 @attrs.frozen
 class TokenInfo:
-    """Whose a token is and what it may do.
+    """The owner and the rights of a token.
 
     :param admin: ``None`` for tokens that belong to no person.
-    :param rights: of the token; ``None`` where the role of the *admin* decides.
+    :param rights: rights of the token; ``None`` where the role of the *admin* decides.
     """
 
     id: str
@@ -45,7 +45,7 @@ class TokenInfo:
 
 @attrs.frozen
 class ProjectToken:
-    """A token of a project that stands for a program.
+    """A token of a project, issued for a program.
 
     :param expires_at: in UTC; ``None`` if it doesn't expire.
     """
@@ -68,9 +68,9 @@ class Branch:
 class SourceChange:
     """A change of a source, for the event log of its project.
 
-    :ivar name: of the source.
-    :ivar verb: what was done: ``create``.
-    :ivar seconds: how long it took.
+    :ivar name: name of the source.
+    :ivar verb: the change: ``create``.
+    :ivar seconds: its duration.
     :ivar error: why it failed; ``None`` after success.
     """
 
@@ -82,38 +82,43 @@ class SourceChange:
 
 
 class ProjectAuthority(Protocol):
-    """Verifies tokens and knows the branches of projects.
+    """Verifies tokens and lists the branches of projects.
 
-    :ivar challenge: the value of ``WWW-Authenticate`` beside 401, also for a call without a token;
+    :ivar challenge: the value of ``WWW-Authenticate`` in a 401, also for a call without a token;
         empty if there is no such header, and a missing token is a missing parameter (400).
-    :ivar tokens: those of projects, if they are made here; ``None`` if they come from elsewhere.
+    :ivar tokens: tokens of projects, if this service makes them; ``None`` if they come from
+        elsewhere.
     """
 
     @property
     def challenge(self) -> str:
-        """The value of ``WWW-Authenticate`` beside 401; empty if there is no such header."""
+        """The value of ``WWW-Authenticate`` in a 401; empty if there is no such header."""
 
     @property
     def tokens(self) -> Tokens | None:
-        """The tokens of projects that are created here; ``None`` if they come from elsewhere."""
+        """The tokens of projects; ``None`` if another service makes them."""
 
     async def verify(self, token: Token) -> TokenInfo:
-        """Whose *token* is. Raises UserError: it was refused, or can't be verified now."""
+        """Return the owner and rights of *token*.
+
+        Raises UserError: it was refused, or can't be verified now.
+        """
 
     async def exchange(self, token: str, project_id: int) -> ProjectToken:
-        """The token of a project for the program whose *token* it is.
+        """Exchange a program's *token* for a token of a project.
 
-        Raises UserError: it was refused, can't be exchanged now, or nothing is exchanged here.
+        Raises UserError: it was refused, can't be exchanged now, or this authority exchanges
+        nothing.
         """
 
     async def branch(self, token: Token, branch_id: int) -> Branch:
-        """The branch with this id. Raises UserError."""
+        """Return the branch with this id. Raises UserError."""
 
     async def branches(self, token: Token) -> Sequence[Branch]:
-        """All branches of the token's project. Raises UserError."""
+        """Return all branches of the token's project. Raises UserError."""
 
     async def create_branch(self, token: Token, name: str, by: By) -> Branch:
-        """A new branch of the token's project. Raises UserError, also if it isn't done here."""
+        """Create a branch of the token's project. Raises UserError, also if it isn't supported."""
 
     def report(self, token: Token, change: SourceChange) -> None:
-        """Send *change* to the event log of the project, on the side: a failure is only logged."""
+        """Send *change* to the project's event log in the background; only log failures."""

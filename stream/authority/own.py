@@ -1,10 +1,10 @@
-"""Projects of their own: tokens and branches in etcd, no other service.
+"""Projects of this service: tokens and branches in etcd.
 
-Note [Revocation]: a token is revoked when its record is deleted, and from then on every node has to
-refuse it within a second, whatever happens to its connections. A mirror can't promise that: a watch
-whose connection is dead without a word counts as good for a minute. So the record is read, and what
-was read is good for `REMEMBERED_SECONDS` from the question on. That is two reads a second for each
-token in use. While etcd can't be reached, calls are refused with 503.
+Note [Revocation]: a token is revoked by deleting its record. From then on every node has to refuse
+it within a second, even if its connections fail. A mirror can't guarantee that: a watch whose
+connection died silently is trusted for a minute. So the record is read, and the result is valid for
+`REMEMBERED_SECONDS` from the request on. That is two reads a second for each token in use. While
+etcd is unavailable, calls are refused with 503.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ __all__ = ["DEFAULT_BRANCH", "REMEMBERED_SECONDS", "OwnAuthority"]
 _log = Logger(namespace="stream.authority")
 
 REMEMBERED_SECONDS = 0.5
-"""For how long a token is good without asking etcd; see Note [Revocation]."""
+"""How long a token is accepted without asking etcd; see Note [Revocation]."""
 
 DEFAULT_BRANCH = Branch(1, "default", True)
-"""Every project has it."""
+"""The branch that every project has."""
 
 MIN_BOOTSTRAP_CHARACTERS = 32
 _MAX_BOOTSTRAP_BYTES = 1024
 
 
 class OwnAuthority(Service):
-    """A `stream.authority.ProjectAuthority`: its tokens are in etcd.
+    """A `stream.authority.ProjectAuthority` with tokens in etcd.
 
-    startService fires when the bootstrap token is read. Raises UserError if it can't be used.
+    startService fires when the bootstrap token is read. Raises UserError: it can't be used.
 
     :param client: started.
     :param now: the time in UTC.
@@ -101,7 +101,7 @@ class OwnAuthority(Service):
             )
 
     async def verify(self, token: Token) -> TokenInfo:
-        """The project and rights of a token, from the bootstrap token or etcd."""
+        """Return the project and rights of a token, from the bootstrap token or etcd."""
         if self._bootstrap_digest and hmac.compare_digest(
             self._bootstrap_digest, digest(token.value)
         ):
@@ -126,11 +126,11 @@ class OwnAuthority(Service):
         return record
 
     async def exchange(self, token: str, project_id: int) -> ProjectToken:
-        """Refuse every token: this authority has none to exchange."""
+        """Refuse every token: this authority exchanges none."""
         raise UserError("the token is unknown or was revoked", status=401, name="tokenInvalid")
 
     async def branch(self, token: Token, branch_id: int) -> Branch:
-        """A branch of the token's project, by its id."""
+        """Return a branch of the token's project, by its id."""
         for branch in await self.branches(token):
             if branch.id == branch_id:
                 return branch
@@ -138,7 +138,7 @@ class OwnAuthority(Service):
         raise errors.branch_not_found(BranchKey(info.project_id, branch_id))
 
     async def branches(self, token: Token) -> Sequence[Branch]:
-        """The active branches of the token's project."""
+        """Return the active branches of the token's project."""
         info = await self.verify(token)
         found = await self._client.range(f"{prefix.BRANCH_ACTIVE}{info.project_id}/")
         stored = [branch for _, branch in readable(entity.Branch, found.kvs)]
@@ -167,11 +167,11 @@ class OwnAuthority(Service):
         return await atomic(self._client, body)
 
     def report(self, token: Token, change: SourceChange) -> None:
-        """These projects have no log of events."""
+        """Do nothing: these projects have no event log."""
 
 
 def _bootstrap_token(path: str) -> str:
-    """The token in the file. Waits for the disk. Raises UserError."""
+    """Read the token in the file; blocks. Raises UserError."""
     where = f'the file "{path}" of the setting "auth.bootstrapTokenFile"'
     try:
         with Path(path).open("rb") as file:

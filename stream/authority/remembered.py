@@ -1,4 +1,4 @@
-"""Answers that many requests ask for: remembered briefly, and asked once for concurrent ones."""
+"""A short-lived cache of answers about tokens; concurrent requests share one question."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ E = TypeVar("E")
 
 CACHE_ENTRIES = 10_000
 REFUSED_SECONDS = 5.0
-"""How long a token that was refused is refused without asking."""
+"""How long a refused token is refused without asking again."""
 MAX_ASKED = 16
-"""Questions about tokens that were never good, at the same time."""
+"""Maximum number of concurrent questions about tokens that were never accepted."""
 MAX_QUEUED = 256
-"""Such tokens that wait for their turn; more are answered that they come back."""
+"""Maximum number of such tokens in the queue; further ones get 503."""
 _REFUSALS = frozenset({401, 403})
 
 
 class RememberedAnswers(Generic[T]):
     """Answers about tokens, by a digest of the token.
 
-    Answers are remembered briefly: a token that is revoked is still taken, and one that was refused
-    is still refused, for the time of the cache.
+    Answers are cached briefly: a revoked token is still accepted, and a refused one still refused,
+    for the time of the cache.
 
-    Anybody may send any number of wrong tokens. So those that were never good share a few questions
-    and a queue; the ones that were good before don't wait behind them.
+    Anybody may send any number of wrong tokens. So tokens that were never accepted share a few
+    concurrent questions and a queue; tokens that were accepted before don't wait behind them.
 
-    :param reactor: keeps time.
-    :param seconds: how long an answer is good.
-    :param entries: how many answers of each kind are kept; the oldest go first.
+    :param reactor: source of the time.
+    :param seconds: how long an answer is valid.
+    :param entries: maximum number of answers of each kind; the oldest are removed first.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class RememberedAnswers(Generic[T]):
         self._queue: deque[tuple[bytes, Callable[[], Awaitable[T]]]] = deque()
 
     async def get(self, key: bytes, ask: Callable[[], Awaitable[T]]) -> T:
-        """The answer that is remembered, or that *ask* gives.
+        """Return the cached answer, or the one that *ask* returns.
 
-        Raises UserError: what *ask* raised, also earlier if it was a refusal (401, 403); 503, too
-        many unknown tokens are being asked about.
+        Raises UserError: the error of *ask*, cached if it was a refusal (401, 403); 503 if too many
+        unknown tokens are being verified.
 
-        :param key: a digest of the token and of whatever else the answer depends on.
+        :param key: a digest of the token and of all else that the answer depends on.
         """
         now = self._reactor.seconds()
         known = self._known.get(key)
@@ -87,9 +87,9 @@ class RememberedAnswers(Generic[T]):
         return await waiter
 
     def _ask(self, key: bytes, ask: Callable[[], Awaitable[T]]) -> Deferred[None]:
-        # Runs on its own: a caller that goes away must not take the answer from the others.
+        # Runs on its own: a caller that disconnects must not cancel it for the others.
         asking = ensureDeferred(_awaited(ask))
-        # An answer is as old as its question.
+        # The age of an answer counts from its question.
         asked_at = self._reactor.seconds()
         return asking.addCallbacks(
             self._answered, self._refused, callbackArgs=(key, asked_at), errbackArgs=(key, asked_at)
@@ -99,7 +99,7 @@ class RememberedAnswers(Generic[T]):
         while self._queue and self._asked < MAX_ASKED:
             key, ask = self._queue.popleft()
             if not self._waiting[key]:
-                del self._waiting[key]  # everybody has gone
+                del self._waiting[key]  # All callers have disconnected.
                 continue
             self._asked += 1
             self._ask(key, ask).addBoth(self._turn_is_over)

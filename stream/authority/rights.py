@@ -12,10 +12,10 @@ __all__ = ["BOOTSTRAP", "RIGHTS", "Right", "includes", "read_rights"]
 Right = Literal["read", "write", "tail", "admin", "bootstrap"]
 
 BOOTSTRAP: Right = "bootstrap"
-"""The right of the bootstrap token, which no token that is made here gets."""
+"""The right of the bootstrap token; no other token gets it."""
 
 RIGHTS: tuple[Right, ...] = tuple(right for right in get_args(Right) if right != BOOTSTRAP)
-"""Those that a token is given.
+"""The rights that a token may have.
 
 - ``read``: definitions, statistics, tasks; no record.
 - ``write``: changes of sources and sinks, and ``read``.
@@ -32,18 +32,18 @@ _INCLUDED: Mapping[Right, frozenset[Right]] = {
 }
 
 _PREFIX = "sources:"
-"""May stand in front of a right: ``sources:write``."""
+"""Allowed prefix of a right: ``sources:write``."""
 
 
 def includes(rights: Collection[Right], needed: Right) -> bool:
-    """Return whether a token with *rights* may do what needs the right *needed*."""
+    """Return whether a token with *rights* has the right *needed*."""
     return any(needed in _INCLUDED[right] for right in rights)
 
 
 def read_rights(names: Iterable[str]) -> tuple[Right, ...]:
-    """The rights with these *names*, each once, in the order of `RIGHTS`.
+    """Return the rights with these *names*, each once, in the order of `RIGHTS`.
 
-    Raises UserError for an unknown name, and if there is none.
+    Raises UserError: a name is unknown, or there is none.
     """
     given = {name.strip().removeprefix(_PREFIX) for name in names}
     for name in sorted(given.difference(RIGHTS)):

@@ -1,8 +1,8 @@
-"""Tokens of projects of their own: made, listed, revoked, and found by their text.
+"""Tokens of projects of this service: create, list, revoke, and find by text.
 
-A token's text names its project and its id, and ends with a random secret. etcd has only the
-SHA-256 of the text, which is enough for a text with more than 280 random bits: nobody can search
-for what has the hash, so it needs neither salt nor a slow function.
+A token's text contains its project and its id, and ends with a random secret. etcd stores only the
+SHA-256 of the text. That is enough for a text with more than 280 random bits: it can't be found by
+brute force, so the hash needs neither a salt nor a slow function.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = [
 ]
 
 PREFIX = "authority/token/"
-"""Of the records in etcd."""
+"""Prefix of the records in etcd."""
 
 MAX_TOKENS = 1000
-"""Of a project, with those that have expired."""
+"""Maximum number of tokens of a project, including expired ones."""
 MAX_TOKEN_NAME = 64
-"""Characters."""
+"""Maximum length in characters."""
 MAX_PROJECT_ID = 10**18 - 1
 
 _NEVER = Created()
@@ -65,10 +65,10 @@ class TokenKey:
 
 @attrs.frozen(kw_only=True)
 class TokenRecord(Record):
-    """A token as it is stored.
+    """A token as stored.
 
     :ivar digest: SHA-256 of the text, in hexadecimal digits.
-    :ivar expires_at: from when on it is refused; ``None`` if it doesn't expire.
+    :ivar expires_at: when the token expires; ``None`` if it doesn't.
     """
 
     key: TokenKey = field(flatten=True)
@@ -79,7 +79,7 @@ class TokenRecord(Record):
     expires_at: datetime | None = None
 
     def has_expired(self, now: datetime) -> bool:
-        """Return whether the token is refused because of its age."""
+        """Return whether the token has expired."""
         return self.expires_at is not None and self.expires_at <= now
 
     @property
@@ -89,12 +89,12 @@ class TokenRecord(Record):
 
 
 def digest(text: str) -> str:
-    """The digest of a token, which is stored instead of the token."""
+    """Return the digest of a token, which is stored instead of the token."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def key_in(text: str) -> TokenKey | None:
-    """The key that the *text* of a token names; ``None`` if it isn't the text of one."""
+    """Return the key in the *text* of a token; ``None`` if it isn't the text of one."""
     match = _FORM.fullmatch(text)
     return None if match is None else TokenKey(int(match[1]), match[2])
 
@@ -123,9 +123,9 @@ class Tokens:
         *,
         expires_at: datetime | None = None,
     ) -> tuple[TokenRecord, str]:
-        """A new token: its record, and its text, which is nowhere else.
+        """Create a token; return its record and its text, which isn't stored.
 
-        Raises UserError: the values can't be used, or the project has too many tokens.
+        Raises UserError: the values are invalid, or the project has too many tokens.
         """
         now = self._now()
         _check(project_id, name, expires_at, now)
@@ -156,7 +156,7 @@ class Tokens:
         return record, text
 
     async def list(self, project_id: int) -> list[TokenRecord]:
-        """All tokens of a project, the oldest first, expired ones among them."""
+        """Return all tokens of a project, the oldest first, including expired ones."""
         found = await self._client.range(f"{PREFIX}{project_id}/")
         records = [record for _, record in readable(TokenRecord, found.kvs)]
         return sorted(records, key=lambda record: (record.created.at, record.key.token_id))
@@ -171,7 +171,7 @@ class Tokens:
             )
 
     async def find(self, text: str) -> TokenRecord | None:
-        """The record of the token with this *text*, as etcd has it now; ``None`` if none has."""
+        """Return the current record of the token with this *text*; ``None`` if there is none."""
         key = key_in(text)
         stored = None if key is None else await self._client.get(_path(key))
         if stored is None:

@@ -1,4 +1,4 @@
-"""The client of a Stream service: its API, and producers that send records.
+"""The client library of Stream: the API, and producers that send records.
 
 ::
 
@@ -7,8 +7,8 @@
     with Producer("https://…/stream/123/shop/…") as producer:
         producer.send({"item": "tea"})
 
-Nothing here imports Twisted or another part of the service. The names are loaded when they are
-first used, so that a program that needs one of them doesn't wait for the others.
+The package imports neither Twisted nor other parts of the service. Names are loaded on first use,
+so that a program loads only what it needs.
 """
 
 from __future__ import annotations

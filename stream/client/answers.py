@@ -1,10 +1,10 @@
-"""The meaning of the answer to a batch. Pure.
+"""Interpretation of the answer to a batch. Pure.
 
-Note [Answers of batches]: a batch is sent as NDJSON under an idempotency key. What the source
-answers is one of: everything is stored (200, 202); some records never will be, and their lines are
-named (207, or 4xx with ``errors``); the batch as such is too large or can't be read (400, 413), so
-smaller batches may be taken; a failure that may pass (408, 429, 5xx), after which the same batch is
-sent again under the same key; everything else is final.
+Note [Answers of batches]: a batch is sent as NDJSON under an idempotency key. The answers of the
+source are: everything is stored (200, 202); some records can't be stored, and their lines are named
+(207, or 4xx with ``errors``); the batch is too large or unreadable (400, 413), so smaller batches
+may be accepted; a temporary failure (408, 429, 5xx), after which the same batch is sent again under
+the same key; everything else is final.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _STORED = re.compile(r"([0-9]+)/[0-9]+")
 class Refusal:
     """Why records of a batch were rejected.
 
-    :ivar lines: places of the records, from 0.
-    :ivar name: machine-readable.
-    :ivar sink_id: the sink that rejects them, if the answer says it.
+    :ivar lines: positions of the records, from 0.
+    :ivar name: machine-readable reason.
+    :ivar sink_id: the sink that rejects them, if the answer names it.
     """
 
     lines: tuple[int, ...]
@@ -42,10 +42,10 @@ class Refusal:
 
 @attrs.frozen
 class Stored:
-    """All records are stored but the refused ones.
+    """All records are stored except the refused ones.
 
-    :ivar accepted: the number of stored records; ``None`` if the answer doesn't say it.
-    :ivar replayed: an earlier attempt had stored them.
+    :ivar accepted: the number of stored records; ``None`` if the answer doesn't contain it.
+    :ivar replayed: whether an earlier attempt had stored them.
     """
 
     accepted: int | None
@@ -54,15 +54,15 @@ class Stored:
 
     @property
     def rejected(self) -> int:
-        """How many records at least one sink rejects."""
+        """The number of records that at least one sink rejects."""
         return len({line for refusal in self.refusals for line in refusal.lines})
 
 
 @attrs.frozen
 class Again:
-    """The same batch may be taken later, under the same key.
+    """The same batch may be accepted later, under the same key.
 
-    :ivar delay: seconds that the service asks for, if it does.
+    :ivar delay: the delay in seconds that the service requests, if any.
     """
 
     message: str
@@ -71,7 +71,7 @@ class Again:
 
 @attrs.frozen
 class Split:
-    """Nothing is stored; smaller batches may be taken."""
+    """Nothing is stored; smaller batches may be accepted."""
 
     name: str
     message: str
@@ -79,7 +79,7 @@ class Split:
 
 @attrs.frozen
 class Final:
-    """Sending it again doesn't help."""
+    """A retry doesn't help."""
 
     status: int
     message: str
@@ -91,9 +91,9 @@ Answer = Stored | Again | Split | Final
 def answer_of(
     status: int, headers: Mapping[str, str], content: bytes, count: int, now: datetime
 ) -> Answer:
-    """What an answer means for a batch of *count* records.
+    """Return the meaning of an answer for a batch of *count* records.
 
-    :param headers: with names in lower case, or a mapping that ignores case.
+    :param headers: with lower-case names, or a case-insensitive mapping.
     """
     document = _document(content)
     message = _message(document, content, status)
@@ -132,7 +132,7 @@ def _stored(
                 "The service has taken a batch as one record: it doesn't know batches. "
                 "Send one record with each request.",
             )
-        # Long answers aren't remembered by the service.
+        # The service doesn't remember long answers.
         return Stored(count if count == 1 else None, replayed=replayed)
     return Stored(_count(document, "accepted"), _refusals(document), replayed)
 

@@ -1,4 +1,4 @@
-"""The API of the service over HTTP."""
+"""The HTTP client of the API."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Api", "is_private"]
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _WAIT_SECONDS = 10
-"""For which a change is asked to wait for its task; a service that can't answers at once."""
+"""Seconds that a change waits for its task; a service without waiting answers at once."""
 _TASK_SECONDS = 600.0
 _ATTEMPTS = 4
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 2.0
 _SILENCE_SECONDS = 60.0
-"""Event streams send a comment at least every 15 s."""
+"""Timeout of event streams, which send a comment at least every 15 s."""
 _PAGE = 100
 _MAX_PAGES = 1_000
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -35,13 +35,13 @@ _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 class Api:
     """Calls the API with a token.
 
-    :param url: of the API, without ``/v1``.
-    :param token: sent as ``X-StorageApi-Token``, to that URL alone: redirects are not followed.
-    :param branch: its number, or ``default``.
-    :param wait: waits for so many seconds.
+    Calls raise Unreachable without an answer, ServiceError for an error answer, and ClientError if
+    *url* is invalid.
 
-    All calls raise Unreachable without an answer, ServiceError if the answer is an error, and
-    ClientError if *url* can't be one.
+    :param url: URL of the API, without ``/v1``.
+    :param token: sent as ``X-StorageApi-Token`` to that URL only: redirects are not followed.
+    :param branch: its number, or ``default``.
+    :param wait: waits for the given number of seconds.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class Api:
         self._wait(seconds)
 
     def get(self, *path: str, **parameters: Any) -> Any:
-        """Read what is at *path* below the branch; tried again if that may help."""
+        """Read *path* below the branch; retried if that may help."""
         return self._read(self._below_branch(path), parameters)
 
     def document(self) -> Any:
-        """The OpenAPI document of the service."""
+        """Return the OpenAPI document of the service."""
         return self._read("/v1/documentation/openapi3.json", {})
 
     def pages(self, member: str, *path: str) -> Iterator[dict[str, Any]]:
-        """The entries of the list at *path*, over all its pages.
+        """Iterate over the entries of the list at *path*, over all its pages.
 
-        :param member: of the answer that has them.
+        :param member: member of the answer with the entries.
         """
         after = ""
         for _ in range(_MAX_PAGES):
@@ -119,10 +119,10 @@ class Api:
     ) -> dict[str, Any]:
         """Make a change and wait for its task.
 
-        Returns what the service answers about it: the task or, if the service has waited for it,
-        the object.
+        Returns the answer of the service: the task or, if the service has waited for it, the
+        object.
 
-        Raises TaskFailed if the task ends with an error.
+        Raises TaskFailed: the task ended with an error.
         """
         status, answer = self._call(
             method,
@@ -136,7 +136,7 @@ class Api:
         return answer if isinstance(answer, dict) else {}
 
     def events(self, *path: str, last_id: str = "", **parameters: Any) -> Iterator[Event]:
-        """The server-sent events at *path*, until the service ends them."""
+        """Iterate over the server-sent events at *path*, until the service ends the stream."""
         headers = {"Accept": "text/event-stream"}
         if last_id:
             headers["Last-Event-ID"] = last_id
@@ -205,7 +205,7 @@ class Api:
             ) from None
 
     def _finished(self, task: dict[str, Any]) -> dict[str, Any]:
-        # The task's own URL may lead to another host, which is not to get the token.
+        # The task's own URL may lead to another host, which must not get the token.
         path = "/v1/tasks" + "".join(map(_part, str(task["taskId"]).split("/")))
         backoff = Backoff(_FIRST_DELAY, _LONGEST_DELAY)
         deadline = time.monotonic() + _TASK_SECONDS
@@ -222,16 +222,16 @@ class Api:
 
 
 def is_private(url: str) -> bool:
-    """Return whether nobody between can read what is sent to *url*: TLS, or this machine."""
+    """Return whether data sent to *url* is private: by TLS, or on this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or parts.hostname in ("127.0.0.1", "::1", "localhost")
 
 
 def _part(text: str) -> str:
-    """*text* as a part of a path. Raises ClientError if it would lead to another one.
+    """Return *text* as a part of a path.
 
-    ``..`` is taken as "one level up" also if its dots are escaped, so deleting the sink ``..``
-    would delete its source.
+    Raises ClientError: it would lead to another path. ``..`` means "one level up" even if its dots
+    are escaped, so deleting the sink ``..`` would delete its source.
     """
     if text in ("", ".", ".."):
         raise ClientError(f'"{text}" can\'t be an id.')

@@ -1,7 +1,7 @@
-"""The producer for asyncio: the same one, awaited.
+"""The producer for asyncio.
 
-Batches are sent by the thread of the `Producer`. So the event loop isn't held up by compression, a
-busy event loop doesn't hold up records, and what is left when the loop ends is still sent.
+Batches are sent by the thread of a `Producer`. So compression doesn't block the event loop, a busy
+event loop doesn't delay records, and remaining records are sent even after the loop has ended.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["AsyncProducer"]
 class AsyncProducer:
     """Sends records to a source in batches, for one event loop.
 
-    It takes the parameters of `Producer`, and raises the same errors. With ``when_full="block"``
-    `send` waits for room without holding up the loop.
+    It accepts the parameters of `Producer` and raises the same errors. With ``when_full="block"``,
+    `send` waits for space without blocking the loop.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
@@ -56,11 +56,11 @@ class AsyncProducer:
 
     @property
     def pending(self) -> int:
-        """Number of records that are neither."""
+        """Number of records that are neither stored nor rejected yet."""
         return self._producer.pending
 
     async def send(self, record: Any) -> None:
-        """Take *record*, see `Producer.send`."""
+        """Queue *record*; see `Producer.send`."""
         line = encoded(record)
         if self._producer.try_send(line):
             return
@@ -69,19 +69,19 @@ class AsyncProducer:
         await self._until(lambda: self._producer.try_send(line))
 
     async def flush(self) -> None:
-        """Wait until every record that was given before is stored or rejected."""
+        """Wait until every earlier record is stored or rejected."""
         until = self._producer.begin_flush()
         await self._until(lambda: self._producer.is_flushed(until))
         self._producer.check()
 
     async def close(self, timeout: float | None = None) -> None:
-        """Send what is held, then stop, see `Producer.close`."""
+        """Send the remaining records, then stop; see `Producer.close`."""
         await self._loop.run_in_executor(None, self._producer.close, timeout)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
             self._event.clear()
-            # What was decided between the two lines above has set no event for this wait.
+            # Records decided between the two lines above have set no event for this wait.
             if condition():
                 return
             await self._event.wait()

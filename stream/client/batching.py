@@ -1,4 +1,4 @@
-"""Records collected into batches: bounded by their number and their bytes. Pure."""
+"""Batches of records, limited by count and bytes. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ __all__ = ["BATCH_BYTES", "BATCH_RECORDS", "Batcher", "encoded"]
 
 BATCH_RECORDS = 5000
 BATCH_BYTES = 900_000
-"""A source takes bodies of 1 MB by default."""
+"""A source accepts bodies of 1 MB by default."""
 
 
 def encoded(record: Any) -> bytes:
-    """*record* as JSON on one line: bytes and text as they are, anything else is written as JSON.
+    """Return *record* as JSON on one line; bytes and text are used as they are.
 
-    Raises TypeError or ValueError if it can't be written as JSON, or has no content.
+    Raises TypeError or ValueError: it can't be encoded as JSON, or is empty.
     """
     if isinstance(record, str):
         record = record.encode()
     if isinstance(record, bytes):
-        # Outside of texts JSON has line breaks only as white space, and in texts none at all.
+        # Line breaks in JSON are always white space, since texts can't contain them.
         line = record.strip().replace(b"\r", b" ").replace(b"\n", b" ")
         if not line:
             raise ValueError("the record is empty")
@@ -29,11 +29,11 @@ def encoded(record: Any) -> bytes:
 
 
 class Batcher:
-    """Cuts a sequence of records into batches. Where it cuts depends on the records alone.
+    """Splits a sequence of records into batches, at positions that depend on the records alone.
 
-    :param max_records: of a batch.
-    :param max_bytes: of a batch with its line breaks; a record that is larger is a batch of its
-        own.
+    :param max_records: maximum number of records in a batch.
+    :param max_bytes: maximum size of a batch with its line breaks; a larger record is a batch of
+        its own.
     """
 
     def __init__(self, max_records: int = BATCH_RECORDS, max_bytes: int = BATCH_BYTES) -> None:
@@ -46,18 +46,18 @@ class Batcher:
         return len(self._records)
 
     def fits(self, record: bytes) -> bool:
-        """Return whether the batch that is collected has room for *record*."""
+        """Return whether the current batch has room for *record*."""
         return not self._records or (
             len(self._records) < self._max_records
             and self._bytes + len(record) + 1 <= self._max_bytes
         )
 
     def add(self, record: bytes) -> None:
-        """Collect *record*, which has to fit."""
+        """Add *record*, which has to fit."""
         self._records.append(record)
         self._bytes += len(record) + 1
 
     def take(self) -> list[bytes]:
-        """The batch that was collected; the next one is empty."""
+        """Return the current batch and start the next one."""
         taken, self._records, self._bytes = self._records, [], 0
         return taken

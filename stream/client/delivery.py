@@ -1,9 +1,9 @@
-"""Sends batches of records to a source, again and again until each is stored or refused.
+"""Sends batches of records to a source, with retries until each record is stored or refused.
 
-Note [Keys of batches]: a batch is sent under one idempotency key, whatever happens, so what an
-attempt has stored is not stored again while the source remembers the key (10 minutes by default, on
-the node and in the process that has stored it). Halves of a batch that was too large have keys made
-from its own, so they are the same ones the next time.
+Note [Keys of batches]: a batch is always sent under the same idempotency key, so records stored by
+an earlier attempt are not stored again while the source remembers the key (10 minutes by default,
+on the node and in the process that has stored them). When a batch is too large, the keys of its
+halves are derived from its own, so they are the same at the next attempt.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stream.values.backoff import Backoff
 __all__ = ["Delivered", "Delivery", "Stopped", "compresses_by_default"]
 
 _TIMEOUT = httpx.Timeout(45.0, connect=10.0)
-"""Seconds; a source answers within 30 s by default."""
+"""Timeout in seconds; a source answers within 30 s by default."""
 _FIRST_DELAY = 0.2
 _LONGEST_DELAY = 20.0
 _JITTER = 0.3
@@ -33,15 +33,15 @@ _GZIP_LEVEL = 1
 
 
 class Stopped(Exception):
-    """The caller has asked to stop while the batch waited for its next attempt."""
+    """The caller requested a stop while the batch waited for its next attempt."""
 
 
 @attrs.frozen
 class Delivered:
     """The outcome of a batch.
 
-    :ivar accepted: stored records.
-    :ivar refusals: why the others were rejected; a line is the place in the batch, from 0.
+    :ivar accepted: number of stored records.
+    :ivar refusals: why the others were rejected; a line is the position in the batch, from 0.
     """
 
     accepted: int
@@ -50,16 +50,16 @@ class Delivered:
 
 
 class Delivery:
-    """Sends batches to one source. Several threads may use it at a time.
+    """Sends batches to one source; thread-safe.
 
-    :param url: of the source, with its secret.
-    :param wait: waits for so many seconds; returns whether to stop.
-    :param patience: seconds for which a batch is tried, ``None`` for ever.
+    Raises DeliveryFailed: *url* is no URL of a source.
+
+    :param url: URL of the source, with its secret.
+    :param wait: waits for the given number of seconds; returns whether to stop.
+    :param patience: seconds after which a batch is given up, ``None`` for never.
     :param compress: whether bodies are compressed; ``None`` unless the source is on this machine.
     :param notify: called with a text when an attempt has failed and another one follows.
-    :param connections: at most so many are open.
-
-    Raises DeliveryFailed if *url* is no URL of a source.
+    :param connections: maximum number of open connections.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class Delivery:
     def send(self, records: Sequence[bytes], key: str) -> Delivered:
         """Send *records*, JSON documents without line breaks, under *key*, until they are decided.
 
-        Raises DeliveryFailed if the source refuses for good, Unreachable if the patience is over,
-        Stopped if the caller asks for it.
+        Raises DeliveryFailed: the source refuses for good. Raises Unreachable: the patience is
+        over. Raises Stopped: the caller requested a stop.
         """
         answer = self._until_decided(records, key)
         if isinstance(answer, Stored):
@@ -178,5 +178,5 @@ def _advice(answer: Final) -> str:
 
 
 def compresses_by_default(host: str) -> bool:
-    """Whether bodies to *host* are compressed: not to this machine, where it only takes time."""
+    """Return whether bodies to *host* are compressed; on this machine that only costs time."""
     return host not in ("127.0.0.1", "::1", "localhost")

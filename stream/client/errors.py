@@ -1,4 +1,4 @@
-"""The errors of a client."""
+"""The errors of the client."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class ClientError(Exception):
 
 
 class Unreachable(ClientError):
-    """There is no answer: no connection, or it broke, or the time for the answer is over."""
+    """There was no answer: no connection, a broken connection, or a timeout."""
 
 
 class ServiceError(ClientError):
-    """An answer that says no.
+    """The service answered with an error.
 
-    :ivar status: of HTTP.
+    :ivar status: the HTTP status.
     :ivar name: the machine-readable name, such as ``stream.api.sourceNotFound``; empty if the
         answer has none.
-    :ivar message: what the service says.
-    :ivar explanations: what it says beyond the message: details, hints, each fault.
-    :ivar retry_after: seconds after which the service asks to be called again, if it does.
+    :ivar message: the message of the service.
+    :ivar explanations: further texts: details, hints, each fault.
+    :ivar retry_after: seconds after which the service asks for a retry, if it does.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class ServiceError(ClientError):
 
 
 class TaskFailed(ClientError):
-    """A change that was started and ended with an error.
+    """A task ended with an error.
 
-    :ivar task_id: of the task.
+    :ivar task_id: id of the task.
     """
 
     def __init__(self, task_id: str, message: str) -> None:
@@ -65,17 +65,17 @@ class TaskFailed(ClientError):
 
 
 class BufferFull(ClientError):
-    """A producer holds as many bytes as it may; the record was not taken."""
+    """The producer's buffer is full; the record was not accepted."""
 
 
 class DeliveryFailed(ClientError):
-    """Records can't be sent, and trying again would not help: the URL is wrong, for example."""
+    """Records can't be sent, and a retry would not help: for example, the URL is wrong."""
 
 
 def service_error(status: int, document: Any, retry_after: float | None = None) -> ServiceError:
-    """The error in an answer with *status* and a body: a JSON *document*, or a text.
+    """Return the error for an answer with *status* and a body: a JSON *document*, or a text.
 
-    Whatever the body is, the error has a message.
+    The error has a message for every body.
     """
     if not isinstance(document, Mapping):
         text = str(document or "").strip()

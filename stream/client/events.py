@@ -1,4 +1,4 @@
-"""Server-sent events, read from the parts in which they arrive. Pure."""
+"""A parser of server-sent events. Pure."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Event:
 
 
 def events_of(parts: Iterable[bytes]) -> Iterator[Event]:
-    """The events in *parts*, which may be cut anywhere; an unfinished one at the end is left out.
+    """Iterate over the events in *parts* of any size; an unfinished one at the end is left out.
 
-    Raises ClientError if an event is larger than `MAX_EVENT_BYTES`.
+    Raises ClientError: an event is larger than `MAX_EVENT_BYTES`.
     """
     name, last_id, size = "message", "", 0
     data: list[str] = []

@@ -1,7 +1,7 @@
 """The HTTP library, imported in less than half of the time.
 
-httpx also imports its own command line if rich and click are there. Nothing here needs it, and a
-command that starts for each call would wait for it.
+httpx also imports its own command line if rich and click are installed. The client doesn't need it,
+and it would delay commands that run for a single call.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ __all__ = ["httpx", "reason_of", "user_agent"]
 
 
 def reason_of(error: Any) -> str:
-    """What *error* of the library says; its kind if it says nothing."""
+    """Return the message of the library's *error*; its type if there is no message."""
     return str(error).rstrip(".") or type(error).__name__
 
 
 def user_agent() -> str:
-    """How the client calls itself."""
+    """Return the client's User-Agent."""
     return f"stream-client/{__version__}"

@@ -1,8 +1,8 @@
-"""A producer: records given one by one are sent in batches by a thread of its own.
+"""A producer: records are collected, and sent in batches by a background thread.
 
 Note [End of a program]: the thread is a daemon, and an exit handler waits until all records are
-sent. Exit handlers run while daemon threads still do; a thread that isn't one would be joined
-before them, without a bound.
+sent. Exit handlers run while daemon threads are still running; other threads are joined before
+them, without a time limit.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ __all__ = ["Producer", "Rejected"]
 _log = logging.getLogger("stream.client")
 
 _OVERHEAD_BYTES = 100
-"""Bytes of memory that a record takes beyond its own."""
+"""Memory overhead of a record in bytes."""
 
 
 @attrs.frozen
 class Rejected:
     """A record that the source can't store, now or later.
 
-    :ivar record: as it was sent.
+    :ivar record: the record as sent.
     :ivar name: machine-readable reason, such as ``stream.in.badRequest``.
-    :ivar sink_id: the sink that rejects it; empty if the answer doesn't say it.
+    :ivar sink_id: the sink that rejects it; empty if the answer doesn't name it.
     """
 
     record: bytes
@@ -48,18 +48,18 @@ class Rejected:
 
 
 class Producer:
-    """Sends records to a source in batches. Any thread may use it; it refuses forked children.
+    """Sends records to a source in batches. Thread-safe; not usable in forked children.
 
-    `send` returns as soon as the record is in memory. A record is stored when `flush` or `close`
-    returns after it. While the service is unavailable batches are tried again without an end, and
-    `send` waits or raises when *max_bytes* are held. What `close` can't send within *exit_timeout*
-    is lost, and logged.
+    `send` returns as soon as the record is in memory. A record is stored when a later call of
+    `flush` or `close` returns. While the service is unavailable, batches are retried without an
+    end, and `send` waits or raises when *max_bytes* are buffered. Records that `close` can't send
+    within *exit_timeout* are lost, which is logged.
 
-    :param url: of the source, with its secret.
-    :param batch_records: records in a batch at most.
-    :param batch_bytes: bytes in a batch at most.
-    :param linger: seconds that a record waits for others at most.
-    :param max_bytes: of records that are held in memory.
+    :param url: URL of the source, with its secret.
+    :param batch_records: maximum number of records in a batch.
+    :param batch_bytes: maximum size of a batch in bytes.
+    :param linger: maximum time in seconds that a record waits for others.
+    :param max_bytes: maximum size of the buffered records.
     :param when_full: whether `send` waits (``block``) or raises BufferFull (``raise``).
     :param compress: whether batches are compressed with gzip; by default unless the source is on
         this machine.
@@ -135,13 +135,13 @@ class Producer:
         return self._taken - self._decided
 
     def send(self, record: Any, *, timeout: float | None = None) -> None:
-        """Take *record*: bytes or text that is JSON, or anything that can be written as JSON.
+        """Queue *record*: bytes or text that is JSON, or any value that can be encoded as JSON.
 
-        :param timeout: seconds to wait for room; ``None`` for ever.
+        Raises BufferFull: there is no space. Raises DeliveryFailed: the source refuses all records.
+        Raises RuntimeError: the producer is closed, or this is a forked child. Raises TypeError or
+        ValueError: *record* can't be encoded as JSON.
 
-        Raises BufferFull if there is no room, DeliveryFailed if the source has refused to take
-        anything, RuntimeError after `close` or in a forked child, TypeError or ValueError if
-        *record* can't be written as JSON.
+        :param timeout: seconds to wait for space; ``None`` for no limit.
         """
         line = encoded(record)
         self._check_process()
@@ -155,15 +155,15 @@ class Producer:
                 )
 
     def try_send(self, line: bytes) -> bool:
-        """Take the encoded record *line* if there is room; returns whether there was."""
+        """Queue the encoded record *line* if there is space; return whether there was."""
         self._check_process()
         with self._changed:
             return self._take(line)
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until every record that was given before is stored or rejected.
+        """Wait until every earlier record is stored or rejected.
 
-        Raises TimeoutError after *timeout* seconds, DeliveryFailed as `send` does.
+        Raises TimeoutError: *timeout* seconds have passed. Raises DeliveryFailed: as in `send`.
         """
         self._check_process()
         with self._changed:
@@ -173,11 +173,12 @@ class Producer:
             self.check()
 
     def close(self, timeout: float | None = None) -> None:
-        """Send what is held, then stop; further calls do nothing.
+        """Send the remaining records, then stop; further calls do nothing.
+
+        Raises DeliveryFailed: records are lost, since the time is over or the source has refused
+        them.
 
         :param timeout: seconds; by default *exit_timeout*.
-
-        Raises DeliveryFailed if records are lost: the time is over, or the source has refused.
         """
         if os.getpid() != self._pid:
             return
@@ -198,18 +199,18 @@ class Producer:
     # For the asyncio producer.
 
     def begin_flush(self) -> int:
-        """Send without lingering what is held; the number for `is_flushed`."""
+        """Send buffered records without lingering; return the number for `is_flushed`."""
         with self._changed:
             self._flush_to = self._taken
             self._changed.notify_all()
             return self._taken
 
     def is_flushed(self, until: int) -> bool:
-        """Return whether the first *until* records are decided, or none will be any more."""
+        """Return whether the first *until* records are decided, or the producer has stopped."""
         return self._decided >= until or self._is_over
 
     def check(self) -> None:
-        """Raises what `send` would raise if the source has refused."""
+        """Raise the error of `send` if the source has refused all records."""
         if self._failed is not None:
             raise self._failed
 
@@ -250,7 +251,7 @@ class Producer:
 
     @property
     def _is_complete(self) -> bool:
-        """Return whether the records that wait are enough for a batch."""
+        """Return whether the queued records are enough for a batch."""
         return len(self._waiting) >= self._batch_records or self._waiting_bytes >= self._batch_bytes
 
     def _run(self) -> None:
@@ -275,7 +276,7 @@ class Producer:
             self._announce()
 
     def _next_batch(self) -> list[bytes]:
-        """Wait for records; an empty batch is the end."""
+        """Wait for records; return an empty batch at the end."""
         with self._changed:
             while True:
                 left = None

@@ -1,4 +1,4 @@
-"""The header ``Retry-After``: when a service asks to be called again. Pure."""
+"""The header ``Retry-After``. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from email.utils import parsedate_to_datetime
 __all__ = ["LONGEST_SECONDS", "retry_after_seconds"]
 
 LONGEST_SECONDS = 300.0
-"""A service that asks for more is asked again after these."""
+"""Maximum delay, even if the service requests more."""
 
 
 def retry_after_seconds(text: str | None, now: datetime) -> float | None:
-    """The seconds that the header asks to wait, ``None`` if it is absent or can't be read.
+    """Return the delay in seconds, ``None`` if the header is absent or invalid.
 
-    :param text: its value: seconds, or a date of HTTP.
+    :param text: its value: seconds, or an HTTP date.
     """
     if not text:
         return None
@@ -28,6 +28,6 @@ def retry_after_seconds(text: str | None, now: datetime) -> float | None:
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         seconds = (moment - now).total_seconds()
-    if not seconds >= 0.0:  # also NaN
+    if not seconds >= 0.0:  # also rejects NaN
         return 0.0 if seconds < 0.0 else None
     return min(seconds, LONGEST_SECONDS)

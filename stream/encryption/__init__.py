@@ -1,4 +1,4 @@
-"""Encryption of the secrets that are stored: sink tokens and upload credentials."""
+"""Encryption of stored secrets: sink tokens and upload credentials."""
 
 from stream.encryption.choice import PROVIDERS, configured_encryptor, encryptor_from
 from stream.encryption.interface import DecryptionFailed, Encryptor

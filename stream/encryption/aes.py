@@ -1,10 +1,10 @@
-"""AES-256-GCM around a gzipped JSON value.
+"""AES-256-GCM encryption of a gzipped JSON value.
 
 Text form: ``aes::`` and the base64 of nonce (12 bytes), ciphertext, tag (16 bytes). The additional
 data is the compact JSON of the metadata, so a value can't be moved to another record.
 
-Note [Two contents]: what we encrypt is a version byte and gzipped JSON. What the original service
-encrypted in the same text form is a gzipped gob; it is read as a `stream.encryption.gob.Struct`.
+Note [Two contents]: this service encrypts a version byte and gzipped JSON. The original service
+encrypts a gzipped gob in the same text form; it is read as a `stream.encryption.gob.Struct`.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ KEY_BYTES = 32
 _PREFIX = "aes::"
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
-# First byte of the plain text, so that the form can change without a guess.
+# First byte of the plaintext, so that the form can change without ambiguity.
 _VERSION = b"\x01"
 _GZIP = b"\x1f\x8b"
 _MAX_CONTENT_BYTES = 4 * 1024 * 1024
-"""Of a value, unpacked."""
+"""Maximum size of a decompressed value."""
 
 
 class AesEncryptor:
-    """See the module.
+    """An `Encryptor` with a secret key; see the module.
 
     Raises UserError: a key of another length.
 
@@ -62,7 +62,7 @@ class AesEncryptor:
         return self._sealed(packed(value), metadata)
 
     def encrypt_for_original(self, gob: bytes, metadata: Mapping[str, str]) -> str:
-        """The text form that the original service reads; see Note [Two contents]."""
+        """Return the text form that the original service reads; see Note [Two contents]."""
         return self._sealed(gzip.compress(gob, mtime=0), metadata)
 
     def _sealed(self, plain: bytes, metadata: Mapping[str, str]) -> str:
@@ -74,7 +74,7 @@ class AesEncryptor:
 
 
 def blob_of(text: str, prefix: str) -> bytes:
-    """The bytes behind the *prefix* of a text form. Raises DecryptionFailed."""
+    """Return the bytes after the *prefix* of a text form. Raises DecryptionFailed."""
     if not text.startswith(prefix):
         raise DecryptionFailed(f'the encrypted value does not begin with "{prefix}"')
     try:
@@ -84,13 +84,13 @@ def blob_of(text: str, prefix: str) -> bytes:
 
 
 def seal(cipher: AESGCM, plain: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Nonce, ciphertext and tag of *plain*."""
+    """Return nonce, ciphertext and tag of *plain*."""
     nonce = os.urandom(_NONCE_BYTES)
     return nonce + cipher.encrypt(nonce, plain, bound(metadata))
 
 
 def opened(cipher: AESGCM, blob: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The plaintext of sealed bytes. Raises DecryptionFailed."""
+    """Return the plaintext of sealed bytes. Raises DecryptionFailed."""
     if len(blob) < _NONCE_BYTES + _TAG_BYTES:
         raise DecryptionFailed("the encrypted value is too short")
     try:
@@ -102,14 +102,14 @@ def opened(cipher: AESGCM, blob: bytes, metadata: Mapping[str, str]) -> bytes:
 
 
 def packed(value: Any) -> bytes:
-    """A JSON value as a versioned plain text."""
+    """Return a JSON value as a versioned plaintext."""
     return _VERSION + gzip.compress(orjson.dumps(value), mtime=0)
 
 
 def unpacked(plain: bytes) -> Any:
-    """What `packed` was given, or the original service; see Note [Two contents].
+    """Return the value of a plaintext of `packed` or of the original; see Note [Two contents].
 
-    Raises DecryptionFailed.
+    Raises DecryptionFailed: the content is damaged.
     """
     try:
         if plain[:1] == _VERSION:
@@ -126,7 +126,7 @@ def unpacked(plain: bytes) -> Any:
 
 
 def _gunzip(data: bytes) -> bytes:
-    """Raises ValueError for more than any token or credentials have."""
+    """Decompress a value. Raises ValueError if it is larger than any token or credentials."""
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
         content = file.read(_MAX_CONTENT_BYTES + 1)
     if len(content) > _MAX_CONTENT_BYTES:
@@ -135,5 +135,5 @@ def _gunzip(data: bytes) -> bytes:
 
 
 def bound(metadata: Mapping[str, str]) -> bytes:
-    """The additional data: compact JSON of *metadata*."""
+    """Return the additional data: compact JSON of *metadata*."""
     return orjson.dumps(dict(metadata), option=orjson.OPT_SORT_KEYS)

@@ -1,4 +1,4 @@
-"""The encryptor the settings ask for."""
+"""Selection of the encryptor by the settings."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PROVIDERS = ("none", "aes", "gcp", "aws", "azure")
 
 
 def encryptor_from(provider: str, secret_key: bytes = b"") -> Encryptor:
-    """The encryptor for a *provider* that needs nobody else.
+    """Return the encryptor of a *provider* without a key service.
 
-    Raises UserError: another provider, or a key of the wrong length.
+    Raises UserError: the provider is another one, or the key has the wrong length.
 
     :param provider: ``none`` or ``aes``.
     :param secret_key: the key of ``aes``, 32 bytes; others ignore it.
@@ -37,11 +37,11 @@ def encryptor_from(provider: str, secret_key: bytes = b"") -> Encryptor:
 
 
 def configured_encryptor(settings: EncryptionSettings, reactor: Any, pool: ThreadPool) -> Encryptor:
-    """The encryptor that *settings* describe; nothing is connected yet.
+    """Return the encryptor that *settings* describe, without connecting to a key service.
 
-    Raises UserError: an unknown provider, a key of the wrong length, or a library is missing.
+    Raises UserError: the provider is unknown, a key has the wrong length, or a library is missing.
 
-    :param pool: where a key service is asked.
+    :param pool: thread pool for calls of a key service.
     """
     if settings.provider not in ("gcp", "aws", "azure"):
         return encryptor_from(settings.provider, settings.aes.secret_key)
@@ -49,7 +49,7 @@ def configured_encryptor(settings: EncryptionSettings, reactor: Any, pool: Threa
 
 
 def _key_service(settings: EncryptionSettings) -> KeyService:
-    # Imported here: what nobody configured needn't be loaded.
+    # Imported here, so that providers that aren't configured aren't loaded.
     from stream.encryption import keyservices
 
     if settings.provider == "aws":

@@ -11,7 +11,7 @@ __all__ = ["ClearEncryptor"]
 
 
 class ClearEncryptor:
-    """See the module."""
+    """An `Encryptor` that encrypts nothing."""
 
     enabled = False
 
@@ -20,5 +20,5 @@ class ClearEncryptor:
         return ""
 
     async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
-        """Always fails: what is encrypted was written under other settings."""
+        """Fail always: an encrypted value was written under other settings."""
         raise DecryptionFailed("encryption is off, an encrypted value can't be opened")

@@ -1,8 +1,8 @@
-"""Encryption with a key of its own for each value, which a key service of a cloud wraps.
+"""Envelope encryption: each value has a key of its own, wrapped by a cloud's key service.
 
 Text form: ``<provider>::aes::`` and the base64 of a version byte, the length of the wrapped key (2
 bytes), the wrapped key, and the value sealed as in `stream.encryption.aes`. The metadata is bound
-to the value, and to the wrapped key as far as the key service can do that.
+to the value, and to the wrapped key if the key service supports that.
 """
 
 from __future__ import annotations
@@ -34,20 +34,22 @@ class KeyService(Protocol):
     """A key that never leaves its cloud. Runs in a pool thread and may block."""
 
     def wrap(self, key: bytes, metadata: Mapping[str, str]) -> bytes:
-        """Encrypt *key*. Raises UserError 503 if the service can't be asked, or refuses."""
+        """Encrypt *key*. Raises UserError 503 if the service is unavailable or refuses."""
 
     def unwrap(self, wrapped: bytes, metadata: Mapping[str, str]) -> bytes:
-        """The key that was wrapped with the same metadata.
+        """Decrypt a key that was wrapped with the same metadata.
 
-        Raises DecryptionFailed: the service says that it was not. Raises UserError: 503, the
-        service can't be asked.
+        Raises DecryptionFailed: the service reports that it was not. Raises UserError: the service
+        is unavailable (503).
         """
 
 
 class EnvelopeEncryptor:
-    """See the module. Unwrapped keys are kept for an hour, so that uploads don't wait for a cloud.
+    """An `Encryptor` with a key service. Unwrapped keys are cached for an hour.
 
-    :param provider: the name in front of the text form.
+    The cache keeps uploads from waiting for a cloud.
+
+    :param provider: prefix of the text form.
     :param reactor: source of the time.
     :param pool: a pool that is started by the first use.
     """

@@ -1,10 +1,10 @@
-"""Go's gob: what the original service has inside its encrypted values. Pure.
+"""Go's gob encoding, used by the original service inside its encrypted values. Pure.
 
-A gob stream is a sequence of messages, each behind its length. A message with a negative number
-defines a type, the first one with a positive number is the value. A struct comes with the names of
-its fields; those with a zero value are left out.
+A gob stream is a sequence of messages, each after its length. A message with a negative number
+defines a type; the first one with a positive number is the value. A struct contains the names of
+its fields; fields with a zero value are left out.
 
-Of gob there is what values of plain data need: no interfaces, no complex numbers, no cycles.
+Only the part of gob for plain data is supported: no interfaces, no complex numbers, no cycles.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _TIME = struct_.Struct(">Bqih")
 
 
 class GobError(ValueError):
-    """The bytes are no gob, or one with what isn't supported."""
+    """The bytes are no valid gob, or use an unsupported feature."""
 
 
 @attrs.frozen
 class Struct:
     """The value of a Go struct.
 
-    :ivar name: of its type.
-    :ivar fields: by their names in Go; those with a zero value are absent.
+    :ivar name: name of its type.
+    :ivar fields: values by their names in Go; fields with a zero value are absent.
     """
 
     name: str
@@ -67,9 +67,9 @@ BOOL, INT, UINT, FLOAT, BYTES, STRING = map(_Basic, range(1, 7))
 
 @attrs.frozen
 class _Marshalled:
-    """A type that makes its own bytes, as ``time.Time`` does.
+    """A type that encodes itself, such as ``time.Time``.
 
-    :ivar member: of gob's description of types; the three kinds are encoded alike.
+    :ivar member: member of gob's type description; the three kinds are encoded alike.
     """
 
     name: str
@@ -105,8 +105,8 @@ class StructType:
     fields: tuple[tuple[str, Any], ...]
 
 
-# Gob's description of types, which it encodes as structs of itself. A member that isn't of one of
-# the basic types is a number of another struct here.
+# Gob's description of types, which is encoded as structs. A member of a type other than the basic
+# ones is the number of another struct.
 
 _COMMON = StructType("CommonType", (("Name", STRING), ("Id", INT)))
 _FIELD = StructType("fieldType", (("Name", STRING), ("Id", INT)))
@@ -128,9 +128,9 @@ _WIRE = StructType(
 
 
 def decode_gob(data: bytes) -> Any:
-    """The first value of a stream: a `Struct`, dict, list, text, number, bool or bytes.
+    """Decode the first value of a stream: a `Struct`, dict, list, text, number, bool or bytes.
 
-    Times are read as such where `TIME` would be written. Raises GobError.
+    Times are decoded where `TIME` would be encoded. Raises GobError.
     """
     try:
         return _Decoder(data).value()
@@ -162,7 +162,7 @@ class _Decoder:
     def _top(self, number: int) -> Any:
         described = self._types.get(number)
         if described is None or "StructT" not in described.fields:
-            self._uint()  # a zero in front of a value that is no struct
+            self._uint()  # a zero precedes a value that is no struct
         return self._of(number, 0)
 
     # By the number of a type in the stream.
@@ -207,7 +207,7 @@ class _Decoder:
             found[field] = self._of(number, depth + 1)
         return Struct(name, found)
 
-    # By a type that is known here: gob's own descriptions.
+    # By a known type: gob's own descriptions.
 
     def _known(self, type: Any, depth: int) -> Any:
         if isinstance(type, _Basic):
@@ -271,7 +271,7 @@ _READERS: dict[int, Callable[[_Decoder], Any]] = {
 
 
 def _time_or_bytes(data: bytes) -> Any:
-    """The time that Go's ``time.Time`` makes these bytes of, if it does."""
+    """Return the time that Go's ``time.Time`` decodes from these bytes, or the bytes."""
     if len(data) < _TIME.size or data[0] not in (1, 2):
         return data
     _, seconds, nanoseconds, _ = _TIME.unpack(data[: _TIME.size])
@@ -279,9 +279,9 @@ def _time_or_bytes(data: bytes) -> Any:
 
 
 def encode_gob(type: StructType, value: Mapping[str, Any]) -> bytes:
-    """*value*, fields by their names in Go, as a stream that Go reads into such a struct.
+    """Encode *value*, with fields by their names in Go, as a stream for such a Go struct.
 
-    Fields that are absent or ``None`` are left out. A map with structs for keys is a list of pairs.
+    Fields that are absent or ``None`` are left out. A map with structs as keys is a list of pairs.
     """
     encoder = _Encoder()
     number = encoder.define(type)
@@ -295,7 +295,7 @@ class _Encoder:
         self.definitions: list[bytes] = []
 
     def define(self, type: Any) -> int:
-        """The number of a type, which is defined if it wasn't yet."""
+        """Return the number of a type, which is defined on first use."""
         if isinstance(type, _Basic):
             return type.id
         known = self._numbers.get(type)
@@ -370,7 +370,7 @@ def _struct_bytes(type: StructType, value: Mapping[str, Any]) -> bytes:
     last = -1
     for index, (name, member) in enumerate(type.fields):
         item = value.get(name)
-        # A zero value is left out: whoever reads has it already.
+        # A zero value is left out, since it is the reader's default.
         if item is None or (isinstance(member, _Basic) and not item):
             continue
         parts.append(_uint_bytes(index - last) + _value_bytes(member, item))

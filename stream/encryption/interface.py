@@ -9,25 +9,25 @@ __all__ = ["DecryptionFailed", "Encryptor"]
 
 
 class DecryptionFailed(Exception):
-    """A stored value can't be opened; the text says why, never what."""
+    """A stored value can't be decrypted; the text says why, without content."""
 
 
 class Encryptor(Protocol):
-    """Seals JSON values for storage. Metadata binds a sealed value to the record it belongs to."""
+    """Encrypts JSON values for storage. Metadata binds an encrypted value to its record."""
 
     @property
     def enabled(self) -> bool:
         """False when values are stored in clear."""
 
     async def encrypt(self, value: Any, metadata: Mapping[str, str]) -> str:
-        """The text form of *value*; ``""`` when encryption is off, and the caller keeps *value*.
+        """Return the text form of *value*; ``""`` without encryption, and the caller keeps *value*.
 
-        Raises UserError: the service that keeps the key can't be asked.
+        Raises UserError: the key service is unavailable.
         """
 
     async def decrypt(self, text: str, metadata: Mapping[str, str]) -> Any:
-        """The plaintext of what was encrypted with the same metadata.
+        """Return the plaintext of a value that was encrypted with the same metadata.
 
-        Raises DecryptionFailed: another key, other metadata, or a changed text. Raises UserError:
-        the service that keeps the key can't be asked.
+        Raises DecryptionFailed: the key or the metadata differ, or the text was changed. Raises
+        UserError: the key service is unavailable.
         """

@@ -1,7 +1,7 @@
 """The key services of the clouds: AWS KMS, Google Cloud KMS, Azure Key Vault.
 
-Who this process is, is found by each cloud's own library, which comes with the extra of that name
-(``stream-service[aws]`` and so on). Everything here may block and runs in a pool thread.
+Each cloud's own library, installed by the extra of that name (``stream-service[aws]`` and so on),
+finds the credentials of this process. All calls may block and run in a pool thread.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class GcpKeyService:
     """A key of Google Cloud KMS; the metadata is its additional authenticated data.
 
     :param key_id: ``projects/…/locations/…/keyRings/…/cryptoKeys/…``.
-    :param token: gives a bearer token that is valid now.
+    :param token: returns a currently valid bearer token.
     """
 
     def __init__(
@@ -116,11 +116,11 @@ class GcpKeyService:
 
 
 class AzureKeyService:
-    """An RSA key of an Azure Key Vault. A vault can't bind metadata; the value's own cipher does.
+    """An RSA key of an Azure Key Vault, which can't bind metadata; the value's own cipher does.
 
     The wrapped key names the version of the key that wrapped it, so a key may be rotated.
 
-    :param token: gives a bearer token that is valid now.
+    :param token: returns a currently valid bearer token.
     """
 
     _ALGORITHM = "RSA-OAEP-256"
@@ -155,7 +155,7 @@ class AzureKeyService:
 
 
 class _Rest:
-    """Calls with a bearer token and JSON both ways."""
+    """An HTTP client with a bearer token and JSON bodies."""
 
     def __init__(self, provider: str, token: Callable[[], str]) -> None:
         self._provider = provider
@@ -185,7 +185,7 @@ class _Rest:
 
 
 def google_token() -> Callable[[], str]:
-    """Tokens of the application's default credentials."""
+    """Return a function that gets tokens of the application's default credentials."""
     _library("google.auth", "gcp")
     try:
         found = application_token(_GOOGLE_SCOPE)
@@ -202,7 +202,10 @@ def google_token() -> Callable[[], str]:
 
 
 def azure_token() -> Callable[[], str]:
-    """Tokens of the default credential: environment, workload identity, managed identity."""
+    """Return a function that gets tokens of Azure's default credential.
+
+    It uses the environment, a workload identity, or a managed identity.
+    """
     credential = _library("azure.identity", "azure").DefaultAzureCredential()
     errors = _library("azure.core.exceptions", "azure")
 
@@ -227,7 +230,7 @@ def _library(name: str, extra: str) -> Any:
 
 
 def _unavailable(provider: str, problem: object) -> UserError:
-    # The kind and, from a library, its code: texts may quote what was sent.
+    # The type and, from a library, its code: messages may quote what was sent.
     reason = problem if isinstance(problem, str) else type(problem).__name__
     response = getattr(problem, "response", None)
     if isinstance(response, dict):

@@ -1,1 +1,1 @@
-"""Rejected records: kept on the source node that took them, shown, tested, replayed, deleted."""
+"""Rejected records: kept on their source node, shown, tested, replayed, deleted."""

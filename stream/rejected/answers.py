@@ -32,19 +32,19 @@ __all__ = ["MAX_FETCHED_BYTES", "MAX_LISTED", "MAX_REASONS", "Selection", "answe
 MAX_LISTED = 1000
 MAX_REASONS = 100
 MAX_FETCHED_BYTES = 8 * 1024 * 1024
-"""Of whole records in one answer; one that is larger comes alone."""
+"""Maximum size of whole records in one answer; a larger record is sent alone."""
 
 
 @attrs.frozen(kw_only=True)
 class Selection:
-    """Which records are meant.
+    """A selection of rejected records.
 
     :ivar ids: exactly these; ``None`` for any.
     :ivar reason: with this reason; empty for any.
-    :ivar column: that this column could not take; empty for any.
+    :ivar column: with an error in this column; empty for any.
     :ivar since: received at this time or later, milliseconds since the epoch.
     :ivar until: received before this time.
-    :ivar without: not these.
+    :ivar without: excluded records.
     """
 
     ids: frozenset[str] | None = None
@@ -56,7 +56,7 @@ class Selection:
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> Selection:
-        """The selection of a question."""
+        """Read the selection of a question."""
         ids = plain.get("ids")
         return cls(
             ids=None if ids is None else frozenset(ids),
@@ -68,7 +68,7 @@ class Selection:
         )
 
     def plain(self) -> dict[str, Any]:
-        """The members of a question."""
+        """Return the members of a question."""
         members: dict[str, Any] = {}
         if self.ids is not None:
             members["ids"] = sorted(self.ids)
@@ -85,13 +85,13 @@ class Selection:
         return members
 
     def has_reason(self, reason: str, column: str) -> bool:
-        """Return whether records of this reason and column may be meant."""
+        """Return whether records of this reason and column may be selected."""
         return (not self.reason or reason == self.reason) and (
             not self.column or column == self.column
         )
 
     def has(self, outline: Outline) -> bool:
-        """Return whether the record is meant."""
+        """Return whether the record is selected."""
         return (
             outline.id not in self.without
             and (self.ids is None or outline.id in self.ids)
@@ -108,13 +108,13 @@ def answer(
     now: float,
     max_age: Callable[[SinkKey], float],
 ) -> dict[str, Any]:
-    """The answer to *question*.
+    """Answer *question*.
+
+    Raises OSError: the disk fails. Raises ValueError or KeyError: the question is invalid.
 
     :param files: ``None`` if the node keeps none.
     :param now: seconds since the epoch.
-    :param max_age: seconds for the records of a sink.
-
-    Raises OSError, and ValueError or KeyError for what isn't a question.
+    :param max_age: returns the maximum age of a sink's records in seconds.
     """
     project, branch, source, sink = question["sink"].split("/")
     key = SinkKey(int(project), int(branch), source, sink)
@@ -149,9 +149,11 @@ def _list(
     limit: int,
     oldest: int,
 ) -> dict[str, Any]:
-    """The reasons are those of all records of the time, whatever reason and column are chosen.
+    """List records with reasons.
 
-    A segment is read only as long as records are to be shown, or if some of it isn't meant.
+    The reasons count all records of the time range, regardless of the selected reason and column.
+
+    A segment is read only while more records are to be shown, or if a part of it isn't selected.
     """
     since = max(oldest, selection.since or 0)
     selection = attrs.evolve(selection, since=since)
@@ -178,7 +180,7 @@ def _has_reason(summary: Summary, selection: Selection) -> bool:
 
 
 class _Listed:
-    """The records that are listed so far."""
+    """The records listed so far."""
 
     def __init__(self, node_id: str, limit: int) -> None:
         self.records: list[dict[str, Any]] = []
@@ -188,14 +190,14 @@ class _Listed:
         self._total = 0
 
     def take_summary(self, summary: Summary, selection: Selection) -> None:
-        """All records of a segment count, and none of them is shown."""
+        """Count all records of a segment without showing any."""
         for (reason, column), known in summary.reasons.items():
             self._count(known.last, known.count)
             if selection.has_reason(reason, column):
                 self._total += known.count
 
     def take_records(self, found: Iterable[Stored], selection: Selection) -> None:
-        """Those that are meant count, and are shown as long as there is room."""
+        """Count the selected records, and show them as long as there is room."""
         of_any_reason = attrs.evolve(selection, reason="", column="")
         for stored in found:
             outline = stored.outline
@@ -208,7 +210,7 @@ class _Listed:
                     self.records.append(outline.view(self._node_id))
 
     def _count(self, outline: Outline, count: int) -> None:
-        """Records come the newest first, so the first message is the last one."""
+        """Count a record. Records come newest first, so the first message is the latest one."""
         reason = self._reasons.get((outline.reason, outline.column))
         if reason is None:
             reason = self._reasons[outline.reason, outline.column] = {
@@ -221,7 +223,7 @@ class _Listed:
         reason["count"] += count
 
     def answer(self) -> dict[str, Any]:
-        """The answer."""
+        """Return the answer."""
         most = sorted(self._reasons.values(), key=lambda reason: -reason["count"])
         return {"records": self.records, "reasons": most[:MAX_REASONS], "total": self._total}
 
@@ -233,7 +235,10 @@ def _get(found: Iterator[Stored], node_id: str) -> dict[str, Any] | None:
 
 
 def _fetch(found: Iterator[Stored], selection: Selection, limit: int) -> dict[str, Any]:
-    """:returns: ``frames``, and ``after`` for the next question; it is empty if nothing follows."""
+    """Fetch whole records.
+
+    :returns: ``frames``, and ``after`` for the next question, empty at the end.
+    """
     meant = (stored for stored in found if selection.has(stored.outline))
     frames: list[str] = []
     size = 0

@@ -1,14 +1,14 @@
-"""The rejected records of a source node on its disk. Everything here blocks.
+"""The rejected records of a source node on its disk. Blocks.
 
-Below the directory of the node each sink has a directory of segments, which are only appended to:
+Below the node's directory, each sink has a directory of append-only segments:
 
     <directory>/<node>/<project>/<branch>/<source>/<sink>/<milliseconds>-<random>.ndjson
 
-A record is erased by overwriting its line in place, so erasing needs no room, and half of it is as
-good as all of it: a line with a wrong checksum doesn't count. A segment without records is removed.
+A record is erased by overwriting its line in place, so erasing needs no space. A partial overwrite
+is enough, since a line with a wrong checksum is ignored. A segment without records is removed.
 
-Note [Whose directory]: the process of a node locks the node's directory. What lies beside it
-without a lock is of a node that is gone, one that was replaced or renamed with the same disk: its
+Note [Ownership]: the process of a node locks the node's directory. An unlocked directory beside it
+belongs to a node that no longer exists, because it was replaced or renamed on the same disk. Its
 segments are moved to the directory of the node that finds them first.
 """
 
@@ -32,10 +32,10 @@ from stream.storage.model.entity import QuarantineLimits
 __all__ = ["Appended", "ReasonCount", "RejectedFiles", "Stored", "Summary"]
 
 SEGMENTS = 8
-"""Into how many segments the room of a sink is divided: so much of it is dropped at once."""
+"""Number of segments per sink; the oldest one is dropped as a whole."""
 MIN_SEGMENT_BYTES = 16 * 1024
 MAX_SUMMARIES = 256
-"""Of segments, kept in memory."""
+"""Maximum number of segment summaries in memory."""
 
 _SUFFIX = ".ndjson"
 _LOCK = ".lock"
@@ -46,11 +46,11 @@ _TOKEN_BYTES = 4
 
 @attrs.frozen
 class Appended:
-    """The outcome of keeping records.
+    """The outcome of appending records.
 
-    :ivar kept: how many are kept.
-    :ivar dropped: how many older ones were dropped for them.
-    :ivar left_out: how many aren't kept.
+    :ivar kept: number of kept records.
+    :ivar dropped: number of older records that were dropped for them.
+    :ivar left_out: number of records that aren't kept.
     :ivar problem: why the last of these isn't.
     """
 
@@ -64,7 +64,7 @@ class Appended:
 class Stored:
     """A record in a segment.
 
-    :ivar cursor: its place; those behind it are read from there on.
+    :ivar cursor: its position; later reads continue after it.
     :ivar line: its frame.
     """
 
@@ -75,17 +75,17 @@ class Stored:
 
     @property
     def cursor(self) -> str:
-        """The position of the record on its node, from which a later read goes on."""
+        """The position of the record on its node; a later read continues after it."""
         return f"{self.segment.name}:{self.offset}"
 
 
 @attrs.define(eq=False)
 class Summary:
-    """The contents of a segment, so that it needn't be read for each list.
+    """A summary of a segment, so that it needn't be read for each list.
 
     :ivar oldest: receive time of the oldest record, milliseconds since the epoch.
-    :ivar newest: the same of the newest one.
-    :ivar reasons: by reason and column.
+    :ivar newest: receive time of the newest one.
+    :ivar reasons: counts by reason and column.
     """
 
     oldest: int
@@ -95,7 +95,7 @@ class Summary:
 
 @attrs.define(eq=False)
 class ReasonCount:
-    """How many records were rejected for one reason.
+    """The number of records that were rejected for one reason.
 
     :ivar last: the newest record with the reason, without its excerpt.
     """
@@ -105,10 +105,10 @@ class ReasonCount:
 
 
 class RejectedFiles:
-    """The segments of rejected records on a node's disk. Several threads may use it.
+    """The segments of rejected records on a node's disk; thread-safe.
 
     :param root: the directory of all nodes.
-    :param node_id: this one.
+    :param node_id: id of this node.
     """
 
     def __init__(self, root: Path, node_id: str) -> None:
@@ -120,11 +120,11 @@ class RejectedFiles:
         self._summaries: dict[Path, tuple[tuple[int, int], Summary | None]] = {}
 
     def prepare(self) -> int:
-        """Make the directory of the node, and take over those of nodes that are gone.
+        """Create the directory of the node, and take over those of nodes that no longer exist.
 
-        :returns: how many segments were taken over.
+        Raises OSError. See Note [Ownership].
 
-        Raises OSError. See Note [Whose directory].
+        :returns: the number of segments that were taken over.
         """
         self._root.parent.mkdir(parents=True, exist_ok=True)
         for directory in (self._root, self._node):
@@ -163,11 +163,11 @@ class RejectedFiles:
     def append(
         self, sink: SinkKey, limits: QuarantineLimits, frames: Sequence[bytes], now: float
     ) -> Appended:
-        """Keep *frames* of a sink; older records make room for them.
+        """Append *frames* of a sink; older records are dropped to make room.
 
         :param now: seconds since the epoch.
 
-        A disk that is full or fails is part of the result.
+        A full or failing disk is reported in the result.
         """
         with self._lock:
             try:
@@ -208,7 +208,7 @@ class RejectedFiles:
         return Appended(kept, dropped, left_out, problem)
 
     def _current(self, sink: SinkKey, directory: Path, most: int, now: float) -> Path:
-        """The segment to append to: one of this process, or the last one if nobody else has it."""
+        """Return the segment to append to: this process's, or the last one if it is unlocked."""
         path = self._own.get(sink)
         if path is None and self._held >= 0:
             segments = _segments(directory)
@@ -220,7 +220,7 @@ class RejectedFiles:
 
     @staticmethod
     def _write(path: Path, frames: Sequence[bytes]) -> int:
-        """Append whole frames. Raises OSError; then nothing of them is in the segment."""
+        """Append whole frames. Raises OSError if nothing was written."""
         if not frames:
             return 0
         data = b"".join(frames)
@@ -241,7 +241,7 @@ class RejectedFiles:
         return len(frames)
 
     def _make_room(self, directory: Path, most: int, current: Path) -> int:
-        """Remove the oldest segments beyond *most* bytes; how many records were in them."""
+        """Remove the oldest segments beyond *most* bytes; return the number of their records."""
         segments = [(path, path.stat().st_size) for path in _segments(directory)]
         total = sum(size for _, size in segments)
         dropped = 0
@@ -264,21 +264,21 @@ class RejectedFiles:
     # Reading and erasing.
 
     def newest_first(self, sink: SinkKey, ids: frozenset[str] | None = None) -> Iterator[Stored]:
-        """The records of a sink, or those with these *ids*."""
+        """Return the records of a sink, newest first, or those with these *ids*."""
         for path in reversed(self._segments(sink)):
             yield from self.of_segment(path, ids)
 
     def segments(self, sink: SinkKey) -> list[Path]:
-        """The segments of a sink, the newest first."""
+        """Return the segments of a sink, the newest first."""
         return self._segments(sink)[::-1]
 
     @staticmethod
     def of_segment(path: Path, ids: frozenset[str] | None = None) -> Iterator[Stored]:
-        """The records of a segment, the newest first."""
+        """Return the records of a segment, the newest first."""
         yield from reversed(list(_records(path, ids)))
 
     def summary(self, path: Path) -> Summary | None:
-        """The contents of a segment; ``None`` without records. It is read if it has changed."""
+        """Return the summary of a segment, ``None`` without records; a changed segment is read."""
         try:
             status = path.stat()
         except FileNotFoundError:
@@ -287,13 +287,13 @@ class RejectedFiles:
         known = self._summaries.pop(path, None)
         if known is None or known[0] != form:
             known = form, _summary(path)
-        self._summaries[path] = known  # the last ones are those used last
+        self._summaries[path] = known  # the most recently used are at the end
         if len(self._summaries) > MAX_SUMMARIES:
             del self._summaries[next(iter(self._summaries))]
         return known[1]
 
     def oldest_first(self, sink: SinkKey, after: str = "") -> Iterator[Stored]:
-        """The records of a sink behind the place *after*."""
+        """Return the records of a sink after the position *after*, the oldest first."""
         name, _, offset = after.partition(":")
         for path in self._segments(sink):
             if path.name < name:
@@ -308,9 +308,9 @@ class RejectedFiles:
         is_meant: Callable[[Outline], bool],
         ids: frozenset[str] | None = None,
     ) -> int:
-        """Erase records for good, durably; how many. Raises OSError.
+        """Erase records durably; return their number. Raises OSError.
 
-        :param ids: among these, if they are known.
+        :param ids: only these, if given.
         """
         count = 0
         with self._lock:
@@ -339,13 +339,13 @@ class RejectedFiles:
         )
 
     def remove_old(self, now: float, max_age: Callable[[SinkKey], float]) -> int:
-        """Remove the segments whose last record is too old; how many.
+        """Remove the segments whose last record is too old; return their number.
 
-        :param max_age: seconds for the records of a sink.
+        :param max_age: returns the maximum age of a sink's records in seconds.
         """
         removed = 0
         with self._lock:
-            # Those one level higher are dead-letter files of earlier versions.
+            # Files one level higher are dead-letter files of earlier versions.
             for pattern in (f"*/*/*/*/*{_SUFFIX}", f"*/*/*/*{_SUFFIX}"):
                 for path in self._node.glob(pattern):
                     key = self._sink_of(path)
@@ -368,12 +368,12 @@ class RejectedFiles:
 
 
 def _segments(directory: Path) -> list[Path]:
-    """The oldest first."""
+    """Return the segments, the oldest first."""
     return sorted(directory.glob(f"*{_SUFFIX}"))
 
 
 def _new_segment(directory: Path, now: float) -> Path:
-    """A name behind all others, and one that nobody else has."""
+    """Return a new name, sorted after all others and unique."""
     last = max((path.name[:13] for path in _segments(directory)), default="")
     first = f"{max(int(now * 1000), int(last) + 1 if last.isdecimal() else 0):013d}"
     return directory / f"{first}-{secrets.token_hex(_TOKEN_BYTES)}{_SUFFIX}"
@@ -397,7 +397,7 @@ def _summary(path: Path) -> Summary | None:
 
 
 def _records(path: Path, ids: frozenset[str] | None = None) -> Iterator[Stored]:
-    """The whole records of a segment, or those with these *ids*; of one that is gone none."""
+    """Return the whole records of a segment, or those with these *ids*; none if it was removed."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -425,7 +425,7 @@ def _overwrite(path: Path, records: Sequence[Stored]) -> None:
 
 
 def _try_lock(directory: Path) -> int:
-    """The locked descriptor, or -1 if another process has the lock. Raises OSError."""
+    """Return the locked descriptor, or -1 if another process holds the lock. Raises OSError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(directory / _LOCK, flags, 0o600)
     try:
@@ -444,9 +444,9 @@ def _remove_empty(top: Path) -> None:
             try:
                 directory.rmdir()
             except OSError:
-                continue  # it holds something
+                continue  # It isn't empty.
 
 
 def _name(text: str) -> str:
-    """*text* as one name of a directory or file, whatever it is."""
+    """Return *text* as a single name of a directory or file, whatever it contains."""
     return quote(text, safe="").replace(".", "%2E")

@@ -1,12 +1,12 @@
-"""Keeps the records that sinks can't take, and counts them, on a source node.
+"""Keeping and counting of records that sinks can't accept, on a source node.
 
-Failures are noted on the reactor and written once a second by a thread. What is noted meanwhile is
-bounded, for each sink and together; beyond that, records are only counted: a producer that sends
-nothing but faults must not slow down the others, nor push out what others have sent.
+Failures are noted on the reactor and written once a second by a thread. The noted records are
+limited per sink and in total; beyond the limits, records are only counted. So a producer of invalid
+records neither slows down others nor displaces their records.
 
-Note [Counts]: etcd has the sum of what all lives of the node have counted, and each round adds what
-is new to it. So a restart loses no more than the last second, and who clears the statistics deletes
-the key and is not overruled.
+Note [Counts]: etcd has the sum of the counts of all lives of the node, and each round adds the new
+ones. So a restart loses at most the last second, and a user who resets the statistics deletes the
+key without being overruled.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ T = TypeVar("T")
 FLUSH_SECONDS = 1.0
 CLEANUP_SECONDS = 60.0
 LOG_SECONDS = 10.0
-"""Between two log entries about records that aren't kept."""
+"""Interval of log entries about records that aren't kept."""
 
 MAX_WAITING_RECORDS = 20_000
 MAX_WAITING_RECORDS_OF_SINK = 10_000
 MAX_WAITING_BYTES = 16 * 1024 * 1024
-"""Of bodies; what a thread is writing counts on top."""
+"""Maximum size of noted bodies, including those that a thread is writing."""
 
 SINKS_PER_TRANSACTION = 50
-"""Each has a condition and a put, and etcd takes 128 of them by default."""
+"""Each sink needs a condition and a put; etcd accepts 128 by default."""
 
 Written = Callable[[int], None]
 AddCounts = Callable[[Mapping[SinkKey, RejectedCount]], Awaitable[None]]
@@ -72,13 +72,13 @@ class _Counted:
 
 
 class RejectedRecords(Service):
-    """startService fires when the directory is there.
+    """Keeps rejected records. startService fires when the directory exists.
 
-    :param path: the directory; empty: the node keeps none, and only counts them.
-    :param add: adds to what etcd has; see Note [Counts].
-    :param remove: removes what etcd has of a sink that was deleted.
-    :param is_required: whether a directory that can't be used is an error.
-    :param defaults: the service's settings, for sinks that are not known any more.
+    :param path: the directory; if empty, records are counted but not kept.
+    :param add: adds counts to those in etcd; see Note [Counts].
+    :param remove: removes the counts of a deleted sink from etcd.
+    :param is_required: whether an unusable directory is an error.
+    :param defaults: the service's settings, for sinks that are no longer known.
     :param written: called with the number of records that are kept.
     :param dropped: called with the number of records that are not.
     """
@@ -124,7 +124,7 @@ class RejectedRecords(Service):
         self._looping: Deferred[Any] = succeed(None)
 
     async def startService(self) -> None:
-        """Raises UserError if a directory that was asked for can't be used."""
+        """Prepare the directory. Raises UserError if a required one can't be used."""
         super().startService()
         await self._prepare()
         self._looping = self._loop.start(FLUSH_SECONDS, now=False)
@@ -149,7 +149,7 @@ class RejectedRecords(Service):
             _log.info("took over {count} segments of rejected records", count=moved)
 
     async def stopService(self) -> None:
-        """Fires when everything noted is written."""
+        """Stop; fires when all noted records are written."""
         super().stopService()
         if self._loop.running:
             self._loop.stop()
@@ -159,11 +159,11 @@ class RejectedRecords(Service):
             self._files.close()
 
     def known(self, sink: SinkKey, limits: QuarantineLimits) -> None:
-        """The sink keeps its records for so long, also while nothing fails."""
+        """Set the retention of a sink's records, even without failures."""
         self._max_ages[sink] = limits.max_age.seconds
 
     def forget(self, sink: SinkKey) -> None:
-        """The sink was deleted: its records are no longer counted. They stay until they are old."""
+        """Stop counting the records of a deleted sink; they stay until they are too old."""
         self._counted.pop(sink, None)
         self._gone.add(sink)
 
@@ -174,9 +174,9 @@ class RejectedRecords(Service):
         record: RecordContext,
         error: UserError,
     ) -> None:
-        """Note that *record* couldn't be rendered. Never fails, never waits.
+        """Note that *record* couldn't be mapped. Never fails and never blocks.
 
-        :param limits: of what is kept of the sink; ``None``: it is only counted.
+        :param limits: limits of the sink's kept records; ``None``: the record is only counted.
         """
         counted = self._counted.get(sink)
         if counted is None:
@@ -239,7 +239,10 @@ class RejectedRecords(Service):
         return self._max_ages.get(sink, self._defaults.max_age.seconds)
 
     async def _write(self) -> None:
-        """Write what waits. Goes on if the caller has gone: a batch that was taken must be kept."""
+        """Write the noted records, even if the caller is cancelled.
+
+        A batch that was taken must be kept.
+        """
         await _whole(Deferred.fromCoroutine(self._write_in_turn()))
 
     async def _write_in_turn(self) -> None:
@@ -265,7 +268,7 @@ class RejectedRecords(Service):
                 self._drop(sink, appended.dropped, "newer ones need their room")
 
     async def _store_counts(self) -> None:
-        """See Note [Counts]."""
+        """Add the new counts to etcd; see Note [Counts]."""
         while self._gone:
             sink = self._gone.pop()
             try:
@@ -295,7 +298,7 @@ class RejectedRecords(Service):
     # Questions of the API.
 
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a question of `stream.rejected.answers`. Raises UserError, OSError."""
+        """Answer a question of `stream.rejected.answers`. Raises UserError, OSError."""
         await self._write()
         if self._files is None:
             return answer(None, request, self.node_id, 0.0, self._max_age)
@@ -304,9 +307,10 @@ class RejectedRecords(Service):
         )
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """One at a time: the threads are there for slices first of all.
+        """Run a function in a thread, one at a time: the threads mainly serve slices.
 
-        A thread can't be stopped, so the next one waits for its end also if the caller has gone.
+        A thread can't be stopped, so the next call waits for its end even if the caller was
+        cancelled.
         """
         await self._disk.acquire()
         working: Deferred[T] = deferToThreadPool(self._reactor, self._pool, work, *arguments)
@@ -320,7 +324,7 @@ class RejectedRecords(Service):
 
 
 async def _whole(working: Deferred[T]) -> T:
-    """The result of *working*, which goes on if the caller has gone."""
+    """Return the result of *working*, which continues if the caller is cancelled."""
     try:
         await ended(working)
     except CancelledError:
@@ -336,7 +340,7 @@ def _append(
     noted: list[Noted],
     now: float,
 ) -> Any:
-    """Blocks. Headers that many records share are read once."""
+    """Append records; blocks. Headers shared by many records are read once."""
     known: dict[int, Headers] = {}
     frames = []
     for each in noted:

@@ -1,4 +1,4 @@
-"""How the API asks a source node: one question and its answer over a TCP connection.
+"""The protocol between the API and source nodes: one question and its answer per TCP connection.
 
 ```
 API                                   source node
@@ -7,10 +7,10 @@ API                                   source node
                                       -> proof, answer         32 bytes, JSON
 ```
 
-Each message has its length in front, four bytes. Each proof is an HMAC over both nonces and what
-follows it, by a secret that the node has put into etcd under its lease: who can read etcd may ask,
-nobody else, and an answer comes from the node that was asked. With certificates for the writers'
-ports (``storage.level.local.writer.network.tls``) both ends show them here, too.
+Each message is preceded by its length in four bytes. Each proof is an HMAC over both nonces and the
+data after it, with a secret that the node has put into etcd under its lease. So only processes that
+can read etcd may ask, and an answer comes from the right node. If certificates are set for the
+writers' ports (``storage.level.local.writer.network.tls``), both ends use them here, too.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _log = Logger(namespace="stream.rejected")
 MAX_QUESTION_BYTES = 4 * 1024 * 1024
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_CONNECTIONS = 32
-"""Beyond it, the oldest one that has not asked yet is closed for a new one."""
+"""Beyond this limit, the oldest connection without a valid question is closed for a new one."""
 QUESTION_SECONDS = 10.0
-"""For the greeting and the question."""
+"""Time limit of the greeting and the question."""
 SILENCE_SECONDS = 60.0
-"""For the answer, and for reading it."""
+"""Time limit of the answer, and of reading it."""
 
 _LENGTH_BYTES = 4
 _NONCE_BYTES = 32
@@ -55,30 +55,30 @@ Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class NodeUnavailable(Exception):
-    """The node can't be asked, or doesn't answer."""
+    """The node is unavailable, or doesn't answer."""
 
 
 def tls_credentials(settings: WriterTlsSettings) -> Credentials | None:
-    """The certificates of this node, if it has any. Blocks. Raises UserError."""
+    """Return the certificates of this node, if it has any. Blocks. Raises UserError."""
     if not (settings.certificate or settings.key or settings.ca):
         return None
-    from stream.storage.network.tls import credentials  # it takes long to be imported
+    from stream.storage.network.tls import credentials  # importing it takes long
 
     return credentials(settings)
 
 
 def _proof(end: bytes, secret: str, challenge: bytes, nonce: bytes, body: bytes) -> bytes:
-    """The name of the end keeps one's proof from serving as the other's."""
+    """Return a proof; it includes the name of the end, so that one end can't reuse the other's."""
     return hmac.digest(secret.encode(), b"%b,%b%b%b" % (end, challenge, nonce, body), "sha256")
 
 
 class _Messages(Protocol):
-    """A connection of messages.
+    """A connection that carries messages.
 
-    Unlike Twisted's, it doesn't copy what has come of a message whenever more of it comes, and
-    reads nothing behind a message that it ends the connection for.
+    Unlike Twisted's protocol, it doesn't copy the received part of a message with each read, and
+    reads nothing after a message that ends the connection.
 
-    :ivar limit: bytes of a message.
+    :ivar limit: maximum size of a message in bytes.
     """
 
     transport: Any
@@ -110,22 +110,22 @@ class _Messages(Protocol):
             received.clear()
 
     def take(self, message: bytes) -> None:
-        """A message is whole."""
+        """Handle a complete message."""
         raise NotImplementedError
 
     def too_long(self, length: int) -> None:
-        """A message of *length* bytes is announced, which is more than it may have."""
+        """Handle the announcement of a message of *length* bytes, which is too long."""
         self.cut()
 
     def cut(self) -> None:
-        """End the connection at once; nothing more is taken."""
+        """End the connection at once; nothing more is read."""
         self._has_ended = True
         if self.transport is not None:
             self.transport.abortConnection()
 
 
 class NodeConnection(_Messages):
-    """The source node's end."""
+    """The source node's end of a connection."""
 
     factory: NodeFactory
     limit = MAX_QUESTION_BYTES
@@ -142,7 +142,7 @@ class NodeConnection(_Messages):
 
     @property
     def has_asked(self) -> bool:
-        """Return whether a question of somebody who knows the secret has come."""
+        """Whether a question with a valid proof has arrived."""
         return self._answering is not None
 
     def take(self, message: bytes) -> None:
@@ -182,9 +182,9 @@ class NodeConnection(_Messages):
 
 
 class NodeFactory(Factory):
-    """Makes the ends of a source node.
+    """Makes the source node's ends of connections.
 
-    :param secret: that callers know.
+    :param secret: the secret that callers know.
     :param answer: answers a question; may fail with UserError, OSError, ValueError or KeyError.
     """
 
@@ -203,9 +203,9 @@ class NodeFactory(Factory):
         return connection
 
     def has_room(self) -> bool:
-        """Return whether one more connection may be open, for which one may have to go.
+        """Make room for one more connection, for which an old one may be closed; return success.
 
-        Who doesn't know the secret can't keep those out who do.
+        Callers without the secret can't exclude those with it.
         """
         if len(self.connections) < MAX_CONNECTIONS:
             return True
@@ -217,7 +217,7 @@ class NodeFactory(Factory):
         return True
 
     def tell_of_refused(self, peer: str) -> None:
-        """Log that somebody at the address *peer* was refused."""
+        """Log that a caller at the address *peer* was refused."""
         left_out = self._refused.due("")
         if left_out is not None:
             _log.warn(
@@ -227,13 +227,13 @@ class NodeFactory(Factory):
             )
 
     def hang_up(self) -> None:
-        """Cut the connections that are open."""
+        """Close the open connections."""
         for connection in tuple(self.connections):
             connection.cut()
 
 
 class Asking(_Messages):
-    """The API's end: asks one question.
+    """The API's end of a connection: asks one question.
 
     :ivar done: fires with the answer; fails with `NodeUnavailable`.
     """
@@ -266,7 +266,7 @@ class Asking(_Messages):
         self.transport.loseConnection()
 
     def _prove(self, challenge: bytes) -> None:
-        # Of another length, it could hold a nonce and the beginning of another question.
+        # With another length, it could hold a nonce and the beginning of another question.
         if len(challenge) != _NONCE_BYTES:
             self._end(_somebody_else())
             self.cut()

@@ -1,4 +1,4 @@
-"""Asks the source nodes of the cluster for the rejected records of a sink."""
+"""Queries of the cluster's source nodes for the rejected records of a sink."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Asked:
     """The outcome of a request to one node.
 
     :ivar answer: ``None`` if there is none.
-    :ivar problem: why not.
+    :ivar problem: why there is no answer.
     """
 
     node_id: str
@@ -57,7 +57,7 @@ class Asked:
     problem: str = ""
 
     def view(self) -> dict[str, Any]:
-        """The node in the words of the API."""
+        """Return the API's view of the node."""
         if self.answer is not None:
             return {"nodeId": self.node_id, "available": True}
         return {"nodeId": self.node_id, "available": False, "message": self.problem}
@@ -66,7 +66,7 @@ class Asked:
 async def rejected_counts(
     client: EtcdClient, below: BranchKey | SinkKey
 ) -> dict[SinkKey, dict[str, RejectedCount]]:
-    """The rejected records of a sink, or of the sinks of a branch, by sink and node."""
+    """Return the rejected records of a sink, or of the sinks of a branch, by sink and node."""
     found: dict[SinkKey, dict[str, RejectedCount]] = {}
     for kv, count in readable(RejectedCount, (await client.range(f"{COUNT}{below}/")).kvs):
         sink, node = sink_of(kv.key, COUNT)
@@ -75,7 +75,7 @@ async def rejected_counts(
 
 
 async def replayed_ids(client: EtcdClient, sink: SinkKey) -> frozenset[str]:
-    """Records of a sink that are stored, and may still be kept by a node that was unavailable."""
+    """Return the ids of a sink's stored records that an unavailable node may still keep."""
     found = (await client.range(f"{STORED}{sink}/")).kvs
     return frozenset(id for kv in found for id in read_stored(ReplayedRecords, kv).ids)
 
@@ -83,9 +83,9 @@ async def replayed_ids(client: EtcdClient, sink: SinkKey) -> frozenset[str]:
 class RejectedNodes(Service):
     """The rejected records of a sink across all source nodes.
 
-    :param hostname: of this machine: only its own loopback can be reached.
-    :param max_age: after which no record is kept any more, as the service's settings say.
-    :param tls: the certificates to be shown, if there are any.
+    :param hostname: name of this machine: only its own loopback addresses can be reached.
+    :param max_age: maximum age of kept records, from the service's settings.
+    :param tls: the certificates of this node, if it has any.
     """
 
     def __init__(
@@ -106,15 +106,14 @@ class RejectedNodes(Service):
         self._credentials: Credentials | None = None
 
     def startService(self) -> None:
-        """Raises UserError for certificates that can't be used."""
+        """Load the certificates. Raises UserError if they can't be used."""
         super().startService()
         self._credentials = tls_credentials(self._tls)
 
     async def newest(self, sink: SinkKey, selection: Selection, limit: int) -> dict[str, Any]:
-        """The newest records of all nodes, in the words of the API.
+        """Return the newest records of all nodes, in the API's form.
 
-        Nodes that can't be asked are named, also those that don't run but have rejected records
-        which they may still keep.
+        Unavailable nodes are named, including stopped ones that may still keep rejected records.
         """
         counts = (await rejected_counts(self._client, sink)).get(sink, {})
         selection = await self.without_replayed(sink, selection)
@@ -142,9 +141,9 @@ class RejectedNodes(Service):
         return last is not None and self._now() - last.time < self._max_age
 
     async def get(self, sink: SinkKey, id: str) -> dict[str, Any]:
-        """One record with its headers and body.
+        """Return one record with its headers and body.
 
-        Raises UserError: there is none, or none on the nodes that can be asked.
+        Raises UserError: there is none, or none on the available nodes.
         """
         if id in await replayed_ids(self._client, sink):
             raise _not_found(id)
@@ -157,9 +156,9 @@ class RejectedNodes(Service):
         raise _not_found(id)
 
     async def erase(self, sink: SinkKey, selection: Selection) -> int:
-        """Erase records on all nodes; how many.
+        """Erase records on all nodes; return their number.
 
-        Raises UserError if a node can't be asked; those of the others are erased.
+        Raises UserError: a node is unavailable; the records of the others are erased.
         """
         asked = await self.ask_all(sink, "erase", **selection.plain())
         _require_all(asked)
@@ -174,24 +173,24 @@ class RejectedNodes(Service):
         raise _not_found(id)
 
     async def without_replayed(self, sink: SinkKey, selection: Selection) -> Selection:
-        """*selection* without what is stored already."""
+        """Return *selection* without records that are already stored."""
         replayed = await replayed_ids(self._client, sink)
         return attrs.evolve(selection, without=selection.without | replayed)
 
     async def all(self) -> dict[str, RejectedNode]:
-        """The source nodes that run, by id."""
+        """Return the running source nodes, by id."""
         found = await self._client.range(NODE)
         return {node.node_id: node for _, node in readable(RejectedNode, found.kvs)}
 
     async def ask_all(self, sink: SinkKey, kind: str, **members: Any) -> list[Asked]:
-        """Ask every node that runs; sorted by their ids."""
+        """Ask every running node; return the outcomes, sorted by node id."""
         nodes = await self.all()
         return await together(
             *(self.ask(nodes[node_id], sink, kind, **members) for node_id in sorted(nodes))
         )
 
     async def ask(self, node: RejectedNode, sink: SinkKey, kind: str, **members: Any) -> Asked:
-        """Ask one node. A failure is part of the result, unless the caller has gone."""
+        """Ask one node. A failure is part of the result, unless the caller was cancelled."""
         question = {"kind": kind, "sink": str(sink), **members}
         asking = ensureDeferred(self._ask(node, question))
         within(asking, ASK_SECONDS, self._reactor, f'the answer of the node "{node.node_id}"')
@@ -231,7 +230,7 @@ def _not_found(id: str) -> UserError:
 
 
 def _require_all(asked: Sequence[Asked]) -> None:
-    """Raises UserError if a node has not answered."""
+    """Check that all nodes have answered. Raises UserError."""
     absent = [each.node_id for each in asked if each.answer is None]
     if absent:
         raise UserError(
@@ -242,7 +241,7 @@ def _require_all(asked: Sequence[Asked]) -> None:
 
 
 def _merged_reasons(lists: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The reasons of all nodes, the most frequent first."""
+    """Return the reasons of all nodes, the most frequent first."""
     merged: dict[tuple[str, str], dict[str, Any]] = {}
     for reason in (reason for reasons in lists for reason in reasons):
         key = reason["reason"], reason["column"]

@@ -1,8 +1,8 @@
-"""A record that a sink couldn't take, as it is kept and shown. Pure.
+"""A rejected record in its kept and shown forms. Pure.
 
-Note [Frames]: each record is one line: a checksum, what a list shows of it, a tab, and the rest.
-JSON holds neither tabs nor line feeds, so a list is made without reading any body. A line whose
-checksum is wrong was being written when the machine failed, or was being erased; it is passed over.
+Note [Frames]: each record is one line: a checksum, the part that a list shows, a tab, and the rest.
+JSON contains neither tabs nor line feeds, so a list is made without reading any body. A line with a
+wrong checksum was being written during a crash, or was being erased; it is skipped.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _CHECKSUM = 8
 
 @attrs.frozen(eq=False)
 class Noted:
-    """A rejected record that isn't kept yet: what is taken of it on the reactor.
+    """A rejected record before it is written, with the data taken on the reactor.
 
-    :ivar at: when it was received, milliseconds since the epoch.
-    :ivar reason: the name of the failure, as the answer has it.
-    :ivar column: of the table; empty if the record as a whole can't be read.
-    :ivar public_message: the message for those who may see statistics, but no records.
+    :ivar at: receive time, milliseconds since the epoch.
+    :ivar reason: the name of the error, as in the answer.
+    :ivar column: the column; empty if the whole record is unreadable.
+    :ivar public_message: the message for users who may see statistics, but no records.
     """
 
     at: int
@@ -68,7 +68,7 @@ class Noted:
 
     @classmethod
     def of(cls, record: RecordContext, error: UserError) -> Noted:
-        """The kept form of *record*, which failed with *error*."""
+        """Return the kept form of *record*, which failed with *error*."""
         return cls(
             record.timestamp_ms,
             error.status,
@@ -87,12 +87,12 @@ Headers = list[tuple[str, str]]
 
 
 def shown_headers(headers: RecordHeaders) -> Headers:
-    """Names and values without secrets, as they are kept."""
+    """Return names and values of headers without secrets, as they are kept."""
     return [(name, shown_value(name, value)) for name, value in headers.map.items()]
 
 
 def frame(noted: Noted, id: str, headers: Headers) -> bytes:
-    """The line of *noted*; see Note [Frames].
+    """Return the line of *noted*; see Note [Frames].
 
     :param headers: its headers without secrets.
     """
@@ -145,18 +145,18 @@ def _checksum(data: bytes) -> int:
 
 
 def erased(size: int) -> bytes:
-    """What replaces a frame of *size* bytes: it says nothing, and takes the same room."""
+    """Return a replacement of a frame of *size* bytes: without content, and of the same size."""
     return ERASED * (size - 1) + b"\n"
 
 
 @attrs.frozen(kw_only=True)
 class Outline:
-    """A kept record as a list shows it.
+    """A kept record as shown in a list.
 
     :ivar id: unique in the cluster; later ones are greater.
-    :ivar at: when it was received, milliseconds since the epoch.
+    :ivar at: receive time, milliseconds since the epoch.
     :ivar excerpt: the beginning of the body.
-    :ivar size: bytes of the body.
+    :ivar size: size of the body in bytes.
     """
 
     id: str
@@ -170,7 +170,7 @@ class Outline:
     size: int
 
     def view(self, node_id: str) -> dict[str, Any]:
-        """The outline in the words of the API."""
+        """Return the outline in the API's form."""
         return {
             "id": self.id,
             "nodeId": node_id,
@@ -189,12 +189,12 @@ _ID_AT = _CHECKSUM + len('{"id":"')
 
 
 def id_of(line: bytes) -> str:
-    """The id that a frame has at its beginning, whether it is whole or not; empty without one."""
+    """Return the id at the beginning of a frame, whether it is whole or not; empty without one."""
     return line[_ID_AT : line.find(b'"', _ID_AT)].decode("utf-8", "replace")
 
 
 def outline_of(line: bytes) -> Outline | None:
-    """What the frame *line* says of its record; ``None`` if it is erased or damaged."""
+    """Return the outline of the frame *line*; ``None`` if it is erased or damaged."""
     if line[:1] == ERASED or not _is_whole(line):
         return None
     plain = orjson.loads(line[_CHECKSUM : line.index(b"\t")])
@@ -221,10 +221,10 @@ def _is_whole(line: bytes) -> bool:
 
 @attrs.frozen(kw_only=True)
 class Kept:
-    """A kept record with all that is known of it.
+    """A kept record with all its data.
 
     :ivar headers: without secrets.
-    :ivar is_json: whether its body is read as JSON, whatever the headers say.
+    :ivar is_json: whether its body is read as JSON, regardless of the headers.
     """
 
     outline: Outline
@@ -240,7 +240,7 @@ class Kept:
         return self.outline.id
 
     def view(self, node_id: str) -> dict[str, Any]:
-        """All of it in the words of the API."""
+        """Return the whole record in the API's form."""
         view = self.outline.view(node_id)
         view["ip"] = self.client_ip
         view["headers"] = dict(self.headers)
@@ -254,7 +254,7 @@ class Kept:
         return view
 
     def record(self) -> RecordContext:
-        """The record as its sink got it: with its time, address and headers."""
+        """Return the record as its sink received it: with its time, address and headers."""
         raw = tuple((name.encode(), value.encode()) for name, value in self.headers)
         headers = RecordHeaders(raw)
         if self.is_json and headers.kind is not BodyKind.JSON:
@@ -266,13 +266,13 @@ class Kept:
 
 
 def kept_of(line: bytes) -> Kept | None:
-    """The record of the frame *line*; ``None`` if it is erased or damaged."""
+    """Return the record of the frame *line*; ``None`` if it is erased or damaged."""
     outline = outline_of(line)
     return None if outline is None else read_frame(line, outline)
 
 
 def read_frame(line: bytes, outline: Outline) -> Kept:
-    """The record of a frame whose *outline* is known already."""
+    """Return the record of a frame whose *outline* is already known."""
     rest = orjson.loads(line[line.index(b"\t") + 1 : -1])
     body = base64.b64decode(rest["base64"]) if "base64" in rest else rest["body"].encode()
     return Kept(

@@ -1,6 +1,7 @@
-"""The rows that a mapping makes of kept records, for a test of it and for a replay.
+"""Mapping of kept records to rows, for tests and replays.
 
-Small records without templates are rendered here, some at a time; the engine reads all others.
+Small records without templates are rendered on the reactor, some at a time; all others are read by
+the template engine.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from stream.templates.interface import TemplateEvaluator
 __all__ = ["Rendered", "Rendering"]
 
 RECORDS_AT_ONCE = 32
-"""Rendered in one turn of the reactor, or fewer if their rows are large."""
+"""Records rendered per turn of the reactor; fewer if their rows are large."""
 _TURN_BYTES = 256 * 1024
-"""Of rows, after which others have their turn."""
+"""Bytes of rows after which the next turn of the reactor begins."""
 MAX_SHOWN_BYTES = 4 * 1024 * 1024
-"""Of the cells that are shown of one call."""
+"""Maximum size of the shown cells of one call."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Rendered:
     """The result of mapping one record.
 
-    :ivar row: the row as it is stored, with its line feed; empty if there is an *error*.
-    :ivar cells: names of columns and texts, if they were asked for.
+    :ivar row: the stored row with its line feed; empty if there is an *error*.
+    :ivar cells: names of columns and texts, if they were requested.
     """
 
     id: str
@@ -43,9 +44,9 @@ class Rendered:
     error: UserError | None = None
 
     def view(self, *, quoting: bool = True) -> dict[str, Any]:
-        """The result in the words of the API.
+        """Return the result in the API's form.
 
-        :param quoting: with what messages repeat of the record.
+        :param quoting: how messages quote the record.
         """
         if self.error is None:
             view: dict[str, Any] = {"id": self.id, "accepted": True}
@@ -63,9 +64,9 @@ class Rendered:
 
 
 class Rendering:
-    """One mapping for the records of one project.
+    """Renders records of one project with one mapping.
 
-    :param row_size_limit: bytes of a row.
+    :param row_size_limit: maximum size of a row in bytes.
     """
 
     def __init__(
@@ -86,17 +87,17 @@ class Rendering:
     async def test(self, kept: Sequence[Kept], *, shown: int, deadline: float) -> list[Rendered]:
         """Render *kept* without keeping their rows.
 
-        :param shown: of how many accepted ones the cells are wanted, if they aren't large.
-        :param deadline: of the reactor's clock; what isn't rendered by then is left out.
+        Raises UserError: the engine is unavailable.
 
-        Raises UserError if the engine can't be used now.
+        :param shown: number of accepted records whose cells are returned, if they aren't large.
+        :param deadline: by the reactor's clock; records not rendered by then are left out.
         """
         return await self._each(kept, shown=shown, deadline=deadline)
 
     async def render(self, kept: Sequence[Kept], *, max_bytes: int) -> list[Rendered]:
-        """Render as many of *kept*, from the first on, as have rows of *max_bytes*; at least some.
+        """Render the first records of *kept* whose rows fit into *max_bytes*; at least some.
 
-        Raises UserError if the engine can't be used now.
+        Raises UserError: the engine is unavailable.
         """
         return await self._each(kept, max_bytes=max_bytes)
 
@@ -144,7 +145,7 @@ class Rendering:
         return Rendered(id=id, row=row)
 
     async def _evaluate(self, records: Sequence[RecordContext]) -> list[Evaluated | None]:
-        """What the engine says of each record; ``None`` where it isn't needed."""
+        """Return the engine's result for each record; ``None`` where it isn't needed."""
         plans: dict[TemplatePlan, list[int]] = {}
         for place, record in enumerate(records):
             plan = self._renderer.plan_for(record)

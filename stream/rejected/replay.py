@@ -1,7 +1,7 @@
-"""Replays rejected records: maps them with the present mapping, and stores what works, once.
+"""Replay of rejected records: maps them with the current mapping, and stores their rows once.
 
-Note [Once]: the rows of a replay don't go through an open slice, where nobody could say after a
-crash whether they are in it. Some records at a time they become a file of their own:
+Note [Once]: the rows of a replay don't go through an open slice, since after a crash it would be
+unknown whether the slice contains them. Instead, some records at a time become a file of their own:
 
 1. A transaction opens the file with one slice that is to be uploaded, and is on no volume: no
    source node writes to it, no reader and no coordinator touches it.
@@ -10,16 +10,16 @@ crash whether they are in it. Some records at a time they become a file of their
    (`ReplayedRecords`). From then on the file is closed and imported like any other, exactly once.
 4. The nodes that keep the records erase them, and the names are deleted.
 
-Each of the transactions requires the claim of the sink (`Replay`), which the next replay takes
-over; with it, it drops the file that the former one has opened and not decided. So whatever is
-killed between 1 and 3, nothing of the file is ever imported, and the records are still kept; behind
-3 they are stored, and don't count as kept any more for anybody who asks, whether they are erased
-yet or not. A record is chosen only after the claim was taken and the names were read: what a former
-replay may still have decided until then is seen, and afterwards it can't decide anything.
+Each transaction requires the claim of the sink (`Replay`). The next replay takes the claim over,
+and drops the file that the previous one has opened and not decided. So after a crash between 1 and
+3, nothing of the file is imported, and the records are still kept. After 3 they are stored, and are
+no longer listed as kept, even before they are erased. A record is selected only after the claim was
+taken and the names were read: decisions of an earlier replay are seen, and afterwards it can't
+decide anything.
 
-Note [Left over]: what a dead replay has left is found by every API node, some times a minute:
-claims without a task are dropped, and named records are erased when the nodes that keep them are
-back.
+Note [Leftovers]: every API node looks for the leftovers of interrupted replays a few times a
+minute: claims without a task are dropped, and named records are erased when their nodes are
+available again.
 """
 
 from __future__ import annotations
@@ -73,25 +73,25 @@ __all__ = ["MAX_RESULTS", "MAX_TESTED", "Outcome", "ReplayLeftovers", "Replayer"
 _log = Logger(namespace="stream.rejected")
 
 REPLAY_SECONDS = 240.0
-"""After which a replay ends with what it has done: a task may not run longer than some more."""
+"""Time limit of a replay, which then ends with its results: a task's limit is a bit higher."""
 RECORDS_AT_ONCE = 5_000
-"""Of one node, at most so many become one file."""
+"""Maximum number of records of one node in a file."""
 MAX_FILE_BYTES = 32 * 1024 * 1024
-"""Of rows, which a mapping can make many times as large as the records. Some more are possible."""
+"""Desired maximum size of a file's rows; a mapping may multiply the size of records."""
 MAX_RESULTS = 1_000
-"""Records whose outcome is shown."""
+"""Maximum number of records with a shown outcome."""
 MAX_TESTED = 1_000
 MAX_SHOWN = 100
-"""Rows that a test shows."""
+"""Maximum number of rows that a test shows."""
 TEST_SECONDS = 15.0
-"""For a test of a mapping; a call may take twice that long."""
+"""Time limit of a test of a mapping; a call may take twice as long."""
 LEFTOVER_SECONDS = 15.0
-"""Between two looks for what dead replays have left."""
+"""Interval of looking for incomplete replays of dead nodes."""
 
 _ATTEMPTS = 5
-"""At a batch while the mapping changes."""
+"""Maximum number of attempts at a batch while the mapping changes."""
 _NAMED_FOR = timedelta(days=366)
-"""No record is kept longer, so its name is of no interest any more."""
+"""Retention of the ids of replayed records; no record is kept longer."""
 _TOKEN_BYTES = 8
 _GZIP_CONTAINER = 31
 _LEVEL = 1
@@ -99,12 +99,12 @@ _LEVEL = 1
 
 @attrs.define
 class Outcome:
-    """The progress of a replay, for all who may see tasks: it shows no record.
+    """The progress of a replay, visible with tasks: it contains no record.
 
     :ivar replayed: records that were mapped again.
-    :ivar results: of the first of them, in the words of the API.
-    :ivar nodes: those that can't be asked.
-    :ivar is_cut: whether there are more, for which there was no time.
+    :ivar results: results of the first records, in the API's form.
+    :ivar nodes: unavailable nodes.
+    :ivar is_cut: whether records remain because the time was over.
     """
 
     replayed: int = 0
@@ -115,7 +115,7 @@ class Outcome:
     is_cut: bool = False
 
     def take(self, rendered: Sequence[Rendered]) -> None:
-        """Count records whose fate is decided."""
+        """Count decided records."""
         self.replayed += len(rendered)
         for each in rendered:
             is_stored = each.error is None
@@ -127,7 +127,7 @@ class Outcome:
                 self.results.append({"id": each.id, "stored": is_stored, **view})
 
     def view(self) -> dict[str, Any]:
-        """The outputs of the task."""
+        """Return the outputs of the task."""
         view: dict[str, Any] = {
             "replayed": self.replayed,
             "stored": self.stored,
@@ -152,7 +152,7 @@ Report = Callable[[Outcome], Awaitable[None]]
 
 
 class _Superseded(UserError):
-    """Another replay of the sink has taken over; what it had decided before stays."""
+    """Another replay of the sink has taken over; earlier decisions remain."""
 
     status = 409
     name = "replaySuperseded"
@@ -166,9 +166,9 @@ class _SinkChanged(Exception):
 
 
 class Replayer:
-    """The replay of rejected records: they are mapped again and their rows stored.
+    """Replays rejected records: maps them again and stores their rows.
 
-    :param row_size_limit: bytes of a row.
+    :param row_size_limit: maximum size of a row in bytes.
     :param pool: a started pool for compression.
     """
 
@@ -199,11 +199,11 @@ class Replayer:
         self._reads = DefinitionReads(client)
 
     def rendering(self, sink: SinkKey, mapping: Any) -> Rendering:
-        """The renderer of records of *sink* with *mapping*."""
+        """Return the renderer for records of *sink* with *mapping*."""
         return Rendering(self._reactor, self._templates, sink.project_id, mapping, self._limit)
 
     async def test(self, sink: SinkKey, mapping: Any, selection: Selection) -> list[Rendered]:
-        """The rows that *mapping* would make of some of the kept records; none is stored."""
+        """Return the rows that *mapping* would make of kept records, without storing them."""
         rendering = self.rendering(sink, mapping)
         selection = await self._nodes.without_replayed(sink, selection)
         deadline = self._reactor.seconds() + TEST_SECONDS
@@ -216,11 +216,11 @@ class Replayer:
         return found
 
     async def replay(self, sink: SinkKey, selection: Selection, report: Report) -> Outcome:
-        """Map the chosen records again and store what works. See Note [Once].
+        """Map the selected records again and store the rows; see Note [Once].
 
-        :param report: called behind each step with what is done so far.
+        Raises UserError; earlier decisions remain.
 
-        Raises UserError; what was decided before stays.
+        :param report: called after each step with the progress.
         """
         outcome = Outcome()
         deadline = self._reactor.seconds() + REPLAY_SECONDS
@@ -274,7 +274,7 @@ class Replayer:
     async def _fetch(
         self, node: RejectedNode, sink: SinkKey, selection: Selection, after: str, limit: int
     ) -> tuple[list[Kept], str, Asked | None]:
-        """Records, where to read on (empty at the end), and the node if it doesn't answer."""
+        """Return records, the next position (empty at the end), and the failed node."""
         asked = await self._nodes.ask(
             node, sink, "fetch", after=after, limit=limit, **selection.plain()
         )
@@ -288,7 +288,7 @@ class Replayer:
     async def _store(
         self, key: SinkKey, claim: Replay, node: RejectedNode, kept: Sequence[Kept]
     ) -> list[Rendered]:
-        """Decide the fate of the first of *kept*; return the outcome of each."""
+        """Store the first of *kept*; return the outcome of each."""
         for _ in range(_ATTEMPTS):
             source, sink = await self._definitions(key)
             rendering = self.rendering(key, sink.table.mapping.mapping)
@@ -362,7 +362,7 @@ class Replayer:
         await self.erase(sink.key, stored_key, replayed)
 
     async def _open(self, source: Source, sink: Sink, claim: Replay) -> Slice:
-        """Step 1 of Note [Once]. Raises _SinkChanged."""
+        """Open the file; step 1 of Note [Once]. Raises _SinkChanged."""
         now = self._now()
         prepared: PreparedFile = await self._targets.prepare(source, sink, now, token=None)
         try:
@@ -390,7 +390,7 @@ class Replayer:
     # The claim of a sink.
 
     async def _claim(self, sink: SinkKey, claim: Replay) -> None:
-        """Take over the claim of the sink, and drop what its former owner has not decided."""
+        """Take over the claim of the sink, and drop the undecided file of its former owner."""
 
         async def body(txn: AtomicTxn) -> File | None:
             dropped = await self._drop(txn, sink)
@@ -400,7 +400,7 @@ class Replayer:
         await self._forget(await atomic(self._client, body))
 
     async def _release(self, sink: SinkKey, claim: Replay) -> None:
-        """Give the claim back; if that fails, it is left over."""
+        """Release the claim; after a failure, the cleanup releases it."""
 
         async def body(txn: AtomicTxn) -> File | None:
             stored = await txn.get(f"{REPLAY}{sink}")
@@ -417,7 +417,7 @@ class Replayer:
 
     @staticmethod
     async def _require(txn: AtomicTxn, sink: SinkKey, claim: Replay, file: str) -> None:
-        """Raises _Superseded unless the sink is claimed by *claim*, with this *file*."""
+        """Check that *claim*, with this *file*, holds the sink. Raises _Superseded."""
         stored = await txn.get(f"{REPLAY}{sink}")
         if stored is not None:
             present = decode(Replay, stored.value)
@@ -440,14 +440,14 @@ class Replayer:
             _log.warn("dropped the file of a replay that has ended", file_id=str(dropped.key))
             await self._targets.delete_staged(dropped)
 
-    # What is left over.
+    # Cleanup.
 
     async def abandoned(self, sink: SinkKey, token: str) -> None:
-        """Nobody works on the replay with this *token* any more: end it."""
+        """End the replay with this *token*, which no task works on."""
         await self._release(sink, Replay(token=token))
 
     async def erase(self, sink: SinkKey, stored_key: str, replayed: ReplayedRecords) -> bool:
-        """Erase stored records on the nodes; whether all nodes have answered."""
+        """Erase stored records on the nodes; return whether all nodes have answered."""
         asked = await self._nodes.ask_all(sink, "erase", ids=list(replayed.ids))
         answered = {each.node_id for each in asked if each.answer is not None}
         is_old = self._now() - replayed.at > _NAMED_FOR
@@ -458,7 +458,7 @@ class Replayer:
 
 
 class ReplayLeftovers(Service):
-    """Cleans up behind replays that have died; see Note [Left over].
+    """Cleans up after interrupted replays; see Note [Leftovers].
 
     :param is_running: whether a task works on an object, by its key.
     """
@@ -497,7 +497,7 @@ class ReplayLeftovers(Service):
             _log.failure("cannot finish replays")
 
     async def clean_up(self) -> None:
-        """One look at all sinks."""
+        """Check all sinks once."""
         for kv in (await self._client.range(REPLAY)).kvs:
             sink = SinkKey.parse(kv.key.removeprefix(REPLAY))
             if not await self._is_running(str(sink)):

@@ -1,4 +1,4 @@
-"""Where a source node is asked for its rejected records, registered in etcd under its lease."""
+"""The source node's listener for questions about rejected records, registered in etcd."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _SECRET_BYTES = 32
 
 
 def node_address(listen: str, hostname: str, port: int) -> str:
-    """The address at which others reach what listens at *listen*."""
+    """Return the address at which other nodes reach a listener at *listen*."""
     host, _ = split_address(listen)
     name = host if is_loopback(host) else hostname
     return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 class RejectedServer(Service):
-    """startService fires when the port is open and registered.
+    """The listener. startService fires when the port is open and registered.
 
-    :param hostname: under which the API reaches this node.
+    :param hostname: name at which the API reaches this node.
     :param answer: answers a question.
-    :param tls: the certificates to be shown, if there are any.
+    :param tls: the certificates of this node, if it has any.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class RejectedServer(Service):
         self._registration: Registration | None = None
 
     async def startService(self) -> None:
-        """Raises UserError for certificates that can't be used."""
+        """Open the port and register it. Raises UserError if the certificates can't be used."""
         super().startService()
         found = tls_credentials(self._tls)
         factory: Any = self._factory

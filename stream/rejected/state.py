@@ -1,4 +1,4 @@
-"""The state of rejected records in etcd: their nodes, their counts, and the running replays."""
+"""The state of rejected records in etcd: their nodes, their counts, and running replays."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ __all__ = [
 ]
 
 NODE = "runtime/rejected/node/"
-"""Where source nodes can be asked, under their leases."""
+"""Addresses of source nodes that answer questions, under their leases."""
 COUNT = "rejected/count/"
 """The counts of rejected records, by sink and source node."""
 REPLAY = "rejected/replay/"
-"""The replay that a sink has, if any."""
+"""The running replays, by sink."""
 STORED = "rejected/stored/"
-"""Records that a replay has stored and that may still be kept, by sink."""
+"""Ids of replayed records that may still be kept, by sink."""
 
 
 @attrs.frozen(kw_only=True)
 class RejectedNode(Record):
-    """A source node that can be asked for its rejected records.
+    """A source node that answers questions about its rejected records.
 
-    :ivar host: name of its machine: an address on loopback leads to it only from there.
-    :ivar secret: known to whoever may read etcd; both ends show that they know it.
+    :ivar host: name of its machine: a loopback address is reachable only from there.
+    :ivar secret: known to all processes that can read etcd; both ends prove that they know it.
     """
 
     node_id: str
@@ -55,7 +55,7 @@ class RejectedNode(Record):
 
 @attrs.frozen(kw_only=True)
 class LastError(Record):
-    """Why a record was rejected last."""
+    """The reason of the latest rejection."""
 
     reason: str = ""
     column: str = ""
@@ -63,7 +63,7 @@ class LastError(Record):
     time: datetime = NO_TIME
 
     def view(self) -> dict[str, Any]:
-        """In the words of the API."""
+        """Return the API's view."""
         return {
             "reason": self.reason,
             "column": self.column,
@@ -77,8 +77,8 @@ class RejectedCount(Record):
     """The rejected records of a sink on one source node, or on all of them.
 
     :ivar count: all records that could not be rendered, kept or not.
-    :ivar dropped: those of them that should have been kept and are not: too many at once, the disk
-        was full, or newer ones needed their room.
+    :ivar dropped: records of them that could not be kept: too many at once, a full disk, or
+        displaced by newer ones.
     """
 
     count: int = 0
@@ -96,12 +96,12 @@ class RejectedCount(Record):
 
 
 def sum_of(counts: Iterable[RejectedCount]) -> RejectedCount:
-    """All *counts* together."""
+    """Return the sum of *counts*."""
     return sum(counts, RejectedCount())
 
 
 def rejected_view(count: RejectedCount) -> dict[str, Any]:
-    """The rejected records of a sink as statistics show them."""
+    """Return the rejected records of a sink as shown in statistics."""
     view: dict[str, Any] = {"count": count.count}
     if count.last_error is not None:
         view["lastError"] = count.last_error.view()
@@ -110,7 +110,7 @@ def rejected_view(count: RejectedCount) -> dict[str, Any]:
 
 @attrs.frozen(kw_only=True)
 class Replay(Record):
-    """The replay that a sink has at the moment; see Note [Once] of `stream.rejected.replay`.
+    """The running replay of a sink; see Note [Once] of `stream.rejected.replay`.
 
     :ivar token: differs for each replay.
     :ivar file: the text form of the key of the file that is being made; empty if there is none.
@@ -125,9 +125,9 @@ class Replay(Record):
 
 @attrs.frozen(kw_only=True)
 class ReplayedRecords(Record):
-    """Records that are stored: whoever still keeps them must erase them.
+    """Stored records that their nodes must erase.
 
-    :ivar nodes: that kept them.
+    :ivar nodes: the nodes that kept them.
     """
 
     ids: tuple[str, ...] = ()
@@ -138,7 +138,7 @@ class ReplayedRecords(Record):
 async def add_counts(
     client: EtcdClient, node_id: str, counts: Mapping[SinkKey, RejectedCount]
 ) -> None:
-    """Add to what a node has counted before; at most as many sinks as one transaction takes."""
+    """Add to a node's earlier counts; for at most as many sinks as one transaction allows."""
     keys = {sink: f"{COUNT}{sink}/{node_id}" for sink in counts}
 
     async def add(txn: AtomicTxn) -> None:
@@ -152,11 +152,11 @@ async def add_counts(
 
 
 async def remove_counts(client: EtcdClient, node_id: str, sink: SinkKey) -> None:
-    """Remove what a node has counted of a sink."""
+    """Remove a node's counts of a sink."""
     await client.delete(f"{COUNT}{sink}/{node_id}")
 
 
 def sink_of(key: str, prefix: str) -> tuple[SinkKey, str]:
-    """The sink and the last part of a *key* below *prefix*."""
+    """Return the sink and the last part of a *key* below *prefix*."""
     project, branch, source, sink, last = key.removeprefix(prefix).split("/")
     return SinkKey(int(project), int(branch), source, sink), last

@@ -1,7 +1,7 @@
-"""Staging: the object store where slices wait for their import, and the manifest that lists them.
+"""Staging: the object store for slices before their import, and the manifest that lists them.
 
-Which store it is (S3, Azure Blob, Google Cloud Storage, a folder) and with which short-lived
-credentials is chosen by the Storage API when it prepares a file.
+When the Storage API prepares a file, it selects the store (S3, Azure Blob, Google Cloud Storage, a
+folder) and issues short-lived credentials.
 """
 
 from stream.staging.chunks import Chunks, bytes_chunks, file_chunks

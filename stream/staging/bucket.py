@@ -1,7 +1,7 @@
-"""Buckets and folders that operators name by a URL: objects are put whole, read, listed, removed.
+"""Buckets and folders configured by a URL: objects are stored whole, read, listed, removed.
 
-Unlike staging that the Storage API hands out (`stream.staging.open`), nothing here expires, and the
-credentials are those of the operator.
+Unlike staging from the Storage API (`stream.staging.open`), it doesn't expire, and the credentials
+are the operator's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["OPTIONS", "SCHEMES", "Bucket", "BucketAddress", "open_bucket", "read
 
 SCHEMES = ("file", "s3", "gs", "az")
 OPTIONS = ("url", "region", "endpoint", "account", "credentialFile")
-"""Options of a connection that say where its objects are."""
+"""Options of a connection with the location of its objects."""
 
 _KEYS = {
     "s3": ("accessKeyId", "secretAccessKey", "sessionToken"),
@@ -43,14 +43,15 @@ _LISTED_AT_ONCE = 1000
 
 @attrs.frozen(kw_only=True)
 class BucketAddress:
-    """Where objects are.
+    """The location of objects.
 
     :ivar scheme: ``file``, ``s3``, ``gs`` or ``az``.
-    :ivar bucket: or container; ``""`` for a folder.
-    :ivar prefix: of all names, without slashes at its ends; of a folder its absolute path.
+    :ivar bucket: bucket or container; ``""`` for a folder.
+    :ivar prefix: prefix of all names, without slashes at its ends; of a folder its absolute path.
     :ivar endpoint: URL of a store that isn't the cloud's own.
-    :ivar account: of Azure.
-    :ivar credential_file: read whenever the bucket is opened; ``""``: those of the environment.
+    :ivar account: the Azure account.
+    :ivar credential_file: read whenever the bucket is opened; ``""`` for the environment's
+        credentials.
     """
 
     scheme: str
@@ -62,9 +63,9 @@ class BucketAddress:
     credential_file: str = ""
 
     def credentials(self) -> str:
-        """The text of the credential file, ``""`` if there is none.
+        """Return the text of the credential file, ``""`` if there is none.
 
-        Raises UserError if it can't be read, or holds something else.
+        Raises UserError: it is unreadable or invalid.
         """
         if not self.credential_file:
             return ""
@@ -81,7 +82,7 @@ class BucketAddress:
 
 
 def read_address(options: Mapping[str, Any]) -> BucketAddress:
-    """The address that *options* of a connection say. Raises ValueError with what is wrong."""
+    """Return the address in the *options* of a connection. Raises ValueError with the reason."""
     url = options.get("url")
     parts = urlsplit(url) if isinstance(url, str) else None
     if parts is None or parts.scheme not in SCHEMES:
@@ -112,9 +113,9 @@ def read_address(options: Mapping[str, Any]) -> BucketAddress:
 
 
 class Bucket:
-    """The objects below one address; names are below it. Everything here blocks.
+    """The objects below one address; names are relative to it. Blocks.
 
-    Its errors never show credentials.
+    Its errors never contain credentials.
     """
 
     def __init__(
@@ -126,12 +127,12 @@ class Bucket:
         self._hide = hide
 
     def put(self, name: str, chunks: Chunks, stopped: Callable[[], bool] = lambda: False) -> int:
-        """Store the object *name*, whole or not at all, replacing an older one.
+        """Store the object *name* atomically, replacing an older one.
 
-        :param stopped: asked again and again; if it is true the object is given up.
+        Raises StagingError: it could not be stored.
+
+        :param stopped: polled; the upload is cancelled when it returns true.
         :returns: its size in bytes.
-
-        Raises StagingError.
         """
         return self._backend.put(f"{self._prefix}{name}", chunks, stopped).size
 
@@ -140,7 +141,7 @@ class Bucket:
         self.put(name, bytes_chunks(body))
 
     def read(self, name: str) -> bytes | None:
-        """A small object, ``None`` if there is none. Raises StagingError."""
+        """Return a small object, ``None`` if there is none. Raises StagingError."""
         try:
             return bytes(obstore.get(self._store, f"{self._prefix}{name}").bytes())
         except FileNotFoundError:
@@ -149,11 +150,11 @@ class Bucket:
             raise self._failed(f'cannot read "{name}"', problem) from None
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """A large object, piece by piece. Raises StagingError, at once or on the way."""
+        """Iterate over the pieces of a large object. Raises StagingError, at once or on the way."""
         return self._backend.get(f"{self._prefix}{name}")
 
     def names(self, below: str) -> Iterator[str]:
-        """The names of all objects below the folder *below*. Raises StagingError."""
+        """Return the names of all objects below the folder *below*. Raises StagingError."""
         try:
             listed = obstore.list(self._store, f"{self._prefix}{below}", chunk_size=_LISTED_AT_ONCE)
             for page in listed:
@@ -165,7 +166,7 @@ class Bucket:
             raise self._failed(f'cannot list "{below}"', problem) from None
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove objects; those that aren't there are no error. Raises StagingError."""
+        """Remove objects; missing ones are no error. Raises StagingError."""
         for name in names:
             try:
                 obstore.delete(self._store, f"{self._prefix}{name}")
@@ -179,11 +180,11 @@ class Bucket:
 
 
 def open_bucket(address: BucketAddress, credentials: str) -> Bucket:
-    """The bucket at *address*; a folder is made if only it is missing, not its parent.
+    """Open the bucket at *address*; a missing folder is made, but not its parent.
 
-    :param credentials: as `BucketAddress.credentials` gives them.
+    Raises UserError: the credentials can't be used. Raises StagingError: the folder can't be made.
 
-    Raises UserError if they can't be used, and StagingError for a folder that can't be made.
+    :param credentials: as returned by `BucketAddress.credentials`.
     """
     if address.scheme == "file":
         return _folder(Path(address.prefix))
@@ -199,7 +200,7 @@ def open_bucket(address: BucketAddress, credentials: str) -> Bucket:
         stored = _gcs(address, keys) if address.scheme == "gs" else backend
         return Bucket(stored, make({}), address.prefix, backend.readable)
     except (BaseError, ValueError, TypeError):
-        # The library's text may quote the credentials.
+        # The library's message may quote the credentials.
         raise _unusable('region, endpoint or "credentialFile" can\'t be used') from None
 
 
@@ -213,7 +214,7 @@ def _folder(root: Path) -> Bucket:
 
 
 Stores = Callable[[Mapping[str, str]], Any]
-"""From headers that are sent with each request to the library's store."""
+"""Returns the library's store, given the headers of each request."""
 
 
 def _s3(address: BucketAddress, keys: Mapping[str, Any], _: str) -> Stores:
@@ -254,7 +255,7 @@ def _gs(address: BucketAddress, keys: Mapping[str, Any], text: str) -> Stores:
 
 
 def _gcs(address: BucketAddress, keys: Mapping[str, Any]) -> GcsBackend:
-    """What puts and gets objects: the answers of its protocol have the digest of what is stored."""
+    """Return the backend of GCS: the answers of its protocol have the digest of stored objects."""
     endpoint = address.endpoint or str(keys.get("gcs_base_url") or "") or ENDPOINT
     if keys.get("disable_oauth"):  # an emulator
         return GcsBackend(address.bucket, endpoint, lambda: "")
@@ -291,7 +292,7 @@ def _az(address: BucketAddress, keys: Mapping[str, Any], _: str) -> Stores:
 
 
 def _parsed(address: BucketAddress, text: str) -> Mapping[str, Any]:
-    """The keys in a credential file. Raises UserError, which repeats none of them."""
+    """Return the keys in a credential file. Raises UserError, without their values."""
     try:
         keys = json.loads(text)
     except ValueError:

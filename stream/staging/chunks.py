@@ -1,6 +1,6 @@
 """Bodies as restartable streams of bytes: pieces of files, regrouped into equal parts.
 
-Everything here runs in a pool thread, never in the reactor's.
+Runs in a pool thread, never in the reactor's.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _READ_BYTES = 1024 * 1024
 
 
 def bytes_chunks(body: bytes) -> Chunks:
-    """A small *body* that is in memory already."""
+    """Return a small in-memory *body* as a stream."""
     return lambda: iter((body,))
 
 
 def file_chunks(paths: Sequence[Path]) -> Chunks:
-    """The contents of *paths*, joined in the given order."""
+    """Return the contents of *paths*, joined in the given order."""
 
     def read() -> Iterator[bytes]:
         for path in paths:
@@ -35,13 +35,13 @@ def file_chunks(paths: Sequence[Path]) -> Chunks:
 
 
 class SentBody:
-    """Regroups a body into parts of exactly *part_size* bytes (the last is what remains).
+    """Regroups a body into parts of exactly *part_size* bytes, except for the last one.
 
-    It counts and digests what passes, so that afterwards the sender knows what it sent.
+    It counts and digests the data, so that the sender knows afterwards what it sent.
 
-    :param digested: whether a digest of each part is of any use.
-    :ivar size: bytes that passed so far.
-    :ivar digests: MD5 of each part that passed, if they are wanted.
+    :param digested: whether a digest of each part is needed.
+    :ivar size: bytes so far.
+    :ivar digests: MD5 of each part so far, if needed.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class SentBody:
         self.digests: list[bytes] = []
 
     def parts(self) -> Iterator[bytes]:
-        """The parts in order. Raises InterruptedError when the upload was given up."""
+        """Iterate over the parts. Raises InterruptedError when the upload was cancelled."""
         pending = bytearray()
         for chunk in self._chunks:
             if self._stopped():
@@ -79,7 +79,7 @@ class SentBody:
         return part
 
     def expected_etag(self, *, multipart: bool) -> str:
-        """The ETag a store computes that derives ETags from MD5, without the quotes."""
+        """Return the ETag, without quotes, of a store that derives ETags from MD5."""
         if not multipart:
             return (self.digests[0] if self.digests else hashlib.md5(b"").digest()).hex()
         joined = hashlib.md5(b"".join(self.digests), usedforsecurity=False).hexdigest()

@@ -1,14 +1,14 @@
 """Objects in S3 and Azure Blob Storage, through the obstore library.
 
-A body of one part goes up in a single request, a bigger one as a multipart upload with a bounded
-number of parts in memory; an upload that fails is aborted, so no half object is ever visible.
-Transient errors are repeated by the library for a short while; the caller has its own back-off.
+A body of one part is sent in a single request, a larger one as a multipart upload with a bounded
+number of parts in memory. A failed upload is aborted, so a partial object is never visible. The
+library retries temporary errors for a short while; the caller has its own back-off.
 
-Note [Checksums]. S3 gets a SHA-256 of each request's body, signed, and refuses another body; where
-its ETag is a digest, that is compared too. Azure gets the MD5 of a body of one part and refuses
-another one; it takes none for the parts of a bigger body through this library, so a bigger object
-is read back and compared, if the credentials allow it. With the key of an account, whose signature
-covers the headers that the library knows of alone, every object is.
+Note [Checksums]. S3 receives a signed SHA-256 of each request's body and refuses other content;
+where its ETag is a digest, that is compared, too. Azure receives the MD5 of a body of one part and
+refuses other content. For the parts of a larger body this library sends no digest, so a larger
+object is read back and compared, if the credentials allow it. With an account key, whose signature
+covers only headers known to the library, every object is read back.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ _RETRY: RetryConfig = {
 class CloudBackend:
     """One bucket or container.
 
-    :param make_store: the library's store, which sends the given headers with each request.
-    :param secrets: texts that no error may show.
+    :param make_store: returns the library's store, which sends the given headers with each request.
+    :param secrets: texts that no error may contain.
     :param md5_etags: whether the store's ETags are MD5 digests of the content. Only then a
         different ETag means different content.
     :param sends_digests: whether each request carries a digest by itself; see Note [Checksums].
@@ -87,7 +87,7 @@ class CloudBackend:
         self._md5_etags = md5_etags
         self._reads_back = reads_back
         self._sends_digests = sends_digests
-        # A store that returns no digest where it should may not check those it gets either.
+        # A store that omits an expected digest may not check received ones, either.
         self._trusts_requests = sends_digests and not md5_etags
 
     def put(self, key: str, chunks: Chunks, stopped: Callable[[], bool]) -> StoredObject:
@@ -166,7 +166,7 @@ class CloudBackend:
         return True
 
     def readable(self, problem: Exception | str) -> str:
-        """The first paragraph of the library's text, without anything secret."""
+        """Return the first paragraph of the library's message, without secrets."""
         text = str(problem).partition("\n\nDebug source")[0].strip()
         for secret in self._secrets:
             for form in {secret, quote(secret), quote(secret, safe="")}:
@@ -180,12 +180,12 @@ def _content_md5(body: bytes) -> dict[str, str]:
 
 
 def retry_options() -> RetryConfig:
-    """How the library repeats requests that failed for the moment."""
+    """Return the library's retry options for temporary errors."""
     return _RETRY
 
 
 def client_options(endpoint: str, headers: Mapping[str, str] | None = None) -> ClientConfig:
-    """How the library connects to *endpoint*, and the headers of each request."""
+    """Return the library's options for *endpoint*, and the headers of each request."""
     options: ClientConfig = {
         "allow_http": endpoint.startswith("http://"),
         "connect_timeout": timedelta(seconds=5),
@@ -197,7 +197,7 @@ def client_options(endpoint: str, headers: Mapping[str, str] | None = None) -> C
 
 
 def s3_backend(upload: FileUpload) -> CloudBackend:
-    """S3, or what speaks like it: ``endpoint`` among the parameters is used in path style."""
+    """Return S3 or a compatible store: a parameter ``endpoint`` is used in path style."""
     parameters = upload.credentials
     keys = parameters["credentials"]
     secret, session = str(keys["SecretAccessKey"]), str(keys.get("SessionToken") or "")
@@ -208,7 +208,7 @@ def s3_backend(upload: FileUpload) -> CloudBackend:
         "secret_access_key": secret,
         "region": upload.region or "us-east-1",
         "checksum_algorithm": "sha256",
-        # Bucket names with dots don't fit the certificate of a host per bucket.
+        # Bucket names with dots don't match the certificate of virtual hosts.
         "virtual_hosted_style_request": not endpoint and "." not in parameters["bucket"],
     }
     if session:
@@ -229,14 +229,14 @@ def s3_backend(upload: FileUpload) -> CloudBackend:
             **config,
         )
 
-    # With a KMS key, be it the bucket's default, S3's ETag isn't the content's MD5.
+    # With a KMS key, including the bucket's default, S3's ETag isn't the content's MD5.
     return CloudBackend(
         store, (secret, session), md5_etags=encryption == "AES256", sends_digests=True
     )
 
 
 def azure_backend(upload: FileUpload) -> CloudBackend:
-    """Azure Blob Storage with a shared access signature."""
+    """Return Azure Blob Storage with a shared access signature."""
     parameters = upload.credentials
     pairs = parse_connection_string(str(parameters["absCredentials"]["SASConnectionString"]))
     endpoint, signature = pairs["BlobEndpoint"].rstrip("/"), pairs["SharedAccessSignature"]

@@ -1,4 +1,4 @@
-"""Why an object did not reach staging, and whether trying again can help."""
+"""Errors of staging, and whether a retry can help."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["CredentialsExpired", "ObjectMismatch", "StagingError"]
 
 
 class StagingError(Exception):
-    """An object could not be stored. Its text never holds credentials.
+    """An object could not be stored. Its text never contains credentials.
 
     :param retryable: whether the same upload may succeed later.
     """
@@ -21,10 +21,10 @@ class StagingError(Exception):
 
 
 class CredentialsExpired(StagingError):
-    """The file's credentials are of no use any more; no repetition can help.
+    """The file's credentials have expired; a retry doesn't help.
 
     :param file_key: the file they belong to.
-    :param expiration: when they ended.
+    :param expiration: when they expired.
     """
 
     def __init__(self, file_key: str, expiration: datetime) -> None:
@@ -38,4 +38,4 @@ class CredentialsExpired(StagingError):
 
 
 class ObjectMismatch(StagingError):
-    """What the store holds is not what was sent; the upload must be made again."""
+    """The store holds other content than was sent; the upload must be repeated."""

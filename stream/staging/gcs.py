@@ -1,10 +1,10 @@
 """Objects in Google Cloud Storage, by the resumable uploads of its JSON API.
 
-A bearer token made for one folder of one bucket may create objects and perhaps nothing more. The
-resumable protocol asks for no other right, and its answer has size and MD5 of what was stored, so
-every object is verified without being read. A part that is lost on the way is sent again from the
-byte the store has; one part is in memory at a time. Why not through the library that serves the
-other stores: docs/decisions/0012.
+A bearer token for one folder of a bucket may allow nothing but creating objects. The resumable
+protocol needs no other right, and its answer has size and MD5 of the stored object, so every object
+is verified without being read. A lost part is sent again from the first byte that the store doesn't
+have; one part is in memory at a time. docs/decisions/0012 explains why the library of the other
+stores isn't used.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ _MAX_REASON_CHARS = 300
 
 
 class _Interrupted(Exception):
-    """The connection broke; how much has arrived isn't known."""
+    """The connection broke; the number of received bytes is unknown."""
 
 
 class GcsBackend:
     """One bucket.
 
     :param endpoint: root URL of the API.
-    :param authorization: gives the value of the header, which is secret; ``""`` for none. Called
-        for each request, in a thread.
+    :param authorization: returns the secret value of the header, ``""`` for none; called for each
+        request, in a thread.
     """
 
     def __init__(self, bucket: str, endpoint: str, authorization: Callable[[], str]) -> None:
         self._url = f"{endpoint.rstrip('/')}/upload/storage/v1/b/{bucket}/o"
         self._objects = f"{endpoint.rstrip('/')}/storage/v1/b/{bucket}/o"
         self._authorization = authorization
-        # Repetitions are made here, since what they send depends on what has arrived.
+        # Retries are made here, since they depend on the received bytes.
         self._http = urllib3.PoolManager(1, retries=False, timeout=_TIMEOUT)
 
     def put(self, key: str, chunks: Chunks, stopped: Callable[[], bool]) -> StoredObject:
@@ -80,7 +80,7 @@ class GcsBackend:
         )
 
     def get(self, key: str) -> Iterator[bytes]:
-        """See `stream.staging.store.Backend`. Not repeated: whoever asks tries again."""
+        """See `stream.staging.store.Backend`. Not retried; the caller retries."""
         url = f"{self._objects}/{quote(key, safe='')}?alt=media"
         try:
             answer = self._http.request(
@@ -105,7 +105,7 @@ class GcsBackend:
     def _send(
         self, key: str, parts: Iterator[bytes], stopped: Callable[[], bool]
     ) -> Mapping[str, Any]:
-        """Send all *parts*; the resource of the object."""
+        """Send all *parts*; return the resource of the object."""
         part, following = next(parts, b""), next(parts, None)
         if following is None:
             return self._send_whole(key, part, stopped)
@@ -146,7 +146,7 @@ class GcsBackend:
         raise StagingError(f'cannot store "{key}": {reason}')
 
     def _begin(self, key: str, stopped: Callable[[], bool]) -> str:
-        """Start an upload; its URL, which needs no other authorization."""
+        """Start an upload; return its URL, which needs no further authorization."""
         url = f"{self._url}?{urlencode({'uploadType': 'resumable', 'name': key})}"
         headers = {**self._authorized(), "X-Upload-Content-Type": "application/octet-stream"}
         reason = ""
@@ -177,7 +177,7 @@ class GcsBackend:
     ) -> Mapping[str, Any]:
         """Send *part*, which begins at *offset* of the object.
 
-        :param total: the object's size, if this is its last part; then the object is returned.
+        :param total: the object's size if this is the last part; then the object is returned.
         """
         end, at, reason = offset + len(part), offset, ""
         for delay in _delays(stopped):
@@ -216,7 +216,7 @@ class GcsBackend:
         return self._request("PUT", session, {"Content-Range": f"bytes {span}/{size}"}, body)
 
     def _status(self, session: str, total: int | None) -> urllib3.BaseHTTPResponse | None:
-        """The state of an upload after a failure; None while it is unknown."""
+        """Return the state of an upload after a failure; None while it is unknown."""
         try:
             answer = self._put_range(session, b"", 0, total)
         except _Interrupted:
@@ -224,7 +224,7 @@ class GcsBackend:
         return None if answer.status in _TRANSIENT else answer
 
     def _give_up(self, session: str) -> None:
-        with suppress(_Interrupted):  # the store forgets it by itself after a week
+        with suppress(_Interrupted):  # the store removes it after a week
             self._request("DELETE", session, {}, b"")
 
     def _request(
@@ -235,14 +235,14 @@ class GcsBackend:
                 method, url, headers=dict(headers), body=body, redirect=False, retries=False
             )
         except urllib3.exceptions.HTTPError as problem:
-            # Only the kind: the text may quote the URL, which is a secret of its own here.
+            # Only the type: the message may contain the URL, which is a secret here.
             raise _Interrupted(f"no answer ({type(problem).__name__})") from None
 
 
 def _delays(stopped: Callable[[], bool]) -> Iterator[float | None]:
-    """Once for each attempt; sleeps between two of them. None is the last.
+    """Iterate over the attempts, and sleep between them; the last item is None.
 
-    Raises InterruptedError: the upload was given up meanwhile.
+    Raises InterruptedError: the upload was cancelled meanwhile.
     """
     for attempt in range(_RETRIES + 1):
         if stopped():
@@ -254,7 +254,7 @@ def _delays(stopped: Callable[[], bool]) -> Iterator[float | None]:
 
 
 def _arrived(answer: urllib3.BaseHTTPResponse) -> int:
-    """How many bytes the store has, as the answer to an incomplete upload says."""
+    """Return the number of bytes that the store has, from the answer to an incomplete upload."""
     unit, _, last = answer.headers.get("Range", "").rpartition("-")
     return int(last) + 1 if unit and last.isdecimal() else 0
 
@@ -283,7 +283,7 @@ def _check(key: str, found: Mapping[str, Any], size: int, digest: bytes) -> None
 
 
 def gcs_backend(upload: FileUpload) -> GcsBackend:
-    """Google Cloud Storage with a bearer token; ``endpoint`` among the parameters replaces it."""
+    """Return Google Cloud Storage with a bearer token; the parameter ``endpoint`` sets its URL."""
     parameters = upload.credentials
     kind = str(parameters.get("token_type") or "Bearer")
     authorization = f"{kind} {parameters['access_token']}"

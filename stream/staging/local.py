@@ -1,7 +1,7 @@
 """Objects as files in a folder of this machine.
 
-An object appears whole and durable or not at all: its bytes go to a hidden file next to it, are
-synced, take the object's name in one step, and then the folder is synced too.
+An object appears durably and as a whole, or not at all: it is written to a hidden file in the same
+folder, synced, and renamed; then the folder is synced.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _READ_BYTES = 1024 * 1024
 
 
 class LocalBackend:
-    """See the module.
+    """The backend of a local folder.
 
-    :param directory: the root; keys are paths below it. It must exist: a missing root is more
-        likely an unmounted disk than a first run.
+    :param directory: the root; keys are paths below it. It must exist: a missing root is probably
+        an unmounted disk.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -1,6 +1,6 @@
-"""Where objects of a staging file are: their keys and the URLs a manifest lists. Pure.
+"""The location of a staging file's objects: their keys, and the URLs in a manifest. Pure.
 
-An object's key is the file's key followed by the object's name, with nothing in between.
+An object's key is the file's key directly followed by the object's name.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ _AZURE_HOST = "blob.core.windows.net"
 
 @attrs.frozen
 class Location:
-    """A place for the objects of one file.
+    """The location of the objects of one file.
 
     :param container: URL of the bucket, container or folder, ending with ``/``.
-    :param prefix: what every object's key begins with.
+    :param prefix: prefix of every object's key.
     """
 
     container: str
     prefix: str
 
     def key(self, name: str) -> str:
-        """The key of the object *name*. Raises StagingError for a name that isn't a plain one."""
+        """Return the key of the object *name*. Raises StagingError if *name* isn't a plain one."""
         if not name or "/" in name or name in (".", "..") or "\0" in name:
             raise StagingError(f'invalid object name "{name}"', retryable=False)
         return self.prefix + name
 
     def url(self, name: str) -> str:
-        """The URL of the object *name*, as a manifest lists it."""
+        """Return the URL of the object *name*, as listed in a manifest."""
         return self.container + self.key(name)
 
 
 def location_of(upload: FileUpload) -> Location:
-    """The place *upload* was prepared for. Raises StagingError for one that can't be used."""
+    """Return the location that *upload* was prepared for. Raises StagingError if it is invalid."""
     parameters = upload.credentials
     try:
         match upload.provider:
@@ -74,15 +74,15 @@ def _local(parameters: Mapping[str, Any]) -> Location:
 
 
 def manifest_body(upload: FileUpload, slice_names: Iterable[str]) -> bytes:
-    """The manifest that lists *slice_names* of the file, in the given order, as JSON."""
+    """Return the manifest that lists *slice_names* of the file, in the given order, as JSON."""
     location = location_of(upload)
     return orjson.dumps({"entries": [{"url": location.url(name)} for name in slice_names]})
 
 
 def parse_connection_string(text: str) -> dict[str, str]:
-    """The ``k=v`` pairs of a SAS connection string; values may hold ``=`` themselves.
+    """Return the ``k=v`` pairs of a SAS connection string; values may contain ``=``.
 
-    Raises StagingError: without ``BlobEndpoint`` or ``SharedAccessSignature``.
+    Raises StagingError: ``BlobEndpoint`` or ``SharedAccessSignature`` is missing.
     """
     pairs = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
     for name in ("BlobEndpoint", "SharedAccessSignature"):

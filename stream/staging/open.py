@@ -1,4 +1,4 @@
-"""From a prepared file to the store that takes its objects."""
+"""Opening the staging store of a prepared file."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["open_store"]
 def open_store(
     upload: FileUpload, *, file_key: str, reactor: Any, pool: ThreadPool
 ) -> StagingStore:
-    """The store for the objects of *upload*. Nothing is connected yet.
+    """Return the store for the objects of *upload*, without connecting to it.
 
-    Raises StagingError: an unknown provider, or parameters that can't be used.
+    Raises StagingError: the provider is unknown, or the parameters can't be used.
 
     :param file_key: the file's key, for messages.
     :param reactor: source of the time.
-    :param pool: a started pool; its size bounds the uploads that run at once.
+    :param pool: a started pool; its size limits concurrent uploads.
     """
     location = location_of(upload)
     return StagingStore(upload, file_key, location, _backend(upload), reactor, pool)
@@ -46,7 +46,7 @@ def _backend(upload: FileUpload) -> Backend:
     except KeyError as missing:
         raise StagingError(f"upload parameter {missing} is missing", retryable=False) from None
     except (BaseError, ValueError, TypeError):
-        # The library's text may quote the parameters.
+        # The library's message may quote the parameters.
         raise StagingError(
             f'upload parameters of provider "{upload.provider}" are invalid', retryable=False
         ) from None

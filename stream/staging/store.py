@@ -1,4 +1,4 @@
-"""Staging stores as their callers see them: put an object, in a pool thread, verified."""
+"""The interface of staging stores: verified uploads in a pool thread."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["Backend", "StagingStore", "StoredObject"]
 class StoredObject:
     """An object that is durably stored.
 
-    :param url: as a manifest lists it.
+    :param url: as listed in a manifest.
     :param size: bytes.
     :param etag: the store's tag, without quotes; ``""`` if it gives none.
     :param verified: whether the store itself confirmed size or digest; ``False`` when the
-        credentials allow to write but not to look.
+        credentials allow writing but not reading.
     """
 
     url: str
@@ -40,24 +40,24 @@ class StoredObject:
 
 
 class Backend(Protocol):
-    """The interface of a provider. It runs in a pool thread and may block."""
+    """The interface of a provider; runs in a pool thread and may block."""
 
     def put(self, key: str, chunks: Chunks, stopped: Callable[[], bool]) -> StoredObject:
-        """Store the whole body under *key*, or nothing; the result's URL is left empty."""
+        """Store the whole body under *key*, or nothing; the result's URL is empty."""
 
     def get(self, key: str) -> Iterator[bytes]:
-        """The body of the object *key*. Raises StagingError, at once or on the way."""
+        """Return the body of the object *key*. Raises StagingError, at once or on the way."""
 
 
 class StagingStore:
-    """The objects of one staging file: a backend behind the checks that all of them share.
+    """The objects of one staging file: a backend with the checks shared by all of them.
 
     :param upload: the prepared file.
     :param file_key: the file's key, for messages.
-    :param location: where the objects go.
-    :param backend: how they get there.
+    :param location: location of the objects.
+    :param backend: stores them.
     :param reactor: source of the time.
-    :param pool: runs the uploads; its size bounds how many run at once.
+    :param pool: runs the uploads; its size limits concurrent uploads.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class StagingStore:
     def put(self, name: str, chunks: Chunks) -> Deferred[StoredObject]:
         """Store the object *name*, replacing an older one.
 
-        Nobody can see a part of it. Cancelling gives the upload up at its next chunk; its thread
-        may run on for a moment.
+        A partial object is never visible. Cancellation stops the upload at its next chunk; its
+        thread may run for another moment.
 
-        Raises CredentialsExpired: before any byte is read. Raises StagingError: it could not be
-        stored.
+        Raises CredentialsExpired: checked before any byte is read. Raises StagingError: it could
+        not be stored.
         """
         return Deferred.fromCoroutine(self._put(name, chunks))
 
@@ -92,11 +92,11 @@ class StagingStore:
         return self.put(MANIFEST_NAME, bytes_chunks(manifest_body(self.upload, slice_names)))
 
     def read(self, name: str) -> Iterator[bytes]:
-        """The body of the object *name*; blocks. Raises StagingError, at once or on the way."""
+        """Return the body of the object *name*; blocks. Raises StagingError, also on the way."""
         return self._backend.get(self._location.key(name))
 
     async def fetch(self, name: str, target: BinaryIO) -> None:
-        """Copy the object *name* to *target*. Raises StagingError: there is none, or no way."""
+        """Copy the object *name* to *target*. Raises StagingError: it is missing or unavailable."""
 
         def copy() -> None:
             for chunk in self._backend.get(self._location.key(name)):
@@ -114,7 +114,7 @@ class StagingStore:
         try:
             stored = await running
         except StagingError:
-            # Refused for credentials that ended on the way: say that, not what the store said.
+            # The credentials expired during the upload: report that instead of the store's error.
             self._require_live(self._now())
             raise
         finally:

@@ -1,12 +1,12 @@
-"""The staging file the Storage API prepared: where its objects go, and until when.
+"""A staging file prepared by the Storage API: the location of its objects, and its expiration.
 
 The API describes each provider's bucket in an object of its own (``uploadParams``,
-``absUploadParams``, ``gcsUploadParams``; ``localUploadParams`` for a folder on this machine).
-That object is kept as it came, because it is stored again with the file's record.
+``absUploadParams``, ``gcsUploadParams``; ``localUploadParams`` for a folder on this machine). That
+object is kept unchanged, because it is stored with the file's record.
 
-Note [Two layouts]: what is stored has the layout of the reply, with all its members: that is what
-the original service stores, too. Earlier versions of this one had the parameters in
-``credentials``; both are read.
+Note [Two layouts]: the record has the layout of the reply, with all its members, as the original
+service stores it. Earlier versions of this service had the parameters in ``credentials``; both are
+read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MEMBERS = {"id", "name", "provider", "region", "credentials", "expiration"}.uni
 
 
 def parse_iso_time(text: str) -> datetime:
-    """An ISO 8601 time as UTC; one without a zone is UTC. Raises ValueError."""
+    """Parse an ISO 8601 time as UTC; a time without a zone is UTC. Raises ValueError."""
     moment = datetime.fromisoformat(text)
     return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
 
@@ -46,11 +46,11 @@ class FileUpload(Record):
     """A prepared staging file.
 
     :param id: the file's id in the Storage API.
-    :param name: its name there.
+    :param name: the file's name in the Storage API.
     :param provider: ``aws``, ``azure``, ``gcp`` or ``local``.
     :param region: the bucket's region, ``""`` if unknown.
-    :param credentials: the provider's parameter object as it came; secret.
-    :param expiration: when the credentials stop working; ``None`` if that is not known.
+    :param credentials: the provider's unchanged parameter object; secret.
+    :param expiration: when the credentials expire; ``None`` if unknown.
     """
 
     id: int
@@ -63,7 +63,7 @@ class FileUpload(Record):
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> FileUpload:
         """Read the reply to a file's preparation. Raises ValueError, KeyError or TypeError."""
-        # The parameters that came decide, as a provider's name alone can't be used to upload.
+        # The received parameters decide: a provider's name alone isn't enough for an upload.
         found = next((item for item in PARAMETER_KEYS.items() if reply.get(item[1])), None)
         if found is None:
             raise ValueError(f'no upload parameters for provider "{reply.get("provider") or ""}"')
@@ -81,9 +81,9 @@ class FileUpload(Record):
 
     @classmethod
     def from_detail(cls, reply: Mapping[str, Any]) -> FileUpload | None:
-        """Where the objects of a file can be read, from the reply to a question for its detail.
+        """Return the location for reading a file's objects, from the reply with its details.
 
-        ``None`` if the reply doesn't say. Raises ValueError, KeyError or TypeError.
+        ``None`` if the reply doesn't contain it. Raises ValueError, KeyError or TypeError.
         """
         provider = str(reply.get("provider") or "")
         parameters = _download_parameters(provider, reply)
@@ -98,7 +98,7 @@ class FileUpload(Record):
 
 
 def _download_parameters(provider: str, reply: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The parameters of an upload to the same place, with credentials to read."""
+    """Return the parameters of an upload to the same location, with credentials to read."""
     if provider == "aws" and "s3Path" in reply:
         path = reply["s3Path"]
         return {
@@ -140,7 +140,7 @@ def _expiration(
 
 
 def _write(upload: FileUpload) -> dict[str, Any]:
-    """See Note [Two layouts]; the expiration is there so that it need not be worked out again."""
+    """Write the record; see Note [Two layouts]. It includes the expiration for faster reading."""
     plain: dict[str, Any] = {
         "id": upload.id,
         "name": upload.name,
@@ -154,7 +154,7 @@ def _write(upload: FileUpload) -> dict[str, Any]:
 
 
 def _read(plain: Any, _: type) -> FileUpload:
-    """See Note [Two layouts]. Raises ValueError, KeyError or TypeError."""
+    """Read the record; see Note [Two layouts]. Raises ValueError, KeyError or TypeError."""
     key = PARAMETER_KEYS.get(plain.get("provider") or "")
     if key is not None and plain.get("credentials"):
         plain = {**plain, key: plain["credentials"]}

@@ -1,1 +1,1 @@
-"""Live tails: the newest records of a source, shown to whoever asks."""
+"""Live tails: streams of the newest records of a source."""

@@ -1,7 +1,7 @@
-"""The live tails that callers of this node watch.
+"""The live tails that this node serves.
 
-A subscription is put into etcd, where every source node finds it, and the nodes send what they
-sampled to a port of this node.
+A subscription is put into etcd, where every source node finds it. The source nodes send samples to
+a port of this node.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ __all__ = ["TailHub", "Take"]
 _log = Logger(namespace="stream.tail")
 
 MAX_ALL_WAITING_BYTES = 64 * 1024 * 1024
-"""Records that wait for all callers; each has an equal share."""
+"""Maximum size of the records queued for all callers; each has an equal share."""
 _PROJECT_SHARE = 2
 _SOURCE_SHARE = 5
-"""The parts of all tails that a project and a source may have."""
+"""Maximum shares of all tails for a project and for a source."""
 _GRACE_SECONDS = 900
-"""How much longer than its tail a subscription counts if nobody removes it: clocks differ."""
+"""Seconds that a subscription outlives its tail if it isn't removed: clocks differ."""
 
 Take = Callable[[Any], list[str]]
-"""Takes samples as plain values; returns the ids of tails that nobody watches any more."""
+"""Accepts samples as plain values; returns the ids of tails that nobody watches any more."""
 
 
 class TailHub(Service):
-    """The watches of this node, and the port to which source nodes send records.
+    """The tails of this node, and the port to which source nodes send records.
 
     startService fires when the port is open.
 
-    :param session: under whose lease the subscriptions are.
-    :param hostname: under which source nodes reach this one.
-    :param site: makes what listens at the port, given what takes the samples that are sent there.
+    :param session: its lease holds the subscriptions.
+    :param hostname: name at which source nodes reach this one.
+    :param site: returns the port's site, given the function that accepts samples.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TailHub(Service):
         self._port = await endpoint.listen(self._site)
 
     async def stopService(self) -> None:
-        """Watches must have ended."""
+        """Stop the hub; tails must have ended."""
         super().stopService()
         port, self._port = self._port, None
         if port is not None:
@@ -89,14 +89,14 @@ class TailHub(Service):
             self._site.hang_up()
 
     def end_all(self) -> None:
-        """Let every caller know that the node stops; new ones are refused."""
+        """End all tails because the node stops; new ones are refused."""
         self._stopping = True
         for watch in list(self._watches.values()):
             watch.end("stopping")
 
     @property
     def address(self) -> str:
-        """To which source nodes send records."""
+        """The address to which source nodes send records."""
         assert self._port is not None
         host, _ = split_address(self._settings.listen)
         port: int = self._port.getHost().port  # type: ignore[attr-defined]
@@ -106,7 +106,7 @@ class TailHub(Service):
     async def watch(
         self, source: SourceKey, send: Send, *, rate: int, seconds: int, limit: int | None
     ) -> None:
-        """Show *source* to one caller until one of the limits is reached.
+        """Stream records of *source* to one caller until one of the limits is reached.
 
         :param rate: records a second from each source node.
         """
@@ -138,14 +138,13 @@ class TailHub(Service):
                 removing.addErrback(lambda failure: _log.failure("cannot end a tail", failure))
 
     def _max_waiting(self) -> int:
-        """Bytes of records that may wait for each caller."""
+        """The maximum size of the records queued for each caller."""
         return min(MAX_WAITING_BYTES, MAX_ALL_WAITING_BYTES // max(len(self._watches), 1))
 
     def check(self, source: SourceKey) -> None:
-        """Return whether one more caller may watch *source*.
+        """Check that one more caller may watch *source*.
 
-        Raises UserError: the source, its project or all have as many as they may, or the node
-        stops.
+        Raises UserError: the source, its project or the node has too many tails, or the node stops.
         """
         most = self._settings.max_concurrent
         sources = [watch.source for watch in self._watches.values()]
@@ -165,14 +164,16 @@ class TailHub(Service):
         )
 
     def take(self, samples: Any) -> list[str]:
-        """Take what a source node has sent; returns the ids of tails that nobody watches any more.
+        """Accept a source node's samples; return the ids of tails that nobody watches any more.
 
-        :param samples: plain; what has wrong types raises what they raise.
+        Raises ValueError or TypeError: a value has a wrong type.
+
+        :param samples: plain values.
         """
         return [sample["id"] for sample in samples if not self._take(sample)]
 
     def _take(self, sample: Any) -> bool:
-        """Return whether somebody watches."""
+        """Accept a sample; return whether the tail is watched."""
         watch = self._watches.get(sample["id"])
         if watch is None or not hmac.compare_digest(sample["token"].encode(), watch.token.encode()):
             return False

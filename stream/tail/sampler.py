@@ -1,11 +1,11 @@
-"""Which records of a source are shown to those who watch it.
+"""Sampling of a source's records for live tails.
 
-Records pass here on their way to the sinks, so a record that isn't shown costs next to nothing, and
-whatever goes wrong here is nobody's problem but the watcher's. Pure.
+Records pass through the sampler on their way to the sinks. So a record that isn't shown costs
+almost nothing, and failures affect only the tail. Pure.
 
-Note [Shares of the queues]: the records that wait to be sent are bounded for each tap, and for all
-together: each watched source has an equal share of the whole, and at least a quarter isn't given to
-a single one. So nobody's tails cost another source's watchers a record.
+Note [Shares of the queues]: the queued records are limited per tap and in total: each watched
+source has an equal share, and no single source gets more than three quarters. So tails of one
+source don't cost another source's tails a record.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ __all__ = [
 ]
 
 MAX_TAPS = 50
-"""Of one source on one node; further subscriptions get nothing from it."""
+"""Maximum number of taps for one source on one node; further subscriptions get no records."""
 MAX_QUEUE_BYTES = 512 * 1024
-"""Shown records of one tap that wait to be sent."""
+"""Maximum size of the queued records of one tap."""
 MAX_ALL_QUEUES_BYTES = 32 * 1024 * 1024
-"""Shown records of all taps, see Note [Shares of the queues]."""
+"""Maximum size of the queued records of all taps; see Note [Shares of the queues]."""
 _MIN_SHARES = 4
 MAX_SENT_BYTES = 256 * 1024
-"""Shown records that are sent together, unless a single one is larger."""
+"""Maximum size of records sent together, unless a single one is larger."""
 
 
 @attrs.frozen
 class Sample:
-    """What is sent to the watcher at once.
+    """The records sent to a tail at once.
 
     :ivar records: JSON objects.
-    :ivar over_rate: records left out because there were too many, since the last sample.
-    :ivar overflow: records left out because they couldn't be sent in time.
+    :ivar over_rate: number of records left out by the rate limit since the last sample.
+    :ivar overflow: number of records left out because they couldn't be sent in time.
     """
 
     records: tuple[bytes, ...]
@@ -58,7 +58,7 @@ class Sample:
     overflow: int
 
     def encode(self, subscription: TailSubscription) -> bytes:
-        """As JSON, with what shows that it was asked for."""
+        """Return the sample as JSON, with the token that proves the request."""
         head = b'{"id":"%s","token":"%s","overRate":%d,"overflow":%d,"records":[' % (
             subscription.id.encode(),
             subscription.token.encode(),
@@ -71,9 +71,9 @@ class Sample:
 class Tap:
     """Takes records for one subscription.
 
-    :param watched: whose records are taken.
+    :param watched: the source whose records are taken.
 
-    :ivar error: what went wrong with a record last; whoever reports it clears it.
+    :ivar error: the last failure of a record; cleared by its reporter.
     """
 
     __slots__ = (
@@ -103,7 +103,7 @@ class Tap:
 
     @property
     def due(self) -> float:
-        """When the next record may be shown, seconds since the epoch."""
+        """The time from which on the next record may be shown, seconds since the epoch."""
         return self._bucket.due
 
     def offer(self, record: RecordContext) -> None:
@@ -135,7 +135,7 @@ class Tap:
         watched.queued += size
 
     def take(self) -> Sample | None:
-        """What is to be sent next, if anything."""
+        """Return the next sample, if any."""
         offered = self._watched.offered
         over_rate = self._over_rate + offered - self._seen - self._granted
         self._seen, self._granted = offered, 0
@@ -154,26 +154,26 @@ class Tap:
         return sample
 
     def close(self) -> None:
-        """Forget the records that wait."""
+        """Drop the queued records."""
         self._queue.clear()
         self._watched.queued -= self._bytes
         self._bytes = 0
 
     def not_sent(self, sample: Sample) -> None:
-        """Count what *sample* held as left out."""
+        """Count the records of *sample* as left out."""
         self._over_rate += sample.over_rate
         self._overflow += sample.overflow + len(sample.records)
 
 
 class Watched:
-    """A source that somebody watches.
+    """A source that is watched by at least one tail.
 
-    Most records of a busy source aren't shown to anybody. They cost a count and a comparison,
-    however many watch.
+    Most records of a busy source aren't shown. They cost a counter and a comparison, regardless of
+    the number of tails.
 
-    :ivar offered: records so far.
-    :ivar queued: bytes that wait in the queues of its taps.
-    :ivar max_queued: its share of what may wait in all queues.
+    :ivar offered: number of records so far.
+    :ivar queued: bytes in the queues of its taps.
+    :ivar max_queued: its share of the maximum size of all queues.
     """
 
     __slots__ = ("_quiet_from", "_quiet_to", "max_queued", "offered", "queued", "taps")
@@ -196,7 +196,7 @@ class Watched:
     def offer_batch(self, shared: RecordContext, elements: Sequence[Element]) -> None:
         """Show records of a batch, if one is due.
 
-        :param shared: has what all records of the batch share.
+        :param shared: the data that all records of the batch share.
         """
         self.offered += len(elements)
         if not self._quiet_from <= shared.timestamp_ms < self._quiet_to:
@@ -207,17 +207,17 @@ class Watched:
     def renew(self) -> None:
         """Compute the interval in which no record is due.
 
-        It is at most a second long, so that a clock that is set back doesn't stop the tail.
+        It is at most a second long, so that setting the clock back doesn't stop the tail.
         """
         self._quiet_to = 1000 * min((tap.due for tap in self.taps), default=0.0)
         self._quiet_from = self._quiet_to - 1000
 
 
 class TailSampler(dict[SourceKey, Watched]):
-    """The sources that are watched. Empty, and so false, while nobody watches any of them."""
+    """The watched sources; empty, and so false, without tails."""
 
     def add(self, subscription: TailSubscription, now: float) -> Tap | None:
-        """Open a tap; ``None`` if the source has as many as it may have."""
+        """Open a tap; return ``None`` if the source has the maximum number of taps."""
         watched = self.setdefault(subscription.source, Watched())
         if len(watched.taps) >= MAX_TAPS:
             return None
@@ -239,13 +239,13 @@ class TailSampler(dict[SourceKey, Watched]):
             self._share()
 
     def _share(self) -> None:
-        """See Note [Shares of the queues]."""
+        """Compute the shares; see Note [Shares of the queues]."""
         share = MAX_ALL_QUEUES_BYTES // max(len(self), _MIN_SHARES)
         for watched in self.values():
             watched.max_queued = share
 
     def offer(self, sources: Sequence[SourceKey], record: RecordContext) -> None:
-        """Show *record* to those who watch one of its sources."""
+        """Show *record* to the tails of its source."""
         for source in sources:
             watched = self.get(source)
             if watched is not None:

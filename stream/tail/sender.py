@@ -1,7 +1,7 @@
-"""Sends records to the callers that watch a source.
+"""Sending of samples to the API nodes that serve tails.
 
-Mirrors the subscriptions, keeps a tap for each of them, and hands on what the taps took, a few
-times a second, to the API node that asked. What can't be sent is left out and counted.
+The sender mirrors the subscriptions, keeps a tap for each, and sends the samples a few times a
+second to the API node of the subscription. Records that can't be sent are left out and counted.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ _log = Logger(namespace="stream.tail")
 SEND_INTERVAL = 0.2
 """Seconds between two rounds of sending."""
 SEND_SECONDS = 5.0
-"""For sending samples, with the answer."""
+"""Time limit of sending samples, including the answer."""
 PAUSE_SECONDS = 2.0
-"""Before the next attempt after one that failed."""
+"""Delay after a failed attempt."""
 _CONNECT_SECONDS = 2.0
 _IDLE_SECONDS = 5.0
-"""Less than the API leaves a connection open."""
+"""Shorter than the API's timeout of idle connections."""
 _MAX_ANSWER_BYTES = 64 * 1024
 
 Samples = list[tuple[Tap, Sample]]
 
 
 class TailSender(Service):
-    """startService fires when the subscriptions are known.
+    """Sends samples to API nodes. startService fires when the subscriptions are known.
 
     :param client: started.
-    :param taps: filled here, read by the listeners.
-    :param host: under which other machines reach this one.
+    :param taps: filled by the sender, read by the listeners.
+    :param host: name at which other machines reach this one.
     """
 
     def __init__(self, reactor: Any, client: EtcdClient, taps: TailSampler, *, host: str) -> None:
@@ -96,7 +96,7 @@ class TailSender(Service):
         await maybeDeferred(self._pool.closeCachedConnections)
 
     def changed(self, batch: Batch[TailSubscription]) -> None:
-        """Open and close taps. The key of a subscription is never put with another value."""
+        """Open and close taps. The value of a subscription's key never changes."""
         found = {change.key: change.value for change in batch.changes}
         if batch.reset:
             found = dict.fromkeys(self._open) | found
@@ -107,7 +107,10 @@ class TailSender(Service):
                 self._start(key, subscription)
 
     def _is_ours(self, subscription: TailSubscription) -> bool:
-        """Whether the address leads to who asked: on loopback, it may lead to somebody else."""
+        """Return whether the address leads to the subscriber.
+
+        A loopback address may lead to another process.
+        """
         host, _ = split_address(subscription.address)
         if subscription.host == self._host or not is_loopback(host):
             return True
@@ -191,7 +194,10 @@ class TailSender(Service):
             outlet.sending = None
 
     async def _post(self, address: str, samples: Samples) -> list[str]:
-        """Ids of tails that nobody watches any more. Fails if the answer isn't a receiver's."""
+        """Send samples; return the ids of tails that nobody watches any more.
+
+        Fails if the answer isn't that of a receiver.
+        """
         encoded = [sample.encode(tap.subscription) for tap, sample in samples]
         response: IResponse = await self._agent.request(
             b"POST",
@@ -207,7 +213,7 @@ class TailSender(Service):
 
 
 class Outlet:
-    """What goes to one address.
+    """The samples for one address.
 
     :ivar taps: by id of the subscription.
     """
@@ -219,7 +225,7 @@ class Outlet:
         self.not_before = 0.0
 
     def take(self) -> Samples:
-        """What is to be sent next: each source has its turn, and of each source each tap."""
+        """Return the next samples: sources take turns, and so do the taps of each source."""
         samples = []
         size = 0
         for id, tap in self._in_turn():
@@ -233,7 +239,7 @@ class Outlet:
         return samples
 
     def _in_turn(self) -> list[tuple[str, Tap]]:
-        """All taps: the first of each source, then the second ones, and so on."""
+        """Return all taps: the first of each source, then the second ones, and so on."""
         seen: Counter[SourceKey] = Counter()
         turns = []
         for id, tap in self.taps.items():
@@ -245,7 +251,7 @@ class Outlet:
 
 
 class _Unread(Protocol):
-    """Ends the connection of an answer that isn't worth reading."""
+    """Ends the connection of an answer whose body isn't read."""
 
     def dataReceived(self, data: bytes) -> None:
         if self.transport is not None:

@@ -1,7 +1,7 @@
-"""Tails: that somebody wants to see the newest records of a source, as source nodes learn it.
+"""Subscriptions of tails, stored in etcd for source nodes.
 
-A node of the API puts a subscription under its lease, every source node mirrors all of them. So a
-subscription ends with its key, at the latest when the node that asked for it is gone.
+An API node puts a subscription under its lease, and every source node mirrors all of them. So a
+subscription ends with its key, at the latest when the API node's lease ends.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class TailSubscription(Record):
     """A request for the records of a source, stored in etcd while a tail runs.
 
     :ivar address: host and port to which records are sent.
-    :ivar host: name of the machine of the API node: only there an address on loopback is its own.
-    :ivar token: shows that records come from a node that was asked for them.
-    :ivar rate: records a second that each source node may send.
-    :ivar max_body_bytes: of a body that is sent.
-    :ivar expires_at: when source nodes forget it even if the key is still there.
+    :ivar host: name of the API node's machine: a loopback address is valid only there.
+    :ivar token: proves that records come from a source node that was asked for them.
+    :ivar rate: maximum records a second from each source node.
+    :ivar max_body_bytes: maximum size of a sent body.
+    :ivar expires_at: when source nodes drop it even if the key still exists.
     """
 
     source: SourceKey = field(flatten=True)
@@ -41,5 +41,5 @@ class TailSubscription(Record):
 
     @property
     def key(self) -> str:
-        """In etcd."""
+        """The key in etcd."""
         return f"{TAIL}{self.source}/{self.id}"

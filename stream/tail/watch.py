@@ -1,6 +1,6 @@
-"""One caller that watches a source, on the node that it asked.
+"""One caller of a tail, on the API node that serves it.
 
-The caller gets records as fast as it takes them; what is too much is left out and counted.
+The caller gets records as fast as it reads them; excess records are left out and counted.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from stream.definition.key import SourceKey
 __all__ = ["HEARTBEAT_SECONDS", "MAX_WAITING_BYTES", "Send", "Watch", "event"]
 
 HEARTBEAT_SECONDS = 15.0
-"""Without a record for so long a comment is sent, so that no proxy hangs up."""
+"""Interval of comments that are sent without a record, so that no proxy closes the connection."""
 MAX_WAITING_BYTES = 1024 * 1024
-"""Records that wait for one slow caller."""
+"""Maximum size of the records queued for a slow caller."""
 _TOKEN_BYTES = 16
 _ID_BYTES = 8
 
 Send = Callable[[bytes], Awaitable[None]]
-"""Writes a part of what the caller gets; goes on when it takes more."""
+"""Writes a part of the answer; resumes when the caller accepts more."""
 
 
 class Watch:
-    """One caller that watches a source. Left to itself, it never ends.
+    """One caller that watches a source; it has no time limit of its own.
 
-    :param limit: end after so many records; ``None`` for any number.
-    :param max_waiting: how many bytes of records may wait.
+    :param limit: maximum number of records; ``None`` for no limit.
+    :param max_waiting: returns the maximum size of the queued records.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Watch:
         self._awake: Deferred[None] | None = None
 
     def put(self, records: list[bytes], over_rate: int, overflow: int) -> None:
-        """Take what a source node has sent: JSON objects, and how many it has left out."""
+        """Queue a source node's records, JSON objects, and count those it has left out."""
         most = self._max_waiting()
         for record in records:
             if self._bytes + len(record) > most:
@@ -69,7 +69,7 @@ class Watch:
         self._wake()
 
     def end(self, reason: str) -> None:
-        """Let the caller know that nothing follows. The first reason counts."""
+        """End the stream after a final event. The first reason counts."""
         self._reason = self._reason or reason
         self._wake()
 
@@ -101,7 +101,7 @@ class Watch:
                 await send(b": nothing new\n\n")
 
     async def _woken(self) -> bool:
-        """Wait for something to do; whether there is."""
+        """Wait for work; return whether there is any."""
         awake = self._awake = Deferred()
         heartbeat = self._reactor.callLater(HEARTBEAT_SECONDS, self._wake)
         try:
@@ -114,7 +114,7 @@ class Watch:
 
 
 def event(name: str, data: bytes) -> bytes:
-    """A server-sent event.
+    """Return a server-sent event.
 
     :param data: JSON on one line.
     """

@@ -1,6 +1,6 @@
-"""Taking a cluster over from the original service, and giving it back.
+"""Takeover of a cluster from the original service, and the way back.
 
-What the original has in etcd and on its volumes is read as it is, so a takeover converts nothing:
-`check` says what is there and what stands in the way. On the way back `give_back` writes what only
-this service reads in the form of the original.
+The original's data in etcd and on volumes is read as it is, so a takeover converts nothing: `check`
+reports the data and its problems. On the way back, `give_back` writes data that only this service
+reads in the form of the original.
 """

@@ -1,4 +1,4 @@
-"""A look at a cluster before it is taken over or given back; nothing is changed."""
+"""The check of a cluster before a takeover or the way back; it changes nothing."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ _STAGES_OF_ORIGINAL = {"aws", "azure", "gcp"}
 
 
 async def read_all(client: EtcdClient) -> Sequence[KeyValue]:
-    """Every key of the namespace."""
+    """Return every key of the namespace."""
     return (await client.range("")).kvs
 
 
 async def check_takeover(
     client: EtcdClient, encryptor: Encryptor, volumes_path: str = ""
 ) -> Inventory:
-    """What a start would find.
+    """Return what a start of this service would find.
 
-    :param volumes_path: of this machine; without it no files are checked.
+    :param volumes_path: volumes of this machine; without it no files are checked.
     """
     found = take_inventory(await read_all(client))
     _check_live(found)
@@ -61,7 +61,7 @@ async def check_takeover(
 
 
 async def check_give_back(client: EtcdClient, encryptor: Encryptor) -> Inventory:
-    """What the original service couldn't read, and what would be converted for it."""
+    """Return what the original service couldn't read, and what would be converted for it."""
     found = take_inventory(await read_all(client))
     _check_live(found)
     secrets = await _check_secrets(found, encryptor)
@@ -91,22 +91,24 @@ async def check_give_back(client: EtcdClient, encryptor: Encryptor) -> Inventory
 
 
 def refers(record: File | Slice | Sink) -> StoredMapping | None:
-    """The reference that the record has for its mapping, ``None`` if it has the mapping itself."""
+    """Return the record's reference to its mapping, ``None`` if it contains the mapping itself."""
     mapping = record.table.mapping if isinstance(record, Sink) else record.mapping
     return mapping if mapping.content is None else None
 
 
 def secret_of(record: TokenRecord | FileRecord) -> tuple[str, Mapping[str, str]]:
-    """The encrypted secret of a record, ``""`` if there is none, and what it is bound to."""
+    """Return the encrypted secret of a record, ``""`` if there is none, and its metadata."""
     if isinstance(record, TokenRecord):
         return record.encrypted_token, {"sink": str(record.key)}
     return record.encrypted_upload, {"file": str(record.file_key)}
 
 
 async def is_in_original_form(record: Record, encryptor: Encryptor) -> bool:
-    """Whether the original has encrypted the secret of *record*, or it was given back already.
+    """Return whether the secret of *record* has the form of the original.
 
-    :param record: one whose secret can be opened.
+    It was encrypted by the original, or was already given back.
+
+    :param record: one whose secret can be decrypted.
     """
     assert isinstance(record, TokenRecord | FileRecord)
     return isinstance(await encryptor.decrypt(*secret_of(record)), Struct)
@@ -120,7 +122,7 @@ def _check_live(found: Inventory) -> None:
 async def _check_secrets(
     found: Inventory, encryptor: Encryptor
 ) -> Mapping[str, SinkToken | FileUpload]:
-    """Open what is encrypted and still needed, by key; what can't be opened is a problem."""
+    """Decrypt the secrets that are still needed, by key; failures are problems."""
     opened: dict[str, SinkToken | FileUpload] = {}
     open_files = set(map(str, unfinished_files(found)))
     for key, record in found.records.items():

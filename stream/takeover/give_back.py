@@ -1,8 +1,8 @@
-"""Writes what only this service reads in the form of the original.
+"""Conversion of data that only this service reads to the form of the original.
 
-Each record is a transaction of its own, on condition that nobody has changed it, so it may be
-interrupted anywhere and begun again; what is converted already isn't touched. A lock keeps a second
-one away. This service reads the result as well.
+Each record is converted in a transaction of its own, on condition that it wasn't changed meanwhile.
+So the conversion may be interrupted and repeated; converted records aren't touched. A lock prevents
+concurrent runs. This service reads the result as well.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ LOCK = "takeover"
 async def give_back(
     client: EtcdClient, session: Session, encryptor: Encryptor, lock_seconds: float
 ) -> Inventory:
-    """Convert everything, unless something stands in the way.
+    """Convert everything, unless there are problems.
 
-    :param session: for the lock.
-    :param lock_seconds: how long to wait for another one that is at work.
-    :returns: what was found before; nothing was changed if its report has problems.
+    Raises LockTimeout: another conversion is running.
 
-    Raises LockTimeout.
+    :param session: holds the lock.
+    :param lock_seconds: how long to wait for another conversion.
+    :returns: the state before; nothing was changed if its report has problems.
     """
     async with await session.lock(LOCK, timeout=lock_seconds):
         found = await check_give_back(client, encryptor)
@@ -92,7 +92,7 @@ def _with_mapping(record: File | Slice | Sink, mappings: Mapping[str, object]) -
 async def _sealed_for_original(
     record: TokenRecord | FileRecord, encryptor: Encryptor, found: Inventory
 ) -> TokenRecord | FileRecord | None:
-    """The record with its secret in the original's form; ``None`` if nothing is to be converted."""
+    """Return the record with its secret in the original's form; ``None`` if it needs no change."""
     is_needed = not isinstance(record, FileRecord) or record.file_key in unfinished_files(found)
     text, metadata = secret_of(record)
     if not text or not is_needed or await is_in_original_form(record, encryptor):

@@ -1,4 +1,4 @@
-"""The keys of a cluster, what each of them is, and how the records fit together. Pure."""
+"""The keys of a cluster, their kinds, and the consistency of the records. Pure."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ __all__ = ["KINDS", "Inventory", "Kind", "take_inventory"]
 class Kind:
     """The records below a prefix.
 
-    :ivar name: for people, in the plural.
-    :ivar record: ``None`` if the value isn't checked.
+    :ivar name: name for people, in the plural.
+    :ivar record: the class of the record; ``None`` if the value isn't checked.
     :ivar is_own: whether the original service has no such records.
     :ivar is_live: whether the records exist as long as a node runs.
     """
@@ -84,7 +84,7 @@ _TREES = ("definition/", "storage/", "runtime/", "lock/", "task/")
 
 @attrs.define
 class Inventory:
-    """What was found.
+    """The records of a cluster.
 
     :ivar records: by key, without statistics and tasks.
     :ivar values: the bytes of the same records.
@@ -99,7 +99,7 @@ class Inventory:
     live: list[str] = attrs.Factory(list)
 
     def of(self, kind: type[Record], below: str) -> Mapping[str, Record]:
-        """The records of a kind below a prefix, by the rest of their keys."""
+        """Return the records of a kind below a prefix, by the rest of their keys."""
         return {
             key.removeprefix(below): record
             for key, record in self.records.items()
@@ -108,7 +108,7 @@ class Inventory:
 
     @property
     def files(self) -> dict[FileKey, File]:
-        """All files."""
+        """Return all files."""
         return {
             record.key: record
             for record in self.of(File, prefix.FILE_ALL).values()
@@ -117,7 +117,7 @@ class Inventory:
 
     @property
     def slices(self) -> dict[SliceKey, Slice]:
-        """All slices."""
+        """Return all slices."""
         return {
             record.key: record
             for record in self.of(Slice, prefix.SLICE_ALL).values()
@@ -126,7 +126,7 @@ class Inventory:
 
     @property
     def sinks(self) -> dict[SinkKey, Sink]:
-        """The sinks that aren't deleted."""
+        """Return the sinks that aren't deleted."""
         return {
             record.key: record
             for record in self.of(Sink, definitions.SINK_ACTIVE).values()
@@ -135,13 +135,13 @@ class Inventory:
 
 
 def kind_of(key: str) -> Kind | None:
-    """What a key is, ``None`` if nobody knows."""
+    """Return the kind of a key, ``None`` if it is unknown."""
     kind = next((kind for kind in KINDS if key.startswith(kind.prefix)), None)
     return _OTHER_TARGET if kind is None and _OF_TARGET.match(key) else kind
 
 
 def take_inventory(kvs: Iterable[KeyValue]) -> Inventory:
-    """Read every record, and see whether files and slices fit together."""
+    """Read every record, and check the consistency of files and slices."""
     found = Inventory()
     for kv in kvs:
         _take(found, kv)
@@ -189,7 +189,7 @@ def _take(found: Inventory, kv: KeyValue) -> None:
 
 
 def _check_copies(found: Inventory) -> None:
-    """Each file and slice is there twice, the second time under the level of its state."""
+    """Check that each file and slice has a second copy under the level of its state."""
     for all_, level_of, kind in (
         (prefix.FILE_ALL, prefix.file_level, File),
         (prefix.SLICE_ALL, prefix.slice_level, Slice),
@@ -272,10 +272,10 @@ def _check_open(found: Inventory, kind: str, opened: Mapping[object, Sequence[st
 
 
 def unfinished_files(found: Inventory) -> dict[FileKey, File]:
-    """The files that aren't imported yet."""
+    """Return the files that aren't imported yet."""
     return {key: file for key, file in found.files.items() if file.state is not FileState.IMPORTED}
 
 
 def foreign_tables(found: Inventory) -> dict[SinkKey, Sink]:
-    """The sinks whose tables the original service doesn't know."""
+    """Return the sinks with tables of types that the original service doesn't support."""
     return {key: sink for key, sink in found.sinks.items() if sink.table.type != KEBOOLA}

@@ -1,4 +1,4 @@
-"""What a look at a cluster has found, and how it is printed. Pure."""
+"""The report about a cluster, and its printed form. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOWN_OF_A_KIND = 20
 
 
 class Weight(Enum):
-    """How much a finding matters."""
+    """The importance of a finding."""
 
     NOTE = "note"
     CONVERTED = "to be converted"
@@ -23,10 +23,10 @@ class Weight(Enum):
 
 @attrs.frozen
 class Finding:
-    """One thing about one key or file.
+    """A finding about one key or file.
 
     :ivar what: one sentence without a full stop.
-    :ivar remedy: what to do, for a problem.
+    :ivar remedy: the solution of a problem.
     """
 
     weight: Weight
@@ -37,7 +37,7 @@ class Finding:
 
 @attrs.define
 class Report:
-    """The findings of a takeover: how many records there are, and what is wrong.
+    """The findings of a takeover: the number of records, and the problems.
 
     :ivar counts: records by kind.
     """
@@ -50,20 +50,20 @@ class Report:
         self.findings.append(Finding(weight, key, what, remedy))
 
     def problem(self, key: str, what: str, remedy: str) -> None:
-        """Add something that stands in the way."""
+        """Add a problem, which prevents the start."""
         self.add(Weight.PROBLEM, key, what, remedy)
 
     def of(self, weight: Weight) -> list[Finding]:
-        """The findings of one weight."""
+        """Return the findings of one weight."""
         return [finding for finding in self.findings if finding.weight is weight]
 
     @property
     def is_clear(self) -> bool:
-        """Return whether nothing stands in the way."""
+        """Whether there are no problems."""
         return not self.of(Weight.PROBLEM)
 
     def lines(self) -> Iterable[str]:
-        """The report as text."""
+        """Return the report as text."""
         yield "Found:"
         width = max(map(len, self.counts), default=0)
         for kind in sorted(self.counts):
@@ -84,7 +84,7 @@ class Report:
 
 
 def _grouped(findings: Iterable[Finding]) -> Iterable[str]:
-    """Findings that say the same are printed together."""
+    """Return the findings with the same text as groups, printed together."""
     by_text: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
         by_text.setdefault((finding.what, finding.remedy), []).append(finding.key)

@@ -1,4 +1,4 @@
-"""What lies on the volumes of this machine of slices that aren't uploaded yet. Blocks."""
+"""The files of slices that aren't uploaded yet on this machine's volumes. Blocks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HERE = "run this command on the machine that has the volume, too"
 
 
 def slice_paths(volume: Path, slice_: Slice) -> list[Path]:
-    """The files of a slice, hidden ones too."""
+    """Return the files of a slice, including hidden ones."""
     directory = volume / slice_.local.dir
     pattern = f"{slice_.local.filename_prefix}-*.{slice_.local.filename_extension}"
     return sorted({*directory.glob(pattern), *directory.glob(f".{pattern}")})
@@ -27,11 +27,11 @@ def slice_paths(volume: Path, slice_: Slice) -> list[Path]:
 def check_volumes(
     volumes_path: str, slices: Iterable[Slice], counted: dict[str, int], report: Report
 ) -> None:
-    """Add what is on the volumes to the *report*; nothing is changed.
+    """Add the state of the volumes to the *report*, without changes.
+
+    Raises UserError: there is no volume.
 
     :param counted: records counted in a slice, by its key.
-
-    Raises UserError if there is no volume.
     """
     found = {}
     for volume in find_volumes(volumes_path):
@@ -87,7 +87,7 @@ def _check_files(volume: Path, slice_: Slice, counted: int, report: Report) -> N
 def check_volumes_or_say(
     volumes_path: str, slices: Iterable[Slice], counted: dict[str, int], report: Report
 ) -> None:
-    """`check_volumes`, unless there is no volume."""
+    """Call `check_volumes`, unless there is no volume."""
     try:
         check_volumes(volumes_path, slices, counted, report)
     except UserError as error:

@@ -1,9 +1,9 @@
-"""Tasks whose node died: whoever asks for one gets an end, not ``processing`` for ever.
+"""Detection of tasks whose node has died, so that they end instead of staying ``processing``.
 
-Note [Who works on a task]: its record and its lock are written in one transaction, and the lock
-lives under the lease of the node that runs it. So if the lock is gone, or is another task's, which
-its revision shows, nobody works on the task any more. A node that was only cut off from etcd may
-come back and record the real end over ours, which is the better answer.
+Note [Running tasks]: a task's record and its lock are written in one transaction, and the lock
+lives under the lease of the node that runs it. So if the lock is gone, or belongs to another task,
+as its revision shows, the task isn't running. A node that was only disconnected from etcd may
+reconnect and overwrite the recorded failure with the real outcome, which is the better one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MESSAGE = (
 class AbandonedTasks:
     """The detection of tasks whose node has died.
 
-    :param ttl: seconds that a task is left alone after its start.
+    :param ttl: seconds after its start during which a task isn't checked.
     """
 
     def __init__(self, reactor: Any, client: EtcdClient, ttl: float) -> None:
@@ -44,7 +44,7 @@ class AbandonedTasks:
         self._ttl = timedelta(seconds=ttl)
 
     async def settle(self, task: Task) -> Task:
-        """The task as it is now; if its node has died it is failed, and that is recorded."""
+        """Return the current state of the task; if its node has died, record it as failed."""
         now = from_timestamp(self._wall_clock())
         if task.is_finished or age(task.created_at, now) < self._ttl:
             return task

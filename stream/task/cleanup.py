@@ -1,4 +1,4 @@
-"""Deletes the records of old tasks, on one node of the cluster at a time."""
+"""Deletion of the records of old tasks, on one node of the cluster at a time."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _log = Logger(namespace="stream.task.cleanup")
 SUCCESSFUL_FOR = timedelta(hours=1)
 OTHERS_FOR = timedelta(hours=48)
 RUN_SECONDS = 300.0
-"""How long one run may take; the next one goes on."""
+"""Time limit of one run; the next one continues."""
 
 
 def is_expired(task: Task, now: datetime) -> bool:
-    """Return whether nobody will ask for the task any more.
+    """Return whether the task's retention is over.
 
-    Successful ones are kept for an hour after their end, failed ones and those that never ended,
-    because their node died, for two days. A task that is as far ahead is from before the clock was
-    set back.
+    Successful tasks are kept for an hour after their end. Failed tasks, and those that never ended
+    because their node died, are kept for two days. A task that is as far in the future was started
+    before the clock was set back.
     """
     if task.is_successful:
         return task.finished_at is not None and abs(now - task.finished_at) >= SUCCESSFUL_FOR
@@ -41,7 +41,7 @@ def is_expired(task: Task, now: datetime) -> bool:
 class TaskCleanup(Service):
     """The periodic deletion of old tasks.
 
-    :param is_owner: whether this node is the one that cleans up, asked at each run.
+    :param is_owner: whether this node is responsible for the cleanup, called at each run.
     :param interval: seconds between runs.
     """
 
@@ -65,7 +65,7 @@ class TaskCleanup(Service):
         _log.info("ready")
 
     def stopService(self) -> Deferred[None]:
-        """Fires when no run is going on."""
+        """Stop the cleanup; fires when no run is active."""
         super().stopService()
         if self._loop.running:
             self._loop.stop()
@@ -91,7 +91,7 @@ class TaskCleanup(Service):
             self._running = None
 
     async def clean_up(self) -> int:
-        """Delete all expired tasks; how many they were."""
+        """Delete all expired tasks; return their number."""
         now = from_timestamp(self._wall_clock())
         count = 0
         async for task in self._store.all():

@@ -1,9 +1,9 @@
-"""Waiting for the end of a task, whichever node runs it.
+"""Waiting for the end of a task on any node.
 
-Note [What ends a wait]: the record of the end and the removal of the lock are one transaction, and
-the lock of a node that dies goes with its lease. So the locks are mirrored, of which there are only
-as many as tasks run: when the lock of a task goes, its record says how it ended, or nobody works on
-it any more.
+Note [What ends a wait]: the record of the end and the removal of the lock are written in one
+transaction, and the lock of a dead node ends with its lease. So the locks are mirrored; there are
+only as many as running tasks. When the lock of a task is deleted, its record contains the outcome,
+or its node has died.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["MAX_WAITING", "TaskEnds"]
 _log = Logger(namespace="stream.task")
 
 MAX_WAITING = 300
-"""How many wait on a node at once; whoever comes then is answered without waiting."""
+"""Maximum number of waiting callers on a node; further ones are answered without waiting."""
 
 
 class TaskEnds(Service):
-    """Waits for tasks of all nodes to end.
+    """Waits for the end of tasks on all nodes.
 
-    startService fires when the locks of the tasks that run are known.
+    startService fires when the locks of the running tasks are known.
 
     :param client: started.
     """
@@ -52,35 +52,35 @@ class TaskEnds(Service):
         await self._locks.startService()
 
     async def stopService(self) -> None:
-        """Nobody waits any more."""
+        """Stop the service: all waits have ended."""
         self.end_all()
         await self._locks.stopService()
 
     def end_all(self) -> None:
-        """Answer all that wait with what is known; the node stops."""
+        """Answer all waiting callers with the current state because the node stops."""
         super().stopService()
         self._wake_all()
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Return the number of waiting callers."""
         return self._count
 
     @property
     def has_room(self) -> bool:
-        """Return whether one more may wait."""
+        """Return whether one more caller may wait."""
         return self._count < MAX_WAITING and bool(self.running)
 
     async def wait(self, task: Task, seconds: float) -> Task:
-        """Return the record of *task* at its end, or as it is after *seconds*.
+        """Return the record of *task* at its end, or its current state after *seconds*.
 
-        It is also returned as it is when nobody works on the task any more, when the node stops and
-        when etcd doesn't answer: the task goes on, and can be polled.
+        The current state is also returned if the task isn't running any more, the node stops, or
+        etcd is unavailable: the task continues, and can be polled.
         """
         deadline = self._reactor.seconds() + seconds
         self._count += 1
         try:
             while not task.is_finished:
-                # First, so that a change behind the read isn't missed.
+                # Created first, so that a change after the read isn't missed.
                 changed = self._next_change(task.lock)
                 try:
                     task, is_running = await self._read(task)
@@ -99,17 +99,17 @@ class TaskEnds(Service):
         return task
 
     async def _read(self, task: Task) -> tuple[Task, bool]:
-        """The record as it is, and whether somebody works on the task."""
+        """Return the current record, and whether the task is running."""
         found, _ = await self._client.get_many([task.key, task.lock])
         stored, lock = found[task.key], found[task.lock]
         if stored is None:
             return task, False
-        # The lock may be the next task's: see `stream.task.abandoned`.
+        # The lock may belong to the next task: see `stream.task.abandoned`.
         is_running = lock is not None and lock.create_revision == stored.create_revision
         return decode(Task, stored.value), is_running
 
     def _next_change(self, lock: str) -> Deferred[None]:
-        """Fires when the lock has changed."""
+        """Return a Deferred that fires when the lock has changed."""
         return self._waiting.setdefault(lock, Waiters()).wait()
 
     def _forget(self, lock: str, changed: Deferred[None]) -> None:

@@ -1,4 +1,4 @@
-"""A task as it is stored. The order of attributes is the order of members in the stored JSON."""
+"""A task as stored. The order of attributes is the order of members in the stored JSON."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _UNKNOWN_TEXT = "Unknown error"
 
 @attrs.frozen
 class TaskFailure(Record):
-    """The text for the user about a failure.
+    """The message for the user about a failure.
 
     :ivar message: a sentence.
-    :ivar exception_id: under which the failure was logged.
-    :ivar status: of HTTP, for a caller who waits for the task; 0 if it isn't known.
+    :ivar exception_id: id with which the failure was logged.
+    :ivar status: HTTP status for a caller that waits for the task; 0 if unknown.
     """
 
     name: str = _UNKNOWN_NAME
@@ -36,12 +36,12 @@ class TaskFailure(Record):
 
     @property
     def is_known(self) -> bool:
-        """Return whether the text explains the failure: it wasn't a defect."""
+        """Return whether the message explains the failure: it wasn't a defect."""
         return self.name != _UNKNOWN_NAME
 
     @classmethod
     def of(cls, problem: BaseException, exception_id: str) -> TaskFailure:
-        """Only a `UserError` has a text that is meant for the user."""
+        """Return the message; only a `UserError` has one for the user."""
         if not isinstance(problem, UserError):
             return cls(_UNKNOWN_NAME, _UNKNOWN_TEXT, exception_id)
         message = (
@@ -60,7 +60,7 @@ class Task(Record):
     :ivar result: a sentence, after success.
     :ivar error: for operators, after a failure.
     :ivar user_error: for the user, after a failure.
-    :ivar outputs: what the work was about, by name.
+    :ivar outputs: outputs of the task, by name.
     :ivar duration: nanoseconds, when finished.
     """
 
@@ -79,7 +79,7 @@ class Task(Record):
 
     @property
     def key(self) -> str:
-        """Where the record is stored."""
+        """The key of the record."""
         return f"{TASK_PREFIX}{self.project_id}/{self.task_id}"
 
     @property
@@ -101,7 +101,7 @@ class Task(Record):
 
 
 def task_id(type: str, object_id: str, created_at: datetime, ending: str) -> str:
-    """The id of a task.
+    """Return the id of a task.
 
     :param object_id: branch, source and sink, joined by slashes.
     :param ending: random, distinguishes tasks of the same millisecond.
@@ -118,7 +118,7 @@ def finished(
     failure: TaskFailure | None = None,
     outputs: dict[str, Any] | None = None,
 ) -> Task:
-    """*task* at its end."""
+    """Return *task* at its end."""
     began = at if task.created_at == NO_TIME else task.created_at
     duration = to_nanoseconds(at) - to_nanoseconds(began)
     return attrs.evolve(

@@ -1,4 +1,4 @@
-"""What can keep a task from being started or from ending well."""
+"""Errors that prevent a task from starting or from succeeding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TaskAlreadyRunning(Exception):
 
 
 class ObjectExists(Exception):
-    """The object that a task was to create already exists.
+    """The object that a task would create already exists.
 
     :ivar object_key: the object.
     """
@@ -40,14 +40,14 @@ class TaskNotFound(UserError):
 
 
 class TaskTimeout(Exception):
-    """The task ran longer than a task may."""
+    """The task exceeded its time limit."""
 
     def __init__(self) -> None:
         super().__init__("task timeout exceeded")
 
 
 class TooManyTasks(UserError):
-    """The node is busy or stopping; another try later will do."""
+    """The node is busy or stopping; the call may be retried later."""
 
     status = 503
     name = "serviceUnavailable"

@@ -1,8 +1,9 @@
-"""Runs tasks: in the background, one at a time for each object, with the end recorded.
+"""Execution of tasks: in the background, one at a time for each object, with a recorded outcome.
 
 A task outlives the request that started it. While it runs, its object is locked on this node in
-memory and in the cluster by a key under the lease of the node's session, so that the lock goes when
-the node dies. The record of the end and the removal of the lock are one transaction.
+memory, and in the cluster by a key under the lease of the node's session, so that the lock ends
+when the node dies. The record of the end and the removal of the lock are written in one
+transaction.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ __all__ = ["TASK_SECONDS", "TaskExecutor", "TaskRun"]
 _log = Logger(namespace="stream.task")
 
 TASK_SECONDS = 300.0
-"""How long a task may take."""
+"""Time limit of a task."""
 ROLLBACK_SECONDS = 30.0
-"""How long all rollbacks of a task may take."""
+"""Time limit of all rollbacks of a task."""
 DRAIN_SECONDS = 30.0
-"""How long running tasks are waited for when the node stops."""
+"""How long a stop waits for running tasks."""
 MAX_RUNNING = 500
-"""How many tasks a node runs at once."""
+"""Maximum number of running tasks on a node."""
 
 _EXCEPTION_PREFIX = "keboola-stream-api"
 _ENDING_LENGTH = 5
@@ -57,26 +58,26 @@ Rollback = Callable[[], Awaitable[object]]
 
 
 class TaskRun:
-    """What the body of a running task is given.
+    """The arguments of the body of a running task.
 
     :ivar task: the task's record, as it was when it started.
-    :ivar outputs: to be set by the body as soon as they are true; a failed task keeps them.
+    :ivar outputs: set by the body as soon as they are known; a failed task keeps them.
     """
 
     def __init__(self, task: Task, record: Callable[[Task], Awaitable[None]]) -> None:
-        """:param record: stores the record of a task that goes on."""
+        """:param record: stores the record of a running task."""
         self.task = task
         self._record = record
         self.outputs: dict[str, Any] | None = None
         self.rollbacks: list[Rollback] = []
 
     async def report(self, outputs: dict[str, Any]) -> None:
-        """Let whoever polls the task see *outputs* while it runs."""
+        """Store *outputs* while the task runs, so that polling shows them."""
         self.outputs = outputs
         await self._record(attrs.evolve(self.task, outputs=dict(sorted(outputs.items()))))
 
     def on_failure(self, rollback: Rollback) -> None:
-        """Undo something if the task fails: the last one added is called first."""
+        """Add a rollback for a failure; rollbacks run in reverse order."""
         self.rollbacks.append(rollback)
 
 
@@ -85,7 +86,7 @@ Body = Callable[[TaskRun], Awaitable[str]]
 
 
 class TaskExecutor(Service):
-    """The execution of tasks: they run in the background and are recorded in etcd.
+    """Runs tasks in the background and records them in etcd.
 
     :param client: started.
     :param session: its lease holds the locks.
@@ -118,7 +119,7 @@ class TaskExecutor(Service):
         _log.info('node ID "{node_id}"', node_id=self._node_id)
 
     def stopService(self) -> Deferred[None]:
-        """Fires when all tasks have ended; those that take too long are cancelled."""
+        """Stop the executor; fires when all tasks have ended or were cancelled."""
         super().stopService()
         return Deferred.fromCoroutine(self._drain())
 
@@ -137,12 +138,12 @@ class TaskExecutor(Service):
 
         :param type: e.g. ``api.create.source``.
         :param object_id: the object without its project, a part of the task's id.
-        :param object_key: what is locked.
+        :param object_key: the object to lock.
         :param body: does the work.
-        :param patience: seconds to wait while another task has the object.
-        :param absent: a key of etcd that must not be there when the task starts: that of the
-            object, if the task creates it. So of two creations at the same time the second one
-            doesn't become a task that can only fail.
+        :param patience: seconds to wait while another task holds the object.
+        :param absent: a key in etcd that must not exist when the task starts: that of the object,
+            if the task creates it. So the second of two concurrent creations doesn't become a task
+            that can only fail.
 
         Raises `TaskAlreadyRunning`, `ObjectExists`, `TooManyTasks`.
         """
@@ -170,7 +171,7 @@ class TaskExecutor(Service):
             raise TooManyTasks("the service is busy, please try again in a moment")
         ending = self._running.get(object_key)
         if ending is not None and object_key in self._ending:
-            # Its record may be visible already: a user who saw it must not get the answer that it
+            # Its record may be visible already: a caller that saw it must not be answered that it
             # runs.
             await ended(ending)
         if object_key in self._running:
@@ -202,7 +203,7 @@ class TaskExecutor(Service):
         self._ending.discard(object_key)
 
     async def _record_start(self, task: Task, object_key: str, absent: str | None) -> int:
-        """Returns the lease that the lock is under."""
+        """Record the start; return the lease of the lock."""
         lease = self._session.lease_id
         if lease is None:
             raise EtcdUnavailable("there is no session with etcd at the moment")
@@ -296,9 +297,9 @@ class TaskExecutor(Service):
         await atomic(self._client, body)
 
     async def _record_end(self, task: Task, lease: int) -> None:
-        """Write the record until it is written: whoever polls the task waits for it.
+        """Write the record, with retries until it is written: callers may poll the task.
 
-        The lock may be somebody else's since, even of a process with the same name.
+        The lock may belong to another task since, even of a process with the same name.
         """
 
         async def body(txn: AtomicTxn) -> None:
@@ -324,7 +325,7 @@ class TaskExecutor(Service):
                 return
 
     async def _limited(self, work: Any, seconds: float) -> Any:
-        """Wait for a coroutine for at most so many seconds. Raises defer.TimeoutError."""
+        """Wait for a coroutine, with a time limit in seconds. Raises defer.TimeoutError."""
         return await Deferred.fromCoroutine(work).addTimeout(seconds, self._reactor)
 
     async def _drain(self) -> None:

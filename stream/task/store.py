@@ -25,7 +25,7 @@ class TaskStore:
         self._client = client
 
     async def get(self, project_id: int, task_id: str) -> Task:
-        """The task of this project. Raises `TaskNotFound`, or `UnreadableRecord`."""
+        """Return the task of this project. Raises `TaskNotFound` or `UnreadableRecord`."""
         stored = await self._client.get(f"{TASK_PREFIX}{project_id}/{task_id}")
         if stored is None:
             raise TaskNotFound(task_id)
@@ -36,7 +36,7 @@ class TaskStore:
         return await self._client.get(f"{LOCK_PREFIX}{object_key}") is not None
 
     async def all(self) -> AsyncIterator[Task]:
-        """The tasks of all projects, read page by page."""
+        """Iterate over the tasks of all projects, read page by page."""
         after = ""
         while True:
             page = await self._client.range(TASK_PREFIX, limit=_PAGE, start_after=after)
