@@ -6,6 +6,7 @@ The time is linear in the bytes that go in and come out, whatever they are.
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import cast
 
 import zstandard
@@ -13,6 +14,7 @@ from isal import isal_zlib
 
 from stream.errors import UserError
 from stream.record.errors import BodyTooLarge, UnsupportedEncoding
+from stream.record.zstd_pieces import frame_pieces
 
 __all__ = ["MAX_MEMBERS", "Abandoned", "content_codings", "decode_body"]
 
@@ -31,10 +33,6 @@ _MAX_WINDOW_BYTES = 8 * 1024 * 1024
 _GZIP_PIECE_BYTES = 16 * 1024
 _GZIP_OUTPUT_BYTES = 256 * 1024
 """Made at once, since nothing else is done meanwhile."""
-
-_ZSTD_PIECE_BYTES = 256
-"""Fed to the decoder at once, so that a bomb is noticed early: for zstd, a byte can expand to
-32 KiB. What a decoder hasn't used is never more than a piece."""
 
 _PADDING = b"\0"
 _NOTHING = (b"", b"identity")
@@ -95,7 +93,8 @@ class _Output:
     """The decoded bytes, bounded.
 
     They are in one buffer: thousands of parts that are given back one by one leave the heap of the
-    thread in pieces, which the system never gets back.
+    thread in pieces, which the system never gets back. It becomes the decoded body without a copy,
+    which would keep the reactor waiting for milliseconds.
 
     :ivar room: bytes until the limit and one more, by which it shows that there is more.
     """
@@ -104,17 +103,17 @@ class _Output:
         self.room = limit + 1
         self._limit = limit
         self._is_wanted = is_wanted
-        self._data = bytearray()
+        self._data = BytesIO()
         self._members = 0
 
     def add(self, part: bytes) -> None:
         self.room -= len(part)
         if self.room <= 0:
-            del part  # up to 8 MB, which the traceback would keep
+            del part  # which the traceback would keep
             raise BodyTooLarge(self._limit)
         if not self._is_wanted():
             raise Abandoned
-        self._data += part
+        self._data.write(part)
 
     def begin_member(self, kind: str) -> None:
         self._members += 1
@@ -126,11 +125,11 @@ class _Output:
             )
 
     def joined(self) -> bytes:
-        return bytes(self._data)
+        return self._data.getvalue()
 
     def clear(self) -> None:
         """Free the bytes, even if an exception that is kept still refers to this object."""
-        self._data = bytearray()
+        self._data = BytesIO()
 
 
 def _gunzip(body: bytes, output: _Output) -> None:
@@ -168,12 +167,11 @@ def _unzstd(body: bytes, output: _Output) -> None:
         while True:
             output.begin_member("zstd")
             frame = decoder.decompressobj(write_size=64 * 1024)
-            while not frame.eof:
-                piece = body[position : position + _ZSTD_PIECE_BYTES]
-                position += len(piece)
-                if not piece:
-                    raise UserError("cannot decompress zstd body: it is truncated")
-                output.add(frame.decompress(piece))
+            for end in frame_pieces(body, position):
+                output.add(frame.decompress(body[position:end]))
+                position = end
+            if position > len(body) or not frame.eof:
+                raise UserError("cannot decompress zstd body: it is truncated")
             position -= len(frame.unused_data)
             if position >= len(body):
                 return

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from stream.errors import UserError, without_frames
 from stream.record.encoding import Abandoned, content_codings, decode_body
 from stream.record.errors import BodyTooLarge
 from stream.source.http.completions import Waited
@@ -38,6 +39,9 @@ THREADS = 2
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Of compressed bodies; beyond that they are to come again."""
+
+
+_Decoded = bytes | UserError | Abandoned
 
 
 @attrs.frozen(eq=False)
@@ -142,10 +146,10 @@ class Decoder:
                 del self._waiting[key]
             if body.is_wanted():
                 self._running += 1
-                running: Deferred[bytes] = deferToThreadPool(
+                running: Deferred[_Decoded] = deferToThreadPool(
                     self._reactor,
                     self._pool,
-                    decode_body,
+                    _decode,
                     body.encoding,
                     body.data,
                     self._limit,
@@ -153,10 +157,22 @@ class Decoder:
                 )
                 running.addBoth(self._decoded, body)
 
-    def _decoded(self, result: bytes | Failure, body: _Body) -> None:
+    def _decoded(self, result: _Decoded | Failure, body: _Body) -> None:
         self._running -= 1
-        if isinstance(result, Failure):
-            body.decoded.errback(result)
-        else:
+        if isinstance(result, bytes):
             body.decoded.callback(result)
+        else:
+            body.decoded.errback(result)
         self._start()
+
+
+def _decode(encoding: bytes, body: bytes, limit: int, is_wanted: Callable[[], bool]) -> _Decoded:
+    """What `decode_body` returns or raises.
+
+    An exception that ends a thread's work is kept, with the frames that it came through, until the
+    interpreter looks for reference cycles: a megabyte of a zstd decoder for each refused body.
+    """
+    try:
+        return decode_body(encoding, body, limit, is_wanted)
+    except (UserError, Abandoned) as error:
+        return without_frames(error)

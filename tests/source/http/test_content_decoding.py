@@ -36,7 +36,9 @@ class HeldPool(InlinePool):
 
 
 class Bodies:
-    """:ivar taken: by whose body it was."""
+    """:ivar taken: by whose body it was.
+    :ivar failures: of those that could not be decoded in a thread.
+    """
 
     def __init__(self) -> None:
         self.pool = HeldPool()
@@ -44,6 +46,7 @@ class Bodies:
         self.turns = Turns(self.clock)
         self.decoder = Decoder(1_000_000, self.clock, self.pool, self.turns)
         self.taken: list[str] = []
+        self.failures: list[Failure] = []
 
     def send(self, key: str, body: bytes = BODY) -> FakeConnection:
         connection = FakeConnection()
@@ -53,6 +56,7 @@ class Bodies:
             waited.finish(b"taken")
 
         def failed(failure: Failure) -> bytes:
+            self.failures.append(failure)
             return str(failure.value).encode()
 
         waited = Waited(connection)
@@ -137,5 +141,10 @@ def test_damage_is_told(bodies: Bodies) -> None:
     connection = bodies.send("a", BODY[:-1])
     bodies.pool.do_one()
     assert connection.answers == [b"cannot decompress gzip body: it is truncated"]
+    (failure,) = bodies.failures
+    # Frames of the thread would keep the body and its decoder.
+    assert failure.tb is None
+    assert failure.value is not None
+    assert failure.value.__traceback__ is None
     with pytest.raises(UserError, match="damaged"):
         bodies.send("a", BODY[:10] + bytes(range(255, 200, -1)))

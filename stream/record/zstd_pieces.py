@@ -1,0 +1,67 @@
+"""Where a zstd body can be cut so that each piece expands to little. Pure.
+
+A byte of zstd can expand to 32 KiB, and its decoder gives all that a piece holds at once, in one
+buffer that is made and copied while nothing else of the process runs. What a block expands to at
+most is written in front of it (RFC 8878), so that is read instead of guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+__all__ = ["MAX_OUTPUT_BYTES", "MAX_PIECE_BYTES", "frame_pieces"]
+
+MAX_OUTPUT_BYTES = 256 * 1024
+"""What a piece expands to; a single block has at most half of it."""
+
+MAX_PIECE_BYTES = 16 * 1024
+"""A single block may be larger."""
+
+_MAX_BLOCK_BYTES = 128 * 1024
+_MAGIC = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE = b"\x2a\x4d\x18"
+"""The last bytes of the magic number of a frame that holds no data, which end its first 4 bytes."""
+_MAX_HEADER_BYTES = 18
+"""Of a frame, with its magic number."""
+
+_DICTIONARY_BYTES = (0, 1, 2, 4)
+_SIZE_BYTES = (0, 2, 4, 8)
+_RAW, _REPEATED, _COMPRESSED = range(3)
+
+
+def frame_pieces(body: bytes, start: int) -> Iterator[int]:
+    """The ends of the pieces of the frame that starts at *start*; the last one is its end.
+
+    They may be beyond the end of *body* if it is truncated. From what is no frame nothing is
+    taken but some bytes, by which the decoder notices.
+    """
+    if body[start + 1 : start + 4] == _SKIPPABLE and body[start] >> 4 == 5:
+        yield start + 8 + int.from_bytes(body[start + 4 : start + 8], "little")
+        return
+    first = body[start + 4 : start + 5]
+    if body[start : start + 4] != _MAGIC or not first:
+        yield start + _MAX_HEADER_BYTES
+        return
+    position = start + 5 + _header_bytes(first[0])
+    piece, output = start, 0
+    is_last = False
+    while not is_last:
+        header = int.from_bytes(body[position : position + 3], "little")
+        is_last, kind, size = bool(header & 1), header >> 1 & 3, header >> 3
+        expanded = _MAX_BLOCK_BYTES if kind >= _COMPRESSED else min(size, _MAX_BLOCK_BYTES)
+        end = position + 3 + (1 if kind == _REPEATED else size)
+        if output and (output + expanded > MAX_OUTPUT_BYTES or end - piece > MAX_PIECE_BYTES):
+            yield position
+            piece, output = position, 0
+        output += expanded
+        position = end
+        if position >= len(body):
+            break  # truncated, unless this was the last block
+    yield position + (4 if first[0] & 4 else 0)
+
+
+def _header_bytes(descriptor: int) -> int:
+    """Bytes of a frame's header behind its *descriptor*."""
+    is_single = descriptor >> 5 & 1
+    size = _SIZE_BYTES[descriptor >> 6]
+    return (0 if is_single else 1) + _DICTIONARY_BYTES[descriptor & 3] + (size or is_single)
