@@ -199,8 +199,8 @@ NOT_RUN = (
     NotRun("docs/takeover.md", "$ stream-service", "tests/e2e/test_takeover.py"),
     NotRun("docs/backup.md", "$ find", "needs an etcd that has lost something; was rehearsed"),
     NotRun("docs/testing.md", "STREAM_TEST_STORAGE_API_HOST=", "needs a real project"),
-    NotRun("docs/operations.md", "$ ssh-keygen", "writes to /etc; tests/e2e/test_console.py"),
-    NotRun("docs/operations.md", "$ ssh -p", "a person types; tests/e2e/test_console.py"),
+    NotRun("docs/inspect.md", "$ ssh-keygen", "writes to /etc; tests/e2e/test_console.py"),
+    NotRun("docs/inspect.md", "$ ssh -p", "a person types; tests/e2e/test_console.py"),
     NotRun("docs/testing.md", "$ make hostile", "takes minutes; tests/e2e/test_hostile.py"),
     NotRun("docs/testing.md", "$ make chaos", "takes minutes; tests/e2e/test_chaos.py"),
 )

@@ -2,57 +2,204 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import attrs
+
 from stream.ops.metrics.registry import Metrics
 
-__all__ = ["reference"]
+__all__ = ["QUESTIONS", "Question", "group", "reference"]
+
+
+@attrs.frozen
+class Question:
+    """What an operator wants to know, and the families that answer it.
+
+    :ivar answer: what to look at, in Markdown.
+    :ivar query: in PromQL; empty for none.
+    :ivar families: names as they are registered, or their beginnings.
+    """
+
+    asked: str
+    answer: str
+    query: str
+    families: Sequence[str]
+
+
+QUESTIONS = (
+    Question(
+        "Are records arriving?",
+        "The rate of records that were acknowledged to producers, by sink. If it falls to 0 while "
+        "producers send, look at the next question.",
+        "sum by (source_id, sink_id) (rate(stream_sink_acknowledged_records_total[5m]))",
+        (
+            "stream_sink_acknowledged_records",
+            "stream_sink_synced_records",
+            "keboola_go_stream_sink_encoded_bytes",
+            "keboola_go_stream_source_in_bytes",
+        ),
+    ),
+    Question(
+        "Are records refused?",
+        'The share of records with `has_error="true"`, by source. A request that has found its '
+        "source and is refused as a whole counts as one record; one that finds no source has no "
+        "labels to be counted under.",
+        "sum by (source_id) (rate(keboola_go_stream_source_record_duration_milliseconds_count"
+        '{has_error="true"}[5m]))',
+        (
+            "keboola_go_stream_source_record_duration",
+            "stream_rejected_records",
+            "stream_source_without_sink_records",
+            "stream_templates_refused_records",
+        ),
+    ),
+    Question(
+        "How fast are the answers?",
+        "The duration of a record in its sink. Below it is the sync of the disk.",
+        "histogram_quantile(0.99, sum by (le) "
+        "(rate(keboola_go_stream_sink_record_duration_milliseconds_bucket[5m])))",
+        (
+            "keboola_go_stream_sink_record_duration",
+            "stream_writer_sync",
+            "stream_reactor_lag",
+            "stream_threads_waiting",
+        ),
+    ),
+    Question(
+        "How old is the oldest record that isn't in its table?",
+        "One coordinator exports this for each source. While another one takes over, two may "
+        "export it: take `max by`.",
+        "max by (source_id, sink_id) (stream_sink_oldest_record_age_seconds)",
+        ("stream_sink_oldest_record_age", "stream_sink_pending_records"),
+    ),
+    Question(
+        "Are slices uploaded, and files imported?",
+        "Failures by the number of the attempt, durations and rates of each step. `condition` is "
+        "what triggered a rotation: `expiration`, `sliceCount`, `recordCount`, `size`, `time`, "
+        "`maxSlices`, or `unknown` if an operator asked for it. `target` is the type of the "
+        "table, such as `keboola` or `postgres`.",
+        "sum by (operation, error_type) (rate("
+        'keboola_go_stream_operation_duration_milliseconds_count{error_type!=""}[15m]))',
+        (
+            "stream_sink_uploaded_records",
+            "stream_sink_imported_records",
+            "stream_sink_failing_uploads",
+            "keboola_go_stream_operation_",
+        ),
+    ),
+    Question(
+        "Are rows missing, or files damaged?",
+        "Any increase needs a person.",
+        "sum by (sink_id) (increase(stream_sink_quarantined_records_total[1h]))",
+        ("stream_sink_quarantined_records", "keboola_go_stream_storage_damaged"),
+    ),
+    Question(
+        "Are the disks full or slow?",
+        "A volume at 1 takes no new slices.",
+        "max by (volume_id) (stream_writer_volume_drained)",
+        ("keboola_go_stream_writer_", "stream_writer_"),
+    ),
+    Question(
+        "Is a source full?",
+        "Bytes that wait, and open connections, for each source node.",
+        "sum by (instance) (stream_source_held_bytes + stream_sink_held_bytes)",
+        ("stream_source_connections", "stream_source_held", "stream_sink_held", "stream_sink_pipe"),
+    ),
+    Question(
+        "Do templates take too long?",
+        "The rate of templates that were stopped, and records that wait for their turn.",
+        'sum by (instance) (rate(stream_templates_evaluations_total{result="stopped"}[5m]))',
+        ("stream_templates_",),
+    ),
+    Question(
+        "Does etcd answer?",
+        "A node without its lease takes no records. Each process exports its own mirrors. The "
+        "bytes of a mirror are those of its content in etcd, estimated from the mean size of its "
+        "values.",
+        "max by (prefix) (stream_etcd_watch_lag_seconds)",
+        ("stream_etcd_", "keboola_go_mirror_"),
+    ),
+    Question(
+        "Does the Storage API answer?",
+        "Calls of other services, by host and status.",
+        "sum by (http_url_host, http_status_code) "
+        "(rate(keboola_go_client_request_duration_milliseconds_count[5m]))",
+        ("keboola_go_client_", "keboola_go_http_"),
+    ),
+    Question(
+        "Do changes through the API succeed?",
+        "Tasks by their outcome, and live streams of the console.",
+        'sum by (task_type) (rate(keboola_go_task_duration_milliseconds_count{is_success="false"}'
+        "[15m]))",
+        ("keboola_go_task_", "stream_api_"),
+    ),
+)
+"""All questions of the page, in its order."""
+
+_OTHER = Question("What is the coordinator doing?", "Work in progress, by operator.", "", ())
 
 _HEAD = """\
 # Metrics
 
-Each process serves Prometheus text at `http://<metrics.listen>/metrics` (port 9000), with numbers
-of its own alone: no count is exported by two processes, so `sum` over all processes is right for
-counters and histograms. With `--workers N` worker *i* has its own page on the port
-`metrics.listen` + *i*, and the parent's page has no records: let Prometheus scrape all N + 1
-ports. A count begins at 0 when its process starts; use `rate` and `increase`. Metrics of a
-sink end when the sink is deleted, at the coordinator and the reader five minutes after the last
-thing that happened to it. No label has a token, a secret, or a number of values that grows with
-the number of files, slices or records.
-
-Exceptions: `stream_sink_oldest_record_age_seconds` and `stream_sink_pending_records` are
-exported by the one coordinator that is responsible for the source; while it changes, two may export
-them, so take `max by`. Each process exports its own mirrors and their lag.
-
-`provisioning/monitoring/` has a Grafana dashboard, alert rules and Prometheus configurations, for
-one machine (`prometheus.yaml`) and for a cluster (`prometheus-kubernetes.yaml`). The job is
-`stream` in both.
-Each name and label that they query is exported by a real deployment, and `make check-alerts` runs
-the cases in which each alert fires, and doesn't (`alerts_test.yaml`), with Prometheus' promtool.
-`make watch-check` has a real Prometheus watch real processes, with shorter times.
-Two families of the original, `…mirror_*_num_keys` and `…mirror_*_memory_usage`, are gauges here:
-there they were counters to which the present size was added again and again. The bytes of a
-mirror are those of its content in etcd, estimated from the mean size of its values. Metrics of
-the process and the runtime are left to the exporters of the platform, as in the original.
-
-`error_type` is empty after a success, and otherwise `context_canceled`, `deadline_exceeded`,
-`net_timeout`, `net`, `storage_api_<status>`, the name of the error as the API shows it, or `other`.
-`target` is the type of the table, such as `keboola` or `postgres`.
-`condition` is what triggered a rotation: `expiration`, `sliceCount`, `recordCount`,
-`size`, `time`, `maxSlices`, or `unknown` if an operator asked for it. A request that has found its
-source and is refused as a whole (a batch that is no JSON, say) counts as one record with
-`has_error="true"`; one that finds no source has no labels to be counted under.
-
-In the table a counter is named as it is scraped; a histogram has `_bucket`, `_sum` and `_count`.
+Each process serves Prometheus text at `http://<metrics.listen>/metrics` (port 9000).
+`provisioning/monitoring/` contains a Grafana dashboard, alert rules, and configurations of
+Prometheus for one machine (`prometheus.yaml`) and for a cluster (`prometheus-kubernetes.yaml`). The
+[runbook](runbook/index.md) says what to do about each alert.
 """
+
+_TAIL = """\
+## How to read them
+
+* **Sums are right.** A process exports only its own numbers, and no count is exported by two
+  processes. Use `sum` over all processes for counters and histograms. The exceptions are
+  `stream_sink_oldest_record_age_seconds` and `stream_sink_pending_records`: use `max by`.
+* **Counters begin at 0** when their process starts. Use `rate` and `increase`.
+* **Names**: the tables name a counter as it is scraped. A histogram has `_bucket`, `_sum` and
+  `_count`.
+* **Workers**: with `--workers N` worker *i* has its own page on the port `metrics.listen` + *i*.
+  The parent's page has no records. Let Prometheus scrape all N + 1 ports.
+* **Deleted sinks**: the metrics of a sink end when it is deleted; at the coordinator and the reader
+  five minutes after the last event of the sink.
+* **Labels** contain no token and no secret. The number of their values doesn't grow with the number
+  of files, slices or records.
+* **`error_type`** is empty after a success. Otherwise it is `context_canceled`,
+  `deadline_exceeded`, `net_timeout`, `net`, `storage_api_<status>`, the name of the error as the
+  API shows it, or `other`.
+* Metrics of the process and the runtime are left to the exporters of the platform, as in the
+  original. Two families of the original, `…mirror_*_num_keys` and `…mirror_*_memory_usage`, are
+  gauges here; there the current size was added to a counter again and again.
+
+`make check-alerts` runs the cases in which each alert fires and doesn't fire (`alerts_test.yaml`),
+with Prometheus' promtool. `make watch-check` has a real Prometheus watch real processes, with
+shorter times.
+"""
+
+
+def group(name: str) -> Question:
+    """The question that the family of this name answers."""
+    return next(
+        (question for question in QUESTIONS if name.startswith(tuple(question.families))), _OTHER
+    )
 
 
 def reference() -> str:
     """The page."""
-    rows = ["| family | kind | labels | meaning |", "|---|---|---|---|"]
-    for family in sorted(Metrics().families(), key=lambda family: family.name):
-        suffix = "_total" if family.kind == "counter" else ""
-        labels = ", ".join(f"`{label}`" for label in family.label_names)
-        rows.append(f"| `{family.name}{suffix}` | {family.kind} | {labels} | {family.help_text} |")
-    return _HEAD + "\n" + "\n".join(rows) + "\n"
+    families = sorted(Metrics().families(), key=lambda family: family.name)
+    parts = [_HEAD]
+    for question in (*QUESTIONS, _OTHER):
+        rows = [f"## {question.asked}", "", question.answer, ""]
+        if question.query:
+            rows += ["```promql", question.query, "```", ""]
+        rows += ["| family | kind | labels | meaning |", "|---|---|---|---|"]
+        for family in families:
+            if group(family.name) is not question:
+                continue
+            suffix = "_total" if family.kind == "counter" else ""
+            labels = ", ".join(f"`{label}`" for label in family.label_names)
+            name = f"`{family.name}{suffix}`"
+            rows.append(f"| {name} | {family.kind} | {labels} | {family.help_text} |")
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join((*parts, _TAIL))
 
 
 if __name__ == "__main__":
