@@ -1,10 +1,11 @@
 """Projects of this service: tokens and branches in etcd.
 
-Note [Revocation]: a token is revoked by deleting its record. From then on every node has to refuse
-it within a second, even if its connections fail. A mirror can't guarantee that: a watch whose
-connection died silently is trusted for a minute. So the record is read, and the result is valid for
-`REMEMBERED_SECONDS` from the request on. That is two reads a second for each token in use. While
-etcd is unavailable, calls are refused with 503.
+Note [Revocation]: a token is revoked when its record is deleted, and from then on every node has to
+refuse it within a second, whatever happens to its connections. So a token is taken from the mirror
+only while the mirror is proven to have all revocations, see Note [Current tokens] of
+`stream.authority.current`. A token that isn't there, or a mirror that is behind, costs a read of
+the token's record, which is good for `REMEMBERED_SECONDS` from the question on. While etcd can't be
+reached, calls are refused with 503 after `stream.authority.current.TRUSTED_SECONDS`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from twisted.application.service import Service
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
+from stream.authority.current import CurrentTokens
 from stream.authority.interface import Branch, ProjectToken, SourceChange, TokenInfo
 from stream.authority.remembered import RememberedAnswers
 from stream.authority.rights import BOOTSTRAP
@@ -38,7 +40,7 @@ __all__ = ["DEFAULT_BRANCH", "REMEMBERED_SECONDS", "OwnAuthority"]
 _log = Logger(namespace="stream.authority")
 
 REMEMBERED_SECONDS = 0.5
-"""How long a token is accepted without asking etcd; see Note [Revocation]."""
+"""For how long the record of a token is good that was read by itself; see Note [Revocation]."""
 
 DEFAULT_BRANCH = Branch(1, "default", True)
 """The branch that every project has."""
@@ -50,7 +52,8 @@ _MAX_BOOTSTRAP_BYTES = 1024
 class OwnAuthority(Service):
     """A `stream.authority.ProjectAuthority` with tokens in etcd.
 
-    startService fires when the bootstrap token is read. Raises UserError: it can't be used.
+    startService fires when the tokens and the bootstrap token are read. Raises UserError if that
+    one can't be used.
 
     :param client: started.
     :param now: the time in UTC.
@@ -83,12 +86,14 @@ class OwnAuthority(Service):
         )
         self._bootstrap_digest = ""
         self.tokens = Tokens(client, now)
+        self._current = CurrentTokens(reactor, client)
         self._answers: RememberedAnswers[TokenRecord] = RememberedAnswers(
             reactor, seconds=lambda _: REMEMBERED_SECONDS
         )
 
     async def startService(self) -> None:
         super().startService()
+        await self._current.startService()
         if self._bootstrap_file:
             text: str = await deferToThreadPool(
                 self._reactor, self._reactor.getThreadPool(), _bootstrap_token, self._bootstrap_file
@@ -100,13 +105,19 @@ class OwnAuthority(Service):
                 project=self._bootstrap.project_id,
             )
 
+    async def stopService(self) -> None:
+        super().stopService()
+        await self._current.stopService()
+
     async def verify(self, token: Token) -> TokenInfo:
         """Return the project and rights of a token, from the bootstrap token or etcd."""
         if self._bootstrap_digest and hmac.compare_digest(
             self._bootstrap_digest, digest(token.value)
         ):
             return self._bootstrap
-        record = await self._answers.get(token.fingerprint(), lambda: self._read(token))
+        record = await self._current.find(token.value)
+        if record is None:
+            record = await self._answers.get(token.fingerprint(), lambda: self._read(token))
         if record.has_expired(self._now()):
             raise UserError("the token has expired", status=401, name="tokenExpired")
         key = record.key

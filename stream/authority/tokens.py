@@ -30,15 +30,19 @@ __all__ = [
     "MAX_TOKENS",
     "MAX_TOKEN_NAME",
     "PREFIX",
+    "REVOKED",
     "TokenKey",
     "TokenRecord",
     "Tokens",
     "digest",
     "key_in",
+    "path_of",
 ]
 
 PREFIX = "authority/token/"
 """Prefix of the records in etcd."""
+REVOKED = f"{PREFIX}revoked"
+"""Written by each revocation: its revision is that of the last one."""
 
 MAX_TOKENS = 1000
 """Maximum number of tokens of a project, including expired ones."""
@@ -99,7 +103,8 @@ def key_in(text: str) -> TokenKey | None:
     return None if match is None else TokenKey(int(match[1]), match[2])
 
 
-def _path(key: TokenKey) -> str:
+def path_of(key: TokenKey) -> str:
+    """The key in etcd of the record of a token."""
     return f"{PREFIX}{key}"
 
 
@@ -150,7 +155,7 @@ class Tokens:
                     name="tokenCountLimitReached",
                     detail="revoke tokens that are no longer used, such as expired ones",
                 )
-            txn.put(_path(key), encode(record))
+            txn.put(path_of(key), encode(record))
 
         await atomic(self._client, body)
         return record, text
@@ -163,17 +168,23 @@ class Tokens:
 
     async def revoke(self, key: TokenKey) -> None:
         """Delete a token. Raises UserError if the project has none with this id."""
-        if not await self._client.delete(_path(key)):
-            raise UserError(
-                f'token "{shortened(key.token_id)}" not found in the project',
-                status=404,
-                name="tokenNotFound",
-            )
+
+        async def body(txn: AtomicTxn) -> None:
+            if await txn.get(path_of(key)) is None:
+                raise UserError(
+                    f'token "{shortened(key.token_id)}" not found in the project',
+                    status=404,
+                    name="tokenNotFound",
+                )
+            txn.delete(path_of(key))
+            txn.put(REVOKED, str(key).encode())
+
+        await atomic(self._client, body)
 
     async def find(self, text: str) -> TokenRecord | None:
         """Return the current record of the token with this *text*; ``None`` if there is none."""
         key = key_in(text)
-        stored = None if key is None else await self._client.get(_path(key))
+        stored = None if key is None else await self._client.get(path_of(key))
         if stored is None:
             return None
         record = read_stored(TokenRecord, stored)

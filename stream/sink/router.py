@@ -25,12 +25,12 @@ from twisted.application.service import Service
 from twisted.internet.defer import (
     Deferred,
     DeferredList,
-    DeferredSemaphore,
     ensureDeferred,
 )
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from stream.concurrency.slots import Slots
 from stream.definition import prefix as definition_prefix
 from stream.definition.entity import Sink
 from stream.definition.key import SinkKey, SourceKey
@@ -154,7 +154,7 @@ class SinkRouter(Service):
         self._pipelines: dict[SinkKey, SinkPipeline] = {}
         self._report: Registration | None = None
         self._unreported: deque[_Unreported] = deque()
-        self._at_once = DeferredSemaphore(SINKS_AT_ONCE)
+        self._at_once = Slots(SINKS_AT_ONCE)
         self._sinks: Mirror[Sink] = Mirror(
             client, definition_prefix.SINK_ACTIVE, json_values(Sink), on_change=self._sinks_changed
         )

@@ -196,6 +196,7 @@ async def test_the_bootstrap_token(etcd: EtcdClient, tmp_path: Path) -> None:
     assert (info.project_id, info.rights) == (5, ("bootstrap",))
     assert await refusal(authority.verify(Token("b" * 33))) == (401, "tokenInvalid")
     assert not (await etcd.range(PREFIX)).kvs
+    await authority.stopService()
 
 
 @pytest.mark.parametrize("content", [None, "", "short", "x" * 1025, "a b\n" * 20, "ž" * 40])

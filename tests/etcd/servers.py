@@ -81,6 +81,7 @@ class Proxy:
 
     :ivar is_blackhole: takes connections and bytes, but passes nothing on.
     :ivar is_deaf: passes requests on, but no answers.
+    :ivar is_deaf_to_watches: passes no more answers on to watches.
     :ivar bytewise: passes answers on byte by byte.
     :ivar cut_after: cuts the connection once so many bytes of answers have been passed on.
     :ivar accepted: how many connections there were.
@@ -91,6 +92,7 @@ class Proxy:
         self.target = TCP4ClientEndpoint(reactor, str(parts.hostname), int(parts.port or 0))
         self.is_blackhole = False
         self.is_deaf = False
+        self.is_deaf_to_watches = False
         self.bytewise = False
         self.cut_after: int | None = None
         self.accepted = 0
@@ -133,6 +135,7 @@ class _Incoming(Protocol):
         self._early: list[bytes] = []
         self._out: _Outgoing | None = None
         self._is_gone = False
+        self._is_watch = False
         self.transport.setTcpNoDelay(True)  # type: ignore[union-attr]
         connecting = connectProtocol(self._proxy.target, _Outgoing(self))
         connecting.addCallbacks(self._connected, lambda _: self.abort())
@@ -155,11 +158,14 @@ class _Incoming(Protocol):
 
     def _forward(self, data: bytes) -> None:
         assert self._out is not None and self._out.transport is not None
+        self._is_watch = self._is_watch or b"POST /v3/watch" in data
         self._out.transport.write(data)
 
     def answer(self, data: bytes) -> None:
         proxy = self._proxy
         if proxy.is_blackhole or proxy.is_deaf or self._is_gone:
+            return
+        if proxy.is_deaf_to_watches and self._is_watch:
             return
         if proxy.cut_after is not None:
             passed = data[: proxy.cut_after]

@@ -18,9 +18,10 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import attrs
-from twisted.internet.defer import DeferredList, DeferredSemaphore
+from twisted.internet.defer import DeferredList
 from twisted.python.failure import Failure
 
+from stream.concurrency.slots import Slots
 from stream.definition.change.files import (
     FileRecords,
     Prepared,
@@ -140,7 +141,7 @@ class _PreparedFiles(Generic[P]):
         self._rounds += 1
         if self._rounds >= MAX_ROUNDS:
             raise RuntimeError("the sinks of a change don't come to rest")
-        slots = DeferredSemaphore(PREPARED_AT_ONCE)
+        slots = Slots(PREPARED_AT_ONCE)
         results = await DeferredList(
             [slots.run(self._prepare, source, sink) for source, sink in missing], consumeErrors=True
         )

@@ -13,13 +13,13 @@ from twisted.internet.defer import (
     CancelledError,
     Deferred,
     DeferredList,
-    DeferredSemaphore,
     ensureDeferred,
 )
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.concurrency.slots import Slots
 from stream.definition.key import SinkKey
 from stream.ops.tracing.spans import span
 from stream.settings.storage import JobCleanupSettings, MetadataCleanupSettings
@@ -53,7 +53,7 @@ class _Periodic(Service):
         self._reactor = reactor
         self._interval = interval
         self._tolerance = tolerance
-        self._slots = DeferredSemaphore(concurrency)
+        self._slots = Slots(concurrency)
         self._loop = LoopingCall(self._run_once)
         self._loop.clock = reactor
         self._running: Deferred[None] | None = None

@@ -26,11 +26,12 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, ensureDeferred
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stream.concurrency.slots import Slots
 from stream.etcd import Batch, EtcdUnavailable, LeaseNotFound, LockLost
 from stream.ops.logging.throttle import LogThrottle
 
@@ -110,7 +111,7 @@ class Operator(Service, Generic[T]):
         self._reconcile = reconcile
         self._interval = interval
         self._reactor = reactor
-        self._slots = DeferredSemaphore(concurrency)
+        self._slots = Slots(concurrency)
         self._running: set[Deferred[None]] = set()
         self._reconciling: set[Deferred[None]] = set()
         self._timers = _Timers(reactor, self._look_at_key)

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from stream.concurrency.slots import Slots
 from stream.concurrency.waiters import Waiters
 from stream.storage.network.commands import checksum
 from stream.storage.network.interface import SyncLevel, WriterError, WriterUnavailable
@@ -76,7 +77,7 @@ class VolumeAppender:
         self._unanswered: dict[DiskFile, int] = {}
         self._settling: dict[DiskFile, Waiters[None]] = {}
         self._throttled = Waiters[None]()
-        self._jobs = DeferredSemaphore(JOBS)
+        self._jobs = Slots(JOBS)
         self._is_running = False
         self._watchdog: IDelayedCall | None = None
 

@@ -18,8 +18,9 @@ from stream.target.iceberg.connections import Catalog, declared_catalogs
 from stream.target.lake.partitions import TIME_TRANSFORMS, read_partitions
 from stream.target.lake.records import FileRecord
 from stream.target.lake.target import LakeTarget, plain_columns
-from stream.target.lake.workers import Rows, Workers
+from stream.target.lake.workers import Workers
 from stream.target.protocol import TargetContext
+from stream.target.staged_target import StagedRows
 from stream.values.redaction import is_secret_name
 
 __all__ = ["NAME", "IcebergTarget"]
@@ -82,7 +83,7 @@ class IcebergTarget(LakeTarget[Catalog]):
         return bool(answer["has"])
 
     async def _import(
-        self, connection: Catalog, record: FileRecord, compression: str, rows: Sequence[Rows]
+        self, connection: Catalog, record: FileRecord, compression: str, rows: Sequence[StagedRows]
     ) -> None:
         job = await self._job(connection, record.place, record.key.sink_key)
         job |= {"do": "import", "compression": compression, **_of_file(record)}

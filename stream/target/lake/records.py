@@ -9,15 +9,9 @@ import attrs
 
 from stream.storage.model.key import FileKey
 from stream.target.columns import ColumnRecord
-from stream.target.protocol import file_record
 from stream.values.codec import Record, field
 
-__all__ = ["FileRecord", "file_record_key"]
-
-
-def file_record_key(target: str, file: FileKey) -> str:
-    """Where the record of *file* of the target with this name is."""
-    return file_record(target, "file", file)
+__all__ = ["FileRecord"]
 
 
 @attrs.frozen(kw_only=True)

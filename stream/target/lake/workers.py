@@ -12,22 +12,24 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.concurrency.child import Child
+from stream.concurrency.slots import Slots
 from stream.ops.process.thread_pool import ThreadPoolService
 from stream.target.lake import worker_process
 from stream.target.lake.frames import INPUT, MAX_LINE, OUTPUT, ROWS, answer_of, framed
+from stream.target.staged_target import StagedRows
 
-__all__ = ["Rows", "Workers"]
+__all__ = ["Workers"]
 
 _log = Logger()
 
@@ -36,9 +38,6 @@ IDLE_SECONDS = 60.0
 MAX_JOBS = 200
 """Of one process; libraries that leak are contained."""
 STOP_SECONDS = 2.0
-
-Rows = Callable[[], Iterator[bytes]]
-"""The stored bytes of a slice; called once, in a thread."""
 
 _MAIN = (
     f"import os; os.nice({worker_process.NICENESS}); "  # before all that takes time
@@ -109,7 +108,7 @@ class _Worker(Child):
             answer.errback(_Ended("the process that writes to the lake could not start"))
         return answer
 
-    def feed(self, reactor: Any, pool: Any, slices: Sequence[Rows]) -> Deferred[None]:
+    def feed(self, reactor: Any, pool: Any, slices: Sequence[StagedRows]) -> Deferred[None]:
         """Write the rows of *slices* to the process, in a thread that waits while it is busy."""
         self._is_feeding = True
 
@@ -159,7 +158,7 @@ class Workers(Service):
     def __init__(self, reactor: Any, module: str, limit: int) -> None:
         self._reactor = reactor
         self._module = module
-        self._turns = DeferredSemaphore(limit)
+        self._turns = Slots(limit)
         self._threads = ThreadPoolService(reactor, "lake", limit)
         self._idle: dict[_Worker, Any] = {}
         self._all: set[_Worker] = set()
@@ -178,7 +177,9 @@ class Workers(Service):
                 _log.debug("a process that writes to a lake was killed")
         await self._threads.stopService()
 
-    async def run(self, job: Mapping[str, Any], slices: Sequence[Rows] = ()) -> dict[str, Any]:
+    async def run(
+        self, job: Mapping[str, Any], slices: Sequence[StagedRows] = ()
+    ) -> dict[str, Any]:
         """What the process answers to *job* with the rows of *slices*.
 
         Raises UserError as the process says, and RuntimeError for faults that only the log is to
@@ -191,7 +192,7 @@ class Workers(Service):
         finally:
             turn.end()
 
-    async def _run(self, job: Mapping[str, Any], slices: Sequence[Rows]) -> dict[str, Any]:
+    async def _run(self, job: Mapping[str, Any], slices: Sequence[StagedRows]) -> dict[str, Any]:
         if not self.running:
             raise RuntimeError("the node is stopping")
         worker = self._worker()
@@ -250,7 +251,7 @@ class _Turn:
     :ivar begun: fires when the turn has come.
     """
 
-    def __init__(self, turns: DeferredSemaphore) -> None:
+    def __init__(self, turns: Slots) -> None:
         self._turns = turns
         self._is_held = False
         self.begun = turns.acquire().addCallback(self._hold)

@@ -20,7 +20,7 @@ from stream.target.columns import ColumnRecord
 from stream.target.lake.partitions import TIME_TRANSFORMS, Partition, read_partitions
 from stream.target.lake.records import FileRecord
 from stream.target.lake.target import LakeTarget, plain_columns
-from stream.target.lake.workers import Rows, Workers
+from stream.target.lake.workers import Workers
 from stream.target.parquet.connections import Archive, declared_archives
 from stream.target.parquet.layout import (
     TABLE,
@@ -30,6 +30,7 @@ from stream.target.parquet.layout import (
     pending_name,
 )
 from stream.target.protocol import TargetContext
+from stream.target.staged_target import StagedRows
 
 __all__ = ["NAME", "ParquetTarget"]
 
@@ -126,7 +127,7 @@ class ParquetTarget(LakeTarget[Archive]):
         return await self._run(connection, is_there)
 
     async def _import(
-        self, connection: Archive, record: FileRecord, compression: str, rows: Sequence[Rows]
+        self, connection: Archive, record: FileRecord, compression: str, rows: Sequence[StagedRows]
     ) -> None:
         job = {
             "address": attrs.asdict(connection.address),
@@ -160,7 +161,7 @@ class ParquetTarget(LakeTarget[Archive]):
 
         return await self._run(connection, drop)
 
-    async def _given_up(self, connection: Archive, record: FileRecord) -> None:
+    async def _abandoned(self, record: FileRecord, connection: Archive) -> None:
         path = record.place["path"]
 
         def remove(bucket: Bucket) -> None:

@@ -18,17 +18,11 @@ __all__ = [
     "FileRecord",
     "QuarantineRecord",
     "columns_of",
-    "file_record_key",
     "quarantine_record_key",
     "read_quarantines",
 ]
 
 NAME = "postgres"
-
-
-def file_record_key(file: FileKey) -> str:
-    """The key in etcd of the record of a file."""
-    return file_record(NAME, "file", file)
 
 
 def quarantine_record_key(file: FileKey) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -11,30 +10,24 @@ from typing import Any, TypeVar
 import psycopg
 import uuid_utils
 from psycopg import errors
-from twisted.application.service import IService
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from stream.definition.entity import Sink, Source
 from stream.definition.key import BranchKey, SinkKey
 from stream.definition.mappings import with_mapping
-from stream.definition.transaction import Change
-from stream.errors import NestedError, UserError
-from stream.etcd import AtomicTxn
+from stream.errors import UserError
 from stream.ops.process.thread_pool import ThreadPoolService, in_own_thread
-from stream.staging import Chunks, StagingError
-from stream.storage.model.entity import File, Slice
-from stream.storage.model.key import FileKey, JobKey
-from stream.storage.model.state import FileState, SliceState
-from stream.storage.model.statistics import Statistics
+from stream.storage.model.entity import File
+from stream.storage.model.key import FileKey
+from stream.storage.model.state import FileState
 from stream.storage.reconcile.operator import Requeue
 from stream.storage.store.prepared import PreparedFile
-from stream.storage.store.records import read_files, read_slices
-from stream.target.jobs import WAIT_SECONDS, JobSlots
+from stream.storage.store.records import read_files
+from stream.target.jobs import WAIT_SECONDS
 from stream.target.postgres.attempt import Attempt, Work
 from stream.target.postgres.connections import SESSION, Database, declared_databases
 from stream.target.postgres.imports import (
-    Imported,
     drop_table,
     ensure_table,
     import_rows,
@@ -45,15 +38,15 @@ from stream.target.postgres.records import (
     FileRecord,
     QuarantineRecord,
     columns_of,
-    file_record_key,
     quarantine_record_key,
     read_quarantines,
 )
 from stream.target.postgres.refusals import Refused
 from stream.target.postgres.tables import QUARANTINE
-from stream.target.protocol import Preview, Quarantine, Staged, TargetContext
-from stream.target.staged import StagingArea, decompressed
-from stream.values.codec import decode, encode
+from stream.target.protocol import Preview, Quarantine, TargetContext
+from stream.target.staged import decompressed
+from stream.target.staged_target import StagedRows, StagedTarget
+from stream.values.codec import encode
 from stream.values.redaction import hide_secrets
 
 __all__ = ["ORDER_SECONDS", "PostgresTarget"]
@@ -73,34 +66,26 @@ _MISFITS = (
     errors.UndefinedColumn,
     errors.WrongObjectType,
 )
-_STAGED = {SliceState.UPLOADED, SliceState.IMPORTED}
 
 
-class PostgresTarget:
+class PostgresTarget(StagedTarget[Database, FileRecord]):
     """A `stream.target.protocol.Target`.
 
     Raises UserError for connections in the settings that can't be used.
     """
 
-    name = NAME
-
     def __init__(self, context: TargetContext) -> None:
-        settings = context.settings.target
-        self._client = context.client
+        databases = declared_databases(list(context.settings.target.connections.of_type(NAME)))
+        super().__init__(context, NAME, databases, FileRecord)
         self._reactor = context.reactor
-        self._databases = declared_databases(list(settings.connections.of_type(NAME)))
+        self._now = context.now
         self._pools = {
             database.name: ThreadPoolService(
                 context.reactor, f"postgres {database.name}", database.pool_size
             )
-            for database in self._databases.values()
+            for database in databases.values()
         }
-        self.services: Sequence[IService] = tuple(self._pools.values())
-        self._staging = context.staging
-        self._session = context.session
-        self._now = context.now
-        self._jobs = JobSlots(context.client, context.session, NAME, settings.job_limit)
-        self.import_services: Sequence[IService] = (self._jobs.running,)
+        self.services = tuple(self._pools.values())
 
     # What a new file needs.
 
@@ -109,7 +94,7 @@ class PostgresTarget:
     ) -> PreparedFile:
         """Check the table only for a user: a file can be opened without the database."""
         sink = await with_mapping(self._client, sink)
-        database = self._database(sink)
+        database = self._connection(sink)
         schema, table = self._place(sink, database)
         columns = columns_of(sink.table.mapping.mapping)
         if token is not None:
@@ -127,89 +112,16 @@ class PostgresTarget:
             table=table,
             columns=columns,
         )
-        records = ((file_record_key(record.key), encode(record)),)
-        return PreparedFile(record.key, sink.table, NAME, None, records)
-
-    async def renew(self, sink: Sink, file: FileKey) -> PreparedFile:
-        """The staging of these files never expires."""
-        record = await self._record(file)
-        records = ((file_record_key(file), encode(record)),)
-        return PreparedFile(file, sink.table, NAME, None, records)
-
-    async def discard(self, prepared: PreparedFile) -> None:
-        """Nothing was made but the table, which the next attempt finds."""
-
-    async def committed(self, prepared: PreparedFile) -> None:
-        """Nothing was replaced."""
-
-    async def deactivated(self, change: Change, sink: Sink, *, token: str | None) -> None:
-        """Nothing is kept for a sink."""
-
-    async def deleted(self, change: Change, sink: Sink) -> None:
-        """Nothing is kept for a sink."""
-
-    def _database(self, sink: Sink) -> Database:
-        name = sink.table.options.get("connection", "")
-        database = self._databases.get(name)
-        if database is None or not database.declared.allows(sink.key.project_id):
-            allowed = [
-                each.name
-                for each in self._databases.values()
-                if each.declared.allows(sink.key.project_id)
-            ]
-            known = f"there are: {', '.join(sorted(allowed))}" if allowed else "there are none"
-            raise UserError(
-                f'the project has no connection "{name}" of the type postgres, {known}',
-                name="connectionNotFound",
-                param="body.table.connection",
-                detail='an operator declares connections in the setting "target.connections"',
-            )
-        return database
+        return self._prepared(sink, record)
 
     @staticmethod
     def _place(sink: Sink, database: Database) -> tuple[str, str]:
         options = sink.table.options
         return options.get("schema") or database.schema, options["table"]
 
-    # The reader.
-
-    @asynccontextmanager
-    async def upload(self, slice_: Slice, chunks: Chunks) -> AsyncIterator[Staged]:
-        """Store a slice in the staging area."""
-        await self._area.put(slice_, chunks)
-        yield Staged(None, _always_current)
-
-    async def report_upload(
-        self, slice_: Slice, seconds: float, error: Exception | None, statistics: Statistics
-    ) -> None:
-        """The project has no log of events here."""
-
     # The coordinator.
 
-    def may_import(self, file: FileKey) -> bool:
-        """Return whether the sink has fewer running jobs than it may have."""
-        return self._jobs.running.allow(file)
-
-    async def import_file(self, file: File) -> int:
-        """See Note [Ledger] of `stream.target.postgres.imports`."""
-        imported = Imported(is_new=True)
-        if not file.staging.is_empty:
-            record = await self._record(file.key)
-            await self._wait_for_older(file, record)
-            async with self._jobs.taken(JobKey.of(file.key.sink_key, record.import_id)):
-                imported = await self._import(file, record)
-            if imported.refused.count:
-                await self._note_refused(record, imported.refused)
-            if not imported.is_new:
-                _log.info("file {file_id} is already in its table", file_id=str(file.key))
-        try:
-            await self._area.remove(file.key)
-        except StagingError as error:
-            # The file is imported; the cleanup removes what is left with its records.
-            _log.warn("{error}", error=error, file_id=str(file.key))
-        return imported.refused.count
-
-    async def _wait_for_older(self, file: File, record: FileRecord) -> None:
+    async def _before_import(self, file: File, record: FileRecord) -> None:
         """Raises `Requeue` while a file that was opened before is to be imported before.
 
         Only where a later row replaces an earlier one, and until that file has been failing for
@@ -226,23 +138,18 @@ class PostgresTarget:
             if failed_at is None or (self._now() - failed_at).total_seconds() < ORDER_SECONDS:
                 raise Requeue(f"{other.key} is to be imported before", seconds=WAIT_SECONDS)
 
-    async def _import(self, file: File, record: FileRecord) -> Imported:
-        database = self._databases.get(record.connection)
-        if database is None:
-            raise UserError(
-                f'the connection "{record.connection}" isn\'t declared on this node any more: '
-                'declare it in the setting "target.connections" and restart the node'
-            )
-        slices = await read_slices(self._client, file.key)
-        staged = [
-            partial(self._rows, slice_, file.staging.compression.type)
-            for slice_ in sorted(slices, key=lambda slice_: slice_.key.slice_opened_at)
-            if slice_.state in _STAGED and not slice_.local.is_empty
-        ]
-        return await self._run(
-            database,
-            lambda connection, is_given_up: import_rows(connection, record, staged, is_given_up),
+    async def _import_staged(
+        self, file: File, record: FileRecord, connection: Database, rows: Sequence[StagedRows]
+    ) -> tuple[bool, int]:
+        """See Note [Ledger] of `stream.target.postgres.imports`."""
+        compression = file.staging.compression.type
+        slices = [partial(_decompressed, each, compression) for each in rows]
+        imported = await self._run(
+            connection, lambda opened, is_given_up: import_rows(opened, record, slices, is_given_up)
         )
+        if imported.refused.count:
+            await self._note_refused(record, imported.refused)
+        return imported.is_new, imported.refused.count
 
     async def _note_refused(self, record: FileRecord, refused: Refused) -> None:
         """Let people see the rows in quarantine, which are in the database."""
@@ -261,31 +168,9 @@ class PostgresTarget:
             table=noted.table,
         )
 
-    def _rows(self, slice_: Slice, compression: str) -> Iterator[bytes]:
-        return decompressed(self._area.read(slice_), compression)
-
-    async def _record(self, file: FileKey) -> FileRecord:
-        stored = await self._client.get(file_record_key(file))
-        if stored is None:
-            raise UserError(f'the file "{file}" has no record of its table', status=404)
-        return decode(FileRecord, stored.value)
-
-    def running_jobs(self) -> Sequence[JobKey]:
-        """The keys of the jobs that run."""
-        return [record.key for record in self._jobs.running.records]
-
-    async def forget_finished(self, job: JobKey) -> bool:
-        """Never: records of running imports end with the import, or with their node."""
-        return False
-
     def file_records(self, file: FileKey) -> Sequence[str]:
         """The keys in etcd of what the target keeps of a file."""
-        return (file_record_key(file), quarantine_record_key(file))
-
-    async def delete_staged(self, file: FileKey) -> None:
-        """Delete what is staged of a file."""
-        if self._staging is not None:
-            await self._staging.remove(file)
+        return (*super().file_records(file), quarantine_record_key(file))
 
     # The API.
 
@@ -302,7 +187,7 @@ class PostgresTarget:
         }
 
     async def preview(self, sink: Sink, limit: int, *, token: str) -> Preview:
-        database = self._database(sink)
+        database = self._connection(sink)
         schema, table = self._place(sink, database)
         columns = [column.name for column in columns_of(sink.table.mapping.mapping)]
         return await self._run(
@@ -312,43 +197,15 @@ class PostgresTarget:
             ),
         )
 
-    async def delete_tables(self, sinks: Sequence[Sink], *, token: str) -> None:
-        """Delete the tables of sinks; go on after a failure and report all of them."""
-        problems: list[Exception] = []
-        for sink in sinks:
-            try:
-                database = self._database(sink)
-                schema, table = self._place(sink, database)
-                owner = str(sink.key)
-                if not await self._run(
-                    database,
-                    lambda connection, _, place=(schema, table, owner): drop_table(  # type: ignore[misc]
-                        connection, *place
-                    ),
-                ):
-                    _log.info(
-                        'keeping the table "{table}": it was not created for the sink',
-                        table=f"{schema}.{table}",
-                        sink_id=str(sink.key),
-                    )
-            except UserError as error:
-                problems.append(error)
-        if problems:
-            raise NestedError("some tables could not be deleted", problems)
-
-    @property
-    def _area(self) -> StagingArea:
-        if self._staging is None:
-            raise UserError(
-                'this node doesn\'t know where slices wait: set "target.staging.url" and '
-                '"target.connections" as on the nodes that upload and import',
-                status=503,
-                name="stagingUnknown",
-            )
-        return self._staging
+    async def _drop_table(self, sink: Sink, connection: Database) -> bool:
+        schema, table = self._place(sink, connection)
+        owner = str(sink.key)
+        return await self._run(
+            connection, lambda opened, _: drop_table(opened, schema, table, owner)
+        )
 
     async def probe(self, connection: str) -> None:
-        await in_own_thread(self._reactor, _probe, self._databases[connection])
+        await in_own_thread(self._reactor, _probe, self._connections[connection])
 
     async def _run(self, database: Database, work: Work[T]) -> T:
         """What *work* gives, in a thread, with a connection of its own.
@@ -426,8 +283,8 @@ def _shown_reason(reason: str) -> str:
     return "the server does not answer"
 
 
-async def _always_current(_: AtomicTxn) -> None:
-    """The staging of a file is never replaced."""
+def _decompressed(rows: StagedRows, compression: str) -> Iterator[bytes]:
+    return decompressed(rows(), compression)
 
 
 def _reason(error: psycopg.Error) -> str:

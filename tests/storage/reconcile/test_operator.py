@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -449,3 +450,23 @@ def test_an_outage_of_etcd_is_told_of_rarely() -> None:
     assert len(acts.started) == 40
     told = [event["suppressed"] for event in events if event["log_level"] is LogLevel.warn]
     assert told == [0, 19]
+
+
+def test_any_number_of_items_that_fail_at_once() -> None:
+    """They wait for their turn, and fail without I/O: each is tried again after the interval."""
+    acts = Acts(concurrency=1)
+    acts.operator.startService()
+    number = 2 * sys.getrecursionlimit()
+    acts.change(*((f"item-{each:05}", "v") for each in range(number)))
+    acts.clock.advance(0)
+    (first,) = acts.running.values()
+
+    async def fail(item: Item[str]) -> None:
+        acts.started.append(item.key)
+        raise EtcdUnavailable("there is no valid lease")
+
+    acts.operator._reconcile = fail
+    first.callback(None)
+    assert len(acts.started) == number and not acts.operator.running_reconciliations
+    acts.clock.advance(INTERVAL)
+    assert len(acts.started) == 2 * number - 1

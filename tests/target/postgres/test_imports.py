@@ -242,13 +242,13 @@ async def test_rights_that_are_missing_are_named(world: PostgresWorld) -> None:
     file = await world.importing_file(b'"a"\n')
     world.query("CREATE ROLE poor LOGIN PASSWORD 'poor'")
     world.query("GRANT USAGE ON SCHEMA {} TO poor")
-    database = world.target._databases["warehouse"]  # type: ignore[attr-defined]
+    database = world.target._connections["warehouse"]  # type: ignore[attr-defined]
     poor = attrs.evolve(
         database,
         conninfo=database.conninfo.replace("user=stream", "user=poor") + " password=poor",
         password_file="",
     )
-    world.target._databases = {"warehouse": poor}  # type: ignore[attr-defined]
+    world.target._connections = {"warehouse": poor}  # type: ignore[attr-defined]
     with pytest.raises(UserError) as raised:
         await world.target.import_file(file)
     assert raised.value.name == "connectionForbidden"
@@ -285,9 +285,9 @@ async def test_a_connection_that_is_not_declared_is_named(world: PostgresWorld) 
 async def test_a_file_is_opened_while_the_database_is_away(world: PostgresWorld) -> None:
     """In the background nothing is asked of it."""
     await world.create_sink()
-    world.target._databases = {  # type: ignore[attr-defined]
+    world.target._connections = {  # type: ignore[attr-defined]
         "warehouse": attrs.evolve(
-            world.target._databases["warehouse"],  # type: ignore[attr-defined]
+            world.target._connections["warehouse"],  # type: ignore[attr-defined]
             conninfo="host=127.0.0.1 port=1 connect_timeout=2",
         )
     }
@@ -303,14 +303,19 @@ class _Slow:
     def __init__(self, world: PostgresWorld) -> None:
         self.is_there, self.may_go_on = threading.Event(), threading.Event()
         target: Any = world.target
-        rows: Callable[[Slice, str], Iterator[bytes]] = target._rows
+        self._area: Any = target._staging
+        self._read: Callable[[Slice], Iterator[bytes]] = self._area.read
 
-        def slow(slice_: Slice, compression: str) -> Iterator[bytes]:
-            yield from rows(slice_, compression)
+        def slow(slice_: Slice) -> Iterator[bytes]:
+            yield from self._read(slice_)
             self.is_there.set()
             self.may_go_on.wait(30)
 
-        target._rows = slow
+        self._area.read = slow
+
+    def repair(self) -> None:
+        """Read as fast as before."""
+        self._area.read = self._read
 
 
 @pytest_twisted.ensureDeferred
@@ -339,12 +344,10 @@ async def test_a_node_that_disappears_is_noticed_by_the_server(world: PostgresWo
             connection.execute(f"SHOW tcp_keepalives_{option}").fetchone()[0] for option in options
         ]
 
-    assert await target._run(target._databases["warehouse"], shown) == ["30", "10", "3"]
+    assert await target._run(target._connections["warehouse"], shown) == ["30", "10", "3"]
 
 
 async def _crash_during(server: Postgres, world: PostgresWorld, file: File) -> None:
-    target: Any = world.target
-    rows = target._rows
     slow = _Slow(world)
     importing = ensureDeferred(world.target.import_file(file))
     await deferToThread(slow.is_there.wait, 30)
@@ -352,7 +355,7 @@ async def _crash_during(server: Postgres, world: PostgresWorld, file: File) -> N
     slow.may_go_on.set()
     with pytest.raises(UserError):
         await importing
-    target._rows = rows
+    slow.repair()
     await deferToThread(server.start)
 
 
@@ -453,7 +456,7 @@ async def test_work_that_is_given_up_before_its_turn_is_not_begun(world: Postgre
     target: Any = world.target
     begun: list[int] = []
     may_end = threading.Event()
-    database = target._databases["warehouse"]
+    database = target._connections["warehouse"]
 
     def work(number: int) -> Callable[[Any, Any], None]:
         def begin(*_: object) -> None:

@@ -102,15 +102,15 @@ def _faults(world: PostgresWorld) -> dict[str, Fault]:
         @asynccontextmanager
         async def fault() -> AsyncIterator[None]:
             target: Any = world.target
-            databases = target._databases
+            databases = target._connections
             for statement in before:
                 world.query(statement)
-            target._databases = {
+            target._connections = {
                 name: attrs.evolve(database, conninfo=conninfo, password_file="")
                 for name, database in databases.items()
             }
             yield
-            target._databases = databases
+            target._connections = databases
 
         return fault
 
