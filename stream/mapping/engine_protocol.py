@@ -89,7 +89,9 @@ class FrameBuffer:
             if len(buffer) - begin < size:
                 break
             start = begin + size
-            yield bytes(buffer[begin : begin + 1]), bytes(buffer[begin + 1 : start])
+            with memoryview(buffer) as view:  # a slice of the buffer would be one copy more
+                letter, rest = bytes(view[begin : begin + 1]), bytes(view[begin + 1 : start])
+            yield letter, rest
         del buffer[:start]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stream.concurrency.child import Child
+from stream.concurrency.child import Child, widen
 from stream.mapping import engine_process
 from stream.mapping.engine_protocol import (
     BatchItem,
@@ -101,6 +101,8 @@ class ProcessEngine(Child):
                     engine_process.PAGE: file.fileno(),
                 },
             )
+        for pipe in transport.pipes.values():
+            widen(pipe)
         self.pid: int = transport.pid
 
     # Work.

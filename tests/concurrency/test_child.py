@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Any
 
 import pytest_twisted
 from twisted.internet import reactor as _reactor
-from twisted.internet.error import ProcessTerminated
+from twisted.internet.error import ConnectionDone, ConnectionLost, ProcessTerminated
+from twisted.internet.process import ProcessReader
 from twisted.python.failure import Failure
 
-from stream.concurrency.child import Child
+from stream.concurrency.child import Child, widen
 from tests.waiting import until
 
 reactor: Any = _reactor
@@ -86,3 +88,32 @@ def test_child_that_was_never_spawned() -> None:
     child.signal("TERM")
     assert not child.is_running
     assert child.ended().called
+
+
+class _Process:
+    """Takes what a child's pipe holds."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[int, int]] = []
+
+    def childDataReceived(self, name: int, data: bytes) -> None:
+        self.received.append((name, len(data)))
+
+
+def test_a_wide_pipe_is_read_at_once() -> None:
+    """Whatever it holds; and its end is noticed."""
+    process = _Process()
+    read, write = os.pipe()
+    pipe = ProcessReader(reactor, process, 1, read)
+    widen(pipe)
+    try:
+        assert pipe.doRead() is None  # there is nothing yet
+        os.write(write, bytes(60_000))
+        assert pipe.doRead() is None
+        assert process.received == [(1, 60_000)]
+        os.close(write)
+        assert isinstance(pipe.doRead(), ConnectionDone)
+    finally:
+        pipe.stopReading()
+        os.close(read)
+    assert isinstance(pipe.doRead(), ConnectionLost)
