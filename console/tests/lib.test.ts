@@ -7,6 +7,7 @@ import { bytes, durationMs, rate, shortSpan, sizeBytes, span } from "../src/lib/
 import { fromStatistics, inStage, limitsOf, nearest } from "../src/lib/pipeline";
 import { RateSeries, summed } from "../src/lib/series";
 import { shellQuoted, snippets } from "../src/lib/snippets";
+import { labelOf, objectOf } from "../src/lib/tasks";
 import { parseRoute, sinkHref, sourceHref } from "../src/state/router";
 
 describe("rates", () => {
@@ -156,4 +157,18 @@ test("programs quote what they are given", () => {
   const source = { http: { url: "http://in/stream/1/a/secret" } } as never;
   const [curl] = snippets(source, { name: "it's $HOME" });
   expect(curl!.text).toContain(`-d '{"name":"it'\\''s $HOME"}'`);
+});
+
+describe("tasks", () => {
+  const task = (type: string, object: string) =>
+    ({ type, taskId: `${type}/456/${object}/2026-01-02T03:04:05.000Z_abcde` }) as Parameters<typeof labelOf>[0];
+  test("are named by what they change", () => {
+    expect(labelOf(task("api.create.source", "shop"))).toBe("Create source shop");
+    expect(labelOf(task("api.update.sinkSettings", "shop/orders"))).toBe("Update sink settings of shop/orders");
+    expect(labelOf(task("api.replay.rejectedRecords", "shop/orders"))).toBe("Replay rejected records of shop/orders");
+  });
+  test("say in their id what they are about", () => {
+    expect(objectOf(task("api.create.sink", "shop/orders"))).toEqual({ sourceId: "shop", sinkId: "orders" });
+    expect(objectOf(task("api.create.source", "ße"))).toEqual({ sourceId: "ße", sinkId: "" });
+  });
 });

@@ -29,6 +29,7 @@ _COMMANDS = {
     "source": ("sources:source", "List, create and change sources."),
     "status": ("status:status", "Show what flows, and what is stuck."),
     "tail": ("tail:tail", "Watch the records of a source as they arrive."),
+    "tasks": ("tasks:tasks", "Show the newest changes and how they ended."),
     "completion": ("completion:completion", "Print the completion for a shell."),
 }
 """Name, where it is below `stream.cli.commands`, and the line in the list of commands."""

@@ -38,6 +38,7 @@ NEEDED: dict[Right, set[str]] = {
         "ListSinkVersions",
         "ListSources",
         "ListSourceVersions",
+        "ListTasks",
         "SinkFiles",
         "SinkStatisticsFiles",
         "SinkStatisticsTotal",

@@ -239,3 +239,18 @@ def test_tail_and_status(person: Person) -> None:
     )
     assert row["records"] >= row["inTable"] >= 2
     assert row["recordsPerSecond"] is not None
+
+
+def test_tasks(person: Person) -> None:
+    """The newest changes, of all sources or of one, and how they ended."""
+    _define(person, "changed")
+    _define(person, "changed-too")
+    lines = [line.split() for line in person.call("tasks", "changed").splitlines()]
+    assert [line[1:4] for line in lines[1:]] == [
+        ["create.sink", "changed/rows", "success"],
+        ["create.source", "changed", "success"],
+    ]
+    listed = person.document("tasks", "--limit", "1")
+    assert [task["type"] for task in listed] == ["api.create.sink"]
+    assert listed[0]["outputs"]["sourceId"] == "changed-too"
+    assert "not found" in person.call("tasks", "nowhere", code=4)

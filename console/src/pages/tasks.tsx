@@ -1,49 +1,89 @@
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { get, inBranch, sourcePath } from "../api/client";
-import type { Page, Sink, Source } from "../api/types";
-import { span } from "../lib/format";
+import type { Page, Sink, Source, Task } from "../api/types";
+import { count, span } from "../lib/format";
+import { labelOf, objectOf } from "../lib/tasks";
 import { load, sources } from "../state/data";
 import { sinkHref, sourceHref } from "../state/router";
-import { change, refreshTasks, tasks } from "../state/tasks";
-import { useLoaded, useTitle } from "../ui/hooks";
+import { change, tasks } from "../state/tasks";
+import { useInterval, useLoaded, useTitle } from "../ui/hooks";
 import { Badge, Button, Empty, ErrorBox, Loading, Time } from "../ui/parts";
 import { byWhom } from "./lifecycle";
 
-/** The changes that were asked for in this tab of the browser. */
+const PAGE = 50;
+const REFRESH_MS = 5_000;
+const REFRESH_RUNNING_MS = 1_000;
+
+function TaskRow({ task, label }: { task: Task; label: string }) {
+  const { sourceId, sinkId } = objectOf(task);
+  const source = sources.value?.find((each) => each.sourceId === sourceId);
+  const href = source && (sinkId ? source.sinks.some((sink) => sink.sinkId === sinkId) && sinkHref(sourceId, sinkId) : sourceHref(sourceId));
+  return (
+    <li>
+      <Badge kind={task.status === "error" ? "retrying" : task.isFinished ? "ok" : "waiting"}>
+        {task.status === "error" ? "failed" : task.isFinished ? "done" : "running"}
+      </Badge>
+      <div>
+        <p class="strong">{href ? <a href={href}>{label}</a> : label}</p>
+        <p class={task.status === "error" ? "wrong" : "quiet"}>{task.error ?? task.result ?? "The task runs."}</p>
+        <details class="more small">
+          <summary>Id of the task</summary>
+          <p class="quiet mono">{task.taskId}</p>
+        </details>
+      </div>
+      <span class="quiet nums end">
+        <Time at={task.createdAt} />
+        {task.duration !== undefined && ` · ${span(task.duration)}`}
+      </span>
+    </li>
+  );
+}
+
+/** The changes that anybody asked for, the newest first. */
 export function TaskList() {
   useTitle("Tasks");
-  useEffect(() => void refreshTasks(), []);
-  const known = tasks.value;
+  const [places, setPlaces] = useState<string[]>([]);
+  const after = places.at(-1) ?? "";
+  const path = `${inBranch("tasks")}?limit=${PAGE}${after && `&afterId=${encodeURIComponent(after)}`}`;
+  const found = useLoaded(path, (signal) => get<{ page: Page; tasks: Task[] }>(path, signal));
+  const isRunning = found.data?.tasks.some((task) => !task.isFinished) ?? false;
+  useInterval(() => !after && found.reload(), isRunning ? REFRESH_RUNNING_MS : REFRESH_MS);
+  const own = new Map(tasks.value.map(({ label, task }) => [task.taskId, label]));
+  const page = found.data?.page;
+  const isLast = !page?.lastId || places.length * PAGE + (found.data?.tasks.length ?? 0) >= page.totalCount;
   return (
     <>
       <h1>Tasks</h1>
-      <p class="lead">Changes that you asked for in this tab. The API runs each as a task.</p>
-      {!known.length && (
-        <Empty title="No change yet">
-          <p>What you create, change or delete appears here with its progress.</p>
+      <p class="lead">
+        Changes of sources and sinks, by whomever they were asked for. What succeeded is kept for an hour, what failed for two days.
+      </p>
+      {!found.data && !found.error && <Loading what="tasks" />}
+      {!found.data && <ErrorBox error={found.error} onRetry={found.reload} />}
+      {found.data && !found.data.tasks.length && (
+        <Empty title={after ? "No older task" : "No change in the last hour"}>
+          <p>What is created, changed or deleted appears here with its progress.</p>
         </Empty>
       )}
-      <ul class="list">
-        {known.map(({ label, task }) => {
-          const { sourceId, sinkId } = (task.outputs ?? {}) as { sourceId?: string; sinkId?: string };
-          return (
-            <li key={task.taskId}>
-              <Badge kind={task.status === "error" ? "retrying" : task.isFinished ? "ok" : "waiting"}>
-                {task.isFinished ? task.status : "running"}
-              </Badge>
-              <div>
-                <p>{sourceId && task.status === "success" ? <a href={sinkId ? sinkHref(sourceId, sinkId) : sourceHref(sourceId)}>{label}</a> : label}</p>
-                <p class={task.status === "error" ? "wrong" : "quiet"}>{task.error ?? task.result ?? "The task runs."}</p>
-                <p class="quiet mono small">{task.taskId}</p>
-              </div>
-              <span class="quiet nums">
-                <Time at={task.createdAt} />
-                {task.duration !== undefined && ` · ${span(task.duration)}`}
-              </span>
-            </li>
-          );
-        })}
-      </ul>
+      {found.data && found.data.tasks.length > 0 && (
+        <ul class="list panel flush">
+          {found.data.tasks.map((task) => (
+            <TaskRow key={task.taskId} task={task} label={own.get(task.taskId) ?? labelOf(task)} />
+          ))}
+        </ul>
+      )}
+      {page && (places.length > 0 || !isLast) && (
+        <nav class="pages" aria-label="Pages of the list">
+          <Button disabled={!places.length} onClick={() => setPlaces(places.slice(0, -1))}>
+            Newer
+          </Button>
+          <span class="nums quiet">
+            {count(places.length * PAGE + 1)} to {count(places.length * PAGE + (found.data?.tasks.length ?? 0))} of {count(page.totalCount)}
+          </span>
+          <Button disabled={isLast} onClick={() => setPlaces([...places, page.lastId])}>
+            Older
+          </Button>
+        </nav>
+      )}
     </>
   );
 }

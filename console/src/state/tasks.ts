@@ -1,4 +1,7 @@
-/** Changes that this page has asked for: the API answers with a task, which is followed here. */
+/** Changes that this page has asked for: the API answers with a task, which is followed here.
+ *
+ * The list of all tasks comes from the API; here are the words that this page has for its own.
+ */
 
 import { signal } from "@preact/signals";
 import { call, get } from "../api/client";
@@ -60,16 +63,4 @@ export async function change(label: string, method: string, path: string, body?:
   const task = await call<Task>(method, path, { body });
   remember(label, task);
   return follow(label, task);
-}
-
-/** Ask again for the tasks that were running when the page was left. */
-export async function refreshTasks(): Promise<void> {
-  for (const { label, task } of tasks.peek())
-    if (!task.isFinished) {
-      try {
-        remember(label, await get<Task>(taskPath(task.taskId)));
-      } catch {
-        // It is shown as it was last seen.
-      }
-    }
 }

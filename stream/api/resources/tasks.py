@@ -1,21 +1,26 @@
-"""The operation that shows a task, for polling."""
+"""The operations that show tasks, for polling and as a list."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred, gatherResults
+
 from stream.api.http.call import Call, Handler, StartedTask
 from stream.api.resources.awaited_tasks import source_of
-from stream.api.resources.views import Urls, task_view
+from stream.api.resources.views import Urls, listed_task_view, page_view, task_view
+from stream.api.spec.operations import OPERATIONS
 from stream.definition.live import LiveDefinitions
 from stream.task.abandoned import AbandonedTasks
 from stream.task.store import TaskStore
 
 __all__ = ["Tasks"]
 
+_TYPES = tuple(sorted({each.task for each in OPERATIONS.values() if each.task}))
+
 
 class Tasks:
-    """The operation that shows a task."""
+    """The operations that show tasks."""
 
     def __init__(
         self,
@@ -32,7 +37,7 @@ class Tasks:
 
     def handlers(self) -> dict[str, Handler]:
         """The operations of this resource, by id."""
-        return {"GetTask": self.get}
+        return {"GetTask": self.get, "ListTasks": self.list}
 
     async def get(self, call: Call) -> Any:
         """Return a task; one whose node has ended is shown as failed."""
@@ -45,3 +50,27 @@ class Tasks:
             if source is not None:
                 await self._live.settle(source)
         return StartedTask(task, task_view(task, self._urls))
+
+    async def list(self, call: Call) -> Any:
+        """Return the newest tasks of a branch or of one of its sources."""
+        parameters, branch = call.parameters, call.branch
+        source, after, limit = (parameters[name] for name in ("sourceId", "afterId", "limit"))
+        page = await self._store.newest(
+            branch.project_id,
+            _TYPES,
+            f"{branch.branch_id}/{source}" if source else str(branch.branch_id),
+            limit=limit,
+            before=after,
+        )
+        settled = await gatherResults(
+            [Deferred.fromCoroutine(self._abandoned.settle(task)) for task in page.tasks],
+            consumeErrors=True,
+        )
+        return {
+            "projectId": branch.project_id,
+            "branchId": branch.branch_id,
+            "page": page_view(
+                limit, page.total, str(after) if after else "", str(page.last) if page.last else ""
+            ),
+            "tasks": [listed_task_view(task, self._urls) for task in settled],
+        }

@@ -24,6 +24,7 @@ __all__ = [
     "content_view",
     "file_view",
     "level_view",
+    "listed_task_view",
     "page_view",
     "quarantine_view",
     "sink_view",
@@ -315,4 +316,11 @@ def task_view(task: Task, urls: Urls) -> Plain:
         view["error"] = task.user_error.message
     if task.outputs is not None:
         view["outputs"] = {name: task.outputs[name] for name in _OUTPUTS if name in task.outputs}
+    return view
+
+
+def listed_task_view(task: Task, urls: Urls) -> Plain:
+    """A task in a list: without what it did to each record, which can be long."""
+    view = task_view(task, urls)
+    view.get("outputs", {}).pop("results", None)
     return view

@@ -862,6 +862,32 @@ _OTHER_OPERATIONS = (
         ),
         errors=((404, "taskNotFound"),),
     ),
+    _get(
+        "ListTasks",
+        f"{_BRANCH}/tasks",
+        "List the tasks of a branch, the newest first.",
+        answers.TASKS_LIST,
+        description=(
+            "All that were asked for by anybody. Successful ones are kept for an hour, failed ones "
+            "for two days."
+        ),
+        parameters=(
+            *_IN_BRANCH,
+            Parameter(
+                name="sourceId",
+                place="query",
+                schema=Text(max_length=MAX_ID, default="", example="my-source"),
+                description="Only tasks of this source and its sinks.",
+            ),
+            Parameter(
+                name="afterId",
+                place="query",
+                schema=Integer(minimum=0, default=0),
+                description="Start behind this place, the `lastId` of another page.",
+            ),
+            _PAGING[1],
+        ),
+    ),
     Operation(
         id="LiveBranch",
         method="GET",

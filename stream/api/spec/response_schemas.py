@@ -41,6 +41,7 @@ __all__ = [
     "STATISTICS_TOTAL",
     "TABLE_ROWS",
     "TASK",
+    "TASKS_LIST",
     "TESTED_MAPPING",
     "TEST_RESULT",
     "TOKENS",
@@ -571,6 +572,16 @@ TASK = _object(
         ),
     ),
     optional=("finishedAt", "duration", "result", "error", "outputs", "warnings"),
+)
+TASKS_LIST = _object(
+    "TasksList",
+    ("projectId", _PROJECT_ID),
+    ("branchId", _BRANCH_ID),
+    ("page", PAGE),
+    (
+        "tasks",
+        Array(items=TASK, description="The newest first; without the outcomes of single records."),
+    ),
 )
 
 BRANCH = _object(

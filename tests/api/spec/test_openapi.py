@@ -121,6 +121,7 @@ async def test_answers_are_as_published(api: Api) -> None:
         ("SinkStatisticsFiles", await api.get(f"{SINK}/statistics/files")),
         ("AggregationSources", await api.get("/v1/branches/456/aggregation/sources")),
         ("GetTask", task),
+        ("ListTasks", await api.get("/v1/branches/456/tasks")),
     ):
         result = OPERATIONS[operation].result
         assert result is not None
