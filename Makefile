@@ -51,11 +51,13 @@ WITH_RACE := $(SINGLE_FILE)-with-race
 ETCD := target/etcd
 GO ?= $(or $(shell command -v go),$(wildcard /usr/local/go/bin/go),$(CURDIR)/$(BIN)/go)
 CONSOLE := stream/api/console/static/index.html
+COMPILED := target/native/built
+COMPILED_SOURCES := $(wildcard native/Cargo.* native/src/*)
 CONSOLE_SOURCES := $(shell find console -name node_modules -prune -o -type f -print)
 SINGLE_FILE_SOURCES := $(shell find stream twisted bundle -name '*.py' -o -name '*.go' -o -path '*/static/*' -o -name '*.sql')
 
 .DEFAULT_GOAL := help
-.PHONY: help install etcd console console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-lake chaos fencing chaos-coordinators chaos-targets latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api docs-pictures run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
+.PHONY: help install etcd native console console-pictures run test test-unit test-e2e thorough lint fix bench hostile bench-api bench-lake chaos fencing chaos-coordinators chaos-targets latency faults kill-imports lake triggers storm chaos-api fuzz simulate api-check clouds clean lock model scale test-bundle build-stream-service docs docs-settings docs-api docs-pictures run-stream-service run-stream-service-once build-stream-service-with-race tests-unit-stream tests-stream-service ci k6 check-alerts watch-check benchmark-k6 benchmark-wrk render deploy-local docker-steps kube-check
 
 ##@ First steps
 
@@ -76,7 +78,7 @@ $(VENV)/.lake: $(RUNTIME) requirements-lake.lock
 	@touch $@
 
 run: $(RUNTIME) $(if $(filter iceberg parquet,$(TARGET)),$(VENV)/.lake) ## Run everything on this machine; PORT_OFFSET=100 for a second instance, TARGET=postgres, iceberg or parquet for tables there
-	@(nice $(BIN)/python -m tools.console --quiet &)
+	@(nice $(BIN)/python -m tools.console --quiet; nice $(BIN)/python -m tools.compiled --quiet) >/dev/null 2>&1 &
 	@exec $(BIN)/stream-service dev $(subst $(comma), ,$(COMPONENTS)) $(CONFIG_FLAG) $(if $(PORT_OFFSET),--port-offset=$(PORT_OFFSET)) $(if $(TARGET),--target=$(TARGET))
 
 ##@ Development
@@ -85,15 +87,15 @@ install: $(STAMP) ## Make the virtual environment .venv with everything that tes
 
 NOT_RUN := target/not-run.txt
 
-test: install ## Run the linters and all tests; what can't run here is listed at the end, with the reason
+test: install $(COMPILED) ## Run the linters and all tests; what can't run here is listed at the end, with the reason
 	@mkdir -p target && : > $(NOT_RUN)
 	NOT_RUN_FILE=$(CURDIR)/$(NOT_RUN) $(MAKE) --jobs=3 --output-sync=target lint test-unit test-e2e test-bundle
 	@if [ -s $(NOT_RUN) ]; then echo "What could not run here:"; cat $(NOT_RUN); else echo "Everything ran."; fi
 
-test-unit: install ## Run the unit tests
+test-unit: install $(COMPILED) ## Run the unit tests
 	$(BIN)/python -m pytest -q -m "not e2e and not bundle" -n $(UNIT_WORKERS) --dist loadfile
 
-test-e2e: install ## Run the tests that start the real processes
+test-e2e: install $(COMPILED) ## Run the tests that start the real processes
 	$(BIN)/python -m pytest -q -m e2e -n $(E2E_WORKERS) --dist loadfile --no-loadscope-reorder tests/e2e tests/docs
 
 thorough: install ## Run the unit tests with EFFORT times as many random examples
@@ -110,6 +112,7 @@ lint: install ## Check style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tools.compiled --check
 
 fix: install ## Fix what the linters can fix
 	$(BIN)/ruff check --fix .
@@ -141,12 +144,19 @@ console: $(RUNTIME) ## Build the console and the API's viewer into stream/api/co
 $(CONSOLE): $(CONSOLE_SOURCES) tools/console.py | $(RUNTIME)
 	@$(BIN)/python -m tools.console && touch $@
 
+native: $(RUNTIME) ## Build the compiled code of the ingestion path into stream/native; needs cargo, and nothing is lost without it but speed
+	@$(BIN)/python -m tools.compiled
+
+$(COMPILED): $(COMPILED_SOURCES) tools/compiled.py | $(RUNTIME)
+	@mkdir -p $(dir $@)
+	@$(BIN)/python -m tools.compiled && touch $@
+
 etcd: $(ETCD) ## Build target/etcd, a current etcd, which `make run` and the single file use
 
 $(ETCD): $(wildcard bundle/etcd/*) bundle/go.py | $(STAMP)
 	$(BIN)/python -m bundle.etcd $@
 
-$(SINGLE_FILE): $(STAMP) $(ETCD) $(CONSOLE) $(SINGLE_FILE_SOURCES)
+$(SINGLE_FILE): $(STAMP) $(ETCD) $(CONSOLE) $(COMPILED) $(SINGLE_FILE_SOURCES)
 	$(BIN)/python -m bundle $@
 
 test-bundle: $(SINGLE_FILE) ## Start the single file where nothing else is
@@ -154,7 +164,7 @@ test-bundle: $(SINGLE_FILE) ## Start the single file where nothing else is
 
 ##@ Measurements
 
-bench: install ## Measure throughput and latency against the baselines; needs wrk
+bench: install $(COMPILED) ## Measure throughput and latency against the baselines; needs wrk
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m tools.pictures.charts docs
 

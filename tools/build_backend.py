@@ -1,11 +1,16 @@
-"""The build backend of pip and others: setuptools, and the pages for people in every wheel.
+"""The build backend of pip and others: setuptools, with the pages for people and compiled code.
 
 The pages (`tools.console`) are built with Node.js. If the machine has none, the one of PyPI is a
 requirement of the build. A wheel without pages is made, with a warning, if npm's registry can't be
 reached: the service works without them. An editable installation doesn't wait for pages.
+
+The compiled code (`tools.compiled`) goes into the wheel if cargo is there; such a wheel is for the
+machine's platform, any other one for all.
 """
 
 from __future__ import annotations
+
+import sysconfig
 
 from setuptools import build_meta
 from setuptools.build_meta import (
@@ -17,7 +22,7 @@ from setuptools.build_meta import (
     prepare_metadata_for_build_wheel,
 )
 
-from tools import console
+from tools import compiled, console
 
 __all__ = [
     "build_editable",
@@ -48,4 +53,12 @@ def build_wheel(
     """Build the pages, then the wheel; its name."""
     if console.SOURCES.is_dir():
         console.ensure_built(quiet=False)
+    if compiled.SOURCES.is_dir() and compiled.ensure_built(quiet=False):
+        config_settings = _for_this_platform(config_settings)
     return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
+
+
+def _for_this_platform(settings: Settings | None) -> Settings:
+    """Return *settings* with the name of the platform: the compiled code runs on no other one."""
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    return {**(settings or {}), "--build-option": ["--plat-name", platform]}

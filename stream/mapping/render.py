@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import orjson
@@ -31,6 +31,7 @@ from stream.mapping.columns import (
     UuidColumn,
 )
 from stream.mapping.jsonnet import check_language, direct_cell
+from stream.mapping.native_plan import native_plan
 from stream.mapping.path_cell import path_cell, path_value
 from stream.mapping.plan import (
     NOTHING_FOUND,
@@ -52,6 +53,9 @@ from stream.record.large import takes_long
 from stream.record.path import parse_path
 from stream.record.quoting import Quoted, quoted
 from stream.values.bytesize import ByteSize
+
+if TYPE_CHECKING:
+    from stream.native import RowPlan
 
 __all__ = [
     "Renderer",
@@ -76,6 +80,8 @@ class Renderer:
     :ivar plan: the templates that take the engine; ``None`` if there are none.
     :ivar large_plan: the same for large records, whose paths take the engine, too, as do all
         templates: to read such a body takes longer than others can wait.
+    :ivar native: renders most of the rows that `row` does; ``None`` if it isn't built, or can't
+        render the mapping.
     """
 
     row: Callable[[RecordContext], bytes]
@@ -85,6 +91,7 @@ class Renderer:
     _large_row_of: RowOf
     _row_size_limit: int
     _block: BlockRenderer
+    native: RowPlan | None = None
 
     def plan_for(self, record: RecordContext) -> TemplatePlan | None:
         """What the engine is to be asked for before *record* is rendered; ``None`` for nothing."""
@@ -99,6 +106,19 @@ class Renderer:
 
         Only for mappings without a plan.
         """
+        native = self.native
+        if native is not None and _reads(native, block.shared):
+            shared = block.shared
+            texts = native.rows(
+                list(block.bodies),
+                shared.timestamp_ms,
+                shared.client_ip.encode(),
+                shared.headers.csv_cell if native.has_headers else b"",
+            )
+            return [
+                self.row(block.records[place]) if row is None else row
+                for place, row in enumerate(texts)
+            ]
         if block.documents is not None:
             rows = self._block(block)
             if max(map(len, rows)) - 1 <= self._row_size_limit:
@@ -159,15 +179,44 @@ def compile_renderer(mapping: Mapping, row_size_limit: int) -> Renderer:
         return row
 
     block = compile_block_renderer(list(zip(mapping.columns, cells, strict=True)))
+    native = native_plan(mapping, row_size_limit)
+    row = render if native is None else _native_row(native, render)
     return Renderer(
-        render,
+        row,
         None,
         large_plan,
-        lambda record, _: render(record),
+        lambda record, _: row(record),
         large_row_of,
         row_size_limit,
         block,
+        native,
     )
+
+
+def _native_row(
+    native: RowPlan, render: Callable[[RecordContext], bytes]
+) -> Callable[[RecordContext], bytes]:
+    """Return *render* with a faster way for the records that *native* renders."""
+    has_headers, has_ip = native.has_headers, native.has_ip
+
+    def row(record: RecordContext) -> bytes:
+        if _reads(native, record):
+            fast = native.row(
+                record.body,
+                record.timestamp_ms,
+                record.client_ip.encode() if has_ip else b"",
+                record.headers.csv_cell if has_headers else b"",
+            )
+            if fast is not None:
+                return fast
+        return render(record)
+
+    return row
+
+
+def _reads(native: RowPlan, record: RecordContext) -> bool:
+    """Whether the body of *record* is JSON, if the mapping looks into it."""
+    return not native.reads_json or record.headers.kind is _JSON
 
 
 def _typed_renderer(mapping: Mapping, plan: TemplatePlan | None, row_size_limit: int) -> Renderer:

@@ -22,22 +22,30 @@ class RecordBlock:
     :param shared: has what all records share; what its body is doesn't matter.
     :param bodies: their source texts; at least one.
     :param parsed: the document in each, if it is known, or `stream.record.context.UNPARSED`.
-
-    :ivar documents: the documents, if all bodies are exactly what their documents are printed as;
-        ``None`` if each has to be inspected.
     """
 
-    __slots__ = ("_parsed", "_records", "bodies", "documents", "shared")
+    __slots__ = ("_documents", "_is_read", "_parsed", "_records", "bodies", "shared")
 
     def __init__(
         self, shared: RecordContext, bodies: Sequence[bytes], parsed: Sequence[Any]
     ) -> None:
         self.shared = shared
         self.bodies = bodies
-        is_large = len(bodies) == 1 and len(bodies[0]) > LARGE_BYTES  # it isn't read here
-        self.documents = None if is_large else canonical_documents(bodies)
         self._parsed = parsed
+        self._documents: list[Any] | None = None
+        self._is_read = len(bodies) == 1 and len(bodies[0]) > LARGE_BYTES  # it isn't read here
         self._records: list[RecordContext] | None = None
+
+    @property
+    def documents(self) -> list[Any] | None:
+        """The documents, if all bodies are exactly what their documents are printed as.
+
+        ``None`` if each has to be inspected. They are read when they are asked for.
+        """
+        if not self._is_read:
+            self._is_read = True
+            self._documents = canonical_documents(self.bodies)
+        return self._documents
 
     @property
     def records(self) -> list[RecordContext]:

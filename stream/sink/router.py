@@ -42,7 +42,7 @@ from stream.record.context import RecordContext
 from stream.sink.balancing import slice_share
 from stream.sink.outcome import Completion, no_opened_slice, shutting_down
 from stream.sink.quota import Quotas
-from stream.sink.sink_pipeline import PipelineContext, SinkPipeline
+from stream.sink.sink_pipeline import DirectTarget, PipelineContext, SinkPipeline
 from stream.sink.slice_pipeline import SlicePipeline
 from stream.storage.model import prefix as storage_prefix
 from stream.storage.model.entity import Slice
@@ -98,6 +98,13 @@ class SinkTarget:
         except Exception as error:
             _log.failure("write record error: {reason}", reason=str(error))
             completion.failed(without_frames(error))
+
+    def direct(self) -> DirectTarget | None:
+        """Return the slice that takes rows without a wait, ``None`` if `write` has to be called."""
+        pipeline, router = self.opened, self._router
+        if pipeline is None or router.refusal is not None or router.over_quota:
+            return None
+        return pipeline.direct()
 
     def open(self, now_ms: int) -> SinkPipeline:
         """The sink's pipeline, opened if it isn't yet.

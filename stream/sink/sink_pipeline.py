@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
 import attrs
@@ -32,7 +32,10 @@ from stream.storage.network.interface import SliceOpener, SourceLife
 from stream.templates.interface import TemplateEvaluator
 from stream.values.bytesize import ByteSize
 
-__all__ = ["CountersPublisher", "PipelineContext", "SinkPipeline"]
+if TYPE_CHECKING:
+    from stream.native import RowPlan
+
+__all__ = ["CountersPublisher", "DirectTarget", "PipelineContext", "SinkPipeline"]
 
 _log = Logger()
 
@@ -104,6 +107,24 @@ class _Target:
     renderer: Renderer
     render: Callable[[RecordContext], bytes] | None
     wait: bool
+
+
+@attrs.frozen(eq=False)
+class DirectTarget:
+    """An open slice whose rows are rendered by compiled code; see `SinkPipeline.direct`.
+
+    :ivar plan: renders the rows.
+    :ivar room: bytes of rows that may be written.
+    """
+
+    plan: RowPlan
+    room: int
+    _pipeline: SinkPipeline
+    _target: _Target
+
+    def write(self, rows: bytes, count: int, received_at: int, completion: Completion) -> None:
+        """Take *count* rendered rows, to be stored together or not at all."""
+        self._pipeline.hand_on(self._target, rows, count, received_at, completion)
 
 
 class _Rendering:
@@ -187,9 +208,23 @@ class SinkPipeline:
         except UserError as error:
             self.rejected(record, error)
             raise
-        self._hand_on(target, row, 1, record.timestamp_ms, completion)
+        self.hand_on(target, row, 1, record.timestamp_ms, completion)
 
-    def _hand_on(
+    def direct(self) -> DirectTarget | None:
+        """Return a slice for rows that come before anything else runs; ``None`` if there is none.
+
+        There is none if the mapping takes more than the compiled renderer, or rows have to wait.
+        """
+        try:
+            target = self._pick()
+        except UserError:
+            return None
+        plan = target.renderer.native
+        if plan is None or target.render is None or not target.pipeline.ready:
+            return None
+        return DirectTarget(plan, target.pipeline.room, self, target)
+
+    def hand_on(
         self, target: _Target, rows: bytes, count: int, received_at: int, completion: Completion
     ) -> None:
         """Give rendered rows to a slice, and answer at once if the sink's settings don't wait."""
@@ -236,7 +271,7 @@ class SinkPipeline:
         except UserError as error:
             self.rejected(record, error)
             raise
-        self._hand_on(target, row, 1, record.timestamp_ms, rendering.completion)
+        self.hand_on(target, row, 1, record.timestamp_ms, rendering.completion)
 
     def evaluate(
         self, renderer: Renderer, records: Sequence[RecordContext]
@@ -287,7 +322,7 @@ class SinkPipeline:
         target = self._pick()
         if target.renderer is not renderer:
             raise _mapping_changed()
-        self._hand_on(target, rows, count, received_at, completion)
+        self.hand_on(target, rows, count, received_at, completion)
 
     def _pick(self, renderer: Renderer | None = None) -> _Target:
         """:param renderer: whose slices are to be preferred, if there are any."""

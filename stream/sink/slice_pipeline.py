@@ -165,6 +165,11 @@ class SlicePipeline:
         return not sent or self._reactor.seconds() - sent[0].sent_at <= STALL_SECONDS
 
     @property
+    def room(self) -> int:
+        """Bytes of rows that may come before the pipeline isn't ready any more."""
+        return max(0, self._held_limit - self._held)
+
+    @property
     def held_bytes(self) -> int:
         """Bytes of rows that aren't acknowledged by the writer yet."""
         return self._held

@@ -7,7 +7,7 @@ calls, so a sink that commits records in groups keeps a list of requests and ans
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -18,7 +18,10 @@ from stream.mapping.render import Renderer
 from stream.record.context import RecordContext
 from stream.sink.outcome import Completion
 
-__all__ = ["RowWriter", "SinkLookup", "SinkWriter", "SourceLookup"]
+if TYPE_CHECKING:
+    from stream.native import RowPlan
+
+__all__ = ["DirectWriter", "RowWriter", "SinkLookup", "SinkWriter", "SourceLookup"]
 
 
 class RowWriter(Protocol):
@@ -65,6 +68,25 @@ class RowWriter(Protocol):
         """*record* of a batch couldn't be rendered, and the others were taken."""
 
 
+class DirectWriter(Protocol):
+    """An open slice of a sink whose rows are rendered by compiled code, for the present turn."""
+
+    @property
+    def plan(self) -> RowPlan:
+        """The compiled renderer of the rows."""
+
+    @property
+    def room(self) -> int:
+        """Bytes of rows that may be written."""
+
+    def write(self, rows: bytes, count: int, received_at: int, completion: Completion, /) -> None:
+        """Take *count* rendered rows, to be stored together or not at all.
+
+        :param received_at: receive time of the records, milliseconds since the epoch.
+        :raises UserError: not taken; *completion* won't be called.
+        """
+
+
 class SinkWriter(Protocol):
     """One sink: where its records go, whether it is open or not.
 
@@ -77,6 +99,9 @@ class SinkWriter(Protocol):
 
     def write(self, record: RecordContext, completion: Completion, /) -> None:
         """Render and take *record*; *completion* is called, at once or later. Raises nothing."""
+
+    def direct(self) -> DirectWriter | None:
+        """Return what takes rows without a wait now, ``None`` if `write` has to be called."""
 
     def open(self, now_ms: int, /) -> RowWriter:
         """The opened sink, to be asked for again after each wait: another one may have replaced it.

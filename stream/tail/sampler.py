@@ -199,10 +199,14 @@ class Watched:
         :param shared: the data that all records of the batch share.
         """
         self.offered += len(elements)
-        if not self._quiet_from <= shared.timestamp_ms < self._quiet_to:
+        if not self.is_quiet(shared.timestamp_ms):
             for tap in self.taps:
                 tap.offer_batch(shared, elements)
             self.renew()
+
+    def is_quiet(self, now_ms: int) -> bool:
+        """Return whether no record is due now, milliseconds since the epoch."""
+        return self._quiet_from <= now_ms < self._quiet_to
 
     def renew(self) -> None:
         """Compute the interval in which no record is due.

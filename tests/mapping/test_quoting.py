@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from stream import native
 from stream.errors import UserError
 from stream.mapping import render, render_block
 from stream.mapping.columns import (
@@ -123,6 +124,7 @@ def test_no_column_is_trusted(column: Column) -> None:
     block = RecordBlock(record, [b"1"], [1])
     bad = b'a"b'
     with (
+        mock.patch.object(native, "is_built", False),
         mock.patch.object(render, "datetime_text", return_value=bad),
         mock.patch.object(render_block, "datetime_text", return_value=bad),
         mock.patch("uuid_utils.uuid7", return_value='a"b'),

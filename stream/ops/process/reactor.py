@@ -19,12 +19,20 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from stream.ops.clock import keep_monotonic
 from stream.ops.process.fair_turns import FairTurns, Ready
 
 __all__ = ["install"]
+
+EventServer = Callable[[list[tuple[int, int]], float], list[tuple[int, int]]]
+"""A function that serves the events of connections that are its own, and returns all others.
+
+It is called with descriptors and events, and the seconds of the reactor. The reactor's attribute
+`event_servers` lists those that are called in each turn, before anything else.
+"""
 
 MAX_ACCEPTED = 20
 """Connections that are accepted in a row: each takes a tenth of a millisecond, and Twisted takes
@@ -62,6 +70,7 @@ def install() -> bool:
 
         def __init__(self) -> None:
             self._turns = FairTurns(time.monotonic)
+            self.event_servers: list[EventServer] = []
             super().__init__()
 
         def doPoll(self, timeout: float | None) -> None:
@@ -74,6 +83,8 @@ def install() -> bool:
                 events = self._poller.poll(-1 if timeout is None else timeout, len(selectables))
             except InterruptedError:
                 return
+            for serve_events in self.event_servers:
+                events = serve_events(events, time.monotonic())
             serve = self._doReadOrWrite  # catches and logs whatever goes wrong
             ready: list[Ready] = []
             for descriptor, event in events:

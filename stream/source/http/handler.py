@@ -27,6 +27,7 @@ from typing import Any
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from stream import native
 from stream.definition.key import SourceKey
 from stream.errors import UserError, without_frames
 from stream.ops.metrics.registry import Metrics
@@ -43,13 +44,14 @@ from stream.source.http.completions import (
     SingleCompletion,
 )
 from stream.source.http.content_decoding import Decoder
-from stream.source.http.head import Head
+from stream.source.http.fast_path import FastPath, Times
+from stream.source.http.head import Head, HeadReader
 from stream.source.http.idempotency import IdempotencyWindow
 from stream.source.http.ingestion import Ingestion, Stages
 from stream.source.http.intake import Owner
 from stream.source.http.parser import Request
 from stream.source.http.route import Health, Ingest, NotFound, Otlp, Server
-from stream.source.interfaces import SinkLookup, SourceLookup
+from stream.source.interfaces import SinkLookup, SinkWriter, SourceLookup
 from stream.source.meters import SourceMeters
 from stream.source.otlp.handler import OtlpHandler
 from stream.source.turns import Turns
@@ -209,6 +211,20 @@ class IngestHandler:
         for writer, each in completions.writers:
             writer.write(record, each)
 
+    def direct_sinks(
+        self, route: Ingest
+    ) -> tuple[SourceKey, Sequence[tuple[str, SinkWriter]]] | None:
+        """Return the only source of *route* and its sinks, for `stream.source.http.fast_path`.
+
+        ``None`` if there are several sources, or no sink. Raises UserError: the route leads
+        nowhere.
+        """
+        sources = self._lookup(route)
+        if len(sources) != 1:
+            return None
+        sinks = self._router.eligible(sources[0], "")
+        return (sources[0], sinks) if sinks else None
+
     def _answer_without_sinks(
         self, sources: Sequence[SourceKey], completions: FanOutCompletion, head: Head
     ) -> bytes:
@@ -235,6 +251,29 @@ class IngestHandler:
             Ingestion(self._stages, route, sources, head, size, connection).decode(request.body)
         except UserError as error:
             connection.finish(self._dispatch_failed(route, error, head))
+
+    def fast_path(
+        self, times: Times, heads: HeadReader, max_head: int, max_body: int
+    ) -> FastPath | None:
+        """Return the fast path of a listener, ``None`` if it isn't built.
+
+        :param times: the factory of its connections.
+        :param heads: shared by them.
+        """
+        if not native.is_built:
+            return None
+        return FastPath(
+            times,
+            heads,
+            self.direct_sinks,
+            needs_head=not self._peer_is_client,
+            clock=self._clock,
+            taps=self._taps,
+            meters=self._meters,
+            report=self._report_failure,
+            max_head=max_head,
+            max_body=max_body,
+        )
 
     def check(self, head: Head) -> bytes | None:
         """Whether the body of a request may follow: the answer if it may not.

@@ -112,6 +112,9 @@ class _StoredSink:
         """Say again that it is stored."""
         completion.accepted(self._status)
 
+    def direct(self) -> None:
+        """Nothing is written."""
+
 
 class _StoredRows:
     """The same for the rows of a batch."""

@@ -54,6 +54,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import LoopingCall
+from twisted.internet.tcp import Server
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -64,6 +65,7 @@ from stream.source.http import responses
 from stream.source.http.client import without_scope
 from stream.source.http.completions import Connection
 from stream.source.http.errors import Overloaded, RequestTimeout, UnfinishedRequest
+from stream.source.http.fast_path import FastPath
 from stream.source.http.head import Head, HeadReader, find_origin
 from stream.source.http.intake import Intake, Owner
 from stream.source.http.parser import MAX_SMALL_BODY, Request, RequestParser
@@ -175,6 +177,8 @@ class IngestProtocol(Protocol):
         self._discarded = 0
         self._read_size = 0
         self._send_now: Callable[[bytes], int] | None = None
+        self._fast: FastPath | None = None
+        self._descriptor = -1
 
     def connectionMade(self) -> None:
         transport = self.transport
@@ -185,16 +189,60 @@ class IngestProtocol(Protocol):
         transport.registerProducer(self, True)
         transport.bufferSize = self._read_size = FIRST_READ_BYTES
         self.factory.connected(self)
+        fast = self.factory.fast
+        if fast is not None and isinstance(transport, Server):
+            self._fast = fast
+            self._descriptor = transport.fileno()
+            fast.connections.add(self._descriptor, self, self.peer_ip)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.pending = None
         self._closing = True
+        if self._fast is not None:
+            self._fast.connections.remove(self._descriptor)
+            self._fast = None
         self._release()
         self.factory.disconnected(self)
 
     # Input
 
+    def take_data(self, data: bytes) -> None:
+        """Take what was read by the fast path, and isn't for it. Raises nothing."""
+        try:
+            self.dataReceived(data)
+        except Exception:
+            _log.failure("a connection failed")
+            self.transport.abortConnection()
+
+    def _arm(self) -> None:
+        """Let the next request take the fast path, see `stream.source.http.fast_path`."""
+        fast, head = self._fast, self._head
+        if (
+            fast is not None
+            and head is not None
+            and self._send_now is not None
+            and not (
+                self._closing
+                or self._reading_paused
+                or self._output_full
+                or self._input_ended
+                or self._gave_way
+                or self.factory.draining
+            )
+            and self.pending is None
+            and self._parser.is_empty
+            and fast.takes(head)
+        ):
+            fast.connections.arm(self._descriptor)
+
+    def _disarm(self) -> None:
+        """Have what comes next go through `dataReceived`, and the next answer through `finish`."""
+        if self._fast is not None:
+            self._fast.connections.disarm(self._descriptor)
+
     def dataReceived(self, data: bytes) -> None:
+        if self._fast is not None:
+            self._fast.connections.disarm(self._descriptor)
         if len(data) == self._read_size < MAX_READ_BYTES:
             self.transport.bufferSize = self._read_size = 4 * self._read_size
         if self._closing:
@@ -214,6 +262,7 @@ class IngestProtocol(Protocol):
 
     def readConnectionLost(self) -> None:
         """The client has said all it has to say; it may still wait for an answer."""
+        self._disarm()
         self._input_ended = True
         if self._closing:
             self.transport.loseConnection()
@@ -268,6 +317,8 @@ class IngestProtocol(Protocol):
         if len(parser.rest) > MAX_SMALL_BODY and not self._closing:
             self._hold_rest()
         self._choose_reading()
+        if self.pending is None:
+            self._arm()
 
     def _wait_for_more(self) -> None:
         """Note when a request began that isn't complete, and let the client go on if it asks."""
@@ -320,6 +371,7 @@ class IngestProtocol(Protocol):
     def give_way(self) -> None:
         """Hold nothing but what was handed on; see `stream.source.http.intake`."""
         self.factory.gave_way += 1
+        self._disarm()
         if self._output_full:
             self.transport.abortConnection()
         elif self.pending is None:
@@ -363,6 +415,12 @@ class IngestProtocol(Protocol):
             self._close()
         elif self._reading_paused or not self._parser.is_empty:
             self._advance()
+        else:
+            self._arm()
+
+    def send_rest(self, data: bytes) -> None:
+        """Send the rest of an answer that the socket didn't take; see Note [Direct send]."""
+        self._hand_to_transport(data)
 
     def _adapt(self, head: Head, answer: bytes) -> bytes:
         """*answer* as this client needs it; decides whether it is the last one."""
@@ -389,8 +447,12 @@ class IngestProtocol(Protocol):
                 sent = 0  # whatever it is, the transport will meet it, too
             if sent == len(data):
                 return
-            self._send_now = None
             data = data[sent:]
+        self._hand_to_transport(data)
+
+    def _hand_to_transport(self, data: bytes) -> None:
+        if self._send_now is not None:
+            self._send_now = None
             self.transport.bufferSize = self._read_size = FIRST_READ_BYTES
         self._unsent = len(data) + (self._unsent if self._output_full else self._read_size)
         self.transport.write(data)
@@ -405,6 +467,7 @@ class IngestProtocol(Protocol):
 
         :param head: of the request that is refused, if it could be read.
         """
+        self._disarm()
         self.pending = None
         self._closing = True
         if head is not None:
@@ -433,6 +496,7 @@ class IngestProtocol(Protocol):
 
     def _close(self) -> None:
         """Close when everything is written. A paused producer would keep that from happening."""
+        self._disarm()
         self._closing = True
         self._release()
         if self._gave_way:
@@ -444,6 +508,7 @@ class IngestProtocol(Protocol):
 
     def pauseProducing(self) -> None:
         """The client doesn't take its answers: no more requests until it does."""
+        self._disarm()
         self._output_full = True
 
     def resumeProducing(self) -> None:
@@ -558,6 +623,8 @@ class IngestFactory(Factory):
     :ivar strangers: bytes held by connections that haven't come to a source.
     :ivar producers: bytes held by the others.
     :ivar gave_way: connections since the last tick that had to let bytes go, or to leave.
+    :ivar fast: the fast path of small records, for connections that come; ``None`` for none.
+    :ivar heads: the reader of heads that all connections share.
     """
 
     noisy = False
@@ -580,7 +647,8 @@ class IngestFactory(Factory):
         self._handler = handler
         self._limits = limits
         self._reactor = reactor
-        self._heads = HeadReader()
+        self.heads = HeadReader()
+        self.fast: FastPath | None = None
         self._connections: set[IngestProtocol] = set()
         self._leaving: set[IngestProtocol] = set()  # they make room, and don't count any more
         self._no_room_at: float | None = None
@@ -619,7 +687,7 @@ class IngestFactory(Factory):
             refusal = _RefusedProtocol()
             refusal.factory = self
             return refusal
-        parser = RequestParser(self._heads, self._limits.max_head, self._limits.max_body)
+        parser = RequestParser(self.heads, self._limits.max_head, self._limits.max_body)
         connection = IngestProtocol(parser, self._handler, without_scope(getattr(addr, "host", "")))
         connection.factory = self
         return connection
@@ -697,6 +765,8 @@ class IngestFactory(Factory):
         than the shutdown timeout are cut off.
         """
         self.draining = True
+        if self.fast is not None:
+            self.fast.connections.disarm_all()
         if not self._open:
             self._all_gone()
             return succeed(None)

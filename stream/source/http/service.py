@@ -18,6 +18,7 @@ from stream.etcd import Batch, EtcdClient, KeyValue, Mirror
 from stream.ops.clock import wall_clock
 from stream.ops.endpoint import server_endpoint
 from stream.ops.metrics.registry import Metrics
+from stream.ops.process.reactor import EventServer
 from stream.ops.process.thread_pool import ThreadPoolService
 from stream.settings.overrides import SOURCE, merge
 from stream.settings.tree import HTTPSourceSettings, SourceSettings
@@ -104,7 +105,12 @@ class HttpSourceService(Service):
             client_address=ClientAddress(http.trusted_proxies),
             without_sink=WithoutSink(metrics, self._refuses_without_sink, reactor.seconds),
         )
-        self._factory = IngestFactory(handler, _limits(http), reactor, clock=wall_clock(reactor))
+        limits = _limits(http)
+        self._factory = IngestFactory(handler, limits, reactor, clock=wall_clock(reactor))
+        self._factory.fast = handler.fast_path(
+            self._factory, self._factory.heads, limits.max_head, limits.max_body
+        )
+        self._event_servers: list[EventServer] | None = getattr(reactor, "event_servers", None)
         self.port: IListeningPort | None = None
 
     async def startService(self) -> None:
@@ -118,6 +124,8 @@ class HttpSourceService(Service):
             self._reactor, self._listen, backlog=BACKLOG, shared=self._share_port
         )
         self.port = await endpoint.listen(self._factory)
+        if self._event_servers is not None and self._factory.fast is not None:
+            self._event_servers.append(self._factory.fast.connections.serve)
         _log.info('started HTTP source on "{listen}"', listen=self._listen)
 
     async def stopService(self) -> None:
@@ -128,6 +136,8 @@ class HttpSourceService(Service):
             _accept_waiting(self.port)
             await maybeDeferred(self.port.stopListening)
             await self._factory.stop()
+            if self._event_servers is not None and self._factory.fast is not None:
+                self._event_servers.remove(self._factory.fast.connections.serve)
         await self._threads.stopService()
         for dispatcher in (self._dispatcher, self._otlp_dispatcher):
             dispatcher.close()

@@ -1,0 +1,611 @@
+//! Connections of producers that send one small record after another.
+//!
+//! A turn of the reactor gives the events of all its connections to [`Connections::serve`]. Of a
+//! connection that is *armed* (idle, nothing held, its last request was one small record) one
+//! request is read here. If it has arrived whole and alone, and its head leads to a lane, its row
+//! is rendered. All rows of a turn that have the same lane and the same millisecond make a block,
+//! which the lane writes with one call, and which is answered with one call.
+//!
+//! Everything else is left to the Python code of the connection: bytes that were read go to its
+//! `dataReceived`, all other events to the reactor. So this code decides nothing that the Python
+//! code decides otherwise.
+//!
+//! What a head leads to is asked once in each turn. No Python code runs between that and the
+//! writing of the blocks that could change the answer.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::mem::take;
+use std::os::fd::RawFd;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ahash::RandomState;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+
+use crate::fair::{Shares, Used};
+use crate::row::{Context, RowPlan, Scratch};
+
+const READABLE: i64 = 1; // EPOLLIN alone
+
+/// Bytes of the longest request, with its head, that is read here.
+const BUFFER: usize = 16 * 1024;
+
+/// Bytes of the longest head.
+const MAX_HEAD: usize = 2 * 1024;
+
+/// Fields of a head.
+const MAX_FIELDS: usize = 64;
+
+/// Heads that are remembered, as in `stream.source.http.head.HeadReader`.
+const MAX_HEADS: usize = 1024;
+
+/// Bytes of rows that are written with one call.
+const MAX_BLOCK: usize = 64 * 1024;
+
+/// Requests that may be left to the Python code in one turn, once they were read.
+const MAX_LEFT: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Left to the Python code.
+    Cold,
+    /// Its next request may be read here.
+    Armed,
+    /// Its request was read here and isn't answered.
+    Waiting,
+}
+
+struct Slot {
+    connection: Py<PyAny>,
+    ip: Vec<u8>,
+    state: State,
+    used: Used,
+}
+
+/// One sink of a lane: its mapping, the bytes it may still take, its rows, and the length of the
+/// last one.
+struct Target {
+    plan: Py<RowPlan>,
+    room: usize,
+    rows: Vec<u8>,
+    added: usize,
+}
+
+/// A lane with what it has of this turn.
+struct Open {
+    lane: Py<PyAny>,
+    head: Py<PyAny>,
+    length: usize,
+    headers: Vec<u8>,
+    targets: Vec<Target>,
+    at: i64,
+    size: usize,
+    waiting: Vec<RawFd>,
+}
+
+struct Block {
+    lane: Py<PyAny>,
+    head: Py<PyAny>,
+    rows: Vec<Vec<u8>>,
+    at: i64,
+    size: usize,
+    waiting: Vec<RawFd>,
+}
+
+impl Open {
+    fn cut(&mut self, py: Python) -> Option<Block> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        Some(Block {
+            lane: self.lane.clone_ref(py),
+            head: self.head.clone_ref(py),
+            rows: self.targets.iter_mut().map(|target| take(&mut target.rows)).collect(),
+            at: self.at,
+            size: take(&mut self.size),
+            waiting: take(&mut self.waiting),
+        })
+    }
+}
+
+/// A head that was seen, with the lane that it leads to in the turn of that number.
+struct Known {
+    turn: u64,
+    lane: Option<usize>,
+}
+
+struct Table {
+    slots: HashMap<RawFd, Slot, Plain>,
+    heads: HashMap<Vec<u8>, Known, RandomState>,
+    turn: u64,
+    served: u64,
+    scratch: Scratch,
+    buffer: Box<[u8]>,
+}
+
+/// Descriptors are small numbers: they are their own hashes.
+#[derive(Default, Clone)]
+struct Plain;
+
+impl std::hash::BuildHasher for Plain {
+    type Hasher = PlainHasher;
+    fn build_hasher(&self) -> PlainHasher {
+        PlainHasher(0)
+    }
+}
+
+struct PlainHasher(u64);
+
+impl std::hash::Hasher for PlainHasher {
+    fn finish(&self) -> u64 {
+        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only descriptors are hashed");
+    }
+    fn write_i32(&mut self, value: i32) {
+        self.0 = value as u64;
+    }
+}
+
+/// The requests of one block that wait for their answer.
+///
+/// Only the reactor's thread may use it.
+#[pyclass(unsendable, module = "stream.native._native")]
+pub struct Waiting {
+    entries: RefCell<Vec<(RawFd, Py<PyAny>)>>,
+}
+
+#[pymethods]
+impl Waiting {
+    /// The connections of these requests.
+    fn connections<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, self.entries.borrow().iter().map(|(_, each)| each.clone_ref(py)))
+    }
+
+    fn __len__(&self) -> usize {
+        self.entries.borrow().len()
+    }
+}
+
+/// The connections of a listener, by descriptor.
+///
+/// Arguments: what finds the lane of a head, called with its bytes; the shares of
+/// `stream.ops.process.fair_turns`. Only the reactor's thread may use it.
+#[pyclass(unsendable, module = "stream.native._native")]
+pub struct Connections {
+    lane_of: Py<PyAny>,
+    shares: Shares,
+    state: RefCell<Table>,
+}
+
+enum Read {
+    /// Its row is rendered.
+    Taken,
+    /// Nothing was read: the event is for the reactor.
+    Unread,
+    /// Nothing is there to be read.
+    Nothing,
+    /// Bytes for the connection's own code.
+    Left(Py<PyAny>, Vec<u8>),
+}
+
+#[pymethods]
+impl Connections {
+    #[new]
+    fn new(lane_of: Py<PyAny>, shares: (f64, f64, f64, f64, f64, f64)) -> Self {
+        let (period, light, rest, rested, light_turn, busy_turn) = shares;
+        Connections {
+            lane_of,
+            shares: Shares { period, light, rest, rested, light_turn, busy_turn },
+            state: RefCell::new(Table {
+                slots: HashMap::with_hasher(Plain),
+                heads: HashMap::with_hasher(RandomState::new()),
+                turn: 0,
+                served: 0,
+                scratch: Scratch::default(),
+                buffer: vec![0; BUFFER].into_boxed_slice(),
+            }),
+        }
+    }
+
+    /// Add the connection with a descriptor and the sender's address; it isn't armed.
+    fn add(&self, descriptor: RawFd, connection: Py<PyAny>, ip: &str) {
+        let mut state = self.state.borrow_mut();
+        let used = Used::new(state.served);
+        let slot = Slot { connection, ip: ip.as_bytes().to_vec(), state: State::Cold, used };
+        state.slots.insert(descriptor, slot);
+    }
+
+    /// Forget a connection, before its descriptor is used again.
+    fn remove(&self, descriptor: RawFd) {
+        let removed = self.state.borrow_mut().slots.remove(&descriptor);
+        drop(removed); // not before: it may run other code
+    }
+
+    /// Read the next request of a connection here.
+    fn arm(&self, descriptor: RawFd) {
+        self.set(descriptor, State::Armed);
+    }
+
+    /// Leave a connection to its own code.
+    fn disarm(&self, descriptor: RawFd) {
+        self.set(descriptor, State::Cold);
+    }
+
+    /// Leave all connections to their own code.
+    fn disarm_all(&self) {
+        for slot in self.state.borrow_mut().slots.values_mut() {
+            slot.state = State::Cold;
+        }
+    }
+
+    /// Serve the events of connections that are armed; return all others.
+    fn serve<'py>(
+        &self,
+        py: Python<'py>,
+        events: Bound<'py, PyList>,
+        now: f64,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let mut light: Vec<(u64, RawFd)> = Vec::new();
+        let mut busy: Vec<(u64, RawFd)> = Vec::new();
+        let others = PyList::empty(py);
+        {
+            let mut state = self.state.borrow_mut();
+            state.turn += 1;
+            let turn = state.turn;
+            for event in events.iter() {
+                let (descriptor, mask): (RawFd, i64) = event.extract()?;
+                match state.slots.get_mut(&descriptor) {
+                    Some(slot) if mask == READABLE && slot.state == State::Armed => {
+                        let entry = (slot.used.last, descriptor);
+                        if slot.used.is_light(turn, now, &self.shares) {
+                            light.push(entry);
+                        } else {
+                            busy.push(entry);
+                        }
+                    }
+                    _ => others.append(event)?,
+                }
+            }
+        }
+        if light.is_empty() && busy.is_empty() {
+            return Ok(events);
+        }
+        let mut lanes = Vec::new();
+        let mut blocks = Vec::new();
+        let mut left = Vec::new();
+        for (mut ready, share) in [(light, self.shares.light_turn), (busy, self.shares.busy_turn)] {
+            ready.sort_unstable();
+            let mut started = monotonic();
+            let end = started + share;
+            for (_, descriptor) in ready {
+                match self.read(py, descriptor, &mut lanes, &mut blocks) {
+                    Read::Taken | Read::Nothing => {}
+                    Read::Unread => {
+                        others.append(PyTuple::new(py, [i64::from(descriptor), READABLE])?)?;
+                    }
+                    Read::Left(connection, data) => left.push((connection, data)),
+                }
+                let ended = monotonic();
+                let mut state = self.state.borrow_mut();
+                state.served += 1;
+                let served = state.served;
+                if let Some(slot) = state.slots.get_mut(&descriptor) {
+                    slot.used.served(served, started, ended);
+                }
+                started = ended;
+                if ended >= end || left.len() >= MAX_LEFT {
+                    break;
+                }
+            }
+        }
+        for open in &mut lanes {
+            blocks.extend(open.cut(py));
+        }
+        for block in blocks {
+            if let Err(error) = self.write(py, block) {
+                error.write_unraisable(py, None); // the others have to be written all the same
+            }
+        }
+        for (connection, data) in left {
+            let data = PyBytes::new(py, &data);
+            if let Err(error) = connection.call_method1(py, intern!(py, "take_data"), (data,)) {
+                error.write_unraisable(py, None);
+            }
+        }
+        Ok(others)
+    }
+
+    /// Answer the requests that wait for `completion` with `answer`.
+    ///
+    /// A connection whose state is another one meanwhile answers by its own code, with `usual`.
+    #[pyo3(signature = (waiting, completion, answer, usual, now, /))]
+    fn answer(
+        &self,
+        py: Python,
+        waiting: &Waiting,
+        completion: &Bound<PyAny>,
+        answer: &[u8],
+        usual: &Bound<PyAny>,
+        now: f64,
+    ) -> PyResult<()> {
+        let entries = take(&mut *waiting.entries.borrow_mut());
+        let none = py.None();
+        let now = now.into_pyobject(py)?;
+        for (descriptor, connection) in entries {
+            let connection = connection.bind(py);
+            let pending = connection.getattr(intern!(py, "pending"))?;
+            if !pending.is(completion) {
+                continue; // nobody waits any more
+            }
+            let is_waiting = {
+                let mut state = self.state.borrow_mut();
+                match state.slots.get_mut(&descriptor) {
+                    Some(slot)
+                        if slot.state == State::Waiting && slot.connection.is(connection) =>
+                    {
+                        slot.state = State::Armed;
+                        true
+                    }
+                    _ => false,
+                }
+            };
+            if !is_waiting {
+                connection.call_method1(intern!(py, "finish"), (usual,))?;
+                continue;
+            }
+            connection.setattr(intern!(py, "pending"), &none)?;
+            connection.setattr(intern!(py, "since"), &now)?;
+            let sent = send(descriptor, answer);
+            if sent < answer.len() {
+                self.set(descriptor, State::Cold);
+                let rest = PyBytes::new(py, &answer[sent..]);
+                connection.call_method1(intern!(py, "send_rest"), (rest,))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Connections {
+    fn set(&self, descriptor: RawFd, wanted: State) {
+        if let Some(slot) = self.state.borrow_mut().slots.get_mut(&descriptor) {
+            slot.state = wanted;
+        }
+    }
+
+    fn read(
+        &self,
+        py: Python,
+        descriptor: RawFd,
+        lanes: &mut Vec<Open>,
+        blocks: &mut Vec<Block>,
+    ) -> Read {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        match state.slots.get(&descriptor) {
+            Some(slot) if slot.state == State::Armed => {}
+            _ => return Read::Unread,
+        }
+        let size = match receive(descriptor, &mut state.buffer) {
+            Received::Bytes(size) => size,
+            Received::Nothing => return Read::Nothing,
+            Received::Failed => return Read::Unread,
+        };
+        let data = &state.buffer[..size];
+        let left = |slots: &mut HashMap<RawFd, Slot, Plain>, data: &[u8]| {
+            let slot = slots.get_mut(&descriptor).expect("it was there");
+            slot.state = State::Cold;
+            Read::Left(slot.connection.clone_ref(py), data.to_vec())
+        };
+        let Some(end) = head_end(data) else {
+            return left(&mut state.slots, data);
+        };
+        let head = &data[..end];
+        let lane = match state.heads.get(head) {
+            Some(known) if known.turn == state.turn => known.lane,
+            _ => {
+                let head = head.to_vec();
+                drop(guard);
+                let lane = self.find_lane(py, &head, lanes);
+                let mut guard = self.state.borrow_mut();
+                let state = &mut *guard;
+                if state.heads.len() >= MAX_HEADS && !state.heads.contains_key(&head) {
+                    state.heads.clear();
+                }
+                let turn = state.turn;
+                state.heads.insert(head, Known { turn, lane });
+                // The slot, the buffer and its size are as they were: asking changes no connection.
+                return Self::render(py, descriptor, state, size, end, lane, lanes, blocks);
+            }
+        };
+        Self::render(py, descriptor, state, size, end, lane, lanes, blocks)
+    }
+
+    /// Ask what the head leads to; the lane's place in `lanes`.
+    fn find_lane(&self, py: Python, head: &[u8], lanes: &mut Vec<Open>) -> Option<usize> {
+        let asked = self.lane_of.call1(py, (PyBytes::new(py, head),));
+        let opened = asked.and_then(|lane| {
+            if lane.is_none(py) {
+                return Ok(None);
+            }
+            let bound = lane.bind(py);
+            let targets: Vec<(Py<RowPlan>, usize)> =
+                bound.getattr(intern!(py, "targets"))?.extract()?;
+            Ok(Some(Open {
+                head: bound.getattr(intern!(py, "head"))?.unbind(),
+                length: bound.getattr(intern!(py, "length"))?.extract()?,
+                headers: bound.getattr(intern!(py, "headers"))?.extract()?,
+                targets: targets
+                    .into_iter()
+                    .map(|(plan, room)| Target { plan, room, rows: Vec::new(), added: 0 })
+                    .collect(),
+                lane,
+                at: 0,
+                size: 0,
+                waiting: Vec::new(),
+            }))
+        });
+        match opened {
+            Ok(Some(open)) => {
+                lanes.push(open);
+                Some(lanes.len() - 1)
+            }
+            Ok(None) => None,
+            Err(error) => {
+                // The connection's own code meets the same failure, and answers and logs it.
+                error.write_unraisable(py, None);
+                None
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn render(
+        py: Python,
+        descriptor: RawFd,
+        state: &mut Table,
+        size: usize,
+        end: usize,
+        lane: Option<usize>,
+        lanes: &mut [Open],
+        blocks: &mut Vec<Block>,
+    ) -> Read {
+        let data = &state.buffer[..size];
+        let slot = state.slots.get_mut(&descriptor).expect("asking changes no connection");
+        if let Some(open) = lane.map(|lane| &mut lanes[lane]) {
+            if size == end + open.length {
+                let at = milliseconds();
+                let full = open.targets.iter().any(|target| target.rows.len() >= MAX_BLOCK);
+                if open.at != at || full {
+                    blocks.extend(open.cut(py));
+                    open.at = at;
+                }
+                let body = &data[end..];
+                if push_rows(body, slot, open, &mut state.scratch) {
+                    slot.state = State::Waiting;
+                    open.waiting.push(descriptor);
+                    open.size += body.len();
+                    return Read::Taken;
+                }
+            }
+        }
+        slot.state = State::Cold;
+        Read::Left(slot.connection.clone_ref(py), data.to_vec())
+    }
+
+    /// Write a block, and make its connections wait for it.
+    fn write(&self, py: Python, block: Block) -> PyResult<()> {
+        let entries: Vec<(RawFd, Py<PyAny>)> = {
+            let state = self.state.borrow();
+            let slot = |descriptor: &RawFd| {
+                let slot = state.slots.get(descriptor)?;
+                Some((*descriptor, slot.connection.clone_ref(py)))
+            };
+            block.waiting.iter().filter_map(slot).collect()
+        };
+        let connections: Vec<Py<PyAny>> =
+            entries.iter().map(|(_, connection)| connection.clone_ref(py)).collect();
+        let count = block.waiting.len();
+        let waiting = Py::new(py, Waiting { entries: RefCell::new(entries) })?;
+        let lane = block.lane.bind(py);
+        let begun =
+            lane.call_method1(intern!(py, "begin"), (count, block.at, block.size, waiting))?;
+        let (completion, since): (Bound<PyAny>, Bound<PyAny>) = begun.extract()?;
+        for connection in connections {
+            let connection = connection.bind(py);
+            connection.setattr(intern!(py, "pending"), &completion)?;
+            connection.setattr(intern!(py, "since"), &since)?;
+            connection.setattr(intern!(py, "_head"), &block.head)?;
+        }
+        let rows = PyList::new(py, block.rows.iter().map(|rows| PyBytes::new(py, rows)))?;
+        lane.call_method1(intern!(py, "write"), (rows, count, block.at, completion))?;
+        Ok(())
+    }
+}
+
+/// Render the rows of a record for all sinks of a lane, or none of them.
+fn push_rows(body: &[u8], slot: &Slot, open: &mut Open, scratch: &mut Scratch) -> bool {
+    const BOM: &[u8] = b"\xef\xbb\xbf";
+    if body.starts_with(BOM) {
+        return false;
+    }
+    let context = Context { at: open.at, ip: &slot.ip, headers: &open.headers };
+    let mut done = 0;
+    for target in &mut open.targets {
+        let start = target.rows.len();
+        if target.plan.get().render(body, &context, scratch, &mut target.rows).is_err() {
+            break;
+        }
+        target.added = target.rows.len() - start;
+        if target.added > target.room {
+            target.rows.truncate(start);
+            break;
+        }
+        target.room -= target.added;
+        done += 1;
+    }
+    if done == open.targets.len() {
+        return true;
+    }
+    for earlier in &mut open.targets[..done] {
+        earlier.rows.truncate(earlier.rows.len() - earlier.added);
+        earlier.room += earlier.added;
+    }
+    false
+}
+
+enum Received {
+    Bytes(usize),
+    Nothing,
+    Failed,
+}
+
+fn receive(descriptor: RawFd, buffer: &mut [u8]) -> Received {
+    // SAFETY: the buffer is valid for its length; a wrong descriptor is an error of the call.
+    let size = unsafe { libc::recv(descriptor, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    if size > 0 {
+        return Received::Bytes(size as usize);
+    }
+    if size < 0 {
+        let error = std::io::Error::last_os_error();
+        if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) {
+            return Received::Nothing;
+        }
+    }
+    Received::Failed // the reactor meets the same, or the end again
+}
+
+/// Send as much of `data` as the socket takes; return how much that is.
+fn send(descriptor: RawFd, data: &[u8]) -> usize {
+    // SAFETY: the data is valid for its length; a wrong descriptor is an error of the call.
+    let sent =
+        unsafe { libc::send(descriptor, data.as_ptr().cast(), data.len(), libc::MSG_NOSIGNAL) };
+    sent.max(0) as usize // whatever is wrong, the transport meets it, too
+}
+
+/// Where the body begins, if the head is whole and short.
+fn head_end(data: &[u8]) -> Option<usize> {
+    if data.first() == Some(&b'\r') {
+        return None;
+    }
+    let searched = &data[..data.len().min(MAX_HEAD)];
+    let end = memchr::memmem::find(searched, b"\r\n\r\n")? + 4;
+    let fields = memchr::memchr_iter(b'\n', &data[..end]).count();
+    (fields <= MAX_FIELDS).then_some(end)
+}
+
+fn monotonic() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure is valid; the clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+/// Milliseconds since the epoch.
+fn milliseconds() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64)
+}

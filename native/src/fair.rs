@@ -1,0 +1,73 @@
+//! The reactor's time that a connection has used; the rules are those of
+//! `stream.ops.process.fair_turns`, whose figures are given by its caller.
+
+/// Bounds of what connections may use, in seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Shares {
+    /// The length of a period.
+    pub period: f64,
+    /// What a light connection may use in the present period and the one before.
+    pub light: f64,
+    /// The pause after which a connection has rested.
+    pub rest: f64,
+    /// What a light connection that has rested may use.
+    pub rested: f64,
+    /// What all light connections together may use of a turn.
+    pub light_turn: f64,
+    /// What all others together may use of a turn.
+    pub busy_turn: f64,
+}
+
+/// The time that one connection has used.
+#[derive(Debug)]
+pub struct Used {
+    since: Option<u64>,
+    period: u64,
+    seconds: f64,
+    before: f64,
+    ended: f64,
+    ready: u64,
+    rested: bool,
+    /// How many had been served when it was served last.
+    pub last: u64,
+}
+
+impl Used {
+    pub fn new(last: u64) -> Used {
+        Used {
+            since: None,
+            period: 0,
+            seconds: 0.0,
+            before: 0.0,
+            ended: f64::INFINITY,
+            ready: 0,
+            rested: false,
+            last,
+        }
+    }
+
+    /// Return whether the connection is light, being ready in this `turn`.
+    pub fn is_light(&mut self, turn: u64, now: f64, shares: &Shares) -> bool {
+        let period = (now / shares.period) as u64;
+        if period != self.period {
+            self.before = if period == self.period + 1 { self.seconds } else { 0.0 };
+            self.seconds = 0.0;
+            self.period = period;
+        }
+        if self.ready + 1 != turn {
+            self.rested = now - self.ended >= shares.rest;
+        }
+        self.ready = turn;
+        let share = if self.rested { shares.rested } else { shares.light };
+        self.since.is_some_and(|since| since < self.period) && self.seconds + self.before < share
+    }
+
+    /// Note that the connection was served.
+    pub fn served(&mut self, count: u64, started: f64, ended: f64) {
+        self.last = count;
+        self.since.get_or_insert(self.period);
+        self.seconds += ended - started;
+        self.ended = ended;
+        self.rested = false;
+    }
+}

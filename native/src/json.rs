@@ -1,0 +1,388 @@
+//! JSON documents: strict validation, and the places of the values at given paths, in one pass.
+//!
+//! Everything that is unusual is a [`Doubt`]: the document may be valid all the same, and is read
+//! by the Python code, which has the last word on what is accepted and on every message.
+
+use std::ops::Range;
+
+/// A document that this reader leaves to the Python code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doubt;
+
+/// Levels of objects and arrays inside one another.
+const MAX_DEPTH: usize = 64;
+
+/// One step of a path: a key that also finds an item of an array if it is a number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    pub key: Vec<u8>,
+    pub index: Option<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    children: Vec<(Step, usize)>,
+    places: Vec<usize>,
+}
+
+/// Paths that are looked up together.
+#[derive(Debug)]
+pub struct Paths {
+    nodes: Vec<Node>,
+    count: usize,
+}
+
+/// More paths than this from one place aren't looked up here: their steps are marked in 64 bits.
+const MAX_CHILDREN: usize = 64;
+
+impl Paths {
+    /// Prepare the look-up of `paths`; `None` if there are too many from one place.
+    pub fn new(paths: &[Vec<Step>]) -> Option<Paths> {
+        let mut nodes = vec![Node::default()];
+        for (place, path) in paths.iter().enumerate() {
+            let mut at = 0;
+            for step in path {
+                let known = nodes[at].children.iter().find(|(known, _)| known.key == step.key);
+                at = match known {
+                    Some((_, child)) => *child,
+                    None => {
+                        nodes.push(Node::default());
+                        let child = nodes.len() - 1;
+                        nodes[at].children.push((step.clone(), child));
+                        child
+                    }
+                };
+            }
+            nodes[at].places.push(place);
+        }
+        if nodes.iter().any(|node| node.children.len() > MAX_CHILDREN) {
+            return None;
+        }
+        Some(Paths { nodes, count: paths.len() })
+    }
+
+    /// Validate `document` and find the value of each path.
+    ///
+    /// `found` gets a range for each path, empty where there is no value. Of repeated keys the
+    /// first counts.
+    pub fn find(&self, document: &[u8], found: &mut Vec<Range<usize>>) -> Result<(), Doubt> {
+        found.clear();
+        found.resize(self.count, 0..0);
+        let mut reader = Reader { paths: self, source: document, at: 0, found };
+        reader.blanks();
+        reader.value(Some(0), 0)?;
+        reader.blanks();
+        if reader.at == document.len() {
+            Ok(())
+        } else {
+            Err(Doubt)
+        }
+    }
+}
+
+struct Reader<'a> {
+    paths: &'a Paths,
+    source: &'a [u8],
+    at: usize,
+    found: &'a mut Vec<Range<usize>>,
+}
+
+/// Bytes that end the plain part of a string.
+static SPECIAL: [bool; 256] = {
+    let mut special = [false; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        special[byte] = true;
+        byte += 1;
+    }
+    special[b'"' as usize] = true;
+    special[b'\\' as usize] = true;
+    special
+};
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// Whether one of eight bytes is a quote, a backslash or below a blank. A byte above 0x7f may be
+/// taken for one; the caller looks again byte by byte.
+#[inline]
+fn has_special(word: u64) -> bool {
+    let quote = word ^ (ONES * b'"' as u64);
+    let slash = word ^ (ONES * b'\\' as u64);
+    let zero = |value: u64| value.wrapping_sub(ONES) & !value & HIGHS;
+    let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
+    (zero(quote) | zero(slash) | control) != 0
+}
+
+impl Reader<'_> {
+    #[inline]
+    fn peek(&self) -> Result<u8, Doubt> {
+        self.source.get(self.at).copied().ok_or(Doubt)
+    }
+
+    #[inline]
+    fn blanks(&mut self) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.source.get(self.at) {
+            self.at += 1;
+        }
+    }
+
+    fn value(&mut self, node: Option<usize>, depth: usize) -> Result<(), Doubt> {
+        let start = self.at;
+        match self.peek()? {
+            b'"' => {
+                self.string()?;
+            }
+            b'{' => self.object(node, depth)?,
+            b'[' => self.array(node, depth)?,
+            b't' => self.word(b"true")?,
+            b'f' => self.word(b"false")?,
+            b'n' => self.word(b"null")?,
+            _ => self.number()?,
+        }
+        if let Some(node) = node {
+            for place in &self.paths.nodes[node].places {
+                self.found[*place] = start..self.at;
+            }
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, node: Option<usize>, depth: usize) -> Result<(), Doubt> {
+        if depth == MAX_DEPTH {
+            return Err(Doubt);
+        }
+        let paths = self.paths;
+        let children: &[(Step, usize)] = match node {
+            Some(node) => &paths.nodes[node].children,
+            None => &[],
+        };
+        let mut seen = 0u64;
+        self.at += 1;
+        self.blanks();
+        if self.peek()? == b'}' {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            if self.peek()? != b'"' {
+                return Err(Doubt);
+            }
+            let start = self.at + 1;
+            let has_escapes = self.string()?;
+            let mut child = None;
+            if !children.is_empty() {
+                if has_escapes {
+                    return Err(Doubt);
+                }
+                let key = &self.source[start..self.at - 1];
+                for (place, (step, next)) in children.iter().enumerate() {
+                    if step.key == key {
+                        if seen & (1 << place) == 0 {
+                            seen |= 1 << place;
+                            child = Some(*next);
+                        }
+                        break;
+                    }
+                }
+            }
+            self.blanks();
+            if self.peek()? != b':' {
+                return Err(Doubt);
+            }
+            self.at += 1;
+            self.blanks();
+            self.value(child, depth + 1)?;
+            self.blanks();
+            match self.peek()? {
+                b',' => self.at += 1,
+                b'}' => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Err(Doubt),
+            }
+            self.blanks();
+        }
+    }
+
+    fn array(&mut self, node: Option<usize>, depth: usize) -> Result<(), Doubt> {
+        if depth == MAX_DEPTH {
+            return Err(Doubt);
+        }
+        let paths = self.paths;
+        let children: &[(Step, usize)] = match node {
+            Some(node) => &paths.nodes[node].children,
+            None => &[],
+        };
+        self.at += 1;
+        self.blanks();
+        if self.peek()? == b']' {
+            self.at += 1;
+            return Ok(());
+        }
+        let mut index = 0;
+        loop {
+            let mut child = None;
+            for (step, next) in children {
+                if step.index == Some(index) {
+                    if child.is_some() {
+                        return Err(Doubt); // written in two ways: "0" and "00"
+                    }
+                    child = Some(*next);
+                }
+            }
+            self.value(child, depth + 1)?;
+            self.blanks();
+            match self.peek()? {
+                b',' => self.at += 1,
+                b']' => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Err(Doubt),
+            }
+            self.blanks();
+            index += 1;
+        }
+    }
+
+    fn word(&mut self, word: &[u8]) -> Result<(), Doubt> {
+        if self.source[self.at..].starts_with(word) {
+            self.at += word.len();
+            Ok(())
+        } else {
+            Err(Doubt)
+        }
+    }
+
+    /// Go behind the string that begins here; return whether it has escapes.
+    fn string(&mut self) -> Result<bool, Doubt> {
+        let source = self.source;
+        let mut at = self.at + 1;
+        let mut has_escapes = false;
+        loop {
+            while let Some(eight) = source.get(at..at + 8) {
+                let word = u64::from_le_bytes(eight.try_into().expect("eight bytes"));
+                if has_special(word) {
+                    break;
+                }
+                at += 8;
+            }
+            while !SPECIAL[*source.get(at).ok_or(Doubt)? as usize] {
+                at += 1;
+            }
+            match source[at] {
+                b'"' => {
+                    self.at = at + 1;
+                    return Ok(has_escapes);
+                }
+                b'\\' => {
+                    has_escapes = true;
+                    match source.get(at + 1).ok_or(Doubt)? {
+                        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => at += 2,
+                        b'u' => {
+                            let code = hexadecimal(source.get(at + 2..at + 6).ok_or(Doubt)?)?;
+                            if (0xd800..0xe000).contains(&code) {
+                                return Err(Doubt); // a half of a pair, or alone
+                            }
+                            at += 6;
+                        }
+                        _ => return Err(Doubt),
+                    }
+                }
+                _ => return Err(Doubt),
+            }
+        }
+    }
+
+    fn digits(&mut self) -> Result<(), Doubt> {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.source.get(self.at) {
+            self.at += 1;
+        }
+        if self.at == start {
+            Err(Doubt)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn number(&mut self) -> Result<(), Doubt> {
+        if self.peek()? == b'-' {
+            self.at += 1;
+        }
+        if self.peek()? == b'0' {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.source.get(self.at) == Some(&b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.source.get(self.at) {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.source.get(self.at) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+}
+
+fn hexadecimal(digits: &[u8]) -> Result<u32, Doubt> {
+    let mut code = 0;
+    for digit in digits {
+        code = code * 16 + (*digit as char).to_digit(16).ok_or(Doubt)?;
+    }
+    Ok(code)
+}
+
+/// Append the text of a string of a valid document, given without its quotes.
+pub fn unescape(spelling: &[u8], text: &mut Vec<u8>) {
+    let mut rest = spelling;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        text.extend_from_slice(&rest[..at]);
+        let mut length = 2;
+        match rest[at + 1] {
+            b'b' => text.push(0x08),
+            b'f' => text.push(0x0c),
+            b'n' => text.push(b'\n'),
+            b'r' => text.push(b'\r'),
+            b't' => text.push(b'\t'),
+            b'u' => {
+                length = 6;
+                let code = hexadecimal(&rest[at + 2..at + 6]).expect("a valid document");
+                let character = char::from_u32(code).expect("no surrogates");
+                text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+            }
+            other => text.push(other),
+        }
+        rest = &rest[at + length..];
+    }
+    text.extend_from_slice(rest);
+}
+
+/// Append a value of a valid document without the blanks outside of its strings.
+pub fn compact(value: &[u8], text: &mut Vec<u8>) {
+    let mut in_string = false;
+    let mut escaped = false;
+    for &byte in value {
+        if in_string {
+            if escaped {
+                escaped = false;
+            } else if byte == b'\\' {
+                escaped = true;
+            } else if byte == b'"' {
+                in_string = false;
+            }
+        } else if byte == b'"' {
+            in_string = true;
+        } else if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+            continue;
+        }
+        text.push(byte);
+    }
+}

@@ -1,0 +1,19 @@
+//! The hot parts of Stream's ingestion path.
+//!
+//! Each has a twin in Python, which has the last word: what is unusual is left to it, and tests
+//! hold the two against each other. Where this module isn't built, the twins do all the work.
+
+use pyo3::prelude::*;
+
+pub mod connections;
+pub mod fair;
+pub mod json;
+pub mod row;
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<row::RowPlan>()?;
+    module.add_class::<connections::Connections>()?;
+    module.add_class::<connections::Waiting>()?;
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! From a record to the CSV row of a mapping.
+
+use std::ops::Range;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+use uuid::Uuid;
+
+use crate::json::{compact, unescape, Doubt, Paths, Step};
+
+/// A column of a mapping.
+#[derive(Debug)]
+enum Column {
+    Uuid,
+    Datetime,
+    Ip,
+    Headers,
+    Body,
+    Path { place: usize, raw: bool, default: Option<Vec<u8>> },
+}
+
+/// A record apart from its body.
+pub struct Context<'a> {
+    /// When it was received, milliseconds since the epoch.
+    pub at: i64,
+    /// Address of the sender.
+    pub ip: &'a [u8],
+    /// Its headers as the cell of a row, quoted.
+    pub headers: &'a [u8],
+}
+
+/// Buffers that are used again for the next record.
+#[derive(Default)]
+pub struct Scratch {
+    found: Vec<Range<usize>>,
+    text: Vec<u8>,
+}
+
+/// A mapping whose rows are rendered here.
+///
+/// Arguments: columns as tuples of a kind and its settings, and the bytes that a row may have
+/// without its line feed. Kinds: `uuid`, `datetime`, `ip`, `headers`, `body`, and `path` with
+/// the steps as pairs of key and index, whether strings are rendered as their text, and the
+/// text that stands for a missing value.
+#[pyclass(frozen, module = "stream.native._native")]
+pub struct RowPlan {
+    columns: Vec<Column>,
+    paths: Option<Paths>,
+    limit: usize,
+    /// Whether rows have the address of the sender.
+    #[pyo3(get)]
+    has_ip: bool,
+    /// Whether rows have the headers.
+    #[pyo3(get)]
+    has_headers: bool,
+    /// Whether bodies have to be JSON.
+    #[pyo3(get)]
+    reads_json: bool,
+}
+
+type PathSteps = Vec<(Vec<u8>, Option<usize>)>;
+
+#[pymethods]
+impl RowPlan {
+    #[new]
+    fn new(
+        columns: Vec<(String, PathSteps, bool, Option<Vec<u8>>)>,
+        limit: usize,
+    ) -> PyResult<Self> {
+        let mut paths = Vec::new();
+        let mut compiled = Vec::new();
+        for (kind, steps, raw, default) in columns {
+            compiled.push(match kind.as_str() {
+                "uuid" => Column::Uuid,
+                "datetime" => Column::Datetime,
+                "ip" => Column::Ip,
+                "headers" => Column::Headers,
+                "body" => Column::Body,
+                "path" => {
+                    paths.push(steps.into_iter().map(|(key, index)| Step { key, index }).collect());
+                    Column::Path { place: paths.len() - 1, raw, default }
+                }
+                _ => return Err(PyValueError::new_err(format!("unknown kind of column: {kind}"))),
+            });
+        }
+        let reads_json = !paths.is_empty();
+        let paths = match Paths::new(&paths) {
+            Some(paths) => reads_json.then_some(paths),
+            None => return Err(PyValueError::new_err("too many paths")),
+        };
+        Ok(RowPlan {
+            has_ip: compiled.iter().any(|column| matches!(column, Column::Ip)),
+            has_headers: compiled.iter().any(|column| matches!(column, Column::Headers)),
+            columns: compiled,
+            paths,
+            limit,
+            reads_json,
+        })
+    }
+
+    /// Render the row of one record, with a line feed; `None` leaves it to the Python code.
+    #[pyo3(signature = (body, at, ip, headers, /))]
+    fn row<'py>(
+        &self,
+        py: Python<'py>,
+        body: &[u8],
+        at: i64,
+        ip: &[u8],
+        headers: &[u8],
+    ) -> Option<Bound<'py, PyBytes>> {
+        let mut row = Vec::with_capacity(256);
+        let context = Context { at, ip, headers };
+        self.render(body, &context, &mut Scratch::default(), &mut row).ok()?;
+        Some(PyBytes::new(py, &row))
+    }
+
+    /// Render the rows of records that share everything but their bodies; see `row`.
+    #[pyo3(signature = (bodies, at, ip, headers, /))]
+    fn rows<'py>(
+        &self,
+        py: Python<'py>,
+        bodies: &Bound<'py, PyList>,
+        at: i64,
+        ip: &[u8],
+        headers: &[u8],
+    ) -> PyResult<Bound<'py, PyList>> {
+        let context = Context { at, ip, headers };
+        let mut scratch = Scratch::default();
+        let mut row = Vec::with_capacity(256);
+        let rows = PyList::empty(py);
+        for body in bodies.iter() {
+            let body = body.cast::<PyBytes>()?;
+            row.clear();
+            match self.render(body.as_bytes(), &context, &mut scratch, &mut row) {
+                Ok(()) => rows.append(PyBytes::new(py, &row))?,
+                Err(Doubt) => rows.append(py.None())?,
+            }
+        }
+        Ok(rows)
+    }
+}
+
+impl RowPlan {
+    /// Append the row of a record to `out`, which is left as it was if that is in doubt.
+    pub fn render(
+        &self,
+        body: &[u8],
+        context: &Context,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Doubt> {
+        if let Some(paths) = &self.paths {
+            if std::str::from_utf8(body).is_err() {
+                return Err(Doubt);
+            }
+            paths.find(body, &mut scratch.found)?;
+        }
+        let start = out.len();
+        for column in &self.columns {
+            out.extend_from_slice(if out.len() == start { b"\"" } else { b",\"" });
+            match column {
+                Column::Uuid => {
+                    let mut text = Uuid::encode_buffer();
+                    let text = Uuid::now_v7().hyphenated().encode_lower(&mut text);
+                    out.extend_from_slice(text.as_bytes());
+                }
+                Column::Datetime => push_datetime(context.at, out),
+                Column::Ip => push_quoted(context.ip, out),
+                Column::Headers => out.extend_from_slice(context.headers),
+                Column::Body => push_quoted(body, out),
+                Column::Path { place, raw, default } => {
+                    let span = scratch.found[*place].clone();
+                    if span.is_empty() {
+                        let Some(default) = default else {
+                            out.truncate(start);
+                            return Err(Doubt);
+                        };
+                        push_quoted(default, out);
+                    } else {
+                        push_value(&body[span], *raw, &mut scratch.text, out);
+                    }
+                }
+            }
+            out.push(b'"');
+        }
+        if out.len() - start > self.limit {
+            out.truncate(start);
+            return Err(Doubt);
+        }
+        out.push(b'\n');
+        Ok(())
+    }
+}
+
+fn push_value(value: &[u8], raw: bool, text: &mut Vec<u8>, out: &mut Vec<u8>) {
+    match value[0] {
+        b'"' if raw => {
+            let inner = &value[1..value.len() - 1];
+            if memchr::memchr(b'\\', inner).is_none() {
+                out.extend_from_slice(inner); // a string without escapes has no quotes
+                return;
+            }
+            text.clear();
+            unescape(inner, text);
+            push_quoted(text, out);
+        }
+        b'{' | b'[' => {
+            text.clear();
+            compact(value, text);
+            push_quoted(text, out);
+        }
+        _ => push_quoted(value, out),
+    }
+}
+
+/// Append `text` with its quotes doubled.
+fn push_quoted(text: &[u8], out: &mut Vec<u8>) {
+    let mut rest = text;
+    while let Some(at) = memchr::memchr(b'"', rest) {
+        out.extend_from_slice(&rest[..=at]);
+        out.push(b'"');
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+}
+
+/// Append `2006-01-02T15:04:05.000Z` in UTC.
+///
+/// Days become dates by the arithmetic of the proleptic Gregorian calendar, with years that begin
+/// in March: so the day that leap years have more is the last one of a year.
+fn push_datetime(at: i64, out: &mut Vec<u8>) {
+    let (seconds, milliseconds) = (at.div_euclid(1000), at.rem_euclid(1000));
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let shifted = days + 719_468; // from 0000-03-01
+    let era = shifted.div_euclid(146_097); // of 400 years
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let parts = [
+        (year, 4, b'-'),
+        (month, 2, b'-'),
+        (day, 2, b'T'),
+        (second / 3600, 2, b':'),
+        (second / 60 % 60, 2, b':'),
+        (second % 60, 2, b'.'),
+        (milliseconds, 3, b'Z'),
+    ];
+    for (value, width, end) in parts {
+        let mut digits = [b'0'; 4];
+        let mut value = value;
+        for digit in digits[..width].iter_mut().rev() {
+            *digit = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+        out.extend_from_slice(&digits[..width]);
+        out.push(end);
+    }
+}

@@ -1,0 +1,30 @@
+"""The compiled twins of the hottest parts of the ingestion path, if they are built.
+
+They are written in Rust (``native/`` at the top of the repository; ``make native`` builds them, and
+wheels and images carry them). Each does what Python code does, and leaves what is unusual to it. So
+everything works without them, with half the records a second.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stream.native._native import Connections, RowPlan, Waiting
+
+__all__ = ["Connections", "RowPlan", "Waiting", "is_built"]
+
+SWITCH = "STREAM_NATIVE"
+"""The environment variable that turns them off if it is ``off``."""
+
+is_built = False
+"""Whether the compiled module is there, and may be used."""
+
+if os.environ.get(SWITCH, "on") != "off":
+    try:
+        from stream.native._native import Connections, RowPlan, Waiting
+    except ImportError:
+        pass
+    else:
+        is_built = True

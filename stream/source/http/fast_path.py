@@ -1,0 +1,284 @@
+"""The fast path: small records of idle connections, taken for a whole turn of the reactor at once.
+
+Most producers keep connections open and send one small record after another with the same head.
+`stream.native.Connections` reads such requests, renders their rows, and gives all rows of a turn to
+their sinks as one block. This module decides what may go that way, and answers it.
+
+Note [One decision for a turn]: where a head leads to, whether the source is enabled, which slice
+takes the rows, and with which mapping, is decided once for each head and turn, by the code that
+decides it for a single request. Between that and the writing of the rows nothing else runs that
+could change it. So there is nothing to invalidate.
+
+Note [The general path has the last word]: whatever isn't a plain request for a plain row goes to
+`IngestProtocol.dataReceived` as if it had been read there: an unknown head, a request that is large
+or incomplete or came with others, a record that can't be rendered, a sink that isn't open, a
+record that a tail shows. So the only answers of the fast path are those of sinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+from twisted.logger import Logger
+
+from stream import native
+from stream.definition.key import SourceKey
+from stream.errors import UserError, without_frames
+from stream.ops.metrics.registry import SourceMeter
+from stream.ops.process import fair_turns
+from stream.record.headers import BodyKind
+from stream.sink.outcome import Completion
+from stream.source.http import responses
+from stream.source.http.completions import (
+    FanOutCompletion,
+    Received,
+    ReportFailure,
+    SingleCompletion,
+)
+from stream.source.http.head import Head, HeadReader
+from stream.source.http.parser import MAX_SMALL_BODY
+from stream.source.http.route import Ingest
+from stream.source.interfaces import DirectWriter, SinkWriter
+from stream.tail.sampler import TailSampler, Watched
+
+__all__ = ["FastPath"]
+
+_log = Logger(namespace="http-source")
+
+_JSON = BodyKind.JSON
+
+SHARES = (
+    fair_turns.PERIOD_SECONDS,
+    fair_turns.LIGHT_SHARE,
+    fair_turns.REST_SECONDS,
+    fair_turns.RESTED_SHARE,
+    fair_turns.LIGHT_SECONDS,
+    fair_turns.BUSY_SECONDS,
+)
+
+
+class Times(Protocol):
+    """The factory of the connections, as far as it is needed here."""
+
+    now: float
+    dated_ok: bytes
+    dated_accepted: bytes
+
+
+class _TurnConnection:
+    """The connections of a block, as one connection to its completion.
+
+    :ivar pending: the completion.
+    """
+
+    __slots__ = ("_connections", "_times", "_waiting", "pending")
+
+    peer_ip = ""
+
+    def __init__(
+        self, waiting: native.Waiting, connections: native.Connections, times: Times
+    ) -> None:
+        self.pending: object = None
+        self._waiting = waiting
+        self._connections = connections
+        self._times = times
+
+    def finish(self, answer: bytes) -> None:
+        """Answer all requests that still wait."""
+        completion, times = self.pending, self._times
+        if answer is responses.OK:
+            dated = times.dated_ok
+        elif answer is responses.ACCEPTED:
+            dated = times.dated_accepted
+        else:
+            for connection in self._waiting.connections():
+                if connection.pending is completion:
+                    connection.finish(answer)
+            return
+        self._connections.answer(self._waiting, completion, dated, answer, times.now)
+
+
+class _BlockMeter:
+    """The meter of a source, for a completion that stands for many records."""
+
+    __slots__ = ("_count", "_meter")
+
+    def __init__(self, meter: SourceMeter, count: int) -> None:
+        self._meter = meter
+        self._count = count
+
+    def stored(self, at: int, size: int) -> None:
+        self._meter.answered(at, size, records=self._count)
+
+    def answered(self, at: int, size: int, *, failed: bool = False) -> None:
+        self._meter.answered(at, size, failed=failed, records=self._count)
+
+
+@attrs.define(eq=False)
+class _ReceivedBlock(Received):
+    """Requests with several sinks to wait for, to be counted together."""
+
+    count: int = 1
+
+    def stored(self, source: SourceKey) -> None:
+        self.answered(source, failed=False, records=self.count)
+
+    def answered(self, source: SourceKey, *, failed: bool, records: int = 1) -> None:
+        super().answered(source, failed=failed, records=self.count)
+
+
+@attrs.frozen(eq=False)
+class Lane:
+    """Where the records of one head go in one turn; `stream.native.Connections` uses it.
+
+    :ivar head: of the requests.
+    :ivar length: bytes of their bodies.
+    :ivar headers: their headers as the cell of a row, quoted; empty if no sink has such a column.
+    :ivar targets: the compiled mapping of each sink, and the bytes of rows that it may still take.
+    """
+
+    head: Head
+    length: int
+    headers: bytes
+    targets: Sequence[tuple[native.RowPlan, int]]
+    _source: SourceKey
+    _sinks: Sequence[tuple[str, SinkWriter]]
+    _writers: Sequence[DirectWriter]
+    _watched: Watched | None
+    _path: FastPath
+
+    def begin(
+        self, count: int, at: int, size: int, waiting: native.Waiting
+    ) -> tuple[Completion | FanOutCompletion, float]:
+        """Return the completion of *count* requests, and what time it is.
+
+        :param at: when they were received, milliseconds since the epoch.
+        :param size: bytes of all their bodies.
+        """
+        path = self._path
+        if self._watched is not None:
+            self._watched.offered += count
+        connection = _TurnConnection(waiting, path.connections, path.times)
+        completion: SingleCompletion | FanOutCompletion
+        if len(self._sinks) == 1:
+            meter: Any = _BlockMeter(path.meters[self._source], count)
+            sink_id = self._sinks[0][0]
+            completion = SingleCompletion(
+                connection, self._source, sink_id, False, path.report, meter, at, size
+            )
+        else:
+            received = _ReceivedBlock(path.meters, at, size, count)
+            targets = [(self._source, self._sinks)]
+            completion = FanOutCompletion(connection, targets, False, path.report, received)
+        connection.pending = completion
+        return completion, path.times.now
+
+    def write(
+        self, rows: Sequence[bytes], count: int, at: int, completion: Completion | FanOutCompletion
+    ) -> None:
+        """Give each sink its rows of *count* records. Raises nothing."""
+        completions: Sequence[Completion]
+        if isinstance(completion, FanOutCompletion):
+            completions = [each for _, each in completion.writers]
+        else:
+            completions = [completion]
+        for writer, block, each in zip(self._writers, rows, completions, strict=True):
+            try:
+                writer.write(block, count, at, each)
+            except UserError as error:
+                each.failed(without_frames(error))
+            except Exception as error:
+                _log.failure("write record error: {reason}", reason=str(error))
+                each.failed(without_frames(error))
+
+
+class FastPath:
+    """Decides which records are taken together; one for all connections of a listener.
+
+    :param heads: shared with the connections.
+    :param sinks: gives the only source of a route with its sinks; see `IngestHandler.direct_sinks`.
+    :param needs_head: whether the sender's address is found in the head of a request.
+    :param clock: seconds since the epoch.
+    :param taps: of those who watch; records that are due to be shown take the general path.
+    :param max_head: bytes of request line and headers.
+    :param max_body: bytes of a body.
+
+    :ivar connections: those of the listener, by descriptor.
+    :ivar times: the clock of the listener, and its answers.
+    """
+
+    def __init__(
+        self,
+        times: Times,
+        heads: HeadReader,
+        sinks: Callable[[Ingest], tuple[SourceKey, Sequence[tuple[str, SinkWriter]]] | None],
+        *,
+        needs_head: bool,
+        clock: Callable[[], float],
+        taps: TailSampler,
+        meters: Mapping[SourceKey, SourceMeter],
+        report: ReportFailure,
+        max_head: int,
+        max_body: int,
+    ) -> None:
+        self.times = times
+        self.meters = meters
+        self.report = report
+        self._heads = heads
+        self._sinks = sinks
+        self._needs_head = needs_head
+        self._clock = clock
+        self._taps = taps
+        self._max_head = max_head
+        self._max_body = min(max_body, MAX_SMALL_BODY)
+        self.connections = native.Connections(self.lane, SHARES)
+
+    def lane(self, data: bytes) -> Lane | None:
+        """Return where requests with the head *data* go in this turn, ``None`` for elsewhere."""
+        if len(data) > self._max_head:
+            return None
+        try:
+            head = self._heads.read(data)
+            route = head.record_route
+            if route is None or not self.takes(head):
+                return None
+            found = self._sinks(route)
+        except UserError:
+            return None
+        if found is None:
+            return None
+        source, sinks = found
+        watched = self._taps.get(source) if self._taps else None
+        if watched is not None and not watched.is_quiet(int(self._clock() * 1000)):
+            return None
+        writers: list[DirectWriter] = []
+        targets = []
+        has_headers = False
+        for _, sink in sinks:
+            writer = sink.direct()
+            if writer is None:
+                return None
+            plan = writer.plan
+            if plan.reads_json and head.headers.kind is not _JSON:
+                return None
+            if plan.has_ip and self._needs_head:
+                return None
+            has_headers = has_headers or plan.has_headers
+            writers.append(writer)
+            targets.append((plan, writer.room))
+        headers = head.headers.csv_cell if has_headers else b""
+        return Lane(head, head.length, headers, targets, source, sinks, writers, watched, self)
+
+    def takes(self, head: Head) -> bool:
+        """Return whether requests with *head* may come this way, whatever they lead to."""
+        route = head.record_route
+        return (
+            route is not None
+            and head.plain
+            and not route.verbose
+            and not head.chunked
+            and not head.expects_continue
+            and head.length <= self._max_body
+        )

@@ -1,0 +1,341 @@
+"""Connections whose small records are read, rendered and answered by compiled code."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Iterator, Sequence
+from socket import socket, socketpair
+from typing import Any
+
+import attrs
+import pytest
+
+from stream import native
+from stream.mapping.columns import IpColumn, Mapping, PathColumn
+from stream.mapping.native_plan import native_plan
+
+pytestmark = pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
+
+SHARES = (1.0, 0.03, 0.02, 0.2, 0.02, 0.005)
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\n\r\n"
+USUAL = b"the usual answer"
+READABLE = select.EPOLLIN
+OTHER_HEAD = HEAD.replace(b"Host", b"hOST")
+
+
+@attrs.define(eq=False)
+class Client:
+    """A connection as its own code is, and the other end of it."""
+
+    ours: socket
+    theirs: socket
+    pending: object = None
+    since: float = 0.0
+    _head: object = None
+    data: list[bytes] = attrs.Factory(list)
+    finished: list[bytes] = attrs.Factory(list)
+    rest: list[bytes] = attrs.Factory(list)
+
+    def take_data(self, data: bytes) -> None:
+        """Take what isn't for the compiled code."""
+        self.data.append(data)
+
+    def finish(self, answer: bytes) -> None:
+        """Answer by the connection's own code."""
+        self.pending = None
+        self.finished.append(answer)
+
+    def send_rest(self, data: bytes) -> None:
+        """Send what the socket didn't take."""
+        self.rest.append(data)
+
+    def received(self) -> bytes:
+        """Return what has come at the client."""
+        try:
+            return self.theirs.recv(1 << 20)
+        except BlockingIOError:
+            return b""
+
+
+@attrs.define(eq=False)
+class Lane:
+    """A lane that keeps what it is given."""
+
+    targets: Sequence[tuple[Any, int]]
+    head: object = "the head"
+    length: int = 7
+    headers: bytes = b""
+    begun: list[tuple[int, int]] = attrs.Factory(list)
+    written: list[tuple[list[bytes], int]] = attrs.Factory(list)
+    waiting: list[Any] = attrs.Factory(list)
+    completions: list[object] = attrs.Factory(list)
+    on_write: Callable[[], None] = lambda: None
+
+    def begin(self, count: int, at: int, size: int, waiting: Any) -> tuple[object, float]:
+        """Begin a block."""
+        self.begun.append((count, size))
+        self.waiting.append(waiting)
+        self.completions.append(object())
+        return self.completions[-1], 42.0
+
+    def write(self, rows: list[bytes], count: int, at: int, completion: object) -> None:
+        """Write a block."""
+        assert completion is self.completions[-1]
+        self.written.append((rows, count))
+        self.on_write()
+
+
+class Table:
+    """Connections with their clients, and the lanes that their heads lead to."""
+
+    def __init__(self) -> None:
+        plan = native_plan(Mapping((PathColumn("a", path="a"), IpColumn("ip"))), 100)
+        self.lane = Lane([(plan, 1 << 20)])
+        self.lanes: dict[bytes, Lane | None] = {HEAD: self.lane}
+        self.asked: list[bytes] = []
+        self.connections = native.Connections(self._lane_of, SHARES)
+        self.clients: list[Client] = []
+
+    def _lane_of(self, head: bytes) -> Any:
+        self.asked.append(head)
+        return self.lanes.get(head)
+
+    def client(self, *, armed: bool = True) -> Client:
+        """Add a connection."""
+        ours, theirs = socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        client = Client(ours, theirs)
+        self.clients.append(client)
+        self.connections.add(ours.fileno(), client, f"10.0.0.{len(self.clients)}")
+        if armed:
+            self.connections.arm(ours.fileno())
+        return client
+
+    def turn(self, *clients: Client, mask: int = READABLE) -> list[tuple[int, int]]:
+        """Serve one turn in which *clients* are ready."""
+        events = [(client.ours.fileno(), int(mask)) for client in clients]
+        return self.connections.serve(events, 10.0)
+
+    def rows(self) -> list[bytes]:
+        """Return all rows that were written to the only sink."""
+        return [row for rows, _ in self.lane.written for row in rows[0].splitlines()]
+
+    def answer(self, block: int = -1) -> None:
+        """Answer the requests of a block."""
+        lane = self.lane
+        self.connections.answer(lane.waiting[block], lane.completions[block], OK, USUAL, 43.0)
+
+
+@pytest.fixture
+def table() -> Iterator[Table]:
+    """A table whose sockets are closed at the end."""
+    table = Table()
+    yield table
+    for client in table.clients:
+        client.ours.close()
+        client.theirs.close()
+
+
+def _send(client: Client, body: bytes = b'{"a":1}', head: bytes = HEAD) -> None:
+    client.theirs.sendall(head + body)
+
+
+def test_records_of_a_turn_are_written_and_answered_together(table: Table) -> None:
+    """Each with its own address; a head is asked about once."""
+    clients = [table.client() for _ in range(3)]
+    for number, client in enumerate(clients):
+        _send(client, b'{"a":%d}' % number)
+    assert table.turn(*clients) == []
+    assert table.rows() == [b'"0","10.0.0.1"', b'"1","10.0.0.2"', b'"2","10.0.0.3"']
+    assert sum(count for count, _ in table.lane.begun) == 3
+    assert sum(size for _, size in table.lane.begun) == 21
+    assert table.asked == [HEAD]
+    assert all(client.pending in table.lane.completions for client in clients)
+    assert [(client.since, client._head) for client in clients] == [(42.0, "the head")] * 3
+    assert [client.received() for client in clients] == [b""] * 3
+    for block in range(len(table.lane.begun)):
+        table.answer(block)
+    assert [client.received() for client in clients] == [OK] * 3
+    assert [(client.pending, client.since) for client in clients] == [(None, 43.0)] * 3
+    _send(clients[0])  # it is armed again, and the next turn asks again
+    table.turn(clients[0])
+    assert len(table.rows()) == 4
+    assert table.asked == [HEAD, HEAD]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (HEAD, "the body is missing"),
+        (HEAD[:-2], "the head isn't whole"),
+        (HEAD + b'{"a":1', "the body isn't whole"),
+        (HEAD + b'{"a":1}P', "another request has begun"),
+        (HEAD + b'{"b":1}', "there is no value at the path"),
+        (HEAD + b'{"a":1 ', "it isn't JSON"),
+        (HEAD + b'\xef\xbb\xbf"a"', "a byte order mark"),
+        (OTHER_HEAD + b'{"a":1}', "the head leads to no lane"),
+        (b"\r\n" + HEAD + b'{"a":1}', "an empty line before the request"),
+        (b"GET /" + b"x" * 20_000, "more than the buffer holds"),
+        (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 64 + b"\r\n", "many fields"),
+    ],
+)
+def test_whatever_is_unusual_goes_to_the_connection(table: Table, data: bytes, reason: str) -> None:
+    """With all bytes that were read, and the next ones aren't read here."""
+    client = table.client()
+    client.theirs.sendall(data)
+    assert table.turn(client) == [], reason
+    assert table.lane.written == []
+    read = b"".join(client.data)
+    assert read == data[: len(read)]
+    assert len(read) == min(len(data), 16 * 1024)
+    assert client.pending is None
+    assert table.turn(client) == [(client.ours.fileno(), READABLE)]
+
+
+def test_events_of_others_are_returned(table: Table) -> None:
+    """Of unknown descriptors, connections that aren't armed or wait, and of other kinds."""
+    cold, waiting, closed = table.client(armed=False), table.client(), table.client()
+    _send(cold)
+    _send(waiting)
+    assert table.turn(cold, waiting) == [(cold.ours.fileno(), READABLE)]
+    _send(waiting)
+    assert table.turn(waiting) == [(waiting.ours.fileno(), READABLE)]
+    mask = READABLE | select.EPOLLHUP
+    assert table.turn(closed, mask=mask) == [(closed.ours.fileno(), mask)]
+    assert table.connections.serve([(9999, 1)], 10.0) == [(9999, 1)]
+    closed.theirs.close()
+    assert table.turn(closed) == [(closed.ours.fileno(), READABLE)]  # the end of the input
+    assert len(table.rows()) == 1
+
+
+def test_a_connection_that_was_answered_otherwise_isnt_answered_again(table: Table) -> None:
+    """It had a timeout, or is gone and its descriptor has another owner."""
+    late, gone = table.client(), table.client()
+    _send(late)
+    _send(gone)
+    table.turn(late, gone)
+    late.pending = None
+    table.connections.remove(gone.ours.fileno())
+    gone.pending = None
+    other = Client(gone.ours, gone.theirs)
+    table.connections.add(gone.ours.fileno(), other, "10.0.0.9")
+    for block in range(len(table.lane.begun)):
+        table.answer(block)
+    assert (late.received(), gone.received()) == (b"", b"")
+    assert late.finished == gone.finished == other.finished == []
+
+
+def test_a_connection_with_further_bytes_answers_by_its_own_code(table: Table) -> None:
+    """It was disarmed by them while it waited."""
+    client = table.client()
+    _send(client)
+    table.turn(client)
+    table.connections.disarm(client.ours.fileno())
+    table.answer()
+    assert client.finished == [USUAL]
+    assert client.received() == b""
+
+
+def test_an_answer_that_doesnt_fit_is_sent_by_the_transport(table: Table) -> None:
+    """From the byte on that the socket didn't take; the connection isn't armed any more."""
+    client = table.client()
+    _send(client)
+    table.turn(client)
+    filled = 0
+    while True:
+        try:
+            filled += client.ours.send(b"x" * 65536)
+        except BlockingIOError:
+            break
+    table.answer()
+    assert b"".join(client.rest) == OK
+    assert client.pending is None
+    _send(client)
+    assert table.turn(client) == [(client.ours.fileno(), READABLE)]
+
+
+def test_rows_beyond_the_room_of_a_sink_go_the_general_way(table: Table) -> None:
+    """The sink decides there whether it refuses them."""
+    plan = table.lane.targets[0][0]
+    row = len(b'"1","10.0.0.1"\n')
+    table.lane.targets = [(plan, 1 << 20), (plan, 2 * row)]
+    clients = [table.client() for _ in range(3)]
+    for client in clients:
+        _send(client)
+    table.turn(*clients)
+    assert [len(client.data) for client in clients] == [0, 0, 1]
+    first = b"".join(rows[0] for rows, _ in table.lane.written)
+    second = b"".join(rows[1] for rows, _ in table.lane.written)
+    assert first == second == b'"1","10.0.0.1"\n"1","10.0.0.2"\n'
+
+
+def test_all_connections_can_be_left_to_their_own_code(table: Table) -> None:
+    """The listener stops: answers are the last ones of their connections."""
+    idle, waiting = table.client(), table.client()
+    _send(waiting)
+    table.turn(waiting)
+    table.connections.disarm_all()
+    table.answer()
+    assert waiting.finished == [USUAL]
+    _send(idle)
+    assert table.turn(idle) == [(idle.ours.fileno(), READABLE)]
+
+
+def test_code_that_runs_while_a_block_is_written_may_change_connections(table: Table) -> None:
+    """A sink that doesn't wait answers at once; the answer ends connections."""
+    client, other = table.client(), table.client()
+
+    def answer_at_once() -> None:
+        table.answer()
+        table.connections.remove(other.ours.fileno())
+
+    table.lane.on_write = answer_at_once
+    _send(client)
+    table.turn(client)
+    assert client.received() == OK
+    assert client.pending is None
+
+
+def test_a_lane_that_fails_costs_only_its_own_requests(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure is reported as one that nobody expects."""
+    reported: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", reported.append)
+    table.lanes[OTHER_HEAD] = broken = Lane(table.lane.targets)
+
+    def fail() -> None:
+        raise RuntimeError("broken")
+
+    broken.on_write = fail
+    clients = [table.client() for _ in range(2)]
+    _send(clients[0], head=OTHER_HEAD)
+    _send(clients[1])
+    table.turn(*clients)
+    assert len(table.rows()) == 1
+    assert [str(each.exc_value) for each in reported] == ["broken"]
+
+
+def test_a_client_that_is_always_ready_is_served_after_the_others(table: Table) -> None:
+    """New and busy connections come after light ones, as in `stream.ops.process.fair_turns`."""
+    busy, light = table.client(), table.client()
+    served: list[Client] = []
+    for second in (1.0, 2.5, 4.0):
+        _send(light)
+        _send(busy)
+        served.clear()
+        events = [(busy.ours.fileno(), 1), (light.ours.fileno(), 1)]
+        if second == 4.0:
+            late = table.client()
+            _send(late)
+            events.insert(0, (late.ours.fileno(), 1))
+        table.connections.serve(events, second)
+        for block in range(len(table.lane.begun)):
+            table.answer(block)
+    assert table.rows()[-3:] == [
+        b'"1","10.0.0.1"',
+        b'"1","10.0.0.2"',
+        b'"1","10.0.0.3"',
+    ]

@@ -1,0 +1,141 @@
+"""The compiled renderer gives the rows of the Python code, or leaves the record to it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from random import Random
+
+import pytest
+
+from stream import native
+from stream.errors import UserError
+from stream.mapping.columns import (
+    Column,
+    DatetimeColumn,
+    Mapping,
+    PathColumn,
+    Template,
+    TemplateColumn,
+    UuidColumn,
+)
+from stream.mapping.native_plan import native_plan
+from stream.mapping.render import Renderer, compile_renderer
+from stream.record.block import RecordBlock
+from stream.record.context import UNPARSED, RecordContext
+from stream.record.headers import RecordHeaders
+from tests.effort import examples
+from tests.native.documents import columns, document
+
+pytestmark = pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
+
+HEADERS = RecordHeaders(((b"Content-Type", b"application/json"), (b"X-Quote", b'a"b')))
+AT = 1_700_000_000_123
+LIMIT = 400
+
+
+def _record(body: bytes, at: int = AT) -> RecordContext:
+    return RecordContext(at, '1.2.3.4"', HEADERS, body)
+
+
+def _python_renderer(mapping: Mapping, monkeypatch: pytest.MonkeyPatch) -> Renderer:
+    with monkeypatch.context() as patched:
+        patched.setattr(native, "is_built", False)
+        renderer = compile_renderer(mapping, LIMIT)
+    assert renderer.native is None
+    return renderer
+
+
+def _row(renderer: Renderer, body: bytes) -> bytes | str:
+    try:
+        return renderer.row(_record(body))
+    except UserError as error:
+        return f"{error.status} {error}"
+
+
+def test_rows_of_random_documents_are_those_of_the_python_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the document, spelled well or badly, and whatever the mapping reads of it."""
+    taken = 0
+    mappings = examples(200)
+    for seed in range(mappings):
+        random = Random(seed)
+        mapping = Mapping(columns(random))
+        plan = native_plan(mapping, LIMIT)
+        assert plan is not None
+        python = _python_renderer(mapping, monkeypatch)
+        both = compile_renderer(mapping, LIMIT)
+        for _ in range(50):
+            body = document(random)
+            row = plan.row(body, AT, b'1.2.3.4"', HEADERS.csv_cell)
+            expected = _row(python, body)
+            if row is not None:
+                taken += 1
+                assert row == expected, (body, mapping)
+            assert _row(both, body) == expected, (body, mapping)
+    assert taken > 10 * mappings  # of 50 each: the rest is invalid, or over the limit
+
+
+def test_rows_of_a_batch_are_those_of_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the compiled code leaves to the Python code are in their places."""
+    mapping = Mapping((PathColumn("a", path="a"), DatetimeColumn("at")))
+    bodies = [b'{"a":1}', b'{"a":"\\ud800"}', b' {"a" : [ 1 ]}', b'{"a":1e999}']
+    both = compile_renderer(mapping, LIMIT)
+    plan = both.native
+    assert plan is not None
+    assert [row is None for row in plan.rows(bodies, AT, b"", b"")] == [False, True, False, False]
+    block = RecordBlock(_record(b""), bodies, [UNPARSED] * len(bodies))
+    python = _python_renderer(mapping, monkeypatch)
+    assert both.rows(block) == [python.row(_record(body)) for body in bodies]
+
+
+def test_a_time_is_that_of_the_calendar() -> None:
+    """Leap days, ends of months and of centuries, and times before the epoch."""
+    plan = native_plan(Mapping((DatetimeColumn("at"),)), LIMIT)
+    assert plan is not None
+    random = Random(1)
+    seconds = [0, -1, 951_782_400, 951_868_799, 4_107_542_399, 253_402_300_799, -2_208_988_800]
+    seconds += [random.randrange(-62_135_596_800, 253_402_300_800) for _ in range(examples(2000))]
+    for second in seconds:
+        expected = datetime.fromtimestamp(second, UTC)
+        text = f'"{expected.year:04d}-{expected:%m-%dT%H:%M:%S}.007Z"\n'
+        assert plan.row(b"", second * 1000 + 7, b"", b"") == text.encode()
+
+
+def test_uuids_are_of_version_7_and_unique() -> None:
+    """Their time is that of now, so that they sort."""
+    plan = native_plan(Mapping((UuidColumn("id"),)), LIMIT)
+    assert plan is not None
+    rows = [plan.row(b"", 0, b"", b"") or b"" for _ in range(1000)]
+    assert len(set(rows)) == len(rows)
+    assert rows == sorted(rows)
+    assert {row[15:16] for row in rows} == {b"7"}
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        TemplateColumn("t", template=Template("jsonnet", "Body('a')")),
+        PathColumn("p", path="a", data_type="string"),
+    ],
+    ids=["template", "typed"],
+)
+def test_other_columns_are_left_to_the_python_code(column: Column) -> None:
+    """A mapping with one of them isn't compiled."""
+    assert native_plan(Mapping((UuidColumn("id"), column)), LIMIT) is None
+
+
+def test_more_paths_than_can_be_marked_are_left_to_the_python_code() -> None:
+    """Sixty-four from one place can be."""
+    for count, is_compiled in ((64, True), (65, False)):
+        paths = tuple(PathColumn(f"c{i}", path=f"k{i}") for i in range(count))
+        assert (native_plan(Mapping(paths), LIMIT) is not None) == is_compiled
+
+
+@pytest.mark.parametrize("depth", [64, 65, 1000, 100_000])
+def test_deep_documents_are_left_to_the_python_code(depth: int) -> None:
+    """The reader goes no deeper than 64 levels, however many brackets there are."""
+    plan = native_plan(Mapping((PathColumn("a", path="a", default_value=""),)), LIMIT)
+    assert plan is not None
+    row = plan.row(b"[" * depth + b"]" * depth, AT, b"", b"")
+    assert (row is None) == (depth > 64)

@@ -1,0 +1,492 @@
+"""Small records that are taken a turn at once: the same answers and rows as one by one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import select
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+from twisted.internet.tcp import Server
+from twisted.python.threadpool import ThreadPool
+
+from stream import native
+from stream.definition.key import SourceKey
+from stream.errors import UserError, without_frames
+from stream.mapping.columns import HeadersColumn, IpColumn, Mapping, PathColumn
+from stream.mapping.render import Renderer, compile_renderer
+from stream.ops.metrics.registry import Metrics
+from stream.record.context import RecordContext
+from stream.sink.outcome import Completion
+from stream.source.dispatcher import Dispatcher, SourceEntry
+from stream.source.http.client import ClientAddress
+from stream.source.http.content_decoding import Decoder
+from stream.source.http.handler import IngestHandler
+from stream.source.http.idempotency import IdempotencyWindow
+from stream.source.http.protocol import IngestFactory, IngestProtocol, Limits
+from stream.source.interfaces import DirectWriter, RowWriter
+from stream.source.meters import SourceMeters
+from stream.source.turns import Turns
+from stream.tail.sampler import TailSampler
+from stream.tail.subscription import TailSubscription
+from tests.effort import examples
+
+pytestmark = pytest.mark.skipif(not native.is_built, reason="the compiled code isn't built")
+
+SECRET = "K" * 48
+PATH = f"/stream/1/s/{SECRET}"
+LIMIT = 300
+NOW = 1_700_000_000.0
+
+
+class Sink:
+    """A sink that stores, and calls completions as it is told to.
+
+    :ivar mode: ``stored``, ``accepted``, ``failed`` or ``wait``: until `release`.
+    """
+
+    plan: native.RowPlan
+    room = 1 << 20
+
+    def __init__(self, mapping: Mapping) -> None:
+        self._renderer = compile_renderer(mapping, LIMIT)
+        assert self._renderer.native is not None
+        self.plan = self._renderer.native
+        self.mode = "stored"
+        self.rows: list[bytes] = []
+        self.direct_blocks = 0
+        self._held: list[Completion] = []
+        self.is_open = True
+
+    @property
+    def opened(self) -> RowWriter:
+        """The sink itself."""
+        return self  # type: ignore[return-value]
+
+    def open(self, now_ms: int, /) -> RowWriter:
+        """Return the sink itself."""
+        return self.opened
+
+    def renderer(self) -> Renderer:
+        """Return the renderer of its rows."""
+        return self._renderer
+
+    def room_for_more(self) -> None:
+        """Return at once."""
+
+    def direct(self) -> DirectWriter | None:
+        """Return a writer of blocks, if the sink is open."""
+        sink = self
+
+        class Direct:
+            plan = sink.plan
+            room = sink.room
+
+            def write(self, rows: bytes, count: int, at: int, completion: Completion) -> None:
+                sink.direct_blocks += 1
+                sink._take(rows, completion)
+
+        return Direct() if self.is_open else None
+
+    def write(self, record: RecordContext, completion: Completion, /) -> None:
+        """Take one record."""
+        try:
+            self._take(self._renderer.row(record), completion)
+        except UserError as error:
+            completion.failed(without_frames(error))
+
+    def write_rows(self, rows: bytes, count: int, at: int, _: Any, completion: Completion) -> None:
+        """Take the rows of a batch."""
+        self._take(rows, completion)
+
+    def rejected(self, record: RecordContext, error: UserError, /) -> None:
+        """Nothing is kept."""
+
+    def _take(self, rows: bytes, completion: Completion) -> None:
+        if self.mode == "raise":
+            raise UserError("no pipeline is ready", status=503, name="noPipelineReady")
+        self.rows += rows.splitlines()
+        if self.mode == "stored":
+            completion.stored()
+        elif self.mode == "accepted":
+            completion.accepted(202)
+        elif self.mode == "failed":
+            completion.failed(UserError("the disk is full", status=507, name="full"))
+        else:
+            self._held.append(completion)
+
+    def release(self) -> None:
+        """Call all completions that are held."""
+        held, self._held = self._held, []
+        for completion in held:
+            completion.stored()
+
+
+class Transport(Server):
+    """A transport over a real socket, without a reactor."""
+
+    def __init__(self, ours: socket.socket) -> None:
+        self.socket = ours
+        self.bufferSize = 4096
+        self.is_paused = self.is_closed = False
+        self.unsent = b""
+
+    def fileno(self) -> int:
+        return -1 if self.is_closed else self.socket.fileno()
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Nothing is to be set."""
+
+    setTcpKeepAlive = setTcpNoDelay
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Nothing is produced."""
+
+    def unregisterProducer(self) -> None:
+        """Nothing was."""
+
+    def write(self, data: bytes) -> None:
+        if not self.is_closed:
+            self.socket.send(data)
+
+    def pauseProducing(self) -> None:
+        self.is_paused = True
+
+    def resumeProducing(self) -> None:
+        self.is_paused = False
+
+    def loseConnection(self) -> None:
+        self.is_closed = True
+
+    loseWriteConnection = abortConnection = loseConnection
+
+
+class Listener:
+    """A listener over socket pairs, driven by hand.
+
+    :param is_fast: whether it has the fast path.
+    """
+
+    def __init__(self, *mappings: Mapping, is_fast: bool, proxies: Sequence[str] = ()) -> None:
+        self.clock = Clock()
+        self.metrics = Metrics()
+        dispatcher = Dispatcher("http")
+        dispatcher.put(SourceEntry(SourceKey(1, 1, "s"), "http", True, SECRET))
+        self.dispatcher = dispatcher
+        self.sinks = [Sink(mapping) for mapping in mappings]
+        self.taps = TailSampler()
+        turns = Turns(self.clock)
+        listener = self
+
+        class Router:
+            def eligible(self, source: SourceKey, signal: str) -> Any:
+                return [(f"sink{i}", sink) for i, sink in enumerate(listener.sinks)]
+
+        ids = itertools.count()
+        handler = IngestHandler(
+            dispatcher,
+            Dispatcher("otlp"),
+            Router(),
+            clock=lambda: NOW,
+            window=IdempotencyWindow(60, 100, self.clock.seconds),
+            decoder=Decoder(1 << 20, self.clock, ThreadPool(), turns),
+            max_batch_records=100,
+            reactor=self.clock,
+            turns=turns,
+            taps=self.taps,
+            meters=SourceMeters(self.metrics, lambda: NOW),
+            client_address=ClientAddress(proxies),
+            new_exception_id=lambda: str(next(ids)),
+        )
+        self.factory = IngestFactory(handler, Limits(), self.clock, clock=lambda: NOW)
+        if is_fast:
+            self.factory.fast = handler.fast_path(
+                self.factory, self.factory.heads, Limits().max_head, Limits().max_body
+            )
+            assert self.factory.fast is not None
+        self.clients: list[tuple[IngestProtocol, Transport, socket.socket]] = []
+
+    def client(self) -> int:
+        """Connect; return the number of the connection."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        protocol = self.factory.buildProtocol(IPv4Address("TCP", "10.1.1.1", 1))
+        assert isinstance(protocol, IngestProtocol)
+        transport = Transport(ours)
+        protocol.makeConnection(transport)
+        self.clients.append((protocol, transport, theirs))
+        return len(self.clients) - 1
+
+    def turn(self) -> None:
+        """Serve what has arrived, as a turn of the reactor does."""
+        poller = select.epoll()
+        owners = {}
+        for protocol, transport, _ in self.clients:
+            if not transport.is_closed and not transport.is_paused:
+                poller.register(transport.fileno(), select.EPOLLIN)
+                owners[transport.fileno()] = protocol, transport
+        events = poller.poll(0)
+        poller.close()
+        if self.factory.fast is not None:
+            events = self.factory.fast.connections.serve(events, self.clock.seconds())
+        for descriptor, _ in events:
+            protocol, transport = owners[descriptor]
+            protocol.dataReceived(transport.socket.recv(transport.bufferSize))
+        self.clock.advance(0)
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for protocol, transport, theirs in self.clients:
+            protocol.connectionLost()
+            transport.socket.close()
+            theirs.close()
+
+    def received(self, number: int) -> bytes:
+        """Return what has come at a client, without the block that is the same in each answer."""
+        try:
+            return self.clients[number][2].recv(1 << 20)
+        except BlockingIOError:
+            return b""
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., Listener]]:
+    """Make listeners, and close them at the end."""
+    made: list[Listener] = []
+
+    def make(*mappings: Mapping, is_fast: bool = True, **options: Any) -> Listener:
+        made.append(Listener(*mappings, is_fast=is_fast, **options))
+        return made[-1]
+
+    yield make
+    for listener in made:
+        listener.close()
+
+
+def post(body: bytes, *fields: str, path: str = PATH, version: str = "1.1") -> bytes:
+    """Return a request with JSON."""
+    lines = [f"POST {path} HTTP/{version}", "Host: h", "Content-Type: application/json", *fields]
+    head = "\r\n".join([*lines, f"Content-Length: {len(body)}"])
+    return head.encode() + b"\r\n\r\n" + body
+
+
+MAPPING = Mapping((PathColumn("a", path="a"), IpColumn("ip")))
+OTHER = Mapping((HeadersColumn("h"), PathColumn("b", path="b", default_value="none")))
+
+
+def _request(random: Random) -> bytes:
+    body = b'{"a":%d}' % random.randrange(1000)
+    kind = random.random()
+    if kind < 0.6:
+        return post(body)
+    return random.choice(
+        [
+            post(b'{"b":1}'),
+            post(b'{"a":1'),
+            post(b'{"a":"\\ud800"}'),
+            post(b'\xef\xbb\xbf{"a":5}'),
+            post(b'{"a":"' + b"x" * 400 + b'"}'),
+            post(body, f"X-Trace: {random.randrange(10**9)}"),
+            post(body, "Origin: https://example.com"),
+            post(body, f"Idempotency-Key: {random.randrange(5)}"),
+            post(body, "Connection: close"),
+            post(body, version="1.0"),
+            post(body, "Expect: 100-continue"),
+            post(body, path=PATH + "?verbose=true"),
+            post(body, path=PATH.replace("K", "L")),
+            post(body + b"\n" + body, path=PATH + "?batch=true"),
+            post(b'{"a":"' + b"y" * 5000 + b'"}'),
+            post(body).replace(b"POST", b"GET"),
+            post(body).replace(b"application/json", b"text/plain"),
+            b"POST nonsense\r\n\r\n",
+            b"\r\n" + post(body),
+        ]
+    )
+
+
+_VARYING = re.compile(rb'"exceptionId":"[^"]*"')
+
+
+@pytest.mark.parametrize("mappings", [(MAPPING,), (MAPPING, OTHER)], ids=["one", "two"])
+def test_answers_and_rows_are_those_of_the_general_path(
+    listen: Callable[..., Listener], mappings: tuple[Mapping, ...]
+) -> None:
+    """Random requests of several connections, in any pieces, with sinks that change their minds."""
+    blocks = 0
+    for seed in range(examples(60)):
+        random = Random(seed)
+        both = [listen(*mappings, is_fast=is_fast) for is_fast in (True, False)]
+        answers: list[dict[int, bytes]] = [{}, {}]
+        for _ in range(3):
+            for listener in both:
+                listener.client()
+        for _ in range(25):
+            sends = []
+            for number in range(3):
+                data = b"".join(_request(random) for _ in range(random.choice([0, 1, 1, 1, 2])))
+                cut = len(data) if random.random() < 0.8 else random.randrange(len(data) + 1)
+                sends.append((number, [data[:cut], data[cut:]]))
+            mode = random.choice(["stored"] * 4 + ["wait", "wait", "accepted", "failed", "raise"])
+            is_open = random.random() < 0.9
+            for listener, received in zip(both, answers, strict=True):
+                for sink in listener.sinks:
+                    sink.mode, sink.is_open = mode, is_open
+                for part in range(2):
+                    for number, parts in sends:
+                        if not listener.clients[number][1].is_closed and parts[part]:
+                            listener.clients[number][2].send(parts[part])
+                    listener.turn()
+                for _ in range(4):
+                    for sink in listener.sinks:
+                        sink.release()
+                    listener.turn()
+                for number in range(3):
+                    received[number] = received.get(number, b"") + listener.received(number)
+        fast, general = both
+        for number in range(3):
+            texts = [_VARYING.sub(b"", received[number]) for received in answers]
+            assert texts[0] == texts[1], seed
+        for one, other in zip(fast.sinks, general.sinks, strict=True):
+            assert sorted(one.rows) == sorted(other.rows), seed
+        assert fast.metrics.page() == general.metrics.page(), seed
+        blocks += sum(sink.direct_blocks for sink in fast.sinks)
+        for listener in both:
+            listener.close()
+            listener.clients.clear()
+    assert blocks > examples(60)
+
+
+def _one(listener: Listener, data: bytes) -> bytes:
+    """Return the answer to a request that follows one which has armed the connection."""
+    number = listener.client()
+    listener.clients[number][2].send(post(b'{"a":0}'))
+    listener.turn()
+    listener.received(number)
+    listener.clients[number][2].send(data)
+    listener.turn()
+    return listener.received(number)
+
+
+def test_the_second_record_of_a_connection_takes_the_fast_path(
+    listen: Callable[..., Listener],
+) -> None:
+    """The first one shows that the connection sends small records."""
+    listener = listen(MAPPING)
+    answer = _one(listener, post(b'{"a":1}'))
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert listener.sinks[0].rows == [b'"0","10.1.1.1"', b'"1","10.1.1.1"']
+    assert listener.sinks[0].direct_blocks == 1
+
+
+def test_a_tail_gets_its_records_from_the_general_path(listen: Callable[..., Listener]) -> None:
+    """Of those between two that it shows it learns how many there were."""
+    listener = listen(MAPPING)
+    source = SourceKey(1, 1, "s")
+    subscription = TailSubscription(
+        source=source,
+        id="tail",
+        address="127.0.0.1:1",
+        host="h",
+        token="t",
+        rate=1,
+        max_body_bytes=1000,
+        expires_at=datetime(2100, 1, 1, tzinfo=UTC),
+    )
+    tap = listener.taps.add(subscription, NOW)
+    assert tap is not None
+    _one(listener, post(b'{"a":1}'))
+    shown = listener.taps[source]
+    assert (shown.offered, listener.sinks[0].direct_blocks) == (2, 1)
+    sample = tap.take()
+    assert sample is not None
+    assert [json.loads(each)["body"] for each in sample.records] == ['{"a":0}']
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        (lambda listener: listener.dispatcher.remove(SourceKey(1, 1, "s")), b"404"),
+        (lambda listener: listener.dispatcher.close(), b"503"),
+        (lambda listener: listener.sinks.clear(), b"200"),
+        (lambda listener: setattr(listener.sinks[0], "is_open", False), b"200"),
+        (lambda listener: setattr(listener.sinks[0], "room", 3), b"200"),
+        (lambda listener: setattr(listener.sinks[0], "mode", "raise"), b"503"),
+        (lambda listener: setattr(listener.sinks[0], "mode", "failed"), b"507"),
+        (lambda listener: setattr(listener.sinks[0], "mode", "accepted"), b"202"),
+    ],
+    ids=["deleted", "closed", "no-sink", "not-open", "no-room", "refuses", "fails", "no-wait"],
+)
+def test_what_has_changed_counts_from_the_next_record_on(
+    listen: Callable[..., Listener], change: Callable[[Listener], object], status: bytes
+) -> None:
+    """Nothing of what was decided in an earlier turn is used again."""
+    listener = listen(MAPPING)
+    number = listener.client()
+    for body in (b'{"a":0}', b'{"a":1}'):
+        listener.clients[number][2].send(post(body))
+        listener.turn()
+        assert listener.received(number).startswith(b"HTTP/1.1 200 OK")
+    assert listener.sinks[0].direct_blocks == 1
+    change(listener)
+    listener.clients[number][2].send(post(b'{"a":2}'))
+    listener.turn()
+    assert listener.received(number).split(b" ")[1] == status
+
+
+def test_an_address_from_a_proxy_is_found_by_the_general_path(
+    listen: Callable[..., Listener],
+) -> None:
+    """It is in the head; a mapping without the address takes the fast path all the same."""
+    forwarded = post(b'{"a":1}', "X-Forwarded-For: 198.51.100.7")
+    listener = listen(MAPPING, proxies=("10.0.0.0/8",))
+    _one(listener, forwarded)
+    assert listener.sinks[0].rows[-1] == b'"1","198.51.100.7"'
+    assert listener.sinks[0].direct_blocks == 0
+    listener = listen(OTHER, proxies=("10.0.0.0/8",))
+    _one(listener, forwarded)
+    assert listener.sinks[0].direct_blocks == 1
+
+
+def test_a_connection_that_stops_answers_with_close(listen: Callable[..., Listener]) -> None:
+    """Also a request that the fast path had taken before."""
+    listener = listen(MAPPING)
+    number = listener.client()
+    listener.clients[number][2].send(post(b'{"a":0}'))
+    listener.turn()
+    listener.received(number)
+    listener.sinks[0].mode = "wait"
+    listener.clients[number][2].send(post(b'{"a":1}'))
+    listener.turn()
+    assert listener.sinks[0].direct_blocks == 1
+    listener.factory.stop()
+    listener.sinks[0].release()
+    assert b"Connection: close" in listener.received(number)
+
+
+def test_a_record_that_waits_too_long_is_answered_with_a_timeout(
+    listen: Callable[..., Listener],
+) -> None:
+    """Once, whatever its sink says later."""
+    listener = listen(MAPPING)
+    listener.factory.startFactory()
+    number = listener.client()
+    listener.clients[number][2].send(post(b'{"a":0}'))
+    listener.turn()
+    listener.received(number)
+    listener.sinks[0].mode = "wait"
+    listener.clients[number][2].send(post(b'{"a":1}'))
+    listener.turn()
+    for _ in range(40):
+        listener.clock.advance(1)
+    assert listener.received(number).startswith(b"HTTP/1.1 408")
+    listener.sinks[0].release()
+    assert listener.received(number) == b""
