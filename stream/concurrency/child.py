@@ -80,7 +80,7 @@ def widen(pipe: Any) -> None:
 
 
 class _WideReading:
-    """Reads from a pipe in the place of its own method."""
+    """Reads from a pipe instead of its own method."""
 
     __slots__ = ("_pipe", "_size")
 

@@ -82,8 +82,9 @@ class DirectWriter(Protocol):
     def write(self, rows: bytes, count: int, received_at: int, completion: Completion, /) -> None:
         """Take *count* rendered rows, to be stored together or not at all.
 
+        Raises UserError: not taken; *completion* won't be called.
+
         :param received_at: receive time of the records, milliseconds since the epoch.
-        :raises UserError: not taken; *completion* won't be called.
         """
 
 
