@@ -86,7 +86,7 @@ class RenderingSink:
     ) -> Deferred[list[Evaluated]]:
         raise RuntimeError("none of the mappings takes the engine")
 
-    def room(self) -> Deferred[None] | None:
+    def room(self, record: RecordContext | None = None, /) -> Deferred[None] | None:
         return None
 
     def write_rows(

@@ -284,10 +284,13 @@ class SinkPipeline:
         assert plan is not None
         return self._templates.evaluate(self._project, plan, records)
 
-    def room(self) -> Deferred[None] | None:
-        """``None`` if records may come; else fires when the engine has room for more."""
-        if any(target.render is None for target in self._targets):
-            return self._templates.room(self._project)
+    def room(self, record: RecordContext | None = None) -> Deferred[None] | None:
+        """``None`` if *record* may come; else fires when the engine has room for more."""
+        for target in self._targets:
+            if target.render is None or (
+                record is not None and target.renderer.plan_for(record) is not None
+            ):
+                return self._templates.room(self._project)
         return None
 
     @property

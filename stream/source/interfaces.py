@@ -41,10 +41,13 @@ class RowWriter(Protocol):
         Fails with UserError: not now.
         """
 
-    def room(self) -> Deferred[None] | None:
+    def room(self, record: RecordContext | None = None, /) -> Deferred[None] | None:
         """``None`` if a record may come now; else fires when it may.
 
-        It is asked by those who have many; single ones are refused if there is no room.
+        It is asked by those who have many or large ones, which are held anyway; small single ones
+        are refused if there is no room.
+
+        :param record: the one that is to come; by default a small one.
         """
 
     def write_rows(

@@ -13,14 +13,14 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stream.errors import UserError
 from stream.source.http.completions import Waited
 
-__all__ = ["MAX_HELD_BYTES", "SLICE_SECONDS", "Turns", "overloaded"]
+__all__ = ["MAX_HELD_BYTES", "ROOM_SECONDS", "SLICE_SECONDS", "Turns", "overloaded"]
 
 _log = Logger(namespace="http-source")
 
@@ -33,6 +33,9 @@ MAX_HELD_BYTES = 128 * 1024 * 1024
 SHARES = 4
 """No source may hold more than one of so many equal shares of that."""
 
+ROOM_SECONDS = 10.0
+"""How long work waits for room elsewhere; less than requests wait for their answer."""
+
 Steps = Iterator[Deferred[Any] | None]
 """A step is a small piece of work; one that is a Deferred has to wait for it. The Deferred doesn't
 fail."""
@@ -41,6 +44,10 @@ fail."""
 def overloaded(what: str) -> UserError:
     """503: *what* is too much at once; nothing of it is stored."""
     return UserError(f"{what}, please try again", status=503, name="overloaded")
+
+
+def _timed_out(failure: Failure) -> None:
+    failure.trap(TimeoutError)
 
 
 @attrs.frozen(eq=False)
@@ -113,6 +120,18 @@ class Turns:
         working = self.work(key, size, steps)
         working.addErrback(lambda failure: waited.finish(failed(failure)))
         working.addErrback(lambda failure: _log.failure("cannot answer a request", failure))
+
+    def until_room(self, ask: Callable[[], Deferred[None] | None]) -> Steps:
+        """Steps that wait until there is room, or for `ROOM_SECONDS`.
+
+        What waits counts as held, so it is bounded, and its client sends nothing more meanwhile.
+
+        :param ask: see `stream.source.interfaces.RowWriter.room`.
+        """
+        end = self._reactor.seconds() + ROOM_SECONDS
+        while (left := end - self._reactor.seconds()) > 0 and (room := ask()) is not None:
+            room.addTimeout(left, self._reactor)
+            yield room.addErrback(_timed_out)
 
     def _enqueue(self, job: _Job) -> None:
         self._queues.setdefault(job.key, deque()).append(job)

@@ -264,7 +264,8 @@ class TemplatePool:
             or (of_project.size and of_project.size + size > limits.queue_bytes)
             or (self._size and self._size + size > 4 * limits.queue_bytes)
         ):
-            raise self._refused("full", "too many records wait for their templates", "overloaded")
+            what = "for their templates" if plan.has_templates else "to be read: they are large"
+            raise self._refused("full", f"too many records wait {what}", "overloaded")
         of_project.records += 1
         of_project.size += size
         self._size += size

@@ -221,6 +221,14 @@ def test_no_room_for_a_record(world: World) -> None:
         world.pipeline.write(_record(), FakeCompletion())
 
 
+def test_a_large_record_asks_for_room(world: World) -> None:
+    """Also if the mapping has no templates: the engines read it."""
+    world.update(_slice("Body('a')"))
+    world.templates.is_full = True
+    assert world.pipeline.room(_record()) is None
+    assert world.pipeline.room(_record(LARGE)) is not None
+
+
 def test_a_sink_without_templates_needs_no_engine(world: World) -> None:
     """Whatever the engines are doing."""
     slice_ = _slice("Body('a')")

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from stream.errors import UserError
-from stream.source.turns import SHARES, SLICE_SECONDS, Turns
+from stream.source.turns import ROOM_SECONDS, SHARES, SLICE_SECONDS, Turns
 
 
 class SlowClock(Clock):
@@ -47,6 +47,31 @@ def test_all_work_shares_the_slice_of_a_turn(clock: SlowClock) -> None:
     assert len(log) == 5
     clock.advance(0)
     assert len(log) == 9
+
+
+def test_work_waits_for_room(clock: SlowClock) -> None:
+    """It asks again when there may be some: others may have taken it."""
+    rooms = [Deferred[None](), Deferred[None]()]
+    asked = iter([*rooms, None])
+    turns = Turns(clock)
+    done = turns.work("a", 1, turns.until_room(lambda: next(asked)))
+    for room in rooms:
+        assert not done.called
+        room.callback(None)
+    assert done.called
+
+
+def test_work_does_not_wait_for_room_for_ever(clock: SlowClock) -> None:
+    """Whoever has none says so then; meanwhile it counts as held."""
+    turns = Turns(clock, max_held_bytes=10)
+    done = turns.work("a", 10, turns.until_room(Deferred))
+    clock.advance(ROOM_SECONDS - 1)
+    assert turns.is_full
+    assert not done.called
+    clock.advance(1)
+    clock.advance(0)
+    assert done.called
+    assert not turns.is_full
 
 
 def test_sources_take_turns(clock: SlowClock) -> None:

@@ -7,6 +7,7 @@ steps, some milliseconds at a time (`stream.source.turns`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -29,6 +30,7 @@ from stream.source.http.completions import (
 )
 from stream.source.http.responses import without_sinks
 from stream.source.interfaces import SinkWriter
+from stream.source.turns import Turns
 from stream.source.without_sink import WithoutSink
 from stream.tail.sampler import TailSampler
 
@@ -62,6 +64,7 @@ class Arrived:
     :ivar meters: of the sources.
     :ivar taps: of those who watch.
     :ivar without_sink: what is done about records that no sink gets.
+    :ivar turns: where this work is done.
     """
 
     record: RecordContext
@@ -72,6 +75,7 @@ class Arrived:
     meters: Mapping[SourceKey, SourceMeter]
     taps: TailSampler
     without_sink: WithoutSink
+    turns: Turns
 
     @property
     def sources(self) -> list[SourceKey]:
@@ -102,6 +106,12 @@ def record_steps(arrived: Arrived) -> Iterator[Deferred[None] | None]:
         waited.finish(without_sinks(completions.nothing_to_wait_for()))
         return
     waited.wait_for(completions)
+    if takes_long(record):
+        for _, sinks in arrived.targets:
+            for _, sink in sinks:
+                yield from arrived.turns.until_room(partial(_room, sink, record))
+        if not waited.is_pending:
+            return
     for writer, completion in tuple(completions.writers):
         writer.write(record, completion)
         yield None
@@ -146,6 +156,9 @@ def batch_steps(arrived: Arrived, max_records: int) -> Iterator[Deferred[None] |
         return
     waited.wait_for(completions)
     for evaluation in render_batch(elements, record, [each.block for _, each in waiting]):
+        if evaluation is not None:
+            sink = _sink_of(evaluation, waiting)
+            yield from arrived.turns.until_room(partial(_room, sink, evaluation.records[0]))
         yield None if evaluation is None else _evaluated(evaluation, waiting, record.timestamp_ms)
         if not waited.is_pending:
             return  # nobody waits any more, and nothing is written yet
@@ -165,12 +178,22 @@ def _block(sink: SinkWriter, now_ms: int) -> RowBlock:
     return RowBlock(lambda: sink.open(now_ms).renderer())
 
 
+def _room(sink: SinkWriter, record: RecordContext) -> Deferred[None] | None:
+    """See `stream.source.interfaces.RowWriter.room`. A sink that isn't open yet needs none."""
+    return None if sink.opened is None else sink.opened.room(record)
+
+
+def _sink_of(
+    evaluation: Evaluation, waiting: Sequence[tuple[SinkWriter, BlockCompletion]]
+) -> SinkWriter:
+    return next(sink for sink, each in waiting if each.block is evaluation.block)
+
+
 def _evaluated(
     evaluation: Evaluation, waiting: Sequence[tuple[SinkWriter, BlockCompletion]], now_ms: int
 ) -> Deferred[None] | None:
     """Fires when *evaluation* is done, or has failed; ``None`` if it has failed at once."""
-    block = evaluation.block
-    sink = next(sink for sink, completion in waiting if completion.block is block)
+    block, sink = evaluation.block, _sink_of(evaluation, waiting)
     assert block.renderer is not None
     try:
         evaluating = sink.open(now_ms).evaluate(block.renderer, evaluation.records)

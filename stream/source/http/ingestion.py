@@ -148,6 +148,7 @@ class Ingestion:
             meters=stages.meters,
             taps=stages.taps,
             without_sink=stages.without_sink,
+            turns=stages.turns,
         )
         size = len(arrived.record.body)
         if is_batch(route.batch, headers):

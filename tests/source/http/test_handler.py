@@ -68,7 +68,7 @@ class FakeSink:
         assert renderer is self._render and renderer.plan is not None
         return self.templates.evaluate(1, renderer.plan, records)
 
-    def room(self) -> Deferred[None] | None:
+    def room(self, record: RecordContext | None = None, /) -> Deferred[None] | None:
         return self.templates.room(1)
 
     @property

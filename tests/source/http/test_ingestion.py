@@ -11,10 +11,12 @@ import zstandard
 
 from stream.errors import UserError
 from stream.mapping.columns import PathColumn, Template, TemplateColumn
+from stream.record import large
 from stream.source import batch as batch_module
 from stream.source.batch import RECORDS_AT_ONCE
 from stream.source.dispatcher import SourceEntry
 from stream.source.http.content_decoding import INLINE_BYTES
+from stream.source.turns import ROOM_SECONDS
 from tests.source.http.test_handler import KEY, PATH, SECRET, FakeConnection, FakeSink, Listener
 
 LINES = "Content-Type: application/x-ndjson\r\n"
@@ -85,6 +87,55 @@ def test_answer_for_a_lost_connection_is_dropped(listener: Listener, sink: FakeS
     assert listener.send(body=gzip.compress(b"{}" * 40_000, 0), headers=JSON + GZIP) is None
     listener.connection.pending = None
     pool.release()
+    assert (listener.connection.answers, sink.rows) == ([], [])
+
+
+def _large(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    monkeypatch.setattr(large, "LARGE_BYTES", 70_000)
+    return json.dumps({"a": 1, "b": "x" * 80_000}).encode()
+
+
+def test_large_record_waits_for_room(
+    listener: Listener, sink: FakeSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is held anyway, so its producer isn't asked to send it again."""
+    body = _large(monkeypatch)
+    sink.templates.is_full = True
+    assert listener.send(body=body, headers=JSON) is None
+    assert not sink.rows
+    sink.templates.release()
+    listener.clock.advance(0)
+    (answer,) = listener.connection.answers
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert sink.rows == [b'"1"\n']
+
+
+def test_large_record_does_not_wait_for_ever(
+    listener: Listener, sink: FakeSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without room in time it is refused as not stored, before the request itself times out."""
+    body = _large(monkeypatch)
+    sink.templates.is_full = True
+    sink.outcome = UserError("too many records wait", status=503, name="overloaded")
+    assert listener.send(body=body, headers=JSON) is None
+    listener.clock.advance(ROOM_SECONDS)
+    listener.clock.advance(0)
+    (answer,) = listener.connection.answers
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: 1\r\n" in answer
+    assert b"too many records wait" in answer.lower()
+
+
+def test_nobody_waits_for_a_large_record_any_more(
+    listener: Listener, sink: FakeSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It isn't written when there is room."""
+    body = _large(monkeypatch)
+    sink.templates.is_full = True
+    assert listener.send(body=body, headers=JSON) is None
+    listener.connection.pending = None
+    sink.templates.release()
+    listener.clock.advance(0)
     assert (listener.connection.answers, sink.rows) == ([], [])
 
 
